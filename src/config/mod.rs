@@ -1,0 +1,312 @@
+//! What connmix.yaml means, checked and with every default filled in.
+//!
+//! `raw` knows the spelling and where each value stands; `load` turns that into the types below; `reload` compares two of
+//! them. The rest of the program sees only these types.
+
+use ipnet::IpNet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub mod load;
+mod raw;
+pub mod reload;
+
+/// The whole configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The file this came from.
+    pub file: PathBuf,
+    /// `logging`
+    pub logging: Logging,
+    /// `access.users`; empty = open.
+    pub users: Vec<User>,
+    /// `center.apiServer`
+    pub center: Listen,
+    /// `engine.apiServer`
+    pub api: ApiServer,
+    /// `engine.workers`; 0 = one a core.
+    pub workers: usize,
+    /// `engine.luavm`
+    pub luavm: LuaVm,
+    /// `engine.servers`, in the file's order.
+    pub servers: Vec<Server>,
+    /// `prometheus.summary`
+    pub summary: Summary,
+    /// `trustedProxies`
+    pub trusted_proxies: Vec<IpNet>,
+    /// `shutdownTimeout`
+    pub shutdown_timeout: Duration,
+    /// `cluster`
+    pub cluster: Cluster,
+    /// Things worth a line in the log: keys that are read and not used, and the like.
+    pub notes: Vec<String>,
+}
+
+/// Where the log goes and how much of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logging {
+    /// The file, rotated daily; None = console only.
+    pub filename: Option<PathBuf>,
+    /// How many rotated files stay.
+    pub max_files: usize,
+    /// The least severe level that is written.
+    pub level: Level,
+    /// How a line looks.
+    pub format: Format,
+}
+
+/// A log line's severity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// For whoever writes scripts.
+    Debug,
+    /// What went on.
+    Info,
+    /// What somebody should look at.
+    Warn,
+    /// What failed.
+    Error,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A user of the APIs.
+#[derive(Clone, PartialEq)]
+pub struct User {
+    /// The name.
+    pub username: String,
+    /// The password. Never printed.
+    pub password: String,
+    /// May read: metrics, nodes.
+    pub read: bool,
+    /// May write: publish, send and the rest.
+    pub write: bool,
+    /// From where.
+    pub host: HostPattern,
+}
+
+impl std::fmt::Debug for User {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("User")
+            .field("username", &self.username)
+            .field("password", &"***")
+            .field("read", &self.read)
+            .field("write", &self.write)
+            .field("host", &self.host)
+            .finish()
+    }
+}
+
+/// Which addresses a user may call from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum HostPattern {
+    /// `*`
+    Any,
+    /// Four parts, each a number or None for `*`: `172.*.*.*`.
+    V4([Option<u8>; 4]),
+    /// An address or a CIDR.
+    Net(IpNet),
+}
+
+impl HostPattern {
+    /// Whether a caller's address matches. An IPv4 address that came in over IPv6 counts as IPv4.
+    pub fn matches(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        match self {
+            HostPattern::Any => true,
+            HostPattern::Net(net) => net.contains(&ip),
+            HostPattern::V4(parts) => match ip {
+                IpAddr::V4(v4) => parts.iter().zip(v4.octets()).all(|(want, got)| want.is_none_or(|w| w == got)),
+                IpAddr::V6(_) => false,
+            },
+        }
+    }
+}
+
+/// An address to listen on, with the key that named it, for error messages.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listen {
+    /// `bind` and `port`. Port 0 takes any free one.
+    pub addr: SocketAddr,
+    /// The key's path: `engine.servers[0].port`.
+    pub key: String,
+}
+
+/// `engine.apiServer`
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApiServer {
+    /// Where it listens.
+    pub listen: Listen,
+    /// The longest a request may take to arrive, and an idle connection may stay; zero = for ever.
+    pub read_timeout: Duration,
+    /// The longest a response may take to be taken; zero = for ever.
+    pub write_timeout: Duration,
+    /// The largest request body, in bytes.
+    pub max_body_size: usize,
+}
+
+/// `engine.luavm`
+#[derive(Debug, Clone, PartialEq)]
+pub struct LuaVm {
+    /// `queue.topicSize`: messages that may wait in a topic.
+    pub queue_topic_size: usize,
+    /// `queue.maxTopics`
+    pub queue_max_topics: usize,
+    /// `redis`
+    pub redis: Vec<Redis>,
+    /// `memoryLimit`, in bytes, for each VM.
+    pub memory_limit: usize,
+    /// `libraries`
+    pub libraries: Vec<Library>,
+}
+
+/// What the sandbox can let in besides the usual.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Library {
+    /// `io`
+    Io,
+    /// The whole of `os`.
+    Os,
+}
+
+/// A Redis that scripts can name.
+#[derive(Clone, PartialEq)]
+pub struct Redis {
+    /// The name scripts use.
+    pub name: String,
+    /// host:port
+    pub addr: String,
+    /// Empty = none. Never printed.
+    pub password: String,
+    /// The database's number.
+    pub db: u32,
+    /// The most connections.
+    pub pool_size: usize,
+    /// Connections that are kept open.
+    pub min_idle_conns: usize,
+    /// A connection's greatest age; zero = no limit.
+    pub max_conn_age: Duration,
+    /// How long an idle connection stays; zero = for ever.
+    pub idle_timeout: Duration,
+}
+
+impl std::fmt::Debug for Redis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Redis").field("name", &self.name).field("addr", &self.addr).finish_non_exhaustive()
+    }
+}
+
+/// One of `engine.servers`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Server {
+    /// Where it listens.
+    pub listen: Listen,
+    /// `options`, in order: names and values as text.
+    pub options: Vec<(String, String)>,
+    /// `entry`: the script, an absolute path.
+    pub entry: PathBuf,
+    /// `byteCodeExpires`: the longest a changed script may wait to be live; None = no reload.
+    pub reload_within: Option<Duration>,
+    /// What can change while connections live.
+    pub limits: Limits,
+    /// `allowedOrigins`, lower case; empty = any.
+    pub allowed_origins: Vec<String>,
+}
+
+impl Server {
+    /// The value of a name under `options`, the last if it is given twice.
+    pub fn option(&self, name: &str) -> Option<&str> {
+        self.options.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+}
+
+/// A server's bounds for its connections. All take effect on live connections when the file changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// No bytes for that long: closed; zero = never.
+    pub read_timeout: Duration,
+    /// The client takes nothing for that long: closed; zero = never.
+    pub write_timeout: Duration,
+    /// The largest message a client may send, in bytes.
+    pub max_message_size: usize,
+    /// The most connections, over all workers; 0 = no limit.
+    pub max_connections: usize,
+    /// The most bytes that may wait for one client.
+    pub outbox_limit: usize,
+    /// The longest a hook may hold its worker without waiting.
+    pub handler_timeout: Duration,
+    /// How often a silent client is pinged; zero = never.
+    pub ping_interval: Duration,
+}
+
+/// `prometheus.summary`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary {
+    /// The window that quantiles are taken over.
+    pub max_age: Duration,
+    /// The parts of that window.
+    pub age_buckets: u32,
+    /// The samples kept before they are sorted in.
+    pub buf_cap: u32,
+}
+
+/// `cluster`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cluster {
+    /// `advertise`: this node's API as others reach it.
+    pub advertise: Option<String>,
+    /// The longest a publish waits for a node's counts.
+    pub reply_timeout: Duration,
+}
+
+/// Something wrong with a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Line, from 1; 0 when it concerns the whole file.
+    pub line: usize,
+    /// Column, from 1.
+    pub column: usize,
+    /// The key's path: `engine.servers[0].readTimeout`; may be empty.
+    pub key: String,
+    /// What is wrong, and what was expected.
+    pub message: String,
+}
+
+/// All that is wrong with a configuration file, in the file's order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems {
+    /// The file.
+    pub file: PathBuf,
+    /// At least one.
+    pub list: Vec<Problem>,
+}
+
+impl std::fmt::Display for Problems {
+    /// One line a problem: `FILE:LINE:COLUMN: KEY: MESSAGE`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (i, p) in self.list.iter().enumerate() {
+            if i > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{}", self.file.display())?;
+            if p.line > 0 {
+                write!(f, ":{}:{}", p.line, p.column)?;
+            }
+            if !p.key.is_empty() {
+                write!(f, ": {}", p.key)?;
+            }
+            write!(f, ": {}", p.message)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}

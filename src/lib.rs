@@ -1,0 +1,27 @@
+//! connmix: a scriptable engine for long-lived connections.
+//!
+//! The modules stand in layers; each imports only from those below its own (`docs/architecture.md` tells why, and
+//! `tests/architecture.rs` holds it). From the bottom up:
+
+// Layer 0: the vocabulary.
+pub mod ids;
+pub mod message;
+pub mod telemetry;
+// Layer 1: what the YAML means; bytes, without I/O.
+pub mod config;
+pub mod wire;
+// Layer 2: channel -> workers -> connections.
+pub mod hub;
+// Layer 3: the other nodes.
+pub mod cluster;
+// Layer 4: what one worker thread owns.
+pub mod shard;
+// Layer 5: all Lua.
+pub mod script;
+// Layer 6: the back ends' API, then the threads.
+pub mod api;
+pub mod worker;
+// Layer 7: all wiring.
+pub mod engine;
+// Layer 8: the command line.
+pub mod cli;

@@ -1,0 +1,287 @@
+//! What travels: channel names, messages, and why a connection ended.
+
+use bytes::Bytes;
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+/// The longest channel name, in bytes.
+pub const MAX_CHANNEL_LEN: usize = 255;
+
+/// A channel's name: 1 to [`MAX_CHANNEL_LEN`] bytes of UTF-8 without spaces or control characters.
+///
+/// Cheap to clone; compares and hashes as its text.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Channel(Arc<str>);
+
+/// Why a text is no channel name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChannelError {
+    /// The name is the empty string.
+    #[error("a channel name is empty")]
+    Empty,
+    /// The name is longer than [`MAX_CHANNEL_LEN`] bytes; holds its length.
+    #[error("a channel name has {0} bytes, more than {MAX_CHANNEL_LEN}")]
+    TooLong(usize),
+    /// The name is not UTF-8.
+    #[error("a channel name is not valid UTF-8")]
+    NotUtf8,
+    /// The name holds a space or a control character; holds the name, escaped.
+    #[error("channel name \"{0}\" holds a space or control character")]
+    Forbidden(String),
+    /// The name ends in what Lua makes of a large number that is concatenated: only 14 of its digits.
+    #[error(
+        "channel name \"{0}\" holds a number that lost digits when it was concatenated; write string.format(\"%d\", n)"
+    )]
+    MangledNumber(String),
+}
+
+impl Channel {
+    /// Checks a name as it came from a back end or a script.
+    pub fn parse(name: &[u8]) -> Result<Channel, ChannelError> {
+        if name.is_empty() {
+            return Err(ChannelError::Empty);
+        }
+        if name.len() > MAX_CHANNEL_LEN {
+            return Err(ChannelError::TooLong(name.len()));
+        }
+        let text = std::str::from_utf8(name).map_err(|_| ChannelError::NotUtf8)?;
+        if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(ChannelError::Forbidden(text.escape_debug().to_string()));
+        }
+        Ok(Channel(Arc::from(text)))
+    }
+
+    /// Checks a name that a Lua script built: besides [`Channel::parse`], it refuses a name in which a number was
+    /// mangled by `..` (`user:1.2345678901234e+14`), since it would silently be another user's channel.
+    pub fn from_script(name: &[u8]) -> Result<Channel, ChannelError> {
+        if holds_mangled_number(name) {
+            return Err(ChannelError::MangledNumber(String::from_utf8_lossy(name).escape_debug().to_string()));
+        }
+        Channel::parse(name)
+    }
+
+    /// The name's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Finds what `%.14g` makes of a large whole number: `D.DDDDe+DD` or `De+DD` as a part between separators.
+fn holds_mangled_number(name: &[u8]) -> bool {
+    name.windows(2).enumerate().any(|(at, pair)| {
+        if pair != b"e+" {
+            return false;
+        }
+        let exponent = name[at + 2..].iter().take_while(|b| b.is_ascii_digit()).count();
+        let after = name.get(at + 2 + exponent);
+        let digits = name[..at].iter().rev().take_while(|b| b.is_ascii_digit()).count();
+        let rest = &name[..at - digits];
+        let (fraction, before) = match rest.split_last() {
+            Some((b'.', head)) if head.last().is_some_and(u8::is_ascii_digit) => (true, head.len() - 1),
+            _ => (false, rest.len()),
+        };
+        let whole_ok = if fraction { digits > 0 } else { digits == 1 };
+        let starts_clean = before == 0 || !name[before - 1].is_ascii_alphanumeric();
+        exponent >= 2 && whole_ok && starts_clean && !after.is_some_and(u8::is_ascii_alphanumeric)
+    })
+}
+
+impl Borrow<str> for Channel {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+/// What a message's bytes are (RFC 6455, section 5.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// UTF-8 text.
+    Text,
+    /// Any bytes.
+    Binary,
+}
+
+impl Kind {
+    /// The word that scripts and back ends use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Text => "text",
+            Kind::Binary => "binary",
+        }
+    }
+
+    /// Reads the word that scripts and back ends use.
+    pub fn parse(word: &[u8]) -> Option<Kind> {
+        match word {
+            b"text" => Some(Kind::Text),
+            b"binary" => Some(Kind::Binary),
+            _ => None,
+        }
+    }
+}
+
+/// A whole message on its way to connections. A text message's bytes are valid UTF-8: [`Message::new`] sees to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    kind: Kind,
+    data: Bytes,
+}
+
+/// A text message held bytes that are not UTF-8.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a text message must be valid UTF-8; send it as \"binary\"")]
+pub struct NotUtf8;
+
+impl Message {
+    /// A message of that kind; text is checked to be UTF-8.
+    pub fn new(kind: Kind, data: Bytes) -> Result<Message, NotUtf8> {
+        if kind == Kind::Text && std::str::from_utf8(&data).is_err() {
+            return Err(NotUtf8);
+        }
+        Ok(Message { kind, data })
+    }
+
+    /// A text message.
+    pub fn text(text: impl Into<String>) -> Message {
+        Message { kind: Kind::Text, data: Bytes::from(text.into()) }
+    }
+
+    /// A binary message.
+    pub fn binary(data: impl Into<Bytes>) -> Message {
+        Message { kind: Kind::Binary, data: data.into() }
+    }
+
+    /// Text or binary.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The payload.
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+/// WebSocket close codes that the engine itself sends (RFC 6455, section 7.4.1).
+pub mod close_code {
+    /// The purpose was fulfilled.
+    pub const NORMAL: u16 = 1000;
+    /// The server goes away, or gives up on a silent client.
+    pub const GOING_AWAY: u16 = 1001;
+    /// The peer broke the protocol.
+    pub const PROTOCOL: u16 = 1002;
+    /// A text message was not UTF-8.
+    pub const INVALID_DATA: u16 = 1007;
+    /// A message was larger than the server takes.
+    pub const TOO_BIG: u16 = 1009;
+    /// The handler failed.
+    pub const INTERNAL: u16 = 1011;
+}
+
+/// Why a connection ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The peer closed the connection in the protocol's way.
+    Peer,
+    /// The script or a back end asked for it.
+    Requested {
+        /// The close code to send.
+        code: u16,
+        /// The close reason to send, at most 123 bytes.
+        reason: Box<str>,
+    },
+    /// The engine stops.
+    Shutdown,
+    /// The socket failed or ended without a close; holds what the system said.
+    Lost(Box<str>),
+    /// The peer broke the protocol or a limit.
+    Violation {
+        /// The close code that says which.
+        code: u16,
+        /// What was wrong.
+        what: Box<str>,
+    },
+    /// A hook raised an error; the log has it.
+    HandlerFailed,
+    /// No bytes came for the server's `readTimeout`.
+    ReadTimeout,
+    /// The client took nothing for the server's `writeTimeout`.
+    WriteTimeout,
+    /// More bytes waited for the client than the server's `outboxLimit`.
+    TooSlow,
+}
+
+impl CloseReason {
+    /// The close frame to send for it: code and text. None: nothing can be sent any more, or the peer's own close
+    /// frame is to be answered.
+    pub fn frame(&self) -> Option<(u16, &str)> {
+        match self {
+            CloseReason::Requested { code, reason } => Some((*code, reason)),
+            CloseReason::Shutdown => Some((close_code::GOING_AWAY, "server shutdown")),
+            CloseReason::Violation { code, what } => Some((*code, what)),
+            CloseReason::HandlerFailed => Some((close_code::INTERNAL, "handler error")),
+            CloseReason::ReadTimeout => Some((close_code::GOING_AWAY, "read timeout")),
+            CloseReason::Peer | CloseReason::Lost(_) | CloseReason::WriteTimeout | CloseReason::TooSlow => None,
+        }
+    }
+
+    /// What `on_close` gets as its error: None after a clean close.
+    pub fn error(&self) -> Option<String> {
+        match self {
+            CloseReason::Peer | CloseReason::Requested { .. } | CloseReason::Shutdown => None,
+            CloseReason::Lost(what) => Some(what.to_string()),
+            CloseReason::Violation { what, .. } => Some(what.to_string()),
+            CloseReason::HandlerFailed => Some("handler error".into()),
+            CloseReason::ReadTimeout => Some("read timeout".into()),
+            CloseReason::WriteTimeout => Some("write timeout".into()),
+            CloseReason::TooSlow => Some("client too slow: outbox limit reached".into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channel_names_are_checked() {
+        assert_eq!(Channel::parse(b"video:100001").unwrap().as_str(), "video:100001");
+        assert_eq!(Channel::parse(b""), Err(ChannelError::Empty));
+        assert_eq!(Channel::parse(&[b'x'; 256]), Err(ChannelError::TooLong(256)));
+        assert!(Channel::parse(&[b'x'; 255]).is_ok());
+        assert!(matches!(Channel::parse(b"a b"), Err(ChannelError::Forbidden(_))));
+        assert!(matches!(Channel::parse(b"a\nb"), Err(ChannelError::Forbidden(_))));
+        assert_eq!(Channel::parse(b"\xff"), Err(ChannelError::NotUtf8));
+        assert!(Channel::parse("弹幕:1".as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn numbers_mangled_by_concatenation_are_refused() {
+        for bad in ["user:1.2345678901234e+14", "1e+15", "a:1e+15:b", "x-9.9e+20"] {
+            let err = Channel::from_script(bad.as_bytes()).unwrap_err();
+            assert!(err.to_string().contains("string.format(\"%d\", n)"), "{bad}: {err}");
+        }
+        for good in ["user:123456789012345", "e+15", "name+e+15x", "abc1e+15", "a1e+1", "user:12e+15"] {
+            assert!(Channel::from_script(good.as_bytes()).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn text_must_be_utf8() {
+        assert!(Message::new(Kind::Text, Bytes::from_static(b"\xff")).is_err());
+        assert!(Message::new(Kind::Binary, Bytes::from_static(b"\xff")).is_ok());
+    }
+}

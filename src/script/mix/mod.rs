@@ -1,0 +1,1 @@
+//! The `mix` API, one file a topic.

@@ -1,0 +1,3 @@
+//! All Lua.
+pub mod mix;
+pub mod stack;

@@ -1,0 +1,480 @@
+//! The Lua stack as native functions see it: reading arguments, pushing results, raising errors.
+//!
+//! A native function works in two phases. First it *computes*: it reads its arguments and does its work, and nothing
+//! in it may raise a Lua error, so a Rust panic can be caught around it and no destructor is skipped. Then its results
+//! are *pushed*, which may raise (memory), with nothing left to lose. Functions that can't be split so (JSON, which
+//! parses straight onto the stack) are written by hand under the same care.
+//!
+//! Everything here is handed a `State` by Lua and is valid for that call only.
+
+use mlua::ffi;
+use std::borrow::Cow;
+use std::ffi::{CStr, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::shard::context::Value;
+
+/// The Lua thread (coroutine or main) that a native function runs on.
+pub type State = *mut ffi::lua_State;
+
+/// A native function's failure that is raised as a Lua error, with the script's file and line in front.
+#[derive(Debug)]
+pub enum Raise {
+    /// Argument `index` (from 1, without `self`) was not what was wanted.
+    Argument {
+        /// The argument's position.
+        index: i32,
+        /// `string expected, got nil`
+        problem: String,
+    },
+    /// Anything else, as a whole sentence.
+    Message(String),
+}
+
+impl From<String> for Raise {
+    fn from(message: String) -> Raise {
+        Raise::Message(message)
+    }
+}
+
+impl From<&str> for Raise {
+    fn from(message: &str) -> Raise {
+        Raise::Message(message.into())
+    }
+}
+
+/// A native function's arguments. Reading one never raises.
+pub struct Args {
+    state: State,
+    /// How many stack slots stand before the first argument: 1 for methods, whose `self` is no argument to its caller.
+    skip: c_int,
+}
+
+impl Args {
+    /// # Safety
+    /// `state` must be the running native function's.
+    pub unsafe fn new(state: State, skip: c_int) -> Args {
+        Args { state, skip }
+    }
+
+    /// The Lua thread of this call.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// The stack index of argument `index`.
+    pub fn slot(&self, index: i32) -> c_int {
+        index + self.skip
+    }
+
+    /// How many arguments were passed.
+    pub fn count(&self) -> i32 {
+        unsafe { ffi::lua_gettop(self.state) - self.skip }
+    }
+
+    /// Whether argument `index` is nil or absent.
+    pub fn is_nil(&self, index: i32) -> bool {
+        unsafe { ffi::lua_type(self.state, self.slot(index)) <= ffi::LUA_TNIL }
+    }
+
+    /// `bad argument #index (wanted expected, got what it is)`
+    pub fn wrong(&self, index: i32, wanted: &str) -> Raise {
+        Raise::Argument {
+            index,
+            problem: format!("{wanted} expected, got {}", type_name(self.state, self.slot(index))),
+        }
+    }
+
+    /// A string's bytes; a number counts as its text, as everywhere in Lua.
+    pub fn bytes(&self, index: i32) -> Result<Cow<'_, [u8]>, Raise> {
+        unsafe { bytes_at(self.state, self.slot(index)) }.ok_or_else(|| self.wrong(index, "string"))
+    }
+
+    /// As [`Args::bytes`], or None for nil.
+    pub fn optional_bytes(&self, index: i32) -> Result<Option<Cow<'_, [u8]>>, Raise> {
+        if self.is_nil(index) { Ok(None) } else { self.bytes(index).map(Some) }
+    }
+
+    /// A string that is UTF-8.
+    pub fn text(&self, index: i32) -> Result<Cow<'_, str>, Raise> {
+        let not_utf8 = || Raise::Argument { index, problem: "string is not valid UTF-8".into() };
+        match self.bytes(index)? {
+            Cow::Borrowed(b) => std::str::from_utf8(b).map(Cow::Borrowed).map_err(|_| not_utf8()),
+            Cow::Owned(b) => String::from_utf8(b).map(Cow::Owned).map_err(|_| not_utf8()),
+        }
+    }
+
+    /// A number, or a string that spells one.
+    pub fn number(&self, index: i32) -> Result<f64, Raise> {
+        unsafe {
+            if ffi::lua_isnumber(self.state, self.slot(index)) != 0 {
+                return Ok(ffi::lua_tonumber(self.state, self.slot(index)));
+            }
+        }
+        Err(self.wrong(index, "number"))
+    }
+
+    /// Any plain value, copied out of Lua.
+    pub fn value(&self, index: i32) -> Result<Value, Raise> {
+        unsafe { value_at(self.state, self.slot(index), 0) }
+            .map_err(|what| Raise::Argument { index, problem: format!("plain value expected, {what}") })
+    }
+
+    /// A table's pairs, copied out of Lua.
+    pub fn table(&self, index: i32) -> Result<Box<[(Value, Value)]>, Raise> {
+        match self.value(index)? {
+            Value::Table(pairs) => Ok(pairs),
+            _ => Err(self.wrong(index, "table")),
+        }
+    }
+}
+
+/// What Lua calls the type of the value at a stack index.
+pub fn type_name(state: State, slot: c_int) -> &'static str {
+    match unsafe { ffi::lua_type(state, slot) } {
+        ffi::LUA_TNONE => "no value",
+        ffi::LUA_TNIL => "nil",
+        ffi::LUA_TBOOLEAN => "boolean",
+        ffi::LUA_TNUMBER => "number",
+        ffi::LUA_TSTRING => "string",
+        ffi::LUA_TTABLE => "table",
+        ffi::LUA_TFUNCTION => "function",
+        ffi::LUA_TTHREAD => "thread",
+        _ => "userdata",
+    }
+}
+
+/// Lua's own text of a number (`%.14g`).
+pub fn number_text(n: f64) -> Vec<u8> {
+    let mut buf = [0u8; 40];
+    let len = unsafe { libc::snprintf(buf.as_mut_ptr().cast(), buf.len(), c"%.14g".as_ptr(), n) };
+    buf[..(len.max(0) as usize).min(buf.len() - 1)].to_vec()
+}
+
+/// The bytes of a string or number at a stack index, without converting it in place (that would allocate in Lua).
+///
+/// # Safety
+/// `state` must be valid; the result must not outlive the stack slot.
+pub unsafe fn bytes_at<'a>(state: State, slot: c_int) -> Option<Cow<'a, [u8]>> {
+    unsafe {
+        match ffi::lua_type(state, slot) {
+            ffi::LUA_TSTRING => {
+                let mut len = 0;
+                let p = ffi::lua_tolstring(state, slot, &mut len);
+                Some(Cow::Borrowed(std::slice::from_raw_parts(p.cast(), len)))
+            }
+            ffi::LUA_TNUMBER => Some(Cow::Owned(number_text(ffi::lua_tonumber(state, slot)))),
+            _ => None,
+        }
+    }
+}
+
+/// The deepest nesting of tables that is copied between Lua and plain values.
+const MAX_DEPTH: usize = 64;
+
+unsafe fn value_at(state: State, slot: c_int, depth: usize) -> Result<Value, String> {
+    unsafe {
+        match ffi::lua_type(state, slot) {
+            ffi::LUA_TNONE | ffi::LUA_TNIL => Ok(Value::Nil),
+            ffi::LUA_TBOOLEAN => Ok(Value::Bool(ffi::lua_toboolean(state, slot) != 0)),
+            ffi::LUA_TNUMBER => Ok(Value::Number(ffi::lua_tonumber(state, slot))),
+            ffi::LUA_TSTRING => Ok(Value::Str(bytes_at(state, slot).unwrap_or_default().into())),
+            ffi::LUA_TTABLE => {
+                // lua_checkstack raises nothing: it returns 0 when the stack can't grow.
+                if depth >= MAX_DEPTH || ffi::lua_checkstack(state, 4) == 0 {
+                    return Err(format!("got a table nested deeper than {MAX_DEPTH} (a cycle?)"));
+                }
+                let table = ffi::lua_absindex(state, slot);
+                let mut pairs = Vec::new();
+                ffi::lua_pushnil(state);
+                // lua_next raises only for a key that is not in the table; ours always is.
+                while ffi::lua_next(state, table) != 0 {
+                    let pair =
+                        value_at(state, -2, depth + 1).and_then(|k| value_at(state, -1, depth + 1).map(|v| (k, v)));
+                    match pair {
+                        Ok(pair) => pairs.push(pair),
+                        Err(e) => {
+                            ffi::lua_pop(state, 2);
+                            return Err(e);
+                        }
+                    }
+                    ffi::lua_pop(state, 1);
+                }
+                Ok(Value::Table(pairs.into()))
+            }
+            _ => Err(format!("got a {}", type_name(state, slot))),
+        }
+    }
+}
+
+/// Results that can be put on a Lua stack.
+pub trait Push {
+    /// How many values it pushes, where an error takes the place of all of them.
+    const COUNT: c_int;
+    /// Pushes and returns how many values. May raise a memory error.
+    ///
+    /// # Safety
+    /// `state` must be valid and in a protected call.
+    unsafe fn push_to(self, state: State) -> c_int;
+}
+
+/// Pushes bytes as a Lua string.
+///
+/// # Safety
+/// As [`Push::push_to`].
+pub unsafe fn push_bytes(state: State, bytes: &[u8]) {
+    unsafe {
+        ffi::lua_pushlstring(state, bytes.as_ptr().cast(), bytes.len());
+    }
+}
+
+impl Push for () {
+    const COUNT: c_int = 0;
+    unsafe fn push_to(self, _: State) -> c_int {
+        0
+    }
+}
+
+impl Push for bool {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe { ffi::lua_pushboolean(state, self.into()) };
+        1
+    }
+}
+
+impl Push for f64 {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe { ffi::lua_pushnumber(state, self) };
+        1
+    }
+}
+
+impl Push for &[u8] {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe { push_bytes(state, self) };
+        1
+    }
+}
+
+impl Push for &str {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe { self.as_bytes().push_to(state) }
+    }
+}
+
+impl Push for String {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe { self.as_bytes().push_to(state) }
+    }
+}
+
+impl Push for Vec<u8> {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe { self.as_slice().push_to(state) }
+    }
+}
+
+/// An array of strings: table with keys 1..n.
+impl Push for Vec<String> {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe {
+            ffi::lua_createtable(state, self.len() as c_int, 0);
+            for (i, s) in self.iter().enumerate() {
+                push_bytes(state, s.as_bytes());
+                ffi::lua_rawseti(state, -2, i as ffi::lua_Integer + 1);
+            }
+        }
+        1
+    }
+}
+
+impl<T: Push> Push for Option<T> {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe {
+            match self {
+                Some(v) => v.push_to(state),
+                None => {
+                    ffi::lua_pushnil(state);
+                    1
+                }
+            }
+        }
+    }
+}
+
+impl<A: Push, B: Push> Push for (A, B) {
+    const COUNT: c_int = A::COUNT + B::COUNT;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe { self.0.push_to(state) + self.1.push_to(state) }
+    }
+}
+
+/// The results and then nil, or nil for each of them and then what failed: the API's `v, err`.
+impl<T: Push> Push for Result<T, String> {
+    const COUNT: c_int = T::COUNT + 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe {
+            match self {
+                Ok(v) => {
+                    v.push_to(state);
+                    ffi::lua_pushnil(state);
+                }
+                Err(e) => {
+                    for _ in 0..T::COUNT {
+                        ffi::lua_pushnil(state);
+                    }
+                    push_bytes(state, e.as_bytes());
+                }
+            }
+        }
+        Self::COUNT
+    }
+}
+
+impl Push for &Value {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe {
+            match self {
+                Value::Nil => ffi::lua_pushnil(state),
+                Value::Bool(b) => ffi::lua_pushboolean(state, (*b).into()),
+                Value::Number(n) => ffi::lua_pushnumber(state, *n),
+                Value::Str(s) => push_bytes(state, s),
+                Value::Table(pairs) => {
+                    ffi::luaL_checkstack(state, 4, c"table nested too deep".as_ptr());
+                    ffi::lua_createtable(state, 0, pairs.len() as c_int);
+                    for (k, v) in pairs {
+                        k.push_to(state);
+                        v.push_to(state);
+                        ffi::lua_rawset(state, -3);
+                    }
+                }
+            }
+        }
+        1
+    }
+}
+
+impl Push for Value {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe { (&self).push_to(state) }
+    }
+}
+
+/// Raises: file and line of the calling script, then the message. Drops everything it owns before it leaves.
+///
+/// # Safety
+/// `state` must be the running native function's, with its name at upvalue 1; the caller must own nothing.
+pub unsafe fn throw(state: State, raise: Raise) -> ! {
+    unsafe {
+        ffi::luaL_where(state, 1);
+        match raise {
+            Raise::Message(m) => push_bytes(state, m.as_bytes()),
+            Raise::Argument { index, problem } => {
+                let name = bytes_at(state, ffi::lua_upvalueindex(1)).unwrap_or_default();
+                let message = format!("bad argument #{index} to '{}' ({problem})", String::from_utf8_lossy(&name));
+                drop((name, problem));
+                push_bytes(state, message.as_bytes());
+                drop(message);
+            }
+        }
+        ffi::lua_concat(state, 2);
+        ffi::lua_error(state)
+    }
+}
+
+/// A function item that [`native`] makes callable from Lua. It must be a plain `fn` (no captured state).
+pub trait Native<R>: Fn(&Args) -> Result<R, Raise> + Copy + 'static {}
+impl<R, F: Fn(&Args) -> Result<R, Raise> + Copy + 'static> Native<R> for F {}
+
+/// The one value of a zero-sized function type.
+pub fn conjure<F: Copy>() -> F {
+    const { assert!(size_of::<F>() == 0, "only plain fn items can be native functions") };
+    // A zero-sized Copy type that exists (the caller of `native` passed one) is made of nothing.
+    unsafe { std::mem::MaybeUninit::<F>::uninit().assume_init() }
+}
+
+unsafe extern "C-unwind" fn trampoline<R: Push, F: Native<R>, const SKIP: c_int>(state: State) -> c_int {
+    let args = unsafe { Args::new(state, SKIP) };
+    let outcome = catch_unwind(AssertUnwindSafe(|| conjure::<F>()(&args)));
+    unsafe {
+        match outcome {
+            Ok(Ok(results)) => {
+                ffi::luaL_checkstack(state, R::COUNT + 4, c"too many results".as_ptr());
+                results.push_to(state)
+            }
+            Ok(Err(raise)) => throw(state, raise),
+            Err(panic) => {
+                drop(panic);
+                throw(state, Raise::Message("internal error; the engine's log tells more".into()))
+            }
+        }
+    }
+}
+
+/// Sets `table[name]` to a native function; `table` is at the top of the stack and stays there.
+///
+/// # Safety
+/// `state` must be valid and in a protected call.
+pub unsafe fn set_native<R: Push, F: Native<R>>(state: State, name: &CStr, _function: F) {
+    unsafe { set_raw(state, name, trampoline::<R, F, 0>) }
+}
+
+/// As [`set_native`] for a method: `self` stands before the arguments.
+///
+/// # Safety
+/// As [`set_native`].
+pub unsafe fn set_method<R: Push, F: Native<R>>(state: State, name: &CStr, _function: F) {
+    unsafe { set_raw(state, name, trampoline::<R, F, 1>) }
+}
+
+/// Sets `table[name]` to a function written by hand for the raw stack; its upvalue 1 is its name.
+///
+/// # Safety
+/// As [`set_native`]; `function` must not panic.
+pub unsafe fn set_raw(state: State, name: &CStr, function: ffi::lua_CFunction) {
+    unsafe {
+        ffi::lua_pushstring(state, name.as_ptr());
+        ffi::lua_pushcclosure(state, function, 1);
+        ffi::lua_setfield(state, -2, name.as_ptr());
+    }
+}
+
+/// Runs `work` on the state in a protected call, and returns the error's text if it raised.
+///
+/// # Safety
+/// `state` must be valid and not running. `work` must leave the stack as it should be on success, and own nothing that
+/// a raise would leak.
+pub unsafe fn protect<W: FnOnce(State)>(state: State, work: W) -> Result<(), String> {
+    unsafe extern "C-unwind" fn call<W: FnOnce(State)>(state: State) -> c_int {
+        unsafe {
+            let work = ffi::lua_touserdata(state, 1).cast::<Option<W>>();
+            ffi::lua_settop(state, 0);
+            if let Some(work) = (*work).take() {
+                work(state);
+            }
+        }
+        0
+    }
+    let mut work = Some(work);
+    unsafe {
+        if ffi::lua_cpcall(state, call::<W>, (&raw mut work).cast::<c_void>()) == 0 {
+            return Ok(());
+        }
+        let text = bytes_at(state, -1).map_or_else(
+            || format!("error object is a {} value", type_name(state, -1)),
+            |b| String::from_utf8_lossy(&b).into_owned(),
+        );
+        ffi::lua_pop(state, 1);
+        Err(text)
+    }
+}

@@ -1,0 +1,2 @@
+//! What one worker thread owns.
+pub mod context;

@@ -1,1 +1,267 @@
-//! cli
+//! The command line: what a user types, and what it means. Parsing never acts; each subcommand does its work and says
+//! with which code the process ends: 0 stopped cleanly, 1 a problem with the configuration, its scripts or the system,
+//! 2 wrong usage.
+
+use clap::{Args, Parser, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::level_filters::LevelFilter;
+
+use crate::config::{Config, Format, Level, load};
+use crate::engine::{Engine, Listeners, check_scripts};
+use crate::telemetry::log::{Log, Style};
+
+/// A scriptable engine for long-lived connections: WebSocket clients, Lua handlers, channels, publishing by HTTP.
+#[derive(Debug, Parser)]
+#[command(name = "connmix", version, arg_required_else_help = true, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// For writing scripts: center and engine in one process, the log on the console at debug
+    Dev(Run),
+    /// For production: center and engine in one process
+    Single(Run),
+    /// The center alone (needs `cluster.engine: nats`)
+    Center(Run),
+    /// An engine alone (needs `cluster.engine: nats`)
+    Engine(Run),
+    /// Check the configuration and the scripts it names, and exit: 0 all is well, 1 it is not
+    Check(File),
+}
+
+#[derive(Debug, Args)]
+struct File {
+    /// The configuration file
+    #[arg(short = 'f', long = "file", value_name = "FILE", default_value = "connmix.yaml")]
+    file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    #[command(flatten)]
+    file: File,
+    /// Worker threads; 0 = one a core [default: engine.workers of the configuration]
+    #[arg(short = 'p', long = "workers", value_name = "N", value_parser = clap::value_parser!(u16).range(0..=1024))]
+    workers: Option<u16>,
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Dev(run) => serve(&run, true),
+        Command::Single(run) => serve(&run, false),
+        Command::Center(_) => Err(needs_cluster("center")),
+        Command::Engine(_) => Err(needs_cluster("engine")),
+        Command::Check(file) => check(&file),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn needs_cluster(role: &str) -> String {
+    format!(
+        "connmix {role} runs one role of a cluster, which this version does not have yet; run \"connmix single\", which \
+         is center and engine in one process.\nA cluster will need these lines in the configuration:\n\n\
+         cluster:\n  engine: nats\n  nats: {{servers: [\"nats://127.0.0.1:4222\"]}}"
+    )
+}
+
+fn load(file: &File) -> Result<Config, String> {
+    load::load(&file.file).map_err(|problems| problems.to_string())
+}
+
+fn check(file: &File) -> Result<(), String> {
+    // Both kinds of problems at once: scripts can be checked as soon as the configuration can be read.
+    let config = load(file)?;
+    check_scripts(&config)?;
+    config.notes.iter().for_each(|note| println!("note: {note}"));
+    println!("{}: no problems; {} server(s)", config.file.display(), config.servers.len());
+    Ok(())
+}
+
+fn level_filter(level: Level) -> LevelFilter {
+    match level {
+        Level::Debug => LevelFilter::DEBUG,
+        Level::Info => LevelFilter::INFO,
+        Level::Warn => LevelFilter::WARN,
+        Level::Error => LevelFilter::ERROR,
+    }
+}
+
+fn open_log(config: &Config, dev: bool) -> Result<Log, String> {
+    let style = match config.logging.format {
+        Format::Text => Style::Text,
+        Format::Json => Style::Json,
+    };
+    // In dev, the console at debug is all there is.
+    let level = if dev { LevelFilter::DEBUG } else { level_filter(config.logging.level) };
+    let file = config.logging.filename.as_deref().filter(|_| !dev).map(|f| (f, config.logging.max_files));
+    Log::open(level, style, file).map_err(|e| e.to_string())
+}
+
+/// `dev` and `single`.
+fn serve(run: &Run, dev: bool) -> Result<(), String> {
+    let mut config = load(&run.file)?;
+    if let Some(workers) = run.workers {
+        config.workers = usize::from(workers);
+    }
+    let log = open_log(&config, dev)?;
+    log_panics();
+    config.notes.iter().for_each(|note| tracing::info!("{note}"));
+    let open_api = config.users.is_empty() && !config.api.listen.addr.ip().is_loopback();
+    let listeners = Listeners::bind(&config)
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
+    let greeting = dev.then(|| Greeting::of(&config));
+
+    // Watched from here on, so that a stop during the start is not lost.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| format!("the runtime could not start: {e}"))?;
+    let mut signals = runtime.block_on(async { Signals::watch() }).map_err(|e| format!("signals: {e}"))?;
+
+    let on_level = move |level| {
+        if !dev {
+            log.set_level(level_filter(level));
+        }
+    };
+    let engine = Engine::start(config, listeners, Box::new(on_level)).map_err(|e| e.to_string())?;
+    let at = engine.addresses();
+    if open_api {
+        tracing::warn!("the API on {} is open to everybody: no access.users are configured", at.api);
+    }
+    for server in &at.servers {
+        tracing::info!("serving clients on {server}");
+    }
+    tracing::info!(workers = engine.workers(), "connmix {} is ready; API on {}", env!("CARGO_PKG_VERSION"), at.api);
+    if let Some(greeting) = greeting {
+        greeting.print(&at.servers, at.api, at.center);
+    }
+
+    let clean = runtime.block_on(async {
+        while signals.next().await == Signal::Reload {
+            engine.reload();
+        }
+        tracing::info!("stopping");
+        // A second signal ends it at once.
+        let stop = tokio::task::spawn_blocking(move || engine.shutdown());
+        tokio::select! {
+            clean = stop => clean.unwrap_or(false),
+            () = signals.stop_again() => false,
+        }
+    });
+    if clean {
+        tracing::info!("stopped");
+        return Ok(());
+    }
+    runtime.shutdown_background();
+    Err("stopped before all connections had ended (shutdownTimeout)".into())
+}
+
+/// A panic is a defect of ours: it goes to the log, and costs the connection whose task it was in.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        let what = info.payload_as_str().unwrap_or("unknown");
+        tracing::error!(place, backtrace = %std::backtrace::Backtrace::capture(), "internal error: {what}");
+    }));
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Signal {
+    Stop,
+    Reload,
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn watch() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.terminate.recv() => Signal::Stop,
+            _ = self.interrupt.recv() => Signal::Stop,
+            _ = self.hangup.recv() => Signal::Reload,
+        }
+    }
+
+    async fn stop_again(&mut self) {
+        while self.next().await == Signal::Reload {}
+    }
+}
+
+/// What `dev` greets with: where to connect, and what to try.
+struct Greeting {
+    paths: Vec<String>,
+    entries: Vec<String>,
+}
+
+impl Greeting {
+    fn of(config: &Config) -> Greeting {
+        Greeting {
+            paths: config.servers.iter().map(|s| s.option("path").unwrap_or("/").to_owned()).collect(),
+            entries: config.servers.iter().map(|s| crate::script::program::shown(&s.entry)).collect(),
+        }
+    }
+
+    fn print(&self, servers: &[SocketAddr], api: SocketAddr, center: SocketAddr) {
+        println!();
+        for ((addr, path), entry) in servers.iter().zip(&self.paths).zip(&self.entries) {
+            println!("  WebSocket   ws://{}{path}    handled by {entry} (save it, and it is live)", reachable(*addr));
+        }
+        println!("  API         http://{}/v1/mesh/publish", reachable(api));
+        println!("  Center      http://{}/v1/nodes", reachable(center));
+        println!();
+        println!("  Connect, send {{\"op\":\"subscribe\",\"channel\":\"100001@video\"}}, then publish to it:");
+        println!(
+            "  curl http://{}/v1/mesh/publish -d '{{\"c\":\"video:100001\",\"d\":\"Hello, World!\"}}'",
+            reachable(api)
+        );
+        println!();
+    }
+}
+
+/// An address that can be dialled from here.
+fn reachable(addr: SocketAddr) -> String {
+    if addr.ip().is_unspecified() { format!("127.0.0.1:{}", addr.port()) } else { addr.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for wrong in [&["connmix", "serve"][..], &["connmix", "dev", "-p", "many"], &["connmix", "dev", "-x"]] {
+            assert_eq!(Cli::try_parse_from(wrong).unwrap_err().exit_code(), 2, "{wrong:?}");
+        }
+    }
+}

@@ -1,1 +1,5 @@
-fn main() {}
+//! The `connmix` program; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    connmix::cli::main()
+}

@@ -1,1 +1,82 @@
-//! cluster
+//! Any client on any node: publishing, sending, and which nodes there are. With the memory engine this process is the
+//! whole mesh.
+
+use std::future::{Future, poll_fn};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::hub::{Counts, Delivery, Hub, Mailbox, Publication, Refused, Tally};
+use crate::ids::{ClientId, NodeId};
+use crate::message::{Channel, Message};
+
+/// The mesh as this node sees it. Any thread may call it.
+pub struct Mesh {
+    hub: Arc<Hub>,
+    node: NodeId,
+    started: SystemTime,
+}
+
+impl Mesh {
+    /// A mesh of this process alone.
+    pub fn new(hub: Arc<Hub>, node: NodeId) -> Mesh {
+        Mesh { hub, node, started: SystemTime::now() }
+    }
+
+    /// This node's number.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// When this node started.
+    pub fn started(&self) -> SystemTime {
+        self.started
+    }
+
+    /// Delivers to every connection in a channel, and says how many were reached. Waits while a mailbox is full, then
+    /// till each worker has taken it into its outboxes. Messages that one caller publishes one after the other arrive
+    /// in that order.
+    pub fn publish(&self, channel: Channel, message: Message) -> impl Future<Output = Counts> + Send + use<> {
+        let (tally, counts) = Tally::new();
+        let sent = self.hand_out(channel, message, tally);
+        async move {
+            sent.await;
+            // The sender lives till the last share is gone; if it vanished, nobody was reached.
+            counts.await.unwrap_or_default()
+        }
+    }
+
+    /// The same without counts: done when the mailboxes have it.
+    pub fn publish_uncounted(&self, channel: Channel, message: Message) -> impl Future<Output = ()> + Send + use<> {
+        self.hand_out(channel, message, Tally::ignored())
+    }
+
+    fn hand_out(&self, channel: Channel, message: Message, tally: Tally) -> impl Future<Output = ()> + Send + use<> {
+        let workers = self.hub.workers_of(channel.as_str());
+        let hub = self.hub.clone();
+        async move {
+            let publication = Arc::new(Publication { channel, message });
+            for worker in workers.iter() {
+                put(hub.mailbox(worker), Delivery::Publish(publication.clone(), tally.share())).await;
+            }
+        }
+    }
+
+    /// Delivers to one client; false if there is no such client, or it can't take it.
+    pub fn send(&self, client_id: ClientId, message: Message) -> impl Future<Output = bool> + Send + use<> {
+        let hub = self.hub.clone();
+        async move {
+            let (tally, counts) = Tally::new();
+            put(hub.mailbox_of(client_id), Delivery::Send(client_id, message, tally.share())).await;
+            drop(tally);
+            counts.await.is_ok_and(|c| c.reached > 0)
+        }
+    }
+}
+
+/// Puts a delivery into a mailbox, waiting while it is full.
+async fn put(mailbox: &Mailbox, mut delivery: Delivery) {
+    while let Err(Refused::Full(back)) = mailbox.offer(delivery) {
+        delivery = back;
+        poll_fn(|cx| mailbox.poll_room(cx)).await;
+    }
+}

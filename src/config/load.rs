@@ -1,1 +1,372 @@
-//! load
+//! From a file to a `Config`: what values mean together and on this disk.
+//!
+//! `raw` has judged each value alone. Here they meet: names that must differ, listeners that must not collide, scripts
+//! that must exist. All problems are reported at once, and a configuration with any is none: nothing of it is used.
+
+use super::raw::{self, At, MAX_BYTES, Place, Raw, RawServer, Sink, units};
+use super::{ApiServer, Cluster, Config, Listen, LuaVm, Problem, Problems, Server};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// Reads a file.
+pub fn load(file: &Path) -> Result<Config, Problems> {
+    let whole = |line, column, message| {
+        let list = vec![Problem { line, column, key: String::new(), message }];
+        Problems { file: file.to_owned(), list }
+    };
+    let bytes =
+        read_bounded(file).map_err(|e| whole(0, 0, format!("cannot be read: {e}; name a file with -f FILE")))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let good = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]).into_owned();
+        let column = good.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+        whole(good.matches('\n').count() + 1, column, "not UTF-8 text from here on".to_owned())
+    })?;
+    parse(file, &text)
+}
+
+/// At most one byte more than is allowed, so that not even an endless file is read through.
+fn read_bounded(file: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(file)?.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads a text as if it stood in `file`, whose folder relative paths start from.
+pub fn parse(file: &Path, text: &str) -> Result<Config, Problems> {
+    let sink = Sink::default();
+    let config = raw::read(text, &sink).map(|raw| build(file, raw, &sink));
+    let list = sink.into_list();
+    match config {
+        Some(config) if list.is_empty() => Ok(config),
+        _ => Err(Problems { file: file.to_owned(), list }),
+    }
+}
+
+fn build(file: &Path, raw: Raw, sink: &Sink) -> Config {
+    listeners_differ(&raw, sink);
+    let Raw { mut logging, users, center, engine, summary, trusted_proxies, shutdown_timeout, .. } = raw;
+    logging.filename = logging.filename.map(|name| std::path::absolute(&name).unwrap_or(name));
+    names_differ(users.iter().map(|u| u.as_ref(|u| u.username.as_str())), sink);
+    let luavm = engine.luavm;
+    names_differ(luavm.redis.iter().map(|r| r.as_ref(|r| r.name.as_str())), sink);
+    if engine.servers.value.is_empty() {
+        engine.servers.report(sink, "at least one server is needed");
+    }
+    let mut notes: Vec<String> = raw.unused.iter().map(|key| format!("{key} {NOT_USED}")).collect();
+    let servers = engine.servers.value.into_iter().map(|s| server(file, s, sink, &mut notes)).collect();
+    Config {
+        file: file.to_owned(),
+        logging,
+        users: users.into_iter().map(|u| u.value).collect(),
+        center: listen(center),
+        api: ApiServer {
+            listen: listen(engine.api),
+            read_timeout: engine.api_read_timeout,
+            write_timeout: engine.api_write_timeout,
+            max_body_size: engine.api_max_body_size,
+        },
+        workers: engine.workers,
+        luavm: LuaVm {
+            queue_topic_size: luavm.queue_topic_size,
+            queue_max_topics: luavm.queue_max_topics,
+            redis: luavm.redis.into_iter().map(|r| r.value).collect(),
+            memory_limit: luavm.memory_limit,
+            libraries: luavm.libraries,
+        },
+        servers,
+        summary,
+        trusted_proxies,
+        shutdown_timeout,
+        cluster: Cluster { advertise: raw.advertise, reply_timeout: raw.reply_timeout },
+        notes,
+    }
+}
+
+const NOT_USED: &str = "is read and not used: how nodes find each other is up to the cluster engine";
+
+fn listen(at: At<SocketAddr>) -> Listen {
+    Listen { addr: at.value, key: at.key }
+}
+
+fn server(file: &Path, raw: RawServer, sink: &Sink, notes: &mut Vec<String>) -> Server {
+    let paths = raw.options.iter().filter(|o| o.value.0 == "path");
+    names_differ(paths.map(|o| o.as_ref(|(name, _)| name.as_str())), sink);
+    let entry = find_entry(file, Path::new(&raw.entry.value)).unwrap_or_else(|looked| {
+        raw.entry.report(sink, format!("no such script: {looked}"));
+        PathBuf::new()
+    });
+    let limits = raw.limits.value;
+    let (ping, read) = (limits.ping_interval, limits.read_timeout);
+    if !read.is_zero() && ping >= read {
+        let (key, ping, read) = (&raw.limits.key, units::duration(ping), units::duration(read));
+        notes.push(format!("{key} ({ping}) is not below readTimeout ({read}): silent clients are closed unpinged"));
+    }
+    Server {
+        listen: listen(raw.listen),
+        options: raw.options.into_iter().map(|o| o.value).collect(),
+        entry,
+        reload_within: (!raw.byte_code_expires.is_zero()).then_some(raw.byte_code_expires),
+        limits,
+        allowed_origins: raw.allowed_origins,
+    }
+}
+
+/// The script next to the file, else in the working directory. The error names where was looked.
+fn find_entry(file: &Path, entry: &Path) -> Result<PathBuf, String> {
+    let beside = file.parent().unwrap_or(Path::new("")).join(entry);
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let (first, second) = (absolute(&beside), absolute(entry));
+    if first.is_file() {
+        return Ok(first);
+    }
+    if second.is_file() {
+        return Ok(second);
+    }
+    match first == second {
+        true => Err(format!("{}", first.display())),
+        false => Err(format!("neither {} nor {}", first.display(), second.display())),
+    }
+}
+
+fn names_differ<'a>(names: impl Iterator<Item = At<&'a str>>, sink: &Sink) {
+    let mut first: HashMap<&str, Place> = HashMap::new();
+    for name in names.filter(|n| !n.value.is_empty()) {
+        match first.get(name.value) {
+            Some(place) => name.report(sink, format!("{:?} is taken; line {} has it too", name.value, place.line)),
+            None => drop(first.insert(name.value, name.place)),
+        }
+    }
+}
+
+fn listeners_differ(raw: &Raw, sink: &Sink) {
+    let all: Vec<&At<SocketAddr>> =
+        [&raw.center, &raw.engine.api].into_iter().chain(raw.engine.servers.value.iter().map(|s| &s.listen)).collect();
+    for (i, one) in all.iter().enumerate() {
+        if let Some(other) = all[..i].iter().find(|other| collide(one.value, other.value)) {
+            one.report(sink, format!("{} overlaps {} ({})", one.value, other.key, other.value));
+        }
+    }
+}
+
+/// Whether two sockets can't be bound both. `::` usually takes the IPv4 addresses too.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let covers = |any: IpAddr, other: IpAddr| any.is_unspecified() && (any.is_ipv6() || other.is_ipv4());
+    a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || covers(a.ip(), b.ip()) || covers(b.ip(), a.ip()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Format, Level};
+    use super::*;
+    use proptest::prelude::*;
+    use std::time::Duration;
+    use tempfile::TempDir;
+
+    /// A folder with the default entry in it.
+    fn folder() -> TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("lua")).unwrap();
+        std::fs::write(dir.path().join("lua/entry.websocket.lua"), "").unwrap();
+        dir
+    }
+
+    fn read(text: &str) -> Result<Config, Vec<String>> {
+        let dir = folder();
+        parse(&dir.path().join("connmix.yaml"), text).map_err(|problems| {
+            let show = |p: &Problem| format!("{}:{} {}: {}", p.line, p.column, p.key, p.message);
+            problems.list.iter().map(show).collect()
+        })
+    }
+
+    #[test]
+    fn one_empty_server_is_enough_and_gets_every_default() {
+        let dir = folder();
+        let config = parse(&dir.path().join("connmix.yaml"), "engine: {servers: [{}]}").unwrap();
+        let secs = Duration::from_secs;
+        assert_eq!(config.logging.filename, Some(std::path::absolute("logs/connmix.log").unwrap()));
+        assert_eq!(
+            (config.logging.max_files, config.logging.level, config.logging.format),
+            (7, Level::Info, Format::Text)
+        );
+        assert_eq!(config.center.addr.to_string(), "0.0.0.0:6787");
+        assert_eq!(
+            (config.api.listen.addr.port(), config.api.read_timeout, config.api.max_body_size),
+            (6789, secs(60), 1 << 20)
+        );
+        assert_eq!((config.workers, config.users.len(), config.luavm.redis.len()), (0, 0, 0));
+        assert_eq!((config.luavm.queue_topic_size, config.luavm.queue_max_topics), (2000, 100));
+        assert_eq!((config.luavm.memory_limit, config.luavm.libraries), (256 << 20, vec![]));
+        assert_eq!((config.summary.max_age, config.summary.age_buckets, config.summary.buf_cap), (secs(600), 5, 500));
+        assert_eq!((config.shutdown_timeout, config.trusted_proxies), (secs(10), vec![]));
+        assert_eq!((config.cluster.advertise, config.cluster.reply_timeout), (None, Duration::from_millis(500)));
+        assert_eq!(config.notes, [""; 0]);
+        let server = &config.servers[0];
+        assert_eq!((server.listen.addr.port(), server.listen.key.as_str()), (6790, "engine.servers[0].port"));
+        assert_eq!(server.entry, dir.path().join("lua/entry.websocket.lua"));
+        assert_eq!((server.reload_within, server.option("path")), (Some(secs(10)), None));
+        let limits = server.limits;
+        assert_eq!((limits.read_timeout, limits.write_timeout, limits.ping_interval), (secs(60), secs(10), secs(25)));
+        assert_eq!((limits.max_message_size, limits.outbox_limit, limits.max_connections), (1 << 20, 1 << 20, 0));
+        assert_eq!(limits.handler_timeout, Duration::from_millis(200));
+    }
+
+    #[test]
+    fn a_file_without_servers_is_refused() {
+        for (text, want) in [
+            ("", "0:0 : empty; it must name at least one server under engine.servers"),
+            ("logging: {level: warn}", "1:1 engine.servers: at least one server is needed"),
+            ("engine:\n  servers: []", "2:12 engine.servers: at least one server is needed"),
+        ] {
+            assert_eq!(read(text), Err(vec![want.to_owned()]));
+        }
+    }
+
+    #[test]
+    fn listeners_must_not_collide() {
+        let two = |a: &str, b: &str| read(&format!("engine: {{servers: [{{{a}}}, {{{b}}}]}}")).map(|_| ());
+        assert_eq!(two("port: 7000, bind: 127.0.0.1", "port: 7000, bind: 127.0.0.2"), Ok(()));
+        assert_eq!(two("port: 0", "port: 0"), Ok(()));
+        let want = "1:41 engine.servers[1].port: 127.0.0.1:7000 overlaps engine.servers[0].port (0.0.0.0:7000)";
+        assert_eq!(two("port: 7000", "port: 7000, bind: 127.0.0.1"), Err(vec![want.to_owned()]));
+        assert!(two("port: 7000, bind: '::'", "port: 7000").is_err());
+        assert_eq!(two("port: 7000, bind: '::1'", "port: 7000"), Ok(()));
+        let with_api = read("engine: {servers: [{port: 6789}]}").unwrap_err();
+        assert_eq!(
+            with_api,
+            ["1:27 engine.servers[0].port: 0.0.0.0:6789 overlaps engine.apiServer.port (0.0.0.0:6789)"]
+        );
+    }
+
+    #[test]
+    fn names_must_differ() {
+        let text = "access:
+  users: [{username: a, password: p}, {username: a, password: p}]
+engine:
+  luavm: {redis: [{}, {name: default}]}
+  servers:
+    - options: [{name: path, value: /a}, {name: path, value: /b}, {name: x, value: 1}, {name: x, value: 2}]
+";
+        let want = [
+            "2:50 access.users[1].username: \"a\" is taken; line 2 has it too",
+            "4:30 engine.luavm.redis[1].name: \"default\" is taken; line 4 has it too",
+            "6:49 engine.servers[0].options[1].name: \"path\" is taken; line 6 has it too",
+        ];
+        assert_eq!(read(text).unwrap_err(), want);
+    }
+
+    #[test]
+    fn a_missing_entry_is_told_with_where_it_was_looked_for() {
+        let dir = folder();
+        let problems = parse(&dir.path().join("connmix.yaml"), "engine: {servers: [{entry: no.lua}]}").unwrap_err();
+        let (beside, here) = (dir.path().join("no.lua"), std::path::absolute("no.lua").unwrap());
+        let message = format!("no such script: neither {} nor {}", beside.display(), here.display());
+        let problem = Problem { line: 1, column: 28, key: "engine.servers[0].entry".into(), message };
+        assert_eq!(problems.list, [problem]);
+    }
+
+    #[test]
+    fn what_is_read_and_not_used_is_noted() {
+        let text = "center: {registry: {port: 1}}
+engine:
+  centerRegistry: localhost:6786
+  meshPoint: {port: 6788}
+  servers: [{pingInterval: 60s}, {port: 1, pingInterval: 60, readTimeout: 0}]
+";
+        let notes = read(text).unwrap().notes;
+        let begins = [
+            "center.registry is",
+            "engine.centerRegistry is",
+            "engine.meshPoint is",
+            "engine.servers[0].pingInterval (60s)",
+        ];
+        assert_eq!(notes.len(), begins.len(), "{notes:?}");
+        assert!(notes.iter().zip(begins).all(|(note, begin)| note.starts_with(begin)), "{notes:?}");
+    }
+
+    #[test]
+    fn what_is_not_there_yet_says_so() {
+        let text = "cluster: {engine: nats}
+engine:
+  apiServer: {tls: {cert: , key: }}
+  servers: [{protocol: socket, tls: {cert: a.pem, key: b.pem}}]
+";
+        let found = read(text).unwrap_err();
+        assert_eq!(found.len(), 4);
+        assert!(found.iter().all(|problem| problem.contains("is not available in this version")), "{found:?}");
+    }
+
+    #[test]
+    fn a_user_without_roles_key_has_both_and_an_empty_list_is_refused() {
+        let user = |rest: &str| {
+            read(&format!("access: {{users: [{{username: a, password: p{rest}}}]}}\nengine: {{servers: [{{}}]}}"))
+        };
+        let roles = |rest| user(rest).map(|c| (c.users[0].read, c.users[0].write));
+        assert_eq!(roles(""), Ok((true, true)));
+        assert_eq!(roles(", roles: [read]"), Ok((true, false)));
+        assert!(roles(", roles: []").is_err());
+        assert!(roles(", roles: [admin]").unwrap_err()[0].contains("one of read, write, got \"admin\""));
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_missing_or_no_text_is_refused() {
+        let dir = folder();
+        let file = dir.path().join("connmix.yaml");
+        assert!(load(&file).unwrap_err().list[0].message.starts_with("cannot be read: "));
+        std::fs::write(&file, "#".repeat(MAX_BYTES + 1)).unwrap();
+        assert!(load(&file).unwrap_err().list[0].message.starts_with("larger than 1MiB"));
+        std::fs::write(&file, b"a: 1\nb\xc3\xa9\xff").unwrap();
+        let problem = &load(&file).unwrap_err().list[0];
+        assert_eq!((problem.line, problem.column), (2, 3));
+        std::fs::write(&file, "engine: {servers: [{}]}").unwrap();
+        assert!(load(&file).is_ok());
+    }
+
+    #[test]
+    fn no_secret_reaches_a_problem() {
+        for text in [
+            "access: {users: [{username: a, password: [hunter2]}]}",
+            "access: {users: [{username: a, password:hunter2}]}",
+            "access: {users: [{username: a, password: hunter2, password: hunter2}]}",
+            "access: {users: [{username: a, password: !hunter2}]}",
+            "access: {users: [{username: a, password: *hunter2}]}",
+            "access: {users: hunter2}",
+            "access: {users: [hunter2]}",
+            "access: hunter2",
+            "engine: {luavm: {redis: [{addr: 'redis://:hunter2@localhost:6379'}]}}",
+            "cluster: {nats: {servers: ['me:hunter2@localhost']}}",
+        ] {
+            let found = read(text).unwrap_err();
+            assert!(!format!("{found:?}").contains("hunter2"), "{text}: {found:?}");
+        }
+        let text = "access: {users: [{username: a, password: hunter2}]}
+engine: {luavm: {redis: [{password: hunter2}]}, servers: [{}]}";
+        assert!(!format!("{:?}", read(text).unwrap()).contains("hunter2"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_without_a_panic(text in ".{0,200}") {
+            let _ = parse(Path::new("connmix.yaml"), &text);
+        }
+
+        #[test]
+        fn anything_that_looks_like_yaml_is_read_without_a_panic(
+            parts in prop::collection::vec(
+                prop::sample::select(vec![
+                    "engine", "servers", "port", "options", "access", "users", "password", "host", "redis", "tls", ":", ": ",
+                    "- ", "\n", "\n  ", "\n    ", "{", "}", "[", "]", ", ", "\"", "'", "&a ", "*a", "<<: ", "!x ", "|\n", "#", "---\n",
+                    "1", "-1", "99999999999999999999999", "1.5", "1h", "~", "\t", "é", "\u{feff}", "*", "10.0.0.0/8",
+                ]),
+                0..40,
+            )
+        ) {
+            let text: String = parts.concat();
+            if let Err(problems) = parse(Path::new("connmix.yaml"), &text) {
+                prop_assert!(!problems.list.is_empty());
+            }
+        }
+    }
+}

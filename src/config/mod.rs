@@ -69,6 +69,18 @@ pub enum Level {
     Error,
 }
 
+impl std::fmt::Display for Level {
+    /// The word in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Level::Debug => "debug",
+            Level::Info => "info",
+            Level::Warn => "warn",
+            Level::Error => "error",
+        })
+    }
+}
+
 /// How a log line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -76,6 +88,16 @@ pub enum Format {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+impl std::fmt::Display for Format {
+    /// The word in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Format::Text => "text",
+            Format::Json => "json",
+        })
+    }
 }
 
 /// A user of the APIs.
@@ -131,6 +153,20 @@ impl HostPattern {
     }
 }
 
+impl std::fmt::Display for HostPattern {
+    /// As the file spells it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            HostPattern::Any => f.write_str("*"),
+            HostPattern::Net(net) => write!(f, "{net}"),
+            HostPattern::V4(parts) => {
+                let parts = parts.map(|part| part.map_or("*".to_owned(), |n| n.to_string()));
+                f.write_str(&parts.join("."))
+            }
+        }
+    }
+}
+
 /// An address to listen on, with the key that named it, for error messages.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listen {
@@ -175,6 +211,16 @@ pub enum Library {
     Io,
     /// The whole of `os`.
     Os,
+}
+
+impl std::fmt::Display for Library {
+    /// The word in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Library::Io => "io",
+            Library::Os => "os",
+        })
+    }
 }
 
 /// A Redis that scripts can name.

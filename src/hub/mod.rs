@@ -1,1 +1,199 @@
-//! hub
+//! Channel -> workers: which workers have subscribers of a channel, and the mailbox of each. Any thread may call it. It
+//! knows no sockets and waits for nothing; which of its connections a message is for, the worker knows ([`topics`]).
+
+mod mailbox;
+mod tally;
+pub mod topics;
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use foldhash::fast::RandomState;
+use smallvec::{SmallVec, smallvec};
+use std::sync::Arc;
+
+use crate::ids::{ClientId, WorkerId, worker_of};
+use crate::message::{Channel, Message};
+
+pub use mailbox::{MAILBOX_BYTES, Mailbox, Refused};
+pub use tally::{Counts, Share, Tally};
+
+/// A set of workers: one bit each, in place for up to 64 of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WorkerSet(SmallVec<[u64; 2]>);
+
+impl WorkerSet {
+    fn set(&mut self, worker: WorkerId, present: bool) {
+        let (word, bit) = (usize::from(worker.0 / 64), 1u64 << (worker.0 % 64));
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        if present { self.0[word] |= bit } else { self.0[word] &= !bit }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(|&word| word == 0)
+    }
+
+    /// The workers in the set, lowest first.
+    pub fn iter(&self) -> impl Iterator<Item = WorkerId> {
+        self.0.iter().enumerate().flat_map(|(i, &word)| {
+            (0..64u16).filter(move |bit| word >> bit & 1 == 1).map(move |bit| WorkerId(i as u16 * 64 + bit))
+        })
+    }
+}
+
+/// A message on its way to all of a channel's connections.
+#[derive(Debug)]
+pub struct Publication {
+    /// The channel.
+    pub channel: Channel,
+    /// What to deliver.
+    pub message: Message,
+}
+
+/// What a worker finds in its mailbox. The other way into a worker is its control lane.
+pub enum Delivery {
+    /// To all connections of this worker that are in the channel.
+    Publish(Arc<Publication>, Share),
+    /// To one connection of this worker.
+    Send(ClientId, Message, Share),
+}
+
+impl Delivery {
+    /// The bytes it counts for in a mailbox: its payload and its own size.
+    fn weight(&self) -> usize {
+        128 + match self {
+            Delivery::Publish(publication, _) => publication.message.data().len(),
+            Delivery::Send(_, message, _) => message.data().len(),
+        }
+    }
+}
+
+/// The process's hub.
+pub struct Hub {
+    channels: DashMap<Channel, WorkerSet, RandomState>,
+    mailboxes: Box<[Mailbox]>,
+}
+
+impl Hub {
+    /// A hub for that many workers.
+    pub fn new(workers: usize) -> Hub {
+        Hub {
+            channels: DashMap::with_hasher(RandomState::default()),
+            mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
+        }
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.mailboxes.len()
+    }
+
+    /// A worker's mailbox.
+    pub fn mailbox(&self, worker: WorkerId) -> &Mailbox {
+        &self.mailboxes[usize::from(worker.0)]
+    }
+
+    /// The mailbox of the worker that has that client, if it is one of this process.
+    pub fn mailbox_of(&self, client: ClientId) -> &Mailbox {
+        self.mailbox(worker_of(client, self.workers()))
+    }
+
+    /// A worker has its first subscriber of a channel. Every publish that begins after this returns reaches the worker.
+    pub fn join(&self, channel: &Channel, worker: WorkerId) {
+        match self.channels.entry(channel.clone()) {
+            Entry::Occupied(mut e) => e.get_mut().set(worker, true),
+            Entry::Vacant(e) => {
+                let mut set = WorkerSet(smallvec![]);
+                set.set(worker, true);
+                e.insert(set);
+            }
+        }
+    }
+
+    /// A worker has lost its last subscriber of a channel. No trace is left of a channel that nobody is in.
+    pub fn leave(&self, channel: &str, worker: WorkerId) {
+        self.channels.remove_if_mut(channel, |_, set| {
+            set.set(worker, false);
+            set.is_empty()
+        });
+    }
+
+    /// The workers that have subscribers of a channel.
+    pub fn workers_of(&self, channel: &str) -> WorkerSet {
+        self.channels.get(channel).map_or_else(WorkerSet::default, |set| set.clone())
+    }
+
+    /// Gives memory back after a crowd has left. For a timer: it visits every part of the map.
+    pub fn give_back(&self) {
+        let capacity = self.channels.capacity();
+        if capacity > 4096 && self.channels.len() < capacity / 8 {
+            self.channels.shrink_to_fit();
+        }
+    }
+
+    /// How many channels have subscribers.
+    pub fn channels(&self) -> usize {
+        self.channels.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn channel(name: &str) -> Channel {
+        Channel::parse(name.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn interest_comes_and_goes_without_a_trace() {
+        let hub = Hub::new(130);
+        let c = channel("video:1");
+        for w in [0, 63, 64, 129] {
+            hub.join(&c, WorkerId(w));
+        }
+        let workers: Vec<u16> = hub.workers_of("video:1").iter().map(|w| w.0).collect();
+        assert_eq!(workers, [0, 63, 64, 129]);
+        for w in [64, 0, 129, 63] {
+            hub.leave("video:1", WorkerId(w));
+        }
+        assert_eq!(hub.channels(), 0);
+        assert_eq!(hub.workers_of("video:1"), WorkerSet::default());
+        hub.leave("never", WorkerId(1));
+    }
+
+    fn delivery(bytes: usize) -> (Delivery, tokio::sync::oneshot::Receiver<Counts>) {
+        let (tally, counts) = Tally::new();
+        let message = Message::binary(vec![0; bytes]);
+        (Delivery::Publish(Arc::new(Publication { channel: channel("c"), message }), tally.share()), counts)
+    }
+
+    #[test]
+    fn a_full_mailbox_refuses_and_has_room_again_once_taken() {
+        let hub = Hub::new(1);
+        let mailbox = hub.mailbox(WorkerId(0));
+        assert!(mailbox.offer(delivery(MAILBOX_BYTES * 2).0).is_ok(), "an empty box takes a message of any size");
+        assert!(matches!(mailbox.offer(delivery(1).0), Err(Refused::Full(_))));
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(mailbox.poll_room(&mut cx).is_pending());
+        let mut taken = std::collections::VecDeque::new();
+        mailbox.take(&mut taken, std::task::Waker::noop());
+        assert_eq!(taken.len(), 1);
+        assert!(mailbox.poll_room(&mut cx).is_ready());
+        assert!(mailbox.offer(delivery(1).0).is_ok());
+    }
+
+    #[test]
+    fn a_closed_mailbox_fails_what_waits_and_what_comes() {
+        let hub = Hub::new(1);
+        let mailbox = hub.mailbox(WorkerId(0));
+        let (waiting, mut counts) = delivery(1);
+        assert!(mailbox.offer(waiting).is_ok());
+        mailbox.close();
+        assert_eq!(counts.try_recv(), Ok(Counts { reached: 0, failed: 1 }));
+        let (late, mut counts) = delivery(1);
+        assert!(matches!(mailbox.offer(late), Err(Refused::Closed)));
+        assert_eq!(counts.try_recv(), Ok(Counts { reached: 0, failed: 1 }));
+    }
+}

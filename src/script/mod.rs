@@ -1,3 +1,16 @@
-//! All Lua.
+//! All Lua: the VMs, what scripts may call, and what keeps a script from harming anybody but its own connection.
+//!
+//! The only module that knows mlua. Native functions are C functions on the raw Lua stack (see [`stack`]), since every
+//! message pays for them; those that wait are in [`wait`]'s hands. [`vm`] runs hooks, [`guard`] stops runaways.
+
+pub mod current;
+pub mod guard;
+pub mod hooks;
 pub mod mix;
+mod natives;
+pub mod pattern;
+pub mod program;
 pub mod stack;
+pub mod strings;
+pub mod vm;
+pub mod wait;

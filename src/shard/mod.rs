@@ -1,2 +1,294 @@
-//! What one worker thread owns.
+//! What one worker's thread owns: its connections, their subscriptions, and what is to be written. Nothing here is locked
+//! or shared with another thread; the way in from elsewhere is the worker's mailbox.
+
+pub mod conn;
 pub mod context;
+pub mod outbox;
+pub mod served;
+mod waits;
+
+use foldhash::fast::RandomState;
+use slab::Slab;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+use tokio::net::tcp::OwnedWriteHalf;
+
+use crate::hub::topics::{Joined, Left, Member, Topics};
+use crate::hub::{Counts, Delivery, Hub, Publication};
+use crate::ids::{ClientId, ClientIds, WorkerId};
+use crate::message::{Channel, Kind};
+use crate::wire::frame;
+use conn::{Conn, Pushed};
+use outbox::Frame;
+use served::Served;
+
+pub use waits::ContextWait;
+
+/// Many messages for one connection are copied together in a buffer of this size and written at once.
+const SCRATCH: usize = 256 * 1024;
+
+/// One worker's connections.
+pub struct Shard {
+    worker: WorkerId,
+    hub: Arc<Hub>,
+    ids: RefCell<ClientIds>,
+    conns: RefCell<Slab<Rc<Conn>>>,
+    by_client: RefCell<HashMap<ClientId, Member, RandomState>>,
+    topics: RefCell<Topics>,
+    /// Connections with something to be written at the turn's end.
+    dirty: RefCell<VecDeque<Rc<Conn>>>,
+    scratch: RefCell<Vec<u8>>,
+    waits: RefCell<waits::Waits>,
+    /// Wakes the worker's turn.
+    turn: RefCell<Option<Waker>>,
+    started: Instant,
+    clock: Cell<u32>,
+}
+
+/// A connection to be made: all that is known of it before it has a number.
+pub struct Arrival {
+    /// The server it came in by.
+    pub served: Rc<Served>,
+    /// The socket's writing half.
+    pub stream: OwnedWriteHalf,
+    /// The client's address.
+    pub remote: SocketAddr,
+}
+
+impl Shard {
+    /// An empty shard for that worker.
+    pub fn new(worker: WorkerId, hub: Arc<Hub>) -> Shard {
+        let ids = ClientIds::new(worker, hub.workers());
+        Shard {
+            worker,
+            hub,
+            ids: RefCell::new(ids),
+            conns: RefCell::default(),
+            by_client: RefCell::default(),
+            topics: RefCell::default(),
+            dirty: RefCell::default(),
+            scratch: RefCell::new(Vec::with_capacity(SCRATCH)),
+            waits: RefCell::default(),
+            turn: RefCell::default(),
+            started: Instant::now(),
+            clock: Cell::new(0),
+        }
+    }
+
+    /// The coarse clock, in milliseconds since the shard began (it wraps after 49 days; compare by difference). It
+    /// moves with [`Shard::tick`], so that reading it costs nothing.
+    pub fn now(&self) -> u32 {
+        self.clock.get()
+    }
+
+    /// Moves the clock.
+    pub fn tick(&self) -> u32 {
+        self.clock.set(self.started.elapsed().as_millis() as u32);
+        self.clock.get()
+    }
+
+    /// Sets what to wake when a connection has something to be written.
+    pub fn on_dirty(&self, turn: &Waker) {
+        let mut slot = self.turn.borrow_mut();
+        if !slot.as_ref().is_some_and(|t| t.will_wake(turn)) {
+            *slot = Some(turn.clone());
+        }
+    }
+
+    /// Lets a connection in. It stays till [`Shard::remove`].
+    pub fn insert(&self, arrival: Arrival) -> Rc<Conn> {
+        let client_id = self.ids.borrow_mut().next();
+        let mut conns = self.conns.borrow_mut();
+        let entry = conns.vacant_entry();
+        let slot = entry.key() as Member;
+        let conn = Conn::new(client_id, slot, arrival.remote, arrival.served, arrival.stream, self.now());
+        let conn = Rc::new(conn);
+        entry.insert(conn.clone());
+        drop(conns);
+        self.by_client.borrow_mut().insert(client_id, slot);
+        conn
+    }
+
+    /// The one way out: takes the connection from every index, and ends its waits. A second call does nothing.
+    pub fn remove(&self, conn: &Conn) {
+        if self.by_client.borrow_mut().remove(&conn.client_id).is_none() {
+            return;
+        }
+        let gone = self.topics.borrow_mut().remove_member(conn.slot);
+        for channel in gone {
+            self.hub.leave(channel.as_str(), self.worker);
+        }
+        self.conns.borrow_mut().remove(conn.slot as usize);
+        self.waits.borrow_mut().end(conn.client_id);
+    }
+
+    /// The connection of that number, if it is here.
+    pub fn get(&self, client_id: ClientId) -> Option<Rc<Conn>> {
+        let slot = *self.by_client.borrow().get(&client_id)?;
+        self.conns.borrow().get(slot as usize).cloned()
+    }
+
+    /// The same when its slot is known: no search.
+    pub fn get_at(&self, slot: Member, client_id: ClientId) -> Option<Rc<Conn>> {
+        self.conns.borrow().get(slot as usize).filter(|c| c.client_id == client_id).cloned()
+    }
+
+    /// Calls `visit` with each connection. It may close connections, but not insert or remove any.
+    pub fn each(&self, mut visit: impl FnMut(&Rc<Conn>)) {
+        self.conns.borrow().iter().for_each(|(_, conn)| visit(conn));
+    }
+
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        self.conns.borrow().len()
+    }
+
+    /// Channels and subscriptions of this worker.
+    pub fn subscriptions(&self) -> (usize, usize) {
+        let topics = self.topics.borrow();
+        (topics.channels(), topics.subscriptions())
+    }
+
+    /// Puts a connection into channels. When it returns, every later publish reaches it. False: the connection has
+    /// too many subscriptions already, and none was added.
+    pub fn subscribe(&self, conn: &Conn, channels: &[Channel]) -> bool {
+        let mut topics = self.topics.borrow_mut();
+        if topics.count_of(conn.slot) + channels.len() > MAX_SUBSCRIPTIONS {
+            return false;
+        }
+        for channel in channels {
+            if topics.insert(conn.slot, channel) == Joined::First {
+                self.hub.join(channel, self.worker);
+            }
+        }
+        true
+    }
+
+    /// Takes a connection out of channels.
+    pub fn unsubscribe(&self, conn: &Conn, channels: &[Channel]) {
+        let mut topics = self.topics.borrow_mut();
+        for channel in channels {
+            if topics.remove(conn.slot, channel.as_str()) == Left::Last {
+                self.hub.leave(channel.as_str(), self.worker);
+            }
+        }
+    }
+
+    /// The channels that a connection is in.
+    pub fn channels_of(&self, conn: &Conn) -> Vec<String> {
+        self.topics.borrow().channels_of(conn.slot).map(|c| c.as_str().to_owned()).collect()
+    }
+
+    /// Puts a frame into a connection's outbox; false if the connection can't take it. It is written at the turn's
+    /// end.
+    pub fn push(&self, conn: &Rc<Conn>, frame: Frame) -> bool {
+        let pushed = conn.push(frame, &self.scratch, self.now());
+        if pushed == Pushed::First {
+            self.mark_dirty(conn.clone());
+        }
+        pushed != Pushed::Refused
+    }
+
+    /// The same for a frame of the protocol itself: it is taken even when the connection is closing.
+    pub fn push_control(&self, conn: &Rc<Conn>, frame: Frame) {
+        conn.push_control(frame);
+        if !conn.is_blocked() && !conn.dirty.replace(true) {
+            self.mark_dirty(conn.clone());
+        }
+    }
+
+    fn mark_dirty(&self, conn: Rc<Conn>) {
+        let mut dirty = self.dirty.borrow_mut();
+        dirty.push_back(conn);
+        if dirty.len() == 1
+            && let Some(turn) = &*self.turn.borrow()
+        {
+            turn.wake_by_ref();
+        }
+    }
+
+    /// Sends a message to one connection; false if it can't take it. Text must be UTF-8.
+    pub fn send(&self, conn: &Rc<Conn>, kind: Kind, data: &[u8]) -> bool {
+        !conn.is_closing() && self.push(conn, frame::encode(kind, data))
+    }
+
+    /// Handles what came through the mailbox, and says for how many connections it was. It only fills outboxes;
+    /// nothing is written yet.
+    pub fn deliver(&self, delivery: Delivery) -> usize {
+        let (counts, share) = match delivery {
+            Delivery::Publish(publication, share) => (self.fan_out(&publication), share),
+            Delivery::Send(client_id, message, share) => {
+                let sent = self.get(client_id).is_some_and(|conn| self.send(&conn, message.kind(), message.data()));
+                (Counts { reached: sent.into(), failed: (!sent).into() }, share)
+            }
+        };
+        share.settle(counts);
+        (counts.reached + counts.failed) as usize
+    }
+
+    /// Gives each member of the channel a reference to the same encoded frame.
+    fn fan_out(&self, publication: &Publication) -> Counts {
+        let topics = self.topics.borrow();
+        let members = topics.members(publication.channel.as_str());
+        if members.is_empty() {
+            return Counts::default();
+        }
+        let frame = frame::encode(publication.message.kind(), publication.message.data());
+        let conns = self.conns.borrow();
+        let mut reached = 0;
+        for &member in members {
+            if let Some(conn) = conns.get(member as usize) {
+                reached += u64::from(self.push(conn, frame.clone()));
+            }
+        }
+        Counts { reached, failed: members.len() as u64 - reached }
+    }
+
+    /// Writes up to `most` of the connections that have something to be written; true if some are left for the next
+    /// turn.
+    pub fn flush(&self, most: usize) -> bool {
+        let now = self.now();
+        for _ in 0..most {
+            let Some(conn) = self.dirty.borrow_mut().pop_front() else { return false };
+            conn.dirty.set(false);
+            if !conn.is_blocked() {
+                conn.flush(&self.scratch, now);
+            }
+        }
+        !self.dirty.borrow().is_empty()
+    }
+
+    /// Opens a connection that was held during its handshake: `head`, the response, goes out before all else.
+    pub fn open(&self, conn: &Rc<Conn>, head: Frame) {
+        conn.release(head);
+        if !conn.dirty.replace(true) {
+            self.mark_dirty(conn.clone());
+        }
+    }
+
+    /// The buffer that writes are put together in.
+    pub fn scratch(&self) -> &RefCell<Vec<u8>> {
+        &self.scratch
+    }
+
+    /// Gives memory back after a crowd has left. For a timer.
+    pub fn give_back(&self) {
+        let mut by_client = self.by_client.borrow_mut();
+        if by_client.capacity() > 1024 && by_client.len() < by_client.capacity() / 8 {
+            by_client.shrink_to_fit();
+            self.conns.borrow_mut().shrink_to_fit();
+        }
+        let mut dirty = self.dirty.borrow_mut();
+        if dirty.is_empty() && dirty.capacity() > 1024 {
+            *dirty = VecDeque::new();
+        }
+    }
+}
+
+/// The most channels one connection may be in.
+pub const MAX_SUBSCRIPTIONS: usize = 65_536;

@@ -1,1 +1,3 @@
-//! telemetry
+//! What the engine tells of itself.
+
+pub mod log;

@@ -1,1 +1,249 @@
-//! worker
+//! The worker threads: each a current-thread runtime with its own connections and its own Lua VMs, which share nothing
+//! with another worker but the hub. A worker is reached in two ways only: its mailbox (deliveries) and its control lane
+//! ([`Control`]). API connections are served here too, adopted like any other.
+
+mod accept;
+mod control;
+mod handshake;
+mod inbox;
+mod session;
+mod sweep;
+mod turn;
+
+use arc_swap::ArcSwap;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::spawn_local;
+
+use crate::api::Api;
+use crate::cluster::Mesh;
+use crate::config::Config;
+use crate::hub::Hub;
+use crate::ids::WorkerId;
+use crate::script::current::{self, Host};
+use crate::script::program::Program;
+use crate::script::vm::{Vm, VmLimits};
+use crate::shard::Shard;
+use crate::shard::served::Served;
+
+/// The longest control lane; a sender waits when it is full.
+const CONTROL_LANE: usize = 1024;
+/// The shared buffer that all connections of a worker are read through.
+const READ_BUFFER: usize = 64 * 1024;
+
+/// What a listener's connections are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Clients of `engine.servers[i]`.
+    Server(usize),
+    /// Back ends on `engine.apiServer`.
+    Api,
+    /// Whoever looks for nodes, on `center.apiServer`.
+    Center,
+}
+
+/// A bound listener and what it is for.
+pub struct Listener {
+    /// What its connections are.
+    pub role: Role,
+    /// The socket.
+    pub socket: std::net::TcpListener,
+}
+
+impl Listener {
+    /// The same socket for another worker.
+    pub fn try_clone(&self) -> io::Result<Listener> {
+        Ok(Listener { role: self.role, socket: self.socket.try_clone()? })
+    }
+}
+
+/// The other way into a worker: a closed set of things it is told to do.
+pub enum Control {
+    /// Take over a socket that another worker accepted.
+    Adopt {
+        /// What the connection is.
+        role: Role,
+        /// The socket, non-blocking.
+        socket: std::net::TcpStream,
+        /// Where it comes from.
+        peer: SocketAddr,
+        /// Its place among this worker's connections, taken by who sends this.
+        load: accept::Load,
+    },
+    /// First phase of a reload: build a VM of that version beside the one in use.
+    Build {
+        /// The server's position.
+        server: usize,
+        /// The new version.
+        program: Arc<Program>,
+        /// Says whether it worked.
+        done: oneshot::Sender<Result<(), String>>,
+    },
+    /// Second phase: use what was built (or drop it, if it failed somewhere).
+    Swap {
+        /// The server's position.
+        server: usize,
+        /// Use it.
+        accept: bool,
+    },
+    /// The configuration in force has changed.
+    Configure,
+    /// Stop accepting, close every connection, and end when all have gone.
+    Drain,
+}
+
+/// What all workers share, and what one is made of.
+pub struct Spec {
+    /// Which one.
+    pub id: WorkerId,
+    /// The hub.
+    pub hub: Arc<Hub>,
+    /// The mesh.
+    pub mesh: Arc<Mesh>,
+    /// The configuration in force.
+    pub config: Arc<ArcSwap<Config>>,
+    /// The scripts, by server.
+    pub programs: Vec<Arc<Program>>,
+    /// Connections of each server over all workers.
+    pub clients: Vec<Arc<AtomicUsize>>,
+    /// Connections of each worker, and how to reach the others.
+    pub peers: Arc<Peers>,
+    /// The listeners, shared by all workers.
+    pub listeners: Vec<Listener>,
+    /// Where the API is reached (for `/v1/nodes`).
+    pub api_addr: SocketAddr,
+    /// Its own control lane.
+    pub control: mpsc::Receiver<Control>,
+    /// True while the engine drains.
+    pub draining: watch::Receiver<bool>,
+}
+
+/// How workers reach each other.
+pub struct Peers {
+    /// By worker: its control lane.
+    pub control: Vec<mpsc::Sender<Control>>,
+    /// By worker: its connections.
+    pub loads: Vec<Arc<AtomicUsize>>,
+}
+
+impl Peers {
+    /// Lanes for that many workers, and each one's receiving end.
+    pub fn new(workers: usize) -> (Peers, Vec<mpsc::Receiver<Control>>) {
+        let (control, receivers) = (0..workers).map(|_| mpsc::channel(CONTROL_LANE)).unzip();
+        (Peers { control, loads: (0..workers).map(|_| Arc::default()).collect() }, receivers)
+    }
+}
+
+/// One of `engine.servers` on this worker.
+pub(crate) struct Server {
+    served: Rc<Served>,
+    vm: RefCell<Rc<Vm>>,
+    /// Built in a reload's first phase.
+    next: RefCell<Option<Rc<Vm>>>,
+}
+
+/// One worker, as its tasks share it.
+pub(crate) struct Worker {
+    id: WorkerId,
+    shard: Rc<Shard>,
+    hub: Arc<Hub>,
+    config: Arc<ArcSwap<Config>>,
+    servers: Vec<Server>,
+    api: Rc<Api>,
+    peers: Arc<Peers>,
+    /// The read buffer, while nobody reads.
+    read_buffer: Cell<Vec<u8>>,
+    vm_limits: VmLimits,
+}
+
+impl Worker {
+    fn vm(&self, server: usize) -> Rc<Vm> {
+        self.servers[server].vm.borrow().clone()
+    }
+
+    /// The shared buffer, taken out for one read.
+    fn take_read_buffer(&self) -> Vec<u8> {
+        let mut buffer = self.read_buffer.take();
+        buffer.resize(READ_BUFFER, 0);
+        buffer
+    }
+
+    fn put_read_buffer(&self, buffer: Vec<u8>) {
+        self.read_buffer.set(buffer);
+    }
+}
+
+/// Runs a worker on this thread till it has drained. `ready` hears first whether it could start: the error of its
+/// scripts, or of the system.
+pub fn run(spec: Spec, ready: std::sync::mpsc::Sender<Result<(), String>>) {
+    let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            let _ = ready.send(Err(format!("a worker's runtime could not start: {e}")));
+            return;
+        }
+    };
+    runtime.block_on(async move {
+        let hub = spec.hub.clone();
+        let id = spec.id;
+        match start(spec) {
+            Ok((worker, control, listeners)) => {
+                let _ = ready.send(Ok(()));
+                serve(worker, control, listeners).await;
+            }
+            Err(e) => {
+                let _ = ready.send(Err(e));
+            }
+        }
+        hub.mailbox(id).close();
+    });
+    // Tasks that are left hold connections and VMs: they go with the runtime, while the host is still there.
+    drop(runtime);
+    current::uninstall();
+}
+
+type Started = (Rc<Worker>, mpsc::Receiver<Control>, Vec<Listener>);
+
+fn start(spec: Spec) -> Result<Started, String> {
+    let config = spec.config.load_full();
+    let shard = Rc::new(Shard::new(spec.id, spec.hub.clone()));
+    current::install(Host { shard: shard.clone(), mesh: spec.mesh.clone() });
+    let vm_limits = VmLimits { memory: config.luavm.memory_limit, libraries: config.luavm.libraries.clone() };
+    let mut servers = Vec::with_capacity(config.servers.len());
+    for (i, (server, program)) in config.servers.iter().zip(&spec.programs).enumerate() {
+        servers.push(Server {
+            served: Rc::new(Served::new(i, server.limits, spec.clients[i].clone())),
+            vm: RefCell::new(Vm::new(program.clone(), &vm_limits)?),
+            next: RefCell::default(),
+        });
+    }
+    let clients = spec.clients.clone();
+    let api = Rc::new(Api::new(spec.mesh, spec.config.clone(), clients, spec.api_addr, spec.draining.clone()));
+    let worker = Rc::new(Worker {
+        id: spec.id,
+        shard,
+        hub: spec.hub,
+        config: spec.config,
+        servers,
+        api,
+        peers: spec.peers,
+        read_buffer: Cell::default(),
+        vm_limits,
+    });
+    Ok((worker, spec.control, spec.listeners))
+}
+
+/// All of a worker's life: its tasks run until it has drained.
+async fn serve(worker: Rc<Worker>, control: mpsc::Receiver<Control>, listeners: Vec<Listener>) {
+    spawn_local(turn::Turn::new(worker.clone()));
+    spawn_local(sweep::run(worker.clone()));
+    let accepting: Vec<_> =
+        listeners.into_iter().map(|l| spawn_local(accept::run(worker.clone(), l)).abort_handle()).collect();
+    control::run(worker, control, accepting).await;
+}

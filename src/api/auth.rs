@@ -1,0 +1,111 @@
+//! Who may call: HTTP Basic (RFC 7617) against the configured users.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use hyper::HeaderMap;
+use hyper::header::AUTHORIZATION;
+use sha2::Sha256;
+use std::net::IpAddr;
+
+use super::error::ApiError;
+use crate::config::User;
+
+/// What a call needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    /// Role `read`.
+    Read,
+    /// Role `write`.
+    Write,
+}
+
+/// Lets a call pass, or says why not. Without users, everybody may do everything.
+pub fn check(users: &[User], headers: &HeaderMap, caller: IpAddr, right: Right) -> Result<(), ApiError> {
+    if users.is_empty() {
+        return Ok(());
+    }
+    let credentials = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).and_then(decode);
+    let (name, password) = credentials.ok_or(ApiError::Unauthorized)?;
+    // Every user is compared, so that the time tells neither which names exist nor how much of a password was right.
+    let mut found = None;
+    for user in users {
+        let same_name = same(&name, user.username.as_bytes());
+        let same_password = same(&password, user.password.as_bytes());
+        if same_name & same_password {
+            found = Some(user);
+        }
+    }
+    let user = found.ok_or(ApiError::Unauthorized)?;
+    if !user.host.matches(caller) {
+        return Err(ApiError::Forbidden("this user may not call from this address"));
+    }
+    match right {
+        Right::Read if user.read => Ok(()),
+        Right::Write if user.write => Ok(()),
+        Right::Read => Err(ApiError::Forbidden("this user lacks the role read")),
+        Right::Write => Err(ApiError::Forbidden("this user lacks the role write")),
+    }
+}
+
+/// Name and password of a Basic header.
+fn decode(value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (scheme, rest) = value.split_at_checked(6)?;
+    if !scheme.eq_ignore_ascii_case(b"basic ") {
+        return None;
+    }
+    let decoded = STANDARD.decode(rest.trim_ascii()).ok()?;
+    let colon = decoded.iter().position(|&b| b == b':')?;
+    Some((decoded[..colon].to_vec(), decoded[colon + 1..].to_vec()))
+}
+
+/// Compares in a time that does not depend on where the texts differ, nor on how long the secret one is beyond its
+/// hashing: both are hashed, and the hashes compared in constant time.
+fn same(given: &[u8], secret: &[u8]) -> bool {
+    let digest = |text: &[u8]| {
+        let mut mac = <Hmac<Sha256> as KeyInit>::new(&Default::default());
+        mac.update(text);
+        mac.finalize()
+    };
+    digest(given) == digest(secret)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::HostPattern;
+
+    fn user(name: &str, password: &str, read: bool, write: bool) -> User {
+        User {
+            username: name.into(),
+            password: password.into(),
+            read,
+            write,
+            host: HostPattern::V4([Some(127), None, None, None]),
+        }
+    }
+
+    fn basic(credentials: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, format!("Basic {}", STANDARD.encode(credentials)).parse().unwrap());
+        headers
+    }
+
+    #[test]
+    fn users_are_checked_by_password_role_and_host() {
+        let users = [user("ann", "s3:cret", true, true), user("bob", "", true, false)];
+        let (here, there) = ([127, 0, 0, 1].into(), [10, 0, 0, 1].into());
+        assert_eq!(check(&[], &HeaderMap::new(), there, Right::Write), Ok(()));
+        assert_eq!(check(&users, &basic("ann:s3:cret"), here, Right::Write), Ok(()));
+        assert_eq!(check(&users, &basic("bob:"), here, Right::Read), Ok(()));
+        assert!(matches!(check(&users, &basic("bob:"), here, Right::Write), Err(ApiError::Forbidden(_))));
+        assert!(matches!(check(&users, &basic("ann:s3:cret"), there, Right::Read), Err(ApiError::Forbidden(_))));
+        for wrong in ["ann:s3:cre", "ann:", "ANN:s3:cret", "x:s3:cret", "nocolon"] {
+            assert_eq!(check(&users, &basic(wrong), here, Right::Read), Err(ApiError::Unauthorized), "{wrong}");
+        }
+        assert_eq!(check(&users, &HeaderMap::new(), here, Right::Read), Err(ApiError::Unauthorized));
+        let mut bearer = HeaderMap::new();
+        bearer.insert(AUTHORIZATION, "Bearer x".parse().unwrap());
+        assert_eq!(check(&users, &bearer, here, Right::Read), Err(ApiError::Unauthorized));
+    }
+}

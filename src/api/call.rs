@@ -1,0 +1,175 @@
+//! The calls of the mesh: what their JSON says, and what is answered. Knows no HTTP, so that every way in shares it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use std::borrow::Cow;
+use std::fmt;
+
+use super::error::ApiError;
+use crate::cluster::Mesh;
+use crate::ids::ClientId;
+use crate::message::{Channel, Kind, Message};
+
+/// The parameters of `mesh.publish` and `mesh.send`. Every field takes any JSON, so that a wrong one can be named.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+pub struct Params<'a> {
+    #[serde(borrow)]
+    c: Option<Field<'a>>,
+    #[serde(borrow)]
+    d: Option<Field<'a>>,
+    #[serde(borrow)]
+    t: Option<Field<'a>>,
+}
+
+/// A field's value, as far as any call looks at it.
+enum Field<'a> {
+    Text(Cow<'a, str>),
+    Integer(u64),
+    /// Something that no field takes; what it is.
+    Other(&'static str),
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Field<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Field<'a>, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Field<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any JSON value")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Field<'de>, E> {
+                Ok(Field::Text(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Field<'de>, E> {
+                Ok(Field::Text(Cow::Owned(text.to_owned())))
+            }
+            fn visit_u64<E>(self, n: u64) -> Result<Field<'de>, E> {
+                Ok(Field::Integer(n))
+            }
+            fn visit_i64<E>(self, _: i64) -> Result<Field<'de>, E> {
+                Ok(Field::Other("a negative number"))
+            }
+            fn visit_f64<E>(self, n: f64) -> Result<Field<'de>, E> {
+                // Some encoders write every number so.
+                let whole = n.fract() == 0.0 && (0.0..9_007_199_254_740_992.0).contains(&n);
+                Ok(if whole { Field::Integer(n as u64) } else { Field::Other("a number") })
+            }
+            fn visit_bool<E>(self, _: bool) -> Result<Field<'de>, E> {
+                Ok(Field::Other("a boolean"))
+            }
+            fn visit_unit<E>(self) -> Result<Field<'de>, E> {
+                Ok(Field::Other("null"))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Field<'de>, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Field::Other("an array"))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Field<'de>, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Field::Other("an object"))
+            }
+        }
+        deserializer.deserialize_any(Any)
+    }
+}
+
+fn invalid(what: impl Into<String>) -> ApiError {
+    ApiError::InvalidArgument(what.into())
+}
+
+impl Field<'_> {
+    fn name(&self) -> &'static str {
+        match self {
+            Field::Text(_) => "a string",
+            Field::Integer(_) => "a number",
+            Field::Other(what) => what,
+        }
+    }
+}
+
+impl<'a> Params<'a> {
+    /// Reads a request's body.
+    pub fn parse(body: &'a [u8]) -> Result<Params<'a>, ApiError> {
+        if !body.trim_ascii_start().starts_with(b"{") {
+            return Err(invalid("the body must be a JSON object such as {\"c\": \"channel\", \"d\": \"text\"}"));
+        }
+        serde_json::from_slice(body).map_err(|e| invalid(format!("the body is not valid JSON: {e}")))
+    }
+
+    fn text<'f>(field: &'f Option<Field<'a>>, name: &str, what: &str) -> Result<&'f str, ApiError> {
+        match field {
+            Some(Field::Text(text)) => Ok(text),
+            Some(other) => Err(invalid(format!("field \"{name}\" ({what}) must be a string, not {}", other.name()))),
+            None => Err(invalid(format!("field \"{name}\" ({what}) is missing"))),
+        }
+    }
+
+    /// `c` as a channel's name.
+    fn channel(&self) -> Result<Channel, ApiError> {
+        let name = Self::text(&self.c, "c", "channel")?;
+        Channel::parse(name.as_bytes()).map_err(|e| invalid(format!("field \"c\": {e}")))
+    }
+
+    /// `c` as a client's number, as string or number.
+    fn client(&self) -> Result<ClientId, ApiError> {
+        let id = match &self.c {
+            Some(Field::Integer(n)) => ClientId::new(*n),
+            field => ClientId::parse(Self::text(field, "c", "client_id")?.as_bytes()),
+        };
+        id.ok_or_else(|| invalid("field \"c\" (client_id) must be a decimal number from 1 to 2^53 - 1"))
+    }
+
+    /// `d` and `t` as a message.
+    fn message(&self) -> Result<Message, ApiError> {
+        let data = Self::text(&self.d, "d", "data")?;
+        let kind = match &self.t {
+            None | Some(Field::Other("null")) => Kind::Text,
+            Some(Field::Text(word)) => Kind::parse(word.as_bytes())
+                .ok_or_else(|| invalid(format!("field \"t\" must be \"text\" or \"binary\", not {word:?}")))?,
+            Some(other) => {
+                return Err(invalid(format!("field \"t\" must be \"text\" or \"binary\", not {}", other.name())));
+            }
+        };
+        Ok(match kind {
+            Kind::Text => Message::text(data),
+            Kind::Binary => Message::binary(
+                STANDARD.decode(data).map_err(|e| invalid(format!("field \"d\" is not valid base64: {e}")))?,
+            ),
+        })
+    }
+}
+
+/// `mesh.publish`: connections reached and not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Published {
+    /// Reached.
+    pub s: u64,
+    /// Not reached.
+    pub f: u64,
+}
+
+/// Publishes to a channel.
+pub async fn publish(mesh: &Mesh, params: &Params<'_>) -> Result<Published, ApiError> {
+    let (channel, message) = (params.channel()?, params.message()?);
+    let counts = mesh.publish(channel, message).await;
+    Ok(Published { s: counts.reached, f: counts.failed })
+}
+
+/// `mesh.send`: always true; a failure is an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Sent {
+    /// Sent.
+    pub s: bool,
+}
+
+/// Sends to one client.
+pub async fn send(mesh: &Mesh, params: &Params<'_>) -> Result<Sent, ApiError> {
+    let (client, message) = (params.client()?, params.message()?);
+    if mesh.send(client, message).await {
+        Ok(Sent { s: true })
+    } else {
+        Err(ApiError::NotSent(format!("client {client} is not connected, or can't take the message")))
+    }
+}

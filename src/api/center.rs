@@ -1,0 +1,52 @@
+//! The center: which nodes there are, for clients that look for one.
+
+use serde::Serialize;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::UNIX_EPOCH;
+
+use super::Api;
+
+/// `GET /version`
+#[derive(Serialize)]
+pub(super) struct Version {
+    apis: [&'static str; 1],
+    version: &'static str,
+}
+
+pub(super) fn version() -> Version {
+    Version { apis: ["v1"], version: env!("CARGO_PKG_VERSION") }
+}
+
+/// `GET /v1/nodes`
+#[derive(Serialize)]
+pub(super) struct Nodes {
+    nodes: Vec<Node>,
+}
+
+#[derive(Serialize)]
+struct Node {
+    id: u64,
+    /// host:port, to be dialled as it stands.
+    api_server: String,
+    /// Unix time in seconds.
+    start_time: u64,
+    clients: usize,
+}
+
+impl Api {
+    /// The live nodes. `local` is the address of ours that the caller reached: what it can dial where nothing is
+    /// advertised.
+    pub(super) fn nodes(&self, local: IpAddr) -> Nodes {
+        let advertised = self.config.load().cluster.advertise.clone();
+        let bound = self.api_addr;
+        let host = if bound.ip().is_unspecified() { local.to_canonical() } else { bound.ip() };
+        let node = Node {
+            id: self.mesh.node().0,
+            api_server: advertised.unwrap_or_else(|| SocketAddr::new(host, bound.port()).to_string()),
+            start_time: self.mesh.started().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            clients: self.clients.iter().map(|count| count.load(Relaxed)).sum(),
+        };
+        Nodes { nodes: vec![node] }
+    }
+}

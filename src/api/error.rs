@@ -1,0 +1,65 @@
+//! What can be wrong with a call, and how each is told: the API's code, the HTTP status, a sentence.
+
+use hyper::StatusCode;
+
+/// A call's failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ApiError {
+    /// The request's body or one of its fields is wrong; the sentence names which.
+    InvalidArgument(String),
+    /// There is no such client, or it can't take the message.
+    NotSent(String),
+    /// Credentials are missing or wrong.
+    Unauthorized,
+    /// The user may not do that, or not from there.
+    Forbidden(&'static str),
+    /// No such path.
+    NotFound,
+    /// The path does not take that method; holds what it takes.
+    MethodNotAllowed(&'static str),
+    /// The body is larger than that many bytes.
+    TooLarge(usize),
+    /// The body did not arrive in time.
+    Timeout,
+    /// The engine drains.
+    Unavailable,
+}
+
+impl ApiError {
+    /// The API's own code where it has one (server API reference), else the HTTP status.
+    pub fn code(&self) -> u16 {
+        match self {
+            ApiError::InvalidArgument(_) => 101,
+            ApiError::NotSent(_) => 401,
+            other => other.status().as_u16(),
+        }
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            ApiError::InvalidArgument(_) => StatusCode::BAD_REQUEST,
+            ApiError::NotSent(_) | ApiError::NotFound => StatusCode::NOT_FOUND,
+            ApiError::Unauthorized => StatusCode::UNAUTHORIZED,
+            ApiError::Forbidden(_) => StatusCode::FORBIDDEN,
+            ApiError::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            ApiError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            ApiError::Timeout => StatusCode::REQUEST_TIMEOUT,
+            ApiError::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The sentence.
+    pub fn message(&self) -> String {
+        match self {
+            ApiError::InvalidArgument(what) | ApiError::NotSent(what) => what.clone(),
+            ApiError::Unauthorized => "missing or wrong credentials (HTTP Basic)".into(),
+            ApiError::Forbidden(why) => (*why).into(),
+            ApiError::NotFound => "no such path".into(),
+            ApiError::MethodNotAllowed(allowed) => format!("method not allowed; use {allowed}"),
+            ApiError::TooLarge(limit) => format!("the body has more than {limit} bytes (engine.apiServer.maxBodySize)"),
+            ApiError::Timeout => "the body did not arrive in time".into(),
+            ApiError::Unavailable => "the engine is shutting down".into(),
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! The listening sockets, bound before anything else is started.
+
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use super::Addresses;
+use crate::config::{Config, Listen};
+use crate::worker::{Listener, Role};
+
+/// Connections that may wait to be accepted; the system caps it (`net.core.somaxconn`).
+const BACKLOG: i32 = 4096;
+
+/// A port could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: cannot listen on {addr}: {source}")]
+pub struct BindError {
+    /// The key that named it.
+    pub key: String,
+    /// The address.
+    pub addr: SocketAddr,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// All sockets that a configuration names.
+pub struct Listeners {
+    list: Vec<Listener>,
+    pub(super) addresses: Addresses,
+}
+
+impl Listeners {
+    /// Binds them all, or names every one that could not be bound.
+    pub fn bind(config: &Config) -> Result<Listeners, Vec<BindError>> {
+        let (mut list, mut servers, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+        let mut one = |role: Role, listen: &Listen| match bind(listen.addr) {
+            Ok((socket, addr)) => {
+                list.push(Listener { role, socket });
+                addr
+            }
+            Err(source) => {
+                errors.push(BindError { key: listen.key.clone(), addr: listen.addr, source });
+                listen.addr
+            }
+        };
+        for (i, server) in config.servers.iter().enumerate() {
+            servers.push(one(Role::Server(i), &server.listen));
+        }
+        let api = one(Role::Api, &config.api.listen);
+        let center = one(Role::Center, &config.center);
+        if errors.is_empty() {
+            Ok(Listeners { list, addresses: Addresses { servers, api, center } })
+        } else {
+            Err(errors)
+        }
+    }
+
+    /// The same sockets for one more worker.
+    pub(super) fn for_worker(&self) -> io::Result<Vec<Listener>> {
+        self.list.iter().map(Listener::try_clone).collect()
+    }
+}
+
+fn bind(addr: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    // A restart must not wait for the last run's connections to be forgotten.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    let listener = TcpListener::from(socket);
+    let addr = listener.local_addr()?;
+    Ok((listener, addr))
+}

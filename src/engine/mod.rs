@@ -1,0 +1,217 @@
+//! All wiring: from a configuration and its listeners to running workers, and back to a clean end.
+
+mod listeners;
+mod reload;
+
+use arc_swap::ArcSwap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+use crate::cluster::Mesh;
+use crate::config::{Config, Level};
+use crate::hub::Hub;
+use crate::ids::{MAX_WORKERS, WorkerId, new_node_id};
+use crate::script::guard;
+use crate::script::program::Program;
+use crate::script::vm::{Vm, VmLimits};
+use crate::worker::{self, Control, Peers, Spec};
+
+pub use listeners::{BindError, Listeners};
+
+/// Why the engine did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A script is wrong; holds its error, with file and line.
+    #[error("{0}")]
+    Script(String),
+    /// The system refused something.
+    #[error("{0}")]
+    System(String),
+}
+
+/// A running engine.
+pub struct Engine {
+    addresses: Addresses,
+    draining: watch::Sender<bool>,
+    peers: Arc<Peers>,
+    workers: Vec<JoinHandle<()>>,
+    config: Arc<ArcSwap<Config>>,
+    supervisor: Option<(mpsc::Sender<reload::Command>, JoinHandle<()>)>,
+}
+
+/// Where a running engine is reached.
+#[derive(Debug, Clone)]
+pub struct Addresses {
+    /// The servers, in the configuration's order.
+    pub servers: Vec<SocketAddr>,
+    /// `engine.apiServer`
+    pub api: SocketAddr,
+    /// `center.apiServer`
+    pub center: SocketAddr,
+}
+
+/// What is called when the log's level changes.
+pub type OnLevel = Box<dyn Fn(Level) + Send + Sync>;
+
+impl Engine {
+    /// Starts an engine: compiles the scripts, starts the workers, and returns when all of them serve. A config that
+    /// came from a file is reloaded when that file changes; `on_level` hears of a new log level.
+    pub fn start(config: Config, listeners: Listeners, on_level: OnLevel) -> Result<Engine, StartError> {
+        raise_file_limit();
+        if !guard::self_test() {
+            tracing::warn!(
+                "runaway scripts cannot be stopped in this build: LuaJIT was built without LUAJIT_ENABLE_CHECKHOOK \
+                 (.cargo/config.toml sets it through CFLAGS)"
+            );
+        }
+        let workers = match config.workers {
+            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+            n => n,
+        }
+        .min(MAX_WORKERS);
+        let programs = compile(&config).map_err(StartError::Script)?;
+        let hub = Arc::new(Hub::new(workers));
+        let mesh = Arc::new(Mesh::new(hub.clone(), new_node_id()));
+        let clients: Vec<Arc<AtomicUsize>> = config.servers.iter().map(|_| Arc::default()).collect();
+        let (draining, drain) = watch::channel(false);
+        let (peers, lanes) = Peers::new(workers);
+        let peers = Arc::new(peers);
+        let addresses = listeners.addresses.clone();
+        let config = Arc::new(ArcSwap::from_pointee(config));
+
+        let mut engine = Engine {
+            addresses,
+            draining,
+            peers: peers.clone(),
+            workers: Vec::with_capacity(workers),
+            config: config.clone(),
+            supervisor: None,
+        };
+        let mut starting = Vec::with_capacity(workers);
+        for (i, control) in lanes.into_iter().enumerate() {
+            let spec = Spec {
+                id: WorkerId(i as u16),
+                hub: hub.clone(),
+                mesh: mesh.clone(),
+                config: config.clone(),
+                programs: programs.clone(),
+                clients: clients.clone(),
+                peers: peers.clone(),
+                listeners: listeners.for_worker().map_err(|e| StartError::System(e.to_string()))?,
+                api_addr: engine.addresses.api,
+                control,
+                draining: drain.clone(),
+            };
+            let (ready, started) = std::sync::mpsc::channel();
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{i}"))
+                .spawn(move || worker::run(spec, ready))
+                .map_err(|e| StartError::System(format!("a worker's thread could not start: {e}")))?;
+            engine.workers.push(thread);
+            starting.push(started);
+        }
+        for started in starting {
+            // Dropping the engine ends those that have started.
+            started
+                .recv()
+                .unwrap_or_else(|_| Err("a worker ended while it started".into()))
+                .map_err(StartError::Script)?;
+        }
+        let supervisor = reload::Supervisor::new(config, peers, programs, on_level);
+        engine.supervisor = Some(supervisor.spawn().map_err(|e| StartError::System(e.to_string()))?);
+        Ok(engine)
+    }
+
+    /// Where it is reached.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// How many workers it has.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Reads the configuration file again now, as when it changes.
+    pub fn reload(&self) {
+        if let Some((commands, _)) = &self.supervisor {
+            let _ = commands.try_send(reload::Command::Reload);
+        }
+    }
+
+    /// Stops accepting, closes every client with 1001 after what it is owed, and waits till all have gone, at most
+    /// `shutdownTimeout`. True: nobody was cut off.
+    pub fn shutdown(mut self) -> bool {
+        self.stop(self.config.load().shutdown_timeout)
+    }
+
+    fn stop(&mut self, within: Duration) -> bool {
+        if let Some((commands, thread)) = self.supervisor.take() {
+            drop(commands);
+            let _ = thread.join();
+        }
+        self.draining.send_replace(true);
+        let deadline = std::time::Instant::now() + within;
+        for (thread, control) in self.workers.iter().zip(&self.peers.control) {
+            while let Err(mpsc::error::TrySendError::Full(_)) = control.try_send(Control::Drain) {
+                if std::time::Instant::now() > deadline || thread.is_finished() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        let mut clean = true;
+        for thread in self.workers.drain(..) {
+            while !thread.is_finished() && std::time::Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // One that is not finished ends with the process.
+            clean &= thread.is_finished() && thread.join().is_ok();
+        }
+        clean
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if !self.workers.is_empty() {
+            self.stop(Duration::from_secs(1));
+        }
+    }
+}
+
+/// Checks every entry script as the workers will run it; all their errors at once, one a line.
+pub fn check_scripts(config: &Config) -> Result<(), String> {
+    compile(config).map(drop)
+}
+
+/// Reads and tries each server's script, on this thread.
+fn compile(config: &Config) -> Result<Vec<Arc<Program>>, String> {
+    let limits = VmLimits { memory: config.luavm.memory_limit, libraries: config.luavm.libraries.clone() };
+    let (mut programs, mut errors) = (Vec::new(), Vec::new());
+    for server in &config.servers {
+        let program = Arc::new(Program::new(server.entry.clone(), server.options.clone()));
+        match Vm::new(program.clone(), &limits) {
+            Ok(_) => programs.push(program),
+            // Two servers may share a script.
+            Err(e) if errors.contains(&e) => {}
+            Err(e) => errors.push(e),
+        }
+    }
+    if errors.is_empty() { Ok(programs) } else { Err(errors.join("\n")) }
+}
+
+/// As many open files as the system lets us have: each connection is one.
+fn raise_file_limit() {
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && limit.rlim_cur < limit.rlim_max {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! A worker's mailbox for deliveries. Any thread offers; the worker takes all at once. Bounded in bytes: a full one takes
+//! nothing, and whoever publishes waits for room, without blocking its thread.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use super::Delivery;
+
+/// The bytes that may wait in one worker's mailbox. A message larger than that still gets in when the box is empty.
+pub const MAILBOX_BYTES: usize = 16 * 1024 * 1024;
+
+#[derive(Default)]
+struct Lane {
+    waiting: VecDeque<Delivery>,
+    bytes: usize,
+    closed: bool,
+    /// Wakes the worker; called only when the first delivery arrives, since the worker then takes everything.
+    worker: Option<Waker>,
+    /// Publishers that found it full.
+    publishers: Vec<Waker>,
+}
+
+/// A worker's mailbox.
+#[derive(Default)]
+pub struct Mailbox(Mutex<Lane>);
+
+/// Why a delivery was not taken.
+pub enum Refused {
+    /// No room now; the delivery comes back. Wait with [`Mailbox::poll_room`].
+    Full(Delivery),
+    /// The worker has ended; the delivery was dropped, which fails its tally.
+    Closed,
+}
+
+impl Mailbox {
+    fn lane(&self) -> MutexGuard<'_, Lane> {
+        // Nothing below can panic halfway through a change.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a delivery in.
+    pub fn offer(&self, delivery: Delivery) -> Result<(), Refused> {
+        let mut lane = self.lane();
+        if lane.closed {
+            return Err(Refused::Closed);
+        }
+        let weight = delivery.weight();
+        if lane.bytes > 0 && lane.bytes + weight > MAILBOX_BYTES {
+            return Err(Refused::Full(delivery));
+        }
+        lane.bytes += weight;
+        lane.waiting.push_back(delivery);
+        let wake = if lane.waiting.len() == 1 { lane.worker.clone() } else { None };
+        drop(lane);
+        if let Some(worker) = wake {
+            worker.wake();
+        }
+        Ok(())
+    }
+
+    /// Ready when an offer may succeed again.
+    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut lane = self.lane();
+        if lane.closed || lane.bytes < MAILBOX_BYTES / 2 {
+            return Poll::Ready(());
+        }
+        lane.publishers.push(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Takes everything, in the order it came, into `into`, which must be empty; its allocation stays here for the next
+    /// ones. The worker is woken at the next first delivery.
+    pub fn take(&self, into: &mut VecDeque<Delivery>, worker: &Waker) {
+        debug_assert!(into.is_empty());
+        let mut lane = self.lane();
+        std::mem::swap(&mut lane.waiting, into);
+        lane.bytes = 0;
+        if !lane.worker.as_ref().is_some_and(|w| w.will_wake(worker)) {
+            lane.worker = Some(worker.clone());
+        }
+        let publishers = std::mem::take(&mut lane.publishers);
+        drop(lane);
+        publishers.into_iter().for_each(Waker::wake);
+    }
+
+    /// The worker ends: nothing more is taken, and what waits is dropped, which fails its tallies.
+    pub fn close(&self) {
+        let (waiting, publishers) = {
+            let mut lane = self.lane();
+            lane.closed = true;
+            lane.bytes = 0;
+            (std::mem::take(&mut lane.waiting), std::mem::take(&mut lane.publishers))
+        };
+        drop(waiting);
+        publishers.into_iter().for_each(Waker::wake);
+    }
+}

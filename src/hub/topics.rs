@@ -1,0 +1,271 @@
+//! One worker's channels and who is in them, both ways round: a topic's members for fan-out, a member's topics for its
+//! end. One function links and one unlinks, so the two directions always agree; both cost the same however many
+//! there are. Knows no sockets: a member is the number of a slot.
+
+use foldhash::fast::RandomState;
+use slab::Slab;
+use std::collections::HashMap;
+
+use crate::message::Channel;
+
+/// A connection's slot in its worker.
+pub type Member = u32;
+/// A topic's slot.
+type TopicKey = u32;
+
+struct Topic {
+    channel: Channel,
+    members: Vec<Member>,
+}
+
+/// Where a link stands in its two lists, so that it can be taken out of both without a search.
+#[derive(Clone, Copy)]
+struct Link {
+    in_topic: u32,
+    in_member: u32,
+}
+
+/// A worker's subscriptions.
+#[derive(Default)]
+pub struct Topics {
+    by_name: HashMap<Channel, TopicKey, RandomState>,
+    topics: Slab<Topic>,
+    /// Indexed by member; an unused slot is an empty list.
+    by_member: Vec<Vec<TopicKey>>,
+    links: HashMap<(Member, TopicKey), Link, RandomState>,
+}
+
+/// What a subscribe did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Joined {
+    /// The channel is new in this worker.
+    First,
+    /// The channel had members, and now this one too.
+    Added,
+    /// It was a member already.
+    Already,
+}
+
+/// What an unsubscribe did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// That was the last member: the channel is gone from this worker.
+    Last,
+    /// The channel has other members.
+    Removed,
+    /// It was no member.
+    Absent,
+}
+
+impl Topics {
+    /// Puts a member into a channel.
+    pub fn insert(&mut self, member: Member, channel: &Channel) -> Joined {
+        let (key, joined) = match self.by_name.get(channel) {
+            Some(&key) if self.links.contains_key(&(member, key)) => return Joined::Already,
+            Some(&key) => (key, Joined::Added),
+            None => {
+                let key = self.topics.insert(Topic { channel: channel.clone(), members: Vec::new() }) as TopicKey;
+                self.by_name.insert(channel.clone(), key);
+                (key, Joined::First)
+            }
+        };
+        self.link(member, key);
+        joined
+    }
+
+    /// Takes a member out of a channel.
+    pub fn remove(&mut self, member: Member, channel: &str) -> Left {
+        match self.by_name.get(channel) {
+            Some(&key) if self.links.contains_key(&(member, key)) => self.unlink(member, key),
+            _ => Left::Absent,
+        }
+    }
+
+    /// Takes a member out of all its channels, and names those that are gone with it.
+    pub fn remove_member(&mut self, member: Member) -> Vec<Channel> {
+        let mut gone = Vec::new();
+        while let Some(&key) = self.by_member.get(member as usize).and_then(|topics| topics.last()) {
+            let channel = self.topics[key as usize].channel.clone();
+            if self.unlink(member, key) == Left::Last {
+                gone.push(channel);
+            }
+        }
+        gone
+    }
+
+    /// Who is in a channel, in no particular order.
+    pub fn members(&self, channel: &str) -> &[Member] {
+        self.by_name.get(channel).map_or(&[], |&key| &self.topics[key as usize].members)
+    }
+
+    /// The channels that a member is in.
+    pub fn channels_of(&self, member: Member) -> impl Iterator<Item = &Channel> {
+        let keys = self.by_member.get(member as usize).map_or(&[][..], Vec::as_slice);
+        keys.iter().map(|&key| &self.topics[key as usize].channel)
+    }
+
+    /// How many channels a member is in.
+    pub fn count_of(&self, member: Member) -> usize {
+        self.by_member.get(member as usize).map_or(0, Vec::len)
+    }
+
+    /// How many channels have members.
+    pub fn channels(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// How many subscriptions there are.
+    pub fn subscriptions(&self) -> usize {
+        self.links.len()
+    }
+
+    fn link(&mut self, member: Member, key: TopicKey) {
+        let slot = member as usize;
+        if self.by_member.len() <= slot {
+            self.by_member.resize_with(slot + 1, Vec::new);
+        }
+        let (members, topics) = (&mut self.topics[key as usize].members, &mut self.by_member[slot]);
+        let link = Link { in_topic: members.len() as u32, in_member: topics.len() as u32 };
+        members.push(member);
+        if topics.is_empty() {
+            // Most connections are in one channel; a first push would make room for four.
+            topics.reserve_exact(1);
+        }
+        topics.push(key);
+        self.links.insert((member, key), link);
+    }
+
+    fn unlink(&mut self, member: Member, key: TopicKey) -> Left {
+        let Some(link) = self.links.remove(&(member, key)) else { return Left::Absent };
+        let topic = &mut self.topics[key as usize];
+        topic.members.swap_remove(link.in_topic as usize);
+        if let Some(&moved) = topic.members.get(link.in_topic as usize)
+            && let Some(other) = self.links.get_mut(&(moved, key))
+        {
+            other.in_topic = link.in_topic;
+        }
+        let topics = &mut self.by_member[member as usize];
+        topics.swap_remove(link.in_member as usize);
+        if let Some(&moved) = topics.get(link.in_member as usize)
+            && let Some(other) = self.links.get_mut(&(member, moved))
+        {
+            other.in_member = link.in_member;
+        }
+        if topics.is_empty() {
+            *topics = Vec::new();
+        }
+        if self.topics[key as usize].members.is_empty() {
+            let topic = self.topics.remove(key as usize);
+            self.by_name.remove(&topic.channel);
+            self.give_back();
+            return Left::Last;
+        }
+        Left::Removed
+    }
+
+    /// After a crowd has left, gives its memory back.
+    fn give_back(&mut self) {
+        if self.topics.is_empty() {
+            *self = Topics::default();
+        } else if self.by_name.capacity() > 1024 && self.by_name.len() < self.by_name.capacity() / 8 {
+            self.by_name.shrink_to_fit();
+            self.links.shrink_to_fit();
+            self.topics.shrink_to_fit();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    fn channel(n: u8) -> Channel {
+        Channel::parse(format!("c{n}").as_bytes()).unwrap()
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Join(Member, u8),
+        Leave(Member, u8),
+        End(Member),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0..6u32, 0..6u8).prop_map(|(m, c)| Step::Join(m, c)),
+            3 => (0..6u32, 0..6u8).prop_map(|(m, c)| Step::Leave(m, c)),
+            1 => (0..6u32).prop_map(Step::End),
+        ]
+    }
+
+    proptest! {
+        /// The index against a map of sets.
+        #[test]
+        fn agrees_with_a_naive_model(steps in prop::collection::vec(step(), 0..200)) {
+            let mut topics = Topics::default();
+            let mut model: BTreeMap<u8, BTreeSet<Member>> = BTreeMap::new();
+            for s in steps {
+                match s {
+                    Step::Join(m, c) => {
+                        let set = model.entry(c).or_default();
+                        let want = match (set.is_empty(), set.insert(m)) {
+                            (true, _) => Joined::First,
+                            (false, true) => Joined::Added,
+                            (false, false) => Joined::Already,
+                        };
+                        prop_assert_eq!(topics.insert(m, &channel(c)), want);
+                    }
+                    Step::Leave(m, c) => {
+                        let set = model.entry(c).or_default();
+                        let want = match (set.remove(&m), set.is_empty()) {
+                            (false, _) => Left::Absent,
+                            (true, true) => Left::Last,
+                            (true, false) => Left::Removed,
+                        };
+                        prop_assert_eq!(topics.remove(m, channel(c).as_str()), want);
+                    }
+                    Step::End(m) => {
+                        let mut want = BTreeSet::new();
+                        for (c, set) in &mut model {
+                            if set.remove(&m) && set.is_empty() {
+                                want.insert(channel(*c));
+                            }
+                        }
+                        let gone: BTreeSet<_> = topics.remove_member(m).into_iter().collect();
+                        prop_assert_eq!(gone, want);
+                    }
+                }
+                model.retain(|_, set| !set.is_empty());
+                prop_assert_eq!(topics.channels(), model.len());
+                prop_assert_eq!(topics.subscriptions(), model.values().map(BTreeSet::len).sum::<usize>());
+                for c in 0..6 {
+                    let got: BTreeSet<_> = topics.members(channel(c).as_str()).iter().copied().collect();
+                    prop_assert_eq!(got, model.get(&c).cloned().unwrap_or_default());
+                }
+                for m in 0..6 {
+                    let got: BTreeSet<_> = topics.channels_of(m).cloned().collect();
+                    let want: BTreeSet<_> =
+                        model.iter().filter(|(_, s)| s.contains(&m)).map(|(c, _)| channel(*c)).collect();
+                    prop_assert_eq!(got, want);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_when_all_have_gone() {
+        let mut topics = Topics::default();
+        for m in 0..1000 {
+            for c in 0..10 {
+                topics.insert(m, &channel(c));
+            }
+        }
+        for m in 0..1000 {
+            topics.remove_member(m);
+        }
+        assert_eq!((topics.channels(), topics.subscriptions()), (0, 0));
+        assert_eq!((topics.by_name.capacity(), topics.links.capacity(), topics.by_member.capacity()), (0, 0, 0));
+    }
+}

@@ -1,0 +1,88 @@
+//! Whose handler is running on this thread, and what native functions reach the engine by.
+//!
+//! The current connection is set around each stretch of a handler, so that it is right after every wait and inside
+//! coroutines that the script makes.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::cluster::Mesh;
+use crate::hub::topics::Member;
+use crate::ids::ClientId;
+use crate::shard::Shard;
+use crate::shard::conn::Conn;
+
+/// What native functions may call. A thread that only compiles scripts has none.
+pub struct Host {
+    /// This worker's connections.
+    pub shard: Rc<Shard>,
+    /// Publishing and sending, to any node.
+    pub mesh: Arc<Mesh>,
+}
+
+/// A connection as Lua holds it: enough to find it, nothing that keeps it alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct ConnRef {
+    /// Its number.
+    pub client_id: ClientId,
+    /// Its slot in the shard.
+    pub slot: Member,
+}
+
+impl ConnRef {
+    /// A connection's.
+    pub fn of(conn: &Conn) -> ConnRef {
+        ConnRef { client_id: conn.client_id, slot: conn.slot }
+    }
+}
+
+/// The handler that is running.
+#[derive(Clone, Copy)]
+pub struct Current {
+    /// Its connection.
+    pub conn: ConnRef,
+    /// Its connection has ended while it waited: every further wait fails at once.
+    pub interrupted: bool,
+}
+
+thread_local! {
+    static HOST: RefCell<Option<Rc<Host>>> = const { RefCell::new(None) };
+    static CURRENT: Cell<Option<Current>> = const { Cell::new(None) };
+}
+
+/// Makes the engine reachable for native functions on this thread.
+pub fn install(host: Host) {
+    HOST.with(|h| *h.borrow_mut() = Some(Rc::new(host)));
+}
+
+/// Takes it away again, before the thread ends.
+pub fn uninstall() {
+    let host = HOST.with(|h| h.borrow_mut().take());
+    drop(host);
+}
+
+/// The engine, where there is one.
+pub fn host() -> Option<Rc<Host>> {
+    HOST.with(|h| h.borrow().clone())
+}
+
+/// The handler that is running, if one is.
+pub fn get() -> Option<Current> {
+    CURRENT.with(Cell::get)
+}
+
+/// While it lives, that handler is the current one.
+pub struct Entered(Option<Current>);
+
+/// Makes a handler the current one.
+pub fn enter(current: Option<Current>) -> Entered {
+    Entered(CURRENT.with(|c| c.replace(current)))
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        CURRENT.with(|c| c.set(self.0));
+    }
+}

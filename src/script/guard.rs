@@ -1,0 +1,286 @@
+//! Stops a script that holds its thread too long.
+//!
+//! Entering and leaving Lua costs two plain stores and no clock. One watchdog thread for the process samples every Lua
+//! thread's counter; over budget, it sends that thread a signal, whose handler, on the VM's own thread, sets a debug
+//! hook that raises at each instruction till the handler is out: so not even `pcall` in a loop goes on. Setting the
+//! hook from the watchdog thread itself would be a race, hence the signal.
+//!
+//! LuaJIT looks at hooks inside compiled loops only when built with `LUAJIT_ENABLE_CHECKHOOK` (`.cargo/config.toml`
+//! sees to it). Losing that define would be silent, so [`self_test`] says at the start whether the guard works.
+
+use mlua::ffi::{self, lua_Debug, lua_State};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering::*, compiler_fence};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What a stopped script gets as its error, after file and line.
+pub const OVER_BUDGET: &str = "handler exceeded its time budget (handlerTimeout): it held the worker without waiting";
+
+/// How often the watchdog looks.
+const SAMPLE: Duration = Duration::from_millis(10);
+
+/// Must not be used otherwise in the process; its default action is to be ignored.
+const SIGNAL: i32 = libc::SIGURG;
+
+/// One thread that runs Lua, as its watchdog sees it.
+struct Watched {
+    /// Odd while the thread is inside Lua; moves at each entry and exit.
+    epoch: AtomicU64,
+    /// The epoch that is to be stopped.
+    kill: AtomicU64,
+    /// The hook is set.
+    armed: AtomicBool,
+    /// The VM that was entered.
+    state: AtomicPtr<lua_State>,
+    budget_ms: AtomicU32,
+    thread: libc::pthread_t,
+    ended: AtomicBool,
+}
+
+thread_local! {
+    /// Read by the signal handler: a plain pointer without lazy initialisation.
+    static WATCHED: Cell<*const Watched> = const { Cell::new(std::ptr::null()) };
+    static OWNER: Owner = const { Owner(Cell::new(None)) };
+}
+
+/// Ends the watching when its thread ends.
+struct Owner(Cell<Option<Arc<Watched>>>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        WATCHED.with(|w| w.set(std::ptr::null()));
+        if let Some(watched) = self.0.take() {
+            let mut threads = threads().lock().unwrap_or_else(PoisonError::into_inner);
+            watched.ended.store(true, Relaxed);
+            threads.retain(|t| !Arc::ptr_eq(t, &watched));
+        }
+    }
+}
+
+fn threads() -> &'static Mutex<Vec<Arc<Watched>>> {
+    static THREADS: OnceLock<Mutex<Vec<Arc<Watched>>>> = OnceLock::new();
+    THREADS.get_or_init(|| {
+        install_handler();
+        let spawned = std::thread::Builder::new().name("watchdog".into()).spawn(watch);
+        if let Err(e) = spawned {
+            tracing::error!("the watchdog thread could not start, so that runaway scripts are not stopped: {e}");
+        }
+        Mutex::default()
+    })
+}
+
+fn install_handler() {
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_signal as *const () as usize;
+        action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
+        libc::sigaction(SIGNAL, &action, std::ptr::null_mut());
+    }
+}
+
+/// Runs on the thread that is to be stopped, between any two of its instructions.
+extern "C" fn on_signal(_: i32) {
+    let watched = WATCHED.with(Cell::get);
+    if watched.is_null() {
+        return;
+    }
+    let watched = unsafe { &*watched };
+    let epoch = watched.epoch.load(Relaxed);
+    if epoch & 1 == 1 && epoch == watched.kill.load(Relaxed) {
+        unsafe {
+            let state = watched.state.load(Relaxed);
+            // Off and on: a dispatch table update that was lost by a race with the thread itself is made again.
+            ffi::lua_sethook(state, None, 0, 0);
+            ffi::lua_sethook(state, Some(stop), ffi::LUA_MASKCOUNT, 1);
+        }
+        watched.armed.store(true, Relaxed);
+    }
+}
+
+unsafe extern "C-unwind" fn stop(state: *mut lua_State, _: *mut lua_Debug) {
+    unsafe {
+        if expired() {
+            ffi::luaL_where(state, 0);
+            super::stack::push_bytes(state, OVER_BUDGET.as_bytes());
+            ffi::lua_concat(state, 2);
+            ffi::lua_error(state);
+        }
+        ffi::lua_sethook(state, None, 0, 0);
+    }
+}
+
+/// Whether what runs on this thread is over its budget. For native functions that work long: the hook can't stop them.
+pub fn expired() -> bool {
+    let watched = WATCHED.with(Cell::get);
+    if watched.is_null() {
+        return false;
+    }
+    let watched = unsafe { &*watched };
+    watched.kill.load(Relaxed) == watched.epoch.load(Relaxed)
+}
+
+/// This thread's entry among the watched, made at its first use.
+fn watched() -> *const Watched {
+    let known = WATCHED.with(Cell::get);
+    if !known.is_null() {
+        return known;
+    }
+    let watched = Arc::new(Watched {
+        epoch: AtomicU64::new(0),
+        kill: AtomicU64::new(u64::MAX),
+        armed: AtomicBool::new(false),
+        state: AtomicPtr::new(std::ptr::null_mut()),
+        budget_ms: AtomicU32::new(0),
+        thread: unsafe { libc::pthread_self() },
+        ended: AtomicBool::new(false),
+    });
+    threads().lock().unwrap_or_else(PoisonError::into_inner).push(watched.clone());
+    let pointer = Arc::as_ptr(&watched);
+    OWNER.with(|o| o.0.set(Some(watched)));
+    WATCHED.with(|w| w.set(pointer));
+    pointer
+}
+
+/// While it lives, this thread is inside Lua and its time counts.
+pub struct Run {
+    watched: *const Watched,
+    /// What was under way on this thread before: a VM may be built while nothing of another runs, but the guard does
+    /// not rely on it.
+    outer: (*mut lua_State, u32),
+}
+
+/// Enters Lua for at most `budget` (millisecond steps).
+///
+/// # Safety
+/// `state` must stay valid till the result is dropped.
+pub unsafe fn enter(state: *mut lua_State, budget: Duration) -> Run {
+    let pointer = watched();
+    let w = unsafe { &*pointer };
+    let outer = (w.state.load(Relaxed), w.budget_ms.load(Relaxed));
+    w.state.store(state, Relaxed);
+    w.budget_ms.store(budget.as_millis().min(u128::from(u32::MAX)) as u32, Relaxed);
+    compiler_fence(SeqCst);
+    let epoch = w.epoch.load(Relaxed);
+    // Nested: even out first, so that inside is always odd.
+    w.epoch.store(epoch + 1 + (epoch & 1), Relaxed);
+    compiler_fence(SeqCst);
+    Run { watched: pointer, outer }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let w = unsafe { &*self.watched };
+        let nested = !self.outer.0.is_null();
+        compiler_fence(SeqCst);
+        w.epoch.store(w.epoch.load(Relaxed) + if nested { 2 } else { 1 }, Relaxed);
+        compiler_fence(SeqCst);
+        if w.armed.load(Relaxed) {
+            w.armed.store(false, Relaxed);
+            unsafe {
+                ffi::lua_sethook(w.state.load(Relaxed), None, 0, 0);
+            }
+        }
+        w.state.store(self.outer.0, Relaxed);
+        w.budget_ms.store(self.outer.1, Relaxed);
+    }
+}
+
+/// The watchdog thread.
+fn watch() {
+    let mut seen: Vec<(*const Watched, u64, Instant)> = Vec::new();
+    loop {
+        std::thread::sleep(SAMPLE);
+        let now = Instant::now();
+        // Held while signalling: a thread takes itself off the list under the same lock before it ends.
+        let list = threads().lock().unwrap_or_else(PoisonError::into_inner);
+        seen.retain(|(p, _, _)| list.iter().any(|w| Arc::as_ptr(w) == *p));
+        for w in list.iter() {
+            let pointer = Arc::as_ptr(w);
+            let epoch = w.epoch.load(Relaxed);
+            match seen.iter_mut().find(|(p, _, _)| *p == pointer) {
+                None => seen.push((pointer, epoch, now)),
+                Some(entry) if epoch & 1 == 0 || entry.1 != epoch => (entry.1, entry.2) = (epoch, now),
+                Some(entry) => {
+                    let over = now - entry.2 >= Duration::from_millis(w.budget_ms.load(Relaxed).into());
+                    if over && !w.ended.load(Relaxed) {
+                        w.kill.store(epoch, Relaxed);
+                        unsafe {
+                            libc::pthread_kill(w.thread, SIGNAL);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether a script that loops for ever can be stopped in this build: runs one that is compiled, with a small budget.
+pub fn self_test() -> bool {
+    let lua = match mlua::Lua::new_with(mlua::StdLib::JIT, mlua::LuaOptions::new()) {
+        Ok(lua) => lua,
+        Err(_) => return false,
+    };
+    // Bounded, so that it ends by itself where the guard does not work: some seconds at worst.
+    let Ok(busy) = lua.load("local x = 0 for i = 1, 4e9 do x = x + 1 end return x").into_function() else {
+        return false;
+    };
+    let mut state = std::ptr::null_mut();
+    if unsafe { lua.exec_raw::<()>((), |s| state = s) }.is_err() {
+        return false;
+    }
+    let _run = unsafe { enter(state, Duration::from_millis(1)) };
+    busy.call::<f64>(()).is_err()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stopped(script: &str) -> String {
+        let lua = mlua::Lua::new();
+        let f = lua.load(script).set_name("@busy.lua").into_function().unwrap();
+        let mut state = std::ptr::null_mut();
+        unsafe { lua.exec_raw::<()>((), |s| state = s) }.unwrap();
+        let result = {
+            let _run = unsafe { enter(state, Duration::from_millis(30)) };
+            f.call::<()>(())
+        };
+        let error = result.expect_err(script).to_string();
+        lua.load("local x = 0 for i = 1, 1e6 do x = x + 1 end").exec().expect("the VM is usable afterwards");
+        error
+    }
+
+    #[test]
+    fn this_build_can_stop_compiled_loops() {
+        assert!(self_test());
+    }
+
+    #[test]
+    fn runaway_loops_are_stopped_with_file_and_line() {
+        for script in [
+            "while true do end",
+            "local x = 0 while true do x = x + 1 end",
+            "while true do pcall(function() while true do end end) end",
+            "local function f() return f() end f()",
+            "for i = 1, 1e15 do local t = {i} end",
+            "repeat local s = ('x'):rep(10) until false",
+        ] {
+            let error = stopped(script);
+            assert!(error.contains("busy.lua:1:") && error.contains("time budget"), "{script}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_quick_script_is_left_alone() {
+        let lua = mlua::Lua::new();
+        let mut state = std::ptr::null_mut();
+        unsafe { lua.exec_raw::<()>((), |s| state = s) }.unwrap();
+        for _ in 0..50 {
+            let _run = unsafe { enter(state, Duration::from_millis(20)) };
+            lua.load("local x = 0 for i = 1, 1e5 do x = x + 1 end").exec().unwrap();
+            assert!(!expired());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! `mix.base64_*`, and the digests: MD5, SHA-1, SHA-256 and their HMACs.
+
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use hmac::{Hmac, KeyInit, Mac};
+use md5::{Digest, Md5};
+use sha1::Sha1;
+use sha2::Sha256;
+
+use crate::script::stack::{Args, Raise, State, set_native};
+
+/// Adds this file's functions to the `mix` table at the top of the stack.
+///
+/// # Safety
+/// `state` must be valid and in a protected call, with a table at the top of its stack.
+pub unsafe fn register(state: State) {
+    unsafe {
+        set_native(state, c"base64_encode", base64_encode);
+        set_native(state, c"base64_decode", base64_decode);
+        set_native(state, c"md5", |a: &Args| Ok(hex(&digest::<Md5>(a)?)));
+        set_native(state, c"md5_bin", digest::<Md5>);
+        set_native(state, c"sha1", |a: &Args| Ok(hex(&digest::<Sha1>(a)?)));
+        set_native(state, c"sha1_bin", digest::<Sha1>);
+        set_native(state, c"sha256", |a: &Args| Ok(hex(&digest::<Sha256>(a)?)));
+        set_native(state, c"sha256_bin", digest::<Sha256>);
+        set_native(state, c"hmac_sha1", |a: &Args| Ok(hex(&hmac::<Hmac<Sha1>>(a)?)));
+        set_native(state, c"hmac_sha1_bin", hmac::<Hmac<Sha1>>);
+        set_native(state, c"hmac_sha256", |a: &Args| Ok(hex(&hmac::<Hmac<Sha256>>(a)?)));
+        set_native(state, c"hmac_sha256_bin", hmac::<Hmac<Sha256>>);
+    }
+}
+
+/// Padding may be missing (RFC 4648, section 3.2), and unused last bits may be set (section 3.5 leaves that open, and
+/// Go's and PHP's decoders allow it).
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+
+fn base64_encode(args: &Args) -> Result<String, Raise> {
+    Ok(BASE64.encode(args.bytes(1)?))
+}
+
+fn base64_decode(args: &Args) -> Result<Result<Vec<u8>, String>, Raise> {
+    Ok(decode(&args.bytes(1)?).map_err(|e| format!("base64_decode: {e}")))
+}
+
+/// The bytes that a base64 text stands for (RFC 4648): standard or URL-safe alphabet, padding optional, line ends
+/// skipped as Go's decoder does. The error names the offset, from 0, and the byte there.
+pub fn decode(text: &[u8]) -> Result<Vec<u8>, String> {
+    // Most texts are plain base64, and need no copy.
+    BASE64.decode(text).or_else(|_| BASE64.decode(standard(text))).map_err(|_| explain(text))
+}
+
+/// The text in the standard alphabet and without line ends.
+fn standard(text: &[u8]) -> Vec<u8> {
+    let translate = |b: &u8| match b {
+        b'-' => b'+',
+        b'_' => b'/',
+        b => *b,
+    };
+    text.iter().filter(|b| !line_end(b)).map(translate).collect()
+}
+
+fn line_end(byte: &u8) -> bool {
+    matches!(byte, b'\r' | b'\n')
+}
+
+/// Finds what is wrong with a text that was not decoded. The decoder's own words are of no use here: its offsets don't
+/// count line ends, and it names no byte for wrong padding.
+fn explain(text: &[u8]) -> String {
+    let mut symbols = 0;
+    let mut padding = 0;
+    for (offset, byte) in text.iter().enumerate().filter(|(_, b)| !line_end(b)) {
+        let named = format_args!("byte '{}' at offset {offset}", byte.escape_ascii()).to_string();
+        match byte {
+            // Groups of four: padding fills one that has two or three symbols.
+            b'=' if symbols % 4 >= 2 && symbols % 4 + padding < 4 => padding += 1,
+            b'=' => return format!("{named} is padding where none belongs"),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' | b'-' | b'_' => {
+                if padding > 0 {
+                    return format!("{named} follows the padding");
+                }
+                symbols += 1;
+            }
+            _ => return format!("{named} is not in the alphabet"),
+        }
+    }
+    match text.iter().rposition(|b| !line_end(b) && *b != b'=') {
+        Some(last) if symbols % 4 == 1 => {
+            format!("the text is cut off: byte '{}' at offset {last} stands alone", text[last].escape_ascii())
+        }
+        _ => "the text is not base64".into(),
+    }
+}
+
+fn digest<D: Digest>(args: &Args) -> Result<Vec<u8>, Raise> {
+    Ok(D::digest(args.bytes(1)?).to_vec())
+}
+
+/// HMAC (RFC 2104) of argument 2 under the key in argument 1.
+fn hmac<M: Mac + KeyInit>(args: &Args) -> Result<Vec<u8>, Raise> {
+    let (key, data) = (args.bytes(1)?, args.bytes(2)?);
+    let mut mac = <M as KeyInit>::new_from_slice(&key).map_err(|e| Raise::Message(e.to_string()))?;
+    mac.update(&data);
+    Ok(mac.finalize().into_bytes().to_vec())
+}
+
+/// Two lower-case digits a byte.
+pub fn hex(bytes: &[u8]) -> String {
+    const DIGITS: [u8; 16] = *b"0123456789abcdef";
+    bytes.iter().flat_map(|b| [b >> 4, b & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::mix::text::{lua_with, raised};
+    use proptest::prelude::*;
+
+    #[test]
+    fn base64_of_the_rfc() {
+        // RFC 4648, section 10
+        for (plain, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(BASE64.encode(plain), text);
+            assert_eq!(decode(text.as_bytes()).unwrap(), plain.as_bytes());
+            assert_eq!(decode(text.trim_end_matches('=').as_bytes()).unwrap(), plain.as_bytes());
+        }
+    }
+
+    #[test]
+    fn decoding_is_lenient_where_others_are() {
+        assert_eq!(decode(b"-_+/").unwrap(), decode(b"+/-_").unwrap());
+        assert_eq!(decode(b"Zm9v\r\nYmFy\n").unwrap(), b"foobar");
+        assert_eq!(decode(b"Zm8\n=").unwrap(), b"fo");
+        assert_eq!(decode(b"Zh==").unwrap(), b"f");
+        assert_eq!(decode(b"Zg=").unwrap(), b"f");
+    }
+
+    #[test]
+    fn what_can_not_be_decoded_is_named() {
+        for (text, problem) in [
+            ("Zm9!", "byte '!' at offset 3 is not in the alphabet"),
+            ("Zm\r\n9!", "byte '!' at offset 5 is not in the alphabet"),
+            ("Zm 9v", "byte ' ' at offset 2 is not in the alphabet"),
+            ("Zm9v\u{e4}", "byte '\\xc3' at offset 4 is not in the alphabet"),
+            ("Zg==Zg==", "byte 'Z' at offset 4 follows the padding"),
+            ("Zg===", "byte '=' at offset 4 is padding where none belongs"),
+            ("Zm9v=", "byte '=' at offset 4 is padding where none belongs"),
+            ("=", "byte '=' at offset 0 is padding where none belongs"),
+            ("Z", "the text is cut off: byte 'Z' at offset 0 stands alone"),
+            ("Zm9vY\n", "the text is cut off: byte 'Y' at offset 4 stands alone"),
+        ] {
+            assert_eq!(decode(text.as_bytes()).unwrap_err(), problem, "{text}");
+        }
+    }
+
+    #[test]
+    fn scripts_get_digests() {
+        let lua = lua_with(register);
+        let get = |code: &str| lua.load(format!("return mix.{code}")).eval::<mlua::LuaString>().unwrap();
+        // RFC 1321, RFC 3174, FIPS 180-2, RFC 2202 (case 2), RFC 4231 (case 2)
+        assert_eq!(get("md5('')"), "d41d8cd98f00b204e9800998ecf8427e");
+        assert_eq!(get("md5('abc')"), "900150983cd24fb0d6963f7d28e17f72");
+        assert_eq!(get("sha1('abc')"), "a9993e364706816aba3e25717850c26c9cd0d89d");
+        assert_eq!(get("sha256('abc')"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(
+            get("hmac_sha1('Jefe', 'what do ya want for nothing?')"),
+            "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79"
+        );
+        assert_eq!(
+            get("hmac_sha256('Jefe', 'what do ya want for nothing?')"),
+            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+        );
+        for name in ["md5", "sha1", "sha256"] {
+            assert_eq!(
+                hex(&get(&format!("{name}_bin('\\0x')")).as_bytes()).as_bytes(),
+                &*get(&format!("{name}('\\0x')")).as_bytes()
+            );
+        }
+        for name in ["hmac_sha1", "hmac_sha256"] {
+            let long = "string.rep('k', 200), 'x'";
+            assert_eq!(
+                hex(&get(&format!("{name}_bin({long})")).as_bytes()).as_bytes(),
+                &*get(&format!("{name}({long})")).as_bytes()
+            );
+        }
+        assert_eq!(get("md5(12)"), &*get("md5('12')").as_bytes());
+    }
+
+    #[test]
+    fn scripts_get_base64_and_errors() {
+        let lua = lua_with(register);
+        let get =
+            |code: &str| lua.load(format!("return mix.{code}")).eval::<(Option<String>, Option<String>)>().unwrap();
+        assert_eq!(get("base64_encode('\\255\\254')"), (Some("//4=".into()), None));
+        assert_eq!(get("base64_decode('Zm9v')"), (Some("foo".into()), None));
+        assert_eq!(
+            get("base64_decode('Zm9*')"),
+            (None, Some("base64_decode: byte '*' at offset 3 is not in the alphabet".into()))
+        );
+        assert_eq!(raised(&lua, "mix.md5(nil)"), "app.lua:1: bad argument #1 to 'md5' (string expected, got nil)");
+        assert_eq!(
+            raised(&lua, "mix.base64_decode({})"),
+            "app.lua:1: bad argument #1 to 'base64_decode' (string expected, got table)"
+        );
+        assert_eq!(
+            raised(&lua, "mix.hmac_sha1_bin('k')"),
+            "app.lua:1: bad argument #2 to 'hmac_sha1_bin' (string expected, got no value)"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded(bytes: Vec<u8>) {
+            prop_assert_eq!(decode(BASE64.encode(&bytes).as_bytes()).unwrap(), bytes);
+        }
+
+        #[test]
+        fn every_failure_is_explained(text in "[Zm9v=!\n-]{0,12}") {
+            if let Err(e) = decode(text.as_bytes()) {
+                prop_assert!(e.contains("offset"), "{}", e);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_decoded_or_refused(bytes: Vec<u8>) {
+            let _ = decode(&bytes);
+        }
+    }
+}

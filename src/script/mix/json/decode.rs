@@ -1,0 +1,663 @@
+//! `mix.json_decode`: from text to Lua tables in one pass.
+//!
+//! Pushing may raise (memory), anywhere in a parse. What is half built then goes with the Lua stack; on the Rust side
+//! only the scratch buffer is owned, and only once a string had escapes.
+
+use mlua::ffi;
+use std::ffi::{CStr, c_int};
+use std::{slice, str};
+
+use super::{MAX_DEPTH, MAX_EXACT, give_scratch, mark_array, plain_run, push_null, push_string, take_scratch};
+use crate::script::stack::{Args, State, throw};
+
+/// `mix.json_decode(s[, {null = true}])` -> `v, err`.
+pub(super) unsafe extern "C-unwind" fn json_decode(state: State) -> c_int {
+    unsafe {
+        if !matches!(ffi::lua_type(state, 1), ffi::LUA_TSTRING | ffi::LUA_TNUMBER) {
+            throw(state, Args::new(state, 0).wrong(1, "string"));
+        }
+        let keep_null = match ffi::lua_type(state, 2) {
+            ffi::LUA_TNONE | ffi::LUA_TNIL => false,
+            ffi::LUA_TTABLE => {
+                push_string(state, b"null");
+                ffi::lua_rawget(state, 2);
+                ffi::lua_toboolean(state, -1) != 0
+            }
+            _ => throw(state, Args::new(state, 0).wrong(2, "table")),
+        };
+        ffi::lua_settop(state, 1);
+        // A number is converted in its slot; either way the slot keeps the text alive.
+        let mut len = 0;
+        let start = ffi::lua_tolstring(state, 1, &mut len);
+        let text = slice::from_raw_parts(start.cast::<u8>(), len);
+
+        let mut parser = Parser { state, text, at: 0, depth: 0, keep_null, scratch: Vec::new() };
+        let outcome = parser.document();
+        let Parser { at, scratch, .. } = parser;
+        if scratch.capacity() > 0 {
+            give_scratch(scratch);
+        }
+        match outcome {
+            Ok(()) => ffi::lua_pushnil(state),
+            Err(problem) => {
+                ffi::lua_settop(state, 1);
+                ffi::lua_pushnil(state);
+                let (line, column) = position(text, at);
+                ffi::lua_pushfstring(state, c"%s at line %d column %d".as_ptr(), problem.as_ptr(), line, column);
+            }
+        }
+        2
+    }
+}
+
+/// Line and column, both from 1, of the byte at `at`; of the last byte when the text has ended. Columns are bytes.
+fn position(text: &[u8], at: usize) -> (c_int, c_int) {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.iter().filter(|&&b| b == b'\n').count() + 1;
+    let line_start = before.iter().rposition(|&b| b == b'\n').map_or(0, |i| i + 1);
+    let column = (at + 1).min(text.len()).saturating_sub(line_start);
+    (line as c_int, column as c_int)
+}
+
+/// What is wrong at [`Parser::at`].
+type Problem = &'static CStr;
+
+struct Parser<'a> {
+    state: State,
+    text: &'a [u8],
+    /// The next byte to read.
+    at: usize,
+    depth: usize,
+    keep_null: bool,
+    /// Holds a string with escapes while it is put together.
+    scratch: Vec<u8>,
+}
+
+impl Parser<'_> {
+    /// The whole text: pushes one value.
+    unsafe fn document(&mut self) -> Result<(), Problem> {
+        unsafe {
+            // Checked at once for the whole text: a byte beyond ASCII outside a string is wrong anyway.
+            if let Err(e) = str::from_utf8(self.text) {
+                self.at = e.valid_up_to();
+                return Err(c"invalid UTF-8");
+            }
+            if !self.value()? {
+                ffi::lua_pushnil(self.state);
+            }
+            if self.token().is_some() {
+                return Err(c"trailing characters");
+            }
+            Ok(())
+        }
+    }
+
+    /// The byte at [`Parser::at`].
+    #[inline]
+    fn byte(&self) -> Option<u8> {
+        self.text.get(self.at).copied()
+    }
+
+    /// Skips white space and tells which byte follows.
+    #[inline]
+    fn token(&mut self) -> Option<u8> {
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.byte() {
+            self.at += 1;
+        }
+        self.byte()
+    }
+
+    /// Pushes the next value; false and nothing pushed for a null that is to be nil.
+    unsafe fn value(&mut self) -> Result<bool, Problem> {
+        unsafe {
+            match self.token() {
+                Some(b'"') => self.string()?,
+                Some(b'{') => self.object()?,
+                Some(b'[') => self.array()?,
+                Some(b'-' | b'0'..=b'9') => self.number()?,
+                Some(b't') => {
+                    self.word(b"true")?;
+                    ffi::lua_pushboolean(self.state, 1);
+                }
+                Some(b'f') => {
+                    self.word(b"false")?;
+                    ffi::lua_pushboolean(self.state, 0);
+                }
+                Some(b'n') => {
+                    self.word(b"null")?;
+                    if !self.keep_null {
+                        return Ok(false);
+                    }
+                    push_null(self.state);
+                }
+                Some(_) => return Err(c"expected value"),
+                None => return Err(c"EOF while parsing a value"),
+            }
+            Ok(true)
+        }
+    }
+
+    fn word(&mut self, word: &[u8]) -> Result<(), Problem> {
+        for &wanted in word {
+            match self.byte() {
+                Some(b) if b == wanted => self.at += 1,
+                Some(_) => return Err(c"expected ident"),
+                None => return Err(c"EOF while parsing a value"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes past an opening bracket.
+    unsafe fn enter(&mut self) -> Result<(), Problem> {
+        if self.depth == MAX_DEPTH {
+            return Err(c"nested deeper than 128");
+        }
+        // Table, key and value, and one more to look up a key. Returns 0 when the stack can't grow.
+        if unsafe { ffi::lua_checkstack(self.state, 4) } == 0 {
+            return Err(c"out of Lua stack");
+        }
+        self.depth += 1;
+        self.at += 1;
+        Ok(())
+    }
+
+    /// Goes past a closing bracket.
+    fn leave(&mut self) {
+        self.depth -= 1;
+        self.at += 1;
+    }
+
+    unsafe fn object(&mut self) -> Result<(), Problem> {
+        unsafe {
+            self.enter()?;
+            if self.token() == Some(b'}') {
+                ffi::lua_createtable(self.state, 0, 0);
+                self.leave();
+                return Ok(());
+            }
+            ffi::lua_createtable(self.state, 0, 4);
+            loop {
+                match self.token() {
+                    Some(b'"') => self.string()?,
+                    Some(_) => return Err(c"key must be a string"),
+                    None => return Err(c"EOF while parsing an object"),
+                }
+                match self.token() {
+                    Some(b':') => self.at += 1,
+                    Some(_) => return Err(c"expected `:`"),
+                    None => return Err(c"EOF while parsing an object"),
+                }
+                if self.value()? {
+                    ffi::lua_rawset(self.state, -3);
+                } else {
+                    self.forget();
+                }
+                match self.token() {
+                    Some(b',') => self.at += 1,
+                    Some(b'}') => {
+                        self.leave();
+                        return Ok(());
+                    }
+                    Some(_) => return Err(c"expected `,` or `}`"),
+                    None => return Err(c"EOF while parsing an object"),
+                }
+                if self.token() == Some(b'}') {
+                    return Err(c"trailing comma");
+                }
+            }
+        }
+    }
+
+    /// Pops a key whose value is nil, and takes it from the table below: of equal keys the last one counts.
+    unsafe fn forget(&mut self) {
+        unsafe {
+            ffi::lua_pushvalue(self.state, -1);
+            // Setting an absent key to nil would make room for it.
+            if ffi::lua_rawget(self.state, -3) == ffi::LUA_TNIL {
+                ffi::lua_pop(self.state, 2);
+            } else {
+                ffi::lua_pop(self.state, 1);
+                ffi::lua_pushnil(self.state);
+                ffi::lua_rawset(self.state, -3);
+            }
+        }
+    }
+
+    unsafe fn array(&mut self) -> Result<(), Problem> {
+        unsafe {
+            self.enter()?;
+            if self.token() == Some(b']') {
+                ffi::lua_createtable(self.state, 0, 0);
+                mark_array(self.state, -1);
+                self.leave();
+                return Ok(());
+            }
+            ffi::lua_createtable(self.state, 4, 0);
+            // A Lua string is shorter than 2 GiB, and each element takes two bytes of it.
+            let mut index: c_int = 0;
+            let mut empty = true;
+            loop {
+                index += 1;
+                if self.value()? {
+                    ffi::lua_rawseti_(self.state, -2, index);
+                    empty = false;
+                }
+                match self.token() {
+                    Some(b',') => self.at += 1,
+                    Some(b']') => break,
+                    Some(_) => return Err(c"expected `,` or `]`"),
+                    None => return Err(c"EOF while parsing a list"),
+                }
+                if self.token() == Some(b']') {
+                    return Err(c"trailing comma");
+                }
+            }
+            if empty {
+                // Nothing but nulls: the table looks like that of `[]`, and should not turn into an object.
+                mark_array(self.state, -1);
+            }
+            self.leave();
+            Ok(())
+        }
+    }
+
+    /// A string, from its opening quote.
+    unsafe fn string(&mut self) -> Result<(), Problem> {
+        self.at += 1;
+        let rest = self.text.get(self.at..).unwrap_or_default();
+        let run = plain_run(rest);
+        self.at += run;
+        if self.byte() == Some(b'"') {
+            self.at += 1;
+            unsafe { push_string(self.state, rest.get(..run).unwrap_or_default()) };
+            return Ok(());
+        }
+        unsafe { self.string_with_escapes(rest.get(..run).unwrap_or_default()) }
+    }
+
+    /// The rest of a string whose plain beginning has been read.
+    #[cold]
+    unsafe fn string_with_escapes(&mut self, beginning: &[u8]) -> Result<(), Problem> {
+        if self.scratch.capacity() == 0 {
+            self.scratch = take_scratch();
+        }
+        self.scratch.clear();
+        self.scratch.extend_from_slice(beginning);
+        loop {
+            match self.byte() {
+                Some(b'"') => break,
+                Some(b'\\') => self.escape()?,
+                Some(_) => return Err(c"control character (\\u0000-\\u001F) found while parsing a string"),
+                None => return Err(c"EOF while parsing a string"),
+            }
+            let rest = self.text.get(self.at..).unwrap_or_default();
+            let run = plain_run(rest);
+            self.scratch.extend_from_slice(rest.get(..run).unwrap_or_default());
+            self.at += run;
+        }
+        self.at += 1;
+        unsafe { push_string(self.state, &self.scratch) };
+        Ok(())
+    }
+
+    /// One escape sequence, from its backslash.
+    fn escape(&mut self) -> Result<(), Problem> {
+        self.at += 1;
+        let byte = match self.byte() {
+            Some(b @ (b'"' | b'\\' | b'/')) => b,
+            Some(b'b') => 0x08,
+            Some(b'f') => 0x0c,
+            Some(b'n') => b'\n',
+            Some(b'r') => b'\r',
+            Some(b't') => b'\t',
+            Some(b'u') => {
+                self.at += 1;
+                let c = self.unicode_escape()?;
+                self.scratch.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+                return Ok(());
+            }
+            Some(_) => return Err(c"invalid escape"),
+            None => return Err(c"EOF while parsing a string"),
+        };
+        self.at += 1;
+        self.scratch.push(byte);
+        Ok(())
+    }
+
+    /// The character of a `\u` escape, or of two that make a surrogate pair (RFC 8259, section 7).
+    fn unicode_escape(&mut self) -> Result<char, Problem> {
+        const LONE: Problem = c"lone surrogate in hex escape";
+        let start = self.at;
+        let first = self.hex()?;
+        let code = if let 0xd800..0xdc00 = first {
+            if self.text.get(self.at..).is_none_or(|t| !t.starts_with(b"\\u")) {
+                self.at = start;
+                return Err(LONE);
+            }
+            self.at += 2;
+            match self.hex()? {
+                second @ 0xdc00..0xe000 => 0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00),
+                _ => first,
+            }
+        } else {
+            first
+        };
+        char::from_u32(code).ok_or_else(|| {
+            self.at = start;
+            LONE
+        })
+    }
+
+    fn hex(&mut self) -> Result<u32, Problem> {
+        let mut code = 0;
+        for _ in 0..4 {
+            let byte = self.byte().ok_or(c"EOF while parsing a string")?;
+            code = code * 16 + (byte as char).to_digit(16).ok_or(c"invalid escape")?;
+            self.at += 1;
+        }
+        Ok(code)
+    }
+
+    unsafe fn number(&mut self) -> Result<(), Problem> {
+        let start = self.at;
+        let negative = self.byte() == Some(b'-');
+        if negative {
+            self.at += 1;
+        }
+        let mut magnitude = 0u64;
+        let digits = self.digits(&mut magnitude)?;
+        if digits > 1 && self.text.get(self.at - digits) == Some(&b'0') {
+            self.at -= digits - 1;
+            return Err(c"invalid number");
+        }
+        let fraction = self.byte() == Some(b'.');
+        if fraction {
+            self.at += 1;
+            self.digits(&mut 0)?;
+        }
+        let exponent = matches!(self.byte(), Some(b'e' | b'E'));
+        if exponent {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.byte() {
+                self.at += 1;
+            }
+            self.digits(&mut 0)?;
+        }
+        let literal = self.text.get(start..self.at).unwrap_or_default();
+        let number = if fraction || exponent {
+            // The standard library rounds correctly, and has a fast way for the usual short literals.
+            let number = str::from_utf8(literal).ok().and_then(|l| l.parse::<f64>().ok());
+            number.filter(|n| n.is_finite()).ok_or(c"number out of range")?
+        } else if digits <= 16 && magnitude <= MAX_EXACT {
+            if negative { -(magnitude as f64) } else { magnitude as f64 }
+        } else {
+            // An id, most likely: as a double it would be another one. The literal has no leading zeros.
+            unsafe { push_string(self.state, literal) };
+            return Ok(());
+        };
+        unsafe { ffi::lua_pushnumber(self.state, number) };
+        Ok(())
+    }
+
+    /// Goes past one or more digits and returns how many; their value, if it fits, goes to `value`.
+    #[inline]
+    fn digits(&mut self, value: &mut u64) -> Result<usize, Problem> {
+        let start = self.at;
+        while let Some(digit @ b'0'..=b'9') = self.byte() {
+            *value = value.wrapping_mul(10).wrapping_add((digit - b'0').into());
+            self.at += 1;
+        }
+        match self.at - start {
+            0 if self.byte().is_none() => Err(c"EOF while parsing a value"),
+            0 => Err(c"invalid number"),
+            digits => Ok(digits),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{vm, with_json};
+    use proptest::prelude::*;
+
+    /// Decodes `text` and shows what came out as the Lua function `show` in the test VM does.
+    fn decode_with(text: impl AsRef<[u8]>, options: &str) -> String {
+        let lua = vm();
+        lua.globals().set("text", lua.create_string(text).unwrap()).unwrap();
+        let code = format!("local v, err = mix.json_decode(text{options}) return err and 'err: ' .. err or show(v)");
+        lua.load(code).eval::<mlua::LuaString>().unwrap().to_string_lossy()
+    }
+
+    fn decode(text: impl AsRef<[u8]>) -> String {
+        decode_with(text, "")
+    }
+
+    #[test]
+    fn values() {
+        for (json, lua) in [
+            ("null", "nil"),
+            (" \t\r\n true \n", "true"),
+            ("false", "false"),
+            ("0", "0"),
+            ("-0", "-0"),
+            ("-0.0", "-0"),
+            ("12", "12"),
+            ("-1.5e3", "-1500"),
+            ("1E+2", "100"),
+            ("1e-400", "0"),
+            ("\"\"", "''"),
+            ("\"plain text of some length\"", "'plain text of some length'"),
+            ("[]", "{}"),
+            ("{}", "{}"),
+            ("[1,[2],\"x\"]", "{1=1,2={1=2},3='x'}"),
+            ("{\"a\":{\"b\":[true]}}", "{a={b={1=true}}}"),
+            ("{\"1\":1}", "{1=1}"),
+            ("{\"\":0}", "{=0}"),
+            ("[1,2,3,4,5,6,7,8,9]", "{1=1,2=2,3=3,4=4,5=5,6=6,7=7,8=8,9=9}"),
+            // Nulls are holes, or absent.
+            ("[1,null,3]", "{1=1,3=3}"),
+            ("[null]", "{}"),
+            ("{\"a\":null,\"b\":1}", "{b=1}"),
+            // Of equal keys the last counts.
+            ("{\"a\":1,\"a\":2}", "{a=2}"),
+            ("{\"a\":1,\"\\u0061\":null}", "{}"),
+            ("{\"a\":null,\"a\":1}", "{a=1}"),
+        ] {
+            assert_eq!(decode(json), lua, "{json}");
+        }
+        assert_eq!(decode_with("[1,null,{\"a\":null}]", ", {null = true}"), "{1=1,2=null,3={a=null}}");
+        assert_eq!(decode_with("null", ", {null = true}"), "null");
+        assert_eq!(decode_with("{\"a\":1,\"a\":null}", ", {null = true}"), "{a=null}");
+        assert_eq!(decode_with("[null]", ", {null = false}"), "{}");
+        assert_eq!(decode_with("[1]", ", nil"), "{1=1}");
+    }
+
+    #[test]
+    fn integers_that_a_double_cannot_hold_are_strings() {
+        let long = "9".repeat(500);
+        for (json, lua) in [
+            ("9007199254740991", "9.007199254741e+15"),
+            ("9007199254740992", "9.007199254741e+15"),
+            ("-9007199254740992", "-9.007199254741e+15"),
+            ("9007199254740993", "'9007199254740993'"),
+            ("-9007199254740993", "'-9007199254740993'"),
+            ("18446744073709551615", "'18446744073709551615'"),
+            ("18446744073709551616", "'18446744073709551616'"),
+            ("-9223372036854775809", "'-9223372036854775809'"),
+            ("36893488147419103233", "'36893488147419103233'"),
+            ("100000000000000000000000000000001", "'100000000000000000000000000000001'"),
+            ("[12345678901234567890]", "{1='12345678901234567890'}"),
+            (long.as_str(), &format!("'{long}'")),
+            // With a fraction or an exponent it is no integer but a measure.
+            ("9007199254740993.0", "9.007199254741e+15"),
+            ("1e20", "1e+20"),
+        ] {
+            assert_eq!(decode(json), lua, "{json}");
+        }
+        let exact =
+            "return mix.json_decode('9007199254740991') == 2^53 - 1 and mix.json_decode('9007199254740992') == 2^53";
+        assert!(vm().load(exact).eval::<bool>().unwrap());
+    }
+
+    #[test]
+    fn strings() {
+        for (json, text) in [
+            (r#""\"\\\/\b\f\n\r\t""#, "\"\\/\u{8}\u{c}\n\r\t"),
+            (r#""a\u0000b""#, "a\0b"),
+            (r#""\u00e9\u20AC""#, "\u{e9}\u{20ac}"),
+            (r#""\uD83D\uDE00!""#, "\u{1f600}!"),
+            (r#""\uDBFF\uDFFF""#, "\u{10ffff}"),
+            (r#""\uFFFF""#, "\u{ffff}"),
+            ("\"\u{7f}\u{e9}\u{1f600}\"", "\u{7f}\u{e9}\u{1f600}"),
+            (r#""12345678\n12345678\n""#, "12345678\n12345678\n"),
+        ] {
+            assert_eq!(decode(json), format!("'{text}'"), "{json}");
+        }
+    }
+
+    #[test]
+    fn failures_tell_line_and_column() {
+        for (json, err) in [
+            ("", "EOF while parsing a value at line 1 column 0"),
+            (" ", "EOF while parsing a value at line 1 column 1"),
+            ("[1, ?]", "expected value at line 1 column 5"),
+            ("{\n  \"a\": 1,\n  b\n}", "key must be a string at line 3 column 3"),
+            ("{\"a\" 1}", "expected `:` at line 1 column 6"),
+            ("{\"a\"", "EOF while parsing an object at line 1 column 4"),
+            ("{\"a\":", "EOF while parsing a value at line 1 column 5"),
+            ("{\"a\":1", "EOF while parsing an object at line 1 column 6"),
+            ("{", "EOF while parsing an object at line 1 column 1"),
+            ("{\"a\":1]", "expected `,` or `}` at line 1 column 7"),
+            ("{\"a\":1,}", "trailing comma at line 1 column 8"),
+            ("{,}", "key must be a string at line 1 column 2"),
+            ("[1,]", "trailing comma at line 1 column 4"),
+            ("[,]", "expected value at line 1 column 2"),
+            ("[1 2]", "expected `,` or `]` at line 1 column 4"),
+            ("[1", "EOF while parsing a list at line 1 column 2"),
+            ("[", "EOF while parsing a value at line 1 column 1"),
+            ("]", "expected value at line 1 column 1"),
+            ("1 2", "trailing characters at line 1 column 3"),
+            ("{} \n x", "trailing characters at line 2 column 2"),
+            ("[]]", "trailing characters at line 1 column 3"),
+            ("nul", "EOF while parsing a value at line 1 column 3"),
+            ("nil", "expected ident at line 1 column 2"),
+            ("True", "expected value at line 1 column 1"),
+            ("NaN", "expected value at line 1 column 1"),
+            ("-Infinity", "invalid number at line 1 column 2"),
+            ("-", "EOF while parsing a value at line 1 column 1"),
+            ("+1", "expected value at line 1 column 1"),
+            ("01", "invalid number at line 1 column 2"),
+            ("-00", "invalid number at line 1 column 3"),
+            (".5", "expected value at line 1 column 1"),
+            ("1.", "EOF while parsing a value at line 1 column 2"),
+            ("[1.]", "invalid number at line 1 column 4"),
+            ("[1.e1]", "invalid number at line 1 column 4"),
+            ("1e+", "EOF while parsing a value at line 1 column 3"),
+            ("0x10", "trailing characters at line 1 column 2"),
+            ("1e400", "number out of range at line 1 column 5"),
+            ("[-1e400]", "number out of range at line 1 column 8"),
+            ("\"a", "EOF while parsing a string at line 1 column 2"),
+            ("\"a\\", "EOF while parsing a string at line 1 column 3"),
+            ("\"a\tb\"", "control character (\\u0000-\\u001F) found while parsing a string at line 1 column 3"),
+            ("\"\\x\"", "invalid escape at line 1 column 3"),
+            ("\"\\u12g4\"", "invalid escape at line 1 column 6"),
+            ("\"\\u12", "EOF while parsing a string at line 1 column 5"),
+            ("\"\\ud800\"", "lone surrogate in hex escape at line 1 column 4"),
+            ("\"\\ud800\\u0041\"", "lone surrogate in hex escape at line 1 column 4"),
+            ("\"\\ud800\\ud800\"", "lone surrogate in hex escape at line 1 column 4"),
+            ("\"\\udc00\"", "lone surrogate in hex escape at line 1 column 4"),
+            ("'a'", "expected value at line 1 column 1"),
+            ("\u{feff}1", "expected value at line 1 column 1"),
+            ("[1]//", "trailing characters at line 1 column 4"),
+        ] {
+            assert_eq!(decode(json), format!("err: {err}"), "{json}");
+        }
+        assert_eq!(decode(b"[\"\xff\"]"), "err: invalid UTF-8 at line 1 column 3");
+        assert_eq!(decode(b"\"\xed\xa0\x80\""), "err: invalid UTF-8 at line 1 column 2");
+        assert_eq!(decode(b"[\0]"), "err: expected value at line 1 column 2");
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let nested =
+            |depth: usize, open: &str, close: &str| decode(format!("{}1{}", open.repeat(depth), close.repeat(depth)));
+        assert!(nested(128, "[", "]").starts_with("{1={1="));
+        assert_eq!(nested(129, "[", "]"), "err: nested deeper than 128 at line 1 column 129");
+        assert!(nested(128, "{\"a\":", "}").starts_with("{a={a="));
+        assert_eq!(nested(129, "{\"a\":", "}"), "err: nested deeper than 128 at line 1 column 641");
+        assert_eq!(decode("[".repeat(100_000)), "err: nested deeper than 128 at line 1 column 129");
+        // Breadth is not depth.
+        assert_eq!(decode(format!("[{}1]", "[[]],{},".repeat(500))).matches("={").count(), 1500);
+    }
+
+    #[test]
+    fn arguments_are_checked() {
+        let lua = vm();
+        for (call, err) in [
+            ("mix.json_decode()", "bad argument #1 to 'json_decode' (string expected, got no value)"),
+            ("mix.json_decode(nil)", "bad argument #1 to 'json_decode' (string expected, got nil)"),
+            ("mix.json_decode({})", "bad argument #1 to 'json_decode' (string expected, got table)"),
+            ("mix.json_decode('1', true)", "bad argument #2 to 'json_decode' (table expected, got boolean)"),
+            ("mix.json_array()", "bad argument #1 to 'json_array' (table expected, got no value)"),
+            ("mix.json_array('')", "bad argument #1 to 'json_array' (table expected, got string)"),
+            ("mix.json_array(setmetatable({}, {}))", "bad argument #1 to 'json_array' (table has a metatable already)"),
+        ] {
+            let code = format!("local ok, err = pcall(function() local v = {call} end) return err");
+            let got: String = lua.load(code).set_name("@t.lua").eval().unwrap();
+            assert_eq!(got, format!("t.lua:1: {err}"));
+        }
+        let number = "local n = 5 return mix.json_decode(n) + n, (select('#', mix.json_decode('1')))";
+        assert_eq!(lua.load(number).eval::<(f64, i32)>().unwrap(), (10.0, 2));
+    }
+
+    #[test]
+    fn the_memory_limit_raises_and_no_more() {
+        with_json(r#"{"a":[1,2,3],"b":"te\nxt"}"#, |lua| {
+            for element in ["[1,2]", "{\"k\":\"v\\n\"}", "\"\\n0123456789\"", "12345678901234567890"] {
+                let text = format!("[{}{element}]", format!("{element},").repeat(20_000));
+                lua.globals().set("text", text).unwrap();
+                // Every amount of memory left ends the parse elsewhere.
+                for left in (0..200_000).step_by(7_001) {
+                    lua.gc_collect().unwrap();
+                    lua.set_memory_limit(lua.used_memory() + 4_000 + left).unwrap();
+                    let err = lua.load("return mix.json_decode(text)").eval::<mlua::Value>().unwrap_err().to_string();
+                    assert!(err.contains("not enough memory"), "{err}");
+                    lua.set_memory_limit(0).unwrap();
+                }
+            }
+            lua.gc_collect().unwrap();
+        });
+    }
+
+    proptest! {
+        #[test]
+        fn doubles_are_exact_in_both_directions(bits: u64) {
+            let wanted = f64::from_bits(bits);
+            prop_assume!(wanted.is_finite());
+            let lua = vm();
+            let decode: mlua::Function = lua.load("return mix.json_decode").eval().unwrap();
+            for text in [format!("{wanted:e}"), format!("{wanted:.20e}"), format!("{wanted:.400}")] {
+                if text.contains(['.', 'e']) {
+                    let got: f64 = decode.call(text.as_str()).unwrap();
+                    prop_assert_eq!(got.to_bits(), bits, "{}", text);
+                }
+            }
+            let encode: mlua::Function = lua.load("return mix.json_encode").eval().unwrap();
+            let text: String = encode.call(wanted).unwrap();
+            prop_assert_eq!(text.parse::<f64>().unwrap().to_bits(), bits, "{}", text);
+        }
+
+        #[test]
+        fn integers_are_exact(n: i128) {
+            for n in [n, n >> 40, n >> 72, n >> 76, n >> 100] {
+                let shown = decode(n.to_string());
+                if n.unsigned_abs() <= 1 << 53 {
+                    prop_assert_eq!(shown.parse::<f64>().is_ok(), true, "{}", shown);
+                } else {
+                    prop_assert_eq!(shown, format!("'{n}'"));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,494 @@
+//! `mix.json_encode`: from Lua values to text in one pass.
+//!
+//! Nothing is allocated in Lua and nothing raises while the text is put together; only then is it pushed.
+
+use mlua::ffi;
+use std::ffi::c_int;
+use std::fmt::Write;
+use std::{slice, str};
+
+use super::{MAX_DEPTH, MAX_EXACT, give_scratch, is_marked_array, plain_run, push_string, take_scratch};
+use crate::script::stack::{State, number_text, type_name};
+
+/// The longest text that is made. Tables that hold one another many times over may stand for one without end, and a
+/// native function can't be interrupted.
+const MAX_LENGTH: usize = 64 << 20;
+
+/// `mix.json_encode(v)` -> `s, err`.
+pub(super) unsafe extern "C-unwind" fn json_encode(state: State) -> c_int {
+    unsafe {
+        ffi::lua_settop(state, 1);
+        let mut encoder = Encoder { state, out: take_scratch() };
+        let outcome = encoder.value(1, 0);
+        let mut out = encoder.out;
+        match outcome {
+            Ok(()) => {
+                push_string(state, &out);
+                ffi::lua_pushnil(state);
+            }
+            Err(trouble) => {
+                out.clear();
+                out.extend_from_slice(trouble.message().as_bytes());
+                drop(trouble);
+                ffi::lua_settop(state, 0);
+                ffi::lua_pushnil(state);
+                push_string(state, &out);
+            }
+        }
+        give_scratch(out);
+        2
+    }
+}
+
+/// What can't be encoded, why and where.
+struct Trouble {
+    /// The type of the value.
+    what: &'static str,
+    reason: String,
+    /// The way to it, innermost step first: `.key` or `[index]`.
+    path: Vec<String>,
+}
+
+impl Trouble {
+    #[cold]
+    fn new(what: &'static str, reason: impl Into<String>) -> Box<Trouble> {
+        Box::new(Trouble { what, reason: reason.into(), path: Vec::new() })
+    }
+
+    #[cold]
+    fn at_key(mut self: Box<Self>, key: &[u8]) -> Box<Trouble> {
+        /// Enough to know a key by.
+        const SHOWN: usize = 40;
+        let shown = String::from_utf8_lossy(key.get(..SHOWN).unwrap_or(key));
+        let ellipsis = if key.len() > SHOWN { "..." } else { "" };
+        let name = shown.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        self.path.push(if name && !shown.is_empty() {
+            format!(".{shown}{ellipsis}")
+        } else {
+            format!("[{:?}]", format!("{shown}{ellipsis}"))
+        });
+        self
+    }
+
+    #[cold]
+    fn at_index(mut self: Box<Self>, index: usize) -> Box<Trouble> {
+        self.path.push(format!("[{index}]"));
+        self
+    }
+
+    /// `can't encode table at .data.list: sparse array (3 values, highest index 5)`
+    fn message(&self) -> String {
+        /// The way around a cycle is long and says little.
+        const STEPS: usize = 8;
+        let mut message = format!("can't encode {}", self.what);
+        if !self.path.is_empty() {
+            message.push_str(" at ");
+        }
+        message.extend(self.path.iter().rev().take(STEPS).map(String::as_str));
+        if self.path.len() > STEPS {
+            // Writing to a String doesn't fail.
+            _ = write!(message, "... ({} levels down)", self.path.len());
+        }
+        if !self.reason.is_empty() {
+            message.push_str(": ");
+            message.push_str(&self.reason);
+        }
+        message
+    }
+}
+
+fn index_text(index: f64) -> String {
+    String::from_utf8_lossy(&number_text(index)).into_owned()
+}
+
+/// The bytes of what must be a string: a number would be turned into one in its slot.
+unsafe fn string_at<'a>(state: State, slot: c_int) -> &'a [u8] {
+    let mut len = 0;
+    unsafe {
+        let start = ffi::lua_tolstring(state, slot, &mut len);
+        slice::from_raw_parts(start.cast(), len)
+    }
+}
+
+type Encoded = Result<(), Box<Trouble>>;
+
+struct Encoder {
+    state: State,
+    out: Vec<u8>,
+}
+
+impl Encoder {
+    /// Appends the value at a stack index, which must be absolute and the top of the stack; `depth` tables are around
+    /// it. After an error there may be more on the stack.
+    unsafe fn value(&mut self, slot: c_int, depth: usize) -> Encoded {
+        unsafe {
+            match ffi::lua_type(self.state, slot) {
+                ffi::LUA_TNIL => self.out.extend_from_slice(b"null"),
+                ffi::LUA_TBOOLEAN => {
+                    let word: &[u8] = if ffi::lua_toboolean(self.state, slot) != 0 { b"true" } else { b"false" };
+                    self.out.extend_from_slice(word);
+                }
+                ffi::LUA_TNUMBER => return self.number(ffi::lua_tonumber(self.state, slot)),
+                ffi::LUA_TSTRING => {
+                    if !self.string(string_at(self.state, slot)) {
+                        return Err(Trouble::new("string", "not valid UTF-8"));
+                    }
+                }
+                ffi::LUA_TTABLE => return self.table(slot, depth),
+                ffi::LUA_TLIGHTUSERDATA if ffi::lua_touserdata(self.state, slot).is_null() => {
+                    self.out.extend_from_slice(b"null");
+                }
+                _ => return Err(Trouble::new(type_name(self.state, slot), "")),
+            }
+            Ok(())
+        }
+    }
+
+    fn number(&mut self, n: f64) -> Encoded {
+        // Saturates, and is 0 for NaN, so that neither compares equal by chance within the bounds.
+        let integer = n as i64;
+        // Writing to a Vec doesn't fail.
+        _ = if integer as f64 == n && integer.unsigned_abs() <= MAX_EXACT {
+            if integer == 0 && n.is_sign_negative() {
+                self.out.push(b'-');
+            }
+            serde_json::to_writer(&mut self.out, &integer)
+        } else if n.is_finite() {
+            serde_json::to_writer(&mut self.out, &n)
+        } else {
+            return Err(Trouble::new("number", if n.is_nan() { "NaN" } else { "infinite" }));
+        };
+        Ok(())
+    }
+
+    /// False when it is not UTF-8, as RFC 8259, section 8.1 demands.
+    fn string(&mut self, text: &[u8]) -> bool {
+        if !text.is_ascii() && str::from_utf8(text).is_err() {
+            return false;
+        }
+        // One check of the capacity for the usual string, which needs no escapes.
+        self.out.reserve(text.len() + 2);
+        self.out.push(b'"');
+        let mut rest = text;
+        loop {
+            let (plain, after) = rest.split_at_checked(plain_run(rest)).unwrap_or((rest, &[]));
+            self.out.extend_from_slice(plain);
+            let Some((&special, after)) = after.split_first() else { break };
+            self.escape(special);
+            rest = after;
+        }
+        self.out.push(b'"');
+        true
+    }
+
+    fn escape(&mut self, byte: u8) {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let short = match byte {
+            b'"' | b'\\' => byte,
+            0x08 => b'b',
+            0x0c => b'f',
+            b'\n' => b'n',
+            b'\r' => b'r',
+            b'\t' => b't',
+            _ => {
+                let digit = |n: u8| HEX[usize::from(n & 15)];
+                self.out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte)]);
+                return;
+            }
+        };
+        self.out.extend_from_slice(&[b'\\', short]);
+    }
+
+    unsafe fn table(&mut self, slot: c_int, depth: usize) -> Encoded {
+        unsafe {
+            if depth == MAX_DEPTH {
+                return Err(Trouble::new("table", format!("nested deeper than {MAX_DEPTH} (a cycle?)")));
+            }
+            // A key, a value, and one more to compare a metatable. Returns 0 when the stack can't grow.
+            if ffi::lua_checkstack(self.state, 4) == 0 {
+                return Err(Trouble::new("table", "out of Lua stack"));
+            }
+            ffi::lua_pushnil(self.state);
+            // lua_next raises only for a key that is not in the table; ours always is.
+            if ffi::lua_next(self.state, slot) == 0 {
+                let empty: &[u8] = if is_marked_array(self.state, slot) { b"[]" } else { b"{}" };
+                self.out.extend_from_slice(empty);
+                return self.check_length();
+            }
+            match ffi::lua_type(self.state, slot + 1) {
+                ffi::LUA_TSTRING => self.object(slot, depth),
+                ffi::LUA_TNUMBER => self.array(slot, depth),
+                _ => Err(self.wrong_key(slot + 1)),
+            }
+        }
+    }
+
+    /// A table with its first key and value above it on the stack.
+    unsafe fn object(&mut self, slot: c_int, depth: usize) -> Encoded {
+        unsafe {
+            let key_slot = slot + 1;
+            let mut before = b'{';
+            loop {
+                // Asking a number for its text would turn it into a string in its slot and lead lua_next astray.
+                if ffi::lua_type(self.state, key_slot) != ffi::LUA_TSTRING {
+                    return Err(self.wrong_key(key_slot));
+                }
+                let key = string_at(self.state, key_slot);
+                self.out.push(before);
+                if !self.string(key) {
+                    return Err(Trouble::new("table", "a key is not valid UTF-8"));
+                }
+                self.out.push(b':');
+                self.value(key_slot + 1, depth + 1).map_err(|e| e.at_key(key))?;
+                self.check_length()?;
+                before = b',';
+                ffi::lua_settop(self.state, key_slot);
+                if ffi::lua_next(self.state, slot) == 0 {
+                    break;
+                }
+            }
+            self.out.push(b'}');
+            Ok(())
+        }
+    }
+
+    /// A table with its first key and value above it on the stack.
+    unsafe fn array(&mut self, slot: c_int, depth: usize) -> Encoded {
+        unsafe {
+            let key_slot = slot + 1;
+            self.out.push(b'[');
+            // Lua goes through the array part of a table in order, which is nearly always all of it.
+            let mut len = 0;
+            loop {
+                if ffi::lua_type(self.state, key_slot) != ffi::LUA_TNUMBER {
+                    return Err(self.wrong_key(key_slot));
+                }
+                if ffi::lua_tonumber(self.state, key_slot) != (len + 1) as f64 {
+                    return self.array_rest(slot, depth, len);
+                }
+                len += 1;
+                self.element(key_slot + 1, depth, len)?;
+                ffi::lua_settop(self.state, key_slot);
+                if ffi::lua_next(self.state, slot) == 0 {
+                    break;
+                }
+            }
+            self.out.push(b']');
+            Ok(())
+        }
+    }
+
+    /// The rest of an array after `len` elements that came in order, with a key and value above it on the stack that
+    /// did not: looks first whether there are only keys 1 to n, then fetches them in order.
+    #[cold]
+    unsafe fn array_rest(&mut self, slot: c_int, depth: usize, mut len: usize) -> Encoded {
+        unsafe {
+            let key_slot = slot + 1;
+            let mut values = len;
+            let mut highest = len as f64;
+            loop {
+                if ffi::lua_type(self.state, key_slot) != ffi::LUA_TNUMBER {
+                    return Err(self.wrong_key(key_slot));
+                }
+                let key = ffi::lua_tonumber(self.state, key_slot);
+                if key < 1.0 || key.trunc() != key {
+                    return Err(Trouble::new("table", format!("index {} in an array", index_text(key))));
+                }
+                values += 1;
+                highest = highest.max(key);
+                ffi::lua_settop(self.state, key_slot);
+                if ffi::lua_next(self.state, slot) == 0 {
+                    break;
+                }
+            }
+            if highest != values as f64 {
+                let plural = if values == 1 { "" } else { "s" };
+                let highest = index_text(highest);
+                let reason = format!("sparse array ({values} value{plural}, highest index {highest})");
+                return Err(Trouble::new("table", reason));
+            }
+            while len < values {
+                len += 1;
+                // As many as there are keys in a table: they fit.
+                ffi::lua_rawgeti_(self.state, slot, len as c_int);
+                self.element(key_slot, depth, len)?;
+                ffi::lua_settop(self.state, slot);
+            }
+            self.out.push(b']');
+            Ok(())
+        }
+    }
+
+    /// Appends element `index` of an array, at the top of the stack.
+    unsafe fn element(&mut self, slot: c_int, depth: usize, index: usize) -> Encoded {
+        if index > 1 {
+            self.out.push(b',');
+        }
+        unsafe { self.value(slot, depth + 1) }.map_err(|e| e.at_index(index))?;
+        self.check_length()
+    }
+
+    fn check_length(&self) -> Encoded {
+        if self.out.len() <= MAX_LENGTH {
+            return Ok(());
+        }
+        Err(Trouble::new("table", format!("its text is longer than {} MiB", MAX_LENGTH >> 20)))
+    }
+
+    /// Why the key at a stack index fits neither an object nor an array.
+    #[cold]
+    unsafe fn wrong_key(&self, key_slot: c_int) -> Box<Trouble> {
+        let reason = match unsafe { ffi::lua_type(self.state, key_slot) } {
+            ffi::LUA_TSTRING | ffi::LUA_TNUMBER => "both string and number keys".into(),
+            _ => format!("a {} as key", type_name(self.state, key_slot)),
+        };
+        Trouble::new("table", reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{vm, with_json};
+    use super::*;
+
+    /// The text of a Lua expression, or `err: ` and why there is none.
+    fn encode(expression: &str) -> String {
+        let code = format!("local s, err = mix.json_encode({expression}) return s or 'err: ' .. err");
+        vm().load(code).eval::<mlua::LuaString>().unwrap().to_string_lossy()
+    }
+
+    #[test]
+    fn scalars() {
+        for (lua, json) in [
+            ("", "null"),
+            ("nil", "null"),
+            ("mix.null", "null"),
+            ("true", "true"),
+            ("false", "false"),
+            ("0", "0"),
+            ("-0.0", "-0"),
+            ("1", "1"),
+            ("-7", "-7"),
+            ("1e15", "1000000000000000"),
+            ("2^53", "9007199254740992"),
+            ("-2^53", "-9007199254740992"),
+            ("1.5", "1.5"),
+            ("0.1", "0.1"),
+            ("-1/3", "-0.3333333333333333"),
+            ("5e-324", "5e-324"),
+            ("''", r#""""#),
+            ("'a/b'", r#""a/b""#),
+            (r#"'"\\\8\9\10\11\12\13\0\31\127'"#, r#""\"\\\b\t\n\u000b\f\r\u0000\u001f\u007f""#),
+            ("'h\u{fc}\u{1f600}'", "\"h\u{fc}\u{1f600}\""),
+        ] {
+            assert_eq!(encode(lua), json.replace("\\u007f", "\u{7f}"), "{lua}");
+        }
+        for large in ["2^53 + 2", "1e300", "-1e16", "1.7976931348623157e308"] {
+            let lua = vm();
+            let same: bool = lua.load(format!("return tonumber(mix.json_encode({large})) == {large}")).eval().unwrap();
+            assert!(same, "{large}");
+            assert!(serde_json::from_str::<f64>(&encode(large)).is_ok(), "{large}");
+        }
+    }
+
+    #[test]
+    fn tables() {
+        for (lua, json) in [
+            ("{}", "{}"),
+            ("mix.json_array({})", "[]"),
+            ("{mix.json_array({}), {}}", "[[],{}]"),
+            ("{1, 2, {3, 'x'}}", r#"[1,2,[3,"x"]]"#),
+            ("{[1] = 1, [2] = 2, [3] = 3}", "[1,2,3]"),
+            ("{[4] = 4, [3] = 3, [2] = 2, [1] = {1}}", "[[1],2,3,4]"),
+            ("{1, 2, [4] = 4, [3] = 3}", "[1,2,3,4]"),
+            ("{a = 1}", r#"{"a":1}"#),
+            ("{a = {b = {mix.null, c}}}", r#"{"a":{"b":[null]}}"#),
+            ("{['1'] = 1}", r#"{"1":1}"#),
+            ("mix.json_array({x = 1})", r#"{"x":1}"#),
+            ("mix.json_array({1})", "[1]"),
+            ("setmetatable({a = 1}, {__index = error, __pairs = error, __len = error})", r#"{"a":1}"#),
+            (
+                "(function() local t = {} for i = 1, 20 do t[i] = i end for i = 6, 20 do t[i] = nil end return t end)()",
+                "[1,2,3,4,5]",
+            ),
+            ("(function() local t = mix.json_decode('[]') t.a = 1 return t end)()", r#"{"a":1}"#),
+            ("(function() local t = mix.json_decode('[]') t[1] = 1 return t end)()", "[1]"),
+            ("(function() local t = mix.json_decode('[7]') t[1] = nil return t end)()", "{}"),
+        ] {
+            assert_eq!(encode(lua), json, "{lua}");
+        }
+    }
+
+    #[test]
+    fn failures_say_what_why_and_where() {
+        for (lua, err) in [
+            ("print", "can't encode function"),
+            ("{a = {1, {b = print}}}", "can't encode function at .a[2].b"),
+            ("coroutine.create(print)", "can't encode thread"),
+            ("{x = 0/0}", "can't encode number at .x: NaN"),
+            ("{1/0}", "can't encode number at [1]: infinite"),
+            ("-1/0", "can't encode number: infinite"),
+            ("{s = '\\255'}", "can't encode string at .s: not valid UTF-8"),
+            ("{t = {['\\255'] = 1}}", "can't encode table at .t: a key is not valid UTF-8"),
+            ("{['a b'] = {['\\255'] = 1}}", "can't encode table at [\"a b\"]: a key is not valid UTF-8"),
+            ("{[''] = print}", "can't encode function at [\"\"]"),
+            (
+                "{data = {list = {1, 2, [5] = 5}}}",
+                "can't encode table at .data.list: sparse array (3 values, highest index 5)",
+            ),
+            ("{[3] = 1}", "can't encode table: sparse array (1 value, highest index 3)"),
+            ("{[2^60] = 1}", "can't encode table: sparse array (1 value, highest index 1.1529215046068e+18)"),
+            ("{1, [1.5] = 1}", "can't encode table: index 1.5 in an array"),
+            ("{[0] = 1}", "can't encode table: index 0 in an array"),
+            ("{[-1] = 1}", "can't encode table: index -1 in an array"),
+            ("{[1/0] = 1}", "can't encode table: sparse array (1 value, highest index inf)"),
+            ("mix.json_decode('[1,null,3]')", "can't encode table: sparse array (2 values, highest index 3)"),
+            ("{1, a = 2}", "can't encode table: both string and number keys"),
+            ("{1, 2, [9] = 1, a = 2}", "can't encode table: both string and number keys"),
+            ("{a = 2, [7] = 1}", "can't encode table: both string and number keys"),
+            ("{[true] = 1}", "can't encode table: a boolean as key"),
+            (
+                "(function() local t = {} t.t = t return t end)()",
+                "can't encode table at .t.t.t.t.t.t.t.t... (128 levels down): nested deeper than 128 (a cycle?)",
+            ),
+        ] {
+            assert_eq!(encode(lua), format!("err: {err}"), "{lua}");
+        }
+        let long = encode(&format!("{{['{}'] = print}}", "k".repeat(99)));
+        assert_eq!(long, format!("err: can't encode function at .{}...", "k".repeat(40)));
+    }
+
+    #[test]
+    fn depth_and_length_are_bounded() {
+        let nested =
+            |depth| encode(&format!("(function() local t = 1 for _ = 1, {depth} do t = {{t}} end return t end)()"));
+        assert_eq!(nested(128), format!("{}1{}", "[".repeat(128), "]".repeat(128)));
+        assert!(nested(129).ends_with("nested deeper than 128 (a cycle?)"));
+        let doubled = encode("(function() local t = {} for _ = 1, 60 do t = {t, t} end return t end)()");
+        assert!(doubled.ends_with("its text is longer than 64 MiB"), "{doubled}");
+        assert!(take_scratch().capacity() <= 64 * 1024);
+    }
+
+    #[test]
+    fn a_light_userdata_that_is_not_null_is_refused() {
+        let lua = vm();
+        lua.globals().set("p", mlua::LightUserData(8 as *mut _)).unwrap();
+        let (text, shown) =
+            lua.load("return select(2, mix.json_encode({p})), tostring(p)").eval::<(String, String)>().unwrap();
+        assert_eq!(text, "can't encode userdata at [1]");
+        assert!(shown.starts_with("userdata: 0x"), "{shown}");
+    }
+
+    #[test]
+    fn the_memory_limit_raises_and_no_more() {
+        with_json(r#"{"a":[1,2,3],"b":"text"}"#, |lua| {
+            lua.load("big = {string.rep('x', 400000)}").exec().unwrap();
+            lua.gc_collect().unwrap();
+            let used = lua.used_memory();
+            lua.set_memory_limit(used + 100_000).unwrap();
+            let err = lua.load("return mix.json_encode(big)").eval::<String>().unwrap_err().to_string();
+            assert!(err.contains("not enough memory"), "{err}");
+            lua.gc_collect().unwrap();
+        });
+    }
+}

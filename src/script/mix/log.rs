@@ -1,0 +1,112 @@
+//! `mix.log` and `print`: lines for the log, with the script's file and line.
+
+use mlua::ffi;
+use std::ffi::CStr;
+use tracing::Level;
+
+use crate::script::current;
+use crate::script::stack::{Args, Raise, State, set_native};
+
+/// The levels as scripts name them: the constants' values.
+const LEVELS: [(&CStr, &str, Level); 4] = [
+    (c"DEBUG", "debug", Level::DEBUG),
+    (c"INFO", "info", Level::INFO),
+    (c"WARN", "warn", Level::WARN),
+    (c"ERROR", "error", Level::ERROR),
+];
+
+/// The longest text that one call logs, in bytes; the rest is cut off.
+const MAX_TEXT: usize = 64 * 1024;
+
+/// Adds `log` and the levels to the `mix` table at the top of the stack.
+///
+/// # Safety
+/// `state` must be valid and in a protected call.
+pub unsafe fn register(state: State) {
+    unsafe {
+        set_native(state, c"log", log);
+        for (i, (name, _, _)) in LEVELS.iter().enumerate() {
+            ffi::lua_pushnumber(state, i as f64 + 1.0);
+            ffi::lua_setfield(state, -2, name.as_ptr());
+        }
+    }
+}
+
+fn log(args: &Args) -> Result<bool, Raise> {
+    let word = args.bytes(1).map_err(|_| args.wrong(1, "level (mix.DEBUG, mix.INFO, mix.WARN, mix.ERROR)"))?;
+    let by_number =
+        std::str::from_utf8(&word).ok().and_then(|w| w.parse::<usize>().ok()).and_then(|n| n.checked_sub(1));
+    let level = by_number
+        .and_then(|i| LEVELS.get(i))
+        .or_else(|| LEVELS.iter().find(|(_, name, _)| word.eq_ignore_ascii_case(name.as_bytes())));
+    let Some((_, _, level)) = level else {
+        return Err(Raise::Argument {
+            index: 1,
+            problem: format!(
+                "level expected (mix.DEBUG, mix.INFO, mix.WARN, mix.ERROR), got {}",
+                String::from_utf8_lossy(&word).escape_debug()
+            ),
+        });
+    };
+    // Any value can be logged, as print does; strings and numbers come as they are.
+    let text = args.bytes(2)?;
+    from_script(args, *level, &String::from_utf8_lossy(&text));
+    Ok(true)
+}
+
+/// Writes a line for the script that is running.
+pub fn from_script(args: &Args, level: Level, text: &str) {
+    if level > tracing::level_filters::LevelFilter::current() {
+        return;
+    }
+    let end = (0..=text.len().min(MAX_TEXT)).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+    let line = format!("{}{}", place(args.state()), one_line(&text[..end]));
+    let client_id = current::get().map(|c| c.conn.client_id.get());
+    match level {
+        Level::ERROR => tracing::error!(target: "script", client_id, "{line}"),
+        Level::WARN => tracing::warn!(target: "script", client_id, "{line}"),
+        Level::INFO => tracing::info!(target: "script", client_id, "{line}"),
+        _ => tracing::debug!(target: "script", client_id, "{line}"),
+    }
+}
+
+/// One event is one line: what a client sent must not look like another event.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => line.push_str("\\n"),
+            '\r' => line.push_str("\\r"),
+            '\t' => line.push(c),
+            c if c.is_control() => line.extend(c.escape_default()),
+            c => line.push(c),
+        }
+    }
+    line
+}
+
+/// `file:line: ` of the script that called the running native function.
+fn place(state: State) -> String {
+    unsafe {
+        let mut info: ffi::lua_Debug = std::mem::zeroed();
+        if ffi::lua_getstack(state, 1, &mut info) == 0 || ffi::lua_getinfo(state, c"Sl".as_ptr(), &mut info) == 0 {
+            return String::new();
+        }
+        let source = CStr::from_ptr(info.short_src.as_ptr());
+        if info.currentline > 0 {
+            format!("{}:{}: ", source.to_string_lossy(), info.currentline)
+        } else {
+            String::new()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_stays_a_line() {
+        assert_eq!(one_line("a\nb\r\u{1b}[31mc\td 弹幕"), "a\\nb\\r\\u{1b}[31mc\td 弹幕");
+    }
+}

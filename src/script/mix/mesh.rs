@@ -1,0 +1,115 @@
+//! `mix.mesh` (any client on any node), and `mix.subscribe` for the current connection.
+
+use bytes::Bytes;
+use mlua::ffi;
+
+use super::conn::{channel_args, kind_arg, subscribe_to};
+use crate::ids::ClientId;
+use crate::message::{Channel, Message};
+use crate::script::current::{self, Host};
+use crate::script::stack::{Args, Raise, State, set_native};
+use crate::script::wait::{Outcome, set_waiting};
+use crate::shard::conn::Conn;
+use crate::shard::context::Value;
+use std::rc::Rc;
+
+const NO_ENGINE: &str = "no engine: a script that is only checked can't reach it";
+
+/// Adds `mesh`, `subscribe` and `unsubscribe` to the `mix` table at the top of the stack.
+///
+/// # Safety
+/// `state` must be valid and in a protected call.
+pub unsafe fn register(state: State) {
+    unsafe {
+        set_native(state, c"subscribe", subscribe);
+        set_native(state, c"unsubscribe", unsubscribe);
+        ffi::lua_createtable(state, 0, 2);
+        set_waiting(state, c"publish", publish);
+        set_waiting(state, c"send", send);
+        ffi::lua_setfield(state, -2, c"mesh".as_ptr());
+    }
+}
+
+/// Connections reached and not; nothing where nobody counts.
+type Counted = Result<(Option<f64>, Option<f64>), String>;
+
+fn publish(args: &Args) -> Result<Outcome<Counted>, Raise> {
+    let (channel, data, kind) = (args.bytes(1)?, args.bytes(2)?, kind_arg(args, 3)?);
+    let counted = if args.is_nil(4) {
+        true
+    } else {
+        let options = args.table(4)?;
+        match options.iter().find(|(key, _)| *key == Value::str("counts")) {
+            Some((_, Value::Bool(counts))) => *counts,
+            None => true,
+            Some(_) => {
+                return Err(Raise::Argument { index: 4, problem: "counts must be true or false".into() });
+            }
+        }
+    };
+    let now = |failure: String| Ok(Outcome::Now(Err(failure)));
+    let channel = match Channel::from_script(&channel) {
+        Ok(channel) => channel,
+        Err(e) => return now(e.to_string()),
+    };
+    let message = match Message::new(kind, Bytes::copy_from_slice(&data)) {
+        Ok(message) => message,
+        Err(e) => return now(e.to_string()),
+    };
+    let Some(host) = current::host() else { return now(NO_ENGINE.into()) };
+    if counted {
+        let counts = host.mesh.publish(channel, message);
+        return Ok(Outcome::later(async move {
+            let counts = counts.await;
+            Ok((Some(counts.reached as f64), Some(counts.failed as f64)))
+        }));
+    }
+    let mut handed_out = Box::pin(host.mesh.publish_uncounted(channel, message));
+    // Mailboxes nearly always have room: then there is nothing to wait for.
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    if handed_out.as_mut().poll(&mut cx).is_ready() {
+        return Ok(Outcome::Now(Ok((None, None))));
+    }
+    Ok(Outcome::later(async move {
+        handed_out.await;
+        Ok((None, None))
+    }))
+}
+
+fn send(args: &Args) -> Result<Outcome<Result<(), String>>, Raise> {
+    let (id, data, kind) = (args.bytes(1)?, args.bytes(2)?, kind_arg(args, 3)?);
+    let now = |failure: String| Ok(Outcome::Now(Err(failure)));
+    let Some(id) = ClientId::parse(&id) else {
+        return now(format!("\"{}\" is no client_id", String::from_utf8_lossy(&id).escape_debug()));
+    };
+    let message = match Message::new(kind, Bytes::copy_from_slice(&data)) {
+        Ok(message) => message,
+        Err(e) => return now(e.to_string()),
+    };
+    let Some(host) = current::host() else { return now(NO_ENGINE.into()) };
+    let sent = host.mesh.send(id, message);
+    Ok(Outcome::later(async move {
+        if sent.await { Ok(()) } else { Err(format!("client {id} is not connected, or can't take the message")) }
+    }))
+}
+
+/// The engine and the connection whose handler is running.
+fn here() -> Result<(Rc<Host>, Rc<Conn>), String> {
+    let current = current::get().ok_or("no connection: not inside a handler")?;
+    let host = current::host().ok_or(NO_ENGINE)?;
+    let conn = host.shard.get_at(current.conn.slot, current.conn.client_id).ok_or("the connection has closed")?;
+    Ok((host, conn))
+}
+
+fn subscribe(args: &Args) -> Result<Result<(), String>, Raise> {
+    let channels = channel_args(args)?;
+    Ok(here().and_then(|(host, conn)| subscribe_to(&host, &conn, &channels?)))
+}
+
+fn unsubscribe(args: &Args) -> Result<Result<(), String>, Raise> {
+    let channels = channel_args(args)?;
+    Ok(here().and_then(|(host, conn)| {
+        host.shard.unsubscribe(&conn, &channels?);
+        Ok(())
+    }))
+}

@@ -1,0 +1,299 @@
+//! `mix.str_split` and `mix.bytes_tostring`.
+
+use memchr::{memchr_iter, memmem};
+use mlua::ffi;
+use std::ffi::c_int;
+
+use crate::script::stack::{Args, Raise, State, bytes_at, push_bytes, set_native, set_raw, throw, type_name};
+
+/// Adds this file's functions to the `mix` table at the top of the stack.
+///
+/// # Safety
+/// `state` must be valid and in a protected call, with a table at the top of its stack.
+pub unsafe fn register(state: State) {
+    unsafe {
+        set_raw(state, c"str_split", str_split);
+        set_native(state, c"bytes_tostring", bytes_tostring);
+    }
+}
+
+/// The pieces of `text` between the separators; empty pieces are kept. An empty separator gives the UTF-8 characters,
+/// and each byte that belongs to none as a piece of its own. Allocates nothing.
+pub fn pieces<'a>(text: &'a [u8], separator: &'a [u8]) -> Pieces<'a> {
+    Pieces { rest: Some(text), cut: Cut::new(separator) }
+}
+
+/// The iterator of [`pieces`].
+pub struct Pieces<'a> {
+    /// None when the last piece was given.
+    rest: Option<&'a [u8]>,
+    cut: Cut<'a>,
+}
+
+/// How pieces are found. Holds nothing on the heap, since a raise out of [`str_split`] runs no destructor; so the large
+/// variant is not boxed.
+#[allow(clippy::large_enum_variant)]
+enum Cut<'a> {
+    Characters,
+    Byte(u8),
+    Text(memmem::Finder<'a>),
+}
+
+impl<'a> Cut<'a> {
+    fn new(separator: &'a [u8]) -> Cut<'a> {
+        match separator {
+            [] => Cut::Characters,
+            [byte] => Cut::Byte(*byte),
+            text => Cut::Text(memmem::Finder::new(text)),
+        }
+    }
+
+    /// How many pieces there will be, or a guess.
+    fn count(&self, text: &[u8]) -> usize {
+        match self {
+            // All bytes but those that continue a character.
+            Cut::Characters => text.iter().filter(|b| **b & 0xC0 != 0x80).count(),
+            Cut::Byte(b) => memchr_iter(*b, text).count() + 1,
+            Cut::Text(finder) => finder.find_iter(text).count() + 1,
+        }
+    }
+}
+
+/// The length of the character that `text` starts with: 1 for a byte that starts none, 0 for no text.
+fn character_length(text: &[u8]) -> usize {
+    let length = match text {
+        [] => return 0,
+        [0xC2..=0xDF, ..] => 2,
+        [0xE0..=0xEF, ..] => 3,
+        [0xF0..=0xF4, ..] => 4,
+        _ => return 1,
+    };
+    text.get(..length).filter(|c| std::str::from_utf8(c).is_ok()).map_or(1, <[u8]>::len)
+}
+
+impl<'a> Iterator for Pieces<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let text = self.rest?;
+        let found = match &self.cut {
+            Cut::Characters => {
+                let (character, rest) = text.split_at_checked(character_length(text))?;
+                self.rest = Some(rest);
+                return (!character.is_empty()).then_some(character);
+            }
+            Cut::Byte(b) => memchr::memchr(*b, text).map(|at| (at, 1)),
+            Cut::Text(finder) => finder.find(text).map(|at| (at, finder.needle().len())),
+        };
+        match found {
+            Some((at, length)) => {
+                self.rest = Some(&text[at + length..]);
+                Some(&text[..at])
+            }
+            None => {
+                self.rest = None;
+                Some(text)
+            }
+        }
+    }
+}
+
+/// `mix.str_split(s, sep)`: written for the raw stack, since it pushes the pieces straight from the argument's bytes.
+unsafe extern "C-unwind" fn str_split(state: State) -> c_int {
+    unsafe {
+        let args = Args::new(state, 0);
+        for index in 1..=2 {
+            if !matches!(ffi::lua_type(state, args.slot(index)), ffi::LUA_TSTRING | ffi::LUA_TNUMBER) {
+                throw(state, args.wrong(index, "string"));
+            }
+            // A number is made a string in its slot: the bytes below must be Lua's own, as a raise would leak ours.
+            ffi::lua_tolstring(state, args.slot(index), std::ptr::null_mut());
+        }
+        let (text, separator) = (raw_bytes(state, 1), raw_bytes(state, 2));
+        let pieces = pieces(text, separator);
+        ffi::lua_createtable(state, c_int::try_from(pieces.cut.count(text)).unwrap_or(c_int::MAX), 0);
+        for (i, piece) in pieces.enumerate() {
+            push_bytes(state, piece);
+            ffi::lua_rawseti(state, -2, i as ffi::lua_Integer + 1);
+        }
+    }
+    1
+}
+
+/// The bytes of the Lua string in a slot, which must outlive the result.
+unsafe fn raw_bytes<'a>(state: State, slot: c_int) -> &'a [u8] {
+    unsafe {
+        let mut length = 0;
+        let start = ffi::lua_tolstring(state, slot, &mut length);
+        std::slice::from_raw_parts(start.cast(), length)
+    }
+}
+
+/// `mix.bytes_tostring(t)`: the bytes whose values are `t[1]` to `t[#t]`. As for `string.char`, a string may spell a
+/// number.
+fn bytes_tostring(args: &Args) -> Result<Vec<u8>, Raise> {
+    let (state, table) = (args.state(), args.slot(1));
+    // Nothing here raises: the length and the elements are read raw.
+    unsafe {
+        if ffi::lua_type(state, table) != ffi::LUA_TTABLE {
+            return Err(args.wrong(1, "table"));
+        }
+        let length = ffi::lua_rawlen(state, table);
+        // A table with holes can claim any length; reading it ends at its first hole.
+        let mut bytes = Vec::with_capacity(length.min(1 << 16));
+        for i in 1..=length {
+            ffi::lua_rawgeti(state, table, i as ffi::lua_Integer);
+            let byte = byte_at(state, -1).ok_or_else(|| describe(state, -1));
+            ffi::lua_pop(state, 1);
+            bytes.push(byte.map_err(|got| Raise::Argument {
+                index: 1,
+                problem: format!("element {i} must be an integer from 0 to 255, got {got}"),
+            })?);
+        }
+        Ok(bytes)
+    }
+}
+
+unsafe fn byte_at(state: State, slot: c_int) -> Option<u8> {
+    unsafe {
+        if ffi::lua_isnumber(state, slot) == 0 {
+            return None;
+        }
+        let n = ffi::lua_tonumber(state, slot);
+        (n.fract() == 0.0 && (0.0..=255.0).contains(&n)).then_some(n as u8)
+    }
+}
+
+/// A value as an error message shows it.
+unsafe fn describe(state: State, slot: c_int) -> String {
+    match unsafe { (ffi::lua_type(state, slot), bytes_at(state, slot)) } {
+        (ffi::LUA_TSTRING, Some(s)) => format!("'{}'", s[..s.len().min(40)].escape_ascii()),
+        (_, Some(number)) => String::from_utf8_lossy(&number).into_owned(),
+        _ => type_name(state, slot).into(),
+    }
+}
+
+/// A Lua state whose global `mix` holds what `register` adds, for the tests of this folder.
+#[cfg(test)]
+pub(crate) fn lua_with(register: unsafe fn(State)) -> mlua::Lua {
+    let lua = mlua::Lua::new();
+    let mix: mlua::Table = unsafe {
+        lua.exec_raw((), |state| {
+            ffi::lua_newtable(state);
+            register(state);
+        })
+    }
+    .unwrap();
+    lua.globals().set("mix", mix).unwrap();
+    lua
+}
+
+/// The text of the error that this Lua expression raises, without the traceback.
+#[cfg(test)]
+pub(crate) fn raised(lua: &mlua::Lua, expression: &str) -> String {
+    let call = format!("return select(2, pcall(function() local r = {expression} return r end))");
+    lua.load(call).set_name("@app.lua").eval().unwrap()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn split<'a>(text: &'a str, separator: &'a str) -> Vec<&'a str> {
+        pieces(text.as_bytes(), separator.as_bytes()).map(|p| std::str::from_utf8(p).unwrap()).collect()
+    }
+
+    #[test]
+    fn empty_pieces_are_kept() {
+        assert_eq!(split("a@@b", "@"), ["a", "", "b"]);
+        assert_eq!(split("", "@"), [""]);
+        assert_eq!(split("@", "@"), ["", ""]);
+        assert_eq!(split("@@a", "@@"), ["", "a"]);
+        assert_eq!(split("a@@@b", "@@"), ["a", "@b"]);
+        assert_eq!(split("a.b%c", ".b%"), ["a", "c"]);
+        assert_eq!(split("abc", "abcd"), ["abc"]);
+    }
+
+    #[test]
+    fn an_empty_separator_gives_characters() {
+        assert_eq!(split("aä漢😀", ""), ["a", "ä", "漢", "😀"]);
+        assert!(split("", "").is_empty());
+        // A stray continuation byte, a surrogate, an overlong form, a cut-off character.
+        let bytes = b"\x80a\xED\xA0\x80\xC0\xAF\xE6\xBC";
+        let expected: Vec<&[u8]> = vec![b"\x80", b"a", b"\xED", b"\xA0", b"\x80", b"\xC0", b"\xAF", b"\xE6", b"\xBC"];
+        assert_eq!(pieces(bytes, b"").collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn scripts_get_arrays() {
+        let lua = lua_with(register);
+        let get = |code: &str| lua.load(code).eval::<Vec<mlua::LuaString>>().unwrap();
+        assert_eq!(get("return mix.str_split('a@@b', '@')"), ["a", "", "b"]);
+        assert_eq!(get("return mix.str_split(10203, 0)"), ["1", "2", "3"]);
+        assert_eq!(get("return mix.str_split('a\\0b\\255', '\\0')"), [&b"a"[..], b"b\xFF"]);
+        assert_eq!(get("return mix.str_split('', '@')"), [""]);
+        assert_eq!(get("return mix.str_split('äb', '')"), ["ä", "b"]);
+        let n: i64 = lua.load("return #mix.str_split(string.rep('a,', 100000), ',')").eval().unwrap();
+        assert_eq!(n, 100_001);
+    }
+
+    #[test]
+    fn wrong_arguments_of_str_split_raise() {
+        let lua = lua_with(register);
+        assert_eq!(
+            raised(&lua, "mix.str_split(nil, '@')"),
+            "app.lua:1: bad argument #1 to 'str_split' (string expected, got nil)"
+        );
+        assert_eq!(
+            raised(&lua, "mix.str_split('a')"),
+            "app.lua:1: bad argument #2 to 'str_split' (string expected, got no value)"
+        );
+        assert_eq!(
+            raised(&lua, "mix.str_split('a', {})"),
+            "app.lua:1: bad argument #2 to 'str_split' (string expected, got table)"
+        );
+    }
+
+    #[test]
+    fn bytes_become_a_string() {
+        let lua = lua_with(register);
+        let get = |code: &str| lua.load(code).eval::<mlua::LuaString>().unwrap();
+        assert_eq!(get("return mix.bytes_tostring({72, 105})"), "Hi");
+        assert_eq!(get("return mix.bytes_tostring({0, 255, '65'})"), &b"\0\xFFA"[..]);
+        assert_eq!(get("return mix.bytes_tostring({})"), "");
+        for (call, problem) in [
+            ("{72, 256}", "element 2 must be an integer from 0 to 255, got 256"),
+            ("{-1}", "element 1 must be an integer from 0 to 255, got -1"),
+            ("{1.5}", "element 1 must be an integer from 0 to 255, got 1.5"),
+            ("{0/0}", "element 1 must be an integer from 0 to 255, got nan"),
+            ("{1, 'x'}", "element 2 must be an integer from 0 to 255, got 'x'"),
+            ("{nil, 1}", "element 1 must be an integer from 0 to 255, got nil"),
+            ("{1, {}}", "element 2 must be an integer from 0 to 255, got table"),
+            ("'Hi'", "table expected, got string"),
+            ("", "table expected, got no value"),
+        ] {
+            let text = raised(&lua, &format!("mix.bytes_tostring({call})"));
+            // The C library prints the sign of a NaN.
+            let text = text.replace("-nan", "nan");
+            assert_eq!(text, format!("app.lua:1: bad argument #1 to 'bytes_tostring' ({problem})"));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn joined_pieces_are_the_text(text in "[ab@\u{e4}]{0,60}", separator in "[ab@]{0,3}") {
+            prop_assert_eq!(split(&text, &separator).join(&separator), text);
+        }
+
+        #[test]
+        fn pieces_are_those_of_the_standard_library(text in "[ab@]{0,60}", separator in "[ab@]{1,3}") {
+            prop_assert_eq!(split(&text, &separator), text.split(&separator).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn any_bytes_are_split(text: Vec<u8>, separator in proptest::collection::vec(any::<u8>(), 0..3)) {
+            prop_assert_eq!(pieces(&text, &separator).collect::<Vec<_>>().join(&separator[..]), text);
+        }
+    }
+}

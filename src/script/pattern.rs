@@ -1,0 +1,528 @@
+//! Lua patterns over bytes: a backtracking matcher that counts its steps.
+//!
+//! The language is Lua 5.1's as LuaJIT 2.1 extends it (`%g`, `%f[set]`), with the classes of the "C" locale. Faults in a
+//! pattern are found when the matcher reaches them, as in the original: scripts may depend on a broken tail that no
+//! subject ever reaches.
+//!
+//! A backtracking matcher can take time exponential in its pattern, and nothing that watches Lua code can interrupt it.
+//! So every step is paid from a [`Budget`], which asks now and then whether time is up.
+
+mod item;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::CStr;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use item::{Item, escaped, in_set};
+
+/// The most captures that a pattern may have.
+pub const MAX_CAPTURES: usize = 32;
+
+/// How deep the matcher may recurse: LuaJIT's own limit. It is what bounds the use of the native stack.
+const MAX_DEPTH: u32 = 200;
+
+/// After how many steps a [`Budget`] asks whether time is up.
+pub const STEPS_PER_CHECK: u32 = 4096;
+
+/// Why a match could not be carried out.
+// As wide as an offset, which lets a Step travel in two registers.
+#[repr(usize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// The pattern's last character is a lone `%`.
+    EndsWithPercent,
+    /// A set is never closed.
+    MissingBracket,
+    /// `%f` without its set.
+    MissingFrontierSet,
+    /// `%b` without its two characters.
+    MissingBalance,
+    /// A `)` without its `(`.
+    UnopenedCapture,
+    /// A `(` whose capture is asked for but was never closed.
+    UnfinishedCapture,
+    /// A reference to a capture that there isn't.
+    CaptureIndex,
+    /// More than [`MAX_CAPTURES`] captures.
+    TooManyCaptures,
+    /// The pattern needs deeper recursion than is allowed.
+    TooComplex,
+    /// The budget's check said that time is up.
+    OutOfTime,
+}
+
+impl Error {
+    /// The words that LuaJIT has for it.
+    pub fn text(self) -> &'static CStr {
+        match self {
+            Error::EndsWithPercent => c"malformed pattern (ends with '%')",
+            Error::MissingBracket => c"malformed pattern (missing ']')",
+            Error::MissingFrontierSet => c"missing '[' after '%f' in pattern",
+            Error::MissingBalance => c"unbalanced pattern",
+            Error::UnopenedCapture => c"invalid pattern capture",
+            Error::UnfinishedCapture => c"unfinished capture",
+            Error::CaptureIndex => c"invalid capture index",
+            Error::TooManyCaptures => c"too many captures",
+            Error::TooComplex => c"pattern too complex",
+            Error::OutOfTime => c"handler exceeded its time budget",
+        }
+    }
+}
+
+/// The steps that may be taken until the next look at the clock.
+pub struct Budget<'c> {
+    left: u32,
+    time_is_up: &'c dyn Fn() -> bool,
+}
+
+impl<'c> Budget<'c> {
+    /// A budget that asks `time_is_up` after `left` steps (at most [`STEPS_PER_CHECK`]), and then regularly.
+    pub fn new(left: u32, time_is_up: &'c dyn Fn() -> bool) -> Budget<'c> {
+        Budget { left: left.min(STEPS_PER_CHECK), time_is_up }
+    }
+
+    /// How many steps are left until the next check: lets one check serve many short matches.
+    pub fn left(&self) -> u32 {
+        self.left
+    }
+
+    #[inline(always)]
+    fn spend(&mut self, steps: usize) -> Result<(), Error> {
+        if steps < self.left as usize {
+            self.left -= steps as u32;
+            return Ok(());
+        }
+        self.check()
+    }
+
+    #[cold]
+    fn check(&mut self) -> Result<(), Error> {
+        self.left = STEPS_PER_CHECK;
+        if (self.time_is_up)() { Err(Error::OutOfTime) } else { Ok(()) }
+    }
+}
+
+/// What a pair of parentheses caught.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Capture {
+    /// A part of the subject.
+    Text(Range<usize>),
+    /// `()`: an offset into the subject, from 0.
+    Position(usize),
+}
+
+/// A capture in the making. `end` is an offset into the subject, or one of the two marks below.
+#[derive(Clone, Copy)]
+struct Slot {
+    start: usize,
+    end: usize,
+}
+
+/// The capture was opened and not closed yet.
+const OPEN: usize = usize::MAX;
+/// The capture is `()`.
+const POSITION: usize = usize::MAX - 1;
+
+/// Whether a pattern has characters that mean more than themselves to a search. (A `)` without `(` does not count, in
+/// the original either.)
+pub fn has_specials(pattern: &[u8]) -> bool {
+    pattern.iter().any(|c| matches!(c, b'^' | b'$' | b'*' | b'+' | b'?' | b'.' | b'(' | b'[' | b'%' | b'-'))
+}
+
+/// Splits a leading `^` off a pattern, and tells whether there was one. [`Matcher`] takes the rest.
+pub fn split_anchor(pattern: &[u8]) -> (bool, &[u8]) {
+    match pattern {
+        [b'^', rest @ ..] => (true, rest),
+        _ => (false, pattern),
+    }
+}
+
+/// Why the rest of a pattern gave no match.
+enum Miss {
+    /// It doesn't match here; there may be another way.
+    Mismatch,
+    /// There is no use in going on.
+    Fault(Error),
+}
+
+impl From<Error> for Miss {
+    fn from(error: Error) -> Miss {
+        Miss::Fault(error)
+    }
+}
+
+/// Where a match of the rest of a pattern ends.
+type Step = Result<usize, Miss>;
+
+/// What one search tells: None is no match.
+fn outcome(step: Step) -> Result<Option<usize>, Error> {
+    match step {
+        Ok(end) => Ok(Some(end)),
+        Err(Miss::Mismatch) => Ok(None),
+        Err(Miss::Fault(error)) => Err(error),
+    }
+}
+
+/// A pattern at work on a subject. Owns nothing, so that a Lua error may pass through its holder's frame.
+pub struct Matcher<'a, 'c> {
+    subject: &'a [u8],
+    pattern: &'a [u8],
+    budget: Budget<'c>,
+    /// What [`Matcher::find_lead`] found, once a search asked for it.
+    lead: Option<Option<Item<'a>>>,
+    /// How many of the slots are in use; only these were ever written.
+    level: usize,
+    slots: [MaybeUninit<Slot>; MAX_CAPTURES],
+}
+
+impl<'a, 'c> Matcher<'a, 'c> {
+    /// A matcher of a pattern whose anchor, if it has one, was split off; a `^` is a character like others here.
+    #[inline]
+    pub fn new(subject: &'a [u8], pattern: &'a [u8], budget: Budget<'c>) -> Self {
+        Matcher { subject, pattern, budget, lead: None, level: 0, slots: [MaybeUninit::uninit(); MAX_CAPTURES] }
+    }
+
+    /// The first match that starts at `from` or behind it.
+    pub fn find(&mut self, from: usize) -> Result<Option<Range<usize>>, Error> {
+        let mut start = from;
+        if start > self.subject.len() {
+            return Ok(None);
+        }
+        let lead = match self.lead {
+            Some(lead) => lead,
+            None => {
+                let lead = self.find_lead()?;
+                self.lead = Some(lead);
+                lead
+            }
+        };
+        loop {
+            if let Some(lead) = lead
+                && !self.subject.get(start).is_some_and(|&c| lead.matches(c))
+            {
+                start += self.scan(start, lead, false)?;
+                // Every match starts with that item, so none starts at the end.
+                if start == self.subject.len() {
+                    return Ok(None);
+                }
+            }
+            if let Some(end) = self.match_at(start)? {
+                return Ok(Some(start..end));
+            }
+            if start == self.subject.len() {
+                return Ok(None);
+            }
+            start += 1;
+        }
+    }
+
+    /// The end of the match that starts exactly at `start`.
+    #[inline]
+    pub fn match_at(&mut self, start: usize) -> Result<Option<usize>, Error> {
+        self.level = 0;
+        outcome(self.run(start, 0, 0))
+    }
+
+    /// As [`Budget::left`].
+    pub fn steps_left(&self) -> u32 {
+        self.budget.left()
+    }
+
+    /// How many captures the last match has.
+    pub fn captures(&self) -> usize {
+        self.level
+    }
+
+    /// Capture `index` (from 0) of the last match. A match without captures has one: the `whole` of it.
+    #[inline]
+    pub fn capture(&self, index: usize, whole: &Range<usize>) -> Result<Capture, Error> {
+        match self.slot(index) {
+            Some(Slot { end: OPEN, .. }) => Err(Error::UnfinishedCapture),
+            Some(Slot { start, end: POSITION }) => Ok(Capture::Position(start)),
+            Some(Slot { start, end }) => Ok(Capture::Text(start..end)),
+            None if index == 0 => Ok(Capture::Text(whole.clone())),
+            None => Err(Error::CaptureIndex),
+        }
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: usize) -> Option<Slot> {
+        match self.slots.get(index) {
+            // Opening a capture writes its slot before it raises the level.
+            Some(slot) if index < self.level => Some(unsafe { slot.assume_init() }),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn at(&self, p: usize) -> Option<u8> {
+        self.pattern.get(p).copied()
+    }
+
+    /// The item that every match starts with, if that is plain to see: lets a search skip what can't be a start.
+    #[inline]
+    fn find_lead(&mut self) -> Result<Option<Item<'a>>, Error> {
+        // One capture may open in front. (More of them may be too many, which must not go unnoticed.)
+        let p = usize::from(self.at(0) == Some(b'('));
+        match (self.at(p), self.at(p + 1)) {
+            (Some(b'%'), Some(b'b')) if self.at(p + 3).is_some() => Ok(self.at(p + 2).map(Item::Byte)),
+            (None | Some(b'(' | b')'), _) | (Some(b'$'), None) | (Some(b'%'), Some(b'b' | b'f' | b'0'..=b'9')) => {
+                Ok(None)
+            }
+            _ => {
+                let (item, next) = self.item(p)?;
+                Ok((!matches!(self.at(next), Some(b'*' | b'?' | b'-'))).then_some(item))
+            }
+        }
+    }
+
+    /// Matches the pattern from `p` on against the subject from `s` on.
+    fn run(&mut self, mut s: usize, mut p: usize, depth: u32) -> Step {
+        if depth >= MAX_DEPTH {
+            return Err(Miss::Fault(Error::TooComplex));
+        }
+        let depth = depth + 1;
+        loop {
+            self.budget.spend(1)?;
+            match self.at(p) {
+                None => return Ok(s),
+                Some(b'(') => return self.open(s, p + 1, depth),
+                Some(b')') => return self.close(s, p + 1, depth),
+                Some(b'$') if p + 1 == self.pattern.len() => {
+                    return if s == self.subject.len() { Ok(s) } else { Err(Miss::Mismatch) };
+                }
+                Some(b'%') => match self.at(p + 1) {
+                    Some(b'b') => {
+                        s = self.balance(s, p + 2)?;
+                        p += 4;
+                        continue;
+                    }
+                    Some(b'f') => {
+                        p = self.frontier(s, p + 2)?;
+                        continue;
+                    }
+                    Some(digit @ b'0'..=b'9') => {
+                        s = self.back_reference(s, digit)?;
+                        p += 2;
+                        continue;
+                    }
+                    _ => {}
+                },
+                _ => {}
+            }
+            let (item, next) = self.item(p)?;
+            let matches = self.subject.get(s).is_some_and(|&c| item.matches(c));
+            match self.at(next) {
+                Some(b'?') => {
+                    if matches {
+                        match self.run(s + 1, next + 1, depth) {
+                            Err(Miss::Mismatch) => {}
+                            done => return done,
+                        }
+                    }
+                    p = next + 1;
+                }
+                Some(quantifier @ (b'*' | b'+')) if matches || quantifier == b'*' => {
+                    return self.longest(s + usize::from(quantifier == b'+'), item, next + 1, depth);
+                }
+                Some(b'-') => return self.shortest(s, item, next + 1, depth),
+                _ if !matches => return Err(Miss::Mismatch),
+                _ => {
+                    s += 1;
+                    p = next;
+                }
+            }
+        }
+    }
+
+    /// As [`Matcher::run`]; spares the call at the pattern's end, where most matches get to by way of a `+` or a `)`.
+    #[inline(always)]
+    fn go_on(&mut self, s: usize, p: usize, depth: u32) -> Step {
+        if p == self.pattern.len() && depth < MAX_DEPTH { Ok(s) } else { self.run(s, p, depth) }
+    }
+
+    /// The item at `p` and where the pattern goes on behind it.
+    #[inline(always)]
+    fn item(&mut self, p: usize) -> Result<(Item<'a>, usize), Error> {
+        match self.at(p) {
+            Some(b'.') => Ok((Item::Any, p + 1)),
+            Some(b'%') => match self.at(p + 1) {
+                Some(c) => Ok((escaped(c), p + 2)),
+                None => Err(Error::EndsWithPercent),
+            },
+            Some(b'[') => self.set(p + 1).map(|(set, next)| (Item::Set(set), next)),
+            Some(c) => Ok((Item::Byte(c), p + 1)),
+            None => Ok((Item::Any, p)),
+        }
+    }
+
+    /// The set whose `[` ends at `start`, and where the pattern goes on behind its `]`.
+    #[inline]
+    fn set(&mut self, start: usize) -> Result<(&'a [u8], usize), Error> {
+        let pattern = self.pattern;
+        let mut p = if self.at(start) == Some(b'^') { start + 1 } else { start };
+        // The first character is part of the set even if it is a `]`.
+        loop {
+            match self.at(p) {
+                None => return Err(Error::MissingBracket),
+                Some(b'%') => p += 2,
+                Some(_) => p += 1,
+            }
+            if self.at(p) == Some(b']') {
+                break;
+            }
+        }
+        let set = pattern.get(start..p).unwrap_or_default();
+        self.budget.spend(set.len())?;
+        Ok((set, p + 1))
+    }
+
+    /// How many characters from `s` on are all among `item`, or all not.
+    #[inline(always)]
+    fn scan(&mut self, s: usize, item: Item<'a>, among: bool) -> Result<usize, Error> {
+        let mut rest = self.subject.get(s..).unwrap_or_default();
+        // A long run is measured in pieces, so that the clock is looked at in between.
+        let (piece, cost) = item.piece_and_cost();
+        let mut total = 0;
+        loop {
+            let (now, later) = rest.split_at(piece.min(rest.len()));
+            let length = item.run_length(now, among);
+            total += length;
+            self.budget.spend(length * cost)?;
+            if length < piece {
+                return Ok(total);
+            }
+            rest = later;
+        }
+    }
+
+    /// As many of `item` as there are, then one fewer each time until the rest of the pattern matches.
+    #[inline(always)]
+    fn longest(&mut self, s: usize, item: Item<'a>, next: usize, depth: u32) -> Step {
+        let mut end = s + self.scan(s, item, true)?;
+        loop {
+            match self.go_on(end, next, depth) {
+                Err(Miss::Mismatch) if end > s => end -= 1,
+                done => return done,
+            }
+        }
+    }
+
+    /// As few of `item` as let the rest of the pattern match.
+    #[inline(always)]
+    fn shortest(&mut self, mut s: usize, item: Item<'a>, next: usize, depth: u32) -> Step {
+        let (_, cost) = item.piece_and_cost();
+        loop {
+            match self.run(s, next, depth) {
+                Err(Miss::Mismatch) => {}
+                done => return done,
+            }
+            self.budget.spend(cost)?;
+            match self.subject.get(s) {
+                Some(&c) if item.matches(c) => s += 1,
+                _ => return Err(Miss::Mismatch),
+            }
+        }
+    }
+
+    /// A `(` that ends at `p`.
+    fn open(&mut self, s: usize, p: usize, depth: u32) -> Step {
+        let level = self.level;
+        let Some(slot) = self.slots.get_mut(level) else { return Err(Miss::Fault(Error::TooManyCaptures)) };
+        let (end, next) = if self.pattern.get(p) == Some(&b')') { (POSITION, p + 1) } else { (OPEN, p) };
+        slot.write(Slot { start: s, end });
+        self.level = level + 1;
+        let found = self.go_on(s, next, depth);
+        if found.is_err() {
+            self.level = level;
+        }
+        found
+    }
+
+    /// A `)` that ends at `next`.
+    fn close(&mut self, s: usize, next: usize, depth: u32) -> Step {
+        let opened =
+            (0..self.level).rev().find_map(|i| self.slot(i).filter(|slot| slot.end == OPEN).map(|slot| (i, slot)));
+        let Some((index, Slot { start, .. })) = opened else { return Err(Miss::Fault(Error::UnopenedCapture)) };
+        self.set_slot(index, Slot { start, end: s });
+        let found = self.go_on(s, next, depth);
+        if found.is_err() {
+            self.set_slot(index, Slot { start, end: OPEN });
+        }
+        found
+    }
+
+    #[inline(always)]
+    fn set_slot(&mut self, index: usize, to: Slot) {
+        if let Some(slot) = self.slots.get_mut(index) {
+            slot.write(to);
+        }
+    }
+
+    /// `%bxy`, with its two characters at `p`: the end of the balanced stretch at `s`.
+    #[inline(never)]
+    fn balance(&mut self, s: usize, p: usize) -> Step {
+        let (Some(opening), Some(closing)) = (self.at(p), self.at(p + 1)) else {
+            return Err(Miss::Fault(Error::MissingBalance));
+        };
+        let rest = self.subject.get(s..).unwrap_or_default();
+        let Some((&first, mut rest)) = rest.split_first() else { return Err(Miss::Mismatch) };
+        if first != opening {
+            return Err(Miss::Mismatch);
+        }
+        let (mut depth, mut end) = (1usize, s + 1);
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(STEPS_PER_CHECK as usize));
+            for (i, &c) in now.iter().enumerate() {
+                // Closing first: the two may be the same character.
+                if c == closing {
+                    depth -= 1;
+                    if depth == 0 {
+                        self.budget.spend(i)?;
+                        return Ok(end + i + 1);
+                    }
+                } else if c == opening {
+                    depth += 1;
+                }
+            }
+            self.budget.spend(now.len())?;
+            end += now.len();
+            rest = later;
+        }
+        Err(Miss::Mismatch)
+    }
+
+    /// `%f`, with its set at `p`: where the pattern goes on if `s` is where the set's characters begin. Both ends of
+    /// the subject count as a zero byte.
+    #[inline(never)]
+    fn frontier(&mut self, s: usize, p: usize) -> Step {
+        if self.at(p) != Some(b'[') {
+            return Err(Miss::Fault(Error::MissingFrontierSet));
+        }
+        let (set, next) = self.set(p + 1)?;
+        let before = s.checked_sub(1).and_then(|i| self.subject.get(i)).copied().unwrap_or(0);
+        let here = self.subject.get(s).copied().unwrap_or(0);
+        if !in_set(set, before) && in_set(set, here) { Ok(next) } else { Err(Miss::Mismatch) }
+    }
+
+    /// `%1` to `%9`: the end of the captured text's repetition at `s`.
+    #[inline(never)]
+    fn back_reference(&mut self, s: usize, digit: u8) -> Step {
+        let index = usize::from(digit).checked_sub(usize::from(b'1'));
+        let range = match index.and_then(|index| self.slot(index)) {
+            None | Some(Slot { end: OPEN, .. }) => return Err(Miss::Fault(Error::CaptureIndex)),
+            // A position has no text that could stand in the subject.
+            Some(Slot { end: POSITION, .. }) => return Err(Miss::Mismatch),
+            Some(Slot { start, end }) => start..end,
+        };
+        let text = self.subject.get(range).unwrap_or_default();
+        // Comparing is far quicker than matching, but a capture may be as long as the subject.
+        self.budget.spend(text.len() / 16)?;
+        match self.subject.get(s..) {
+            Some(rest) if rest.starts_with(text) => Ok(s + text.len()),
+            _ => Err(Miss::Mismatch),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+-- Runs first in every VM: shapes the sandbox, makes waiting work inside a script's own coroutines, and closes the ways
+-- in which a script could escape its time budget. Gets the engine's native functions, returns how hooks are entered.
+local native = ...
+
+local type, error, pcall, select, tostring = type, error, pcall, select, tostring
+local pairs, setmetatable = pairs, setmetatable
+local gsub, gmatch, concat, sort = string.gsub, string.gmatch, table.concat, table.sort
+local stock_setfenv, util = setfenv, require("jit.util")
+
+-- What a script has no business with.
+jit, newproxy, dofile, loadfile, string.dump = nil, nil, nil, nil, nil
+package.preload, package.loaders, package.loadlib, package.cpath = {}, nil, nil, nil
+package.loaded["jit"], package.loaded["jit.opt"], package.loaded["jit.util"] = nil, nil, nil
+if not native.libraries.os then
+  os = { time = os.time, date = os.date, clock = os.clock, difftime = os.difftime }
+  package.loaded.os = os
+end
+debug = { traceback = native.traceback }
+package.loaded.debug = debug
+
+-- Coroutines. A native function that waits yields a marker meant for the engine: it is passed on through the script's
+-- own coroutines, and the answer back in.
+local WAITING = native.marker
+local resume, yield, status, create = coroutine.resume, coroutine.yield, coroutine.status, coroutine.create
+local function step(co, ok, first, ...)
+  if ok and first == WAITING and status(co) == "suspended" then
+    return step(co, resume(co, yield(WAITING)))
+  end
+  return ok, first, ...
+end
+local function resume_through(co, ...)
+  return step(co, resume(co, ...))
+end
+local function unwrap(ok, first, ...)
+  if not ok then
+    return error(first, 0)
+  end
+  return first, ...
+end
+coroutine.resume = resume_through
+function coroutine.wrap(f)
+  local co = create(f)
+  return function(...)
+    return unwrap(resume_through(co, ...))
+  end
+end
+
+-- xpcall made of pcall: stock's message handler runs where no time limit reaches it.
+local function handled(handler, ok, ...)
+  if ok then
+    return true, ...
+  end
+  return false, select(2, pcall(handler, (...)))
+end
+function xpcall(f, handler, ...)
+  return handled(handler, pcall(f, ...))
+end
+
+-- Chunks: text only (bytecode could break out), and a reader's pieces are collected first (it would run unguarded).
+local function compile(text, name, env)
+  local f, err = native.compile(text, name)
+  if f and env ~= nil then
+    stock_setfenv(f, env)
+  end
+  return f, err
+end
+function load(chunk, name, mode, env)
+  if type(chunk) == "function" then
+    local pieces = {}
+    while true do
+      local piece = chunk()
+      if piece == nil or piece == "" then
+        break
+      end
+      if type(piece) ~= "string" then
+        return nil, "reader function must return a string"
+      end
+      pieces[#pieces + 1] = piece
+    end
+    chunk, name = concat(pieces), name or "=(load)"
+  elseif type(chunk) ~= "string" then
+    error("bad argument #1 to 'load' (function or string expected, got " .. type(chunk) .. ")", 2)
+  end
+  if mode == "b" then
+    return nil, "attempt to load a chunk as bytecode (only text is allowed)"
+  end
+  return compile(chunk, name or chunk, env)
+end
+function loadstring(text, name)
+  if type(text) ~= "string" then
+    error("bad argument #1 to 'loadstring' (string expected, got " .. type(text) .. ")", 2)
+  end
+  return compile(text, name or text)
+end
+
+-- Modules: the script's folder, then the system's path. "a.b" and "a/b" are the same module.
+local loaded, loading = package.loaded, {}
+package.path = native.path .. ";" .. package.path
+function require(name)
+  if type(name) ~= "string" then
+    error("bad argument #1 to 'require' (string expected, got " .. type(name) .. ")", 2)
+  end
+  local key = gsub(name, "/", ".")
+  if loaded[key] ~= nil then
+    return loaded[key]
+  end
+  if loading[key] then
+    error("loop, or an earlier error, in loading module '" .. name .. "'", 2)
+  end
+  local body, tried = package.preload[key], {}
+  if not body then
+    local file = gsub(key, "%.", "/")
+    for template in gmatch(package.path, "[^;]+") do
+      local path = gsub(template, "%?", function() return file end)
+      local text, err = native.read(path)
+      if err then
+        error(err, 2)
+      end
+      if text then
+        body, err = native.compile(text, native.chunk_name(path))
+        if not body then
+          error("error loading module '" .. name .. "':\n\t" .. err, 2)
+        end
+        break
+      end
+      tried[#tried + 1] = "\n\tno file '" .. path .. "'"
+    end
+  end
+  if not body then
+    error("module '" .. name .. "' not found:" .. concat(tried), 2)
+  end
+  loading[key] = true
+  local result = body(name)
+  loading[key] = nil
+  if result ~= nil then
+    loaded[key] = result
+  elseif loaded[key] == nil then
+    loaded[key] = true
+  end
+  return loaded[key]
+end
+
+-- Sorting a large table with the built-in order would run unguarded; an order of ours is seen by the guard.
+local function less(a, b)
+  return a < b
+end
+function table.sort(t, order)
+  if order == nil and type(t) == "table" and #t > 10000 then
+    order = less
+  end
+  return sort(t, order)
+end
+
+-- The globals of level 0 are shared by all handlers of the VM, through the engine's pool of coroutines.
+function setfenv(f, env)
+  if f == 0 then
+    error("setfenv(0) is not allowed: all handlers share those globals", 2)
+  end
+  if type(f) == "number" then
+    f = f + 1
+  end
+  local r = stock_setfenv(f, env)
+  return r
+end
+
+local native_print = native.print
+function print(...)
+  local words = { ... }
+  for i = 1, select("#", ...) do
+    words[i] = tostring(words[i])
+  end
+  return native_print(concat(words, "\t"))
+end
+
+-- Names that scripts of CONNMIX take for granted.
+mix_log, mix_DEBUG, mix_INFO, mix_WARN, mix_ERROR = mix.log, mix.DEBUG, mix.INFO, mix.WARN, mix.ERROR
+
+-- Header names under any letter case.
+local lower = string.lower
+local headers_meta = {
+  __index = function(headers, name)
+    if type(name) ~= "string" then
+      return nil
+    end
+    local want = lower(name)
+    for key, value in pairs(headers) do
+      if lower(key) == want then
+        return value
+      end
+    end
+  end,
+}
+
+-- How hooks are entered: `at` points to the arguments, which the engine pushes inside the protected call.
+local fill = native.fill
+return {
+  message = function(hook, at)
+    local data, is_text, conn = fill(at)
+    return hook({ type = is_text and "text" or "binary", data = data, finish = true }, conn)
+  end,
+  handshake = function(hook, at)
+    local client_id, headers, server, conn = fill(at)
+    return hook(client_id, setmetatable(headers, headers_meta), server, conn)
+  end,
+  close = function(hook, at)
+    return hook(fill(at))
+  end,
+  -- Whether a hook takes an argument at that position.
+  takes = function(hook, position)
+    local info = util.funcinfo(hook)
+    return info.isvararg or (info.params or position) >= position
+  end,
+}

@@ -1,0 +1,502 @@
+//! One Lua VM: a version of a server's script on one worker, and how its hooks are run.
+//!
+//! A hook runs as a coroutine of a pool. Native functions that wait yield (see [`super::wait`]); the VM hands such a
+//! handler back as a [`Handler`], which its connection's task polls. Every handler holds its VM alive, so a VM that a
+//! reload replaced ends with its last handler.
+//!
+//! Lua is entered only while nothing of the shard is borrowed.
+
+use mlua::{Lua, LuaOptions, StdLib, ffi};
+use std::cell::{Cell, RefCell};
+use std::ffi::c_int;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use super::current::{self, ConnRef, Current};
+use super::hooks::HookArgs;
+use super::program::{Program, shown};
+use super::stack::{State, bytes_at, protect, type_name};
+use super::wait::{self, Wait};
+use super::{guard, mix, natives, strings};
+use crate::config::Library;
+
+/// The longest an entry file's top level may run.
+const LOAD_BUDGET: Duration = Duration::from_secs(5);
+/// Idle coroutines that are kept for the next handlers.
+const POOL: usize = 256;
+/// Handlers that may be suspended at once in a VM; further messages wait unread for their turn.
+pub const MAX_SUSPENDED: usize = 16_384;
+
+/// The limits of a VM.
+#[derive(Debug, Clone)]
+pub struct VmLimits {
+    /// Bytes of Lua memory.
+    pub memory: usize,
+    /// What the sandbox lets in.
+    pub libraries: Vec<Library>,
+}
+
+/// The hooks that a websocket server's script may define.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// Before the 101.
+    Handshake,
+    /// A whole message.
+    Message,
+    /// The end.
+    Close,
+}
+
+impl Hook {
+    const ALL: [Hook; 3] = [Hook::Handshake, Hook::Message, Hook::Close];
+
+    /// The global function's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Hook::Handshake => "on_handshake",
+            Hook::Message => "on_message",
+            Hook::Close => "on_close",
+        }
+    }
+
+    /// The function of the prelude that enters it, and the position of its connection argument.
+    fn entrance(self) -> (&'static str, u32) {
+        match self {
+            Hook::Handshake => ("handshake", 4),
+            Hook::Message => ("message", 2),
+            Hook::Close => ("close", 3),
+        }
+    }
+}
+
+/// A hook that the script defines.
+#[derive(Clone, Copy)]
+struct Entry {
+    /// Registry reference of the prelude's function that enters it.
+    enter: c_int,
+    /// Registry reference of the hook.
+    hook: c_int,
+    /// Whether it looks at its connection argument, which then has to be made.
+    takes_conn: bool,
+}
+
+/// A script's failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The error's text, with file and line where Lua knows them.
+    pub message: String,
+    /// Where the script stood; may be empty.
+    pub traceback: String,
+    /// It was stopped for exceeding its time budget.
+    pub over_budget: bool,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)?;
+        if !self.traceback.is_empty() {
+            write!(f, "\n{}", self.traceback)?;
+        }
+        Ok(())
+    }
+}
+
+impl Failure {
+    fn new(message: impl Into<String>) -> Failure {
+        let message = message.into();
+        let over_budget = message.contains(guard::OVER_BUDGET);
+        Failure { message, traceback: String::new(), over_budget }
+    }
+}
+
+/// What a hook returned, as far as anybody looks at it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Returned {
+    /// Its first result was `false`.
+    pub refused: bool,
+    /// Its second result, a number.
+    pub status: Option<u16>,
+    /// Its third result, a string.
+    pub text: Option<String>,
+}
+
+/// How far a hook came.
+pub enum Started {
+    /// It has returned or failed.
+    Done(Result<Returned, Failure>),
+    /// It waits.
+    Suspended(Handler),
+}
+
+/// A coroutine that nobody uses, or that a handler uses: a Lua thread, and the registry reference that keeps it.
+#[derive(Clone, Copy)]
+struct Coroutine {
+    state: State,
+    anchor: c_int,
+}
+
+/// One VM.
+pub struct Vm {
+    main: State,
+    entries: [Option<Entry>; 3],
+    idle: RefCell<Vec<Coroutine>>,
+    suspended: Cell<usize>,
+    /// Connections whose next message waits till fewer handlers are suspended.
+    queue: RefCell<Vec<Waker>>,
+    /// The version it runs.
+    pub program: Arc<Program>,
+    /// Last, so that it goes after all that refers to it.
+    lua: Lua,
+}
+
+impl Vm {
+    /// Builds a VM and runs the entry file. The error says what is wrong with the script, with file and line.
+    pub fn new(program: Arc<Program>, limits: &VmLimits) -> Result<Rc<Vm>, String> {
+        let text = program
+            .source(&program.entry)?
+            .ok_or_else(|| format!("{}: the entry file is not there", program.entry.display()))?;
+        let lua = sandboxed(limits).map_err(|e| e.to_string())?;
+        let mut main = std::ptr::null_mut();
+        unsafe { lua.exec_raw::<()>((), |state| main = state) }.map_err(|e| e.to_string())?;
+        let prelude = prelude(&lua, main, &program, limits)?;
+        let chunk = lua
+            .load(&*text)
+            .set_name(format!("@{}", shown(&program.entry)))
+            .set_mode(mlua::chunk::ChunkMode::Text)
+            .into_function()
+            .map_err(|e| syntax_error(&e))?;
+        {
+            let _run = unsafe { guard::enter(main, LOAD_BUDGET) };
+            chunk.call::<()>(()).map_err(|e| e.to_string())?;
+        }
+        let entries = find_hooks(&lua, &prelude, &program)?;
+        let vm = Vm {
+            main,
+            entries,
+            idle: RefCell::default(),
+            suspended: Cell::new(0),
+            queue: RefCell::default(),
+            program,
+            lua,
+        };
+        Ok(Rc::new(vm))
+    }
+
+    /// Whether the script defines that hook.
+    pub fn has(&self, hook: Hook) -> bool {
+        self.entries[hook as usize].is_some()
+    }
+
+    /// Bytes of Lua memory in use.
+    pub fn used_memory(&self) -> usize {
+        self.lua.used_memory()
+    }
+
+    /// Whether another handler may be started: not too many are suspended.
+    pub fn may_start(&self) -> bool {
+        self.suspended.get() < MAX_SUSPENDED
+    }
+
+    /// Ready when another handler may be started.
+    pub fn poll_turn(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.may_start() {
+            return Poll::Ready(());
+        }
+        self.queue.borrow_mut().push(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Runs a hook till it returns, fails or waits. `budget` is the longest it may hold the thread between two waits.
+    pub fn start(self: &Rc<Self>, hook: Hook, conn: ConnRef, mut args: HookArgs<'_>, budget: Duration) -> Started {
+        let Some(entry) = self.entries[hook as usize] else { return Started::Done(Ok(Returned::default())) };
+        let coroutine = match self.coroutine() {
+            Ok(coroutine) => coroutine,
+            Err(e) => return Started::Done(Err(e)),
+        };
+        args.set_conn(entry.takes_conn.then_some(conn));
+        let co = coroutine.state;
+        unsafe {
+            // None of these allocates: an unprotected error would end the process.
+            ffi::lua_rawgeti(co, ffi::LUA_REGISTRYINDEX, entry.enter.into());
+            ffi::lua_rawgeti(co, ffi::LUA_REGISTRYINDEX, entry.hook.into());
+            ffi::lua_pushlightuserdata(co, (&raw const args).cast_mut().cast());
+        }
+        let current = Current { conn, interrupted: false };
+        match self.resume(coroutine, 2, current, budget) {
+            Step::Done(result) => Started::Done(result),
+            Step::Waiting(wait) => {
+                self.suspended.set(self.suspended.get() + 1);
+                Started::Suspended(Handler { vm: self.clone(), coroutine, current, wait: Some(wait), budget })
+            }
+        }
+    }
+
+    /// One stretch of a handler, from a resume to its next wait or its end.
+    fn resume(&self, coroutine: Coroutine, args: c_int, current: Current, budget: Duration) -> Step {
+        let co = coroutine.state;
+        let status = {
+            let _current = current::enter(Some(current));
+            let _run = unsafe { guard::enter(self.main, budget) };
+            unsafe { ffi::lua_resume_(co, args) }
+        };
+        match status {
+            ffi::LUA_OK => {
+                let returned = unsafe { returned(co) };
+                unsafe { ffi::lua_settop(co, 0) };
+                self.keep(coroutine);
+                Step::Done(Ok(returned))
+            }
+            ffi::LUA_YIELD => match wait::take() {
+                Some(wait) => {
+                    unsafe { ffi::lua_settop(co, 0) };
+                    Step::Waiting(wait)
+                }
+                None => {
+                    let failure = self.failure(co, Some("attempt to yield from outside a coroutine"));
+                    self.drop_coroutine(coroutine);
+                    Step::Done(Err(failure))
+                }
+            },
+            status => {
+                // A wait that was begun by a coroutine that then failed is of no use.
+                drop(wait::take());
+                let failure = self.failure(co, None);
+                self.drop_coroutine(coroutine);
+                if status == ffi::LUA_ERRMEM {
+                    // There is no collection in an emergency: without this one, all that follows would fail too.
+                    let _ = self.lua.gc_collect();
+                }
+                Step::Done(Err(failure))
+            }
+        }
+    }
+
+    /// The error at the top of a failed coroutine's stack, and where it stood.
+    fn failure(&self, co: State, message: Option<&str>) -> Failure {
+        let message = message.map_or_else(
+            || match unsafe { bytes_at(co, -1) } {
+                Some(text) => String::from_utf8_lossy(&text).into_owned(),
+                None => format!("error object is a {} value", type_name(co, -1)),
+            },
+            str::to_owned,
+        );
+        let mut failure = Failure::new(message);
+        let mut traceback = String::new();
+        let written = &mut traceback;
+        let result = unsafe {
+            protect(self.main, |state| {
+                ffi::luaL_traceback(state, co, std::ptr::null(), 0);
+                if let Some(text) = bytes_at(state, -1) {
+                    written.push_str(&String::from_utf8_lossy(&text));
+                }
+            })
+        };
+        if result.is_ok() {
+            // The frames through which the engine enters a hook tell the script's author nothing.
+            let lines: Vec<&str> = traceback.lines().filter(|line| !line.contains("connmix:prelude")).collect();
+            failure.traceback = lines.join("\n");
+        }
+        failure
+    }
+
+    fn coroutine(&self) -> Result<Coroutine, Failure> {
+        if let Some(coroutine) = self.idle.borrow_mut().pop() {
+            return Ok(coroutine);
+        }
+        let mut made = Coroutine { state: std::ptr::null_mut(), anchor: 0 };
+        let slot = &mut made;
+        let result = unsafe {
+            protect(self.main, |state| {
+                slot.state = ffi::lua_newthread(state);
+                slot.anchor = ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX);
+            })
+        };
+        match result {
+            Ok(()) => Ok(made),
+            Err(e) => {
+                let _ = self.lua.gc_collect();
+                Err(Failure::new(e))
+            }
+        }
+    }
+
+    fn keep(&self, coroutine: Coroutine) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < POOL {
+            idle.push(coroutine);
+        } else {
+            drop(idle);
+            self.drop_coroutine(coroutine);
+        }
+    }
+
+    fn drop_coroutine(&self, coroutine: Coroutine) {
+        // Setting a registry slot that exists allocates nothing; were it to fail, the slot would only stay in use.
+        let _ = unsafe { protect(self.main, |state| ffi::luaL_unref(state, ffi::LUA_REGISTRYINDEX, coroutine.anchor)) };
+    }
+
+    fn one_less_suspended(&self) {
+        self.suspended.set(self.suspended.get() - 1);
+        self.queue.borrow_mut().drain(..).for_each(Waker::wake);
+    }
+}
+
+enum Step {
+    Done(Result<Returned, Failure>),
+    Waiting(Wait),
+}
+
+/// Reads a hook's results off its stack, converting nothing in place.
+unsafe fn returned(co: State) -> Returned {
+    unsafe {
+        let number = (ffi::lua_type(co, 2) == ffi::LUA_TNUMBER).then(|| ffi::lua_tonumber(co, 2));
+        Returned {
+            refused: ffi::lua_type(co, 1) == ffi::LUA_TBOOLEAN && ffi::lua_toboolean(co, 1) == 0,
+            status: number.filter(|n| (100.0..1000.0).contains(n)).map(|n| n as u16),
+            text: bytes_at(co, 3).map(|t| String::from_utf8_lossy(&t).into_owned()),
+        }
+    }
+}
+
+/// A handler that waits. Poll it till it is done; dropped before that, its coroutine is given up.
+pub struct Handler {
+    vm: Rc<Vm>,
+    coroutine: Coroutine,
+    current: Current,
+    wait: Option<Wait>,
+    budget: Duration,
+}
+
+impl Handler {
+    /// Goes on when the wait is over. From the moment that it is told that the connection has closed, its waits end at
+    /// once with an error.
+    pub fn poll(&mut self, cx: &mut Context<'_>, closed: bool) -> Poll<Result<Returned, Failure>> {
+        self.current.interrupted |= closed;
+        loop {
+            let Some(wait) = &mut self.wait else {
+                return Poll::Ready(Err(Failure::new("the handler has ended already")));
+            };
+            let answer = match wait.future.as_mut().poll(cx) {
+                Poll::Ready(answer) => answer,
+                Poll::Pending if self.current.interrupted => (wait.interrupted)(),
+                Poll::Pending => return Poll::Pending,
+            };
+            self.wait = None;
+            let co = self.coroutine.state;
+            let mut results = 0;
+            let count = &mut results;
+            let pushed = unsafe {
+                protect(self.vm.main, |state| {
+                    *count = answer(state);
+                    ffi::lua_xmove(state, co, *count);
+                })
+            };
+            if let Err(e) = pushed {
+                let _ = self.vm.lua.gc_collect();
+                return Poll::Ready(Err(Failure::new(e)));
+            }
+            match self.vm.resume(self.coroutine, results, self.current, self.budget) {
+                Step::Waiting(next) => self.wait = Some(next),
+                Step::Done(result) => {
+                    // The coroutine has been given back.
+                    self.coroutine.anchor = 0;
+                    return Poll::Ready(result);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Handler {
+    fn drop(&mut self) {
+        if self.coroutine.anchor != 0 {
+            self.vm.drop_coroutine(self.coroutine);
+        }
+        self.vm.one_less_suspended();
+    }
+}
+
+/// A VM with the libraries that scripts may have.
+fn sandboxed(limits: &VmLimits) -> mlua::Result<Lua> {
+    let mut libraries =
+        StdLib::TABLE | StdLib::STRING | StdLib::MATH | StdLib::BIT | StdLib::OS | StdLib::PACKAGE | StdLib::JIT;
+    if limits.libraries.contains(&Library::Io) {
+        libraries |= StdLib::IO;
+    }
+    let lua = Lua::new_with(libraries, LuaOptions::new())?;
+    lua.set_memory_limit(limits.memory)?;
+    Ok(lua)
+}
+
+/// Registers all native functions and runs the prelude, which returns how hooks are entered.
+fn prelude(lua: &Lua, main: State, program: &Arc<Program>, limits: &VmLimits) -> Result<mlua::Table, String> {
+    let run = || -> mlua::Result<mlua::Table> {
+        unsafe {
+            protect(main, |state| {
+                ffi::lua_getglobal(state, c"string".as_ptr());
+                strings::register(state);
+                ffi::lua_pop(state, 1);
+                mix::register(state, program);
+            })
+        }
+        .map_err(mlua::Error::runtime)?;
+        let native = natives::table(lua, program.clone(), limits)?;
+        lua.load(include_str!("prelude.lua")).set_name("=connmix:prelude").call(native)
+    };
+    run().map_err(|e| e.to_string())
+}
+
+/// Finds the script's hooks and anchors them.
+fn find_hooks(lua: &Lua, prelude: &mlua::Table, program: &Program) -> Result<[Option<Entry>; 3], String> {
+    let mut entries = [None; 3];
+    for hook in Hook::ALL {
+        let value: mlua::Value = lua.globals().get(hook.name()).map_err(|e| e.to_string())?;
+        let function = match value {
+            mlua::Value::Nil if hook == Hook::Message => {
+                return Err(format!(
+                    "{}: no global function on_message; a websocket server's script must define it",
+                    shown(&program.entry)
+                ));
+            }
+            mlua::Value::Nil => continue,
+            mlua::Value::Function(function) => function,
+            other => {
+                return Err(format!(
+                    "{}: {} must be a function, not a {}",
+                    shown(&program.entry),
+                    hook.name(),
+                    other.type_name()
+                ));
+            }
+        };
+        let (entrance, position) = hook.entrance();
+        let find = || -> mlua::Result<Entry> {
+            let takes: mlua::Function = prelude.get("takes")?;
+            let enter: mlua::Function = prelude.get(entrance)?;
+            let takes_conn = takes.call((&function, position))?;
+            let anchor = |f: mlua::Function| -> mlua::Result<c_int> {
+                let mut reference = 0;
+                let slot = &mut reference;
+                unsafe {
+                    lua.exec_raw::<()>(f, |state| {
+                        *slot = ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX);
+                    })
+                }?;
+                Ok(reference)
+            };
+            Ok(Entry { enter: anchor(enter)?, hook: anchor(function.clone())?, takes_conn })
+        };
+        entries[hook as usize] = Some(find().map_err(|e| e.to_string())?);
+    }
+    Ok(entries)
+}
+
+/// A syntax error's text alone: it has file and line.
+fn syntax_error(e: &mlua::Error) -> String {
+    match e {
+        mlua::Error::SyntaxError { message, .. } => message.clone(),
+        other => other.to_string(),
+    }
+}

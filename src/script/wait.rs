@@ -1,0 +1,148 @@
+//! Native functions that wait. Such a function leaves a future behind and yields; whoever drives the handler takes the
+//! future, polls it, and resumes the handler with its answer. Only the calling handler is suspended.
+
+use mlua::ffi;
+use std::cell::Cell;
+use std::ffi::{CStr, c_int, c_void};
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+
+use super::current;
+use super::stack::{Args, Push, Raise, State, conjure, set_raw, throw};
+use crate::shard::context::Value;
+
+unsafe extern "C-unwind" {
+    /// LuaJIT's own; mlua does not declare it.
+    fn lua_isyieldable(state: State) -> c_int;
+}
+
+/// What a wait gives its handler: pushes the results and returns how many.
+pub type Answer = Box<dyn FnOnce(State) -> c_int>;
+
+/// A wait that a handler has begun.
+pub struct Wait {
+    /// Gives the answer.
+    pub future: Pin<Box<dyn Future<Output = Answer>>>,
+    /// The answer when the connection closes first.
+    pub interrupted: fn() -> Answer,
+}
+
+/// What a waiting native function returns.
+pub enum Outcome<R> {
+    /// Nothing to wait for.
+    Now(R),
+    /// Suspend the handler till this is ready.
+    Later(Pin<Box<dyn Future<Output = R>>>),
+}
+
+impl<R> Outcome<R> {
+    /// Suspends the handler till `future` is ready.
+    pub fn later(future: impl Future<Output = R> + 'static) -> Outcome<R> {
+        Outcome::Later(Box::pin(future))
+    }
+}
+
+/// Results that can also say that the connection closed before they came.
+pub trait Interruptible: Push + 'static {
+    /// What the handler gets then.
+    fn interrupted() -> Self;
+}
+
+impl<T: Push + 'static> Interruptible for Result<T, String> {
+    fn interrupted() -> Self {
+        Err("the connection has closed".into())
+    }
+}
+
+impl Interruptible for Value {
+    fn interrupted() -> Self {
+        Value::Nil
+    }
+}
+
+fn answer<R: Push + 'static>(results: R) -> Answer {
+    Box::new(move |state| unsafe { results.push_to(state) })
+}
+
+thread_local! {
+    /// Between the yield of a native function and the driver that takes it.
+    static BEGUN: Cell<Option<Wait>> = const { Cell::new(None) };
+}
+
+/// The wait that the handler which has just yielded began. None: the script itself yielded.
+pub fn take() -> Option<Wait> {
+    BEGUN.with(Cell::take)
+}
+
+/// What a waiting function yields, so that it is told from a script's own yields.
+pub fn marker() -> *mut c_void {
+    static MARKER: u8 = 0;
+    (&raw const MARKER).cast_mut().cast()
+}
+
+/// A function item that waits.
+pub trait WaitingNative<R>: Fn(&Args) -> Result<Outcome<R>, Raise> + Copy + 'static {}
+impl<R, F: Fn(&Args) -> Result<Outcome<R>, Raise> + Copy + 'static> WaitingNative<R> for F {}
+
+/// Sets `table[name]` to a native function that may wait; `table` is at the top of the stack and stays there.
+///
+/// # Safety
+/// `state` must be valid and in a protected call.
+pub unsafe fn set_waiting<R: Interruptible, F: WaitingNative<R>>(state: State, name: &CStr, _function: F) {
+    unsafe { set_raw(state, name, trampoline::<R, F, 0>) }
+}
+
+/// As [`set_waiting`] for a method.
+///
+/// # Safety
+/// As [`set_waiting`].
+pub unsafe fn set_waiting_method<R: Interruptible, F: WaitingNative<R>>(state: State, name: &CStr, _function: F) {
+    unsafe { set_raw(state, name, trampoline::<R, F, 1>) }
+}
+
+unsafe extern "C-unwind" fn trampoline<R: Interruptible, F: WaitingNative<R>, const SKIP: c_int>(
+    state: State,
+) -> c_int {
+    let args = unsafe { Args::new(state, SKIP) };
+    let outcome = catch_unwind(AssertUnwindSafe(|| conjure::<F>()(&args)));
+    unsafe {
+        let results = match outcome {
+            Ok(Ok(Outcome::Now(results))) => results,
+            Ok(Ok(Outcome::Later(future))) => match begin(state, future) {
+                Ok(()) => {
+                    ffi::lua_settop(state, 0);
+                    ffi::lua_pushlightuserdata(state, marker());
+                    return ffi::lua_yield(state, 1);
+                }
+                Err(None) => R::interrupted(),
+                Err(Some(why)) => throw(state, Raise::Message(why.into())),
+            },
+            Ok(Err(raise)) => throw(state, raise),
+            Err(panic) => {
+                drop(panic);
+                throw(state, Raise::Message("internal error; the engine's log tells more".into()))
+            }
+        };
+        ffi::luaL_checkstack(state, R::COUNT + 4, c"too many results".as_ptr());
+        results.push_to(state)
+    }
+}
+
+/// Leaves the future for the driver, where the handler can wait. Else says why not; None: its connection has closed.
+fn begin<R: Interruptible>(state: State, future: Pin<Box<dyn Future<Output = R>>>) -> Result<(), Option<&'static str>> {
+    let Some(current) = current::get() else {
+        return Err(Some("this function waits, and only a handler can: not a file's top level"));
+    };
+    if current.interrupted {
+        return Err(None);
+    }
+    if unsafe { lua_isyieldable(state) } == 0 {
+        return Err(Some(
+            "this function waits, which is not possible inside a callback of table.sort or string.gsub; call it before or after",
+        ));
+    }
+    let future = Box::pin(async move { answer(future.await) });
+    BEGUN.with(|b| b.set(Some(Wait { future, interrupted: || answer(R::interrupted()) })));
+    Ok(())
+}

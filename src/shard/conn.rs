@@ -1,0 +1,248 @@
+//! One client connection as its worker's thread knows it.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context as TaskContext, Poll, Waker};
+use tokio::net::tcp::OwnedWriteHalf;
+
+use super::context::Context;
+use super::outbox::{Frame, Outbox};
+use super::served::Served;
+use crate::hub::topics::Member;
+use crate::ids::ClientId;
+use crate::message::CloseReason;
+
+/// From this many waiting bytes on, a push writes at once instead of waiting for the turn's end, so that what waits
+/// tells how fast the client is, not how busy the worker.
+const WRITE_AT_ONCE: usize = 64 * 1024;
+
+/// What happened to a frame that was pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushed {
+    /// It waits in the outbox.
+    Taken,
+    /// It waits, and nothing did before: the connection is to be written at the turn's end.
+    First,
+    /// The connection is closing, or closes now because too much waits for it.
+    Refused,
+}
+
+/// A connection. Only its worker's thread touches it.
+pub struct Conn {
+    /// Its number.
+    pub client_id: ClientId,
+    /// Its slot in the shard.
+    pub slot: Member,
+    /// The client's address, as scripts are told.
+    pub remote: SocketAddr,
+    /// The server it came in by.
+    pub served: Rc<Served>,
+    stream: OwnedWriteHalf,
+    outbox: RefCell<Outbox>,
+    /// The context that scripts and back ends set.
+    pub context: RefCell<Context>,
+    closing: RefCell<Option<Box<CloseReason>>>,
+    /// Wakes the connection's task.
+    task: RefCell<Option<Waker>>,
+    /// The shard's clock when bytes last came.
+    pub last_read: Cell<u32>,
+    /// The shard's clock when the engine last pinged.
+    pub last_ping: Cell<u32>,
+    /// The shard's clock when the client last took something, while it is `blocked`.
+    stalled: Cell<u32>,
+    /// In its handshake: what is pushed waits for the response to go first. It counts as blocked.
+    held: Cell<bool>,
+    /// The client's socket is full; the connection's task waits till it has room.
+    blocked: Cell<bool>,
+    /// In the shard's list of connections to be written.
+    pub(super) dirty: Cell<bool>,
+}
+
+impl Conn {
+    pub(super) fn new(
+        client_id: ClientId,
+        slot: Member,
+        remote: SocketAddr,
+        served: Rc<Served>,
+        stream: OwnedWriteHalf,
+        now: u32,
+    ) -> Conn {
+        Conn {
+            client_id,
+            slot,
+            remote,
+            served,
+            stream,
+            outbox: RefCell::default(),
+            context: RefCell::default(),
+            closing: RefCell::default(),
+            task: RefCell::default(),
+            last_read: Cell::new(now),
+            last_ping: Cell::new(now),
+            stalled: Cell::new(now),
+            held: Cell::new(true),
+            blocked: Cell::new(true),
+            dirty: Cell::new(false),
+        }
+    }
+
+    /// Marks the connection as ending. The first reason counts. What was pushed before still goes out, if the reason
+    /// lets it; nothing can be pushed after. The connection's task does the rest.
+    pub fn close(&self, reason: CloseReason) {
+        let mut closing = self.closing.borrow_mut();
+        if closing.is_some() {
+            return;
+        }
+        match &reason {
+            // These clients take nothing: what waits for them is memory.
+            CloseReason::TooSlow | CloseReason::WriteTimeout | CloseReason::Lost(_) => self.outbox.borrow_mut().clear(),
+            _ => {}
+        }
+        *closing = Some(Box::new(reason));
+        drop(closing);
+        self.wake();
+    }
+
+    /// Whether it ends.
+    pub fn is_closing(&self) -> bool {
+        self.closing.borrow().is_some()
+    }
+
+    /// Why it ends.
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.closing.borrow().as_deref().cloned()
+    }
+
+    /// Remembers the connection's task, to be woken.
+    pub fn register(&self, waker: &Waker) {
+        let mut task = self.task.borrow_mut();
+        if !task.as_ref().is_some_and(|t| t.will_wake(waker)) {
+            *task = Some(waker.clone());
+        }
+    }
+
+    /// Wakes the connection's task.
+    pub fn wake(&self) {
+        if let Some(task) = &*self.task.borrow() {
+            task.wake_by_ref();
+        }
+    }
+
+    /// Puts a frame into the outbox; [`super::Shard::push`] is the way to call it.
+    pub(super) fn push(&self, frame: Frame, scratch: &RefCell<Vec<u8>>, now: u32) -> Pushed {
+        if self.is_closing() {
+            return Pushed::Refused;
+        }
+        let mut outbox = self.outbox.borrow_mut();
+        if outbox.bytes() + frame.len() > self.served.limits.get().outbox_limit && !outbox.is_empty() {
+            drop(outbox);
+            self.close(CloseReason::TooSlow);
+            return Pushed::Refused;
+        }
+        outbox.push(frame);
+        let full = outbox.bytes() >= WRITE_AT_ONCE;
+        drop(outbox);
+        if full && !self.blocked.get() {
+            self.flush(scratch, now);
+        }
+        if self.blocked.get() || self.dirty.replace(true) { Pushed::Taken } else { Pushed::First }
+    }
+
+    /// Puts a frame of the protocol itself (pong, close) into the outbox, past the bound and past `close`.
+    pub fn push_control(&self, frame: Frame) {
+        self.outbox.borrow_mut().push(frame);
+    }
+
+    /// Drops what waits, but finishes a frame that is begun.
+    pub fn discard_waiting(&self) {
+        self.outbox.borrow_mut().clear_whole_frames();
+    }
+
+    /// The bytes that wait for the client.
+    pub fn waiting(&self) -> usize {
+        self.outbox.borrow().bytes()
+    }
+
+    /// Writes what waits, as far as the socket takes it. When it does not take all, the connection's task is woken to
+    /// wait for room.
+    pub fn flush(&self, scratch: &RefCell<Vec<u8>>, now: u32) {
+        let mut outbox = self.outbox.borrow_mut();
+        let mut scratch = scratch.borrow_mut();
+        while !outbox.is_empty() {
+            match self.stream.try_write(outbox.next_write(&mut scratch)) {
+                // After a short write, asking again is what makes the runtime wait for room.
+                Ok(written) => {
+                    outbox.advance(written);
+                    self.stalled.set(now);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if !self.blocked.replace(true) {
+                        self.stalled.set(now);
+                        self.wake();
+                    }
+                    return;
+                }
+                Err(e) => {
+                    outbox.clear();
+                    self.blocked.set(false);
+                    drop(outbox);
+                    self.close(CloseReason::Lost(e.to_string().into()));
+                    return;
+                }
+            }
+        }
+        self.blocked.set(false);
+    }
+
+    /// Goes on writing while the socket has room. Ready when nothing waits, or nothing can be written any more. Not to
+    /// be called while the connection is held.
+    pub fn poll_flush(&self, cx: &mut TaskContext<'_>, scratch: &RefCell<Vec<u8>>, now: u32) -> Poll<()> {
+        loop {
+            if self.outbox.borrow().is_empty() {
+                self.blocked.set(false);
+                return Poll::Ready(());
+            }
+            match self.stream.as_ref().poll_write_ready(cx) {
+                Poll::Pending => {
+                    self.blocked.set(true);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(())) => self.flush(scratch, now),
+                Poll::Ready(Err(e)) => {
+                    self.outbox.borrow_mut().clear();
+                    self.close(CloseReason::Lost(e.to_string().into()));
+                }
+            }
+        }
+    }
+
+    /// Whether the client's socket is full.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.get()
+    }
+
+    /// The clock when the client last took something, while something waits that it does not take.
+    pub fn stalled_since(&self) -> Option<u32> {
+        (self.blocked.get() && !self.held.get()).then(|| self.stalled.get())
+    }
+
+    /// Ends the held state: `head` goes before all that waits.
+    pub(super) fn release(&self, head: Frame) {
+        self.outbox.borrow_mut().push_front(head);
+        self.held.set(false);
+        self.blocked.set(false);
+    }
+
+    /// Ends the sending direction: the client sees the end after all that was written.
+    pub fn shutdown(&self) {
+        let _ = socket2::SockRef::from(self.stream.as_ref()).shutdown(std::net::Shutdown::Write);
+    }
+
+    /// Makes the end of the socket a reset: what the kernel still holds for a client that takes nothing goes at once.
+    pub fn reset(&self) {
+        let _ = socket2::SockRef::from(self.stream.as_ref()).set_linger(Some(std::time::Duration::ZERO));
+    }
+}

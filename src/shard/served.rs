@@ -1,0 +1,41 @@
+//! What the connections of one configured server share within a worker.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use crate::config::Limits;
+
+/// One configured server as one worker serves it.
+pub struct Served {
+    /// Its position under `engine.servers`.
+    pub index: usize,
+    /// In force now; a reload of the configuration sets them for live connections too.
+    pub limits: Cell<Limits>,
+    /// Connections of this server over all workers.
+    clients: Arc<AtomicUsize>,
+}
+
+impl Served {
+    /// The server at that position, whose connections all workers count together.
+    pub fn new(index: usize, limits: Limits, clients: Arc<AtomicUsize>) -> Served {
+        Served { index, limits: Cell::new(limits), clients }
+    }
+
+    /// Takes a place among the server's connections; None when there are `maxConnections` already.
+    pub fn admit(&self) -> Option<Place> {
+        let max = self.limits.get().max_connections;
+        let before = self.clients.fetch_add(1, Relaxed);
+        let place = Place(self.clients.clone());
+        (max == 0 || before < max).then_some(place)
+    }
+}
+
+/// A connection's place among its server's connections, given back when dropped.
+pub struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}

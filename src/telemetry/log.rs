@@ -1,0 +1,96 @@
+//! The log: one line an event, to the console and to a file that is rotated daily. The level can change while it runs.
+
+use std::io::{self, IsTerminal};
+use std::path::Path;
+use tracing::level_filters::LevelFilter;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::rolling::{InitError, RollingFileAppender, Rotation};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Layer, Registry, fmt, reload};
+
+/// Lines that may wait for the disk. When it can't keep up, further lines are dropped rather than clients kept waiting.
+const WAITING_LINES: usize = 64 * 1024;
+
+/// How a line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// For people; coloured on a terminal.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The log while it is open. Dropped, it writes what waits.
+pub struct Log {
+    level: reload::Handle<LevelFilter, Registry>,
+    _file: Option<WorkerGuard>,
+}
+
+/// The log could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The file.
+    #[error("the log file {file} cannot be opened: {source}")]
+    File {
+        /// Its path.
+        file: String,
+        /// Why.
+        source: InitError,
+    },
+    /// Something in this process logs already.
+    #[error("the log is open already")]
+    Twice,
+}
+
+impl Log {
+    /// Opens the log for the whole process. `file`: where to, besides the console, and how many days to keep.
+    pub fn open(level: LevelFilter, style: Style, file: Option<(&Path, usize)>) -> Result<Log, OpenError> {
+        let (filter, level) = reload::Layer::new(level);
+        let (lines, guard) = match file {
+            None => (None, None),
+            Some((path, keep)) => {
+                let (writer, guard) = NonBlockingBuilder::default()
+                    .buffered_lines_limit(WAITING_LINES)
+                    .lossy(true)
+                    .finish(open(path, keep)?);
+                (Some(line(style, false, writer)), Some(guard))
+            }
+        };
+        let console = line(style, io::stdout().is_terminal(), io::stdout);
+        // The filter stands below both, so that what nobody writes is not even put together.
+        let subscriber = tracing_subscriber::registry().with(filter).with(console).with(lines);
+        tracing::subscriber::set_global_default(subscriber).map_err(|_| OpenError::Twice)?;
+        Ok(Log { level, _file: guard })
+    }
+
+    /// Changes the level.
+    pub fn set_level(&self, level: LevelFilter) {
+        // Fails only when the subscriber is gone, and then nobody logs.
+        let _ = self.level.reload(level);
+    }
+}
+
+/// One output's layer.
+fn line<S, W>(style: Style, colour: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+    W: for<'a> fmt::MakeWriter<'a> + Send + Sync + 'static,
+{
+    let layer = fmt::layer().with_writer(writer).with_ansi(colour);
+    match style {
+        Style::Text => layer.boxed(),
+        Style::Json => layer.json().flatten_event(true).boxed(),
+    }
+}
+
+/// `logs/connmix.log` is written as `logs/connmix.2026-11-23.log`, and so on.
+fn open(path: &Path, keep: usize) -> Result<RollingFileAppender, OpenError> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let mut builder =
+        RollingFileAppender::builder().rotation(Rotation::DAILY).filename_prefix(stem).max_log_files(keep);
+    if let Some(suffix) = path.extension() {
+        builder = builder.filename_suffix(suffix.to_string_lossy());
+    }
+    builder.build(folder).map_err(|source| OpenError::File { file: path.display().to_string(), source })
+}

@@ -1,0 +1,577 @@
+//! The frames that one client sends, taken from bytes as they arrive (RFC 6455, section 5).
+//!
+//! Connections are many and mostly silent, so a [`Reader`] is two words while nothing is incomplete: the bytes stand
+//! in a buffer that the connections of a thread share, a frame that is whole there is unmasked there, and only what is
+//! incomplete (or what a busy connection must leave for later) moves to a buffer of the connection's own, which goes
+//! as soon as it is used up. No buffer is larger than what has arrived, doubled.
+//!
+//! The rule for callers: call [`Reader::next`] until it says `None`, or [`Reader::keep`], before the bytes of the
+//! [`Input`] are overwritten; and don't read on from a client while kept bytes wait, since they have no other bound.
+//! After a [`Violation`] or a close frame nothing more is taken.
+
+use crate::message::{CloseReason, Kind, close_code};
+use std::borrow::Cow;
+use std::io::Cursor;
+use std::ops::Range;
+use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+
+use super::frame::MAX_CONTROL;
+
+/// The bytes just read, consumed as events are taken. Frames are unmasked in it.
+#[derive(Debug)]
+pub struct Input<'a> {
+    chunk: &'a mut [u8],
+    pos: usize,
+}
+
+impl<'a> Input<'a> {
+    /// All of these bytes, none used yet. `&mut []` resumes a connection whose bytes were kept.
+    pub fn new(chunk: &'a mut [u8]) -> Input<'a> {
+        Input { chunk, pos: 0 }
+    }
+
+    /// The bytes that nobody has taken yet.
+    pub fn rest(&self) -> &[u8] {
+        &self.chunk[self.pos..]
+    }
+
+    fn take(&mut self, most: usize) -> &[u8] {
+        let start = self.pos;
+        self.pos = self.chunk.len().min(start.saturating_add(most));
+        &self.chunk[start..self.pos]
+    }
+}
+
+/// What a client sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A complete text message, already checked to be UTF-8.
+    Text(&'a [u8]),
+    /// A complete binary message.
+    Binary(&'a [u8]),
+    /// To be answered by a pong with the same payload.
+    Ping(&'a [u8]),
+    /// An answer to a ping, or a sign of life.
+    Pong(&'a [u8]),
+    /// The client closes: its code and reason, if it gave one. The last event.
+    Close(Option<(u16, &'a str)>),
+}
+
+/// The client broke the protocol or a limit: the connection is to be closed with that code.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct Violation {
+    /// The close code to send (RFC 6455, section 7.4.1).
+    pub code: u16,
+    /// What was wrong; short enough for a close frame's reason.
+    pub what: Cow<'static, str>,
+}
+
+impl Violation {
+    fn protocol(what: &'static str) -> Violation {
+        Violation { code: close_code::PROTOCOL, what: Cow::Borrowed(what) }
+    }
+
+    fn not_utf8(what: &'static str) -> Violation {
+        Violation { code: close_code::INVALID_DATA, what: Cow::Borrowed(what) }
+    }
+
+    fn too_big(limit: usize) -> Violation {
+        Violation { code: close_code::TOO_BIG, what: Cow::Owned(format!("message larger than {limit} bytes")) }
+    }
+}
+
+impl From<Violation> for CloseReason {
+    fn from(violation: Violation) -> CloseReason {
+        CloseReason::Violation { code: violation.code, what: violation.what.into() }
+    }
+}
+
+/// The parser of one connection.
+#[derive(Debug, Default)]
+pub struct Reader {
+    /// Only while something is incomplete or kept.
+    pending: Option<Box<Pending>>,
+    /// A close frame or a violation was met.
+    ended: bool,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    /// Input that could not be used yet: `held[pos..]` stands before what the next [`Input`] brings.
+    held: Vec<u8>,
+    pos: usize,
+    /// What the fragments of an unfinished message carried so far.
+    message: Vec<u8>,
+    /// What that message will be; `None` while no message is unfinished.
+    fragmented: Option<Kind>,
+    /// `message` was given out and can go.
+    spent: bool,
+}
+
+/// Where the payload of an event lies.
+enum Place {
+    Input(Range<usize>),
+    Held(Range<usize>),
+    Message,
+}
+
+/// A whole frame, its payload still masked.
+struct Frame {
+    head: Head,
+    place: Place,
+}
+
+impl Reader {
+    /// A parser that has seen nothing.
+    pub fn new() -> Reader {
+        Reader::default()
+    }
+
+    /// The next event, or `None` when the input is used up. A message over `limit` bytes is a [`Violation`] as soon
+    /// as a header announces it.
+    ///
+    /// An event's bytes live until the next call; a handler that waits must have copied them.
+    pub fn next<'a>(&'a mut self, input: &'a mut Input<'_>, limit: usize) -> Result<Option<Event<'a>>, Violation> {
+        let (opcode, place) = match self.advance(input, limit) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(None),
+            Err(violation) => {
+                self.ended = true;
+                self.pending = None;
+                return Err(violation);
+            }
+        };
+        let payload = match (place, &self.pending) {
+            (Place::Input(range), _) => &input.chunk[range],
+            (Place::Held(range), Some(pending)) => &pending.held[range],
+            (Place::Message, Some(pending)) => &pending.message[..],
+            (_, None) => &[],
+        };
+        let event = event(opcode, payload);
+        self.ended |= matches!(event, Ok(Event::Close(_)) | Err(_));
+        event.map(Some)
+    }
+
+    /// Moves all unused input to the connection's own memory: for a caller that can't take events now, and whose
+    /// buffer others need. It may be several frames. [`Reader::next`] goes on with it, with or without new input.
+    pub fn keep(&mut self, input: &mut Input<'_>) {
+        self.tidy();
+        let rest = input.take(usize::MAX);
+        if self.ended || rest.is_empty() {
+            return;
+        }
+        let pending = self.pending.get_or_insert_default();
+        if pending.pos > pending.held.len() / 2 {
+            pending.compact();
+        }
+        pending.held.extend_from_slice(rest);
+    }
+
+    /// How many bytes are held for later: unused input, and the fragments of an unfinished message.
+    pub fn waiting(&self) -> usize {
+        match &self.pending {
+            Some(pending) if pending.spent => pending.held.len() - pending.pos,
+            Some(pending) => pending.held.len() - pending.pos + pending.message.len(),
+            None => 0,
+        }
+    }
+
+    /// Lets go of what the last event used.
+    fn tidy(&mut self) {
+        let Some(pending) = &mut self.pending else { return };
+        if pending.spent {
+            pending.message = Vec::new();
+            pending.spent = false;
+        }
+        if pending.pos == pending.held.len() {
+            pending.held = Vec::new();
+            pending.pos = 0;
+        }
+        if self.ended || (pending.held.is_empty() && pending.fragmented.is_none()) {
+            self.pending = None;
+        }
+    }
+
+    /// Goes on to the next event; its payload is whole and unmasked, its meaning unchecked.
+    fn advance(&mut self, input: &mut Input<'_>, limit: usize) -> Result<Option<(OpCode, Place)>, Violation> {
+        loop {
+            self.tidy();
+            if self.ended {
+                input.take(usize::MAX);
+                return Ok(None);
+            }
+            let Some(Frame { head, place }) = self.frame(input, limit)? else { return Ok(None) };
+            if let (OpCode::Control(_), _) | (OpCode::Data(Data::Text | Data::Binary), true) = (head.opcode, head.fin) {
+                return Ok(Some((head.opcode, place)));
+            }
+
+            let pending = self.pending.get_or_insert_default();
+            let Pending { held, message, fragmented, spent, .. } = &mut **pending;
+            let part = match place {
+                Place::Input(range) => &input.chunk[range],
+                Place::Held(range) => &held[range],
+                Place::Message => &[],
+            };
+            append(message, part, limit);
+            let kind = match head.opcode {
+                OpCode::Data(Data::Text) => Kind::Text,
+                OpCode::Data(Data::Binary) => Kind::Binary,
+                _ => fragmented.unwrap_or(Kind::Binary),
+            };
+            *fragmented = (!head.fin).then_some(kind);
+            if head.fin {
+                *spent = true;
+                let opcode = match kind {
+                    Kind::Text => Data::Text,
+                    Kind::Binary => Data::Binary,
+                };
+                return Ok(Some((OpCode::Data(opcode), Place::Message)));
+            }
+        }
+    }
+
+    /// Takes a whole frame and unmasks it, or holds what there is of one.
+    fn frame(&mut self, input: &mut Input<'_>, limit: usize) -> Result<Option<Frame>, Violation> {
+        let fragments = self.pending.as_ref().and_then(|p| p.fragmented.map(|_| p.message.len()));
+        if let Some(pending) = self.pending.as_mut().filter(|p| !p.held.is_empty()) {
+            return pending.frame(input, fragments, limit);
+        }
+        match Head::parse(input.rest(), fragments, limit)? {
+            Some(head) if head.total() <= input.rest().len() => {
+                let payload = input.pos + head.len..input.pos + head.total();
+                input.pos = payload.end;
+                unmask(&mut input.chunk[payload.clone()], head.mask);
+                Ok(Some(Frame { head, place: Place::Input(payload) }))
+            }
+            _ => {
+                let rest = input.take(usize::MAX);
+                if !rest.is_empty() {
+                    self.pending.get_or_insert_default().held.extend_from_slice(rest);
+                }
+                Ok(None)
+            }
+        }
+    }
+}
+
+impl Pending {
+    /// [`Reader::frame`] where `held` is not empty: takes from the input only what completes the frame in `held`, so
+    /// that the frames after it are used where they are.
+    fn frame(
+        &mut self,
+        input: &mut Input<'_>,
+        fragments: Option<usize>,
+        limit: usize,
+    ) -> Result<Option<Frame>, Violation> {
+        loop {
+            let bytes = &self.held[self.pos..];
+            let wanted = match Head::parse(bytes, fragments, limit)? {
+                Some(head) if head.total() <= bytes.len() => {
+                    let payload = self.pos + head.len..self.pos + head.total();
+                    self.pos = payload.end;
+                    unmask(&mut self.held[payload.clone()], head.mask);
+                    return Ok(Some(Frame { head, place: Place::Held(payload) }));
+                }
+                Some(head) => head.total(),
+                None => head_len(bytes),
+            };
+            if input.rest().is_empty() {
+                return Ok(None);
+            }
+            if self.pos > 0 {
+                self.compact();
+            }
+            let missing = wanted - self.held.len();
+            append(&mut self.held, input.take(missing), wanted);
+        }
+    }
+
+    /// Forgets the used bytes, and their memory too.
+    fn compact(&mut self) {
+        self.held = self.held[self.pos..].to_vec();
+        self.pos = 0;
+    }
+}
+
+/// The header of a frame that this server takes.
+struct Head {
+    opcode: OpCode,
+    fin: bool,
+    mask: [u8; 4],
+    /// The length of the header itself.
+    len: usize,
+    payload: usize,
+}
+
+impl Head {
+    /// Reads and checks the header at the front of `bytes`; `None` if it is not complete. `fragments` has the length
+    /// of the unfinished message, if there is one.
+    fn parse(bytes: &[u8], fragments: Option<usize>, limit: usize) -> Result<Option<Head>, Violation> {
+        let mut cursor = Cursor::new(bytes);
+        let (header, payload) = match FrameHeader::parse(&mut cursor) {
+            Ok(Some(parsed)) => parsed,
+            Ok(None) => return Ok(None),
+            Err(_) => return Err(Violation::protocol("reserved opcode")),
+        };
+        let len = cursor.position() as usize;
+        if header.rsv1 || header.rsv2 || header.rsv3 {
+            return Err(Violation::protocol("reserved bit set, but no extension was agreed"));
+        }
+        let Some(mask) = header.mask else { return Err(Violation::protocol("frame not masked")) };
+        if payload >> 63 != 0 {
+            return Err(Violation::protocol("frame length has its top bit set"));
+        }
+        // The header's own length tells which form the length has: 6 bytes without an extended one, then 8, then 14.
+        if (len == 8 && payload < 126) || (len == 14 && payload <= 0xFFFF) {
+            return Err(Violation::protocol("frame length not in its shortest form"));
+        }
+        match (header.opcode, fragments) {
+            (OpCode::Control(_), _) => {
+                if !header.is_final {
+                    return Err(Violation::protocol("fragmented control frame"));
+                }
+                if payload > MAX_CONTROL as u64 {
+                    return Err(Violation::protocol("control frame longer than 125 bytes"));
+                }
+            }
+            (OpCode::Data(Data::Continue), None) => {
+                return Err(Violation::protocol("continuation without a message to continue"));
+            }
+            (OpCode::Data(Data::Text | Data::Binary), Some(_)) => {
+                return Err(Violation::protocol("new message before the fragmented one was finished"));
+            }
+            (OpCode::Data(_), _) => {
+                if payload > limit.saturating_sub(fragments.unwrap_or(0)) as u64 {
+                    return Err(Violation::too_big(limit));
+                }
+            }
+        }
+        Ok(Some(Head { opcode: header.opcode, fin: header.is_final, mask, len, payload: payload as usize }))
+    }
+
+    /// The length of the whole frame.
+    fn total(&self) -> usize {
+        self.len.saturating_add(self.payload)
+    }
+}
+
+/// How long the header that starts with `bytes` is, as far as they tell: to its length byte, or to its mask.
+fn head_len(bytes: &[u8]) -> usize {
+    let masked = |second: u8| if second & 0x80 != 0 { 4 } else { 0 };
+    match bytes {
+        [] | [_] => 2,
+        [_, second, ..] => match second & 0x7F {
+            126 => 4 + masked(*second),
+            127 => 10 + masked(*second),
+            _ => 2 + masked(*second),
+        },
+    }
+}
+
+/// Appends to a buffer that is to hold at most `end` bytes: it doubles, so that many small parts cost no more than one
+/// large, but never beyond that end.
+fn append(buffer: &mut Vec<u8>, part: &[u8], end: usize) {
+    let len = buffer.len() + part.len();
+    if len > buffer.capacity() {
+        let room = buffer.capacity().saturating_mul(2).min(end).max(len);
+        buffer.reserve_exact(room - buffer.len());
+    }
+    buffer.extend_from_slice(part);
+}
+
+/// Takes the mask off (RFC 6455, section 5.3). In words of 8, which the compiler turns into wider ones.
+fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+    let [a, b, c, d] = mask;
+    let key = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let (words, rest) = payload.as_chunks_mut::<8>();
+    for word in words {
+        *word = (u64::from_ne_bytes(*word) ^ key).to_ne_bytes();
+    }
+    for (byte, key) in rest.iter_mut().zip(mask.into_iter().cycle()) {
+        *byte ^= key;
+    }
+}
+
+/// Checks what a whole payload means.
+fn event(opcode: OpCode, payload: &[u8]) -> Result<Event<'_>, Violation> {
+    match opcode {
+        OpCode::Data(Data::Text) => match std::str::from_utf8(payload) {
+            Ok(_) => Ok(Event::Text(payload)),
+            Err(_) => Err(Violation::not_utf8("text message is not UTF-8")),
+        },
+        OpCode::Data(_) => Ok(Event::Binary(payload)),
+        OpCode::Control(Control::Ping) => Ok(Event::Ping(payload)),
+        OpCode::Control(Control::Pong) => Ok(Event::Pong(payload)),
+        OpCode::Control(_) => match payload {
+            [] => Ok(Event::Close(None)),
+            [_] => Err(Violation::protocol("close frame of one byte")),
+            [high, low, reason @ ..] => {
+                let code = u16::from_be_bytes([*high, *low]);
+                if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+                    return Err(Violation::protocol("invalid close code"));
+                }
+                match std::str::from_utf8(reason) {
+                    Ok(reason) => Ok(Event::Close(Some((code, reason)))),
+                    Err(_) => Err(Violation::not_utf8("close reason is not UTF-8")),
+                }
+            }
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A masked client frame: its first byte and its payload.
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mask = [0x37, 0xFA, 0x21, 0x3D];
+        let mut bytes = vec![first];
+        match payload.len() {
+            len @ 0..=125 => bytes.push(0x80 | len as u8),
+            len @ 126..=0xFFFF => {
+                bytes.push(0x80 | 126);
+                bytes.extend((len as u16).to_be_bytes());
+            }
+            len => {
+                bytes.push(0x80 | 127);
+                bytes.extend((len as u64).to_be_bytes());
+            }
+        }
+        bytes.extend(mask);
+        bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(b, k)| b ^ k));
+        bytes
+    }
+
+    /// What the reader says to these bytes: the number of events before the violation.
+    #[track_caller]
+    fn violation(bytes: &[u8]) -> (usize, Violation) {
+        let mut bytes = bytes.to_vec();
+        let mut reader = Reader::new();
+        let mut input = Input::new(&mut bytes);
+        let mut events = 0;
+        loop {
+            match reader.next(&mut input, 1000) {
+                Ok(Some(_)) => events += 1,
+                Ok(None) => panic!("no violation after {events} events"),
+                Err(violation) => {
+                    assert_eq!(reader.next(&mut input, 1000), Ok(None), "nothing comes after a violation");
+                    assert!(input.rest().is_empty());
+                    assert_eq!(reader.waiting(), 0);
+                    assert!(violation.what.len() <= crate::wire::frame::MAX_REASON);
+                    return (events, violation);
+                }
+            }
+        }
+    }
+
+    #[track_caller]
+    fn refused(bytes: &[u8], code: u16, what: &str) {
+        let (events, violation) = violation(bytes);
+        assert_eq!((events, violation.code), (0, code), "{violation}");
+        assert!(violation.what.contains(what), "{violation}");
+    }
+
+    #[test]
+    fn an_idle_reader_is_two_words() {
+        assert!(size_of::<Reader>() <= 16);
+    }
+
+    #[test]
+    fn the_example_of_the_rfc_is_read() {
+        let mut bytes = *b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58";
+        let mut input = Input::new(&mut bytes);
+        let mut reader = Reader::new();
+        assert_eq!(reader.next(&mut input, 5), Ok(Some(Event::Text(b"Hello"))));
+        assert_eq!(reader.next(&mut input, 5), Ok(None));
+    }
+
+    #[test]
+    fn reserved_bits_and_opcodes_are_refused() {
+        for bit in [0x40, 0x20, 0x10] {
+            refused(&frame(0x81 | bit, b"x"), 1002, "reserved bit");
+        }
+        for opcode in (0x3..=0x7).chain(0xB..=0xF) {
+            refused(&frame(0x80 | opcode, b"x"), 1002, "reserved opcode");
+        }
+    }
+
+    #[test]
+    fn unmasked_frames_are_refused() {
+        refused(b"\x81\x00", 1002, "not masked");
+        refused(b"\x81\x05Hello", 1002, "not masked");
+    }
+
+    #[test]
+    fn control_frames_are_short_and_whole() {
+        refused(&frame(0x09, b"x"), 1002, "fragmented control");
+        refused(&frame(0x89, &[0; 126]), 1002, "longer than 125");
+    }
+
+    #[test]
+    fn fragments_come_in_order() {
+        refused(&frame(0x80, b"x"), 1002, "without a message");
+        refused(&[frame(0x01, b"a"), frame(0x81, b"b")].concat(), 1002, "before the fragmented one");
+        let (events, _) = violation(&[frame(0x01, b"a"), frame(0x80, b"b"), frame(0x80, b"c")].concat());
+        assert_eq!(events, 1, "the message was finished by its last fragment");
+    }
+
+    #[test]
+    fn lengths_have_their_shortest_form() {
+        refused(b"\x82\xfe\x00\x7dmask", 1002, "shortest");
+        refused(b"\x82\xff\x00\x00\x00\x00\x00\x00\xff\xffmask", 1002, "shortest");
+        refused(b"\x82\xff\x80\x00\x00\x00\x00\x00\x00\x00mask", 1002, "top bit");
+    }
+
+    #[test]
+    fn a_message_over_the_limit_is_refused_by_its_header() {
+        refused(&frame(0x82, &[0; 1001])[..8], 1009, "larger than 1000 bytes");
+        refused(b"\x82\xff\x7f\xff\xff\xff\xff\xff\xff\xffmask", 1009, "larger");
+        let parts = [frame(0x02, &[0; 600]), frame(0x00, &[0; 400]), frame(0x80, &[0; 1])[..6].to_vec()].concat();
+        refused(&parts, 1009, "larger than 1000 bytes");
+    }
+
+    #[test]
+    fn close_frames_are_checked() {
+        refused(&frame(0x88, b"x"), 1002, "one byte");
+        for code in [0u16, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 0xFFFF] {
+            refused(&frame(0x88, &code.to_be_bytes()), 1002, "close code");
+        }
+        refused(&frame(0x88, b"\x03\xe8\xff"), 1007, "reason");
+        for code in [1000u16, 1003, 1007, 1014, 3000, 4999] {
+            let mut bytes = [frame(0x88, &code.to_be_bytes()), frame(0x81, b"late")].concat();
+            let mut input = Input::new(&mut bytes);
+            let mut reader = Reader::new();
+            assert_eq!(reader.next(&mut input, 10), Ok(Some(Event::Close(Some((code, ""))))));
+            assert_eq!(reader.next(&mut input, 10), Ok(None), "nothing comes after a close");
+            assert!(input.rest().is_empty());
+        }
+    }
+
+    #[test]
+    fn text_is_checked_when_it_is_complete() {
+        refused(&frame(0x81, b"\xc3"), 1007, "UTF-8");
+        refused(&[frame(0x01, b"\xc3"), frame(0x80, b"x")].concat(), 1007, "UTF-8");
+        let mut bytes = [frame(0x01, b"\xc3"), frame(0x80, b"\xa9")].concat();
+        assert_eq!(Reader::new().next(&mut Input::new(&mut bytes), 10), Ok(Some(Event::Text("é".as_bytes()))));
+    }
+
+    #[test]
+    fn kept_frames_come_before_new_ones() {
+        let mut reader = Reader::new();
+        let mut first = [frame(0x81, b"a"), frame(0x81, b"b"), frame(0x81, b"c")[..3].to_vec()].concat();
+        let mut input = Input::new(&mut first);
+        assert_eq!(reader.next(&mut input, 10), Ok(Some(Event::Text(b"a"))));
+        reader.keep(&mut input);
+        assert_eq!(reader.waiting(), 7 + 3);
+        let mut second = [&frame(0x81, b"c")[3..], &frame(0x81, b"d")].concat();
+        let mut input = Input::new(&mut second);
+        for expected in [b"b", b"c", b"d"] {
+            assert_eq!(reader.next(&mut input, 10), Ok(Some(Event::Text(expected))));
+        }
+        assert_eq!(reader.next(&mut input, 10), Ok(None));
+        assert!(reader.pending.is_none(), "nothing is held when nothing waits");
+    }
+}

@@ -1,0 +1,100 @@
+//! Taking connections in: every worker listens on every port, and hands a new socket to the worker with the fewest
+//! connections, itself if no other has fewer.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::spawn_local;
+
+use super::{Control, Listener, Role, Worker, session};
+
+/// A connection's place among its worker's, given back when dropped.
+pub struct Load(Arc<AtomicUsize>);
+
+impl Load {
+    fn take(count: &Arc<AtomicUsize>) -> Load {
+        count.fetch_add(1, Relaxed);
+        Load(count.clone())
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Accepts till aborted.
+pub(super) async fn run(worker: Rc<Worker>, listener: Listener) {
+    let role = listener.role;
+    let listener = match TcpListener::from_std(listener.socket) {
+        Ok(listener) => listener,
+        Err(e) => {
+            tracing::error!("cannot listen for {role:?}: {e}");
+            return;
+        }
+    };
+    loop {
+        match listener.accept().await {
+            Ok((socket, peer)) => place(&worker, role, socket, peer),
+            Err(e) if is_the_peers(&e) => {}
+            Err(e) => {
+                // Out of file descriptors, most likely: the kernel keeps new connections waiting meanwhile.
+                tracing::error!("cannot accept connections: {e}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// The connection failed before it was accepted: of no interest.
+fn is_the_peers(e: &io::Error) -> bool {
+    use io::ErrorKind::*;
+    matches!(e.kind(), ConnectionAborted | ConnectionReset | ConnectionRefused | Interrupted)
+}
+
+fn place(worker: &Rc<Worker>, role: Role, socket: TcpStream, peer: SocketAddr) {
+    // Small messages go out at once.
+    let _ = socket.set_nodelay(true);
+    let loads = &worker.peers.loads;
+    let own = usize::from(worker.id.0);
+    let least = (0..loads.len()).min_by_key(|&i| (loads[i].load(Relaxed), i != own)).unwrap_or(own);
+    let load = Load::take(&loads[least]);
+    if least == own {
+        adopt(worker, role, socket, peer, load);
+        return;
+    }
+    match socket.into_std() {
+        Ok(socket) => {
+            let sent = worker.peers.control[least].try_send(Control::Adopt { role, socket, peer, load });
+            if let Err(refused) = sent
+                && let Control::Adopt { socket, .. } = refused.into_inner()
+                && let Ok(socket) = TcpStream::from_std(socket)
+            {
+                // That worker has its hands full, or is ending.
+                adopt(worker, role, socket, peer, Load::take(&loads[own]));
+            }
+        }
+        Err(e) => tracing::warn!("a connection from {peer} was lost: {e}"),
+    }
+}
+
+/// Serves a connection on this worker.
+pub(super) fn adopt(worker: &Rc<Worker>, role: Role, socket: TcpStream, peer: SocketAddr, load: Load) {
+    match role {
+        Role::Server(server) => {
+            spawn_local(session::serve(worker.clone(), server, socket, peer, load));
+        }
+        Role::Api | Role::Center => {
+            let api = worker.api.clone();
+            spawn_local(async move {
+                api.serve(socket, peer, role == Role::Center).await;
+                drop(load);
+            });
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! A worker's control lane: what it is told to do besides delivering.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use super::{Control, Worker, accept};
+use crate::message::CloseReason;
+use crate::script::program::Program;
+use crate::script::vm::Vm;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// Obeys till the worker has drained.
+pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, accepting: Vec<AbortHandle>) {
+    while let Some(control) = lane.recv().await {
+        match control {
+            Control::Adopt { role, socket, peer, load } => match TcpStream::from_std(socket) {
+                Ok(socket) => accept::adopt(&worker, role, socket, peer, load),
+                Err(e) => tracing::warn!("a connection from {peer} was lost: {e}"),
+            },
+            Control::Build { server, program, done } => {
+                let _ = done.send(build(&worker, server, program));
+            }
+            Control::Swap { server, accept } => {
+                if let Some(vm) = worker.servers[server].next.take()
+                    && accept
+                {
+                    // The old one lives on in the handlers that it still runs.
+                    worker.servers[server].vm.replace(vm);
+                }
+            }
+            Control::Configure => {
+                let config = worker.config.load();
+                for (server, new) in worker.servers.iter().zip(&config.servers) {
+                    server.served.limits.set(new.limits);
+                }
+            }
+            Control::Drain => break,
+        }
+    }
+    accepting.iter().for_each(AbortHandle::abort);
+    lane.close();
+    drain(&worker, lane).await;
+}
+
+fn build(worker: &Worker, server: usize, program: Arc<Program>) -> Result<(), String> {
+    let vm = Vm::new(program, &worker.vm_limits)?;
+    worker.servers[server].next.replace(Some(vm));
+    Ok(())
+}
+
+/// Closes every connection, and returns when the last has gone. The engine bounds how long that may take.
+async fn drain(worker: &Rc<Worker>, mut lane: mpsc::Receiver<Control>) {
+    // Sockets that were on their way to this worker are not served any more.
+    while lane.try_recv().is_ok() {}
+    let own = &worker.peers.loads[usize::from(worker.id.0)];
+    while own.load(Relaxed) > 0 {
+        // Again each time: a connection may have been in its handshake.
+        worker.shard.each(|conn| conn.close(CloseReason::Shutdown));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

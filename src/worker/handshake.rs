@@ -1,0 +1,255 @@
+//! A connection's first moments: the upgrade request is read and checked, the script asked, the response prepared.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::time::timeout;
+
+use super::Worker;
+use super::session::{Opened, report};
+use crate::config::Config;
+use crate::message::CloseReason;
+use crate::script::current::ConnRef;
+use crate::script::hooks::{HandshakeRequest, HookArgs};
+use crate::script::vm::{Handler, Hook, Returned, Started};
+use crate::shard::Arrival;
+use crate::shard::conn::Conn;
+use crate::wire::handshake::{self as http, MAX_HEAD, Parsed, Refusal, Request, Rules};
+
+/// The longest a client may take to send its request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest a refused client is waited for.
+const REFUSED_LINGER: Duration = Duration::from_secs(1);
+/// Bytes of frames that a client may send before its handshake is over.
+const MAX_EARLY: usize = 64 * 1024;
+
+/// Runs the handshake; None when there is no connection in the end, and all has been said to the client.
+pub(super) async fn run(worker: &Rc<Worker>, server: usize, mut socket: TcpStream, peer: SocketAddr) -> Option<Opened> {
+    let head = match timeout(REQUEST_TIMEOUT, read_head(&mut socket)).await {
+        Ok(Ok(Some(head))) => head,
+        Ok(Ok(None)) => return None,
+        Ok(Err(refusal)) => return refuse(socket, &refusal, peer).await,
+        Err(_) => {
+            let refusal = Refusal { status: 408, text: "the upgrade request did not arrive in time".into() };
+            return refuse(socket, &refusal, peer).await;
+        }
+    };
+    let (request, len) = match http::parse(&head) {
+        Ok(Parsed::Complete { request, len }) => (request, len),
+        Ok(Parsed::Incomplete) => return None,
+        Err(refusal) => return refuse(socket, &refusal, peer).await,
+    };
+    let config = worker.config.load_full();
+    let response = match check(&config, server, &request) {
+        Ok(response) => response,
+        Err(refusal) => return refuse(socket, &refusal, peer).await,
+    };
+    let served = worker.servers[server].served.clone();
+    let Some(place) = served.admit() else {
+        let refusal = Refusal { status: 503, text: "too many connections (maxConnections)".into() };
+        return refuse(socket, &refusal, peer).await;
+    };
+    let remote = client_address(&config, &request, peer);
+    let (mut input, stream) = socket.into_split();
+    let conn = worker.shard.insert(Arrival { served, stream, remote });
+    let guard = Inserted { worker, conn: Some(conn.clone()) };
+    let mut early = head[len..].to_vec();
+    let refusal = ask(worker, server, &conn, &request, &mut input, &mut early).await;
+    let refusal = match (refusal, conn.close_reason()) {
+        (None, Some(CloseReason::Shutdown)) => Some(Refusal { status: 503, text: "server shutdown".into() }),
+        // The client has gone meanwhile.
+        (None, Some(CloseReason::Lost(_))) => return None,
+        (refusal, _) => refusal,
+    };
+    if let Some(refusal) = refusal {
+        conn.discard_waiting();
+        worker.shard.remove(&conn);
+        worker.shard.open(&conn, refusal.response().into());
+        finish_refused(worker, &conn, &mut input).await;
+        tracing::debug!(%peer, status = refusal.status, "handshake refused: {refusal}");
+        return None;
+    }
+    worker.shard.open(&conn, response.into());
+    Some(Opened { conn: guard.keep()?, input, early, place: Some(place) })
+}
+
+/// Takes a connection out of the shard again, if its handshake is given up midway.
+struct Inserted<'a> {
+    worker: &'a Worker,
+    conn: Option<Rc<Conn>>,
+}
+
+impl Inserted<'_> {
+    fn keep(mut self) -> Option<Rc<Conn>> {
+        self.conn.take()
+    }
+}
+
+impl Drop for Inserted<'_> {
+    fn drop(&mut self) {
+        if let Some(conn) = self.conn.take() {
+            self.worker.shard.remove(&conn);
+        }
+    }
+}
+
+/// Reads till the head is complete; None when the client ended first. What follows the head is in the result too.
+async fn read_head(socket: &mut TcpStream) -> Result<Option<Vec<u8>>, Refusal> {
+    use tokio::io::AsyncReadExt;
+    let mut head = Vec::with_capacity(1024);
+    loop {
+        match socket.read_buf(&mut head).await {
+            Ok(0) | Err(_) => return Ok(None),
+            Ok(_) => {}
+        }
+        // Parsed again from its start: only when it arrives in pieces, and those are bounded.
+        match http::parse(&head)? {
+            Parsed::Complete { .. } => return Ok(Some(head)),
+            Parsed::Incomplete if head.len() > MAX_HEAD => {
+                return Err(Refusal { status: 431, text: format!("the request head has more than {MAX_HEAD} bytes") });
+            }
+            Parsed::Incomplete => {}
+        }
+    }
+}
+
+/// What the engine itself demands of a request, and the response if the script agrees.
+fn check(config: &Config, server: usize, request: &Request<'_>) -> Result<Vec<u8>, Refusal> {
+    let server = &config.servers[server];
+    let subprotocols: Option<Vec<String>> = server
+        .option("subprotocols")
+        .map(|list| list.split(',').map(|p| p.trim().to_owned()).filter(|p| !p.is_empty()).collect());
+    let rules = Rules {
+        path: server.option("path").unwrap_or("/"),
+        allowed_origins: &server.allowed_origins,
+        subprotocols: subprotocols.as_deref(),
+    };
+    let upgrade = http::check(request, &rules)?;
+    Ok(http::accept_response(&upgrade, upgrade.chosen))
+}
+
+/// The client's address: behind proxies that are trusted, the last address that none of them vouches for.
+fn client_address(config: &Config, request: &Request<'_>, peer: SocketAddr) -> SocketAddr {
+    let trusted = |ip: IpAddr| config.trusted_proxies.iter().any(|net| net.contains(&ip.to_canonical()));
+    let mut address = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    if !trusted(address.ip()) {
+        return address;
+    }
+    for entry in http::forwarded_for(request) {
+        let parsed = entry
+            .parse::<SocketAddr>()
+            .or_else(|_| entry.trim_matches(['[', ']']).parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 0)));
+        // An entry that is no address says nothing, nor do those before it.
+        let Ok(parsed) = parsed else { break };
+        address = SocketAddr::new(parsed.ip().to_canonical(), parsed.port());
+        if !trusted(address.ip()) {
+            break;
+        }
+    }
+    address
+}
+
+/// Runs `on_handshake`; the refusal, if it refuses or fails.
+async fn ask(
+    worker: &Worker,
+    server: usize,
+    conn: &Rc<Conn>,
+    request: &Request<'_>,
+    input: &mut OwnedReadHalf,
+    early: &mut Vec<u8>,
+) -> Option<Refusal> {
+    let vm = worker.vm(server);
+    if !vm.has(Hook::Handshake) {
+        return None;
+    }
+    poll_fn(|cx| vm.poll_turn(cx)).await;
+    let head = HandshakeRequest {
+        headers: request.headers().collect(),
+        method: request.method,
+        uri: request.target,
+        protocol: "HTTP/1.1",
+        remote: conn.remote.to_string(),
+    };
+    let args = HookArgs::handshake(ConnRef::of(conn), &head);
+    let budget = conn.served.limits.get().handler_timeout;
+    let result = match vm.start(Hook::Handshake, ConnRef::of(conn), args, budget) {
+        Started::Done(result) => result,
+        Started::Suspended(mut handler) => {
+            let end = watch_for_end(input, early, conn);
+            let run = run_to_end(&mut handler, conn);
+            tokio::pin!(run);
+            tokio::select! {
+                biased;
+                result = &mut run => result,
+                () = end => run.await,
+            }
+        }
+    };
+    match result {
+        Ok(Returned { refused: true, status, text }) => {
+            let status = status.unwrap_or(403);
+            Some(Refusal { status, text: text.unwrap_or_else(|| "refused".into()) })
+        }
+        Ok(_) => None,
+        Err(failure) => {
+            report(Hook::Handshake, &failure, conn);
+            Some(Refusal { status: 500, text: "the handshake handler failed".into() })
+        }
+    }
+}
+
+async fn run_to_end(handler: &mut Handler, conn: &Conn) -> Result<Returned, crate::script::vm::Failure> {
+    poll_fn(|cx| {
+        conn.register(cx.waker());
+        handler.poll(cx, conn.is_closing())
+    })
+    .await
+}
+
+/// Ends when the client does, which it notes on the connection; or when the client has sent too much too early.
+async fn watch_for_end(input: &OwnedReadHalf, early: &mut Vec<u8>, conn: &Conn) {
+    while early.len() < MAX_EARLY && input.readable().await.is_ok() {
+        let mut bytes = [0; 4096];
+        match input.try_read(&mut bytes) {
+            Ok(0) => break,
+            Ok(n) => early.extend_from_slice(&bytes[..n]),
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(_) => break,
+        }
+    }
+    if early.len() < MAX_EARLY {
+        conn.close(CloseReason::Lost("the client ended the connection during its handshake".into()));
+    }
+}
+
+/// Refuses a request that made no connection.
+async fn refuse(mut socket: TcpStream, refusal: &Refusal, peer: SocketAddr) -> Option<Opened> {
+    tracing::debug!(%peer, status = refusal.status, "handshake refused: {refusal}");
+    let said = async {
+        socket.write_all(&refusal.response()).await?;
+        socket.shutdown().await?;
+        // Whatever the client still sends is read, so that the response is not lost to a reset.
+        tokio::io::copy(&mut socket, &mut tokio::io::sink()).await
+    };
+    let _ = timeout(REFUSED_LINGER, said).await;
+    None
+}
+
+async fn finish_refused(worker: &Worker, conn: &Conn, input: &mut OwnedReadHalf) {
+    let shard = &worker.shard;
+    let said = async {
+        poll_fn(|cx| {
+            conn.register(cx.waker());
+            conn.poll_flush(cx, shard.scratch(), shard.now())
+        })
+        .await;
+        conn.shutdown();
+        tokio::io::copy(input, &mut tokio::io::sink()).await
+    };
+    let _ = timeout(REFUSED_LINGER, said).await;
+}

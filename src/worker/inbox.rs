@@ -1,0 +1,48 @@
+//! Messages that came while a handler was waiting. Empty, it owns nothing.
+
+use std::collections::VecDeque;
+
+use crate::message::Kind;
+
+/// The bytes that may wait for a connection's handler; then its socket is not read.
+const INBOX_BYTES: usize = 64 * 1024;
+
+#[derive(Default)]
+pub(super) struct Inbox(Option<Box<Waiting>>);
+
+#[derive(Default)]
+struct Waiting {
+    messages: VecDeque<(Kind, Box<[u8]>)>,
+    bytes: usize,
+}
+
+impl Inbox {
+    pub(super) fn push(&mut self, kind: Kind, data: &[u8]) {
+        let waiting = self.0.get_or_insert_default();
+        // An empty message takes memory too.
+        waiting.bytes += data.len() + 32;
+        waiting.messages.push_back((kind, data.into()));
+    }
+
+    pub(super) fn pop(&mut self) -> Option<(Kind, Box<[u8]>)> {
+        let waiting = self.0.as_mut()?;
+        let message = waiting.messages.pop_front();
+        match &message {
+            Some((_, data)) if !waiting.messages.is_empty() => waiting.bytes -= data.len() + 32,
+            _ => self.0 = None,
+        }
+        message
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.0.as_ref().is_some_and(|w| w.bytes >= INBOX_BYTES)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0 = None;
+    }
+}

@@ -91,7 +91,7 @@ impl ClientIds {
     }
 
     /// A number that was never given before.
-    pub fn next(&mut self) -> ClientId {
+    pub fn issue(&mut self) -> ClientId {
         self.after(clock())
     }
 
@@ -119,7 +119,7 @@ mod tests {
         for worker in 0..3 {
             let mut ids = ClientIds::new(WorkerId(worker), 3);
             for _ in 0..10_000 {
-                let id = ids.next();
+                let id = ids.issue();
                 assert!(id.get() < LIMIT);
                 assert_eq!(worker_of(id, 3), WorkerId(worker));
                 assert!(seen.insert(id), "{id} was given twice");

@@ -156,15 +156,6 @@ impl From<Error> for Miss {
 /// Where a match of the rest of a pattern ends.
 type Step = Result<usize, Miss>;
 
-/// What one search tells: None is no match.
-fn outcome(step: Step) -> Result<Option<usize>, Error> {
-    match step {
-        Ok(end) => Ok(Some(end)),
-        Err(Miss::Mismatch) => Ok(None),
-        Err(Miss::Fault(error)) => Err(error),
-    }
-}
-
 /// A pattern at work on a subject. Owns nothing, so that a Lua error may pass through its holder's frame.
 pub struct Matcher<'a, 'c> {
     subject: &'a [u8],
@@ -172,6 +163,7 @@ pub struct Matcher<'a, 'c> {
     budget: Budget<'c>,
     /// What [`Matcher::find_lead`] found, once a search asked for it.
     lead: Option<Option<Item<'a>>>,
+    whole: (usize, usize),
     /// How many of the slots are in use; only these were ever written.
     level: usize,
     slots: [MaybeUninit<Slot>; MAX_CAPTURES],
@@ -181,15 +173,29 @@ impl<'a, 'c> Matcher<'a, 'c> {
     /// A matcher of a pattern whose anchor, if it has one, was split off; a `^` is a character like others here.
     #[inline]
     pub fn new(subject: &'a [u8], pattern: &'a [u8], budget: Budget<'c>) -> Self {
-        Matcher { subject, pattern, budget, lead: None, level: 0, slots: [MaybeUninit::uninit(); MAX_CAPTURES] }
+        Matcher {
+            subject,
+            pattern,
+            budget,
+            lead: None,
+            whole: (0, 0),
+            level: 0,
+            slots: [MaybeUninit::uninit(); MAX_CAPTURES],
+        }
     }
 
-    /// The first match that starts at `from` or behind it.
-    pub fn find(&mut self, from: usize) -> Result<Option<Range<usize>>, Error> {
-        let mut start = from;
-        if start > self.subject.len() {
-            return Ok(None);
+    /// Looks for the first match that starts at `from` or behind it. [`Matcher::whole`] and the captures tell of it.
+    #[inline]
+    pub fn find(&mut self, from: usize) -> Result<bool, Error> {
+        if from > self.subject.len() {
+            return Ok(false);
         }
+        // The first place may do, and then there is no use in preparing for more of them.
+        Ok(self.match_at(from)? || (from < self.subject.len() && self.search(from + 1)?))
+    }
+
+    fn search(&mut self, from: usize) -> Result<bool, Error> {
+        let mut start = from;
         let lead = match self.lead {
             Some(lead) => lead,
             None => {
@@ -205,24 +211,37 @@ impl<'a, 'c> Matcher<'a, 'c> {
                 start += self.scan(start, lead, false)?;
                 // Every match starts with that item, so none starts at the end.
                 if start == self.subject.len() {
-                    return Ok(None);
+                    return Ok(false);
                 }
             }
-            if let Some(end) = self.match_at(start)? {
-                return Ok(Some(start..end));
+            if self.match_at(start)? {
+                return Ok(true);
             }
             if start == self.subject.len() {
-                return Ok(None);
+                return Ok(false);
             }
             start += 1;
         }
     }
 
-    /// The end of the match that starts exactly at `start`.
+    /// Whether there is a match that starts exactly at `start`.
     #[inline]
-    pub fn match_at(&mut self, start: usize) -> Result<Option<usize>, Error> {
+    pub fn match_at(&mut self, start: usize) -> Result<bool, Error> {
         self.level = 0;
-        outcome(self.run(start, 0, 0))
+        match self.run(start, 0, 0) {
+            Ok(end) => {
+                self.whole = (start, end);
+                Ok(true)
+            }
+            Err(Miss::Mismatch) => Ok(false),
+            Err(Miss::Fault(error)) => Err(error),
+        }
+    }
+
+    /// The last match.
+    #[inline]
+    pub fn whole(&self) -> Range<usize> {
+        self.whole.0..self.whole.1
     }
 
     /// As [`Budget::left`].
@@ -235,14 +254,14 @@ impl<'a, 'c> Matcher<'a, 'c> {
         self.level
     }
 
-    /// Capture `index` (from 0) of the last match. A match without captures has one: the `whole` of it.
+    /// Capture `index` (from 0) of the last match. A match without captures has one: the whole of it.
     #[inline]
-    pub fn capture(&self, index: usize, whole: &Range<usize>) -> Result<Capture, Error> {
+    pub fn capture(&self, index: usize) -> Result<Capture, Error> {
         match self.slot(index) {
             Some(Slot { end: OPEN, .. }) => Err(Error::UnfinishedCapture),
             Some(Slot { start, end: POSITION }) => Ok(Capture::Position(start)),
             Some(Slot { start, end }) => Ok(Capture::Text(start..end)),
-            None if index == 0 => Ok(Capture::Text(whole.clone())),
+            None if index == 0 => Ok(Capture::Text(self.whole())),
             None => Err(Error::CaptureIndex),
         }
     }

@@ -31,6 +31,9 @@ pub enum Raise {
     Message(String),
 }
 
+/// A native function's outcome when it can also fail in operation: the API's `v, err`.
+pub type Fallible<T> = Result<Result<T, String>, Raise>;
+
 impl From<String> for Raise {
     fn from(message: String) -> Raise {
         Raise::Message(message)
@@ -81,7 +84,7 @@ impl Args {
     pub fn wrong(&self, index: i32, wanted: &str) -> Raise {
         Raise::Argument {
             index,
-            problem: format!("{wanted} expected, got {}", type_name(self.state, self.slot(index))),
+            problem: format!("{wanted} expected, got {}", unsafe { type_name(self.state, self.slot(index)) }),
         }
     }
 
@@ -130,7 +133,10 @@ impl Args {
 }
 
 /// What Lua calls the type of the value at a stack index.
-pub fn type_name(state: State, slot: c_int) -> &'static str {
+///
+/// # Safety
+/// `state` must be valid.
+pub unsafe fn type_name(state: State, slot: c_int) -> &'static str {
     match unsafe { ffi::lua_type(state, slot) } {
         ffi::LUA_TNONE => "no value",
         ffi::LUA_TNIL => "nil",
@@ -399,8 +405,8 @@ impl<R, F: Fn(&Args) -> Result<R, Raise> + Copy + 'static> Native<R> for F {}
 /// The one value of a zero-sized function type.
 pub fn conjure<F: Copy>() -> F {
     const { assert!(size_of::<F>() == 0, "only plain fn items can be native functions") };
-    // A zero-sized Copy type that exists (the caller of `native` passed one) is made of nothing.
-    unsafe { std::mem::MaybeUninit::<F>::uninit().assume_init() }
+    // A zero-sized Copy type of which a value exists (the registering call was passed one): reading it reads nothing.
+    unsafe { std::ptr::NonNull::<F>::dangling().read() }
 }
 
 unsafe extern "C-unwind" fn trampoline<R: Push, F: Native<R>, const SKIP: c_int>(state: State) -> c_int {

@@ -16,15 +16,14 @@ mod tests;
 use mlua::ffi;
 use std::cell::Cell;
 use std::ffi::{CStr, c_int};
-use std::ops::Range;
 use std::slice;
 
 use crate::script::pattern::{self, Budget, Capture, Error, Matcher, STEPS_PER_CHECK};
-use crate::script::stack::{State, push_bytes, set_raw};
+use crate::script::stack::{State, set_raw};
 
 /// Whether the running handler is over its time.
 fn time_is_up() -> bool {
-    false
+    crate::script::guard::expired()
 }
 
 thread_local! {
@@ -92,12 +91,18 @@ fn visible(pattern: &[u8]) -> &[u8] {
     pattern.get(..end).unwrap_or_default()
 }
 
+/// Pushes bytes by Lua's function itself: the binding's usual one reads back what it pushed, which shows in short calls.
+#[inline]
+unsafe fn push_slice(state: State, bytes: &[u8]) {
+    unsafe { ffi::lua_pushlstring_(state, bytes.as_ptr().cast(), bytes.len()) }
+}
+
 /// Pushes one capture of the last match.
 #[inline]
-unsafe fn push_capture(state: State, matcher: &Matcher, subject: &[u8], index: usize, whole: &Range<usize>) {
+unsafe fn push_capture(state: State, matcher: &Matcher, subject: &[u8], index: usize) {
     unsafe {
-        match matcher.capture(index, whole) {
-            Ok(Capture::Text(range)) => push_bytes(state, subject.get(range).unwrap_or_default()),
+        match matcher.capture(index) {
+            Ok(Capture::Text(range)) => push_slice(state, subject.get(range).unwrap_or_default()),
             Ok(Capture::Position(offset)) => ffi::lua_pushinteger(state, offset as ffi::lua_Integer + 1),
             Err(error) => raise(state, error),
         }
@@ -106,14 +111,14 @@ unsafe fn push_capture(state: State, matcher: &Matcher, subject: &[u8], index: u
 
 /// Pushes the first `count` captures of the last match.
 #[inline]
-unsafe fn push_captures(state: State, matcher: &Matcher, subject: &[u8], count: usize, whole: &Range<usize>) -> c_int {
+unsafe fn push_captures(state: State, matcher: &Matcher, subject: &[u8], count: usize) -> c_int {
     unsafe {
         // A native function has 20 slots for the asking; none of ours holds more than 8 otherwise.
         if count > 12 {
             ffi::luaL_checkstack(state, count as c_int, c"too many captures".as_ptr());
         }
         for index in 0..count {
-            push_capture(state, matcher, subject, index, whole);
+            push_capture(state, matcher, subject, index);
         }
         count as c_int
     }
@@ -146,24 +151,23 @@ unsafe fn find_or_match<const FIND: bool>(state: State) -> c_int {
         }
         let (anchored, pattern) = pattern::split_anchor(visible(pattern));
         let mut matcher = Matcher::new(subject, pattern, budget());
-        let found =
-            if anchored { matcher.match_at(from).map(|end| end.map(|end| from..end)) } else { matcher.find(from) };
-        let whole = match found {
-            Ok(Some(whole)) => whole,
-            Ok(None) => {
-                STEPS_LEFT.set(matcher.steps_left());
+        let found = if anchored { matcher.match_at(from) } else { matcher.find(from) };
+        STEPS_LEFT.set(matcher.steps_left());
+        match found {
+            Ok(true) => {}
+            Ok(false) => {
                 ffi::lua_pushnil(state);
                 return 1;
             }
             Err(error) => raise(state, error),
-        };
-        STEPS_LEFT.set(matcher.steps_left());
+        }
         if FIND {
+            let whole = matcher.whole();
             ffi::lua_pushinteger(state, whole.start as ffi::lua_Integer + 1);
             ffi::lua_pushinteger(state, whole.end as ffi::lua_Integer);
-            2 + push_captures(state, &matcher, subject, matcher.captures(), &whole)
+            2 + push_captures(state, &matcher, subject, matcher.captures())
         } else {
-            push_captures(state, &matcher, subject, matcher.captures().max(1), &whole)
+            push_captures(state, &matcher, subject, matcher.captures().max(1))
         }
     }
 }
@@ -176,22 +180,22 @@ fn start_of_search(init: i64, length: usize) -> usize {
     (start.max(0) as usize).min(length)
 }
 
-/// Upvalues of gmatch's iterator: the subject, the pattern, and the offset that the next search starts at.
-const SUBJECT: c_int = ffi::lua_upvalueindex(1);
-const PATTERN: c_int = ffi::lua_upvalueindex(2);
-const OFFSET: c_int = ffi::lua_upvalueindex(3);
+/// Where gmatch's iterator stands: upvalue 1, a userdata. The strings that it points into are upvalues 2 and 3.
+struct Iteration {
+    subject: *const [u8],
+    pattern: *const [u8],
+    /// Where the next search starts.
+    offset: usize,
+}
 
 unsafe extern "C-unwind" fn gmatch(state: State) -> c_int {
     unsafe {
-        argument(state, 1);
-        let whole = argument(state, 2);
+        let subject = argument(state, 1);
+        let pattern = visible(argument(state, 2));
         ffi::lua_settop(state, 2);
-        let pattern = visible(whole);
-        if pattern.len() < whole.len() {
-            push_bytes(state, pattern);
-            ffi::lua_replace(state, 2);
-        }
-        ffi::lua_pushinteger(state, 0);
+        let iteration = ffi::lua_newuserdata(state, size_of::<Iteration>()).cast::<Iteration>();
+        iteration.write(Iteration { subject, pattern, offset: 0 });
+        ffi::lua_insert(state, 1);
         ffi::lua_pushcclosure(state, gmatch_next, 3);
         1
     }
@@ -199,24 +203,21 @@ unsafe extern "C-unwind" fn gmatch(state: State) -> c_int {
 
 unsafe extern "C-unwind" fn gmatch_next(state: State) -> c_int {
     unsafe {
-        let subject = argument(state, SUBJECT);
-        let pattern = argument(state, PATTERN);
-        let from = ffi::lua_tointeger(state, OFFSET) as usize;
+        let iteration = ffi::lua_touserdata(state, ffi::lua_upvalueindex(1)).cast::<Iteration>();
+        let Some(&Iteration { subject, pattern, offset }) = iteration.as_ref() else { return 0 };
+        let subject = &*subject;
         // No anchor here: it would end every iteration at its first match, so `^` stands for itself.
-        let mut matcher = Matcher::new(subject, pattern, budget());
-        let whole = match matcher.find(from) {
-            Ok(Some(whole)) => whole,
-            Ok(None) => {
-                STEPS_LEFT.set(matcher.steps_left());
-                return 0;
-            }
-            Err(error) => raise(state, error),
-        };
+        let mut matcher = Matcher::new(subject, &*pattern, budget());
+        let found = matcher.find(offset);
         STEPS_LEFT.set(matcher.steps_left());
+        match found {
+            Ok(true) => {}
+            Ok(false) => return 0,
+            Err(error) => raise(state, error),
+        }
+        let whole = matcher.whole();
         // An empty match would be found again for ever.
-        let next = if whole.is_empty() { whole.end + 1 } else { whole.end };
-        ffi::lua_pushinteger(state, next as ffi::lua_Integer);
-        ffi::lua_replace(state, OFFSET);
-        push_captures(state, &matcher, subject, matcher.captures().max(1), &whole)
+        (*iteration).offset = if whole.is_empty() { whole.end + 1 } else { whole.end };
+        push_captures(state, &matcher, subject, matcher.captures().max(1))
     }
 }

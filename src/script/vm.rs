@@ -278,7 +278,7 @@ impl Vm {
         let message = message.map_or_else(
             || match unsafe { bytes_at(co, -1) } {
                 Some(text) => String::from_utf8_lossy(&text).into_owned(),
-                None => format!("error object is a {} value", type_name(co, -1)),
+                None => format!("error object is a {} value", unsafe { type_name(co, -1) }),
             },
             str::to_owned,
         );

@@ -102,7 +102,7 @@ impl Shard {
 
     /// Lets a connection in. It stays till [`Shard::remove`].
     pub fn insert(&self, arrival: Arrival) -> Rc<Conn> {
-        let client_id = self.ids.borrow_mut().next();
+        let client_id = self.ids.borrow_mut().issue();
         let mut conns = self.conns.borrow_mut();
         let entry = conns.vacant_entry();
         let slot = entry.key() as Member;

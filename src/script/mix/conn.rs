@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use crate::message::{Channel, CloseReason, Kind, close_code};
 use crate::script::current::{self, ConnRef, Host};
-use crate::script::stack::{Args, Push, Raise, State, set_method, type_name};
+use crate::script::stack::{Args, Fallible, Push, Raise, State, set_method, type_name};
 use crate::script::wait::{Outcome, set_waiting_method};
 use crate::shard::MAX_SUBSCRIPTIONS;
 use crate::shard::conn::Conn;
@@ -135,13 +135,13 @@ fn this(args: &Args) -> Result<ConnRef, Raise> {
     unsafe { handle_at(args.state(), 1) }.ok_or_else(|| {
         Raise::Message(format!(
             "not a connection: got {} where conn was expected (call methods with a colon: conn:send(data))",
-            type_name(args.state(), 1)
+            unsafe { type_name(args.state(), 1) }
         ))
     })
 }
 
 /// The engine and the connection of `self`; Err inside when it has ended.
-fn live(args: &Args) -> Result<Result<(Rc<Host>, Rc<Conn>), String>, Raise> {
+fn live(args: &Args) -> Fallible<(Rc<Host>, Rc<Conn>)> {
     let this = this(args)?;
     let Some(host) = current::host() else { return Ok(Err(GONE.into())) };
     Ok(match host.shard.get_at(this.slot, this.client_id) {
@@ -175,7 +175,7 @@ fn context_value(args: &Args) -> Result<Value, Raise> {
     Ok(context.get(&key).cloned().unwrap_or(Value::Nil))
 }
 
-fn set_context(args: &Args) -> Result<Result<(), String>, Raise> {
+fn set_context(args: &Args) -> Fallible<()> {
     let pairs = args.table(1)?;
     let mut named = Vec::with_capacity(pairs.len());
     for (key, value) in pairs {
@@ -199,7 +199,7 @@ fn set_context(args: &Args) -> Result<Result<(), String>, Raise> {
     Ok(Ok(()))
 }
 
-fn set_context_value(args: &Args) -> Result<Result<(), String>, Raise> {
+fn set_context_value(args: &Args) -> Fallible<()> {
     let (key, value) = (args.text(1)?, args.value(2)?);
     Ok(live(args)?.and_then(|(host, conn)| host.shard.set_context(&conn, &key, value).map_err(|full| full.to_string())))
 }
@@ -214,7 +214,7 @@ fn wait_context_value(args: &Args) -> Result<Outcome<Value>, Raise> {
 }
 
 /// The channel names from argument 1 on.
-pub(super) fn channel_args(args: &Args) -> Result<Result<Vec<Channel>, String>, Raise> {
+pub(super) fn channel_args(args: &Args) -> Fallible<Vec<Channel>> {
     if args.count() == 0 {
         return Err(args.wrong(1, "string"));
     }
@@ -237,12 +237,12 @@ pub(super) fn subscribe_to(host: &Host, conn: &Conn, channels: &[Channel]) -> Re
     }
 }
 
-fn subscribe(args: &Args) -> Result<Result<(), String>, Raise> {
+fn subscribe(args: &Args) -> Fallible<()> {
     let (live, channels) = (live(args)?, channel_args(args)?);
     Ok(live.and_then(|(host, conn)| subscribe_to(&host, &conn, &channels?)))
 }
 
-fn unsubscribe(args: &Args) -> Result<Result<(), String>, Raise> {
+fn unsubscribe(args: &Args) -> Fallible<()> {
     let (live, channels) = (live(args)?, channel_args(args)?);
     Ok(live.and_then(|(host, conn)| {
         host.shard.unsubscribe(&conn, &channels?);
@@ -263,7 +263,7 @@ pub(super) fn kind_arg(args: &Args, index: i32) -> Result<Kind, Raise> {
     })
 }
 
-fn send(args: &Args) -> Result<Result<(), String>, Raise> {
+fn send(args: &Args) -> Fallible<()> {
     let (data, kind) = (args.bytes(1)?, kind_arg(args, 2)?);
     let (host, conn) = match live(args)? {
         Ok(live) => live,
@@ -279,7 +279,7 @@ fn send(args: &Args) -> Result<Result<(), String>, Raise> {
     })
 }
 
-fn close(args: &Args) -> Result<Result<(), String>, Raise> {
+fn close(args: &Args) -> Fallible<()> {
     let code = if args.is_nil(1) { f64::from(close_code::NORMAL) } else { args.number(1)? };
     let allowed = code.fract() == 0.0
         && (matches!(code as u16, 1000..=1003 | 1007..=1014) && code < 2000.0 || (3000.0..5000.0).contains(&code));

@@ -7,7 +7,7 @@ use super::conn::{channel_args, kind_arg, subscribe_to};
 use crate::ids::ClientId;
 use crate::message::{Channel, Message};
 use crate::script::current::{self, Host};
-use crate::script::stack::{Args, Raise, State, set_native};
+use crate::script::stack::{Args, Fallible, Raise, State, set_native};
 use crate::script::wait::{Outcome, set_waiting};
 use crate::shard::conn::Conn;
 use crate::shard::context::Value;
@@ -101,12 +101,12 @@ fn here() -> Result<(Rc<Host>, Rc<Conn>), String> {
     Ok((host, conn))
 }
 
-fn subscribe(args: &Args) -> Result<Result<(), String>, Raise> {
+fn subscribe(args: &Args) -> Fallible<()> {
     let channels = channel_args(args)?;
     Ok(here().and_then(|(host, conn)| subscribe_to(&host, &conn, &channels?)))
 }
 
-fn unsubscribe(args: &Args) -> Result<Result<(), String>, Raise> {
+fn unsubscribe(args: &Args) -> Fallible<()> {
     let channels = channel_args(args)?;
     Ok(here().and_then(|(host, conn)| {
         host.shard.unsubscribe(&conn, &channels?);

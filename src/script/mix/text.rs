@@ -169,7 +169,7 @@ unsafe fn describe(state: State, slot: c_int) -> String {
     match unsafe { (ffi::lua_type(state, slot), bytes_at(state, slot)) } {
         (ffi::LUA_TSTRING, Some(s)) => format!("'{}'", s[..s.len().min(40)].escape_ascii()),
         (_, Some(number)) => String::from_utf8_lossy(&number).into_owned(),
-        _ => type_name(state, slot).into(),
+        _ => unsafe { type_name(state, slot) }.into(),
     }
 }
 

@@ -4,12 +4,11 @@ use mlua::ffi;
 use std::cell::Cell;
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
-use std::ops::Range;
 use std::slice;
 
-use super::{STEPS_LEFT, argument, budget, push_capture, push_captures, raise, visible};
+use super::{STEPS_LEFT, argument, budget, push_capture, push_captures, push_slice, raise, visible};
 use crate::script::pattern::{self, Capture, Matcher};
-use crate::script::stack::{State, push_bytes};
+use crate::script::stack::State;
 
 /// gsub's stack: the three arguments that are read again and again, then the [`Output`]'s memory.
 const REPLACEMENT: c_int = 3;
@@ -107,23 +106,23 @@ pub(super) unsafe extern "C-unwind" fn gsub(state: State) -> c_int {
         // and is to be kept, is copied together in front of the next replacement.
         let (mut from, mut done) = (0, 0);
         while count < limit && from <= subject.len() {
-            let found =
-                if anchored { matcher.match_at(from).map(|end| end.map(|end| from..end)) } else { matcher.find(from) };
-            let whole = match found {
-                Ok(Some(whole)) => whole,
-                Ok(None) => break,
+            let found = if anchored { matcher.match_at(from) } else { matcher.find(from) };
+            match found {
+                Ok(true) => {}
+                Ok(false) => break,
                 Err(error) => raise(state, error),
-            };
+            }
+            let whole = matcher.whole();
             count += 1;
             let kept = subject.get(done..whole.start).unwrap_or_default();
             let replaced = if kind == ffi::LUA_TFUNCTION || kind == ffi::LUA_TTABLE {
-                computed(&mut output, kind, &matcher, subject, kept, &whole)
+                computed(&mut output, kind, &matcher, subject, kept)
             } else {
                 output.append(kept);
                 if literal {
                     output.append(replacement);
                 } else {
-                    expanded(&mut output, replacement, &matcher, subject, &whole);
+                    expanded(&mut output, replacement, &matcher, subject);
                 }
                 true
             };
@@ -140,7 +139,7 @@ pub(super) unsafe extern "C-unwind" fn gsub(state: State) -> c_int {
             ffi::lua_pushvalue(state, 1);
         } else {
             output.append(subject.get(done..).unwrap_or_default());
-            push_bytes(state, slice::from_raw_parts(output.start, output.length));
+            push_slice(state, slice::from_raw_parts(output.start, output.length));
         }
         ffi::lua_pushinteger(state, count as ffi::lua_Integer);
         2
@@ -149,22 +148,15 @@ pub(super) unsafe extern "C-unwind" fn gsub(state: State) -> c_int {
 
 /// Appends what a replacement function or table says, with `kept` in front of it; or nothing at all, and returns false,
 /// if it says to leave the match alone.
-unsafe fn computed(
-    output: &mut Output,
-    kind: c_int,
-    matcher: &Matcher,
-    subject: &[u8],
-    kept: &[u8],
-    whole: &Range<usize>,
-) -> bool {
+unsafe fn computed(output: &mut Output, kind: c_int, matcher: &Matcher, subject: &[u8], kept: &[u8]) -> bool {
     let state = output.state;
     unsafe {
         if kind == ffi::LUA_TFUNCTION {
             ffi::lua_pushvalue(state, REPLACEMENT);
-            let arguments = push_captures(state, matcher, subject, matcher.captures().max(1), whole);
+            let arguments = push_captures(state, matcher, subject, matcher.captures().max(1));
             ffi::lua_call(state, arguments, 1);
         } else {
-            push_capture(state, matcher, subject, 0, whole);
+            push_capture(state, matcher, subject, 0);
             ffi::lua_gettable(state, REPLACEMENT);
         }
         let replaced = ffi::lua_toboolean(state, -1) != 0;
@@ -187,7 +179,7 @@ unsafe fn computed(
 
 /// Appends a replacement string: `%0` is the match, `%1` to `%9` are captures, and any other character behind a `%`
 /// stands for itself.
-unsafe fn expanded(output: &mut Output, replacement: &[u8], matcher: &Matcher, subject: &[u8], whole: &Range<usize>) {
+unsafe fn expanded(output: &mut Output, replacement: &[u8], matcher: &Matcher, subject: &[u8]) {
     let mut rest = replacement;
     unsafe {
         while let Some(percent) = rest.iter().position(|&c| c == b'%') {
@@ -201,8 +193,8 @@ unsafe fn expanded(output: &mut Output, replacement: &[u8], matcher: &Matcher, s
                 continue;
             }
             let capture = match c {
-                b'0' => Ok(Capture::Text(whole.clone())),
-                _ => matcher.capture(usize::from(c - b'1'), whole),
+                b'0' => Ok(Capture::Text(matcher.whole())),
+                _ => matcher.capture(usize::from(c - b'1')),
             };
             match capture {
                 Ok(Capture::Text(range)) => output.append(subject.get(range).unwrap_or_default()),

@@ -340,7 +340,7 @@ impl Encoder {
     unsafe fn wrong_key(&self, key_slot: c_int) -> Box<Trouble> {
         let reason = match unsafe { ffi::lua_type(self.state, key_slot) } {
             ffi::LUA_TSTRING | ffi::LUA_TNUMBER => "both string and number keys".into(),
-            _ => format!("a {} as key", type_name(self.state, key_slot)),
+            _ => format!("a {} as key", unsafe { type_name(self.state, key_slot) }),
         };
         Trouble::new("table", reason)
     }

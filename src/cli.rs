@@ -6,9 +6,11 @@ use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 
+use crate::bench::Bench;
 use crate::config::{Config, Format, Level, load};
 use crate::engine::{Engine, Listeners, check_scripts};
 use crate::telemetry::log::{Log, Style};
@@ -33,6 +35,9 @@ enum Command {
     Engine(Run),
     /// Check the configuration and the scripts it names, and exit: 0 all is well, 1 it is not
     Check(File),
+    /// Measure an engine: throughput, delays, memory
+    #[command(subcommand)]
+    Bench(Bench),
 }
 
 #[derive(Debug, Args)]
@@ -59,6 +64,7 @@ pub fn main() -> ExitCode {
         Command::Center(_) => Err(needs_cluster("center")),
         Command::Engine(_) => Err(needs_cluster("engine")),
         Command::Check(file) => check(&file),
+        Command::Bench(bench) => bench.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -116,7 +122,8 @@ fn serve(run: &Run, dev: bool) -> Result<(), String> {
     if let Some(workers) = run.workers {
         config.workers = usize::from(workers);
     }
-    let log = open_log(&config, dev)?;
+    // Open to the end of this function: what happens during the stop is logged too.
+    let log = Arc::new(open_log(&config, dev)?);
     log_panics();
     config.notes.iter().for_each(|note| tracing::info!("{note}"));
     let open_api = config.users.is_empty() && !config.api.listen.addr.ip().is_loopback();
@@ -131,9 +138,10 @@ fn serve(run: &Run, dev: bool) -> Result<(), String> {
         .map_err(|e| format!("the runtime could not start: {e}"))?;
     let mut signals = runtime.block_on(async { Signals::watch() }).map_err(|e| format!("signals: {e}"))?;
 
+    let levels = log.clone();
     let on_level = move |level| {
         if !dev {
-            log.set_level(level_filter(level));
+            levels.set_level(level_filter(level));
         }
     };
     let engine = Engine::start(config, listeners, Box::new(on_level)).map_err(|e| e.to_string())?;

@@ -1,0 +1,229 @@
+//! WebSocket clients for measuring: many on one thread, with one read buffer for all, that count what comes.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, Semaphore};
+
+use super::target::Target;
+
+const READ_BUFFER: usize = 256 * 1024;
+/// Connections that are opened at once.
+const OPENING: usize = 256;
+/// A time stamp in a payload: this, then 16 hexadecimal digits of nanoseconds.
+const STAMP: &[u8] = b"@t=";
+
+/// What all clients of a measurement have received.
+pub(super) struct Counters {
+    started: Instant,
+    /// Data frames.
+    pub frames: Cell<u64>,
+    /// Notified after each [`Counters::every`] frames.
+    pub progress: Notify,
+    /// How many frames make progress.
+    pub every: Cell<u64>,
+    /// Delays of the time-stamped frames that were sampled, in nanoseconds.
+    pub delays: RefCell<Vec<u64>>,
+    buffer: Cell<Vec<u8>>,
+}
+
+impl Counters {
+    pub(super) fn new() -> Rc<Counters> {
+        Rc::new(Counters {
+            started: Instant::now(),
+            frames: Cell::new(0),
+            progress: Notify::new(),
+            every: Cell::new(1),
+            delays: RefCell::default(),
+            buffer: Cell::new(vec![0; READ_BUFFER]),
+        })
+    }
+
+    /// Nanoseconds since the measurement began.
+    pub(super) fn now(&self) -> u64 {
+        self.started.elapsed().as_nanos() as u64
+    }
+
+    /// A time stamp for a payload.
+    pub(super) fn stamp(&self) -> String {
+        format!("@t={:016x}", self.now())
+    }
+
+    fn received(&self, payload: &[u8], sampled: bool) {
+        let frames = self.frames.get() + 1;
+        self.frames.set(frames);
+        if sampled && let Some(sent) = stamp_of(payload) {
+            self.delays.borrow_mut().push(self.now().saturating_sub(sent));
+        }
+        if frames % self.every.get() == 0 {
+            self.progress.notify_waiters();
+        }
+    }
+}
+
+fn stamp_of(payload: &[u8]) -> Option<u64> {
+    let at = memchr::memmem::find(payload, STAMP)? + STAMP.len();
+    u64::from_str_radix(std::str::from_utf8(payload.get(at..at + 16)?).ok()?, 16).ok()
+}
+
+/// One open connection.
+pub(super) struct Client {
+    stream: TcpStream,
+    /// Bytes of an incomplete frame.
+    partial: Vec<u8>,
+    sampled: bool,
+}
+
+impl Client {
+    /// Connects and shakes hands.
+    pub(super) async fn open(addr: SocketAddr, path: &str) -> io::Result<Client> {
+        let mut stream = TcpStream::connect(addr).await?;
+        stream.set_nodelay(true)?;
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {addr}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut head = Vec::with_capacity(256);
+        let end = loop {
+            if let Some(end) = memchr::memmem::find(&head, b"\r\n\r\n") {
+                break end + 4;
+            }
+            if stream.read_buf(&mut head).await? == 0 || head.len() > 16 * 1024 {
+                return Err(io::Error::other("the server ended the handshake"));
+            }
+        };
+        if !head.starts_with(b"HTTP/1.1 101 ") {
+            let line = String::from_utf8_lossy(head.split(|&b| b == b'\r').next().unwrap_or_default()).into_owned();
+            return Err(io::Error::other(format!("the server refused the handshake: {line}")));
+        }
+        Ok(Client { stream, partial: head.split_off(end), sampled: false })
+    }
+
+    /// Its socket.
+    pub(super) fn socket(&self) -> socket2::SockRef<'_> {
+        socket2::SockRef::from(&self.stream)
+    }
+
+    /// Sends bytes that are frames already.
+    pub(super) async fn send(&mut self, frames: &[u8]) -> io::Result<()> {
+        self.stream.write_all(frames).await
+    }
+
+    /// Reads once, counts the frames, and says how many there were; an error when the server ends the connection.
+    pub(super) async fn read(&mut self, counters: &Counters) -> io::Result<u64> {
+        std::future::poll_fn(|cx| self.poll_read(cx, counters)).await
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, counters: &Counters) -> Poll<io::Result<u64>> {
+        let mut buffer = counters.buffer.take();
+        buffer.resize(READ_BUFFER, 0);
+        let mut chunk = ReadBuf::new(&mut buffer);
+        let result = Pin::new(&mut self.stream).poll_read(cx, &mut chunk);
+        let result = result.map(|read| {
+            read?;
+            if chunk.filled().is_empty() {
+                return Err(io::Error::other("the server ended the connection"));
+            }
+            self.count(chunk.filled(), counters)
+        });
+        counters.buffer.set(buffer);
+        result
+    }
+
+    fn count(&mut self, bytes: &[u8], counters: &Counters) -> io::Result<u64> {
+        let joined;
+        let mut rest = if self.partial.is_empty() {
+            bytes
+        } else {
+            self.partial.extend_from_slice(bytes);
+            joined = std::mem::take(&mut self.partial);
+            &joined[..]
+        };
+        let mut count = 0;
+        while let Some((opcode, payload, len)) = frame(rest) {
+            match opcode {
+                0..=2 => {
+                    counters.received(payload, self.sampled);
+                    count += 1;
+                }
+                8 => return Err(io::Error::other("the server closed the connection")),
+                // The server's pings go unanswered: a measurement is shorter than any timeout.
+                _ => {}
+            }
+            rest = &rest[len..];
+        }
+        self.partial.extend_from_slice(rest);
+        Ok(count)
+    }
+}
+
+/// The first frame of the server's bytes (never masked): opcode, payload, whole length.
+fn frame(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
+    let (&first, &second) = (bytes.first()?, bytes.get(1)?);
+    let (start, len): (usize, usize) = match second & 127 {
+        126 => (4, usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?))),
+        127 => (10, u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?) as usize),
+        len => (2, usize::from(len)),
+    };
+    Some((first & 15, bytes.get(start..start.checked_add(len)?)?, start + len))
+}
+
+/// A client's text frame. The mask is fixed: nothing between here and the server needs protecting from it.
+pub(super) fn text_frame(text: &str) -> Vec<u8> {
+    const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
+    let mut frame = vec![0x81];
+    match text.len() {
+        len @ 0..126 => frame.push(0x80 | len as u8),
+        len @ 126..65536 => {
+            frame.push(0x80 | 126);
+            frame.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+        len => {
+            frame.push(0x80 | 127);
+            frame.extend_from_slice(&(len as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&MASK);
+    frame.extend(text.bytes().zip(MASK.iter().cycle()).map(|(b, m)| b ^ m));
+    frame
+}
+
+/// Opens `count` connections, a few at a time, says hello on each and waits for its answer.
+pub(super) async fn open_all(
+    target: &Target,
+    counters: &Rc<Counters>,
+    hello: &str,
+    count: usize,
+    channels: usize,
+) -> Result<Vec<Client>, String> {
+    let places = Rc::new(Semaphore::new(OPENING));
+    let mut opening = Vec::with_capacity(count);
+    let sample_every = (count / 64).max(1);
+    for i in 0..count {
+        let hello = hello.replace("{c}", &(i % channels.max(1)).to_string()).replace("{i}", &i.to_string());
+        let (addr, path, counters, places) = (target.ws, target.path.clone(), counters.clone(), places.clone());
+        opening.push(tokio::task::spawn_local(async move {
+            let _place = places.acquire().await;
+            let mut client = Client::open(addr, &path).await?;
+            client.sampled = i % sample_every == 0;
+            if !hello.is_empty() {
+                client.send(&text_frame(&hello)).await?;
+                while client.read(&counters).await? == 0 {}
+            }
+            Ok::<_, io::Error>(client)
+        }));
+    }
+    let mut clients = Vec::with_capacity(count);
+    for client in opening {
+        let client = client.await.map_err(|e| e.to_string())?;
+        clients.push(client.map_err(|e| format!("{}: {e}", target.ws))?);
+    }
+    Ok(clients)
+}

@@ -1,6 +1,8 @@
 //! WebSocket clients for measuring: many on one thread, with one read buffer for all, that count what comes.
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -9,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use super::target::Target;
 
@@ -195,35 +197,69 @@ pub(super) fn text_frame(text: &str) -> Vec<u8> {
     frame
 }
 
-/// Opens `count` connections, a few at a time, says hello on each and waits for its answer.
-pub(super) async fn open_all(
-    target: &Target,
-    counters: &Rc<Counters>,
-    hello: &str,
-    count: usize,
-    channels: usize,
-) -> Result<Vec<Client>, String> {
-    let places = Rc::new(Semaphore::new(OPENING));
-    let mut opening = Vec::with_capacity(count);
-    let sample_every = (count / 64).max(1);
-    for i in 0..count {
-        let hello = hello.replace("{c}", &(i % channels.max(1)).to_string()).replace("{i}", &i.to_string());
-        let (addr, path, counters, places) = (target.ws, target.path.clone(), counters.clone(), places.clone());
-        opening.push(tokio::task::spawn_local(async move {
-            let _place = places.acquire().await;
-            let mut client = Client::open(addr, &path).await?;
-            client.sampled = i % sample_every == 0;
+/// The connections to open.
+pub(super) struct Crowd<'a> {
+    /// What each sends for each of its channels, to be answered once.
+    pub hello: &'a str,
+    /// How many connections.
+    pub count: usize,
+    /// Channels that each is in.
+    pub subscriptions: usize,
+    /// Channels in all.
+    pub channels: usize,
+}
+
+impl Crowd<'_> {
+    /// The frames that connection `i` sends first.
+    fn greetings(&self, i: usize) -> Vec<u8> {
+        let mut frames = Vec::new();
+        for k in 0..self.subscriptions {
+            let channel = (i * self.subscriptions + k) % self.channels.max(1);
+            let hello = self.hello.replace("{c}", &channel.to_string()).replace("{i}", &i.to_string());
             if !hello.is_empty() {
-                client.send(&text_frame(&hello)).await?;
-                while client.read(&counters).await? == 0 {}
+                frames.extend_from_slice(&text_frame(&hello));
             }
-            Ok::<_, io::Error>(client)
-        }));
+        }
+        frames
     }
-    let mut clients = Vec::with_capacity(count);
-    for client in opening {
-        let client = client.await.map_err(|e| e.to_string())?;
-        clients.push(client.map_err(|e| format!("{}: {e}", target.ws))?);
+
+    /// Opens connection `i`, says its hellos and waits for the answers.
+    pub(super) async fn open(&self, i: usize, target: &Target, counters: &Counters) -> io::Result<Client> {
+        let mut client = Client::open(target.ws, &target.path).await?;
+        if !self.hello.is_empty() {
+            client.send(&self.greetings(i)).await?;
+            let mut answers = 0;
+            while answers < self.subscriptions as u64 {
+                answers += client.read(counters).await?;
+            }
+        }
+        Ok(client)
     }
-    Ok(clients)
+
+    /// Opens them all, a few at a time.
+    pub(super) async fn open_all(&self, target: &Target, counters: &Counters) -> Result<Vec<Client>, String> {
+        let sample_every = (self.count / 64).max(1);
+        let next = Cell::new(0);
+        let clients = RefCell::new(Vec::with_capacity(self.count));
+        let opening = (0..OPENING.min(self.count)).map(|_| async {
+            while next.get() < self.count {
+                let i = next.replace(next.get() + 1);
+                let mut client = self.open(i, target, counters).await?;
+                client.sampled = i % sample_every == 0;
+                clients.borrow_mut().push(client);
+            }
+            Ok(())
+        });
+        side_by_side(opening).await.map_err(|e| format!("{}: {e}", target.ws))?;
+        Ok(clients.into_inner())
+    }
+}
+
+/// Runs futures side by side till all are done; the first error of any.
+pub(super) async fn side_by_side<F: Future<Output = io::Result<()>>>(all: impl Iterator<Item = F>) -> io::Result<()> {
+    let mut running: FuturesUnordered<F> = all.collect();
+    while let Some(outcome) = running.next().await {
+        outcome?;
+    }
+    Ok(())
 }

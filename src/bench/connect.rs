@@ -52,7 +52,7 @@ pub(super) async fn run(options: &Options, target: &Target) -> Result<Report, St
 
 impl Client {
     /// Ends the connection at once, so that this side keeps no port busy.
-    fn reset(self) {
+    pub(super) fn reset(self) {
         let _ = self.socket().set_linger(Some(Duration::ZERO));
     }
 }

@@ -2,7 +2,6 @@
 
 use clap::Args;
 use std::cell::{Cell, RefCell};
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -12,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
 use super::Common;
-use super::client::{Counters, open_all};
+use super::client::{Counters, Crowd, side_by_side};
 use super::report::Report;
 use super::target::Target;
 
@@ -30,6 +29,15 @@ pub struct Options {
     /// Channels that they are spread over
     #[arg(long, value_name = "N", default_value_t = 1)]
     channels: usize,
+    /// Channels that each connection is in
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    subscriptions: usize,
+    /// Further connections that come, subscribe and go all the time, as a share of the subscribers
+    #[arg(long, value_name = "PERCENT", default_value_t = 0)]
+    churn: usize,
+    /// Publish to channels that nobody is in
+    #[arg(long)]
+    unheard: bool,
     /// Messages to publish
     #[arg(long, value_name = "N", default_value_t = 2000)]
     messages: u64,
@@ -65,7 +73,12 @@ impl Work {
             if number >= options.messages {
                 return None;
             }
-            if number - (counters.frames.get() - self.base) / self.receivers < options.window {
+            let arrived = match self.receivers {
+                // Nobody hears it: it has arrived when it is acknowledged.
+                0 => self.acknowledged.borrow().len() as u64,
+                receivers => (counters.frames.get() - self.base) / receivers,
+            };
+            if number - arrived.min(number) < options.window {
                 self.published.set(number + 1);
                 return Some(number);
             }
@@ -75,15 +88,22 @@ impl Work {
 }
 
 pub(super) async fn run(options: &Options, target: &Target) -> Result<Report, String> {
-    let receivers = (options.subscribers / options.channels.max(1)) as u64;
-    if receivers == 0 {
-        return Err("there must be at least as many --subscribers as --channels".into());
+    let places = options.subscribers * options.subscriptions;
+    if options.channels == 0 || places == 0 || places % options.channels != 0 {
+        return Err("--subscribers times --subscriptions must be a multiple of --channels".into());
     }
     if options.window == 0 || options.publishers == 0 {
         return Err("--window and --publishers must be at least 1".into());
     }
+    let receivers = if options.unheard { 0 } else { (places / options.channels) as u64 };
     let counters = Counters::new();
-    let clients = open_all(target, &counters, &options.common.hello, options.subscribers, options.channels).await?;
+    let crowd = Crowd {
+        hello: &options.common.hello,
+        count: options.subscribers,
+        subscriptions: options.subscriptions,
+        channels: options.channels,
+    };
+    let clients = crowd.open_all(target, &counters).await?;
     let failed: Rc<RefCell<Option<String>>> = Rc::default();
     for mut client in clients {
         let (counters, failed) = (counters.clone(), failed.clone());
@@ -97,16 +117,12 @@ pub(super) async fn run(options: &Options, target: &Target) -> Result<Report, St
         });
     }
     let base = counters.frames.get();
-    counters.every.set(receivers);
+    counters.every.set(receivers.max(1));
     let work = Rc::new(Work { published: Cell::new(0), acknowledged: RefCell::default(), base, receivers });
     let started = Instant::now();
     let publishing = (0..options.publishers).map(|_| publish(options, target.api, &counters, &work));
-    let all_published = async {
-        for outcome in futures(publishing).await {
-            outcome.map_err(|e| format!("publishing to {}: {e}", target.api))?;
-        }
-        Ok::<_, String>(())
-    };
+    let all_published =
+        async { side_by_side(publishing).await.map_err(|e| format!("publishing to {}: {e}", target.api)) };
     let expected = options.messages * receivers;
     let all_received = async {
         let mut seen = (0, Instant::now());
@@ -124,38 +140,45 @@ pub(super) async fn run(options: &Options, target: &Target) -> Result<Report, St
             let _ = tokio::time::timeout(Duration::from_millis(500), counters.progress.notified()).await;
         }
     };
-    tokio::try_join!(all_published, all_received)?;
+    let came_and_went = Cell::new(0);
+    let measured = async { tokio::try_join!(all_published, all_received) };
+    tokio::select! {
+        done = measured => { done?; }
+        gone = churn(options, &crowd, target, &came_and_went) => gone?,
+    }
     let seconds = started.elapsed().as_secs_f64();
     let report = Report::new("fanout")
         .figure("subscribers", options.subscribers as f64, "")
         .figure("channels", options.channels as f64, "")
+        .figure("subscriptions", options.subscriptions as f64, "")
         .figure("window", options.window as f64, "")
         .figure("size", options.size as f64, "bytes")
         .figure("deliveries", expected as f64, "")
         .figure("deliveries_per_second", expected as f64 / seconds, "/s")
-        .figure("publishes_per_second", options.messages as f64 / seconds, "/s");
+        .figure("publishes_per_second", options.messages as f64 / seconds, "/s")
+        .figure("churned_per_second", came_and_went.get() as f64 / seconds, "/s");
     let delays = ["delay_median", "delay_p99", "delay_max"];
     let report = report.times(delays, &mut counters.delays.borrow_mut());
     Ok(report.times(["publish_median", "publish_p99", "publish_max"], &mut work.acknowledged.borrow_mut()))
 }
 
-/// Runs them all side by side.
-async fn futures<F: Future<Output = io::Result<()>>>(all: impl Iterator<Item = F>) -> Vec<io::Result<()>> {
-    let mut pending: Vec<_> = all.map(|f| (Some(Box::pin(f)), Ok(()))).collect();
-    std::future::poll_fn(|cx| {
-        let mut waiting = false;
-        for (future, outcome) in &mut pending {
-            if let Some(running) = future {
-                match running.as_mut().poll(cx) {
-                    std::task::Poll::Ready(result) => (*future, *outcome) = (None, result),
-                    std::task::Poll::Pending => waiting = true,
-                }
+/// Connections that come, subscribe and go, till dropped. What they receive is not counted.
+async fn churn(options: &Options, crowd: &Crowd<'_>, target: &Target, came: &Cell<u64>) -> Result<(), String> {
+    let at_once = options.subscribers * options.churn / 100;
+    if at_once == 0 {
+        return std::future::pending().await;
+    }
+    let uncounted = Counters::new();
+    let going = (0..at_once).map(|i| {
+        let uncounted = &uncounted;
+        async move {
+            loop {
+                crowd.open(i, target, uncounted).await?.reset();
+                came.set(came.get() + 1);
             }
         }
-        if waiting { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
-    })
-    .await;
-    pending.into_iter().map(|(_, outcome)| outcome).collect()
+    });
+    side_by_side(going).await.map_err(|e| format!("churn: {e}"))
 }
 
 /// One keep-alive connection that publishes, one request at a time.
@@ -165,6 +188,7 @@ async fn publish(options: &Options, api: SocketAddr, counters: &Counters, work: 
     let (mut request, mut reply) = (String::new(), Vec::new());
     while let Some(number) = work.next(options, counters).await {
         let channel = options.channel.replace("{c}", &(number % options.channels as u64).to_string());
+        let channel = if options.unheard { format!("unheard:{channel}") } else { channel };
         let stamp = counters.stamp();
         let padding = "x".repeat(options.size.saturating_sub(stamp.len()));
         let body = serde_json::json!({"c": channel, "d": format!("{stamp}{padding}")}).to_string();
@@ -180,6 +204,9 @@ async fn publish(options: &Options, api: SocketAddr, counters: &Counters, work: 
         stream.write_all(request.as_bytes()).await?;
         read_reply(&mut stream, &mut reply).await?;
         work.acknowledged.borrow_mut().push(counters.now() - sent);
+        if work.receivers == 0 {
+            counters.progress.notify_waiters();
+        }
     }
     Ok(())
 }

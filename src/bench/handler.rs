@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::task::spawn_local;
 
 use super::Common;
-use super::client::{Client, Counters, open_all, text_frame};
+use super::client::{Client, Counters, Crowd, text_frame};
 use super::report::Report;
 use super::target::Target;
 
@@ -33,7 +33,8 @@ pub struct Options {
 
 pub(super) async fn run(options: &Options, target: &Target) -> Result<Report, String> {
     let counters = Counters::new();
-    let clients = open_all(target, &counters, &options.common.hello, options.connections, 1).await?;
+    let crowd = Crowd { hello: &options.common.hello, count: options.connections, subscriptions: 1, channels: 1 };
+    let clients = crowd.open_all(target, &counters).await?;
     let left = Rc::new(Cell::new(options.messages));
     let frame: Rc<[u8]> = text_frame(&options.message).into();
     let times: Rc<RefCell<Vec<u64>>> = Rc::default();

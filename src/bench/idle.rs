@@ -4,7 +4,7 @@ use clap::Args;
 use std::time::Duration;
 
 use super::Common;
-use super::client::{Counters, open_all};
+use super::client::{Counters, Crowd};
 use super::report::Report;
 use super::target::Target;
 
@@ -31,7 +31,13 @@ pub(super) async fn run(options: &Options, target: &Target) -> Result<Report, St
     let pid = options.pid.or(target.pid).ok_or("--pid must name the server's process, on this machine")?;
     let before = resident(pid)?;
     let counters = Counters::new();
-    let clients = open_all(target, &counters, &options.common.hello, options.connections, options.channels).await?;
+    let crowd = Crowd {
+        hello: &options.common.hello,
+        count: options.connections,
+        subscriptions: 1,
+        channels: options.channels,
+    };
+    let clients = crowd.open_all(target, &counters).await?;
     tokio::time::sleep(SETTLE).await;
     let after = resident(pid)?;
     drop(clients);

@@ -6,7 +6,6 @@ use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 
@@ -123,7 +122,7 @@ fn serve(run: &Run, dev: bool) -> Result<(), String> {
         config.workers = usize::from(workers);
     }
     // Open to the end of this function: what happens during the stop is logged too.
-    let log = Arc::new(open_log(&config, dev)?);
+    let log = open_log(&config, dev)?;
     log_panics();
     config.notes.iter().for_each(|note| tracing::info!("{note}"));
     let open_api = config.users.is_empty() && !config.api.listen.addr.ip().is_loopback();
@@ -138,10 +137,10 @@ fn serve(run: &Run, dev: bool) -> Result<(), String> {
         .map_err(|e| format!("the runtime could not start: {e}"))?;
     let mut signals = runtime.block_on(async { Signals::watch() }).map_err(|e| format!("signals: {e}"))?;
 
-    let levels = log.clone();
+    let log_level = log.level();
     let on_level = move |level| {
         if !dev {
-            levels.set_level(level_filter(level));
+            log_level.set(level_filter(level));
         }
     };
     let engine = Engine::start(config, listeners, Box::new(on_level)).map_err(|e| e.to_string())?;

@@ -21,6 +21,19 @@ pub struct Params<'a> {
     d: Option<Field<'a>>,
     #[serde(borrow)]
     t: Option<Field<'a>>,
+    /// The caller's own mark, which its reply bears.
+    #[serde(borrow)]
+    i: Option<Field<'a>>,
+}
+
+/// A request's mark, as its reply bears it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(untagged)]
+pub enum Mark {
+    /// An integer.
+    Integer(u64),
+    /// A string.
+    Text(String),
 }
 
 /// A field's value, as far as any call looks at it.
@@ -96,6 +109,15 @@ impl<'a> Params<'a> {
             return Err(invalid("the body must be a JSON object such as {\"c\": \"channel\", \"d\": \"text\"}"));
         }
         serde_json::from_slice(body).map_err(|e| invalid(format!("the body is not valid JSON: {e}")))
+    }
+
+    /// The caller's mark, if it gave one that is an integer or a string.
+    pub fn mark(&self) -> Option<Mark> {
+        match self.i.as_ref()? {
+            Field::Integer(n) => Some(Mark::Integer(*n)),
+            Field::Text(text) => Some(Mark::Text(text.to_string())),
+            Field::Other(_) => None,
+        }
     }
 
     fn text<'f>(field: &'f Option<Field<'a>>, name: &str, what: &str) -> Result<&'f str, ApiError> {

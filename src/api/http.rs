@@ -16,9 +16,12 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::auth::{self, Right};
-use super::call::{self, Params};
+use super::call::{self, Mark, Params};
 use super::error::ApiError;
-use super::{Api, center};
+use super::{Api, MAX_CONNECTIONS, center};
+
+/// The longest a call may take to end once the engine drains.
+const DRAIN: Duration = Duration::from_secs(2);
 
 type Reply = Response<Full<Bytes>>;
 
@@ -29,6 +32,8 @@ struct Envelope<T> {
     error: Option<Problem>,
     #[serde(skip_serializing_if = "Option::is_none")]
     r: Option<T>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    i: Option<Mark>,
 }
 
 #[derive(Serialize)]
@@ -81,6 +86,11 @@ impl Route {
 impl Api {
     /// Serves one connection of a back end (or, with `center`, of whoever asks for nodes) to its end.
     pub async fn serve(self: Rc<Self>, socket: TcpStream, peer: SocketAddr, center: bool) {
+        if self.connections.get() >= MAX_CONNECTIONS {
+            tracing::warn!(%peer, "an API connection was refused: {MAX_CONNECTIONS} are open");
+            return;
+        }
+        let _one = Counted::new(self.clone());
         let config = self.config.load();
         let (read_timeout, write_timeout) = (config.api.read_timeout, config.api.write_timeout);
         drop(config);
@@ -96,7 +106,7 @@ impl Api {
             async move { Ok::<_, Infallible>(api.answer(request, caller).await) }
         });
         let mut http = hyper::server::conn::http1::Builder::new();
-        http.timer(TokioTimer::new()).pipeline_flush(true).max_buf_size(64 * 1024);
+        http.timer(TokioTimer::new()).max_buf_size(64 * 1024);
         http.header_read_timeout((!read_timeout.is_zero()).then_some(read_timeout));
         let connection = http.serve_connection(TokioIo::new(socket), service);
         tokio::pin!(connection);
@@ -106,7 +116,11 @@ impl Api {
             _ = draining.wait_for(|draining| *draining) => {
                 // What is under way is answered; then the connection ends.
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                match timeout(DRAIN, connection).await {
+                    Ok(ended) => ended,
+                    // Half a request.
+                    Err(_) => return,
+                }
             }
         };
         if let Err(e) = ended {
@@ -118,7 +132,7 @@ impl Api {
     async fn answer(&self, request: Request<Incoming>, caller: Caller) -> Reply {
         match self.route(request, caller).await {
             Ok(reply) => reply,
-            Err(error) => failure(&error),
+            Err(error) => failure(&error, None),
         }
     }
 
@@ -141,11 +155,13 @@ impl Api {
         match route {
             Route::Publish => {
                 let body = read_body(request, limit, read_timeout).await?;
-                Ok(success(&call::publish(&self.mesh, &Params::parse(&body)?).await?))
+                let params = Params::parse(&body)?;
+                Ok(reply(call::publish(&self.mesh, &params).await, params.mark()))
             }
             Route::Send => {
                 let body = read_body(request, limit, read_timeout).await?;
-                Ok(success(&call::send(&self.mesh, &Params::parse(&body)?).await?))
+                let params = Params::parse(&body)?;
+                Ok(reply(call::send(&self.mesh, &params).await, params.mark()))
             }
             Route::Health | Route::Ready => {
                 if *self.draining.borrow() {
@@ -156,6 +172,22 @@ impl Api {
             Route::Version => Ok(json(StatusCode::OK, &center::version())),
             Route::Nodes => Ok(json(StatusCode::OK, &self.nodes(caller.local))),
         }
+    }
+}
+
+/// One of the connections under way.
+struct Counted(Rc<Api>);
+
+impl Counted {
+    fn new(api: Rc<Api>) -> Counted {
+        api.connections.set(api.connections.get() + 1);
+        Counted(api)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
     }
 }
 
@@ -182,13 +214,17 @@ async fn read_body(request: Request<Incoming>, limit: usize, within: Duration) -
     }
 }
 
-fn success<T: Serialize>(result: &T) -> Reply {
-    json(StatusCode::OK, &Envelope { error: None, r: Some(result) })
+/// The reply to a call of the mesh.
+fn reply<T: Serialize>(outcome: Result<T, ApiError>, mark: Option<Mark>) -> Reply {
+    match outcome {
+        Ok(result) => json(StatusCode::OK, &Envelope { error: None, r: Some(result), i: mark }),
+        Err(error) => failure(&error, mark),
+    }
 }
 
-fn failure(error: &ApiError) -> Reply {
+fn failure(error: &ApiError, mark: Option<Mark>) -> Reply {
     let problem = Problem { c: error.code(), m: error.message() };
-    let mut reply = json(error.status(), &Envelope::<()> { error: Some(problem), r: None });
+    let mut reply = json(error.status(), &Envelope::<()> { error: Some(problem), r: None, i: mark });
     let headers = reply.headers_mut();
     match error {
         ApiError::Unauthorized => {

@@ -7,6 +7,7 @@ pub mod error;
 mod http;
 
 use arc_swap::ArcSwap;
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -24,7 +25,12 @@ pub struct Api {
     /// Where `engine.apiServer` listens.
     api_addr: SocketAddr,
     draining: watch::Receiver<bool>,
+    /// Connections under way.
+    connections: Cell<usize>,
 }
+
+/// The most connections of back ends that one worker serves; further ones are closed at once.
+const MAX_CONNECTIONS: usize = 10_000;
 
 impl Api {
     /// An API over that mesh.
@@ -35,6 +41,6 @@ impl Api {
         api_addr: SocketAddr,
         draining: watch::Receiver<bool>,
     ) -> Api {
-        Api { mesh, config, clients, api_addr, draining }
+        Api { mesh, config, clients, api_addr, draining, connections: Cell::new(0) }
     }
 }

@@ -77,6 +77,6 @@ impl Mesh {
 async fn put(mailbox: &Mailbox, mut delivery: Delivery) {
     while let Err(Refused::Full(back)) = mailbox.offer(delivery) {
         delivery = back;
-        poll_fn(|cx| mailbox.poll_room(cx)).await;
+        poll_fn(|cx| mailbox.poll_room(&delivery, cx)).await;
     }
 }

@@ -109,6 +109,7 @@ impl Engine {
             let (ready, started) = std::sync::mpsc::channel();
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{i}"))
+                .stack_size(worker::STACK)
                 .spawn(move || worker::run(spec, ready))
                 .map_err(|e| StartError::System(format!("a worker's thread could not start: {e}")))?;
             engine.workers.push(thread);

@@ -21,6 +21,12 @@ struct Lane {
     publishers: Vec<Waker>,
 }
 
+impl Lane {
+    fn has_room(&self, weight: usize) -> bool {
+        self.bytes == 0 || self.bytes + weight <= MAILBOX_BYTES
+    }
+}
+
 /// A worker's mailbox.
 #[derive(Default)]
 pub struct Mailbox(Mutex<Lane>);
@@ -46,7 +52,7 @@ impl Mailbox {
             return Err(Refused::Closed);
         }
         let weight = delivery.weight();
-        if lane.bytes > 0 && lane.bytes + weight > MAILBOX_BYTES {
+        if !lane.has_room(weight) {
             return Err(Refused::Full(delivery));
         }
         lane.bytes += weight;
@@ -59,10 +65,10 @@ impl Mailbox {
         Ok(())
     }
 
-    /// Ready when an offer may succeed again.
-    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when that delivery, which was refused, may be taken.
+    pub fn poll_room(&self, delivery: &Delivery, cx: &mut Context<'_>) -> Poll<()> {
         let mut lane = self.lane();
-        if lane.closed || lane.bytes < MAILBOX_BYTES / 2 {
+        if lane.closed || lane.has_room(delivery.weight()) {
             return Poll::Ready(());
         }
         lane.publishers.push(cx.waker().clone());

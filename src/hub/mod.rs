@@ -174,14 +174,24 @@ mod tests {
         let hub = Hub::new(1);
         let mailbox = hub.mailbox(WorkerId(0));
         assert!(mailbox.offer(delivery(MAILBOX_BYTES * 2).0).is_ok(), "an empty box takes a message of any size");
-        assert!(matches!(mailbox.offer(delivery(1).0), Err(Refused::Full(_))));
+        let Err(Refused::Full(refused)) = mailbox.offer(delivery(1).0) else { panic!("there is no room") };
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        assert!(mailbox.poll_room(&mut cx).is_pending());
+        assert!(mailbox.poll_room(&refused, &mut cx).is_pending());
         let mut taken = std::collections::VecDeque::new();
         mailbox.take(&mut taken, std::task::Waker::noop());
         assert_eq!(taken.len(), 1);
-        assert!(mailbox.poll_room(&mut cx).is_ready());
-        assert!(mailbox.offer(delivery(1).0).is_ok());
+        assert!(mailbox.poll_room(&refused, &mut cx).is_ready());
+        assert!(mailbox.offer(refused).is_ok());
+    }
+
+    #[test]
+    fn room_is_what_the_refused_delivery_needs() {
+        let hub = Hub::new(1);
+        let mailbox = hub.mailbox(WorkerId(0));
+        assert!(mailbox.offer(delivery(MAILBOX_BYTES / 3).0).is_ok());
+        let Err(Refused::Full(refused)) = mailbox.offer(delivery(MAILBOX_BYTES).0) else { panic!("there is no room") };
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(mailbox.poll_room(&refused, &mut cx).is_pending(), "it would be refused again at once");
     }
 
     #[test]

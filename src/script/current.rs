@@ -45,6 +45,15 @@ pub struct Current {
     pub conn: ConnRef,
     /// Its connection has ended while it waited: every further wait fails at once.
     pub interrupted: bool,
+    /// How many have failed so.
+    pub in_vain: u32,
+}
+
+impl Current {
+    /// A handler that starts.
+    pub fn new(conn: ConnRef) -> Current {
+        Current { conn, interrupted: false, in_vain: 0 }
+    }
 }
 
 thread_local! {
@@ -71,6 +80,15 @@ pub fn host() -> Option<Rc<Host>> {
 /// The handler that is running, if one is.
 pub fn get() -> Option<Current> {
     CURRENT.with(Cell::get)
+}
+
+/// Counts a wait of the running handler that failed since its connection has ended; how many these are now.
+pub fn count_in_vain() -> u32 {
+    CURRENT.with(|c| {
+        let current = c.get().map(|current| Current { in_vain: current.in_vain + 1, ..current });
+        c.set(current);
+        current.map_or(0, |current| current.in_vain)
+    })
 }
 
 /// While it lives, that handler is the current one.

@@ -1,7 +1,8 @@
 //! The native functions that only the prelude calls: compiling, reading modules, printing.
 
 use mlua::{Lua, ffi};
-use std::ffi::c_int;
+use std::ffi::{OsStr, c_int};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,8 +11,12 @@ use super::mix::{conn, log};
 use super::program::{Program, shown};
 use super::stack::{Args, Raise, State, bytes_at, set_native, set_raw};
 use super::vm::VmLimits;
-use super::wait;
+use super::{strings, wait};
 use crate::config::Library;
+
+/// How much of the native stack coroutines inside one another may take: far less than a worker has
+/// ([`crate::worker::STACK`]), so that the innermost can still fill its Lua stack with native functions' callbacks.
+const CALLBACK_STACK: usize = 1024 * 1024;
 
 /// The table that the prelude gets.
 pub(super) fn table(lua: &Lua, program: Arc<Program>, limits: &VmLimits) -> mlua::Result<mlua::Table> {
@@ -25,14 +30,16 @@ pub(super) fn table(lua: &Lua, program: Arc<Program>, limits: &VmLimits) -> mlua
     }
     table.set("libraries", libraries)?;
     table.set("marker", mlua::LightUserData(wait::marker()))?;
+    table.set("no_wait_here", wait::NOT_HERE)?;
     let folder = program.folder().display().to_string();
     table.set("path", format!("{folder}/?.lua;{folder}/?/init.lua"))?;
     // Rarely called and holding the program: through mlua's closures.
-    let read = move |lua: &Lua, path: String| match program.source(Path::new(&path)) {
-        Ok(Some(text)) => Ok((Some(lua.create_string(&*text)?), None)),
-        Ok(None) => Ok((None, None)),
-        Err(e) => Ok((None, Some(e))),
-    };
+    let read =
+        move |lua: &Lua, path: mlua::LuaString| match program.source(Path::new(OsStr::from_bytes(&path.as_bytes()))) {
+            Ok(Some(text)) => Ok((Some(lua.create_string(&*text)?), None)),
+            Ok(None) => Ok((None, None)),
+            Err(e) => Ok((None, Some(e))),
+        };
     table.set("read", lua.create_function(read)?)?;
     unsafe {
         lua.exec_raw::<()>(&table, |state| {
@@ -42,6 +49,7 @@ pub(super) fn table(lua: &Lua, program: Arc<Program>, limits: &VmLimits) -> mlua
             set_raw(state, c"traceback", traceback);
             set_native(state, c"chunk_name", chunk_name);
             set_native(state, c"print", print);
+            set_native(state, c"stack_is_used_up", |_: &Args| Ok(strings::native_stack_used() > CALLBACK_STACK));
             ffi::lua_settop(state, 0);
         })?;
     }
@@ -49,7 +57,7 @@ pub(super) fn table(lua: &Lua, program: Arc<Program>, limits: &VmLimits) -> mlua
 }
 
 fn chunk_name(args: &Args) -> Result<String, Raise> {
-    Ok(format!("@{}", shown(Path::new(&*args.text(1)?))))
+    Ok(format!("@{}", shown(Path::new(OsStr::from_bytes(&args.bytes(1)?)))))
 }
 
 fn print(args: &Args) -> Result<(), Raise> {

@@ -7,102 +7,22 @@
 //! A backtracking matcher can take time exponential in its pattern, and nothing that watches Lua code can interrupt it.
 //! So every step is paid from a [`Budget`], which asks now and then whether time is up.
 
+mod budget;
 mod item;
 #[cfg(test)]
 mod tests;
 
-use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use item::{Item, escaped, in_set};
+pub use budget::{Budget, Error, STEPS_PER_CHECK};
+use item::{Item, escaped, in_set, set_at};
 
 /// The most captures that a pattern may have.
 pub const MAX_CAPTURES: usize = 32;
 
 /// How deep the matcher may recurse: LuaJIT's own limit. It is what bounds the use of the native stack.
 const MAX_DEPTH: u32 = 200;
-
-/// After how many steps a [`Budget`] asks whether time is up.
-pub const STEPS_PER_CHECK: u32 = 4096;
-
-/// Why a match could not be carried out.
-// As wide as an offset, which lets a Step travel in two registers.
-#[repr(usize)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Error {
-    /// The pattern's last character is a lone `%`.
-    EndsWithPercent,
-    /// A set is never closed.
-    MissingBracket,
-    /// `%f` without its set.
-    MissingFrontierSet,
-    /// `%b` without its two characters.
-    MissingBalance,
-    /// A `)` without its `(`.
-    UnopenedCapture,
-    /// A `(` whose capture is asked for but was never closed.
-    UnfinishedCapture,
-    /// A reference to a capture that there isn't.
-    CaptureIndex,
-    /// More than [`MAX_CAPTURES`] captures.
-    TooManyCaptures,
-    /// The pattern needs deeper recursion than is allowed.
-    TooComplex,
-    /// The budget's check said that time is up.
-    OutOfTime,
-}
-
-impl Error {
-    /// The words that LuaJIT has for it.
-    pub fn text(self) -> &'static CStr {
-        match self {
-            Error::EndsWithPercent => c"malformed pattern (ends with '%')",
-            Error::MissingBracket => c"malformed pattern (missing ']')",
-            Error::MissingFrontierSet => c"missing '[' after '%f' in pattern",
-            Error::MissingBalance => c"unbalanced pattern",
-            Error::UnopenedCapture => c"invalid pattern capture",
-            Error::UnfinishedCapture => c"unfinished capture",
-            Error::CaptureIndex => c"invalid capture index",
-            Error::TooManyCaptures => c"too many captures",
-            Error::TooComplex => c"pattern too complex",
-            Error::OutOfTime => c"handler exceeded its time budget",
-        }
-    }
-}
-
-/// The steps that may be taken until the next look at the clock.
-pub struct Budget<'c> {
-    left: u32,
-    time_is_up: &'c dyn Fn() -> bool,
-}
-
-impl<'c> Budget<'c> {
-    /// A budget that asks `time_is_up` after `left` steps (at most [`STEPS_PER_CHECK`]), and then regularly.
-    pub fn new(left: u32, time_is_up: &'c dyn Fn() -> bool) -> Budget<'c> {
-        Budget { left: left.min(STEPS_PER_CHECK), time_is_up }
-    }
-
-    /// How many steps are left until the next check: lets one check serve many short matches.
-    pub fn left(&self) -> u32 {
-        self.left
-    }
-
-    #[inline(always)]
-    fn spend(&mut self, steps: usize) -> Result<(), Error> {
-        if steps < self.left as usize {
-            self.left -= steps as u32;
-            return Ok(());
-        }
-        self.check()
-    }
-
-    #[cold]
-    fn check(&mut self) -> Result<(), Error> {
-        self.left = STEPS_PER_CHECK;
-        if (self.time_is_up)() { Err(Error::OutOfTime) } else { Ok(()) }
-    }
-}
 
 /// What a pair of parentheses caught.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,7 +100,7 @@ impl<'a, 'c> Matcher<'a, 'c> {
             lead: None,
             whole: (0, 0),
             level: 0,
-            slots: [MaybeUninit::uninit(); MAX_CAPTURES],
+            slots: [const { MaybeUninit::uninit() }; MAX_CAPTURES],
         }
     }
 
@@ -380,22 +300,9 @@ impl<'a, 'c> Matcher<'a, 'c> {
     /// The set whose `[` ends at `start`, and where the pattern goes on behind its `]`.
     #[inline]
     fn set(&mut self, start: usize) -> Result<(&'a [u8], usize), Error> {
-        let pattern = self.pattern;
-        let mut p = if self.at(start) == Some(b'^') { start + 1 } else { start };
-        // The first character is part of the set even if it is a `]`.
-        loop {
-            match self.at(p) {
-                None => return Err(Error::MissingBracket),
-                Some(b'%') => p += 2,
-                Some(_) => p += 1,
-            }
-            if self.at(p) == Some(b']') {
-                break;
-            }
-        }
-        let set = pattern.get(start..p).unwrap_or_default();
+        let Some((set, next)) = set_at(self.pattern, start) else { return Err(Error::MissingBracket) };
         self.budget.spend(set.len())?;
-        Ok((set, p + 1))
+        Ok((set, next))
     }
 
     /// How many characters from `s` on are all among `item`, or all not.

@@ -2,14 +2,15 @@
 -- in which a script could escape its time budget. Gets the engine's native functions, returns how hooks are entered.
 local native = ...
 
-local type, error, pcall, select, tostring = type, error, pcall, select, tostring
-local pairs, setmetatable = pairs, setmetatable
+local type, error, pcall, select, tostring, tonumber = type, error, pcall, select, tostring, tonumber
+local pairs, setmetatable, package = pairs, setmetatable, package
 local gsub, gmatch, concat, sort = string.gsub, string.gmatch, table.concat, table.sort
 local stock_setfenv, util = setfenv, require("jit.util")
 
 -- What a script has no business with.
 jit, newproxy, dofile, loadfile, string.dump = nil, nil, nil, nil, nil
 package.preload, package.loaders, package.loadlib, package.cpath = {}, nil, nil, nil
+package.searchpath, package.searchers = nil, nil
 package.loaded["jit"], package.loaded["jit.opt"], package.loaded["jit.util"] = nil, nil, nil
 if not native.libraries.os then
   os = { time = os.time, date = os.date, clock = os.clock, difftime = os.difftime }
@@ -18,18 +19,37 @@ end
 debug = { traceback = native.traceback }
 package.loaded.debug = debug
 
+-- The collector keeps the VM within its memory: a script may ask and collect, not turn it off.
+local collect = collectgarbage
+function collectgarbage(what, arg)
+  what = what or "collect"
+  if what == "collect" or what == "count" or what == "step" then
+    return collect(what, arg)
+  end
+  error("collectgarbage(\"" .. tostring(what) .. "\") is not allowed; collect, count and step are", 2)
+end
+
 -- Coroutines. A native function that waits yields a marker meant for the engine: it is passed on through the script's
 -- own coroutines, and the answer back in.
 local WAITING = native.marker
 local resume, yield, status, create = coroutine.resume, coroutine.yield, coroutine.status, coroutine.create
-local function step(co, ok, first, ...)
+local running, isyieldable = coroutine.running, coroutine.isyieldable
+-- `level` is that of the script's call, for errors.
+local function step(level, co, ok, first, ...)
   if ok and first == WAITING and status(co) == "suspended" then
-    return step(co, resume(co, yield(WAITING)))
+    if not isyieldable() then
+      error(native.no_wait_here, level)
+    end
+    return step(level, co, resume(co, yield(WAITING)))
   end
   return ok, first, ...
 end
-local function resume_through(co, ...)
-  return step(co, resume(co, ...))
+-- Coroutines inside one another take native stack, which no limit of Lua's counts.
+local function resume_through(level, co, ...)
+  if native.stack_is_used_up() then
+    error("stack overflow (coroutines inside one another)", level)
+  end
+  return step(level, co, resume(co, ...))
 end
 local function unwrap(ok, first, ...)
   if not ok then
@@ -37,11 +57,19 @@ local function unwrap(ok, first, ...)
   end
   return first, ...
 end
-coroutine.resume = resume_through
+function coroutine.resume(co, ...)
+  if type(co) ~= "thread" then
+    error("bad argument #1 to 'resume' (coroutine expected, got " .. type(co) .. ")", 2)
+  end
+  return resume_through(2, co, ...)
+end
 function coroutine.wrap(f)
+  if type(f) ~= "function" then
+    error("bad argument #1 to 'wrap' (function expected, got " .. type(f) .. ")", 2)
+  end
   local co = create(f)
   return function(...)
-    return unwrap(resume_through(co, ...))
+    return unwrap(resume_through(3, co, ...))
   end
 end
 
@@ -95,7 +123,7 @@ end
 
 -- Modules: the script's folder, then the system's path. "a.b" and "a/b" are the same module.
 local loaded, loading = package.loaded, {}
-package.path = native.path .. ";" .. package.path
+package.path = native.path .. ";" .. package.path .. ";/usr/share/lua/5.1/?.lua;/usr/share/lua/5.1/?/init.lua"
 function require(name)
   if type(name) ~= "string" then
     error("bad argument #1 to 'require' (string expected, got " .. type(name) .. ")", 2)
@@ -104,7 +132,9 @@ function require(name)
   if loaded[key] ~= nil then
     return loaded[key]
   end
-  if loading[key] then
+  -- One whose loading was given up midway may be tried again.
+  local loader = loading[key]
+  if loader == true or loader and status(loader) ~= "dead" then
     error("loop, or an earlier error, in loading module '" .. name .. "'", 2)
   end
   local body, tried = package.preload[key], {}
@@ -129,8 +159,8 @@ function require(name)
   if not body then
     error("module '" .. name .. "' not found:" .. concat(tried), 2)
   end
-  loading[key] = true
-  local result = body(name)
+  loading[key] = running() or true
+  local result = body(key)
   loading[key] = nil
   if result ~= nil then
     loaded[key] = result
@@ -153,11 +183,19 @@ end
 
 -- The globals of level 0 are shared by all handlers of the VM, through the engine's pool of coroutines.
 function setfenv(f, env)
-  if f == 0 then
-    error("setfenv(0) is not allowed: all handlers share those globals", 2)
+  if type(env) ~= "table" then
+    error("bad argument #2 to 'setfenv' (table expected, got " .. type(env) .. ")", 2)
   end
-  if type(f) == "number" then
-    f = f + 1
+  local level = tonumber(f)
+  if level then
+    -- Stock cuts off the fraction.
+    level = level - level % 1
+    if level == 0 then
+      error("setfenv(0) is not allowed: all handlers share those globals", 2)
+    elseif not (level > 0) then
+      error("bad argument #1 to 'setfenv' (invalid level)", 2)
+    end
+    f = level + 1
   end
   local r = stock_setfenv(f, env)
   return r

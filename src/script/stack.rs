@@ -117,9 +117,20 @@ impl Args {
         Err(self.wrong(index, "number"))
     }
 
+    /// A number (not a string) that is a whole number a double holds exactly.
+    pub fn exact_integer(&self, index: i32) -> Option<u64> {
+        unsafe {
+            if ffi::lua_type(self.state, self.slot(index)) != ffi::LUA_TNUMBER {
+                return None;
+            }
+            let n = ffi::lua_tonumber(self.state, self.slot(index));
+            (n.fract() == 0.0 && (0.0..9_007_199_254_740_992.0).contains(&n)).then_some(n as u64)
+        }
+    }
+
     /// Any plain value, copied out of Lua.
     pub fn value(&self, index: i32) -> Result<Value, Raise> {
-        unsafe { value_at(self.state, self.slot(index), 0) }
+        unsafe { value_at(self.state, self.slot(index), 0, &mut { MAX_COPY }) }
             .map_err(|what| Raise::Argument { index, problem: format!("plain value expected, {what}") })
     }
 
@@ -178,8 +189,16 @@ pub unsafe fn bytes_at<'a>(state: State, slot: c_int) -> Option<Cow<'a, [u8]>> {
 /// The deepest nesting of tables that is copied between Lua and plain values.
 const MAX_DEPTH: usize = 64;
 
-unsafe fn value_at(state: State, slot: c_int, depth: usize) -> Result<Value, String> {
+/// The most that is copied at once, in bytes as [`Value::weight`] counts them: a small table can hold itself many times
+/// over.
+const MAX_COPY: usize = 4 * crate::shard::context::MAX_BYTES;
+
+/// `left`: bytes that may still be copied.
+unsafe fn value_at(state: State, slot: c_int, depth: usize, left: &mut usize) -> Result<Value, String> {
     unsafe {
+        let bytes = if ffi::lua_type(state, slot) == ffi::LUA_TSTRING { ffi::lua_objlen(state, slot) } else { 0 };
+        let weight = size_of::<Value>() + bytes;
+        *left = left.checked_sub(weight).ok_or_else(|| format!("got one of more than {MAX_COPY} bytes"))?;
         match ffi::lua_type(state, slot) {
             ffi::LUA_TNONE | ffi::LUA_TNIL => Ok(Value::Nil),
             ffi::LUA_TBOOLEAN => Ok(Value::Bool(ffi::lua_toboolean(state, slot) != 0)),
@@ -195,8 +214,8 @@ unsafe fn value_at(state: State, slot: c_int, depth: usize) -> Result<Value, Str
                 ffi::lua_pushnil(state);
                 // lua_next raises only for a key that is not in the table; ours always is.
                 while ffi::lua_next(state, table) != 0 {
-                    let pair =
-                        value_at(state, -2, depth + 1).and_then(|k| value_at(state, -1, depth + 1).map(|v| (k, v)));
+                    let pair = value_at(state, -2, depth + 1, left)
+                        .and_then(|k| value_at(state, -1, depth + 1, left).map(|v| (k, v)));
                     match pair {
                         Ok(pair) => pairs.push(pair),
                         Err(e) => {

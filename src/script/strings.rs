@@ -13,17 +13,19 @@ mod gsub;
 #[cfg(test)]
 mod tests;
 
+pub(super) use gsub::native_stack_used;
 use mlua::ffi;
 use std::cell::Cell;
 use std::ffi::{CStr, c_int};
 use std::slice;
 
+use crate::script::guard;
 use crate::script::pattern::{self, Budget, Capture, Error, Matcher, STEPS_PER_CHECK};
 use crate::script::stack::{State, set_raw};
 
 /// Whether the running handler is over its time.
 fn time_is_up() -> bool {
-    crate::script::guard::expired()
+    guard::expired()
 }
 
 thread_local! {
@@ -45,29 +47,21 @@ pub unsafe fn register(state: State) {
     unsafe {
         set_raw(state, c"find", find);
         set_raw(state, c"match", match_);
-        set_raw(state, c"gmatch", gmatch);
+        set_gmatch(state);
         set_raw(state, c"gsub", gsub::gsub);
-        // The old name of gmatch, where the library was built to have it.
-        ffi::lua_getfield(state, -1, c"gfind".as_ptr());
-        if ffi::lua_type(state, -1) != ffi::LUA_TNIL {
-            set_raw_below(state, c"gfind", gmatch);
-        }
-        ffi::lua_pop(state, 1);
-    }
-}
-
-/// As [`set_raw`] for a table just below the top of the stack.
-unsafe fn set_raw_below(state: State, name: &CStr, function: ffi::lua_CFunction) {
-    unsafe {
-        ffi::lua_pushvalue(state, -2);
-        set_raw(state, name, function);
-        ffi::lua_pop(state, 1);
     }
 }
 
 /// Raises a matcher's error with the script's position in front.
 unsafe fn raise(state: State, error: Error) -> ! {
     unsafe {
+        if error == Error::OutOfTime {
+            // In the words that any other script over its time is stopped with.
+            ffi::luaL_where(state, 1);
+            push_slice(state, guard::OVER_BUDGET.as_bytes());
+            ffi::lua_concat(state, 2);
+            ffi::lua_error(state)
+        }
         ffi::luaL_error(state, c"%s".as_ptr(), error.text().as_ptr());
         // luaL_error never returns, though its declaration says so.
         ffi::lua_error(state)
@@ -124,6 +118,10 @@ unsafe fn push_captures(state: State, matcher: &Matcher, subject: &[u8], count: 
     }
 }
 
+/// From how many bytes on a search for plain text is worth counting. It is quick and can't explode, so one search is
+/// never too long, but a loop of them may be.
+const LONG: usize = 4096;
+
 unsafe extern "C-unwind" fn find(state: State) -> c_int {
     unsafe { find_or_match::<true>(state) }
 }
@@ -140,6 +138,14 @@ unsafe fn find_or_match<const FIND: bool>(state: State) -> c_int {
         let from = start_of_search(ffi::luaL_optinteger(state, 3, 1) as i64, subject.len());
         if FIND && (ffi::lua_toboolean(state, 4) != 0 || !pattern::has_specials(pattern)) {
             let rest = subject.get(from..).unwrap_or_default();
+            if rest.len() > LONG {
+                let mut budget = budget();
+                let paid = budget.spend(rest.len() / 64);
+                STEPS_LEFT.set(budget.left());
+                if let Err(error) = paid {
+                    raise(state, error);
+                }
+            }
             let Some(offset) = memchr::memmem::find(rest, pattern) else {
                 ffi::lua_pushnil(state);
                 return 1;
@@ -180,35 +186,66 @@ fn start_of_search(init: i64, length: usize) -> usize {
     (start.max(0) as usize).min(length)
 }
 
-/// Where gmatch's iterator stands: upvalue 1, a userdata. The strings that it points into are upvalues 2 and 3.
-struct Iteration {
-    subject: *const [u8],
-    pattern: *const [u8],
-    /// Where the next search starts.
-    offset: usize,
+/// gmatch's Lua half. A native closure for each iteration would do as well, were it not for the compiler: LuaJIT
+/// compiles a loop for the one native function that it saw there, and for each new closure it would compile the loop
+/// once more, hundreds of times. Closures of Lua code it knows by their code. Both natives are tail-called, so errors
+/// tell of the caller: its position, and gmatch by the name that it was called by.
+const GMATCH: &CStr = c"
+local step, converter, type = ...
+local convert
+local function gmatch(subject, pattern)
+    if type(subject) ~= 'string' or type(pattern) ~= 'string' then return convert(subject, pattern) end
+    local place = { subject, pattern, 0 }
+    return function() return step(place[1], place[2], place[3], place) end
+end
+convert = converter(gmatch)
+return gmatch";
+
+/// Sets gmatch in the `string` table, which is at the top of the stack.
+unsafe fn set_gmatch(state: State) {
+    unsafe {
+        let code = GMATCH.to_bytes();
+        if ffi::luaL_loadbuffer(state, code.as_ptr().cast(), code.len(), c"=string.gmatch".as_ptr()) != 0 {
+            ffi::lua_error(state);
+        }
+        ffi::lua_pushcfunction(state, gmatch_step);
+        ffi::lua_pushcfunction(state, gmatch_converter);
+        ffi::lua_getglobal(state, c"type".as_ptr());
+        ffi::lua_call(state, 3, 1);
+        ffi::lua_setfield(state, -2, c"gmatch".as_ptr());
+    }
 }
 
-unsafe extern "C-unwind" fn gmatch(state: State) -> c_int {
+unsafe extern "C-unwind" fn gmatch_converter(state: State) -> c_int {
     unsafe {
-        let subject = argument(state, 1);
-        let pattern = visible(argument(state, 2));
-        ffi::lua_settop(state, 2);
-        let iteration = ffi::lua_newuserdata(state, size_of::<Iteration>()).cast::<Iteration>();
-        iteration.write(Iteration { subject, pattern, offset: 0 });
-        ffi::lua_insert(state, 1);
-        ffi::lua_pushcclosure(state, gmatch_next, 3);
+        ffi::lua_settop(state, 1);
+        ffi::lua_pushcclosure(state, gmatch_convert, 1);
         1
     }
 }
 
-unsafe extern "C-unwind" fn gmatch_next(state: State) -> c_int {
+/// Calls gmatch, upvalue 1, with its arguments made strings, or raises that they can't be.
+unsafe extern "C-unwind" fn gmatch_convert(state: State) -> c_int {
     unsafe {
-        let iteration = ffi::lua_touserdata(state, ffi::lua_upvalueindex(1)).cast::<Iteration>();
-        let Some(&Iteration { subject, pattern, offset }) = iteration.as_ref() else { return 0 };
-        let subject = &*subject;
+        argument(state, 1);
+        argument(state, 2);
+        ffi::lua_settop(state, 2);
+        ffi::lua_pushvalue(state, ffi::lua_upvalueindex(1));
+        ffi::lua_insert(state, 1);
+        ffi::lua_call(state, 2, 1);
+        1
+    }
+}
+
+unsafe extern "C-unwind" fn gmatch_step(state: State) -> c_int {
+    unsafe {
+        let subject = argument(state, 1);
+        let pattern = visible(argument(state, 2));
+        let from = ffi::lua_tonumber(state, 3) as usize;
+        ffi::luaL_checktype(state, 4, ffi::LUA_TTABLE);
         // No anchor here: it would end every iteration at its first match, so `^` stands for itself.
-        let mut matcher = Matcher::new(subject, &*pattern, budget());
-        let found = matcher.find(offset);
+        let mut matcher = Matcher::new(subject, pattern, budget());
+        let found = matcher.find(from);
         STEPS_LEFT.set(matcher.steps_left());
         match found {
             Ok(true) => {}
@@ -217,7 +254,9 @@ unsafe extern "C-unwind" fn gmatch_next(state: State) -> c_int {
         }
         let whole = matcher.whole();
         // An empty match would be found again for ever.
-        (*iteration).offset = if whole.is_empty() { whole.end + 1 } else { whole.end };
+        let next = if whole.is_empty() { whole.end + 1 } else { whole.end };
+        ffi::lua_pushnumber(state, next as ffi::lua_Number);
+        ffi::lua_rawseti_(state, 4, 3);
         push_captures(state, &matcher, subject, matcher.captures().max(1))
     }
 }

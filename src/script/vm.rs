@@ -116,7 +116,7 @@ impl Failure {
 pub struct Returned {
     /// Its first result was `false`.
     pub refused: bool,
-    /// Its second result, a number.
+    /// Its second result, if it is an HTTP status that refuses.
     pub status: Option<u16>,
     /// Its third result, a string.
     pub text: Option<String>,
@@ -137,6 +137,11 @@ struct Coroutine {
     anchor: c_int,
 }
 
+/// From how many bytes on a VM's memory counts as nearly full.
+fn nearly_full(memory: usize) -> usize {
+    memory / 8 * 7
+}
+
 /// One VM.
 pub struct Vm {
     main: State,
@@ -145,6 +150,10 @@ pub struct Vm {
     suspended: Cell<usize>,
     /// Connections whose next message waits till fewer handlers are suspended.
     queue: RefCell<Vec<Waker>>,
+    /// Bytes it may use.
+    memory: usize,
+    /// Bytes in use from which on garbage is collected at once.
+    nearly_full: Cell<usize>,
     /// The version it runs.
     pub program: Arc<Program>,
     /// Last, so that it goes after all that refers to it.
@@ -166,10 +175,10 @@ impl Vm {
             .set_name(format!("@{}", shown(&program.entry)))
             .set_mode(mlua::chunk::ChunkMode::Text)
             .into_function()
-            .map_err(|e| syntax_error(&e))?;
+            .map_err(|e| script_error(&e))?;
         {
             let _run = unsafe { guard::enter(main, LOAD_BUDGET) };
-            chunk.call::<()>(()).map_err(|e| e.to_string())?;
+            chunk.call::<()>(()).map_err(|e| script_error(&e))?;
         }
         let entries = find_hooks(&lua, &prelude, &program)?;
         let vm = Vm {
@@ -178,6 +187,8 @@ impl Vm {
             idle: RefCell::default(),
             suspended: Cell::new(0),
             queue: RefCell::default(),
+            memory: limits.memory,
+            nearly_full: Cell::new(nearly_full(limits.memory)),
             program,
             lua,
         };
@@ -223,7 +234,7 @@ impl Vm {
             ffi::lua_rawgeti(co, ffi::LUA_REGISTRYINDEX, entry.hook.into());
             ffi::lua_pushlightuserdata(co, (&raw const args).cast_mut().cast());
         }
-        let current = Current { conn, interrupted: false };
+        let current = Current::new(conn);
         match self.resume(coroutine, 2, current, budget) {
             Step::Done(result) => Started::Done(result),
             Step::Waiting(wait) => {
@@ -243,14 +254,18 @@ impl Vm {
         };
         match status {
             ffi::LUA_OK => {
+                // One that a coroutine of the script began where it could not be passed on.
+                drop(wait::take());
                 let returned = unsafe { returned(co) };
                 unsafe { ffi::lua_settop(co, 0) };
                 self.keep(coroutine);
+                self.relieve();
                 Step::Done(Ok(returned))
             }
-            ffi::LUA_YIELD => match wait::take() {
+            ffi::LUA_YIELD => match wait::take().filter(|_| unsafe { ffi::lua_touserdata(co, 1) } == wait::marker()) {
                 Some(wait) => {
                     unsafe { ffi::lua_settop(co, 0) };
+                    self.relieve();
                     Step::Waiting(wait)
                 }
                 None => {
@@ -267,9 +282,23 @@ impl Vm {
                 if status == ffi::LUA_ERRMEM {
                     // There is no collection in an emergency: without this one, all that follows would fail too.
                     let _ = self.lua.gc_collect();
+                } else {
+                    self.relieve();
                 }
                 Step::Done(Err(failure))
             }
+        }
+    }
+
+    /// Collects garbage when memory is nearly full: the next handler may be another connection's, and there is no
+    /// collection in an emergency.
+    fn relieve(&self) {
+        if self.lua.used_memory() > self.nearly_full.get() {
+            let _ = self.lua.gc_collect();
+            // What is still in use is in use: not again before half of the rest is taken too.
+            let used = self.lua.used_memory();
+            let rest = self.memory.saturating_sub(used);
+            self.nearly_full.set((used + rest / 2).max(nearly_full(self.memory)));
         }
     }
 
@@ -354,7 +383,7 @@ unsafe fn returned(co: State) -> Returned {
         let number = (ffi::lua_type(co, 2) == ffi::LUA_TNUMBER).then(|| ffi::lua_tonumber(co, 2));
         Returned {
             refused: ffi::lua_type(co, 1) == ffi::LUA_TBOOLEAN && ffi::lua_toboolean(co, 1) == 0,
-            status: number.filter(|n| (100.0..1000.0).contains(n)).map(|n| n as u16),
+            status: number.filter(|n| (300.0..600.0).contains(n)).map(|n| n as u16),
             text: bytes_at(co, 3).map(|t| String::from_utf8_lossy(&t).into_owned()),
         }
     }
@@ -452,7 +481,7 @@ fn prelude(lua: &Lua, main: State, program: &Arc<Program>, limits: &VmLimits) ->
 fn find_hooks(lua: &Lua, prelude: &mlua::Table, program: &Program) -> Result<[Option<Entry>; 3], String> {
     let mut entries = [None; 3];
     for hook in Hook::ALL {
-        let value: mlua::Value = lua.globals().get(hook.name()).map_err(|e| e.to_string())?;
+        let value: mlua::Value = lua.globals().raw_get(hook.name()).map_err(|e| e.to_string())?;
         let function = match value {
             mlua::Value::Nil if hook == Hook::Message => {
                 return Err(format!(
@@ -493,10 +522,10 @@ fn find_hooks(lua: &Lua, prelude: &mlua::Table, program: &Program) -> Result<[Op
     Ok(entries)
 }
 
-/// A syntax error's text alone: it has file and line.
-fn syntax_error(e: &mlua::Error) -> String {
+/// A script error's text alone: it has file and line.
+fn script_error(e: &mlua::Error) -> String {
     match e {
-        mlua::Error::SyntaxError { message, .. } => message.clone(),
+        mlua::Error::SyntaxError { message, .. } | mlua::Error::RuntimeError(message) => message.clone(),
         other => other.to_string(),
     }
 }

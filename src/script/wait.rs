@@ -7,6 +7,7 @@ use std::ffi::{CStr, c_int, c_void};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 
 use super::current;
 use super::stack::{Args, Push, Raise, State, conjure, set_raw, throw};
@@ -105,19 +106,18 @@ unsafe extern "C-unwind" fn trampoline<R: Interruptible, F: WaitingNative<R>, co
     state: State,
 ) -> c_int {
     let args = unsafe { Args::new(state, SKIP) };
-    let outcome = catch_unwind(AssertUnwindSafe(|| conjure::<F>()(&args)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| match conjure::<F>()(&args)? {
+        Outcome::Now(results) => Ok(Some(results)),
+        Outcome::Later(future) => begin(state, future).map_err(Raise::from),
+    }));
     unsafe {
         let results = match outcome {
-            Ok(Ok(Outcome::Now(results))) => results,
-            Ok(Ok(Outcome::Later(future))) => match begin(state, future) {
-                Ok(()) => {
-                    ffi::lua_settop(state, 0);
-                    ffi::lua_pushlightuserdata(state, marker());
-                    return ffi::lua_yield(state, 1);
-                }
-                Err(None) => R::interrupted(),
-                Err(Some(why)) => throw(state, Raise::Message(why.into())),
-            },
+            Ok(Ok(Some(results))) => results,
+            Ok(Ok(None)) => {
+                ffi::lua_settop(state, 0);
+                ffi::lua_pushlightuserdata(state, marker());
+                return ffi::lua_yield(state, 1);
+            }
             Ok(Err(raise)) => throw(state, raise),
             Err(panic) => {
                 drop(panic);
@@ -129,20 +129,39 @@ unsafe extern "C-unwind" fn trampoline<R: Interruptible, F: WaitingNative<R>, co
     }
 }
 
-/// Leaves the future for the driver, where the handler can wait. Else says why not; None: its connection has closed.
-fn begin<R: Interruptible>(state: State, future: Pin<Box<dyn Future<Output = R>>>) -> Result<(), Option<&'static str>> {
+/// What a waiting function raises where Lua can't be suspended.
+pub const NOT_HERE: &str = "this function waits, which is not possible inside a callback of table.sort or string.gsub; \
+                            call it before or after";
+
+/// How many waits may fail because the connection has closed, before the next one raises an error: a loop that does not
+/// look at what they return would hold the worker for all of its time budget.
+const MOST_IN_VAIN: u32 = 100;
+
+/// Leaves the future for the driver, and returns None: the handler is to be suspended. Or the results, when its
+/// connection has closed; or why it can't wait.
+fn begin<R: Interruptible>(
+    state: State,
+    mut future: Pin<Box<dyn Future<Output = R>>>,
+) -> Result<Option<R>, &'static str> {
     let Some(current) = current::get() else {
-        return Err(Some("this function waits, and only a handler can: not a file's top level"));
+        return Err("this function waits, and only a handler can: not a file's top level");
     };
     if current.interrupted {
-        return Err(None);
+        if current::count_in_vain() > MOST_IN_VAIN {
+            return Err(
+                "the connection has closed, and its handler goes on waiting: look at the err that waits return",
+            );
+        }
+        // What it does is begun all the same: a message is published, though nobody waits for the counts.
+        return Ok(Some(match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(results) => results,
+            Poll::Pending => R::interrupted(),
+        }));
     }
     if unsafe { lua_isyieldable(state) } == 0 {
-        return Err(Some(
-            "this function waits, which is not possible inside a callback of table.sort or string.gsub; call it before or after",
-        ));
+        return Err(NOT_HERE);
     }
     let future = Box::pin(async move { answer(future.await) });
     BEGUN.with(|b| b.set(Some(Wait { future, interrupted: || answer(R::interrupted()) })));
-    Ok(())
+    Ok(None)
 }

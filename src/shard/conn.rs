@@ -135,12 +135,20 @@ impl Conn {
         if self.is_closing() {
             return Pushed::Refused;
         }
-        let mut outbox = self.outbox.borrow_mut();
-        if outbox.bytes() + frame.len() > self.served.limits.get().outbox_limit && !outbox.is_empty() {
-            drop(outbox);
+        let limit = self.served.limits.get().outbox_limit;
+        // A message larger than the limit still gets in when nothing else waits.
+        let fits = || self.waiting() == 0 || self.waiting() + frame.len() <= limit;
+        if !fits() && !self.blocked.get() {
+            // What waits may be there only because the turn has not ended.
+            self.flush(scratch, now);
+        }
+        if !fits() {
             self.close(CloseReason::TooSlow);
+        }
+        if self.is_closing() {
             return Pushed::Refused;
         }
+        let mut outbox = self.outbox.borrow_mut();
         outbox.push(frame);
         let full = outbox.bytes() >= WRITE_AT_ONCE;
         drop(outbox);

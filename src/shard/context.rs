@@ -89,6 +89,16 @@ impl Context {
         Ok(())
     }
 
+    /// Sets several values, or none of them.
+    pub fn merge(&mut self, values: Vec<(String, Value)>) -> Result<(), Full> {
+        let mut merged = Context { entries: self.entries.clone(), weight: self.weight };
+        for (key, value) in values {
+            merged.set(&key, value)?;
+        }
+        *self = merged;
+        Ok(())
+    }
+
     /// All keys and values.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.entries.iter().map(|(k, v)| (&**k, v))

@@ -67,6 +67,13 @@ impl Shard {
         Ok(())
     }
 
+    /// Sets several values, or none of them.
+    pub fn merge_context(&self, conn: &Conn, values: Vec<(String, Value)>) -> Result<(), Full> {
+        conn.context.borrow_mut().merge(values)?;
+        self.waits.borrow_mut().wake(conn.client_id);
+        Ok(())
+    }
+
     /// Waits till a value is set.
     pub fn wait_context(self: &Rc<Self>, conn: Rc<Conn>, key: &str) -> ContextWait {
         ContextWait { shard: self.clone(), conn, key: key.into() }

@@ -3,12 +3,13 @@
 use std::io::{self, IsTerminal};
 use std::path::Path;
 use tracing::level_filters::LevelFilter;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_appender::rolling::{InitError, RollingFileAppender, Rotation};
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::rolling::{RollingFileAppender, Rotation};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
-/// Lines that may wait for the disk. When it can't keep up, further lines are dropped rather than clients kept waiting.
+/// Lines that may wait for the disk, or for whoever reads the console. When that can't keep up, further lines are
+/// dropped rather than clients kept waiting.
 const WAITING_LINES: usize = 64 * 1024;
 
 /// How a line looks.
@@ -22,8 +23,8 @@ pub enum Style {
 
 /// The log while it is open. Dropped, it writes what waits.
 pub struct Log {
-    level: reload::Handle<LevelFilter, Registry>,
-    _file: Option<WorkerGuard>,
+    level: LevelHandle,
+    _writers: Vec<WorkerGuard>,
 }
 
 /// The log could not be opened.
@@ -35,7 +36,7 @@ pub enum OpenError {
         /// Its path.
         file: String,
         /// Why.
-        source: InitError,
+        source: io::Error,
     },
     /// Something in this process logs already.
     #[error("the log is open already")]
@@ -46,28 +47,42 @@ impl Log {
     /// Opens the log for the whole process. `file`: where to, besides the console, and how many days to keep.
     pub fn open(level: LevelFilter, style: Style, file: Option<(&Path, usize)>) -> Result<Log, OpenError> {
         let (filter, level) = reload::Layer::new(level);
-        let (lines, guard) = match file {
-            None => (None, None),
-            Some((path, keep)) => {
-                let (writer, guard) = NonBlockingBuilder::default()
-                    .buffered_lines_limit(WAITING_LINES)
-                    .lossy(true)
-                    .finish(open(path, keep)?);
-                (Some(line(style, false, writer)), Some(guard))
-            }
-        };
-        let console = line(style, io::stdout().is_terminal(), io::stdout);
+        let file = file.map(|(path, keep)| open(path, keep)).transpose()?;
+        let (console, guard) = behind(io::stdout());
+        let mut writers = vec![guard];
+        let console = line(style, io::stdout().is_terminal(), console);
+        let lines = file.map(|file| {
+            let (file, guard) = behind(file);
+            writers.push(guard);
+            line(style, false, file)
+        });
         // The filter stands below both, so that what nobody writes is not even put together.
         let subscriber = tracing_subscriber::registry().with(filter).with(console).with(lines);
         tracing::subscriber::set_global_default(subscriber).map_err(|_| OpenError::Twice)?;
-        Ok(Log { level, _file: guard })
+        Ok(Log { level: LevelHandle(level), _writers: writers })
     }
 
-    /// Changes the level.
-    pub fn set_level(&self, level: LevelFilter) {
-        // Fails only when the subscriber is gone, and then nobody logs.
-        let _ = self.level.reload(level);
+    /// What changes the level while the log is open.
+    pub fn level(&self) -> LevelHandle {
+        self.level.clone()
     }
+}
+
+/// Changes an open log's level.
+#[derive(Clone)]
+pub struct LevelHandle(reload::Handle<LevelFilter, Registry>);
+
+impl LevelHandle {
+    /// Sets the least severe level that is written.
+    pub fn set(&self, level: LevelFilter) {
+        // Fails only when the subscriber is gone, and then nobody logs.
+        let _ = self.0.reload(level);
+    }
+}
+
+/// A writer that no thread of the engine waits for: a thread of its own writes.
+fn behind(writer: impl io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default().buffered_lines_limit(WAITING_LINES).lossy(true).finish(writer)
 }
 
 /// One output's layer.
@@ -86,11 +101,14 @@ where
 /// `logs/connmix.log` is written as `logs/connmix.2026-11-23.log`, and so on.
 fn open(path: &Path, keep: usize) -> Result<RollingFileAppender, OpenError> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let failed = |source| OpenError::File { file: path.display().to_string(), source };
+    // Here, since the appender looks for old files first and complains on stderr of a folder that is not there yet.
+    std::fs::create_dir_all(folder).map_err(failed)?;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let mut builder =
         RollingFileAppender::builder().rotation(Rotation::DAILY).filename_prefix(stem).max_log_files(keep);
     if let Some(suffix) = path.extension() {
         builder = builder.filename_suffix(suffix.to_string_lossy());
     }
-    builder.build(folder).map_err(|source| OpenError::File { file: path.display().to_string(), source })
+    builder.build(folder).map_err(|e| failed(io::Error::other(e)))
 }

@@ -30,7 +30,14 @@ const MAX_EARLY: usize = 64 * 1024;
 
 /// Runs the handshake; None when there is no connection in the end, and all has been said to the client.
 pub(super) async fn run(worker: &Rc<Worker>, server: usize, mut socket: TcpStream, peer: SocketAddr) -> Option<Opened> {
-    let head = match timeout(REQUEST_TIMEOUT, read_head(&mut socket)).await {
+    let mut draining = worker.draining.clone();
+    let head = tokio::select! {
+        biased;
+        head = timeout(REQUEST_TIMEOUT, read_head(&mut socket)) => head,
+        // Nothing has been asked yet, so nothing is owed: a stop does not wait for it.
+        _ = draining.wait_for(|draining| *draining) => return None,
+    };
+    let head = match head {
         Ok(Ok(Some(head))) => head,
         Ok(Ok(None)) => return None,
         Ok(Err(refusal)) => return refuse(socket, &refusal, peer).await,

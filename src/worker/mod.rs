@@ -36,6 +36,9 @@ use crate::shard::served::Served;
 const CONTROL_LANE: usize = 1024;
 /// The shared buffer that all connections of a worker are read through.
 const READ_BUFFER: usize = 64 * 1024;
+/// A worker thread's stack. Lua limits how deep a script recurses, but where that goes through native functions (a
+/// `__tostring` that calls `string.format`) its limit takes up to 4 MiB of the native stack.
+pub const STACK: usize = 8 * 1024 * 1024;
 
 /// What a listener's connections are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,6 +160,8 @@ pub(crate) struct Worker {
     servers: Vec<Server>,
     api: Rc<Api>,
     peers: Arc<Peers>,
+    /// True while the engine drains.
+    draining: watch::Receiver<bool>,
     /// The read buffer, while nobody reads.
     read_buffer: Cell<Vec<u8>>,
     vm_limits: VmLimits,
@@ -224,7 +229,8 @@ fn start(spec: Spec) -> Result<Started, String> {
         });
     }
     let clients = spec.clients.clone();
-    let api = Rc::new(Api::new(spec.mesh, spec.config.clone(), clients, spec.api_addr, spec.draining.clone()));
+    let draining = spec.draining;
+    let api = Rc::new(Api::new(spec.mesh, spec.config.clone(), clients, spec.api_addr, draining.clone()));
     let worker = Rc::new(Worker {
         id: spec.id,
         shard,
@@ -233,6 +239,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         servers,
         api,
         peers: spec.peers,
+        draining,
         read_buffer: Cell::default(),
         vm_limits,
     });

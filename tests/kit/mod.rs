@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 
+pub mod process;
+
 use connmix::config::{Level, load};
 use connmix::engine::{Addresses, Engine, Listeners};
 use futures_util::{SinkExt, StreamExt};

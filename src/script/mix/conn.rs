@@ -176,27 +176,20 @@ fn context_value(args: &Args) -> Result<Value, Raise> {
 }
 
 fn set_context(args: &Args) -> Fallible<()> {
+    let problem = |problem: String| Err(Raise::Argument { index: 1, problem });
     let pairs = args.table(1)?;
     let mut named = Vec::with_capacity(pairs.len());
     for (key, value) in pairs {
         match key {
             Value::Str(key) => match String::from_utf8(key.into()) {
                 Ok(key) => named.push((key, value)),
-                Err(_) => return Err("set_context: a key is not valid UTF-8".into()),
+                Err(_) => return problem("a key is not valid UTF-8".into()),
             },
-            other => return Err(format!("set_context: keys must be strings, got {other:?}").into()),
+            Value::Number(n) => return problem(format!("keys must be strings, got the number {n}")),
+            _ => return problem("keys must be strings".into()),
         }
     }
-    let (host, conn) = match live(args)? {
-        Ok(live) => live,
-        Err(e) => return Ok(Err(e)),
-    };
-    for (key, value) in named {
-        if let Err(e) = host.shard.set_context(&conn, &key, value) {
-            return Ok(Err(e.to_string()));
-        }
-    }
-    Ok(Ok(()))
+    Ok(live(args)?.and_then(|(host, conn)| host.shard.merge_context(&conn, named).map_err(|full| full.to_string())))
 }
 
 fn set_context_value(args: &Args) -> Fallible<()> {

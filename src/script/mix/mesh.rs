@@ -77,10 +77,15 @@ fn publish(args: &Args) -> Result<Outcome<Counted>, Raise> {
 }
 
 fn send(args: &Args) -> Result<Outcome<Result<(), String>>, Raise> {
-    let (id, data, kind) = (args.bytes(1)?, args.bytes(2)?, kind_arg(args, 3)?);
+    let (word, data, kind) = (args.bytes(1)?, args.bytes(2)?, kind_arg(args, 3)?);
     let now = |failure: String| Ok(Outcome::Now(Err(failure)));
-    let Some(id) = ClientId::parse(&id) else {
-        return now(format!("\"{}\" is no client_id", String::from_utf8_lossy(&id).escape_debug()));
+    // A number itself, not its text, which has only 14 digits.
+    let id = match args.exact_integer(1) {
+        Some(number) => ClientId::new(number),
+        None => ClientId::parse(&word),
+    };
+    let Some(id) = id else {
+        return now(format!("\"{}\" is no client_id", String::from_utf8_lossy(&word).escape_debug()));
     };
     let message = match Message::new(kind, Bytes::copy_from_slice(&data)) {
         Ok(message) => message,

@@ -92,6 +92,20 @@ fn in_class(bits: u16, wanted: bool, c: u8) -> bool {
     (KINDS[c as usize] & bits != 0) == wanted
 }
 
+/// What stands between the brackets of the set whose `[` ends at `start`, and where the pattern goes on behind it. None
+/// if it has no end.
+#[inline]
+pub(super) fn set_at(pattern: &[u8], start: usize) -> Option<(&[u8], usize)> {
+    let mut p = if pattern.get(start) == Some(&b'^') { start + 1 } else { start };
+    // The first character is part of the set even if it is a `]`.
+    loop {
+        p += if *pattern.get(p)? == b'%' { 2 } else { 1 };
+        if pattern.get(p) == Some(&b']') {
+            return Some((pattern.get(start..p)?, p + 1));
+        }
+    }
+}
+
 /// Whether a set, given by what stands between its brackets, has `c`.
 pub(super) fn in_set(set: &[u8], c: u8) -> bool {
     let (mut rest, found) = match set {

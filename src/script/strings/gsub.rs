@@ -58,14 +58,14 @@ impl Output {
 const STACK_LIMIT: usize = 512 * 1024;
 
 thread_local! {
-    /// The highest stack address that a gsub call on this thread was seen at.
+    /// The highest stack address that a call was seen at on this thread.
     static STACK_TOP: Cell<usize> = const { Cell::new(0) };
 }
 
 /// How far down the native stack this call is, roughly. Each callback that calls gsub again takes some more of it, and
 /// LuaJIT has no limit on that which would hold on a thread of common size: a script's endless recursion would end the
 /// process. A plain count of the levels would not do: nothing would count down when an error unwinds them.
-fn native_stack_used() -> usize {
+pub(in crate::script) fn native_stack_used() -> usize {
     let marker = 0u8;
     let here = (&raw const marker).addr();
     let top = STACK_TOP.get();

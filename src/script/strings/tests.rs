@@ -6,6 +6,7 @@ use crate::script::stack::protect;
 use mlua::{Function, Lua, LuaString, MultiValue, Value};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use std::time::{Duration, Instant};
 
 /// Calls are made here so that both VMs have the same names and lines to tell of. An outcome is one string.
 const HARNESS: &str = r#"
@@ -402,6 +403,32 @@ fn an_error_in_a_callback_leaks_nothing() {
     drop((gsub, callback));
     settle();
     assert_eq!(std::rc::Rc::strong_count(&held), 1);
+}
+
+#[test]
+fn what_explodes_is_stopped_in_time() {
+    let lua = Lua::new();
+    register_in(&lua);
+    for code in [
+        "(('a'):rep(30)):find(('a?'):rep(30) .. ('a'):rep(30))",
+        "(('a'):rep(100000)):match('.-.-.-b')",
+        "(('a'):rep(100000)):gmatch('.-.-.-b')()",
+        "(('a'):rep(100000)):gsub('.-.-.-b', '')",
+        // Each of them is quick; their loop is not.
+        "(function() local s = ('a'):rep(4000000) while true do s:find('ab', 1, true) end end)()",
+    ] {
+        let function = lua.load(format!("local _ = {code}")).set_name("=slow").into_function().unwrap();
+        let begin = Instant::now();
+        let mut state = std::ptr::null_mut();
+        unsafe { lua.exec_raw::<()>((), |s| state = s) }.unwrap();
+        let outcome = {
+            let _run = unsafe { guard::enter(state, Duration::from_millis(50)) };
+            function.call::<()>(())
+        };
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains(&format!("slow:1: {}", guard::OVER_BUDGET)), "{code}: {error}");
+        assert!(begin.elapsed() < Duration::from_secs(5), "{code}");
+    }
 }
 
 #[test]

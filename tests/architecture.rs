@@ -1,0 +1,413 @@
+//! Holds what `docs/architecture.md` promises of the sources: the layers, who may use which library, and the size and
+//! form of files. It reads the text of `src/`, without a compiler: comments and literals are blanked out first.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The modules from the bottom up; those of one row are of one layer and know nothing of each other.
+const LAYERS: [&[&str]; 10] = [
+    &["ids", "message", "telemetry"],
+    &["config", "wire"],
+    &["hub", "queue"],
+    &["cluster"],
+    &["shard"],
+    &["script"],
+    &["api"],
+    &["worker"],
+    &["engine"],
+    &["bench", "cli"],
+];
+
+/// What may be named only in certain places: a crate, and the files or folders below `src/` that may.
+const ONLY_IN: [(&str, &[&str]); 6] = [
+    ("mlua", &["script/"]),
+    ("dashmap", &["hub/"]),
+    ("serde_yaml", &["config/raw.rs", "config/raw/"]),
+    ("hyper", &["api/"]),
+    ("async_nats", &["cluster/nats.rs"]),
+    ("clap", &["cli.rs", "cli/"]),
+];
+
+/// The API's own error codes, spelt in one file only.
+const API_CODES: [&str; 2] = ["101", "401"];
+
+/// Lines of a file, its unit tests not counted.
+const MAX_LINES: usize = 450;
+
+/// What must not stand in the engine's code: each would end a thread.
+const PANICS: [&str; 5] = [".unwrap()", ".expect(", "panic!", "todo!", "unimplemented!"];
+
+/// A source file.
+struct Source {
+    /// Its path below `src/`, with slashes.
+    path: String,
+    text: String,
+    /// The same with comments and literals blanked out: as many lines, each as long.
+    code: String,
+}
+
+impl Source {
+    fn new(path: &str, text: &str) -> Source {
+        Source { path: path.to_owned(), text: text.to_owned(), code: blank(text) }
+    }
+
+    /// The crate's module that it belongs to; None for the root.
+    fn module(&self) -> Option<&str> {
+        let first = self.path.split('/').next()?;
+        let module = first.strip_suffix(".rs").unwrap_or(first);
+        (!["lib", "main"].contains(&module)).then_some(module)
+    }
+
+    /// How many modules deep it stands: `a.rs` and `a/mod.rs` 1, `a/b.rs` 2.
+    fn depth(&self) -> usize {
+        let parts = self.path.split('/').count();
+        if self.path.ends_with("/mod.rs") { parts - 1 } else { parts }
+    }
+
+    /// Whether all of it is tests: `x/tests.rs`, declared under `#[cfg(test)]`.
+    fn is_tests(&self) -> bool {
+        self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
+    }
+
+    /// The code without its unit tests, which stand at its foot.
+    fn without_tests(&self) -> &str {
+        if self.is_tests() {
+            return "";
+        }
+        match self.code.find("#[cfg(test)]\nmod tests {") {
+            Some(at) => &self.code[..at],
+            None => &self.code,
+        }
+    }
+}
+
+/// Replaces comments, strings and characters by spaces, so that what is left is code.
+fn blank(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = bytes.to_vec();
+    let mut wipe = |from: usize, to: usize| out[from..to].iter_mut().filter(|b| **b != b'\n').for_each(|b| *b = b' ');
+    let mut at = 0;
+    while at < bytes.len() {
+        let rest = &bytes[at..];
+        let end = match rest[0] {
+            b'/' if rest.starts_with(b"//") => line_end(rest),
+            b'/' if rest.starts_with(b"/*") => comment_end(rest),
+            b'"' => string_end(rest),
+            b'r' | b'b' | b'c' if !is_word(bytes, at) => raw_string_end(rest),
+            b'\'' => char_end(rest),
+            _ => 0,
+        };
+        wipe(at, at + end);
+        at += end.max(1);
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Whether the byte before belongs to a word that goes on here.
+fn is_word(bytes: &[u8], at: usize) -> bool {
+    at > 0 && (bytes[at - 1].is_ascii_alphanumeric() || bytes[at - 1] == b'_')
+}
+
+fn line_end(rest: &[u8]) -> usize {
+    rest.iter().position(|&b| b == b'\n').unwrap_or(rest.len())
+}
+
+/// Comments nest.
+fn comment_end(rest: &[u8]) -> usize {
+    let (mut depth, mut at) = (0, 0);
+    while at + 1 < rest.len() {
+        match &rest[at..at + 2] {
+            b"/*" => (depth, at) = (depth + 1, at + 2),
+            b"*/" => (depth, at) = (depth - 1, at + 2),
+            _ => at += 1,
+        }
+        if depth == 0 {
+            return at;
+        }
+    }
+    rest.len()
+}
+
+fn string_end(rest: &[u8]) -> usize {
+    let mut at = 1;
+    while at < rest.len() {
+        match rest[at] {
+            b'\\' => at += 2,
+            b'"' => return at + 1,
+            _ => at += 1,
+        }
+    }
+    rest.len()
+}
+
+/// `r"..."`, `r#"..."#`, `b"..."`, `br"..."`, `c"..."`; 0: it is a word like any other.
+fn raw_string_end(rest: &[u8]) -> usize {
+    let prefix = rest.iter().take_while(|b| b"rbc".contains(b)).count();
+    let hashes = rest[prefix..].iter().take_while(|&&b| b == b'#').count();
+    let open = prefix + hashes;
+    if prefix > 2 || rest.get(open) != Some(&b'"') {
+        return 0;
+    }
+    if !rest[..prefix].contains(&b'r') {
+        return if hashes == 0 { open + string_end(&rest[open..]) } else { 0 };
+    }
+    let close = [b"\"".as_slice(), &vec![b'#'; hashes]].concat();
+    let found = rest[open + 1..].windows(close.len()).position(|w| w == close);
+    found.map_or(rest.len(), |at| open + 1 + at + close.len())
+}
+
+/// `'x'`, `'\n'`, `'é'`; 0: a lifetime.
+fn char_end(rest: &[u8]) -> usize {
+    let close = |from: usize| rest[from..].iter().take(12).position(|&b| b == b'\'').map(|at| from + at + 1);
+    match rest.get(1) {
+        Some(b'\\') => close(3).unwrap_or(0),
+        Some(b) if b.is_ascii() => if rest.get(2) == Some(&b'\'') { 3 } else { 0 },
+        Some(_) => close(2).unwrap_or(0),
+        None => 0,
+    }
+}
+
+fn line_of(code: &str, at: usize) -> usize {
+    code[..at].matches('\n').count() + 1
+}
+
+/// Where a word stands in code, as a whole word.
+fn words<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+    let part_of_word = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_');
+    code.match_indices(word).map(|(at, _)| at).filter(move |&at| {
+        let bytes = code.as_bytes();
+        !part_of_word(at.checked_sub(1).and_then(|i| bytes.get(i))) && !part_of_word(bytes.get(at + word.len()))
+    })
+}
+
+/// The modules of the crate that some code names, each with where: `crate::a`, `crate::{a, b::c}`, and `super` that
+/// leads up to the root.
+fn imports(source: &Source) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for root in ["crate", "connmix"] {
+        for at in words(&source.code, root) {
+            named_after(&source.code, at + root.len(), &mut found);
+        }
+    }
+    // Inside the unit tests, `super` is one module less deep.
+    let code = source.without_tests();
+    for at in words(code, "super") {
+        let mut end = at;
+        let mut up = 0;
+        while code[end..].starts_with("super") {
+            up += 1;
+            end += "super".len();
+            match code[end..].strip_prefix("::") {
+                Some(rest) if rest.starts_with("super") => end += 2,
+                _ => break,
+            }
+        }
+        let first_of_chain = !code[..at].ends_with("super::");
+        if first_of_chain && up == source.depth() && source.module().is_some() {
+            named_after(code, end, &mut found);
+        }
+    }
+    found
+}
+
+/// What is named after a path's beginning: one name, or those of a group.
+fn named_after(code: &str, at: usize, found: &mut Vec<(usize, String)>) {
+    let Some(rest) = code[at..].trim_start().strip_prefix("::") else { return };
+    let rest = rest.trim_start();
+    let name = |text: &str| -> String {
+        text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+    };
+    let Some(group) = rest.strip_prefix('{') else {
+        found.push((at, name(rest)));
+        return;
+    };
+    let (mut depth, mut starts) = (0, true);
+    for (i, c) in group.char_indices() {
+        if starts && depth == 0 && (c.is_alphabetic() || c == '_') {
+            found.push((at, name(&group[i..])));
+            starts = false;
+        }
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => return,
+            '}' => depth -= 1,
+            ',' if depth == 0 => starts = true,
+            _ => {}
+        }
+    }
+}
+
+fn layer(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|row| row.contains(&module))
+}
+
+/// Imports from the same layer or above.
+fn wrong_imports(source: &Source) -> Vec<String> {
+    let Some(module) = source.module() else { return Vec::new() };
+    let Some(own) = layer(module) else {
+        return vec![format!("src/{}: give module `{module}` its layer in LAYERS (tests/architecture.rs)", source.path)];
+    };
+    let wrong = imports(source).into_iter().filter_map(|(at, name)| {
+        // What is no module is an item of the root: there are none.
+        let other = layer(&name)?;
+        (name != module && other >= own).then(|| {
+            format!(
+                "src/{}:{}: {module} (layer {own}) imports {name} (layer {other}); a module knows only those below it: \
+                 move what both need down, or hand it in from above as a trait or a value",
+                source.path,
+                line_of(&source.code, at)
+            )
+        })
+    });
+    wrong.collect()
+}
+
+/// Libraries outside of their place.
+fn wrong_libraries(source: &Source) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (library, places) in ONLY_IN {
+        if places.iter().any(|place| source.path.starts_with(place)) {
+            continue;
+        }
+        for at in words(&source.code, library) {
+            wrong.push(format!(
+                "src/{}:{}: {library} is used only in {}; offer what is needed there as a function of ours",
+                source.path,
+                line_of(&source.code, at),
+                places.join(" and ")
+            ));
+        }
+    }
+    wrong
+}
+
+/// The API's codes outside of the file that gives them.
+fn wrong_codes(source: &Source) -> Vec<String> {
+    if !source.path.starts_with("api/") || source.path == "api/error.rs" {
+        return Vec::new();
+    }
+    let code = source.without_tests();
+    let found = API_CODES.iter().flat_map(|number| words(code, number));
+    let wrong = found.map(|at| {
+        format!(
+            "src/{}:{}: an API code; return the ApiError whose code it is (api/error.rs)",
+            source.path,
+            line_of(code, at)
+        )
+    });
+    wrong.collect()
+}
+
+fn wrong_form(source: &Source) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if !source.text.starts_with("//! ") {
+        wrong.push(format!(
+            "src/{}: it begins without a //! head that says what it owns, what it leaves to others, and its rule",
+            source.path
+        ));
+    }
+    let lines = source.without_tests().lines().count();
+    if lines > MAX_LINES {
+        wrong.push(format!(
+            "src/{}: {lines} lines besides its tests, more than {MAX_LINES}; split off what can be told in one sentence",
+            source.path
+        ));
+    }
+    if let Some(at) = source.code.find("#[cfg(test)]\nmod tests {")
+        && let Some(end) = source.code[at..].find("\n}\n")
+        && !source.code[at + end + 3..].trim().is_empty()
+    {
+        wrong.push(format!(
+            "src/{}:{}: code after the unit tests, which stand at a file's foot",
+            source.path,
+            line_of(&source.code, at + end + 3) + 1
+        ));
+    }
+    wrong
+}
+
+fn wrong_panics(source: &Source) -> Vec<String> {
+    let code = source.without_tests();
+    let found = PANICS.iter().flat_map(|what| code.match_indices(what));
+    let wrong = found.map(|(at, what)| {
+        format!(
+            "src/{}:{}: {what} in the engine's code ends a thread and all of its connections; return an error, or \
+             write what can't happen as a value that is right anyway",
+            source.path,
+            line_of(code, at)
+        )
+    });
+    wrong.collect()
+}
+
+fn sources() -> Vec<Source> {
+    fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, files);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    walk(&root, &mut files);
+    files.sort();
+    let source = |file: &PathBuf| {
+        let path = file.strip_prefix(&root).unwrap().to_str().unwrap().replace('\\', "/");
+        Source::new(&path, &fs::read_to_string(file).unwrap())
+    };
+    files.iter().map(source).collect()
+}
+
+/// Fails with all that a check finds.
+fn hold(check: impl Fn(&Source) -> Vec<String>) {
+    let sources = sources();
+    assert!(sources.len() > 20, "the sources are read");
+    let wrong: Vec<String> = sources.iter().flat_map(check).collect();
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[test]
+fn modules_import_only_from_layers_below() {
+    hold(wrong_imports);
+}
+
+#[test]
+fn libraries_stay_in_their_place() {
+    hold(wrong_libraries);
+}
+
+#[test]
+fn api_codes_are_spelt_in_one_file() {
+    hold(wrong_codes);
+}
+
+#[test]
+fn every_file_has_a_head_and_can_be_read_in_one_sitting() {
+    hold(wrong_form);
+}
+
+#[test]
+fn nothing_panics_on_purpose() {
+    hold(wrong_panics);
+}
+
+// The checks themselves, on code that is wrong and code that only looks so.
+
+#[test]
+fn comments_and_literals_are_no_code() {
+    for (text, code) in [
+        ("a // crate::b\nc", "a            \nc"),
+        ("a /* x /* y */ z */ b", "a                   b"),
+        (r#"f("a\"b", 'c', '\'', '"') g"#, r"f(      ,    ,     ,    ) g"),
+        ("r#\"a \" b\"# c", "           c"),
+        ("b\"x\" br\"\\\" c\"y\" bar", "     bar").map_blank(),
+        ("fn f<'a>(x: &'a str) -> &'static u8", "fn f<'a>(x: &'a str) -> &'static u8"),
+        ("'\\u{1f600}' 'é' x", "                x"),
+    ] {
+        assert_eq!(blank(text).trim_end(), code.trim_end(), "{text}");
+    }
+}

@@ -1,0 +1,270 @@
+//! The end of an engine: nobody new, everybody gets what they are owed and a 1001, scripts are told, and all of it takes
+//! no longer than `shutdownTimeout`.
+
+mod kit;
+
+use kit::process::Process;
+use kit::*;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+/// With the time that a healthy stop never takes.
+const LONG: &str = "shutdownTimeout: 60";
+
+const SCRIPT: &str = "\
+function on_message(msg, conn)
+  if msg.data == 'subscribe' then
+    conn:subscribe('news')
+  elseif msg.data == 'slow close' then
+    conn:set_context_value('slow', true)
+  elseif msg.data == 'sleep' then
+    conn:send('sleeping')
+    local err = mix.sleep(3600)
+    print('slept', err, conn:send('too late'))
+    print('again', mix.sleep(3600))
+    return
+  elseif msg.data == 'wait' then
+    conn:send('waiting')
+    print('waited', conn:wait_context_value('never'))
+    return
+  elseif msg.data == 'flood' then
+    for i = 1, 60 do
+      conn:send(i .. ('.'):rep(200000))
+    end
+    return
+  end
+  conn:send(msg.data)
+end
+function on_close(id, err, conn)
+  print('closed', id, err, #conn:channels())
+  if conn:context_value('slow') then
+    mix.sleep(3600)
+  end
+end
+";
+
+/// Begins the stop, and gives what it returns: whether nobody was cut off, and how long it took.
+fn stop(rig: Rig) -> JoinHandle<(bool, Duration)> {
+    let started = Instant::now();
+    tokio::spawn(async move { (rig.shutdown().await, started.elapsed()) })
+}
+
+/// Waits till nothing accepts there.
+async fn refuses(addr: SocketAddr) {
+    eventually("new connections are refused", async || TcpStream::connect(addr).await.err().map(drop)).await;
+}
+
+fn folder(top: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
+    write_config(&dir.path().join("connmix.yaml"), "outboxLimit: 64MiB", "workers: 2", top);
+    dir
+}
+
+#[tokio::test]
+async fn everybody_is_told_and_the_doors_are_shut() {
+    let rig = Rig::with_top(SCRIPT, "", "workers: 2", LONG);
+    let at = rig.at.clone();
+    let mut clients = Vec::new();
+    for _ in 0..50 {
+        clients.push(rig.connect().await);
+    }
+    let stopping = stop(rig);
+    for client in &mut clients {
+        assert_eq!(client.close_frame().await, (1001, "server shutdown".into()));
+        assert!(client.next().await.is_err(), "nothing comes after it");
+    }
+    let (clean, took) = stopping.await.unwrap();
+    assert!(clean && took < Duration::from_secs(10), "{took:?}");
+    for addr in [at.servers[0], at.api, at.center] {
+        refuses(addr).await;
+    }
+}
+
+#[tokio::test]
+async fn an_engine_without_clients_ends_at_once() {
+    let rig = Rig::with_top(SCRIPT, "", "workers: 2", LONG);
+    let (clean, took) = stop(rig).await.unwrap();
+    assert!(clean && took < Duration::from_secs(2), "{took:?}");
+}
+
+#[tokio::test]
+async fn what_a_client_is_owed_comes_before_the_end() {
+    let rig = Rig::with_top(SCRIPT, "outboxLimit: 64MiB", "workers: 2", LONG);
+    let (mut flooded, mut subscriber) = (rig.connect().await, rig.connect().await);
+    subscriber.ask("subscribe").await;
+    flooded.send("flood").await;
+    // The first has come, so that all the others wait; far more of them than a socket takes.
+    assert!(flooded.text().await.starts_with("1."));
+    for i in 0..100 {
+        rig.publish_to("news", &i.to_string(), 1).await;
+    }
+    let api = rig.at.api;
+    let stopping = stop(rig);
+    refuses(api).await;
+    for i in 0..100 {
+        assert_eq!(subscriber.text().await, i.to_string());
+    }
+    assert_eq!(subscriber.close_frame().await.0, 1001);
+    for i in 2..=60 {
+        let text = flooded.text().await;
+        assert!(text.starts_with(&format!("{i}.")) && text.len() > 200_000, "message {i}");
+    }
+    assert_eq!(flooded.close_frame().await.0, 1001);
+    let (clean, took) = stopping.await.unwrap();
+    assert!(clean && took < Duration::from_secs(10), "{took:?}");
+}
+
+#[tokio::test]
+async fn scripts_are_told_once_for_each_connection() {
+    let dir = folder(LONG);
+    let process = Process::ready(dir.path(), &["single"]);
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = Client::connect(process.ws(), "/ws").await;
+        client.ask("subscribe").await;
+        clients.push(client);
+    }
+    process.signal(libc::SIGTERM);
+    for client in &mut clients {
+        assert_eq!(client.close_frame().await.0, 1001);
+    }
+    drop(clients);
+    let ended = process.ended();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let closed: Vec<&str> = ended.out.lines().filter(|l| l.contains("closed\t")).collect();
+    assert_eq!(closed.len(), 20, "{closed:#?}");
+    // No error, and the subscription can still be read.
+    assert!(closed.iter().all(|l| l.contains("\tnil\t1")), "{closed:#?}");
+}
+
+#[tokio::test]
+async fn handlers_that_wait_end_with_an_error() {
+    let dir = folder(LONG);
+    let process = Process::ready(dir.path(), &["single"]);
+    let (mut sleeps, mut waits) =
+        (Client::connect(process.ws(), "/ws").await, Client::connect(process.ws(), "/ws").await);
+    assert_eq!(sleeps.ask("sleep").await, "sleeping");
+    assert_eq!(waits.ask("wait").await, "waiting");
+    let started = Instant::now();
+    process.signal(libc::SIGTERM);
+    assert_eq!(sleeps.close_frame().await.0, 1001);
+    assert_eq!(waits.close_frame().await.0, 1001);
+    drop((sleeps, waits));
+    let ended = process.ended();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    let line = |part: &str| ended.out.lines().find(|l| l.contains(part)).unwrap_or_else(|| panic!("{ended:?}"));
+    for part in ["slept\t", "again\t"] {
+        assert!(!line(part).contains(&format!("{part}nil")), "an error: {}", line(part));
+    }
+    assert!(!line("slept\t").trim_end().ends_with("nil"), "a send fails too: {}", line("slept\t"));
+    assert!(line("waited\t").contains("waited\tnil"), "{}", line("waited\t"));
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_holds_nobody_up_for_long() {
+    let rig = Rig::with_top(SCRIPT, "outboxLimit: 64MiB\nwriteTimeout: 0", "workers: 1", LONG);
+    let (mut stuck, mut other) = (rig.connect().await, rig.connect().await);
+    stuck.send("flood").await;
+    assert_eq!(other.ask("after the flood").await, "after the flood");
+    let stopping = stop(rig);
+    assert_eq!(other.close_frame().await.0, 1001);
+    let (_, took) = stopping.await.unwrap();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    drop(stuck);
+}
+
+#[tokio::test]
+async fn a_last_hook_that_does_not_end_is_cut_off_in_time() {
+    let rig = Rig::with_top(SCRIPT, "", "workers: 2", "shutdownTimeout: 300ms");
+    let (mut slow, mut other) = (rig.connect().await, rig.connect().await);
+    slow.ask("slow close").await;
+    let stopping = stop(rig);
+    assert_eq!(slow.close_frame().await.0, 1001);
+    assert_eq!(other.close_frame().await.0, 1001);
+    let (clean, took) = stopping.await.unwrap();
+    assert!(!clean, "somebody was cut off");
+    assert!((Duration::from_millis(300)..Duration::from_secs(5)).contains(&took), "{took:?}");
+}
+
+#[tokio::test]
+async fn sockets_that_have_not_asked_for_anything_hold_nobody_up() {
+    let rig = Rig::with_top(SCRIPT, "", "workers: 2", LONG);
+    let mut sockets = Vec::new();
+    for addr in [rig.at.servers[0], rig.at.api, rig.at.center] {
+        // What browsers open ahead, and half a request.
+        for sent in ["", "GET /ws HTTP/1.1\r\nHost: x\r\n"] {
+            let mut socket = TcpStream::connect(addr).await.unwrap();
+            socket.write_all(sent.as_bytes()).await.unwrap();
+            sockets.push(socket);
+        }
+    }
+    // All have been accepted: a later one has been served.
+    let mut client = rig.connect().await;
+    assert_eq!(client.ask("hi").await, "hi");
+    assert_eq!(get(rig.at.api, "/healthz").await.0, 200);
+    assert_eq!(get(rig.at.center, "/healthz").await.0, 200);
+    let stopping = stop(rig);
+    assert_eq!(client.close_frame().await.0, 1001);
+    let (clean, took) = stopping.await.unwrap();
+    assert!(clean && took < Duration::from_secs(5), "clean: {clean}, {took:?}");
+    for mut socket in sockets {
+        let mut rest = Vec::new();
+        let _ = socket.read_to_end(&mut rest).await;
+    }
+}
+
+#[tokio::test]
+async fn a_call_under_way_is_answered_and_a_probe_says_not_ready() {
+    let rig = Rig::with_top(SCRIPT, "", "workers: 1", "shutdownTimeout: 3");
+    let api = rig.at.api;
+    // A connection whose last hook keeps the engine up.
+    let mut slow = rig.connect().await;
+    slow.ask("slow close").await;
+    let mut call = TcpStream::connect(api).await.unwrap();
+    let body = r#"{"c":"news","d":"x"}"#;
+    let head = format!("POST /v1/mesh/publish HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    call.write_all(head.as_bytes()).await.unwrap();
+    let mut probe = TcpStream::connect(api).await.unwrap();
+    probe.write_all(b"GET /readyz HTTP/1.1\r\n").await.unwrap();
+    assert_eq!(get(api, "/readyz").await.0, 200);
+
+    let stopping = stop(rig);
+    assert_eq!(slow.close_frame().await.0, 1001);
+    call.write_all(body.as_bytes()).await.unwrap();
+    let mut reply = String::new();
+    call.read_to_string(&mut reply).await.unwrap();
+    assert!(reply.starts_with("HTTP/1.1 200") && reply.ends_with(r#"{"E":null,"r":{"s":0,"f":0}}"#), "{reply}");
+    probe.write_all(b"Host: x\r\n\r\n").await.unwrap();
+    let mut reply = String::new();
+    probe.read_to_string(&mut reply).await.unwrap();
+    assert!(reply.starts_with("HTTP/1.1 503"), "{reply}");
+    drop(stopping);
+}
+
+#[tokio::test]
+async fn clients_that_leave_by_themselves_meanwhile_are_no_trouble() {
+    let rig = Rig::with_top(SCRIPT, "", "workers: 2", LONG);
+    let mut clients = Vec::new();
+    for _ in 0..30 {
+        clients.push(rig.connect().await);
+    }
+    let stopping = stop(rig);
+    for (i, mut client) in clients.into_iter().enumerate() {
+        match i % 3 {
+            0 => client.close().await,
+            1 => drop(client),
+            _ => {
+                use futures_util::SinkExt;
+                let _ = client.0.send(tokio_tungstenite::tungstenite::Message::text("one more")).await;
+                while client.next().await.is_ok() {}
+            }
+        }
+    }
+    let (clean, took) = stopping.await.unwrap();
+    assert!(clean && took < Duration::from_secs(10), "{took:?}");
+}

@@ -2,10 +2,11 @@
 //! form of files. It reads the text of `src/`, without a compiler: comments and literals are blanked out first.
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// The modules from the bottom up; those of one row are of one layer and know nothing of each other.
-const LAYERS: [&[&str]; 10] = [
+const LAYERS: [&[&str]; 11] = [
     &["ids", "message", "telemetry"],
     &["config", "wire"],
     &["hub", "queue"],
@@ -15,7 +16,8 @@ const LAYERS: [&[&str]; 10] = [
     &["api"],
     &["worker"],
     &["engine"],
-    &["bench", "cli"],
+    &["bench"],
+    &["cli"],
 ];
 
 /// What may be named only in certain places: a crate, and the files or folders below `src/` that may.
@@ -25,7 +27,7 @@ const ONLY_IN: [(&str, &[&str]); 6] = [
     ("serde_yaml", &["config/raw.rs", "config/raw/"]),
     ("hyper", &["api/"]),
     ("async_nats", &["cluster/nats.rs"]),
-    ("clap", &["cli.rs", "cli/"]),
+    ("clap", &["cli.rs", "bench/"]),
 ];
 
 /// The API's own error codes, spelt in one file only.
@@ -69,15 +71,45 @@ impl Source {
         self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
     }
 
-    /// The code without its unit tests, which stand at its foot.
-    fn without_tests(&self) -> &str {
+    /// The code with what is compiled for unit tests alone blanked out.
+    fn without_tests(&self) -> String {
+        let mut code = self.code.clone();
+        for tests in self.tests() {
+            let blank: String = code[tests.clone()].chars().filter(|c| *c == '\n').collect();
+            let blank = " ".repeat(tests.len() - blank.len()) + &blank;
+            code.replace_range(tests, &blank);
+        }
+        code
+    }
+
+    /// The lines that are there without its unit tests.
+    fn lines(&self) -> usize {
+        let tests: usize = self.tests().into_iter().map(|tests| self.code[tests].lines().count()).sum();
+        self.text.lines().count() - tests
+    }
+
+    /// Where the items under `#[cfg(test)]` stand. One ends with its first semicolon, or with the brace that stands
+    /// as far to the left as it begins.
+    fn tests(&self) -> Vec<Range<usize>> {
+        const MARK: &str = "#[cfg(test)]";
         if self.is_tests() {
-            return "";
+            return vec![0..self.code.len()];
         }
-        match self.code.find("#[cfg(test)]\nmod tests {") {
-            Some(at) => &self.code[..at],
-            None => &self.code,
+        let mut found: Vec<Range<usize>> = Vec::new();
+        for (mark, _) in self.code.match_indices(MARK) {
+            let start = self.code[..mark].rfind('\n').map_or(0, |at| at + 1);
+            if found.last().is_some_and(|before| before.contains(&start)) {
+                continue;
+            }
+            let close = format!("\n{}}}", &self.code[start..mark]);
+            let rest = &self.code[mark..];
+            let end = match rest.find(['{', ';']) {
+                Some(at) if rest[at..].starts_with('{') => rest.find(&close).map(|at| at + close.len()),
+                at => at.map(|at| at + 1),
+            };
+            found.push(start..end.map_or(self.code.len(), |end| mark + end));
         }
+        found
     }
 }
 
@@ -161,7 +193,13 @@ fn char_end(rest: &[u8]) -> usize {
     let close = |from: usize| rest[from..].iter().take(12).position(|&b| b == b'\'').map(|at| from + at + 1);
     match rest.get(1) {
         Some(b'\\') => close(3).unwrap_or(0),
-        Some(b) if b.is_ascii() => if rest.get(2) == Some(&b'\'') { 3 } else { 0 },
+        Some(b) if b.is_ascii() => {
+            if rest.get(2) == Some(&b'\'') {
+                3
+            } else {
+                0
+            }
+        }
         Some(_) => close(2).unwrap_or(0),
         None => 0,
     }
@@ -190,7 +228,7 @@ fn imports(source: &Source) -> Vec<(usize, String)> {
         }
     }
     // Inside the unit tests, `super` is one module less deep.
-    let code = source.without_tests();
+    let code = &source.without_tests();
     for at in words(code, "super") {
         let mut end = at;
         let mut up = 0;
@@ -214,9 +252,8 @@ fn imports(source: &Source) -> Vec<(usize, String)> {
 fn named_after(code: &str, at: usize, found: &mut Vec<(usize, String)>) {
     let Some(rest) = code[at..].trim_start().strip_prefix("::") else { return };
     let rest = rest.trim_start();
-    let name = |text: &str| -> String {
-        text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
-    };
+    let name =
+        |text: &str| -> String { text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect() };
     let Some(group) = rest.strip_prefix('{') else {
         found.push((at, name(rest)));
         return;
@@ -245,7 +282,10 @@ fn layer(module: &str) -> Option<usize> {
 fn wrong_imports(source: &Source) -> Vec<String> {
     let Some(module) = source.module() else { return Vec::new() };
     let Some(own) = layer(module) else {
-        return vec![format!("src/{}: give module `{module}` its layer in LAYERS (tests/architecture.rs)", source.path)];
+        return vec![format!(
+            "src/{}: give module `{module}` its layer in LAYERS (tests/architecture.rs)",
+            source.path
+        )];
     };
     let wrong = imports(source).into_iter().filter_map(|(at, name)| {
         // What is no module is an item of the root: there are none.
@@ -286,7 +326,7 @@ fn wrong_codes(source: &Source) -> Vec<String> {
     if !source.path.starts_with("api/") || source.path == "api/error.rs" {
         return Vec::new();
     }
-    let code = source.without_tests();
+    let code = &source.without_tests();
     let found = API_CODES.iter().flat_map(|number| words(code, number));
     let wrong = found.map(|at| {
         format!(
@@ -306,28 +346,18 @@ fn wrong_form(source: &Source) -> Vec<String> {
             source.path
         ));
     }
-    let lines = source.without_tests().lines().count();
+    let lines = source.lines();
     if lines > MAX_LINES {
         wrong.push(format!(
             "src/{}: {lines} lines besides its tests, more than {MAX_LINES}; split off what can be told in one sentence",
             source.path
         ));
     }
-    if let Some(at) = source.code.find("#[cfg(test)]\nmod tests {")
-        && let Some(end) = source.code[at..].find("\n}\n")
-        && !source.code[at + end + 3..].trim().is_empty()
-    {
-        wrong.push(format!(
-            "src/{}:{}: code after the unit tests, which stand at a file's foot",
-            source.path,
-            line_of(&source.code, at + end + 3) + 1
-        ));
-    }
     wrong
 }
 
 fn wrong_panics(source: &Source) -> Vec<String> {
-    let code = source.without_tests();
+    let code = &source.without_tests();
     let found = PANICS.iter().flat_map(|what| code.match_indices(what));
     let wrong = found.map(|(at, what)| {
         format!(
@@ -399,15 +429,111 @@ fn nothing_panics_on_purpose() {
 
 #[test]
 fn comments_and_literals_are_no_code() {
-    for (text, code) in [
-        ("a // crate::b\nc", "a            \nc"),
-        ("a /* x /* y */ z */ b", "a                   b"),
-        (r#"f("a\"b", 'c', '\'', '"') g"#, r"f(      ,    ,     ,    ) g"),
-        ("r#\"a \" b\"# c", "           c"),
-        ("b\"x\" br\"\\\" c\"y\" bar", "     bar").map_blank(),
+    for (text, words_left) in [
+        ("a // crate::b\nc", "a c"),
+        ("a /* x /* y */ z */ b", "a b"),
+        (r#"f("a\"b", 'c', '\'', '"') g"#, "f( , , , ) g"),
+        ("r#\"a \" b\"# c", "c"),
+        ("b\"x\" br\"\\\" c\"y\" bar b'z' r#type", "bar b r#type"),
         ("fn f<'a>(x: &'a str) -> &'static u8", "fn f<'a>(x: &'a str) -> &'static u8"),
-        ("'\\u{1f600}' 'é' x", "                x"),
+        ("'\\u{1f600}' 'é' x", "x"),
+        ("\"a\nb\" c", "c"),
     ] {
-        assert_eq!(blank(text).trim_end(), code.trim_end(), "{text}");
+        let code = blank(text);
+        assert_eq!(code.split_whitespace().collect::<Vec<_>>().join(" "), words_left, "{text}");
+        assert_eq!(code.matches('\n').count(), text.matches('\n').count(), "{text}");
+    }
+}
+
+fn found(path: &str, text: &str, check: impl Fn(&Source) -> Vec<String>) -> usize {
+    check(&Source::new(path, text)).len()
+}
+
+#[test]
+fn an_import_from_above_is_seen_however_it_is_spelt() {
+    for wrong in [
+        "use crate::script::vm::Vm;",
+        "use crate::{ids::ClientId, script::vm::Vm};",
+        "use crate::{\n    message::{Kind, Message},\n    script,\n};",
+        "fn f(vm: &crate::script::vm::Vm) {}",
+        "use super::super::script::vm::Vm;",
+        "use super::super::{hub, script};",
+        "fn f() { connmix::script::f() }",
+        "mod tests {\n    use crate::script::vm::Vm;\n}",
+    ] {
+        assert_eq!(found("shard/conn.rs", wrong, wrong_imports), 1, "{wrong}");
+    }
+    assert_eq!(found("shard/mod.rs", "use super::script::vm::Vm;", wrong_imports), 1);
+    assert_eq!(found("message.rs", "use crate::ids::ClientId;", wrong_imports), 1, "of the same layer");
+    assert_eq!(found("ids.rs", "use super::message::Kind;", wrong_imports), 1);
+    assert_eq!(found("api/http.rs", "use crate::worker::Control;", wrong_imports), 1);
+    assert_eq!(found("stranger.rs", "", wrong_imports), 1, "a module without a layer");
+}
+
+#[test]
+fn imports_from_below_are_fine() {
+    for right in [
+        "use crate::hub::Hub;\nuse crate::shard::conn::Conn;\nuse super::context;",
+        "// crate::script\nconst S: &str = \"crate::script\";",
+        "/// See [`crate::script::vm`].\nstruct S;",
+        "use crate::{hub::{script, Hub}, ids};",
+        "use super::super::hub::Hub;",
+        "fn crate_script() {}",
+        "#[cfg(test)]\nmod tests {\n    use super::super::script;\n}",
+    ] {
+        assert_eq!(found("shard/conn.rs", right, wrong_imports), 0, "{right}");
+    }
+    assert_eq!(found("worker/mod.rs", "use crate::api::Api;", wrong_imports), 0);
+    assert_eq!(found("lib.rs", "pub mod cli;", wrong_imports), 0);
+    assert_eq!(found("main.rs", "fn main() { connmix::cli::main() }", wrong_imports), 0);
+}
+
+#[test]
+fn a_library_out_of_its_place_is_seen() {
+    assert_eq!(found("worker/mod.rs", "use mlua::Lua;", wrong_libraries), 1);
+    assert_eq!(found("config/load.rs", "serde_yaml::from_str(text)", wrong_libraries), 1);
+    assert_eq!(found("hub/mod.rs", "use dashmap::DashMap;\nuse hyper::Method;", wrong_libraries), 1);
+    assert_eq!(found("worker/mod.rs", "// mlua\nlet x = \"mlua\"; let mlua_like = 1;", wrong_libraries), 0);
+    assert_eq!(found("config/raw/tree.rs", "use serde_yaml::Value;", wrong_libraries), 0);
+    assert_eq!(found("api/http.rs", "use hyper::Method; use hyper_util::rt::TokioIo;", wrong_libraries), 0);
+}
+
+#[test]
+fn an_api_code_out_of_its_place_is_seen() {
+    assert_eq!(found("api/call.rs", "Problem { c: 101, m }", wrong_codes), 1);
+    assert_eq!(found("api/call.rs", "let x = 1010; // 101\nlet y = \"401\";", wrong_codes), 0);
+    assert_eq!(found("api/error.rs", "101", wrong_codes), 0);
+    assert_eq!(found("api/call.rs", "#[cfg(test)]\nmod tests {\n    401;\n}\n", wrong_codes), 0);
+}
+
+#[test]
+fn a_file_without_a_head_or_too_long_is_seen() {
+    assert_eq!(found("hub/mod.rs", "use x;", wrong_form), 1);
+    assert_eq!(found("hub/mod.rs", "//! Owns x.\nuse x;", wrong_form), 0);
+    let long = format!("//! Owns x.\n{}", "fn f() {}\n".repeat(MAX_LINES - 1));
+    assert_eq!(found("hub/mod.rs", &long, wrong_form), 0);
+    let longer = format!("{long}fn g() {{}}\n");
+    assert_eq!(found("hub/mod.rs", &longer, wrong_form), 1);
+    assert_eq!(found("hub/tests.rs", &longer, wrong_form), 0);
+    let tests = "#[cfg(test)]\nmod tests {\n    fn t() {}\n}\n";
+    assert_eq!(found("hub/mod.rs", &format!("{long}{tests}"), wrong_form), 0);
+    assert_eq!(found("hub/mod.rs", &format!("//! Owns x.\n#[cfg(test)]\nmod tests;\n{long}"), wrong_form), 0);
+    assert_eq!(found("hub/mod.rs", &format!("//! Owns x.\n{tests}{longer}"), wrong_form), 1, "behind the tests");
+}
+
+#[test]
+fn a_panic_in_the_engine_is_seen() {
+    for wrong in ["x.unwrap();", "x.expect(\"y\");", "panic!(\"x\")", "todo!()", "unimplemented!()"] {
+        assert_eq!(found("hub/mod.rs", wrong, wrong_panics), 1, "{wrong}");
+        let tested = format!("#[cfg(test)]\nmod tests {{\n    {wrong}\n}}\n");
+        assert_eq!(found("hub/mod.rs", &tested, wrong_panics), 0, "{wrong}");
+        assert_eq!(found("hub/tests.rs", wrong, wrong_panics), 0, "{wrong}");
+        let helper = format!("    #[cfg(test)]\n    fn help() {{\n        {wrong}\n    }}\n");
+        assert_eq!(found("hub/mod.rs", &helper, wrong_panics), 0, "{wrong}");
+        let behind = format!("{tested}fn f() {{ {wrong} }}\n#[cfg(test)]\nuse x;\n");
+        assert_eq!(found("hub/mod.rs", &behind, wrong_panics), 1, "{wrong}");
+    }
+    for right in ["x.unwrap_or(1)", "#[expect(dead_code)]", "// x.unwrap()", "\"panic!\""] {
+        assert_eq!(found("hub/mod.rs", right, wrong_panics), 0, "{right}");
     }
 }

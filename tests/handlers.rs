@@ -143,7 +143,7 @@ async fn one_connections_messages_wait_for_each_other() {
         end"#,
     );
     // Far more than a connection's inbox holds, and the last ones larger than it each.
-    let sizes: Vec<usize> = (0..2000).map(|i| if i < 1990 { 200 } else { 100_000 }).collect();
+    let sizes: Vec<usize> = (0..2000).map(|i| if i < 1990 { 200 } else { 60_000 }).collect();
     let client = rig.connect().await;
     let (mut to, mut from) = client.0.split();
     let send = async {
@@ -215,9 +215,7 @@ async fn a_wait_ends_when_its_connection_does() {
     for (how, events) in [
         (
             "sleep",
-            format!(
-                "sleep {GONE}, again {GONE}, value nil, publish nil nil {GONE}, send {GONE}, conn:send {GONE}, close nil"
-            ),
+            format!("sleep {GONE}, again {GONE}, value nil, publish 0 0 nil, send {GONE}, conn:send {GONE}, close nil"),
         ),
         ("value", format!("value nil, sleep {GONE}, close nil")),
         ("nested", format!("nested true {GONE} {GONE}, close nil")),
@@ -351,7 +349,7 @@ async fn the_handshake_can_wait() {
 #[tokio::test]
 async fn waiting_where_lua_cannot_is_an_error_that_says_so() {
     let rig = Rig::new(
-        r#"function on_message(msg, conn)
+        r#"function on_message(msg, conn) if msg.data == "yield" then return coroutine.yield() end
           local function wait() mix.sleep(0) end
           local function nested() coroutine.wrap(wait)() end
           local places = {
@@ -379,7 +377,7 @@ async fn waiting_where_lua_cannot_is_an_error_that_says_so() {
     // A wait that was begun there and came to nothing is nobody else's.
     let mut yielding = rig.connect().await;
     assert!(client.ask("sort nested").await.starts_with("false "));
-    yielding.send("nothing").await;
+    yielding.send("yield").await;
     assert_eq!(yielding.close_frame().await.0, 1011);
 }
 
@@ -387,7 +385,8 @@ async fn waiting_where_lua_cannot_is_an_error_that_says_so() {
 async fn waiting_at_a_files_top_level_is_refused() {
     for (script, module, place) in [
         ("\nmix.sleep(1)", "", "entry.lua:2: "),
-        ("pcall(mix.sleep, 0)\nmix.mesh.publish('a', 'b')", "", "entry.lua:2: "),
+        ("pcall(mix.sleep, 0)\n\nmix.mesh.publish('a', 'b')", "", "entry.lua:3: "),
+        ("mix.mesh.send('1', 'b')", "", "entry.lua:1: "),
         ("require 'm'", "\n\nmix.sleep(0)", "m.lua:3: "),
         ("coroutine.wrap(function() mix.sleep(0) end)()", "", "entry.lua:1: "),
     ] {
@@ -505,12 +504,12 @@ async fn a_connection_whose_handler_failed_handles_nothing_more() {
 /// Runs what it is sent, and sends back what that returns.
 const EVAL: &str = r#"
     held = {}
+    local function pack(...) return { n = select('#', ...), ... } end
     function on_message(msg, conn)
-      local f, e = loadstring(msg.data, "@chunk.lua")
-      local results = f and { pcall(f, conn) } or { false, e }
-      local first = results[1] and 2 or 1
+      local f, e = loadstring("local conn = ... " .. msg.data, "@chunk.lua")
+      local results = pack(pcall(f or error, f and conn or e))
       local words = {}
-      for i = first, math.max(first, table.maxn(results)) do
+      for i = 2, results.n do
         local v = results[i]
         words[#words + 1] = type(v) == "table" and mix.json_encode(v) or tostring(v)
       end
@@ -524,29 +523,29 @@ async fn a_publish_counts_whom_it_reached() {
     let mut a = rig.connect().await;
     let mut b = rig.connect().await;
     let publish = "local s, f, e = mix.mesh.publish('room', 'hello') return s, f, e";
-    assert_eq!(a.ask(publish).await, "0 0");
+    assert_eq!(a.ask(publish).await, "0 0 nil");
     assert_eq!(b.ask("return conn:subscribe('room', 'room')").await, "nil");
-    assert_eq!(a.ask(publish).await, "1 0");
+    assert_eq!(a.ask(publish).await, "1 0 nil");
     assert_eq!(b.text().await, "hello");
     assert_eq!(a.ask("return conn:subscribe('other', 'room')").await, "nil");
     // Its own copy comes before the answer.
     a.send(publish).await;
-    assert_eq!((a.text().await, a.text().await), ("hello".into(), "2 0".into()));
+    assert_eq!((a.text().await, a.text().await), ("hello".into(), "2 0 nil".into()));
     assert_eq!(b.text().await, "hello");
     a.send("local s, f, e = mix.mesh.publish('room', 'fast', 'text', { counts = false }) return tostring(s), e").await;
     let mut got = [a.text().await, a.text().await];
     got.sort();
-    assert_eq!(got, ["fast", "nil"]);
+    assert_eq!(got, ["fast", "nil nil"]);
     assert_eq!(b.text().await, "fast");
     a.send("local s = mix.mesh.publish('room', '\\255\\0', 'binary', {}) return s").await;
     assert_eq!(any(&mut a).await, Message::binary(vec![255, 0]));
     assert_eq!(a.text().await, "2");
     assert_eq!(any(&mut b).await, Message::binary(vec![255, 0]));
     assert_eq!(a.ask("return conn:unsubscribe('room')").await, "nil");
-    assert_eq!(a.ask(publish).await, "1 0");
+    assert_eq!(a.ask(publish).await, "1 0 nil");
     assert_eq!(b.text().await, "hello");
     b.close().await;
-    ask_till(&mut a, publish, "0 0").await;
+    ask_till(&mut a, publish, "0 0 nil").await;
 }
 
 #[tokio::test]
@@ -557,8 +556,7 @@ async fn publishes_of_one_handler_arrive_in_order() {
     let mut writer = rig.connect().await;
     writer
         .send(
-            "local id = ... \
-             for i = 1, 300 do \
+            "for i = 1, 300 do \
                local e = select(3, mix.mesh.publish('seq', i, 'text', { counts = i % 3 == 0 })) \
                if e then return e end \
                if i % 50 == 0 then coroutine.wrap(function() mix.sleep(0) end)() end \
@@ -622,7 +620,7 @@ async fn a_client_id_is_taken_as_a_number() {
 
 #[tokio::test]
 async fn subscribing_is_all_or_nothing() {
-    let rig = Rig::new(EVAL);
+    let rig = Rig::with(EVAL, "handlerTimeout: 10s", "workers: 1");
     let mut client = rig.connect().await;
     let channels = "local c = conn:channels() table.sort(c) return table.concat(c, ',')";
     for (names, error) in [
@@ -948,8 +946,8 @@ async fn scripts_can_log_what_they_like() {
 
 #[tokio::test]
 async fn outside_a_handler_there_is_no_connection() {
-    let rig = Rig::with(
-        r#"
+    let dir = tempfile::tempdir().unwrap();
+    let script = r#"
         local conn, err = mix.websocket()
         local path, none = mix.server.option("path"), mix.server.option("none")
         local subscribed, reached = mix.subscribe("a"), nil
@@ -957,10 +955,14 @@ async fn outside_a_handler_there_is_no_connection() {
           local c = mix.websocket()
           c:send(table.concat({ tostring(conn), tostring(err), path, tostring(none), tostring(subscribed),
             mix.server.option("color"), mix.server.option("size"), #c:channels() }, "|"))
-        end"#,
-        "options: [{name: path, value: /ws}, {name: color, value: blue}, {name: size, value: 42}]",
-        "workers: 1",
-    );
+        end"#;
+    std::fs::write(dir.path().join("entry.lua"), script).unwrap();
+    let file = dir.path().join("connmix.yaml");
+    write_config(&file, "", "workers: 1", "");
+    let config = std::fs::read_to_string(&file).unwrap();
+    let more = "value: /ws}, {name: color, value: blue}, {name: size, value: 42}]";
+    std::fs::write(&file, config.replace("value: /ws}]", more)).unwrap();
+    let rig = Rig::start(dir);
     let mut client = rig.connect().await;
     assert_eq!(
         client.ask("").await,

@@ -3,6 +3,7 @@
 //! The only module that knows mlua. Native functions are C functions on the raw Lua stack (see [`stack`]), since every
 //! message pays for them; those that wait are in [`wait`]'s hands. [`vm`] runs hooks, [`guard`] stops runaways.
 
+mod build;
 pub mod current;
 pub mod guard;
 pub mod hooks;
@@ -10,6 +11,7 @@ pub mod mix;
 mod natives;
 pub mod pattern;
 pub mod program;
+mod push;
 pub mod stack;
 pub mod strings;
 pub mod vm;

@@ -203,11 +203,14 @@ end
 
 local native_print = native.print
 function print(...)
-  local words = { ... }
-  for i = 1, select("#", ...) do
+  local words, n = { ... }, select("#", ...)
+  for i = 1, n do
     words[i] = tostring(words[i])
+    if type(words[i]) ~= "string" then
+      error("'tostring' must return a string to 'print'", 2)
+    end
   end
-  return native_print(concat(words, "\t"))
+  return native_print(concat(words, "\t", 1, n))
 end
 
 -- Names that scripts of CONNMIX take for granted.

@@ -193,8 +193,9 @@ fn start_of_search(init: i64, length: usize) -> usize {
 const GMATCH: &CStr = c"
 local step, converter, type = ...
 local convert
-local function gmatch(subject, pattern)
-    if type(subject) ~= 'string' or type(pattern) ~= 'string' then return convert(subject, pattern) end
+local function gmatch(...)
+    local subject, pattern = ...
+    if type(subject) ~= 'string' or type(pattern) ~= 'string' then return convert(...) end
     local place = { subject, pattern, 0 }
     return function() return step(place[1], place[2], place[3], place) end
 end

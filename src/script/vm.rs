@@ -6,7 +6,7 @@
 //!
 //! Lua is entered only while nothing of the shard is borrowed.
 
-use mlua::{Lua, LuaOptions, StdLib, ffi};
+use mlua::{Lua, ffi};
 use std::cell::{Cell, RefCell};
 use std::ffi::c_int;
 use std::rc::Rc;
@@ -14,29 +14,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use super::build::{Built, Entry, build};
 use super::current::{self, ConnRef, Current};
+use super::guard;
 use super::hooks::HookArgs;
-use super::program::{Program, shown};
+use super::program::Program;
 use super::stack::{State, bytes_at, protect, type_name};
 use super::wait::{self, Wait};
-use super::{guard, mix, natives, strings};
-use crate::config::Library;
 
-/// The longest an entry file's top level may run.
-const LOAD_BUDGET: Duration = Duration::from_secs(5);
+pub use super::build::VmLimits;
+
 /// Idle coroutines that are kept for the next handlers.
 const POOL: usize = 256;
 /// Handlers that may be suspended at once in a VM; further messages wait unread for their turn.
 pub const MAX_SUSPENDED: usize = 16_384;
-
-/// The limits of a VM.
-#[derive(Debug, Clone)]
-pub struct VmLimits {
-    /// Bytes of Lua memory.
-    pub memory: usize,
-    /// What the sandbox lets in.
-    pub libraries: Vec<Library>,
-}
 
 /// The hooks that a websocket server's script may define.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +41,7 @@ pub enum Hook {
 }
 
 impl Hook {
-    const ALL: [Hook; 3] = [Hook::Handshake, Hook::Message, Hook::Close];
+    pub(super) const ALL: [Hook; 3] = [Hook::Handshake, Hook::Message, Hook::Close];
 
     /// The global function's name.
     pub fn name(self) -> &'static str {
@@ -62,24 +53,13 @@ impl Hook {
     }
 
     /// The function of the prelude that enters it, and the position of its connection argument.
-    fn entrance(self) -> (&'static str, u32) {
+    pub(super) fn entrance(self) -> (&'static str, u32) {
         match self {
             Hook::Handshake => ("handshake", 4),
             Hook::Message => ("message", 2),
             Hook::Close => ("close", 3),
         }
     }
-}
-
-/// A hook that the script defines.
-#[derive(Clone, Copy)]
-struct Entry {
-    /// Registry reference of the prelude's function that enters it.
-    enter: c_int,
-    /// Registry reference of the hook.
-    hook: c_int,
-    /// Whether it looks at its connection argument, which then has to be made.
-    takes_conn: bool,
 }
 
 /// A script's failure.
@@ -163,24 +143,7 @@ pub struct Vm {
 impl Vm {
     /// Builds a VM and runs the entry file. The error says what is wrong with the script, with file and line.
     pub fn new(program: Arc<Program>, limits: &VmLimits) -> Result<Rc<Vm>, String> {
-        let text = program
-            .source(&program.entry)?
-            .ok_or_else(|| format!("{}: the entry file is not there", program.entry.display()))?;
-        let lua = sandboxed(limits).map_err(|e| e.to_string())?;
-        let mut main = std::ptr::null_mut();
-        unsafe { lua.exec_raw::<()>((), |state| main = state) }.map_err(|e| e.to_string())?;
-        let prelude = prelude(&lua, main, &program, limits)?;
-        let chunk = lua
-            .load(&*text)
-            .set_name(format!("@{}", shown(&program.entry)))
-            .set_mode(mlua::chunk::ChunkMode::Text)
-            .into_function()
-            .map_err(|e| script_error(&e))?;
-        {
-            let _run = unsafe { guard::enter(main, LOAD_BUDGET) };
-            chunk.call::<()>(()).map_err(|e| script_error(&e))?;
-        }
-        let entries = find_hooks(&lua, &prelude, &program)?;
+        let Built { lua, main, entries } = build(&program, limits)?;
         let vm = Vm {
             main,
             entries,
@@ -444,88 +407,5 @@ impl Drop for Handler {
             self.vm.drop_coroutine(self.coroutine);
         }
         self.vm.one_less_suspended();
-    }
-}
-
-/// A VM with the libraries that scripts may have.
-fn sandboxed(limits: &VmLimits) -> mlua::Result<Lua> {
-    let mut libraries =
-        StdLib::TABLE | StdLib::STRING | StdLib::MATH | StdLib::BIT | StdLib::OS | StdLib::PACKAGE | StdLib::JIT;
-    if limits.libraries.contains(&Library::Io) {
-        libraries |= StdLib::IO;
-    }
-    let lua = Lua::new_with(libraries, LuaOptions::new())?;
-    lua.set_memory_limit(limits.memory)?;
-    Ok(lua)
-}
-
-/// Registers all native functions and runs the prelude, which returns how hooks are entered.
-fn prelude(lua: &Lua, main: State, program: &Arc<Program>, limits: &VmLimits) -> Result<mlua::Table, String> {
-    let run = || -> mlua::Result<mlua::Table> {
-        unsafe {
-            protect(main, |state| {
-                ffi::lua_getglobal(state, c"string".as_ptr());
-                strings::register(state);
-                ffi::lua_pop(state, 1);
-                mix::register(state, program);
-            })
-        }
-        .map_err(mlua::Error::runtime)?;
-        let native = natives::table(lua, program.clone(), limits)?;
-        lua.load(include_str!("prelude.lua")).set_name("=connmix:prelude").call(native)
-    };
-    run().map_err(|e| e.to_string())
-}
-
-/// Finds the script's hooks and anchors them.
-fn find_hooks(lua: &Lua, prelude: &mlua::Table, program: &Program) -> Result<[Option<Entry>; 3], String> {
-    let mut entries = [None; 3];
-    for hook in Hook::ALL {
-        let value: mlua::Value = lua.globals().raw_get(hook.name()).map_err(|e| e.to_string())?;
-        let function = match value {
-            mlua::Value::Nil if hook == Hook::Message => {
-                return Err(format!(
-                    "{}: no global function on_message; a websocket server's script must define it",
-                    shown(&program.entry)
-                ));
-            }
-            mlua::Value::Nil => continue,
-            mlua::Value::Function(function) => function,
-            other => {
-                return Err(format!(
-                    "{}: {} must be a function, not a {}",
-                    shown(&program.entry),
-                    hook.name(),
-                    other.type_name()
-                ));
-            }
-        };
-        let (entrance, position) = hook.entrance();
-        let find = || -> mlua::Result<Entry> {
-            let takes: mlua::Function = prelude.get("takes")?;
-            let enter: mlua::Function = prelude.get(entrance)?;
-            let takes_conn = takes.call((&function, position))?;
-            let anchor = |f: mlua::Function| -> mlua::Result<c_int> {
-                let mut reference = 0;
-                let slot = &mut reference;
-                unsafe {
-                    lua.exec_raw::<()>(f, |state| {
-                        *slot = ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX);
-                    })
-                }?;
-                Ok(reference)
-            };
-            Ok(Entry { enter: anchor(enter)?, hook: anchor(function.clone())?, takes_conn })
-        };
-        entries[hook as usize] = Some(find().map_err(|e| e.to_string())?);
-    }
-    Ok(entries)
-}
-
-/// A script error's text alone: it has file and line.
-fn script_error(e: &mlua::Error) -> String {
-    match e {
-        mlua::Error::SyntaxError { message, .. } | mlua::Error::RuntimeError(message) => message.clone(),
-        other => other.to_string(),
     }
 }

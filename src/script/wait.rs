@@ -129,6 +129,9 @@ unsafe extern "C-unwind" fn trampoline<R: Interruptible, F: WaitingNative<R>, co
     }
 }
 
+/// What a waiting function raises outside handlers.
+pub const NOT_AT_TOP_LEVEL: &str = "this function waits, and only a handler can: not a file's top level";
+
 /// What a waiting function raises where Lua can't be suspended.
 pub const NOT_HERE: &str = "this function waits, which is not possible inside a callback of table.sort or string.gsub; \
                             call it before or after";
@@ -144,7 +147,7 @@ fn begin<R: Interruptible>(
     mut future: Pin<Box<dyn Future<Output = R>>>,
 ) -> Result<Option<R>, &'static str> {
     let Some(current) = current::get() else {
-        return Err("this function waits, and only a handler can: not a file's top level");
+        return Err(NOT_AT_TOP_LEVEL);
     };
     if current.interrupted {
         if current::count_in_vain() > MOST_IN_VAIN {

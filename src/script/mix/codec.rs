@@ -118,7 +118,7 @@ pub fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::script::mix::text::{lua_with, raised};
+    use crate::script::mix::tests::{lua_with, raised};
     use proptest::prelude::*;
 
     #[test]

@@ -169,15 +169,15 @@ fn context(args: &Args) -> Result<Value, Raise> {
 }
 
 fn context_value(args: &Args) -> Result<Value, Raise> {
-    let key = args.text(1)?;
-    let Ok((_, conn)) = live(args)? else { return Ok(Value::Nil) };
+    let (live, key) = (live(args)?, args.text(1)?);
+    let Ok((_, conn)) = live else { return Ok(Value::Nil) };
     let context = conn.context.borrow();
     Ok(context.get(&key).cloned().unwrap_or(Value::Nil))
 }
 
 fn set_context(args: &Args) -> Fallible<()> {
     let problem = |problem: String| Err(Raise::Argument { index: 1, problem });
-    let pairs = args.table(1)?;
+    let (live, pairs) = (live(args)?, args.table(1)?);
     let mut named = Vec::with_capacity(pairs.len());
     for (key, value) in pairs {
         match key {
@@ -189,17 +189,17 @@ fn set_context(args: &Args) -> Fallible<()> {
             _ => return problem("keys must be strings".into()),
         }
     }
-    Ok(live(args)?.and_then(|(host, conn)| host.shard.merge_context(&conn, named).map_err(|full| full.to_string())))
+    Ok(live.and_then(|(host, conn)| host.shard.merge_context(&conn, named).map_err(|full| full.to_string())))
 }
 
 fn set_context_value(args: &Args) -> Fallible<()> {
-    let (key, value) = (args.text(1)?, args.value(2)?);
-    Ok(live(args)?.and_then(|(host, conn)| host.shard.set_context(&conn, &key, value).map_err(|full| full.to_string())))
+    let (live, key, value) = (live(args)?, args.text(1)?, args.value(2)?);
+    Ok(live.and_then(|(host, conn)| host.shard.set_context(&conn, &key, value).map_err(|full| full.to_string())))
 }
 
 fn wait_context_value(args: &Args) -> Result<Outcome<Value>, Raise> {
-    let key = args.text(1)?;
-    let Ok((host, conn)) = live(args)? else { return Ok(Outcome::Now(Value::Nil)) };
+    let (live, key) = (live(args)?, args.text(1)?);
+    let Ok((host, conn)) = live else { return Ok(Outcome::Now(Value::Nil)) };
     if let Some(value) = conn.context.borrow().get(&key) {
         return Ok(Outcome::Now(value.clone()));
     }
@@ -257,8 +257,8 @@ pub(super) fn kind_arg(args: &Args, index: i32) -> Result<Kind, Raise> {
 }
 
 fn send(args: &Args) -> Fallible<()> {
-    let (data, kind) = (args.bytes(1)?, kind_arg(args, 2)?);
-    let (host, conn) = match live(args)? {
+    let (live, data, kind) = (live(args)?, args.bytes(1)?, kind_arg(args, 2)?);
+    let (host, conn) = match live {
         Ok(live) => live,
         Err(e) => return Ok(Err(e)),
     };
@@ -273,6 +273,7 @@ fn send(args: &Args) -> Fallible<()> {
 }
 
 fn close(args: &Args) -> Fallible<()> {
+    let live = live(args)?;
     let code = if args.is_nil(1) { f64::from(close_code::NORMAL) } else { args.number(1)? };
     let allowed = code.fract() == 0.0
         && (matches!(code as u16, 1000..=1003 | 1007..=1014) && code < 2000.0 || (3000.0..5000.0).contains(&code));
@@ -289,5 +290,5 @@ fn close(args: &Args) -> Fallible<()> {
     if reason.len() > MAX_REASON {
         return Err(Raise::Argument { index: 2, problem: format!("the reason has more than {MAX_REASON} bytes") });
     }
-    Ok(live(args)?.map(|(_, conn)| conn.close(CloseReason::Requested { code: code as u16, reason: reason.into() })))
+    Ok(live.map(|(_, conn)| conn.close(CloseReason::Requested { code: code as u16, reason: reason.into() })))
 }

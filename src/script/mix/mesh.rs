@@ -8,7 +8,7 @@ use crate::ids::ClientId;
 use crate::message::{Channel, Message};
 use crate::script::current::{self, Host};
 use crate::script::stack::{Args, Fallible, Raise, State, set_native};
-use crate::script::wait::{Outcome, set_waiting};
+use crate::script::wait::{self, Outcome, set_waiting};
 use crate::shard::conn::Conn;
 use crate::shard::context::Value;
 use std::rc::Rc;
@@ -56,7 +56,9 @@ fn publish(args: &Args) -> Result<Outcome<Counted>, Raise> {
         Ok(message) => message,
         Err(e) => return now(e.to_string()),
     };
-    let Some(host) = current::host() else { return now(NO_ENGINE.into()) };
+    let Some(host) = current::host() else {
+        return if counted { Err(wait::NOT_AT_TOP_LEVEL.into()) } else { now(NO_ENGINE.into()) };
+    };
     if counted {
         let counts = host.mesh.publish(channel, message);
         return Ok(Outcome::later(async move {
@@ -91,7 +93,7 @@ fn send(args: &Args) -> Result<Outcome<Result<(), String>>, Raise> {
         Ok(message) => message,
         Err(e) => return now(e.to_string()),
     };
-    let Some(host) = current::host() else { return now(NO_ENGINE.into()) };
+    let host = current::host().ok_or(wait::NOT_AT_TOP_LEVEL)?;
     let sent = host.mesh.send(id, message);
     Ok(Outcome::later(async move {
         if sent.await { Ok(()) } else { Err(format!("client {id} is not connected, or can't take the message")) }

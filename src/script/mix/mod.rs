@@ -35,3 +35,30 @@ pub(super) unsafe fn register(state: State, program: &Program) {
         ffi::lua_setglobal(state, c"mix".as_ptr());
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    //! What the tests of this folder share.
+
+    use super::*;
+
+    /// A Lua state whose global `mix` holds what `register` adds, for the tests of this folder.
+    pub(crate) fn lua_with(register: unsafe fn(State)) -> mlua::Lua {
+        let lua = mlua::Lua::new();
+        let mix: mlua::Table = unsafe {
+            lua.exec_raw((), |state| {
+                ffi::lua_newtable(state);
+                register(state);
+            })
+        }
+        .unwrap();
+        lua.globals().set("mix", mix).unwrap();
+        lua
+    }
+
+    /// The text of the error that this Lua expression raises, without the traceback.
+    pub(crate) fn raised(lua: &mlua::Lua, expression: &str) -> String {
+        let call = format!("return select(2, pcall(function() local r = {expression} return r end))");
+        lua.load(call).set_name("@app.lua").eval().unwrap()
+    }
+}

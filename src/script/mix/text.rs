@@ -173,30 +173,9 @@ unsafe fn describe(state: State, slot: c_int) -> String {
     }
 }
 
-/// A Lua state whose global `mix` holds what `register` adds, for the tests of this folder.
-#[cfg(test)]
-pub(crate) fn lua_with(register: unsafe fn(State)) -> mlua::Lua {
-    let lua = mlua::Lua::new();
-    let mix: mlua::Table = unsafe {
-        lua.exec_raw((), |state| {
-            ffi::lua_newtable(state);
-            register(state);
-        })
-    }
-    .unwrap();
-    lua.globals().set("mix", mix).unwrap();
-    lua
-}
-
-/// The text of the error that this Lua expression raises, without the traceback.
-#[cfg(test)]
-pub(crate) fn raised(lua: &mlua::Lua, expression: &str) -> String {
-    let call = format!("return select(2, pcall(function() local r = {expression} return r end))");
-    lua.load(call).set_name("@app.lua").eval().unwrap()
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{lua_with, raised};
     use super::*;
     use proptest::prelude::*;
 

@@ -204,7 +204,7 @@ fn check_port(port: &[u8]) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::script::mix::text::{lua_with, raised};
+    use crate::script::mix::tests::{lua_with, raised};
     use proptest::prelude::*;
 
     /// The parts that are not empty: `scheme=http host=h path=/`.

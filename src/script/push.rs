@@ -1,0 +1,170 @@
+//! Results of native functions on their way to a Lua stack.
+
+use mlua::ffi;
+use std::ffi::c_int;
+
+use super::stack::State;
+use crate::shard::context::Value;
+
+/// Results that can be put on a Lua stack.
+pub trait Push {
+    /// How many values it pushes, where an error takes the place of all of them.
+    const COUNT: c_int;
+    /// Pushes and returns how many values. May raise a memory error.
+    ///
+    /// # Safety
+    /// `state` must be valid and in a protected call.
+    unsafe fn push_to(self, state: State) -> c_int;
+}
+
+/// Pushes bytes as a Lua string.
+///
+/// # Safety
+/// As [`Push::push_to`].
+pub unsafe fn push_bytes(state: State, bytes: &[u8]) {
+    unsafe {
+        ffi::lua_pushlstring(state, bytes.as_ptr().cast(), bytes.len());
+    }
+}
+
+impl Push for () {
+    const COUNT: c_int = 0;
+    unsafe fn push_to(self, _: State) -> c_int {
+        0
+    }
+}
+
+impl Push for bool {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe { ffi::lua_pushboolean(state, self.into()) };
+        1
+    }
+}
+
+impl Push for f64 {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe { ffi::lua_pushnumber(state, self) };
+        1
+    }
+}
+
+impl Push for &[u8] {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe { push_bytes(state, self) };
+        1
+    }
+}
+
+impl Push for &str {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe { self.as_bytes().push_to(state) }
+    }
+}
+
+impl Push for String {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe { self.as_bytes().push_to(state) }
+    }
+}
+
+impl Push for Vec<u8> {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe { self.as_slice().push_to(state) }
+    }
+}
+
+/// An array of strings: table with keys 1..n.
+impl Push for Vec<String> {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe {
+            ffi::lua_createtable(state, self.len() as c_int, 0);
+            for (i, s) in self.iter().enumerate() {
+                push_bytes(state, s.as_bytes());
+                ffi::lua_rawseti(state, -2, i as ffi::lua_Integer + 1);
+            }
+        }
+        1
+    }
+}
+
+impl<T: Push> Push for Option<T> {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe {
+            match self {
+                Some(v) => v.push_to(state),
+                None => {
+                    ffi::lua_pushnil(state);
+                    1
+                }
+            }
+        }
+    }
+}
+
+impl<A: Push, B: Push> Push for (A, B) {
+    const COUNT: c_int = A::COUNT + B::COUNT;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe { self.0.push_to(state) + self.1.push_to(state) }
+    }
+}
+
+/// The results and then nil, or nil for each of them and then what failed: the API's `v, err`.
+impl<T: Push> Push for Result<T, String> {
+    const COUNT: c_int = T::COUNT + 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe {
+            match self {
+                Ok(v) => {
+                    v.push_to(state);
+                    ffi::lua_pushnil(state);
+                }
+                Err(e) => {
+                    for _ in 0..T::COUNT {
+                        ffi::lua_pushnil(state);
+                    }
+                    push_bytes(state, e.as_bytes());
+                }
+            }
+        }
+        Self::COUNT
+    }
+}
+
+impl Push for &Value {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe {
+            match self {
+                Value::Nil => ffi::lua_pushnil(state),
+                Value::Bool(b) => ffi::lua_pushboolean(state, (*b).into()),
+                Value::Number(n) => ffi::lua_pushnumber(state, *n),
+                Value::Str(s) => push_bytes(state, s),
+                Value::Table(pairs) => {
+                    ffi::luaL_checkstack(state, 4, c"table nested too deep".as_ptr());
+                    ffi::lua_createtable(state, 0, pairs.len() as c_int);
+                    for (k, v) in pairs {
+                        k.push_to(state);
+                        v.push_to(state);
+                        ffi::lua_rawset(state, -3);
+                    }
+                }
+            }
+        }
+        1
+    }
+}
+
+impl Push for Value {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe { (&self).push_to(state) }
+    }
+}

@@ -164,16 +164,18 @@ fn serve(run: &Run, dev: bool) -> Result<(), String> {
         // A second signal ends it at once.
         let stop = tokio::task::spawn_blocking(move || engine.shutdown());
         tokio::select! {
-            clean = stop => clean.unwrap_or(false),
-            () = signals.stop_again() => false,
+            clean = stop => if clean.unwrap_or(false) { Ok(()) } else { Err("shutdownTimeout is over") },
+            () = signals.stop_again() => Err("a second signal"),
         }
     });
-    if clean {
-        tracing::info!("stopped");
-        return Ok(());
-    }
     runtime.shutdown_background();
-    Err("stopped before all connections had ended (shutdownTimeout)".into())
+    match clean {
+        Ok(()) => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+        Err(why) => Err(format!("stopped before all connections had ended: {why}")),
+    }
 }
 
 /// A panic is a defect of ours: it goes to the log, and costs the connection whose task it was in.

@@ -75,8 +75,7 @@ impl Source {
     fn without_tests(&self) -> String {
         let mut code = self.code.clone();
         for tests in self.tests() {
-            let blank: String = code[tests.clone()].chars().filter(|c| *c == '\n').collect();
-            let blank = " ".repeat(tests.len() - blank.len()) + &blank;
+            let blank: String = code[tests.clone()].bytes().map(|b| if b == b'\n' { '\n' } else { ' ' }).collect();
             code.replace_range(tests, &blank);
         }
         code
@@ -92,10 +91,11 @@ impl Source {
     /// as far to the left as it begins.
     fn tests(&self) -> Vec<Range<usize>> {
         const MARK: &str = "#[cfg(test)]";
-        if self.is_tests() {
-            return vec![0..self.code.len()];
-        }
         let mut found: Vec<Range<usize>> = Vec::new();
+        if self.is_tests() {
+            found.push(0..self.code.len());
+            return found;
+        }
         for (mark, _) in self.code.match_indices(MARK) {
             let start = self.code[..mark].rfind('\n').map_or(0, |at| at + 1);
             if found.last().is_some_and(|before| before.contains(&start)) {
@@ -193,13 +193,7 @@ fn char_end(rest: &[u8]) -> usize {
     let close = |from: usize| rest[from..].iter().take(12).position(|&b| b == b'\'').map(|at| from + at + 1);
     match rest.get(1) {
         Some(b'\\') => close(3).unwrap_or(0),
-        Some(b) if b.is_ascii() => {
-            if rest.get(2) == Some(&b'\'') {
-                3
-            } else {
-                0
-            }
-        }
+        Some(b) if b.is_ascii() => 3 * usize::from(rest.get(2) == Some(&b'\'')),
         Some(_) => close(2).unwrap_or(0),
         None => 0,
     }
@@ -517,7 +511,7 @@ fn a_file_without_a_head_or_too_long_is_seen() {
     assert_eq!(found("hub/tests.rs", &longer, wrong_form), 0);
     let tests = "#[cfg(test)]\nmod tests {\n    fn t() {}\n}\n";
     assert_eq!(found("hub/mod.rs", &format!("{long}{tests}"), wrong_form), 0);
-    assert_eq!(found("hub/mod.rs", &format!("//! Owns x.\n#[cfg(test)]\nmod tests;\n{long}"), wrong_form), 0);
+    assert_eq!(found("hub/mod.rs", &long.replacen('\n', "\n#[cfg(test)]\nmod tests;\n", 1), wrong_form), 0);
     assert_eq!(found("hub/mod.rs", &format!("//! Owns x.\n{tests}{longer}"), wrong_form), 1, "behind the tests");
 }
 

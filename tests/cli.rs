@@ -378,7 +378,7 @@ async fn an_event_is_a_line_without_colour_and_an_error_is_told_once() {
         &format!("remote={remote}"),
         "hook=\"on_message\"",
         "traceback=\"",
-        "entry.lua:2: in function 'fail'",
+        "entry.lua:2: in function",
     ] {
         assert!(errors[0].contains(part), "{part} in {}", errors[0]);
     }

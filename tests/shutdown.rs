@@ -60,7 +60,7 @@ async fn refuses(addr: SocketAddr) {
 fn folder(top: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
-    write_config(&dir.path().join("connmix.yaml"), "outboxLimit: 64MiB", "workers: 2", top);
+    write_config(&dir.path().join("connmix.yaml"), "", "workers: 2", top);
     dir
 }
 
@@ -93,7 +93,7 @@ async fn an_engine_without_clients_ends_at_once() {
 
 #[tokio::test]
 async fn what_a_client_is_owed_comes_before_the_end() {
-    let rig = Rig::with_top(SCRIPT, "outboxLimit: 64MiB", "workers: 2", LONG);
+    let rig = Rig::with_top(SCRIPT, "outboxLimit: 64MiB\nhandlerTimeout: 10s", "workers: 2", LONG);
     let (mut flooded, mut subscriber) = (rig.connect().await, rig.connect().await);
     subscriber.ask("subscribe").await;
     flooded.send("flood").await;
@@ -167,7 +167,7 @@ async fn handlers_that_wait_end_with_an_error() {
 
 #[tokio::test]
 async fn a_client_that_reads_nothing_holds_nobody_up_for_long() {
-    let rig = Rig::with_top(SCRIPT, "outboxLimit: 64MiB\nwriteTimeout: 0", "workers: 1", LONG);
+    let rig = Rig::with_top(SCRIPT, "outboxLimit: 64MiB\nhandlerTimeout: 10s\nwriteTimeout: 0", "workers: 1", LONG);
     let (mut stuck, mut other) = (rig.connect().await, rig.connect().await);
     stuck.send("flood").await;
     assert_eq!(other.ask("after the flood").await, "after the flood");
@@ -189,6 +189,26 @@ async fn a_last_hook_that_does_not_end_is_cut_off_in_time() {
     let (clean, took) = stopping.await.unwrap();
     assert!(!clean, "somebody was cut off");
     assert!((Duration::from_millis(300)..Duration::from_secs(5)).contains(&took), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_script_that_is_being_tried_holds_nobody_up() {
+    let dir = folder(LONG);
+    std::fs::write(dir.path().join("endless.lua"), "while true do pcall(function() while true do end end) end")
+        .unwrap();
+    let process = Process::ready(dir.path(), &["single"]);
+    let mut client = Client::connect(process.ws(), "/ws").await;
+    let config = dir.path().join("connmix.yaml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("entry: entry.lua", "entry: endless.lua")).unwrap();
+    process.signal(libc::SIGHUP);
+    process.line("changed: engine.servers[0].entry: ");
+    let started = Instant::now();
+    process.signal(libc::SIGTERM);
+    assert_eq!(client.close_frame().await.0, 1001);
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    drop(client);
+    assert_eq!(process.ended().code, Some(0));
 }
 
 #[tokio::test]

@@ -6,8 +6,9 @@ use hyper::body::{Body, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use serde::Serialize;
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -18,6 +19,7 @@ use tokio::time::timeout;
 use super::auth::{self, Right};
 use super::call::{self, Mark, Params};
 use super::error::ApiError;
+use super::linger::Lingering;
 use super::{Api, MAX_CONNECTIONS, center};
 
 /// The longest a call may take to end once the engine drains.
@@ -100,15 +102,19 @@ impl Api {
             let _ = socket2::SockRef::from(&socket).set_tcp_user_timeout(Some(write_timeout));
         }
         let caller = Caller { peer: peer.ip().to_canonical(), local, center };
+        // Whether the request under way has a body that nobody has read to its end.
+        let unread = Rc::new(Cell::new(false));
+        let socket = Lingering::new(socket, unread.clone());
         let api = self.clone();
-        let service = service_fn(move |request| {
-            let api = api.clone();
-            async move { Ok::<_, Infallible>(api.answer(request, caller).await) }
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (api, unread) = (api.clone(), unread.clone());
+            unread.set(!request.body().is_end_stream());
+            async move { Ok::<_, Infallible>(api.answer(request, caller, &unread).await) }
         });
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new()).max_buf_size(64 * 1024);
         http.header_read_timeout((!read_timeout.is_zero()).then_some(read_timeout));
-        let connection = http.serve_connection(TokioIo::new(socket), service);
+        let connection = http.serve_connection(socket, service);
         tokio::pin!(connection);
         let mut draining = self.draining.clone();
         let ended = tokio::select! {
@@ -129,14 +135,14 @@ impl Api {
     }
 
     /// Answers one request.
-    async fn answer(&self, request: Request<Incoming>, caller: Caller) -> Reply {
-        match self.route(request, caller).await {
+    async fn answer(&self, request: Request<Incoming>, caller: Caller, unread: &Cell<bool>) -> Reply {
+        match self.route(request, caller, unread).await {
             Ok(reply) => reply,
             Err(error) => failure(&error, None),
         }
     }
 
-    async fn route(&self, request: Request<Incoming>, caller: Caller) -> Result<Reply, ApiError> {
+    async fn route(&self, request: Request<Incoming>, caller: Caller, unread: &Cell<bool>) -> Result<Reply, ApiError> {
         let config = self.config.load();
         let Some(route) = Route::find(request.uri().path(), caller.center) else {
             // Whoever may not call is not told what there is.
@@ -155,11 +161,13 @@ impl Api {
         match route {
             Route::Publish => {
                 let body = read_body(request, limit, read_timeout).await?;
+                unread.set(false);
                 let params = Params::parse(&body)?;
                 Ok(reply(call::publish(&self.mesh, &params).await, params.mark()))
             }
             Route::Send => {
                 let body = read_body(request, limit, read_timeout).await?;
+                unread.set(false);
                 let params = Params::parse(&body)?;
                 Ok(reply(call::send(&self.mesh, &params).await, params.mark()))
             }

@@ -5,6 +5,7 @@ pub mod call;
 mod center;
 pub mod error;
 mod http;
+mod linger;
 
 use arc_swap::ArcSwap;
 use std::cell::Cell;

@@ -63,7 +63,7 @@ impl Counters {
         if sampled && let Some(sent) = stamp_of(payload) {
             self.delays.borrow_mut().push(self.now().saturating_sub(sent));
         }
-        if frames % self.every.get() == 0 {
+        if frames.is_multiple_of(self.every.get()) {
             self.progress.notify_waiters();
         }
     }
@@ -245,7 +245,7 @@ impl Crowd<'_> {
             while next.get() < self.count {
                 let i = next.replace(next.get() + 1);
                 let mut client = self.open(i, target, counters).await?;
-                client.sampled = i % sample_every == 0;
+                client.sampled = i.is_multiple_of(sample_every);
                 clients.borrow_mut().push(client);
             }
             Ok(())

@@ -89,7 +89,7 @@ impl Work {
 
 pub(super) async fn run(options: &Options, target: &Target) -> Result<Report, String> {
     let places = options.subscribers * options.subscriptions;
-    if options.channels == 0 || places == 0 || places % options.channels != 0 {
+    if options.channels == 0 || places == 0 || !places.is_multiple_of(options.channels) {
         return Err("--subscribers times --subscriptions must be a multiple of --channels".into());
     }
     if options.window == 0 || options.publishers == 0 {

@@ -36,7 +36,7 @@ impl Target {
                 };
                 Ok(Target { ws, path, api, pid: None, _engine: None })
             }
-            None => Started::new(common.workers, common.server_cpu),
+            None => Started::launch(common.workers, common.server_cpu),
         }
     }
 }
@@ -60,7 +60,7 @@ struct Started {
 }
 
 impl Started {
-    fn new(workers: u16, cpu: Option<usize>) -> Result<Target, String> {
+    fn launch(workers: u16, cpu: Option<usize>) -> Result<Target, String> {
         let failed = |what: &str, e: std::io::Error| format!("{what}: {e}");
         let folder = std::env::temp_dir().join(format!("connmix-bench-{}", std::process::id()));
         std::fs::create_dir_all(&folder).map_err(|e| failed("the engine's folder", e))?;

@@ -151,10 +151,8 @@ impl Engine {
     }
 
     fn stop(&mut self, within: Duration) -> bool {
-        if let Some((commands, thread)) = self.supervisor.take() {
-            drop(commands);
-            let _ = thread.join();
-        }
+        // Its end is awaited last: it may be in the midst of trying a script.
+        let supervisor = self.supervisor.take().map(|(_, thread)| thread);
         self.draining.send_replace(true);
         let deadline = std::time::Instant::now() + within;
         for (thread, control) in self.workers.iter().zip(&self.peers.control) {
@@ -165,14 +163,18 @@ impl Engine {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
-        let mut clean = true;
-        for thread in self.workers.drain(..) {
+        let ended = |thread: JoinHandle<()>| {
             while !thread.is_finished() && std::time::Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(1));
             }
             // One that is not finished ends with the process.
-            clean &= thread.is_finished() && thread.join().is_ok();
+            thread.is_finished() && thread.join().is_ok()
+        };
+        let mut clean = true;
+        for thread in self.workers.drain(..) {
+            clean &= ended(thread);
         }
+        supervisor.map(ended);
         clean
     }
 }

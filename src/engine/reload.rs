@@ -21,6 +21,8 @@ use crate::worker::{Control, Peers};
 /// How often files are looked at. A change is taken up when two looks in a row see the same, so that a file is not
 /// read half-written.
 const LOOK: Duration = Duration::from_millis(150);
+/// How often a configuration that was refused is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 /// The longest a worker may take to build a VM.
 const BUILD: Duration = Duration::from_secs(10);
 
@@ -34,9 +36,13 @@ pub(super) struct Supervisor {
     config: Arc<ArcSwap<Config>>,
     peers: Arc<Peers>,
     scripts: Vec<Script>,
+    /// The configuration file as it was when it was last read; None: not yet by this thread. It may have changed
+    /// between the start's reading and the first look.
     config_stamp: Stamp,
     /// A configuration file that has changed, as last seen.
     config_seen: Stamp,
+    /// What was wrong with the file, if it was refused: something beside it (a script that it names) may mend that.
+    refused: Option<(String, Instant)>,
     on_level: OnLevel,
 }
 
@@ -58,8 +64,7 @@ impl Supervisor {
         on_level: OnLevel,
     ) -> Supervisor {
         let scripts = programs.into_iter().map(|live| Script { live, failed: None, seen: None }).collect();
-        let now = stamp(&config.load().file);
-        Supervisor { config, peers, scripts, config_stamp: now, config_seen: now, on_level }
+        Supervisor { config, peers, scripts, config_stamp: None, config_seen: None, refused: None, on_level }
     }
 
     /// Runs on its own thread till the sender is dropped.
@@ -86,6 +91,8 @@ impl Supervisor {
                 self.reload_config().await;
             }
             self.config_seen = now;
+        } else if self.refused.as_ref().is_some_and(|(_, since)| since.elapsed() > RETRY) {
+            self.reload_config().await;
         }
         for server in 0..self.scripts.len() {
             if self.is_due(server) {
@@ -176,12 +183,20 @@ impl Supervisor {
         let new = match load::load(&old.file) {
             Ok(new) => new,
             Err(problems) => {
-                tracing::error!("the configuration was not reloaded, the one before stays:");
-                problems.to_string().lines().for_each(|line| tracing::error!("{line}"));
+                let problems = problems.to_string();
+                if self.refused.as_ref().is_none_or(|(before, _)| *before != problems) {
+                    tracing::error!("the configuration was not reloaded, the one before stays:");
+                    problems.lines().for_each(|line| tracing::error!("{line}"));
+                }
+                self.refused = Some((problems, Instant::now()));
                 return;
             }
         };
+        self.refused = None;
         let changes = compare(&old, &new);
+        if changes.live.is_empty() && changes.restart.is_empty() {
+            return;
+        }
         for change in &changes.restart {
             tracing::warn!("needs a restart: {change}");
         }

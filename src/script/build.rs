@@ -57,10 +57,10 @@ pub(super) fn build(program: &Arc<Program>, limits: &VmLimits) -> Result<Built, 
         .set_name(format!("@{}", shown(&program.entry)))
         .set_mode(mlua::chunk::ChunkMode::Text)
         .into_function()
-        .map_err(|e| script_error(&e))?;
+        .map_err(|e| script_error(program, &e))?;
     {
         let _run = unsafe { guard::enter(main, LOAD_BUDGET) };
-        chunk.call::<()>(()).map_err(|e| script_error(&e))?;
+        chunk.call::<()>(()).map_err(|e| script_error(program, &e))?;
     }
     let entries = find_hooks(&lua, &prelude, program)?;
     Ok(Built { lua, main, entries })
@@ -111,12 +111,8 @@ fn find_hooks(lua: &Lua, prelude: &mlua::Table, program: &Program) -> Result<[Op
             mlua::Value::Nil => continue,
             mlua::Value::Function(function) => function,
             other => {
-                return Err(format!(
-                    "{}: {} must be a function, not a {}",
-                    shown(&program.entry),
-                    hook.name(),
-                    other.type_name()
-                ));
+                let got = if other.is_integer() { "number" } else { other.type_name() };
+                return Err(format!("{}: {} must be a function, not a {got}", shown(&program.entry), hook.name()));
             }
         };
         let (entrance, position) = hook.entrance();
@@ -141,10 +137,12 @@ fn find_hooks(lua: &Lua, prelude: &mlua::Table, program: &Program) -> Result<[Op
     Ok(entries)
 }
 
-/// A script error's text alone: it has file and line.
-fn script_error(e: &mlua::Error) -> String {
-    match e {
+/// A script error's text: it has file and line, or gets the file's name.
+fn script_error(program: &Program, e: &mlua::Error) -> String {
+    let text = match e {
         mlua::Error::SyntaxError { message, .. } | mlua::Error::RuntimeError(message) => message.clone(),
         other => other.to_string(),
-    }
+    };
+    let entry = shown(&program.entry);
+    if text.contains(&entry) { text } else { format!("{entry}: {text}") }
 }

@@ -14,5 +14,6 @@ pub mod program;
 mod push;
 pub mod stack;
 pub mod strings;
+mod trace;
 pub mod vm;
 pub mod wait;

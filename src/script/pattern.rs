@@ -17,6 +17,7 @@ use std::ops::Range;
 
 pub use budget::{Budget, Error, STEPS_PER_CHECK};
 use item::{Item, escaped, in_set, set_at};
+pub use item::{has_specials, split_anchor};
 
 /// The most captures that a pattern may have.
 pub const MAX_CAPTURES: usize = 32;
@@ -44,20 +45,6 @@ struct Slot {
 const OPEN: usize = usize::MAX;
 /// The capture is `()`.
 const POSITION: usize = usize::MAX - 1;
-
-/// Whether a pattern has characters that mean more than themselves to a search. (A `)` without `(` does not count, in
-/// the original either.)
-pub fn has_specials(pattern: &[u8]) -> bool {
-    pattern.iter().any(|c| matches!(c, b'^' | b'$' | b'*' | b'+' | b'?' | b'.' | b'(' | b'[' | b'%' | b'-'))
-}
-
-/// Splits a leading `^` off a pattern, and tells whether there was one. [`Matcher`] takes the rest.
-pub fn split_anchor(pattern: &[u8]) -> (bool, &[u8]) {
-    match pattern {
-        [b'^', rest @ ..] => (true, rest),
-        _ => (false, pattern),
-    }
-}
 
 /// Why the rest of a pattern gave no match.
 enum Miss {

@@ -23,7 +23,7 @@ pub trait Push {
 /// As [`Push::push_to`].
 pub unsafe fn push_bytes(state: State, bytes: &[u8]) {
     unsafe {
-        ffi::lua_pushlstring(state, bytes.as_ptr().cast(), bytes.len());
+        ffi::lua_pushlstring_(state, bytes.as_ptr().cast(), bytes.len());
     }
 }
 

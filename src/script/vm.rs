@@ -16,11 +16,11 @@ use std::time::Duration;
 
 use super::build::{Built, Entry, build};
 use super::current::{self, ConnRef, Current};
-use super::guard;
 use super::hooks::HookArgs;
 use super::program::Program;
 use super::stack::{State, bytes_at, protect, type_name};
 use super::wait::{self, Wait};
+use super::{guard, trace};
 
 pub use super::build::VmLimits;
 
@@ -67,8 +67,8 @@ impl Hook {
 pub struct Failure {
     /// The error's text, with file and line where Lua knows them.
     pub message: String,
-    /// Where the script stood; may be empty.
-    pub traceback: String,
+    /// The functions that it was in, innermost first; may be empty.
+    pub traceback: Vec<String>,
     /// It was stopped for exceeding its time budget.
     pub over_budget: bool,
 }
@@ -76,10 +76,7 @@ pub struct Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.message)?;
-        if !self.traceback.is_empty() {
-            write!(f, "\n{}", self.traceback)?;
-        }
-        Ok(())
+        self.traceback.iter().try_for_each(|line| write!(f, "\n\t{line}"))
     }
 }
 
@@ -87,7 +84,7 @@ impl Failure {
     fn new(message: impl Into<String>) -> Failure {
         let message = message.into();
         let over_budget = message.contains(guard::OVER_BUDGET);
-        Failure { message, traceback: String::new(), over_budget }
+        Failure { message, traceback: Vec::new(), over_budget }
     }
 }
 
@@ -119,7 +116,7 @@ struct Coroutine {
 
 /// From how many bytes on a VM's memory counts as nearly full.
 fn nearly_full(memory: usize) -> usize {
-    memory / 8 * 7
+    memory / 4 * 3
 }
 
 /// One VM.
@@ -127,6 +124,8 @@ pub struct Vm {
     main: State,
     entries: [Option<Entry>; 3],
     idle: RefCell<Vec<Coroutine>>,
+    /// Registry slots of coroutines that were given up.
+    free: RefCell<Vec<c_int>>,
     suspended: Cell<usize>,
     /// Connections whose next message waits till fewer handlers are suspended.
     queue: RefCell<Vec<Waker>>,
@@ -148,6 +147,7 @@ impl Vm {
             main,
             entries,
             idle: RefCell::default(),
+            free: RefCell::default(),
             suspended: Cell::new(0),
             queue: RefCell::default(),
             memory: limits.memory,
@@ -232,7 +232,8 @@ impl Vm {
                     Step::Waiting(wait)
                 }
                 None => {
-                    let failure = self.failure(co, Some("attempt to yield from outside a coroutine"));
+                    let mut failure = Failure::new("attempt to yield from outside a coroutine");
+                    failure.traceback = trace::traceback(co);
                     self.drop_coroutine(coroutine);
                     Step::Done(Err(failure))
                 }
@@ -240,7 +241,7 @@ impl Vm {
             status => {
                 // A wait that was begun by a coroutine that then failed is of no use.
                 drop(wait::take());
-                let failure = self.failure(co, None);
+                let failure = unsafe { failure(co, status) };
                 self.drop_coroutine(coroutine);
                 if status == ffi::LUA_ERRMEM {
                     // There is no collection in an emergency: without this one, all that follows would fail too.
@@ -265,53 +266,36 @@ impl Vm {
         }
     }
 
-    /// The error at the top of a failed coroutine's stack, and where it stood.
-    fn failure(&self, co: State, message: Option<&str>) -> Failure {
-        let message = message.map_or_else(
-            || match unsafe { bytes_at(co, -1) } {
-                Some(text) => String::from_utf8_lossy(&text).into_owned(),
-                None => format!("error object is a {} value", unsafe { type_name(co, -1) }),
-            },
-            str::to_owned,
-        );
-        let mut failure = Failure::new(message);
-        let mut traceback = String::new();
-        let written = &mut traceback;
-        let result = unsafe {
-            protect(self.main, |state| {
-                ffi::luaL_traceback(state, co, std::ptr::null(), 0);
-                if let Some(text) = bytes_at(state, -1) {
-                    written.push_str(&String::from_utf8_lossy(&text));
-                }
-            })
-        };
-        if result.is_ok() {
-            // The frames through which the engine enters a hook tell the script's author nothing.
-            let lines: Vec<&str> = traceback.lines().filter(|line| !line.contains("connmix:prelude")).collect();
-            failure.traceback = lines.join("\n");
-        }
-        failure
-    }
-
     fn coroutine(&self) -> Result<Coroutine, Failure> {
         if let Some(coroutine) = self.idle.borrow_mut().pop() {
             return Ok(coroutine);
         }
+        self.new_coroutine().or_else(|_| {
+            let _ = self.lua.gc_collect();
+            self.new_coroutine().map_err(Failure::new)
+        })
+    }
+
+    fn new_coroutine(&self) -> Result<Coroutine, String> {
         let mut made = Coroutine { state: std::ptr::null_mut(), anchor: 0 };
         let slot = &mut made;
+        let free = self.free.borrow_mut().pop();
         let result = unsafe {
             protect(self.main, |state| {
                 slot.state = ffi::lua_newthread(state);
-                slot.anchor = ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX);
+                slot.anchor = match free {
+                    Some(anchor) => {
+                        ffi::lua_rawseti(state, ffi::LUA_REGISTRYINDEX, anchor.into());
+                        anchor
+                    }
+                    None => ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX),
+                };
             })
         };
-        match result {
-            Ok(()) => Ok(made),
-            Err(e) => {
-                let _ = self.lua.gc_collect();
-                Err(Failure::new(e))
-            }
+        if result.is_err() {
+            self.free.borrow_mut().extend(free);
         }
+        result.map(|()| made)
     }
 
     fn keep(&self, coroutine: Coroutine) {
@@ -324,9 +308,15 @@ impl Vm {
         }
     }
 
+    /// Gives up a coroutine and all that its stack holds.
     fn drop_coroutine(&self, coroutine: Coroutine) {
-        // Setting a registry slot that exists allocates nothing; were it to fail, the slot would only stay in use.
-        let _ = unsafe { protect(self.main, |state| ffi::luaL_unref(state, ffi::LUA_REGISTRYINDEX, coroutine.anchor)) };
+        unsafe {
+            // Not in a protected call, nor back to the registry's own free list: both may allocate, and a coroutine that
+            // failed for want of memory would keep it for ever. Setting a slot that exists does not.
+            ffi::lua_pushboolean(self.main, 0);
+            ffi::lua_rawseti(self.main, ffi::LUA_REGISTRYINDEX, coroutine.anchor.into());
+        }
+        self.free.borrow_mut().push(coroutine.anchor);
     }
 
     fn one_less_suspended(&self) {
@@ -338,6 +328,21 @@ impl Vm {
 enum Step {
     Done(Result<Returned, Failure>),
     Waiting(Wait),
+}
+
+/// The error at the top of a failed coroutine's stack, and where it stood. Allocates nothing in Lua.
+unsafe fn failure(co: State, status: c_int) -> Failure {
+    let mut message = match unsafe { bytes_at(co, -1) } {
+        Some(text) => String::from_utf8_lossy(&text).into_owned(),
+        None => format!("error object is a {} value", unsafe { type_name(co, -1) }),
+    };
+    // These errors are made where nothing can be allocated.
+    if status != ffi::LUA_ERRRUN
+        && let Some(place) = trace::place(co)
+    {
+        message = format!("{place}: {message}");
+    }
+    Failure { traceback: trace::traceback(co), ..Failure::new(message) }
 }
 
 /// Reads a hook's results off its stack, converting nothing in place.

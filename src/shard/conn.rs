@@ -227,6 +227,19 @@ impl Conn {
         }
     }
 
+    /// Tries to write to a socket that is full; true if the client has taken something since. The kernel itself says that
+    /// there is room only when a third of its buffer is free, and a slow client may need long for that.
+    pub fn nudge(&self, scratch: &RefCell<Vec<u8>>, now: u32) -> bool {
+        let mut outbox = self.outbox.borrow_mut();
+        let sent = socket2::SockRef::from(self.stream.as_ref()).send(outbox.next_write(&mut scratch.borrow_mut()));
+        let Ok(written @ 1..) = sent else { return false };
+        outbox.advance(written);
+        self.stalled.set(now);
+        // The last of it may be written.
+        self.wake();
+        true
+    }
+
     /// Whether the client's socket is full.
     pub fn is_blocked(&self) -> bool {
         self.blocked.get()
@@ -247,6 +260,16 @@ impl Conn {
     /// Ends the sending direction: the client sees the end after all that was written.
     pub fn shutdown(&self) {
         let _ = socket2::SockRef::from(self.stream.as_ref()).shutdown(std::net::Shutdown::Write);
+    }
+
+    /// Leaves the socket's end to the kernel, which goes on with what it holds as long as the client takes something
+    /// within `patience`. What it does not hold yet is not sent any more: then the end is a reset.
+    pub fn leave(&self, patience: std::time::Duration) {
+        if self.waiting() > 0 {
+            self.reset();
+        } else {
+            let _ = socket2::SockRef::from(self.stream.as_ref()).set_tcp_user_timeout(Some(patience));
+        }
     }
 
     /// Makes the end of the socket a reset: what the kernel still holds for a client that takes nothing goes at once.

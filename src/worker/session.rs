@@ -29,6 +29,7 @@ use crate::wire::frame;
 use crate::wire::reader::{Event, Input, Reader};
 
 /// How long a socket may take to end after its connection has: what is owed is written, and the client's end awaited.
+/// Longer only while something is owed, and the client takes it.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Serves one connection to its end.
@@ -206,9 +207,11 @@ impl Session {
     /// Writes what is owed, then waits for the client's end of the socket; both only for a while.
     fn poll_lingering(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Phase::Lingering(deadline) = &mut self.state.phase else { return Poll::Ready(()) };
-        if deadline.as_mut().poll(cx).is_ready() {
-            self.state.conn.reset();
-            return Poll::Ready(());
+        while deadline.as_mut().poll(cx).is_ready() {
+            if !self.state.worker.outlasts(&self.state.conn) {
+                return Poll::Ready(());
+            }
+            deadline.as_mut().reset(tokio::time::Instant::now() + LINGER);
         }
         ready!(self.state.poll_flush(cx));
         self.state.conn.shutdown();
@@ -315,16 +318,31 @@ impl Drop for State {
     }
 }
 
+impl Worker {
+    /// The time to linger is up: whether to go on, since the client still takes what it is owed, if slowly. A stop of the
+    /// engine waits for no such one.
+    fn outlasts(&self, conn: &Conn) -> bool {
+        let patience = conn.served.limits.get().write_timeout.max(LINGER);
+        let now = self.shard.now();
+        let recently = |since| u128::from(now.wrapping_sub(since)) < patience.as_millis();
+        let taking = || conn.stalled_since().is_some_and(recently) || conn.nudge(self.shard.scratch(), now);
+        let outlasts = conn.waiting() > 0 && !*self.draining.borrow() && taking();
+        if !outlasts {
+            conn.leave(patience);
+        }
+        outlasts
+    }
+}
+
 /// Logs a hook's failure, once, with all that its author needs.
 pub(super) fn report(hook: Hook, failure: &Failure, conn: &Conn) {
-    // One event is one line: innermost frame first.
-    let traceback: Vec<&str> = failure.traceback.lines().skip(1).map(str::trim).collect();
     tracing::error!(
         target: "script",
         client_id = conn.client_id.get(),
         remote = %conn.remote,
         hook = hook.name(),
-        traceback = traceback.join(" < "),
+        // One event is one line.
+        traceback = failure.traceback.join(" < "),
         "{}",
         failure.message.replace('\n', " | ")
     );

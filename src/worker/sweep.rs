@@ -65,7 +65,8 @@ fn visit(worker: &Worker, conn: &Rc<Conn>, now: u32) {
     let limits = conn.served.limits.get();
     let over =
         |since: u32, limit: Duration| !limit.is_zero() && u128::from(now.wrapping_sub(since)) >= limit.as_millis();
-    if conn.stalled_since().is_some_and(|since| over(since, limits.write_timeout)) {
+    let stalled = || conn.stalled_since().is_some_and(|since| over(since, limits.write_timeout));
+    if stalled() && !conn.nudge(worker.shard.scratch(), now) {
         conn.close(CloseReason::WriteTimeout);
     } else if over(conn.last_read.get(), limits.read_timeout) {
         conn.close(CloseReason::ReadTimeout);

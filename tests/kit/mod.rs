@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 
 pub mod process;
+pub mod raw;
 
 use connmix::config::{Level, load};
 use connmix::engine::{Addresses, Engine, Listeners};

@@ -170,6 +170,6 @@ pub fn run(dir: &Path, args: &[&str]) -> Ended {
 /// The address that follows `label` in a line.
 pub fn address(line: &str, label: &str) -> SocketAddr {
     let rest = &line[line.find(label).unwrap() + label.len()..];
-    let end = rest.find(|c: char| c == ' ' || c == '/' || c == '"').unwrap_or(rest.len());
+    let end = rest.find([' ', '/', '"']).unwrap_or(rest.len());
     rest[..end].parse().unwrap_or_else(|e| panic!("no address after {label:?} in {line:?}: {e}"))
 }

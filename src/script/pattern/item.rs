@@ -178,3 +178,17 @@ impl Item<'_> {
         }
     }
 }
+
+/// Whether a pattern has characters that mean more than themselves to a search. (A `)` without `(` does not count, in
+/// the original either.)
+pub fn has_specials(pattern: &[u8]) -> bool {
+    pattern.iter().any(|c| matches!(c, b'^' | b'$' | b'*' | b'+' | b'?' | b'.' | b'(' | b'[' | b'%' | b'-'))
+}
+
+/// Splits a leading `^` off a pattern, and tells whether there was one. [`Matcher`] takes the rest.
+pub fn split_anchor(pattern: &[u8]) -> (bool, &[u8]) {
+    match pattern {
+        [b'^', rest @ ..] => (true, rest),
+        _ => (false, pattern),
+    }
+}

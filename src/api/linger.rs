@@ -1,0 +1,84 @@
+//! The end of a caller's socket. One that is closed while part of a request is unread is reset, and a reset takes the
+//! response with it that the caller has not read yet: a refused call would look like a broken network.
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+/// How long the rest of a refused request is waited for.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A socket that, while `unread` says so, ends only when the caller has ended or the time is up.
+pub(super) struct Lingering {
+    socket: TokioIo<TcpStream>,
+    unread: Rc<Cell<bool>>,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Lingering {
+    pub(super) fn new(socket: TcpStream, unread: Rc<Cell<bool>>) -> Lingering {
+        Lingering { socket: TokioIo::new(socket), unread, deadline: None }
+    }
+
+    /// Reads and forgets what still comes.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut buffer = [0; 4096];
+        loop {
+            let mut chunk = ReadBuf::new(&mut buffer);
+            let read = ready!(Pin::new(self.socket.inner_mut()).poll_read(cx, &mut chunk));
+            if read.is_err() || chunk.filled().is_empty() {
+                return Poll::Ready(());
+            }
+        }
+    }
+}
+
+impl Read for Lingering {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buffer)
+    }
+}
+
+impl Write for Lingering {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.deadline.is_none() {
+            ready!(Pin::new(&mut self.socket).poll_shutdown(cx))?;
+            if !self.unread.get() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        if deadline.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_drain(cx).map(Ok)
+    }
+}

@@ -117,10 +117,7 @@ fn open_log(config: &Config, dev: bool) -> Result<Log, String> {
 
 /// `dev` and `single`.
 fn serve(run: &Run, dev: bool) -> Result<(), String> {
-    let mut config = load(&run.file)?;
-    if let Some(workers) = run.workers {
-        config.workers = usize::from(workers);
-    }
+    let config = load(&run.file)?;
     // Open to the end of this function: what happens during the stop is logged too.
     let log = open_log(&config, dev)?;
     log_panics();
@@ -143,7 +140,8 @@ fn serve(run: &Run, dev: bool) -> Result<(), String> {
             log_level.set(level_filter(level));
         }
     };
-    let engine = Engine::start(config, listeners, Box::new(on_level)).map_err(|e| e.to_string())?;
+    let workers = run.workers.map(usize::from);
+    let engine = Engine::start(config, listeners, workers, Box::new(on_level)).map_err(|e| e.to_string())?;
     let at = engine.addresses();
     if open_api {
         tracing::warn!("the API on {} is open to everybody: no access.users are configured", at.api);

@@ -59,8 +59,14 @@ pub type OnLevel = Box<dyn Fn(Level) + Send + Sync>;
 
 impl Engine {
     /// Starts an engine: compiles the scripts, starts the workers, and returns when all of them serve. A config that
-    /// came from a file is reloaded when that file changes; `on_level` hears of a new log level.
-    pub fn start(config: Config, listeners: Listeners, on_level: OnLevel) -> Result<Engine, StartError> {
+    /// came from a file is reloaded when that file changes; `on_level` hears of a new log level. `workers` wins over
+    /// `engine.workers`.
+    pub fn start(
+        config: Config,
+        listeners: Listeners,
+        workers: Option<usize>,
+        on_level: OnLevel,
+    ) -> Result<Engine, StartError> {
         raise_file_limit();
         if !guard::self_test() {
             tracing::warn!(
@@ -68,7 +74,7 @@ impl Engine {
                  (.cargo/config.toml sets it through CFLAGS)"
             );
         }
-        let workers = match config.workers {
+        let workers = match workers.unwrap_or(config.workers) {
             0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
             n => n,
         }

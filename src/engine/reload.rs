@@ -75,7 +75,7 @@ impl Supervisor {
             loop {
                 match tokio::time::timeout(LOOK, inbox.recv()).await {
                     Ok(None) => return,
-                    Ok(Some(Command::Reload)) => self.reload_config().await,
+                    Ok(Some(Command::Reload)) => self.reload_config(true).await,
                     Err(_) => self.look().await,
                 }
             }
@@ -88,11 +88,11 @@ impl Supervisor {
         let now = stamp(&self.config.load().file);
         if now != self.config_stamp && now.is_some() {
             if now == self.config_seen {
-                self.reload_config().await;
+                self.reload_config(false).await;
             }
             self.config_seen = now;
         } else if self.refused.as_ref().is_some_and(|(_, since)| since.elapsed() > RETRY) {
-            self.reload_config().await;
+            self.reload_config(false).await;
         }
         for server in 0..self.scripts.len() {
             if self.is_due(server) {
@@ -176,7 +176,8 @@ impl Supervisor {
         }
     }
 
-    async fn reload_config(&mut self) {
+    /// `asked`: somebody waits for a word, even if nothing has changed.
+    async fn reload_config(&mut self, asked: bool) {
         let old = self.config.load_full();
         self.config_stamp = stamp(&old.file);
         self.config_seen = self.config_stamp;
@@ -194,7 +195,7 @@ impl Supervisor {
         };
         self.refused = None;
         let changes = compare(&old, &new);
-        if changes.live.is_empty() && changes.restart.is_empty() {
+        if !asked && changes.live.is_empty() && changes.restart.is_empty() {
             return;
         }
         for change in &changes.restart {

@@ -86,6 +86,9 @@ end
 
 -- Chunks: text only (bytecode could break out), and a reader's pieces are collected first (it would run unguarded).
 local function compile(text, name, env)
+  if #text > 8388608 then
+    return nil, "chunk has more than 8388608 bytes" -- it would hold the worker too long
+  end
   local f, err = native.compile(text, name)
   if f and env ~= nil then
     stock_setfenv(f, env)

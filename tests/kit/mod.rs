@@ -56,7 +56,7 @@ impl Rig {
     pub fn try_start(dir: TempDir) -> Result<Rig, String> {
         let config = load::load(&dir.path().join("connmix.yaml")).map_err(|e| e.to_string())?;
         let listeners = Listeners::bind(&config).map_err(|e| format!("{e:?}"))?;
-        let engine = Engine::start(config, listeners, Box::new(|_: Level| {})).map_err(|e| e.to_string())?;
+        let engine = Engine::start(config, listeners, None, Box::new(|_: Level| {})).map_err(|e| e.to_string())?;
         Ok(Rig { dir, at: engine.addresses().clone(), engine: Some(engine) })
     }
 

@@ -822,6 +822,19 @@ async fn what_was_sent_before_a_close_still_goes_out() {
 }
 
 #[tokio::test]
+async fn the_bound_is_for_what_a_client_does_not_take() {
+    let rig = rig_with("outboxLimit: 1000");
+    let mut raw = Raw::open(rig.ws()).await;
+    raw.write(text("!flood 3000")).await;
+    for i in 1..=3000 {
+        assert_eq!(raw.text().await, i.to_string());
+    }
+    assert_eq!(raw.close_frame().await.0, 4001);
+    // One message may be larger than the bound.
+    assert_eq!(rig.connect().await.ask(&"x".repeat(5000)).await.len(), 5000);
+}
+
+#[tokio::test]
 async fn a_slow_client_gets_all_that_was_sent_before_a_close() {
     let script = r#"
         function on_message(msg, conn)
@@ -1096,5 +1109,39 @@ proptest! {
             assert!(matches!(other.0.close(None).await, Ok(())));
             assert!(matches!(other.next().await, Ok(Message::Close(_))));
         });
+    }
+}
+
+#[tokio::test]
+async fn a_long_handshake_is_no_silence() {
+    let rig = Rig::with(
+        "function on_handshake() mix.sleep(1) end function on_message(msg, conn) conn:send(msg.data) end",
+        "readTimeout: 300ms\npingInterval: 0",
+        "workers: 1",
+    );
+    let mut client = rig.connect().await;
+    assert_eq!(client.ask("still here").await, "still here");
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_its_handler_is_not_silent() {
+    let rig = Rig::with(
+        "local n = 0
+         function on_message(msg, conn)
+           n = n + 1
+           if n == 1 then mix.sleep(1) end
+           conn:send(tostring(n))
+         end",
+        "readTimeout: 300ms\npingInterval: 0",
+        "workers: 1",
+    );
+    let mut client = rig.connect().await;
+    // Far more than what is read ahead of a handler.
+    let message = "x".repeat(16 * 1024);
+    for _ in 0..20 {
+        client.send(&message).await;
+    }
+    for n in 1..=20 {
+        assert_eq!(client.text().await, n.to_string());
     }
 }

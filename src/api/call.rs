@@ -32,6 +32,8 @@ pub struct Params<'a> {
 pub enum Mark {
     /// An integer.
     Integer(u64),
+    /// An integer below zero.
+    Negative(i64),
     /// A string.
     Text(String),
 }
@@ -40,6 +42,7 @@ pub enum Mark {
 enum Field<'a> {
     Text(Cow<'a, str>),
     Integer(u64),
+    Negative(i64),
     /// Something that no field takes; what it is.
     Other(&'static str),
 }
@@ -61,8 +64,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Field<'a> {
             fn visit_u64<E>(self, n: u64) -> Result<Field<'de>, E> {
                 Ok(Field::Integer(n))
             }
-            fn visit_i64<E>(self, _: i64) -> Result<Field<'de>, E> {
-                Ok(Field::Other("a negative number"))
+            fn visit_i64<E>(self, n: i64) -> Result<Field<'de>, E> {
+                Ok(Field::Negative(n))
             }
             fn visit_f64<E>(self, n: f64) -> Result<Field<'de>, E> {
                 // Some encoders write every number so.
@@ -97,6 +100,7 @@ impl Field<'_> {
         match self {
             Field::Text(_) => "a string",
             Field::Integer(_) => "a number",
+            Field::Negative(_) => "a negative number",
             Field::Other(what) => what,
         }
     }
@@ -115,6 +119,7 @@ impl<'a> Params<'a> {
     pub fn mark(&self) -> Option<Mark> {
         match self.i.as_ref()? {
             Field::Integer(n) => Some(Mark::Integer(*n)),
+            Field::Negative(n) => Some(Mark::Negative(*n)),
             Field::Text(text) => Some(Mark::Text(text.to_string())),
             Field::Other(_) => None,
         }

@@ -27,15 +27,22 @@ pub(super) fn traceback(co: State) -> Vec<String> {
     lines
 }
 
-/// `file:line` of the innermost function that is Lua.
+/// Where the innermost function that is Lua stood: `file:line`. The line may be lost with the error; then where the
+/// function begins.
 pub(super) fn place(co: State) -> Option<String> {
-    (0..FIRST).map_while(|level| frame(co, level)).find(|f| f.line > 0).map(|f| f.place)
+    let frame = (0..FIRST).map_while(|level| frame(co, level)).find(|f| f.line > 0 || f.begins >= 0)?;
+    Some(match frame.begins {
+        begins if frame.line <= 0 && begins > 0 => format!("{}, in the function of line {begins}", frame.place),
+        _ => frame.place,
+    })
 }
 
 struct Frame {
     /// `file:line`, or less of it.
     place: String,
     line: c_int,
+    /// The function's first line; 0 for a file's top level, -1 for a native function.
+    begins: c_int,
     /// `function 'name'`
     function: String,
 }
@@ -55,7 +62,8 @@ fn frame(co: State, level: c_int) -> Option<Frame> {
             _ if info.linedefined > 0 => format!("function <{source}:{}>", info.linedefined),
             _ => "?".into(),
         };
-        Some(Frame { place: if line > 0 { format!("{source}:{line}") } else { source.into_owned() }, line, function })
+        let place = if line > 0 { format!("{source}:{line}") } else { source.into_owned() };
+        Some(Frame { place, line, begins: info.linedefined, function })
     }
 }
 
@@ -79,4 +87,52 @@ fn depth(co: State) -> c_int {
         }
     }
     below
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mlua::{Lua, LuaOptions, StdLib};
+
+    /// Runs a script in a coroutine that fails; its place and its traceback.
+    fn failed(script: &str, memory: usize) -> (Option<String>, Vec<String>) {
+        let lua = Lua::new_with(StdLib::ALL_SAFE, LuaOptions::new()).unwrap();
+        let function = lua.load(script).set_name("@app.lua").into_function().unwrap();
+        let thread = lua.create_thread(function).unwrap();
+        if memory > 0 {
+            lua.set_memory_limit(lua.used_memory() + memory).unwrap();
+        }
+        let co = thread.state();
+        unsafe {
+            assert!(ffi::lua_resume_(co, 0) > ffi::LUA_YIELD, "{script}");
+        }
+        (place(co), traceback(co))
+    }
+
+    #[test]
+    fn functions_are_named_with_their_lines() {
+        let (_, lines) =
+            failed("local function inner() error('x') end\nlocal function outer() inner() end\nouter()", 0);
+        assert_eq!(
+            lines,
+            [
+                "[C]: in function 'error'",
+                "app.lua:1: in function 'inner'",
+                "app.lua:2: in function 'outer'",
+                "app.lua:3: in main chunk"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_full_stack_and_full_memory_are_no_obstacle() {
+        let (_, lines) = failed("local function f() return 1 + f() end f()", 0);
+        assert_eq!(lines.len(), (FIRST + LAST) as usize + 1);
+        assert!(lines[FIRST as usize].starts_with("... ") && lines[FIRST as usize].ends_with(" more"), "{lines:?}");
+        assert_eq!(lines.last().unwrap(), "app.lua:1: in main chunk");
+        let (place, lines) =
+            failed("\nlocal function f()\nlocal t = {} while true do t[#t + 1] = {} end end\nf()", 100_000);
+        assert_eq!(place.unwrap(), "app.lua, in the function of line 2");
+        assert_eq!(lines, ["app.lua: in function 'f'", "app.lua:4: in main chunk"]);
+    }
 }

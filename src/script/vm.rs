@@ -8,6 +8,7 @@
 
 use mlua::{Lua, ffi};
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::ffi::c_int;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -128,7 +129,7 @@ pub struct Vm {
     free: RefCell<Vec<c_int>>,
     suspended: Cell<usize>,
     /// Connections whose next message waits till fewer handlers are suspended.
-    queue: RefCell<Vec<Waker>>,
+    queue: RefCell<VecDeque<Waker>>,
     /// Bytes it may use.
     memory: usize,
     /// Bytes in use from which on garbage is collected at once.
@@ -178,7 +179,7 @@ impl Vm {
         if self.may_start() {
             return Poll::Ready(());
         }
-        self.queue.borrow_mut().push(cx.waker().clone());
+        self.queue.borrow_mut().push_back(cx.waker().clone());
         Poll::Pending
     }
 
@@ -321,7 +322,11 @@ impl Vm {
 
     fn one_less_suspended(&self) {
         self.suspended.set(self.suspended.get() - 1);
-        self.queue.borrow_mut().drain(..).for_each(Waker::wake);
+        // A few more than there is room for, since some may have ended meanwhile; not all, which would be quadratic.
+        let few = if self.suspended.get() == 0 { usize::MAX } else { 8 };
+        let mut queue = self.queue.borrow_mut();
+        let few = few.min(queue.len());
+        queue.drain(..few).for_each(Waker::wake);
     }
 }
 

@@ -52,6 +52,8 @@ pub struct Conn {
     pub last_ping: Cell<u32>,
     /// The shard's clock when the client last took something, while it is `blocked`.
     stalled: Cell<u32>,
+    /// The client is being read. Else (in its handshake, or while much waits for its handler) its silence says nothing.
+    reading: Cell<bool>,
     /// In its handshake: what is pushed waits for the response to go first. It counts as blocked.
     held: Cell<bool>,
     /// The client's socket is full; the connection's task waits till it has room.
@@ -82,6 +84,7 @@ impl Conn {
             last_read: Cell::new(now),
             last_ping: Cell::new(now),
             stalled: Cell::new(now),
+            reading: Cell::new(false),
             held: Cell::new(true),
             blocked: Cell::new(true),
             dirty: Cell::new(false),
@@ -248,6 +251,23 @@ impl Conn {
     /// The clock when the client last took something, while something waits that it does not take.
     pub fn stalled_since(&self) -> Option<u32> {
         (self.blocked.get() && !self.held.get()).then(|| self.stalled.get())
+    }
+
+    /// The client is read from now on: its silence counts.
+    pub fn resume_reading(&self, now: u32) {
+        if !self.reading.replace(true) {
+            self.last_read.set(now);
+        }
+    }
+
+    /// The client is not read for now.
+    pub fn pause_reading(&self) {
+        self.reading.set(false);
+    }
+
+    /// The clock when bytes last came, while the client is being read.
+    pub fn silent_since(&self) -> Option<u32> {
+        self.reading.get().then(|| self.last_read.get())
     }
 
     /// Ends the held state: `head` goes before all that waits.

@@ -249,6 +249,11 @@ impl Shard {
         Counts { reached, failed: members.len() as u64 - reached }
     }
 
+    /// Whether any connection has something to be written.
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.borrow().is_empty()
+    }
+
     /// Writes up to `most` of the connections that have something to be written; true if some are left for the next
     /// turn.
     pub fn flush(&self, most: usize) -> bool {
@@ -260,7 +265,7 @@ impl Shard {
                 conn.flush(&self.scratch, now);
             }
         }
-        !self.dirty.borrow().is_empty()
+        self.is_dirty()
     }
 
     /// Opens a connection that was held during its handshake: `head`, the response, goes out before all else.

@@ -248,7 +248,7 @@ fn start(spec: Spec) -> Result<Started, String> {
 
 /// All of a worker's life: its tasks run until it has drained.
 async fn serve(worker: Rc<Worker>, control: mpsc::Receiver<Control>, listeners: Vec<Listener>) {
-    spawn_local(turn::Turn::new(worker.clone()));
+    spawn_local(turn::run(worker.clone()));
     spawn_local(sweep::run(worker.clone()));
     let accepting: Vec<_> =
         listeners.into_iter().map(|l| spawn_local(accept::run(worker.clone(), l)).abort_handle()).collect();

@@ -137,7 +137,10 @@ impl Session {
             state.begin_ending();
             return Poll::Ready(());
         } else if !state.inbox.is_empty() {
-            ready!(state.worker.vm(state.server).poll_turn(cx));
+            if state.worker.vm(state.server).poll_turn(cx).is_pending() {
+                state.conn.pause_reading();
+                return Poll::Pending;
+            }
             if let Some((kind, data)) = state.inbox.pop() {
                 state.run(kind, &data);
             }
@@ -149,8 +152,10 @@ impl Session {
             return Poll::Ready(());
         }
         if state.inbox.is_full() || closing {
+            state.conn.pause_reading();
             return Poll::Pending;
         }
+        state.conn.resume_reading(state.worker.shard.now());
         self.poll_read(cx)
     }
 

@@ -68,9 +68,12 @@ fn visit(worker: &Worker, conn: &Rc<Conn>, now: u32) {
     let stalled = || conn.stalled_since().is_some_and(|since| over(since, limits.write_timeout));
     if stalled() && !conn.nudge(worker.shard.scratch(), now) {
         conn.close(CloseReason::WriteTimeout);
-    } else if over(conn.last_read.get(), limits.read_timeout) {
+        return;
+    }
+    let Some(silent_since) = conn.silent_since() else { return };
+    if over(silent_since, limits.read_timeout) {
         conn.close(CloseReason::ReadTimeout);
-    } else if over(conn.last_read.get(), limits.ping_interval) && over(conn.last_ping.get(), limits.ping_interval) {
+    } else if over(silent_since, limits.ping_interval) && over(conn.last_ping.get(), limits.ping_interval) {
         conn.last_ping.set(now);
         worker.shard.push(conn, frame::encode_ping(b""));
     }

@@ -5,10 +5,10 @@
 //! large fan-out is being written joins the writes that are still to come.
 
 use std::collections::VecDeque;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use tokio::task::yield_now;
 
 use super::Worker;
 use crate::hub::Delivery;
@@ -16,40 +16,37 @@ use crate::hub::Delivery;
 /// Frames put into outboxes in one slice, about.
 const PUSHES: usize = 8192;
 /// Connections written in one slice.
-const WRITES: usize = 128;
+const WRITES: usize = 64;
 
-/// The turn's task. It never ends by itself.
-pub(super) struct Turn {
-    worker: Rc<Worker>,
-    deliveries: VecDeque<Delivery>,
-}
-
-impl Turn {
-    pub(super) fn new(worker: Rc<Worker>) -> Turn {
-        Turn { worker, deliveries: VecDeque::new() }
+/// Runs for ever.
+pub(super) async fn run(worker: Rc<Worker>) {
+    let mut deliveries = VecDeque::new();
+    loop {
+        poll_fn(|cx| poll_work(&worker, &mut deliveries, cx)).await;
+        if slice(&worker, &mut deliveries) {
+            // Unlike a mere wake-up, this lets the sockets be looked at before the next slice.
+            yield_now().await;
+        }
     }
 }
 
-impl Future for Turn {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let turn = &mut *self;
-        let (worker, shard) = (&turn.worker, &turn.worker.shard);
-        shard.on_dirty(cx.waker());
-        if turn.deliveries.is_empty() {
-            worker.hub.mailbox(worker.id).take(&mut turn.deliveries, cx.waker());
-        }
-        let mut pushed = 0;
-        while pushed < PUSHES
-            && let Some(delivery) = turn.deliveries.pop_front()
-        {
-            pushed += 1 + shard.deliver(delivery);
-        }
-        let more_writes = shard.flush(WRITES);
-        if more_writes || !turn.deliveries.is_empty() {
-            cx.waker().wake_by_ref();
-        }
-        Poll::Pending
+/// Ready when there is something to deliver or to write.
+fn poll_work(worker: &Worker, deliveries: &mut VecDeque<Delivery>, cx: &mut Context<'_>) -> Poll<()> {
+    worker.shard.on_dirty(cx.waker());
+    if deliveries.is_empty() {
+        worker.hub.mailbox(worker.id).take(deliveries, cx.waker());
     }
+    if deliveries.is_empty() && !worker.shard.is_dirty() { Poll::Pending } else { Poll::Ready(()) }
+}
+
+/// Does a slice of the work; true if there is more.
+fn slice(worker: &Worker, deliveries: &mut VecDeque<Delivery>) -> bool {
+    let mut pushed = 0;
+    while pushed < PUSHES
+        && let Some(delivery) = deliveries.pop_front()
+    {
+        pushed += 1 + worker.shard.deliver(delivery);
+    }
+    let more_writes = worker.shard.flush(WRITES);
+    more_writes || !deliveries.is_empty()
 }

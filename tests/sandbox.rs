@@ -83,6 +83,8 @@ const RUNAWAYS: &[&str] = &[
     "while true do mix.websocket():set_context_value('x', 1) end",
     "while true do mix.mesh.publish('nobody', 'x', 'text', { counts = false }) end",
     "while true do pcall(mix.json_decode) end",
+    "local t = { 1 } for i = 1, 60 do t = { t, t } end mix.json_encode(t) while true do end",
+    "local s = '[' .. ('1,'):rep(4e6) .. '1]' while true do mix.json_decode(s) end",
     "while true do pcall(require, 'nothing') end",
     "setmetatable(_G, { __index = function() while true do end end }) local ok = pcall(function() return nothing end)",
 ];
@@ -334,6 +336,11 @@ async fn memory_that_a_bomb_took_comes_back() {
     for bomb in [
         "local t = {} while true do t[#t + 1] = {} end",
         "local t = {} while true do t[#t + 1] = #t .. 'x' end",
+        // These leave no room at all, not even for asking to collect.
+        "local t = {} for i = 1, 1e9 do t[i] = {} end",
+        "local t = {} for i = 1, 1e9 do t = {t} end",
+        "local t = {} for i = 1, 1e9 do t[i] = {} if i % 20000 == 0 then mix.sleep(0) end end",
+        "mix.json_decode('[' .. ('[],'):rep(349000) .. '[]]')",
         "local s = 'x' while true do s = s .. s end",
         "local t = {} local function f() t[#t + 1] = {} return f() end f()",
         "local t = {} while true do t[#t + 1] = function() return t end end",

@@ -143,9 +143,12 @@ impl<'a> Params<'a> {
     fn client(&self) -> Result<ClientId, ApiError> {
         let id = match &self.c {
             Some(Field::Integer(n)) => ClientId::new(*n),
-            field => ClientId::parse(Self::text(field, "c", "client_id")?.as_bytes()),
+            Some(Field::Text(text)) => ClientId::parse(text.as_bytes()),
+            Some(_) => None,
+            None => return Err(invalid("field \"c\" (client_id) is missing")),
         };
-        id.ok_or_else(|| invalid("field \"c\" (client_id) must be a decimal number from 1 to 2^53 - 1"))
+        let wanted = "must be a whole number from 1 to 2^53 - 1, as a string or a number";
+        id.ok_or_else(|| invalid(format!("field \"c\" (client_id) {wanted}")))
     }
 
     /// `d` and `t` as a message.

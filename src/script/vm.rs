@@ -246,7 +246,7 @@ impl Vm {
                 self.drop_coroutine(coroutine);
                 if status == ffi::LUA_ERRMEM {
                     // There is no collection in an emergency: without this one, all that follows would fail too.
-                    let _ = self.lua.gc_collect();
+                    self.collect();
                 } else {
                     self.relieve();
                 }
@@ -255,11 +255,19 @@ impl Vm {
         }
     }
 
+    /// Collects all garbage. Asking for it takes a little memory itself, which there may not be: so without the limit.
+    fn collect(&self) {
+        let collected = self.lua.set_memory_limit(0).and_then(|_| self.lua.gc_collect());
+        if let Err(e) = collected.and_then(|()| self.lua.set_memory_limit(self.memory)) {
+            tracing::error!("a script's garbage could not be collected: {e}");
+        }
+    }
+
     /// Collects garbage when memory is nearly full: the next handler may be another connection's, and there is no
     /// collection in an emergency.
     fn relieve(&self) {
         if self.lua.used_memory() > self.nearly_full.get() {
-            let _ = self.lua.gc_collect();
+            self.collect();
             // What is still in use is in use: not again before half of the rest is taken too.
             let used = self.lua.used_memory();
             let rest = self.memory.saturating_sub(used);
@@ -272,7 +280,7 @@ impl Vm {
             return Ok(coroutine);
         }
         self.new_coroutine().or_else(|_| {
-            let _ = self.lua.gc_collect();
+            self.collect();
             self.new_coroutine().map_err(Failure::new)
         })
     }
@@ -356,7 +364,7 @@ unsafe fn returned(co: State) -> Returned {
         let number = (ffi::lua_type(co, 2) == ffi::LUA_TNUMBER).then(|| ffi::lua_tonumber(co, 2));
         Returned {
             refused: ffi::lua_type(co, 1) == ffi::LUA_TBOOLEAN && ffi::lua_toboolean(co, 1) == 0,
-            status: number.filter(|n| (300.0..600.0).contains(n)).map(|n| n as u16),
+            status: number.filter(|n| (400.0..600.0).contains(n)).map(|n| n as u16),
             text: bytes_at(co, 3).map(|t| String::from_utf8_lossy(&t).into_owned()),
         }
     }
@@ -396,7 +404,7 @@ impl Handler {
                 })
             };
             if let Err(e) = pushed {
-                let _ = self.vm.lua.gc_collect();
+                self.vm.collect();
                 return Poll::Ready(Err(Failure::new(e)));
             }
             match self.vm.resume(self.coroutine, results, self.current, self.budget) {

@@ -8,6 +8,7 @@ use std::ffi::{CStr, c_int};
 use std::{slice, str};
 
 use super::{MAX_DEPTH, MAX_EXACT, give_scratch, mark_array, plain_run, push_null, push_string, take_scratch};
+use crate::script::guard;
 use crate::script::stack::{Args, State, throw};
 
 /// `mix.json_decode(s[, {null = true}])` -> `v, err`.
@@ -31,7 +32,7 @@ pub(super) unsafe extern "C-unwind" fn json_decode(state: State) -> c_int {
         let start = ffi::lua_tolstring(state, 1, &mut len);
         let text = slice::from_raw_parts(start.cast::<u8>(), len);
 
-        let mut parser = Parser { state, text, at: 0, depth: 0, keep_null, scratch: Vec::new() };
+        let mut parser = Parser { state, text, at: 0, depth: 0, keep_null, values: 0, scratch: Vec::new() };
         let outcome = parser.document();
         let Parser { at, scratch, .. } = parser;
         if scratch.capacity() > 0 {
@@ -62,6 +63,11 @@ fn position(text: &[u8], at: usize) -> (c_int, c_int) {
 /// What is wrong at [`Parser::at`].
 type Problem = &'static CStr;
 
+/// How many values are read between two looks at the handler's time, since no hook of Lua's is asked meanwhile.
+const VALUES_PER_LOOK: u32 = 4096;
+/// The handler is stopped as soon as it is back in Lua; this is hardly ever seen.
+const OUT_OF_TIME: Problem = c"the handler's time is over";
+
 struct Parser<'a> {
     state: State,
     text: &'a [u8],
@@ -69,6 +75,8 @@ struct Parser<'a> {
     at: usize,
     depth: usize,
     keep_null: bool,
+    /// Values read so far.
+    values: u32,
     /// Holds a string with escapes while it is put together.
     scratch: Vec<u8>,
 }
@@ -109,6 +117,10 @@ impl Parser<'_> {
 
     /// Pushes the next value; false and nothing pushed for a null that is to be nil.
     unsafe fn value(&mut self) -> Result<bool, Problem> {
+        self.values = self.values.wrapping_add(1);
+        if self.values.is_multiple_of(VALUES_PER_LOOK) && guard::expired() {
+            return Err(OUT_OF_TIME);
+        }
         unsafe {
             match self.token() {
                 Some(b'"') => self.string()?,

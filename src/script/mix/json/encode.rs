@@ -8,17 +8,21 @@ use std::fmt::Write;
 use std::{slice, str};
 
 use super::{MAX_DEPTH, MAX_EXACT, give_scratch, is_marked_array, plain_run, push_string, take_scratch};
+use crate::script::guard;
 use crate::script::stack::{State, number_text, type_name};
 
 /// The longest text that is made. Tables that hold one another many times over may stand for one without end, and a
 /// native function can't be interrupted.
 const MAX_LENGTH: usize = 64 << 20;
 
+/// How many elements are put together between two looks at the handler's time.
+const ELEMENTS_PER_LOOK: u32 = 4096;
+
 /// `mix.json_encode(v)` -> `s, err`.
 pub(super) unsafe extern "C-unwind" fn json_encode(state: State) -> c_int {
     unsafe {
         ffi::lua_settop(state, 1);
-        let mut encoder = Encoder { state, out: take_scratch() };
+        let mut encoder = Encoder { state, out: take_scratch(), elements: 0 };
         let outcome = encoder.value(1, 0);
         let mut out = encoder.out;
         match outcome {
@@ -115,6 +119,8 @@ type Encoded = Result<(), Box<Trouble>>;
 struct Encoder {
     state: State,
     out: Vec<u8>,
+    /// Elements put together so far.
+    elements: u32,
 }
 
 impl Encoder {
@@ -213,7 +219,7 @@ impl Encoder {
             if ffi::lua_next(self.state, slot) == 0 {
                 let empty: &[u8] = if is_marked_array(self.state, slot) { b"[]" } else { b"{}" };
                 self.out.extend_from_slice(empty);
-                return self.check_length();
+                return self.check();
             }
             match ffi::lua_type(self.state, slot + 1) {
                 ffi::LUA_TSTRING => self.object(slot, depth),
@@ -240,7 +246,7 @@ impl Encoder {
                 }
                 self.out.push(b':');
                 self.value(key_slot + 1, depth + 1).map_err(|e| e.at_key(key))?;
-                self.check_length()?;
+                self.check()?;
                 before = b',';
                 ffi::lua_settop(self.state, key_slot);
                 if ffi::lua_next(self.state, slot) == 0 {
@@ -325,14 +331,19 @@ impl Encoder {
             self.out.push(b',');
         }
         unsafe { self.value(slot, depth + 1) }.map_err(|e| e.at_index(index))?;
-        self.check_length()
+        self.check()
     }
 
-    fn check_length(&self) -> Encoded {
-        if self.out.len() <= MAX_LENGTH {
-            return Ok(());
+    /// After each element: the text's length, and now and then the time, since no hook of Lua's is asked meanwhile.
+    fn check(&mut self) -> Encoded {
+        self.elements = self.elements.wrapping_add(1);
+        if self.out.len() > MAX_LENGTH {
+            return Err(Trouble::new("table", format!("its text is longer than {} MiB", MAX_LENGTH >> 20)));
         }
-        Err(Trouble::new("table", format!("its text is longer than {} MiB", MAX_LENGTH >> 20)))
+        if self.elements.is_multiple_of(ELEMENTS_PER_LOOK) && guard::expired() {
+            return Err(Trouble::new("table", guard::OVER_BUDGET));
+        }
+        Ok(())
     }
 
     /// Why the key at a stack index fits neither an object nor an array.

@@ -14,7 +14,8 @@ local OK = '{"result":true}'
 
 local function fail(conn, reason)
   mix.log(mix.DEBUG, "refused: " .. reason)
-  conn:send(json_encode({ code = 1, msg = reason }))
+  -- Put together by hand, since json_encode writes a table's keys in any order.
+  conn:send('{"code":1,"msg":' .. json_encode(reason) .. "}")
 end
 
 -- "100001@video" -> "video:100001", or nil and what is wrong.

@@ -431,3 +431,24 @@ async fn handlers_leave_nothing_behind() {
     assert!(counts[2] <= counts[0] + 128 && counts[2] <= counts[1] + 64, "KiB: {counts:?}");
     assert_eq!(rig.publish("room", "x").await["r"]["s"], 0);
 }
+
+#[tokio::test]
+async fn the_shipped_prettyprint_shows_any_value() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("utils")).unwrap();
+    let shipped = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("lua/utils/prettyprint.lua");
+    std::fs::copy(shipped, dir.path().join("utils/prettyprint.lua")).unwrap();
+    let script = r#"
+        local pretty = require("utils.prettyprint")
+        function on_message(msg, conn)
+          local t = { 1, "two", { deep = true }, name = "x", ["odd key"] = 0.5, empty = {} }
+          t.self = t
+          conn:send(pretty(t))
+        end"#;
+    std::fs::write(dir.path().join("entry.lua"), script).unwrap();
+    write_config(&dir.path().join("connmix.yaml"), "", "workers: 1", "");
+    let rig = Rig::start(dir);
+    let want = "{\n  1,\n  \"two\",\n  {\n    deep = true,\n  },\n  empty = {},\n  name = \"x\",\n  \
+                [\"odd key\"] = 0.5,\n  self = <cycle>,\n}";
+    assert_eq!(rig.connect().await.ask("show").await, want);
+}

@@ -164,11 +164,6 @@ impl Vm {
         self.entries[hook as usize].is_some()
     }
 
-    /// Bytes of Lua memory in use.
-    pub fn used_memory(&self) -> usize {
-        self.lua.used_memory()
-    }
-
     /// Whether another handler may be started: not too many are suspended.
     pub fn may_start(&self) -> bool {
         self.suspended.get() < MAX_SUSPENDED

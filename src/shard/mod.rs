@@ -143,17 +143,6 @@ impl Shard {
         self.conns.borrow().iter().for_each(|(_, conn)| visit(conn));
     }
 
-    /// How many connections there are.
-    pub fn connections(&self) -> usize {
-        self.conns.borrow().len()
-    }
-
-    /// Channels and subscriptions of this worker.
-    pub fn subscriptions(&self) -> (usize, usize) {
-        let topics = self.topics.borrow();
-        (topics.channels(), topics.subscriptions())
-    }
-
     /// Puts a connection into channels. When it returns, every later publish reaches it. False: the connection has
     /// too many subscriptions already, and none was added.
     pub fn subscribe(&self, conn: &Conn, channels: &[Channel]) -> bool {

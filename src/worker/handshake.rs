@@ -82,7 +82,7 @@ pub(super) async fn run(worker: &Rc<Worker>, server: usize, mut socket: TcpStrea
         return None;
     }
     worker.shard.open(&conn, response.into());
-    Some(Opened { conn: guard.keep()?, input, early, place: Some(place) })
+    Some(Opened { conn: guard.keep()?, input, early, place })
 }
 
 /// Takes a connection out of the shard again, if its handshake is given up midway.

@@ -47,7 +47,7 @@ pub(super) struct Opened {
     pub(super) input: OwnedReadHalf,
     /// What the client sent right behind its request.
     pub(super) early: Vec<u8>,
-    pub(super) place: Option<Place>,
+    pub(super) place: Place,
 }
 
 enum Phase {
@@ -66,7 +66,7 @@ struct Session {
     input: OwnedReadHalf,
     state: State,
     _load: Load,
-    _place: Option<Place>,
+    _place: Place,
 }
 
 /// All but the reader, which lends the events that this handles.

@@ -11,6 +11,26 @@ use crate::cluster::Mesh;
 use crate::ids::ClientId;
 use crate::message::{Channel, Kind, Message};
 
+/// The calls that HTTP carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// `mesh.publish`
+    Publish,
+    /// `mesh.send`
+    Send,
+}
+
+impl Call {
+    /// The call at that path.
+    pub fn find(path: &str) -> Option<Call> {
+        match path {
+            "/v1/mesh/publish" => Some(Call::Publish),
+            "/v1/mesh/send" => Some(Call::Send),
+            _ => None,
+        }
+    }
+}
+
 /// The parameters of `mesh.publish` and `mesh.send`. Every field takes any JSON, so that a wrong one can be named.
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]

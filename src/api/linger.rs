@@ -16,16 +16,18 @@ use tokio::time::Sleep;
 /// How long the rest of a refused request is waited for.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// A socket that, while `unread` says so, ends only when the caller has ended or the time is up.
+/// A socket that begins with what was read of it before, and that, while `unread` says so, ends only when the caller has ended or the time is up.
 pub(super) struct Lingering {
+    /// What was read of it before.
+    read: Vec<u8>,
     socket: TokioIo<TcpStream>,
     unread: Rc<Cell<bool>>,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl Lingering {
-    pub(super) fn new(socket: TcpStream, unread: Rc<Cell<bool>>) -> Lingering {
-        Lingering { socket: TokioIo::new(socket), unread, deadline: None }
+    pub(super) fn new(socket: TcpStream, read: Vec<u8>, unread: Rc<Cell<bool>>) -> Lingering {
+        Lingering { read, socket: TokioIo::new(socket), unread, deadline: None }
     }
 
     /// Reads and forgets what still comes.
@@ -42,7 +44,20 @@ impl Lingering {
 }
 
 impl Read for Lingering {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.read.is_empty() {
+            let n = self.read.len().min(buffer.remaining());
+            buffer.put_slice(&self.read[..n]);
+            self.read.drain(..n);
+            if self.read.is_empty() {
+                self.read = Vec::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.socket).poll_read(cx, buffer)
     }
 }

@@ -1,19 +1,27 @@
 //! What back ends call: the mesh over HTTP, and the center. Served by the workers, each with its own [`Api`].
 
+mod answer;
 pub mod auth;
 pub mod call;
 mod center;
 pub mod error;
 mod http;
 mod linger;
+mod plain;
 
 use arc_swap::ArcSwap;
 use std::cell::Cell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use self::answer::Answer;
+use self::call::{Call, Params};
+use self::plain::Next;
 use crate::cluster::Mesh;
 use crate::config::Config;
 
@@ -44,4 +52,70 @@ impl Api {
     ) -> Api {
         Api { mesh, config, clients, api_addr, draining, connections: Cell::new(0) }
     }
+
+    /// Serves one connection of a back end (or, with `center`, of whoever asks for nodes) to its end.
+    pub async fn serve(self: Rc<Self>, mut socket: TcpStream, peer: SocketAddr, center: bool) {
+        if self.connections.get() >= MAX_CONNECTIONS {
+            tracing::warn!(%peer, "an API connection was refused: {MAX_CONNECTIONS} are open");
+            return;
+        }
+        let _one = Counted::new(self.clone());
+        let write_timeout = self.config.load().api.write_timeout;
+        if !write_timeout.is_zero() {
+            // A caller that takes no responses is ended by the kernel.
+            let _ = socket2::SockRef::from(&socket).set_tcp_user_timeout(Some(write_timeout));
+        }
+        let local = socket.local_addr().map(|a| a.ip()).unwrap_or(IpAddr::from([127, 0, 0, 1]));
+        let caller = Caller { peer: peer.ip().to_canonical(), local, center };
+        let next = match center {
+            false => self.serve_plain(&mut socket, caller).await,
+            true => Next::General { read: Vec::new(), late: false },
+        };
+        if let Next::General { read, late } = next {
+            // Boxed, so that a connection of plain requests does not carry what hyper needs.
+            Box::pin(self.serve_general(socket, read, late, caller)).await;
+        }
+    }
+
+    /// How long the parts of a request may take to arrive; None: for ever.
+    fn read_timeout(&self) -> Option<Duration> {
+        let timeout = self.config.load().api.read_timeout;
+        (!timeout.is_zero()).then_some(timeout)
+    }
+
+    /// Carries out a call of the mesh.
+    async fn call(&self, call: Call, body: &[u8]) -> Answer {
+        let params = match Params::parse(body) {
+            Ok(params) => params,
+            Err(error) => return Answer::failure(&error, None),
+        };
+        match call {
+            Call::Publish => Answer::to_call(call::publish(&self.mesh, &params).await, params.mark()),
+            Call::Send => Answer::to_call(call::send(&self.mesh, &params).await, params.mark()),
+        }
+    }
+}
+
+/// One of the connections under way.
+struct Counted(Rc<Api>);
+
+impl Counted {
+    fn new(api: Rc<Api>) -> Counted {
+        api.connections.set(api.connections.get() + 1);
+        Counted(api)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+    }
+}
+
+/// Who calls, and on which address of ours.
+#[derive(Clone, Copy)]
+struct Caller {
+    peer: IpAddr,
+    local: IpAddr,
+    center: bool,
 }

@@ -37,7 +37,9 @@ impl WorkerSet {
     /// The workers in the set, lowest first.
     pub fn iter(&self) -> impl Iterator<Item = WorkerId> {
         self.0.iter().enumerate().flat_map(|(i, &word)| {
-            (0..64u16).filter(move |bit| word >> bit & 1 == 1).map(move |bit| WorkerId(i as u16 * 64 + bit))
+            let some = |rest: u64| (rest != 0).then_some(rest);
+            std::iter::successors(some(word), move |&rest| some(rest & (rest - 1)))
+                .map(move |rest| WorkerId(i as u16 * 64 + rest.trailing_zeros() as u16))
         })
     }
 }

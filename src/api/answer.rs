@@ -1,0 +1,99 @@
+//! An answer, before it is HTTP: a status and a JSON text. Both ways to serve a request make these.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use hyper::{Response, StatusCode};
+use serde::Serialize;
+
+use super::call::Mark;
+use super::error::ApiError;
+
+const JSON: &str = "application/json";
+
+/// What is answered to a request.
+pub(super) struct Answer {
+    status: StatusCode,
+    /// A header that the status calls for.
+    extra: Option<(HeaderName, &'static str)>,
+    body: Vec<u8>,
+}
+
+/// The answer to a call: `{"E": null, "r": ...}` or `{"E": {...}}`.
+#[derive(Serialize)]
+struct Envelope<T> {
+    #[serde(rename = "E")]
+    error: Option<Problem>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r: Option<T>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    i: Option<Mark>,
+}
+
+#[derive(Serialize)]
+struct Problem {
+    c: u16,
+    m: String,
+}
+
+impl Answer {
+    /// 200 with that JSON.
+    pub(super) fn ok<T: Serialize>(body: &T) -> Answer {
+        Answer::new(StatusCode::OK, None, body)
+    }
+
+    /// What a call came to, with its caller's mark.
+    pub(super) fn to_call<T: Serialize>(outcome: Result<T, ApiError>, mark: Option<Mark>) -> Answer {
+        match outcome {
+            Ok(result) => Answer::ok(&Envelope { error: None, r: Some(result), i: mark }),
+            Err(error) => Answer::failure(&error, mark),
+        }
+    }
+
+    /// An error.
+    pub(super) fn failure(error: &ApiError, mark: Option<Mark>) -> Answer {
+        let extra = match error {
+            ApiError::Unauthorized => Some((WWW_AUTHENTICATE, "Basic realm=\"connmix\", charset=\"UTF-8\"")),
+            ApiError::MethodNotAllowed(allowed) => Some((ALLOW, *allowed)),
+            _ => None,
+        };
+        let problem = Problem { c: error.code(), m: error.message() };
+        Answer::new(error.status(), extra, &Envelope::<()> { error: Some(problem), r: None, i: mark })
+    }
+
+    fn new<T: Serialize>(status: StatusCode, extra: Option<(HeaderName, &'static str)>, body: &T) -> Answer {
+        // Our own types always serialise; were one not to, the caller gets an empty object and the log the reason.
+        let body = serde_json::to_vec(body).unwrap_or_else(|e| {
+            tracing::error!("a reply could not be encoded: {e}");
+            b"{}".to_vec()
+        });
+        Answer { status, extra, body }
+    }
+
+    /// The answer as hyper takes it.
+    pub(super) fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(Bytes::from(self.body)));
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+        if let Some((name, value)) = self.extra {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        response
+    }
+
+    /// Appends the answer as an HTTP/1.1 response (RFC 9112, section 4) that keeps the connection.
+    pub(super) fn write_http(&self, date: &str, out: &mut Vec<u8>) {
+        let mut digits = itoa::Buffer::new();
+        let reason = self.status.canonical_reason().unwrap_or_default();
+        let length = digits.format(self.body.len());
+        let extra = self.extra.as_ref().map_or(("", ""), |(name, value)| (name.as_str(), value));
+        let parts = ["HTTP/1.1 ", self.status.as_str(), " ", reason, "\r\ncontent-type: ", JSON, "\r\n"];
+        parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+        if !extra.0.is_empty() {
+            [extra.0, ": ", extra.1, "\r\n"].iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+        }
+        let parts = ["content-length: ", length, "\r\ndate: ", date, "\r\n\r\n"];
+        parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+        out.extend_from_slice(&self.body);
+    }
+}

@@ -1,0 +1,256 @@
+//! Plain requests: a call of the mesh in the form that every back end's HTTP client sends. They are nearly all of the
+//! traffic, and are answered from the connection's buffer without what general HTTP needs. From the first request of any
+//! other form on, hyper serves the connection.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::answer::Answer;
+use super::auth::{self, Right};
+use super::call::Call;
+use super::{Api, Caller};
+
+/// What a connection's buffers hold while nothing larger comes or goes. A head that is longer is hyper's.
+const BUFFER: usize = 8 * 1024;
+/// The longest request, head and body, that is answered here.
+const MAX_REQUEST: usize = 64 * 1024;
+/// The most headers of a request that is answered here.
+const MAX_HEADERS: usize = 32;
+
+/// How a connection goes on.
+pub(super) enum Next {
+    /// It is over.
+    End,
+    /// hyper goes on with what has been read.
+    General {
+        /// What has been read and not answered.
+        read: Vec<u8>,
+        /// The time is up for the body of the request in `read`.
+        late: bool,
+    },
+}
+
+/// What bytes begin with.
+#[derive(Debug, PartialEq, Eq)]
+enum Parsed<'a> {
+    Whole(Request<'a>),
+    /// The part of a request that may be plain. Its length, once its head is there.
+    Part(Option<usize>),
+    Other,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Request<'a> {
+    call: Call,
+    authorization: Option<&'a [u8]>,
+    body: &'a [u8],
+    /// Head and body.
+    length: usize,
+}
+
+impl Api {
+    /// Answers plain requests for as long as only they come.
+    pub(super) async fn serve_plain(&self, socket: &mut TcpStream, caller: Caller) -> Next {
+        let (mut input, mut output, mut date) = (Vec::new(), Vec::new(), Date::default());
+        // One for the connection's whole life: when it goes off, it is seen how much time is left.
+        let mut alarm = pin!(sleep(self.read_timeout().unwrap_or_default()));
+        let mut draining = self.draining.clone();
+        let mut drained = pin!(draining.wait_for(|draining| *draining));
+        loop {
+            // All requests that are there; their answers share a write.
+            let mut done = 0;
+            let length = loop {
+                let config = self.config.load();
+                match parse(&input[done..], config.api.max_body_size) {
+                    Parsed::Whole(request) => {
+                        let right = auth::check(&config.users, request.authorization, caller.peer, Right::Write);
+                        drop(config);
+                        let answer = match right {
+                            Ok(()) => self.call(request.call, request.body).await,
+                            Err(error) => Answer::failure(&error, None),
+                        };
+                        answer.write_http(date.now(), &mut output);
+                        done += request.length;
+                    }
+                    Parsed::Part(length) => break Some(length),
+                    Parsed::Other => break None,
+                }
+            };
+            input.drain(..done);
+            if !output.is_empty() && socket.write_all(&output).await.is_err() {
+                return Next::End;
+            }
+            output.clear();
+            let Some(length) = length else { return Next::General { read: input, late: false } };
+            let wanted = length.unwrap_or(input.len() + 1);
+            input.shrink_to(BUFFER.max(wanted));
+            output.shrink_to(BUFFER);
+            let came = tokio::select! {
+                biased;
+                read = read(socket, &mut input, wanted) => read.is_ok(),
+                _ = &mut drained => false,
+                () = self.time_up(alarm.as_mut()) => {
+                    // A request without its body is told so; one without its head is not known for a request.
+                    return if length.is_some() { Next::General { read: input, late: true } } else { Next::End };
+                }
+            };
+            if !came {
+                let draining = *self.draining.borrow() && !input.is_empty();
+                return if draining { Next::General { read: input, late: false } } else { Next::End };
+            }
+        }
+    }
+
+    /// Ready when nothing has come for as long as may be, from now on.
+    async fn time_up(&self, mut alarm: Pin<&mut Sleep>) {
+        let since = Instant::now();
+        loop {
+            alarm.as_mut().await;
+            let Some(patience) = self.read_timeout() else { return std::future::pending().await };
+            match patience.checked_sub(since.elapsed()) {
+                Some(left) if !left.is_zero() => alarm.as_mut().reset(Instant::now() + left),
+                _ => return,
+            }
+        }
+    }
+}
+
+/// Reads till `input` has `wanted` bytes. Dropped before, it has lost nothing.
+async fn read(socket: &mut TcpStream, input: &mut Vec<u8>, wanted: usize) -> io::Result<()> {
+    while input.len() < wanted {
+        input.reserve(BUFFER.max(wanted) - input.len());
+        if socket.read_buf(input).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(())
+}
+
+fn parse(input: &[u8], max_body: usize) -> Parsed<'_> {
+    if input.is_empty() {
+        return Parsed::Part(None);
+    }
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut []);
+    let head = match request.parse_with_uninit_headers(input, &mut headers) {
+        Ok(httparse::Status::Complete(head)) => head,
+        Ok(httparse::Status::Partial) if input.len() < BUFFER => return Parsed::Part(None),
+        _ => return Parsed::Other,
+    };
+    let call = request.path.and_then(Call::find);
+    let (Some("POST"), Some(1), Some(call)) = (request.method, request.version, call) else { return Parsed::Other };
+    let (mut body_length, mut authorization) = (None, None);
+    for header in request.headers.iter() {
+        let is = |name: &str| header.name.eq_ignore_ascii_case(name);
+        if is("content-length") && body_length.is_none() {
+            body_length = Some(header.value);
+        } else if is("authorization") && authorization.is_none() {
+            authorization = Some(header.value);
+        } else if is("connection") && header.value.eq_ignore_ascii_case(b"keep-alive") {
+            // As it is without.
+        } else if ["content-length", "authorization", "connection", "transfer-encoding", "expect", "upgrade"]
+            .into_iter()
+            .any(is)
+        {
+            return Parsed::Other;
+        }
+    }
+    // RFC 9110, section 8.6: digits alone.
+    let digits = body_length.filter(|value| value.iter().all(u8::is_ascii_digit));
+    let body_length: Option<usize> = digits.and_then(|value| str::from_utf8(value).ok()?.parse().ok());
+    let Some(body_length) = body_length.filter(|&n| n <= max_body && n <= MAX_REQUEST - head.min(MAX_REQUEST)) else {
+        return Parsed::Other;
+    };
+    let length = head + body_length;
+    match input.get(head..length) {
+        Some(body) => Parsed::Whole(Request { call, authorization, body, length }),
+        None => Parsed::Part(Some(length)),
+    }
+}
+
+/// The `date` of responses (RFC 9110, section 6.6.1), written once a second.
+#[derive(Default)]
+struct Date {
+    second: u64,
+    text: String,
+}
+
+impl Date {
+    fn now(&mut self) -> &str {
+        let now = SystemTime::now();
+        let second = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        if self.second != second || self.text.is_empty() {
+            *self = Date { second, text: httpdate::fmt_http_date(now) };
+        }
+        &self.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn post(headers: &str, body: &str) -> String {
+        format!("POST /v1/mesh/publish HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n{headers}\r\n{body}", body.len())
+    }
+
+    #[test]
+    fn a_plain_request_is_read_whole_and_in_parts() {
+        let text = post("Connection: Keep-Alive\r\nAuthorization: Basic eDp5\r\n", "{\"c\":1}");
+        let next = text.clone() + "POST /";
+        let want =
+            Request { call: Call::Publish, authorization: Some(b"Basic eDp5"), body: b"{\"c\":1}", length: text.len() };
+        assert_eq!(parse(next.as_bytes(), 100), Parsed::Whole(want));
+        let head = text.find("\r\n\r\n").unwrap() + 4;
+        for end in 0..text.len() {
+            let want = Parsed::Part((end >= head).then_some(text.len()));
+            assert_eq!(parse(&text.as_bytes()[..end], 100), want, "{end}");
+        }
+    }
+
+    #[test]
+    fn any_other_form_is_left_to_hyper() {
+        let long = "x".repeat(BUFFER);
+        let many = "X: y\r\n".repeat(MAX_HEADERS);
+        for text in [
+            post("", "{\"c\":12345}"),
+            post("", "").replace("HTTP/1.1", "HTTP/1.0"),
+            post("", "").replace("POST", "GET"),
+            post("", "").replace("publish", "publish?x=1"),
+            post("", "").replace("publish", "unknown"),
+            post("", "").replace("Length: 0", "Length: +0"),
+            post("", "").replace("Length: 0", "Length: 99999999999999999999"),
+            post("", "").replace("Content-Length: 0\r\n", ""),
+            post("Content-Length: 0\r\n", ""),
+            post("Transfer-Encoding: chunked\r\n", ""),
+            post("Expect: 100-continue\r\n", ""),
+            post("Connection: close\r\n", ""),
+            post("Upgrade: websocket\r\n", ""),
+            post(&many, ""),
+            post("Broken\r\n", ""),
+            format!("POST /v1/mesh/publish HTTP/1.1\r\nX: {long}"),
+        ] {
+            assert_eq!(parse(text.as_bytes(), 10), Parsed::Other, "{text}");
+        }
+        let large = format!("POST /v1/mesh/send HTTP/1.1\r\nContent-Length: {MAX_REQUEST}\r\n\r\n");
+        assert_eq!(parse(large.as_bytes(), usize::MAX), Parsed::Other);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_are_too_much(mut text in ".{0,40}", cut in 0..200usize, bytes in prop::collection::vec(any::<u8>(), 0..20)) {
+            text.insert_str(0, &post("", "{}")[..cut.min(60)]);
+            let mut input = text.into_bytes();
+            input.extend(bytes);
+            if let Parsed::Whole(request) = parse(&input, 1000) {
+                prop_assert!(request.length <= input.len());
+            }
+        }
+    }
+}

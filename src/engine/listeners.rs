@@ -66,9 +66,24 @@ fn bind(addr: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     // A restart must not wait for the last run's connections to be forgotten.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    // Small messages go out at once. On Linux an accepted socket takes it over from its listener: one call less for each.
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     let listener = TcpListener::from(socket);
     let addr = listener.local_addr()?;
     Ok((listener, addr))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepted_sockets_do_not_wait_to_fill_packets() {
+        let (listener, addr) = bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let _client = std::net::TcpStream::connect(addr).unwrap();
+        assert!(listener.accept().unwrap().0.nodelay().unwrap());
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll, Waker};
@@ -39,7 +40,7 @@ pub struct Conn {
     pub remote: SocketAddr,
     /// The server it came in by.
     pub served: Rc<Served>,
-    stream: OwnedWriteHalf,
+    stream: ManuallyDrop<OwnedWriteHalf>,
     outbox: RefCell<Outbox>,
     /// The context that scripts and back ends set.
     pub context: RefCell<Context>,
@@ -76,7 +77,7 @@ impl Conn {
             slot,
             remote,
             served,
-            stream,
+            stream: ManuallyDrop::new(stream),
             outbox: RefCell::default(),
             context: RefCell::default(),
             closing: RefCell::default(),
@@ -295,5 +296,13 @@ impl Conn {
     /// Makes the end of the socket a reset: what the kernel still holds for a client that takes nothing goes at once.
     pub fn reset(&self) {
         let _ = socket2::SockRef::from(self.stream.as_ref()).set_linger(Some(std::time::Duration::ZERO));
+    }
+}
+
+impl Drop for Conn {
+    /// The socket ends when its reading half goes too: a shutdown before that would be a system call for nothing.
+    fn drop(&mut self) {
+        // SAFETY: the field is not used after this.
+        unsafe { ManuallyDrop::take(&mut self.stream) }.forget();
     }
 }

@@ -58,8 +58,6 @@ fn is_the_peers(e: &io::Error) -> bool {
 }
 
 fn place(worker: &Rc<Worker>, role: Role, socket: TcpStream, peer: SocketAddr) {
-    // Small messages go out at once.
-    let _ = socket.set_nodelay(true);
     let loads = &worker.peers.loads;
     let own = usize::from(worker.id.0);
     let least = (0..loads.len()).min_by_key(|&i| (loads[i].load(Relaxed), i != own)).unwrap_or(own);

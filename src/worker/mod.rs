@@ -187,7 +187,12 @@ impl Worker {
 /// Runs a worker on this thread till it has drained. `ready` hears first whether it could start: the error of its
 /// scripts, or of the system.
 pub fn run(spec: Spec, ready: std::sync::mpsc::Sender<Result<(), String>>) {
-    let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+    let mut builder = Builder::new_current_thread();
+    if spec.hub.workers() > 1 {
+        // Before it sleeps: whoever waits for this core may be about to give it something to do.
+        builder.on_thread_park(std::thread::yield_now);
+    }
+    let runtime = match builder.enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
         Err(e) => {
             let _ = ready.send(Err(format!("a worker's runtime could not start: {e}")));

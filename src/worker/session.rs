@@ -57,6 +57,8 @@ enum Phase {
     Ending,
     /// Out of the shard; only the socket is left.
     Lingering(Pin<Box<Sleep>>),
+    /// Nothing is left.
+    Over,
 }
 
 struct Session {
@@ -114,6 +116,7 @@ impl Session {
                 Phase::Open => ready!(self.poll_open(cx)),
                 Phase::Ending => ready!(self.state.poll_ending(cx)),
                 Phase::Lingering(_) => return self.poll_lingering(cx),
+                Phase::Over => return Poll::Ready(()),
             }
         }
     }
@@ -302,10 +305,15 @@ impl State {
             self.finished(Hook::Close, result);
         }
         self.worker.shard.remove(&self.conn);
-        if matches!(self.conn.close_reason(), Some(CloseReason::TooSlow | CloseReason::WriteTimeout)) {
+        let reason = self.conn.close_reason();
+        if matches!(reason, Some(CloseReason::TooSlow | CloseReason::WriteTimeout)) {
             self.conn.reset();
         }
-        self.phase = Phase::Lingering(Box::pin(tokio::time::sleep(LINGER)));
+        self.phase = match reason {
+            // The socket has ended already, and nothing is owed.
+            Some(CloseReason::Lost(_)) => Phase::Over,
+            _ => Phase::Lingering(Box::pin(tokio::time::sleep(LINGER))),
+        };
         Poll::Ready(())
     }
 

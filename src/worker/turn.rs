@@ -15,17 +15,25 @@ use crate::hub::Delivery;
 
 /// Frames put into outboxes in one slice, about.
 const PUSHES: usize = 8192;
-/// Connections written in one slice.
-const WRITES: usize = 64;
+/// Connections written in one slice, by all workers together, as each publish waits for all of them.
+const WRITES: usize = 32;
+/// By one worker at least.
+const MIN_WRITES: usize = 8;
 
 /// Runs for ever.
 pub(super) async fn run(worker: Rc<Worker>) {
     let mut deliveries = VecDeque::new();
+    let workers = worker.hub.workers();
+    let writes = (WRITES / workers).max(MIN_WRITES);
     loop {
         poll_fn(|cx| poll_work(&worker, &mut deliveries, cx)).await;
-        if slice(&worker, &mut deliveries) {
+        if slice(&worker, &mut deliveries, writes) {
             // Unlike a mere wake-up, this lets the sockets be looked at before the next slice.
             yield_now().await;
+            if workers > 1 {
+                // Another worker may wait for this core, and a publish for that worker.
+                std::thread::yield_now();
+            }
         }
     }
 }
@@ -40,13 +48,13 @@ fn poll_work(worker: &Worker, deliveries: &mut VecDeque<Delivery>, cx: &mut Cont
 }
 
 /// Does a slice of the work; true if there is more.
-fn slice(worker: &Worker, deliveries: &mut VecDeque<Delivery>) -> bool {
+fn slice(worker: &Worker, deliveries: &mut VecDeque<Delivery>, writes: usize) -> bool {
     let mut pushed = 0;
     while pushed < PUSHES
         && let Some(delivery) = deliveries.pop_front()
     {
         pushed += 1 + worker.shard.deliver(delivery);
     }
-    let more_writes = worker.shard.flush(WRITES);
+    let more_writes = worker.shard.flush(writes);
     more_writes || !deliveries.is_empty()
 }

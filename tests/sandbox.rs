@@ -293,7 +293,6 @@ async fn dangerous_things_are_not_there() {
         "mix.php_pack",
         "mix.php_unpack",
         "mix.buffer",
-        "mix.socket",
         "mix.queue",
         "mix.redis",
         "mix.http",

@@ -1,5 +1,6 @@
 //! The `mix` API, one file a topic. Each registers its functions in the `mix` table.
 
+pub mod buffer;
 pub mod codec;
 pub mod conn;
 pub mod json;
@@ -24,6 +25,7 @@ pub(super) unsafe fn register(state: State, program: &Program) {
     unsafe {
         ffi::lua_createtable(state, 0, 40);
         conn::register(state);
+        buffer::register(state);
         mesh::register(state);
         log::register(state);
         time::register(state);

@@ -5,6 +5,7 @@ pub mod conn;
 pub mod json;
 pub mod log;
 mod mesh;
+mod php_pack;
 pub mod query;
 mod server;
 pub mod text;
@@ -31,6 +32,7 @@ pub(super) unsafe fn register(state: State, program: &Program) {
         json::register(state);
         text::register(state);
         codec::register(state);
+        php_pack::register(state);
         url::register(state);
         ffi::lua_setglobal(state, c"mix".as_ptr());
     }

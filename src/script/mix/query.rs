@@ -146,11 +146,13 @@ fn brackets(name: &[u8], mut at: usize) -> Result<Vec<Option<&[u8]>>, String> {
 }
 
 fn key_of(text: &[u8]) -> Key {
-    let integer = std::str::from_utf8(text).ok().filter(|t| t.len() <= 20).and_then(|t| {
-        // Only the shortest form is one: not `05`, `+5` or `-0`.
-        t.parse::<i64>().ok().filter(|i| i.to_string() == t)
-    });
-    integer.map_or_else(|| Key::Text(text.into()), Key::Integer)
+    integer_key(text).map_or_else(|| Key::Text(text.into()), Key::Integer)
+}
+
+/// The integer that PHP's arrays make of a string key: only its shortest form is one, not `05`, `+5` or `-0`.
+pub(in crate::script::mix) fn integer_key(text: &[u8]) -> Option<i64> {
+    let integer = std::str::from_utf8(text).ok().filter(|t| t.len() <= 20)?.parse::<i64>().ok()?;
+    (itoa::Buffer::new().format(integer).as_bytes() == text).then_some(integer)
 }
 
 /// The key that `[]` stands for: one more than the greatest integer key.

@@ -193,6 +193,7 @@ fn node_value(node: Node) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::script::mix::tests::{php_cases, unhex};
     use proptest::prelude::*;
 
     /// `{b='x',1='y'}`: keys that are numbers stand bare, keys that are strings in quotes where they look like one.
@@ -304,6 +305,53 @@ mod tests {
             ("5=x&0=y", "{'0'='y','5'='x'}"),
         ] {
             assert_eq!(parsed(query), expected, "{query}");
+        }
+    }
+
+    /// What PHP made of a query, in the form of [`sorted`].
+    fn php_result(result: &serde_json::Value, top: bool) -> String {
+        let Some(pairs) = result.as_array() else {
+            return format!("'{}'", unhex(result.as_str().unwrap()).escape_ascii());
+        };
+        let integer = |pair: &serde_json::Value| match pair[0][0].as_str().unwrap() {
+            "i" => pair[0][1].as_str().unwrap().parse::<i64>().ok(),
+            _ => None,
+        };
+        let list = (0..pairs.len() as i64).all(|i| pairs.iter().any(|pair| integer(pair) == Some(i)));
+        let mut parts = Vec::new();
+        for pair in pairs {
+            let key = match integer(pair) {
+                Some(i) if top || i.unsigned_abs() > EXACT => format!("'{i}'"),
+                Some(i) => (i + i64::from(list)).to_string(),
+                None => format!("'{}'", unhex(pair[0][1].as_str().unwrap()).escape_ascii()),
+            };
+            parts.push(format!("{key}={}", php_result(&pair[1], false)));
+        }
+        parts.sort();
+        format!("{{{}}}", parts.join(","))
+    }
+
+    fn sorted(value: &Value) -> String {
+        match value {
+            Value::Table(pairs) => {
+                let mut parts: Vec<_> = pairs.iter().map(|(k, v)| format!("{}={}", sorted(k), sorted(v))).collect();
+                parts.sort();
+                format!("{{{}}}", parts.join(","))
+            }
+            Value::Str(s) => format!("'{}'", s.escape_ascii()),
+            Value::Number(n) => n.to_string(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn generated_queries_are_read_as_php_reads_them() {
+        let cases = php_cases("query");
+        assert!(cases.len() > 900);
+        for case in cases {
+            let query = unhex(case[0].as_str().unwrap());
+            let got = sorted(&parse(&query).unwrap());
+            assert_eq!(got, php_result(&case[1], true), "{}", query.escape_ascii());
         }
     }
 

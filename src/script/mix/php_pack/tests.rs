@@ -1,17 +1,10 @@
-//! Against what PHP itself gives, in `tests/php/pack.json`, and what is ours.
-
-use std::path::PathBuf;
-use std::process::Command;
+//! Against what PHP itself gives, and what is ours.
 
 use mlua::{Function, Lua, LuaString, Table, Value};
 use proptest::prelude::*;
 
 use super::*;
-use crate::script::mix::tests::{lua_with, raised};
-
-fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/php").join(name)
-}
+use crate::script::mix::tests::{lua_with, php_cases, raised, unhex};
 
 fn lua() -> Lua {
     lua_with(register)
@@ -21,11 +14,7 @@ fn function(lua: &Lua, name: &str) -> Function {
     lua.globals().get::<Table>("mix").unwrap().get(format!("php_{name}")).unwrap()
 }
 
-fn unhex(digits: &str) -> Vec<u8> {
-    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
-}
-
-/// A value of the fixture as Lua has it: integers that a double does not hold are decimal strings.
+/// A value of PHP's as Lua has it: integers that a double does not hold are decimal strings.
 fn value(lua: &Lua, tagged: &serde_json::Value) -> Value {
     let text = tagged[1].as_str().unwrap();
     let string = |bytes: &[u8]| Value::String(lua.create_string(bytes).unwrap());
@@ -59,12 +48,11 @@ fn show(value: &Value) -> String {
 
 #[test]
 fn formats_mean_what_they_mean_to_php() {
-    let fixture: serde_json::Value = serde_json::from_slice(&std::fs::read(fixture("pack.json")).unwrap()).unwrap();
     let lua = lua();
-    let cases = fixture["cases"].as_array().unwrap();
+    let cases = php_cases("pack");
     assert!(cases.len() > 3000);
     let mut wrong = Vec::new();
-    for case in cases {
+    for case in &cases {
         let arguments: mlua::Variadic<Value> =
             case[1].as_array().unwrap().iter().map(|tagged| value(&lua, tagged)).collect();
         let (got, err): (Value, Value) = function(&lua, case[0].as_str().unwrap()).call(arguments).unwrap();
@@ -89,18 +77,6 @@ fn formats_mean_what_they_mean_to_php() {
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
-}
-
-/// Another version of PHP may differ in details, as they do among each other.
-#[test]
-fn the_table_of_cases_is_what_php_gives_where_there_is_php() {
-    let Ok(output) = Command::new("php").arg(fixture("pack.php")).output() else { return };
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let (made, kept) =
-        (String::from_utf8(output.stdout).unwrap(), std::fs::read_to_string(fixture("pack.json")).unwrap());
-    if made.lines().next() == kept.lines().next() {
-        assert!(made == kept, "pack.json is not what pack.php prints; make it anew");
-    }
 }
 
 /// Both results of a call.

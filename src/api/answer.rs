@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
@@ -16,7 +16,12 @@ pub(super) struct Answer {
     status: StatusCode,
     /// A header that the status calls for.
     extra: Option<(HeaderName, &'static str)>,
+    content_type: &'static str,
     body: Vec<u8>,
+    /// What it came to, as figures call it.
+    pub(super) result: &'static str,
+    /// The connection ends with it.
+    pub(super) ends: bool,
 }
 
 /// The answer to a call: `{"E": null, "r": ...}` or `{"E": {...}}`.
@@ -42,6 +47,12 @@ impl Answer {
         Answer::new(StatusCode::OK, None, body)
     }
 
+    /// 200 with that text.
+    pub(super) fn text(content_type: &'static str, text: String) -> Answer {
+        let status = StatusCode::OK;
+        Answer { status, extra: None, content_type, body: text.into_bytes(), result: "ok", ends: false }
+    }
+
     /// What a call came to, with its caller's mark.
     pub(super) fn to_call<T: Serialize>(outcome: Result<T, ApiError>, mark: Option<Mark>) -> Answer {
         match outcome {
@@ -58,7 +69,8 @@ impl Answer {
             _ => None,
         };
         let problem = Problem { c: error.code(), m: error.message() };
-        Answer::new(error.status(), extra, &Envelope::<()> { error: Some(problem), r: None, i: mark })
+        let answer = Answer::new(error.status(), extra, &Envelope::<()> { error: Some(problem), r: None, i: mark });
+        Answer { result: error.label(), ..answer }
     }
 
     fn new<T: Serialize>(status: StatusCode, extra: Option<(HeaderName, &'static str)>, body: &T) -> Answer {
@@ -67,28 +79,34 @@ impl Answer {
             tracing::error!("a reply could not be encoded: {e}");
             b"{}".to_vec()
         });
-        Answer { status, extra, body }
+        Answer { status, extra, content_type: JSON, body, result: "ok", ends: false }
     }
 
     /// The answer as hyper takes it.
     pub(super) fn into_response(self) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::new(Bytes::from(self.body)));
         *response.status_mut() = self.status;
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        if self.ends {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some((name, value)) = self.extra {
             response.headers_mut().insert(name, HeaderValue::from_static(value));
         }
         response
     }
 
-    /// Appends the answer as an HTTP/1.1 response (RFC 9112, section 4) that keeps the connection.
+    /// Appends the answer as an HTTP/1.1 response (RFC 9112, section 4).
     pub(super) fn write_http(&self, date: &str, out: &mut Vec<u8>) {
         let mut digits = itoa::Buffer::new();
         let reason = self.status.canonical_reason().unwrap_or_default();
         let length = digits.format(self.body.len());
         let extra = self.extra.as_ref().map_or(("", ""), |(name, value)| (name.as_str(), value));
-        let parts = ["HTTP/1.1 ", self.status.as_str(), " ", reason, "\r\ncontent-type: ", JSON, "\r\n"];
+        let parts = ["HTTP/1.1 ", self.status.as_str(), " ", reason, "\r\ncontent-type: ", self.content_type, "\r\n"];
         parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+        if self.ends {
+            out.extend_from_slice(b"connection: close\r\n");
+        }
         if !extra.0.is_empty() {
             [extra.0, ": ", extra.1, "\r\n"].iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
         }

@@ -46,6 +46,11 @@ pub fn check(users: &[User], authorization: Option<&[u8]>, caller: IpAddr, right
     }
 }
 
+/// Whether somebody has tried to log in: there is a name and a password, right or wrong.
+pub fn is_login(authorization: Option<&[u8]>) -> bool {
+    authorization.and_then(decode).is_some()
+}
+
 /// Name and password of a Basic header.
 fn decode(value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let (scheme, rest) = value.split_at_checked(6)?;

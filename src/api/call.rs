@@ -21,6 +21,14 @@ pub enum Call {
 }
 
 impl Call {
+    /// The word for it in figures.
+    pub fn label(self) -> &'static str {
+        match self {
+            Call::Publish => "publish",
+            Call::Send => "send",
+        }
+    }
+
     /// The call at that path.
     pub fn find(path: &str) -> Option<Call> {
         match path {

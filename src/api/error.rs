@@ -35,6 +35,21 @@ impl ApiError {
         }
     }
 
+    /// The word for it in figures.
+    pub fn label(&self) -> &'static str {
+        match self {
+            ApiError::InvalidArgument(_) => "invalid",
+            ApiError::NotSent(_) => "not_sent",
+            ApiError::Unauthorized => "unauthorized",
+            ApiError::Forbidden(_) => "forbidden",
+            ApiError::NotFound => "not_found",
+            ApiError::MethodNotAllowed(_) => "method_not_allowed",
+            ApiError::TooLarge(_) => "too_large",
+            ApiError::Timeout => "timeout",
+            ApiError::Unavailable => "unavailable",
+        }
+    }
+
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         match self {

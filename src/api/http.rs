@@ -29,6 +29,7 @@ enum Route {
     Ready,
     Version,
     Nodes,
+    Metrics,
 }
 
 impl Route {
@@ -36,6 +37,7 @@ impl Route {
         Some(match (path, center) {
             ("/healthz", _) => Route::Health,
             ("/readyz", _) => Route::Ready,
+            ("/metrics", _) => Route::Metrics,
             ("/version", true) => Route::Version,
             ("/v1/nodes", true) => Route::Nodes,
             (path, false) => Route::Mesh(Call::find(path)?),
@@ -46,7 +48,7 @@ impl Route {
     fn method(self) -> Method {
         match self {
             Route::Mesh(_) => Method::POST,
-            Route::Health | Route::Ready | Route::Version | Route::Nodes => Method::GET,
+            Route::Health | Route::Ready | Route::Version | Route::Nodes | Route::Metrics => Method::GET,
         }
     }
 
@@ -54,8 +56,20 @@ impl Route {
     fn right(self) -> Option<Right> {
         match self {
             Route::Mesh(_) => Some(Right::Write),
-            Route::Version | Route::Nodes => Some(Right::Read),
+            Route::Version | Route::Nodes | Route::Metrics => Some(Right::Read),
             Route::Health | Route::Ready => None,
+        }
+    }
+
+    /// The word for it in figures.
+    fn label(self) -> &'static str {
+        match self {
+            Route::Mesh(call) => call.label(),
+            Route::Health => "healthz",
+            Route::Ready => "readyz",
+            Route::Version => "version",
+            Route::Nodes => "nodes",
+            Route::Metrics => "metrics",
         }
     }
 }
@@ -111,14 +125,18 @@ impl Api {
         patience: Option<Duration>,
         unread: &Cell<bool>,
     ) -> Answer {
-        match self.route(request, caller, patience, unread).await {
+        let route = Route::find(request.uri().path(), caller.center);
+        let answer = match self.route(route, request, caller, patience, unread).await {
             Ok(answer) => answer,
             Err(error) => Answer::failure(&error, None),
-        }
+        };
+        self.counts.called(route.map_or("other", Route::label), answer.result);
+        answer
     }
 
     async fn route(
         &self,
+        route: Option<Route>,
         request: Request<Incoming>,
         caller: Caller,
         patience: Option<Duration>,
@@ -126,14 +144,14 @@ impl Api {
     ) -> Result<Answer, ApiError> {
         let config = self.config.load();
         let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
-        let Some(route) = Route::find(request.uri().path(), caller.center) else {
-            // Whoever may not call is not told what there is.
-            auth::check(&config.users, authorization, caller.peer, Right::Read)?;
-            return Err(ApiError::NotFound);
-        };
-        if let Some(right) = route.right() {
-            auth::check(&config.users, authorization, caller.peer, right)?;
+        // Whoever may not call is not told what there is.
+        if let Some(right) = route.map_or(Some(Right::Read), Route::right)
+            && let Err(error) = auth::check(&config.users, authorization, caller.peer, right)
+        {
+            drop(config);
+            return Ok(self.refuse(error, authorization, caller).await);
         }
+        let Some(route) = route else { return Err(ApiError::NotFound) };
         let get = request.method() == Method::HEAD && route.method() == Method::GET;
         if request.method() != route.method() && !get {
             return Err(ApiError::MethodNotAllowed(if route.method() == Method::POST { "POST" } else { "GET" }));
@@ -154,6 +172,7 @@ impl Api {
             }
             Route::Version => Ok(Answer::ok(&center::version())),
             Route::Nodes => Ok(Answer::ok(&self.nodes(caller.local))),
+            Route::Metrics => self.page(caller.center).await,
         }
     }
 }

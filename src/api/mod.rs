@@ -7,6 +7,7 @@ mod center;
 pub mod error;
 mod http;
 mod linger;
+mod logins;
 mod plain;
 
 use arc_swap::ArcSwap;
@@ -17,13 +18,19 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use self::answer::Answer;
 use self::call::{Call, Params};
+use self::error::ApiError;
+use self::logins::Verdict;
 use self::plain::Next;
 use crate::cluster::Mesh;
 use crate::config::Config;
+use crate::telemetry::metrics::blocks::ApiCounts;
+use crate::telemetry::metrics::{Metrics, Of, TEXT};
+
+pub use logins::Logins;
 
 /// The API as one worker serves it.
 pub struct Api {
@@ -34,6 +41,12 @@ pub struct Api {
     /// Where `engine.apiServer` listens.
     api_addr: SocketAddr,
     draining: watch::Receiver<bool>,
+    metrics: Arc<Metrics>,
+    counts: Arc<ApiCounts>,
+    /// Held while a page of metrics is made: one at a time.
+    scraping: Semaphore,
+    /// Failed logins, of all workers.
+    logins: Arc<Logins>,
     /// Connections under way.
     connections: Cell<usize>,
 }
@@ -51,9 +64,18 @@ impl Api {
         config: Arc<ArcSwap<Config>>,
         clients: Vec<Arc<AtomicUsize>>,
         api_addr: SocketAddr,
+        metrics: Arc<Metrics>,
+        logins: Arc<Logins>,
         draining: watch::Receiver<bool>,
     ) -> Api {
-        Api { mesh, config, clients, api_addr, draining, connections: Cell::new(0) }
+        let (counts, scraping) = (Arc::default(), Semaphore::new(1));
+        let connections = Cell::new(0);
+        Api { mesh, config, clients, api_addr, draining, metrics, counts, scraping, logins, connections }
+    }
+
+    /// What it counts.
+    pub fn counts(&self) -> Arc<ApiCounts> {
+        self.counts.clone()
     }
 
     /// Serves one connection of a back end (or, with `center`, of whoever asks for nodes) to its end.
@@ -93,9 +115,44 @@ impl Api {
             Err(error) => return Answer::failure(&error, None),
         };
         match call {
-            Call::Publish => Answer::to_call(call::publish(&self.mesh, &params).await, params.mark()),
+            Call::Publish => {
+                let published = call::publish(&self.mesh, &params).await;
+                self.counts.published.add(published.is_ok().into());
+                Answer::to_call(published, params.mark())
+            }
             Call::Send => Answer::to_call(call::send(&self.mesh, &params).await, params.mark()),
         }
+    }
+
+    /// The answer to a call that is refused. Whoever has tried wrong credentials several times waits for it.
+    async fn refuse(&self, error: ApiError, authorization: Option<&[u8]>, caller: Caller) -> Answer {
+        let mut answer = Answer::failure(&error, None);
+        if error == ApiError::Unauthorized && auth::is_login(authorization) {
+            self.counts.logins_failed.add(1);
+            match self.logins.failed(caller.peer) {
+                Verdict::Now => {}
+                Verdict::Later(waiting) => {
+                    self.counts.logins_delayed.add(1);
+                    let mut draining = self.draining.clone();
+                    tokio::select! {
+                        () = waiting.rest() => {}
+                        _ = draining.wait_for(|draining| *draining) => {}
+                    }
+                }
+                Verdict::End => answer.ends = true,
+            }
+        }
+        answer
+    }
+
+    /// A page of metrics, made beside the worker.
+    async fn page(&self, center: bool) -> Result<Answer, ApiError> {
+        let of = if center { Of::Center } else { Of::Engine };
+        let _one = self.scraping.acquire().await;
+        let metrics = self.metrics.clone();
+        // It fails only when the engine ends before it began.
+        let page = tokio::task::spawn_blocking(move || metrics.page(of)).await.map_err(|_| ApiError::Unavailable)?;
+        Ok(Answer::text(TEXT, page))
     }
 }
 

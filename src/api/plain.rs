@@ -10,7 +10,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use super::answer::Answer;
 use super::auth::{self, Right};
 use super::call::Call;
 use super::{Api, Caller, DRAIN};
@@ -72,10 +71,15 @@ impl Api {
                         drop(config);
                         let answer = match right {
                             Ok(()) => self.call(request.call, request.body).await,
-                            Err(error) => Answer::failure(&error, None),
+                            Err(error) => self.refuse(error, request.authorization, caller).await,
                         };
+                        self.counts.called(request.call.label(), answer.result);
                         answer.write_http(date.now(), &mut output);
                         done += request.length;
+                        if answer.ends {
+                            let _ = socket.write_all(&output).await;
+                            return Next::End;
+                        }
                     }
                     Parsed::Part(length) => break Some(length),
                     Parsed::Other => break None,

@@ -1,6 +1,7 @@
 //! All wiring: from a configuration and its listeners to running workers, and back to a clean end.
 
 mod listeners;
+mod metrics;
 mod reload;
 
 use arc_swap::ArcSwap;
@@ -11,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
+use crate::api::Logins;
 use crate::cluster::Mesh;
 use crate::config::{Config, Level};
 use crate::hub::Hub;
@@ -87,6 +89,8 @@ impl Engine {
         let (peers, lanes) = Peers::new(workers);
         let peers = Arc::new(peers);
         let addresses = listeners.addresses.clone();
+        let metrics = Arc::new(metrics::metrics(&config, &addresses, &hub, &clients));
+        let logins = Arc::new(Logins::default());
         let config = Arc::new(ArcSwap::from_pointee(config));
 
         let mut engine = Engine {
@@ -109,6 +113,8 @@ impl Engine {
                 peers: peers.clone(),
                 listeners: listeners.for_worker().map_err(|e| StartError::System(e.to_string()))?,
                 api_addr: engine.addresses.api,
+                metrics: metrics.clone(),
+                logins: logins.clone(),
                 control,
                 draining: drain.clone(),
             };
@@ -128,7 +134,7 @@ impl Engine {
                 .unwrap_or_else(|_| Err("a worker ended while it started".into()))
                 .map_err(StartError::Script)?;
         }
-        let supervisor = reload::Supervisor::new(config, peers, programs, on_level);
+        let supervisor = reload::Supervisor::new(config, peers, programs, metrics, on_level);
         engine.supervisor = Some(supervisor.spawn().map_err(|e| StartError::System(e.to_string()))?);
         Ok(engine)
     }

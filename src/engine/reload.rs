@@ -16,6 +16,7 @@ use crate::config::reload::{compare, merge};
 use crate::config::{Config, load};
 use crate::script::program::{Program, Stamp, shown, stamp};
 use crate::script::vm::{Vm, VmLimits};
+use crate::telemetry::metrics::Metrics;
 use crate::worker::{Control, Peers};
 
 /// How often files are looked at. A change is taken up when two looks in a row see the same, so that a file is not
@@ -43,6 +44,7 @@ pub(super) struct Supervisor {
     config_seen: Stamp,
     /// What was wrong with the file, if it was refused: something beside it (a script that it names) may mend that.
     refused: Option<(String, Instant)>,
+    metrics: Arc<Metrics>,
     on_level: OnLevel,
 }
 
@@ -61,10 +63,11 @@ impl Supervisor {
         config: Arc<ArcSwap<Config>>,
         peers: Arc<Peers>,
         programs: Vec<Arc<Program>>,
+        metrics: Arc<Metrics>,
         on_level: OnLevel,
     ) -> Supervisor {
         let scripts = programs.into_iter().map(|live| Script { live, failed: None, seen: None }).collect();
-        Supervisor { config, peers, scripts, config_stamp: None, config_seen: None, refused: None, on_level }
+        Supervisor { config, peers, scripts, config_stamp: None, config_seen: None, refused: None, metrics, on_level }
     }
 
     /// Runs on its own thread till the sender is dropped.
@@ -73,6 +76,7 @@ impl Supervisor {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let work = async move {
             loop {
+                self.metrics.tick();
                 match tokio::time::timeout(LOOK, inbox.recv()).await {
                     Ok(None) => return,
                     Ok(Some(Command::Reload)) => self.reload_config(true).await,
@@ -137,6 +141,7 @@ impl Supervisor {
             Err(e) => Err(e),
         };
         self.tell(|| Control::Swap { server, accept: built.is_ok() }).await;
+        self.metrics.reloads.scripts.one(if built.is_ok() { "ok" } else { "error" });
         match built {
             Ok(()) => {
                 tracing::info!("reloaded {file}");
@@ -186,6 +191,7 @@ impl Supervisor {
             Err(problems) => {
                 let problems = problems.to_string();
                 if self.refused.as_ref().is_none_or(|(before, _)| *before != problems) {
+                    self.metrics.reloads.config.one("error");
                     tracing::error!("the configuration was not reloaded, the one before stays:");
                     problems.lines().for_each(|line| tracing::error!("{line}"));
                 }
@@ -219,6 +225,7 @@ impl Supervisor {
         for server in scripts_differ {
             self.reload_script(server).await;
         }
+        self.metrics.reloads.config.one("ok");
         tracing::info!("reloaded {}", shown(&old.file));
     }
 }

@@ -15,7 +15,7 @@ use crate::ids::{ClientId, WorkerId, worker_of};
 use crate::message::{Channel, Message};
 
 pub use mailbox::{MAILBOX_BYTES, Mailbox, Refused};
-pub use tally::{Counts, Share, Tally};
+pub use tally::{Counts, Scenario, Share, Tally};
 
 /// A set of workers: one bit each, in place for up to 64 of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -102,13 +102,18 @@ impl Hub {
     }
 
     /// A worker has its first subscriber of a channel. Every publish that begins after this returns reaches the worker.
-    pub fn join(&self, channel: &Channel, worker: WorkerId) {
+    /// True: no other worker had any.
+    pub fn join(&self, channel: &Channel, worker: WorkerId) -> bool {
         match self.channels.entry(channel.clone()) {
-            Entry::Occupied(mut e) => e.get_mut().set(worker, true),
+            Entry::Occupied(mut e) => {
+                e.get_mut().set(worker, true);
+                false
+            }
             Entry::Vacant(e) => {
                 let mut set = WorkerSet(smallvec![]);
                 set.set(worker, true);
                 e.insert(set);
+                true
             }
         }
     }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// How many connections a publication reached, and how many it did not.
@@ -48,36 +49,65 @@ impl Drop for Sum {
     }
 }
 
-/// The shares of one publication, before they are handed out.
-pub struct Tally(Option<Arc<Sum>>);
+/// Where a publication was accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scenario {
+    /// On this node.
+    Local,
+    /// On another node, which has passed it on.
+    Forward,
+}
+
+/// The shares of one publication, before they are handed out. It is made when the publication is accepted.
+pub struct Tally {
+    sum: Option<Arc<Sum>>,
+    accepted: Instant,
+    scenario: Scenario,
+}
 
 impl Tally {
     /// A tally, and where its counts will arrive.
     pub fn new() -> (Tally, oneshot::Receiver<Counts>) {
         let (done, counts) = oneshot::channel();
-        (Tally(Some(Arc::new(Sum { reached: 0.into(), failed: 0.into(), done: Some(done) }))), counts)
+        let sum = Arc::new(Sum { reached: 0.into(), failed: 0.into(), done: Some(done) });
+        (Tally { sum: Some(sum), ..Tally::ignored() }, counts)
     }
 
     /// A tally that nobody waits for.
     pub fn ignored() -> Tally {
-        Tally(None)
+        Tally { sum: None, accepted: Instant::now(), scenario: Scenario::Local }
+    }
+
+    /// The same for what another node has passed on.
+    pub fn forwarded(self) -> Tally {
+        Tally { scenario: Scenario::Forward, ..self }
     }
 
     /// One more share.
     pub fn share(&self) -> Share {
-        Share(self.0.clone(), false)
+        Share { sum: self.sum.clone(), settled: false, accepted: self.accepted, scenario: self.scenario }
     }
 }
 
 /// One worker's part of a tally. Dropped without [`Share::settle`], it counts as one failure: a publication that a dead
 /// worker never processed keeps no caller waiting.
-pub struct Share(Option<Arc<Sum>>, bool);
+pub struct Share {
+    sum: Option<Arc<Sum>>,
+    settled: bool,
+    accepted: Instant,
+    scenario: Scenario,
+}
 
 impl Share {
+    /// How long ago the publication was accepted, and where.
+    pub fn age(&self) -> (Scenario, Duration) {
+        (self.scenario, self.accepted.elapsed())
+    }
+
     /// Reports this worker's counts.
     pub fn settle(mut self, counts: Counts) {
-        self.1 = true;
-        if let Some(sum) = &self.0 {
+        self.settled = true;
+        if let Some(sum) = &self.sum {
             sum.reached.fetch_add(counts.reached, Relaxed);
             sum.failed.fetch_add(counts.failed, Relaxed);
         }
@@ -86,7 +116,7 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        if let (Some(sum), false) = (&self.0, self.1) {
+        if let (Some(sum), false) = (&self.sum, self.settled) {
             sum.failed.fetch_add(1, Relaxed);
         }
     }
@@ -105,6 +135,13 @@ mod tests {
         assert!(counts.try_recv().is_err());
         b.settle(Counts { reached: 2, failed: 0 });
         assert_eq!(counts.try_recv(), Ok(Counts { reached: 5, failed: 1 }));
+    }
+
+    #[test]
+    fn a_share_knows_where_its_publication_came_from() {
+        assert_eq!(Tally::ignored().share().age().0, Scenario::Local);
+        let (tally, _counts) = Tally::new();
+        assert_eq!(tally.forwarded().share().age().0, Scenario::Forward);
     }
 
     #[test]

@@ -28,10 +28,10 @@ pub enum Hook {
 }
 
 impl Hook {
-    pub(super) const COUNT: usize = 6;
+    pub(super) const COUNT: usize = crate::telemetry::metrics::blocks::HOOKS;
 
     /// The hooks of a protocol, and whether a script must define them.
-    pub(super) fn of(protocol: Protocol) -> &'static [(Hook, bool)] {
+    pub fn of(protocol: Protocol) -> &'static [(Hook, bool)] {
         match protocol {
             Protocol::Websocket => &[(Hook::Handshake, false), (Hook::Message, true), (Hook::Close, false)],
             Protocol::Socket => &[

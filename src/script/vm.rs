@@ -100,6 +100,16 @@ impl Vm {
         self.entries[hook as usize].is_some()
     }
 
+    /// Bytes of Lua memory in use.
+    pub fn memory(&self) -> usize {
+        self.lua.used_memory()
+    }
+
+    /// Handlers that wait.
+    pub fn waiting(&self) -> usize {
+        self.suspended.get()
+    }
+
     /// Whether another handler may be started: not too many are suspended.
     pub fn may_start(&self) -> bool {
         self.suspended.get() < MAX_SUSPENDED

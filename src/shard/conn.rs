@@ -135,6 +135,11 @@ impl Conn {
         self.closing.borrow().as_deref().cloned()
     }
 
+    /// The word for why it ends; None: it does not.
+    pub fn ended_by(&self) -> Option<&'static str> {
+        self.closing.borrow().as_deref().map(CloseReason::label)
+    }
+
     /// Remembers the connection's task, to be woken.
     pub fn register(&self, waker: &Waker) {
         let mut task = self.task.borrow_mut();

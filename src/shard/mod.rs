@@ -23,6 +23,7 @@ use crate::hub::Hub;
 use crate::hub::topics::{Joined, Left, Member, Topics};
 use crate::ids::{ClientId, ClientIds, WorkerId};
 use crate::message::{Channel, Kind};
+use crate::telemetry::metrics::blocks::{ProtocolCounts, ShardCounts};
 use crate::wire::frame;
 use conn::{Conn, Pushed};
 use outbox::Frame;
@@ -49,6 +50,8 @@ pub struct Shard {
     turn: RefCell<Option<Waker>>,
     started: Instant,
     clock: Cell<u32>,
+    /// What this worker counts.
+    pub counts: Arc<ShardCounts>,
 }
 
 /// A connection to be made: all that is known of it before it has a number.
@@ -78,6 +81,7 @@ impl Shard {
             turn: RefCell::default(),
             started: Instant::now(),
             clock: Cell::new(0),
+            counts: Arc::default(),
         }
     }
 
@@ -115,17 +119,20 @@ impl Shard {
         conn
     }
 
-    /// The one way out: takes the connection from every index, and ends its waits. A second call does nothing.
-    pub fn remove(&self, conn: &Conn) {
+    /// The one way out: takes the connection from every index, and ends its waits. A second call does nothing, and
+    /// returns false.
+    pub fn remove(&self, conn: &Conn) -> bool {
         if self.by_client.borrow_mut().remove(&conn.client_id).is_none() {
-            return;
+            return false;
         }
         let gone = self.topics.borrow_mut().remove_member(conn.slot);
         for channel in gone {
             self.hub.leave(channel.as_str(), self.worker);
         }
+        self.count_subscriptions(&self.topics.borrow());
         self.conns.borrow_mut().remove(conn.slot as usize);
         self.waits.borrow_mut().end(conn.client_id);
+        true
     }
 
     /// The connection of that number, if it is here.
@@ -152,10 +159,11 @@ impl Shard {
             return false;
         }
         for channel in channels {
-            if topics.insert(conn.slot, channel) == Joined::First {
-                self.hub.join(channel, self.worker);
+            if topics.insert(conn.slot, channel) == Joined::First && self.hub.join(channel, self.worker) {
+                self.counts.channels_opened.add(1);
             }
         }
+        self.count_subscriptions(&topics);
         true
     }
 
@@ -167,6 +175,23 @@ impl Shard {
                 self.hub.leave(channel.as_str(), self.worker);
             }
         }
+        self.count_subscriptions(&topics);
+    }
+
+    fn count_subscriptions(&self, topics: &Topics) {
+        self.counts.subscriptions.set(topics.subscriptions() as u64);
+    }
+
+    /// What is counted of connections like this one.
+    pub fn counts_of(&self, conn: &Conn) -> &ProtocolCounts {
+        &self.counts.protocols[usize::from(conn.is_raw())]
+    }
+
+    /// Counts a message for a connection that did not take it.
+    #[cold]
+    fn count_dropped(&self, conn: &Conn) {
+        let slow = conn.ended_by() == Some("too_slow");
+        self.counts_of(conn).dropped.one(if slow { "too_slow" } else { "closing" });
     }
 
     /// The channels that a connection is in.
@@ -205,10 +230,13 @@ impl Shard {
     /// Sends to one connection what its script says: a message, which must be UTF-8 if it is text, or a socket server's
     /// bytes as they are. False if the connection can't take it.
     pub fn send(&self, conn: &Rc<Conn>, kind: Kind, data: &[u8]) -> bool {
-        if conn.is_closing() {
-            return false;
+        let encode = || if conn.is_raw() { data.into() } else { frame::encode(kind, data) };
+        let sent = !conn.is_closing() && self.push(conn, encode());
+        match sent {
+            true => self.counts_of(conn).sent.add(1),
+            false => self.count_dropped(conn),
         }
-        self.push(conn, if conn.is_raw() { data.into() } else { frame::encode(kind, data) })
+        sent
     }
 
     /// Whether any connection has something to be written.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::config::{Limits, Protocol, Server};
+use crate::telemetry::metrics::blocks::ServerCounts;
 
 /// One configured server as one worker serves it.
 pub struct Served {
@@ -16,12 +17,15 @@ pub struct Served {
     pub limits: Cell<Limits>,
     /// Connections of this server over all workers.
     clients: Arc<AtomicUsize>,
+    /// What this worker counts of it.
+    pub counts: Arc<ServerCounts>,
 }
 
 impl Served {
     /// The server at that position, whose connections all workers count together.
     pub fn new(index: usize, server: &Server, clients: Arc<AtomicUsize>) -> Served {
-        Served { index, protocol: server.protocol, limits: Cell::new(server.limits), clients }
+        let limits = Cell::new(server.limits);
+        Served { index, protocol: server.protocol, limits, clients, counts: Arc::default() }
     }
 
     /// Takes a place among the server's connections; None when there are `maxConnections` already.

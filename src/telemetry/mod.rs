@@ -1,3 +1,4 @@
 //! What the engine tells of itself.
 
 pub mod log;
+pub mod metrics;

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::Worker;
+use super::measure::Began;
 use super::session::report;
 use crate::message::Message;
 use crate::script::current::ConnRef;
@@ -46,11 +47,17 @@ impl Worker {
         let this = (!for_all).then(|| ConnRef::of(conn));
         let budget = conn.served.limits.get().handler_timeout;
         let vm = self.vm(conn.served.index);
-        match vm.start(Hook::Encode, this, HookArgs::bytes(message.data()), budget) {
-            Started::Done(Ok(Returned::Bytes(frame))) => Ok(frame),
-            Started::Done(Err(failure)) => Err(failure),
-            // It can neither wait nor return anything else.
-            Started::Done(Ok(_)) | Started::Suspended(_) => Err(Failure::new("protocol_encode gave no bytes")),
+        let began = Began::now(&vm, Hook::Encode);
+        let result = match vm.start(Hook::Encode, this, HookArgs::bytes(message.data()), budget) {
+            Started::Done(result) => result,
+            // It can't wait.
+            Started::Suspended(_) => Ok(Returned::Nothing),
+        };
+        began.ended(Hook::Encode, &result, conn);
+        match result? {
+            Returned::Bytes(frame) => Ok(frame),
+            // It can't return anything else.
+            _ => Err(Failure::new("protocol_encode gave no bytes")),
         }
     }
 }

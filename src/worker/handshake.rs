@@ -11,6 +11,7 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::timeout;
 
 use super::Worker;
+use super::measure::Began;
 use super::session::{Opened, report};
 use crate::config::Config;
 use crate::message::CloseReason;
@@ -46,26 +47,26 @@ pub(super) async fn run(
     let head = match head {
         Ok(Ok(Some(head))) => head,
         Ok(Ok(None)) => return None,
-        Ok(Err(refusal)) => return refuse(socket, &refusal, peer).await,
+        Ok(Err(refusal)) => return refuse(worker, server, socket, &refusal, peer).await,
         Err(_) => {
             let refusal = Refusal { status: 408, text: "the upgrade request did not arrive in time".into() };
-            return refuse(socket, &refusal, peer).await;
+            return refuse(worker, server, socket, &refusal, peer).await;
         }
     };
     let (request, len) = match http::parse(&head) {
         Ok(Parsed::Complete { request, len }) => (request, len),
         Ok(Parsed::Incomplete) => return None,
-        Err(refusal) => return refuse(socket, &refusal, peer).await,
+        Err(refusal) => return refuse(worker, server, socket, &refusal, peer).await,
     };
     let config = worker.config.load_full();
     let response = match check(&config, server, &request) {
         Ok(response) => response,
-        Err(refusal) => return refuse(socket, &refusal, peer).await,
+        Err(refusal) => return refuse(worker, server, socket, &refusal, peer).await,
     };
     let served = worker.servers[server].served.clone();
     let Some(place) = served.admit() else {
         let refusal = Refusal { status: 503, text: "too many connections (maxConnections)".into() };
-        return refuse(socket, &refusal, peer).await;
+        return refuse(worker, server, socket, &refusal, peer).await;
     };
     let remote = client_address(&config, &request, peer);
     let (mut input, stream) = socket.into_split();
@@ -80,6 +81,7 @@ pub(super) async fn run(
         (refusal, _) => refusal,
     };
     if let Some(refusal) = refusal {
+        conn.served.counts.refused.add(1);
         conn.discard_waiting();
         worker.shard.remove(&conn);
         worker.shard.open(&conn, Some(refusal.response().into()));
@@ -190,6 +192,7 @@ async fn ask(
     };
     let args = HookArgs::handshake(ConnRef::of(conn), &head);
     let budget = conn.served.limits.get().handler_timeout;
+    let began = Began::now(&vm, Hook::Handshake);
     let result = match vm.start(Hook::Handshake, Some(ConnRef::of(conn)), args, budget) {
         Started::Done(result) => result,
         Started::Suspended(mut handler) => {
@@ -203,6 +206,7 @@ async fn ask(
             }
         }
     };
+    began.ended(Hook::Handshake, &result, conn);
     match result {
         Ok(Returned::Refused { status, text }) => {
             let status = status.unwrap_or(403);
@@ -241,7 +245,14 @@ async fn watch_for_end(input: &OwnedReadHalf, early: &mut Vec<u8>, conn: &Conn) 
 }
 
 /// Refuses a request that made no connection.
-async fn refuse<T>(mut socket: TcpStream, refusal: &Refusal, peer: SocketAddr) -> Option<T> {
+async fn refuse<T>(
+    worker: &Worker,
+    server: usize,
+    mut socket: TcpStream,
+    refusal: &Refusal,
+    peer: SocketAddr,
+) -> Option<T> {
+    worker.servers[server].served.counts.refused.add(1);
     tracing::debug!(%peer, status = refusal.status, "handshake refused: {refusal}");
     let said = async {
         socket.write_all(&refusal.response()).await?;

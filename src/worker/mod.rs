@@ -7,6 +7,7 @@ mod control;
 mod encode;
 mod handshake;
 mod inbox;
+mod measure;
 mod session;
 mod socket;
 mod sweep;
@@ -24,7 +25,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_local;
 
-use crate::api::Api;
+use crate::api::{Api, Logins};
 use crate::cluster::Mesh;
 use crate::config::Config;
 use crate::hub::Hub;
@@ -34,6 +35,7 @@ use crate::script::program::Program;
 use crate::script::vm::{Vm, VmLimits};
 use crate::shard::Shard;
 use crate::shard::served::Served;
+use crate::telemetry::metrics::{Metrics, WorkerCounts};
 
 /// The longest control lane; a sender waits when it is full.
 const CONTROL_LANE: usize = 1024;
@@ -124,6 +126,10 @@ pub struct Spec {
     pub listeners: Vec<Listener>,
     /// Where the API is reached (for `/v1/nodes`).
     pub api_addr: SocketAddr,
+    /// The process's figures.
+    pub metrics: Arc<Metrics>,
+    /// Failed logins of all workers.
+    pub logins: Arc<Logins>,
     /// Its own control lane.
     pub control: mpsc::Receiver<Control>,
     /// True while the engine drains.
@@ -238,7 +244,16 @@ fn start(spec: Spec) -> Result<Started, String> {
     }
     let clients = spec.clients.clone();
     let draining = spec.draining;
-    let api = Rc::new(Api::new(spec.mesh, spec.config.clone(), clients, spec.api_addr, draining.clone()));
+    let metrics = spec.metrics.clone();
+    let api = Api::new(spec.mesh, spec.config.clone(), clients, spec.api_addr, metrics, spec.logins, draining.clone());
+    let api = Rc::new(api);
+    spec.metrics.add(WorkerCounts {
+        id: spec.id.0,
+        shard: shard.counts.clone(),
+        servers: servers.iter().map(|server| server.served.counts.clone()).collect(),
+        api: api.counts(),
+        runtime: tokio::runtime::Handle::current().metrics(),
+    });
     let worker = Rc::new(Worker {
         id: spec.id,
         shard,

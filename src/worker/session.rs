@@ -17,6 +17,7 @@ use tokio::time::Sleep;
 
 use super::Worker;
 use super::accept::Load;
+use super::measure::Began;
 use crate::message::CloseReason;
 use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
@@ -79,7 +80,7 @@ pub(super) struct State {
     pub(super) worker: Rc<Worker>,
     server: usize,
     pub(super) conn: Rc<Conn>,
-    handler: Option<(Hook, Box<Handler>)>,
+    handler: Option<Box<(Hook, Began, Handler)>>,
     /// The version of the script that has begun with a package, and is to end with it.
     pub(super) pinned: Option<Rc<Vm>>,
     phase: Phase,
@@ -88,6 +89,7 @@ pub(super) struct State {
 /// Serves a connection from here to its end.
 pub(super) async fn run<I: Incoming>(worker: Rc<Worker>, server: usize, opened: Opened, incoming: I, load: Load) {
     let Opened { conn, input, place } = opened;
+    conn.served.counts.opened.add(1);
     let state = State { worker, server, conn, handler: None, pinned: None, phase: Phase::Open };
     let mut session = Session { incoming, input, state, _load: load, _place: place };
     poll_fn(|cx| session.poll(cx)).await;
@@ -113,12 +115,13 @@ impl<I: Incoming> Session<I> {
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (state, incoming) = (&mut self.state, &mut self.incoming);
         let closing = state.conn.is_closing();
-        if let Some((hook, handler)) = &mut state.handler {
+        if let Some(running) = &mut state.handler {
+            let (hook, began, handler) = &mut **running;
             match handler.poll(cx, closing) {
                 Poll::Ready(result) => {
-                    let hook = *hook;
+                    let (hook, began) = (*hook, *began);
                     state.handler = None;
-                    if let Some(returned) = state.settle(hook, result) {
+                    if let Some(returned) = state.settle(hook, began, result) {
                         incoming.returned(state, returned);
                     }
                     return Poll::Ready(());
@@ -209,16 +212,19 @@ impl State {
     /// Runs a hook till it returns or waits; what it returned, if it is done and has not failed.
     pub(super) fn start(&mut self, hook: Hook, args: HookArgs<'_>) -> Option<Returned> {
         let budget = self.conn.served.limits.get().handler_timeout;
-        match self.vm().start(hook, Some(ConnRef::of(&self.conn)), args, budget) {
-            Started::Done(result) => self.settle(hook, result),
+        let vm = self.vm();
+        let began = Began::now(&vm, hook);
+        match vm.start(hook, Some(ConnRef::of(&self.conn)), args, budget) {
+            Started::Done(result) => self.settle(hook, began, result),
             Started::Suspended(handler) => {
-                self.handler = Some((hook, Box::new(handler)));
+                self.handler = Some(Box::new((hook, began, handler)));
                 None
             }
         }
     }
 
-    fn settle(&self, hook: Hook, result: Result<Returned, Failure>) -> Option<Returned> {
+    fn settle(&self, hook: Hook, began: Began, result: Result<Returned, Failure>) -> Option<Returned> {
+        began.ended(hook, &result, &self.conn);
         result
             .inspect_err(|failure| {
                 report(hook, failure, &self.conn);
@@ -243,14 +249,15 @@ impl State {
 
     /// Ready when the last hook has returned; then the connection leaves the shard.
     fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some((hook, handler)) = &mut self.handler {
+        if let Some(running) = &mut self.handler {
+            let (hook, began, handler) = &mut **running;
             // Its connection has ended already: its own waits are its own affair.
             let result = ready!(handler.poll(cx, false));
-            let hook = *hook;
+            let (hook, began) = (*hook, *began);
             self.handler = None;
-            self.settle(hook, result);
+            self.settle(hook, began, result);
         }
-        self.worker.shard.remove(&self.conn);
+        self.leave();
         let reason = self.conn.close_reason();
         if matches!(reason, Some(CloseReason::TooSlow | CloseReason::WriteTimeout)) {
             self.conn.reset();
@@ -263,6 +270,13 @@ impl State {
         Poll::Ready(())
     }
 
+    /// Out of the shard.
+    fn leave(&self) {
+        if self.worker.shard.remove(&self.conn) {
+            self.conn.served.counts.closed.one(self.conn.ended_by().unwrap_or("internal_error"));
+        }
+    }
+
     fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<()> {
         let shard = &self.worker.shard;
         let scratch: &RefCell<Vec<u8>> = shard.scratch();
@@ -273,7 +287,7 @@ impl State {
 impl Drop for State {
     /// However the task ended, a panic included, nothing of the connection stays in the shard.
     fn drop(&mut self) {
-        self.worker.shard.remove(&self.conn);
+        self.leave();
     }
 }
 

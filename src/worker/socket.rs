@@ -21,6 +21,7 @@ const WAITING_BYTES: usize = 64 * 1024;
 pub(super) async fn serve(worker: Rc<Worker>, server: usize, socket: TcpStream, peer: SocketAddr, load: Load) {
     let served = worker.servers[server].served.clone();
     let Some(place) = served.admit() else {
+        served.counts.refused.add(1);
         tracing::debug!(%peer, "a connection was refused: maxConnections are open");
         return;
     };
@@ -86,6 +87,7 @@ impl Packages {
             package
         };
         self.wanted = 0;
+        state.worker.shard.counts_of(&state.conn).read.add(1);
         state.start(Hook::Message, HookArgs::bytes(&package));
         state.pinned = None;
     }

@@ -56,6 +56,7 @@ fn sweep(worker: &Worker) {
         }
     });
     shard.give_back();
+    worker.measure();
     if worker.id.0 == 0 {
         worker.hub.give_back();
     }

@@ -41,6 +41,7 @@ impl Frames {
 
     /// A message has come: its handler runs now, or when those before it have.
     fn message(state: &mut State, inbox: &mut Inbox, kind: Kind, data: &[u8]) {
+        state.worker.shard.counts_of(&state.conn).read.add(1);
         if inbox.is_empty() && state.may_start() {
             state.start(Hook::Message, HookArgs::message(kind, data));
         } else {

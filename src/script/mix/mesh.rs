@@ -59,6 +59,7 @@ fn publish(args: &Args) -> Result<Outcome<Counted>, Raise> {
     let Some(host) = current::host() else {
         return if counted { Err(wait::NOT_AT_TOP_LEVEL.into()) } else { now(NO_ENGINE.into()) };
     };
+    host.shard.counts.published.add(1);
     if counted {
         let counts = host.mesh.publish(channel, message);
         return Ok(Outcome::later(async move {

@@ -1,0 +1,37 @@
+//! The process's figures, put together: which servers there are, and what is read from elsewhere.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use super::Addresses;
+use crate::config::Config;
+use crate::hub::Hub;
+use crate::script::hooks::Hook;
+use crate::telemetry::metrics::{Kind, Metrics, Of, ServerInfo, Watch};
+
+/// The figures of an engine. Each worker adds its own.
+pub(super) fn metrics(config: &Config, at: &Addresses, hub: &Arc<Hub>, clients: &[Arc<AtomicUsize>]) -> Metrics {
+    let servers = config.servers.iter().zip(&at.servers).map(|(server, at)| ServerInfo {
+        label: at.to_string(),
+        protocol: server.protocol.name(),
+        hooks: Hook::of(server.protocol).iter().map(|(hook, _)| (*hook as usize, hook.name())).collect(),
+    });
+    let metrics = Metrics::new(servers.collect(), config.summary.max_age, config.summary.age_buckets as usize);
+    let gauge = |of, name, help, read: Box<dyn Fn() -> usize + Send + Sync>| {
+        let read = Box::new(move || vec![(String::new(), read() as f64)]);
+        metrics.watch(Watch { of, kind: Kind::Gauge, name, help, label: None, read });
+    };
+    let count = |clients: &[Arc<AtomicUsize>]| {
+        let clients = clients.to_vec();
+        Box::new(move || clients.iter().map(|count| count.load(Relaxed)).sum())
+    };
+    // This process is all nodes that there are.
+    gauge(Of::Center, "connmix_center_registry_engine_nodes", "Live engine nodes.", Box::new(|| 1));
+    gauge(Of::Center, "connmix_center_registry_clients", "Clients of all nodes.", count(clients));
+    gauge(Of::Engine, "connmix_engine_servers_clients", "Clients of this node.", count(clients));
+    let hub = hub.clone();
+    let workers = hub.workers();
+    gauge(Of::Engine, "connmix_engine_workers", "Worker threads.", Box::new(move || workers));
+    gauge(Of::Engine, "connmix_engine_channels", "Channels that clients are in.", Box::new(move || hub.channels()));
+    metrics
+}

@@ -1,0 +1,127 @@
+//! Figures that one thread writes and any thread reads: neither a lock nor a locked instruction, nor anything allocated.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// A whole number. Only one thread may change it: what two add at a time would be lost.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Adds to it.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Replaces it.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+
+    /// The number.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// One number for each of a few labels that are known beforehand.
+#[derive(Debug)]
+pub struct Labelled<const N: usize> {
+    labels: &'static [&'static str; N],
+    counts: [Count; N],
+}
+
+impl<const N: usize> Labelled<N> {
+    /// Zero for each of them.
+    pub fn new(labels: &'static [&'static str; N]) -> Labelled<N> {
+        Labelled { labels, counts: [const { Count(AtomicU64::new(0)) }; N] }
+    }
+
+    /// Counts one under that label. One that is not known is not counted.
+    pub fn one(&self, label: &str) {
+        if let Some(at) = self.labels.iter().position(|l| *l == label) {
+            self.counts[at].add(1);
+        }
+    }
+
+    /// Each label with its number.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.labels.iter().copied().zip(self.counts.iter().map(Count::get))
+    }
+
+    /// All of them together.
+    pub fn sum(&self) -> u64 {
+        self.counts.iter().map(Count::get).sum()
+    }
+}
+
+/// The upper bounds of a handler's durations, in nanoseconds: 10 µs to 10 s, two a decade.
+pub const BOUNDS: [u64; 13] = [
+    10_000,
+    30_000,
+    100_000,
+    300_000,
+    1_000_000,
+    3_000_000,
+    10_000_000,
+    30_000_000,
+    100_000_000,
+    300_000_000,
+    1_000_000_000,
+    3_000_000_000,
+    10_000_000_000,
+];
+
+/// How long something took, each time: how often within each of [`BOUNDS`].
+#[derive(Debug, Default)]
+pub struct Durations {
+    /// Not summed up from the shortest on, as they are shown; the last one is for what is beyond all bounds.
+    counts: [Count; BOUNDS.len() + 1],
+    /// Nanoseconds.
+    sum: Count,
+}
+
+impl Durations {
+    /// Once more.
+    pub fn record(&self, took: Duration) {
+        let took = nanos(took);
+        self.counts[BOUNDS.iter().position(|bound| took <= *bound).unwrap_or(BOUNDS.len())].add(1);
+        self.sum.add(took);
+    }
+
+    /// Adds what was recorded to sums, and the nanoseconds.
+    pub(super) fn add_to(&self, counts: &mut [u64; BOUNDS.len() + 1], sum: &mut u64) {
+        counts.iter_mut().zip(&self.counts).for_each(|(sum, count)| *sum += count.get());
+        *sum += self.sum.get();
+    }
+}
+
+/// A duration in nanoseconds; 584 years at most.
+pub(super) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_counted_up_to_their_bound() {
+        let durations = Durations::default();
+        for micros in [0, 10, 11, 10_000_000, 10_000_001] {
+            durations.record(Duration::from_micros(micros));
+        }
+        let (mut counts, mut sum) = ([0; BOUNDS.len() + 1], 0);
+        durations.add_to(&mut counts, &mut sum);
+        assert_eq!((counts[0], counts[1], counts[12], counts[13]), (2, 1, 1, 1));
+        assert_eq!(sum, 20_000_022_000);
+    }
+
+    #[test]
+    fn only_labels_that_are_known_are_counted() {
+        let labelled = Labelled::new(&["a", "b"]);
+        ["b", "c", "b", "a"].iter().for_each(|label| labelled.one(label));
+        assert_eq!(labelled.iter().collect::<Vec<_>>(), [("a", 1), ("b", 2)]);
+        assert_eq!(labelled.sum(), 3);
+    }
+}

@@ -1,0 +1,285 @@
+//! The page itself: every metric with its name, its help and where its values come from. `docs/metrics.md` is its table.
+
+use super::blocks::{PROTOCOLS, SCENARIOS, ServerCounts};
+use super::count::BOUNDS;
+use super::page::Page;
+use super::process::Process;
+use super::{Kind, Metrics, Of, ServerInfo, WorkerCounts, lock};
+
+/// The quantiles of summaries.
+const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
+
+impl Metrics {
+    /// The page of the engine, which has all figures, or that of the center. It reads from the system: not to be called
+    /// on a worker.
+    pub fn page(&self, of: Of) -> String {
+        let mut page = Page::default();
+        self.center(&mut page);
+        if of == Of::Engine {
+            {
+                let workers = lock(&self.workers);
+                self.messages(&mut page, &workers);
+                self.connections(&mut page, &workers);
+                self.handlers(&mut page, &workers);
+                runtime(&mut page, &workers);
+            }
+            self.delays_summary(&mut page);
+            self.reloads(&mut page);
+        }
+        self.watched(&mut page, of);
+        calls(&mut page, &lock(&self.workers));
+        process(&mut page);
+        page.text()
+    }
+
+    fn center(&self, page: &mut Page) {
+        let opened = lock(&self.workers).iter().map(|w| w.shard.channels_opened.get()).sum::<u64>();
+        page.counter("connmix_center_registry_channels_total", "Channels that were opened, on all nodes.")
+            .value(&[], opened as f64);
+    }
+
+    /// The protocols that any server speaks, each with its position.
+    fn protocols(&self) -> impl Iterator<Item = (usize, &'static str)> {
+        let spoken = |protocol: &str| self.servers.iter().any(|server| server.protocol == protocol);
+        PROTOCOLS.into_iter().enumerate().filter(move |(_, protocol)| spoken(protocol))
+    }
+
+    fn messages(&self, page: &mut Page, workers: &[WorkerCounts]) {
+        let sum = |of: &dyn Fn(&WorkerCounts) -> u64| workers.iter().map(of).sum::<u64>() as f64;
+        let mut family = page.counter("connmix_engine_servers_read_messages_total", "Whole messages from clients.");
+        for (at, protocol) in self.protocols() {
+            family = family.value(&[("protocol", protocol)], sum(&|w| w.shard.protocols[at].read.get()));
+        }
+        drop(family);
+        let mut family = page
+            .counter("connmix_engine_servers_send_messages_total", "Messages that were put into clients' outboxes.");
+        for (at, protocol) in self.protocols() {
+            family = family.value(&[("protocol", protocol)], sum(&|w| w.shard.protocols[at].sent.get()));
+        }
+        drop(family);
+        let mut family =
+            page.counter("connmix_engine_servers_send_errors_total", "Messages that clients could not be given.");
+        for (at, protocol) in self.protocols() {
+            family = family.value(&[("protocol", protocol)], sum(&|w| w.shard.protocols[at].dropped.sum()));
+        }
+        drop(family);
+        let mut family = page.counter(
+            "connmix_engine_deliveries_total",
+            "Messages of publishes and sends that were put into clients' outboxes.",
+        );
+        for (at, protocol) in self.protocols() {
+            family = family.value(&[("protocol", protocol)], sum(&|w| w.shard.protocols[at].delivered.get()));
+        }
+        drop(family);
+        let mut family =
+            page.counter("connmix_engine_dropped_messages_total", "Messages that no client was given, by cause.");
+        for (at, cause) in super::blocks::DROPS.into_iter().enumerate() {
+            let of = |w: &WorkerCounts| match cause {
+                "no_client" => w.shard.no_client.get(),
+                _ => w.shard.protocols.iter().filter_map(|p| p.dropped.iter().nth(at)).map(|(_, n)| n).sum(),
+            };
+            family = family.value(&[("cause", cause)], sum(&of));
+        }
+        drop(family);
+        page.counter("connmix_engine_publishes_total", "Messages that were published on this node, by who did it.")
+            .value(&[("origin", "script")], sum(&|w| w.shard.published.get()))
+            .value(&[("origin", "api")], sum(&|w| w.api.published.get()));
+        page.gauge("connmix_engine_subscriptions", "Subscriptions of this node's clients.")
+            .value(&[], sum(&|w| w.shard.subscriptions.get()));
+    }
+
+    fn delays_summary(&self, page: &mut Page) {
+        let sums = self.delays();
+        let windows = self.turn(&sums);
+        let mut family = page.summary(
+            "connmix_engine_servers_send_duration_seconds",
+            "From when a publish or send was accepted till one worker's outboxes had it.",
+        );
+        for (at, protocol) in self.protocols() {
+            for (which, scenario) in SCENARIOS.into_iter().enumerate() {
+                let sums = &sums[at][which];
+                let values = windows[at][which].quantiles(sums, QUANTILES);
+                let quantiles = std::array::from_fn::<_, { QUANTILES.len() }, _>(|i| (QUANTILES[i], values[i]));
+                let labels = [("protocol", protocol), ("scenario", scenario)];
+                family = family.quantiles(&labels, quantiles, sums.count(), sums.nanos);
+            }
+        }
+    }
+
+    /// Each server with its sum over all workers.
+    fn by_server<'a>(
+        &'a self,
+        workers: &'a [WorkerCounts],
+        of: impl Fn(&ServerCounts) -> u64 + 'a,
+    ) -> impl Iterator<Item = (&'a ServerInfo, f64)> {
+        self.servers.iter().enumerate().map(move |(at, server)| {
+            let counts = workers.iter().filter_map(|w| w.servers.get(at));
+            (server, counts.map(|c| of(c)).sum::<u64>() as f64)
+        })
+    }
+
+    fn connections(&self, page: &mut Page, workers: &[WorkerCounts]) {
+        let mut family = page.counter("connmix_engine_connections_opened_total", "Connections that were opened.");
+        for (server, n) in self.by_server(workers, |c| c.opened.get()) {
+            family = family.value(&[("server", &server.label)], n);
+        }
+        drop(family);
+        let mut family =
+            page.counter("connmix_engine_connections_closed_total", "Connections that have ended, by reason.");
+        for (at, reason) in super::blocks::ENDS.into_iter().enumerate() {
+            let ended = move |c: &ServerCounts| c.closed.iter().nth(at).map_or(0, |(_, n)| n);
+            for (server, n) in self.by_server(workers, ended) {
+                family = family.value(&[("server", &server.label), ("reason", reason)], n);
+            }
+        }
+        drop(family);
+        let mut family = page.counter(
+            "connmix_engine_connections_refused_total",
+            "Connections that were refused before they were open.",
+        );
+        for (server, n) in self.by_server(workers, |c| c.refused.get()) {
+            family = family.value(&[("server", &server.label)], n);
+        }
+    }
+
+    fn handlers(&self, page: &mut Page, workers: &[WorkerCounts]) {
+        let hooks = || {
+            let servers = self.servers.iter().enumerate();
+            servers.flat_map(|(at, server)| server.hooks.iter().map(move |(hook, name)| (at, server, *hook, *name)))
+        };
+        let counts = |at: usize, hook: usize| workers.iter().filter_map(move |w| w.servers.get(at)?.handlers.get(hook));
+        let mut family = page.histogram(
+            "connmix_engine_handler_duration_seconds",
+            "How long calls of scripts' hooks took, their waits included.",
+        );
+        for (at, server, hook, name) in hooks() {
+            let (mut sums, mut nanos) = ([0; BOUNDS.len() + 1], 0);
+            counts(at, hook).for_each(|c| c.durations.add_to(&mut sums, &mut nanos));
+            family = family.durations(&[("server", &server.label), ("hook", name)], &sums, nanos);
+        }
+        drop(family);
+        let mut family = page.counter("connmix_engine_handler_errors_total", "Calls of scripts' hooks that failed.");
+        for (at, server, hook, name) in hooks() {
+            let n = counts(at, hook).map(|c| c.errors.get()).sum::<u64>();
+            family = family.value(&[("server", &server.label), ("hook", name)], n as f64);
+        }
+        drop(family);
+        let mut family = page.counter(
+            "connmix_engine_handler_timeouts_total",
+            "Calls of scripts' hooks that were stopped for holding their worker too long.",
+        );
+        for (at, server, hook, name) in hooks() {
+            let n = counts(at, hook).map(|c| c.timeouts.get()).sum::<u64>();
+            family = family.value(&[("server", &server.label), ("hook", name)], n as f64);
+        }
+    }
+
+    fn reloads(&self, page: &mut Page) {
+        let mut family = page.counter("connmix_engine_reloads_total", "Reloads of scripts and of the configuration.");
+        for (what, results) in [("script", &self.reloads.scripts), ("config", &self.reloads.config)] {
+            for (result, n) in results.iter() {
+                family = family.value(&[("what", what), ("result", result)], n as f64);
+            }
+        }
+    }
+
+    fn watched(&self, page: &mut Page, of: Of) {
+        for watch in lock(&self.watches).iter().filter(|watch| of == Of::Engine || watch.of == of) {
+            let mut family = match watch.kind {
+                Kind::Counter => page.counter(watch.name, watch.help),
+                Kind::Gauge => page.gauge(watch.name, watch.help),
+            };
+            for (value, n) in (watch.read)() {
+                let label = watch.label.map(|name| (name, value.as_str()));
+                family = family.value(label.as_slice(), n);
+            }
+        }
+    }
+}
+
+fn runtime(page: &mut Page, workers: &[WorkerCounts]) {
+    let mut family = page.gauge("connmix_engine_lua_memory_bytes", "Memory of the Lua VMs in use.");
+    for worker in workers {
+        family = family.value(&[("worker", &worker.id.to_string())], worker.shard.lua_memory.get() as f64);
+    }
+    drop(family);
+    let mut family = page.gauge("connmix_engine_waiting_handlers", "Calls of scripts' hooks that wait.");
+    for worker in workers {
+        family = family.value(&[("worker", &worker.id.to_string())], worker.shard.waiting_handlers.get() as f64);
+    }
+    drop(family);
+    let mut family = page.counter("connmix_engine_worker_busy_seconds_total", "How long workers had something to do.");
+    for worker in workers {
+        let busy: f64 =
+            (0..worker.runtime.num_workers()).map(|i| worker.runtime.worker_total_busy_duration(i).as_secs_f64()).sum();
+        family = family.value(&[("worker", &worker.id.to_string())], busy);
+    }
+}
+
+fn calls(page: &mut Page, workers: &[WorkerCounts]) {
+    let mut family = page.counter("connmix_api_calls_total", "Calls of both APIs, by what they came to.");
+    // All workers' are in the same order.
+    let mut sums: Vec<(&str, &str, u64)> = Vec::new();
+    for worker in workers {
+        for (at, (call, result, n)) in worker.api.calls().enumerate() {
+            match sums.get_mut(at) {
+                Some(sum) => sum.2 += n,
+                None => sums.push((call, result, n)),
+            }
+        }
+    }
+    for (call, result, n) in sums.into_iter().filter(|(_, result, n)| *n > 0 || *result == "ok") {
+        family = family.value(&[("call", call), ("result", result)], n as f64);
+    }
+    drop(family);
+    let sum = |of: &dyn Fn(&WorkerCounts) -> u64| workers.iter().map(of).sum::<u64>() as f64;
+    page.counter("connmix_api_failed_logins_total", "Calls with wrong credentials.")
+        .value(&[], sum(&|w| w.api.logins_failed.get()));
+    page.counter("connmix_api_delayed_logins_total", "Calls with wrong credentials whose answer had to wait.")
+        .value(&[], sum(&|w| w.api.logins_delayed.get()));
+}
+
+fn process(page: &mut Page) {
+    page.gauge("connmix_build_info", "The version that runs; always 1.")
+        .value(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+    let process = Process::now();
+    if let Some(cpu) = process.cpu {
+        page.counter("process_cpu_seconds_total", "User and system CPU time.").value(&[], cpu);
+    }
+    let gauges = [
+        ("process_resident_memory_bytes", "Memory in use.", process.resident),
+        ("process_virtual_memory_bytes", "Address space.", process.virtual_memory),
+        ("process_open_fds", "Open files, sockets among them.", process.open_files),
+        ("process_max_fds", "As many files as may be open.", process.max_files),
+        ("process_threads", "Threads.", process.threads),
+        ("process_start_time_seconds", "When the process began, as Unix time.", process.started),
+    ];
+    for (name, help, value) in gauges {
+        if let Some(value) = value {
+            page.gauge(name, help).value(&[], value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::Watch;
+    use std::time::Duration;
+
+    #[test]
+    fn a_watch_is_on_the_pages_it_is_for() {
+        let metrics = Metrics::new(Vec::new(), Duration::from_secs(60), 5);
+        let watch = |of, name, label, read| Watch { of, kind: Kind::Gauge, name, help: "Help.", label, read };
+        let two = || vec![("a\"b".to_owned(), 1.5), ("c".to_owned(), 2.0)];
+        metrics.watch(watch(Of::Engine, "depth", Some("topic"), Box::new(two)));
+        metrics.watch(watch(Of::Center, "nodes", None, Box::new(|| vec![(String::new(), 3.0)])));
+        metrics.watch(watch(Of::Engine, "nothing", Some("x"), Box::new(Vec::new)));
+        let engine = metrics.page(Of::Engine);
+        let depth = "# HELP depth Help.\n# TYPE depth gauge\ndepth{topic=\"a\\\"b\"} 1.5\ndepth{topic=\"c\"} 2\n";
+        assert!(engine.contains(depth), "{engine}");
+        assert!(engine.contains("\nnodes 3\n") && !engine.contains("nothing"), "{engine}");
+        let center = metrics.page(Of::Center);
+        assert!(center.contains("\nnodes 3\n") && !center.contains("depth"), "{center}");
+    }
+}

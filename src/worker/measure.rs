@@ -1,0 +1,40 @@
+//! What calls of hooks cost, and what the worker's VMs hold: counted for the metrics.
+
+use std::time::Instant;
+
+use super::Worker;
+use crate::script::vm::{Failure, Hook, Returned, Vm};
+use crate::shard::conn::Conn;
+
+/// When a hook was called; None: the script does not define it.
+#[derive(Clone, Copy)]
+pub(super) struct Began(Option<Instant>);
+
+impl Began {
+    /// It is called now.
+    pub(super) fn now(vm: &Vm, hook: Hook) -> Began {
+        Began(vm.has(hook).then(Instant::now))
+    }
+
+    /// It has ended.
+    pub(super) fn ended(self, hook: Hook, result: &Result<Returned, Failure>, conn: &Conn) {
+        if let Some(began) = self.0 {
+            let over_budget = result.as_ref().is_err_and(|failure| failure.over_budget);
+            conn.served.counts.handlers[hook as usize].ended(began.elapsed(), result.is_err(), over_budget);
+        }
+    }
+}
+
+impl Worker {
+    /// Tells what can't be counted as it happens. For a timer.
+    pub(super) fn measure(&self) {
+        let (mut memory, mut waiting) = (0, 0);
+        for server in &self.servers {
+            let (live, next) = (server.vm.borrow(), server.next.borrow());
+            waiting += live.waiting();
+            memory += live.memory() + next.as_ref().map_or(0, |vm| vm.memory());
+        }
+        self.shard.counts.lua_memory.set(memory as u64);
+        self.shard.counts.waiting_handlers.set(waiting as u64);
+    }
+}

@@ -21,13 +21,14 @@ const LAYERS: [&[&str]; 11] = [
 ];
 
 /// What may be named only in certain places: a crate, and the files or folders below `src/` that may.
-const ONLY_IN: [(&str, &[&str]); 6] = [
+const ONLY_IN: [(&str, &[&str]); 7] = [
     ("mlua", &["script/"]),
     ("dashmap", &["hub/"]),
     ("serde_yaml", &["config/raw.rs", "config/raw/"]),
     ("hyper", &["api/"]),
     ("async_nats", &["cluster/nats.rs"]),
     ("clap", &["cli.rs", "bench/"]),
+    ("prometheus", &["telemetry/metrics/"]),
 ];
 
 /// The API's own error codes, spelt in one file only.

@@ -78,3 +78,25 @@ impl ApiError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::blocks::RESULTS;
+
+    #[test]
+    fn every_error_has_its_place_among_the_figures() {
+        let errors = [
+            ApiError::InvalidArgument(String::new()),
+            ApiError::NotSent(String::new()),
+            ApiError::Unauthorized,
+            ApiError::Forbidden(""),
+            ApiError::NotFound,
+            ApiError::MethodNotAllowed(""),
+            ApiError::TooLarge(1),
+            ApiError::Timeout,
+            ApiError::Unavailable,
+        ];
+        assert_eq!(errors.each_ref().map(ApiError::label)[..], RESULTS[1..]);
+    }
+}

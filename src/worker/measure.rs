@@ -38,3 +38,26 @@ impl Worker {
         self.shard.counts.waiting_handlers.set(waiting as u64);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::message::CloseReason;
+    use crate::telemetry::metrics::blocks::ENDS;
+
+    #[test]
+    fn every_end_of_a_connection_has_its_place() {
+        let what = || Box::<str>::from("x");
+        let reasons = [
+            CloseReason::Peer,
+            CloseReason::Requested { code: 1000, reason: what() },
+            CloseReason::Shutdown,
+            CloseReason::Lost(what()),
+            CloseReason::Violation { code: 1002, what: what() },
+            CloseReason::HandlerFailed,
+            CloseReason::ReadTimeout,
+            CloseReason::WriteTimeout,
+            CloseReason::TooSlow,
+        ];
+        assert_eq!(reasons.each_ref().map(CloseReason::label)[..], ENDS[..ENDS.len() - 1]);
+    }
+}

@@ -266,6 +266,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         read_buffer: Cell::default(),
         vm_limits,
     });
+    worker.measure();
     Ok((worker, spec.control, spec.listeners))
 }
 

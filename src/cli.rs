@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 
 use crate::bench::Bench;
-use crate::config::{Config, Format, Level, load};
+use crate::config::{Config, Format, Level, Listen, load};
 use crate::engine::{Engine, Listeners, check_scripts};
 use crate::telemetry::log::{Log, Style};
 
@@ -122,7 +122,8 @@ fn serve(run: &Run, dev: bool) -> Result<(), String> {
     let log = open_log(&config, dev)?;
     log_panics();
     config.notes.iter().for_each(|note| tracing::info!("{note}"));
-    let open_api = config.users.is_empty() && !config.api.listen.addr.ip().is_loopback();
+    let open = |listen: &Listen| config.users.is_empty() && !listen.addr.ip().is_loopback();
+    let (open_api, open_center) = (open(&config.api.listen), open(&config.center));
     let listeners = Listeners::bind(&config)
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
     let greeting = dev.then(|| Greeting::of(&config));
@@ -143,8 +144,8 @@ fn serve(run: &Run, dev: bool) -> Result<(), String> {
     let workers = run.workers.map(usize::from);
     let engine = Engine::start(config, listeners, workers, Box::new(on_level)).map_err(|e| e.to_string())?;
     let at = engine.addresses();
-    if open_api {
-        tracing::warn!("the API on {} is open to everybody: no access.users are configured", at.api);
+    for (_, addr) in [(open_api, at.api), (open_center, at.center)].into_iter().filter(|(open, _)| *open) {
+        tracing::warn!("the API on {addr} is open to everybody: no access.users are configured");
     }
     for server in &at.servers {
         tracing::info!("serving clients on {server}");

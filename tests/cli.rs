@@ -316,7 +316,20 @@ fn an_api_that_is_open_to_everybody_is_warned_of() {
         "engine:\n  apiServer: {port: 0, bind: 0.0.0.0}",
     );
     let open = Process::ready(dir.path(), &["single"]);
-    assert!(open.line("open to everybody").contains("WARN"), "{:?}", open.lines());
+    let warned = open.line("open to everybody");
+    assert!(warned.contains("WARN") && warned.contains("0.0.0.0:"), "{:?}", open.lines());
+    replace(
+        &dir.path().join("connmix.yaml"),
+        "apiServer: {port: 0, bind: 0.0.0.0}",
+        "apiServer: {port: 0, bind: 127.0.0.1}",
+    );
+    replace(
+        &dir.path().join("connmix.yaml"),
+        "center:\n  apiServer: {port: 0, bind: 127.0.0.1}",
+        "center:\n  apiServer: {port: 0, bind: 0.0.0.0}",
+    );
+    let open = Process::ready(dir.path(), &["single"]);
+    assert!(open.line("open to everybody").contains("WARN"), "the center's: {:?}", open.lines());
 }
 
 // The log.

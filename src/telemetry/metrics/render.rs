@@ -228,7 +228,8 @@ fn calls(page: &mut Page, workers: &[WorkerCounts]) {
             }
         }
     }
-    for (call, result, n) in sums.into_iter().filter(|(_, result, n)| *n > 0 || *result == "ok") {
+    let shown = |call: &str, result: &str, n: u64| n > 0 || (result == "ok" && call != "other");
+    for (call, result, n) in sums.into_iter().filter(|(call, result, n)| shown(call, result, *n)) {
         family = family.value(&[("call", call), ("result", result)], n as f64);
     }
     drop(family);

@@ -280,7 +280,7 @@ impl Client {
 
 #[tokio::test]
 async fn failures_and_ends_are_counted_by_what_they_were() {
-    let rig = rig("handlerTimeout: 20ms", "");
+    let rig = rig("", "");
     let ws = rig.ws();
     for (message, code) in [("boom", 1011), ("boom", 1011), ("spin", 1011), ("bye", 4000)] {
         let mut client = rig.connect().await;
@@ -326,13 +326,13 @@ async fn failures_and_ends_are_counted_by_what_they_were() {
     let hook = |what: &str| page.get(&format!("connmix_engine_handler_{what}{{server=\"{ws}\",hook=\"on_message\"}}"));
     assert_eq!((hook("errors_total"), hook("timeouts_total")), (3.0, 1.0));
     assert_eq!(hook("duration_seconds_count"), 4.0);
-    assert!(hook("duration_seconds_sum") >= 0.02, "one was stopped after 20 ms");
+    assert!(hook("duration_seconds_sum") >= 0.2, "one was stopped after 200 ms");
     let bucket = |le: &str| {
         page.get(&format!(
             "connmix_engine_handler_duration_seconds_bucket{{server=\"{ws}\",hook=\"on_message\",le=\"{le}\"}}"
         ))
     };
-    assert!(bucket("0.01") <= 3.0 && bucket("+Inf") == 4.0, "{}", page.text);
+    assert!(bucket("0.1") <= 3.0 && bucket("+Inf") == 4.0, "{}", page.text);
 }
 
 #[tokio::test]
@@ -376,14 +376,21 @@ async fn delays_are_quantiles_over_the_window() {
     let count = |page: &Page| page.get(&format!("{delay}_count{{protocol=\"websocket\",scenario=\"local\"}}"));
     let page = scrape(rig.at.api).await;
     assert!(at(&page, "local", "0.5").is_nan() && count(&page) == 0.0, "{}", page.text);
-    for _ in 0..20 {
-        rig.publish_to("c", "x", 1).await;
-    }
     rig.publish_to("nobody", "x", 0).await;
-    let page = scrape(rig.at.api).await;
+    let mut published = 0.0;
+    // Again if the machine was so slow that the window has passed meanwhile.
+    let page = eventually("delays are told", async || {
+        for _ in 0..20 {
+            rig.publish_to("c", "x", 1).await;
+        }
+        published += 20.0;
+        let page = scrape(rig.at.api).await;
+        (!at(&page, "local", "0.5").is_nan()).then_some(page)
+    })
+    .await;
     let (half, most) = (at(&page, "local", "0.5"), at(&page, "local", "0.99"));
     assert!(0.0 < half && half <= most && most < 5.0, "{half} {most}");
-    assert_eq!(count(&page), 20.0);
+    assert_eq!(count(&page), published);
     let sum = page.get(&format!("{delay}_sum{{protocol=\"websocket\",scenario=\"local\"}}"));
     assert!(sum >= half * 9.0, "{sum} for half of it {half}");
     assert!(at(&page, "forward", "0.99").is_nan());
@@ -392,7 +399,7 @@ async fn delays_are_quantiles_over_the_window() {
         at(&page, "local", "0.5").is_nan().then_some(page)
     })
     .await;
-    assert_eq!(count(&page), 20.0, "what there has ever been stays");
+    assert_eq!(count(&page), published, "what there has ever been stays");
 }
 
 #[tokio::test]
@@ -490,24 +497,22 @@ async fn whoever_guesses_passwords_waits_and_nobody_else_does() {
     for request in [publish("writer:1"), metrics("reader:2"), publish("writer:3"), metrics("reader:4")] {
         assert_eq!(Raw::dial(rig.at.api).await.call(request).await.status, 401);
     }
-    let began = Instant::now();
-    let mut guessing: Vec<_> = Vec::new();
-    for request in [publish("writer:5"), metrics("reader:6")] {
-        let mut raw = Raw::dial(rig.at.api).await;
-        guessing.push(tokio::spawn(async move { (raw.call(request).await.status, began.elapsed()) }));
-    }
-    // From the same address, with the right password, while those wait.
-    eventually("both wait", async || {
-        assert_eq!(raw.call(publish("writer:w")).await.status, 200);
+    let delayed = async || {
         let page = Page::parse(Raw::dial(rig.at.api).await.call(metrics("reader:r")).await.body);
-        (page.get("connmix_api_delayed_logins_total") == 2.0).then_some(())
-    })
-    .await;
-    assert!(guessing.iter().all(|guess| !guess.is_finished()));
-    for guess in guessing {
+        page.get("connmix_api_delayed_logins_total")
+    };
+    for (request, before) in [(publish("writer:5"), 0.0), (metrics("reader:6"), 1.0)] {
+        let (mut guesser, began) = (Raw::dial(rig.at.api).await, Instant::now());
+        let guess = tokio::spawn(async move { (guesser.call(request).await.status, began.elapsed()) });
+        // From the same address with the right password, while that one waits.
+        eventually("it waits", async || (delayed().await > before).then_some(())).await;
+        assert_eq!(raw.call(publish("writer:w")).await.status, 200);
+        let answered = began.elapsed();
         let (status, took) = guess.await.unwrap();
         assert_eq!(status, 401);
         assert!(took >= Duration::from_secs(1), "{took:?}");
+        // A machine that stalls for a second tells nothing.
+        assert!(answered < took || answered > Duration::from_secs(1), "{answered:?} {took:?}");
     }
 }
 
@@ -531,8 +536,8 @@ async fn guesses_that_pile_up_are_ended() {
             kept += 1;
         }
     }
-    // Four at once, eight that wait, the others end.
-    assert_eq!((kept, ended), (12, 12));
+    // Four at once, eight that wait; the others end, unless the machine was so slow that some had waited already.
+    assert!(kept >= 12 && ended > 0, "{kept} {ended}");
 }
 
 #[tokio::test]

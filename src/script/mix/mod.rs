@@ -2,10 +2,12 @@
 
 pub mod codec;
 pub mod conn;
+pub mod http;
 pub mod json;
 pub mod log;
 mod mesh;
 pub mod query;
+mod redis;
 mod server;
 pub mod text;
 mod time;
@@ -32,6 +34,8 @@ pub(super) unsafe fn register(state: State, program: &Program) {
         text::register(state);
         codec::register(state);
         url::register(state);
+        http::register(state);
+        redis::register(state);
         ffi::lua_setglobal(state, c"mix".as_ptr());
     }
 }

@@ -284,6 +284,14 @@ async fn what_can_not_be_sent_is_an_err_and_a_wrong_type_raises() {
             "'GET', url, {headers = {a = ('x'):rep(70000)}}",
             "http: more than 100 headers, or headers of more than 65536 bytes",
         ),
+        (
+            "'GET', url, {headers = (function() local t = {} for i = 1, 40000 do t['x' .. i] = i end return t end)()}",
+            "http: more than 100 headers, or headers of more than 65536 bytes",
+        ),
+        (
+            "'GET', url, {cookies = (function() local t = {} for i = 1, 1001 do t['x' .. i] = i end return t end)()}",
+            "http: more than 1000 cookies",
+        ),
         ("'PUT', url, {body = ('x'):rep(17e6)}", "http: the body has 17000000 bytes, more than 16777216"),
     ] {
         assert_eq!(client.ask(&ask(arguments)).await, err, "{arguments}");
@@ -419,6 +427,16 @@ async fn while_a_request_waits_others_are_served_and_its_client_may_leave() {
     eventually("the request is given up", async || (server.count(|s| &s.left) == 1).then_some(())).await;
     eventually("the handler has ended", async || (other.ask("return closed").await == "1").then_some(())).await;
     assert_eq!(other.ask("return err").await, "the connection has closed");
+    // Nor does a stop wait for it.
+    other.send("mix.http.request('GET', url .. '/silent', {timeout = '1h'})").await;
+    eventually("it has been asked", async || (server.count(|s| &s.requests) == 3).then_some(())).await;
+    let leaving = tokio::spawn(async move {
+        let (code, _) = other.close_frame().await;
+        other.close().await;
+        code
+    });
+    assert!(rig.shutdown().await, "the engine ends in time");
+    assert_eq!(leaving.await.unwrap(), 1001);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -478,6 +496,15 @@ async fn https_needs_a_certificate_that_is_trusted() {
     // The name counts too.
     let answer = client.ask(&ask("'GET', (url:gsub('localhost', '127.0.0.1'))")).await;
     assert!(answer.contains("not valid for name"), "{answer}");
+
+    // The log, which shows everything in this mode, tells no secrets.
+    let secret = "auth = {username = 'u', password = 'sesame'}, headers = {['X-Token'] = 'sesame'}";
+    for path in ["/echo?sesame", "/to?/echo?sesame", "/drop?sesame"] {
+        client.ask(&ask(&format!("'GET', url .. '{path}', {{{secret}}}"))).await;
+    }
+    assert_eq!(client.ask("mix.log(mix.INFO, 'said') return 'logged'").await, "logged");
+    process.line("said");
+    assert!(!process.lines().iter().any(|line| line.contains("sesame")), "{:?}", process.lines());
 
     let process = Process::ready(dir.path(), &["dev"]);
     let mut client = Client::connect(process.ws(), "/ws").await;

@@ -339,6 +339,8 @@ async fn idle_connections_beyond_the_least_number_end() {
         assert!(client.text().await.starts_with("['q' '"));
     }
     eventually("one is left", async || (redis.connections() == 1).then_some(())).await;
+    assert!(rig.shutdown().await);
+    eventually("none outlives the engine", async || (redis.connections() == 0).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

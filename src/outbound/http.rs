@@ -20,6 +20,8 @@ pub const MAX_REDIRECTS: usize = 10;
 const MAX_URL: usize = 16 * 1024;
 /// The most headers of a request, cookies and authorization included, and of a response (hyper's own bound).
 const MAX_HEADERS: usize = 100;
+/// The most cookies that a request may be given.
+const MAX_COOKIES: usize = 1000;
 /// The longest headers of a request, all names and values together, in bytes.
 const MAX_HEADER_BYTES: usize = 64 * 1024;
 /// The longest body, either way, in bytes.
@@ -87,10 +89,11 @@ impl Request {
         let parsed = HeaderName::from_bytes(name).map_err(|_| format!("no name of a header: \"{}\"", shown(name)))?;
         let value = HeaderValue::from_bytes(value)
             .map_err(|_| format!("the header {parsed} holds a line break or another control character"))?;
-        if !OWN_HEADERS.contains(&parsed.as_str()) {
-            self.headers.insert(parsed, value);
+        if OWN_HEADERS.contains(&parsed.as_str()) {
+            return Ok(());
         }
-        Ok(())
+        self.headers.insert(parsed, value);
+        self.check_headers()
     }
 
     /// Adds a cookie.
@@ -101,6 +104,9 @@ impl Request {
         }
         if value.iter().any(|b| b.is_ascii_control() || *b == b';') {
             return Err(format!("the cookie {} holds a semicolon or a control character", shown(name)));
+        }
+        if self.cookies.len() == MAX_COOKIES {
+            return Err(format!("more than {MAX_COOKIES} cookies"));
         }
         self.cookies.push((name.into(), value.into()));
         Ok(())
@@ -157,6 +163,10 @@ impl Request {
             let line = HeaderValue::try_from(line).map_err(|_| "the cookies are no header")?;
             self.headers.insert(COOKIE, line);
         }
+        self.check_headers()
+    }
+
+    fn check_headers(&self) -> Result<(), String> {
         let bytes: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         if self.headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
             return Err(format!("more than {MAX_HEADERS} headers, or headers of more than {MAX_HEADER_BYTES} bytes"));

@@ -13,7 +13,7 @@ use crate::shard::context::Value;
 
 /// The most that the options may hold, in bytes: more than any body that is sent, so that one a little too long gets an
 /// err that says so.
-const MAX_OPTIONS: usize = 64 * 1024 * 1024;
+const MAX_OPTIONS: usize = 20 * 1024 * 1024;
 
 /// The name under which the registry keeps what makes header names found under any letter case.
 const HEADERS_METATABLE: &CStr = c"connmix.headers";

@@ -295,8 +295,6 @@ async fn dangerous_things_are_not_there() {
         "mix.buffer",
         "mix.socket",
         "mix.queue",
-        "mix.redis",
-        "mix.http",
     ] {
         assert_eq!(client.ask(&format!("return type({name})")).await, "nil", "{name}");
     }

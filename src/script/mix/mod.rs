@@ -4,11 +4,11 @@ pub mod codec;
 pub mod conn;
 pub mod json;
 pub mod log;
-mod mesh;
+pub mod mesh;
 pub mod query;
 mod server;
 pub mod text;
-mod time;
+pub mod time;
 pub mod url;
 
 use mlua::ffi;

@@ -19,10 +19,7 @@ use super::auth::{self, Right};
 use super::call::Call;
 use super::error::ApiError;
 use super::linger::Lingering;
-use super::{Api, Caller, center};
-
-/// The longest a call may take to end once the engine drains.
-const DRAIN: Duration = Duration::from_secs(2);
+use super::{Api, Caller, DRAIN, center};
 
 /// What a path is.
 #[derive(Clone, Copy)]
@@ -88,6 +85,8 @@ impl Api {
         tokio::pin!(connection);
         let mut draining = self.draining.clone();
         let ended = tokio::select! {
+            // First, so that a request which has been read already is begun.
+            biased;
             ended = &mut connection => ended,
             _ = draining.wait_for(|draining| *draining) => {
                 // What is under way is answered; then the connection ends.

@@ -12,8 +12,9 @@ pub mod config;
 pub mod wire;
 // Layer 2: channel -> workers -> connections.
 pub mod hub;
-// Layer 3: the other nodes.
+// Layer 3: the other nodes, and other programs.
 pub mod cluster;
+pub mod outbound;
 // Layer 4: what one worker thread owns.
 pub mod shard;
 // Layer 5: all Lua.

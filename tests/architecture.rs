@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 11] = [
     &["ids", "message", "telemetry"],
     &["config", "wire"],
     &["hub", "queue"],
-    &["cluster"],
+    &["cluster", "outbound"],
     &["shard"],
     &["script"],
     &["api"],
@@ -21,12 +21,18 @@ const LAYERS: [&[&str]; 11] = [
 ];
 
 /// What may be named only in certain places: a crate, and the files or folders below `src/` that may.
-const ONLY_IN: [(&str, &[&str]); 6] = [
+const ONLY_IN: [(&str, &[&str]); 12] = [
     ("mlua", &["script/"]),
     ("dashmap", &["hub/"]),
     ("serde_yaml", &["config/raw.rs", "config/raw/"]),
     ("hyper", &["api/"]),
     ("async_nats", &["cluster/nats.rs"]),
+    ("reqwest", &["outbound/http.rs"]),
+    ("rustls", &["outbound/http.rs"]),
+    ("rustls_native_certs", &["outbound/http.rs"]),
+    ("webpki_roots", &["outbound/http.rs"]),
+    ("redis_codec", &["outbound/redis/"]),
+    ("combine", &["outbound/redis/"]),
     ("clap", &["cli.rs", "bench/", "testing/"]),
 ];
 

@@ -132,13 +132,28 @@ impl Args {
 
     /// Any plain value, copied out of Lua.
     pub fn value(&self, index: i32) -> Result<Value, Raise> {
-        unsafe { value_at(self.state, self.slot(index), 0, &mut { MAX_COPY }) }
-            .map_err(|what| Raise::Argument { index, problem: format!("plain value expected, {what}") })
+        self.value_within(index, MAX_COPY)
+    }
+
+    /// The same for values of at most that many bytes, as [`Value::weight`] counts them.
+    fn value_within(&self, index: i32, most: usize) -> Result<Value, Raise> {
+        unsafe { value_at(self.state, self.slot(index), 0, &mut { most }) }.map_err(|what| Raise::Argument {
+            index,
+            problem: match what {
+                NoCopy::TooLarge => format!("plain value expected, got one of more than {most} bytes"),
+                NoCopy::Other(what) => format!("plain value expected, {what}"),
+            },
+        })
     }
 
     /// A table's pairs, copied out of Lua.
     pub fn table(&self, index: i32) -> Result<Box<[(Value, Value)]>, Raise> {
-        match self.value(index)? {
+        self.table_within(index, MAX_COPY)
+    }
+
+    /// The same for tables of at most that many bytes, as [`Value::weight`] counts them.
+    pub fn table_within(&self, index: i32, most: usize) -> Result<Box<[(Value, Value)]>, Raise> {
+        match self.value_within(index, most)? {
             Value::Table(pairs) => Ok(pairs),
             _ => Err(self.wrong(index, "table")),
         }
@@ -195,12 +210,19 @@ const MAX_DEPTH: usize = 64;
 /// over.
 const MAX_COPY: usize = 4 * crate::shard::context::MAX_BYTES;
 
+/// Why a value is not copied.
+enum NoCopy {
+    TooLarge,
+    /// `got a function`
+    Other(String),
+}
+
 /// `left`: bytes that may still be copied.
-unsafe fn value_at(state: State, slot: c_int, depth: usize, left: &mut usize) -> Result<Value, String> {
+unsafe fn value_at(state: State, slot: c_int, depth: usize, left: &mut usize) -> Result<Value, NoCopy> {
     unsafe {
         let bytes = if ffi::lua_type(state, slot) == ffi::LUA_TSTRING { ffi::lua_objlen(state, slot) } else { 0 };
         let weight = size_of::<Value>() + bytes;
-        *left = left.checked_sub(weight).ok_or_else(|| format!("got one of more than {MAX_COPY} bytes"))?;
+        *left = left.checked_sub(weight).ok_or(NoCopy::TooLarge)?;
         match ffi::lua_type(state, slot) {
             ffi::LUA_TNONE | ffi::LUA_TNIL => Ok(Value::Nil),
             ffi::LUA_TBOOLEAN => Ok(Value::Bool(ffi::lua_toboolean(state, slot) != 0)),
@@ -209,7 +231,7 @@ unsafe fn value_at(state: State, slot: c_int, depth: usize, left: &mut usize) ->
             ffi::LUA_TTABLE => {
                 // lua_checkstack raises nothing: it returns 0 when the stack can't grow.
                 if depth >= MAX_DEPTH || ffi::lua_checkstack(state, 4) == 0 {
-                    return Err(format!("got a table nested deeper than {MAX_DEPTH} (a cycle?)"));
+                    return Err(NoCopy::Other(format!("got a table nested deeper than {MAX_DEPTH} (a cycle?)")));
                 }
                 let table = ffi::lua_absindex(state, slot);
                 let mut pairs = Vec::new();
@@ -229,7 +251,7 @@ unsafe fn value_at(state: State, slot: c_int, depth: usize, left: &mut usize) ->
                 }
                 Ok(Value::Table(pairs.into()))
             }
-            _ => Err(format!("got a {}", type_name(state, slot))),
+            _ => Err(NoCopy::Other(format!("got a {}", type_name(state, slot)))),
         }
     }
 }

@@ -94,6 +94,11 @@ pub unsafe fn set_waiting<R: Interruptible, F: WaitingNative<R>>(state: State, n
     unsafe { set_raw(state, name, trampoline::<R, F, 0>) }
 }
 
+/// A function that may wait as Lua calls it, for a closure whose first upvalue is its name.
+pub fn waiting<R: Interruptible, F: WaitingNative<R>>(_function: F) -> ffi::lua_CFunction {
+    trampoline::<R, F, 0>
+}
+
 /// As [`set_waiting`] for a method.
 ///
 /// # Safety

@@ -29,6 +29,7 @@ use crate::cluster::Mesh;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::ids::WorkerId;
+use crate::outbound::Outbound;
 use crate::script::current::{self, Host};
 use crate::script::program::Program;
 use crate::script::vm::{Vm, VmLimits};
@@ -112,6 +113,8 @@ pub struct Spec {
     pub hub: Arc<Hub>,
     /// The mesh.
     pub mesh: Arc<Mesh>,
+    /// HTTP and Redis, for scripts.
+    pub outbound: Arc<Outbound>,
     /// The configuration in force.
     pub config: Arc<ArcSwap<Config>>,
     /// The scripts, by server.
@@ -226,7 +229,7 @@ type Started = (Rc<Worker>, mpsc::Receiver<Control>, Vec<Listener>);
 fn start(spec: Spec) -> Result<Started, String> {
     let config = spec.config.load_full();
     let shard = Rc::new(Shard::new(spec.id, spec.hub.clone()));
-    current::install(Host { shard: shard.clone(), mesh: spec.mesh.clone() });
+    current::install(Host { shard: shard.clone(), mesh: spec.mesh.clone(), outbound: spec.outbound });
     let vm_limits = VmLimits { memory: config.luavm.memory_limit, libraries: config.luavm.libraries.clone() };
     let mut servers = Vec::with_capacity(config.servers.len());
     for (i, (server, program)) in config.servers.iter().zip(&spec.programs).enumerate() {

@@ -3,11 +3,13 @@
 pub mod buffer;
 pub mod codec;
 pub mod conn;
+pub mod http;
 pub mod json;
 pub mod log;
 pub mod mesh;
 mod php_pack;
 pub mod query;
+mod redis;
 mod server;
 pub mod text;
 pub mod time;
@@ -36,6 +38,8 @@ pub(super) unsafe fn register(state: State, program: &Program) {
         codec::register(state);
         php_pack::register(state);
         url::register(state);
+        http::register(state);
+        redis::register(state);
         ffi::lua_setglobal(state, c"mix".as_ptr());
     }
 }

@@ -1,6 +1,7 @@
 //! Making a VM: the sandbox, the native functions, the prelude, the entry file, and the hooks that it defines.
 
 use mlua::{Lua, LuaOptions, StdLib, ffi};
+use std::cell::OnceCell;
 use std::ffi::c_int;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use super::program::{Program, shown};
 use super::stack::{State, protect};
 use super::vm::Hook;
-use super::{guard, mix, natives, strings};
+use super::{check, guard, mix, natives, strings, teach};
 use crate::config::Library;
 
 /// The longest an entry file's top level may run.
@@ -60,7 +61,7 @@ pub(super) fn build(program: &Arc<Program>, limits: &VmLimits) -> Result<Built, 
         .map_err(|e| script_error(program, &e))?;
     {
         let _run = unsafe { guard::enter(main, LOAD_BUDGET) };
-        chunk.call::<()>(()).map_err(|e| script_error(program, &e))?;
+        chunk.call::<()>(()).map_err(|e| taught(&lua, program, script_error(program, &e)))?;
     }
     let entries = find_hooks(&lua, &prelude, program)?;
     Ok(Built { lua, main, entries })
@@ -103,9 +104,11 @@ fn find_hooks(lua: &Lua, prelude: &mlua::Table, program: &Program) -> Result<[Op
         let value: mlua::Value = lua.globals().raw_get(hook.name()).map_err(|e| e.to_string())?;
         let function = match value {
             mlua::Value::Nil if hook == Hook::Message => {
+                let file = shown(&program.entry);
+                let why =
+                    check::why_no_hook(lua, program, hook.name()).map_or_else(String::new, |why| format!(" ({why})"));
                 return Err(format!(
-                    "{}: no global function on_message; a websocket server's script must define it",
-                    shown(&program.entry)
+                    "{file}: no global function on_message; a websocket server's script must define it{why}"
                 ));
             }
             mlua::Value::Nil => continue,
@@ -135,6 +138,18 @@ fn find_hooks(lua: &Lua, prelude: &mlua::Table, program: &Program) -> Result<[Op
         entries[hook as usize] = Some(find().map_err(|e| e.to_string())?);
     }
     Ok(entries)
+}
+
+/// Adds the likely fix to the text of an error of the entry file's top level.
+fn taught(lua: &Lua, program: &Program, text: String) -> String {
+    let first = text.lines().next().unwrap_or_default();
+    let slips = OnceCell::new();
+    let known =
+        || teach::Known { slips: slips.get_or_init(|| check::slips(lua, program)), offered: teach::offered(lua) };
+    match teach::fix(first, known) {
+        Some(fix) => text.replacen(first, &format!("{first}; {fix}"), 1),
+        None => text,
+    }
 }
 
 /// A script error's text: it has file and line, or gets the file's name.

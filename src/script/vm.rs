@@ -7,7 +7,7 @@
 //! Lua is entered only while nothing of the shard is borrowed.
 
 use mlua::{Lua, ffi};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::ffi::c_int;
 use std::rc::Rc;
@@ -16,6 +16,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::build::{Built, Entry, build};
+use super::check::Slip;
 use super::current::{self, ConnRef, Current};
 use super::hooks::HookArgs;
 use super::program::Program;
@@ -134,10 +135,12 @@ pub struct Vm {
     memory: usize,
     /// Bytes in use from which on garbage is collected at once.
     nearly_full: Cell<usize>,
+    /// What a check of the script's text found, once somebody asked.
+    pub(super) slips: OnceCell<Vec<Slip>>,
     /// The version it runs.
     pub program: Arc<Program>,
     /// Last, so that it goes after all that refers to it.
-    lua: Lua,
+    pub(super) lua: Lua,
 }
 
 impl Vm {
@@ -153,6 +156,7 @@ impl Vm {
             queue: RefCell::default(),
             memory: limits.memory,
             nearly_full: Cell::new(nearly_full(limits.memory)),
+            slips: OnceCell::new(),
             program,
             lua,
         };
@@ -245,7 +249,7 @@ impl Vm {
                 } else {
                     self.relieve();
                 }
-                Step::Done(Err(failure))
+                Step::Done(Err(self.taught(failure)))
             }
         }
     }

@@ -130,7 +130,8 @@ unsafe extern "C-unwind" fn trampoline<R: Interruptible, F: WaitingNative<R>, co
 }
 
 /// What a waiting function raises outside handlers.
-pub const NOT_AT_TOP_LEVEL: &str = "this function waits, and only a handler can: not a file's top level";
+pub const NOT_AT_TOP_LEVEL: &str =
+    "this function waits, and only a handler can, not a file's top level: call it in a hook";
 
 /// What a waiting function raises where Lua can't be suspended.
 pub const NOT_HERE: &str = "this function waits, which is not possible inside a callback of table.sort or string.gsub; \

@@ -15,6 +15,7 @@ use mlua::ffi;
 
 use super::program::Program;
 use super::stack::State;
+use super::teach;
 
 /// Makes the global `mix`.
 ///
@@ -32,6 +33,7 @@ pub(super) unsafe fn register(state: State, program: &Program) {
         text::register(state);
         codec::register(state);
         url::register(state);
+        teach::watch(state);
         ffi::lua_setglobal(state, c"mix".as_ptr());
     }
 }

@@ -181,26 +181,28 @@ pub(super) struct Known<'a> {
 /// `known` is asked only for an error of that kind.
 pub(super) fn fix<'a>(message: &str, known: impl FnOnce() -> Known<'a>) -> Option<String> {
     let (place, what) = message.split_once(": attempt to ")?;
-    what.ends_with("a nil value)").then_some(()).or(what.ends_with(" a nil value").then_some(()))?;
+    let (file, line) = place.rsplit_once(':')?;
+    if !what.ends_with(" (a nil value)") && !what.ends_with(" a nil value") {
+        return None;
+    }
     let known = known();
-    let here = |slip: &&Slip| place == format!("{}:{}", slip.file, slip.line);
-    let in_file = |slip: &&Slip| place.rsplit_once(':').is_some_and(|(file, _)| file == slip.file);
-    let Some((kind, name)) =
-        what.split_once(" '").and_then(|(before, rest)| Some((before.rsplit(' ').next()?, rest.split_once('\'')?.0)))
-    else {
-        // `mix.websocket():send()` at the top level: nothing there has a name.
-        return known.slips.iter().filter(here).find(|s| s.name == "mix.websocket").map(|s| s.fix.clone());
+    let in_file: Vec<&Slip> = known.slips.iter().filter(|slip| is_shown_as(&slip.file, file)).collect();
+    let here = || in_file.iter().filter(|slip| slip.line.to_string() == line);
+    // What gives nil at a file's top level.
+    let is_connection = |slip: &&&Slip| matches!(slip.name.as_str(), "mix.websocket" | "mix.socket.tcp");
+    let Some((kind, name)) = subject(what) else {
+        return here().find(is_connection).map(|slip| slip.fix.clone());
     };
-    let order =
-        || known.slips.iter().filter(in_file).find(|s| s.name.starts_with("on_") && s.is_order).map(|s| s.fix.clone());
+    let order = || in_file.iter().find(|slip| slip.is_order).map(|slip| slip.fix.clone());
     match kind {
         "global" => {
-            let slip = known.slips.iter().filter(here).find(|s| s.name == name)?;
+            let slip = here().find(|slip| slip.name == name)?;
             Some(if slip.fix.is_empty() { "nothing defines it".into() } else { slip.fix.clone() })
         }
         "field" | "method" => {
             let (owner, missed) = MISSED.with(RefCell::take);
             if missed != name {
+                // A message, say, that a hook takes for the connection.
                 let is_method = kind == "method" && known.offered.contains(&format!("conn:{name}"));
                 return order().filter(|_| is_method);
             }
@@ -208,16 +210,23 @@ pub(super) fn fix<'a>(message: &str, known: impl FnOnce() -> Known<'a>) -> Optio
             Some(format!("{owner} has no '{name}'{}{fix}", if fix.is_empty() { "" } else { "; " }))
         }
         "local" | "upvalue" if matches!(name, "conn" | "connection") => {
-            let at_top =
-                || known.slips.iter().filter(in_file).find(|s| s.name == "mix.websocket").map(|s| s.fix.clone());
-            Some(
-                order()
-                    .or_else(at_top)
-                    .unwrap_or_else(|| format!("inside a hook, local {name} = mix.websocket() gives the connection")),
-            )
+            let at_top = || in_file.iter().find(is_connection).map(|slip| slip.fix.clone());
+            let general = || format!("inside a hook, local {name} = mix.websocket() gives the connection");
+            Some(order().or_else(at_top).unwrap_or_else(general))
         }
         _ => None,
     }
+}
+
+/// `index local 'conn' (a nil value)` is about the local `conn`.
+fn subject(what: &str) -> Option<(&str, &str)> {
+    let (before, rest) = what.split_once(" '")?;
+    Some((before.rsplit(' ').next()?, rest.split_once('\'')?.0))
+}
+
+/// Lua cuts a long path down to its end.
+fn is_shown_as(file: &str, shown: &str) -> bool {
+    file == shown || shown.strip_prefix("...").is_some_and(|end| file.ends_with(end))
 }
 
 /// What was probably meant by a name that `owner` does not have: `did you mean 'json_decode'?`; empty if there is no
@@ -254,5 +263,48 @@ impl Vm {
             failure.message = format!("{}; {fix}", failure.message);
         }
         failure
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_near_whatever_their_case_and_underscores() {
+        let known = ["json_decode", "json_encode", "send", "on_message", "log"];
+        for (name, near) in [
+            ("json_decod", Some("json_decode")),
+            ("jsonDecode", Some("json_decode")),
+            ("onMessage", Some("on_message")),
+            ("on_mesage", Some("on_message")),
+            ("sned", Some("send")),
+            ("send", None),
+            ("lo", None),
+            ("elephant", None),
+        ] {
+            assert_eq!(nearest(name, known.into_iter()), near, "{name}");
+        }
+        assert_eq!(nearest(&"x".repeat(100_000), known.into_iter()), None);
+    }
+
+    #[test]
+    fn a_path_that_was_cut_is_the_same_file() {
+        let slip = Slip {
+            file: "/a/very/long/way/down/to/entry.lua".into(),
+            line: 7,
+            name: "conn".into(),
+            what: String::new(),
+            fix: "the fix".into(),
+            is_order: false,
+        };
+        let slips = [slip];
+        let known = || Known { slips: &slips, offered: BTreeSet::new() };
+        let what = "attempt to index global 'conn' (a nil value)";
+        assert_eq!(fix(&format!("...down/to/entry.lua:7: {what}"), known).as_deref(), Some("the fix"));
+        for other in ["...down/to/entry.lua:8", "...up/to/entry.lua:7", "entry.lua:7", "entry.lua"] {
+            assert_eq!(fix(&format!("{other}: {what}"), known), None, "{other}");
+        }
+        assert_eq!(fix("no place at all", known), None);
     }
 }

@@ -2,6 +2,7 @@
 //! what the script's files assign, and warns only of what is certain. It reads text and runs nothing.
 
 mod bytecode;
+mod hooks;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -12,7 +13,7 @@ use std::path::Path;
 
 use super::program::{Program, shown};
 use super::teach::{instead_of, nearest, offered};
-use super::vm::Hook;
+use hooks::Hooks;
 use scan::{Facts, Read};
 
 /// One slip.
@@ -81,6 +82,7 @@ struct Names {
 pub(super) fn slips(lua: &Lua, program: &Program) -> Vec<Slip> {
     let files = files(program);
     let names = Names::of(lua, &files);
+    let hooks = Hooks::of(program);
     let mut slips = Vec::new();
     for file in files.iter().filter(|file| file.own) {
         let mut slip = |line: u32, name: &str, what: String, fix: String, is_order: bool| {
@@ -91,19 +93,18 @@ pub(super) fn slips(lua: &Lua, program: &Program) -> Vec<Slip> {
                 slip(read.line, &read.path, what, fix, false);
             }
         }
-        for (line, name, what, fix) in names.wrong_writes(&file.facts) {
+        for (line, name, what, fix) in names.wrong_writes(&file.facts, &hooks) {
             slip(line, &name, what, fix, false);
         }
-        for line in &file.facts.websocket_at_top {
-            let what = "mix.websocket() gives nil at a file's top level, where there is no connection".into();
-            slip(*line, "mix.websocket", what, "call mix.websocket() inside the hook".into(), false);
+        for (line, path) in &file.facts.connection_at_top {
+            let what = format!("{path}() gives nil at a file's top level, where there is no connection");
+            slip(*line, path, what, format!("call {path}() inside the hook"), false);
         }
-        for (line, hook, what, fix) in wrong_order(&file.facts) {
+        for (line, hook, what, fix) in hooks.wrong_order(&file.facts) {
             slip(line, hook, what, fix, true);
         }
-        for (line, name) in local_hooks(&file.facts, &names.functions) {
-            let what = format!("{name} is a local function; the engine calls global ones");
-            slip(line, name, what, format!("write function {name}(...) without local"), false);
+        for (line, hook, what, fix) in hooks.local(&file.facts, &names.functions) {
+            slip(line, hook, what, fix, false);
         }
     }
     slips.sort_by(|a, b| (&a.file, a.line, &a.name).cmp(&(&b.file, b.line, &b.name)));
@@ -275,17 +276,16 @@ impl Names {
 
     /// Globals that are assigned and never read, with line, name, what is wrong and the fix: functions that look like hooks
     /// anywhere, and anything inside functions.
-    fn wrong_writes(&self, facts: &Facts) -> Vec<(u32, String, String, String)> {
-        let hooks: Vec<&str> = Hook::ALL.iter().map(|hook| hook.name()).collect();
+    fn wrong_writes(&self, facts: &Facts, hooks: &Hooks) -> Vec<(u32, String, String, String)> {
         let mut wrong = Vec::new();
         for write in &facts.writes {
             let name = write.path.as_str();
-            let is_known = hooks.contains(&name) || ENGINE_READS.contains(&name) || name.contains('.');
+            let is_known = hooks.names.contains(&name) || ENGINE_READS.contains(&name) || name.contains('.');
             if is_known || self.read.contains(name) || self.opaque {
                 continue;
             }
             let uncalled = format!("nothing calls the global function '{name}'");
-            let free = hooks.iter().copied().filter(|hook| !self.functions.contains(*hook));
+            let free = hooks.names.iter().copied().filter(|hook| !self.functions.contains(*hook));
             if write.function.is_none() && !self.functions.contains(name) {
                 if !facts.is_top(write.proto) && !self.compiles && !self.globals.contains(name) {
                     let what = format!("global '{name}' is assigned but nothing reads it");
@@ -301,18 +301,12 @@ impl Names {
                 }
             } else if let Some(hook) = nearest(name, free) {
                 wrong.push((write.line, name.to_owned(), uncalled, format!("did you mean the hook '{hook}'?")));
-            } else if facts.is_top(write.proto) && looks_like_hook(name) {
-                let fix = format!("the hooks of a websocket server are {}", hooks.join(", "));
-                wrong.push((write.line, name.to_owned(), uncalled, fix));
+            } else if facts.is_top(write.proto) && hooks::looks_like_one(name) {
+                wrong.push((write.line, name.to_owned(), uncalled, hooks.all()));
             }
         }
         wrong
     }
-}
-
-/// `on_open`, `onOpen`
-fn looks_like_hook(name: &str) -> bool {
-    name.strip_prefix("on").is_some_and(|rest| rest.starts_with(|c: char| c == '_' || c.is_ascii_uppercase()))
 }
 
 fn did_you_mean(near: Option<&str>) -> String {
@@ -321,38 +315,4 @@ fn did_you_mean(near: Option<&str>) -> String {
 
 fn libraries_hint(table: &str) -> &'static str {
     if matches!(table, "io" | "os") { "engine.luavm.libraries can let it in" } else { "" }
-}
-
-/// Hooks whose first argument has the name of another one.
-fn wrong_order(facts: &Facts) -> Vec<(u32, &'static str, String, String)> {
-    let mut wrong = Vec::new();
-    for write in facts.writes.iter().filter(|w| facts.is_top(w.proto)) {
-        let Some(hook) = Hook::ALL.into_iter().find(|hook| hook.name() == write.path) else { continue };
-        let Some(first) = write.function.and_then(|f| facts.protos.get(f)).filter(|p| p.params > 0) else { continue };
-        let Some(first) = first.locals.first().map(|local| local.name.as_str()) else { continue };
-        let (arguments, gets) = match hook {
-            Hook::Handshake => ("(client_id, headers, server, conn)", "the client's id"),
-            Hook::Message => ("(msg, conn)", "the message"),
-            Hook::Close => ("(client_id, err, conn)", "the client's id"),
-        };
-        let is_other =
-            matches!(first, "conn" | "connection") || hook == Hook::Close && matches!(first, "err" | "error");
-        if is_other {
-            let name = hook.name();
-            let what = format!("the first argument of {name} is {gets}, not '{first}'");
-            wrong.push((write.line, name, what, format!("write function {name}{arguments}")));
-        }
-    }
-    wrong
-}
-
-/// Hooks that are local functions of a file's top level while there is no global one.
-fn local_hooks(facts: &Facts, functions: &BTreeSet<String>) -> Vec<(u32, &'static str)> {
-    let Some(top) = facts.protos.last() else { return Vec::new() };
-    let missing = Hook::ALL.into_iter().map(Hook::name).filter(|name| !functions.contains(*name));
-    let local = missing.filter_map(|name| {
-        let local = top.locals.iter().find(|l| l.name == name)?;
-        Some((facts.declared(top, local), name))
-    });
-    local.collect()
 }

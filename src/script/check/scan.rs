@@ -37,8 +37,8 @@ pub(super) struct Facts {
     pub tested: BTreeSet<String>,
     /// Names of modules, where they are spelt out.
     pub requires: Vec<String>,
-    /// Lines of the top level that call `mix.websocket`.
-    pub websocket_at_top: Vec<u32>,
+    /// Where the top level asks for the connection: the line, and `mix.websocket` or `mix.socket.tcp`.
+    pub connection_at_top: Vec<(u32, String)>,
     /// Globals are reached in ways that can't be followed.
     pub opaque: bool,
     /// Text is compiled, which may read any global.
@@ -169,7 +169,9 @@ fn scan(facts: &mut Facts, protos: &[Proto], number: usize) {
                 match path_of(&registers, ins.a()).as_deref() {
                     Some("require") => facts.requires.extend(text_of(&registers, argument)),
                     Some("type") => facts.tested.extend(path_of(&registers, argument)),
-                    Some("mix.websocket") if is_top => facts.websocket_at_top.push(ins.line),
+                    Some(path @ ("mix.websocket" | "mix.socket.tcp")) if is_top => {
+                        facts.connection_at_top.push((ins.line, path.to_owned()));
+                    }
                     _ => {}
                 }
             }

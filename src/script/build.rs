@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::program::{Program, shown};
 use super::stack::{State, protect};
+use super::teach::Known;
 use super::vm::Hook;
 use super::{check, guard, mix, natives, strings, teach};
 use crate::config::Library;
@@ -143,10 +144,8 @@ fn find_hooks(lua: &Lua, prelude: &mlua::Table, program: &Program) -> Result<[Op
 /// Adds the likely fix to the text of an error of the entry file's top level.
 fn taught(lua: &Lua, program: &Program, text: String) -> String {
     let first = text.lines().next().unwrap_or_default();
-    let slips = OnceCell::new();
-    let known =
-        || teach::Known { slips: slips.get_or_init(|| check::slips(lua, program)), offered: teach::offered(lua) };
-    match teach::fix(first, known) {
+    let known = OnceCell::new();
+    match teach::fix(first, || known.get_or_init(|| Known::of(lua, program))) {
         Some(fix) => text.replacen(first, &format!("{first}; {fix}"), 1),
         None => text,
     }

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::ffi::{CStr, c_int};
 
 use super::check::{self, Slip};
+use super::program::Program;
 use super::stack::{State, bytes_at, push_bytes};
 use super::vm::{Failure, Vm};
 
@@ -17,6 +18,13 @@ const OWNER: &CStr = c"connmix";
 const CLASS: &str = "connmix.";
 /// Longer names are nobody's slip of the pen.
 const LONGEST: usize = 64;
+
+/// How an error ends that was given a table where a message belongs.
+const TABLE_FOR_TEXT: [&str; 3] = [
+    "bad argument #1 to 'send' (string expected, got table)",
+    "bad argument #2 to 'send' (string expected, got table)",
+    "bad argument #2 to 'publish' (string expected, got table)",
+];
 
 thread_local! {
     /// The lookup that failed last: in what (`mix.mesh`, `conn`), and for which name.
@@ -169,17 +177,27 @@ pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
     (distance <= 1 + near.len() / 6).then_some(near)
 }
 
-/// What is known of a script, for its errors.
-pub(super) struct Known<'a> {
+/// What is known of a script, for its errors. Found out once, when somebody asks.
+pub(super) struct Known {
     /// What a check of its text finds.
-    pub slips: &'a [Slip],
+    pub slips: Vec<Slip>,
     /// [`offered`].
     pub offered: BTreeSet<String>,
 }
 
+impl Known {
+    /// Of a script whose entry file has run.
+    pub fn of(lua: &Lua, program: &Program) -> Known {
+        Known { slips: check::slips(lua, program), offered: offered(lua) }
+    }
+}
+
 /// The likely fix of an error, given its text: `FILE:LINE: attempt to call field 'x' (a nil value)`. None: nothing to add.
 /// `known` is asked only for an error of that kind.
-pub(super) fn fix<'a>(message: &str, known: impl FnOnce() -> Known<'a>) -> Option<String> {
+pub(super) fn fix<'a>(message: &str, known: impl FnOnce() -> &'a Known) -> Option<String> {
+    if TABLE_FOR_TEXT.iter().any(|end| message.ends_with(end)) {
+        return Some("mix.json_encode makes a string of a table".into());
+    }
     let (place, what) = message.split_once(": attempt to ")?;
     let (file, line) = place.rsplit_once(':')?;
     if !what.ends_with(" (a nil value)") && !what.ends_with(" a nil value") {
@@ -244,22 +262,21 @@ pub(super) fn instead_of(owner: &str, name: &str, offered: &BTreeSet<String>) ->
 impl Vm {
     /// Slips of the script that compile, such as names that nothing defines: a line of text each, with file and line.
     pub fn warnings(&self) -> Vec<String> {
-        check::told_once(self.slips())
+        check::told_once(&self.known().slips)
     }
 
     /// Every function and constant that scripts get from the engine, in full: `mix.mesh.publish`, `conn:send`.
     pub fn offered(&self) -> Vec<String> {
-        offered(&self.lua).into_iter().collect()
+        self.known().offered.iter().cloned().collect()
     }
 
-    fn slips(&self) -> &[Slip] {
-        self.slips.get_or_init(|| check::slips(&self.lua, &self.program))
+    fn known(&self) -> &Known {
+        self.known.get_or_init(|| Known::of(&self.lua, &self.program))
     }
 
     /// Adds the likely fix to an error's text.
     pub(super) fn taught(&self, mut failure: Failure) -> Failure {
-        let known = || Known { slips: self.slips(), offered: offered(&self.lua) };
-        if let Some(fix) = fix(&failure.message, known) {
+        if let Some(fix) = fix(&failure.message, || self.known()) {
             failure.message = format!("{}; {fix}", failure.message);
         }
         failure
@@ -298,8 +315,8 @@ mod tests {
             fix: "the fix".into(),
             is_order: false,
         };
-        let slips = [slip];
-        let known = || Known { slips: &slips, offered: BTreeSet::new() };
+        let known = Known { slips: vec![slip], offered: BTreeSet::new() };
+        let known = || &known;
         let what = "attempt to index global 'conn' (a nil value)";
         assert_eq!(fix(&format!("...down/to/entry.lua:7: {what}"), known).as_deref(), Some("the fix"));
         for other in ["...down/to/entry.lua:8", "...up/to/entry.lua:7", "entry.lua:7", "entry.lua"] {

@@ -16,11 +16,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::build::{Built, Entry, build};
-use super::check::Slip;
 use super::current::{self, ConnRef, Current};
 use super::hooks::HookArgs;
 use super::program::Program;
 use super::stack::{State, bytes_at, protect, type_name};
+use super::teach::Known;
 use super::wait::{self, Wait};
 use super::{guard, trace};
 
@@ -135,8 +135,8 @@ pub struct Vm {
     memory: usize,
     /// Bytes in use from which on garbage is collected at once.
     nearly_full: Cell<usize>,
-    /// What a check of the script's text found, once somebody asked.
-    pub(super) slips: OnceCell<Vec<Slip>>,
+    /// What its errors can say more, once somebody asked.
+    pub(super) known: OnceCell<Known>,
     /// The version it runs.
     pub program: Arc<Program>,
     /// Last, so that it goes after all that refers to it.
@@ -156,7 +156,7 @@ impl Vm {
             queue: RefCell::default(),
             memory: limits.memory,
             nearly_full: Cell::new(nearly_full(limits.memory)),
-            slips: OnceCell::new(),
+            known: OnceCell::new(),
             program,
             lua,
         };

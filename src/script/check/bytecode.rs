@@ -73,6 +73,7 @@ pub(super) mod op {
     pub const ISEQP: u8 = 10;
     pub const ISNEP: u8 = 11;
     pub const ISTC: u8 = 12;
+    pub const IST: u8 = 14;
     pub const ISF: u8 = 15;
     pub const ISNUM: u8 = 17;
     pub const MOV: u8 = 18;
@@ -305,6 +306,7 @@ mod tests {
             ("if x ~= nil then y() end", op::ISEQP),
             ("if x == nil then y() end", op::ISNEP),
             ("return x and y", op::ISF),
+            ("return x or y", op::IST),
             ("local a, b = x, y; local c = a or b", op::ISTC),
             ("local a = x; local b = a", op::MOV),
             ("return not x", op::NOT),

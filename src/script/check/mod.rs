@@ -57,6 +57,7 @@ struct File {
     facts: Facts,
     /// It lies in the script's folder; others are not warned of.
     own: bool,
+    is_entry: bool,
 }
 
 /// What is known of all files together.
@@ -103,7 +104,9 @@ pub(super) fn slips(lua: &Lua, program: &Program) -> Vec<Slip> {
         for (line, hook, what, fix) in hooks.wrong_order(&file.facts) {
             slip(line, hook, what, fix, true);
         }
-        for (line, hook, what, fix) in hooks.local(&file.facts, &names.functions) {
+        // Elsewhere such a name may be anything.
+        let local = file.is_entry.then(|| hooks.local(&file.facts, &names.functions));
+        for (line, hook, what, fix) in local.into_iter().flatten() {
             slip(line, hook, what, fix, false);
         }
     }
@@ -132,7 +135,8 @@ fn files(program: &Program) -> Vec<File> {
     let folder = program.folder();
     let file = |path: &Path, text: &[u8]| {
         let facts = Facts::of(bytecode::read(text)?);
-        Some(File { shown: shown(path), facts, own: path.starts_with(folder) })
+        let is_entry = path == program.entry;
+        Some(File { shown: shown(path), facts, own: path.starts_with(folder), is_entry })
     };
     let mut files: Vec<File> = Vec::new();
     let mut known: BTreeSet<_> = BTreeSet::new();
@@ -191,7 +195,14 @@ impl Names {
         defined.extend(globals.iter().cloned());
         let reads = files.iter().flat_map(|f| &f.facts.reads);
         let read = reads.map(|r| r.path.clone()).collect();
-        defined.extend(files.iter().flat_map(|f| &f.facts.writes).map(|w| w.path.clone()));
+        let written: BTreeSet<String> = files.iter().flat_map(|f| &f.facts.writes).map(|w| w.path.clone()).collect();
+        // A table that a script replaces is the script's own affair.
+        let is_replaced = |table: &str| {
+            let mut around = std::iter::successors(Some(table), |t| Some(t.rsplit_once('.')?.0));
+            around.any(|table| written.contains(table))
+        };
+        closed.retain(|table| !is_replaced(table));
+        defined.extend(written);
         let own = || files.iter().filter(|f| f.own);
         Names {
             defined,
@@ -212,15 +223,14 @@ impl Names {
             return None;
         }
         if let Some((table, name)) = path.rsplit_once('.') {
-            // A table that the script replaced is its own affair.
-            let ours = self.closed.contains(table) && !facts.writes.iter().any(|w| w.path == table);
-            if !ours || facts.tested.contains(path) {
+            if !self.closed.contains(table) || facts.tested.contains(path) {
                 return None;
             }
             let prefix = format!("{table}.");
             let fields = || self.defined.iter().filter_map(|d| d.strip_prefix(&prefix));
             let lacks = format!("{table} has no '{name}'");
             return Some(match table {
+                "string" if name == "dump" => (format!("{path} is not in the sandbox"), String::new()),
                 _ if table.starts_with("mix") => (lacks, instead_of(table, name, &self.offered)),
                 _ => match nearest(name, fields()) {
                     None if matches!(table, "os" | "debug" | "package") => {
@@ -230,7 +240,7 @@ impl Names {
                 },
             });
         }
-        if self.opaque {
+        if self.opaque || facts.environments {
             return None;
         }
         let is_standard = KEPT.contains(&path) || FOREIGN.contains(&path);
@@ -249,10 +259,14 @@ impl Names {
         for (depth, (proto, at)) in facts.around(read.proto, read.at).enumerate() {
             for local in proto.locals.iter().filter(|l| l.name == name) {
                 let line = facts.declared(proto, local);
-                if local.from > at && depth == 0 {
+                if local.from > at && line == read.line {
+                    return format!("'{name}' becomes a local later on this line");
+                } else if local.from > at && depth == 0 {
                     return format!("'{name}' becomes a local on line {line}");
+                } else if local.from == at + 1 {
+                    return format!("write local function {name}, so that it knows itself");
                 } else if local.from > at {
-                    return format!("'{name}' becomes a local on line {line}, after this function: move it above");
+                    return format!("'{name}' becomes a local on line {line}, after this function: declare it above");
                 } else if local.to <= at {
                     return format!("the local '{name}' of line {line} ends with its block");
                 }
@@ -281,7 +295,7 @@ impl Names {
         for write in &facts.writes {
             let name = write.path.as_str();
             let is_known = hooks.names.contains(&name) || ENGINE_READS.contains(&name) || name.contains('.');
-            if is_known || self.read.contains(name) || self.opaque {
+            if is_known || self.read.contains(name) || self.opaque || facts.environments {
                 continue;
             }
             let uncalled = format!("nothing calls the global function '{name}'");

@@ -39,7 +39,9 @@ pub(super) struct Facts {
     pub requires: Vec<String>,
     /// Where the top level asks for the connection: the line, and `mix.websocket` or `mix.socket.tcp`.
     pub connection_at_top: Vec<(u32, String)>,
-    /// Globals are reached in ways that can't be followed.
+    /// Its functions may have globals of their own.
+    pub environments: bool,
+    /// The globals of all files are reached in ways that can't be followed.
     pub opaque: bool,
     /// Text is compiled, which may read any global.
     pub compiles: bool,
@@ -97,6 +99,7 @@ const GLOBALS: &str = "_G";
 fn scan(facts: &mut Facts, protos: &[Proto], number: usize) {
     let Some(proto) = protos.get(number) else { return };
     let is_top = number + 1 == protos.len();
+    let fallbacks = fallbacks(proto);
     let targets: BTreeSet<usize> = proto.code.iter().enumerate().filter_map(|(at, ins)| ins.target(at)).collect();
     let mut registers: Vec<Option<Known>> = vec![None; 256 + 8];
     // How often the table of globals is fetched, and how often something by name in it.
@@ -121,10 +124,10 @@ fn scan(facts: &mut Facts, protos: &[Proto], number: usize) {
         match ins.op() {
             op::GGET => {
                 let Some(name) = proto.text(ins.d()) else { continue };
-                facts.opaque |= ENVIRONMENT.contains(&name);
+                facts.environments |= ENVIRONMENT.contains(&name);
                 facts.compiles |= COMPILERS.contains(&name);
                 fetched += usize::from(name == GLOBALS);
-                read(facts, proto, number, at, name.to_owned());
+                read(facts, proto, number, at, name.to_owned(), &fallbacks);
                 set = Some(Known::Path(name.to_owned()));
             }
             op::GSET => {
@@ -152,7 +155,7 @@ fn scan(facts: &mut Facts, protos: &[Proto], number: usize) {
                     if is_global {
                         facts.tested.insert(path.clone());
                     }
-                    read(facts, proto, number, at, path.clone());
+                    read(facts, proto, number, at, path.clone(), &fallbacks);
                     set = Some(Known::Path(path));
                 }
             }
@@ -190,7 +193,29 @@ fn field(path: &str, key: &str) -> (String, bool) {
     if path == GLOBALS { (key.to_owned(), true) } else { (format!("{path}.{key}"), false) }
 }
 
-fn read(facts: &mut Facts, proto: &Proto, number: usize, at: usize, path: String) {
+/// The last instructions of `b` in `a or b`, each with the register of both: `b` is meant for where there is no `a`.
+fn fallbacks(proto: &Proto) -> BTreeSet<(usize, usize)> {
+    let pairs = proto.code.iter().zip(proto.code.iter().skip(1)).enumerate();
+    let found = pairs.filter_map(|(at, (test, jump))| {
+        let register = match test.op() {
+            op::ISTC => test.a(),
+            op::IST => test.d(),
+            _ => return None,
+        };
+        let target = jump.target(at + 1).filter(|_| jump.op() == op::JMP)?;
+        Some((target.checked_sub(1)?, register))
+    });
+    found.collect()
+}
+
+fn read(
+    facts: &mut Facts,
+    proto: &Proto,
+    number: usize,
+    at: usize,
+    path: String,
+    fallbacks: &BTreeSet<(usize, usize)>,
+) {
     let Some(ins) = proto.code.get(at) else { return };
     // Only asked for: the value goes straight into a test.
     let asked = proto.code.get(at + 1).is_some_and(|next| match next.op() {
@@ -198,7 +223,7 @@ fn read(facts: &mut Facts, proto: &Proto, number: usize, at: usize, path: String
         op::ISEQP | op::ISNEP => next.a() == ins.a(),
         _ => false,
     });
-    if asked {
+    if asked || fallbacks.contains(&(at, ins.a())) {
         facts.tested.insert(path.clone());
     }
     facts.reads.push(Read { path, line: ins.line, proto: number, at });

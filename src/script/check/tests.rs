@@ -33,7 +33,11 @@ fn a_global_that_nothing_defines_is_told_with_its_line_and_the_likely_fix() {
         (
             "function f()\n  helper()\nend\nlocal function helper()\n  return 1\nend",
             "entry.lua:2: global 'helper' is read but nothing defines it; \
-             'helper' becomes a local on line 4, after this function: move it above",
+             'helper' becomes a local on line 4, after this function: declare it above",
+        ),
+        (
+            "local f = function(n)\n  return n == 0 or f(n - 1)\nend",
+            "entry.lua:2: global 'f' is read but nothing defines it; write local function f, so that it knows itself",
         ),
         (
             "function f()\n  do\n    local x = 1\n  end\n  return x\nend",
@@ -67,6 +71,12 @@ fn a_global_that_nothing_defines_is_told_with_its_line_and_the_likely_fix() {
             "function f()\n  os.execute('x')\nend",
             "entry.lua:2: os.execute is not in the sandbox; engine.luavm.libraries can let it in",
         ),
+        (
+            "local x64 = x64",
+            "entry.lua:1: global 'x64' is read but nothing defines it; 'x64' becomes a local later on this line",
+        ),
+        ("local a, b = unpack and table.unpack, 1", "entry.lua:1: table has no 'unpack'"),
+        ("function f()\n  return string.dump(f)\nend", "entry.lua:2: string.dump is not in the sandbox"),
         ("function f()\n  return os.tiem()\nend", "entry.lua:2: os has no 'tiem'; did you mean 'time'?"),
         ("function f(x)\n  return string.spilt(x)\nend", "entry.lua:2: string has no 'spilt'"),
     ] {
@@ -163,6 +173,7 @@ fn what_is_defined_or_asked_for_is_no_slip() {
         "local function f() setfenv(1, { x = 1 }) return x end",
         "function f() return unpack, table.getn, loadstring, bit.band, mix_log, string.format, math.huge, _VERSION end",
         "function string.trim(s) return s end\nfunction f(s) return string.trim(s) end",
+        "mix = setmetatable({}, { __index = mix })\nfunction f() return mix.anything, mix.mesh.anything end",
         "mix.mine = { a = 1 }\nfunction f() return mix.mine.a, mix.mine.b end",
         "function f() mix.late = 1 end\nfunction g() return mix.late end",
         // Asked for first.
@@ -172,6 +183,9 @@ fn what_is_defined_or_asked_for_is_no_slip() {
         "local has = not mix.frob",
         "if type(mix.frob) == 'function' then mix.frob() end",
         "local unpack = table.unpack or unpack",
+        "local unpack = unpack or table.unpack",
+        "local a, b = 1, unpack or table.unpack\nfunction f(x) return x or a or mix.later end",
+        "function f(...) local x = (unpack or table.unpack)(...) return x end",
         "local char = utf8 and utf8.char",
         "if jit then jit.off() end",
         "local b = bit32 or bit",
@@ -219,6 +233,13 @@ fn modules_are_checked_with_the_script_and_those_of_others_are_not() {
         elsewhere.path().display()
     );
     assert_eq!(warned(&[("entry.lua", &entry)]), ["entry.lua:3: global 'slip' is read but nothing defines it"]);
+}
+
+#[test]
+fn a_local_of_a_module_may_have_a_hooks_name() {
+    let module = "local function on_close() end\nreturn { on_close = on_close }";
+    let entry = "local m = require('m')\nfunction on_message() return m end";
+    assert_eq!(warned(&[("entry.lua", entry), ("m.lua", module)]), [""; 0]);
 }
 
 #[test]

@@ -116,7 +116,6 @@ function Connection:set_context_value(key, value) end
 
 ---Waits until some handler or back end has set the value; nil if the connection ends first.
 ---`local uid = conn:wait_context_value("uid")`
----@async
 ---@param key string
 ---@return mix.Plain value
 function Connection:wait_context_value(key) end
@@ -183,7 +182,6 @@ function Buffer:length() end
 local Redis = {}
 
 ---Runs a command. `local name, err = redis:command("get", "name")`
----@async
 ---@param name string
 ---@param ... string|number
 ---@return any reply number, string, table or nil
@@ -364,7 +362,6 @@ function mix.php_unpack(format, bytes) end
 function mix.log(level, text) end
 
 ---Suspends the handler, and no other. `mix.sleep(0.5)`
----@async
 ---@param seconds number 0 to 86,400
 ---@return string? err
 function mix.sleep(seconds) end
@@ -395,7 +392,6 @@ mix.mesh = {}
 
 ---Publishes to a channel; how many connections were reached and how many not.
 ---`local reached, failed, err = mix.mesh.publish("video:1", "hello")`
----@async
 ---@param channel string
 ---@param data string
 ---@param type? mix.Kind
@@ -406,7 +402,6 @@ mix.mesh = {}
 function mix.mesh.publish(channel, data, type, options) end
 
 ---Sends to one client. `local err = mix.mesh.send(client_id, "hello")`
----@async
 ---@param client_id mix.ClientId
 ---@param data string
 ---@param type? mix.Kind
@@ -445,7 +440,6 @@ mix.redis = {}
 function mix.redis.connection(name) end
 
 ---Pushes JSON that names node, client and queue to a list of "default". `local n, err = mix.redis.push("login", "x")`
----@async
 ---@param queue string
 ---@param data any
 ---@return integer? n
@@ -457,7 +451,6 @@ function mix.redis.push(queue, data) end
 mix.http = {}
 
 ---Asks another server; only the handler waits. `local resp, err = mix.http.request("GET", "https://example.com/")`
----@async
 ---@param method string
 ---@param url string
 ---@param options? mix.HttpOptions

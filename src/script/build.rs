@@ -1,14 +1,17 @@
 //! Making a VM: the sandbox, the native functions, the prelude, the entry file, and the hooks that it defines.
 
 use mlua::{Lua, LuaOptions, StdLib, ffi};
+use std::cell::OnceCell;
 use std::ffi::c_int;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::hooks::DECODE;
 use super::program::{Program, shown};
 use super::stack::{State, protect};
+use super::teach::Known;
 use super::vm::Hook;
-use super::{guard, mix, natives, strings};
+use super::{check, guard, mix, natives, strings, teach};
 use crate::config::{Library, Protocol};
 
 /// The longest an entry file's top level may run.
@@ -62,7 +65,7 @@ pub(super) fn build(program: &Arc<Program>, limits: &VmLimits) -> Result<Built, 
         .map_err(|e| script_error(program, &e))?;
     {
         let _run = unsafe { guard::enter(main, LOAD_BUDGET) };
-        chunk.call::<()>(()).map_err(|e| script_error(program, &e))?;
+        chunk.call::<()>(()).map_err(|e| taught(&lua, program, script_error(program, &e)))?;
     }
     let entries = find_hooks(&lua, &prelude, program)?;
     let encode_shared = matches!(lua.globals().raw_get("protocol_encode_shared"), Ok(mlua::Value::Boolean(true)));
@@ -114,7 +117,7 @@ fn find_hooks(lua: &Lua, prelude: &mlua::Table, program: &Program) -> Result<Ent
     // What makes messages of packages.
     let decode = match program.protocol {
         Protocol::Websocket => None,
-        Protocol::Socket => global_function(lua, program, "protocol_decode", true)?,
+        Protocol::Socket => global_function(lua, program, DECODE, true)?,
     };
     for &(hook, required) in Hook::of(program.protocol) {
         let Some(function) = global_function(lua, program, hook.name(), required)? else { continue };
@@ -140,7 +143,8 @@ fn global_function(lua: &Lua, program: &Program, name: &str, required: bool) -> 
     let protocol = program.protocol.name();
     match lua.globals().raw_get(name).map_err(|e| e.to_string())? {
         mlua::Value::Nil if required => {
-            Err(format!("{entry}: no global function {name}; a {protocol} server's script must define it"))
+            let why = check::why_no_hook(lua, program, name).map_or_else(String::new, |why| format!(" ({why})"));
+            Err(format!("{entry}: no global function {name}; a {protocol} server's script must define it{why}"))
         }
         mlua::Value::Nil => Ok(None),
         mlua::Value::Function(function) => Ok(Some(function)),
@@ -161,6 +165,16 @@ fn anchor(lua: &Lua, function: mlua::Function) -> mlua::Result<c_int> {
         })
     }?;
     Ok(reference)
+}
+
+/// Adds the likely fix to the text of an error of the entry file's top level.
+fn taught(lua: &Lua, program: &Program, text: String) -> String {
+    let first = text.lines().next().unwrap_or_default();
+    let known = OnceCell::new();
+    match teach::fix(first, || known.get_or_init(|| Known::of(lua, program))) {
+        Some(fix) => text.replacen(first, &format!("{first}; {fix}"), 1),
+        None => text,
+    }
 }
 
 /// A script error's text: it has file and line, or gets the file's name.

@@ -135,7 +135,8 @@ unsafe extern "C-unwind" fn trampoline<R: Interruptible, F: WaitingNative<R>, co
 }
 
 /// What a waiting function raises outside handlers.
-pub const NOT_AT_TOP_LEVEL: &str = "this function waits, and only a handler can: not a file's top level";
+pub const NOT_AT_TOP_LEVEL: &str =
+    "this function waits, and only a handler can, not a file's top level: call it in a hook";
 
 /// What a waiting function raises in `protocol_encode`.
 const NOT_IN_ENCODE: &str = "this function waits, which protocol_encode can't: a delivery is on its way";

@@ -19,6 +19,7 @@ use mlua::ffi;
 
 use super::program::Program;
 use super::stack::State;
+use super::teach;
 
 /// Makes the global `mix`.
 ///
@@ -40,6 +41,7 @@ pub(super) unsafe fn register(state: State, program: &Program) {
         url::register(state);
         http::register(state);
         redis::register(state);
+        teach::watch(state);
         ffi::lua_setglobal(state, c"mix".as_ptr());
     }
 }

@@ -13,6 +13,7 @@ use crate::bench::Bench;
 use crate::config::{Config, Format, Level, Protocol, Server, load};
 use crate::engine::{Engine, Listeners, check_scripts};
 use crate::telemetry::log::{Log, Style};
+use crate::testing;
 
 /// A scriptable engine for long-lived connections: WebSocket clients, Lua handlers, channels, publishing by HTTP.
 #[derive(Debug, Parser)]
@@ -33,7 +34,9 @@ enum Command {
     /// An engine alone (needs `cluster.engine: nats`)
     Engine(Run),
     /// Check the configuration and the scripts it names, and exit: 0 all is well, 1 it is not
-    Check(File),
+    Check(Check),
+    /// Run the Lua tests of scripts, without a network, and exit: 0 all passed, 1 some did not, 2 there were none
+    Test(testing::Options),
     /// Measure an engine: throughput, delays, memory
     #[command(subcommand)]
     Bench(Bench),
@@ -44,6 +47,15 @@ struct File {
     /// The configuration file
     #[arg(short = 'f', long = "file", value_name = "FILE", default_value = "connmix.yaml")]
     file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Check {
+    #[command(flatten)]
+    file: File,
+    /// Exit with 1 for warnings, too
+    #[arg(long)]
+    strict: bool,
 }
 
 #[derive(Debug, Args)]
@@ -62,7 +74,8 @@ pub fn main() -> ExitCode {
         Command::Single(run) => serve(&run, false),
         Command::Center(_) => Err(needs_cluster("center")),
         Command::Engine(_) => Err(needs_cluster("engine")),
-        Command::Check(file) => check(&file),
+        Command::Check(what) => check(&what),
+        Command::Test(options) => return options.run(),
         Command::Bench(bench) => bench.run(),
     };
     match outcome {
@@ -86,12 +99,21 @@ fn load(file: &File) -> Result<Config, String> {
     load::load(&file.file).map_err(|problems| problems.to_string())
 }
 
-fn check(file: &File) -> Result<(), String> {
+fn check(what: &Check) -> Result<(), String> {
     // Both kinds of problems at once: scripts can be checked as soon as the configuration can be read.
-    let config = load(file)?;
-    check_scripts(&config)?;
+    let config = load(&what.file)?;
+    let warnings = check_scripts(&config)?;
     config.notes.iter().for_each(|note| println!("note: {note}"));
-    println!("{}: no problems; {} server(s)", config.file.display(), config.servers.len());
+    warnings.iter().for_each(|warning| eprintln!("{warning}"));
+    let (file, servers) = (config.file.display(), config.servers.len());
+    let found = match warnings.len() {
+        0 => "no problems".to_owned(),
+        n => format!("{n} warning(s)"),
+    };
+    if what.strict && !warnings.is_empty() {
+        return Err(format!("{file}: {found}; with --strict they count as problems"));
+    }
+    println!("{file}: {found}; {servers} server(s)");
     Ok(())
 }
 

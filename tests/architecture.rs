@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 11] = [
     &["api"],
     &["worker"],
     &["engine"],
-    &["bench"],
+    &["bench", "testing"],
     &["cli"],
 ];
 
@@ -33,7 +33,7 @@ const ONLY_IN: [(&str, &[&str]); 12] = [
     ("webpki_roots", &["outbound/http.rs"]),
     ("redis_codec", &["outbound/redis/"]),
     ("combine", &["outbound/redis/"]),
-    ("clap", &["cli.rs", "bench/"]),
+    ("clap", &["cli.rs", "bench/", "testing/"]),
 ];
 
 /// The API's own error codes, spelt in one file only.

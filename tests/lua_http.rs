@@ -147,6 +147,11 @@ async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), head: &str, 
             return None;
         }
         "/drop" => return None,
+        // Keeps the connection by its words, and then ends it.
+        "/bye" => {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nbye").await.ok()?;
+            return None;
+        }
         "/nonsense" => b"what do you want\r\n\r\n".to_vec(),
         "/to" => redirect(302, query).into_bytes(),
         "/see-other" => redirect(303, "/echo").into_bytes(),
@@ -413,6 +418,18 @@ async fn connections_are_used_again_by_all_workers() {
     assert_eq!(server.count(|s| &s.requests), 30);
     // One that has just been answered may not be back yet when the next is asked.
     assert!(server.count(|s| &s.connections) <= 3, "{} connections", server.count(|s| &s.connections));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_that_the_server_has_ended_is_not_used() {
+    let server = Server::start().await;
+    let rig = Rig::new(&script(&server));
+    let mut client = rig.connect().await;
+    for i in 1..=50 {
+        assert_eq!(client.ask(&ask("'POST', url .. '/bye', {body = 'x'}")).await, "bye");
+        eventually("the server has ended it", async || (server.count(|s| &s.left) == i).then_some(())).await;
+    }
+    assert_eq!(server.count(|s| &s.connections), 50);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -262,4 +262,5 @@ return {
     local info = util.funcinfo(hook)
     return info.isvararg or (info.params or position) >= position
   end,
+  headers = headers_meta,
 }

@@ -12,6 +12,7 @@ use std::borrow::Cow;
 use std::ffi::{CStr, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::teach;
 use crate::shard::context::Value;
 
 pub use super::push::{Push, push_bytes};
@@ -267,7 +268,11 @@ pub unsafe fn throw(state: State, raise: Raise) -> ! {
             Raise::Message(m) => push_bytes(state, m.as_bytes()),
             Raise::Argument { index, problem } => {
                 let name = bytes_at(state, ffi::lua_upvalueindex(1)).unwrap_or_default();
-                let message = format!("bad argument #{index} to '{}' ({problem})", String::from_utf8_lossy(&name));
+                let name = String::from_utf8_lossy(&name);
+                let mut message = format!("bad argument #{index} to '{name}' ({problem})");
+                if let Some(owner) = teach::owner_at(state, 1) {
+                    message.push_str(&format!("; call it with a dot: {owner}.{name}(...)"));
+                }
                 drop((name, problem));
                 push_bytes(state, message.as_bytes());
                 drop(message);

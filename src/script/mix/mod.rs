@@ -6,19 +6,20 @@ pub mod conn;
 pub mod http;
 pub mod json;
 pub mod log;
-mod mesh;
+pub mod mesh;
 mod php_pack;
 pub mod query;
 mod redis;
 mod server;
 pub mod text;
-mod time;
+pub mod time;
 pub mod url;
 
 use mlua::ffi;
 
 use super::program::Program;
 use super::stack::State;
+use super::teach;
 
 /// Makes the global `mix`.
 ///
@@ -40,6 +41,7 @@ pub(super) unsafe fn register(state: State, program: &Program) {
         url::register(state);
         http::register(state);
         redis::register(state);
+        teach::watch(state);
         ffi::lua_setglobal(state, c"mix".as_ptr());
     }
 }

@@ -145,14 +145,14 @@ fn push(args: &Args) -> Result<Outcome<Result<Reply, String>>, Raise> {
     let (Some(current), Some(host)) = (current::get(), current::host()) else {
         return Err(wait::NOT_AT_TOP_LEVEL.into());
     };
-    let Some(conn) = current.conn else { return now("no connection: not inside a handler".into()) };
     let data = match json::encoded(args, 2) {
         Ok(data) => data,
         Err(e) => return now(e),
     };
     let text = serde_json::from_slice::<&RawValue>(&data).and_then(|data| {
-        let (node, client) = (host.mesh.node().to_string(), conn.client_id.to_string());
-        serde_json::to_vec(&Pushed { n: node, c: client, t: &queue, d: data })
+        // Where there is no connection, waiting is not possible, and raises.
+        let client = current.conn.map(|conn| conn.client_id.to_string()).unwrap_or_default();
+        serde_json::to_vec(&Pushed { n: host.mesh.node().to_string(), c: client, t: &queue, d: data })
     });
     let command = text.map_err(|e| e.to_string());
     match command.and_then(|text| Command::new(&[b"LPUSH", queue.as_bytes(), &text])) {

@@ -179,6 +179,7 @@ async fn chat_tells_a_rooms_members_who_comes_speaks_and_goes() {
     assert_eq!([ann.json().await["event"].take(), bob.json().await["event"].take()], ["join", "join"]);
     drop(bob);
     assert_eq!(ann.json().await, went);
+    drop(ann);
     chat.stop();
 }
 
@@ -210,6 +211,7 @@ async fn chat_answers_what_it_can_not_do() {
     }
     ann.send_binary(b"\xff\x00").await;
     assert!(ann.json().await["error"].is_string());
+    drop(ann);
     chat.stop();
 }
 
@@ -309,6 +311,11 @@ async fn the_message_centre_lets_in_whom_the_back_end_knows_and_reaches_them_eve
     }
     centre.publish("user:1001", "after all", 2).await;
     assert_eq!([phone.text().await, page.text().await], ["after all"; 2]);
+    drop((phone, page));
+    let ended = centre.process.stop();
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    // The token is a secret, and the back end's failures are told.
+    assert!(!ended.out.contains("ann-token") && ended.out.contains("status 500"), "{}", ended.out);
 }
 
 #[tokio::test]
@@ -393,6 +400,7 @@ async fn the_exchange_sends_quotes_to_all_and_orders_to_their_owner() {
     let unsubscribe = json!({"op": "unsubscribe", "channels": ["ticker:BTC-USD", "orders:1001"]});
     assert_eq!(client.ask_json(unsubscribe).await, ok("unsubscribe"));
     exchange.publish("ticker:BTC-USD", "unheard", 0).await;
+    drop(client);
     exchange.stop();
 }
 
@@ -431,6 +439,7 @@ async fn echo_returns_lines_and_brings_news() {
     assert_eq!(line(&mut long).await.len(), 4095);
     long.write_into_the_dark("x".repeat(5000)).await;
     assert_eq!(long.rest().await, b"");
+    drop((raw, long));
     echo.stop();
 }
 
@@ -512,6 +521,7 @@ async fn devices_report_to_dashboards_and_obey_commands() {
     drop(device);
     assert_eq!(event(&mut dashboard).await, json!({"device": "cam-1", "event": "offline"}));
     example.publish("device:cam-1", "restart", 0).await;
+    drop(dashboard);
     example.stop();
 }
 

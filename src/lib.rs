@@ -10,8 +10,9 @@ pub mod telemetry;
 // Layer 1: what the YAML means; bytes, without I/O.
 pub mod config;
 pub mod wire;
-// Layer 2: channel -> workers -> connections.
+// Layer 2: channel -> workers -> connections; from handlers to back ends.
 pub mod hub;
+pub mod queue;
 // Layer 3: the other nodes.
 pub mod cluster;
 // Layer 4: what one worker thread owns.

@@ -7,6 +7,7 @@
 pub mod ids;
 pub mod message;
 pub mod telemetry;
+pub mod value;
 // Layer 1: what the YAML means; bytes, without I/O.
 pub mod config;
 pub mod wire;

@@ -4,8 +4,9 @@
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::time::SystemTime;
+use tokio::sync::oneshot;
 
-use crate::hub::{Counts, Delivery, Hub, Mailbox, Publication, Refused, Tally};
+use crate::hub::{Counts, Delivery, Hub, Mailbox, Order, Publication, Refused, Tally};
 use crate::ids::{ClientId, NodeId};
 use crate::message::{Channel, Message};
 
@@ -36,12 +37,23 @@ impl Mesh {
     /// till each worker has taken it into its outboxes. Messages that one caller publishes one after the other arrive
     /// in that order.
     pub fn publish(&self, channel: Channel, message: Message) -> impl Future<Output = Counts> + Send + use<> {
+        let begun = self.begin_publish(channel, message);
+        async move { begun.await.await }
+    }
+
+    /// The same in two steps, for a caller that has many under way: the first is done when the mailboxes have it, and
+    /// order is kept if the next begins only then. The second gives the counts, and needs no polling to get on.
+    pub fn begin_publish(
+        &self,
+        channel: Channel,
+        message: Message,
+    ) -> impl Future<Output = impl Future<Output = Counts> + Send + use<>> + Send + use<> {
         let (tally, counts) = Tally::new();
         let sent = self.hand_out(channel, message, tally);
         async move {
             sent.await;
             // The sender lives till the last share is gone; if it vanished, nobody was reached.
-            counts.await.unwrap_or_default()
+            async move { counts.await.unwrap_or_default() }
         }
     }
 
@@ -63,12 +75,36 @@ impl Mesh {
 
     /// Delivers to one client; false if there is no such client, or it can't take it.
     pub fn send(&self, client_id: ClientId, message: Message) -> impl Future<Output = bool> + Send + use<> {
+        let begun = self.begin_send(client_id, message);
+        async move { begun.await.await }
+    }
+
+    /// The same in two steps, as [`Mesh::begin_publish`].
+    pub fn begin_send(
+        &self,
+        client_id: ClientId,
+        message: Message,
+    ) -> impl Future<Output = impl Future<Output = bool> + Send + use<>> + Send + use<> {
         let hub = self.hub.clone();
         async move {
             let (tally, counts) = Tally::new();
             put(hub.mailbox_of(client_id), Delivery::Send(client_id, message, tally.share())).await;
             drop(tally);
-            counts.await.is_ok_and(|c| c.reached > 0)
+            async move { counts.await.is_ok_and(|c| c.reached > 0) }
+        }
+    }
+
+    /// Has one client's connection do something, in two steps as [`Mesh::begin_publish`]; the outcome says what failed.
+    pub fn begin_order(
+        &self,
+        client_id: ClientId,
+        order: Order,
+    ) -> impl Future<Output = impl Future<Output = Result<(), String>> + Send + use<>> + Send + use<> {
+        let hub = self.hub.clone();
+        async move {
+            let (obeyed, outcome) = oneshot::channel();
+            put(hub.mailbox_of(client_id), Delivery::Order(client_id, order, obeyed)).await;
+            async move { outcome.await.unwrap_or_else(|_| Err(format!("client {client_id} is not connected"))) }
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::cluster::Mesh;
 use crate::config::{Config, Level};
 use crate::hub::Hub;
 use crate::ids::{MAX_WORKERS, WorkerId, new_node_id};
+use crate::queue::Queue;
 use crate::script::guard;
 use crate::script::program::Program;
 use crate::script::vm::{Vm, VmLimits};
@@ -82,6 +83,7 @@ impl Engine {
         let programs = compile(&config).map_err(StartError::Script)?;
         let hub = Arc::new(Hub::new(workers));
         let mesh = Arc::new(Mesh::new(hub.clone(), new_node_id()));
+        let queue = Arc::new(Queue::new(config.luavm.queue_topic_size, config.luavm.queue_max_topics));
         let clients: Vec<Arc<AtomicUsize>> = config.servers.iter().map(|_| Arc::default()).collect();
         let (draining, drain) = watch::channel(false);
         let (peers, lanes) = Peers::new(workers);
@@ -103,6 +105,7 @@ impl Engine {
                 id: WorkerId(i as u16),
                 hub: hub.clone(),
                 mesh: mesh.clone(),
+                queue: queue.clone(),
                 config: config.clone(),
                 programs: programs.clone(),
                 clients: clients.clone(),

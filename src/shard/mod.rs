@@ -3,6 +3,7 @@
 
 pub mod conn;
 pub mod context;
+mod orders;
 pub mod outbox;
 pub mod served;
 mod waits;
@@ -214,6 +215,13 @@ impl Shard {
             Delivery::Send(client_id, message, share) => {
                 let sent = self.get(client_id).is_some_and(|conn| self.send(&conn, message.kind(), message.data()));
                 (Counts { reached: sent.into(), failed: (!sent).into() }, share)
+            }
+            Delivery::Order(client_id, order, obeyed) => {
+                if let Some(conn) = self.get(client_id) {
+                    // Whoever asked may have gone.
+                    let _ = obeyed.send(self.obey(&conn, order));
+                }
+                return 1;
             }
         };
         share.settle(counts);

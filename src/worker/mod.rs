@@ -26,6 +26,7 @@ use crate::cluster::Mesh;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::ids::WorkerId;
+use crate::queue::Queue;
 use crate::script::current::{self, Host};
 use crate::script::program::Program;
 use crate::script::vm::{Vm, VmLimits};
@@ -109,6 +110,8 @@ pub struct Spec {
     pub hub: Arc<Hub>,
     /// The mesh.
     pub mesh: Arc<Mesh>,
+    /// From handlers to back ends.
+    pub queue: Arc<Queue>,
     /// The configuration in force.
     pub config: Arc<ArcSwap<Config>>,
     /// The scripts, by server.
@@ -223,7 +226,7 @@ type Started = (Rc<Worker>, mpsc::Receiver<Control>, Vec<Listener>);
 fn start(spec: Spec) -> Result<Started, String> {
     let config = spec.config.load_full();
     let shard = Rc::new(Shard::new(spec.id, spec.hub.clone()));
-    current::install(Host { shard: shard.clone(), mesh: spec.mesh.clone() });
+    current::install(Host { shard: shard.clone(), mesh: spec.mesh.clone(), queue: spec.queue.clone() });
     let vm_limits = VmLimits { memory: config.luavm.memory_limit, libraries: config.luavm.libraries.clone() };
     let mut servers = Vec::with_capacity(config.servers.len());
     for (i, (server, program)) in config.servers.iter().zip(&spec.programs).enumerate() {
@@ -235,7 +238,7 @@ fn start(spec: Spec) -> Result<Started, String> {
     }
     let clients = spec.clients.clone();
     let draining = spec.draining;
-    let api = Rc::new(Api::new(spec.mesh, spec.config.clone(), clients, spec.api_addr, draining.clone()));
+    let api = Rc::new(Api::new(spec.mesh, spec.queue, spec.config.clone(), clients, spec.api_addr, draining.clone()));
     let worker = Rc::new(Worker {
         id: spec.id,
         shard,

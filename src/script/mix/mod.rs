@@ -6,6 +6,7 @@ pub mod json;
 pub mod log;
 mod mesh;
 pub mod query;
+mod queue;
 mod server;
 pub mod text;
 mod time;
@@ -29,6 +30,7 @@ pub(super) unsafe fn register(state: State, program: &Program) {
         time::register(state);
         server::register(state, program);
         json::register(state);
+        queue::register(state);
         text::register(state);
         codec::register(state);
         url::register(state);

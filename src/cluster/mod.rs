@@ -37,23 +37,24 @@ impl Mesh {
     /// till each worker has taken it into its outboxes. Messages that one caller publishes one after the other arrive
     /// in that order.
     pub fn publish(&self, channel: Channel, message: Message) -> impl Future<Output = Counts> + Send + use<> {
-        let begun = self.begin_publish(channel, message);
-        async move { begun.await.await }
+        self.publish_then(channel, message, || ())
     }
 
-    /// The same in two steps, for a caller that has many under way: the first is done when the mailboxes have it, and
-    /// order is kept if the next begins only then. The second gives the counts, and needs no polling to get on.
-    pub fn begin_publish(
+    /// The same for a caller that has many under way: `handed` is called when the mailboxes have it. If the next is begun
+    /// only then, order is kept; from then on it gets on without being polled.
+    pub fn publish_then<H: FnOnce()>(
         &self,
         channel: Channel,
         message: Message,
-    ) -> impl Future<Output = impl Future<Output = Counts> + Send + use<>> + Send + use<> {
+        handed: H,
+    ) -> impl Future<Output = Counts> + use<H> {
         let (tally, counts) = Tally::new();
         let sent = self.hand_out(channel, message, tally);
         async move {
             sent.await;
+            handed();
             // The sender lives till the last share is gone; if it vanished, nobody was reached.
-            async move { counts.await.unwrap_or_default() }
+            counts.await.unwrap_or_default()
         }
     }
 
@@ -75,36 +76,39 @@ impl Mesh {
 
     /// Delivers to one client; false if there is no such client, or it can't take it.
     pub fn send(&self, client_id: ClientId, message: Message) -> impl Future<Output = bool> + Send + use<> {
-        let begun = self.begin_send(client_id, message);
-        async move { begun.await.await }
+        self.send_then(client_id, message, || ())
     }
 
-    /// The same in two steps, as [`Mesh::begin_publish`].
-    pub fn begin_send(
+    /// The same with `handed` as in [`Mesh::publish_then`].
+    pub fn send_then<H: FnOnce()>(
         &self,
         client_id: ClientId,
         message: Message,
-    ) -> impl Future<Output = impl Future<Output = bool> + Send + use<>> + Send + use<> {
+        handed: H,
+    ) -> impl Future<Output = bool> + use<H> {
         let hub = self.hub.clone();
         async move {
             let (tally, counts) = Tally::new();
             put(hub.mailbox_of(client_id), Delivery::Send(client_id, message, tally.share())).await;
             drop(tally);
-            async move { counts.await.is_ok_and(|c| c.reached > 0) }
+            handed();
+            counts.await.is_ok_and(|c| c.reached > 0)
         }
     }
 
-    /// Has one client's connection do something, in two steps as [`Mesh::begin_publish`]; the outcome says what failed.
-    pub fn begin_order(
+    /// Has one client's connection do something, with `handed` as in [`Mesh::publish_then`]. Err says what failed.
+    pub fn order_then<H: FnOnce()>(
         &self,
         client_id: ClientId,
         order: Order,
-    ) -> impl Future<Output = impl Future<Output = Result<(), String>> + Send + use<>> + Send + use<> {
+        handed: H,
+    ) -> impl Future<Output = Result<(), String>> + use<H> {
         let hub = self.hub.clone();
         async move {
             let (obeyed, outcome) = oneshot::channel();
             put(hub.mailbox_of(client_id), Delivery::Order(client_id, order, obeyed)).await;
-            async move { outcome.await.unwrap_or_else(|_| Err(format!("client {client_id} is not connected"))) }
+            handed();
+            outcome.await.unwrap_or_else(|_| Err(format!("client {client_id} is not connected")))
         }
     }
 }

@@ -1,3 +1,5 @@
+//! The queue by itself: its rules one by one, and all of them against a model.
+
 use super::*;
 use proptest::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

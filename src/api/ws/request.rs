@@ -104,22 +104,23 @@ fn work(method: &str, params: Option<&str>, mesh: &Mesh, handed: &Rc<Cell<bool>>
     let call = match method {
         "mesh.publish" => {
             let params = Params::parse(given()?.as_bytes(), "field \"p\"")?;
-            let begun = mesh.begin_publish(params.channel()?, params.message()?);
-            return Ok(in_steps(handed, begun, |counts| {
+            let counts = mesh.publish_then(params.channel()?, params.message()?, hand_over(handed));
+            return Ok(Work::Wait(Box::pin(async move {
+                let counts = counts.await;
                 let (s, f) = (counts.reached, counts.failed);
                 Ok(Reply::Published { s, f, t: s + f })
-            }));
+            })));
         }
         "mesh.send" => {
             let params = Params::parse(given()?.as_bytes(), "field \"p\"")?;
             let client = params.client()?;
-            let begun = mesh.begin_send(client, params.message()?);
-            return Ok(in_steps(handed, begun, move |sent| if sent { Ok(DONE) } else { Err(not_sent(client)) }));
+            let sent = mesh.send_then(client, params.message()?, hand_over(handed));
+            return Ok(Work::Wait(Box::pin(async move { if sent.await { Ok(DONE) } else { Err(not_sent(client)) } })));
         }
         "conn.call" => {
             let (client, order) = order::parse(given()?)?;
-            let begun = mesh.begin_order(client, order);
-            return Ok(in_steps(handed, begun, |obeyed| obeyed.map(|()| DONE).map_err(ApiError::NotObeyed)));
+            let obeyed = mesh.order_then(client, order, hand_over(handed));
+            return Ok(Work::Wait(Box::pin(async move { obeyed.await.map(|()| DONE).map_err(ApiError::NotObeyed) })));
         }
         "queue.pop" => {
             let (topics, ack) = match json(given()?)? {
@@ -165,19 +166,11 @@ fn work(method: &str, params: Option<&str>, mesh: &Mesh, handed: &Rc<Cell<bool>>
     Ok(Work::Queue(call))
 }
 
-/// A call of the mesh: its first step decides the order, its second gives the answer.
-fn in_steps<T, S: Future<Output = T> + 'static>(
-    handed: &Rc<Cell<bool>>,
-    begun: impl Future<Output = S> + 'static,
-    answer: impl FnOnce(T) -> Outcome + 'static,
-) -> Work {
-    let handed = handed.clone();
+/// Notes that a call has been begun so far only that no other may overtake it; what to call when that is over.
+fn hand_over(handed: &Rc<Cell<bool>>) -> impl FnOnce() + use<> {
     handed.set(false);
-    Work::Wait(Box::pin(async move {
-        let second = begun.await;
-        handed.set(true);
-        answer(second.await)
-    }))
+    let handed = handed.clone();
+    move || handed.set(true)
 }
 
 fn json(params: &str) -> Result<Json, ApiError> {

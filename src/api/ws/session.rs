@@ -34,6 +34,8 @@ const MAX_CALLS: usize = 1024;
 const MAX_WAITING: usize = 256 * 1024;
 /// What is read at once.
 const READ_BUFFER: usize = 64 * 1024;
+/// What the kernel holds for a consumer without having sent it: that would be lost with the connection.
+const UNSENT: u32 = 64 * 1024;
 /// Writes of one turn.
 const WRITES: usize = 4;
 /// How long an ending connection may take to answer what is under way, and then to end its socket.
@@ -276,7 +278,10 @@ impl State {
             let outcome = match work {
                 Work::Done(outcome) => outcome,
                 Work::Queue(call) => {
-                    let consumer = self.consumer.get_or_insert_with(|| self.api.queue.consumer());
+                    let consumer = self.consumer.get_or_insert_with(|| {
+                        let _ = socket2::SockRef::from(&self.socket).set_tcp_notsent_lowat(UNSENT);
+                        self.api.queue.consumer()
+                    });
                     call.run(consumer)
                 }
                 Work::Ping | Work::Wait(_) => {

@@ -36,7 +36,7 @@ fn a_fan_out_is_measured() {
 
 #[test]
 fn a_handler_is_measured() {
-    let report = bench(&["handler", "--connections", "4", "--messages", "400", "--depth", "2"]);
+    let report = bench(&["handler", "--connections", "4", "--messages", "400"]);
     assert_eq!(report["messages"], 400.0, "{report}");
     positive(&report, "messages_per_second");
     positive(&report, "round_trip_median");

@@ -98,7 +98,7 @@ engine:
     redis: [{addr: nowhere}]
   servers:
     - port: 70000
-      protocol: socket
+      protocol: udp
       options: [{name: path, value: chat}]
       entry: no.lua
       readTimout: 10
@@ -131,7 +131,7 @@ cluster: {engine: nats}
         r#"18:18: engine.luavm.memoryLimit: out of range: "64KB"; it must be from 1MiB to 1024GiB"#,
         r#"19:20: engine.luavm.redis[0].addr: expected host:port, got "nowhere""#,
         r#"21:13: engine.servers[0].port: out of range: "70000"; it must be from 0 to 65535"#,
-        r#"22:17: engine.servers[0].protocol: "socket" is not available in this version; use websocket"#,
+        r#"22:17: engine.servers[0].protocol: expected one of websocket, socket, got "udp""#,
         r##"23:37: engine.servers[0].options[0].value: expected a path that begins with "/" and holds no space, "?" or "#""##,
         &format!("24:14: engine.servers[0].entry: no such script: {missing}"),
         r#"25:7: engine.servers[0].readTimout: unknown key "readTimout"; did you mean "readTimeout"?"#,

@@ -814,7 +814,8 @@ async fn methods_want_a_colon() {
         Some("false false")
     );
     assert!(client.ask("conn.x = 1").await.contains("attempt to index local 'conn' (a userdata value)"));
-    assert_eq!(client.ask("return conn.nothing, conn.clear_buffer").await, "nil nil");
+    assert_eq!(client.ask("return conn.nothing").await, "nil");
+    assert_eq!(client.ask("return conn:clear_buffer()").await, "a WebSocket has no such buffer: messages come whole");
 }
 
 #[tokio::test]

@@ -20,10 +20,7 @@ use super::call::Call;
 use super::error::ApiError;
 use super::linger::Lingering;
 use super::ws::{self, Credentials};
-use super::{Api, Caller, center};
-
-/// The longest a call may take to end once the engine drains.
-const DRAIN: Duration = Duration::from_secs(2);
+use super::{Api, Caller, DRAIN, center};
 
 /// What a path is.
 #[derive(Clone, Copy)]
@@ -95,6 +92,8 @@ impl Api {
         let mut connection = http.serve_connection(socket, service);
         let mut draining = self.draining.clone();
         let ended = tokio::select! {
+            // First, so that a request which has been read already is begun.
+            biased;
             ended = &mut connection => ended,
             _ = draining.wait_for(|draining| *draining) => {
                 // What is under way is answered; then the connection ends.

@@ -43,6 +43,9 @@ pub struct Api {
     read_buffer: Cell<Vec<u8>>,
 }
 
+/// The longest a call may take to end once the engine drains.
+const DRAIN: Duration = Duration::from_secs(2);
+
 /// The most connections of back ends that one worker serves; further ones are closed at once.
 const MAX_CONNECTIONS: usize = 10_000;
 

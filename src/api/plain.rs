@@ -8,12 +8,12 @@ use std::pin::{Pin, pin};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::answer::Answer;
 use super::auth::{self, Right};
 use super::call::Call;
-use super::{Api, Caller};
+use super::{Api, Caller, DRAIN};
 
 /// What a connection's buffers hold while nothing larger comes or goes. A head that is longer is hyper's.
 const BUFFER: usize = 8 * 1024;
@@ -93,15 +93,18 @@ impl Api {
             let came = tokio::select! {
                 biased;
                 read = read(socket, &mut input, wanted) => read.is_ok(),
-                _ = &mut drained => false,
+                _ = &mut drained => match input.is_empty() {
+                    true => false,
+                    // What has begun is answered.
+                    false => matches!(timeout(DRAIN, read(socket, &mut input, wanted)).await, Ok(Ok(()))),
+                },
                 () = self.time_up(alarm.as_mut()) => {
                     // A request without its body is told so; one without its head is not known for a request.
                     return if length.is_some() { Next::General { read: input, late: true } } else { Next::End };
                 }
             };
             if !came {
-                let draining = *self.draining.borrow() && !input.is_empty();
-                return if draining { Next::General { read: input, late: false } } else { Next::End };
+                return Next::End;
             }
         }
     }

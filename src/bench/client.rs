@@ -225,7 +225,9 @@ impl Crowd<'_> {
 
     /// Opens connection `i`, says its hellos and waits for the answers.
     pub(super) async fn open(&self, i: usize, target: &Target, counters: &Counters) -> io::Result<Client> {
-        let mut client = Client::open(target.ws, &target.path).await?;
+        let channel = i * self.subscriptions % self.channels.max(1);
+        let path = target.path.replace("{c}", &channel.to_string());
+        let mut client = Client::open(target.ws, &path).await?;
         if !self.hello.is_empty() {
             client.send(&self.greetings(i)).await?;
             let mut answers = 0;

@@ -30,7 +30,7 @@ pub(super) async fn run(options: &Options, target: &Target) -> Result<Report, St
     let started = Instant::now();
     let mut running = Vec::with_capacity(options.parallel);
     for _ in 0..options.parallel {
-        let (left, addr, path) = (left.clone(), target.ws, target.path.clone());
+        let (left, addr, path) = (left.clone(), target.ws, target.path.replace("{c}", "0"));
         running.push(spawn_local(async move {
             while left.get() > 0 {
                 left.set(left.get() - 1);

@@ -3,7 +3,6 @@
 use clap::Args;
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -50,9 +49,9 @@ pub struct Options {
     /// Bytes of a message
     #[arg(long, value_name = "BYTES", default_value_t = 100)]
     size: usize,
-    /// The channel to publish to; {c} is its number
-    #[arg(long, value_name = "NAME", default_value = "video:{c}")]
-    channel: String,
+    /// What is published; {c} is the channel's number, {d} the message
+    #[arg(long, value_name = "TEXT", default_value = r#"{"c":"video:{c}","d":"{d}"}"#)]
+    body: String,
 }
 
 /// What the publishers share.
@@ -120,7 +119,7 @@ pub(super) async fn run(options: &Options, target: &Target) -> Result<Report, St
     counters.every.set(receivers.max(1));
     let work = Rc::new(Work { published: Cell::new(0), acknowledged: RefCell::default(), base, receivers });
     let started = Instant::now();
-    let publishing = (0..options.publishers).map(|_| publish(options, target.api, &counters, &work));
+    let publishing = (0..options.publishers).map(|_| publish(options, target, &counters, &work));
     let all_published =
         async { side_by_side(publishing).await.map_err(|e| format!("publishing to {}: {e}", target.api)) };
     let expected = options.messages * receivers;
@@ -182,22 +181,24 @@ async fn churn(options: &Options, crowd: &Crowd<'_>, target: &Target, came: &Cel
 }
 
 /// One keep-alive connection that publishes, one request at a time.
-async fn publish(options: &Options, api: SocketAddr, counters: &Counters, work: &Work) -> io::Result<()> {
-    let mut stream = TcpStream::connect(api).await?;
+async fn publish(options: &Options, target: &Target, counters: &Counters, work: &Work) -> io::Result<()> {
+    let mut stream = TcpStream::connect(target.api).await?;
     stream.set_nodelay(true)?;
     let (mut request, mut reply) = (String::new(), Vec::new());
     while let Some(number) = work.next(options, counters).await {
-        let channel = options.channel.replace("{c}", &(number % options.channels as u64).to_string());
-        let channel = if options.unheard { format!("unheard:{channel}") } else { channel };
-        let stamp = counters.stamp();
-        let padding = "x".repeat(options.size.saturating_sub(stamp.len()));
-        let body = serde_json::json!({"c": channel, "d": format!("{stamp}{padding}")}).to_string();
+        // No subscriber is in a channel whose number is behind theirs.
+        let unheard = if options.unheard { options.channels as u64 } else { 0 };
+        let channel = (number % options.channels as u64 + unheard).to_string();
+        let message = format!("{:x<1$}", counters.stamp(), options.size);
+        let body = options.body.replace("{c}", &channel).replace("{d}", &message);
+        let path = target.publish.replace("{c}", &channel);
         request.clear();
         use std::fmt::Write as _;
         let _ = write!(
             request,
-            "POST /v1/mesh/publish HTTP/1.1\r\nHost: {api}\r\nContent-Type: application/json\r\n\
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n\
              Content-Length: {}\r\n\r\n{body}",
+            target.api,
             body.len()
         );
         let sent = counters.now();
@@ -220,7 +221,8 @@ async fn read_reply(stream: &mut TcpStream, reply: &mut Vec<u8>) -> io::Result<(
         }
         let Some(end) = memchr::memmem::find(reply, b"\r\n\r\n") else { continue };
         let head = String::from_utf8_lossy(&reply[..end]).to_ascii_lowercase();
-        if !head.starts_with("http/1.1 200") {
+        // Other servers answer 201 or 202.
+        if !head.starts_with("http/1.1 20") {
             return Err(io::Error::other(String::from_utf8_lossy(reply).into_owned()));
         }
         let length: usize = head

@@ -36,9 +36,9 @@ struct Common {
     /// The server to measure; without it, an engine is started for the measurement
     #[arg(long, value_name = "ws://HOST:PORT/PATH")]
     url: Option<String>,
-    /// Its API [default: port 6789 of the same host]
-    #[arg(long, value_name = "http://HOST:PORT", requires = "url")]
-    api: Option<String>,
+    /// Where it is published to; {c} is the channel's number [default: /v1/mesh/publish on port 6789 of the same host]
+    #[arg(long, value_name = "http://HOST:PORT/PATH", requires = "url")]
+    publish: Option<String>,
     /// Workers of the engine that is started
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "url")]
     workers: u16,
@@ -48,7 +48,7 @@ struct Common {
     /// The core this client is bound to
     #[arg(long, value_name = "CPU")]
     client_cpu: Option<usize>,
-    /// What a client sends first; {c} is its channel's number, {i} its own
+    /// What a client sends first, to be answered once; {c} is its channel's number, {i} its own; "" = nothing
     #[arg(long, value_name = "TEXT", default_value = r#"{"op":"subscribe","channel":"{c}@video"}"#)]
     hello: String,
     /// Print one JSON object

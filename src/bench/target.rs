@@ -9,6 +9,8 @@ use super::Common;
 
 /// The handler that a started engine runs: the shipped one.
 const SCRIPT: &str = include_str!("../../lua/entry.websocket.lua");
+/// Where an engine is published to.
+const PUBLISH: &str = "/v1/mesh/publish";
 /// How long a started engine may take to serve.
 const START: Duration = Duration::from_secs(10);
 
@@ -16,10 +18,12 @@ const START: Duration = Duration::from_secs(10);
 pub(super) struct Target {
     /// Where its clients connect.
     pub ws: SocketAddr,
-    /// The path they ask for.
+    /// The path they ask for; `{c}` stands for the channel's number.
     pub path: String,
     /// Where it is published to.
     pub api: SocketAddr,
+    /// The path that is published to, with `{c}` too.
+    pub publish: String,
     /// Its process, if it was started here.
     pub pid: Option<u32>,
     _engine: Option<Started>,
@@ -30,11 +34,11 @@ impl Target {
         match &common.url {
             Some(url) => {
                 let (ws, path) = split(url, "ws://")?;
-                let api = match &common.api {
-                    Some(api) => split(api, "http://")?.0,
-                    None => SocketAddr::new(ws.ip(), 6789),
+                let (api, publish) = match &common.publish {
+                    Some(publish) => split(publish, "http://")?,
+                    None => (SocketAddr::new(ws.ip(), 6789), PUBLISH.into()),
                 };
-                Ok(Target { ws, path, api, pid: None, _engine: None })
+                Ok(Target { ws, path, api, publish, pid: None, _engine: None })
             }
             None => Started::launch(common.workers, common.server_cpu),
         }
@@ -87,7 +91,7 @@ impl Started {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Ok(Target { ws, path: "/bench".into(), api, pid: Some(pid), _engine: Some(engine) })
+        Ok(Target { ws, path: "/bench".into(), api, publish: PUBLISH.into(), pid: Some(pid), _engine: Some(engine) })
     }
 }
 

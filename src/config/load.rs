@@ -4,7 +4,7 @@
 //! that must exist. All problems are reported at once, and a configuration with any is none: nothing of it is used.
 
 use super::raw::{self, At, MAX_BYTES, Place, Raw, RawServer, Sink, units};
-use super::{ApiServer, Cluster, Config, Listen, LuaVm, Problem, Problems, Server};
+use super::{ApiServer, Cluster, Config, Listen, LuaVm, Problem, Problems, Protocol, Server};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
@@ -100,12 +100,13 @@ fn server(file: &Path, raw: RawServer, sink: &Sink, notes: &mut Vec<String>) -> 
     });
     let limits = raw.limits.value;
     let (ping, read) = (limits.ping_interval, limits.read_timeout);
-    if !read.is_zero() && ping >= read {
+    if raw.protocol == Protocol::Websocket && !read.is_zero() && ping >= read {
         let (key, ping, read) = (&raw.limits.key, units::duration(ping), units::duration(read));
         notes.push(format!("{key} ({ping}) is not below readTimeout ({read}): silent clients are closed unpinged"));
     }
     Server {
         listen: listen(raw.listen),
+        protocol: raw.protocol,
         options: raw.options.into_iter().map(|o| o.value).collect(),
         entry,
         reload_within: (!raw.byte_code_expires.is_zero()).then_some(raw.byte_code_expires),
@@ -291,10 +292,10 @@ engine:
         let text = "cluster: {engine: nats}
 engine:
   apiServer: {tls: {cert: , key: }}
-  servers: [{protocol: socket, tls: {cert: a.pem, key: b.pem}}]
+  servers: [{tls: {cert: a.pem, key: b.pem}}]
 ";
         let found = read(text).unwrap_err();
-        assert_eq!(found.len(), 4);
+        assert_eq!(found.len(), 3);
         assert!(found.iter().all(|problem| problem.contains("is not available in this version")), "{found:?}");
     }
 

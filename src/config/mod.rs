@@ -255,6 +255,8 @@ impl std::fmt::Debug for Redis {
 pub struct Server {
     /// Where it listens.
     pub listen: Listen,
+    /// `protocol`
+    pub protocol: Protocol,
     /// `options`, in order: names and values as text.
     pub options: Vec<(String, String)>,
     /// `entry`: the script, an absolute path.
@@ -271,6 +273,25 @@ impl Server {
     /// The value of a name under `options`, the last if it is given twice.
     pub fn option(&self, name: &str) -> Option<&str> {
         self.options.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+}
+
+/// What a server's clients speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// WebSocket (RFC 6455).
+    Websocket,
+    /// Whatever the script makes of TCP's bytes.
+    Socket,
+}
+
+impl Protocol {
+    /// The word in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Websocket => "websocket",
+            Protocol::Socket => "socket",
+        }
     }
 }
 

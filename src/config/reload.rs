@@ -67,7 +67,11 @@ pub fn compare(old: &Config, new: &Config) -> Changes {
     for i in 0..old.servers.len().max(new.servers.len()) {
         match (old.servers.get(i), new.servers.get(i)) {
             (Some(old), Some(new)) if same(old, new) => server(&mut live, i, old, new),
-            (Some(old), Some(new)) => restart.listen(&old.listen, &new.listen),
+            (Some(old), Some(new)) => {
+                restart.listen(&old.listen, &new.listen);
+                let key = format!("engine.servers[{i}].protocol");
+                restart.add(&key, &old.protocol.name(), &new.protocol.name());
+            }
             (old, new) => restart.add(&format!("engine.servers[{i}]"), &address(old), &address(new)),
         }
     }
@@ -93,9 +97,9 @@ pub fn merge(old: &Config, new: &Config) -> Config {
     merged
 }
 
-/// Two entries at the same position are one server as long as it listens at the same address.
+/// Two entries at the same position are one server as long as it listens at the same address for the same protocol.
 fn same(old: &Server, new: &Server) -> bool {
-    old.listen.addr == new.listen.addr
+    (old.listen.addr, old.protocol) == (new.listen.addr, new.protocol)
 }
 
 #[derive(Default)]

@@ -206,7 +206,7 @@ fn compile(config: &Config) -> Result<Vec<Arc<Program>>, String> {
     let limits = VmLimits { memory: config.luavm.memory_limit, libraries: config.luavm.libraries.clone() };
     let (mut programs, mut errors) = (Vec::new(), Vec::new());
     for server in &config.servers {
-        let program = Arc::new(Program::new(server.entry.clone(), server.options.clone()));
+        let program = Arc::new(Program::new(server.protocol, server.entry.clone(), server.options.clone()));
         match Vm::new(program.clone(), &limits) {
             Ok(_) => programs.push(program),
             // Two servers may share a script.

@@ -126,7 +126,7 @@ impl Supervisor {
     async fn reload_script(&mut self, server: usize) {
         let config = self.config.load_full();
         let new = &config.servers[server];
-        let program = Arc::new(Program::new(new.entry.clone(), new.options.clone()));
+        let program = Arc::new(Program::new(new.protocol, new.entry.clone(), new.options.clone()));
         let limits = VmLimits { memory: config.luavm.memory_limit, libraries: config.luavm.libraries.clone() };
         let file = shown(&program.entry);
         self.scripts[server].seen = None;

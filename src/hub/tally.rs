@@ -14,6 +14,16 @@ pub struct Counts {
     pub failed: u64,
 }
 
+impl Counts {
+    /// Counts one connection.
+    pub fn add(&mut self, reached: bool) {
+        match reached {
+            true => self.reached += 1,
+            false => self.failed += 1,
+        }
+    }
+}
+
 impl std::ops::AddAssign for Counts {
     fn add_assign(&mut self, other: Counts) {
         self.reached += other.reached;

@@ -9,7 +9,7 @@ use super::program::{Program, shown};
 use super::stack::{State, protect};
 use super::vm::Hook;
 use super::{guard, mix, natives, strings};
-use crate::config::Library;
+use crate::config::{Library, Protocol};
 
 /// The longest an entry file's top level may run.
 const LOAD_BUDGET: Duration = Duration::from_secs(5);
@@ -34,13 +34,18 @@ pub(super) struct Entry {
     pub takes_conn: bool,
 }
 
+/// By [`Hook`], those that the script defines.
+pub(super) type Entries = [Option<Entry>; Hook::COUNT];
+
 /// A VM that is ready to run hooks.
 pub(super) struct Built {
     pub lua: Lua,
     /// Its main thread.
     pub main: State,
     /// By [`Hook`].
-    pub entries: [Option<Entry>; 3],
+    pub entries: Entries,
+    /// `protocol_encode_shared`
+    pub encode_shared: bool,
 }
 
 /// Builds a VM and runs the entry file. The error says what is wrong with the script, with file and line.
@@ -63,7 +68,8 @@ pub(super) fn build(program: &Arc<Program>, limits: &VmLimits) -> Result<Built, 
         chunk.call::<()>(()).map_err(|e| script_error(program, &e))?;
     }
     let entries = find_hooks(&lua, &prelude, program)?;
-    Ok(Built { lua, main, entries })
+    let encode_shared = matches!(lua.globals().raw_get("protocol_encode_shared"), Ok(mlua::Value::Boolean(true)));
+    Ok(Built { lua, main, entries, encode_shared })
 }
 
 /// A VM with the libraries that scripts may have.
@@ -97,44 +103,58 @@ fn prelude(lua: &Lua, main: State, program: &Arc<Program>, limits: &VmLimits) ->
 }
 
 /// Finds the script's hooks and anchors them.
-fn find_hooks(lua: &Lua, prelude: &mlua::Table, program: &Program) -> Result<[Option<Entry>; 3], String> {
-    let mut entries = [None; 3];
-    for hook in Hook::ALL {
-        let value: mlua::Value = lua.globals().raw_get(hook.name()).map_err(|e| e.to_string())?;
-        let function = match value {
-            mlua::Value::Nil if hook == Hook::Message => {
-                return Err(format!(
-                    "{}: no global function on_message; a websocket server's script must define it",
-                    shown(&program.entry)
-                ));
-            }
-            mlua::Value::Nil => continue,
-            mlua::Value::Function(function) => function,
-            other => {
-                let got = if other.is_integer() { "number" } else { other.type_name() };
-                return Err(format!("{}: {} must be a function, not a {got}", shown(&program.entry), hook.name()));
-            }
-        };
-        let (entrance, position) = hook.entrance();
+fn find_hooks(lua: &Lua, prelude: &mlua::Table, program: &Program) -> Result<Entries, String> {
+    let mut entries = [None; Hook::COUNT];
+    // What makes messages of packages.
+    let decode = match program.protocol {
+        Protocol::Websocket => None,
+        Protocol::Socket => global_function(lua, program, "protocol_decode", true)?,
+    };
+    for &(hook, required) in Hook::of(program.protocol) {
+        let Some(function) = global_function(lua, program, hook.name(), required)? else { continue };
         let find = || -> mlua::Result<Entry> {
+            let (entrance, position) = hook.entrance();
+            if let (Hook::Message, Some(decode)) = (hook, &decode) {
+                let package: mlua::Function = prelude.get("package")?;
+                let enter = anchor(lua, package.call(decode)?)?;
+                return Ok(Entry { enter, hook: anchor(lua, function)?, takes_conn: true });
+            }
             let takes: mlua::Function = prelude.get("takes")?;
-            let enter: mlua::Function = prelude.get(entrance)?;
             let takes_conn = takes.call((&function, position))?;
-            let anchor = |f: mlua::Function| -> mlua::Result<c_int> {
-                let mut reference = 0;
-                let slot = &mut reference;
-                unsafe {
-                    lua.exec_raw::<()>(f, |state| {
-                        *slot = ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX);
-                    })
-                }?;
-                Ok(reference)
-            };
-            Ok(Entry { enter: anchor(enter)?, hook: anchor(function.clone())?, takes_conn })
+            Ok(Entry { enter: anchor(lua, prelude.get(entrance)?)?, hook: anchor(lua, function)?, takes_conn })
         };
         entries[hook as usize] = Some(find().map_err(|e| e.to_string())?);
     }
     Ok(entries)
+}
+
+/// A global that must be a function if it is there at all, and must be there if it is `required`.
+fn global_function(lua: &Lua, program: &Program, name: &str, required: bool) -> Result<Option<mlua::Function>, String> {
+    let entry = shown(&program.entry);
+    let protocol = program.protocol.name();
+    match lua.globals().raw_get(name).map_err(|e| e.to_string())? {
+        mlua::Value::Nil if required => {
+            Err(format!("{entry}: no global function {name}; a {protocol} server's script must define it"))
+        }
+        mlua::Value::Nil => Ok(None),
+        mlua::Value::Function(function) => Ok(Some(function)),
+        other => {
+            let got = if other.is_integer() { "number" } else { other.type_name() };
+            Err(format!("{entry}: {name} must be a function, not a {got}"))
+        }
+    }
+}
+
+/// A reference of the registry that keeps a function.
+fn anchor(lua: &Lua, function: mlua::Function) -> mlua::Result<c_int> {
+    let mut reference = 0;
+    let slot = &mut reference;
+    unsafe {
+        lua.exec_raw::<()>(function, |state| {
+            *slot = ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX);
+        })
+    }?;
+    Ok(reference)
 }
 
 /// A script error's text: it has file and line, or gets the file's name.

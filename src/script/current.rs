@@ -44,8 +44,10 @@ impl ConnRef {
 /// The handler that is running.
 #[derive(Clone, Copy)]
 pub struct Current {
-    /// Its connection.
-    pub conn: ConnRef,
+    /// Its connection; none for what is done for all of a server's.
+    pub conn: Option<ConnRef>,
+    /// Whether it may wait.
+    pub may_wait: bool,
     /// Its connection has ended while it waited: every further wait fails at once.
     pub interrupted: bool,
     /// How many have failed so.
@@ -54,8 +56,8 @@ pub struct Current {
 
 impl Current {
     /// A handler that starts.
-    pub fn new(conn: ConnRef) -> Current {
-        Current { conn, interrupted: false, in_vain: 0 }
+    pub fn new(conn: Option<ConnRef>, may_wait: bool) -> Current {
+        Current { conn, may_wait, interrupted: false, in_vain: 0 }
     }
 }
 

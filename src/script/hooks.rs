@@ -1,12 +1,76 @@
-//! What hooks are called with, and the native function that pushes it.
+//! The hooks that scripts define, what each is called with, and the native function that pushes it.
 
 use mlua::ffi;
 use std::ffi::c_int;
 
 use super::current::ConnRef;
+use super::mix::buffer::push_buffer;
 use super::mix::conn::push_conn;
 use super::stack::{State, push_bytes};
+use crate::config::Protocol;
 use crate::message::Kind;
+
+/// The hooks that a script may define.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// Before the 101.
+    Handshake,
+    /// A socket server's connection is there.
+    Connect,
+    /// How long is the next package?
+    Input,
+    /// A whole message or package. A package is decoded first.
+    Message,
+    /// What is a message, as bytes of this connection?
+    Encode,
+    /// The end.
+    Close,
+}
+
+impl Hook {
+    pub(super) const COUNT: usize = 6;
+
+    /// The hooks of a protocol, and whether a script must define them.
+    pub(super) fn of(protocol: Protocol) -> &'static [(Hook, bool)] {
+        match protocol {
+            Protocol::Websocket => &[(Hook::Handshake, false), (Hook::Message, true), (Hook::Close, false)],
+            Protocol::Socket => &[
+                (Hook::Connect, false),
+                (Hook::Input, true),
+                (Hook::Encode, true),
+                (Hook::Message, true),
+                (Hook::Close, false),
+            ],
+        }
+    }
+
+    /// The global function's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Hook::Handshake => "on_handshake",
+            Hook::Connect => "on_connect",
+            Hook::Input => "protocol_input",
+            Hook::Message => "on_message",
+            Hook::Encode => "protocol_encode",
+            Hook::Close => "on_close",
+        }
+    }
+
+    /// The function of the prelude that enters it, and the position of its connection argument.
+    pub(super) fn entrance(self) -> (&'static str, u32) {
+        match self {
+            Hook::Handshake => ("handshake", 4),
+            Hook::Message => ("message", 2),
+            Hook::Connect | Hook::Input | Hook::Encode => ("plain", 2),
+            Hook::Close => ("plain", 3),
+        }
+    }
+
+    /// Whether it may wait. Deliveries can't be held up.
+    pub(super) fn may_wait(self) -> bool {
+        self != Hook::Encode
+    }
+}
 
 /// A hook's arguments, borrowed for the call that starts it. They are pushed inside the handler's own protected call.
 pub struct HookArgs<'a> {
@@ -15,9 +79,26 @@ pub struct HookArgs<'a> {
 }
 
 enum What<'a> {
-    Message { kind: Kind, data: &'a [u8] },
-    Handshake { client_id: String, request: &'a HandshakeRequest<'a> },
-    Close { client_id: String, error: Option<String> },
+    Message {
+        kind: Kind,
+        data: &'a [u8],
+    },
+    Handshake {
+        client_id: String,
+        request: &'a HandshakeRequest<'a>,
+    },
+    Close {
+        client_id: String,
+        error: Option<String>,
+    },
+    Connect {
+        client_id: String,
+    },
+    Input {
+        conn: ConnRef,
+    },
+    /// A package to be decoded, or data to be encoded.
+    Bytes(&'a [u8]),
 }
 
 /// An upgrade request as `on_handshake` sees it.
@@ -50,6 +131,21 @@ impl<'a> HookArgs<'a> {
         HookArgs { what: What::Close { client_id: conn.client_id.to_string(), error }, conn: None }
     }
 
+    /// For `on_connect`.
+    pub fn connect(conn: ConnRef) -> HookArgs<'static> {
+        HookArgs { what: What::Connect { client_id: conn.client_id.to_string() }, conn: None }
+    }
+
+    /// For `protocol_input`.
+    pub fn input(conn: ConnRef) -> HookArgs<'static> {
+        HookArgs { what: What::Input { conn }, conn: None }
+    }
+
+    /// For `protocol_decode` and then `on_message`: a package; for `protocol_encode`: the data.
+    pub fn bytes(bytes: &'a [u8]) -> HookArgs<'a> {
+        HookArgs { what: What::Bytes(bytes), conn: None }
+    }
+
     /// The connection to pass as the last argument, if the hook looks at it.
     pub(super) fn set_conn(&mut self, conn: Option<ConnRef>) {
         self.conn = conn;
@@ -79,6 +175,18 @@ pub(super) unsafe extern "C-unwind" fn fill(state: State) -> c_int {
                     None => ffi::lua_pushnil(state),
                 }
                 2
+            }
+            What::Connect { client_id } => {
+                push_bytes(state, client_id.as_bytes());
+                1
+            }
+            What::Input { conn } => {
+                push_buffer(state, *conn);
+                1
+            }
+            What::Bytes(bytes) => {
+                push_bytes(state, bytes);
+                1
             }
             What::Handshake { client_id, request } => {
                 push_bytes(state, client_id.as_bytes());

@@ -9,6 +9,7 @@ pub mod guard;
 pub mod hooks;
 pub mod mix;
 mod natives;
+mod outcome;
 pub mod pattern;
 pub mod program;
 mod push;

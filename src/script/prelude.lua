@@ -246,8 +246,18 @@ return {
     local client_id, headers, server, conn = fill(at)
     return hook(client_id, setmetatable(headers, headers_meta), server, conn)
   end,
-  close = function(hook, at)
+  plain = function(hook, at)
     return hook(fill(at))
+  end,
+  -- A socket server's package: what `decode` makes of it is the message.
+  package = function(decode)
+    return function(hook, at)
+      local bytes, conn = fill(at)
+      local message = decode(bytes, conn)
+      if message ~= nil then
+        return hook(message, conn)
+      end
+    end
   end,
   -- Whether a hook takes an argument at that position.
   takes = function(hook, position)

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use crate::config::Protocol;
+
 /// The largest script file, in bytes.
 const MAX_SCRIPT: u64 = 8 * 1024 * 1024;
 
@@ -16,6 +18,8 @@ pub type Stamp = Option<(SystemTime, u64, u64)>;
 
 /// One version of a script.
 pub struct Program {
+    /// What its server speaks, and so which hooks it has.
+    pub protocol: Protocol,
     /// The entry file.
     pub entry: PathBuf,
     /// The server's options, for `mix.server.option`.
@@ -31,8 +35,8 @@ struct Source {
 
 impl Program {
     /// A new version; nothing is read yet.
-    pub fn new(entry: PathBuf, options: Vec<(String, String)>) -> Program {
-        Program { entry, options, sources: Mutex::default() }
+    pub fn new(protocol: Protocol, entry: PathBuf, options: Vec<(String, String)>) -> Program {
+        Program { protocol, entry, options, sources: Mutex::default() }
     }
 
     /// The text of a file, read once for this version; None if it is not there. A file that can't be read is an error.
@@ -109,7 +113,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (entry, module) = (dir.path().join("entry.lua"), dir.path().join("m.lua"));
         fs::write(&entry, "one").unwrap();
-        let program = Program::new(entry.clone(), vec![]);
+        let program = Program::new(Protocol::Websocket, entry.clone(), vec![]);
         assert_eq!(program.source(&entry).unwrap().as_deref(), Some(&b"one"[..]));
         assert_eq!(program.source(&module).unwrap(), None);
         assert!(!program.look().1);
@@ -117,7 +121,7 @@ mod tests {
         assert!(program.look().1);
         assert_eq!(program.source(&entry).unwrap().as_deref(), Some(&b"one"[..]));
         fs::write(&entry, "one").unwrap();
-        let program = Program::new(entry.clone(), vec![]);
+        let program = Program::new(Protocol::Websocket, entry.clone(), vec![]);
         program.source(&entry).unwrap();
         program.source(&module).unwrap();
         fs::write(&module, "appears").unwrap();
@@ -129,7 +133,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (entry, new) = (dir.path().join("entry.lua"), dir.path().join("new"));
         fs::write(&entry, "one").unwrap();
-        let program = Program::new(entry.clone(), vec![]);
+        let program = Program::new(Protocol::Websocket, entry.clone(), vec![]);
         program.source(&entry).unwrap();
         let modified = fs::metadata(&entry).unwrap().modified().unwrap();
         fs::write(&new, "two").unwrap();

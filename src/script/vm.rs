@@ -15,90 +15,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::build::{Built, Entry, build};
+use super::build::{Built, Entries, build};
 use super::current::{self, ConnRef, Current};
 use super::hooks::HookArgs;
+use super::outcome;
 use super::program::Program;
-use super::stack::{State, bytes_at, protect, type_name};
+use super::stack::{State, protect};
 use super::wait::{self, Wait};
 use super::{guard, trace};
 
 pub use super::build::VmLimits;
+pub use super::hooks::Hook;
+pub use super::outcome::{Failure, Returned};
 
 /// Idle coroutines that are kept for the next handlers.
 const POOL: usize = 256;
 /// Handlers that may be suspended at once in a VM; further messages wait unread for their turn.
 pub const MAX_SUSPENDED: usize = 16_384;
-
-/// The hooks that a websocket server's script may define.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hook {
-    /// Before the 101.
-    Handshake,
-    /// A whole message.
-    Message,
-    /// The end.
-    Close,
-}
-
-impl Hook {
-    pub(super) const ALL: [Hook; 3] = [Hook::Handshake, Hook::Message, Hook::Close];
-
-    /// The global function's name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Hook::Handshake => "on_handshake",
-            Hook::Message => "on_message",
-            Hook::Close => "on_close",
-        }
-    }
-
-    /// The function of the prelude that enters it, and the position of its connection argument.
-    pub(super) fn entrance(self) -> (&'static str, u32) {
-        match self {
-            Hook::Handshake => ("handshake", 4),
-            Hook::Message => ("message", 2),
-            Hook::Close => ("close", 3),
-        }
-    }
-}
-
-/// A script's failure.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// The error's text, with file and line where Lua knows them.
-    pub message: String,
-    /// The functions that it was in, innermost first; may be empty.
-    pub traceback: Vec<String>,
-    /// It was stopped for exceeding its time budget.
-    pub over_budget: bool,
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.message)?;
-        self.traceback.iter().try_for_each(|line| write!(f, "\n\t{line}"))
-    }
-}
-
-impl Failure {
-    fn new(message: impl Into<String>) -> Failure {
-        let message = message.into();
-        let over_budget = message.contains(guard::OVER_BUDGET);
-        Failure { message, traceback: Vec::new(), over_budget }
-    }
-}
-
-/// What a hook returned, as far as anybody looks at it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Returned {
-    /// Its first result was `false`.
-    pub refused: bool,
-    /// Its second result, if it is an HTTP status that refuses.
-    pub status: Option<u16>,
-    /// Its third result, a string.
-    pub text: Option<String>,
-}
 
 /// How far a hook came.
 pub enum Started {
@@ -123,7 +56,9 @@ fn nearly_full(memory: usize) -> usize {
 /// One VM.
 pub struct Vm {
     main: State,
-    entries: [Option<Entry>; 3],
+    entries: Entries,
+    /// `protocol_encode` makes the same of a message for all connections.
+    pub encode_shared: bool,
     idle: RefCell<Vec<Coroutine>>,
     /// Registry slots of coroutines that were given up.
     free: RefCell<Vec<c_int>>,
@@ -143,10 +78,11 @@ pub struct Vm {
 impl Vm {
     /// Builds a VM and runs the entry file. The error says what is wrong with the script, with file and line.
     pub fn new(program: Arc<Program>, limits: &VmLimits) -> Result<Rc<Vm>, String> {
-        let Built { lua, main, entries } = build(&program, limits)?;
+        let Built { lua, main, entries, encode_shared } = build(&program, limits)?;
         let vm = Vm {
             main,
             entries,
+            encode_shared,
             idle: RefCell::default(),
             free: RefCell::default(),
             suspended: Cell::new(0),
@@ -178,14 +114,20 @@ impl Vm {
         Poll::Pending
     }
 
-    /// Runs a hook till it returns, fails or waits. `budget` is the longest it may hold the thread between two waits.
-    pub fn start(self: &Rc<Self>, hook: Hook, conn: ConnRef, mut args: HookArgs<'_>, budget: Duration) -> Started {
-        let Some(entry) = self.entries[hook as usize] else { return Started::Done(Ok(Returned::default())) };
+    /// Runs a hook till it returns, fails or waits. `conn`: none for `protocol_encode` of all connections. `budget` is the longest it may hold the thread between two waits.
+    pub fn start(
+        self: &Rc<Self>,
+        hook: Hook,
+        conn: Option<ConnRef>,
+        mut args: HookArgs<'_>,
+        budget: Duration,
+    ) -> Started {
+        let Some(entry) = self.entries[hook as usize] else { return Started::Done(Ok(Returned::Nothing)) };
         let coroutine = match self.coroutine() {
             Ok(coroutine) => coroutine,
             Err(e) => return Started::Done(Err(e)),
         };
-        args.set_conn(entry.takes_conn.then_some(conn));
+        args.set_conn(conn.filter(|_| entry.takes_conn));
         let co = coroutine.state;
         unsafe {
             // None of these allocates: an unprotected error would end the process.
@@ -193,18 +135,18 @@ impl Vm {
             ffi::lua_rawgeti(co, ffi::LUA_REGISTRYINDEX, entry.hook.into());
             ffi::lua_pushlightuserdata(co, (&raw const args).cast_mut().cast());
         }
-        let current = Current::new(conn);
-        match self.resume(coroutine, 2, current, budget) {
+        let current = Current::new(conn, hook.may_wait());
+        match self.resume(coroutine, 2, hook, current, budget) {
             Step::Done(result) => Started::Done(result),
             Step::Waiting(wait) => {
                 self.suspended.set(self.suspended.get() + 1);
-                Started::Suspended(Handler { vm: self.clone(), coroutine, current, wait: Some(wait), budget })
+                Started::Suspended(Handler { vm: self.clone(), hook, coroutine, current, wait: Some(wait), budget })
             }
         }
     }
 
     /// One stretch of a handler, from a resume to its next wait or its end.
-    fn resume(&self, coroutine: Coroutine, args: c_int, current: Current, budget: Duration) -> Step {
+    fn resume(&self, coroutine: Coroutine, args: c_int, hook: Hook, current: Current, budget: Duration) -> Step {
         let co = coroutine.state;
         let status = {
             let _current = current::enter(Some(current));
@@ -215,11 +157,11 @@ impl Vm {
             ffi::LUA_OK => {
                 // One that a coroutine of the script began where it could not be passed on.
                 drop(wait::take());
-                let returned = unsafe { returned(co) };
+                let returned = unsafe { outcome::returned(co, hook) };
                 unsafe { ffi::lua_settop(co, 0) };
                 self.keep(coroutine);
                 self.relieve();
-                Step::Done(Ok(returned))
+                Step::Done(returned)
             }
             ffi::LUA_YIELD => match wait::take().filter(|_| unsafe { ffi::lua_touserdata(co, 1) } == wait::marker()) {
                 Some(wait) => {
@@ -237,7 +179,7 @@ impl Vm {
             status => {
                 // A wait that was begun by a coroutine that then failed is of no use.
                 drop(wait::take());
-                let failure = unsafe { failure(co, status) };
+                let failure = unsafe { outcome::failure(co, status) };
                 self.drop_coroutine(coroutine);
                 if status == ffi::LUA_ERRMEM {
                     // There is no collection in an emergency: without this one, all that follows would fail too.
@@ -338,36 +280,10 @@ enum Step {
     Waiting(Wait),
 }
 
-/// The error at the top of a failed coroutine's stack, and where it stood. Allocates nothing in Lua.
-unsafe fn failure(co: State, status: c_int) -> Failure {
-    let mut message = match unsafe { bytes_at(co, -1) } {
-        Some(text) => String::from_utf8_lossy(&text).into_owned(),
-        None => format!("error object is a {} value", unsafe { type_name(co, -1) }),
-    };
-    // These errors are made where nothing can be allocated.
-    if status != ffi::LUA_ERRRUN
-        && let Some(place) = trace::place(co)
-    {
-        message = format!("{place}: {message}");
-    }
-    Failure { traceback: trace::traceback(co), ..Failure::new(message) }
-}
-
-/// Reads a hook's results off its stack, converting nothing in place.
-unsafe fn returned(co: State) -> Returned {
-    unsafe {
-        let number = (ffi::lua_type(co, 2) == ffi::LUA_TNUMBER).then(|| ffi::lua_tonumber(co, 2));
-        Returned {
-            refused: ffi::lua_type(co, 1) == ffi::LUA_TBOOLEAN && ffi::lua_toboolean(co, 1) == 0,
-            status: number.filter(|n| (400.0..600.0).contains(n)).map(|n| n as u16),
-            text: bytes_at(co, 3).map(|t| String::from_utf8_lossy(&t).into_owned()),
-        }
-    }
-}
-
 /// A handler that waits. Poll it till it is done; dropped before that, its coroutine is given up.
 pub struct Handler {
     vm: Rc<Vm>,
+    hook: Hook,
     coroutine: Coroutine,
     current: Current,
     wait: Option<Wait>,
@@ -402,7 +318,7 @@ impl Handler {
                 self.vm.collect();
                 return Poll::Ready(Err(Failure::new(e)));
             }
-            match self.vm.resume(self.coroutine, results, self.current, self.budget) {
+            match self.vm.resume(self.coroutine, results, self.hook, self.current, self.budget) {
                 Step::Waiting(next) => self.wait = Some(next),
                 Step::Done(result) => {
                     // The coroutine has been given back.

@@ -132,6 +132,9 @@ unsafe extern "C-unwind" fn trampoline<R: Interruptible, F: WaitingNative<R>, co
 /// What a waiting function raises outside handlers.
 pub const NOT_AT_TOP_LEVEL: &str = "this function waits, and only a handler can: not a file's top level";
 
+/// What a waiting function raises in `protocol_encode`.
+const NOT_IN_ENCODE: &str = "this function waits, which protocol_encode can't: a delivery is on its way";
+
 /// What a waiting function raises where Lua can't be suspended.
 pub const NOT_HERE: &str = "this function waits, which is not possible inside a callback of table.sort or string.gsub; \
                             call it before or after";
@@ -149,6 +152,9 @@ fn begin<R: Interruptible>(
     let Some(current) = current::get() else {
         return Err(NOT_AT_TOP_LEVEL);
     };
+    if !current.may_wait {
+        return Err(NOT_IN_ENCODE);
+    }
     if current.interrupted {
         if current::count_in_vain() > MOST_IN_VAIN {
             return Err(

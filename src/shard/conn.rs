@@ -1,5 +1,6 @@
 //! One client connection as its worker's thread knows it.
 
+use bytes::BytesMut;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::mem::ManuallyDrop;
@@ -11,6 +12,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 use super::context::Context;
 use super::outbox::{Frame, Outbox};
 use super::served::Served;
+use crate::config::Protocol;
 use crate::hub::topics::Member;
 use crate::ids::ClientId;
 use crate::message::CloseReason;
@@ -42,6 +44,8 @@ pub struct Conn {
     pub served: Rc<Served>,
     stream: ManuallyDrop<OwnedWriteHalf>,
     outbox: RefCell<Outbox>,
+    /// What a socket server's client has sent and its script has not consumed; none for a WebSocket.
+    received: Option<Box<RefCell<BytesMut>>>,
     /// The context that scripts and back ends set.
     pub context: RefCell<Context>,
     closing: RefCell<Option<Box<CloseReason>>>,
@@ -72,6 +76,7 @@ impl Conn {
         stream: OwnedWriteHalf,
         now: u32,
     ) -> Conn {
+        let received = (served.protocol == Protocol::Socket).then(Box::default);
         Conn {
             client_id,
             slot,
@@ -79,6 +84,7 @@ impl Conn {
             served,
             stream: ManuallyDrop::new(stream),
             outbox: RefCell::default(),
+            received,
             context: RefCell::default(),
             closing: RefCell::default(),
             task: RefCell::default(),
@@ -107,6 +113,16 @@ impl Conn {
         *closing = Some(Box::new(reason));
         drop(closing);
         self.wake();
+    }
+
+    /// Of a socket server's connection, what has come and is not consumed. Not to be held while a script runs.
+    pub fn received(&self) -> Option<&RefCell<BytesMut>> {
+        self.received.as_deref()
+    }
+
+    /// Whether what is sent must be encoded by the script: it is a socket server's.
+    pub fn is_raw(&self) -> bool {
+        self.received.is_some()
     }
 
     /// Whether it ends.
@@ -272,8 +288,10 @@ impl Conn {
     }
 
     /// Ends the held state: `head` goes before all that waits.
-    pub(super) fn release(&self, head: Frame) {
-        self.outbox.borrow_mut().push_front(head);
+    pub(super) fn release(&self, head: Option<Frame>) {
+        if let Some(head) = head {
+            self.outbox.borrow_mut().push_front(head);
+        }
         self.held.set(false);
         self.blocked.set(false);
     }

@@ -3,6 +3,7 @@
 
 pub mod conn;
 pub mod context;
+pub mod deliver;
 mod orders;
 pub mod outbox;
 pub mod served;
@@ -19,8 +20,8 @@ use std::task::Waker;
 use std::time::Instant;
 use tokio::net::tcp::OwnedWriteHalf;
 
+use crate::hub::Hub;
 use crate::hub::topics::{Joined, Left, Member, Topics};
-use crate::hub::{Counts, Delivery, Hub, Publication};
 use crate::ids::{ClientId, ClientIds, WorkerId};
 use crate::message::{Channel, Kind};
 use crate::wire::frame;
@@ -202,48 +203,13 @@ impl Shard {
         }
     }
 
-    /// Sends a message to one connection; false if it can't take it. Text must be UTF-8.
+    /// Sends to one connection what its script says: a message, which must be UTF-8 if it is text, or a socket server's
+    /// bytes as they are. False if the connection can't take it.
     pub fn send(&self, conn: &Rc<Conn>, kind: Kind, data: &[u8]) -> bool {
-        !conn.is_closing() && self.push(conn, frame::encode(kind, data))
-    }
-
-    /// Handles what came through the mailbox, and says for how many connections it was. It only fills outboxes;
-    /// nothing is written yet.
-    pub fn deliver(&self, delivery: Delivery) -> usize {
-        let (counts, share) = match delivery {
-            Delivery::Publish(publication, share) => (self.fan_out(&publication), share),
-            Delivery::Send(client_id, message, share) => {
-                let sent = self.get(client_id).is_some_and(|conn| self.send(&conn, message.kind(), message.data()));
-                (Counts { reached: sent.into(), failed: (!sent).into() }, share)
-            }
-            Delivery::Order(client_id, order, obeyed) => {
-                if let Some(conn) = self.get(client_id) {
-                    // Whoever asked may have gone.
-                    let _ = obeyed.send(self.obey(&conn, order));
-                }
-                return 1;
-            }
-        };
-        share.settle(counts);
-        (counts.reached + counts.failed) as usize
-    }
-
-    /// Gives each member of the channel a reference to the same encoded frame.
-    fn fan_out(&self, publication: &Publication) -> Counts {
-        let topics = self.topics.borrow();
-        let members = topics.members(publication.channel.as_str());
-        if members.is_empty() {
-            return Counts::default();
+        if conn.is_closing() {
+            return false;
         }
-        let frame = frame::encode(publication.message.kind(), publication.message.data());
-        let conns = self.conns.borrow();
-        let mut reached = 0;
-        for &member in members {
-            if let Some(conn) = conns.get(member as usize) {
-                reached += u64::from(self.push(conn, frame.clone()));
-            }
-        }
-        Counts { reached, failed: members.len() as u64 - reached }
+        self.push(conn, if conn.is_raw() { data.into() } else { frame::encode(kind, data) })
     }
 
     /// Whether any connection has something to be written.
@@ -266,7 +232,7 @@ impl Shard {
     }
 
     /// Opens a connection that was held during its handshake: `head`, the response, goes out before all else.
-    pub fn open(&self, conn: &Rc<Conn>, head: Frame) {
+    pub fn open(&self, conn: &Rc<Conn>, head: Option<Frame>) {
         conn.release(head);
         if !conn.dirty.replace(true) {
             self.mark_dirty(conn.clone());

@@ -4,12 +4,14 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use crate::config::Limits;
+use crate::config::{Limits, Protocol, Server};
 
 /// One configured server as one worker serves it.
 pub struct Served {
     /// Its position under `engine.servers`.
     pub index: usize,
+    /// What its clients speak.
+    pub protocol: Protocol,
     /// In force now; a reload of the configuration sets them for live connections too.
     pub limits: Cell<Limits>,
     /// Connections of this server over all workers.
@@ -18,8 +20,8 @@ pub struct Served {
 
 impl Served {
     /// The server at that position, whose connections all workers count together.
-    pub fn new(index: usize, limits: Limits, clients: Arc<AtomicUsize>) -> Served {
-        Served { index, limits: Cell::new(limits), clients }
+    pub fn new(index: usize, server: &Server, clients: Arc<AtomicUsize>) -> Served {
+        Served { index, protocol: server.protocol, limits: Cell::new(server.limits), clients }
     }
 
     /// Takes a place among the server's connections; None when there are `maxConnections` already.

@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 
-use super::{Control, Listener, Role, Worker, session};
+use super::{Control, Listener, Role, Worker, socket, websocket};
+use crate::config::Protocol;
 
 /// A connection's place among its worker's, given back when dropped.
 pub struct Load(Arc<AtomicUsize>);
@@ -85,7 +86,11 @@ fn place(worker: &Rc<Worker>, role: Role, socket: TcpStream, peer: SocketAddr) {
 pub(super) fn adopt(worker: &Rc<Worker>, role: Role, socket: TcpStream, peer: SocketAddr, load: Load) {
     match role {
         Role::Server(server) => {
-            spawn_local(session::serve(worker.clone(), server, socket, peer, load));
+            let worker = worker.clone();
+            match worker.servers[server].served.protocol {
+                Protocol::Websocket => spawn_local(websocket::serve(worker, server, socket, peer, load)),
+                Protocol::Socket => spawn_local(socket::serve(worker, server, socket, peer, load)),
+            };
         }
         Role::Api | Role::Center => {
             let api = worker.api.clone();

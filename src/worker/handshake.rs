@@ -28,8 +28,14 @@ const REFUSED_LINGER: Duration = Duration::from_secs(1);
 /// Bytes of frames that a client may send before its handshake is over.
 const MAX_EARLY: usize = 64 * 1024;
 
-/// Runs the handshake; None when there is no connection in the end, and all has been said to the client.
-pub(super) async fn run(worker: &Rc<Worker>, server: usize, mut socket: TcpStream, peer: SocketAddr) -> Option<Opened> {
+/// Runs the handshake. What the client sent right behind its request comes with the connection. None when there is no
+/// connection in the end, and all has been said to the client.
+pub(super) async fn run(
+    worker: &Rc<Worker>,
+    server: usize,
+    mut socket: TcpStream,
+    peer: SocketAddr,
+) -> Option<(Opened, Vec<u8>)> {
     let mut draining = worker.draining.clone();
     let head = tokio::select! {
         biased;
@@ -76,13 +82,13 @@ pub(super) async fn run(worker: &Rc<Worker>, server: usize, mut socket: TcpStrea
     if let Some(refusal) = refusal {
         conn.discard_waiting();
         worker.shard.remove(&conn);
-        worker.shard.open(&conn, refusal.response().into());
+        worker.shard.open(&conn, Some(refusal.response().into()));
         finish_refused(worker, &conn, &mut input).await;
         tracing::debug!(%peer, status = refusal.status, "handshake refused: {refusal}");
         return None;
     }
-    worker.shard.open(&conn, response.into());
-    Some(Opened { conn: guard.keep()?, input, early, place })
+    worker.shard.open(&conn, Some(response.into()));
+    Some((Opened { conn: guard.keep()?, input, place }, early))
 }
 
 /// Takes a connection out of the shard again, if its handshake is given up midway.
@@ -184,7 +190,7 @@ async fn ask(
     };
     let args = HookArgs::handshake(ConnRef::of(conn), &head);
     let budget = conn.served.limits.get().handler_timeout;
-    let result = match vm.start(Hook::Handshake, ConnRef::of(conn), args, budget) {
+    let result = match vm.start(Hook::Handshake, Some(ConnRef::of(conn)), args, budget) {
         Started::Done(result) => result,
         Started::Suspended(mut handler) => {
             let end = watch_for_end(input, early, conn);
@@ -198,7 +204,7 @@ async fn ask(
         }
     };
     match result {
-        Ok(Returned { refused: true, status, text }) => {
+        Ok(Returned::Refused { status, text }) => {
             let status = status.unwrap_or(403);
             Some(Refusal { status, text: text.unwrap_or_else(|| "refused".into()) })
         }
@@ -235,7 +241,7 @@ async fn watch_for_end(input: &OwnedReadHalf, early: &mut Vec<u8>, conn: &Conn) 
 }
 
 /// Refuses a request that made no connection.
-async fn refuse(mut socket: TcpStream, refusal: &Refusal, peer: SocketAddr) -> Option<Opened> {
+async fn refuse<T>(mut socket: TcpStream, refusal: &Refusal, peer: SocketAddr) -> Option<T> {
     tracing::debug!(%peer, status = refusal.status, "handshake refused: {refusal}");
     let said = async {
         socket.write_all(&refusal.response()).await?;

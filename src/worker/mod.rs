@@ -4,11 +4,14 @@
 
 mod accept;
 mod control;
+mod encode;
 mod handshake;
 mod inbox;
 mod session;
+mod socket;
 mod sweep;
 mod turn;
+mod websocket;
 
 use arc_swap::ArcSwap;
 use std::cell::{Cell, RefCell};
@@ -231,7 +234,7 @@ fn start(spec: Spec) -> Result<Started, String> {
     let mut servers = Vec::with_capacity(config.servers.len());
     for (i, (server, program)) in config.servers.iter().zip(&spec.programs).enumerate() {
         servers.push(Server {
-            served: Rc::new(Served::new(i, server.limits, spec.clients[i].clone())),
+            served: Rc::new(Served::new(i, server, spec.clients[i].clone())),
             vm: RefCell::new(Vm::new(program.clone(), &vm_limits)?),
             next: RefCell::default(),
         });

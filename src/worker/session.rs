@@ -1,53 +1,58 @@
-//! The life of one WebSocket connection on its worker, from the handshake to the closed socket.
+//! The life of one connection on its worker, from its opening to the closed socket.
 //!
 //! One task a connection: it reads what the client sends, runs the script's hooks one after the other, and writes only
-//! what the worker's turn could not. It is a state machine by hand, since there may be a million of them idle.
+//! what the worker's turn could not. It is a state machine by hand, since there may be a million of them idle. What the
+//! bytes mean is the business of [`Incoming`].
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::Sleep;
 
+use super::Worker;
 use super::accept::Load;
-use super::inbox::Inbox;
-use super::{Worker, handshake};
-use crate::message::{CloseReason, Kind};
+use crate::message::CloseReason;
 use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
-use crate::script::vm::{Failure, Handler, Hook, Returned, Started};
+use crate::script::vm::{Failure, Handler, Hook, Returned, Started, Vm};
 use crate::shard::conn::Conn;
 use crate::shard::served::Place;
-use crate::wire::frame;
-use crate::wire::reader::{Event, Input, Reader};
 
 /// How long a socket may take to end after its connection has: what is owed is written, and the client's end awaited.
 /// Longer only while something is owed, and the client takes it.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Serves one connection to its end.
-pub(super) async fn serve(worker: Rc<Worker>, server: usize, socket: TcpStream, peer: SocketAddr, load: Load) {
-    // Boxed, so that an open connection does not carry the handshake's state.
-    let opened = Box::pin(handshake::run(&worker, server, socket, peer)).await;
-    let Some(opened) = opened else { return };
-    let mut session = Session::new(worker, server, opened, load);
-    poll_fn(|cx| session.poll(cx)).await;
-}
-
-/// A connection whose handshake has succeeded.
+/// A connection that has been let in.
 pub(super) struct Opened {
     pub(super) conn: Rc<Conn>,
     pub(super) input: OwnedReadHalf,
-    /// What the client sent right behind its request.
-    pub(super) early: Vec<u8>,
     pub(super) place: Place,
+}
+
+/// What a protocol makes of the bytes that come.
+pub(super) trait Incoming {
+    /// Takes what was read.
+    fn take(&mut self, state: &mut State, bytes: &mut [u8]);
+    /// The client sends no more.
+    fn end(&mut self, state: &mut State);
+    /// Whether something waits that a handler is to be run for.
+    fn has_work(&self, state: &State) -> bool;
+    /// Runs the next handler; only called when there is work, and no handler is running.
+    fn work(&mut self, state: &mut State);
+    /// What a hook that it ran has returned.
+    fn returned(&mut self, state: &mut State, returned: Returned);
+    /// Goes on with what it had to leave; true if there was something to do. `idle`: no handler is running.
+    fn go_on(&mut self, state: &mut State, idle: bool) -> bool;
+    /// Whether more may be read.
+    fn has_room(&self, state: &State) -> bool;
+    /// The connection ends for that reason: forgets what waits, and tells the client in the protocol's way.
+    fn farewell(&mut self, state: &State, reason: &CloseReason);
 }
 
 enum Phase {
@@ -61,51 +66,34 @@ enum Phase {
     Over,
 }
 
-struct Session {
-    reader: Reader,
-    /// The reader holds whole frames that were left there while the inbox was full.
-    kept: bool,
+struct Session<I> {
+    incoming: I,
     input: OwnedReadHalf,
     state: State,
     _load: Load,
     _place: Place,
 }
 
-/// All but the reader, which lends the events that this handles.
-struct State {
-    worker: Rc<Worker>,
+/// All but what the protocol keeps.
+pub(super) struct State {
+    pub(super) worker: Rc<Worker>,
     server: usize,
-    conn: Rc<Conn>,
-    handler: Option<Box<Handler>>,
-    inbox: Inbox,
+    pub(super) conn: Rc<Conn>,
+    handler: Option<(Hook, Box<Handler>)>,
+    /// The version of the script that has begun with a package, and is to end with it.
+    pub(super) pinned: Option<Rc<Vm>>,
     phase: Phase,
 }
 
-impl Session {
-    fn new(worker: Rc<Worker>, server: usize, opened: Opened, load: Load) -> Session {
-        let mut session = Session {
-            reader: Reader::new(),
-            kept: false,
-            input: opened.input,
-            state: State {
-                worker,
-                server,
-                conn: opened.conn,
-                handler: None,
-                inbox: Inbox::default(),
-                phase: Phase::Open,
-            },
-            _load: load,
-            _place: opened.place,
-        };
-        if !opened.early.is_empty() {
-            let mut early = opened.early;
-            session.reader.keep(&mut Input::new(&mut early));
-            session.kept = true;
-        }
-        session
-    }
+/// Serves a connection from here to its end.
+pub(super) async fn run<I: Incoming>(worker: Rc<Worker>, server: usize, opened: Opened, incoming: I, load: Load) {
+    let Opened { conn, input, place } = opened;
+    let state = State { worker, server, conn, handler: None, pinned: None, phase: Phase::Open };
+    let mut session = Session { incoming, input, state, _load: load, _place: place };
+    poll_fn(|cx| session.poll(cx)).await;
+}
 
+impl<I: Incoming> Session<I> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.state.conn.register(cx.waker());
         loop {
@@ -123,38 +111,37 @@ impl Session {
 
     /// Ready whenever something has changed.
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let state = &mut self.state;
+        let (state, incoming) = (&mut self.state, &mut self.incoming);
         let closing = state.conn.is_closing();
-        if let Some(handler) = &mut state.handler {
+        if let Some((hook, handler)) = &mut state.handler {
             match handler.poll(cx, closing) {
                 Poll::Ready(result) => {
+                    let hook = *hook;
                     state.handler = None;
-                    state.finished(Hook::Message, result);
+                    if let Some(returned) = state.settle(hook, result) {
+                        incoming.returned(state, returned);
+                    }
                     return Poll::Ready(());
                 }
                 // Told of the end, its waits fail: it is pending only while the connection lives.
                 Poll::Pending if closing => return Poll::Pending,
                 Poll::Pending => {}
             }
-        } else if closing && !state.owes_messages() {
-            state.begin_ending();
+        } else if closing && !(state.is_their_end() && incoming.has_work(state)) {
+            state.begin_ending(incoming);
             return Poll::Ready(());
-        } else if !state.inbox.is_empty() {
-            if state.worker.vm(state.server).poll_turn(cx).is_pending() {
+        } else if incoming.has_work(state) {
+            if state.vm().poll_turn(cx).is_pending() {
                 state.conn.pause_reading();
                 return Poll::Pending;
             }
-            if let Some((kind, data)) = state.inbox.pop() {
-                state.run(kind, &data);
-            }
+            incoming.work(state);
             return Poll::Ready(());
         }
-        if self.kept && !state.inbox.is_full() {
-            self.kept = false;
-            self.handle(&mut []);
+        if incoming.go_on(state, state.handler.is_none()) {
             return Poll::Ready(());
         }
-        if state.inbox.is_full() || closing {
+        if closing || !incoming.has_room(state) {
             state.conn.pause_reading();
             return Poll::Pending;
         }
@@ -169,47 +156,16 @@ impl Session {
         let mut chunk = ReadBuf::new(&mut buffer);
         let result = Pin::new(&mut self.input).poll_read(cx, &mut chunk);
         match result {
-            Poll::Ready(Ok(())) if chunk.filled().is_empty() => {
-                self.state
-                    .conn
-                    .close(CloseReason::Lost("the client ended the connection without a close frame".into()));
-            }
+            Poll::Ready(Ok(())) if chunk.filled().is_empty() => self.incoming.end(&mut self.state),
             Poll::Ready(Ok(())) => {
                 self.state.conn.last_read.set(worker.shard.now());
-                self.handle(chunk.filled_mut());
+                self.incoming.take(&mut self.state, chunk.filled_mut());
             }
             Poll::Ready(Err(ref e)) => self.state.conn.close(CloseReason::Lost(e.to_string().into())),
             Poll::Pending => {}
         }
         worker.put_read_buffer(buffer);
         result.map(drop)
-    }
-
-    /// Takes events from what was read (or kept) until it is used up, or the inbox is full.
-    fn handle(&mut self, bytes: &mut [u8]) {
-        let state = &mut self.state;
-        let limit = state.conn.served.limits.get().max_message_size;
-        let mut input = Input::new(bytes);
-        while !state.conn.is_closing() {
-            if state.inbox.is_full() {
-                self.reader.keep(&mut input);
-                self.kept = true;
-                return;
-            }
-            match self.reader.next(&mut input, limit) {
-                Ok(None) => return,
-                Ok(Some(Event::Text(data))) => state.message(Kind::Text, data),
-                Ok(Some(Event::Binary(data))) => state.message(Kind::Binary, data),
-                Ok(Some(Event::Ping(payload))) => state.pong(payload),
-                Ok(Some(Event::Pong(_))) => {}
-                Ok(Some(Event::Close(close))) => {
-                    let reply = frame::encode_close_reply(close.map(|(code, _)| code));
-                    state.worker.shard.push_control(&state.conn, reply);
-                    state.conn.close(CloseReason::Peer);
-                }
-                Err(violation) => state.conn.close(violation.into()),
-            }
-        }
     }
 
     /// Writes what is owed, then waits for the client's end of the socket; both only for a while.
@@ -240,69 +196,59 @@ impl Session {
 }
 
 impl State {
-    /// A message has come: its handler runs now, or when those before it have.
-    fn message(&mut self, kind: Kind, data: &[u8]) {
-        let idle = self.handler.is_none() && self.inbox.is_empty();
-        if idle && self.worker.vm(self.server).may_start() {
-            self.run(kind, data);
-        } else {
-            self.inbox.push(kind, data);
-        }
+    /// The script that its next hook runs in.
+    pub(super) fn vm(&self) -> Rc<Vm> {
+        self.pinned.clone().unwrap_or_else(|| self.worker.vm(self.server))
     }
 
-    fn run(&mut self, kind: Kind, data: &[u8]) {
-        self.start(Hook::Message, HookArgs::message(kind, data));
+    /// No handler is running, and one may be started.
+    pub(super) fn may_start(&self) -> bool {
+        self.handler.is_none() && self.vm().may_start()
     }
 
-    fn start(&mut self, hook: Hook, args: HookArgs<'_>) {
-        let vm = self.worker.vm(self.server);
+    /// Runs a hook till it returns or waits; what it returned, if it is done and has not failed.
+    pub(super) fn start(&mut self, hook: Hook, args: HookArgs<'_>) -> Option<Returned> {
         let budget = self.conn.served.limits.get().handler_timeout;
-        match vm.start(hook, ConnRef::of(&self.conn), args, budget) {
-            Started::Done(result) => self.finished(hook, result),
-            Started::Suspended(handler) => self.handler = Some(Box::new(handler)),
+        match self.vm().start(hook, Some(ConnRef::of(&self.conn)), args, budget) {
+            Started::Done(result) => self.settle(hook, result),
+            Started::Suspended(handler) => {
+                self.handler = Some((hook, Box::new(handler)));
+                None
+            }
         }
     }
 
-    fn finished(&self, hook: Hook, result: Result<Returned, Failure>) {
-        if let Err(failure) = result {
-            report(hook, &failure, &self.conn);
-            self.conn.close(CloseReason::HandlerFailed);
-        }
-    }
-
-    /// Answers a ping, unless the client takes nothing and only asks.
-    fn pong(&self, payload: &[u8]) {
-        if self.conn.waiting() > self.conn.served.limits.get().outbox_limit {
-            self.conn.close(CloseReason::TooSlow);
-        } else {
-            self.worker.shard.push_control(&self.conn, frame::encode_pong(payload));
-        }
+    fn settle(&self, hook: Hook, result: Result<Returned, Failure>) -> Option<Returned> {
+        result
+            .inspect_err(|failure| {
+                report(hook, failure, &self.conn);
+                self.conn.close(CloseReason::HandlerFailed);
+            })
+            .ok()
     }
 
     /// The client has gone, but what it sent before is still to be handled. After an end of our own making, it is not.
-    fn owes_messages(&self) -> bool {
-        let theirs = matches!(self.conn.close_reason(), Some(CloseReason::Peer | CloseReason::Lost(_)));
-        theirs && !self.inbox.is_empty()
+    fn is_their_end(&self) -> bool {
+        matches!(self.conn.close_reason(), Some(CloseReason::Peer | CloseReason::Lost(_)))
     }
 
     /// From here on no messages; the last hook runs.
-    fn begin_ending(&mut self) {
+    fn begin_ending(&mut self, incoming: &mut impl Incoming) {
         let reason = self.conn.close_reason().unwrap_or(CloseReason::Peer);
-        if let Some((code, text)) = reason.frame() {
-            self.worker.shard.push_control(&self.conn, frame::encode_close(code, text));
-        }
-        self.inbox.clear();
+        incoming.farewell(self, &reason);
+        self.pinned = None;
         self.phase = Phase::Ending;
         self.start(Hook::Close, HookArgs::close(ConnRef::of(&self.conn), reason.error()));
     }
 
     /// Ready when the last hook has returned; then the connection leaves the shard.
     fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(handler) = &mut self.handler {
+        if let Some((hook, handler)) = &mut self.handler {
             // Its connection has ended already: its own waits are its own affair.
             let result = ready!(handler.poll(cx, false));
+            let hook = *hook;
             self.handler = None;
-            self.finished(Hook::Close, result);
+            self.settle(hook, result);
         }
         self.worker.shard.remove(&self.conn);
         let reason = self.conn.close_reason();

@@ -73,7 +73,10 @@ fn visit(worker: &Worker, conn: &Rc<Conn>, now: u32) {
     let Some(silent_since) = conn.silent_since() else { return };
     if over(silent_since, limits.read_timeout) {
         conn.close(CloseReason::ReadTimeout);
-    } else if over(silent_since, limits.ping_interval) && over(conn.last_ping.get(), limits.ping_interval) {
+    } else if !conn.is_raw()
+        && over(silent_since, limits.ping_interval)
+        && over(conn.last_ping.get(), limits.ping_interval)
+    {
         conn.last_ping.set(now);
         worker.shard.push(conn, frame::encode_ping(b""));
     }

@@ -53,7 +53,7 @@ fn slice(worker: &Worker, deliveries: &mut VecDeque<Delivery>, writes: usize) ->
     while pushed < PUSHES
         && let Some(delivery) = deliveries.pop_front()
     {
-        pushed += 1 + worker.shard.deliver(delivery);
+        pushed += 1 + worker.shard.deliver(delivery, worker);
     }
     let more_writes = worker.shard.flush(writes);
     more_writes || !deliveries.is_empty()

@@ -140,6 +140,19 @@ impl Raw {
         true
     }
 
+    /// The next `n` bytes, or fewer when it ends before.
+    pub async fn rest_of(&mut self, n: usize) -> Vec<u8> {
+        self.fill(n).await;
+        let n = n.min(self.got.len());
+        self.got.drain(..n).collect()
+    }
+
+    /// The next `n` bytes.
+    pub async fn take(&mut self, n: usize) -> Vec<u8> {
+        assert!(self.fill(n).await, "ended after {:?}", String::from_utf8_lossy(&self.got));
+        self.got.drain(..n).collect()
+    }
+
     /// A response's head; what follows it stays for later.
     pub async fn head(&mut self) -> Reply {
         let end = loop {

@@ -7,7 +7,7 @@ use super::address::{HOST_PORT, host_pattern, host_port, net, origin};
 use super::section::{Section, Value};
 use super::tree::Node;
 use super::{At, Sink};
-use crate::config::{Format, HostPattern, Level, Library, Limits, Logging, Redis, Summary, User};
+use crate::config::{Format, HostPattern, Level, Library, Limits, Logging, Protocol, Redis, Summary, User};
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -93,6 +93,8 @@ pub struct RawLuaVm {
 pub struct RawServer {
     /// Where it listens, at its port.
     pub listen: At<SocketAddr>,
+    /// `protocol`
+    pub protocol: Protocol,
     /// `options`, each at its name.
     pub options: Vec<At<(String, String)>>,
     /// `entry`, as it is spelt.
@@ -237,13 +239,15 @@ fn redis(s: &mut Section<'_>) -> At<Redis> {
 
 fn server(s: &mut Section<'_>) -> RawServer {
     let listen = listen(s, 6790);
-    let protocol = s.get("protocol");
-    if protocol.word(&[("websocket", false), ("socket", true)], false) {
-        protocol.report("\"socket\" is not available in this version; use websocket");
-    }
+    let protocols = [("websocket", Protocol::Websocket), ("socket", Protocol::Socket)];
+    let protocol = s.get("protocol").word(&protocols, Protocol::Websocket);
     let options = s.get("options").list().into_iter().map(|v| v.section(option)).collect();
     let entry = s.get("entry");
-    let entry = entry.at(entry.text().unwrap_or("lua/entry.websocket.lua").to_owned());
+    let default = match protocol {
+        Protocol::Websocket => "lua/entry.websocket.lua",
+        Protocol::Socket => "lua/entry.socket.lua",
+    };
+    let entry = entry.at(entry.text().unwrap_or(default).to_owned());
     let byte_code_expires = s.get("byteCodeExpires").duration(TIMEOUT, seconds(10));
     buffers(s);
     let ping = s.get("pingInterval");
@@ -258,7 +262,7 @@ fn server(s: &mut Section<'_>) -> RawServer {
     });
     let allowed_origins = texts(s.get("allowedOrigins"), "an origin such as \"https://example.com\"", origin);
     tls(s);
-    RawServer { listen, options, entry, byte_code_expires, limits, allowed_origins }
+    RawServer { listen, protocol, options, entry, byte_code_expires, limits, allowed_origins }
 }
 
 fn option(s: &mut Section<'_>) -> At<(String, String)> {

@@ -74,7 +74,7 @@ pub unsafe fn with_conn(state: State, name: &CStr, function: ffi::lua_CFunction)
     }
 }
 
-/// Adds `websocket` to the `mix` table at the top of the stack.
+/// Adds `websocket` and `socket` to the `mix` table at the top of the stack.
 ///
 /// # Safety
 /// `state` must be valid and in a protected call.
@@ -94,6 +94,7 @@ pub unsafe fn register(state: State) {
         set_method(state, c"channels", channels);
         set_method(state, c"send", send);
         set_method(state, c"close", close);
+        set_method(state, c"clear_buffer", clear_buffer);
         ffi::lua_setfield(state, -2, c"__index".as_ptr());
         set_method(state, c"__tostring", to_string);
         // Scripts can't reach the metatable and change what other handlers call.
@@ -109,17 +110,21 @@ pub unsafe fn register(state: State) {
         ffi::lua_setmetatable(state, -2);
         ffi::lua_setfield(state, ffi::LUA_REGISTRYINDEX, CACHE.as_ptr());
 
-        with_conn(state, c"websocket", websocket);
+        with_conn(state, c"websocket", this_conn);
         ffi::lua_setfield(state, -2, c"websocket".as_ptr());
+        ffi::lua_createtable(state, 0, 1);
+        with_conn(state, c"tcp", this_conn);
+        ffi::lua_setfield(state, -2, c"tcp".as_ptr());
+        ffi::lua_setfield(state, -2, c"socket".as_ptr());
     }
 }
 
-/// `mix.websocket()` -> conn, or nil and why not. On the raw stack: every message calls it.
-unsafe extern "C-unwind" fn websocket(state: State) -> c_int {
+/// `mix.websocket()`, `mix.socket.tcp()` -> conn, or nil and why not. On the raw stack: every message calls it.
+unsafe extern "C-unwind" fn this_conn(state: State) -> c_int {
     unsafe {
-        match current::get() {
-            Some(current) => {
-                push_conn(state, current.conn);
+        match current::get().and_then(|current| current.conn) {
+            Some(conn) => {
+                push_conn(state, conn);
                 1
             }
             None => {
@@ -257,11 +262,12 @@ pub(super) fn kind_arg(args: &Args, index: i32) -> Result<Kind, Raise> {
 }
 
 fn send(args: &Args) -> Fallible<()> {
-    let (live, data, kind) = (live(args)?, args.bytes(1)?, kind_arg(args, 2)?);
+    let (live, data) = (live(args)?, args.bytes(1)?);
     let (host, conn) = match live {
         Ok(live) => live,
         Err(e) => return Ok(Err(e)),
     };
+    let kind = if conn.is_raw() { Kind::Binary } else { kind_arg(args, 2)? };
     if kind == Kind::Text && std::str::from_utf8(&data).is_err() {
         return Ok(Err(crate::message::NotUtf8.to_string()));
     }
@@ -270,6 +276,17 @@ fn send(args: &Args) -> Fallible<()> {
     } else {
         Err(conn.close_reason().and_then(|r| r.error()).unwrap_or_else(|| GONE.into()))
     })
+}
+
+/// Forgets what has come and is not consumed.
+fn clear_buffer(args: &Args) -> Fallible<()> {
+    Ok(live(args)?.and_then(|(_, conn)| match conn.received() {
+        Some(received) => {
+            received.take();
+            Ok(())
+        }
+        None => Err("a WebSocket has no such buffer: messages come whole".into()),
+    }))
 }
 
 fn close(args: &Args) -> Fallible<()> {

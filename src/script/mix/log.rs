@@ -61,7 +61,7 @@ pub fn from_script(args: &Args, level: Level, text: &str) {
     }
     let end = (0..=text.len().min(MAX_TEXT)).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
     let line = format!("{}{}", place(args.state()), one_line(&text[..end]));
-    let client_id = current::get().map(|c| c.conn.client_id.get());
+    let client_id = current::get().and_then(|c| c.conn).map(|conn| conn.client_id.get());
     match level {
         Level::ERROR => tracing::error!(target: "script", client_id, "{line}"),
         Level::WARN => tracing::warn!(target: "script", client_id, "{line}"),

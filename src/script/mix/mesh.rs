@@ -102,9 +102,9 @@ fn send(args: &Args) -> Result<Outcome<Result<(), String>>, Raise> {
 
 /// The engine and the connection whose handler is running.
 fn here() -> Result<(Rc<Host>, Rc<Conn>), String> {
-    let current = current::get().ok_or("no connection: not inside a handler")?;
+    let current = current::get().and_then(|current| current.conn).ok_or("no connection: not inside a handler")?;
     let host = current::host().ok_or(NO_ENGINE)?;
-    let conn = host.shard.get_at(current.conn.slot, current.conn.client_id).ok_or("the connection has closed")?;
+    let conn = host.shard.get_at(current.slot, current.client_id).ok_or("the connection has closed")?;
     Ok((host, conn))
 }
 

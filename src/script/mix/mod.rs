@@ -1,10 +1,12 @@
 //! The `mix` API, one file a topic. Each registers its functions in the `mix` table.
 
+pub mod buffer;
 pub mod codec;
 pub mod conn;
 pub mod json;
 pub mod log;
 mod mesh;
+mod php_pack;
 pub mod query;
 mod queue;
 mod server;
@@ -25,6 +27,7 @@ pub(super) unsafe fn register(state: State, program: &Program) {
     unsafe {
         ffi::lua_createtable(state, 0, 40);
         conn::register(state);
+        buffer::register(state);
         mesh::register(state);
         log::register(state);
         time::register(state);
@@ -33,6 +36,7 @@ pub(super) unsafe fn register(state: State, program: &Program) {
         queue::register(state);
         text::register(state);
         codec::register(state);
+        php_pack::register(state);
         url::register(state);
         ffi::lua_setglobal(state, c"mix".as_ptr());
     }
@@ -41,6 +45,9 @@ pub(super) unsafe fn register(state: State, program: &Program) {
 #[cfg(test)]
 pub(crate) mod tests {
     //! What the tests of this folder share.
+
+    use std::path::Path;
+    use std::process::Command;
 
     use super::*;
 
@@ -62,5 +69,26 @@ pub(crate) mod tests {
     pub(crate) fn raised(lua: &mlua::Lua, expression: &str) -> String {
         let call = format!("return select(2, pcall(function() local r = {expression} return r end))");
         lua.load(call).set_name("@app.lua").eval().unwrap()
+    }
+
+    /// The cases that PHP's results are kept for: what `tests/php/NAME.php` printed into `tests/php/NAME.json`. Where
+    /// that version of PHP is installed, it must print the same again.
+    pub(crate) fn php_cases(name: &str) -> Vec<serde_json::Value> {
+        let file = |end: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/php/{name}.{end}"));
+        let kept = std::fs::read_to_string(file("json")).unwrap();
+        if let Ok(made) = Command::new("php").arg(file("php")).output() {
+            let made = String::from_utf8(made.stdout).unwrap();
+            // Versions differ in details; the first line names the version.
+            if made.lines().next() == kept.lines().next() {
+                assert!(made == kept, "tests/php/{name}.json is not what {name}.php prints; make it anew");
+            }
+        }
+        let mut table: serde_json::Value = serde_json::from_str(&kept).unwrap();
+        serde_json::from_value(table["cases"].take()).unwrap()
+    }
+
+    /// Bytes from hexadecimal digits.
+    pub(crate) fn unhex(digits: &str) -> Vec<u8> {
+        digits.as_bytes().chunks(2).map(|two| query::escaped(two).unwrap()).collect()
     }
 }

@@ -146,11 +146,13 @@ fn brackets(name: &[u8], mut at: usize) -> Result<Vec<Option<&[u8]>>, String> {
 }
 
 fn key_of(text: &[u8]) -> Key {
-    let integer = std::str::from_utf8(text).ok().filter(|t| t.len() <= 20).and_then(|t| {
-        // Only the shortest form is one: not `05`, `+5` or `-0`.
-        t.parse::<i64>().ok().filter(|i| i.to_string() == t)
-    });
-    integer.map_or_else(|| Key::Text(text.into()), Key::Integer)
+    integer_key(text).map_or_else(|| Key::Text(text.into()), Key::Integer)
+}
+
+/// The integer that PHP's arrays make of a string key: only its shortest form is one, not `05`, `+5` or `-0`.
+pub(in crate::script::mix) fn integer_key(text: &[u8]) -> Option<i64> {
+    let integer = std::str::from_utf8(text).ok().filter(|t| t.len() <= 20)?.parse::<i64>().ok()?;
+    (itoa::Buffer::new().format(integer).as_bytes() == text).then_some(integer)
 }
 
 /// The key that `[]` stands for: one more than the greatest integer key.
@@ -191,6 +193,7 @@ fn node_value(node: Node) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::script::mix::tests::{php_cases, unhex};
     use proptest::prelude::*;
 
     /// `{b='x',1='y'}`: keys that are numbers stand bare, keys that are strings in quotes where they look like one.
@@ -302,6 +305,53 @@ mod tests {
             ("5=x&0=y", "{'0'='y','5'='x'}"),
         ] {
             assert_eq!(parsed(query), expected, "{query}");
+        }
+    }
+
+    /// What PHP made of a query, in the form of [`sorted`].
+    fn php_result(result: &serde_json::Value, top: bool) -> String {
+        let Some(pairs) = result.as_array() else {
+            return format!("'{}'", unhex(result.as_str().unwrap()).escape_ascii());
+        };
+        let integer = |pair: &serde_json::Value| match pair[0][0].as_str().unwrap() {
+            "i" => pair[0][1].as_str().unwrap().parse::<i64>().ok(),
+            _ => None,
+        };
+        let list = (0..pairs.len() as i64).all(|i| pairs.iter().any(|pair| integer(pair) == Some(i)));
+        let mut parts = Vec::new();
+        for pair in pairs {
+            let key = match integer(pair) {
+                Some(i) if top || i.unsigned_abs() > EXACT => format!("'{i}'"),
+                Some(i) => (i + i64::from(list)).to_string(),
+                None => format!("'{}'", unhex(pair[0][1].as_str().unwrap()).escape_ascii()),
+            };
+            parts.push(format!("{key}={}", php_result(&pair[1], false)));
+        }
+        parts.sort();
+        format!("{{{}}}", parts.join(","))
+    }
+
+    fn sorted(value: &Value) -> String {
+        match value {
+            Value::Table(pairs) => {
+                let mut parts: Vec<_> = pairs.iter().map(|(k, v)| format!("{}={}", sorted(k), sorted(v))).collect();
+                parts.sort();
+                format!("{{{}}}", parts.join(","))
+            }
+            Value::Str(s) => format!("'{}'", s.escape_ascii()),
+            Value::Number(n) => n.to_string(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn generated_queries_are_read_as_php_reads_them() {
+        let cases = php_cases("query");
+        assert!(cases.len() > 900);
+        for case in cases {
+            let query = unhex(case[0].as_str().unwrap());
+            let got = sorted(&parse(&query).unwrap());
+            assert_eq!(got, php_result(&case[1], true), "{}", query.escape_ascii());
         }
     }
 

@@ -32,9 +32,9 @@ fn push(args: &Args) -> Fallible<f64> {
         Ok(data) => data,
         Err(e) => return Ok(Err(e)),
     };
-    let (Some(current), Some(host)) = (current::get(), current::host()) else {
+    let (Some(conn), Some(host)) = (current::get().and_then(|current| current.conn), current::host()) else {
         return Ok(Err("no client to push for: not inside a handler".into()));
     };
-    let waiting = host.queue.push(&topic, current.conn.client_id, data);
+    let waiting = host.queue.push(&topic, conn.client_id, data);
     Ok(waiting.map(|n| n as f64).map_err(|e| e.to_string()))
 }

@@ -1,0 +1,163 @@
+//! Connections of socket servers: what their bytes mean, the script says. Packages out of bytes, by `protocol_input`.
+
+use bytes::BytesMut;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use tokio::net::TcpStream;
+
+use super::Worker;
+use super::accept::Load;
+use super::session::{self, Incoming, Opened, State};
+use crate::message::{CloseReason, close_code};
+use crate::script::current::ConnRef;
+use crate::script::hooks::HookArgs;
+use crate::script::vm::{Hook, Returned};
+use crate::shard::Arrival;
+
+/// The bytes that may wait while a handler is running; then the socket is not read.
+const WAITING_BYTES: usize = 64 * 1024;
+
+/// Serves one connection to its end.
+pub(super) async fn serve(worker: Rc<Worker>, server: usize, socket: TcpStream, peer: SocketAddr, load: Load) {
+    let served = worker.servers[server].served.clone();
+    let Some(place) = served.admit() else {
+        tracing::debug!(%peer, "a connection was refused: maxConnections are open");
+        return;
+    };
+    let (input, stream) = socket.into_split();
+    let remote = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    let conn = worker.shard.insert(Arrival { served, stream, remote });
+    worker.shard.open(&conn, None);
+    session::run(worker, server, Opened { conn, input, place }, Packages::default(), load).await;
+}
+
+/// Packages, and where the one under way stands. Its bytes are with the connection, for scripts to see.
+#[derive(Default)]
+struct Packages {
+    /// `on_connect` has been run.
+    connected: bool,
+    /// The next package's bytes, once `protocol_input` has told; 0 before.
+    wanted: usize,
+    /// Bytes have come that `protocol_input` has not seen.
+    fresh: bool,
+    /// The client sends no more.
+    ended: bool,
+}
+
+/// How many bytes wait.
+fn waiting(state: &State) -> usize {
+    state.conn.received().map_or(0, |received| received.borrow().len())
+}
+
+impl Packages {
+    /// `protocol_input` has told how long the next package is.
+    fn measured(&mut self, state: &mut State, length: i64) {
+        let limit = state.conn.served.limits.get().max_message_size;
+        let here = waiting(state);
+        let too_long = || CloseReason::Violation {
+            code: close_code::TOO_BIG,
+            what: format!("a package has more than {limit} bytes (maxMessageSize)").into(),
+        };
+        match usize::try_from(length) {
+            Err(_) => state.conn.close(CloseReason::Violation {
+                code: close_code::PROTOCOL,
+                what: "protocol_input found the client's bytes wrong".into(),
+            }),
+            Ok(length) if length > limit => state.conn.close(too_long()),
+            Ok(0) if here >= limit => state.conn.close(too_long()),
+            Ok(0) if here == 0 => state.pinned = None,
+            Ok(0) => {}
+            Ok(length) => self.wanted = length,
+        }
+    }
+
+    /// A package is complete: it is taken out, and handled.
+    fn package(&mut self, state: &mut State) {
+        let Some(received) = state.conn.received() else { return };
+        let package = {
+            let mut received = received.borrow_mut();
+            let here = received.len();
+            let package = received.split_to(self.wanted.min(here));
+            self.fresh = here > self.wanted;
+            if received.is_empty() {
+                // Nothing is kept for a connection that waits.
+                *received = BytesMut::new();
+            }
+            package
+        };
+        self.wanted = 0;
+        state.start(Hook::Message, HookArgs::bytes(&package));
+        state.pinned = None;
+    }
+}
+
+impl Incoming for Packages {
+    fn take(&mut self, state: &mut State, bytes: &mut [u8]) {
+        if let Some(received) = state.conn.received() {
+            let mut received = received.borrow_mut();
+            if received.is_empty() {
+                // The script has cleared the beginning of what it was waiting for, if it was.
+                self.wanted = 0;
+            }
+            self.fresh = true;
+            // Room for the whole package at once, as far as it has been told.
+            let room = self.wanted.saturating_sub(received.len()).max(bytes.len());
+            received.reserve(room);
+            received.extend_from_slice(bytes);
+        }
+    }
+
+    fn end(&mut self, _: &mut State) {
+        self.ended = true;
+    }
+
+    fn has_work(&self, state: &State) -> bool {
+        match (self.connected, self.wanted) {
+            (false, _) => true,
+            (true, 0) => self.fresh && waiting(state) > 0,
+            (true, wanted) => waiting(state) >= wanted,
+        }
+    }
+
+    fn work(&mut self, state: &mut State) {
+        if !self.connected {
+            self.connected = true;
+            state.start(Hook::Connect, HookArgs::connect(ConnRef::of(&state.conn)));
+        } else if self.wanted > 0 {
+            self.package(state);
+        } else {
+            // A package ends in the version of the script in which it began.
+            let vm = state.vm();
+            state.pinned = Some(vm);
+            self.fresh = false;
+            if let Some(returned) = state.start(Hook::Input, HookArgs::input(ConnRef::of(&state.conn))) {
+                self.returned(state, returned);
+            }
+        }
+    }
+
+    fn returned(&mut self, state: &mut State, returned: Returned) {
+        if let Returned::Length(length) = returned {
+            self.measured(state, length);
+        }
+    }
+
+    fn go_on(&mut self, state: &mut State, idle: bool) -> bool {
+        // Whoever only sends no more still gets the answers to what was sent.
+        let over = self.ended && idle && !state.conn.is_closing();
+        if over {
+            state.conn.close(CloseReason::Peer);
+        }
+        over
+    }
+
+    fn has_room(&self, state: &State) -> bool {
+        !self.ended && (!self.has_work(state) || waiting(state) < WAITING_BYTES)
+    }
+
+    fn farewell(&mut self, state: &State, _: &CloseReason) {
+        if let Some(received) = state.conn.received() {
+            received.take();
+        }
+    }
+}

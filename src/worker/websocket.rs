@@ -1,0 +1,123 @@
+//! WebSocket connections: the handshake, then messages out of frames.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use tokio::net::TcpStream;
+
+use super::accept::Load;
+use super::inbox::Inbox;
+use super::session::{self, Incoming, State};
+use super::{Worker, handshake};
+use crate::message::{CloseReason, Kind};
+use crate::script::hooks::HookArgs;
+use crate::script::vm::{Hook, Returned};
+use crate::wire::frame;
+use crate::wire::reader::{Event, Input, Reader};
+
+/// Serves one connection to its end.
+pub(super) async fn serve(worker: Rc<Worker>, server: usize, socket: TcpStream, peer: SocketAddr, load: Load) {
+    // Boxed, so that an open connection does not carry the handshake's state.
+    let Some((opened, early)) = Box::pin(handshake::run(&worker, server, socket, peer)).await else { return };
+    session::run(worker, server, opened, Frames::new(early), load).await;
+}
+
+/// Frames, and the messages that wait for the handler before them.
+struct Frames {
+    reader: Reader,
+    /// The reader holds whole frames that were left there while the inbox was full.
+    kept: bool,
+    inbox: Inbox,
+}
+
+impl Frames {
+    /// `early`: what the client sent right behind its request.
+    fn new(mut early: Vec<u8>) -> Frames {
+        let mut frames = Frames { reader: Reader::new(), kept: !early.is_empty(), inbox: Inbox::default() };
+        if frames.kept {
+            frames.reader.keep(&mut Input::new(&mut early));
+        }
+        frames
+    }
+
+    /// A message has come: its handler runs now, or when those before it have.
+    fn message(state: &mut State, inbox: &mut Inbox, kind: Kind, data: &[u8]) {
+        if inbox.is_empty() && state.may_start() {
+            state.start(Hook::Message, HookArgs::message(kind, data));
+        } else {
+            inbox.push(kind, data);
+        }
+    }
+}
+
+impl Incoming for Frames {
+    /// Takes events from what was read (or kept) until it is used up, or the inbox is full.
+    fn take(&mut self, state: &mut State, bytes: &mut [u8]) {
+        let limit = state.conn.served.limits.get().max_message_size;
+        let mut input = Input::new(bytes);
+        while !state.conn.is_closing() {
+            if self.inbox.is_full() {
+                self.reader.keep(&mut input);
+                self.kept = true;
+                return;
+            }
+            match self.reader.next(&mut input, limit) {
+                Ok(None) => return,
+                Ok(Some(Event::Text(data))) => Self::message(state, &mut self.inbox, Kind::Text, data),
+                Ok(Some(Event::Binary(data))) => Self::message(state, &mut self.inbox, Kind::Binary, data),
+                Ok(Some(Event::Ping(payload))) => pong(state, payload),
+                Ok(Some(Event::Pong(_))) => {}
+                Ok(Some(Event::Close(close))) => {
+                    let reply = frame::encode_close_reply(close.map(|(code, _)| code));
+                    state.worker.shard.push_control(&state.conn, reply);
+                    state.conn.close(CloseReason::Peer);
+                }
+                Err(violation) => state.conn.close(violation.into()),
+            }
+        }
+    }
+
+    fn end(&mut self, state: &mut State) {
+        state.conn.close(CloseReason::Lost("the client ended the connection without a close frame".into()));
+    }
+
+    fn has_work(&self, _: &State) -> bool {
+        !self.inbox.is_empty()
+    }
+
+    fn work(&mut self, state: &mut State) {
+        if let Some((kind, data)) = self.inbox.pop() {
+            state.start(Hook::Message, HookArgs::message(kind, &data));
+        }
+    }
+
+    fn returned(&mut self, _: &mut State, _: Returned) {}
+
+    fn go_on(&mut self, state: &mut State, _: bool) -> bool {
+        if !self.kept || self.inbox.is_full() {
+            return false;
+        }
+        self.kept = false;
+        self.take(state, &mut []);
+        true
+    }
+
+    fn has_room(&self, _: &State) -> bool {
+        !self.inbox.is_full()
+    }
+
+    fn farewell(&mut self, state: &State, reason: &CloseReason) {
+        if let Some((code, text)) = reason.frame() {
+            state.worker.shard.push_control(&state.conn, frame::encode_close(code, text));
+        }
+        self.inbox.clear();
+    }
+}
+
+/// Answers a ping, unless the client takes nothing and only asks.
+fn pong(state: &State, payload: &[u8]) {
+    if state.conn.waiting() > state.conn.served.limits.get().outbox_limit {
+        state.conn.close(CloseReason::TooSlow);
+    } else {
+        state.worker.shard.push_control(&state.conn, frame::encode_pong(payload));
+    }
+}

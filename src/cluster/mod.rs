@@ -120,3 +120,35 @@ async fn put(mailbox: &Mailbox, mut delivery: Delivery) {
         poll_fn(|cx| mailbox.poll_room(&delivery, cx)).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::MAILBOX_BYTES;
+    use crate::ids::WorkerId;
+    use std::collections::VecDeque;
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::task::{Context, Waker};
+
+    #[test]
+    fn a_publish_is_handed_over_when_the_mailbox_has_it_and_counted_later() {
+        let hub = Arc::new(Hub::new(1));
+        let mesh = Mesh::new(hub.clone(), NodeId(1));
+        let channel = Channel::parse(b"c").unwrap();
+        hub.join(&channel, WorkerId(0));
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut large = pin!(mesh.publish(channel.clone(), Message::binary(vec![0; MAILBOX_BYTES])));
+        assert!(large.as_mut().poll(&mut cx).is_pending());
+        let handed = AtomicBool::new(false);
+        let mut next = pin!(mesh.publish_then(channel, Message::text("x"), || handed.store(true, Relaxed)));
+        assert!(next.as_mut().poll(&mut cx).is_pending());
+        assert!(!handed.load(Relaxed), "the mailbox is full");
+        let mut taken = VecDeque::new();
+        hub.mailbox(WorkerId(0)).take(&mut taken, Waker::noop());
+        assert!(next.as_mut().poll(&mut cx).is_pending());
+        assert!(handed.load(Relaxed));
+        hub.mailbox(WorkerId(0)).close();
+        assert_eq!(next.as_mut().poll(&mut cx), std::task::Poll::Ready(Counts { reached: 0, failed: 1 }));
+    }
+}

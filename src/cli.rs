@@ -13,6 +13,7 @@ use crate::bench::Bench;
 use crate::config::{Config, Format, Level, load};
 use crate::engine::{Engine, Listeners, check_scripts};
 use crate::telemetry::log::{Log, Style};
+use crate::testing;
 
 /// A scriptable engine for long-lived connections: WebSocket clients, Lua handlers, channels, publishing by HTTP.
 #[derive(Debug, Parser)]
@@ -34,6 +35,8 @@ enum Command {
     Engine(Run),
     /// Check the configuration and the scripts it names, and exit: 0 all is well, 1 it is not
     Check(File),
+    /// Run the Lua tests of scripts, without a network, and exit: 0 all passed, 1 some did not, 2 there were none
+    Test(testing::Options),
     /// Measure an engine: throughput, delays, memory
     #[command(subcommand)]
     Bench(Bench),
@@ -63,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Center(_) => Err(needs_cluster("center")),
         Command::Engine(_) => Err(needs_cluster("engine")),
         Command::Check(file) => check(&file),
+        Command::Test(options) => return options.run(),
         Command::Bench(bench) => bench.run(),
     };
     match outcome {

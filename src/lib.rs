@@ -25,6 +25,7 @@ pub mod api;
 pub mod worker;
 // Layer 7: all wiring.
 pub mod engine;
-// Layer 8: the measurements (they know the engine only from outside), and the command line.
+// Layer 8: the measurements (they know the engine only from outside), the tests of scripts, and the command line.
 pub mod bench;
 pub mod cli;
+pub mod testing;

@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 11] = [
     &["api"],
     &["worker"],
     &["engine"],
-    &["bench"],
+    &["bench", "testing"],
     &["cli"],
 ];
 
@@ -27,7 +27,7 @@ const ONLY_IN: [(&str, &[&str]); 6] = [
     ("serde_yaml", &["config/raw.rs", "config/raw/"]),
     ("hyper", &["api/"]),
     ("async_nats", &["cluster/nats.rs"]),
-    ("clap", &["cli.rs", "bench/"]),
+    ("clap", &["cli.rs", "bench/", "testing/"]),
 ];
 
 /// The API's own error codes, spelt in one file only.

@@ -12,7 +12,7 @@ use super::{guard, mix, natives, strings};
 use crate::config::{Library, Protocol};
 
 /// The longest an entry file's top level may run.
-const LOAD_BUDGET: Duration = Duration::from_secs(5);
+pub(super) const LOAD_BUDGET: Duration = Duration::from_secs(5);
 
 /// The limits of a VM.
 #[derive(Debug, Clone)]
@@ -53,10 +53,7 @@ pub(super) fn build(program: &Arc<Program>, limits: &VmLimits) -> Result<Built, 
     let text = program
         .source(&program.entry)?
         .ok_or_else(|| format!("{}: the entry file is not there", program.entry.display()))?;
-    let lua = sandboxed(limits).map_err(|e| e.to_string())?;
-    let mut main = std::ptr::null_mut();
-    unsafe { lua.exec_raw::<()>((), |state| main = state) }.map_err(|e| e.to_string())?;
-    let prelude = prelude(&lua, main, program, limits)?;
+    let (lua, main, prelude) = bare(program, limits)?;
     let chunk = lua
         .load(&*text)
         .set_name(format!("@{}", shown(&program.entry)))
@@ -70,6 +67,15 @@ pub(super) fn build(program: &Arc<Program>, limits: &VmLimits) -> Result<Built, 
     let entries = find_hooks(&lua, &prelude, program)?;
     let encode_shared = matches!(lua.globals().raw_get("protocol_encode_shared"), Ok(mlua::Value::Boolean(true)));
     Ok(Built { lua, main, entries, encode_shared })
+}
+
+/// A VM in which nothing of the script has run: with its main thread, and the table that the prelude returned.
+pub(super) fn bare(program: &Arc<Program>, limits: &VmLimits) -> Result<(Lua, State, mlua::Table), String> {
+    let lua = sandboxed(limits).map_err(|e| e.to_string())?;
+    let mut main = std::ptr::null_mut();
+    unsafe { lua.exec_raw::<()>((), |state| main = state) }.map_err(|e| e.to_string())?;
+    let prelude = prelude(&lua, main, program, limits)?;
+    Ok((lua, main, prelude))
 }
 
 /// A VM with the libraries that scripts may have.

@@ -15,6 +15,7 @@ pub mod program;
 mod push;
 pub mod stack;
 pub mod strings;
+pub mod testing;
 mod trace;
 pub mod vm;
 pub mod wait;

@@ -264,4 +264,5 @@ return {
     local info = util.funcinfo(hook)
     return info.isvararg or (info.params or position) >= position
   end,
+  headers = headers_meta,
 }

@@ -141,7 +141,11 @@ pub const NOT_HERE: &str = "this function waits, which is not possible inside a 
 
 /// How many waits may fail because the connection has closed, before the next one raises an error: a loop that does not
 /// look at what they return would hold the worker for all of its time budget.
-const MOST_IN_VAIN: u32 = 100;
+pub const MOST_IN_VAIN: u32 = 100;
+
+/// What it raises.
+pub const IN_VAIN: &str =
+    "the connection has closed, and its handler goes on waiting: look at the err that waits return";
 
 /// Leaves the future for the driver, and returns None: the handler is to be suspended. Or the results, when its
 /// connection has closed; or why it can't wait.
@@ -157,9 +161,7 @@ fn begin<R: Interruptible>(
     }
     if current.interrupted {
         if current::count_in_vain() > MOST_IN_VAIN {
-            return Err(
-                "the connection has closed, and its handler goes on waiting: look at the err that waits return",
-            );
+            return Err(IN_VAIN);
         }
         // What it does is begun all the same: a message is published, though nobody waits for the counts.
         return Ok(Some(match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {

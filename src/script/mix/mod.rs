@@ -5,13 +5,13 @@ pub mod codec;
 pub mod conn;
 pub mod json;
 pub mod log;
-mod mesh;
+pub mod mesh;
 mod php_pack;
 pub mod query;
 mod queue;
 mod server;
 pub mod text;
-mod time;
+pub mod time;
 pub mod url;
 
 use mlua::ffi;

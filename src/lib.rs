@@ -7,11 +7,13 @@
 pub mod ids;
 pub mod message;
 pub mod telemetry;
+pub mod value;
 // Layer 1: what the YAML means; bytes, without I/O.
 pub mod config;
 pub mod wire;
-// Layer 2: channel -> workers -> connections.
+// Layer 2: channel -> workers -> connections; from handlers to back ends.
 pub mod hub;
+pub mod queue;
 // Layer 3: the other nodes, and other programs.
 pub mod cluster;
 pub mod outbound;

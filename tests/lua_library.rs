@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// What the definitions have and the VM does not yet: a function, a table with all that is in it, or a class.
-const NOT_BUILT: [&str; 1] = ["mix.queue"];
+const NOT_BUILT: [&str; 0] = [];
 /// Hooks of servers that are not built yet.
 const HOOKS_NOT_BUILT: [&str; 0] = [];
 

@@ -293,7 +293,6 @@ async fn dangerous_things_are_not_there() {
         "package.loaded.debug.getinfo",
         "coroutine.close",
         "mix.buffer",
-        "mix.queue",
     ] {
         assert_eq!(client.ask(&format!("return type({name})")).await, "nil", "{name}");
     }

@@ -167,6 +167,13 @@ function Buffer:tostring() end
 ---@return string? err
 function Buffer:read(n) end
 
+---Where a text first stands, from 1; nil if it does not. Looks without copying. `local at = buf:find("\n")`
+---@param text string
+---@param from? integer
+---@return integer?
+---@nodiscard
+function Buffer:find(text, from) end
+
 ---How many bytes have been read. `local at = buf:position()`
 ---@return integer
 ---@nodiscard

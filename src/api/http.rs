@@ -1,11 +1,11 @@
-//! The API over general HTTP/1, by hyper: routes, bodies, statuses.
+//! The API over general HTTP/1, by hyper: routes, bodies, statuses, and the way to the WebSocket API.
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{AUTHORIZATION, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Method, Request};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioTimer;
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -19,12 +19,14 @@ use super::auth::{self, Right};
 use super::call::Call;
 use super::error::ApiError;
 use super::linger::Lingering;
+use super::ws::{self, Credentials};
 use super::{Api, Caller, DRAIN, center};
 
 /// What a path is.
 #[derive(Clone, Copy)]
 enum Route {
     Mesh(Call),
+    WebSocket,
     Health,
     Ready,
     Version,
@@ -38,6 +40,7 @@ impl Route {
             ("/readyz", _) => Route::Ready,
             ("/version", true) => Route::Version,
             ("/v1/nodes", true) => Route::Nodes,
+            (ws::PATH, false) => Route::WebSocket,
             (path, false) => Route::Mesh(Call::find(path)?),
             _ => return None,
         })
@@ -46,14 +49,14 @@ impl Route {
     fn method(self) -> Method {
         match self {
             Route::Mesh(_) => Method::POST,
-            Route::Health | Route::Ready | Route::Version | Route::Nodes => Method::GET,
+            Route::WebSocket | Route::Health | Route::Ready | Route::Version | Route::Nodes => Method::GET,
         }
     }
 
     /// The right it needs; None: anybody (probes).
     fn right(self) -> Option<Right> {
         match self {
-            Route::Mesh(_) => Some(Right::Write),
+            Route::Mesh(_) | Route::WebSocket => Some(Right::Write),
             Route::Version | Route::Nodes => Some(Right::Read),
             Route::Health | Route::Ready => None,
         }
@@ -68,21 +71,25 @@ impl Api {
         let unread = Rc::new(Cell::new(false));
         let socket = Lingering::new(socket, read, unread.clone());
         let late = Cell::new(late);
-        let api = self.clone();
+        // Set by the request that opens a WebSocket.
+        let opened = Rc::new(Cell::new(None));
+        let (api, opening) = (self.clone(), opened.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let (api, unread) = (api.clone(), unread.clone());
+            let (api, unread, opening) = (api.clone(), unread.clone(), opening.clone());
             unread.set(!request.body().is_end_stream());
             let patience = if late.take() { Some(Duration::ZERO) } else { api.read_timeout() };
             async move {
-                let answer = api.answer(request, caller, patience, &unread).await;
-                Ok::<_, Infallible>(answer.into_response())
+                let response = match api.route(request, caller, patience, &unread, &opening).await {
+                    Ok(response) => response,
+                    Err(error) => Answer::failure(&error, None).into_response(),
+                };
+                Ok::<_, Infallible>(response)
             }
         });
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new()).max_buf_size(64 * 1024);
         http.header_read_timeout(self.read_timeout());
-        let connection = http.serve_connection(socket, service);
-        tokio::pin!(connection);
+        let mut connection = http.serve_connection(socket, service);
         let mut draining = self.draining.clone();
         let ended = tokio::select! {
             // First, so that a request which has been read already is begun.
@@ -90,8 +97,8 @@ impl Api {
             ended = &mut connection => ended,
             _ = draining.wait_for(|draining| *draining) => {
                 // What is under way is answered; then the connection ends.
-                connection.as_mut().graceful_shutdown();
-                match timeout(DRAIN, connection).await {
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+                match timeout(DRAIN, &mut connection).await {
                     Ok(ended) => ended,
                     // Half a request.
                     Err(_) => return,
@@ -100,30 +107,23 @@ impl Api {
         };
         if let Err(e) = ended {
             tracing::debug!(peer = %caller.peer, "API connection: {e}");
+        } else if let Some(credentials) = opened.take() {
+            let parts = connection.into_parts();
+            let (socket, rest) = parts.io.into_parts();
+            let read = [&parts.read_buf[..], &rest].concat();
+            Box::pin(ws::serve(self, socket, read, caller, credentials)).await;
         }
     }
 
     /// Answers one request.
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-        caller: Caller,
-        patience: Option<Duration>,
-        unread: &Cell<bool>,
-    ) -> Answer {
-        match self.route(request, caller, patience, unread).await {
-            Ok(answer) => answer,
-            Err(error) => Answer::failure(&error, None),
-        }
-    }
-
     async fn route(
         &self,
         request: Request<Incoming>,
         caller: Caller,
         patience: Option<Duration>,
         unread: &Cell<bool>,
-    ) -> Result<Answer, ApiError> {
+        opening: &Cell<Option<Credentials>>,
+    ) -> Result<Response<Full<Bytes>>, ApiError> {
         let config = self.config.load();
         let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
         let Some(route) = Route::find(request.uri().path(), caller.center) else {
@@ -140,21 +140,30 @@ impl Api {
         }
         let limit = config.api.max_body_size;
         drop(config);
-        match route {
+        let answer = match route {
             Route::Mesh(call) => {
                 let body = read_body(request, limit, patience).await?;
                 unread.set(false);
-                Ok(self.call(call, &body).await)
+                self.call(call, &body).await
+            }
+            Route::WebSocket => {
+                if *self.draining.borrow() {
+                    return Err(ApiError::Unavailable);
+                }
+                let response = ws::upgrade(&request)?;
+                opening.set(Some(ws::credentials(&request)));
+                return Ok(response);
             }
             Route::Health | Route::Ready => {
                 if *self.draining.borrow() {
                     return Err(ApiError::Unavailable);
                 }
-                Ok(Answer::ok(&serde_json::json!({"status": "ok"})))
+                Answer::ok(&serde_json::json!({"status": "ok"}))
             }
-            Route::Version => Ok(Answer::ok(&center::version())),
-            Route::Nodes => Ok(Answer::ok(&self.nodes(caller.local))),
-        }
+            Route::Version => Answer::ok(&center::version()),
+            Route::Nodes => Answer::ok(&self.nodes(caller.local)),
+        };
+        Ok(answer.into_response())
     }
 }
 

@@ -1,4 +1,4 @@
-//! What back ends call: the mesh over HTTP, and the center. Served by the workers, each with its own [`Api`].
+//! What back ends call: the mesh over HTTP and WebSocket, and the center. Served by the workers, each with its own [`Api`].
 
 mod answer;
 pub mod auth;
@@ -8,6 +8,7 @@ pub mod error;
 mod http;
 mod linger;
 mod plain;
+mod ws;
 
 use arc_swap::ArcSwap;
 use std::cell::Cell;
@@ -24,10 +25,12 @@ use self::call::{Call, Params};
 use self::plain::Next;
 use crate::cluster::Mesh;
 use crate::config::Config;
+use crate::queue::Queue;
 
 /// The API as one worker serves it.
 pub struct Api {
     mesh: Arc<Mesh>,
+    queue: Arc<Queue>,
     config: Arc<ArcSwap<Config>>,
     /// Connections of each server.
     clients: Vec<Arc<AtomicUsize>>,
@@ -36,6 +39,8 @@ pub struct Api {
     draining: watch::Receiver<bool>,
     /// Connections under way.
     connections: Cell<usize>,
+    /// What WebSocket connections are read through, while none is.
+    read_buffer: Cell<Vec<u8>>,
 }
 
 /// The longest a call may take to end once the engine drains.
@@ -48,12 +53,22 @@ impl Api {
     /// An API over that mesh.
     pub fn new(
         mesh: Arc<Mesh>,
+        queue: Arc<Queue>,
         config: Arc<ArcSwap<Config>>,
         clients: Vec<Arc<AtomicUsize>>,
         api_addr: SocketAddr,
         draining: watch::Receiver<bool>,
     ) -> Api {
-        Api { mesh, config, clients, api_addr, draining, connections: Cell::new(0) }
+        Api {
+            mesh,
+            queue,
+            config,
+            clients,
+            api_addr,
+            draining,
+            connections: Cell::new(0),
+            read_buffer: Cell::default(),
+        }
     }
 
     /// Serves one connection of a back end (or, with `center`, of whoever asks for nodes) to its end.
@@ -88,7 +103,7 @@ impl Api {
 
     /// Carries out a call of the mesh.
     async fn call(&self, call: Call, body: &[u8]) -> Answer {
-        let params = match Params::parse(body) {
+        let params = match Params::parse(body, "the body") {
             Ok(params) => params,
             Err(error) => return Answer::failure(&error, None),
         };

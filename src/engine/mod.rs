@@ -16,6 +16,7 @@ use crate::config::{Config, Level};
 use crate::hub::Hub;
 use crate::ids::{MAX_WORKERS, WorkerId, new_node_id};
 use crate::outbound::Outbound;
+use crate::queue::Queue;
 use crate::script::guard;
 use crate::script::program::Program;
 use crate::script::vm::{Vm, VmLimits};
@@ -84,6 +85,7 @@ impl Engine {
         let hub = Arc::new(Hub::new(workers));
         let mesh = Arc::new(Mesh::new(hub.clone(), new_node_id()));
         let outbound = Arc::new(Outbound::new(&config.luavm.redis));
+        let queue = Arc::new(Queue::new(config.luavm.queue_topic_size, config.luavm.queue_max_topics));
         let clients: Vec<Arc<AtomicUsize>> = config.servers.iter().map(|_| Arc::default()).collect();
         let (draining, drain) = watch::channel(false);
         let (peers, lanes) = Peers::new(workers);
@@ -106,6 +108,7 @@ impl Engine {
                 hub: hub.clone(),
                 mesh: mesh.clone(),
                 outbound: outbound.clone(),
+                queue: queue.clone(),
                 config: config.clone(),
                 programs: programs.clone(),
                 clients: clients.clone(),

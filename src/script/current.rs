@@ -11,6 +11,7 @@ use crate::cluster::Mesh;
 use crate::hub::topics::Member;
 use crate::ids::ClientId;
 use crate::outbound::Outbound;
+use crate::queue::Queue;
 use crate::shard::Shard;
 use crate::shard::conn::Conn;
 
@@ -22,6 +23,8 @@ pub struct Host {
     pub mesh: Arc<Mesh>,
     /// HTTP and Redis.
     pub outbound: Arc<Outbound>,
+    /// From handlers to back ends.
+    pub queue: Arc<Queue>,
 }
 
 /// A connection as Lua holds it: enough to find it, nothing that keeps it alive.

@@ -320,6 +320,11 @@ pub unsafe fn set_native<R: Push, F: Native<R>>(state: State, name: &CStr, _func
     unsafe { set_raw(state, name, trampoline::<R, F, 0>) }
 }
 
+/// A native function as Lua calls it, for a closure whose first upvalue is its name.
+pub fn native<R: Push, F: Native<R>>(_function: F) -> ffi::lua_CFunction {
+    trampoline::<R, F, 0>
+}
+
 /// As [`set_native`] for a method: `self` stands before the arguments.
 ///
 /// # Safety

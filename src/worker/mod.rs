@@ -30,6 +30,7 @@ use crate::config::Config;
 use crate::hub::Hub;
 use crate::ids::WorkerId;
 use crate::outbound::Outbound;
+use crate::queue::Queue;
 use crate::script::current::{self, Host};
 use crate::script::program::Program;
 use crate::script::vm::{Vm, VmLimits};
@@ -115,6 +116,8 @@ pub struct Spec {
     pub mesh: Arc<Mesh>,
     /// HTTP and Redis, for scripts.
     pub outbound: Arc<Outbound>,
+    /// From handlers to back ends.
+    pub queue: Arc<Queue>,
     /// The configuration in force.
     pub config: Arc<ArcSwap<Config>>,
     /// The scripts, by server.
@@ -229,7 +232,8 @@ type Started = (Rc<Worker>, mpsc::Receiver<Control>, Vec<Listener>);
 fn start(spec: Spec) -> Result<Started, String> {
     let config = spec.config.load_full();
     let shard = Rc::new(Shard::new(spec.id, spec.hub.clone()));
-    current::install(Host { shard: shard.clone(), mesh: spec.mesh.clone(), outbound: spec.outbound });
+    let (mesh, queue, outbound) = (spec.mesh.clone(), spec.queue.clone(), spec.outbound);
+    current::install(Host { shard: shard.clone(), mesh, queue, outbound });
     let vm_limits = VmLimits { memory: config.luavm.memory_limit, libraries: config.luavm.libraries.clone() };
     let mut servers = Vec::with_capacity(config.servers.len());
     for (i, (server, program)) in config.servers.iter().zip(&spec.programs).enumerate() {
@@ -241,7 +245,7 @@ fn start(spec: Spec) -> Result<Started, String> {
     }
     let clients = spec.clients.clone();
     let draining = spec.draining;
-    let api = Rc::new(Api::new(spec.mesh, spec.config.clone(), clients, spec.api_addr, draining.clone()));
+    let api = Rc::new(Api::new(spec.mesh, spec.queue, spec.config.clone(), clients, spec.api_addr, draining.clone()));
     let worker = Rc::new(Worker {
         id: spec.id,
         shard,

@@ -299,9 +299,8 @@ fn clear_buffer(args: &Args) -> Fallible<()> {
 /// The code and the reason to close with.
 pub(in crate::script) fn close_args(args: &Args) -> Result<(u16, Box<str>), Raise> {
     let code = if args.is_nil(1) { f64::from(close_code::NORMAL) } else { args.number(1)? };
-    let allowed = code.fract() == 0.0
-        && (matches!(code as u16, 1000..=1003 | 1007..=1014) && code < 2000.0 || (3000.0..5000.0).contains(&code));
-    if !allowed {
+    // The conversion saturates, at a code that is none.
+    if code.fract() != 0.0 || !close_code::may_be_sent(code as u16) {
         return Err(Raise::Argument {
             index: 1,
             problem: format!("close code expected (1000, 3000 to 4999), got {code}"),

@@ -9,6 +9,7 @@ pub mod log;
 pub mod mesh;
 mod php_pack;
 pub mod query;
+mod queue;
 mod redis;
 mod server;
 pub mod text;
@@ -35,6 +36,7 @@ pub(super) unsafe fn register(state: State, program: &Program) {
         time::register(state);
         server::register(state, program);
         json::register(state);
+        queue::register(state);
         text::register(state);
         codec::register(state);
         php_pack::register(state);

@@ -96,7 +96,8 @@ fn the_documentation_names_each_of_them() {
     };
     let definitions = definitions();
     let named = definitions.keys().filter(|name| !is_not_built(name) && !HOOKS_NOT_BUILT.contains(&name.as_str()));
-    let missing: Vec<_> = named.filter(|name| *name != "mix" && !is_named(name)).collect();
+    // Its variable is `buf` everywhere.
+    let missing: Vec<_> = named.filter(|n| *n != "mix" && !is_named(&n.replace("buffer:", "buf:"))).collect();
     assert!(missing.is_empty(), "docs/lua-api.md does not name {missing:?}");
 }
 

@@ -164,6 +164,42 @@ async fn a_client_that_has_ended_does_not_hold_its_place_while_a_handler_waits_f
 }
 
 #[tokio::test]
+async fn a_flood_of_small_packages_does_not_keep_others_waiting() {
+    let script = "
+        local handled = 0
+        function protocol_input() return 1 end
+        function protocol_decode(byte) return byte end
+        function protocol_encode(data) return data end
+        function on_message(byte, conn)
+          if byte == '?' then return conn:send(string.format('%07d', handled)) end
+          handled = handled + 1
+          if handled == 1 then conn:send('!') end
+        end";
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("entry.lua"), script).unwrap();
+    let config = "center: {apiServer: {port: 0}}\nengine:\n  workers: 1\n  apiServer: {port: 0}\n  servers: [{port: 0, protocol: socket, entry: entry.lua}]\n";
+    fs::write(dir.path().join("connmix.yaml"), config).unwrap();
+    let rig = Rig::start(dir);
+    let (mut flood, mut other) = (Raw::dial(rig.ws()).await, Raw::dial(rig.ws()).await);
+    const ALL: usize = 400_000;
+    let (mut reader, mut writer) = flood.stream.split();
+    let ask = async {
+        reader.read_u8().await.unwrap();
+        other.write("?").await;
+        String::from_utf8(other.take(7).await).unwrap().parse::<usize>().unwrap()
+    };
+    let bytes = vec![b'x'; ALL];
+    let (wrote, handled) = tokio::join!(writer.write_all(&bytes), ask);
+    wrote.unwrap();
+    assert!(handled < ALL / 2, "it was answered after {handled} packages of another");
+    eventually("all of it is handled", async || {
+        other.write("?").await;
+        (other.take(7).await == format!("{ALL:07}").as_bytes()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn every_hook_may_wait_but_the_encoding() {
     let script = "
         function on_connect(id, conn) mix.sleep(0.01) conn:send('c') end

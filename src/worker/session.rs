@@ -7,12 +7,13 @@
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::tcp::OwnedReadHalf;
+use tokio::task::yield_now;
 use tokio::time::Sleep;
 
 use super::Worker;
@@ -27,6 +28,10 @@ use crate::shard::served::Place;
 /// How long a socket may take to end after its connection has: what is owed is written, and the client's end awaited.
 /// Longer only while something is owed, and the client takes it.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// What one connection's client may have handled (messages, packages, pings) before it is others' turn, and the sockets are
+/// looked at. Else one that floods holds all others of the worker up, and nothing is written meanwhile.
+const SLICE: u32 = 256;
 
 /// A connection that has been let in.
 pub(super) struct Opened {
@@ -87,12 +92,14 @@ pub(super) struct State {
     /// The version of the script that has begun with a package, and is to end with it.
     pub(super) pinned: Option<Rc<Vm>>,
     phase: Phase,
+    /// What was handled since others had their turn.
+    handled: u32,
 }
 
 /// Serves a connection from here to its end.
 pub(super) async fn run<I: Incoming>(worker: Rc<Worker>, server: usize, opened: Opened, incoming: I, load: Load) {
     let Opened { conn, input, place } = opened;
-    let state = State { worker, server, conn, handler: None, pinned: None, phase: Phase::Open };
+    let state = State { worker, server, conn, handler: None, pinned: None, phase: Phase::Open, handled: 0 };
     let mut session = Session { incoming, input, state, _load: load, _place: place };
     poll_fn(|cx| session.poll(cx)).await;
 }
@@ -100,6 +107,7 @@ pub(super) async fn run<I: Incoming>(worker: Rc<Worker>, server: usize, opened: 
 impl<I: Incoming> Session<I> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.state.conn.register(cx.waker());
+        self.state.handled = 0;
         loop {
             if self.state.conn.is_blocked() {
                 let _ = self.state.poll_flush(cx);
@@ -116,6 +124,11 @@ impl<I: Incoming> Session<I> {
     /// Ready whenever something has changed.
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (state, incoming) = (&mut self.state, &mut self.incoming);
+        if state.is_others_turn() {
+            // Unlike a mere wake-up, this lets the sockets be looked at.
+            let _ = pin!(yield_now()).poll(cx);
+            return Poll::Pending;
+        }
         let closing = state.conn.is_closing();
         if let Some((hook, handler)) = &mut state.handler {
             match handler.poll(cx, closing) {
@@ -208,6 +221,16 @@ impl State {
     /// The script that its next hook runs in.
     pub(super) fn vm(&self) -> Rc<Vm> {
         self.pinned.clone().unwrap_or_else(|| self.worker.vm(self.server))
+    }
+
+    /// Counts what is handled for the client.
+    pub(super) fn count(&mut self) {
+        self.handled += 1;
+    }
+
+    /// So much has been handled that others are to have their turn first.
+    pub(super) fn is_others_turn(&self) -> bool {
+        self.handled >= SLICE
     }
 
     /// No handler is running, and one may be started.

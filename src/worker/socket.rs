@@ -124,6 +124,7 @@ impl Incoming for Packages {
     }
 
     fn work(&mut self, state: &mut State) {
+        state.count();
         if !self.connected {
             self.connected = true;
             state.start(Hook::Connect, HookArgs::connect(ConnRef::of(&state.conn)));

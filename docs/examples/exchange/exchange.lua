@@ -13,7 +13,7 @@ local SECRET = mix.server.option("secret") or error("the server needs the option
 local WINDOW = 30
 local MAX_CHANNELS = 50
 
-local quotes = mix.redis.connection("quotes")
+local quotes = assert(mix.redis.connection("quotes"))
 
 -- Whether a connection may have that channel: nil, or why not.
 local function refusal(conn, name)

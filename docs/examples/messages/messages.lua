@@ -64,8 +64,7 @@ function on_message(msg, conn)
   local _, status, err = ask("POST", "/read", conn:context_value("token"), { id = data.id })
   if err then
     mix.log(mix.WARN, err)
-    -- What the back end refuses, it knows why; what it could not be asked may be tried again.
-    err = status and "refused" or "please try again later"
+    err = status and status >= 400 and status < 500 and "refused" or "please try again later"
   end
   conn:send(mix.json_encode({ op = "read", id = data.id, ok = not err or nil, error = err }))
 end

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 
 use crate::bench::Bench;
-use crate::config::{Config, Format, Level, load};
+use crate::config::{Config, Format, Level, Protocol, Server, load};
 use crate::engine::{Engine, Listeners, check_scripts};
 use crate::telemetry::log::{Log, Style};
 use crate::testing;
@@ -243,29 +243,46 @@ impl Signals {
 
 /// What `dev` greets with: where to connect, and what to try.
 struct Greeting {
-    paths: Vec<String>,
+    /// For each server what it speaks, what goes before its address and what behind.
+    servers: Vec<(&'static str, &'static str, String)>,
     entries: Vec<String>,
+    /// The shipped handler runs: then it is known what it answers.
+    shipped: bool,
 }
 
 impl Greeting {
     fn of(config: &Config) -> Greeting {
         Greeting {
-            paths: config.servers.iter().map(|s| s.option("path").unwrap_or("/").to_owned()).collect(),
+            servers: config.servers.iter().map(Greeting::server).collect(),
+            shipped: config.servers.iter().any(|s| s.entry.ends_with("lua/entry.websocket.lua")),
             entries: config.servers.iter().map(|s| crate::script::program::shown(&s.entry)).collect(),
+        }
+    }
+
+    fn server(server: &Server) -> (&'static str, &'static str, String) {
+        match server.protocol {
+            Protocol::Websocket => ("WebSocket", "ws://", server.option("path").unwrap_or("/").to_owned()),
+            Protocol::Socket => ("TCP", "", String::new()),
         }
     }
 
     fn print(&self, servers: &[SocketAddr], api: SocketAddr, center: SocketAddr) {
         println!();
-        for ((addr, path), entry) in servers.iter().zip(&self.paths).zip(&self.entries) {
-            println!("  WebSocket   ws://{}{path}    handled by {entry} (save it, and it is live)", reachable(*addr));
+        for ((addr, (what, scheme, path)), entry) in servers.iter().zip(&self.servers).zip(&self.entries) {
+            let place = format!("{scheme}{}{path}", reachable(*addr));
+            println!("  {what:<11} {place}    handled by {entry} (save it, and it is live)");
         }
         println!("  API         http://{}/v1/mesh/publish", reachable(api));
         println!("  Center      http://{}/v1/nodes", reachable(center));
         println!();
-        println!("  Connect, send {{\"op\":\"subscribe\",\"channel\":\"100001@video\"}}, then publish to it:");
+        let channel = if self.shipped { "video:100001" } else { "CHANNEL" };
+        if self.shipped {
+            println!("  Connect, send {{\"op\":\"subscribe\",\"channel\":\"100001@video\"}}, then publish to it:");
+        } else {
+            println!("  Publish to those that a script has subscribed to CHANNEL:");
+        }
         println!(
-            "  curl http://{}/v1/mesh/publish -d '{{\"c\":\"video:100001\",\"d\":\"Hello, World!\"}}'",
+            "  curl http://{}/v1/mesh/publish -d '{{\"c\":\"{channel}\",\"d\":\"Hello, World!\"}}'",
             reachable(api)
         );
         println!();

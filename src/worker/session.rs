@@ -41,6 +41,10 @@ pub(super) trait Incoming {
     fn take(&mut self, state: &mut State, bytes: &mut [u8]);
     /// The client sends no more.
     fn end(&mut self, state: &mut State);
+    /// Whether the client sends no more, though the connection goes on.
+    fn has_ended(&self) -> bool {
+        false
+    }
     /// Whether something waits that a handler is to be run for.
     fn has_work(&self, state: &State) -> bool;
     /// Runs the next handler; only called when there is work, and no handler is running.
@@ -142,7 +146,12 @@ impl<I: Incoming> Session<I> {
             return Poll::Ready(());
         }
         if closing || !incoming.has_room(state) {
-            state.conn.pause_reading();
+            if !closing && incoming.has_ended() {
+                // Who sends no more is silent: a handler that waits for ever must not hold its place as long.
+                state.conn.resume_reading(state.worker.shard.now());
+            } else {
+                state.conn.pause_reading();
+            }
             return Poll::Pending;
         }
         state.conn.resume_reading(state.worker.shard.now());

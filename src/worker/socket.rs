@@ -111,6 +111,10 @@ impl Incoming for Packages {
         self.ended = true;
     }
 
+    fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     fn has_work(&self, state: &State) -> bool {
         match (self.connected, self.wanted) {
             (false, _) => true,

@@ -269,7 +269,7 @@ fn the_configuration_leads_to_files_options_and_limits() {
         test.it('knows the names of Redis', function()
           test.load('../../../lua/app.lua')
           test.truthy(mix.redis.connection('cache'))
-          test.equal({mix.redis.connection('cash')}, {nil, 'the configuration names no Redis \"cash\"'})
+          test.equal({mix.redis.connection('cash')}, {nil, 'no Redis is called \"cash\" under engine.luavm.redis'})
         end)";
     let two = "test.it('has its time', function()
           local app = test.load('app.lua')

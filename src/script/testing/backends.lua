@@ -24,15 +24,19 @@ end
 
 local topics, topic_count = {}, 0
 mix.queue = {}
-function mix.queue.push(topic, data)
+function mix.queue.push(topic, ...)
   topic = string_arg("push", 1, topic)
+  if select("#", ...) == 0 then
+    error("bad argument #2 to 'push' (value expected, got no value)", 2)
+  end
+  local data = ...
   local json, err = json_encode(data)
   if err then
     return nil, err
   elseif not topics[topic] and topic_count >= native.max_topics then
-    return nil, format("there are %d topics already (maxTopics)", topic_count)
+    return nil, format("topic \"%s\" can't be made: there are %d already (engine.luavm.queue.maxTopics)", topic, topic_count)
   elseif (topics[topic] or 0) >= native.topic_size then
-    return nil, format("topic \"%s\" is full: %d messages wait (topicSize)", topic, topics[topic])
+    return nil, format("topic \"%s\" is full: %d messages wait (engine.luavm.queue.topicSize)", topic, topics[topic])
   end
   topic_count = topic_count + (topics[topic] and 0 or 1)
   topics[topic] = (topics[topic] or 0) + 1
@@ -95,7 +99,7 @@ mix.redis = {}
 function mix.redis.connection(name)
   name = string_arg("connection", 1, name)
   if native.redis and not native.redis[name] then
-    return nil, format("the configuration names no Redis \"%s\"", name)
+    return nil, format("no Redis is called \"%s\" under engine.luavm.redis", name)
   end
   return setmetatable({}, redis_meta)
 end

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs all tests; arguments go to `cargo test`. What the build needs besides Rust (a C compiler and make: LuaJIT is built
-# from its source) is installed first where it is missing, through apt, as root or with sudo.
+# Runs all tests; arguments go to `cargo test`. What they need besides Rust (a C compiler and make: LuaJIT is built from
+# its source; a Redis to test against) is installed first where it is missing, through apt, as root or with sudo.
 set -eu
 cd "$(dirname "$0")"
 
@@ -24,6 +24,9 @@ if missing cc; then
 fi
 if missing make; then
     packages="$packages make"
+fi
+if missing redis-server; then
+    packages="$packages redis-server"
 fi
 if [ -n "$packages" ]; then
     as_root=

@@ -10,9 +10,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 
 use crate::bench::Bench;
-use crate::config::{Config, Format, Level, Listen, load};
+use crate::config::{Config, Format, Level, Listen, Protocol, Server, load};
 use crate::engine::{Engine, Listeners, check_scripts};
 use crate::telemetry::log::{Log, Style};
+use crate::testing;
 
 /// A scriptable engine for long-lived connections: WebSocket clients, Lua handlers, channels, publishing by HTTP.
 #[derive(Debug, Parser)]
@@ -33,7 +34,9 @@ enum Command {
     /// An engine alone (needs `cluster.engine: nats`)
     Engine(Run),
     /// Check the configuration and the scripts it names, and exit: 0 all is well, 1 it is not
-    Check(File),
+    Check(Check),
+    /// Run the Lua tests of scripts, without a network, and exit: 0 all passed, 1 some did not, 2 there were none
+    Test(testing::Options),
     /// Measure an engine: throughput, delays, memory
     #[command(subcommand)]
     Bench(Bench),
@@ -44,6 +47,15 @@ struct File {
     /// The configuration file
     #[arg(short = 'f', long = "file", value_name = "FILE", default_value = "connmix.yaml")]
     file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Check {
+    #[command(flatten)]
+    file: File,
+    /// Exit with 1 for warnings, too
+    #[arg(long)]
+    strict: bool,
 }
 
 #[derive(Debug, Args)]
@@ -62,7 +74,8 @@ pub fn main() -> ExitCode {
         Command::Single(run) => serve(&run, false),
         Command::Center(_) => Err(needs_cluster("center")),
         Command::Engine(_) => Err(needs_cluster("engine")),
-        Command::Check(file) => check(&file),
+        Command::Check(what) => check(&what),
+        Command::Test(options) => return options.run(),
         Command::Bench(bench) => bench.run(),
     };
     match outcome {
@@ -86,12 +99,21 @@ fn load(file: &File) -> Result<Config, String> {
     load::load(&file.file).map_err(|problems| problems.to_string())
 }
 
-fn check(file: &File) -> Result<(), String> {
+fn check(what: &Check) -> Result<(), String> {
     // Both kinds of problems at once: scripts can be checked as soon as the configuration can be read.
-    let config = load(file)?;
-    check_scripts(&config)?;
+    let config = load(&what.file)?;
+    let warnings = check_scripts(&config)?;
     config.notes.iter().for_each(|note| println!("note: {note}"));
-    println!("{}: no problems; {} server(s)", config.file.display(), config.servers.len());
+    warnings.iter().for_each(|warning| eprintln!("{warning}"));
+    let (file, servers) = (config.file.display(), config.servers.len());
+    let found = match warnings.len() {
+        0 => "no problems".to_owned(),
+        n => format!("{n} warning(s)"),
+    };
+    if what.strict && !warnings.is_empty() {
+        return Err(format!("{file}: {found}; with --strict they count as problems"));
+    }
+    println!("{file}: {found}; {servers} server(s)");
     Ok(())
 }
 
@@ -222,29 +244,46 @@ impl Signals {
 
 /// What `dev` greets with: where to connect, and what to try.
 struct Greeting {
-    paths: Vec<String>,
+    /// For each server what it speaks, what goes before its address and what behind.
+    servers: Vec<(&'static str, &'static str, String)>,
     entries: Vec<String>,
+    /// The shipped handler runs: then it is known what it answers.
+    shipped: bool,
 }
 
 impl Greeting {
     fn of(config: &Config) -> Greeting {
         Greeting {
-            paths: config.servers.iter().map(|s| s.option("path").unwrap_or("/").to_owned()).collect(),
+            servers: config.servers.iter().map(Greeting::server).collect(),
+            shipped: config.servers.iter().any(|s| s.entry.ends_with("lua/entry.websocket.lua")),
             entries: config.servers.iter().map(|s| crate::script::program::shown(&s.entry)).collect(),
+        }
+    }
+
+    fn server(server: &Server) -> (&'static str, &'static str, String) {
+        match server.protocol {
+            Protocol::Websocket => ("WebSocket", "ws://", server.option("path").unwrap_or("/").to_owned()),
+            Protocol::Socket => ("TCP", "", String::new()),
         }
     }
 
     fn print(&self, servers: &[SocketAddr], api: SocketAddr, center: SocketAddr) {
         println!();
-        for ((addr, path), entry) in servers.iter().zip(&self.paths).zip(&self.entries) {
-            println!("  WebSocket   ws://{}{path}    handled by {entry} (save it, and it is live)", reachable(*addr));
+        for ((addr, (what, scheme, path)), entry) in servers.iter().zip(&self.servers).zip(&self.entries) {
+            let place = format!("{scheme}{}{path}", reachable(*addr));
+            println!("  {what:<11} {place}    handled by {entry} (save it, and it is live)");
         }
         println!("  API         http://{}/v1/mesh/publish", reachable(api));
         println!("  Center      http://{}/v1/nodes", reachable(center));
         println!();
-        println!("  Connect, send {{\"op\":\"subscribe\",\"channel\":\"100001@video\"}}, then publish to it:");
+        let channel = if self.shipped { "video:100001" } else { "CHANNEL" };
+        if self.shipped {
+            println!("  Connect, send {{\"op\":\"subscribe\",\"channel\":\"100001@video\"}}, then publish to it:");
+        } else {
+            println!("  Publish to those that a script has subscribed to CHANNEL:");
+        }
         println!(
-            "  curl http://{}/v1/mesh/publish -d '{{\"c\":\"video:100001\",\"d\":\"Hello, World!\"}}'",
+            "  curl http://{}/v1/mesh/publish -d '{{\"c\":\"{channel}\",\"d\":\"Hello, World!\"}}'",
             reachable(api)
         );
         println!();

@@ -7,13 +7,16 @@
 pub mod ids;
 pub mod message;
 pub mod telemetry;
+pub mod value;
 // Layer 1: what the YAML means; bytes, without I/O.
 pub mod config;
 pub mod wire;
-// Layer 2: channel -> workers -> connections.
+// Layer 2: channel -> workers -> connections; from handlers to back ends.
 pub mod hub;
-// Layer 3: the other nodes.
+pub mod queue;
+// Layer 3: the other nodes, and other programs.
 pub mod cluster;
+pub mod outbound;
 // Layer 4: what one worker thread owns.
 pub mod shard;
 // Layer 5: all Lua.
@@ -23,6 +26,7 @@ pub mod api;
 pub mod worker;
 // Layer 7: all wiring.
 pub mod engine;
-// Layer 8: the measurements (they know the engine only from outside), and the command line.
+// Layer 8: the measurements (they know the engine only from outside), the tests of scripts, and the command line.
 pub mod bench;
 pub mod cli;
+pub mod testing;

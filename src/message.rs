@@ -185,10 +185,17 @@ pub mod close_code {
     pub const PROTOCOL: u16 = 1002;
     /// A text message was not UTF-8.
     pub const INVALID_DATA: u16 = 1007;
+    /// The peer may not do what it did.
+    pub const POLICY: u16 = 1008;
     /// A message was larger than the server takes.
     pub const TOO_BIG: u16 = 1009;
     /// The handler failed.
     pub const INTERNAL: u16 = 1011;
+
+    /// Whether an endpoint may send that code.
+    pub fn may_be_sent(code: u16) -> bool {
+        matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+    }
 }
 
 /// Why a connection ends.

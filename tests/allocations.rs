@@ -14,6 +14,8 @@ use connmix::config::{Protocol, load};
 use connmix::hub::{Delivery, Hub, Publication, Tally};
 use connmix::ids::{NodeId, WorkerId};
 use connmix::message::{Channel, Kind, Message};
+use connmix::outbound::Outbound;
+use connmix::queue::Queue;
 use connmix::script::current::{self, ConnRef, Host};
 use connmix::script::hooks::HookArgs;
 use connmix::script::program::Program;
@@ -151,7 +153,12 @@ async fn a_call_of_the_shipped_handler_allocates_little() {
     let folder = tempfile::tempdir().unwrap();
     let entry = folder.path().join("entry.lua");
     fs::copy("lua/entry.websocket.lua", &entry).unwrap();
-    current::install(Host { shard: rig.shard.clone(), mesh: Arc::new(Mesh::new(rig.hub.clone(), NodeId(1))) });
+    current::install(Host {
+        shard: rig.shard.clone(),
+        mesh: Arc::new(Mesh::new(rig.hub.clone(), NodeId(1))),
+        outbound: Arc::new(Outbound::new(&[])),
+        queue: Arc::new(Queue::new(1, 1)),
+    });
     let limits = VmLimits { memory: 64 << 20, libraries: Vec::new() };
     let vm = Vm::new(Arc::new(Program::new(Protocol::Websocket, entry, Vec::new())), &limits).unwrap();
     let conn = &rig.conns[0];

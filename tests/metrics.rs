@@ -26,6 +26,7 @@ function on_message(msg, conn)
   if what == "join" then assert(not conn:subscribe(rest)) end
   if what == "publish" then mix.mesh.publish(rest, "from a script") end
   if what == "uncounted" then mix.mesh.publish(rest, "from a script", "text", {counts = false}) end
+  if what == "push" then assert(mix.queue.push(rest, "task")) end
   if what == "id" then return conn:send(conn:client_id()) end
   if what == "bye" then return conn:close(4000, "bye") end
   conn:send("ok")
@@ -148,8 +149,10 @@ fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
 #[tokio::test]
 async fn the_page_and_its_table_in_the_documentation_are_the_same() {
     let rig = rig("", "");
+    assert_eq!(rig.connect().await.ask("push tasks").await, "ok");
     let page = scrape(rig.at.api).await;
     assert_eq!(page.table(), documented());
+    assert_eq!(page.get("connmix_engine_queue_messages{topic=\"tasks\"}"), 1.0);
     assert!(documented().len() > 30);
 
     // The center's own page is the part that its documentation says.
@@ -248,9 +251,9 @@ async fn messages_deliveries_and_connections_are_counted() {
         ("connmix_engine_dropped_messages_total{cause=\"too_slow\"}", 0.0),
         ("connmix_engine_publishes_total{origin=\"api\"}", 4.0),
         ("connmix_engine_publishes_total{origin=\"script\"}", 2.0),
-        ("connmix_api_calls_total{call=\"publish\",result=\"ok\"}", 4.0),
-        ("connmix_api_calls_total{call=\"send\",result=\"ok\"}", 1.0),
-        ("connmix_api_calls_total{call=\"send\",result=\"not_sent\"}", 1.0),
+        ("connmix_api_calls_total{call=\"mesh.publish\",result=\"ok\"}", 4.0),
+        ("connmix_api_calls_total{call=\"mesh.send\",result=\"ok\"}", 1.0),
+        ("connmix_api_calls_total{call=\"mesh.send\",result=\"not_sent\"}", 1.0),
     ] {
         assert_eq!(page.get(sample), want, "{sample} in\n{}", page.text);
     }
@@ -333,6 +336,42 @@ async fn failures_and_ends_are_counted_by_what_they_were() {
         ))
     };
     assert!(bucket("0.1") <= 3.0 && bucket("+Inf") == 4.0, "{}", page.text);
+}
+
+#[tokio::test]
+async fn calls_over_a_websocket_are_counted_as_those_over_http() {
+    let rig = rig("", "");
+    let mut api = Client::connect(rig.at.api, "/ws/v1").await;
+    for request in [
+        r#"{"m":"mesh.publish","p":{"c":"c","d":"x"}}"#,
+        r#"{"m":"mesh.publish","p":{"c":"c","d":"x"}}"#,
+        r#"{"m":"mesh.publish","p":{"c":"c"}}"#,
+        r#"{"m":"conn.call","p":{"c":17,"f":"close","a":[]}}"#,
+        r#"{"m":"queue.pop","p":["t"]}"#,
+        r#"{"m":"queue.pop","p":["t"]}"#,
+        r#"{"m":"queue.unpop","p":["u"]}"#,
+        r#"{"m":"nodes"}"#,
+        "[]",
+    ] {
+        api.ask(request).await;
+    }
+    assert_eq!(api.ask("ping").await, "pong");
+    let page = scrape(rig.at.api).await;
+    let want = [
+        ("mesh.publish", "ok", 2.0),
+        ("mesh.publish", "invalid", 1.0),
+        ("conn.call", "not_obeyed", 1.0),
+        ("queue.pop", "ok", 1.0),
+        ("queue.pop", "already_popped", 1.0),
+        ("queue.unpop", "not_consumed", 1.0),
+        ("other", "invalid", 2.0),
+        ("ws", "ok", 1.0),
+    ];
+    for (call, result, n) in want {
+        assert_eq!(page.get(&format!("connmix_api_calls_total{{call=\"{call}\",result=\"{result}\"}}")), n, "{call}");
+    }
+    assert_eq!(page.sum("connmix_api_calls_total"), 10.0, "{}", page.text);
+    assert_eq!(page.get("connmix_engine_publishes_total{origin=\"api\"}"), 2.0);
 }
 
 #[tokio::test]

@@ -162,6 +162,23 @@ async fn websocket_in_lua_keeps_to_the_protocol() {
 }
 
 #[tokio::test]
+async fn websocket_in_lua_bounds_the_fragments_of_a_message() {
+    let rig = rig("websocket", None);
+    let fragments = |n: usize| {
+        let mut bytes = frame(TEXT, b"");
+        (2..n).for_each(|_| bytes.extend(frame(CONTINUE, b"x")));
+        bytes.extend(frame(FIN | CONTINUE, b"x"));
+        bytes
+    };
+    let mut raw = Raw::open(rig.ws()).await;
+    raw.write(fragments(1000)).await;
+    assert_eq!(raw.text().await, "x".repeat(999));
+    raw.write_into_the_dark(fragments(1001)).await;
+    assert_eq!(raw.close_frame().await, (1009, "too many fragments".to_owned()));
+    raw.ends().await;
+}
+
+#[tokio::test]
 async fn a_module_in_the_older_form_runs() {
     // It takes the connection, and keeps its state in the context.
     let older = r#"

@@ -1124,6 +1124,34 @@ async fn a_long_handshake_is_no_silence() {
 }
 
 #[tokio::test]
+async fn a_flood_of_small_messages_does_not_keep_others_waiting() {
+    let script = "
+        local handled = 0
+        function on_message(msg, conn)
+          if msg.data == '?' then return conn:send(tostring(handled)) end
+          handled = handled + 1
+          -- So that the client is faster.
+          for i = 1, 500 do math.sin(i) end
+          if handled == 1 or msg.data == 'last' then conn:send(msg.data) end
+        end";
+    let rig = Rig::new(script);
+    let (mut flood, mut other) = (Raw::open(rig.ws()).await, Raw::open(rig.ws()).await);
+    const ALL: usize = 50_000;
+    let bytes = [frame(FIN | TEXT, b"").repeat(ALL), text("last")].concat();
+    let (mut reader, mut writer) = flood.stream.split();
+    let ask = async {
+        let mut first = [0; 2];
+        reader.read_exact(&mut first).await.unwrap();
+        other.ask("?").await.parse::<usize>().unwrap()
+    };
+    let (wrote, handled) = tokio::join!(writer.write_all(&bytes), ask);
+    wrote.unwrap();
+    assert!(handled < ALL / 2, "it was answered after {handled} messages of another");
+    assert_eq!(flood.text().await, "last");
+    assert_eq!(other.ask("?").await, (ALL + 1).to_string());
+}
+
+#[tokio::test]
 async fn a_client_that_waits_for_its_handler_is_not_silent() {
     let rig = Rig::with(
         "local n = 0

@@ -11,12 +11,14 @@
 
 local bit = require("bit")
 local band, bxor, rshift = bit.band, bit.bxor, bit.rshift
-local byte, char, find, sub, lower, concat = string.byte, string.char, string.find, string.sub, string.lower, table.concat
+local byte, char, sub, lower, concat = string.byte, string.char, string.sub, string.lower, table.concat
 
 local websocket = {}
 
 local OPEN = "__websocket"
 local MAX_HEAD = 16384
+-- All frames of a message are looked at whenever more has come.
+local MAX_FRAGMENTS = 1000
 local CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
 -- Set by `input`, which is handed it with each call.
@@ -62,7 +64,7 @@ end
 -- The whole message at the beginning of `buf`: its bytes, 0 while some are missing, -1 for what is wrong.
 local function message_length(buf)
   local total, within = 0, buf:length()
-  while true do
+  for _ = 1, MAX_FRAGMENTS do
     local length, opcode, final, size = frame_header(buf)
     if not length then
       websocket.close(1002, opcode)
@@ -81,6 +83,8 @@ local function message_length(buf)
     -- To the next frame: past the mask and the payload.
     buf:read(length - size + 4)
   end
+  websocket.close(1009, "too many fragments")
+  return -1
 end
 
 function websocket.input(buf, on_handshake)
@@ -144,29 +148,9 @@ local function unmask(masked, mask)
   return concat(out)
 end
 
--- Whether a string is UTF-8 (RFC 3629).
+-- Whether a string is UTF-8: JSON is made of nothing else, and its encoder looks at bytes natively.
 local function is_utf8(s)
-  local at = 1
-  while true do
-    at = find(s, "[\128-\255]", at)
-    if not at then
-      return true
-    end
-    local a, b, c, d = byte(s, at, at + 3)
-    local function tail(x)
-      return x and x >= 128 and x < 192
-    end
-    if a >= 194 and a < 224 and tail(b) then
-      at = at + 2
-    elseif a >= 224 and a < 240 and tail(b) and tail(c) and not (a == 224 and b < 160) and not (a == 237 and b > 159) then
-      at = at + 3
-    elseif a >= 240 and a < 245 and tail(b) and tail(c) and tail(d) and not (a == 240 and b < 144)
-      and not (a == 244 and b > 143) then
-      at = at + 4
-    else
-      return false
-    end
-  end
+  return (mix.json_encode(s)) ~= nil
 end
 
 local function frame(opcode, data)

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, UPGRADE, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
@@ -61,11 +61,21 @@ impl Answer {
         }
     }
 
+    /// Appends the JSON text that answers a call.
+    pub(super) fn write_text<T: Serialize>(outcome: Result<T, ApiError>, mark: Option<Mark>, out: &mut Vec<u8>) {
+        let envelope = match outcome {
+            Ok(result) => Envelope { error: None, r: Some(result), i: mark },
+            Err(error) => Envelope { error: Some(Problem { c: error.code(), m: error.message() }), r: None, i: mark },
+        };
+        write(out, &envelope);
+    }
+
     /// An error.
     pub(super) fn failure(error: &ApiError, mark: Option<Mark>) -> Answer {
         let extra = match error {
             ApiError::Unauthorized => Some((WWW_AUTHENTICATE, "Basic realm=\"connmix\", charset=\"UTF-8\"")),
             ApiError::MethodNotAllowed(allowed) => Some((ALLOW, *allowed)),
+            ApiError::NoUpgrade(StatusCode::UPGRADE_REQUIRED, _) => Some((UPGRADE, "websocket")),
             _ => None,
         };
         let problem = Problem { c: error.code(), m: error.message() };
@@ -74,16 +84,13 @@ impl Answer {
     }
 
     fn new<T: Serialize>(status: StatusCode, extra: Option<(HeaderName, &'static str)>, body: &T) -> Answer {
-        // Our own types always serialise; were one not to, the caller gets an empty object and the log the reason.
-        let body = serde_json::to_vec(body).unwrap_or_else(|e| {
-            tracing::error!("a reply could not be encoded: {e}");
-            b"{}".to_vec()
-        });
-        Answer { status, extra, content_type: JSON, body, result: "ok", ends: false }
+        let mut text = Vec::with_capacity(128);
+        write(&mut text, body);
+        Answer { status, extra, content_type: JSON, body: text, result: "ok", ends: false }
     }
 
-    /// The answer as hyper takes it.
-    pub(super) fn into_response(self) -> Response<Full<Bytes>> {
+    /// The answer as hyper takes it, and what it came to.
+    pub(super) fn into_parts(self) -> (Response<Full<Bytes>>, &'static str) {
         let mut response = Response::new(Full::new(Bytes::from(self.body)));
         *response.status_mut() = self.status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
@@ -93,7 +100,7 @@ impl Answer {
         if let Some((name, value)) = self.extra {
             response.headers_mut().insert(name, HeaderValue::from_static(value));
         }
-        response
+        (response, self.result)
     }
 
     /// Appends the answer as an HTTP/1.1 response (RFC 9112, section 4).
@@ -113,5 +120,16 @@ impl Answer {
         let parts = ["content-length: ", length, "\r\ndate: ", date, "\r\n\r\n"];
         parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
         out.extend_from_slice(&self.body);
+    }
+}
+
+/// Appends a value's JSON.
+fn write<T: Serialize>(out: &mut Vec<u8>, value: &T) {
+    let start = out.len();
+    // Our own types always serialise; were one not to, the caller gets an empty object and the log the reason.
+    if let Err(e) = serde_json::to_writer(&mut *out, value) {
+        tracing::error!("a reply could not be encoded: {e}");
+        out.truncate(start);
+        out.extend_from_slice(b"{}");
     }
 }

@@ -24,8 +24,8 @@ impl Call {
     /// The word for it in figures.
     pub fn label(self) -> &'static str {
         match self {
-            Call::Publish => "publish",
-            Call::Send => "send",
+            Call::Publish => "mesh.publish",
+            Call::Send => "mesh.send",
         }
     }
 
@@ -67,7 +67,7 @@ pub enum Mark {
 }
 
 /// A field's value, as far as any call looks at it.
-enum Field<'a> {
+pub(super) enum Field<'a> {
     Text(Cow<'a, str>),
     Integer(u64),
     Negative(i64),
@@ -119,12 +119,23 @@ impl<'de: 'a, 'a> Deserialize<'de> for Field<'a> {
     }
 }
 
-fn invalid(what: impl Into<String>) -> ApiError {
+pub(super) fn invalid(what: impl Into<String>) -> ApiError {
     ApiError::InvalidArgument(what.into())
 }
 
 impl Field<'_> {
-    fn name(&self) -> &'static str {
+    /// A caller's mark: an integer or a string.
+    pub(super) fn mark(&self) -> Option<Mark> {
+        match self {
+            Field::Integer(n) => Some(Mark::Integer(*n)),
+            Field::Negative(n) => Some(Mark::Negative(*n)),
+            Field::Text(text) => Some(Mark::Text(text.to_string())),
+            Field::Other(_) => None,
+        }
+    }
+
+    /// What it is.
+    pub(super) fn name(&self) -> &'static str {
         match self {
             Field::Text(_) => "a string",
             Field::Integer(_) => "a number",
@@ -135,22 +146,19 @@ impl Field<'_> {
 }
 
 impl<'a> Params<'a> {
-    /// Reads a request's body.
-    pub fn parse(body: &'a [u8]) -> Result<Params<'a>, ApiError> {
-        if !body.trim_ascii_start().starts_with(b"{") {
-            return Err(invalid("the body must be a JSON object such as {\"c\": \"channel\", \"d\": \"text\"}"));
+    /// Reads parameters; `what` they are called.
+    pub fn parse(text: &'a [u8], what: &str) -> Result<Params<'a>, ApiError> {
+        if !text.trim_ascii_start().starts_with(b"{") {
+            return Err(invalid(format!(
+                "{what} must be a JSON object such as {{\"c\": \"channel\", \"d\": \"text\"}}"
+            )));
         }
-        serde_json::from_slice(body).map_err(|e| invalid(format!("the body is not valid JSON: {e}")))
+        serde_json::from_slice(text).map_err(|e| invalid(format!("{what} is not valid JSON: {e}")))
     }
 
     /// The caller's mark, if it gave one that is an integer or a string.
     pub fn mark(&self) -> Option<Mark> {
-        match self.i.as_ref()? {
-            Field::Integer(n) => Some(Mark::Integer(*n)),
-            Field::Negative(n) => Some(Mark::Negative(*n)),
-            Field::Text(text) => Some(Mark::Text(text.to_string())),
-            Field::Other(_) => None,
-        }
+        self.i.as_ref()?.mark()
     }
 
     fn text<'f>(field: &'f Option<Field<'a>>, name: &str, what: &str) -> Result<&'f str, ApiError> {
@@ -162,25 +170,18 @@ impl<'a> Params<'a> {
     }
 
     /// `c` as a channel's name.
-    fn channel(&self) -> Result<Channel, ApiError> {
+    pub(super) fn channel(&self) -> Result<Channel, ApiError> {
         let name = Self::text(&self.c, "c", "channel")?;
         Channel::parse(name.as_bytes()).map_err(|e| invalid(format!("field \"c\": {e}")))
     }
 
-    /// `c` as a client's number, as string or number.
-    fn client(&self) -> Result<ClientId, ApiError> {
-        let id = match &self.c {
-            Some(Field::Integer(n)) => ClientId::new(*n),
-            Some(Field::Text(text)) => ClientId::parse(text.as_bytes()),
-            Some(_) => None,
-            None => return Err(invalid("field \"c\" (client_id) is missing")),
-        };
-        let wanted = "must be a whole number from 1 to 2^53 - 1, as a string or a number";
-        id.ok_or_else(|| invalid(format!("field \"c\" (client_id) {wanted}")))
+    /// `c` as a client's number.
+    pub(super) fn client(&self) -> Result<ClientId, ApiError> {
+        client(&self.c)
     }
 
     /// `d` and `t` as a message.
-    fn message(&self) -> Result<Message, ApiError> {
+    pub(super) fn message(&self) -> Result<Message, ApiError> {
         let data = Self::text(&self.d, "d", "data")?;
         let kind = match &self.t {
             None | Some(Field::Other("null")) => Kind::Text,
@@ -197,6 +198,23 @@ impl<'a> Params<'a> {
             ),
         })
     }
+}
+
+/// Field `c` as a client's number, as string or number.
+pub(super) fn client(c: &Option<Field<'_>>) -> Result<ClientId, ApiError> {
+    let id = match c {
+        Some(Field::Integer(n)) => ClientId::new(*n),
+        Some(Field::Text(text)) => ClientId::parse(text.as_bytes()),
+        Some(_) => None,
+        None => return Err(invalid("field \"c\" (client_id) is missing")),
+    };
+    let wanted = "must be a whole number from 1 to 2^53 - 1, as a string or a number";
+    id.ok_or_else(|| invalid(format!("field \"c\" (client_id) {wanted}")))
+}
+
+/// What a message that was not sent comes to.
+pub(super) fn not_sent(client: ClientId) -> ApiError {
+    ApiError::NotSent(format!("client {client} is not connected, or can't take the message"))
 }
 
 /// `mesh.publish`: connections reached and not.
@@ -225,9 +243,5 @@ pub struct Sent {
 /// Sends to one client.
 pub async fn send(mesh: &Mesh, params: &Params<'_>) -> Result<Sent, ApiError> {
     let (client, message) = (params.client()?, params.message()?);
-    if mesh.send(client, message).await {
-        Ok(Sent { s: true })
-    } else {
-        Err(ApiError::NotSent(format!("client {client} is not connected, or can't take the message")))
-    }
+    if mesh.send(client, message).await { Ok(Sent { s: true }) } else { Err(not_sent(client)) }
 }

@@ -9,6 +9,16 @@ pub enum ApiError {
     InvalidArgument(String),
     /// There is no such client, or it can't take the message.
     NotSent(String),
+    /// A topic can't be consumed.
+    NotPopped(String),
+    /// This connection consumes the topic already.
+    AlreadyPopped(String),
+    /// This connection does not consume the topic.
+    NotConsumed(String),
+    /// A connection did not do what it was told.
+    NotObeyed(String),
+    /// The request does not open a WebSocket; holds the HTTP status and what was expected.
+    NoUpgrade(StatusCode, String),
     /// Credentials are missing or wrong.
     Unauthorized,
     /// The user may not do that, or not from there.
@@ -30,6 +40,10 @@ impl ApiError {
     pub fn code(&self) -> u16 {
         match self {
             ApiError::InvalidArgument(_) => 101,
+            ApiError::NotPopped(_) => 201,
+            ApiError::AlreadyPopped(_) => 202,
+            ApiError::NotConsumed(_) => 203,
+            ApiError::NotObeyed(_) => 301,
             ApiError::NotSent(_) => 401,
             other => other.status().as_u16(),
         }
@@ -40,6 +54,11 @@ impl ApiError {
         match self {
             ApiError::InvalidArgument(_) => "invalid",
             ApiError::NotSent(_) => "not_sent",
+            ApiError::NotPopped(_) => "not_popped",
+            ApiError::AlreadyPopped(_) => "already_popped",
+            ApiError::NotConsumed(_) => "not_consumed",
+            ApiError::NotObeyed(_) => "not_obeyed",
+            ApiError::NoUpgrade(..) => "no_upgrade",
             ApiError::Unauthorized => "unauthorized",
             ApiError::Forbidden(_) => "forbidden",
             ApiError::NotFound => "not_found",
@@ -50,10 +69,15 @@ impl ApiError {
         }
     }
 
-    /// The HTTP status.
+    /// The HTTP status. What only the WebSocket API answers has none of its own.
     pub fn status(&self) -> StatusCode {
         match self {
-            ApiError::InvalidArgument(_) => StatusCode::BAD_REQUEST,
+            ApiError::InvalidArgument(_)
+            | ApiError::NotPopped(_)
+            | ApiError::AlreadyPopped(_)
+            | ApiError::NotConsumed(_)
+            | ApiError::NotObeyed(_) => StatusCode::BAD_REQUEST,
+            ApiError::NoUpgrade(status, _) => *status,
             ApiError::NotSent(_) | ApiError::NotFound => StatusCode::NOT_FOUND,
             ApiError::Unauthorized => StatusCode::UNAUTHORIZED,
             ApiError::Forbidden(_) => StatusCode::FORBIDDEN,
@@ -67,7 +91,13 @@ impl ApiError {
     /// The sentence.
     pub fn message(&self) -> String {
         match self {
-            ApiError::InvalidArgument(what) | ApiError::NotSent(what) => what.clone(),
+            ApiError::InvalidArgument(what)
+            | ApiError::NotPopped(what)
+            | ApiError::AlreadyPopped(what)
+            | ApiError::NotConsumed(what)
+            | ApiError::NotObeyed(what)
+            | ApiError::NoUpgrade(_, what)
+            | ApiError::NotSent(what) => what.clone(),
             ApiError::Unauthorized => "missing or wrong credentials (HTTP Basic)".into(),
             ApiError::Forbidden(why) => (*why).into(),
             ApiError::NotFound => "no such path".into(),
@@ -89,6 +119,11 @@ mod tests {
         let errors = [
             ApiError::InvalidArgument(String::new()),
             ApiError::NotSent(String::new()),
+            ApiError::NotPopped(String::new()),
+            ApiError::AlreadyPopped(String::new()),
+            ApiError::NotConsumed(String::new()),
+            ApiError::NotObeyed(String::new()),
+            ApiError::NoUpgrade(StatusCode::UPGRADE_REQUIRED, String::new()),
             ApiError::Unauthorized,
             ApiError::Forbidden(""),
             ApiError::NotFound,

@@ -1,11 +1,11 @@
-//! The API over general HTTP/1, by hyper: routes, bodies, statuses.
+//! The API over general HTTP/1, by hyper: routes, bodies, statuses, and the way to the WebSocket API.
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{AUTHORIZATION, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Method, Request};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioTimer;
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -19,12 +19,14 @@ use super::auth::{self, Right};
 use super::call::Call;
 use super::error::ApiError;
 use super::linger::Lingering;
+use super::ws::{self, Credentials};
 use super::{Api, Caller, DRAIN, center};
 
 /// What a path is.
 #[derive(Clone, Copy)]
 enum Route {
     Mesh(Call),
+    WebSocket,
     Health,
     Ready,
     Version,
@@ -40,6 +42,7 @@ impl Route {
             ("/metrics", _) => Route::Metrics,
             ("/version", true) => Route::Version,
             ("/v1/nodes", true) => Route::Nodes,
+            (ws::PATH, false) => Route::WebSocket,
             (path, false) => Route::Mesh(Call::find(path)?),
             _ => return None,
         })
@@ -48,14 +51,14 @@ impl Route {
     fn method(self) -> Method {
         match self {
             Route::Mesh(_) => Method::POST,
-            Route::Health | Route::Ready | Route::Version | Route::Nodes | Route::Metrics => Method::GET,
+            _ => Method::GET,
         }
     }
 
     /// The right it needs; None: anybody (probes).
     fn right(self) -> Option<Right> {
         match self {
-            Route::Mesh(_) => Some(Right::Write),
+            Route::Mesh(_) | Route::WebSocket => Some(Right::Write),
             Route::Version | Route::Nodes | Route::Metrics => Some(Right::Read),
             Route::Health | Route::Ready => None,
         }
@@ -65,6 +68,7 @@ impl Route {
     fn label(self) -> &'static str {
         match self {
             Route::Mesh(call) => call.label(),
+            Route::WebSocket => "ws",
             Route::Health => "healthz",
             Route::Ready => "readyz",
             Route::Version => "version",
@@ -82,21 +86,22 @@ impl Api {
         let unread = Rc::new(Cell::new(false));
         let socket = Lingering::new(socket, read, unread.clone());
         let late = Cell::new(late);
-        let api = self.clone();
+        // Set by the request that opens a WebSocket.
+        let opened = Rc::new(Cell::new(None));
+        let (api, opening) = (self.clone(), opened.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let (api, unread) = (api.clone(), unread.clone());
+            let (api, unread, opening) = (api.clone(), unread.clone(), opening.clone());
             unread.set(!request.body().is_end_stream());
             let patience = if late.take() { Some(Duration::ZERO) } else { api.read_timeout() };
             async move {
-                let answer = api.answer(request, caller, patience, &unread).await;
-                Ok::<_, Infallible>(answer.into_response())
+                let response = api.answer(request, caller, patience, &unread, &opening).await;
+                Ok::<_, Infallible>(response)
             }
         });
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new()).max_buf_size(64 * 1024);
         http.header_read_timeout(self.read_timeout());
-        let connection = http.serve_connection(socket, service);
-        tokio::pin!(connection);
+        let mut connection = http.serve_connection(socket, service);
         let mut draining = self.draining.clone();
         let ended = tokio::select! {
             // First, so that a request which has been read already is begun.
@@ -104,8 +109,8 @@ impl Api {
             ended = &mut connection => ended,
             _ = draining.wait_for(|draining| *draining) => {
                 // What is under way is answered; then the connection ends.
-                connection.as_mut().graceful_shutdown();
-                match timeout(DRAIN, connection).await {
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+                match timeout(DRAIN, &mut connection).await {
                     Ok(ended) => ended,
                     // Half a request.
                     Err(_) => return,
@@ -114,6 +119,11 @@ impl Api {
         };
         if let Err(e) = ended {
             tracing::debug!(peer = %caller.peer, "API connection: {e}");
+        } else if let Some(credentials) = opened.take() {
+            let parts = connection.into_parts();
+            let (socket, rest) = parts.io.into_parts();
+            let read = [&parts.read_buf[..], &rest].concat();
+            Box::pin(ws::serve(self, socket, read, caller, credentials)).await;
         }
     }
 
@@ -124,16 +134,18 @@ impl Api {
         caller: Caller,
         patience: Option<Duration>,
         unread: &Cell<bool>,
-    ) -> Answer {
+        opening: &Cell<Option<Credentials>>,
+    ) -> Response<Full<Bytes>> {
         let route = Route::find(request.uri().path(), caller.center);
-        let answer = match self.route(route, request, caller, patience, unread).await {
-            Ok(answer) => answer,
-            Err(error) => Answer::failure(&error, None),
+        let (response, result) = match self.route(route, request, caller, patience, unread, opening).await {
+            Ok(answered) => answered,
+            Err(error) => Answer::failure(&error, None).into_parts(),
         };
-        self.counts.called(route.map_or("other", Route::label), answer.result);
-        answer
+        self.counts.called(route.map_or("other", Route::label), result);
+        response
     }
 
+    /// The response, and what it came to, as figures call it.
     async fn route(
         &self,
         route: Option<Route>,
@@ -141,7 +153,8 @@ impl Api {
         caller: Caller,
         patience: Option<Duration>,
         unread: &Cell<bool>,
-    ) -> Result<Answer, ApiError> {
+        opening: &Cell<Option<Credentials>>,
+    ) -> Result<(Response<Full<Bytes>>, &'static str), ApiError> {
         let config = self.config.load();
         let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
         // Whoever may not call is not told what there is.
@@ -149,7 +162,7 @@ impl Api {
             && let Err(error) = auth::check(&config.users, authorization, caller.peer, right)
         {
             drop(config);
-            return Ok(self.refuse(error, authorization, caller).await);
+            return Ok(self.refuse(error, authorization, caller).await.into_parts());
         }
         let Some(route) = route else { return Err(ApiError::NotFound) };
         let get = request.method() == Method::HEAD && route.method() == Method::GET;
@@ -158,22 +171,31 @@ impl Api {
         }
         let limit = config.api.max_body_size;
         drop(config);
-        match route {
+        let answer = match route {
             Route::Mesh(call) => {
                 let body = read_body(request, limit, patience).await?;
                 unread.set(false);
-                Ok(self.call(call, &body).await)
+                self.call(call, &body).await
+            }
+            Route::WebSocket => {
+                if *self.draining.borrow() {
+                    return Err(ApiError::Unavailable);
+                }
+                let response = ws::upgrade(&request)?;
+                opening.set(Some(ws::credentials(&request)));
+                return Ok((response, "ok"));
             }
             Route::Health | Route::Ready => {
                 if *self.draining.borrow() {
                     return Err(ApiError::Unavailable);
                 }
-                Ok(Answer::ok(&serde_json::json!({"status": "ok"})))
+                Answer::ok(&serde_json::json!({"status": "ok"}))
             }
-            Route::Version => Ok(Answer::ok(&center::version())),
-            Route::Nodes => Ok(Answer::ok(&self.nodes(caller.local))),
-            Route::Metrics => self.page(caller.center).await,
-        }
+            Route::Version => Answer::ok(&center::version()),
+            Route::Nodes => Answer::ok(&self.nodes(caller.local)),
+            Route::Metrics => self.page(caller.center).await?,
+        };
+        Ok(answer.into_parts())
     }
 }
 

@@ -30,6 +30,11 @@ impl Lingering {
         Lingering { read, socket: TokioIo::new(socket), unread, deadline: None }
     }
 
+    /// The socket, and what was read of it and not taken from here.
+    pub(super) fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        (self.socket.into_inner(), self.read)
+    }
+
     /// Reads and forgets what still comes.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut buffer = [0; 4096];

@@ -1,4 +1,4 @@
-//! What back ends call: the mesh over HTTP, and the center. Served by the workers, each with its own [`Api`].
+//! What back ends call: the mesh over HTTP and WebSocket, and the center. Served by the workers, each with its own [`Api`].
 
 mod answer;
 pub mod auth;
@@ -9,6 +9,7 @@ mod http;
 mod linger;
 mod logins;
 mod plain;
+mod ws;
 
 use arc_swap::ArcSwap;
 use std::cell::Cell;
@@ -27,6 +28,7 @@ use self::logins::Verdict;
 use self::plain::Next;
 use crate::cluster::Mesh;
 use crate::config::Config;
+use crate::queue::Queue;
 use crate::telemetry::metrics::blocks::ApiCounts;
 use crate::telemetry::metrics::{Metrics, Of, TEXT};
 
@@ -35,6 +37,7 @@ pub use logins::Logins;
 /// The API as one worker serves it.
 pub struct Api {
     mesh: Arc<Mesh>,
+    queue: Arc<Queue>,
     config: Arc<ArcSwap<Config>>,
     /// Connections of each server.
     clients: Vec<Arc<AtomicUsize>>,
@@ -49,6 +52,28 @@ pub struct Api {
     logins: Arc<Logins>,
     /// Connections under way.
     connections: Cell<usize>,
+    /// What WebSocket connections are read through, while none is.
+    read_buffer: Cell<Vec<u8>>,
+}
+
+/// What an API is made of.
+pub struct Parts {
+    /// The mesh.
+    pub mesh: Arc<Mesh>,
+    /// The queue.
+    pub queue: Arc<Queue>,
+    /// The configuration in force.
+    pub config: Arc<ArcSwap<Config>>,
+    /// Connections of each server.
+    pub clients: Vec<Arc<AtomicUsize>>,
+    /// Where `engine.apiServer` listens.
+    pub api_addr: SocketAddr,
+    /// The process's figures.
+    pub metrics: Arc<Metrics>,
+    /// Failed logins, of all workers.
+    pub logins: Arc<Logins>,
+    /// True while the engine drains.
+    pub draining: watch::Receiver<bool>,
 }
 
 /// The longest a call may take to end once the engine drains.
@@ -58,19 +83,23 @@ const DRAIN: Duration = Duration::from_secs(2);
 const MAX_CONNECTIONS: usize = 10_000;
 
 impl Api {
-    /// An API over that mesh.
-    pub fn new(
-        mesh: Arc<Mesh>,
-        config: Arc<ArcSwap<Config>>,
-        clients: Vec<Arc<AtomicUsize>>,
-        api_addr: SocketAddr,
-        metrics: Arc<Metrics>,
-        logins: Arc<Logins>,
-        draining: watch::Receiver<bool>,
-    ) -> Api {
-        let (counts, scraping) = (Arc::default(), Semaphore::new(1));
-        let connections = Cell::new(0);
-        Api { mesh, config, clients, api_addr, draining, metrics, counts, scraping, logins, connections }
+    /// An API of those parts.
+    pub fn new(parts: Parts) -> Api {
+        let Parts { mesh, queue, config, clients, api_addr, metrics, logins, draining } = parts;
+        Api {
+            mesh,
+            queue,
+            config,
+            clients,
+            api_addr,
+            draining,
+            metrics,
+            counts: Arc::default(),
+            scraping: Semaphore::new(1),
+            logins,
+            connections: Cell::new(0),
+            read_buffer: Cell::default(),
+        }
     }
 
     /// What it counts.
@@ -110,16 +139,12 @@ impl Api {
 
     /// Carries out a call of the mesh.
     async fn call(&self, call: Call, body: &[u8]) -> Answer {
-        let params = match Params::parse(body) {
+        let params = match Params::parse(body, "the body") {
             Ok(params) => params,
             Err(error) => return Answer::failure(&error, None),
         };
         match call {
-            Call::Publish => {
-                let published = call::publish(&self.mesh, &params).await;
-                self.counts.published.add(published.is_ok().into());
-                Answer::to_call(published, params.mark())
-            }
+            Call::Publish => Answer::to_call(call::publish(&self.mesh, &params).await, params.mark()),
             Call::Send => Answer::to_call(call::send(&self.mesh, &params).await, params.mark()),
         }
     }

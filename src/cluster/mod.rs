@@ -4,8 +4,9 @@
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::time::SystemTime;
+use tokio::sync::oneshot;
 
-use crate::hub::{Counts, Delivery, Hub, Mailbox, Publication, Refused, Tally};
+use crate::hub::{Counts, Delivery, Hub, Mailbox, Order, Publication, Refused, Tally};
 use crate::ids::{ClientId, NodeId};
 use crate::message::{Channel, Message};
 
@@ -36,10 +37,22 @@ impl Mesh {
     /// till each worker has taken it into its outboxes. Messages that one caller publishes one after the other arrive
     /// in that order.
     pub fn publish(&self, channel: Channel, message: Message) -> impl Future<Output = Counts> + Send + use<> {
+        self.publish_then(channel, message, || ())
+    }
+
+    /// The same for a caller that has many under way: `handed` is called when the mailboxes have it. If the next is begun
+    /// only then, order is kept; from then on it gets on without being polled.
+    pub fn publish_then<H: FnOnce()>(
+        &self,
+        channel: Channel,
+        message: Message,
+        handed: H,
+    ) -> impl Future<Output = Counts> + use<H> {
         let (tally, counts) = Tally::new();
         let sent = self.hand_out(channel, message, tally);
         async move {
             sent.await;
+            handed();
             // The sender lives till the last share is gone; if it vanished, nobody was reached.
             counts.await.unwrap_or_default()
         }
@@ -63,12 +76,39 @@ impl Mesh {
 
     /// Delivers to one client; false if there is no such client, or it can't take it.
     pub fn send(&self, client_id: ClientId, message: Message) -> impl Future<Output = bool> + Send + use<> {
+        self.send_then(client_id, message, || ())
+    }
+
+    /// The same with `handed` as in [`Mesh::publish_then`].
+    pub fn send_then<H: FnOnce()>(
+        &self,
+        client_id: ClientId,
+        message: Message,
+        handed: H,
+    ) -> impl Future<Output = bool> + use<H> {
         let hub = self.hub.clone();
         async move {
             let (tally, counts) = Tally::new();
             put(hub.mailbox_of(client_id), Delivery::Send(client_id, message, tally.share())).await;
             drop(tally);
+            handed();
             counts.await.is_ok_and(|c| c.reached > 0)
+        }
+    }
+
+    /// Has one client's connection do something, with `handed` as in [`Mesh::publish_then`]. Err says what failed.
+    pub fn order_then<H: FnOnce()>(
+        &self,
+        client_id: ClientId,
+        order: Order,
+        handed: H,
+    ) -> impl Future<Output = Result<(), String>> + use<H> {
+        let hub = self.hub.clone();
+        async move {
+            let (obeyed, outcome) = oneshot::channel();
+            put(hub.mailbox_of(client_id), Delivery::Order(client_id, order, obeyed)).await;
+            handed();
+            outcome.await.unwrap_or_else(|_| Err(format!("client {client_id} is not connected")))
         }
     }
 }
@@ -78,5 +118,37 @@ async fn put(mailbox: &Mailbox, mut delivery: Delivery) {
     while let Err(Refused::Full(back)) = mailbox.offer(delivery) {
         delivery = back;
         poll_fn(|cx| mailbox.poll_room(&delivery, cx)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::MAILBOX_BYTES;
+    use crate::ids::WorkerId;
+    use std::collections::VecDeque;
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::task::{Context, Waker};
+
+    #[test]
+    fn a_publish_is_handed_over_when_the_mailbox_has_it_and_counted_later() {
+        let hub = Arc::new(Hub::new(1));
+        let mesh = Mesh::new(hub.clone(), NodeId(1));
+        let channel = Channel::parse(b"c").unwrap();
+        hub.join(&channel, WorkerId(0));
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut large = pin!(mesh.publish(channel.clone(), Message::binary(vec![0; MAILBOX_BYTES])));
+        assert!(large.as_mut().poll(&mut cx).is_pending());
+        let handed = AtomicBool::new(false);
+        let mut next = pin!(mesh.publish_then(channel, Message::text("x"), || handed.store(true, Relaxed)));
+        assert!(next.as_mut().poll(&mut cx).is_pending());
+        assert!(!handed.load(Relaxed), "the mailbox is full");
+        let mut taken = VecDeque::new();
+        hub.mailbox(WorkerId(0)).take(&mut taken, Waker::noop());
+        assert!(next.as_mut().poll(&mut cx).is_pending());
+        assert!(handed.load(Relaxed));
+        hub.mailbox(WorkerId(0)).close();
+        assert_eq!(next.as_mut().poll(&mut cx), std::task::Poll::Ready(Counts { reached: 0, failed: 1 }));
     }
 }

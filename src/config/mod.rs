@@ -12,6 +12,8 @@ pub mod load;
 mod raw;
 pub mod reload;
 
+pub use raw::units::{Quantity, parse_duration};
+
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {

@@ -6,11 +6,18 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use super::Addresses;
 use crate::config::Config;
 use crate::hub::Hub;
+use crate::queue::Queue;
 use crate::script::hooks::Hook;
 use crate::telemetry::metrics::{Kind, Metrics, Of, ServerInfo, Watch};
 
 /// The figures of an engine. Each worker adds its own.
-pub(super) fn metrics(config: &Config, at: &Addresses, hub: &Arc<Hub>, clients: &[Arc<AtomicUsize>]) -> Metrics {
+pub(super) fn metrics(
+    config: &Config,
+    at: &Addresses,
+    hub: &Arc<Hub>,
+    queue: &Arc<Queue>,
+    clients: &[Arc<AtomicUsize>],
+) -> Metrics {
     let servers = config.servers.iter().zip(&at.servers).map(|(server, at)| ServerInfo {
         label: at.to_string(),
         protocol: server.protocol.name(),
@@ -33,5 +40,14 @@ pub(super) fn metrics(config: &Config, at: &Addresses, hub: &Arc<Hub>, clients: 
     let workers = hub.workers();
     gauge(Of::Engine, "connmix_engine_workers", "Worker threads.", Box::new(move || workers));
     gauge(Of::Engine, "connmix_engine_channels", "Channels that clients are in.", Box::new(move || hub.channels()));
+    let queue = queue.clone();
+    metrics.watch(Watch {
+        of: Of::Engine,
+        kind: Kind::Gauge,
+        name: "connmix_engine_queue_messages",
+        help: "Messages that wait in a topic of the queue.",
+        label: Some("topic"),
+        read: Box::new(move || queue.waiting().into_iter().map(|(topic, n)| (topic.to_string(), n as f64)).collect()),
+    });
     metrics
 }

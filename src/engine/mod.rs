@@ -17,6 +17,8 @@ use crate::cluster::Mesh;
 use crate::config::{Config, Level};
 use crate::hub::Hub;
 use crate::ids::{MAX_WORKERS, WorkerId, new_node_id};
+use crate::outbound::Outbound;
+use crate::queue::Queue;
 use crate::script::guard;
 use crate::script::program::Program;
 use crate::script::vm::{Vm, VmLimits};
@@ -81,15 +83,17 @@ impl Engine {
             n => n,
         }
         .min(MAX_WORKERS);
-        let programs = compile(&config).map_err(StartError::Script)?;
+        let programs = compile(&config, log_warnings).map_err(StartError::Script)?;
         let hub = Arc::new(Hub::new(workers));
         let mesh = Arc::new(Mesh::new(hub.clone(), new_node_id()));
+        let outbound = Arc::new(Outbound::new(&config.luavm.redis));
+        let queue = Arc::new(Queue::new(config.luavm.queue_topic_size, config.luavm.queue_max_topics));
         let clients: Vec<Arc<AtomicUsize>> = config.servers.iter().map(|_| Arc::default()).collect();
         let (draining, drain) = watch::channel(false);
         let (peers, lanes) = Peers::new(workers);
         let peers = Arc::new(peers);
         let addresses = listeners.addresses.clone();
-        let metrics = Arc::new(metrics::metrics(&config, &addresses, &hub, &clients));
+        let metrics = Arc::new(metrics::metrics(&config, &addresses, &hub, &queue, &clients));
         let logins = Arc::new(Logins::default());
         let config = Arc::new(ArcSwap::from_pointee(config));
 
@@ -107,6 +111,8 @@ impl Engine {
                 id: WorkerId(i as u16),
                 hub: hub.clone(),
                 mesh: mesh.clone(),
+                outbound: outbound.clone(),
+                queue: queue.clone(),
                 config: config.clone(),
                 programs: programs.clone(),
                 clients: clients.clone(),
@@ -199,19 +205,36 @@ impl Drop for Engine {
     }
 }
 
-/// Checks every entry script as the workers will run it; all their errors at once, one a line.
-pub fn check_scripts(config: &Config) -> Result<(), String> {
-    compile(config).map(drop)
+/// Checks every entry script as the workers will run it; all their errors at once, one a line. The warnings are of what
+/// compiles and is yet most likely a slip.
+pub fn check_scripts(config: &Config) -> Result<Vec<String>, String> {
+    let mut warnings = Vec::new();
+    compile(config, |vm| {
+        // Two servers may share a script.
+        let new: Vec<_> = vm.warnings().into_iter().filter(|w| !warnings.contains(w)).collect();
+        warnings.extend(new);
+    })?;
+    Ok(warnings)
 }
 
-/// Reads and tries each server's script, on this thread.
-fn compile(config: &Config) -> Result<Vec<Arc<Program>>, String> {
+/// Logs a script's warnings for its author: where the log is at debug, as in `dev`.
+fn log_warnings(vm: &Vm) {
+    if tracing::enabled!(target: "script", tracing::Level::DEBUG) {
+        vm.warnings().iter().for_each(|warning| tracing::warn!(target: "script", "{warning}"));
+    }
+}
+
+/// Reads and tries each server's script, on this thread. `tried` sees those that work.
+fn compile(config: &Config, mut tried: impl FnMut(&Vm)) -> Result<Vec<Arc<Program>>, String> {
     let limits = VmLimits { memory: config.luavm.memory_limit, libraries: config.luavm.libraries.clone() };
     let (mut programs, mut errors) = (Vec::new(), Vec::new());
     for server in &config.servers {
         let program = Arc::new(Program::new(server.protocol, server.entry.clone(), server.options.clone()));
         match Vm::new(program.clone(), &limits) {
-            Ok(_) => programs.push(program),
+            Ok(vm) => {
+                tried(&vm);
+                programs.push(program);
+            }
             // Two servers may share a script.
             Err(e) if errors.contains(&e) => {}
             Err(e) => errors.push(e),

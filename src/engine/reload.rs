@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
-use super::OnLevel;
+use super::{OnLevel, log_warnings};
 use crate::config::reload::{compare, merge};
 use crate::config::{Config, load};
 use crate::script::program::{Program, Stamp, shown, stamp};
@@ -135,7 +135,7 @@ impl Supervisor {
         let file = shown(&program.entry);
         self.scripts[server].seen = None;
         // First here, where a script that loops delays nobody.
-        let tried = Vm::new(program.clone(), &limits).map(drop);
+        let tried = Vm::new(program.clone(), &limits).map(|vm| log_warnings(&vm));
         let built = match tried {
             Ok(()) => self.build(server, &program).await,
             Err(e) => Err(e),

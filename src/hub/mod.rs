@@ -2,6 +2,7 @@
 //! knows no sockets and waits for nothing; which of its connections a message is for, the worker knows ([`topics`]).
 
 mod mailbox;
+mod order;
 mod tally;
 pub mod topics;
 
@@ -15,6 +16,7 @@ use crate::ids::{ClientId, WorkerId, worker_of};
 use crate::message::{Channel, Message};
 
 pub use mailbox::{MAILBOX_BYTES, Mailbox, Refused};
+pub use order::{Obeyed, Order};
 pub use tally::{Counts, Scenario, Share, Tally};
 
 /// A set of workers: one bit each, in place for up to 64 of them.
@@ -59,6 +61,8 @@ pub enum Delivery {
     Publish(Arc<Publication>, Share),
     /// To one connection of this worker.
     Send(ClientId, Message, Share),
+    /// To one connection of this worker: something it is to do.
+    Order(ClientId, Order, Obeyed),
 }
 
 impl Delivery {
@@ -67,6 +71,7 @@ impl Delivery {
         128 + match self {
             Delivery::Publish(publication, _) => publication.message.data().len(),
             Delivery::Send(_, message, _) => message.data().len(),
+            Delivery::Order(_, order, _) => order.weight(),
         }
     }
 }

@@ -1,18 +1,21 @@
 //! Making a VM: the sandbox, the native functions, the prelude, the entry file, and the hooks that it defines.
 
 use mlua::{Lua, LuaOptions, StdLib, ffi};
+use std::cell::OnceCell;
 use std::ffi::c_int;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::hooks::DECODE;
 use super::program::{Program, shown};
 use super::stack::{State, protect};
+use super::teach::Known;
 use super::vm::Hook;
-use super::{guard, mix, natives, strings};
+use super::{check, guard, mix, natives, strings, teach};
 use crate::config::{Library, Protocol};
 
 /// The longest an entry file's top level may run.
-const LOAD_BUDGET: Duration = Duration::from_secs(5);
+pub(super) const LOAD_BUDGET: Duration = Duration::from_secs(5);
 
 /// The limits of a VM.
 #[derive(Debug, Clone)]
@@ -53,10 +56,7 @@ pub(super) fn build(program: &Arc<Program>, limits: &VmLimits) -> Result<Built, 
     let text = program
         .source(&program.entry)?
         .ok_or_else(|| format!("{}: the entry file is not there", program.entry.display()))?;
-    let lua = sandboxed(limits).map_err(|e| e.to_string())?;
-    let mut main = std::ptr::null_mut();
-    unsafe { lua.exec_raw::<()>((), |state| main = state) }.map_err(|e| e.to_string())?;
-    let prelude = prelude(&lua, main, program, limits)?;
+    let (lua, main, prelude) = bare(program, limits)?;
     let chunk = lua
         .load(&*text)
         .set_name(format!("@{}", shown(&program.entry)))
@@ -65,11 +65,20 @@ pub(super) fn build(program: &Arc<Program>, limits: &VmLimits) -> Result<Built, 
         .map_err(|e| script_error(program, &e))?;
     {
         let _run = unsafe { guard::enter(main, LOAD_BUDGET) };
-        chunk.call::<()>(()).map_err(|e| script_error(program, &e))?;
+        chunk.call::<()>(()).map_err(|e| taught(&lua, program, script_error(program, &e)))?;
     }
     let entries = find_hooks(&lua, &prelude, program)?;
     let encode_shared = matches!(lua.globals().raw_get("protocol_encode_shared"), Ok(mlua::Value::Boolean(true)));
     Ok(Built { lua, main, entries, encode_shared })
+}
+
+/// A VM in which nothing of the script has run: with its main thread, and the table that the prelude returned.
+pub(super) fn bare(program: &Arc<Program>, limits: &VmLimits) -> Result<(Lua, State, mlua::Table), String> {
+    let lua = sandboxed(limits).map_err(|e| e.to_string())?;
+    let mut main = std::ptr::null_mut();
+    unsafe { lua.exec_raw::<()>((), |state| main = state) }.map_err(|e| e.to_string())?;
+    let prelude = prelude(&lua, main, program, limits)?;
+    Ok((lua, main, prelude))
 }
 
 /// A VM with the libraries that scripts may have.
@@ -108,7 +117,7 @@ fn find_hooks(lua: &Lua, prelude: &mlua::Table, program: &Program) -> Result<Ent
     // What makes messages of packages.
     let decode = match program.protocol {
         Protocol::Websocket => None,
-        Protocol::Socket => global_function(lua, program, "protocol_decode", true)?,
+        Protocol::Socket => global_function(lua, program, DECODE, true)?,
     };
     for &(hook, required) in Hook::of(program.protocol) {
         let Some(function) = global_function(lua, program, hook.name(), required)? else { continue };
@@ -134,7 +143,8 @@ fn global_function(lua: &Lua, program: &Program, name: &str, required: bool) -> 
     let protocol = program.protocol.name();
     match lua.globals().raw_get(name).map_err(|e| e.to_string())? {
         mlua::Value::Nil if required => {
-            Err(format!("{entry}: no global function {name}; a {protocol} server's script must define it"))
+            let why = check::why_no_hook(lua, program, name).map_or_else(String::new, |why| format!(" ({why})"));
+            Err(format!("{entry}: no global function {name}; a {protocol} server's script must define it{why}"))
         }
         mlua::Value::Nil => Ok(None),
         mlua::Value::Function(function) => Ok(Some(function)),
@@ -155,6 +165,16 @@ fn anchor(lua: &Lua, function: mlua::Function) -> mlua::Result<c_int> {
         })
     }?;
     Ok(reference)
+}
+
+/// Adds the likely fix to the text of an error of the entry file's top level.
+fn taught(lua: &Lua, program: &Program, text: String) -> String {
+    let first = text.lines().next().unwrap_or_default();
+    let known = OnceCell::new();
+    match teach::fix(first, || known.get_or_init(|| Known::of(lua, program))) {
+        Some(fix) => text.replacen(first, &format!("{first}; {fix}"), 1),
+        None => text,
+    }
 }
 
 /// A script error's text: it has file and line, or gets the file's name.

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use crate::cluster::Mesh;
 use crate::hub::topics::Member;
 use crate::ids::ClientId;
+use crate::outbound::Outbound;
+use crate::queue::Queue;
 use crate::shard::Shard;
 use crate::shard::conn::Conn;
 
@@ -19,6 +21,10 @@ pub struct Host {
     pub shard: Rc<Shard>,
     /// Publishing and sending, to any node.
     pub mesh: Arc<Mesh>,
+    /// HTTP and Redis.
+    pub outbound: Arc<Outbound>,
+    /// From handlers to back ends.
+    pub queue: Arc<Queue>,
 }
 
 /// A connection as Lua holds it: enough to find it, nothing that keeps it alive.

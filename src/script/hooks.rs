@@ -27,6 +27,9 @@ pub enum Hook {
     Close,
 }
 
+/// The global function that makes a message of a package, for [`Hook::Message`] of a socket server.
+pub(super) const DECODE: &str = "protocol_decode";
+
 impl Hook {
     pub(super) const COUNT: usize = crate::telemetry::metrics::blocks::HOOKS;
 

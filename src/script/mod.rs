@@ -4,6 +4,7 @@
 //! message pays for them; those that wait are in [`wait`]'s hands. [`vm`] runs hooks, [`guard`] stops runaways.
 
 mod build;
+pub mod check;
 pub mod current;
 pub mod guard;
 pub mod hooks;
@@ -15,6 +16,8 @@ pub mod program;
 mod push;
 pub mod stack;
 pub mod strings;
+mod teach;
+pub mod testing;
 mod trace;
 pub mod vm;
 pub mod wait;

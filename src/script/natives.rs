@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::hooks;
-use super::mix::{conn, log};
+use super::mix::{conn, http, log};
 use super::program::{Program, shown};
 use super::stack::{Args, Raise, State, bytes_at, set_native, set_raw};
 use super::vm::VmLimits;
@@ -45,6 +45,8 @@ pub(super) fn table(lua: &Lua, program: Arc<Program>, limits: &VmLimits) -> mlua
         lua.exec_raw::<()>(&table, |state| {
             conn::with_conn(state, c"fill", hooks::fill);
             ffi::lua_setfield(state, -2, c"fill".as_ptr());
+            http::push_headers_metatable(state);
+            ffi::lua_setfield(state, -2, c"headers_meta".as_ptr());
             set_raw(state, c"compile", compile);
             set_raw(state, c"traceback", traceback);
             set_native(state, c"chunk_name", chunk_name);

@@ -219,21 +219,19 @@ end
 -- Names that scripts of CONNMIX take for granted.
 mix_log, mix_DEBUG, mix_INFO, mix_WARN, mix_ERROR = mix.log, mix.DEBUG, mix.INFO, mix.WARN, mix.ERROR
 
--- Header names under any letter case.
-local lower = string.lower
-local headers_meta = {
-  __index = function(headers, name)
-    if type(name) ~= "string" then
-      return nil
+-- Header names under any letter case, of requests and responses.
+local lower, headers_meta = string.lower, native.headers_meta
+headers_meta.__index = function(headers, name)
+  if type(name) ~= "string" then
+    return nil
+  end
+  local want = lower(name)
+  for key, value in pairs(headers) do
+    if lower(key) == want then
+      return value
     end
-    local want = lower(name)
-    for key, value in pairs(headers) do
-      if lower(key) == want then
-        return value
-      end
-    end
-  end,
-}
+  end
+end
 
 -- How hooks are entered: `at` points to the arguments, which the engine pushes inside the protected call.
 local fill = native.fill
@@ -264,4 +262,5 @@ return {
     local info = util.funcinfo(hook)
     return info.isvararg or (info.params or position) >= position
   end,
+  headers = headers_meta,
 }

@@ -68,6 +68,12 @@ impl Program {
         (now, changed)
     }
 
+    /// The files that were read for this version, with their texts.
+    pub fn texts(&self) -> Vec<(PathBuf, Arc<[u8]>)> {
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.iter().filter_map(|(path, source)| Some((path.clone(), source.text.clone()?))).collect()
+    }
+
     /// The folder that modules are looked up in first.
     pub fn folder(&self) -> &Path {
         self.entry.parent().unwrap_or(Path::new("."))

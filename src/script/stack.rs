@@ -12,6 +12,7 @@ use std::borrow::Cow;
 use std::ffi::{CStr, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::teach;
 use crate::shard::context::Value;
 
 pub use super::push::{Push, push_bytes};
@@ -132,13 +133,28 @@ impl Args {
 
     /// Any plain value, copied out of Lua.
     pub fn value(&self, index: i32) -> Result<Value, Raise> {
-        unsafe { value_at(self.state, self.slot(index), 0, &mut { MAX_COPY }) }
-            .map_err(|what| Raise::Argument { index, problem: format!("plain value expected, {what}") })
+        self.value_within(index, MAX_COPY)
+    }
+
+    /// The same for values of at most that many bytes, as [`Value::weight`] counts them.
+    fn value_within(&self, index: i32, most: usize) -> Result<Value, Raise> {
+        unsafe { value_at(self.state, self.slot(index), 0, &mut { most }) }.map_err(|what| Raise::Argument {
+            index,
+            problem: match what {
+                NoCopy::TooLarge => format!("plain value expected, got one of more than {most} bytes"),
+                NoCopy::Other(what) => format!("plain value expected, {what}"),
+            },
+        })
     }
 
     /// A table's pairs, copied out of Lua.
     pub fn table(&self, index: i32) -> Result<Box<[(Value, Value)]>, Raise> {
-        match self.value(index)? {
+        self.table_within(index, MAX_COPY)
+    }
+
+    /// The same for tables of at most that many bytes, as [`Value::weight`] counts them.
+    pub fn table_within(&self, index: i32, most: usize) -> Result<Box<[(Value, Value)]>, Raise> {
+        match self.value_within(index, most)? {
             Value::Table(pairs) => Ok(pairs),
             _ => Err(self.wrong(index, "table")),
         }
@@ -195,12 +211,19 @@ const MAX_DEPTH: usize = 64;
 /// over.
 const MAX_COPY: usize = 4 * crate::shard::context::MAX_BYTES;
 
+/// Why a value is not copied.
+enum NoCopy {
+    TooLarge,
+    /// `got a function`
+    Other(String),
+}
+
 /// `left`: bytes that may still be copied.
-unsafe fn value_at(state: State, slot: c_int, depth: usize, left: &mut usize) -> Result<Value, String> {
+unsafe fn value_at(state: State, slot: c_int, depth: usize, left: &mut usize) -> Result<Value, NoCopy> {
     unsafe {
         let bytes = if ffi::lua_type(state, slot) == ffi::LUA_TSTRING { ffi::lua_objlen(state, slot) } else { 0 };
         let weight = size_of::<Value>() + bytes;
-        *left = left.checked_sub(weight).ok_or_else(|| format!("got one of more than {MAX_COPY} bytes"))?;
+        *left = left.checked_sub(weight).ok_or(NoCopy::TooLarge)?;
         match ffi::lua_type(state, slot) {
             ffi::LUA_TNONE | ffi::LUA_TNIL => Ok(Value::Nil),
             ffi::LUA_TBOOLEAN => Ok(Value::Bool(ffi::lua_toboolean(state, slot) != 0)),
@@ -209,7 +232,7 @@ unsafe fn value_at(state: State, slot: c_int, depth: usize, left: &mut usize) ->
             ffi::LUA_TTABLE => {
                 // lua_checkstack raises nothing: it returns 0 when the stack can't grow.
                 if depth >= MAX_DEPTH || ffi::lua_checkstack(state, 4) == 0 {
-                    return Err(format!("got a table nested deeper than {MAX_DEPTH} (a cycle?)"));
+                    return Err(NoCopy::Other(format!("got a table nested deeper than {MAX_DEPTH} (a cycle?)")));
                 }
                 let table = ffi::lua_absindex(state, slot);
                 let mut pairs = Vec::new();
@@ -229,7 +252,7 @@ unsafe fn value_at(state: State, slot: c_int, depth: usize, left: &mut usize) ->
                 }
                 Ok(Value::Table(pairs.into()))
             }
-            _ => Err(format!("got a {}", type_name(state, slot))),
+            _ => Err(NoCopy::Other(format!("got a {}", type_name(state, slot)))),
         }
     }
 }
@@ -245,7 +268,11 @@ pub unsafe fn throw(state: State, raise: Raise) -> ! {
             Raise::Message(m) => push_bytes(state, m.as_bytes()),
             Raise::Argument { index, problem } => {
                 let name = bytes_at(state, ffi::lua_upvalueindex(1)).unwrap_or_default();
-                let message = format!("bad argument #{index} to '{}' ({problem})", String::from_utf8_lossy(&name));
+                let name = String::from_utf8_lossy(&name);
+                let mut message = format!("bad argument #{index} to '{name}' ({problem})");
+                if let Some(owner) = teach::owner_at(state, 1) {
+                    message.push_str(&format!("; call it with a dot: {owner}.{name}(...)"));
+                }
                 drop((name, problem));
                 push_bytes(state, message.as_bytes());
                 drop(message);
@@ -291,6 +318,11 @@ unsafe extern "C-unwind" fn trampoline<R: Push, F: Native<R>, const SKIP: c_int>
 /// `state` must be valid and in a protected call.
 pub unsafe fn set_native<R: Push, F: Native<R>>(state: State, name: &CStr, _function: F) {
     unsafe { set_raw(state, name, trampoline::<R, F, 0>) }
+}
+
+/// A native function as Lua calls it, for a closure whose first upvalue is its name.
+pub fn native<R: Push, F: Native<R>>(_function: F) -> ffi::lua_CFunction {
+    trampoline::<R, F, 0>
 }
 
 /// As [`set_native`] for a method: `self` stands before the arguments.

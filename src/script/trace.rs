@@ -37,6 +37,14 @@ pub(super) fn place(co: State) -> Option<String> {
     })
 }
 
+/// Where the innermost function of a script stands: `file:line`.
+pub(super) fn script_place(co: State) -> Option<String> {
+    (0..FIRST)
+        .map_while(|level| frame(co, level))
+        .find(|f| f.line > 0 && !f.place.starts_with("connmix:"))
+        .map(|f| f.place)
+}
+
 struct Frame {
     /// `file:line`, or less of it.
     place: String,

@@ -7,7 +7,7 @@
 //! Lua is entered only while nothing of the shard is borrowed.
 
 use mlua::{Lua, ffi};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::ffi::c_int;
 use std::rc::Rc;
@@ -21,6 +21,7 @@ use super::hooks::HookArgs;
 use super::outcome;
 use super::program::Program;
 use super::stack::{State, protect};
+use super::teach::Known;
 use super::wait::{self, Wait};
 use super::{guard, trace};
 
@@ -69,10 +70,12 @@ pub struct Vm {
     memory: usize,
     /// Bytes in use from which on garbage is collected at once.
     nearly_full: Cell<usize>,
+    /// What its errors can say more, once somebody asked.
+    pub(super) known: OnceCell<Known>,
     /// The version it runs.
     pub program: Arc<Program>,
     /// Last, so that it goes after all that refers to it.
-    lua: Lua,
+    pub(super) lua: Lua,
 }
 
 impl Vm {
@@ -89,6 +92,7 @@ impl Vm {
             queue: RefCell::default(),
             memory: limits.memory,
             nearly_full: Cell::new(nearly_full(limits.memory)),
+            known: OnceCell::new(),
             program,
             lua,
         };
@@ -197,7 +201,7 @@ impl Vm {
                 } else {
                     self.relieve();
                 }
-                Step::Done(Err(failure))
+                Step::Done(Err(self.taught(failure)))
             }
         }
     }

@@ -94,6 +94,11 @@ pub unsafe fn set_waiting<R: Interruptible, F: WaitingNative<R>>(state: State, n
     unsafe { set_raw(state, name, trampoline::<R, F, 0>) }
 }
 
+/// A function that may wait as Lua calls it, for a closure whose first upvalue is its name.
+pub fn waiting<R: Interruptible, F: WaitingNative<R>>(_function: F) -> ffi::lua_CFunction {
+    trampoline::<R, F, 0>
+}
+
 /// As [`set_waiting`] for a method.
 ///
 /// # Safety
@@ -130,7 +135,8 @@ unsafe extern "C-unwind" fn trampoline<R: Interruptible, F: WaitingNative<R>, co
 }
 
 /// What a waiting function raises outside handlers.
-pub const NOT_AT_TOP_LEVEL: &str = "this function waits, and only a handler can: not a file's top level";
+pub const NOT_AT_TOP_LEVEL: &str =
+    "this function waits, and only a handler can, not a file's top level: call it in a hook";
 
 /// What a waiting function raises in `protocol_encode`.
 const NOT_IN_ENCODE: &str = "this function waits, which protocol_encode can't: a delivery is on its way";
@@ -141,7 +147,11 @@ pub const NOT_HERE: &str = "this function waits, which is not possible inside a 
 
 /// How many waits may fail because the connection has closed, before the next one raises an error: a loop that does not
 /// look at what they return would hold the worker for all of its time budget.
-const MOST_IN_VAIN: u32 = 100;
+pub const MOST_IN_VAIN: u32 = 100;
+
+/// What it raises.
+pub const IN_VAIN: &str =
+    "the connection has closed, and its handler goes on waiting: look at the err that waits return";
 
 /// Leaves the future for the driver, and returns None: the handler is to be suspended. Or the results, when its
 /// connection has closed; or why it can't wait.
@@ -157,9 +167,7 @@ fn begin<R: Interruptible>(
     }
     if current.interrupted {
         if current::count_in_vain() > MOST_IN_VAIN {
-            return Err(
-                "the connection has closed, and its handler goes on waiting: look at the err that waits return",
-            );
+            return Err(IN_VAIN);
         }
         // What it does is begun all the same: a message is published, though nobody waits for the counts.
         return Ok(Some(match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {

@@ -45,6 +45,13 @@ impl Shard {
                 }
                 share
             }
+            Delivery::Order(client_id, order, obeyed) => {
+                if let Some(conn) = self.get(client_id) {
+                    // Whoever asked may have gone.
+                    let _ = obeyed.send(self.obey(&conn, order));
+                }
+                return 1;
+            }
         };
         share.settle(counts);
         (counts.reached + counts.failed) as usize

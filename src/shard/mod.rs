@@ -4,6 +4,7 @@
 pub mod conn;
 pub mod context;
 pub mod deliver;
+mod orders;
 pub mod outbox;
 pub mod served;
 mod waits;

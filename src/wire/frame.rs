@@ -23,11 +23,22 @@ const PONG: u8 = 0xA;
 
 /// A message as one unmasked frame, in one allocation. Text must be UTF-8, as [`crate::message::Message`] sees to.
 pub fn encode(kind: Kind, payload: &[u8]) -> Rc<[u8]> {
-    let opcode = match kind {
+    build(opcode(kind), payload, &[])
+}
+
+fn opcode(kind: Kind) -> u8 {
+    match kind {
         Kind::Text => TEXT,
         Kind::Binary => BINARY,
-    };
-    build(opcode, payload, &[])
+    }
+}
+
+/// Appends a message as one unmasked frame to what else is to be written. Text must be UTF-8.
+pub fn append(out: &mut Vec<u8>, kind: Kind, payload: &[u8]) {
+    let (header, len) = header(opcode(kind), payload.len());
+    out.reserve(len + payload.len());
+    out.extend_from_slice(&header[..len]);
+    out.extend_from_slice(payload);
 }
 
 /// A close frame (RFC 6455, section 5.5.1). A reason longer than [`MAX_REASON`] is cut between two characters.
@@ -70,12 +81,10 @@ fn control(payload: &[u8]) -> &[u8] {
     &payload[..payload.len().min(MAX_CONTROL)]
 }
 
-/// Header, `head` and `tail` in one allocation: written in place, since a copy through a `Vec` would double the cost
-/// of a large publication.
-fn build(opcode: u8, head: &[u8], tail: &[u8]) -> Rc<[u8]> {
-    let len = head.len() + tail.len();
-    let mut header = [0; 10];
-    let header = &mut header[..header_len(len)];
+/// The header of an unmasked frame with so many bytes of payload, and its own length.
+fn header(opcode: u8, len: usize) -> ([u8; 10], usize) {
+    let mut bytes = [0; 10];
+    let header = &mut bytes[..header_len(len)];
     header[0] = FIN | opcode;
     match header.len() {
         2 => header[1] = len as u8,
@@ -88,6 +97,15 @@ fn build(opcode: u8, head: &[u8], tail: &[u8]) -> Rc<[u8]> {
             header[2..].copy_from_slice(&(len as u64).to_be_bytes());
         }
     }
+    (bytes, header_len(len))
+}
+
+/// Header, `head` and `tail` in one allocation: written in place, since a copy through a `Vec` would double the cost
+/// of a large publication.
+fn build(opcode: u8, head: &[u8], tail: &[u8]) -> Rc<[u8]> {
+    let len = head.len() + tail.len();
+    let (header, header_len) = header(opcode, len);
+    let header = &header[..header_len];
 
     let mut frame = Rc::<[u8]>::new_uninit_slice(header.len() + len);
     // Nobody else has this `Rc`, so `make_mut` copies nothing.
@@ -134,6 +152,9 @@ mod tests {
             assert_eq!(header_len(len), header.len());
             assert_eq!(frame[..header.len()], *header);
             assert_eq!(frame[header.len()..], *payload);
+            let mut out = b"before".to_vec();
+            append(&mut out, Kind::Binary, &payload);
+            assert_eq!(out, [b"before", &*frame].concat());
         }
     }
 

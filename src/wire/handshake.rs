@@ -41,6 +41,11 @@ pub struct Request<'b> {
 }
 
 impl<'b> Request<'b> {
+    /// A head that somebody else has parsed.
+    pub fn new(method: &'b str, target: &'b str, version: u8, headers: Vec<(&'b str, &'b [u8])>) -> Request<'b> {
+        Request { method, target, version, headers }
+    }
+
     /// All headers in the order sent, names as the client wrote them. Values may be any bytes but control characters.
     pub fn headers(&self) -> impl DoubleEndedIterator<Item = (&'b str, &'b [u8])> {
         self.headers.iter().copied()

@@ -409,7 +409,7 @@ fn event(opcode: OpCode, payload: &[u8]) -> Result<Event<'_>, Violation> {
             [_] => Err(Violation::protocol("close frame of one byte")),
             [high, low, reason @ ..] => {
                 let code = u16::from_be_bytes([*high, *low]);
-                if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+                if !close_code::may_be_sent(code) {
                     return Err(Violation::protocol("invalid close code"));
                 }
                 match std::str::from_utf8(reason) {

@@ -25,11 +25,13 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_local;
 
-use crate::api::{Api, Logins};
+use crate::api::{Api, Logins, Parts};
 use crate::cluster::Mesh;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::ids::WorkerId;
+use crate::outbound::Outbound;
+use crate::queue::Queue;
 use crate::script::current::{self, Host};
 use crate::script::program::Program;
 use crate::script::vm::{Vm, VmLimits};
@@ -114,6 +116,10 @@ pub struct Spec {
     pub hub: Arc<Hub>,
     /// The mesh.
     pub mesh: Arc<Mesh>,
+    /// HTTP and Redis, for scripts.
+    pub outbound: Arc<Outbound>,
+    /// From handlers to back ends.
+    pub queue: Arc<Queue>,
     /// The configuration in force.
     pub config: Arc<ArcSwap<Config>>,
     /// The scripts, by server.
@@ -232,7 +238,8 @@ type Started = (Rc<Worker>, mpsc::Receiver<Control>, Vec<Listener>);
 fn start(spec: Spec) -> Result<Started, String> {
     let config = spec.config.load_full();
     let shard = Rc::new(Shard::new(spec.id, spec.hub.clone()));
-    current::install(Host { shard: shard.clone(), mesh: spec.mesh.clone() });
+    let (mesh, queue, outbound) = (spec.mesh.clone(), spec.queue.clone(), spec.outbound);
+    current::install(Host { shard: shard.clone(), mesh, queue, outbound });
     let vm_limits = VmLimits { memory: config.luavm.memory_limit, libraries: config.luavm.libraries.clone() };
     let mut servers = Vec::with_capacity(config.servers.len());
     for (i, (server, program)) in config.servers.iter().zip(&spec.programs).enumerate() {
@@ -244,9 +251,16 @@ fn start(spec: Spec) -> Result<Started, String> {
     }
     let clients = spec.clients.clone();
     let draining = spec.draining;
-    let metrics = spec.metrics.clone();
-    let api = Api::new(spec.mesh, spec.config.clone(), clients, spec.api_addr, metrics, spec.logins, draining.clone());
-    let api = Rc::new(api);
+    let api = Rc::new(Api::new(Parts {
+        mesh: spec.mesh,
+        queue: spec.queue,
+        config: spec.config.clone(),
+        clients,
+        api_addr: spec.api_addr,
+        metrics: spec.metrics.clone(),
+        logins: spec.logins,
+        draining: draining.clone(),
+    }));
     spec.metrics.add(WorkerCounts {
         id: spec.id.0,
         shard: shard.counts.clone(),

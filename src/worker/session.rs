@@ -7,12 +7,13 @@
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::tcp::OwnedReadHalf;
+use tokio::task::yield_now;
 use tokio::time::Sleep;
 
 use super::Worker;
@@ -29,6 +30,10 @@ use crate::shard::served::Place;
 /// Longer only while something is owed, and the client takes it.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// What one connection's client may have handled (messages, packages, pings) before it is others' turn, and the sockets are
+/// looked at. Else one that floods holds all others of the worker up, and nothing is written meanwhile.
+const SLICE: u32 = 256;
+
 /// A connection that has been let in.
 pub(super) struct Opened {
     pub(super) conn: Rc<Conn>,
@@ -42,6 +47,10 @@ pub(super) trait Incoming {
     fn take(&mut self, state: &mut State, bytes: &mut [u8]);
     /// The client sends no more.
     fn end(&mut self, state: &mut State);
+    /// Whether the client sends no more, though the connection goes on.
+    fn has_ended(&self) -> bool {
+        false
+    }
     /// Whether something waits that a handler is to be run for.
     fn has_work(&self, state: &State) -> bool;
     /// Runs the next handler; only called when there is work, and no handler is running.
@@ -84,13 +93,15 @@ pub(super) struct State {
     /// The version of the script that has begun with a package, and is to end with it.
     pub(super) pinned: Option<Rc<Vm>>,
     phase: Phase,
+    /// What was handled since others had their turn.
+    handled: u32,
 }
 
 /// Serves a connection from here to its end.
 pub(super) async fn run<I: Incoming>(worker: Rc<Worker>, server: usize, opened: Opened, incoming: I, load: Load) {
     let Opened { conn, input, place } = opened;
     conn.served.counts.opened.add(1);
-    let state = State { worker, server, conn, handler: None, pinned: None, phase: Phase::Open };
+    let state = State { worker, server, conn, handler: None, pinned: None, phase: Phase::Open, handled: 0 };
     let mut session = Session { incoming, input, state, _load: load, _place: place };
     poll_fn(|cx| session.poll(cx)).await;
 }
@@ -98,6 +109,7 @@ pub(super) async fn run<I: Incoming>(worker: Rc<Worker>, server: usize, opened: 
 impl<I: Incoming> Session<I> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.state.conn.register(cx.waker());
+        self.state.handled = 0;
         loop {
             if self.state.conn.is_blocked() {
                 let _ = self.state.poll_flush(cx);
@@ -114,6 +126,11 @@ impl<I: Incoming> Session<I> {
     /// Ready whenever something has changed.
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (state, incoming) = (&mut self.state, &mut self.incoming);
+        if state.is_others_turn() {
+            // Unlike a mere wake-up, this lets the sockets be looked at.
+            let _ = pin!(yield_now()).poll(cx);
+            return Poll::Pending;
+        }
         let closing = state.conn.is_closing();
         if let Some(running) = &mut state.handler {
             let (hook, began, handler) = &mut **running;
@@ -145,7 +162,12 @@ impl<I: Incoming> Session<I> {
             return Poll::Ready(());
         }
         if closing || !incoming.has_room(state) {
-            state.conn.pause_reading();
+            if !closing && incoming.has_ended() {
+                // Who sends no more is silent: a handler that waits for ever must not hold its place as long.
+                state.conn.resume_reading(state.worker.shard.now());
+            } else {
+                state.conn.pause_reading();
+            }
             return Poll::Pending;
         }
         state.conn.resume_reading(state.worker.shard.now());
@@ -202,6 +224,16 @@ impl State {
     /// The script that its next hook runs in.
     pub(super) fn vm(&self) -> Rc<Vm> {
         self.pinned.clone().unwrap_or_else(|| self.worker.vm(self.server))
+    }
+
+    /// Counts what is handled for the client.
+    pub(super) fn count(&mut self) {
+        self.handled += 1;
+    }
+
+    /// So much has been handled that others are to have their turn first.
+    pub(super) fn is_others_turn(&self) -> bool {
+        self.handled >= SLICE
     }
 
     /// No handler is running, and one may be started.

@@ -113,6 +113,10 @@ impl Incoming for Packages {
         self.ended = true;
     }
 
+    fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     fn has_work(&self, state: &State) -> bool {
         match (self.connected, self.wanted) {
             (false, _) => true,
@@ -122,6 +126,7 @@ impl Incoming for Packages {
     }
 
     fn work(&mut self, state: &mut State) {
+        state.count();
         if !self.connected {
             self.connected = true;
             state.start(Hook::Connect, HookArgs::connect(ConnRef::of(&state.conn)));

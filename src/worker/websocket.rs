@@ -24,7 +24,7 @@ pub(super) async fn serve(worker: Rc<Worker>, server: usize, socket: TcpStream, 
 /// Frames, and the messages that wait for the handler before them.
 struct Frames {
     reader: Reader,
-    /// The reader holds whole frames that were left there while the inbox was full.
+    /// The reader holds whole frames that were left there while the inbox was full, or till others had their turn.
     kept: bool,
     inbox: Inbox,
 }
@@ -51,16 +51,17 @@ impl Frames {
 }
 
 impl Incoming for Frames {
-    /// Takes events from what was read (or kept) until it is used up, or the inbox is full.
+    /// Takes events from what was read (or kept) until it is used up, the inbox is full, or it is others' turn.
     fn take(&mut self, state: &mut State, bytes: &mut [u8]) {
         let limit = state.conn.served.limits.get().max_message_size;
         let mut input = Input::new(bytes);
         while !state.conn.is_closing() {
-            if self.inbox.is_full() {
+            if self.inbox.is_full() || state.is_others_turn() {
                 self.reader.keep(&mut input);
                 self.kept = true;
                 return;
             }
+            state.count();
             match self.reader.next(&mut input, limit) {
                 Ok(None) => return,
                 Ok(Some(Event::Text(data))) => Self::message(state, &mut self.inbox, Kind::Text, data),
@@ -86,6 +87,7 @@ impl Incoming for Frames {
     }
 
     fn work(&mut self, state: &mut State) {
+        state.count();
         if let Some((kind, data)) = self.inbox.pop() {
             state.start(Hook::Message, HookArgs::message(kind, &data));
         }

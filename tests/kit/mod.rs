@@ -4,6 +4,7 @@
 
 pub mod process;
 pub mod raw;
+pub mod redis;
 
 use connmix::config::{Level, load};
 use connmix::engine::{Addresses, Engine, Listeners};

@@ -66,8 +66,14 @@ pub struct Ended {
 impl Process {
     /// Starts `connmix ARGS` in a folder.
     pub fn start(dir: &Path, args: &[&str]) -> Process {
+        Process::start_with(dir, args, &[])
+    }
+
+    /// The same with these variables in its environment.
+    pub fn start_with(dir: &Path, args: &[&str], env: &[(&str, &Path)]) -> Process {
         let mut child = Command::new(env!("CARGO_BIN_EXE_connmix"))
             .args(args)
+            .envs(env.iter().copied())
             .current_dir(dir)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

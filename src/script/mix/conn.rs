@@ -22,7 +22,8 @@ struct Handle {
 
 static TAG: u8 = 0;
 
-const GONE: &str = "the connection has closed";
+/// What fails when the connection has ended.
+pub const GONE: &str = "the connection has closed";
 
 /// Pushes a connection. The same connection is the same userdata for as long as a script holds it.
 ///
@@ -180,9 +181,10 @@ fn context_value(args: &Args) -> Result<Value, Raise> {
     Ok(context.get(&key).cloned().unwrap_or(Value::Nil))
 }
 
-fn set_context(args: &Args) -> Fallible<()> {
+/// The names and values of a table, to be set in a context.
+pub(in crate::script) fn context_args(args: &Args) -> Result<Vec<(String, Value)>, Raise> {
     let problem = |problem: String| Err(Raise::Argument { index: 1, problem });
-    let (live, pairs) = (live(args)?, args.table(1)?);
+    let pairs = args.table(1)?;
     let mut named = Vec::with_capacity(pairs.len());
     for (key, value) in pairs {
         match key {
@@ -194,6 +196,11 @@ fn set_context(args: &Args) -> Fallible<()> {
             _ => return problem("keys must be strings".into()),
         }
     }
+    Ok(named)
+}
+
+fn set_context(args: &Args) -> Fallible<()> {
+    let (live, named) = (live(args)?, context_args(args)?);
     Ok(live.and_then(|(host, conn)| host.shard.merge_context(&conn, named).map_err(|full| full.to_string())))
 }
 
@@ -212,7 +219,7 @@ fn wait_context_value(args: &Args) -> Result<Outcome<Value>, Raise> {
 }
 
 /// The channel names from argument 1 on.
-pub(super) fn channel_args(args: &Args) -> Fallible<Vec<Channel>> {
+pub(in crate::script) fn channel_args(args: &Args) -> Fallible<Vec<Channel>> {
     if args.count() == 0 {
         return Err(args.wrong(1, "string"));
     }
@@ -253,7 +260,7 @@ fn channels(args: &Args) -> Result<Vec<String>, Raise> {
 }
 
 /// The kind of message that an optional argument names; text unless told.
-pub(super) fn kind_arg(args: &Args, index: i32) -> Result<Kind, Raise> {
+pub(in crate::script) fn kind_arg(args: &Args, index: i32) -> Result<Kind, Raise> {
     let Some(word) = args.optional_bytes(index)? else { return Ok(Kind::Text) };
     Kind::parse(&word).ok_or_else(|| Raise::Argument {
         index,
@@ -289,12 +296,11 @@ fn clear_buffer(args: &Args) -> Fallible<()> {
     }))
 }
 
-fn close(args: &Args) -> Fallible<()> {
-    let live = live(args)?;
+/// The code and the reason to close with.
+pub(in crate::script) fn close_args(args: &Args) -> Result<(u16, Box<str>), Raise> {
     let code = if args.is_nil(1) { f64::from(close_code::NORMAL) } else { args.number(1)? };
-    let allowed = code.fract() == 0.0
-        && (matches!(code as u16, 1000..=1003 | 1007..=1014) && code < 2000.0 || (3000.0..5000.0).contains(&code));
-    if !allowed {
+    // The conversion saturates, at a code that is none.
+    if code.fract() != 0.0 || !close_code::may_be_sent(code as u16) {
         return Err(Raise::Argument {
             index: 1,
             problem: format!("close code expected (1000, 3000 to 4999), got {code}"),
@@ -307,5 +313,10 @@ fn close(args: &Args) -> Fallible<()> {
     if reason.len() > MAX_REASON {
         return Err(Raise::Argument { index: 2, problem: format!("the reason has more than {MAX_REASON} bytes") });
     }
-    Ok(live.map(|(_, conn)| conn.close(CloseReason::Requested { code: code as u16, reason: reason.into() })))
+    Ok((code as u16, reason.into()))
+}
+
+fn close(args: &Args) -> Fallible<()> {
+    let (live, (code, reason)) = (live(args)?, close_args(args)?);
+    Ok(live.map(|(_, conn)| conn.close(CloseReason::Requested { code, reason })))
 }

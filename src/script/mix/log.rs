@@ -1,6 +1,7 @@
 //! `mix.log` and `print`: lines for the log, with the script's file and line.
 
 use mlua::ffi;
+use std::borrow::Cow;
 use std::ffi::CStr;
 use tracing::Level;
 
@@ -32,7 +33,8 @@ pub unsafe fn register(state: State) {
     }
 }
 
-fn log(args: &Args) -> Result<bool, Raise> {
+/// The level to log at, and the text.
+pub(in crate::script) fn log_args<'a>(args: &'a Args) -> Result<(Level, Cow<'a, [u8]>), Raise> {
     let word = args.bytes(1).map_err(|_| args.wrong(1, "level (mix.DEBUG, mix.INFO, mix.WARN, mix.ERROR)"))?;
     let by_number =
         std::str::from_utf8(&word).ok().and_then(|w| w.parse::<usize>().ok()).and_then(|n| n.checked_sub(1));
@@ -48,9 +50,12 @@ fn log(args: &Args) -> Result<bool, Raise> {
             ),
         });
     };
-    // Any value can be logged, as print does; strings and numbers come as they are.
-    let text = args.bytes(2)?;
-    from_script(args, *level, &String::from_utf8_lossy(&text));
+    Ok((*level, args.bytes(2)?))
+}
+
+fn log(args: &Args) -> Result<bool, Raise> {
+    let (level, text) = log_args(args)?;
+    from_script(args, level, &String::from_utf8_lossy(&text));
     Ok(true)
 }
 

@@ -33,7 +33,8 @@ pub unsafe fn register(state: State) {
 /// Connections reached and not; nothing where nobody counts.
 type Counted = Result<(Option<f64>, Option<f64>), String>;
 
-fn publish(args: &Args) -> Result<Outcome<Counted>, Raise> {
+/// A publication: to which channel, what, and whether its counts are wanted.
+pub(in crate::script) fn publish_args(args: &Args) -> Fallible<(Channel, Message, bool)> {
     let (channel, data, kind) = (args.bytes(1)?, args.bytes(2)?, kind_arg(args, 3)?);
     let counted = if args.is_nil(4) {
         true
@@ -47,14 +48,21 @@ fn publish(args: &Args) -> Result<Outcome<Counted>, Raise> {
             }
         }
     };
-    let now = |failure: String| Ok(Outcome::Now(Err(failure)));
     let channel = match Channel::from_script(&channel) {
         Ok(channel) => channel,
-        Err(e) => return now(e.to_string()),
+        Err(e) => return Ok(Err(e.to_string())),
     };
-    let message = match Message::new(kind, Bytes::copy_from_slice(&data)) {
-        Ok(message) => message,
-        Err(e) => return now(e.to_string()),
+    Ok(match Message::new(kind, Bytes::copy_from_slice(&data)) {
+        Ok(message) => Ok((channel, message, counted)),
+        Err(e) => Err(e.to_string()),
+    })
+}
+
+fn publish(args: &Args) -> Result<Outcome<Counted>, Raise> {
+    let now = |failure: String| Ok(Outcome::Now(Err(failure)));
+    let (channel, message, counted) = match publish_args(args)? {
+        Ok(publication) => publication,
+        Err(e) => return now(e),
     };
     let Some(host) = current::host() else {
         return if counted { Err(wait::NOT_AT_TOP_LEVEL.into()) } else { now(NO_ENGINE.into()) };
@@ -79,20 +87,25 @@ fn publish(args: &Args) -> Result<Outcome<Counted>, Raise> {
     }))
 }
 
-fn send(args: &Args) -> Result<Outcome<Result<(), String>>, Raise> {
+/// To whom, and what.
+pub(in crate::script) fn send_args(args: &Args) -> Fallible<(ClientId, Message)> {
     let (word, data, kind) = (args.bytes(1)?, args.bytes(2)?, kind_arg(args, 3)?);
-    let now = |failure: String| Ok(Outcome::Now(Err(failure)));
     // A number itself, not its text, which has only 14 digits.
     let id = match args.exact_integer(1) {
         Some(number) => ClientId::new(number),
         None => ClientId::parse(&word),
     };
     let Some(id) = id else {
-        return now(format!("\"{}\" is no client_id", String::from_utf8_lossy(&word).escape_debug()));
+        return Ok(Err(format!("\"{}\" is no client_id", String::from_utf8_lossy(&word).escape_debug())));
     };
-    let message = match Message::new(kind, Bytes::copy_from_slice(&data)) {
-        Ok(message) => message,
-        Err(e) => return now(e.to_string()),
+    let message = Message::new(kind, Bytes::copy_from_slice(&data));
+    Ok(message.map(|message| (id, message)).map_err(|e| e.to_string()))
+}
+
+fn send(args: &Args) -> Result<Outcome<Result<(), String>>, Raise> {
+    let (id, message) = match send_args(args)? {
+        Ok(to) => to,
+        Err(e) => return Ok(Outcome::Now(Err(e))),
     };
     let host = current::host().ok_or(wait::NOT_AT_TOP_LEVEL)?;
     let sent = host.mesh.send(id, message);

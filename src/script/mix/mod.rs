@@ -3,20 +3,24 @@
 pub mod buffer;
 pub mod codec;
 pub mod conn;
+pub mod http;
 pub mod json;
 pub mod log;
-mod mesh;
+pub mod mesh;
 mod php_pack;
 pub mod query;
+mod queue;
+mod redis;
 mod server;
 pub mod text;
-mod time;
+pub mod time;
 pub mod url;
 
 use mlua::ffi;
 
 use super::program::Program;
 use super::stack::State;
+use super::teach;
 
 /// Makes the global `mix`.
 ///
@@ -32,10 +36,14 @@ pub(super) unsafe fn register(state: State, program: &Program) {
         time::register(state);
         server::register(state, program);
         json::register(state);
+        queue::register(state);
         text::register(state);
         codec::register(state);
         php_pack::register(state);
         url::register(state);
+        http::register(state);
+        redis::register(state);
+        teach::watch(state);
         ffi::lua_setglobal(state, c"mix".as_ptr());
     }
 }

@@ -20,11 +20,17 @@ pub unsafe fn register(state: State) {
     }
 }
 
-fn sleep(args: &Args) -> Result<Outcome<Result<(), String>>, Raise> {
+/// How long to sleep, in seconds.
+pub(in crate::script) fn sleep_arg(args: &Args) -> Result<f64, Raise> {
     let seconds = args.number(1)?;
     if !(0.0..=MAX_SLEEP).contains(&seconds) {
         return Err(Raise::Argument { index: 1, problem: format!("0 to {MAX_SLEEP} seconds expected, got {seconds}") });
     }
+    Ok(seconds)
+}
+
+fn sleep(args: &Args) -> Result<Outcome<Result<(), String>>, Raise> {
+    let seconds = sleep_arg(args)?;
     Ok(Outcome::later(async move {
         tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
         Ok(())

@@ -27,13 +27,32 @@ pub const ENDS: [&str; 10] = [
 ];
 /// How many hooks there are.
 pub const HOOKS: usize = 6;
-/// The calls of the APIs.
-pub const CALLS: [&str; 8] = ["publish", "send", "metrics", "nodes", "version", "healthz", "readyz", "other"];
+/// The calls of the APIs: over HTTP, and over a WebSocket.
+pub const CALLS: [&str; 13] = [
+    "mesh.publish",
+    "mesh.send",
+    "conn.call",
+    "queue.pop",
+    "queue.unpop",
+    "queue.ack",
+    "ws",
+    "metrics",
+    "nodes",
+    "version",
+    "healthz",
+    "readyz",
+    "other",
+];
 /// What calls come to.
-pub const RESULTS: [&str; 10] = [
+pub const RESULTS: [&str; 15] = [
     "ok",
     "invalid",
     "not_sent",
+    "not_popped",
+    "already_popped",
+    "not_consumed",
+    "not_obeyed",
+    "no_upgrade",
     "unauthorized",
     "forbidden",
     "not_found",
@@ -141,8 +160,6 @@ impl HandlerCounts {
 pub struct ApiCounts {
     /// By [`CALLS`] and [`RESULTS`].
     calls: [Labelled<{ RESULTS.len() }>; CALLS.len()],
-    /// Messages that back ends published.
-    pub published: Count,
     /// Wrong credentials.
     pub logins_failed: Count,
     /// Those of them whose answer had to wait.
@@ -153,7 +170,6 @@ impl Default for ApiCounts {
     fn default() -> ApiCounts {
         ApiCounts {
             calls: std::array::from_fn(|_| Labelled::new(&RESULTS)),
-            published: Count::default(),
             logins_failed: Count::default(),
             logins_delayed: Count::default(),
         }
@@ -166,6 +182,11 @@ impl ApiCounts {
         if let Some(results) = CALLS.iter().position(|c| *c == call).and_then(|at| self.calls.get(at)) {
             results.one(result);
         }
+    }
+
+    /// Messages that back ends published.
+    pub(super) fn published(&self) -> u64 {
+        self.calls().find(|(call, result, _)| (*call, *result) == ("mesh.publish", "ok")).map_or(0, |(_, _, n)| n)
     }
 
     /// Each call and result with how often.

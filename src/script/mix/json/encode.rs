@@ -2,6 +2,7 @@
 //!
 //! Nothing is allocated in Lua and nothing raises while the text is put together; only then is it pushed.
 
+use bytes::Bytes;
 use mlua::ffi;
 use std::ffi::c_int;
 use std::fmt::Write;
@@ -9,7 +10,7 @@ use std::{slice, str};
 
 use super::{MAX_DEPTH, MAX_EXACT, give_scratch, is_marked_array, plain_run, push_string, take_scratch};
 use crate::script::guard;
-use crate::script::stack::{State, number_text, type_name};
+use crate::script::stack::{Args, State, number_text, type_name};
 
 /// The longest text that is made. Tables that hold one another many times over may stand for one without end, and a
 /// native function can't be interrupted.
@@ -42,6 +43,20 @@ pub(super) unsafe extern "C-unwind" fn json_encode(state: State) -> c_int {
         give_scratch(out);
         2
     }
+}
+
+/// The JSON text of argument `index`, which must be the last, for another function that takes any value: to be set by
+/// [`super::set_encoding`].
+pub(in crate::script::mix) fn encoded(args: &Args, index: c_int) -> Result<Bytes, String> {
+    let mut encoder = Encoder { state: args.state(), out: take_scratch(), elements: 0 };
+    // SAFETY: the state is that of a running native function, and raises nothing meanwhile.
+    let outcome = unsafe {
+        ffi::lua_settop(args.state(), args.slot(index));
+        encoder.value(args.slot(index), 0)
+    };
+    let text = outcome.map(|()| Bytes::copy_from_slice(&encoder.out)).map_err(|trouble| trouble.message());
+    give_scratch(encoder.out);
+    text
 }
 
 /// What can't be encoded, why and where.

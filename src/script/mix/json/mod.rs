@@ -26,6 +26,8 @@ const MAX_EXACT: u64 = 1 << 53;
 /// Where each function finds the metatable of empty arrays; its name is at upvalue 1, as [`throw`] wants it.
 const ARRAY_METATABLE: c_int = ffi::lua_upvalueindex(2);
 
+pub(super) use encode::encoded;
+
 /// Adds `json_decode`, `json_encode`, `json_array` and `null` to the table at the top of the stack.
 ///
 /// # Safety
@@ -38,7 +40,7 @@ pub unsafe fn register(state: State) {
         set_function(state, mix, c"json_decode", decode::json_decode);
         set_function(state, mix, c"json_encode", encode::json_encode);
         set_function(state, mix, c"json_array", json_array);
-        ffi::lua_pop(state, 1);
+        ffi::lua_setfield(state, ffi::LUA_REGISTRYINDEX, METATABLE.as_ptr());
         push_null(state);
         // Light userdata share one metatable, which only tells the null pointer how it prints.
         if ffi::lua_getmetatable(state, -1) != 0 {
@@ -50,6 +52,22 @@ pub unsafe fn register(state: State) {
             ffi::lua_setmetatable(state, -2);
         }
         ffi::lua_setfield(state, mix, c"null".as_ptr());
+    }
+}
+
+/// The name under which the registry keeps the metatable of empty arrays.
+const METATABLE: &CStr = c"connmix.json_array";
+
+/// Sets `table[name]` to a function that may call [`encoded`]; `table` is at the top of the stack and stays there.
+///
+/// # Safety
+/// `state` must be valid, in a protected call, after [`register`].
+pub(super) unsafe fn set_encoding(state: State, name: &CStr, function: ffi::lua_CFunction) {
+    unsafe {
+        let table = ffi::lua_gettop(state);
+        ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, METATABLE.as_ptr());
+        set_function(state, table, name, function);
+        ffi::lua_pop(state, 1);
     }
 }
 

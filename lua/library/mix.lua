@@ -1,0 +1,530 @@
+---@meta
+-- What connmix offers to scripts, for editors that know LuaCATS annotations (lua-language-server). Nothing loads this file.
+-- docs/lua-api.md tells the whole story of each function.
+--
+-- Annotate your hooks' parameters with the types from here, and the editor completes and checks what is in them:
+--
+--   ---@param msg mix.Message
+--   ---@param conn mix.Connection
+--   function on_message(msg, conn)
+
+-- Types.
+
+---A whole message of a WebSocket client.
+---@class mix.Message
+---@field type "text"|"binary"
+---@field data string the bytes
+---@field finish true always: messages come whole
+
+---The upgrade request, without its headers.
+---@class mix.Request
+---@field Method string `GET`
+---@field RequestUri string path and query: `/ws?token=x`
+---@field ServerProtocol string `HTTP/1.1`
+---@field Host string
+---@field RemoteAddr string `ip:port`
+
+---Plain data: what JSON and a connection's context can hold.
+---@alias mix.Plain nil|boolean|number|string|table
+
+---A client's id: a decimal string, or a number that spells the same.
+---@alias mix.ClientId string|number
+
+---@alias mix.Kind
+---| "text"   # the default; the bytes must be UTF-8
+---| "binary"
+
+---@alias mix.Level 1|2|3|4|"debug"|"info"|"warn"|"error"
+
+---@class mix.PublishOptions
+---@field counts? boolean false: return at once, with nothing to wait for; true unless told
+
+---@class mix.DecodeOptions
+---@field null? boolean true: null becomes `mix.null` instead of nil
+
+---@class mix.Url
+---@field scheme string
+---@field opaque string
+---@field user string
+---@field host string with the port
+---@field path string decoded
+---@field raw_path string
+---@field force_query boolean
+---@field raw_query string
+---@field fragment string decoded
+---@field raw_fragment string
+---@field query table<string, string|table> as `mix.parse_str` gives it
+
+---@class mix.HttpAuth
+---@field username string
+---@field password string
+
+---@class mix.HttpOptions
+---@field query? string `"a=1&b=2"`
+---@field cookies? table<string, string>
+---@field body? string
+---@field headers? table<string, string>
+---@field timeout? number|string seconds, or `"500ms"`, `"10s"`, `"1h"`; 10 s unless told
+---@field auth? mix.HttpAuth
+---@field follow? integer redirects that are followed; 10 unless told
+
+---@class mix.HttpResponse
+---@field body string
+---@field body_size integer
+---@field headers table<string, string>
+---@field cookies table<string, string>
+---@field status_code integer
+---@field url string after redirects
+
+-- The connection.
+
+---A client's connection. It may be kept in a variable; once it has ended, its methods fail with an err or return nil.
+---@class mix.Connection
+local Connection = {}
+
+---The client's id: decimal, never given twice. `local id = conn:client_id()`
+---@return string
+---@nodiscard
+function Connection:client_id() end
+
+---The client's `ip:port`; nil after its end. `print(conn:remote_addr())`
+---@return string?
+---@nodiscard
+function Connection:remote_addr() end
+
+---A copy of the whole context. `local uid = conn:context().uid`
+---@return table<string, mix.Plain>
+---@nodiscard
+function Connection:context() end
+
+---One value of the context. `local room = conn:context_value("room")`
+---@param key string
+---@return mix.Plain value
+---@nodiscard
+function Connection:context_value(key) end
+
+---Sets every key of `values` and leaves the others. `conn:set_context({uid = 1001, name = "ann"})`
+---@param values table<string, mix.Plain>
+---@return string? err
+function Connection:set_context(values) end
+
+---Sets one value of the context; nil removes it. `conn:set_context_value("room", "video:1")`
+---@param key string
+---@param value mix.Plain
+---@return string? err
+function Connection:set_context_value(key, value) end
+
+---Waits until some handler or back end has set the value; nil if the connection ends first.
+---`local uid = conn:wait_context_value("uid")`
+---@param key string
+---@return mix.Plain value
+function Connection:wait_context_value(key) end
+
+---Joins channels: all of them or, with an err, none. `local err = conn:subscribe("news", "user:" .. id)`
+---@param channel string 1 to 255 bytes, no spaces
+---@param ... string
+---@return string? err
+function Connection:subscribe(channel, ...) end
+
+---Leaves channels. `conn:unsubscribe("news")`
+---@param channel string
+---@param ... string
+---@return string? err
+function Connection:unsubscribe(channel, ...) end
+
+---The channels that it is in, in no particular order. `for _, name in ipairs(conn:channels()) do print(name) end`
+---@return string[]
+---@nodiscard
+function Connection:channels() end
+
+---Sends a message; on a socket server the bytes go out as they are. `conn:send('{"result":true}')`
+---@param data string
+---@param type? mix.Kind
+---@return string? err
+function Connection:send(data, type) end
+
+---Closes it; what was sent before still goes out. `conn:close(4001, "please log in")`
+---@param code? integer 1000 unless told
+---@param reason? string
+---@return string? err
+function Connection:close(code, reason) end
+
+---Forgets what was received and not consumed (socket servers). `conn:clear_buffer()`
+function Connection:clear_buffer() end
+
+---All bytes of a socket connection that are not consumed yet.
+---@class mix.Buffer
+local Buffer = {}
+
+---All bytes. `local all = buf:tostring()`
+---@return string
+---@nodiscard
+function Buffer:tostring() end
+
+---The next `n` bytes from the position; an err if there are fewer. `local head, err = buf:read(4)`
+---@param n integer
+---@return string? bytes
+---@return string? err
+function Buffer:read(n) end
+
+---Where a text first stands, from 1; nil if it does not. Looks without copying. `local at = buf:find("\n")`
+---@param text string
+---@param from? integer
+---@return integer?
+---@nodiscard
+function Buffer:find(text, from) end
+
+---How many bytes have been read. `local at = buf:position()`
+---@return integer
+---@nodiscard
+function Buffer:position() end
+
+---How many bytes there are. `if buf:length() < 4 then return 0 end`
+---@return integer
+---@nodiscard
+function Buffer:length() end
+
+---A connection of the pool to a Redis of the configuration.
+---@class mix.RedisConnection
+local Redis = {}
+
+---Runs a command. `local name, err = redis:command("get", "name")`
+---@param name string
+---@param ... string|number
+---@return any reply number, string, table or nil
+---@return string? err
+function Redis:command(name, ...) end
+
+-- The API.
+
+---@class mixlib
+mix = {}
+
+---Levels of the log: `mix.log(mix.WARN, "text")`
+mix.DEBUG = 1
+mix.INFO = 2
+mix.WARN = 3
+mix.ERROR = 4
+
+---What is encoded as `null`: `mix.json_encode({next = mix.null})`
+---@type lightuserdata
+mix.null = nil
+
+---The connection whose handler runs; outside a handler nil and an err. `local conn = mix.websocket()`
+---@return mix.Connection conn
+---@return string? err
+---@nodiscard
+function mix.websocket() end
+
+---Joins the current connection to channels. `mix.subscribe("news")`
+---@param channel string
+---@param ... string
+---@return string? err
+function mix.subscribe(channel, ...) end
+
+---Takes the current connection out of channels. `mix.unsubscribe("news")`
+---@param channel string
+---@param ... string
+---@return string? err
+function mix.unsubscribe(channel, ...) end
+
+---A value's JSON. `local text, err = mix.json_encode({event = "hello", n = 1})`
+---@param value any
+---@return string? json
+---@return string? err
+function mix.json_encode(value) end
+
+---JSON's value. `local data, err = mix.json_decode(msg.data)`
+---@param json string
+---@param options? mix.DecodeOptions
+---@return any value
+---@return string? err
+function mix.json_decode(json, options) end
+
+---Marks a table as an array, which matters while it is empty. `mix.json_encode(mix.json_array({}))` is `[]`
+---@generic T: table
+---@param t T
+---@return T
+function mix.json_array(t) end
+
+---`mix.base64_encode("hi")` is `"aGk="`
+---@param s string
+---@return string
+---@nodiscard
+function mix.base64_encode(s) end
+
+---`local bytes, err = mix.base64_decode("aGk")`; the URL-safe alphabet and missing padding are taken too.
+---@param s string
+---@return string? bytes
+---@return string? err
+function mix.base64_decode(s) end
+
+---MD5 in hex. `mix.md5("a")` is `"0cc175b9c0f1b6a831c399e269772661"`
+---@param s string
+---@return string
+---@nodiscard
+function mix.md5(s) end
+
+---MD5's 16 bytes. `mix.base64_encode(mix.md5_bin(s))`
+---@param s string
+---@return string
+---@nodiscard
+function mix.md5_bin(s) end
+
+---SHA-1 in hex. `mix.sha1("a")`
+---@param s string
+---@return string
+---@nodiscard
+function mix.sha1(s) end
+
+---SHA-1's 20 bytes. `mix.base64_encode(mix.sha1_bin(s))`
+---@param s string
+---@return string
+---@nodiscard
+function mix.sha1_bin(s) end
+
+---SHA-256 in hex. `mix.sha256("a")`
+---@param s string
+---@return string
+---@nodiscard
+function mix.sha256(s) end
+
+---SHA-256's 32 bytes. `mix.base64_encode(mix.sha256_bin(s))`
+---@param s string
+---@return string
+---@nodiscard
+function mix.sha256_bin(s) end
+
+---HMAC with SHA-1, in hex. `mix.hmac_sha1("key", "text")`
+---@param key string
+---@param s string
+---@return string
+---@nodiscard
+function mix.hmac_sha1(key, s) end
+
+---HMAC with SHA-1, its 20 bytes. `mix.base64_encode(mix.hmac_sha1_bin("key", "text"))`
+---@param key string
+---@param s string
+---@return string
+---@nodiscard
+function mix.hmac_sha1_bin(key, s) end
+
+---HMAC with SHA-256, in hex. `mix.hmac_sha256("key", "text")`
+---@param key string
+---@param s string
+---@return string
+---@nodiscard
+function mix.hmac_sha256(key, s) end
+
+---HMAC with SHA-256, its 32 bytes. `mix.base64_encode(mix.hmac_sha256_bin("key", "text"))`
+---@param key string
+---@param s string
+---@return string
+---@nodiscard
+function mix.hmac_sha256_bin(key, s) end
+
+---The pieces of a text. `mix.str_split("100001@video", "@")` is `{"100001", "video"}`
+---@param s string|number
+---@param separator string plain; empty: into UTF-8 characters
+---@return string[]
+---@nodiscard
+function mix.str_split(s, separator) end
+
+---A query string as PHP reads it. `mix.parse_str("a=1&c[]=2").a` is `"1"`
+---@param query string
+---@return table<string, string|table>? t
+---@return string? err
+function mix.parse_str(query) end
+
+---A URL's parts. `mix.parse_url("wss://example.com/a?x=1").query.x` is `"1"`
+---@param url string
+---@return mix.Url? t
+---@return string? err
+function mix.parse_url(url) end
+
+---The bytes with these values. `mix.bytes_tostring({72, 105})` is `"Hi"`
+---@param bytes integer[]
+---@return string
+---@nodiscard
+function mix.bytes_tostring(bytes) end
+
+---PHP's `pack`. `local bytes, err = mix.php_pack("Nn", 1, 2)`
+---@param format string
+---@param ... string|number
+---@return string? bytes
+---@return string? err
+function mix.php_pack(format, ...) end
+
+---PHP's `unpack`. `local head, err = mix.php_unpack("Nlength/ntype", bytes)`
+---@param format string
+---@param bytes string
+---@return table<string|integer, string|number>? t
+---@return string? err
+function mix.php_unpack(format, bytes) end
+
+---A line of the log, with the script's file and line. `mix.log(mix.WARN, "no such room: " .. room)`
+---@param level mix.Level
+---@param text string|number
+---@return true
+function mix.log(level, text) end
+
+---Suspends the handler, and no other. `mix.sleep(0.5)`
+---@param seconds number 0 to 86,400
+---@return string? err
+function mix.sleep(seconds) end
+
+---Unix time in seconds, with a fraction. `local began = mix.now()`
+---@return number
+---@nodiscard
+function mix.now() end
+
+---A random UUID. `local ticket = mix.uuid()`
+---@return string
+---@nodiscard
+function mix.uuid() end
+
+---The server that the script belongs to.
+---@class mixlib.server
+mix.server = {}
+
+---A value of the server's `options`. `local path = mix.server.option("path")`
+---@param name string
+---@return string?
+---@nodiscard
+function mix.server.option(name) end
+
+---Any client, on any node.
+---@class mixlib.mesh
+mix.mesh = {}
+
+---Publishes to a channel; how many connections were reached and how many not.
+---`local reached, failed, err = mix.mesh.publish("video:1", "hello")`
+---@param channel string
+---@param data string
+---@param type? mix.Kind
+---@param options? mix.PublishOptions
+---@return integer? reached
+---@return integer? failed
+---@return string? err
+function mix.mesh.publish(channel, data, type, options) end
+
+---Sends to one client. `local err = mix.mesh.send(client_id, "hello")`
+---@param client_id mix.ClientId
+---@param data string
+---@param type? mix.Kind
+---@return string? err
+function mix.mesh.send(client_id, data, type) end
+
+---Connections of socket servers.
+---@class mixlib.socket
+mix.socket = {}
+
+---The connection whose handler runs; outside a handler nil and an err. `local conn = mix.socket.tcp()`
+---@return mix.Connection conn
+---@return string? err
+---@nodiscard
+function mix.socket.tcp() end
+
+---Queues that back ends consume.
+---@class mixlib.queue
+mix.queue = {}
+
+---Adds a message to a topic; how many wait there now. `local n, err = mix.queue.push("login", {id = conn:client_id()})`
+---@param topic string
+---@param data any any JSON value
+---@return integer? n
+---@return string? err
+function mix.queue.push(topic, data) end
+
+---Redis servers of the configuration.
+---@class mixlib.redis
+mix.redis = {}
+
+---A connection by its name in the configuration. `local redis, err = mix.redis.connection("default")`
+---@param name string
+---@return mix.RedisConnection? redis
+---@return string? err
+function mix.redis.connection(name) end
+
+---Pushes JSON that names node, client and queue to a list of "default". `local n, err = mix.redis.push("login", "x")`
+---@param queue string
+---@param data any
+---@return integer? n
+---@return string? err
+function mix.redis.push(queue, data) end
+
+---HTTP requests.
+---@class mixlib.http
+mix.http = {}
+
+---Asks another server; only the handler waits. `local resp, err = mix.http.request("GET", "https://example.com/")`
+---@param method string
+---@param url string
+---@param options? mix.HttpOptions
+---@return mix.HttpResponse? resp
+---@return string? err
+function mix.http.request(method, url, options) end
+
+-- Names that scripts of CONNMIX take for granted.
+
+---`mix_log(mix_DEBUG, "text")`
+---@param level mix.Level
+---@param text string|number
+---@return true
+function mix_log(level, text) end
+
+mix_DEBUG = 1
+mix_INFO = 2
+mix_WARN = 3
+mix_ERROR = 4
+
+-- Hooks: the script defines them, the engine calls them.
+
+---A WebSocket server got a valid upgrade request. `return false, 401, "please log in"` refuses it.
+---@param client_id string
+---@param headers table<string, string> found under any letter case
+---@param server mix.Request
+---@param conn mix.Connection
+---@return boolean? accept
+---@return integer? status 400 to 599; 403 unless told
+---@return string? text
+function on_handshake(client_id, headers, server, conn) end
+
+---A socket server accepted a connection.
+---@param client_id string
+---@param conn mix.Connection
+function on_connect(client_id, conn) end
+
+---A whole message has come; on a socket server what `protocol_decode` returned. `conn:send(msg.data)` is an echo.
+---@param msg mix.Message
+---@param conn mix.Connection
+---@overload fun(msg: any, conn: mix.Connection)
+function on_message(msg, conn) end
+
+---The connection has ended: once, after its last message.
+---@param client_id string
+---@param err string? nil after a clean end
+---@param conn mix.Connection
+function on_close(client_id, err, conn) end
+
+---How many bytes make the next package of a socket server: 0 for more, -1 to close.
+---@param buf mix.Buffer
+---@param conn mix.Connection
+---@return integer
+function protocol_input(buf, conn) end
+
+---A package's bytes -> what `on_message` gets; nil: it gets nothing.
+---@param str string
+---@param conn mix.Connection
+---@return any
+function protocol_decode(str, conn) end
+
+---What is published or sent by others -> the bytes for this connection.
+---@param data string
+---@param conn mix.Connection? nil with `protocol_encode_shared`
+---@return string
+function protocol_encode(data, conn) end
+
+---true: `protocol_encode` is called once for all connections of a server.
+---@type boolean
+protocol_encode_shared = false

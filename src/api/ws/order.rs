@@ -1,0 +1,205 @@
+//! `conn.call`: what a back end has one connection do, as its JSON says it.
+
+use serde::Deserialize;
+use serde_json::Value as Json;
+
+use crate::api::call::{self, Field, invalid};
+use crate::api::error::ApiError;
+use crate::hub::Order;
+use crate::ids::ClientId;
+use crate::message::{Channel, close_code};
+use crate::value::Value;
+use crate::wire::frame::MAX_REASON;
+
+/// The deepest nesting of a context's value, as in scripts.
+const MAX_DEPTH: usize = 64;
+/// Beyond it a double does not hold every integer.
+const MAX_EXACT: u64 = 1 << 53;
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Params<'a> {
+    #[serde(borrow)]
+    c: Option<Field<'a>>,
+    #[serde(borrow)]
+    f: Option<Field<'a>>,
+    a: Option<Json>,
+}
+
+/// Reads the parameters of `conn.call`.
+pub(super) fn parse(params: &str) -> Result<(ClientId, Order), ApiError> {
+    if !params.starts_with('{') {
+        return Err(invalid(
+            "field \"p\" must be an object such as {\"c\": client_id, \"f\": function, \"a\": [args]}",
+        ));
+    }
+    let params: Params<'_> = serde_json::from_str(params).map_err(|e| invalid(format!("field \"p\": {e}")))?;
+    let client = call::client(&params.c)?;
+    let args = match params.a {
+        None => Vec::new(),
+        Some(Json::Array(args)) => args,
+        Some(_) => return Err(invalid("field \"a\" (arguments) must be an array")),
+    };
+    let function = match &params.f {
+        Some(Field::Text(name)) => name,
+        Some(other) => return Err(invalid(format!("field \"f\" (function) must be a string, not {}", other.name()))),
+        None => return Err(invalid("field \"f\" (function) is missing")),
+    };
+    let order = match &**function {
+        "set_context_value" => set_context_value(args)?,
+        "set_context" => set_context(args)?,
+        "subscribe" => Order::Subscribe(channels(args)?),
+        "unsubscribe" => Order::Unsubscribe(channels(args)?),
+        "close" => close(args)?,
+        _ => {
+            return Err(invalid(
+                "field \"f\" (function) must be set_context_value, set_context, subscribe, unsubscribe or close",
+            ));
+        }
+    };
+    Ok((client, order))
+}
+
+fn set_context_value(args: Vec<Json>) -> Result<Order, ApiError> {
+    match <[Json; 2]>::try_from(args) {
+        Ok([Json::String(key), json]) => Ok(Order::SetContext(vec![(key, value(json, 0)?)])),
+        _ => Err(invalid("field \"a\": set_context_value takes [key, value], the key a string")),
+    }
+}
+
+fn set_context(args: Vec<Json>) -> Result<Order, ApiError> {
+    match <[Json; 1]>::try_from(args) {
+        Ok([Json::Object(pairs)]) => {
+            let values = pairs.into_iter().map(|(key, json)| Ok((key, value(json, 0)?)));
+            Ok(Order::SetContext(values.collect::<Result<_, ApiError>>()?))
+        }
+        _ => Err(invalid("field \"a\": set_context takes [object]")),
+    }
+}
+
+fn channels(args: Vec<Json>) -> Result<Vec<Channel>, ApiError> {
+    if args.is_empty() {
+        return Err(invalid("field \"a\": at least one channel is expected"));
+    }
+    let name = |json: Json| match json {
+        Json::String(name) => Channel::parse(name.as_bytes()).map_err(|e| invalid(format!("field \"a\": {e}"))),
+        _ => Err(invalid("field \"a\": channels must be strings")),
+    };
+    args.into_iter().map(name).collect()
+}
+
+fn close(args: Vec<Json>) -> Result<Order, ApiError> {
+    let mut args = args.into_iter();
+    let code = match args.next() {
+        None | Some(Json::Null) => close_code::NORMAL,
+        Some(json) => {
+            let code = json.as_u64().and_then(|code| u16::try_from(code).ok());
+            code.filter(|&code| close_code::may_be_sent(code))
+                .ok_or_else(|| invalid("field \"a\": a close code is expected first (1000, 3000 to 4999)"))?
+        }
+    };
+    let reason = match args.next() {
+        None | Some(Json::Null) => String::new(),
+        Some(Json::String(reason)) if reason.len() <= MAX_REASON => reason,
+        Some(_) => {
+            return Err(invalid(format!("field \"a\": the reason must be a string of at most {MAX_REASON} bytes")));
+        }
+    };
+    if args.next().is_some() {
+        return Err(invalid("field \"a\": close takes [code, reason]"));
+    }
+    Ok(Order::Close { code, reason: reason.into() })
+}
+
+/// A JSON value as scripts would have decoded it: null is nothing, integers that a double does not hold are strings.
+fn value(json: Json, depth: usize) -> Result<Value, ApiError> {
+    if depth > MAX_DEPTH {
+        return Err(invalid(format!("field \"a\": nested deeper than {MAX_DEPTH}")));
+    }
+    let whole = |n: u64, text: String| if n <= MAX_EXACT { None } else { Some(Value::str(text)) };
+    Ok(match json {
+        Json::Null => Value::Nil,
+        Json::Bool(b) => Value::Bool(b),
+        Json::Number(n) => {
+            let exact = n.as_u64().or_else(|| n.as_i64().map(i64::unsigned_abs));
+            let text = exact.and_then(|magnitude| whole(magnitude, n.to_string()));
+            text.unwrap_or_else(|| Value::Number(n.as_f64().unwrap_or_default()))
+        }
+        Json::String(text) => Value::str(text),
+        Json::Array(items) => {
+            let mut pairs = Vec::with_capacity(items.len());
+            for (i, item) in items.into_iter().enumerate().filter(|(_, item)| !item.is_null()) {
+                pairs.push((Value::Number(i as f64 + 1.0), value(item, depth + 1)?));
+            }
+            Value::Table(pairs.into())
+        }
+        Json::Object(fields) => {
+            let mut pairs = Vec::with_capacity(fields.len());
+            for (key, item) in fields.into_iter().filter(|(_, item)| !item.is_null()) {
+                pairs.push((Value::str(key), value(item, depth + 1)?));
+            }
+            Value::Table(pairs.into())
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn order(f: &str, a: Json) -> Result<Order, ApiError> {
+        parse(&json!({"c": "7", "f": f, "a": a}).to_string()).map(|(client, order)| {
+            assert_eq!(client.get(), 7);
+            order
+        })
+    }
+
+    #[test]
+    fn values_come_out_as_scripts_know_them() {
+        let got = order(
+            "set_context",
+            json!([{"a": [1, null, "x"], "b": null, "n": 9007199254740993u64, "m": -3, "d": 0.5}]),
+        );
+        let Ok(Order::SetContext(mut values)) = got else { panic!("{got:?}") };
+        values.sort_by(|a, b| a.0.cmp(&b.0));
+        let list = [(Value::Number(1.0), Value::Number(1.0)), (Value::Number(3.0), Value::str("x"))];
+        let want = [
+            ("a", Value::Table(list.into())),
+            ("b", Value::Nil),
+            ("d", Value::Number(0.5)),
+            ("m", Value::Number(-3.0)),
+            ("n", Value::str("9007199254740993")),
+        ];
+        assert_eq!(values, want.map(|(key, value)| (key.to_owned(), value)));
+    }
+
+    #[test]
+    fn each_function_checks_its_arguments() {
+        assert_eq!(order("close", json!([])), Ok(Order::Close { code: 1000, reason: "".into() }));
+        assert_eq!(order("close", json!([4001, "bye"])), Ok(Order::Close { code: 4001, reason: "bye".into() }));
+        let deep = (0..66).fold(json!(1), |inner, _| json!([inner]));
+        for (f, a) in [
+            ("set_context_value", json!(["k"])),
+            ("set_context_value", json!([1, 2])),
+            ("set_context_value", json!(["k", deep])),
+            ("set_context", json!([])),
+            ("set_context", json!(["k"])),
+            ("subscribe", json!([])),
+            ("subscribe", json!(["ok", 7])),
+            ("unsubscribe", json!(["a b"])),
+            ("close", json!([1005])),
+            ("close", json!([99999])),
+            ("close", json!(["1000"])),
+            ("close", json!([1000, "x".repeat(124)])),
+            ("close", json!([1000, "x", 1])),
+            ("destroy", json!([])),
+            ("close", json!({})),
+        ] {
+            assert!(matches!(order(f, a.clone()), Err(ApiError::InvalidArgument(_))), "{f} {a}");
+        }
+        for params in ["[]", "{}", r#"{"c":1}"#, r#"{"c":1,"f":2}"#, r#"{"f":"close"}"#, r#"{"c":"x","f":"close"}"#] {
+            assert!(parse(params).is_err(), "{params}");
+        }
+    }
+}

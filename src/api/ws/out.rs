@@ -1,0 +1,154 @@
+//! What waits to be written to a back end: frames, one behind the other, so that one write takes many.
+
+use std::collections::VecDeque;
+
+use crate::message::Kind;
+use crate::wire::frame;
+
+/// What an idle connection keeps of its buffer.
+const KEPT: usize = 4 * 1024;
+/// From here on, what is written is taken out of the buffer while more waits.
+const COMPACT: usize = 64 * 1024;
+
+/// What a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// A message of a queue, which its consumer does not settle.
+    Event,
+    /// Anything else.
+    Other,
+}
+
+/// The frames that wait. Positions count the connection's bytes from its beginning.
+#[derive(Default)]
+pub(super) struct Out {
+    bytes: Vec<u8>,
+    /// The position of the first byte of `bytes`.
+    base: u64,
+    /// Up to where all is written.
+    done: u64,
+    /// Up to where whole frames are written.
+    whole: u64,
+    /// Where each frame ends that is not wholly written.
+    ends: VecDeque<(u64, What)>,
+}
+
+impl Out {
+    /// Adds a text message.
+    pub(super) fn text(&mut self, payload: &[u8], what: What) {
+        frame::append(&mut self.bytes, Kind::Text, payload);
+        self.end(what);
+    }
+
+    /// Adds a frame.
+    pub(super) fn frame(&mut self, frame: &[u8]) {
+        self.bytes.extend_from_slice(frame);
+        self.end(What::Other);
+    }
+
+    fn end(&mut self, what: What) {
+        self.ends.push_back((self.base + self.bytes.len() as u64, what));
+    }
+
+    /// What is to be written next.
+    pub(super) fn rest(&self) -> &[u8] {
+        self.bytes.get((self.done - self.base) as usize..).unwrap_or_default()
+    }
+
+    /// How much waits, in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() - (self.done - self.base) as usize
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// So many bytes have been written; returns how many events were wholly written with them.
+    pub(super) fn advance(&mut self, written: usize) -> usize {
+        self.done += written as u64;
+        let mut events = 0;
+        while let Some(&(end, what)) = self.ends.front()
+            && end <= self.done
+        {
+            events += usize::from(what == What::Event);
+            self.whole = end;
+            self.ends.pop_front();
+        }
+        if self.is_empty() {
+            self.bytes.clear();
+            self.bytes.shrink_to(KEPT);
+            self.ends.shrink_to(KEPT / 16);
+            self.base = self.done;
+        } else if self.done - self.base >= COMPACT as u64 {
+            self.bytes.drain(..(self.done - self.base) as usize);
+            self.base = self.done;
+        }
+        events
+    }
+
+    /// Drops all but the rest of a frame that is begun; what that is.
+    pub(super) fn cut(&mut self) -> Option<What> {
+        let begun = self.ends.front().copied().filter(|_| self.whole < self.done);
+        let end = begun.map_or(self.done, |(end, _)| end);
+        self.bytes.truncate((end - self.base) as usize);
+        self.ends.truncate(usize::from(begun.is_some()));
+        begun.map(|(_, what)| what)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn frames_leave_in_order_and_events_are_counted() {
+        let mut out = Out::default();
+        out.text(b"ab", What::Event);
+        out.text(b"c", What::Other);
+        out.text(b"d", What::Event);
+        assert_eq!(out.rest(), b"\x81\x02ab\x81\x01c\x81\x01d");
+        assert_eq!(out.advance(3), 0);
+        assert_eq!(out.advance(1), 1);
+        assert_eq!(out.advance(4), 0);
+        assert_eq!((out.rest(), out.len()), (&b"\x01d"[..], 2));
+        assert_eq!(out.advance(2), 1);
+        assert!(out.is_empty());
+    }
+
+    #[test]
+    fn what_is_begun_is_finished() {
+        let mut out = Out::default();
+        out.text(b"ab", What::Event);
+        out.text(b"cd", What::Event);
+        assert_eq!(out.advance(5), 1);
+        assert_eq!(out.cut(), Some(What::Event));
+        assert_eq!(out.rest(), b"\x02cd");
+        assert_eq!(out.advance(3), 1);
+        out.text(b"x", What::Other);
+        assert_eq!(out.cut(), None);
+        assert!(out.is_empty());
+        out.frame(b"yz");
+        assert_eq!(out.rest(), b"yz");
+    }
+
+    proptest! {
+        #[test]
+        fn all_bytes_leave_once(sizes in prop::collection::vec(0..90_000usize, 1..20), cut in 1..100_000usize) {
+            let (mut out, mut want, mut got, mut events) = (Out::default(), Vec::new(), Vec::new(), 0);
+            for (i, size) in sizes.iter().enumerate() {
+                let payload = vec![b'a' + (i % 26) as u8; *size];
+                out.text(&payload, What::Event);
+                frame::append(&mut want, Kind::Text, &payload);
+                let some = out.len().min(cut);
+                got.extend_from_slice(&out.rest()[..some]);
+                events += out.advance(some);
+            }
+            got.extend_from_slice(out.rest());
+            events += out.advance(out.len());
+            prop_assert!(got == want && events == sizes.len());
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! A request of the WebSocket API: what its JSON says, and what is to be done for it.
+
+use serde::Deserialize;
+use serde_json::Value as Json;
+use serde_json::value::RawValue;
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use super::order;
+use crate::api::call::{Field, Mark, Params, invalid, not_sent};
+use crate::api::error::ApiError;
+use crate::cluster::Mesh;
+use crate::queue::{Consumer, PopError, Topic};
+use crate::telemetry::metrics::blocks::CALLS;
+
+/// What a request came to.
+pub(super) type Outcome = Result<Reply, ApiError>;
+
+/// What `r` holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(untagged)]
+pub(super) enum Reply {
+    /// It was done.
+    Done {
+        /// True.
+        s: bool,
+    },
+    /// `mesh.publish`: connections reached, not reached, and the sum.
+    Published {
+        /// Reached.
+        s: u64,
+        /// Not reached.
+        f: u64,
+        /// Both.
+        t: u64,
+    },
+}
+
+/// Done.
+pub(super) const DONE: Reply = Reply::Done { s: true };
+
+/// A request, and what it waits for.
+pub(super) struct Call {
+    /// The method, as figures call it.
+    pub method: &'static str,
+    /// The caller's mark.
+    pub mark: Option<Mark>,
+    /// What is to be done.
+    pub work: Work,
+}
+
+impl Call {
+    /// One that is wrong.
+    pub(super) fn wrong(error: ApiError) -> Call {
+        Call { method: "other", mark: None, work: Work::Done(Err(error)) }
+    }
+}
+
+/// What is to be done for a request.
+pub(super) enum Work {
+    /// Nothing more: this is the answer.
+    Done(Outcome),
+    /// Wait for it.
+    Wait(Pin<Box<dyn Future<Output = Outcome>>>),
+    /// Something with the connection's consumer, once all before it is answered: so that the messages of a topic stand
+    /// between the answers that begin and end it.
+    Queue(QueueCall),
+    /// The text `ping`.
+    Ping,
+}
+
+/// A call of the queue.
+pub(super) enum QueueCall {
+    Pop { topics: Vec<Topic>, ack: bool },
+    Unpop(Option<Vec<Topic>>),
+    Ack(Vec<u64>),
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    m: Option<Field<'a>>,
+    #[serde(borrow)]
+    p: Option<&'a RawValue>,
+    #[serde(borrow)]
+    i: Option<Field<'a>>,
+    #[serde(borrow)]
+    id: Option<Field<'a>>,
+}
+
+/// Reads a request. What it waits for sets `handed` once the order of what follows is safe.
+pub(super) fn begin(text: &[u8], mesh: &Mesh, handed: &Rc<Cell<bool>>) -> Call {
+    if text == b"ping" {
+        return Call { method: "other", mark: None, work: Work::Ping };
+    }
+    if !text.trim_ascii_start().starts_with(b"{") {
+        let wanted = "a request must be a JSON object such as {\"m\": method, \"p\": params, \"i\": id}";
+        return Call::wrong(invalid(wanted));
+    }
+    let request: Envelope<'_> = match serde_json::from_slice(text) {
+        Ok(request) => request,
+        Err(e) => return Call::wrong(invalid(format!("the request is not valid JSON: {e}"))),
+    };
+    let mark = request.i.as_ref().or(request.id.as_ref()).and_then(Field::mark);
+    let method = match &request.m {
+        Some(Field::Text(method)) => &**method,
+        Some(other) => {
+            let error = invalid(format!("field \"m\" (method) must be a string, not {}", other.name()));
+            return Call { mark, ..Call::wrong(error) };
+        }
+        None => return Call { mark, ..Call::wrong(invalid("field \"m\" (method) is missing")) },
+    };
+    let params = request.p.map(RawValue::get);
+    let work = work(method, params, mesh, handed).unwrap_or_else(|error| Work::Done(Err(error)));
+    // Those without a dot are of HTTP alone.
+    let known = CALLS.into_iter().find(|call| *call == method && call.contains('.'));
+    Call { method: known.unwrap_or("other"), mark, work }
+}
+
+fn work(method: &str, params: Option<&str>, mesh: &Mesh, handed: &Rc<Cell<bool>>) -> Result<Work, ApiError> {
+    let given = || params.ok_or_else(|| invalid("field \"p\" (parameters) is missing"));
+    let call = match method {
+        "mesh.publish" => {
+            let params = Params::parse(given()?.as_bytes(), "field \"p\"")?;
+            let counts = mesh.publish_then(params.channel()?, params.message()?, hand_over(handed));
+            return Ok(Work::Wait(Box::pin(async move {
+                let counts = counts.await;
+                let (s, f) = (counts.reached, counts.failed);
+                Ok(Reply::Published { s, f, t: s + f })
+            })));
+        }
+        "mesh.send" => {
+            let params = Params::parse(given()?.as_bytes(), "field \"p\"")?;
+            let client = params.client()?;
+            let sent = mesh.send_then(client, params.message()?, hand_over(handed));
+            return Ok(Work::Wait(Box::pin(async move { if sent.await { Ok(DONE) } else { Err(not_sent(client)) } })));
+        }
+        "conn.call" => {
+            let (client, order) = order::parse(given()?)?;
+            let obeyed = mesh.order_then(client, order, hand_over(handed));
+            return Ok(Work::Wait(Box::pin(async move { obeyed.await.map(|()| DONE).map_err(ApiError::NotObeyed) })));
+        }
+        "queue.pop" => {
+            let (topics, ack) = match json(given()?)? {
+                Json::Object(mut fields) => {
+                    let ack = match fields.remove("ack") {
+                        None | Some(Json::Null) => false,
+                        Some(Json::Bool(ack)) => ack,
+                        Some(_) => return Err(invalid("field \"ack\" must be true or false")),
+                    };
+                    (fields.remove("t").unwrap_or_default(), ack)
+                }
+                list => (list, false),
+            };
+            let topics = topics_of(topics)?;
+            if topics.is_empty() {
+                return Err(invalid("field \"t\": at least one topic is expected"));
+            }
+            QueueCall::Pop { topics, ack }
+        }
+        "queue.unpop" => {
+            let named = match params.map(json).transpose()?.unwrap_or_default() {
+                Json::Object(mut fields) => fields.remove("t").unwrap_or_default(),
+                Json::Array(list) if list.is_empty() => Json::Null,
+                list => list,
+            };
+            QueueCall::Unpop(if named.is_null() { None } else { Some(topics_of(named)?) })
+        }
+        "queue.ack" => {
+            let keys = match json(given()?)? {
+                Json::Object(mut fields) => fields.remove("k").unwrap_or_default(),
+                list => list,
+            };
+            let Json::Array(keys) = keys else { return Err(invalid("field \"k\" (keys) must be an array")) };
+            let key = |json: &Json| json.as_u64().or_else(|| json.as_str()?.parse().ok());
+            let keys: Option<Vec<u64>> = keys.iter().map(key).collect();
+            QueueCall::Ack(keys.ok_or_else(|| invalid("field \"k\": keys must be those of messages"))?)
+        }
+        unknown => {
+            let shown: String = unknown.chars().take(100).flat_map(char::escape_debug).collect();
+            return Err(invalid(format!("field \"m\": there is no method \"{shown}\"")));
+        }
+    };
+    Ok(Work::Queue(call))
+}
+
+/// Notes that a call has been begun so far only that no other may overtake it; what to call when that is over.
+fn hand_over(handed: &Rc<Cell<bool>>) -> impl FnOnce() + use<> {
+    handed.set(false);
+    let handed = handed.clone();
+    move || handed.set(true)
+}
+
+fn json(params: &str) -> Result<Json, ApiError> {
+    serde_json::from_str(params).map_err(|e| invalid(format!("field \"p\": {e}")))
+}
+
+fn topics_of(json: Json) -> Result<Vec<Topic>, ApiError> {
+    let Json::Array(names) = json else { return Err(invalid("field \"t\" (topics) must be an array of strings")) };
+    let topic = |name: &Json| {
+        let name = name.as_str().ok_or_else(|| invalid("field \"t\" (topics) must be an array of strings"))?;
+        Topic::parse(name.as_bytes())
+            .map_err(|e| invalid(format!("field \"t\": topics are named as channels are: {e}")))
+    };
+    names.iter().map(topic).collect()
+}
+
+impl QueueCall {
+    /// Does it.
+    pub(super) fn run(self, consumer: &Consumer) -> Outcome {
+        match self {
+            QueueCall::Pop { topics, ack } => consumer.pop(&topics, ack).map_err(|e| match e {
+                PopError::Already(_) => ApiError::AlreadyPopped(e.to_string()),
+                PopError::Topics(..) => ApiError::NotPopped(e.to_string()),
+            })?,
+            QueueCall::Unpop(topics) => {
+                consumer.unpop(topics.as_deref()).map_err(|e| ApiError::NotConsumed(e.to_string()))?;
+            }
+            QueueCall::Ack(keys) => {
+                if let Some(unknown) = consumer.settle(&keys).first() {
+                    let what = "is not this connection's to settle (any more); all others are settled";
+                    return Err(invalid(format!("field \"k\": {unknown} {what}")));
+                }
+            }
+        }
+        Ok(DONE)
+    }
+}

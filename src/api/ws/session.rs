@@ -1,0 +1,444 @@
+//! One connection of the WebSocket API. It reads as long as there is room for more calls and more answers; calls are begun
+//! in the order they came, many are under way, and their answers leave in that order, many in one write.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::task::yield_now;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+use super::Credentials;
+use super::out::{Out, What};
+use super::request::{self, Call, Work};
+use crate::api::answer::Answer;
+use crate::api::auth::{self, Right};
+use crate::api::call::invalid;
+use crate::api::error::ApiError;
+use crate::api::{Api, Caller};
+use crate::config::Config;
+use crate::message::{CloseReason, close_code};
+use crate::queue::{Consumer, Given};
+use crate::wire::frame;
+use crate::wire::reader::{Event, Input, Reader};
+
+/// Calls that may be under way for a connection; while there are as many, it is not read.
+const MAX_CALLS: usize = 1024;
+/// Bytes that may wait for a back end; with more, it is not read, and gets no messages of a queue.
+const MAX_WAITING: usize = 256 * 1024;
+/// What is read at once.
+const READ_BUFFER: usize = 64 * 1024;
+/// What the kernel holds for a consumer without having sent it: that would be lost with the connection.
+const UNSENT: u32 = 64 * 1024;
+/// Writes of one turn.
+const WRITES: usize = 4;
+/// How long an ending connection may take to answer what is under way, and then to end its socket.
+const LINGER: Duration = Duration::from_secs(2);
+/// How often a connection without a time limit looks whether it has one now.
+const UNLIMITED: Duration = Duration::from_secs(60);
+
+/// Serves a connection, of which `read` has been read already, to its end.
+pub(in crate::api) async fn serve(
+    api: Rc<Api>,
+    socket: TcpStream,
+    read: Vec<u8>,
+    caller: Caller,
+    credentials: Credentials,
+) {
+    // Answers are gathered here: the kernel is not to wait for more.
+    let _ = socket.set_nodelay(true);
+    let mut draining = api.draining.clone();
+    let mut session = Session::new(api, socket, caller, credentials);
+    if !read.is_empty() {
+        let mut read = read;
+        session.reader.keep(&mut Input::new(&mut read));
+        session.kept = true;
+    }
+    let ended = tokio::select! {
+        biased;
+        () = session.run() => true,
+        _ = draining.wait_for(|draining| *draining) => false,
+    };
+    if !ended {
+        session.state.end(CloseReason::Shutdown);
+        session.run().await;
+    }
+    session.state.settle_rest();
+    if session.state.closed {
+        // The back end's last words are read, so that ours are not lost to a reset.
+        let Session { state: State { mut socket, consumer, .. }, .. } = session;
+        drop(consumer);
+        let _ = timeout(LINGER, async {
+            socket.shutdown().await?;
+            tokio::io::copy(&mut socket, &mut tokio::io::sink()).await
+        })
+        .await;
+    }
+}
+
+/// How a connection's turn ended.
+enum Turn {
+    /// There is more to do; others first.
+    More,
+    Over,
+}
+
+struct Session {
+    reader: Reader,
+    /// The reader holds frames that were left there for want of room.
+    kept: bool,
+    state: State,
+}
+
+/// All but the reader, which lends the events that this handles.
+struct State {
+    api: Rc<Api>,
+    socket: TcpStream,
+    caller: Caller,
+    credentials: Credentials,
+    /// The configuration when access was last looked at.
+    config: Arc<Config>,
+    /// The oldest first. Only its answer is looked for; the others get on without that.
+    calls: VecDeque<Call>,
+    /// The newest call has been begun so far that another one may be.
+    handed: Rc<Cell<bool>>,
+    out: Out,
+    /// An answer's text, while it is made.
+    text: Vec<u8>,
+    consumer: Option<Consumer>,
+    /// The close frame that ends the connection once all calls are answered.
+    ending: Option<Rc<[u8]>>,
+    /// The close frame is among what is to be written.
+    closed: bool,
+    last_read: Instant,
+    pinged: bool,
+    /// For silence; once the connection ends, for that.
+    alarm: Pin<Box<Sleep>>,
+}
+
+impl Session {
+    fn new(api: Rc<Api>, socket: TcpStream, caller: Caller, credentials: Credentials) -> Session {
+        let config = api.config.load_full();
+        let alarm = Box::pin(sleep(api.read_timeout().unwrap_or(UNLIMITED) / 2));
+        let state = State {
+            api,
+            socket,
+            caller,
+            credentials,
+            config,
+            calls: VecDeque::new(),
+            handed: Rc::new(Cell::new(true)),
+            out: Out::default(),
+            text: Vec::new(),
+            consumer: None,
+            ending: None,
+            closed: false,
+            last_read: Instant::now(),
+            pinged: false,
+            alarm,
+        };
+        Session { reader: Reader::new(), kept: false, state }
+    }
+
+    async fn run(&mut self) {
+        while let Turn::More = poll_fn(|cx| self.poll(cx)).await {
+            // Unlike a mere wake-up, this lets the sockets be looked at first.
+            yield_now().await;
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+        self.state.look_at_access();
+        if self.state.poll_alarm(cx).is_ready() {
+            return Poll::Ready(Turn::Over);
+        }
+        let mut writes = 0;
+        loop {
+            let state = &mut self.state;
+            state.poll_calls(cx);
+            state.take_messages(cx);
+            match state.poll_write(cx) {
+                Poll::Ready(Ok(0)) if state.closed => return Poll::Ready(Turn::Over),
+                Poll::Ready(Ok(0)) | Poll::Pending => {}
+                Poll::Ready(Ok(_)) => {
+                    // There is room again, for more messages perhaps.
+                    writes += 1;
+                    if writes == WRITES {
+                        return Poll::Ready(Turn::More);
+                    }
+                    continue;
+                }
+                Poll::Ready(Err(_)) => return Poll::Ready(Turn::Over),
+            }
+            if !state.may_begin() {
+                return Poll::Pending;
+            }
+            if self.kept {
+                self.kept = false;
+                self.handle(&mut [], cx);
+                return Poll::Ready(Turn::More);
+            }
+            match self.poll_read(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Poll::Ready(Turn::Over),
+                Poll::Ready(Ok(count)) if count == READ_BUFFER || self.state.ending.is_some() => {
+                    return Poll::Ready(Turn::More);
+                }
+                Poll::Ready(Ok(_)) => {}
+            }
+        }
+    }
+
+    /// Reads once through the worker's buffer and handles what came.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let api = self.state.api.clone();
+        let mut buffer = api.read_buffer.take();
+        buffer.resize(READ_BUFFER, 0);
+        let mut chunk = ReadBuf::new(&mut buffer);
+        let read = Pin::new(&mut self.state.socket).poll_read(cx, &mut chunk);
+        let count = chunk.filled().len();
+        if count > 0 {
+            self.state.last_read = Instant::now();
+            self.state.pinged = false;
+            self.handle(chunk.filled_mut(), cx);
+        }
+        api.read_buffer.set(buffer);
+        read.map_ok(|()| count)
+    }
+
+    /// Takes frames from what was read (or kept) until it is used up, or there is no room for more calls.
+    fn handle(&mut self, bytes: &mut [u8], cx: &mut Context<'_>) {
+        let state = &mut self.state;
+        let limit = state.config.api.max_body_size;
+        let mut input = Input::new(bytes);
+        while state.ending.is_none() {
+            if !state.may_begin() {
+                self.reader.keep(&mut input);
+                self.kept = true;
+                return;
+            }
+            match self.reader.next(&mut input, limit) {
+                Ok(None) => return,
+                Ok(Some(Event::Text(text))) => state.begin(text, cx),
+                Ok(Some(Event::Binary(_))) => {
+                    let error = invalid("requests are text messages; this one was binary");
+                    state.calls.push_back(Call::wrong(error));
+                }
+                Ok(Some(Event::Ping(payload))) => state.out.frame(&frame::encode_pong(payload)),
+                Ok(Some(Event::Pong(_))) => {}
+                Ok(Some(Event::Close(close))) => {
+                    state.left();
+                    state.ending = Some(frame::encode_close_reply(close.map(|(code, _)| code)));
+                    state.alarm.as_mut().reset(Instant::now() + LINGER);
+                }
+                Err(violation) => state.end(violation.into()),
+            }
+        }
+    }
+}
+
+impl State {
+    /// Whether another call may be begun.
+    fn may_begin(&self) -> bool {
+        self.ending.is_none() && self.handed.get() && self.calls.len() < MAX_CALLS && self.out.len() < MAX_WAITING
+    }
+
+    /// Begins a call, so far that the next may begin, if nothing is in the way.
+    fn begin(&mut self, text: &[u8], cx: &mut Context<'_>) {
+        let mut call = request::begin(text, &self.api.mesh, &self.handed);
+        poll_work(&mut call.work, cx);
+        self.calls.push_back(call);
+    }
+
+    /// Goes on with the newest call, if it is in the way of others, and answers the oldest ones.
+    fn poll_calls(&mut self, cx: &mut Context<'_>) {
+        if !self.handed.get()
+            && let Some(call) = self.calls.back_mut()
+        {
+            poll_work(&mut call.work, cx);
+        }
+        while let Some(call) = self.calls.front_mut() {
+            poll_work(&mut call.work, cx);
+            if matches!(call.work, Work::Wait(_)) {
+                break;
+            }
+            let Some(Call { method, mark, work }) = self.calls.pop_front() else { break };
+            let outcome = match work {
+                Work::Done(outcome) => outcome,
+                Work::Queue(call) => {
+                    let consumer = self.consumer.get_or_insert_with(|| {
+                        let _ = socket2::SockRef::from(&self.socket).set_tcp_notsent_lowat(UNSENT);
+                        self.api.queue.consumer()
+                    });
+                    call.run(consumer)
+                }
+                Work::Ping | Work::Wait(_) => {
+                    self.out.text(b"pong", What::Other);
+                    continue;
+                }
+            };
+            self.api.counts.called(method, outcome.as_ref().map_or_else(ApiError::label, |_| "ok"));
+            self.text.clear();
+            Answer::write_text(outcome, mark, &mut self.text);
+            self.out.text(&self.text, What::Other);
+        }
+        if self.calls.is_empty() && self.calls.capacity() > 64 {
+            self.calls.shrink_to(64);
+        }
+    }
+
+    /// Takes messages of the queue for as long as there is room.
+    fn take_messages(&mut self, cx: &mut Context<'_>) {
+        if self.ending.is_some() {
+            return;
+        }
+        while self.out.len() < MAX_WAITING
+            && let Some(given) = self.consumer.as_ref().and_then(|consumer| consumer.take(cx.waker()))
+        {
+            self.text.clear();
+            write_event(&given, self.api.mesh.node().0, &mut self.text);
+            let what = if given.key.is_some() { What::Other } else { What::Event };
+            self.out.text(&self.text, what);
+        }
+        // A large message leaves nothing behind.
+        self.text.shrink_to(READ_BUFFER);
+    }
+
+    /// Writes once; how much. The close frame follows when all else is answered.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.calls.is_empty()
+            && !self.closed
+            && let Some(close) = &self.ending
+        {
+            self.out.frame(close);
+            self.closed = true;
+        }
+        if self.out.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let written = match Pin::new(&mut self.socket).poll_write(cx, self.out.rest()) {
+            Poll::Ready(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(written) => written,
+            Poll::Pending => return Poll::Pending,
+        };
+        if let Ok(written) = written {
+            let events = self.out.advance(written);
+            if let (Some(consumer), true) = (&self.consumer, events > 0) {
+                consumer.written(events);
+            }
+        }
+        Poll::Ready(written)
+    }
+
+    /// Ends the connection with a close frame, behind the answers to what is under way.
+    fn end(&mut self, reason: CloseReason) {
+        if self.ending.is_some() {
+            return;
+        }
+        // Others may have what was put by for it; what is on its way goes on.
+        if let Some(consumer) = &self.consumer {
+            let _ = consumer.unpop(None);
+        }
+        let (code, text) = reason.frame().unwrap_or((close_code::NORMAL, ""));
+        self.ending = Some(frame::encode_close(code, text));
+        self.alarm.as_mut().reset(Instant::now() + LINGER);
+    }
+
+    /// The back end has closed: it takes nothing any more, so that what it has not got goes back.
+    fn left(&mut self) {
+        self.settle_rest();
+        let begun = self.out.cut();
+        if let (Some(consumer), Some(What::Event)) = (self.consumer.take(), begun) {
+            consumer.written(1);
+        }
+    }
+
+    /// Drops the calls that are not answered; what they settle is settled.
+    fn settle_rest(&mut self) {
+        for Call { work, .. } in self.calls.drain(..) {
+            if let (Work::Queue(call), Some(consumer)) = (work, &self.consumer) {
+                // Nobody hears the answer.
+                let _ = call.run(consumer);
+            }
+        }
+    }
+
+    /// Ends the connection of a user who may not call any more.
+    fn look_at_access(&mut self) {
+        let now = self.api.config.load();
+        if Arc::ptr_eq(&now, &self.config) {
+            return;
+        }
+        self.config = Arc::clone(&now);
+        if auth::check(&now.users, self.credentials.0.as_deref(), self.caller.peer, Right::Write).is_err() {
+            drop(now);
+            self.end(CloseReason::Violation { code: close_code::POLICY, what: "access was taken away".into() });
+        }
+    }
+
+    /// Pings a silent back end, and ends the connection of one that stays silent. Ready: the time to end is up.
+    fn poll_alarm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.alarm.as_mut().poll(cx).is_ready() {
+            if self.ending.is_some() {
+                return Poll::Ready(());
+            }
+            let Some(patience) = self.api.read_timeout() else {
+                self.alarm.as_mut().reset(Instant::now() + UNLIMITED);
+                continue;
+            };
+            if !self.may_begin() {
+                // It is not read: its silence says nothing.
+                self.last_read = Instant::now();
+            }
+            let silent = self.last_read.elapsed();
+            if silent >= patience {
+                self.end(CloseReason::ReadTimeout);
+                continue;
+            }
+            if silent >= patience / 2 && !self.pinged {
+                self.out.frame(&frame::encode_ping(b""));
+                self.pinged = true;
+            }
+            let next = if self.pinged { patience } else { patience / 2 };
+            // Not at once again: times may have changed.
+            let soonest = Instant::now() + Duration::from_millis(1);
+            self.alarm.as_mut().reset((self.last_read + next).max(soonest));
+        }
+        Poll::Pending
+    }
+}
+
+/// Goes on with what a call waits for.
+fn poll_work(work: &mut Work, cx: &mut Context<'_>) {
+    if let Work::Wait(future) = work
+        && let Poll::Ready(outcome) = future.as_mut().poll(cx)
+    {
+        *work = Work::Done(outcome);
+    }
+}
+
+/// Appends a message of a queue as its consumer gets it.
+fn write_event(given: &Given, node: u64, out: &mut Vec<u8>) {
+    let mut digits = itoa::Buffer::new();
+    out.extend_from_slice(b"{\"e\":\"queue.pop\",\"p\":{\"n\":\"");
+    out.extend_from_slice(digits.format(node).as_bytes());
+    out.extend_from_slice(b"\",\"c\":\"");
+    out.extend_from_slice(digits.format(given.client.get()).as_bytes());
+    out.extend_from_slice(b"\",\"t\":");
+    // Writing to a Vec doesn't fail.
+    let _ = serde_json::to_writer(&mut *out, given.topic.as_str());
+    out.extend_from_slice(b",\"d\":");
+    out.extend_from_slice(&given.data);
+    if let Some(key) = given.key {
+        out.extend_from_slice(b",\"k\":");
+        out.extend_from_slice(digits.format(key).as_bytes());
+    }
+    out.extend_from_slice(b"},\"id\":null}");
+}

@@ -1,0 +1,379 @@
+//! HTTP requests to other servers: what a request may hold, how it is sent, what its response becomes.
+//!
+//! An error's text names the method and the server, never the rest of the URL, nor a header: those hold secrets.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use reqwest::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
+use reqwest::{Client, Method, Url};
+use std::error::Error;
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The longest timeout.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// The most redirects that can be asked for, and how many are followed unless told.
+pub const MAX_REDIRECTS: usize = 10;
+/// The longest URL, in bytes, its query included.
+const MAX_URL: usize = 16 * 1024;
+/// The most headers of a request, cookies and authorization included, and of a response (hyper's own bound).
+const MAX_HEADERS: usize = 100;
+/// The most cookies that a request may be given.
+const MAX_COOKIES: usize = 1000;
+/// The longest headers of a request, all names and values together, in bytes.
+const MAX_HEADER_BYTES: usize = 64 * 1024;
+/// The longest body, either way, in bytes.
+const MAX_BODY: usize = 16 * 1024 * 1024;
+/// Requests that may be under way at once in an engine.
+const MAX_UNDER_WAY: usize = 1024;
+/// Bytes that the bodies of all requests under way may have together, either way.
+const MAX_BYTES: usize = 256 * 1024 * 1024;
+/// Idle connections that are kept for each server, and for how long.
+const MAX_IDLE: usize = 64;
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Headers that the engine makes itself from the body; those that a script sets are left out.
+const OWN_HEADERS: [&str; 3] = ["content-length", "transfer-encoding", "trailer"];
+
+tokio::task_local! {
+    /// How many redirects the request of this task may follow: the client's policy knows only the client.
+    static FOLLOW: usize;
+}
+
+/// A request that can be sent: every part has been checked.
+#[derive(Debug)]
+pub struct Request {
+    method: Method,
+    url: Url,
+    headers: HeaderMap,
+    cookies: Vec<(Vec<u8>, Vec<u8>)>,
+    body: Vec<u8>,
+    timeout: Duration,
+    follow: usize,
+}
+
+impl Request {
+    /// The method may have any letter case. The timeout is 10 s.
+    pub fn new(method: &[u8], url: &[u8]) -> Result<Request, String> {
+        let upper = method.to_ascii_uppercase();
+        let method = Method::from_bytes(&upper).ok().filter(|m| m.as_str().len() <= 32 && *m != Method::CONNECT);
+        let method = method.ok_or_else(|| format!("no method of HTTP: \"{}\"", shown(&upper)))?;
+        Ok(Request {
+            method,
+            url: read_url(url)?,
+            headers: HeaderMap::new(),
+            cookies: Vec::new(),
+            body: Vec::new(),
+            timeout: Duration::from_secs(10),
+            follow: MAX_REDIRECTS,
+        })
+    }
+
+    /// Adds to the URL's query.
+    pub fn add_query(&mut self, query: &[u8]) -> Result<(), String> {
+        let text = std::str::from_utf8(query).map_err(|_| "the query is not UTF-8")?;
+        let text = text.strip_prefix('?').unwrap_or(text);
+        let whole = match self.url.query() {
+            _ if text.is_empty() => return Ok(()),
+            Some(first) if !first.is_empty() => format!("{first}&{text}"),
+            _ => text.to_owned(),
+        };
+        self.url.set_query(Some(&whole));
+        if self.url.as_str().len() > MAX_URL { Err(too_long()) } else { Ok(()) }
+    }
+
+    /// Sets a header. A value may be any bytes but control characters.
+    pub fn set_header(&mut self, name: &[u8], value: &[u8]) -> Result<(), String> {
+        let parsed = HeaderName::from_bytes(name).map_err(|_| format!("no name of a header: \"{}\"", shown(name)))?;
+        let value = HeaderValue::from_bytes(value)
+            .map_err(|_| format!("the header {parsed} holds a line break or another control character"))?;
+        if OWN_HEADERS.contains(&parsed.as_str()) {
+            return Ok(());
+        }
+        self.headers.insert(parsed, value);
+        self.check_headers()
+    }
+
+    /// Adds a cookie.
+    pub fn add_cookie(&mut self, name: &[u8], value: &[u8]) -> Result<(), String> {
+        // RFC 6265, section 4.1.1, as browsers have it: a space or a comma does no harm.
+        if HeaderName::from_bytes(name).is_err() {
+            return Err(format!("no name of a cookie: \"{}\"", shown(name)));
+        }
+        if value.iter().any(|b| b.is_ascii_control() || *b == b';') {
+            return Err(format!("the cookie {} holds a semicolon or a control character", shown(name)));
+        }
+        if self.cookies.len() == MAX_COOKIES {
+            return Err(format!("more than {MAX_COOKIES} cookies"));
+        }
+        self.cookies.push((name.into(), value.into()));
+        Ok(())
+    }
+
+    /// Sets who asks (RFC 7617); wins over the URL's `user:password@` and over a header.
+    pub fn set_auth(&mut self, username: &[u8], password: &[u8]) -> Result<(), String> {
+        if username.contains(&b':') {
+            return Err("a username can't hold a colon".into());
+        }
+        let text = format!("Basic {}", BASE64_STANDARD.encode([username, b":", password].concat()));
+        let mut value = HeaderValue::try_from(text).map_err(|_| "the username or password is too long")?;
+        value.set_sensitive(true);
+        self.headers.insert(AUTHORIZATION, value);
+        Ok(())
+    }
+
+    /// Sets the body.
+    pub fn set_body(&mut self, body: Vec<u8>) -> Result<(), String> {
+        if body.len() > MAX_BODY {
+            return Err(format!("the body has {} bytes, more than {MAX_BODY}", body.len()));
+        }
+        self.body = body;
+        Ok(())
+    }
+
+    /// Sets the longest that all of it may take, up to [`MAX_TIMEOUT`].
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout.min(MAX_TIMEOUT);
+    }
+
+    /// Sets how many redirects are followed, up to [`MAX_REDIRECTS`]. With 0 a redirect is the response.
+    pub fn set_follow(&mut self, follow: usize) {
+        self.follow = follow.min(MAX_REDIRECTS);
+    }
+
+    /// What an error calls it: `GET http://example.com`.
+    fn name(&self) -> String {
+        format!("{} {}", self.method, self.url.origin().ascii_serialization())
+    }
+
+    /// The cookies become a header.
+    fn finish(&mut self) -> Result<(), String> {
+        if !self.cookies.is_empty() {
+            // A Lua table has no order.
+            self.cookies.sort();
+            let mut line = self.headers.get(COOKIE).map(|own| own.as_bytes().to_vec()).unwrap_or_default();
+            for (name, value) in self.cookies.drain(..) {
+                if !line.is_empty() {
+                    line.extend(b"; ");
+                }
+                line.extend([name.as_slice(), b"=", &value].concat());
+            }
+            let line = HeaderValue::try_from(line).map_err(|_| "the cookies are no header")?;
+            self.headers.insert(COOKIE, line);
+        }
+        self.check_headers()
+    }
+
+    fn check_headers(&self) -> Result<(), String> {
+        let bytes: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        if self.headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
+            return Err(format!("more than {MAX_HEADERS} headers, or headers of more than {MAX_HEADER_BYTES} bytes"));
+        }
+        Ok(())
+    }
+}
+
+/// A whole response.
+#[derive(Debug)]
+pub struct Response {
+    /// `200`
+    pub status: u16,
+    /// Where it came from, after redirects.
+    pub url: String,
+    /// Names as `Content-Type`, each once: several values of one name are joined by a comma (RFC 9110, section 5.3).
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// Those that it sets, by name.
+    pub cookies: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The body.
+    pub body: Vec<u8>,
+    /// Its share of what all may hold, till the script has it.
+    _bytes: OwnedSemaphorePermit,
+}
+
+/// What all requests share.
+pub(super) struct Http {
+    client: Arc<OnceLock<Result<Client, String>>>,
+    places: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+}
+
+impl Default for Http {
+    fn default() -> Http {
+        Http {
+            client: Arc::default(),
+            places: Arc::new(Semaphore::new(MAX_UNDER_WAY)),
+            bytes: Arc::new(Semaphore::new(MAX_BYTES)),
+        }
+    }
+}
+
+impl Http {
+    /// The way of a request, to be run on the outbound thread. It counts as under way from now on.
+    pub(super) fn send(
+        &self,
+        mut request: Request,
+    ) -> Result<impl Future<Output = Result<Response, String>> + Send + use<>, String> {
+        request.finish()?;
+        let place = self.places.clone().try_acquire_owned();
+        let place = place.map_err(|_| format!("{MAX_UNDER_WAY} HTTP requests are under way already"))?;
+        let bytes = self.bytes.clone();
+        let held = reserve(&bytes, request.body.len())?;
+        let client = self.client.clone();
+        Ok(async move {
+            let _place = place;
+            let (name, limit, follow) = (request.name(), request.timeout, request.follow);
+            // Here, since reading the system's certificates takes a while: not on the worker.
+            let client = client.get_or_init(client_for_all).clone()?;
+            let exchange = FOLLOW.scope(follow, exchange(client, request, bytes, held));
+            match tokio::time::timeout(limit, exchange).await {
+                Ok(result) => result.map_err(|why| format!("{name}: {why}")),
+                Err(_) => Err(format!("{name}: no whole response within {limit:?}")),
+            }
+        })
+    }
+}
+
+async fn exchange(
+    client: Client,
+    request: Request,
+    bytes: Arc<Semaphore>,
+    mut held: OwnedSemaphorePermit,
+) -> Result<Response, String> {
+    let sent = client.request(request.method, request.url).headers(request.headers).body(request.body);
+    let mut response = sent.send().await.map_err(|e| reason(&e))?;
+    let too_large = || format!("the response's body has more than {MAX_BODY} bytes");
+    if response.content_length().is_some_and(|length| length > MAX_BODY as u64) {
+        return Err(too_large());
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|e| reason(&e))? {
+        if body.len() + chunk.len() > MAX_BODY {
+            return Err(too_large());
+        }
+        held.merge(reserve(&bytes, chunk.len())?);
+        body.extend_from_slice(&chunk);
+    }
+    let mut url = response.url().clone();
+    // Neither fails for a URL that has a host.
+    let _ = url.set_username("").and_then(|()| url.set_password(None));
+    Ok(Response {
+        status: response.status().as_u16(),
+        url: url.into(),
+        headers: headers_of(response.headers()),
+        cookies: cookies_of(response.headers()),
+        body,
+        _bytes: held,
+    })
+}
+
+/// A share of what all bodies may take together.
+fn reserve(bytes: &Arc<Semaphore>, count: usize) -> Result<OwnedSemaphorePermit, String> {
+    let share = bytes.clone().try_acquire_many_owned(u32::try_from(count).unwrap_or(u32::MAX));
+    share.map_err(|_| format!("the bodies of the HTTP requests under way would have more than {MAX_BYTES} bytes"))
+}
+
+/// The client that all requests share: it keeps connections.
+fn client_for_all() -> Result<Client, String> {
+    let policy = reqwest::redirect::Policy::custom(|attempt| {
+        let follow = FOLLOW.try_get().unwrap_or(0);
+        if follow == 0 {
+            attempt.stop()
+        } else if attempt.previous().len() <= follow {
+            attempt.follow()
+        } else {
+            attempt.error(format!("more than {follow} redirects"))
+        }
+    });
+    Client::builder()
+        .tls_backend_preconfigured(tls()?)
+        .redirect(policy)
+        .referer(false)
+        .no_proxy()
+        .user_agent(concat!("connmix/", env!("CARGO_PKG_VERSION")))
+        .pool_max_idle_per_host(MAX_IDLE)
+        .pool_idle_timeout(IDLE)
+        .build()
+        .map_err(|e| format!("the HTTP client could not start: {}", reason(&e)))
+}
+
+/// Trusted are the authorities of Mozilla's list, and those of the system, or of `SSL_CERT_FILE` and `SSL_CERT_DIR`.
+fn tls() -> Result<rustls::ClientConfig, String> {
+    let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let system = rustls_native_certs::load_native_certs();
+    for problem in &system.errors {
+        tracing::warn!("certificates of the system that could not be read: {problem}");
+    }
+    // Some that no longer conform are left out; the others do.
+    roots.add_parsable_certificates(system.certs);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| format!("TLS could not start: {e}"))?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// The innermost cause of a failure: the outer ones only say that sending failed, and hold the URL.
+fn reason(e: &reqwest::Error) -> String {
+    let mut cause: Option<&dyn Error> = e.source();
+    while let Some(inner) = cause.and_then(Error::source) {
+        cause = Some(inner);
+    }
+    cause.map_or_else(|| "the request could not be sent".to_owned(), ToString::to_string)
+}
+
+fn read_url(url: &[u8]) -> Result<Url, String> {
+    if url.len() > MAX_URL {
+        return Err(too_long());
+    }
+    let text = std::str::from_utf8(url).map_err(|_| "the URL is not UTF-8")?;
+    if text.chars().any(char::is_control) {
+        return Err("the URL holds a line break or another control character".into());
+    }
+    let url = Url::parse(text).map_err(|e| format!("no URL: {e}"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(format!("a URL begins with http:// or https://, not with {}:", shown(url.scheme().as_bytes())));
+    }
+    Ok(url)
+}
+
+fn too_long() -> String {
+    format!("the URL has more than {MAX_URL} bytes")
+}
+
+/// A script's word in an error's text.
+fn shown(word: &[u8]) -> String {
+    String::from_utf8_lossy(&word[..word.len().min(40)]).escape_debug().to_string()
+}
+
+fn headers_of(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+    let join = |name: &HeaderName| {
+        let values: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+        (title_case(name.as_str()), values.join(&b", "[..]))
+    };
+    headers.keys().map(join).collect()
+}
+
+/// `content-type` -> `Content-Type`, the usual spelling.
+fn title_case(name: &str) -> String {
+    let mut start = true;
+    let letter = |c: char| {
+        let letter = if start { c.to_ascii_uppercase() } else { c };
+        start = c == '-';
+        letter
+    };
+    name.chars().map(letter).collect()
+}
+
+/// The cookies that a response sets (RFC 6265, section 5.2); of one name the last.
+fn cookies_of(headers: &HeaderMap) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let cookie = |line: &HeaderValue| {
+        let pair = line.as_bytes().split(|b| *b == b';').next()?;
+        let at = pair.iter().position(|b| *b == b'=')?;
+        let (name, value) = (pair[..at].trim_ascii(), pair[at + 1..].trim_ascii());
+        let bare = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value);
+        (!name.is_empty()).then(|| (name.to_vec(), bare.to_vec()))
+    };
+    headers.get_all(SET_COOKIE).iter().filter_map(cookie).collect()
+}

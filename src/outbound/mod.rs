@@ -1,0 +1,129 @@
+//! What scripts ask of other programs: HTTP servers and Redis.
+//!
+//! All of it runs on one thread of its own, which starts at the first use. So the enciphering of TLS delays no worker, a
+//! script that holds its worker delays no other worker's answers, and all workers share the pools of connections.
+//! What each part demands of its callers is in [`http`] and [`redis`]; here is how a worker waits for that thread.
+
+pub mod http;
+pub mod redis;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::OnceLock;
+use std::task::{Context, Poll};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::JoinHandle;
+
+use self::http::{Http, Request, Response};
+use self::redis::{Command, Redis, Reply};
+use crate::config;
+
+/// The thread's stack. Replies of Redis may be nested, and are read by recursion.
+const STACK: usize = 8 * 1024 * 1024;
+
+/// What every call gets when the thread has ended or could not start.
+const STOPPED: &str = "the engine is stopping";
+
+/// An engine's clients of other programs. Any thread may call them. Nothing is connected before it is used.
+pub struct Outbound {
+    runtime: OnceLock<Result<Runtime, String>>,
+    http: Http,
+    redis: Vec<Redis>,
+}
+
+impl Outbound {
+    /// With these Redis servers.
+    pub fn new(redis: &[config::Redis]) -> Outbound {
+        Outbound {
+            runtime: OnceLock::new(),
+            http: Http::default(),
+            redis: redis.iter().map(|config| Redis::new(config.clone())).collect(),
+        }
+    }
+
+    /// Sends a request and reads the whole response. The error says what failed, and with which server. Dropping the
+    /// future gives the request up.
+    pub fn request(&self, request: Request) -> impl Future<Output = Result<Response, String>> + use<> {
+        let sent = self.http.send(request);
+        let handle = self.handle();
+        async move { Running::start(handle?, sent?, true).await }
+    }
+
+    /// Whether there is a Redis of that name.
+    pub fn has_redis(&self, name: &str) -> bool {
+        self.redis.iter().any(|redis| redis.name() == name)
+    }
+
+    /// Sends a command to the Redis of that name and reads its reply. A command is sent even if the future is dropped
+    /// after its first poll; but one that blocks is then given up, with its connection.
+    pub fn command(&self, name: &str, command: Command) -> impl Future<Output = Result<Reply, String>> + use<> {
+        let handle = self.handle();
+        let given_up = command.blocks();
+        let sent = match self.redis.iter().find(|redis| redis.name() == name) {
+            Some(redis) => redis.send(command),
+            None => Err(unknown(name)),
+        };
+        async move { Running::start(handle?, sent?, given_up).await }
+    }
+
+    /// The thread, started if need be.
+    fn handle(&self) -> Result<Handle, String> {
+        let start = || {
+            Builder::new_multi_thread()
+                .worker_threads(1)
+                .thread_name("outbound")
+                .thread_stack_size(STACK)
+                .enable_all()
+                .build()
+                .map_err(|e| format!("the thread for HTTP and Redis could not start: {e}"))
+        };
+        self.runtime.get_or_init(start).as_ref().map(|runtime| runtime.handle().clone()).map_err(Clone::clone)
+    }
+}
+
+impl Drop for Outbound {
+    fn drop(&mut self) {
+        if let Some(Ok(runtime)) = self.runtime.take() {
+            // Without waiting for it: whoever drops this may be a task.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// What is said of a Redis that the configuration does not have.
+pub fn unknown(name: &str) -> String {
+    format!("no Redis is called \"{}\" under engine.luavm.redis", name.escape_debug())
+}
+
+/// A call that is under way on the thread.
+struct Running<T> {
+    task: JoinHandle<Result<T, String>>,
+    /// It ends when nobody waits for it any more.
+    given_up: bool,
+}
+
+impl<T: Send + 'static> Running<T> {
+    fn start(handle: Handle, call: impl Future<Output = Result<T, String>> + Send + 'static, given_up: bool) -> Self {
+        Running { task: handle.spawn(call), given_up }
+    }
+}
+
+impl<T> Future for Running<T> {
+    type Output = Result<T, String>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.task).poll(cx).map(|ended| match ended {
+            Ok(result) => result,
+            Err(e) if e.is_cancelled() => Err(STOPPED.into()),
+            Err(_) => Err("internal error; the engine's log tells more".into()),
+        })
+    }
+}
+
+impl<T> Drop for Running<T> {
+    fn drop(&mut self) {
+        if self.given_up {
+            self.task.abort();
+        }
+    }
+}

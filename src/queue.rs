@@ -1,0 +1,345 @@
+//! The queue between handlers and back ends: topics, and who consumes them. Any thread may call it. It knows no sockets and
+//! waits for nothing; a consumer leaves a waker and takes what was put by for it.
+//!
+//! Every message has a number, in the order of pushing; a topic is kept in that order, and what comes back finds its
+//! place again. The rule within: while messages wait in a topic, no consumer of it has room, so that neither a push nor a
+//! consumer that gets room ever searches.
+
+mod consumer;
+
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+use slab::Slab;
+use smallvec::SmallVec;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use crate::ids::ClientId;
+use crate::message::Channel;
+
+pub use consumer::Consumer;
+
+/// A topic's name: the rules are those of channels.
+pub type Topic = Channel;
+
+/// The most bytes that wait in one topic; a larger message is never taken.
+pub const TOPIC_BYTES: usize = 64 * 1024 * 1024;
+/// The most messages that one consumer holds: put by for it, on their way to it, or not settled.
+pub const WINDOW: usize = 1024;
+/// The bytes beyond which a consumer gets nothing more. A single larger message is given to one that holds nothing.
+pub const WINDOW_BYTES: usize = 1024 * 1024;
+/// What a message counts for besides its data.
+const OVERHEAD: usize = 128;
+
+/// A message on its way to a consumer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// Where it was pushed.
+    pub topic: Topic,
+    /// The client whose handler pushed it.
+    pub client: ClientId,
+    /// The text of a JSON value.
+    pub data: Bytes,
+    /// Its number, where the consumer is to settle it; else it is to be reported by [`Consumer::written`].
+    pub key: Option<u64>,
+}
+
+/// Why a message was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PushError {
+    /// As many wait as may.
+    #[error("topic \"{0}\" is full: {1} messages wait (engine.luavm.queue.topicSize)")]
+    Full(Topic, usize),
+    /// Too many bytes would wait.
+    #[error("topic \"{0}\" is full: more than {TOPIC_BYTES} bytes would wait")]
+    Bytes(Topic),
+    /// It would be one topic too many.
+    #[error("topic \"{0}\" can't be made: there are {1} already (engine.luavm.queue.maxTopics)")]
+    Topics(Topic, usize),
+}
+
+/// Why topics are not consumed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PopError {
+    /// This consumer does already.
+    #[error("this connection consumes topic \"{0}\" already")]
+    Already(Topic),
+    /// There would be too many topics.
+    #[error("topic \"{0}\" can't be made: there are {1} already (engine.luavm.queue.maxTopics)")]
+    Topics(Topic, usize),
+}
+
+/// Nothing can be given up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnpopError {
+    /// Not this topic.
+    #[error("this connection does not consume topic \"{0}\"")]
+    NotThat(Topic),
+    /// No topic at all.
+    #[error("this connection consumes no topic")]
+    Nothing,
+}
+
+/// The process's queue.
+pub struct Queue {
+    state: Mutex<State>,
+    topic_size: usize,
+    max_topics: usize,
+}
+
+#[derive(Default)]
+struct State {
+    topics: Slab<Shelf>,
+    names: HashMap<Topic, usize, RandomState>,
+    consumers: Slab<Holder>,
+    /// The last message's number.
+    last: u64,
+}
+
+/// Wakers to call once the lock is open.
+type Wakers = SmallVec<[Waker; 2]>;
+
+/// A message while it is in the queue.
+struct Message {
+    shelf: usize,
+    client: ClientId,
+    data: Bytes,
+}
+
+impl Message {
+    fn weight(&self) -> usize {
+        self.data.len() + OVERHEAD
+    }
+}
+
+/// A topic. It is there for as long as it has messages, waiting or held, or consumers.
+struct Shelf {
+    name: Topic,
+    waiting: BTreeMap<u64, Message>,
+    /// Of those that wait.
+    bytes: usize,
+    /// The consumers that had room when they were last looked at; the next one in turn first.
+    turn: VecDeque<usize>,
+    consumers: usize,
+    /// Messages that consumers hold.
+    held: usize,
+}
+
+/// A consumer and what it holds.
+#[derive(Default)]
+struct Holder {
+    /// The topics that it consumes, and whether it settles their messages.
+    topics: BTreeMap<usize, bool>,
+    /// Those of them in whose turn it is not, for want of room.
+    passed: Vec<usize>,
+    /// Put by for it.
+    inbox: VecDeque<(u64, Message)>,
+    /// Taken, and not known to be written.
+    unwritten: VecDeque<(u64, Message)>,
+    /// Taken, and to be settled.
+    unsettled: BTreeMap<u64, Message>,
+    /// Of all three.
+    bytes: usize,
+    waker: Option<Waker>,
+}
+
+impl Holder {
+    fn has_room(&self) -> bool {
+        self.bytes < WINDOW_BYTES && self.inbox.len() + self.unwritten.len() + self.unsettled.len() < WINDOW
+    }
+}
+
+impl Queue {
+    /// A queue of at most that many topics, in each of which at most `topic_size` messages wait.
+    pub fn new(topic_size: usize, max_topics: usize) -> Queue {
+        Queue { state: Mutex::default(), topic_size, max_topics }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing below can panic halfway through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a message into a topic, and says how many wait there now: none if a consumer had room for it.
+    pub fn push(&self, topic: &Topic, client: ClientId, data: Bytes) -> Result<usize, PushError> {
+        let mut state = self.lock();
+        let weight = data.len() + OVERHEAD;
+        let found = state.names.get(topic).copied();
+        if found.is_none() && state.topics.len() >= self.max_topics {
+            return Err(PushError::Topics(topic.clone(), self.max_topics));
+        }
+        if weight > TOPIC_BYTES {
+            return Err(PushError::Bytes(topic.clone()));
+        }
+        let shelf = found.unwrap_or_else(|| state.add_topic(topic));
+        let message = Message { shelf, client, data };
+        let mut wakers = Wakers::new();
+        if let Some(consumer) = state.next_in_turn(shelf) {
+            let number = state.number();
+            state.give(consumer, number, message, &mut wakers);
+            drop(state);
+            wakers.into_iter().for_each(Waker::wake);
+            return Ok(0);
+        }
+        let Some(waiting) = state.topics.get(shelf) else { return Ok(0) };
+        if waiting.waiting.len() >= self.topic_size {
+            return Err(PushError::Full(topic.clone(), self.topic_size));
+        }
+        if waiting.bytes + weight > TOPIC_BYTES {
+            return Err(PushError::Bytes(topic.clone()));
+        }
+        let number = state.number();
+        state.put(number, message);
+        Ok(state.topics.get(shelf).map_or(0, |s| s.waiting.len()))
+    }
+
+    /// A consumer, so far of nothing. What it still holds when it is dropped goes back to the topics' heads.
+    pub fn consumer(self: &Arc<Self>) -> Consumer {
+        let id = self.lock().consumers.insert(Holder::default());
+        Consumer { queue: self.clone(), id }
+    }
+
+    /// The topics there are, each with how many messages wait in it, in the order of their names.
+    pub fn waiting(&self) -> Vec<(Topic, usize)> {
+        let state = self.lock();
+        let mut list: Vec<_> = state.topics.iter().map(|(_, s)| (s.name.clone(), s.waiting.len())).collect();
+        drop(state);
+        list.sort_unstable();
+        list
+    }
+}
+
+impl State {
+    fn number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    fn add_topic(&mut self, name: &Topic) -> usize {
+        let shelf = self.topics.insert(Shelf {
+            name: name.clone(),
+            waiting: BTreeMap::new(),
+            bytes: 0,
+            turn: VecDeque::new(),
+            consumers: 0,
+            held: 0,
+        });
+        self.names.insert(name.clone(), shelf);
+        shelf
+    }
+
+    /// Forgets a topic that is not needed any more.
+    fn tidy(&mut self, shelf: usize) {
+        if self.topics.get(shelf).is_some_and(|s| s.consumers == 0 && s.held == 0 && s.waiting.is_empty()) {
+            let gone = self.topics.remove(shelf);
+            self.names.remove(&gone.name);
+        }
+    }
+
+    /// The consumer whose turn it is among those with room.
+    fn next_in_turn(&mut self, shelf: usize) -> Option<usize> {
+        let topic = self.topics.get_mut(shelf)?;
+        while let Some(consumer) = topic.turn.pop_front() {
+            let Some(holder) = self.consumers.get_mut(consumer) else { continue };
+            if holder.has_room() {
+                topic.turn.push_back(consumer);
+                return Some(consumer);
+            }
+            holder.passed.push(shelf);
+        }
+        None
+    }
+
+    /// Puts a message by for a consumer.
+    fn give(&mut self, consumer: usize, number: u64, message: Message, wakers: &mut Wakers) {
+        let Some(holder) = self.consumers.get_mut(consumer) else { return };
+        if let Some(topic) = self.topics.get_mut(message.shelf) {
+            topic.held += 1;
+        }
+        holder.bytes += message.weight();
+        holder.inbox.push_back((number, message));
+        wakers.extend(holder.waker.take());
+    }
+
+    /// Puts a message into its place in its topic.
+    fn put(&mut self, number: u64, message: Message) {
+        if let Some(topic) = self.topics.get_mut(message.shelf) {
+            topic.bytes += message.weight();
+            topic.waiting.insert(number, message);
+        }
+    }
+
+    /// Takes the first message that waits in a topic.
+    fn first(&mut self, shelf: usize) -> Option<(u64, Message)> {
+        let topic = self.topics.get_mut(shelf)?;
+        let (number, message) = topic.waiting.pop_first()?;
+        topic.bytes -= message.weight();
+        Some((number, message))
+    }
+
+    /// Gives out what waits in a topic, as far as its consumers have room.
+    fn hand_out(&mut self, shelf: usize, wakers: &mut Wakers) {
+        while self.topics.get(shelf).is_some_and(|topic| !topic.waiting.is_empty())
+            && let Some(consumer) = self.next_in_turn(shelf)
+            && let Some((number, message)) = self.first(shelf)
+        {
+            self.give(consumer, number, message, wakers);
+        }
+        self.tidy(shelf);
+    }
+
+    /// A consumer may have room again: it gets what waits for it, from each of its topics in turn.
+    fn refill(&mut self, consumer: usize, wakers: &mut Wakers) {
+        let Some(holder) = self.consumers.get_mut(consumer) else { return };
+        if holder.passed.is_empty() || !holder.has_room() {
+            return;
+        }
+        let mut untried: VecDeque<usize> = std::mem::take(&mut holder.passed).into();
+        let has_room = |state: &State| state.consumers.get(consumer).is_some_and(Holder::has_room);
+        while has_room(self)
+            && let Some(shelf) = untried.pop_front()
+        {
+            if let Some((number, message)) = self.first(shelf) {
+                self.give(consumer, number, message, wakers);
+                untried.push_back(shelf);
+            } else if let Some(topic) = self.topics.get_mut(shelf) {
+                topic.turn.push_back(consumer);
+            }
+        }
+        if let Some(holder) = self.consumers.get_mut(consumer) {
+            holder.passed.extend(untried);
+        }
+    }
+
+    /// A consumer holds a message no more.
+    fn release(&mut self, consumer: usize, message: &Message) {
+        if let Some(holder) = self.consumers.get_mut(consumer) {
+            holder.bytes -= message.weight();
+        }
+        if let Some(topic) = self.topics.get_mut(message.shelf) {
+            topic.held -= 1;
+        }
+    }
+
+    /// Takes a consumer out of a topic's turn; what was put by for it from there goes back.
+    fn leave(&mut self, consumer: usize, shelf: usize) {
+        if let Some(topic) = self.topics.get_mut(shelf) {
+            topic.turn.retain(|&c| c != consumer);
+            topic.consumers -= 1;
+        }
+        let Some(holder) = self.consumers.get_mut(consumer) else { return };
+        holder.topics.remove(&shelf);
+        holder.passed.retain(|&s| s != shelf);
+        let (back, rest): (VecDeque<_>, _) =
+            std::mem::take(&mut holder.inbox).into_iter().partition(|(_, message)| message.shelf == shelf);
+        holder.inbox = rest;
+        for (number, message) in back {
+            self.release(consumer, &message);
+            self.put(number, message);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! `mix.http`: requests to HTTP servers. What a request may hold is checked where it is sent ([`crate::outbound::http`]).
+
+use mlua::ffi;
+use std::ffi::{CStr, c_int};
+use std::time::Duration;
+
+use crate::config::{Quantity, parse_duration};
+use crate::outbound::http::{MAX_REDIRECTS, MAX_TIMEOUT, Request, Response};
+use crate::script::current;
+use crate::script::stack::{Args, Fallible, Push, Raise, State, number_text, push_bytes};
+use crate::script::wait::{self, Outcome, set_waiting};
+use crate::shard::context::Value;
+
+/// The most that the options may hold, in bytes: more than any body that is sent, so that one a little too long gets an
+/// err that says so.
+const MAX_OPTIONS: usize = 20 * 1024 * 1024;
+
+/// The name under which the registry keeps what makes header names found under any letter case.
+const HEADERS_METATABLE: &CStr = c"connmix.headers";
+
+/// Adds `http` to the `mix` table at the top of the stack.
+///
+/// # Safety
+/// `state` must be valid and in a protected call.
+pub unsafe fn register(state: State) {
+    unsafe {
+        // The prelude fills it.
+        ffi::lua_createtable(state, 0, 1);
+        ffi::lua_setfield(state, ffi::LUA_REGISTRYINDEX, HEADERS_METATABLE.as_ptr());
+        ffi::lua_createtable(state, 0, 1);
+        set_waiting(state, c"request", request);
+        ffi::lua_setfield(state, -2, c"http".as_ptr());
+    }
+}
+
+/// Pushes the metatable of tables of headers.
+///
+/// # Safety
+/// `state` must be valid, in a protected call, after [`register`].
+pub unsafe fn push_headers_metatable(state: State) {
+    unsafe {
+        ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, HEADERS_METATABLE.as_ptr());
+    }
+}
+
+/// `mix.http.request(method, url[, options])` -> `resp, err`
+fn request(args: &Args) -> Result<Outcome<Result<Response, String>>, Raise> {
+    let request = match read(args)? {
+        Ok(request) => request,
+        Err(e) => return Ok(Outcome::Now(Err(format!("http: {e}")))),
+    };
+    let host = current::host().ok_or(wait::NOT_AT_TOP_LEVEL)?;
+    let response = host.outbound.request(request);
+    Ok(Outcome::later(async move { response.await.map_err(|e| format!("http: {e}")) }))
+}
+
+fn read(args: &Args) -> Fallible<Request> {
+    let (method, url) = (args.bytes(1)?, args.bytes(2)?);
+    let options = if args.is_nil(3) { Box::default() } else { args.table_within(3, MAX_OPTIONS)? };
+    let mut request = match Request::new(&method, &url) {
+        Ok(request) => request,
+        Err(e) => return Ok(Err(e)),
+    };
+    for (name, value) in options {
+        // Names that are not known are passed over, as everywhere in the API.
+        let Value::Str(name) = name else { continue };
+        if let Err(e) = set(&mut request, &name, value).map_err(|problem| Raise::Argument { index: 3, problem })? {
+            return Ok(Err(e));
+        }
+    }
+    Ok(Ok(request))
+}
+
+/// Sets an option. The outer error is a wrong type, the inner one what can't be sent.
+fn set(request: &mut Request, name: &[u8], value: Value) -> Result<Result<(), String>, String> {
+    Ok(match name {
+        b"query" => request.add_query(&text("query", value)?),
+        b"body" => request.set_body(text("body", value)?.into()),
+        b"headers" => each("headers", value, |name, value| request.set_header(name, value))?,
+        b"cookies" => each("cookies", value, |name, value| request.add_cookie(name, value))?,
+        b"auth" => {
+            let (mut username, mut password) = (Box::default(), Box::default());
+            for (key, value) in pairs("auth", value)? {
+                match &*text("a key of auth", key)? {
+                    b"username" => username = text("auth.username", value)?,
+                    b"password" => password = text("auth.password", value)?,
+                    _ => {}
+                }
+            }
+            request.set_auth(&username, &password)
+        }
+        b"timeout" => {
+            request.set_timeout(timeout(value)?);
+            Ok(())
+        }
+        b"follow" => match value {
+            Value::Number(n) if n.fract() == 0.0 && (0.0..=MAX_REDIRECTS as f64).contains(&n) => {
+                request.set_follow(n as usize);
+                Ok(())
+            }
+            Value::Bool(follow) => {
+                request.set_follow(if follow { MAX_REDIRECTS } else { 0 });
+                Ok(())
+            }
+            other => return Err(format!("follow: 0 to {MAX_REDIRECTS} expected, got {}", kind(&other))),
+        },
+        _ => Ok(()),
+    })
+}
+
+/// A string; a number counts as its text.
+fn text(what: &str, value: Value) -> Result<Box<[u8]>, String> {
+    match value {
+        Value::Str(text) => Ok(text),
+        Value::Number(n) => Ok(number_text(n).into()),
+        other => Err(format!("{what}: string expected, got {}", kind(&other))),
+    }
+}
+
+fn pairs(what: &str, value: Value) -> Result<Box<[(Value, Value)]>, String> {
+    match value {
+        Value::Table(pairs) => Ok(pairs),
+        other => Err(format!("{what}: table expected, got {}", kind(&other))),
+    }
+}
+
+/// Sets every pair of a table, till one can't be.
+fn each(
+    what: &str,
+    value: Value,
+    mut set: impl FnMut(&[u8], &[u8]) -> Result<(), String>,
+) -> Result<Result<(), String>, String> {
+    for (name, value) in pairs(what, value)? {
+        let name = text(&format!("a name in {what}"), name)?;
+        let value = text(&format!("{what}[\"{}\"]", String::from_utf8_lossy(&name).escape_debug()), value)?;
+        if let Err(e) = set(&name, &value) {
+            return Ok(Err(e));
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// Seconds, or a text such as `500ms`.
+fn timeout(value: Value) -> Result<Duration, String> {
+    let shown = match &value {
+        Value::Str(text) => format!("\"{}\"", String::from_utf8_lossy(&text[..text.len().min(40)]).escape_debug()),
+        Value::Number(n) => n.to_string(),
+        other => kind(other).to_owned(),
+    };
+    let duration = match value {
+        Value::Number(n) => Duration::try_from_secs_f64(n).ok(),
+        Value::Str(text) => match std::str::from_utf8(&text).map(parse_duration) {
+            Ok(Quantity::Is(duration)) => Some(duration),
+            _ => None,
+        },
+        _ => None,
+    };
+    let problem = || format!("timeout: more than 0 s, at most 24 h, expected as seconds or as \"500ms\", got {shown}");
+    duration.filter(|d| !d.is_zero() && *d <= MAX_TIMEOUT).ok_or_else(problem)
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Nil => "nil",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number out of range",
+        Value::Str(_) => "string",
+        Value::Table(_) => "table",
+    }
+}
+
+impl Push for Response {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe {
+            ffi::luaL_checkstack(state, 6, c"response".as_ptr());
+            ffi::lua_createtable(state, 0, 6);
+            push_bytes(state, &self.body);
+            ffi::lua_setfield(state, -2, c"body".as_ptr());
+            ffi::lua_pushnumber(state, self.body.len() as f64);
+            ffi::lua_setfield(state, -2, c"body_size".as_ptr());
+            ffi::lua_pushnumber(state, self.status.into());
+            ffi::lua_setfield(state, -2, c"status_code".as_ptr());
+            push_bytes(state, self.url.as_bytes());
+            ffi::lua_setfield(state, -2, c"url".as_ptr());
+            push_pairs(state, &self.headers);
+            push_headers_metatable(state);
+            ffi::lua_setmetatable(state, -2);
+            ffi::lua_setfield(state, -2, c"headers".as_ptr());
+            push_pairs(state, &self.cookies);
+            ffi::lua_setfield(state, -2, c"cookies".as_ptr());
+        }
+        1
+    }
+}
+
+unsafe fn push_pairs(state: State, pairs: &[(impl AsRef<[u8]>, Vec<u8>)]) {
+    unsafe {
+        ffi::lua_createtable(state, 0, pairs.len() as c_int);
+        for (name, value) in pairs {
+            push_bytes(state, name.as_ref());
+            push_bytes(state, value);
+            ffi::lua_rawset(state, -3);
+        }
+    }
+}

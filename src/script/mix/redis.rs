@@ -1,0 +1,196 @@
+//! `mix.redis`: the connections of the configuration by name, their commands, and the older `mix.redis.push`.
+
+use mlua::ffi;
+use serde_json::value::RawValue;
+use std::ffi::{CStr, c_int};
+use std::slice;
+
+use super::json;
+use crate::outbound;
+use crate::outbound::redis::{Command, Reply};
+use crate::script::current;
+use crate::script::stack::{Args, Fallible, Push, Raise, State, push_bytes, set_method, set_native, type_name};
+use crate::script::wait::{self, Outcome, set_waiting_method, waiting};
+
+/// The longest name of a Redis, in bytes.
+const MAX_NAME: usize = 255;
+/// The largest integer up to which a double holds every integer: 2^53.
+const MAX_EXACT: u64 = 1 << 53;
+/// The name under which the registry keeps the metatable.
+const METATABLE: &CStr = c"connmix.redis";
+/// Begins each of our userdata, and tells it from any other without a look at metatables. The name follows.
+static TAG: u8 = 0;
+const TAG_BYTES: usize = size_of::<*const u8>();
+
+/// Adds `redis` to the `mix` table at the top of the stack.
+///
+/// # Safety
+/// `state` must be valid and in a protected call, after [`json::register`].
+pub unsafe fn register(state: State) {
+    unsafe {
+        ffi::lua_createtable(state, 0, 3);
+        ffi::lua_createtable(state, 0, 1);
+        set_waiting_method(state, c"command", command);
+        ffi::lua_setfield(state, -2, c"__index".as_ptr());
+        set_method(state, c"__tostring", to_string);
+        // Scripts can't reach the metatable and change what other handlers call.
+        ffi::lua_pushboolean(state, 0);
+        ffi::lua_setfield(state, -2, c"__metatable".as_ptr());
+        ffi::lua_setfield(state, ffi::LUA_REGISTRYINDEX, METATABLE.as_ptr());
+
+        ffi::lua_createtable(state, 0, 2);
+        set_native(state, c"connection", connection);
+        json::set_encoding(state, c"push", waiting(push));
+        ffi::lua_setfield(state, -2, c"redis".as_ptr());
+    }
+}
+
+/// A Redis as scripts hold it: its name, nothing that has to be closed.
+struct Named(String);
+
+impl Push for Named {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        let name = self.0.as_bytes();
+        unsafe {
+            let place = ffi::lua_newuserdata(state, TAG_BYTES + name.len()).cast::<u8>();
+            place.cast::<*const u8>().write(&raw const TAG);
+            place.add(TAG_BYTES).copy_from_nonoverlapping(name.as_ptr(), name.len());
+            ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, METATABLE.as_ptr());
+            ffi::lua_setmetatable(state, -2);
+        }
+        1
+    }
+}
+
+/// The name of `self`.
+fn this(args: &Args) -> Result<&str, Raise> {
+    let name = unsafe {
+        let length = match ffi::lua_type(args.state(), 1) {
+            ffi::LUA_TUSERDATA => ffi::lua_objlen(args.state(), 1),
+            _ => 0,
+        };
+        length.checked_sub(TAG_BYTES).and_then(|length| {
+            let place = ffi::lua_touserdata(args.state(), 1).cast::<u8>();
+            let ours = std::ptr::eq(place.cast::<*const u8>().read(), &raw const TAG);
+            ours.then(|| slice::from_raw_parts(place.add(TAG_BYTES), length))
+        })
+    };
+    name.and_then(|name| std::str::from_utf8(name).ok()).ok_or_else(|| {
+        Raise::Message(format!(
+            "not a Redis: got {} where one was expected (call methods with a colon: r:command(\"get\", \"k\"))",
+            unsafe { type_name(args.state(), 1) }
+        ))
+    })
+}
+
+/// `mix.redis.connection(name)` -> `r, err`. At a file's top level, where there may be no engine, any name will do.
+fn connection(args: &Args) -> Fallible<Named> {
+    let name = String::from_utf8_lossy(&args.bytes(1)?).into_owned();
+    let known = match current::host() {
+        Some(host) => host.outbound.has_redis(&name),
+        None => name.len() <= MAX_NAME,
+    };
+    Ok(if known { Ok(Named(name)) } else { Err(outbound::unknown(&name)) })
+}
+
+fn to_string(args: &Args) -> Result<String, Raise> {
+    Ok(format!("redis {}", this(args)?))
+}
+
+/// `r:command(name, ...)` -> `v, err`
+fn command(args: &Args) -> Result<Outcome<Result<Reply, String>>, Raise> {
+    let name = this(args)?;
+    let words = (1..=args.count().max(1)).map(|i| word(args, i)).collect::<Result<Vec<_>, Raise>>()?;
+    let command = match Command::new(&words) {
+        Ok(command) => command,
+        Err(e) => return Ok(Outcome::Now(Err(format!("redis {name}: {e}")))),
+    };
+    let host = current::host().ok_or(wait::NOT_AT_TOP_LEVEL)?;
+    Ok(Outcome::later(host.outbound.command(name, command)))
+}
+
+/// An argument's bytes. A number is written so that none of it is lost, which Lua's own text would do beyond 14 digits.
+fn word(args: &Args, index: i32) -> Result<Vec<u8>, Raise> {
+    if unsafe { ffi::lua_type(args.state(), args.slot(index)) } != ffi::LUA_TNUMBER {
+        return args.bytes(index).map(|bytes| bytes.into_owned());
+    }
+    let n = args.number(index)?;
+    Ok(if n.fract() == 0.0 && n.abs() <= MAX_EXACT as f64 {
+        (n as i64).to_string()
+    } else if n.is_finite() && (1e-5..1e17).contains(&n.abs()) {
+        n.to_string()
+    } else {
+        format!("{n:e}")
+    }
+    .into_bytes())
+}
+
+/// What `mix.redis.push` puts into a list.
+#[derive(serde::Serialize)]
+struct Pushed<'a> {
+    n: String,
+    c: String,
+    t: &'a str,
+    d: &'a RawValue,
+}
+
+/// `mix.redis.push(queue, data)` -> `n, err`
+fn push(args: &Args) -> Result<Outcome<Result<Reply, String>>, Raise> {
+    let queue = args.text(1)?;
+    if args.count() < 2 {
+        return Err(args.wrong(2, "value"));
+    }
+    let now = |e: String| Ok(Outcome::Now(Err(e)));
+    let (Some(current), Some(host)) = (current::get(), current::host()) else {
+        return Err(wait::NOT_AT_TOP_LEVEL.into());
+    };
+    let data = match json::encoded(args, 2) {
+        Ok(data) => data,
+        Err(e) => return now(e),
+    };
+    let text = serde_json::from_slice::<&RawValue>(&data).and_then(|data| {
+        // Where there is no connection, waiting is not possible, and raises.
+        let client = current.conn.map(|conn| conn.client_id.to_string()).unwrap_or_default();
+        serde_json::to_vec(&Pushed { n: host.mesh.node().to_string(), c: client, t: &queue, d: data })
+    });
+    let command = text.map_err(|e| e.to_string());
+    match command.and_then(|text| Command::new(&[b"LPUSH", queue.as_bytes(), &text])) {
+        Ok(command) => Ok(Outcome::later(host.outbound.command("default", command))),
+        Err(e) => now(format!("redis default: {e}")),
+    }
+}
+
+/// A number that a double can't hold comes as its decimal text.
+impl Push for Reply {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe { (&self).push_to(state) }
+    }
+}
+
+impl Push for &Reply {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe {
+            match self {
+                Reply::Nil => ffi::lua_pushnil(state),
+                Reply::Integer(n) if n.unsigned_abs() <= MAX_EXACT => ffi::lua_pushnumber(state, *n as f64),
+                Reply::Integer(n) => {
+                    let mut digits = itoa::Buffer::new();
+                    push_bytes(state, digits.format(*n).as_bytes());
+                }
+                Reply::Bytes(bytes) => push_bytes(state, bytes),
+                Reply::Array(list) => {
+                    ffi::luaL_checkstack(state, 3, c"reply nested too deep".as_ptr());
+                    ffi::lua_createtable(state, list.len() as c_int, 0);
+                    for (i, reply) in list.iter().enumerate() {
+                        reply.push_to(state);
+                        ffi::lua_rawseti(state, -2, i as ffi::lua_Integer + 1);
+                    }
+                }
+            }
+        }
+        1
+    }
+}

@@ -1,0 +1,327 @@
+//! Errors that teach: what a script probably meant by a name that is not there. A lookup that succeeds costs nothing
+//! more for it. One that fails gives nil, as in any table, so that a script may ask `if mix.redis then`; it is
+//! remembered, and only when the handler then fails by calling that nil, its error says what is near.
+
+use mlua::{Lua, ffi};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::ffi::{CStr, c_int};
+
+use super::check::{self, Slip};
+use super::program::Program;
+use super::stack::{State, bytes_at, push_bytes};
+use super::vm::{Failure, Vm};
+
+/// What an engine's metatable has under this key: the name of its table.
+const OWNER: &CStr = c"connmix";
+/// Engine's classes stand in the registry under names with this prefix.
+const CLASS: &str = "connmix.";
+/// Longer names are nobody's slip of the pen.
+const LONGEST: usize = 64;
+
+/// How an error ends that was given a table where a message belongs.
+const TABLE_FOR_TEXT: [&str; 3] = [
+    "bad argument #1 to 'send' (string expected, got table)",
+    "bad argument #2 to 'send' (string expected, got table)",
+    "bad argument #2 to 'publish' (string expected, got table)",
+];
+
+thread_local! {
+    /// The lookup that failed last: in what (`mix.mesh`, `conn`), and for which name.
+    static MISSED: RefCell<(String, String)> = const { RefCell::new((String::new(), String::new())) };
+}
+
+/// Watches failing lookups in `mix`, the tables in it, and the methods of the engine's classes. The `mix` table is at the
+/// top of the stack and complete.
+///
+/// # Safety
+/// `state` must be valid and in a protected call.
+pub(super) unsafe fn watch(state: State) {
+    unsafe {
+        watch_table(state, b"mix");
+        each_field(state, -1, &mut |state, name| {
+            if ffi::lua_type(state, -1) == ffi::LUA_TTABLE {
+                watch_table(state, &[b"mix.", name].concat());
+            }
+        });
+        each_field(state, ffi::LUA_REGISTRYINDEX, &mut |state, name| {
+            let Some(class) = name.strip_prefix(CLASS.as_bytes()) else { return };
+            if ffi::lua_type(state, -1) != ffi::LUA_TTABLE {
+                return;
+            }
+            ffi::lua_pushstring(state, c"__index".as_ptr());
+            ffi::lua_rawget(state, -2);
+            if ffi::lua_type(state, -1) == ffi::LUA_TTABLE {
+                watch_table(state, class);
+            }
+            ffi::lua_pop(state, 1);
+        });
+    }
+}
+
+/// Calls `visit` with each value that has a string as its key; the value is at the top of the stack.
+unsafe fn each_field(state: State, table: c_int, visit: &mut dyn FnMut(State, &[u8])) {
+    unsafe {
+        let table = ffi::lua_absindex(state, table);
+        ffi::lua_pushnil(state);
+        while ffi::lua_next(state, table) != 0 {
+            if ffi::lua_type(state, -2) == ffi::LUA_TSTRING
+                && let Some(name) = bytes_at(state, -2)
+            {
+                visit(state, &name);
+            }
+            ffi::lua_pop(state, 1);
+        }
+    }
+}
+
+/// Watches the table at the top of the stack, unless it has a metatable of its own.
+unsafe fn watch_table(state: State, owner: &[u8]) {
+    unsafe {
+        if ffi::lua_getmetatable(state, -1) != 0 {
+            ffi::lua_pop(state, 1);
+            return;
+        }
+        ffi::lua_createtable(state, 0, 2);
+        push_bytes(state, owner);
+        ffi::lua_setfield(state, -2, OWNER.as_ptr());
+        push_bytes(state, owner);
+        ffi::lua_pushcclosure(state, missing, 1);
+        ffi::lua_setfield(state, -2, c"__index".as_ptr());
+        ffi::lua_setmetatable(state, -2);
+    }
+}
+
+/// `__index` of what is watched: upvalue 1 is the owner.
+unsafe extern "C-unwind" fn missing(state: State) -> c_int {
+    unsafe {
+        if ffi::lua_type(state, 2) == ffi::LUA_TSTRING
+            && let (Some(owner), Some(name)) = (bytes_at(state, ffi::lua_upvalueindex(1)), bytes_at(state, 2))
+            && name.len() <= LONGEST
+        {
+            MISSED.with(|missed| {
+                let (in_what, what) = &mut *missed.borrow_mut();
+                in_what.clear();
+                in_what.push_str(&String::from_utf8_lossy(&owner));
+                what.clear();
+                what.push_str(&String::from_utf8_lossy(&name));
+            });
+        }
+        ffi::lua_pushnil(state);
+        1
+    }
+}
+
+/// The name of the engine's table at a stack index, if it is one: `mix.mesh`.
+///
+/// # Safety
+/// `state` must be the running native function's.
+pub(super) unsafe fn owner_at(state: State, slot: c_int) -> Option<String> {
+    unsafe {
+        if ffi::lua_type(state, slot) != ffi::LUA_TTABLE || ffi::lua_getmetatable(state, slot) == 0 {
+            return None;
+        }
+        ffi::lua_pushstring(state, OWNER.as_ptr());
+        ffi::lua_rawget(state, -2);
+        let owner = bytes_at(state, -1).map(|owner| String::from_utf8_lossy(&owner).into_owned());
+        ffi::lua_pop(state, 2);
+        owner
+    }
+}
+
+/// Every function and constant that scripts get from the engine, by its full name: `mix.null`, `mix.mesh.publish`,
+/// `conn:send`.
+pub(super) fn offered(lua: &Lua) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    if let Ok(mix) = lua.globals().raw_get::<mlua::Table>("mix") {
+        add_fields(&mix, "mix", '.', &mut names);
+    }
+    let registry =
+        unsafe { lua.exec_raw::<mlua::Table>((), |state| ffi::lua_pushvalue(state, ffi::LUA_REGISTRYINDEX)) };
+    for (key, value) in registry.iter().flat_map(|r| r.pairs::<mlua::Value, mlua::Value>().flatten()) {
+        let (mlua::Value::String(key), mlua::Value::Table(class)) = (key, value) else { continue };
+        let key = key.to_string_lossy();
+        if let (Some(name), Ok(methods)) = (key.strip_prefix(CLASS), class.raw_get::<mlua::Table>("__index")) {
+            add_fields(&methods, name, ':', &mut names);
+        }
+    }
+    names
+}
+
+fn add_fields(table: &mlua::Table, owner: &str, dot: char, names: &mut BTreeSet<String>) {
+    for (key, value) in table.pairs::<mlua::Value, mlua::Value>().flatten() {
+        let mlua::Value::String(key) = key else { continue };
+        let name = format!("{owner}{dot}{}", key.to_string_lossy());
+        match value {
+            // A table that a script put there is its own affair.
+            mlua::Value::Table(inner)
+                if inner.metatable().is_some_and(|m| m.contains_key("connmix").unwrap_or(false)) =>
+            {
+                add_fields(&inner, &name, '.', names);
+                names.insert(name);
+            }
+            _ => drop(names.insert(name)),
+        }
+    }
+}
+
+/// The name that a misspelt one most likely stands for. Letter case and underscores count for nothing.
+pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let plain = |name: &str| name.to_lowercase().replace('_', "");
+    let wanted = plain(name);
+    if name.len() > LONGEST || wanted.chars().count() < 3 {
+        return None;
+    }
+    let near = known.filter(|k| k.len() <= LONGEST && *k != name);
+    let (distance, near) = near.map(|k| (strsim::osa_distance(&wanted, &plain(k)), k)).min()?;
+    (distance <= 1 + near.len() / 6).then_some(near)
+}
+
+/// What is known of a script, for its errors. Found out once, when somebody asks.
+pub(super) struct Known {
+    /// What a check of its text finds.
+    pub slips: Vec<Slip>,
+    /// [`offered`].
+    pub offered: BTreeSet<String>,
+}
+
+impl Known {
+    /// Of a script whose entry file has run.
+    pub fn of(lua: &Lua, program: &Program) -> Known {
+        Known { slips: check::slips(lua, program), offered: offered(lua) }
+    }
+}
+
+/// The likely fix of an error, given its text: `FILE:LINE: attempt to call field 'x' (a nil value)`. None: nothing to add.
+/// `known` is asked only for an error of that kind.
+pub(super) fn fix<'a>(message: &str, known: impl FnOnce() -> &'a Known) -> Option<String> {
+    if TABLE_FOR_TEXT.iter().any(|end| message.ends_with(end)) {
+        return Some("mix.json_encode makes a string of a table".into());
+    }
+    let (place, what) = message.split_once(": attempt to ")?;
+    let (file, line) = place.rsplit_once(':')?;
+    if !what.ends_with(" (a nil value)") && !what.ends_with(" a nil value") {
+        return None;
+    }
+    let known = known();
+    let in_file: Vec<&Slip> = known.slips.iter().filter(|slip| is_shown_as(&slip.file, file)).collect();
+    let here = || in_file.iter().filter(|slip| slip.line.to_string() == line);
+    // What gives nil at a file's top level.
+    let is_connection = |slip: &&&Slip| matches!(slip.name.as_str(), "mix.websocket" | "mix.socket.tcp");
+    let Some((kind, name)) = subject(what) else {
+        return here().find(is_connection).map(|slip| slip.fix.clone());
+    };
+    let order = || in_file.iter().find(|slip| slip.is_order).map(|slip| slip.fix.clone());
+    match kind {
+        "global" => {
+            let slip = here().find(|slip| slip.name == name)?;
+            Some(if slip.fix.is_empty() { "nothing defines it".into() } else { slip.fix.clone() })
+        }
+        "field" | "method" => {
+            let (owner, missed) = MISSED.with(RefCell::take);
+            if missed != name {
+                // A message, say, that a hook takes for the connection.
+                let is_method = kind == "method" && known.offered.contains(&format!("conn:{name}"));
+                return order().filter(|_| is_method);
+            }
+            let fix = instead_of(&owner, name, &known.offered);
+            Some(format!("{owner} has no '{name}'{}{fix}", if fix.is_empty() { "" } else { "; " }))
+        }
+        "local" | "upvalue" if matches!(name, "conn" | "connection") => {
+            let at_top = || in_file.iter().find(is_connection).map(|slip| slip.fix.clone());
+            let general = || format!("inside a hook, local {name} = mix.websocket() gives the connection");
+            Some(order().or_else(at_top).unwrap_or_else(general))
+        }
+        _ => None,
+    }
+}
+
+/// `index local 'conn' (a nil value)` is about the local `conn`.
+fn subject(what: &str) -> Option<(&str, &str)> {
+    let (before, rest) = what.split_once(" '")?;
+    Some((before.rsplit(' ').next()?, rest.split_once('\'')?.0))
+}
+
+/// Lua cuts a long path down to its end.
+fn is_shown_as(file: &str, shown: &str) -> bool {
+    file == shown || shown.strip_prefix("...").is_some_and(|end| file.ends_with(end))
+}
+
+/// What was probably meant by a name that `owner` does not have: `did you mean 'json_decode'?`; empty if there is no
+/// telling.
+pub(super) fn instead_of(owner: &str, name: &str, offered: &BTreeSet<String>) -> String {
+    let fields = offered.iter().filter_map(|full| full.strip_prefix(owner)?.strip_prefix(['.', ':']));
+    if let Some(near) = nearest(name, fields.filter(|field| !field.contains('.'))) {
+        return format!("did you mean '{near}'?");
+    }
+    // It may be at home in another table: mix.publish, conn:publish.
+    let elsewhere = offered.iter().find(|full| full.rsplit(['.', ':']).next() == Some(name));
+    elsewhere.map_or_else(String::new, |full| format!("did you mean {full}?"))
+}
+
+impl Vm {
+    /// Slips of the script that compile, such as names that nothing defines: a line of text each, with file and line.
+    pub fn warnings(&self) -> Vec<String> {
+        check::told_once(&self.known().slips)
+    }
+
+    /// Every function and constant that scripts get from the engine, in full: `mix.mesh.publish`, `conn:send`.
+    pub fn offered(&self) -> Vec<String> {
+        self.known().offered.iter().cloned().collect()
+    }
+
+    fn known(&self) -> &Known {
+        self.known.get_or_init(|| Known::of(&self.lua, &self.program))
+    }
+
+    /// Adds the likely fix to an error's text.
+    pub(super) fn taught(&self, mut failure: Failure) -> Failure {
+        if let Some(fix) = fix(&failure.message, || self.known()) {
+            failure.message = format!("{}; {fix}", failure.message);
+        }
+        failure
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_near_whatever_their_case_and_underscores() {
+        let known = ["json_decode", "json_encode", "send", "on_message", "log"];
+        for (name, near) in [
+            ("json_decod", Some("json_decode")),
+            ("jsonDecode", Some("json_decode")),
+            ("onMessage", Some("on_message")),
+            ("on_mesage", Some("on_message")),
+            ("sned", Some("send")),
+            ("send", None),
+            ("lo", None),
+            ("elephant", None),
+        ] {
+            assert_eq!(nearest(name, known.into_iter()), near, "{name}");
+        }
+        assert_eq!(nearest(&"x".repeat(100_000), known.into_iter()), None);
+    }
+
+    #[test]
+    fn a_path_that_was_cut_is_the_same_file() {
+        let slip = Slip {
+            file: "/a/very/long/way/down/to/entry.lua".into(),
+            line: 7,
+            name: "conn".into(),
+            what: String::new(),
+            fix: "the fix".into(),
+            is_order: false,
+        };
+        let known = Known { slips: vec![slip], offered: BTreeSet::new() };
+        let known = || &known;
+        let what = "attempt to index global 'conn' (a nil value)";
+        assert_eq!(fix(&format!("...down/to/entry.lua:7: {what}"), known).as_deref(), Some("the fix"));
+        for other in ["...down/to/entry.lua:8", "...up/to/entry.lua:7", "entry.lua:7", "entry.lua"] {
+            assert_eq!(fix(&format!("{other}: {what}"), known), None, "{other}");
+        }
+        assert_eq!(fix("no place at all", known), None);
+    }
+}

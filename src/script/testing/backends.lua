@@ -1,0 +1,167 @@
+-- The back ends of scripts: a queue, and canned replies for HTTP and Redis.
+local native, engine = ...
+
+local type, error, tostring, tonumber, pairs, ipairs = type, error, tostring, tonumber, pairs, ipairs
+local select, setmetatable, unpack, concat = select, setmetatable, unpack, table.concat
+local format, upper, find = string.format, string.upper, string.find
+local json_encode, json_decode = mix.json_encode, mix.json_decode
+local later, post, after, seen, headers_meta = engine.later, engine.post, engine.after, engine.seen, engine.headers_meta
+local GONE = native.gone
+
+local function string_arg(name, index, value)
+  if type(value) ~= "string" and type(value) ~= "number" then
+    error(format("bad argument #%d to '%s' (string expected, got %s)", index, name, type(value)), 3)
+  end
+  return tostring(value)
+end
+
+-- Fails the test even where the script catches the error.
+local function unexpected(what, how)
+  local message = "unexpected " .. what .. "; " .. how
+  engine.unexpected[#engine.unexpected + 1] = engine.failure(message, { native.place() })
+  error(message, 3)
+end
+
+local topics, topic_count = {}, 0
+mix.queue = {}
+function mix.queue.push(topic, ...)
+  topic = string_arg("push", 1, topic)
+  if select("#", ...) == 0 then
+    error("bad argument #2 to 'push' (value expected, got no value)", 2)
+  end
+  local data = ...
+  local json, err = json_encode(data)
+  if err then
+    return nil, err
+  elseif not topics[topic] and topic_count >= native.max_topics then
+    return nil, format("topic \"%s\" can't be made: there are %d already (engine.luavm.queue.maxTopics)", topic, topic_count)
+  elseif (topics[topic] or 0) >= native.topic_size then
+    return nil, format("topic \"%s\" is full: %d messages wait (engine.luavm.queue.topicSize)", topic, topics[topic])
+  end
+  topic_count = topic_count + (topics[topic] and 0 or 1)
+  topics[topic] = (topics[topic] or 0) + 1
+  seen.queued[#seen.queued + 1] = { topic = topic, data = json_decode(json) }
+  return topics[topic]
+end
+
+local function quoted(words)
+  local shown = {}
+  for i, word in ipairs(words) do
+    shown[i] = find(word, "^[%w_:.*-]+$") and word or format("%q", word)
+  end
+  return concat(shown, " ")
+end
+
+-- The latest of the canned replies whose words the command begins with; more words win.
+local function redis_reply(words)
+  local best
+  for _, canned in ipairs(engine.redis) do
+    local fits = #canned.words <= #words and (not best or #canned.words >= #best.words)
+    for i, word in ipairs(canned.words) do
+      local got = words[i]
+      fits = fits and (word == got or i == 1 and upper(word) == upper(got))
+    end
+    best = fits and canned or best
+  end
+  return best
+end
+local function redis_command(words)
+  seen.commands[#seen.commands + 1] = words
+  return redis_reply(words)
+end
+local function redis_wait(canned, words)
+  return later({ n = 2, nil, GONE }, function(give)
+    post(function()
+      if type(canned.reply) == "function" then
+        return give(canned.reply(unpack(words)))
+      end
+      give(canned.reply)
+    end)
+  end)
+end
+local function how_redis(words)
+  return format("answer it with test.redis(\"%s\", ..., reply)", words[1])
+end
+local redis_methods = {}
+local redis_meta = { __index = redis_methods, __metatable = false }
+function redis_methods.command(_, ...)
+  local words = { ... }
+  for i = 1, math.max(select("#", ...), 1) do
+    words[i] = string_arg("command", i, words[i])
+  end
+  local canned = redis_command(words)
+  if not canned then
+    unexpected("Redis command: " .. quoted(words), how_redis(words))
+  end
+  return redis_wait(canned, words)
+end
+mix.redis = {}
+function mix.redis.connection(name)
+  name = string_arg("connection", 1, name)
+  if native.redis and not native.redis[name] then
+    return nil, format("no Redis is called \"%s\" under engine.luavm.redis", name)
+  end
+  return setmetatable({}, redis_meta)
+end
+function mix.redis.push(queue, data)
+  queue = string_arg("push", 1, queue)
+  local c = engine.current()
+  local json, err = json_encode({ n = 1, c = c and c.id, t = queue, d = data })
+  if err then
+    return nil, err
+  end
+  local words = { "lpush", queue, json }
+  local canned = redis_command(words)
+  if not canned then
+    unexpected("Redis command: " .. quoted(words), how_redis(words))
+  end
+  return redis_wait(canned, words)
+end
+
+local function response(reply, request)
+  if type(reply) ~= "table" then
+    return reply
+  end
+  local body = tostring(reply.body or "")
+  return {
+    status_code = reply.status_code or 200, body = body, body_size = #body, url = reply.url or request.url,
+    headers = setmetatable(reply.headers or {}, headers_meta), cookies = reply.cookies or {},
+  }
+end
+mix.http = {}
+function mix.http.request(method, url, options)
+  method, url = upper(string_arg("request", 1, method)), string_arg("request", 2, url)
+  if options ~= nil and type(options) ~= "table" then
+    error("bad argument #3 to 'request' (table expected, got " .. type(options) .. ")", 2)
+  end
+  local request = {}
+  for key, value in pairs(options or {}) do
+    request[key] = value
+  end
+  request.method, request.url, request.body = method, url, request.body or ""
+  request.headers = setmetatable(request.headers or {}, headers_meta)
+  if request.query and request.query ~= "" then
+    request.url = url .. (find(url, "?", 1, true) and "&" or "?") .. request.query
+  end
+  seen.requests[#seen.requests + 1] = request
+  local canned
+  for _, candidate in ipairs(engine.http) do
+    if candidate.method == method and (candidate.url == request.url or candidate.url == url) then
+      canned = candidate
+    end
+  end
+  if not canned then
+    unexpected(format("HTTP request: %s %s", method, request.url),
+      format("answer it with test.http(%q, %q, reply)", method, request.url))
+  end
+  return later({ n = 2, nil, GONE }, function(give)
+    post(function()
+      local reply, err = canned.reply, nil
+      if type(reply) == "function" then
+        reply, err = reply(request)
+      end
+      local delay = type(reply) == "table" and tonumber(reply.delay) or 0
+      after(delay, function() give(response(reply, request), err) end)
+    end)
+  end)
+end

@@ -1,0 +1,101 @@
+-- What the test has in its hands: clients, and back ends that publish and send.
+local native, engine = ...
+
+local type, error, tostring, pairs, setmetatable, sort = type, error, tostring, pairs, setmetatable, table.sort
+local checked, only_tests, act, post = engine.checked, engine.only_tests, engine.act, engine.post
+
+local Client = {}
+local function open(client, what)
+  local c = client.connection
+  only_tests("c:" .. what)
+  if client.refused then
+    error("this client was refused with status " .. client.refused.status, 3)
+  elseif c.closing then
+    local why = c.closing.err or c.closing.reason
+    error("this connection has ended" .. (why and why ~= "" and ": " .. why or ""), 3)
+  end
+  return c
+end
+function Client:message(data, kind)
+  local c = open(self, "message")
+  if engine.app.protocol == "socket" then
+    error("a client of a socket server sends bytes: c:bytes(data)", 2)
+  end
+  data, kind = checked("message", native.send_args(data, kind))
+  if kind == "text" and not native.is_utf8(data) then
+    error("a text message must be valid UTF-8; send it as \"binary\"", 2)
+  end
+  c.inbox[#c.inbox + 1] = { data = data, type = kind }
+  post(c.pump, c)
+  act()
+end
+function Client:bytes(data)
+  local c = open(self, "bytes")
+  if engine.app.protocol ~= "socket" then
+    error("a client of a websocket server sends messages: c:message(data)", 2)
+  end
+  c.received, c.starved = c.received .. checked("bytes", native.send_args(data)), false
+  post(c.pump, c)
+  act()
+end
+function Client:close(err)
+  local c = open(self, "close")
+  if err ~= nil and type(err) ~= "string" then
+    error("bad argument #1 to 'close' (string or nil expected, got " .. type(err) .. ")", 2)
+  end
+  c:shut({ theirs = true, err = err, code = not err and 1000 or nil, reason = not err and "" or nil })
+  act()
+end
+function Client:channels()
+  local names = {}
+  for name in pairs(self.connection.channels) do
+    names[#names + 1] = name
+  end
+  sort(names)
+  return names
+end
+function Client:set_context(values)
+  local c = open(self, "set_context")
+  local err = checked("set_context", native.context_merge(c.context, values))
+  c:wake()
+  act()
+  return err
+end
+local client_meta = {
+  __index = function(client, key)
+    if key == "context" then
+      return native.context_all(client.connection.context)
+    elseif key == "waiting" then
+      return client.connection.task ~= nil
+    end
+    return Client[key]
+  end,
+}
+
+function engine.connect(_, options)
+  only_tests("app:connect")
+  options = options or {}
+  if type(options) ~= "table" then
+    error("app:connect wants a table of uri, headers and remote_addr, got a " .. type(options), 2)
+  end
+  local client = setmetatable({ sent = {} }, client_meta)
+  engine.arrive(client, options)
+  act()
+  return client
+end
+
+function engine.publish(channel, data, kind)
+  only_tests("test.publish")
+  channel, data, kind = checked("publish", native.publish_args(channel, data, kind))
+  local success, fail = engine.deliver_to_channel(channel, data, kind)
+  act()
+  return success, fail
+end
+
+function engine.send(id, data, kind)
+  only_tests("test.send")
+  data, kind = checked("send", native.send_args(data, kind))
+  local sent = engine.deliver_to_client(tostring(id), data, kind)
+  act()
+  return sent
+end

@@ -1,0 +1,216 @@
+//! What the fake engine of a test needs of the real one: how arguments are read and judged, contexts, the guard.
+
+use mlua::ffi;
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::ffi::c_int;
+use std::time::{Duration, Instant};
+
+use crate::message::{Kind, NotUtf8};
+use crate::script::mix::{conn, log, mesh, time};
+use crate::script::stack::{Args, Push, Raise, State, push_bytes, set_method, set_native, set_raw};
+use crate::script::{guard, trace, wait};
+use crate::shard::context::{Context, Value};
+
+thread_local! {
+    /// The contexts of the fake connections; a number is a place here and one more.
+    static CONTEXTS: RefCell<Vec<Context>> = RefCell::default();
+    static DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Forgets the test before, and gives the next one that long.
+pub(super) fn begin(timeout: Duration) {
+    CONTEXTS.with(|contexts| contexts.borrow_mut().clear());
+    DEADLINE.with(|deadline| deadline.set(Instant::now().checked_add(timeout)));
+}
+
+/// Sets them in the table at the top of the stack.
+///
+/// # Safety
+/// `state` must be valid and in a protected call.
+pub(super) unsafe fn register(state: State) {
+    unsafe {
+        set_raw(state, c"resume", resume);
+        set_raw(state, c"proxy", proxy);
+        set_native(state, c"trace", traced);
+        set_native(state, c"place", |args: &Args| Ok(trace::script_place(args.state())));
+        set_native(state, c"is_late", |_: &Args| {
+            Ok(DEADLINE.with(|deadline| deadline.get().is_some_and(|at| Instant::now() > at)))
+        });
+        set_native(state, c"is_utf8", |args: &Args| Ok(std::str::from_utf8(&args.bytes(1)?).is_ok()));
+        set_native(state, c"send_args", |args: &Args| Ok(Checked(send_args(args))));
+        set_native(state, c"publish_args", |args: &Args| Ok(Checked(publish_args(args))));
+        set_native(state, c"mesh_send_args", |args: &Args| Ok(Checked(mesh_send_args(args))));
+        set_native(state, c"channel_args", |args: &Args| Ok(Checked(channel_args(args))));
+        set_native(state, c"close_args", |args: &Args| Ok(Checked(close_args(args))));
+        set_native(state, c"sleep_arg", |args: &Args| Ok(Checked(time::sleep_arg(args))));
+        set_native(state, c"key_arg", |args: &Args| Ok(Checked(args.text(1).map(Cow::into_owned))));
+        set_native(state, c"log_args", |args: &Args| Ok(Checked(log_args(args))));
+        set_native(state, c"context_new", context_new);
+        set_method(state, c"context_set", |args: &Args| Ok(Checked(context_set(args))));
+        set_method(state, c"context_merge", |args: &Args| Ok(Checked(context_merge(args))));
+        set_native(state, c"context_all", context_all);
+        for (name, text) in [
+            (c"gone", conn::GONE),
+            (c"not_at_top_level", wait::NOT_AT_TOP_LEVEL),
+            (c"not_here", wait::NOT_HERE),
+            (c"in_vain", wait::IN_VAIN),
+            (c"over_budget", guard::OVER_BUDGET),
+        ] {
+            push_bytes(state, text.as_bytes());
+            ffi::lua_setfield(state, -2, name.as_ptr());
+        }
+        NotUtf8.to_string().push_to(state);
+        ffi::lua_setfield(state, -2, c"not_utf8".as_ptr());
+        ffi::lua_pushnumber(state, wait::MOST_IN_VAIN.into());
+        ffi::lua_setfield(state, -2, c"most_in_vain".as_ptr());
+        ffi::lua_pushlightuserdata(state, wait::marker());
+        ffi::lua_setfield(state, -2, c"marker".as_ptr());
+    }
+}
+
+/// Arguments as they were read, behind two values that say what was wrong with them: which (0: not one of them), and how.
+struct Checked<T>(Result<T, Raise>);
+
+impl<T: Push> Push for Checked<T> {
+    const COUNT: c_int = T::COUNT + 2;
+    unsafe fn push_to(self, state: State) -> c_int {
+        let (index, problem) = match self.0 {
+            Ok(values) => unsafe {
+                ffi::lua_pushnumber(state, 0.0);
+                ffi::lua_pushnil(state);
+                return values.push_to(state) + 2;
+            },
+            Err(Raise::Argument { index, problem }) => (index, problem),
+            Err(Raise::Message(problem)) => (0, problem),
+        };
+        unsafe {
+            ffi::lua_pushnumber(state, index.into());
+            problem.push_to(state);
+        }
+        2
+    }
+}
+
+fn send_args(args: &Args) -> Result<(Vec<u8>, &'static str), Raise> {
+    Ok((args.bytes(1)?.into_owned(), conn::kind_arg(args, 2)?.as_str()))
+}
+
+/// Channel, data, kind, whether counts are wanted; else nothing of these and then why it can't be published.
+type Publication = ((Option<String>, Option<Vec<u8>>), ((Option<&'static str>, bool), Option<String>));
+
+fn publish_args(args: &Args) -> Result<Publication, Raise> {
+    Ok(match mesh::publish_args(args)? {
+        Ok((channel, message, counted)) => {
+            let data = (Some(channel.to_string()), Some(message.data().to_vec()));
+            (data, ((Some(message.kind().as_str()), counted), None))
+        }
+        Err(e) => ((None, None), ((None, false), Some(e))),
+    })
+}
+
+/// Client, data, kind; else nothing of these and then why it can't be sent.
+type Sending = ((Option<String>, Option<Vec<u8>>), (Option<&'static str>, Option<String>));
+
+fn mesh_send_args(args: &Args) -> Result<Sending, Raise> {
+    Ok(match mesh::send_args(args)? {
+        Ok((id, message)) => {
+            ((Some(id.to_string()), Some(message.data().to_vec())), (Some(Kind::as_str(message.kind())), None))
+        }
+        Err(e) => ((None, None), (None, Some(e))),
+    })
+}
+
+/// Why they are no names of channels, or the names.
+fn channel_args(args: &Args) -> Result<(Option<String>, Vec<String>), Raise> {
+    Ok(match conn::channel_args(args)? {
+        Ok(channels) => (None, channels.iter().map(ToString::to_string).collect()),
+        Err(e) => (Some(e), Vec::new()),
+    })
+}
+
+fn close_args(args: &Args) -> Result<(f64, String), Raise> {
+    let (code, reason) = conn::close_args(args)?;
+    Ok((code.into(), reason.into()))
+}
+
+fn log_args(args: &Args) -> Result<(String, Vec<u8>), Raise> {
+    let (level, text) = log::log_args(args)?;
+    Ok((level.as_str().to_ascii_lowercase(), text.into_owned()))
+}
+
+fn context_new(_: &Args) -> Result<f64, Raise> {
+    CONTEXTS.with(|contexts| {
+        let mut contexts = contexts.borrow_mut();
+        contexts.push(Context::default());
+        Ok(contexts.len() as f64)
+    })
+}
+
+/// Lends the context whose number stands at a stack index; None: its connection has ended.
+fn with_context<T>(args: &Args, index: i32, work: impl FnOnce(&mut Context) -> T) -> Result<Option<T>, Raise> {
+    let place = (args.number(index)? as usize).checked_sub(1);
+    CONTEXTS.with(|contexts| Ok(place.and_then(|place| contexts.borrow_mut().get_mut(place).map(work))))
+}
+
+/// `context_set(number, key, value)`: why not, or nil.
+fn context_set(args: &Args) -> Result<Option<String>, Raise> {
+    let (key, value) = (args.text(1)?, args.value(2)?);
+    let set = with_context(args, 0, |context| context.set(&key, value).map_err(|full| full.to_string()))?;
+    Ok(set.unwrap_or_else(|| Err(conn::GONE.into())).err())
+}
+
+/// `context_merge(number, values)`: why not, or nil.
+fn context_merge(args: &Args) -> Result<Option<String>, Raise> {
+    let values = conn::context_args(args)?;
+    let set = with_context(args, 0, |context| context.merge(values).map_err(|full| full.to_string()))?;
+    Ok(set.unwrap_or_else(|| Err(conn::GONE.into())).err())
+}
+
+/// `context_all(number)`: a copy.
+fn context_all(args: &Args) -> Result<Value, Raise> {
+    let pairs = with_context(args, 1, |context| context.iter().map(|(k, v)| (Value::str(k), v.clone())).collect())?;
+    Ok(Value::Table(pairs.unwrap_or_default()))
+}
+
+/// `trace(co)`: where a coroutine stands.
+fn traced(args: &Args) -> Result<Vec<String>, Raise> {
+    let co = unsafe { ffi::lua_tothread(args.state(), 1) };
+    if co.is_null() { Err(args.wrong(1, "coroutine")) } else { Ok(trace::traceback(co)) }
+}
+
+/// `proxy(metatable)`: a value that has nothing but a metatable.
+unsafe extern "C-unwind" fn proxy(state: State) -> c_int {
+    unsafe {
+        ffi::lua_newuserdata(state, 0);
+        ffi::lua_pushvalue(state, 1);
+        ffi::lua_setmetatable(state, -2);
+    }
+    1
+}
+
+/// `resume(co, milliseconds, ...)`: goes on with a coroutine that nothing holds up longer than that; its waits come out
+/// as they are. True and what it gave, or false and its error.
+unsafe extern "C-unwind" fn resume(state: State) -> c_int {
+    unsafe {
+        let co = ffi::lua_tothread(state, 1);
+        let given = ffi::lua_gettop(state) - 2;
+        if co.is_null() || given < 0 || ffi::lua_checkstack(co, given) == 0 {
+            ffi::lua_pushboolean(state, 0);
+            push_bytes(state, b"a coroutine, its milliseconds and what it can hold are wanted");
+            return 2;
+        }
+        let budget = Duration::from_millis(ffi::lua_tonumber(state, 2) as u64);
+        ffi::lua_xmove(state, co, given);
+        let status = {
+            let _run = guard::enter(state, budget);
+            ffi::lua_resume_(co, given)
+        };
+        let ended_well = matches!(status, ffi::LUA_OK | ffi::LUA_YIELD);
+        let results = if ended_well { ffi::lua_gettop(co) } else { 1 };
+        ffi::luaL_checkstack(state, results + 1, c"too many results".as_ptr());
+        ffi::lua_pushboolean(state, ended_well.into());
+        ffi::lua_xmove(co, state, results);
+        results + 1
+    }
+}

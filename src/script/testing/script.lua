@@ -1,0 +1,232 @@
+-- What scripts call: the connection and those parts of `mix` that would reach the engine.
+local native, engine = ...
+
+local type, error, tostring, ipairs, select, floor, concat = type, error, tostring, ipairs, select, math.floor, table.concat
+local checked, later, post, after, log = engine.checked, engine.later, engine.post, engine.after, engine.log
+local conn_of, is_live, methods, seen = engine.conn_of, engine.is_live, engine.conn_methods, engine.seen
+local deliver_to_channel, deliver_to_client = engine.deliver_to_channel, engine.deliver_to_client
+local GONE = native.gone
+
+local function this(self)
+  return conn_of(self) or error("not a connection: got " .. (self == nil and "no value" or type(self))
+    .. " where conn was expected (call methods with a colon: conn:send(data))", 3)
+end
+function methods.client_id(self)
+  return this(self).id
+end
+function methods.remote_addr(self)
+  local c = this(self)
+  return is_live(c) and c.remote or nil
+end
+function methods.context(self)
+  local c = this(self)
+  return is_live(c) and native.context_all(c.context) or {}
+end
+function methods.context_value(self, ...)
+  local c = this(self)
+  local key = checked("context_value", native.key_arg(...))
+  if is_live(c) then
+    return native.context_all(c.context)[key]
+  end
+  return nil
+end
+function methods.set_context(self, ...)
+  local c = this(self)
+  local err = checked("set_context", native.context_merge(is_live(c) and c.context or 0, ...))
+  c:wake()
+  return err
+end
+function methods.set_context_value(self, ...)
+  local c = this(self)
+  local err = checked("set_context_value", native.context_set(is_live(c) and c.context or 0, ...))
+  c:wake()
+  return err
+end
+function methods.wait_context_value(self, ...)
+  local c = this(self)
+  local key = checked("wait_context_value", native.key_arg(...))
+  local value
+  if is_live(c) then
+    value = native.context_all(c.context)[key]
+  end
+  if value ~= nil or not is_live(c) then
+    return value
+  end
+  return later({ n = 1 }, function(give)
+    c.waits[#c.waits + 1] = { key = key, give = give }
+  end)
+end
+
+local function subscribe(c, list)
+  if not is_live(c) then
+    return GONE
+  elseif list.err then
+    return list.err
+  end
+  for _, name in ipairs(list.names) do
+    c.channels[name] = true
+  end
+  return nil
+end
+local function unsubscribe(c, list)
+  if not is_live(c) then
+    return GONE
+  elseif list.err then
+    return list.err
+  end
+  for _, name in ipairs(list.names) do
+    c.channels[name] = nil
+  end
+  return nil
+end
+-- A socket server's bytes have no type.
+local function limited(socket, ...)
+  if socket and select("#", ...) > 1 then
+    return (...)
+  end
+  return ...
+end
+local function list_of(err, names)
+  return { err = err, names = names }
+end
+function methods.subscribe(self, ...)
+  local c = this(self)
+  return (subscribe(c, list_of(checked("subscribe", native.channel_args(...)))))
+end
+function methods.unsubscribe(self, ...)
+  local c = this(self)
+  return (unsubscribe(c, list_of(checked("unsubscribe", native.channel_args(...)))))
+end
+function methods.channels(self)
+  return this(self).client:channels()
+end
+function methods.send(self, ...)
+  local c = this(self)
+  local socket = engine.app.protocol == "socket"
+  local data, kind = checked("send", native.send_args(limited(socket, ...)))
+  if not is_live(c) then
+    return GONE
+  elseif kind == "text" and not socket and not native.is_utf8(data) then
+    return native.not_utf8
+  elseif not c:take(data, not socket and kind or nil) then
+    return c.closing.err or GONE
+  end
+  return nil
+end
+function methods.close(self, ...)
+  local c = this(self)
+  local code, reason = checked("close", native.close_args(...))
+  if not is_live(c) then
+    return GONE
+  end
+  if engine.app.protocol == "socket" then
+    code, reason = nil, nil
+  end
+  c:shut({ code = code, reason = reason })
+  return nil
+end
+function methods.clear_buffer(self)
+  local c = this(self)
+  if not is_live(c) then
+    return GONE
+  elseif engine.app.protocol ~= "socket" then
+    return "a WebSocket has no such buffer: messages come whole"
+  end
+  c.received, c.package = "", nil
+  return nil
+end
+
+local function here()
+  local c = engine.current()
+  if c then
+    return c.handle
+  end
+  return nil, "no connection: not inside a handler"
+end
+mix.websocket = here
+mix.socket = { tcp = here }
+function mix.subscribe(...)
+  local list = list_of(checked("subscribe", native.channel_args(...)))
+  local conn, err = here()
+  return err or (subscribe(conn_of(conn), list))
+end
+function mix.unsubscribe(...)
+  local list = list_of(checked("unsubscribe", native.channel_args(...)))
+  local conn, err = here()
+  return err or (unsubscribe(conn_of(conn), list))
+end
+
+mix.mesh = {}
+function mix.mesh.publish(...)
+  local channel, data, kind, counted, err = checked("publish", native.publish_args(...))
+  if err then
+    return nil, nil, err
+  end
+  local record = { channel = channel, data = data, type = kind }
+  local function work()
+    record.success, record.fail = deliver_to_channel(channel, data, kind)
+    return record.success, record.fail
+  end
+  if not counted then
+    seen.published[#seen.published + 1] = record
+    post(work)
+    return nil, nil, nil
+  end
+  return later({ n = 3, nil, nil, GONE }, function(give)
+    seen.published[#seen.published + 1] = record
+    post(function()
+      local success, fail = work()
+      give(success, fail, nil)
+    end)
+  end)
+end
+function mix.mesh.send(...)
+  local id, data, kind, err = checked("send", native.mesh_send_args(...))
+  if err then
+    return err
+  end
+  return later({ n = 1, GONE }, function(give)
+    post(function()
+      give(not deliver_to_client(id, data, kind) and "client " .. id .. " is not connected, or can't take the message" or nil)
+    end)
+  end)
+end
+
+mix.now = engine.now
+function mix.sleep(...)
+  local seconds = checked("sleep", native.sleep_arg(...))
+  return later({ n = 1, GONE }, function(give)
+    after(seconds, function() give(nil) end)
+  end)
+end
+local stock_time, stock_date = os.time, os.date
+function os.time(t)
+  if t ~= nil then
+    return stock_time(t)
+  end
+  return floor(engine.now())
+end
+function os.date(layout, time)
+  return stock_date(layout or "%c", time or floor(engine.now()))
+end
+
+function mix.log(...)
+  local level, text = checked("log", native.log_args(...))
+  log(level, text, native.place())
+  return true
+end
+function print(...)
+  local words = { ... }
+  for i = 1, select("#", ...) do
+    words[i] = tostring(words[i])
+  end
+  log("info", concat(words, "\t"), native.place())
+end
+
+mix.server = {}
+function mix.server.option(name)
+  if type(name) ~= "string" then
+    error("bad argument #1 to 'option' (string expected, got " .. type(name) .. ")", 2)
+  end
+  return engine.options and engine.options[name]
+end

@@ -1,0 +1,128 @@
+//! `connmix test`: runs the Lua tests of scripts, one after the other, and tells what became of them. No socket is opened:
+//! `script::testing` is the world that they run in.
+
+mod find;
+mod report;
+
+use clap::Args;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use crate::config::{Config, load};
+use crate::script::testing::{Settings, cases, run};
+use crate::worker::STACK;
+use report::{File, Ran, Report};
+
+/// The configuration that is taken if it is there and no other is named.
+const CONFIG: &str = "connmix.yaml";
+
+/// What to run, and how to tell.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// Files of tests, or folders whose *_test.lua are run [default: *_test.lua beside the entry scripts of the
+    /// configuration and in tests/lua beside the configuration]
+    #[arg(value_name = "FILES")]
+    files: Vec<PathBuf>,
+    /// The configuration, for the servers' options and limits [default: connmix.yaml, if it is there]
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Run only the tests whose name, with those of its groups, holds this text
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// The longest a test may take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    timeout: Duration,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: Option<f64> = text.parse().ok().filter(|s| (0.01..=3600.0).contains(s));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "a number from 0.01 to 3600 is expected".into())
+}
+
+/// There was nothing to run: how the process ends then, as after any wrong usage.
+const NOTHING: u8 = 2;
+
+impl Options {
+    /// Runs the tests and prints what became of them. The process is to end with 0: all passed; 1: some did not, or the
+    /// configuration is wrong; 2: there were none.
+    pub fn run(self) -> ExitCode {
+        // A script has as much of the native stack as in the engine.
+        let thread = std::thread::Builder::new().name("tests".into()).stack_size(STACK).spawn(move || self.act());
+        match thread.map(|thread| thread.join()) {
+            Ok(Ok(code)) => code,
+            Ok(Err(_)) => ExitCode::FAILURE,
+            Err(e) => {
+                eprintln!("the tests' thread could not start: {e}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    fn act(&self) -> ExitCode {
+        let config = match self.config() {
+            Ok(config) => config,
+            Err(problems) => {
+                eprintln!("{problems}");
+                return ExitCode::FAILURE;
+            }
+        };
+        let files = match find::files(&self.files, config.as_ref()) {
+            Ok(files) => files,
+            Err(nothing) => {
+                eprintln!("{nothing}");
+                return ExitCode::from(NOTHING);
+            }
+        };
+        let settings = Settings::new(config.as_ref(), self.timeout);
+        let mut report = Report::new(self.json);
+        for file in &files {
+            self.run_file(file, &settings, &mut report);
+        }
+        if report.is_empty() {
+            let why = match &self.filter {
+                Some(text) => format!("no test's name holds \"{text}\" (--filter)"),
+                None => format!("no tests in {}: they call test.it", list(&files)),
+            };
+            eprintln!("{why}");
+            return ExitCode::from(NOTHING);
+        }
+        report.end();
+        if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
+    /// None: none is named, and there is none where it would be.
+    fn config(&self) -> Result<Option<Config>, String> {
+        let file = match &self.file {
+            Some(file) => file,
+            None if self.files.is_empty() || Path::new(CONFIG).is_file() => Path::new(CONFIG),
+            None => return Ok(None),
+        };
+        load::load(file).map(Some).map_err(|problems| problems.to_string())
+    }
+
+    fn run_file(&self, file: &Path, settings: &Settings, report: &mut Report) {
+        let described = match cases(file, settings) {
+            Ok(described) => described,
+            Err(failure) => return report.broken(file, failure),
+        };
+        let wanted = |name: &str| self.filter.as_ref().is_none_or(|text| name.contains(text));
+        let chosen: Vec<_> = described.into_iter().filter(|case| wanted(&case.name)).collect();
+        if chosen.is_empty() {
+            return;
+        }
+        let file_report: File = report.file(file);
+        for case in chosen {
+            let began = Instant::now();
+            let outcome = run(file, settings, &case.name);
+            report.ran(&file_report, Ran { case, outcome, took: began.elapsed() });
+        }
+    }
+}
+
+fn list(files: &[PathBuf]) -> String {
+    files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,175 @@
+//! What is told of the tests: a line each as they run, then all that is known of those that failed, then the sum. Or all of
+//! it as one JSON object.
+
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::script::program::shown;
+use crate::script::testing::{Case, Failure, Outcome};
+
+/// The lines of a failed test's log that are shown: the last.
+const LOG_LINES: usize = 20;
+
+/// A test that has run.
+pub(super) struct Ran {
+    pub(super) case: Case,
+    pub(super) outcome: Outcome,
+    pub(super) took: Duration,
+}
+
+/// The file whose tests run, as it is shown.
+pub(super) struct File(String);
+
+/// What has become of all so far.
+pub(super) struct Report {
+    json: bool,
+    began: Instant,
+    passed: usize,
+    failed: usize,
+    broken: usize,
+    /// Of those that failed, to be printed at the end.
+    details: Vec<String>,
+    /// One value a test.
+    tests: Vec<Value>,
+    /// One value a file that could not be run.
+    errors: Vec<Value>,
+}
+
+impl Report {
+    pub(super) fn new(json: bool) -> Report {
+        Report {
+            json,
+            began: Instant::now(),
+            passed: 0,
+            failed: 0,
+            broken: 0,
+            details: Vec::new(),
+            tests: Vec::new(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// Nothing has run, nor failed to.
+    pub(super) fn is_empty(&self) -> bool {
+        self.passed + self.failed + self.broken == 0
+    }
+
+    /// All that has run did as it should.
+    pub(super) fn passed(&self) -> bool {
+        self.failed + self.broken == 0
+    }
+
+    /// The tests of a file are about to run.
+    pub(super) fn file(&self, file: &Path) -> File {
+        let name = shown(&std::path::absolute(file).unwrap_or_else(|_| file.to_owned()));
+        if !self.json {
+            println!("{name}");
+        }
+        File(name)
+    }
+
+    /// A file could not be run.
+    pub(super) fn broken(&mut self, file: &Path, failure: Failure) {
+        self.broken += 1;
+        let File(name) = self.file(file);
+        if self.json {
+            self.errors.push(json!({
+                "file": name,
+                "place": failure.place,
+                "message": failure.message,
+                "traceback": failure.traceback,
+            }));
+        } else {
+            println!("  FAIL  the file could not be run");
+            let place = if failure.place.is_empty() { &name } else { &failure.place };
+            self.details.push(details(place, "the file could not be run", &failure, &[]));
+        }
+    }
+
+    /// A test has run.
+    pub(super) fn ran(&mut self, File(file): &File, Ran { case, outcome, took }: Ran) {
+        let Outcome { failure, log } = outcome;
+        match &failure {
+            Some(_) => self.failed += 1,
+            None => self.passed += 1,
+        }
+        if !self.json {
+            println!("  {}  {}", if failure.is_some() { "FAIL" } else { "ok  " }, case.name);
+        }
+        if self.json {
+            let mut test = json!({
+                "file": file,
+                "line": case.line,
+                "name": case.name,
+                "passed": failure.is_none(),
+                "seconds": took.as_secs_f64(),
+            });
+            if let (Some(failure), Some(test)) = (failure, test.as_object_mut()) {
+                test.insert("place".into(), failure.place.into());
+                test.insert("message".into(), failure.message.into());
+                test.insert("traceback".into(), failure.traceback.into());
+                test.insert("log".into(), log.into());
+            }
+            self.tests.push(test);
+        } else if let Some(failure) = failure {
+            let place = if failure.place.is_empty() { format!("{file}:{}", case.line) } else { failure.place.clone() };
+            self.details.push(details(&place, &case.name, &failure, &log));
+        }
+    }
+
+    /// Prints what is known of the failures, and the sum.
+    pub(super) fn end(&self) {
+        let seconds = self.began.elapsed().as_secs_f64();
+        if self.json {
+            let report = json!({
+                "passed": self.passed,
+                "failed": self.failed,
+                "seconds": seconds,
+                "tests": self.tests,
+                "errors": self.errors,
+            });
+            println!("{report}");
+            return;
+        }
+        self.details.iter().for_each(|text| print!("\n{text}"));
+        let broken = match self.broken {
+            0 => String::new(),
+            1 => ", 1 file could not be run".into(),
+            n => format!(", {n} files could not be run"),
+        };
+        let total = self.passed + self.failed;
+        let s = if total == 1 { "" } else { "s" };
+        println!("\n{total} test{s}: {} passed, {} failed{broken} ({seconds:.2} s)", self.passed, self.failed);
+    }
+}
+
+/// What is told of one failure.
+fn details(place: &str, name: &str, failure: &Failure, log: &[String]) -> String {
+    let mut text = format!("FAIL  {place}: {name}\n");
+    let mut lines = |lines: &mut dyn Iterator<Item = String>, indent: &str| {
+        for line in lines {
+            text.push_str(&format!("{indent}{}\n", printable(&line)));
+        }
+    };
+    lines(&mut failure.message.lines().map(str::to_owned), "  ");
+    if !failure.traceback.is_empty() {
+        lines(&mut ["traceback:".to_owned()].into_iter(), "  ");
+        lines(&mut failure.traceback.iter().cloned(), "    ");
+    }
+    if !log.is_empty() {
+        lines(&mut ["log:".to_owned()].into_iter(), "  ");
+        let hidden = log.len().saturating_sub(LOG_LINES);
+        if hidden > 0 {
+            lines(&mut [format!("... {hidden} more")].into_iter(), "    ");
+        }
+        lines(&mut log.iter().skip(hidden).cloned(), "    ");
+    }
+    text
+}
+
+/// What a script logs must not command the terminal.
+fn printable(line: &str) -> String {
+    let escaped = |c: char| if c.is_control() && c != '\t' { c.escape_default().to_string() } else { c.to_string() };
+    line.chars().map(escaped).collect()
+}

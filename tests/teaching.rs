@@ -1,0 +1,232 @@
+//! Errors that teach: what a script's author reads after a slip, from `check`, at the start, and in the log of `dev`.
+
+mod kit;
+
+use kit::process::{Ended, Process, run};
+use kit::*;
+use std::path::Path;
+use tempfile::TempDir;
+
+/// A folder with a configuration on free ports, and its script.
+fn folder(script: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("entry.lua"), script).unwrap();
+    write_config(&dir.path().join("connmix.yaml"), "", "workers: 1", "");
+    dir
+}
+
+fn check(script: &str, args: &[&str]) -> Ended {
+    run(folder(script).path(), &[&["check"], args].concat())
+}
+
+/// The model of a slip that compiles: `conn` is used above its declaration.
+const ABOVE: &str = "function on_message(msg)\n\n  conn:close()\n\n\n  local conn = mix.websocket()\nend";
+const ABOVE_WARNED: &str =
+    "entry.lua:3: warning: global 'conn' is read but nothing defines it; 'conn' becomes a local on line 6";
+
+// `check`.
+
+#[test]
+fn check_warns_on_stderr_and_still_succeeds() {
+    let ended = check(ABOVE, &[]);
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ABOVE_WARNED));
+    assert_eq!(ended.out, "connmix.yaml: 1 warning(s); 1 server(s)");
+}
+
+#[test]
+fn strict_makes_warnings_fail_and_leaves_good_scripts_alone() {
+    let ended = check(ABOVE, &["--strict"]);
+    assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""));
+    let last = "connmix.yaml: 1 warning(s); with --strict they count as problems";
+    assert_eq!(ended.err.lines().collect::<Vec<_>>(), [ABOVE_WARNED, last]);
+    let ended = check("function on_message(msg, conn) conn:send(msg.data) end", &["--strict"]);
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn what_ships_has_no_warnings() {
+    let ended = run(Path::new(env!("CARGO_MANIFEST_DIR")), &["check", "--strict"]);
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_script_that_two_servers_share_is_warned_of_once() {
+    let dir = folder(ABOVE);
+    let config = dir.path().join("connmix.yaml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("{text}    - {{port: 0, bind: 127.0.0.1, entry: entry.lua}}\n")).unwrap();
+    assert_eq!(run(dir.path(), &["check"]).err, ABOVE_WARNED);
+}
+
+// What stops a start.
+
+#[test]
+fn a_hook_that_is_misspelt_or_local_is_named_where_it_is_missing() {
+    let says = "entry.lua: no global function on_message; a websocket server's script must define it";
+    for (script, why) in [
+        (
+            "\nfunction on_mesage(msg) end",
+            " (line 2: nothing calls the global function 'on_mesage'; did you mean the hook 'on_message'?)",
+        ),
+        (
+            "\n\nfunction onMessage(msg) end",
+            " (line 3: nothing calls the global function 'onMessage'; did you mean the hook 'on_message'?)",
+        ),
+        (
+            "local function on_message(msg) end",
+            " (line 1: on_message is a local function; the engine calls global ones; \
+             write function on_message(...) without local)",
+        ),
+        ("function on_close() end", ""),
+        ("", ""),
+    ] {
+        assert_eq!(check(script, &[]).err, format!("{says}{why}"), "{script}");
+    }
+}
+
+#[test]
+fn what_only_a_handler_can_do_says_so_at_the_top_level() {
+    let end = "\nfunction on_message(msg) end";
+    for (line, says) in [
+        (
+            "mix.sleep(1)",
+            "entry.lua:1: this function waits, and only a handler can, not a file's top level: call it in a hook",
+        ),
+        (
+            "mix.websocket():send('x')",
+            "entry.lua:1: attempt to index a nil value; call mix.websocket() inside the hook",
+        ),
+        (
+            "local conn = mix.websocket() conn:send('x')",
+            "entry.lua:1: attempt to index local 'conn' (a nil value); call mix.websocket() inside the hook",
+        ),
+        (
+            "mix.json_decoed('x')",
+            "entry.lua:1: attempt to call field 'json_decoed' (a nil value); mix has no 'json_decoed'; \
+             did you mean 'json_decode'?",
+        ),
+        ("tostrng(1)", "entry.lua:1: attempt to call global 'tostrng' (a nil value); did you mean 'tostring'?"),
+    ] {
+        let ended = check(&format!("{line}{end}"), &[]);
+        assert_eq!(ended.code, Some(1), "{line}");
+        assert_eq!(ended.err.lines().next(), Some(says), "{line}");
+    }
+}
+
+// The log of a running engine.
+
+#[tokio::test]
+async fn a_handlers_error_tells_the_likely_fix() {
+    let cases = [
+        ("nothing.here = 1", "attempt to index global 'nothing' (a nil value); nothing defines it"),
+        (
+            "conn2:close() local conn2 = 1",
+            "attempt to index global 'conn2' (a nil value); 'conn2' becomes a local later on this line",
+        ),
+        (
+            "return mix.json_decoed('x') .. ''",
+            "attempt to call field 'json_decoed' (a nil value); mix has no 'json_decoed'; did you mean 'json_decode'?",
+        ),
+        (
+            "local m = mix.mesh m.pubish('c', 'd')",
+            "attempt to call field 'pubish' (a nil value); mix.mesh has no 'pubish'; did you mean 'publish'?",
+        ),
+        ("conn:sned('x')", "attempt to call method 'sned' (a nil value); conn has no 'sned'; did you mean 'send'?"),
+        (
+            "conn:publish('c', 'd')",
+            "attempt to call method 'publish' (a nil value); conn has no 'publish'; did you mean mix.mesh.publish?",
+        ),
+        ("conn:frobnicate()", "attempt to call method 'frobnicate' (a nil value); conn has no 'frobnicate'"),
+        (
+            "local conn conn:send('x')",
+            "attempt to index local 'conn' (a nil value); inside a hook, local conn = mix.websocket() gives the connection",
+        ),
+        ("local t = {} t.x.y = 1", "attempt to index field 'x' (a nil value)"),
+        ("local t = {} t.json_decoed()", "attempt to call field 'json_decoed' (a nil value)"),
+        (
+            "mix.websocket().send('x')",
+            "not a connection: got string where conn was expected (call methods with a colon: conn:send(data))",
+        ),
+        (
+            "conn:send({})",
+            "bad argument #1 to 'send' (string expected, got table); mix.json_encode makes a string of a table",
+        ),
+        ("conn:send(nil)", "bad argument #1 to 'send' (string expected, got nil)"),
+        (
+            "mix:json_decode('{}')",
+            "bad argument #1 to 'json_decode' (string expected, got table); call it with a dot: mix.json_decode(...)",
+        ),
+        (
+            "mix.mesh:publish('c', 'd')",
+            "bad argument #1 to 'publish' (string expected, got table); call it with a dot: mix.mesh.publish(...)",
+        ),
+    ];
+    let mut script = "local cases = {}\n".to_owned();
+    for (i, (case, _)) in cases.iter().enumerate() {
+        script += &format!("cases[{i}] = function(conn) {case}; return nil end\n");
+    }
+    script += "function on_message(msg, conn) cases[tonumber(msg.data)](conn) end";
+    // The one that would not compile with a statement after its return.
+    let script = script
+        .replace("return mix.json_decoed('x') .. ''; return nil", "local s = mix.json_decoed('x') .. ''; return s");
+    let dir = folder(&script);
+    let process = Process::ready(dir.path(), &["dev"]);
+    for (i, (case, says)) in cases.iter().enumerate() {
+        let seen = process.lines().len();
+        let mut client = Client::connect(process.ws(), "/ws").await;
+        client.send(&i.to_string()).await;
+        assert_eq!(client.close_frame().await.0, 1011, "{case}");
+        let line = process.line_after(seen, "ERROR script:");
+        let wanted = format!("entry.lua:{}: {says}", i + 2);
+        let (_, text) = line.split_once("ERROR script: ").unwrap();
+        assert!(text.starts_with(&wanted), "{case}: {line}\nwanted {wanted}");
+        // And nothing more where nothing more is known.
+        assert!(text[wanted.len()..].starts_with(' '), "{case}: {line}");
+    }
+}
+
+#[tokio::test]
+async fn arguments_in_another_order_are_told_with_the_right_one() {
+    let dir = folder("function on_message(conn, msg)\n  conn:send(msg.data)\nend");
+    let process = Process::ready(dir.path(), &["dev"]);
+    let mut client = Client::connect(process.ws(), "/ws").await;
+    client.send("x").await;
+    let line = process.line("ERROR script:");
+    let wanted = "entry.lua:2: attempt to call method 'send' (a nil value); write function on_message(msg, conn) ";
+    assert!(line.contains(wanted), "{line}");
+}
+
+#[tokio::test]
+async fn asking_for_what_is_not_there_is_no_error() {
+    let rig = Rig::new(
+        r#"
+        mix.mine = function() return "mine" end
+        function on_message(msg, conn)
+          local words = { tostring(mix.frobnicate), tostring(mix.mesh.frobnicate), tostring(conn.frobnicate), mix.mine() }
+          for name in pairs(mix) do words[name] = true end
+          words[#words + 1] = tostring(words.json_decode and words.mine and not words.frobnicate)
+          conn:send(table.concat(words, " "))
+        end"#,
+    );
+    assert_eq!(rig.connect().await.ask("x").await, "nil nil nil mine true");
+}
+
+#[test]
+fn dev_warns_at_the_start_and_at_each_reload_and_single_does_not() {
+    let good = "function on_message(msg, conn) conn:send(msg.data) end";
+    let dir = folder(ABOVE);
+    let process = Process::ready(dir.path(), &["dev"]);
+    let at_start = process.lines().iter().filter(|l| l.contains(ABOVE_WARNED) && l.contains("WARN")).count();
+    assert_eq!(at_start, 1, "{:?}", process.lines());
+    std::fs::write(dir.path().join("entry.lua"), good).unwrap();
+    process.line_after(0, "reloaded entry.lua");
+    let seen = process.lines().len();
+    std::fs::write(dir.path().join("entry.lua"), format!("{good}\nfunction on_colse() end")).unwrap();
+    process.line_after(seen, "reloaded entry.lua");
+    let after = process.lines().split_off(seen).join("\n");
+    assert!(after.contains("entry.lua:2: warning: nothing calls the global function 'on_colse'"), "{after}");
+    assert!(!after.contains(ABOVE_WARNED), "{after}");
+
+    let process = Process::ready(folder(ABOVE).path(), &["single"]);
+    assert!(!process.lines().join("\n").contains("warning:"), "{:?}", process.lines());
+}

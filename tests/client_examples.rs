@@ -172,6 +172,28 @@ fn run(program: &Path, args: &[&str], api: SocketAddr, user: &str) -> Process {
     Process::of(command)
 }
 
+#[test]
+fn every_client_is_listed_and_shown_as_it_is() {
+    let readme = fs::read_to_string(clients().join("README.md")).unwrap();
+    let mut files = String::new();
+    for entry in fs::read_dir(clients()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if !["README.md", "connmix.yaml"].contains(&name.as_str()) {
+            assert!(readme.contains(&format!("[{name}]({name})")), "{name}");
+            files += &fs::read_to_string(clients().join(name)).unwrap();
+        }
+    }
+    let mut shown = 0;
+    for block in readme.split("\n```").skip(1).step_by(2) {
+        let (language, code) = block.split_once('\n').unwrap();
+        if language != "sh" {
+            assert!(files.contains(&format!("{code}\n")), "{code}");
+            shown += 1;
+        }
+    }
+    assert_eq!(shown, 5);
+}
+
 /// What every publisher does: `noticing` if it learns of a connection's end before it needs it again.
 async fn publishes(program: &Path, args: &[&str], noticing: bool) {
     let server = Server::start(Some(SUBSCRIBER));

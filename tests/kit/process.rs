@@ -1,7 +1,7 @@
 //! The real program as a child process: what it prints, how it hears signals, how it ends.
 
 use super::PATIENCE;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -48,7 +48,7 @@ impl Output {
     }
 }
 
-/// A running `connmix`; killed when dropped.
+/// A running program, `connmix` if nothing else is said; killed when dropped.
 pub struct Process {
     child: Child,
     out: Arc<Output>,
@@ -71,15 +71,14 @@ impl Process {
 
     /// The same with these variables in its environment.
     pub fn start_with(dir: &Path, args: &[&str], env: &[(&str, &Path)]) -> Process {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_connmix"))
-            .args(args)
-            .envs(env.iter().copied())
-            .current_dir(dir)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_connmix"));
+        command.args(args).envs(env.iter().copied()).current_dir(dir).stdin(Stdio::null());
+        Process::of(command)
+    }
+
+    /// Starts another program.
+    pub fn of(mut command: Command) -> Process {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let out = Output::collect(child.stdout.take().unwrap());
         let err = Output::collect(child.stderr.take().unwrap());
         Process { child, out, err }
@@ -124,6 +123,11 @@ impl Process {
 
     pub fn signal(&self, signal: i32) {
         assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
+    }
+
+    /// Writes a line to its input, which must be a pipe.
+    pub fn say(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
     }
 
     /// Waits for its end.

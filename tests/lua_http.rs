@@ -147,9 +147,11 @@ async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), head: &str, 
             return None;
         }
         "/drop" => return None,
-        // Keeps the connection by its words, and then ends it.
+        // Keeps the connection by its words, and then ends it; gone is it when the client has seen that.
         "/bye" => {
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nbye").await.ok()?;
+            stream.shutdown().await.ok()?;
+            stream.read_u8().await.ok()?;
             return None;
         }
         "/nonsense" => b"what do you want\r\n\r\n".to_vec(),

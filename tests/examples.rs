@@ -186,9 +186,14 @@ async fn chat_tells_a_rooms_members_who_comes_speaks_and_goes() {
 #[tokio::test]
 async fn chat_answers_what_it_can_not_do() {
     let chat = Example::start("chat");
-    for path in
-        ["/chat", "/chat?name=", "/chat?name[]=x", "/chat?name=a%0Ab", &format!("/chat?name={}", "x".repeat(33))]
-    {
+    for path in [
+        "/chat",
+        "/chat?name=",
+        "/chat?name[]=x",
+        "/chat?name=a%0Ab",
+        "/chat?name=%FF",
+        &format!("/chat?name={}", "x".repeat(33)),
+    ] {
         assert_eq!(refused(chat.server(0), path).await, 400, "{path}");
     }
     let mut ann = Client::connect(chat.server(0), "/chat?name=Ann").await;
@@ -365,6 +370,8 @@ async fn the_exchange_sends_quotes_to_all_and_orders_to_their_owner() {
         subscribe(&["ticker:ETH-USD", "orders:1001"]),
         subscribe(&[]),
         json!({"op": "subscribe", "channels": ["ticker:ETH-USD", 7]}),
+        json!({"op": "subscribe", "channels": [null, "ticker:ETH-USD"]}),
+        json!({"op": "subscribe", "channels": ["ticker:ETH-USD", null, "ticker:ETH-USD"]}),
         json!({"op": "subscribe", "channels": "ticker:ETH-USD"}),
         json!({"op": "subscribe", "channels": vec!["ticker:ETH-USD"; 51]}),
         login("1001", "another secret", 0),

@@ -524,6 +524,50 @@ fn context_publishes_and_sends_connect_the_fakes() {
 }
 
 #[test]
+fn what_back_ends_would_never_be_asked_fails_as_in_the_engine() {
+    let script = "function on_message(msg, conn)
+          local f = assert(loadstring('return ' .. msg.data))
+          local ok, v, err = pcall(f)
+          conn:send(tostring(ok and err or v))
+        end
+        redis = mix.redis.connection('default')";
+    passes(
+        script,
+        r#"
+        local function ask(text)
+          local c = app:connect()
+          c:message(text)
+          return c.sent[1].data
+        end
+        test.it('queue', function()
+          test.match(ask('mix.queue.push("a b", 1)'), '^topics are named as channels are: ')
+          test.match(ask('mix.queue.push("a")'), "bad argument #2 to 'push' %(value expected, got no value%)")
+          test.match(ask('mix.queue.push({}, 1)'), "bad argument #1 to 'push' %(string expected, got table%)")
+          test.equal(app.queued, {})
+        end)
+        test.it('redis', function()
+          test.redis('set', 'OK')
+          test.match(ask('redis:command("subscribe", "x")'), '^redis default: subscribe is not possible here')
+          test.match(ask('redis:command("set", "k", {})'), "bad argument #3 to 'command' %(string expected, got table%)")
+          test.match(ask('redis.command("set", "k")'), '^not a Redis: got string')
+          ask('redis:command("set", "k", 1e15, 0.1)')
+          test.equal(app.commands, {{'set', 'k', '1000000000000000', '0.1'}})
+        end)
+        test.it('http', function()
+          test.http('GET', 'http://b/', {})
+          test.match(ask('mix.http.request("GET", "ftp://b/")'), '^http: a URL begins with')
+          test.match(ask('mix.http.request("GET", "http://b/", {headers = {a = "x\\ny"}})'), 'holds a line break')
+          test.match(ask('mix.http.request("GET", "http://b/", {timeout = "soon"})'), "bad argument #3 to 'request'")
+          test.match(ask('mix.http.request("GET")'), "bad argument #2 to 'request' %(string expected, got n")
+          test.equal(app.requests, {})
+          ask('mix.http.request("get", "http://b/?a=1")')
+          test.equal(app.requests[1].url, 'http://b/?a=1')
+        end)"#,
+        3,
+    );
+}
+
+#[test]
 fn back_ends_answer_what_the_test_says() {
     let script = "function on_message(msg, conn)
           if msg.data == 'push' then

@@ -3,7 +3,7 @@
 mod kit;
 
 use futures_util::{SinkExt, StreamExt};
-use kit::raw::{CONTINUE, FIN, PING, PONG, Raw, TEXT, close, frame, text, upgrade};
+use kit::raw::{CLOSE, CONTINUE, FIN, PING, PONG, Raw, TEXT, close, frame, text, upgrade};
 use kit::{Client, Rig};
 use serde_json::{Value, json};
 use std::fs;
@@ -102,6 +102,34 @@ async fn json_rpc_is_answered_as_its_specification_says() {
 }
 
 #[tokio::test]
+async fn a_json_rpc_result_that_is_no_json_is_an_error_of_its_own() {
+    let script = r#"
+local jsonrpc = require("protocols.jsonrpc")
+protocol_input, protocol_decode, protocol_encode = jsonrpc.input, jsonrpc.decode, jsonrpc.encode
+local methods = {
+  good = function() return 1 end,
+  bad = function() return { print } end,
+  tell = function() return jsonrpc.notify("news", print) end,
+}
+function on_message(msg) jsonrpc.serve(msg, methods) end
+"#;
+    let rig = rig("text", Some(script));
+    let mut raw = Raw::dial(rig.ws()).await;
+    let call = |id: u32, method: &str| json!({"jsonrpc":"2.0","id":id,"method":method});
+    raw.write(format!("{}\n{}\n", json!([call(1, "bad"), call(2, "good")]), call(3, "tell"))).await;
+    let got: Value = serde_json::from_str(&line(&mut raw).await).unwrap();
+    let problem = "the result is no JSON: can't encode function at .result[1]";
+    let want = json!([
+        {"jsonrpc":"2.0","id":1,"error":{"code":-32603,"message":problem}},
+        {"jsonrpc":"2.0","id":2,"result":1},
+    ]);
+    assert_eq!(got, want);
+    // What can't be told is told to the script, not to the client.
+    let got: Value = serde_json::from_str(&line(&mut raw).await).unwrap();
+    assert_eq!(got, json!({"jsonrpc":"2.0","id":3,"result":"can't encode function at .params"}));
+}
+
+#[tokio::test]
 async fn websocket_in_lua_serves_a_websocket_client() {
     let rig = rig("websocket", None);
     let mut client = Client::connect(rig.ws(), "/ws").await;
@@ -134,13 +162,18 @@ async fn websocket_in_lua_keeps_to_the_protocol() {
     assert_eq!(raw.close_frame().await.0, 1000);
     raw.ends().await;
     let long_ping = frame(FIN | PING, &[b'x'; 126]);
-    let wrong: [(&[u8], u16); 6] = [
+    let end_within = [frame(TEXT, b"begun"), close(1001)].concat();
+    let wrong: [(&[u8], u16); 10] = [
         (&[0x81, 0x01, b'x'], 1002),
         (&frame(FIN | 0x40 | TEXT, b"x"), 1002),
         (&frame(FIN | 0x3, b"x"), 1002),
         (&frame(FIN | CONTINUE, b"x"), 1002),
         (&long_ping, 1002),
         (&frame(FIN | TEXT, b"\xff"), 1007),
+        (&end_within, 1001),
+        (&frame(FIN | CLOSE, b"\x03"), 1002),
+        (&close(1005), 1002),
+        (&frame(FIN | CLOSE, b"\x03\xe8\xff"), 1002),
     ];
     for (bytes, code) in wrong {
         let mut raw = Raw::open(rig.ws()).await;

@@ -5,6 +5,7 @@ mod kit;
 
 use kit::process::Process;
 use kit::*;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -264,6 +265,33 @@ async fn a_call_under_way_is_answered_and_a_probe_says_not_ready() {
     probe.read_to_string(&mut reply).await.unwrap();
     assert!(reply.starts_with("HTTP/1.1 503"), "{reply}");
     drop(stopping);
+}
+
+#[test]
+fn a_call_that_ends_during_the_stop_costs_no_panic() {
+    let dir = folder("");
+    let process = Process::ready(dir.path(), &["single"]);
+    let body = r#"{"c":"news","d":"x"}"#;
+    let call = format!("POST /v1/mesh/publish HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let (begun, rest) = call.split_at(30);
+    let mut caller = std::net::TcpStream::connect(process.api()).unwrap();
+    caller.set_read_timeout(Some(PATIENCE)).unwrap();
+    caller.write_all((call.clone() + begun).as_bytes()).unwrap();
+    // The first answer shows that the beginning of the next call has been read, too.
+    let mut answer = [0; 12];
+    caller.read_exact(&mut answer).unwrap();
+    process.signal(libc::SIGTERM);
+    let began = Instant::now();
+    while std::net::TcpStream::connect(process.api()).is_ok() {
+        assert!(began.elapsed() < PATIENCE, "the door stays open");
+    }
+    caller.write_all(rest.as_bytes()).unwrap();
+    let mut replies = String::new();
+    caller.read_to_string(&mut replies).unwrap();
+    assert_eq!(replies.matches(r#"{"E":null,"r":{"s":0,"f":0}}"#).count(), 2, "{replies}");
+    let ended = process.ended();
+    assert_eq!(ended.code, Some(0));
+    assert!(!ended.out.contains("panic") && !ended.err.contains("panic"), "{}{}", ended.out, ended.err);
 }
 
 #[tokio::test]

@@ -66,7 +66,7 @@
 ---@field headers? table<string, string>
 ---@field timeout? number|string seconds, or `"500ms"`, `"10s"`, `"1h"`; 10 s unless told
 ---@field auth? mix.HttpAuth
----@field follow? integer redirects that are followed; 10 unless told
+---@field follow? integer|boolean redirects that are followed; 10 unless told, none with false
 
 ---@class mix.HttpResponse
 ---@field body string
@@ -150,6 +150,7 @@ function Connection:send(data, type) end
 function Connection:close(code, reason) end
 
 ---Forgets what was received and not consumed (socket servers). `conn:clear_buffer()`
+---@return string? err
 function Connection:clear_buffer() end
 
 ---All bytes of a socket connection that are not consumed yet.

@@ -63,37 +63,40 @@ local function answer(request, methods, conn)
   return { jsonrpc = "2.0", id = id, result = result == nil and null or result }
 end
 
-local function send(conn, value)
-  local line, err = json_encode(value)
-  if err then
-    line = json_encode(failure(value.id, jsonrpc.INTERNAL_ERROR, "the result is no JSON: " .. err))
-  end
-  return conn:send(line .. "\n")
+-- The text of an answer. A result that is no JSON becomes an error, and takes no other answer with it.
+local function encoded(reply)
+  local text, err = json_encode(reply)
+  return text or json_encode(failure(reply.id, jsonrpc.INTERNAL_ERROR, "the result is no JSON: " .. err))
 end
 
 -- Answers what `decode` made of a line.
 function jsonrpc.serve(msg, methods)
   local conn = mix.socket.tcp()
   if msg.wrong then
-    return send(conn, failure(null, jsonrpc.PARSE_ERROR, msg.wrong))
+    return conn:send(encoded(failure(null, jsonrpc.PARSE_ERROR, msg.wrong)) .. "\n")
   end
   local batch = msg.value
   if type(batch) ~= "table" or batch[1] == nil then
     local reply = answer(batch, methods, conn)
-    return reply and send(conn, reply)
+    return reply and conn:send(encoded(reply) .. "\n")
   end
   local replies = {}
   for _, request in ipairs(batch) do
-    replies[#replies + 1] = answer(request, methods, conn)
+    local reply = answer(request, methods, conn)
+    replies[#replies + 1] = reply and encoded(reply)
   end
   if #replies > 0 then
-    return send(conn, replies)
+    return conn:send("[" .. table.concat(replies, ",") .. "]\n")
   end
 end
 
--- Sends a notification to the connection whose handler is running.
+-- Sends a notification to the connection whose handler is running; returns an err.
 function jsonrpc.notify(method, params)
-  return send(mix.socket.tcp(), { jsonrpc = "2.0", method = method, params = params })
+  local line, err = json_encode({ jsonrpc = "2.0", method = method, params = params })
+  if err then
+    return err
+  end
+  return mix.socket.tcp():send(line .. "\n")
 end
 
 return jsonrpc

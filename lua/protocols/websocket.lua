@@ -73,8 +73,8 @@ local function message_length(buf)
       return 0
     end
     total = total + length
-    -- A control frame alone is answered at once.
-    if total == length and opcode >= CLOSE or final and opcode < CLOSE then
+    -- A control frame alone is answered at once; the end of the connection is, wherever it stands.
+    if opcode == CLOSE or total == length and opcode > CLOSE or final and opcode < CLOSE then
       return total
     end
     if total > within then
@@ -168,6 +168,18 @@ local function frame(opcode, data)
   return char(128 + opcode, 127, unpack(bytes)) .. data
 end
 
+-- Ends the connection as the client wants it: its code goes back, if it is one.
+local function answer_close(conn, data)
+  local a, b = byte(data, 1, 2)
+  local code = b and a * 256 + b
+  local known = code and (code < 1004 or code > 1006 and code < 1015 or code > 2999) and code > 999 and code < 5000
+  if #data > 0 and not (known and is_utf8(sub(data, 3))) then
+    return websocket.close(1002, "a close frame is wrong")
+  end
+  conn:send(frame(CLOSE, sub(data, 1, 2)))
+  conn:close()
+end
+
 -- A package as a message; nil where it is the protocol's own affair.
 function websocket.decode(package)
   local conn = mix.socket.tcp()
@@ -195,8 +207,7 @@ function websocket.decode(package)
     if opcode == PING then
       conn:send(frame(PONG, data))
     elseif opcode == CLOSE then
-      conn:send(frame(CLOSE, sub(data, 1, 2)))
-      conn:close()
+      answer_close(conn, data)
       return nil
     elseif opcode ~= PONG then
       if (opcode == CONTINUATION) ~= (kind ~= nil) then

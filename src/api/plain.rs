@@ -8,7 +8,7 @@ use std::pin::{Pin, pin};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 use super::auth::{self, Right};
 use super::call::Call;
@@ -60,6 +60,8 @@ impl Api {
         let mut alarm = pin!(sleep(self.read_timeout().unwrap_or_default()));
         let mut draining = self.draining.clone();
         let mut drained = pin!(draining.wait_for(|draining| *draining));
+        // Once the engine drains: till when what has begun is answered.
+        let mut last = None;
         loop {
             // All requests that are there; their answers share a write.
             let mut done = 0;
@@ -94,18 +96,20 @@ impl Api {
             let wanted = length.unwrap_or(input.len() + 1);
             input.shrink_to(BUFFER.max(wanted));
             output.shrink_to(BUFFER);
-            let came = tokio::select! {
-                biased;
-                read = read(socket, &mut input, wanted) => read.is_ok(),
-                _ = &mut drained => match input.is_empty() {
-                    true => false,
-                    // What has begun is answered.
-                    false => matches!(timeout(DRAIN, read(socket, &mut input, wanted)).await, Ok(Ok(()))),
+            let came = match last {
+                Some(end) => rest(socket, &mut input, wanted, end).await,
+                None => tokio::select! {
+                    biased;
+                    read = read(socket, &mut input, wanted) => read.is_ok(),
+                    _ = &mut drained => {
+                        let end = *last.insert(Instant::now() + DRAIN);
+                        rest(socket, &mut input, wanted, end).await
+                    }
+                    () = self.time_up(alarm.as_mut()) => {
+                        // A request without its body is told so; one without its head is not known for a request.
+                        return if length.is_some() { Next::General { read: input, late: true } } else { Next::End };
+                    }
                 },
-                () = self.time_up(alarm.as_mut()) => {
-                    // A request without its body is told so; one without its head is not known for a request.
-                    return if length.is_some() { Next::General { read: input, late: true } } else { Next::End };
-                }
             };
             if !came {
                 return Next::End;
@@ -136,6 +140,11 @@ async fn read(socket: &mut TcpStream, input: &mut Vec<u8>, wanted: usize) -> io:
         }
     }
     Ok(())
+}
+
+/// Reads the rest of what has begun, while the engine drains; false if nothing has, or it does not come in time.
+async fn rest(socket: &mut TcpStream, input: &mut Vec<u8>, wanted: usize, end: Instant) -> bool {
+    !input.is_empty() && matches!(timeout_at(end, read(socket, input, wanted)).await, Ok(Ok(())))
 }
 
 fn parse(input: &[u8], max_body: usize) -> Parsed<'_> {

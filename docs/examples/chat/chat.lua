@@ -85,7 +85,8 @@ end
 function on_handshake(client_id, headers, server, conn)
   local url = mix.parse_url(server.RequestUri)
   local name = url and url.query.name
-  if type(name) ~= "string" or name == "" or #name > 32 or name:find("%c") then
+  -- All that is told is JSON: what can't be encoded is no name.
+  if type(name) ~= "string" or name == "" or #name > 32 or name:find("%c") or not mix.json_encode(name) then
     return false, 400, "name must be 1 to 32 bytes: /chat?name=Ann"
   end
   return not conn:set_context_value("name", name)

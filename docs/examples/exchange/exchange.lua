@@ -103,7 +103,8 @@ function ops.login(conn, data)
 end
 
 function on_message(msg, conn)
-  local data = mix.json_decode(msg.data)
+  -- A null in a list is no hole, at which ipairs would stop.
+  local data = mix.json_decode(msg.data, { null = true })
   local op = type(data) == "table" and type(data.op) == "string" and ops[data.op]
   if not op then
     return answer(conn, nil, "a JSON object with op subscribe, unsubscribe or login was expected")

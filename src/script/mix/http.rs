@@ -54,6 +54,11 @@ fn request(args: &Args) -> Result<Outcome<Result<Response, String>>, Raise> {
     Ok(Outcome::later(async move { response.await.map_err(|e| format!("http: {e}")) }))
 }
 
+/// What is wrong with the arguments of a request, in the words in which a request says so; nothing is sent.
+pub fn problem(args: &Args) -> Result<Option<String>, Raise> {
+    Ok(read(args)?.err().map(|e| format!("http: {e}")))
+}
+
 fn read(args: &Args) -> Fallible<Request> {
     let (method, url) = (args.bytes(1)?, args.bytes(2)?);
     let options = if args.is_nil(3) { Box::default() } else { args.table_within(3, MAX_OPTIONS)? };

@@ -19,15 +19,21 @@ pub unsafe fn register(state: State) {
     }
 }
 
-/// `mix.queue.push(topic, data)` -> `n, err`
-fn push(args: &Args) -> Fallible<f64> {
-    let topic = match Channel::from_script(&args.bytes(1)?) {
-        Ok(topic) => topic,
-        Err(e) => return Ok(Err(format!("topics are named as channels are: {e}"))),
-    };
-    if args.count() < 2 {
+/// The topic that a push names; or what is wrong with its name.
+pub fn push_args(args: &Args) -> Fallible<Channel> {
+    let topic = Channel::from_script(&args.bytes(1)?);
+    if args.count() < 2 && topic.is_ok() {
         return Err(args.wrong(2, "value"));
     }
+    Ok(topic.map_err(|e| format!("topics are named as channels are: {e}")))
+}
+
+/// `mix.queue.push(topic, data)` -> `n, err`
+fn push(args: &Args) -> Fallible<f64> {
+    let topic = match push_args(args)? {
+        Ok(topic) => topic,
+        Err(e) => return Ok(Err(e)),
+    };
     let data = match json::encoded(args, 2) {
         Ok(data) => data,
         Err(e) => return Ok(Err(e)),

@@ -98,12 +98,17 @@ fn to_string(args: &Args) -> Result<String, Raise> {
     Ok(format!("redis {}", this(args)?))
 }
 
+/// A command's words and what is sent for them; or why it can't be sent.
+pub fn command_args(args: &Args) -> Fallible<(Vec<Vec<u8>>, Command)> {
+    let words = (1..=args.count().max(1)).map(|i| word(args, i)).collect::<Result<Vec<_>, Raise>>()?;
+    Ok(Command::new(&words).map(|command| (words, command)))
+}
+
 /// `r:command(name, ...)` -> `v, err`
 fn command(args: &Args) -> Result<Outcome<Result<Reply, String>>, Raise> {
     let name = this(args)?;
-    let words = (1..=args.count().max(1)).map(|i| word(args, i)).collect::<Result<Vec<_>, Raise>>()?;
-    let command = match Command::new(&words) {
-        Ok(command) => command,
+    let command = match command_args(args)? {
+        Ok((_, command)) => command,
         Err(e) => return Ok(Outcome::Now(Err(format!("redis {name}: {e}")))),
     };
     let host = current::host().ok_or(wait::NOT_AT_TOP_LEVEL)?;

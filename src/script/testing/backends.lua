@@ -3,7 +3,8 @@ local native, engine = ...
 
 local type, error, tostring, tonumber, pairs, ipairs = type, error, tostring, tonumber, pairs, ipairs
 local select, setmetatable, unpack, concat = select, setmetatable, unpack, table.concat
-local format, upper, find = string.format, string.upper, string.find
+local format, upper, find, gsub = string.format, string.upper, string.find, string.gsub
+local checked = engine.checked
 local json_encode, json_decode = mix.json_encode, mix.json_decode
 local later, post, after, seen, headers_meta = engine.later, engine.post, engine.after, engine.seen, engine.headers_meta
 local GONE = native.gone
@@ -24,17 +25,14 @@ end
 
 local topics, topic_count = {}, 0
 mix.queue = {}
-function mix.queue.push(topic, ...)
-  topic = string_arg("push", 1, topic)
-  if select("#", ...) == 0 then
-    error("bad argument #2 to 'push' (value expected, got no value)", 2)
-  end
-  local data = ...
-  local json, err = json_encode(data)
-  if err then
-    return nil, err
+function mix.queue.push(...)
+  local topic, wrong = checked("push", native.queue_args(...))
+  local json, err = json_encode((select(2, ...)))
+  if wrong or err then
+    return nil, wrong or err
   elseif not topics[topic] and topic_count >= native.max_topics then
-    return nil, format("topic \"%s\" can't be made: there are %d already (engine.luavm.queue.maxTopics)", topic, topic_count)
+    local text = "topic \"%s\" can't be made: there are %d already (engine.luavm.queue.maxTopics)"
+    return nil, format(text, topic, topic_count)
   elseif (topics[topic] or 0) >= native.topic_size then
     return nil, format("topic \"%s\" is full: %d messages wait (engine.luavm.queue.topicSize)", topic, topics[topic])
   end
@@ -82,12 +80,16 @@ end
 local function how_redis(words)
   return format("answer it with test.redis(\"%s\", ..., reply)", words[1])
 end
-local redis_methods = {}
+local redis_methods, redis_names = {}, setmetatable({}, { __mode = "k" })
 local redis_meta = { __index = redis_methods, __metatable = false }
-function redis_methods.command(_, ...)
-  local words = { ... }
-  for i = 1, math.max(select("#", ...), 1) do
-    words[i] = string_arg("command", i, words[i])
+function redis_methods.command(self, ...)
+  local name = redis_names[self]
+  if not name then
+    error("not a Redis: got " .. type(self) .. " where one was expected (call methods with a colon: r:command(\"get\", \"k\"))", 2)
+  end
+  local words, err = checked("command", native.command_args(...))
+  if err then
+    return nil, "redis " .. name .. ": " .. err
   end
   local canned = redis_command(words)
   if not canned then
@@ -101,12 +103,14 @@ function mix.redis.connection(name)
   if native.redis and not native.redis[name] then
     return nil, format("no Redis is called \"%s\" under engine.luavm.redis", name)
   end
-  return setmetatable({}, redis_meta)
+  local redis = setmetatable({}, redis_meta)
+  redis_names[redis] = name
+  return redis
 end
 function mix.redis.push(queue, data)
   queue = string_arg("push", 1, queue)
   local c = engine.current()
-  local json, err = json_encode({ n = 1, c = c and c.id, t = queue, d = data })
+  local json, err = json_encode({ n = "1", c = c and c.id, t = queue, d = data })
   if err then
     return nil, err
   end
@@ -130,11 +134,12 @@ local function response(reply, request)
 end
 mix.http = {}
 function mix.http.request(method, url, options)
-  method, url = upper(string_arg("request", 1, method)), string_arg("request", 2, url)
-  if options ~= nil and type(options) ~= "table" then
-    error("bad argument #3 to 'request' (table expected, got " .. type(options) .. ")", 2)
+  local err = checked("request", native.request_problem(method, url, options))
+  if err then
+    return nil, err
   end
-  local request = {}
+  method, url = upper(method), tostring(url)
+  local request, plain = {}, gsub(url, "[?#].*$", "")
   for key, value in pairs(options or {}) do
     request[key] = value
   end
@@ -146,7 +151,7 @@ function mix.http.request(method, url, options)
   seen.requests[#seen.requests + 1] = request
   local canned
   for _, candidate in ipairs(engine.http) do
-    if candidate.method == method and (candidate.url == request.url or candidate.url == url) then
+    if candidate.method == method and (candidate.url == request.url or candidate.url == url or candidate.url == plain) then
       canned = candidate
     end
   end

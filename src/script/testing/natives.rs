@@ -7,7 +7,7 @@ use std::ffi::c_int;
 use std::time::{Duration, Instant};
 
 use crate::message::{Kind, NotUtf8};
-use crate::script::mix::{conn, log, mesh, time};
+use crate::script::mix::{conn, http, log, mesh, queue, redis, time};
 use crate::script::stack::{Args, Push, Raise, State, push_bytes, set_method, set_native, set_raw};
 use crate::script::{guard, trace, wait};
 use crate::shard::context::{Context, Value};
@@ -45,6 +45,13 @@ pub(super) unsafe fn register(state: State) {
         set_native(state, c"close_args", |args: &Args| Ok(Checked(close_args(args))));
         set_native(state, c"sleep_arg", |args: &Args| Ok(Checked(time::sleep_arg(args))));
         set_native(state, c"key_arg", |args: &Args| Ok(Checked(args.text(1).map(Cow::into_owned))));
+        set_native(state, c"queue_args", |args: &Args| {
+            Ok(Checked(queue::push_args(args).map(|topic| topic.map(|topic| topic.to_string()))))
+        });
+        set_native(state, c"command_args", |args: &Args| {
+            Ok(Checked(redis::command_args(args).map(|command| command.map(|(words, _)| Words(words)))))
+        });
+        set_native(state, c"request_problem", |args: &Args| Ok(Checked(http::problem(args))));
         set_native(state, c"log_args", |args: &Args| Ok(Checked(log_args(args))));
         set_native(state, c"context_new", context_new);
         set_method(state, c"context_set", |args: &Args| Ok(Checked(context_set(args))));
@@ -89,6 +96,23 @@ impl<T: Push> Push for Checked<T> {
             problem.push_to(state);
         }
         2
+    }
+}
+
+/// An array of strings of any bytes.
+struct Words(Vec<Vec<u8>>);
+
+impl Push for Words {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe {
+            ffi::lua_createtable(state, c_int::try_from(self.0.len()).unwrap_or_default(), 0);
+            for (i, word) in self.0.iter().enumerate() {
+                push_bytes(state, word);
+                ffi::lua_rawseti(state, -2, i as ffi::lua_Integer + 1);
+            }
+        }
+        1
     }
 }
 

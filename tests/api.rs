@@ -155,7 +155,7 @@ async fn what_is_wrong_with_a_body_is_said_by_name() {
         (PUBLISH, r#"{"d":"x"}"#, r#""c" (channel) is missing"#),
         (PUBLISH, r#"{"c":null,"d":"x"}"#, r#""c""#),
         (PUBLISH, r#"{"c":7,"d":"x"}"#, r#""c" (channel) must be a string, not a number"#),
-        (PUBLISH, r#"{"c":["c"],"d":"x"}"#, r#""c" (channel) must be a string, not an array"#),
+        (PUBLISH, r#"{"c":{"c":1},"d":"x"}"#, r#""c" (channel) must be a string, not an object"#),
         (PUBLISH, r#"{"c":"","d":"x"}"#, r#""c""#),
         (PUBLISH, r#"{"c":"a b","d":"x"}"#, r#""c""#),
         (PUBLISH, r#"{"c":"a\u0000","d":"x"}"#, r#""c""#),

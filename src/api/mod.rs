@@ -2,12 +2,14 @@
 
 mod answer;
 pub mod auth;
+mod batch;
 pub mod call;
 mod center;
 pub mod error;
 mod http;
 mod linger;
 mod plain;
+pub mod repeats;
 mod ws;
 
 use arc_swap::ArcSwap;
@@ -23,6 +25,7 @@ use tokio::sync::watch;
 use self::answer::Answer;
 use self::call::{Call, Params};
 use self::plain::Next;
+use self::repeats::Repeats;
 use crate::cluster::Mesh;
 use crate::config::Config;
 use crate::queue::Queue;
@@ -31,6 +34,7 @@ use crate::queue::Queue;
 pub struct Api {
     mesh: Arc<Mesh>,
     queue: Arc<Queue>,
+    repeats: Arc<Repeats>,
     config: Arc<ArcSwap<Config>>,
     /// Connections of each server.
     clients: Vec<Arc<AtomicUsize>>,
@@ -54,6 +58,7 @@ impl Api {
     pub fn new(
         mesh: Arc<Mesh>,
         queue: Arc<Queue>,
+        repeats: Arc<Repeats>,
         config: Arc<ArcSwap<Config>>,
         clients: Vec<Arc<AtomicUsize>>,
         api_addr: SocketAddr,
@@ -62,6 +67,7 @@ impl Api {
         Api {
             mesh,
             queue,
+            repeats,
             config,
             clients,
             api_addr,
@@ -105,10 +111,17 @@ impl Api {
     async fn call(&self, call: Call, body: &[u8]) -> Answer {
         let params = match Params::parse(body, "the body") {
             Ok(params) => params,
+            // Whatever is rarer than a plain publish is boxed, so that no connection carries what it needs.
+            Err(_) if call == Call::Publish && batch::is_array(body) => {
+                return Box::pin(batch::answer(self, body)).await;
+            }
             Err(error) => return Answer::failure(&error, None),
         };
         match call {
-            Call::Publish => Answer::to_call(call::publish(&self.mesh, &params).await, params.mark()),
+            Call::Publish if params.is_plain() => {
+                Answer::to_call(call::publish(&self.mesh, &params).await, params.mark())
+            }
+            Call::Publish => Answer::to_call(Box::pin(batch::publish(self, &params)).await, params.mark()),
             Call::Send => Answer::to_call(call::send(&self.mesh, &params).await, params.mark()),
         }
     }

@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_local;
 
 use crate::api::Api;
+use crate::api::repeats::Repeats;
 use crate::cluster::Mesh;
 use crate::config::Config;
 use crate::hub::Hub;
@@ -118,6 +119,8 @@ pub struct Spec {
     pub outbound: Arc<Outbound>,
     /// From handlers to back ends.
     pub queue: Arc<Queue>,
+    /// What back ends publish once only.
+    pub repeats: Arc<Repeats>,
     /// The configuration in force.
     pub config: Arc<ArcSwap<Config>>,
     /// The scripts, by server.
@@ -245,14 +248,15 @@ fn start(spec: Spec) -> Result<Started, String> {
     }
     let clients = spec.clients.clone();
     let draining = spec.draining;
-    let api = Rc::new(Api::new(spec.mesh, spec.queue, spec.config.clone(), clients, spec.api_addr, draining.clone()));
+    let (config, addr) = (spec.config.clone(), spec.api_addr);
+    let api = Api::new(spec.mesh, spec.queue, spec.repeats, config, clients, addr, draining.clone());
     let worker = Rc::new(Worker {
         id: spec.id,
         shard,
         hub: spec.hub,
         config: spec.config,
         servers,
-        api,
+        api: Rc::new(api),
         peers: spec.peers,
         draining,
         read_buffer: Cell::default(),

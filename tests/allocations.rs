@@ -5,10 +5,13 @@ use std::cell::Cell;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use connmix::api::call::{self, Params};
 use connmix::cluster::Mesh;
 use connmix::config::{Protocol, load};
 use connmix::hub::{Delivery, Hub, Publication, Tally};
@@ -141,6 +144,23 @@ async fn a_publish_allocates_its_frame_and_nothing_for_a_delivery() {
         );
     }
     assert!(rig.conns.iter().all(|conn| conn.waiting() == 0), "all was written");
+}
+
+/// What the call of a back end that publishes to nobody allocates: the channel's name, the text, the publication, and
+/// what its counts come through.
+const CALL: u64 = 5;
+
+#[test]
+fn a_call_that_publishes_one_message_allocates_no_more_than_that() {
+    let mesh = Mesh::new(Arc::new(Hub::new(1)), NodeId(1));
+    let call = || {
+        let params = Params::parse(br#"{"c":"news","d":"hello","t":"text","i":7}"#, "the body").unwrap();
+        let mut publish = pin!(call::publish(&mesh, &params));
+        let done = publish.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(done, Poll::Ready(Ok(_))));
+    };
+    call();
+    assert_eq!(allocations(|| (0..10).for_each(|_| call())), 10 * CALL);
 }
 
 /// What a call of the shipped handler allocates, Lua's own objects included: tables and strings that are new with each

@@ -61,6 +61,17 @@ impl Answer {
         }
     }
 
+    /// 200 with what several calls came to, in their order.
+    pub(super) fn to_calls<T: Serialize>(outcomes: Vec<(Result<T, ApiError>, Option<Mark>)>) -> Answer {
+        let mut body = Vec::with_capacity(64 * outcomes.len());
+        for (outcome, mark) in outcomes {
+            body.push(if body.is_empty() { b'[' } else { b',' });
+            Answer::write_text(outcome, mark, &mut body);
+        }
+        body.push(b']');
+        Answer { status: StatusCode::OK, extra: None, content_type: JSON, body, result: "ok", ends: false }
+    }
+
     /// Appends the JSON text that answers a call.
     pub(super) fn write_text<T: Serialize>(outcome: Result<T, ApiError>, mark: Option<Mark>, out: &mut Vec<u8>) {
         let envelope = match outcome {

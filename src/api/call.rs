@@ -6,8 +6,10 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 use std::borrow::Cow;
 use std::fmt;
 
+use super::batch::{MAX_MESSAGES, Publish};
 use super::error::ApiError;
 use crate::cluster::Mesh;
+use crate::hub::Counts;
 use crate::ids::ClientId;
 use crate::message::{Channel, Kind, Message};
 
@@ -43,7 +45,7 @@ impl Call {
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
 pub struct Params<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "list_or_one")]
     c: Option<Field<'a>>,
     #[serde(borrow)]
     d: Option<Field<'a>>,
@@ -52,7 +54,13 @@ pub struct Params<'a> {
     /// The caller's own mark, which its reply bears.
     #[serde(borrow)]
     i: Option<Field<'a>>,
+    /// What makes a publish one of those that are done once.
+    #[serde(borrow)]
+    id: Option<Field<'a>>,
 }
+
+/// The longest `id` of a publish, in bytes.
+const MAX_ID: usize = 128;
 
 /// A request's mark, as its reply bears it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -71,51 +79,77 @@ pub(super) enum Field<'a> {
     Text(Cow<'a, str>),
     Integer(u64),
     Negative(i64),
+    /// A list, where one is looked at: `c`. If it is too long, one more than may be.
+    List(Box<[Field<'a>]>),
     /// Something that no field takes; what it is.
     Other(&'static str),
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Field<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Field<'a>, D::Error> {
-        struct Any;
-        impl<'de> Visitor<'de> for Any {
-            type Value = Field<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("any JSON value")
-            }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Field<'de>, E> {
-                Ok(Field::Text(Cow::Borrowed(text)))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Field<'de>, E> {
-                Ok(Field::Text(Cow::Owned(text.to_owned())))
-            }
-            fn visit_u64<E>(self, n: u64) -> Result<Field<'de>, E> {
-                Ok(Field::Integer(n))
-            }
-            fn visit_i64<E>(self, n: i64) -> Result<Field<'de>, E> {
-                Ok(Field::Negative(n))
-            }
-            fn visit_f64<E>(self, n: f64) -> Result<Field<'de>, E> {
-                // Some encoders write every number so.
-                let whole = n.fract() == 0.0 && (0.0..9_007_199_254_740_992.0).contains(&n);
-                Ok(if whole { Field::Integer(n as u64) } else { Field::Other("a number") })
-            }
-            fn visit_bool<E>(self, _: bool) -> Result<Field<'de>, E> {
-                Ok(Field::Other("a boolean"))
-            }
-            fn visit_unit<E>(self) -> Result<Field<'de>, E> {
-                Ok(Field::Other("null"))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Field<'de>, A::Error> {
-                while seq.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Field::Other("an array"))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Field<'de>, A::Error> {
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Field::Other("an object"))
-            }
+        deserializer.deserialize_any(Any::<false>)
+    }
+}
+
+/// Reads a field that may be a list.
+fn list_or_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Field<'de>>, D::Error> {
+    deserializer.deserialize_any(Any::<true>).map(Some)
+}
+
+/// Reads a sequence to its end, and keeps one more of it than a request may have.
+pub(super) fn bounded<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(mut seq: A) -> Result<Vec<T>, A::Error> {
+    let mut items = Vec::new();
+    while items.len() <= MAX_MESSAGES {
+        match seq.next_element()? {
+            Some(item) => items.push(item),
+            None => return Ok(items),
         }
-        deserializer.deserialize_any(Any)
+    }
+    while seq.next_element::<IgnoredAny>()?.is_some() {}
+    Ok(items)
+}
+
+/// Takes any value; keeps a list's items if told.
+struct Any<const LISTS: bool>;
+
+impl<'de, const LISTS: bool> Visitor<'de> for Any<LISTS> {
+    type Value = Field<'de>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Field<'de>, E> {
+        Ok(Field::Text(Cow::Borrowed(text)))
+    }
+    fn visit_str<E>(self, text: &str) -> Result<Field<'de>, E> {
+        Ok(Field::Text(Cow::Owned(text.to_owned())))
+    }
+    fn visit_u64<E>(self, n: u64) -> Result<Field<'de>, E> {
+        Ok(Field::Integer(n))
+    }
+    fn visit_i64<E>(self, n: i64) -> Result<Field<'de>, E> {
+        Ok(Field::Negative(n))
+    }
+    fn visit_f64<E>(self, n: f64) -> Result<Field<'de>, E> {
+        // Some encoders write every number so.
+        let whole = n.fract() == 0.0 && (0.0..9_007_199_254_740_992.0).contains(&n);
+        Ok(if whole { Field::Integer(n as u64) } else { Field::Other("a number") })
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<Field<'de>, E> {
+        Ok(Field::Other("a boolean"))
+    }
+    fn visit_unit<E>(self) -> Result<Field<'de>, E> {
+        Ok(Field::Other("null"))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Field<'de>, A::Error> {
+        if LISTS {
+            return Ok(Field::List(bounded(seq)?.into()));
+        }
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Field::Other("an array"))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Field<'de>, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Field::Other("an object"))
     }
 }
 
@@ -130,7 +164,7 @@ impl Field<'_> {
             Field::Integer(n) => Some(Mark::Integer(*n)),
             Field::Negative(n) => Some(Mark::Negative(*n)),
             Field::Text(text) => Some(Mark::Text(text.to_string())),
-            Field::Other(_) => None,
+            Field::List(_) | Field::Other(_) => None,
         }
     }
 
@@ -140,6 +174,7 @@ impl Field<'_> {
             Field::Text(_) => "a string",
             Field::Integer(_) => "a number",
             Field::Negative(_) => "a negative number",
+            Field::List(_) => "an array",
             Field::Other(what) => what,
         }
     }
@@ -173,6 +208,41 @@ impl<'a> Params<'a> {
     pub(super) fn channel(&self) -> Result<Channel, ApiError> {
         let name = Self::text(&self.c, "c", "channel")?;
         Channel::parse(name.as_bytes()).map_err(|e| invalid(format!("field \"c\": {e}")))
+    }
+
+    /// Whether it is one message to one channel, to be published as often as it is asked for.
+    pub(super) fn is_plain(&self) -> bool {
+        self.id.is_none() && !matches!(self.c, Some(Field::List(_)))
+    }
+
+    /// A publish that may be to several channels, and once only.
+    pub(super) fn publish(&self) -> Result<Publish, ApiError> {
+        let (channels, list) = match &self.c {
+            Some(Field::List(names)) => (Self::channels(names)?, true),
+            _ => (vec![self.channel()?], false),
+        };
+        let wrong = |what| invalid(format!("field \"id\" must be a string of 1 to {MAX_ID} bytes, {what}"));
+        let id = match &self.id {
+            None | Some(Field::Other("null")) => None,
+            Some(Field::Text(id)) if (1..=MAX_ID).contains(&id.len()) => Some((&**id).into()),
+            Some(Field::Text(id)) => return Err(wrong(format!("not of {}", id.len()))),
+            Some(other) => return Err(wrong(format!("not {}", other.name()))),
+        };
+        Ok(Publish { channels, list, message: self.message()?, id })
+    }
+
+    fn channels(names: &[Field<'a>]) -> Result<Vec<Channel>, ApiError> {
+        if names.is_empty() || names.len() > MAX_MESSAGES {
+            return Err(invalid(format!("field \"c\": 1 to {MAX_MESSAGES} channels are expected")));
+        }
+        let channel = |(at, name): (usize, &Field<'a>)| {
+            let wrong = |what: String| invalid(format!("field \"c\", channel {}: {what}", at + 1));
+            match name {
+                Field::Text(name) => Channel::parse(name.as_bytes()).map_err(|e| wrong(e.to_string())),
+                other => Err(wrong(format!("it must be a string, not {}", other.name()))),
+            }
+        };
+        names.iter().enumerate().map(channel).collect()
     }
 
     /// `c` as a client's number.
@@ -226,11 +296,16 @@ pub struct Published {
     pub f: u64,
 }
 
-/// Publishes to a channel.
+impl From<Counts> for Published {
+    fn from(counts: Counts) -> Published {
+        Published { s: counts.reached, f: counts.failed }
+    }
+}
+
+/// Publishes one message to one channel, at once.
 pub async fn publish(mesh: &Mesh, params: &Params<'_>) -> Result<Published, ApiError> {
     let (channel, message) = (params.channel()?, params.message()?);
-    let counts = mesh.publish(channel, message).await;
-    Ok(Published { s: counts.reached, f: counts.failed })
+    Ok(mesh.publish(channel, message).await.into())
 }
 
 /// `mesh.send`: always true; a failure is an error.

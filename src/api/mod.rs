@@ -2,6 +2,7 @@
 
 mod answer;
 pub mod auth;
+mod batch;
 pub mod call;
 mod center;
 pub mod error;
@@ -9,6 +10,7 @@ mod http;
 mod linger;
 mod logins;
 mod plain;
+pub mod repeats;
 mod ws;
 
 use arc_swap::ArcSwap;
@@ -26,6 +28,7 @@ use self::call::{Call, Params};
 use self::error::ApiError;
 use self::logins::Verdict;
 use self::plain::Next;
+use self::repeats::Repeats;
 use crate::cluster::Mesh;
 use crate::config::Config;
 use crate::queue::Queue;
@@ -38,6 +41,7 @@ pub use logins::Logins;
 pub struct Api {
     mesh: Arc<Mesh>,
     queue: Arc<Queue>,
+    repeats: Arc<Repeats>,
     config: Arc<ArcSwap<Config>>,
     /// Connections of each server.
     clients: Vec<Arc<AtomicUsize>>,
@@ -62,6 +66,8 @@ pub struct Parts {
     pub mesh: Arc<Mesh>,
     /// The queue.
     pub queue: Arc<Queue>,
+    /// Publishes that are done once.
+    pub repeats: Arc<Repeats>,
     /// The configuration in force.
     pub config: Arc<ArcSwap<Config>>,
     /// Connections of each server.
@@ -85,10 +91,11 @@ const MAX_CONNECTIONS: usize = 10_000;
 impl Api {
     /// An API of those parts.
     pub fn new(parts: Parts) -> Api {
-        let Parts { mesh, queue, config, clients, api_addr, metrics, logins, draining } = parts;
+        let Parts { mesh, queue, config, clients, api_addr, repeats, metrics, logins, draining } = parts;
         Api {
             mesh,
             queue,
+            repeats,
             config,
             clients,
             api_addr,
@@ -141,10 +148,17 @@ impl Api {
     async fn call(&self, call: Call, body: &[u8]) -> Answer {
         let params = match Params::parse(body, "the body") {
             Ok(params) => params,
+            // Whatever is rarer than a plain publish is boxed, so that no connection carries what it needs.
+            Err(_) if call == Call::Publish && batch::is_array(body) => {
+                return Box::pin(batch::answer(self, body)).await;
+            }
             Err(error) => return Answer::failure(&error, None),
         };
         match call {
-            Call::Publish => Answer::to_call(call::publish(&self.mesh, &params).await, params.mark()),
+            Call::Publish if params.is_plain() => {
+                Answer::to_call(call::publish(&self.mesh, &params).await, params.mark())
+            }
+            Call::Publish => Answer::to_call(Box::pin(batch::publish(self, &params)).await, params.mark()),
             Call::Send => Answer::to_call(call::send(&self.mesh, &params).await, params.mark()),
         }
     }

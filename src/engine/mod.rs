@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use crate::api::Logins;
+use crate::api::repeats::Repeats;
 use crate::cluster::Mesh;
 use crate::config::{Config, Level};
 use crate::hub::Hub;
@@ -88,6 +89,7 @@ impl Engine {
         let mesh = Arc::new(Mesh::new(hub.clone(), new_node_id()));
         let outbound = Arc::new(Outbound::new(&config.luavm.redis));
         let queue = Arc::new(Queue::new(config.luavm.queue_topic_size, config.luavm.queue_max_topics));
+        let repeats = Arc::new(Repeats::default());
         let clients: Vec<Arc<AtomicUsize>> = config.servers.iter().map(|_| Arc::default()).collect();
         let (draining, drain) = watch::channel(false);
         let (peers, lanes) = Peers::new(workers);
@@ -113,6 +115,7 @@ impl Engine {
                 mesh: mesh.clone(),
                 outbound: outbound.clone(),
                 queue: queue.clone(),
+                repeats: repeats.clone(),
                 config: config.clone(),
                 programs: programs.clone(),
                 clients: clients.clone(),

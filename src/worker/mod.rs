@@ -25,6 +25,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_local;
 
+use crate::api::repeats::Repeats;
 use crate::api::{Api, Logins, Parts};
 use crate::cluster::Mesh;
 use crate::config::Config;
@@ -120,6 +121,8 @@ pub struct Spec {
     pub outbound: Arc<Outbound>,
     /// From handlers to back ends.
     pub queue: Arc<Queue>,
+    /// What back ends publish once only.
+    pub repeats: Arc<Repeats>,
     /// The configuration in force.
     pub config: Arc<ArcSwap<Config>>,
     /// The scripts, by server.
@@ -254,6 +257,7 @@ fn start(spec: Spec) -> Result<Started, String> {
     let api = Rc::new(Api::new(Parts {
         mesh: spec.mesh,
         queue: spec.queue,
+        repeats: spec.repeats,
         config: spec.config.clone(),
         clients,
         api_addr: spec.api_addr,

@@ -9,6 +9,7 @@ pub mod redis;
 use connmix::config::{Level, load};
 use connmix::engine::{Addresses, Engine, Listeners};
 use futures_util::{SinkExt, StreamExt};
+use proptest::test_runner::Config as ProptestConfig;
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -209,6 +210,12 @@ pub async fn post(addr: SocketAddr, path: &str, body: &str) -> (u16, String) {
 
 pub async fn get(addr: SocketAddr, path: &str) -> (u16, String) {
     http(addr, &format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n")).await
+}
+
+/// How generated input is tried: so many cases, or as many as the environment's `PROPTEST_CASES` says.
+pub fn cases(usual: u32) -> ProptestConfig {
+    let wanted = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    ProptestConfig { cases: wanted.unwrap_or(usual), failure_persistence: None, ..ProptestConfig::default() }
 }
 
 /// Tries till `check` says Some, at most [`PATIENCE`].

@@ -9,9 +9,10 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use super::order;
-use crate::api::call::{Field, Mark, Params, invalid, not_sent};
+use crate::api::Api;
+use crate::api::batch::{self, Outcome as Several, Publish};
+use crate::api::call::{Field, Mark, Params, Published, invalid, not_sent};
 use crate::api::error::ApiError;
-use crate::cluster::Mesh;
 use crate::queue::{Consumer, PopError, Topic};
 use crate::telemetry::metrics::blocks::CALLS;
 
@@ -19,7 +20,7 @@ use crate::telemetry::metrics::blocks::CALLS;
 pub(super) type Outcome = Result<Reply, ApiError>;
 
 /// What `r` holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(untagged)]
 pub(super) enum Reply {
     /// It was done.
@@ -36,6 +37,14 @@ pub(super) enum Reply {
         /// Both.
         t: u64,
     },
+    /// `mesh.publish` to several channels.
+    Each(Vec<Published>),
+}
+
+impl From<Published> for Reply {
+    fn from(Published { s, f }: Published) -> Reply {
+        Reply::Published { s, f, t: s + f }
+    }
 }
 
 /// Done.
@@ -92,7 +101,7 @@ struct Envelope<'a> {
 }
 
 /// Reads a request. What it waits for sets `handed` once the order of what follows is safe.
-pub(super) fn begin(text: &[u8], mesh: &Mesh, handed: &Rc<Cell<bool>>) -> Call {
+pub(super) fn begin(text: &[u8], api: &Api, handed: &Rc<Cell<bool>>) -> Call {
     if text == b"ping" {
         return Call { method: "other", mark: None, work: Work::Ping };
     }
@@ -114,33 +123,32 @@ pub(super) fn begin(text: &[u8], mesh: &Mesh, handed: &Rc<Cell<bool>>) -> Call {
         None => return Call { mark, ..Call::wrong(invalid("field \"m\" (method) is missing")) },
     };
     let params = request.p.map(RawValue::get);
-    let work = work(method, params, mesh, handed).unwrap_or_else(|error| Work::Done(Err(error)));
+    let work = work(method, params, api, handed).unwrap_or_else(|error| Work::Done(Err(error)));
     // Those without a dot are of HTTP alone.
     let known = CALLS.into_iter().find(|call| *call == method && call.contains('.'));
     Call { method: known.unwrap_or("other"), mark, work }
 }
 
-fn work(method: &str, params: Option<&str>, mesh: &Mesh, handed: &Rc<Cell<bool>>) -> Result<Work, ApiError> {
+fn work(method: &str, params: Option<&str>, api: &Api, handed: &Rc<Cell<bool>>) -> Result<Work, ApiError> {
     let given = || params.ok_or_else(|| invalid("field \"p\" (parameters) is missing"));
     let call = match method {
         "mesh.publish" => {
             let params = Params::parse(given()?.as_bytes(), "field \"p\"")?;
-            let counts = mesh.publish_then(params.channel()?, params.message()?, hand_over(handed));
-            return Ok(Work::Wait(Box::pin(async move {
-                let counts = counts.await;
-                let (s, f) = (counts.reached, counts.failed);
-                Ok(Reply::Published { s, f, t: s + f })
-            })));
+            if !params.is_plain() {
+                return Ok(publish_more(api, params.publish()?, handed));
+            }
+            let counts = api.mesh.publish_then(params.channel()?, params.message()?, hand_over(handed));
+            return Ok(Work::Wait(Box::pin(async move { Ok(Published::from(counts.await).into()) })));
         }
         "mesh.send" => {
             let params = Params::parse(given()?.as_bytes(), "field \"p\"")?;
             let client = params.client()?;
-            let sent = mesh.send_then(client, params.message()?, hand_over(handed));
+            let sent = api.mesh.send_then(client, params.message()?, hand_over(handed));
             return Ok(Work::Wait(Box::pin(async move { if sent.await { Ok(DONE) } else { Err(not_sent(client)) } })));
         }
         "conn.call" => {
             let (client, order) = order::parse(given()?)?;
-            let obeyed = mesh.order_then(client, order, hand_over(handed));
+            let obeyed = api.mesh.order_then(client, order, hand_over(handed));
             return Ok(Work::Wait(Box::pin(async move { obeyed.await.map(|()| DONE).map_err(ApiError::NotObeyed) })));
         }
         "queue.pop" => {
@@ -185,6 +193,20 @@ fn work(method: &str, params: Option<&str>, mesh: &Mesh, handed: &Rc<Cell<bool>>
         }
     };
     Ok(Work::Queue(call))
+}
+
+/// A publish to several channels, or once only.
+fn publish_more(api: &Api, publish: Publish, handed: &Rc<Cell<bool>>) -> Work {
+    let begun = batch::begin(api, publish);
+    let handed = hand_over(handed);
+    Work::Wait(Box::pin(async move {
+        let publish = begun.await;
+        handed();
+        Ok(match publish.outcome().await {
+            Several::One(published) => published.into(),
+            Several::Each(published) => Reply::Each(published),
+        })
+    }))
 }
 
 /// Notes that a call has been begun so far only that no other may overtake it; what to call when that is over.

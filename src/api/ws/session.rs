@@ -252,7 +252,7 @@ impl State {
 
     /// Begins a call, so far that the next may begin, if nothing is in the way.
     fn begin(&mut self, text: &[u8], cx: &mut Context<'_>) {
-        let mut call = request::begin(text, &self.api.mesh, &self.handed);
+        let mut call = request::begin(text, &self.api, &self.handed);
         poll_work(&mut call.work, cx);
         self.calls.push_back(call);
     }
@@ -264,7 +264,9 @@ impl State {
         {
             poll_work(&mut call.work, cx);
         }
-        while let Some(call) = self.calls.front_mut() {
+        while self.out.len() < MAX_WAITING
+            && let Some(call) = self.calls.front_mut()
+        {
             poll_work(&mut call.work, cx);
             if matches!(call.work, Work::Wait(_)) {
                 break;

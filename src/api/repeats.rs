@@ -1,0 +1,223 @@
+//! Publishes that bear an id, so that asking for one twice does it once. A table of the process, whichever worker is
+//! asked: bounded in time, number and bytes, the oldest id forgotten first.
+
+use futures_util::FutureExt;
+use futures_util::future::Shared;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+use super::batch::{Publish, UnderWay};
+
+/// How long an id is known, from the publish that brought it on.
+const KNOWN: Duration = Duration::from_secs(300);
+/// The most ids that are known at a time.
+const MAX_IDS: usize = 65_536;
+/// The most bytes of what is known. One larger publish is taken all the same, and the only one then.
+const MAX_BYTES: usize = 64 * 1024 * 1024;
+/// What an id takes besides its text, and each of its channels, in bytes: generously.
+const PER_ID: usize = 512;
+const PER_CHANNEL: usize = 256;
+
+/// The ids that are known, and what was or is being done for each.
+#[derive(Default)]
+pub struct Repeats(Arc<Mutex<Table>>);
+
+#[derive(Default)]
+struct Table {
+    known: HashMap<Arc<str>, Entry>,
+    /// The ids from the oldest on; each is known.
+    order: VecDeque<(Instant, Arc<str>)>,
+    bytes: usize,
+    /// Numbers entries, so that an id that was forgotten and came again is told from its former self.
+    next: u64,
+}
+
+struct Entry {
+    number: u64,
+    weight: usize,
+    /// Whoever waits for it drives it: if the first caller leaves halfway, the next one goes on.
+    under_way: Shared<UnderWay>,
+}
+
+impl Repeats {
+    /// The publish with that id: the earlier one where it is known, else the one that `begin` begins.
+    pub(super) fn once(&self, id: Arc<str>, publish: Publish, begin: impl FnOnce(Publish) -> UnderWay) -> UnderWay {
+        self.once_at(Instant::now(), id, weights(&publish), || begin(publish))
+    }
+
+    /// `weights`: while the message has not been handed out, and afterwards.
+    fn once_at(
+        &self,
+        now: Instant,
+        id: Arc<str>,
+        weights: (usize, usize),
+        begin: impl FnOnce() -> UnderWay,
+    ) -> UnderWay {
+        let mut table = lock(&self.0);
+        let mut forgotten = table.forget_old(now);
+        let under_way = match table.known.get(&id) {
+            Some(entry) => entry.under_way.clone(),
+            None => {
+                let number = table.next;
+                table.next += 1;
+                let (begun, settling, own) = (begin(), Arc::downgrade(&self.0), id.clone());
+                let under_way = async move {
+                    let handed = begun.await;
+                    if let Some(table) = settling.upgrade() {
+                        lock(&table).settle(&own, number, weights.1);
+                    }
+                    handed
+                };
+                let under_way = under_way.boxed().shared();
+                let weight = weights.0;
+                table.known.insert(id.clone(), Entry { number, weight, under_way: under_way.clone() });
+                table.order.push_back((now, id));
+                table.bytes += weight;
+                table.make_room(&mut forgotten);
+                under_way
+            }
+        };
+        drop(table);
+        // What was forgotten ends here, outside of the lock.
+        drop(forgotten);
+        under_way.boxed()
+    }
+}
+
+fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    // Nothing is done under the lock that could leave it half done.
+    table.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is known of a publish weighs, before its message is handed out and afterwards.
+fn weights(publish: &Publish) -> (usize, usize) {
+    let id = publish.id.as_ref().map_or(0, |id| id.len());
+    let after = PER_ID + id + publish.channels.len() * PER_CHANNEL;
+    let names: usize = publish.channels.iter().map(|channel| channel.as_str().len()).sum();
+    (after + names + publish.message.data().len(), after)
+}
+
+impl Table {
+    fn forget_old(&mut self, now: Instant) -> Vec<Entry> {
+        let mut forgotten = Vec::new();
+        while self.order.front().is_some_and(|&(since, _)| now.saturating_duration_since(since) >= KNOWN) {
+            self.forget_oldest(&mut forgotten);
+        }
+        forgotten
+    }
+
+    /// The newest stays in any case.
+    fn make_room(&mut self, forgotten: &mut Vec<Entry>) {
+        while self.order.len() > 1 && (self.order.len() > MAX_IDS || self.bytes > MAX_BYTES) {
+            self.forget_oldest(forgotten);
+        }
+    }
+
+    fn forget_oldest(&mut self, forgotten: &mut Vec<Entry>) {
+        let Some((_, id)) = self.order.pop_front() else { return };
+        if let Some(entry) = self.known.remove(&id) {
+            self.bytes -= entry.weight;
+            forgotten.push(entry);
+        }
+    }
+
+    /// The message of that entry has been handed out.
+    fn settle(&mut self, id: &str, number: u64, weight: usize) {
+        if let Some(entry) = self.known.get_mut(id).filter(|entry| entry.number == number) {
+            self.bytes = self.bytes - entry.weight + weight;
+            entry.weight = weight;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::batch::{Handed, Outcome};
+    use crate::api::call::Published;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use tokio::sync::oneshot;
+
+    /// Publishes of which each counts itself.
+    #[derive(Default)]
+    struct World {
+        repeats: Repeats,
+        begun: Arc<AtomicUsize>,
+    }
+
+    fn outcome(s: usize) -> Outcome {
+        Outcome::One(Published { s: s as u64, f: 0 })
+    }
+
+    impl World {
+        /// A publish that is done at once; its outcome is how many have been begun.
+        fn publish(&self, now: Instant, id: &str, weight: usize) -> Outcome {
+            let begun = self.begun.clone();
+            let begin = move || {
+                let number = begun.fetch_add(1, Relaxed) + 1;
+                async move { Handed::new(async move { outcome(number) }) }.boxed()
+            };
+            let counting = self.repeats.once_at(now, id.into(), (weight, weight.min(1000)), begin);
+            counting.now_or_never().unwrap().outcome().now_or_never().unwrap()
+        }
+
+        fn known(&self) -> (usize, usize) {
+            let table = lock(&self.repeats.0);
+            assert_eq!(table.known.len(), table.order.len());
+            assert_eq!(table.bytes, table.known.values().map(|entry| entry.weight).sum::<usize>());
+            (table.known.len(), table.bytes)
+        }
+    }
+
+    #[test]
+    fn an_id_is_known_for_five_minutes_from_its_first_publish() {
+        let (world, start) = (World::default(), Instant::now());
+        assert_eq!(world.publish(start, "a", 700), outcome(1));
+        let late = start + KNOWN - Duration::from_millis(1);
+        assert_eq!(world.publish(late, "a", 700), outcome(1), "not begun again");
+        assert_eq!(world.publish(late, "b", 700), outcome(2));
+        assert_eq!(world.publish(start + KNOWN, "a", 700), outcome(3), "a repeat does not prolong it");
+        assert_eq!(world.known(), (2, 1400));
+    }
+
+    #[test]
+    fn beyond_the_bounds_the_oldest_ids_are_forgotten() {
+        let (world, now) = (World::default(), Instant::now());
+        for i in 0..MAX_IDS {
+            world.publish(now, &i.to_string(), 700);
+        }
+        assert_eq!(world.known().0, MAX_IDS);
+        world.publish(now, "one more", 700);
+        assert_eq!(world.known().0, MAX_IDS);
+        assert_eq!(world.publish(now, "1", 700), outcome(2), "the second oldest is known");
+        assert_eq!(world.publish(now, "0", 700), outcome(MAX_IDS + 2), "the oldest is not");
+        // While its message has not been handed out, it counts: this one takes all there is.
+        assert_eq!(world.publish(now, "large", MAX_BYTES + 1), outcome(MAX_IDS + 3));
+        assert_eq!(world.known(), (1, 1000), "it has been handed out since");
+        assert_eq!(world.publish(now, "large", 700), outcome(MAX_IDS + 3));
+    }
+
+    #[tokio::test]
+    async fn a_repeat_waits_for_the_first_and_goes_on_if_that_is_dropped() {
+        let repeats = Repeats::default();
+        let now = Instant::now();
+        let (finish, finished) = oneshot::channel::<usize>();
+        let begin = || {
+            async move {
+                let s = finished.await.unwrap();
+                Handed::new(async move { outcome(s) })
+            }
+            .boxed()
+        };
+        let mut first = repeats.once_at(now, "x".into(), (700, 700), begin);
+        assert!((&mut first).now_or_never().is_none());
+        let again = || repeats.once_at(now, "x".into(), (700, 700), || panic!("it is begun once"));
+        let waiting = tokio::spawn(again());
+        drop(first);
+        finish.send(7).unwrap();
+        assert_eq!(waiting.await.unwrap().outcome().await, outcome(7));
+        assert_eq!(again().await.outcome().await, outcome(7));
+    }
+}

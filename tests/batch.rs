@@ -282,13 +282,13 @@ async fn answers_that_nobody_takes_hold_up_further_ones_and_are_all_there_later(
     let mut writer = tokio::net::TcpStream::from_std(stream.try_clone().unwrap()).unwrap();
     api.stream = tokio::net::TcpStream::from_std(stream).unwrap();
     let writing = tokio::spawn(async move {
-        for i in 0..600 {
+        for i in 0..400 {
             let call = json!({"m": "mesh.publish", "p": {"c": names, "d": ""}, "i": i});
             writer.write_all(&raw::text(&call.to_string())).await.unwrap();
         }
         writer
     });
-    for i in 0..600 {
+    for i in 0..400 {
         let reply: Value = serde_json::from_str(&api.text().await).unwrap();
         assert_eq!((&reply["i"], reply["r"].as_array().map(Vec::len)), (&json!(i), Some(1000)));
     }

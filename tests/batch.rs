@@ -273,7 +273,7 @@ async fn over_the_websocket_api_all_publishes_keep_their_order() {
 }
 
 #[tokio::test]
-async fn answers_that_nobody_takes_hold_up_further_ones_and_are_all_there_later() {
+async fn long_answers_to_many_requests_are_all_there_however_late_they_are_taken() {
     let rig = rig();
     let mut api = open(rig.at.api).await;
     // Each answer has some 14 KB; more of them than a connection may have waiting, and than the kernel takes.
@@ -282,15 +282,16 @@ async fn answers_that_nobody_takes_hold_up_further_ones_and_are_all_there_later(
     let mut writer = tokio::net::TcpStream::from_std(stream.try_clone().unwrap()).unwrap();
     api.stream = tokio::net::TcpStream::from_std(stream).unwrap();
     let writing = tokio::spawn(async move {
-        for i in 0..600 {
+        for i in 0..400 {
             let call = json!({"m": "mesh.publish", "p": {"c": names, "d": ""}, "i": i});
             writer.write_all(&raw::text(&call.to_string())).await.unwrap();
         }
         writer
     });
-    for i in 0..600 {
-        let reply: Value = serde_json::from_str(&api.text().await).unwrap();
-        assert_eq!((&reply["i"], reply["r"].as_array().map(Vec::len)), (&json!(i), Some(1000)));
+    for i in 0..400 {
+        let reply = api.text().await;
+        assert!(reply.ends_with(&format!("{{\"s\":0,\"f\":0}}],\"i\":{i}}}")), "{reply}");
+        assert_eq!(reply.matches("\"s\":0").count(), 1000);
     }
     drop(writing.await.unwrap());
 }

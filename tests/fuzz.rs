@@ -140,7 +140,7 @@ fn any_batch_gets_an_answer_to_each_of_its_items() {
     proptest!(cases(48), |(bodies in vec(body, 1..10))| {
         runtime.block_on(async {
             let mut api = Raw::dial(rig.at.api).await;
-            for body in &bodies {
+            for body in bodies.iter().filter(|body| body.len() <= 1 << 20) {
                 let reply = api.call(post(body)).await;
                 let text = String::from_utf8_lossy(body);
                 let answer: Value = serde_json::from_str(&reply.body).unwrap_or_else(|e| panic!("{e}: {reply:?}"));
@@ -321,8 +321,8 @@ fn no_bytes_harm_a_socket_server() {
     let dial = |at: usize| Raw::dial(rig.at.servers[at]);
     let others = async { [dial(0).await, dial(1).await, dial(2).await] };
     let others = Mutex::new(runtime.block_on(others));
-    let questions = ["05hello", "hello\n", "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"echo\",\"params\":[1]}\n"];
-    let answers = ["05hello", "hello\n", "{\"jsonrpc\":\"2.0\""];
+    let rpc = r#"{"jsonrpc":"2.0","id":1,"method":"echo","params":[1]}"#.to_owned() + "\n";
+    let questions = ["05\0\r x\n", "hello\n", &rpc];
     let input = vec(damaged(packages()), 1..10);
     proptest!(cases(64), |(packages in input, upgraded in any::<bool>(), cuts in vec(any::<Index>(), 0..4))| {
         runtime.block_on(async {
@@ -341,11 +341,16 @@ fn no_bytes_harm_a_socket_server() {
                 let _ = tokio::io::AsyncWriteExt::shutdown(&mut raw.stream).await;
                 raw.rest().await;
             }
-            for ((other, question), answer) in others.lock().await.iter_mut().zip(questions).zip(answers) {
+            for (other, question) in others.lock().await.iter_mut().zip(questions) {
                 other.write(question).await;
-                assert_eq!(String::from_utf8_lossy(&other.take(answer.len()).await), answer);
-                if answer.starts_with('{') {
-                    while other.take(1).await != b"\n" {}
+                let mut answer = Vec::new();
+                while answer.last() != Some(&b'\n') {
+                    answer.extend(other.take(1).await);
+                }
+                match question.starts_with('{') {
+                    // Fields come in any order.
+                    true => assert_eq!(serde_json::from_slice::<Value>(&answer).unwrap()["result"][0], 1),
+                    false => assert_eq!(answer, question.as_bytes()),
                 }
             }
         });

@@ -1,0 +1,387 @@
+//! Holds `docs/openapi.yaml` against the server: every answer that it promises is provoked over a real socket and
+//! validated, its examples are what they are examples of, and it knows every status that the API's tests expect.
+
+mod kit;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use kit::raw::{Raw, Reply};
+use kit::*;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+
+/// A method (in lower case), a path as the document spells it, and a status.
+type Case = (String, String, u16);
+
+struct Document(Value);
+
+fn document() -> Document {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.yaml");
+    Document(serde_yaml::from_str(&fs::read_to_string(file).unwrap()).unwrap())
+}
+
+const METHODS: [&str; 8] = ["get", "post", "put", "delete", "options", "head", "patch", "trace"];
+
+impl Document {
+    /// What a `$ref` stands for, or the value itself.
+    fn resolve<'a>(&'a self, value: &'a Value) -> &'a Value {
+        let Some(link) = value.get("$ref") else { return value };
+        let pointer = link.as_str().and_then(|link| link.strip_prefix('#')).unwrap_or_else(|| panic!("{link}"));
+        self.0.pointer(pointer).unwrap_or_else(|| panic!("{link} is nowhere"))
+    }
+
+    /// All operations: method, path, and what it says of them.
+    fn operations(&self) -> Vec<(&str, &str, &Value)> {
+        let paths = self.0["paths"].as_object().unwrap();
+        let of_path = |(path, item): (&'_ String, &'_ Value)| -> Vec<(String, String)> {
+            let methods = item.as_object().unwrap().keys().filter(|key| METHODS.contains(&key.as_str()));
+            methods.map(|method| (method.clone(), path.clone())).collect()
+        };
+        let found: Vec<_> = paths.iter().flat_map(of_path).collect();
+        let borrowed = found.into_iter().map(|(method, path)| {
+            let (path, item) = paths.get_key_value(&path).unwrap();
+            let (method, operation) = item.as_object().unwrap().get_key_value(&method).unwrap();
+            (method.as_str(), path.as_str(), operation)
+        });
+        borrowed.collect()
+    }
+
+    fn response(&self, method: &str, path: &str, status: u16) -> &Value {
+        let response = &self.0["paths"][path][method]["responses"][status.to_string()];
+        assert!(response.is_object(), "{method} {path} has no response {status}");
+        self.resolve(response)
+    }
+
+    /// All that it promises.
+    fn promised(&self) -> BTreeSet<Case> {
+        let mut promised = BTreeSet::new();
+        for (method, path, operation) in self.operations() {
+            for status in operation["responses"].as_object().unwrap().keys() {
+                promised.insert((method.to_owned(), path.to_owned(), status.parse().unwrap()));
+            }
+        }
+        promised
+    }
+
+    /// Why a value is not as a schema says; empty: it is.
+    fn errors(&self, schema: &Value, value: &Value) -> Vec<String> {
+        let whole = json!({"allOf": [schema], "components": self.0["components"]});
+        let validator = jsonschema::draft202012::new(&whole).unwrap_or_else(|e| panic!("{e}: {schema}"));
+        validator.iter_errors(value).map(|e| format!("{}: {e}", e.instance_path())).collect()
+    }
+
+    /// Asserts that a reply is what is promised for that case.
+    fn hold(&self, (method, path, status): &Case, reply: &Reply) {
+        assert_eq!(reply.status, *status, "{method} {path}: {reply:?}");
+        let response = self.response(method, path, *status);
+        for (name, header) in response["headers"].as_object().into_iter().flatten() {
+            let value = reply.header(name).unwrap_or_else(|| panic!("{method} {path} {status}: no {name}: {reply:?}"));
+            let errors = self.errors(&header["schema"], &json!(value));
+            assert!(errors.is_empty(), "{name}: {errors:?}");
+        }
+        match response.get("content") {
+            Some(content) => {
+                assert_eq!(reply.header("Content-Type"), Some("application/json"), "{reply:?}");
+                let body: Value = serde_json::from_str(&reply.body).unwrap();
+                let errors = self.errors(&content["application/json"]["schema"], &body);
+                assert!(errors.is_empty(), "{method} {path} {status}: {body}: {errors:?}");
+            }
+            None => assert_eq!(reply.body, ""),
+        }
+    }
+
+    /// Whether a body is one that the operation takes.
+    fn takes(&self, path: &str, body: &str) -> bool {
+        let schema = &self.0["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"];
+        serde_json::from_str(body).is_ok_and(|body| self.errors(schema, &body).is_empty())
+    }
+}
+
+/// What has been provoked so far.
+struct Prober<'a> {
+    document: &'a Document,
+    seen: BTreeSet<Case>,
+}
+
+impl Prober<'_> {
+    /// Sends a request of which `path` is as the document spells it, and holds the reply against it.
+    async fn probe(&mut self, at: SocketAddr, method: &str, path: &str, status: u16, request: String) -> Reply {
+        let mut raw = Raw::dial(at).await;
+        raw.write(request).await;
+        self.read(&mut raw, method, path, status).await
+    }
+
+    async fn read(&mut self, raw: &mut Raw, method: &str, path: &str, status: u16) -> Reply {
+        let case = (method.to_owned(), path.to_owned(), status);
+        let reply = if status == 101 { raw.head().await } else { raw.reply().await };
+        self.document.hold(&case, &reply);
+        self.seen.insert(case);
+        reply
+    }
+}
+
+const SCRIPT: &str = "\
+function on_message(msg, conn)
+  if msg.data == 'id' then conn:send(conn:client_id()) return end
+  conn:send(conn:subscribe(msg.data) or 'ok')
+end
+function on_close() mix.sleep(1) end
+";
+
+const USERS: &str = "
+shutdownTimeout: 5
+access:
+  users:
+    - {username: ann, password: secret, roles: [read, write], host: '*'}
+    - {username: reader, password: r, roles: [read], host: '*'}
+    - {username: writer, password: w, roles: [write], host: '*'}
+    - {username: faraway, password: f, roles: [read, write], host: '10.*.*.*'}
+";
+
+/// An engine with these users, small bodies and little patience for them.
+fn rig() -> Rig {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
+    let file = dir.path().join("connmix.yaml");
+    write_config(&file, "", "workers: 1", USERS);
+    let config = fs::read_to_string(&file).unwrap();
+    let before = "engine:\n  apiServer: {port: 0, bind: 127.0.0.1";
+    assert!(config.contains(before));
+    fs::write(&file, config.replace(before, &format!("{before}, maxBodySize: 30000, readTimeout: 1"))).unwrap();
+    Rig::start(dir)
+}
+
+fn basic(credentials: &str) -> String {
+    format!("Authorization: Basic {}\r\n", STANDARD.encode(credentials))
+}
+
+/// A request with these further headers, each ending in CRLF.
+fn ask(method: &str, path: &str, headers: &str) -> String {
+    format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n")
+}
+
+fn post(path: &str, headers: &str, body: &str) -> String {
+    ask("POST", path, &format!("{headers}Content-Length: {}\r\n", body.len())) + body
+}
+
+const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n";
+const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+const PUBLISH: &str = "/v1/mesh/publish";
+const SEND: &str = "/v1/mesh/send";
+const WS: &str = "/ws/v1";
+
+#[tokio::test]
+async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
+    let document = document();
+    let mut prober = Prober { document: &document, seen: BTreeSet::new() };
+    let rig = rig();
+    let (api, center) = (rig.at.api, rig.at.center);
+    let ann = basic("ann:secret");
+    let mut client = rig.connect().await;
+    let id = client.ask("id").await;
+    assert_eq!(client.ask("news").await, "ok");
+
+    // What is right, and what is wrong; the document tells one from the other as the server does.
+    let many = json!({"c": vec!["x"; 1001], "d": ""}).to_string();
+    let publishes = [
+        (200, r#"{"c":"news","d":"x","i":7}"#.to_owned()),
+        (200, r#"{"c":"news","d":"eA==","t":"binary","i":"x","more":[{}]}"#.to_owned()),
+        (200, r#"{"c":["news","none"],"d":"x","t":null,"id":"1"}"#.to_owned()),
+        (200, r#"[{"c":"news","d":"x","i":-1},{"c":["news"],"d":"x","id":null,"i":[]}]"#.to_owned()),
+        (400, r#"{"c":"news"}"#.to_owned()),
+        (400, r#"{"c":"a b","d":"x"}"#.to_owned()),
+        (400, r#"{"c":"a\u0085","d":"x"}"#.to_owned()),
+        (400, r#"{"c":"","d":"x"}"#.to_owned()),
+        (400, r#"{"c":[],"d":"x"}"#.to_owned()),
+        (400, r#"{"c":["a",7],"d":"x"}"#.to_owned()),
+        (400, r#"{"c":"a","d":7,"i":"mark"}"#.to_owned()),
+        (400, r#"{"c":"a","d":"x","t":"json"}"#.to_owned()),
+        (400, r#"{"c":"a","d":"x","id":7}"#.to_owned()),
+        (400, r#"{"c":"a","d":"x","id":""}"#.to_owned()),
+        (400, many),
+        (400, format!(r#"{{"c":"{}","d":"x"}}"#, "x".repeat(256))),
+        (400, "[]".to_owned()),
+        (400, "7".to_owned()),
+        (400, "no json".to_owned()),
+    ];
+    for (status, body) in &publishes {
+        prober.probe(api, "post", PUBLISH, *status, post(PUBLISH, &ann, body)).await;
+        assert_eq!(document.takes(PUBLISH, body), *status == 200, "{body}");
+    }
+    // Of an array's items each has its own answer, right or wrong.
+    let body = r#"[{"c":"news"},7,{"c":"news","d":"x"}]"#;
+    prober.probe(api, "post", PUBLISH, 200, post(PUBLISH, &ann, body)).await;
+    let sends = [
+        (200, format!(r#"{{"c":"{id}","d":"x"}}"#)),
+        (200, format!(r#"{{"c":{id},"d":"eA==","t":"binary","i":7}}"#)),
+        (400, r#"{"c":"x","d":"x"}"#.to_owned()),
+        (400, r#"{"c":0,"d":"x"}"#.to_owned()),
+        (400, r#"{"c":7}"#.to_owned()),
+        (400, r#"{"c":[7],"d":"x"}"#.to_owned()),
+        (400, r#"[{"c":7,"d":"x"}]"#.to_owned()),
+    ];
+    for (status, body) in &sends {
+        prober.probe(api, "post", SEND, *status, post(SEND, &ann, body)).await;
+        assert_eq!(document.takes(SEND, body), *status == 200, "{body}");
+    }
+    prober.probe(api, "post", SEND, 404, post(SEND, &ann, r#"{"c":"7","d":"x","i":"m"}"#)).await;
+
+    // Who may, how, how much and how long.
+    let mut late = Vec::new();
+    for path in [PUBLISH, SEND] {
+        let mut raw = Raw::dial(api).await;
+        raw.write(ask("POST", path, &format!("{ann}Content-Length: 9\r\n"))).await;
+        late.push((raw, path));
+    }
+    for path in [PUBLISH, SEND] {
+        prober.probe(api, "post", path, 401, post(path, "", "{}")).await;
+        prober.probe(api, "post", path, 401, post(path, &basic("ann:wrong"), "{}")).await;
+        prober.probe(api, "post", path, 403, post(path, &basic("reader:r"), "{}")).await;
+        prober.probe(api, "post", path, 403, post(path, &basic("faraway:f"), "{}")).await;
+        for method in ["GET", "PUT", "DELETE"] {
+            let reply = prober.probe(api, "post", path, 405, ask(method, path, &ann)).await;
+            assert_eq!(reply.header("Allow"), Some("POST"));
+        }
+        prober.probe(api, "post", path, 413, post(path, &ann, &"x".repeat(30_001))).await;
+    }
+    for (mut raw, path) in late {
+        prober.read(&mut raw, "post", path, 408).await;
+    }
+
+    // The WebSocket API's handshake.
+    let open = |headers: &str| ask("GET", WS, &format!("{ann}{headers}"));
+    prober.probe(api, "get", WS, 101, open(&format!("{UPGRADE}{KEY}"))).await;
+    prober.probe(api, "get", WS, 400, open(UPGRADE)).await;
+    prober.probe(api, "get", WS, 401, ask("GET", WS, UPGRADE)).await;
+    prober.probe(api, "get", WS, 403, ask("GET", WS, &basic("reader:r"))).await;
+    prober.probe(api, "get", WS, 405, ask("DELETE", WS, &ann)).await;
+    prober.probe(api, "get", WS, 426, open("")).await;
+    prober.probe(api, "get", WS, 426, open(&format!("{UPGRADE}{KEY}").replace("13", "12"))).await;
+    prober.probe(api, "get", WS, 505, open(UPGRADE).replace("HTTP/1.1", "HTTP/1.0")).await;
+
+    for at in [api, center] {
+        for path in ["/healthz", "/readyz"] {
+            prober.probe(at, "get", path, 200, ask("GET", path, "")).await;
+            prober.probe(at, "get", path, 405, post(path, "", "")).await;
+        }
+        for method in ["GET", "POST"] {
+            for path in ["/", "/v1", "/healthz/"] {
+                prober.probe(at, "get", "/{other}", 404, ask(method, path, &ann)).await;
+                prober.probe(at, "get", "/{other}", 401, ask(method, path, "")).await;
+                prober.probe(at, "get", "/{other}", 403, ask(method, path, &basic("writer:w"))).await;
+            }
+        }
+    }
+    for path in ["/version", "/v1/nodes"] {
+        prober.probe(center, "get", path, 200, ask("GET", path, &ann)).await;
+        prober.probe(center, "get", path, 401, ask("GET", path, "")).await;
+        prober.probe(center, "get", path, 403, ask("GET", path, &basic("writer:w"))).await;
+        prober.probe(center, "get", path, 405, post(path, &ann, "{}")).await;
+    }
+
+    // The end: requests that have begun before it are answered while a hook of the client's keeps the engine up.
+    let mut begun = Vec::new();
+    for (path, headers) in
+        [("/healthz", String::new()), ("/readyz", String::new()), (WS, format!("{ann}{UPGRADE}{KEY}"))]
+    {
+        let mut raw = Raw::dial(api).await;
+        raw.write(ask("GET", path, &headers).trim_end_matches("\r\n")).await;
+        begun.push((raw, path));
+    }
+    // They have been accepted: later ones have been served.
+    assert_eq!(get(api, "/healthz").await.0, 200);
+    let stopping = tokio::spawn(rig.shutdown());
+    while !client.next().await.unwrap().is_close() {}
+    for (mut raw, path) in begun {
+        raw.write("\r\n\r\n").await;
+        prober.read(&mut raw, "get", path, 503).await;
+    }
+    drop(stopping);
+    assert_eq!(prober.seen, document.promised(), "left: provoked; right: promised");
+}
+
+#[test]
+fn every_example_is_valid_and_every_link_leads_somewhere() {
+    let document = document();
+    assert_eq!(document.0["openapi"], "3.1.0");
+    assert_eq!(document.0["info"]["version"], env!("CARGO_PKG_VERSION"));
+    let mut links = Vec::new();
+    walk(&document.0, &mut |value| {
+        if value.get("$ref").is_some() {
+            links.push(document.resolve(value));
+        }
+    });
+    assert!(links.len() > 30);
+    // Each content has an example at least, and each answer to a call a description.
+    let mut examples = 0;
+    walk(&document.0, &mut |value| {
+        let Some(media) = value.get("application/json") else { return };
+        let given = media["examples"].as_object().into_iter().flatten().map(|(_, example)| &example["value"]);
+        let given: Vec<_> = given.chain(media.get("example")).collect();
+        assert!(!given.is_empty(), "no example: {media}");
+        for example in given {
+            let errors = document.errors(&media["schema"], example);
+            assert!(errors.is_empty(), "{example}: {errors:?}");
+            examples += 1;
+        }
+    });
+    assert!(examples > 20);
+    let mut names = BTreeSet::new();
+    for (method, path, operation) in document.operations() {
+        let name = operation["operationId"].as_str().unwrap_or_else(|| panic!("{method} {path} has no operationId"));
+        assert!(names.insert(name), "{name} is there twice");
+        assert!(operation["summary"].is_string(), "{name}");
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            assert!(document.resolve(response)["description"].is_string(), "{name} {status}");
+        }
+    }
+}
+
+fn walk<'a>(value: &'a Value, see: &mut impl FnMut(&'a Value)) {
+    see(value);
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| walk(item, see)),
+        Value::Object(fields) => fields.values().for_each(|item| walk(item, see)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_error_that_the_tests_of_the_api_expect_is_documented() {
+    let document = document();
+    // The status and the code of each error that is promised.
+    let mut promised = BTreeSet::new();
+    for (method, path, status) in document.promised() {
+        let response = document.response(&method, &path, status);
+        let code = response.pointer("/content/application~1json/example/E/c").and_then(Value::as_u64);
+        promised.insert((u64::from(status), code.unwrap_or_default()));
+    }
+    let statuses: BTreeSet<u64> = promised.iter().map(|(status, _)| *status).collect();
+    let (mut errors, mut expected) = (0, 0);
+    for file in ["api.rs", "ws_api.rs", "batch.rs", "shutdown.rs"] {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(file)).unwrap();
+        for line in text.lines() {
+            let numbers = line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '.');
+            let numbers: Vec<u64> = numbers.filter_map(|word| word.parse().ok()).collect();
+            if let Some((_, call)) = line.split_once("assert_error(&") {
+                // Two arguments that are numbers.
+                let arguments: Vec<Option<u64>> = call.split(", ").map(|word| word.parse().ok()).collect();
+                let pair = arguments.windows(2).find_map(|pair| Some((pair[0]?, pair[1]?)));
+                if let Some(pair) = pair {
+                    assert!(promised.contains(&pair), "{file}: {pair:?}: {line}");
+                    errors += 1;
+                }
+            } else if line.contains("status") && line.contains("assert_eq!") {
+                // An answer before the answer is none of its own.
+                for status in numbers.into_iter().filter(|n| (101..600).contains(n)) {
+                    assert!(statuses.contains(&status), "{file}: {status}: {line}");
+                    expected += 1;
+                }
+            }
+        }
+    }
+    assert!(errors > 10 && expected > 20, "{errors} and {expected}: the tests are read");
+}

@@ -10,7 +10,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
 /// "id" gets the client's number; any other text subscribes to the channel that it names.
@@ -440,6 +443,32 @@ async fn a_call_that_does_not_arrive_ends_in_time() {
     half.rest().await;
     idle.ends().await;
     assert_eq!(get(rig.at.api, "/healthz").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_head_that_comes_byte_by_byte_ends_in_time() {
+    let rig = rig_with_api("readTimeout: 300ms", "");
+    // At once, and behind a call that was answered.
+    for before in [String::new(), request(PUBLISH, r#"{"c":"c","d":"x"}"#)] {
+        let mut socket = TcpStream::connect(rig.at.api).await.unwrap();
+        socket.write_all((before + "POST /v1/mesh/publish HTTP/1.1\r\nX: ").as_bytes()).await.unwrap();
+        let (mut input, mut output) = socket.split();
+        let dripping = async {
+            while output.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let mut rest = Vec::new();
+        // A reset ends it too.
+        let ended = async { input.read_to_end(&mut rest).await.map(drop) };
+        let both = async {
+            tokio::select! {
+                _ = ended => {}
+                () = dripping => {}
+            }
+        };
+        timeout(PATIENCE, both).await.expect("the head never ends, and nothing ends it");
+    }
 }
 
 const USERS: &str = "

@@ -34,6 +34,14 @@ pub(super) enum Next {
     },
 }
 
+/// What a connection waits for; each has the whole `readTimeout`.
+#[derive(PartialEq, Eq)]
+enum Awaited {
+    Request,
+    Head,
+    Body,
+}
+
 /// What bytes begin with.
 #[derive(Debug, PartialEq, Eq)]
 enum Parsed<'a> {
@@ -62,6 +70,8 @@ impl Api {
         let mut drained = pin!(draining.wait_for(|draining| *draining));
         // Once the engine drains: till when what has begun is answered.
         let mut last = None;
+        // What is waited for, and since when.
+        let (mut awaited, mut since) = (Awaited::Request, Instant::now());
         loop {
             // All requests that are there; their answers share a write.
             let mut done = 0;
@@ -93,6 +103,15 @@ impl Api {
             }
             output.clear();
             let Some(length) = length else { return Next::General { read: input, late: false } };
+            let next = match length {
+                Some(_) => Awaited::Body,
+                None if input.is_empty() => Awaited::Request,
+                None => Awaited::Head,
+            };
+            // A head that comes byte by byte has no more time than another.
+            if done > 0 || next != awaited {
+                (awaited, since) = (next, Instant::now());
+            }
             let wanted = length.unwrap_or(input.len() + 1);
             input.shrink_to(BUFFER.max(wanted));
             output.shrink_to(BUFFER);
@@ -105,7 +124,7 @@ impl Api {
                         let end = *last.insert(Instant::now() + DRAIN);
                         rest(socket, &mut input, wanted, end).await
                     }
-                    () = self.time_up(alarm.as_mut()) => {
+                    () = self.time_up(alarm.as_mut(), since) => {
                         // A request without its body is told so; one without its head is not known for a request.
                         return if length.is_some() { Next::General { read: input, late: true } } else { Next::End };
                     }
@@ -117,14 +136,13 @@ impl Api {
         }
     }
 
-    /// Ready when nothing has come for as long as may be, from now on.
-    async fn time_up(&self, mut alarm: Pin<&mut Sleep>) {
-        let since = Instant::now();
+    /// Ready when what is awaited since then has not come for as long as may be.
+    async fn time_up(&self, mut alarm: Pin<&mut Sleep>, since: Instant) {
         loop {
             alarm.as_mut().await;
             let Some(patience) = self.read_timeout() else { return std::future::pending().await };
             match patience.checked_sub(since.elapsed()) {
-                Some(left) if !left.is_zero() => alarm.as_mut().reset(Instant::now() + left),
+                Some(left) if !left.is_zero() => alarm.as_mut().reset(since + patience),
                 _ => return,
             }
         }

@@ -294,6 +294,38 @@ fn a_call_that_ends_during_the_stop_costs_no_panic() {
     assert!(!ended.out.contains("panic") && !ended.err.contains("panic"), "{}{}", ended.out, ended.err);
 }
 
+/// Sends that again and again, and reads what comes, till the connection ends.
+fn flood(addr: SocketAddr, open: &str, unit: &[u8]) {
+    let mut socket = std::net::TcpStream::connect(addr).unwrap();
+    socket.write_all(open.as_bytes()).unwrap();
+    let (mut reader, units) = (socket.try_clone().unwrap(), unit.repeat(1000));
+    std::thread::spawn(move || while socket.write_all(&units).is_ok() {});
+    let (begun, waiting) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 16];
+        while reader.read(&mut buffer).is_ok_and(|n| n > 0) {
+            let _ = begun.send(());
+        }
+    });
+    waiting.recv_timeout(PATIENCE).unwrap();
+}
+
+#[tokio::test]
+async fn callers_that_never_pause_do_not_hold_the_stop_up() {
+    let call = r#"{"c":"news","d":"x"}"#;
+    let plain = format!("POST /v1/mesh/publish HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{call}", call.len());
+    let general = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    let request = kit::raw::text(r#"{"m":"mesh.publish","p":{"c":"news","d":"x"}}"#);
+    let upgrade = kit::raw::upgrade().replace("/ws ", "/ws/v1 ");
+    let rig = Rig::with_top(SCRIPT, "", "workers: 2", "shutdownTimeout: 15");
+    for (open, unit) in [("", plain.as_bytes()), ("", general), (&upgrade, &request)].repeat(4) {
+        let (api, open, unit) = (rig.at.api, open.to_owned(), unit.to_vec());
+        tokio::task::spawn_blocking(move || flood(api, &open, &unit)).await.unwrap();
+    }
+    let (clean, took) = stop(rig).await.unwrap();
+    assert!(clean, "{took:?}");
+}
+
 #[tokio::test]
 async fn clients_that_leave_by_themselves_meanwhile_are_no_trouble() {
     let rig = Rig::with_top(SCRIPT, "", "workers: 2", LONG);

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
-use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONNECTION, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioTimer;
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -94,7 +94,11 @@ impl Api {
             unread.set(!request.body().is_end_stream());
             let patience = if late.take() { Some(Duration::ZERO) } else { api.read_timeout() };
             async move {
-                let response = api.answer(request, caller, patience, &unread, &opening).await;
+                let mut response = api.answer(request, caller, patience, &unread, &opening).await;
+                if api.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    // Told below too, but for callers that never pause.
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
                 Ok::<_, Infallible>(response)
             }
         });

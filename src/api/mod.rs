@@ -144,6 +144,12 @@ impl Api {
         (!timeout.is_zero()).then_some(timeout)
     }
 
+    /// Whether the engine drains. A task that never pauses would not see it by waiting: tokio lets nothing be ready to
+    /// whoever has used up his turn.
+    fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
     /// Carries out a call of the mesh.
     async fn call(&self, call: Call, body: &[u8]) -> Answer {
         let params = match Params::parse(body, "the body") {

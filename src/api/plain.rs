@@ -115,15 +115,15 @@ impl Api {
             let wanted = length.unwrap_or(input.len() + 1);
             input.shrink_to(BUFFER.max(wanted));
             output.shrink_to(BUFFER);
+            if last.is_none() && self.is_draining() {
+                last = Some(Instant::now() + DRAIN);
+            }
             let came = match last {
                 Some(end) => rest(socket, &mut input, wanted, end).await,
                 None => tokio::select! {
                     biased;
                     read = read(socket, &mut input, wanted) => read.is_ok(),
-                    _ = &mut drained => {
-                        let end = *last.insert(Instant::now() + DRAIN);
-                        rest(socket, &mut input, wanted, end).await
-                    }
+                    _ = &mut drained => continue,
                     () = self.time_up(alarm.as_mut(), since) => {
                         // A request without its body is told so; one without its head is not known for a request.
                         return if length.is_some() { Next::General { read: input, late: true } } else { Next::End };
@@ -162,7 +162,9 @@ async fn read(socket: &mut TcpStream, input: &mut Vec<u8>, wanted: usize) -> io:
 
 /// Reads the rest of what has begun, while the engine drains; false if nothing has, or it does not come in time.
 async fn rest(socket: &mut TcpStream, input: &mut Vec<u8>, wanted: usize, end: Instant) -> bool {
-    !input.is_empty() && matches!(timeout_at(end, read(socket, input, wanted)).await, Ok(Ok(())))
+    // The time first: to a caller that never pauses it would not be up.
+    let begun = !input.is_empty() && Instant::now() < end;
+    begun && matches!(timeout_at(end, read(socket, input, wanted)).await, Ok(Ok(())))
 }
 
 fn parse(input: &[u8], max_body: usize) -> Parsed<'_> {

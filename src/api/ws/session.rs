@@ -67,7 +67,6 @@ pub(in crate::api) async fn serve(
         _ = draining.wait_for(|draining| *draining) => false,
     };
     if !ended {
-        session.state.end(CloseReason::Shutdown);
         session.run().await;
     }
     session.state.settle_rest();
@@ -156,6 +155,9 @@ impl Session {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
         self.state.look_at_access();
+        if self.state.api.is_draining() {
+            self.state.end(CloseReason::Shutdown);
+        }
         if self.state.poll_alarm(cx).is_ready() {
             return Poll::Ready(Turn::Over);
         }

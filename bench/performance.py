@@ -4,7 +4,8 @@
     cargo build --release && python3 bench/performance.py
 
 Needs nothing but Python 3 and the release binary. The engine that `connmix bench` starts is bound to core 0, the client to
-core 1. Each point is the median of several runs. `plot` as an argument draws again from the JSON without measuring.
+core 1. Each point is the median of several runs. Names of series as arguments measure those alone; `plot` draws again from the
+JSON without measuring.
 """
 
 import json
@@ -102,9 +103,11 @@ def measure_point(arguments):
     return runs
 
 
-def measure():
+def measure(only):
     OUT.mkdir(parents=True, exist_ok=True)
     for name, title, axis, values, arguments, figures in SERIES:
+        if only and name not in only:
+            continue
         points = []
         for value in values:
             runs = measure_point(arguments(value))
@@ -199,5 +202,5 @@ def draw():
 
 if __name__ == "__main__":
     if "plot" not in sys.argv[1:]:
-        measure()
+        measure(sys.argv[1:])
     draw()

@@ -29,6 +29,9 @@ fn a_fan_out_is_measured() {
         (positive(&report, "delay_median"), positive(&report, "delay_p99"), positive(&report, "delay_max"));
     assert!(median <= p99 && p99 <= max, "{report}");
 
+    let report = bench(&["fanout", "--subscribers", "2", "--messages", "3", "--size", "100000"]);
+    assert_eq!(report["deliveries"], 6.0, "{report}");
+
     let report = bench(&["fanout", "--subscribers", "20", "--messages", "50", "--unheard"]);
     assert_eq!(report["deliveries"], 0.0, "{report}");
     positive(&report, "publishes_per_second");

@@ -189,7 +189,8 @@ async fn publish(options: &Options, target: &Target, counters: &Counters, work: 
         // No subscriber is in a channel whose number is behind theirs.
         let unheard = if options.unheard { options.channels as u64 } else { 0 };
         let channel = (number % options.channels as u64 + unheard).to_string();
-        let message = format!("{:x<1$}", counters.stamp(), options.size);
+        let stamp = counters.stamp();
+        let message = stamp.clone() + &"x".repeat(options.size.saturating_sub(stamp.len()));
         let body = options.body.replace("{c}", &channel).replace("{d}", &message);
         let path = target.publish.replace("{c}", &channel);
         request.clear();

@@ -80,6 +80,14 @@ end
 local function how_redis(words)
   return format("answer it with test.redis(\"%s\", ..., reply)", words[1])
 end
+-- To be called as the last thing a function does: the error is that function's.
+local function redis_answer(words)
+  local canned = redis_command(words)
+  if not canned then
+    unexpected("Redis command: " .. quoted(words), how_redis(words))
+  end
+  return redis_wait(canned, words)
+end
 local redis_methods, redis_names = {}, setmetatable({}, { __mode = "k" })
 local redis_meta = { __index = redis_methods, __metatable = false }
 function redis_methods.command(self, ...)
@@ -91,11 +99,7 @@ function redis_methods.command(self, ...)
   if err then
     return nil, "redis " .. name .. ": " .. err
   end
-  local canned = redis_command(words)
-  if not canned then
-    unexpected("Redis command: " .. quoted(words), how_redis(words))
-  end
-  return redis_wait(canned, words)
+  return redis_answer(words)
 end
 mix.redis = {}
 function mix.redis.connection(name)
@@ -115,11 +119,7 @@ function mix.redis.push(queue, data)
     return nil, err
   end
   local words = { "lpush", queue, json }
-  local canned = redis_command(words)
-  if not canned then
-    unexpected("Redis command: " .. quoted(words), how_redis(words))
-  end
-  return redis_wait(canned, words)
+  return redis_answer(words)
 end
 
 local function response(reply, request)

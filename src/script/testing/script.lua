@@ -57,27 +57,23 @@ function methods.wait_context_value(self, ...)
   end)
 end
 
-local function subscribe(c, list)
+-- Puts a client into channels, or takes it out of them with nil.
+local function set_channels(c, list, member)
   if not is_live(c) then
     return GONE
   elseif list.err then
     return list.err
   end
   for _, name in ipairs(list.names) do
-    c.channels[name] = true
+    c.channels[name] = member
   end
   return nil
 end
+local function subscribe(c, list)
+  return set_channels(c, list, true)
+end
 local function unsubscribe(c, list)
-  if not is_live(c) then
-    return GONE
-  elseif list.err then
-    return list.err
-  end
-  for _, name in ipairs(list.names) do
-    c.channels[name] = nil
-  end
-  return nil
+  return set_channels(c, list, nil)
 end
 -- A socket server's bytes have no type.
 local function limited(socket, ...)

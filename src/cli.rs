@@ -11,7 +11,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::bench::Bench;
 use crate::config::{Config, Format, Level, Listen, Protocol, Server, load};
-use crate::engine::{Engine, Listeners, check_scripts};
+use crate::engine::{Engine, Listeners, check_scripts, check_watchdog};
 use crate::telemetry::log::{Log, Style};
 use crate::testing;
 
@@ -21,6 +21,9 @@ use crate::testing;
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Run scripts even if one that loops without end can't be stopped in this process
+    #[arg(long, global = true)]
+    allow_unguarded: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -29,9 +32,9 @@ enum Command {
     Dev(Run),
     /// For production: center and engine in one process
     Single(Run),
-    /// The center alone (needs `cluster.engine: nats`)
+    /// The center alone (needs a cluster)
     Center(Run),
-    /// An engine alone (needs `cluster.engine: nats`)
+    /// An engine alone (needs a cluster)
     Engine(Run),
     /// Check the configuration and the scripts it names, and exit: 0 all is well, 1 it is not
     Check(Check),
@@ -69,13 +72,25 @@ struct Run {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
-        Command::Dev(run) => serve(&run, true),
-        Command::Single(run) => serve(&run, false),
+    let cli = Cli::parse();
+    let guarded = || match check_watchdog() {
+        Err(why) if cli.allow_unguarded => {
+            eprintln!("warning: {why}");
+            Ok(())
+        }
+        Err(why) => Err(format!("{why}.\nWith --allow-unguarded connmix goes on all the same.")),
+        Ok(()) => Ok(()),
+    };
+    let outcome = match cli.command {
+        Command::Dev(run) => guarded().and_then(|()| serve(&run, true)),
+        Command::Single(run) => guarded().and_then(|()| serve(&run, false)),
         Command::Center(_) => Err(needs_cluster("center")),
         Command::Engine(_) => Err(needs_cluster("engine")),
-        Command::Check(what) => check(&what),
-        Command::Test(options) => return options.run(),
+        Command::Check(what) => guarded().and_then(|()| check(&what)),
+        Command::Test(options) => match guarded() {
+            Ok(()) => return options.run(),
+            Err(why) => Err(why),
+        },
         Command::Bench(bench) => bench.run(),
     };
     match outcome {

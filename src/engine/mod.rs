@@ -38,6 +38,17 @@ pub enum StartError {
     System(String),
 }
 
+/// Whether a script that loops without end can be stopped here. If not, one such script holds its worker, and all clients of
+/// it, until the process is killed; the error says what may be the cause. Takes some 20 ms.
+pub fn check_watchdog() -> Result<(), String> {
+    if guard::self_test() {
+        return Ok(());
+    }
+    Err("runaway scripts cannot be stopped in this process. Either LuaJIT was built without LUAJIT_ENABLE_CHECKHOOK (it must be \
+         the one that connmix builds: build.rs), or the signal SIGURG is blocked"
+        .into())
+}
+
 /// A running engine.
 pub struct Engine {
     addresses: Addresses,
@@ -73,12 +84,6 @@ impl Engine {
         on_level: OnLevel,
     ) -> Result<Engine, StartError> {
         raise_file_limit();
-        if !guard::self_test() {
-            tracing::warn!(
-                "runaway scripts cannot be stopped in this build: LuaJIT was built without LUAJIT_ENABLE_CHECKHOOK \
-                 (.cargo/config.toml sets it through CFLAGS)"
-            );
-        }
         let workers = match workers.unwrap_or(config.workers) {
             0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
             n => n,

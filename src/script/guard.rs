@@ -5,8 +5,8 @@
 //! hook that raises at each instruction till the handler is out: so not even `pcall` in a loop goes on. Setting the
 //! hook from the watchdog thread itself would be a race, hence the signal.
 //!
-//! LuaJIT looks at hooks inside compiled loops only when built with `LUAJIT_ENABLE_CHECKHOOK` (`.cargo/config.toml`
-//! sees to it). Losing that define would be silent, so [`self_test`] says at the start whether the guard works.
+//! LuaJIT looks at hooks inside compiled loops only when built with `LUAJIT_ENABLE_CHECKHOOK` (`build.rs` sees to it).
+//! Losing that define would be silent, so [`self_test`] says at the start whether the guard works.
 
 use mlua::ffi::{self, lua_Debug, lua_State};
 use std::cell::Cell;
@@ -215,22 +215,31 @@ fn watch() {
     }
 }
 
-/// Whether a script that loops for ever can be stopped in this build: runs one that is compiled, with a small budget.
+/// Whether a script that loops without end can be stopped in this process: runs a compiled loop with a small budget.
 pub fn self_test() -> bool {
-    let lua = match mlua::Lua::new_with(mlua::StdLib::JIT, mlua::LuaOptions::new()) {
-        Ok(lua) => lua,
-        Err(_) => return false,
-    };
-    // Bounded, so that it ends by itself where the guard does not work: some seconds at worst.
-    let Ok(busy) = lua.load("local x = 0 for i = 1, 4e9 do x = x + 1 end return x").into_function() else {
-        return false;
-    };
+    stops_within(LOOP, Duration::from_millis(1))
+}
+
+/// Counts in a global. It ends by itself where it is not stopped, after some seconds at worst; the error of a hook that fires
+/// only then would look like a stop, so the count is what tells.
+const LOOP: &str = "count = 0 for i = 1, 1e9 do count = i end";
+const LOOPS: f64 = 1e9;
+
+/// Whether `script`, which counts up to [`LOOPS`], is stopped before it gets there.
+fn stops_within(script: &str, budget: Duration) -> bool {
+    let Ok(lua) = mlua::Lua::new_with(mlua::StdLib::JIT, mlua::LuaOptions::new()) else { return false };
+    let Ok(counting) = lua.load(script).into_function() else { return false };
     let mut state = std::ptr::null_mut();
+    // SAFETY: the closure only takes the pointer.
     if unsafe { lua.exec_raw::<()>((), |s| state = s) }.is_err() {
         return false;
     }
-    let _run = unsafe { enter(state, Duration::from_millis(1)) };
-    busy.call::<f64>(()).is_err()
+    let stopped = {
+        // SAFETY: `lua` lives until the end of this function.
+        let _run = unsafe { enter(state, budget) };
+        counting.call::<()>(()).is_err()
+    };
+    stopped && lua.globals().raw_get::<f64>("count").is_ok_and(|count| count < LOOPS)
 }
 
 #[cfg(test)]
@@ -254,6 +263,14 @@ mod tests {
     #[test]
     fn this_build_can_stop_compiled_loops() {
         assert!(self_test());
+    }
+
+    /// A hook that fires only after the loop is what a build without `LUAJIT_ENABLE_CHECKHOOK` has.
+    #[test]
+    fn a_loop_that_ends_by_itself_does_not_count_as_stopped() {
+        let late = "count = 1e9 while true do end";
+        assert!(!stops_within(late, Duration::from_millis(1)), "stopped, but after the count was done");
+        assert!(!stops_within("count = 0 for i = 1, 1e6 do count = i end", Duration::from_secs(3600)), "not stopped");
     }
 
     #[test]

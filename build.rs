@@ -1,0 +1,46 @@
+//! Builds LuaJIT from the sources in the `luajit-src` crate, with two things of ours that must not depend on the folder, the
+//! environment or the flags of whoever builds:
+//!
+//! - `LUAJIT_ENABLE_CHECKHOOK`. Without it a script that loops in compiled code can't be stopped (`src/script/guard.rs`).
+//! - A correction of `string.format("%f")`, which prints garbage for numbers below about 1e-153.
+//!
+//! Both go in by a makefile that make reads before LuaJIT's own (`MAKEFILES`): what it overrides wins over the environment,
+//! which make is told to prefer otherwise.
+
+use std::path::Path;
+use std::{env, fs};
+
+/// LuaJIT's folder `src` is the working directory where make reads this.
+///
+/// `-fno-lto`: a packager's `-flto` would leave objects that Rust's linker can't read.
+///
+/// The correction: at most 99 digits can be asked for behind the point, so what is below 2^-400 (exponent field below 623) is
+/// zero in all of them. LuaJIT's own buffer holds too few digits for such numbers.
+const MAKEFILE: &str = r#"
+override CFLAGS += -DLUAJIT_ENABLE_CHECKHOOK -fno-lto
+
+FOUND := int32_t e = (t.u32.hi >> 20) & 0x7ff, ndebias = 0;
+ifeq ($(shell grep -cF '$(FOUND)' lj_strfmt_num.c),1)
+IGNORED := $(shell sed -i.orig 's/, ndebias = 0;/&\
+    if (!(sf \& STRFMT_T_FP_E) \&\& e < 623) { t.u64 \&= U64x(80000000,00000000); n = t.n; e = 0; }/' lj_strfmt_num.c)
+endif
+ifneq ($(shell grep -c 'e < 623' lj_strfmt_num.c),1)
+$(error lj_strfmt_num.c of this LuaJIT is not the one that build.rs knows how to correct)
+endif
+"#;
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-env-changed=CFLAGS");
+    let out = env::var_os("OUT_DIR").expect("cargo names the folder to build in");
+    let makefile = Path::new(&out).join("luajit.mk");
+    fs::write(&makefile, MAKEFILE).expect("the folder to build in can be written to");
+    // SAFETY: a build script that has started no other thread.
+    unsafe { env::set_var("MAKEFILES", &makefile) };
+    let built = luajit_src::Build::new().build();
+    println!("cargo:rustc-link-search=native={}", built.lib_dir().display());
+    for library in built.libs() {
+        // Whole: what needs it comes later on the linker's command line, and not every linker looks back.
+        println!("cargo:rustc-link-lib=static:+whole-archive={library}");
+    }
+}

@@ -1,0 +1,43 @@
+//! A process in which runaway scripts can't be stopped does not run scripts, unless it is told to.
+
+mod kit;
+
+use kit::process::{Ended, Process};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// Runs the program in a folder with the watchdog's signal blocked: to LuaJIT that is as if it could not be interrupted.
+fn unguarded(dir: &std::path::Path, args: &[&str]) -> Ended {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_connmix"));
+    command.args(args).current_dir(dir);
+    // SAFETY: the calls are async-signal-safe, as they must be between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            let mut blocked: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut blocked);
+            libc::sigaddset(&mut blocked, libc::SIGURG);
+            match libc::pthread_sigmask(libc::SIG_BLOCK, &blocked, std::ptr::null_mut()) {
+                0 => Ok(()),
+                error => Err(std::io::Error::from_raw_os_error(error)),
+            }
+        });
+    }
+    Process::of(command).ended()
+}
+
+#[test]
+fn scripts_are_not_run_where_they_could_not_be_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("entry.lua"), "function on_message() end").unwrap();
+    kit::write_config(&dir.path().join("connmix.yaml"), "", "workers: 1", "");
+    for command in ["dev", "single", "check", "test"] {
+        let ended = unguarded(dir.path(), &[command]);
+        let said = format!("{}{}", ended.out, ended.err);
+        assert_eq!(ended.code, Some(1), "{command}: {said}");
+        assert!(ended.err.contains("runaway scripts cannot be stopped"), "{command}: {said}");
+        assert!(ended.err.contains("--allow-unguarded"), "{command}: {said}");
+    }
+    let ended = unguarded(dir.path(), &["check", "--allow-unguarded"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    assert!(ended.err.contains("warning: runaway scripts cannot be stopped"), "{}", ended.err);
+}

@@ -12,12 +12,10 @@ use std::{env, fs};
 
 /// LuaJIT's folder `src` is the working directory where make reads this.
 ///
-/// `-fno-lto`: a packager's `-flto` would leave objects that Rust's linker can't read.
-///
 /// The correction: at most 99 digits can be asked for behind the point, so what is below 2^-400 (exponent field below 623) is
 /// zero in all of them. LuaJIT's own buffer holds too few digits for such numbers.
 const MAKEFILE: &str = r#"
-override CFLAGS += -DLUAJIT_ENABLE_CHECKHOOK -fno-lto
+override CFLAGS += -DLUAJIT_ENABLE_CHECKHOOK
 
 FOUND := int32_t e = (t.u32.hi >> 20) & 0x7ff, ndebias = 0;
 ifeq ($(shell grep -cF '$(FOUND)' lj_strfmt_num.c),1)

@@ -1,8 +1,11 @@
 #!/bin/sh
-# Runs all tests; arguments go to `cargo test`. What they need besides Rust (a C compiler and make: LuaJIT is built from
-# its source; a Redis to test against) is installed first where it is missing, through apt, as root or with sudo.
+# Runs all tests; arguments go to `cargo test`. What they need besides Rust is installed first where it is missing, through apt,
+# as root or with sudo. Without these the tests can't be built or run: a C compiler and make (LuaJIT is built from its source), a
+# Redis. Without the others the tests that need them are skipped, which the last lines tell: a browser, the languages of
+# docs/clients, Prometheus' checker.
 set -eu
 cd "$(dirname "$0")"
+tools="$PWD/target/tools"
 
 missing() {
     ! command -v "$1" >/dev/null 2>&1
@@ -13,32 +16,70 @@ fail() {
     exit 1
 }
 
-PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
+PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:$tools/usr/bin"
 if missing cargo; then
     fail "Rust is missing: install it with rustup, or put cargo on the PATH"
 fi
 
-packages=
-if missing cc; then
-    packages="$packages gcc libc6-dev"
+required=
+optional=
+missing cc && required="$required gcc libc6-dev"
+missing make && required="$required make"
+missing redis-server && required="$required redis-server"
+missing chromium && optional="$optional chromium"
+missing curl && optional="$optional curl"
+missing python3 && optional="$optional python3"
+python3 -m pip --version >/dev/null 2>&1 || optional="$optional python3-pip"
+missing node && optional="$optional nodejs"
+missing go && optional="$optional golang-go"
+missing javac && optional="$optional default-jdk-headless"
+php -r 'exit(extension_loaded("curl") ? 0 : 1);' >/dev/null 2>&1 || optional="$optional php-cli php-curl"
+
+as_root=
+if [ "$(id -u)" != 0 ]; then
+    as_root=sudo
 fi
-if missing make; then
-    packages="$packages make"
-fi
-if missing redis-server; then
-    packages="$packages redis-server"
-fi
-if [ -n "$packages" ]; then
-    as_root=
-    if [ "$(id -u)" != 0 ]; then
-        as_root=sudo
+can_install() {
+    ! missing apt-get && { [ -z "$as_root" ] || ! missing sudo; }
+}
+install() {
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
+}
+if [ -n "$required$optional" ] || missing promtool; then
+    if can_install; then
+        $as_root apt-get update || true
     fi
-    if missing apt-get || { [ -n "$as_root" ] && missing sudo; }; then
-        fail "install these first:$packages"
-    fi
-    $as_root apt-get update
+fi
+if [ -n "$required" ]; then
+    can_install || fail "install these first:$required"
     # shellcheck disable=SC2086
-    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $packages
+    install $required
+fi
+# One by one: a package that this system does not have costs only its own tests.
+for package in $optional; do
+    if ! can_install || ! install "$package"; then
+        echo "test.sh: $package could not be installed" >&2
+    fi
+done
+
+# Kept beside the build, not installed: the package would start a server, and Python's is newer than Debian's.
+if missing promtool && ! missing apt-get; then
+    mkdir -p "$tools"
+    (cd "$tools" && apt-get download prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb) ||
+        echo "test.sh: promtool could not be fetched" >&2
+fi
+export PYTHONPATH="$tools/python${PYTHONPATH:+:$PYTHONPATH}"
+if ! python3 -c 'import websockets.asyncio.client' 2>/dev/null; then
+    python3 -m pip install --quiet --disable-pip-version-check --target "$tools/python" 'websockets>=13' ||
+        echo "test.sh: the Python package websockets could not be installed" >&2
 fi
 
-exec cargo test "$@"
+mkdir -p target
+log=target/test.log
+status=target/test.status
+{ cargo test "$@" && echo 0 >"$status" || echo 1 >"$status"; } 2>&1 | tee "$log"
+echo
+grep -E '^test .*\.\.\. ignored' "$log" | sed 's/^test \([^ ]*\) *\.\.\. ignored/skipped: \1/' || true
+awk '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
+     END { print passed + 0 " passed, " failed + 0 " failed, " skipped + 0 " skipped" }' "$log"
+exit "$(cat "$status")"

@@ -2,18 +2,20 @@
 //! with which code the process ends: 0 stopped cleanly, 1 a problem with the configuration, its scripts or the system,
 //! 2 wrong usage.
 
+mod greeting;
+
 use clap::{Args, Parser, Subcommand};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 
 use crate::bench::Bench;
-use crate::config::{Config, Format, Level, Listen, Protocol, Server, load};
+use crate::config::{Config, Format, Level, Listen, load};
 use crate::engine::{Engine, Listeners, check_scripts, check_watchdog};
 use crate::telemetry::log::{Log, Style};
 use crate::testing;
+use greeting::Greeting;
 
 /// A scriptable engine for long-lived connections: WebSocket clients, Lua handlers, channels, publishing by HTTP.
 #[derive(Debug, Parser)]
@@ -189,7 +191,7 @@ fn serve(run: &Run, dev: bool) -> Result<(), String> {
     }
     tracing::info!(workers = engine.workers(), "connmix {} is ready; API on {}", env!("CARGO_PKG_VERSION"), at.api);
     if let Some(greeting) = greeting {
-        greeting.print(&at.servers, at.api, at.center);
+        greeting.print(at);
     }
 
     let clean = runtime.block_on(async {
@@ -255,59 +257,6 @@ impl Signals {
     async fn stop_again(&mut self) {
         while self.next().await == Signal::Reload {}
     }
-}
-
-/// What `dev` greets with: where to connect, and what to try.
-struct Greeting {
-    /// For each server what it speaks, what goes before its address and what behind.
-    servers: Vec<(&'static str, &'static str, String)>,
-    entries: Vec<String>,
-    /// The shipped handler runs: then it is known what it answers.
-    shipped: bool,
-}
-
-impl Greeting {
-    fn of(config: &Config) -> Greeting {
-        Greeting {
-            servers: config.servers.iter().map(Greeting::server).collect(),
-            shipped: config.servers.iter().any(|s| s.entry.ends_with("lua/entry.websocket.lua")),
-            entries: config.servers.iter().map(|s| crate::script::program::shown(&s.entry)).collect(),
-        }
-    }
-
-    fn server(server: &Server) -> (&'static str, &'static str, String) {
-        match server.protocol {
-            Protocol::Websocket => ("WebSocket", "ws://", server.option("path").unwrap_or("/").to_owned()),
-            Protocol::Socket => ("TCP", "", String::new()),
-        }
-    }
-
-    fn print(&self, servers: &[SocketAddr], api: SocketAddr, center: SocketAddr) {
-        println!();
-        for ((addr, (what, scheme, path)), entry) in servers.iter().zip(&self.servers).zip(&self.entries) {
-            let place = format!("{scheme}{}{path}", reachable(*addr));
-            println!("  {what:<11} {place}    handled by {entry} (save it, and it is live)");
-        }
-        println!("  API         http://{}/v1/mesh/publish", reachable(api));
-        println!("  Center      http://{}/v1/nodes", reachable(center));
-        println!();
-        let channel = if self.shipped { "video:100001" } else { "CHANNEL" };
-        if self.shipped {
-            println!("  Connect, send {{\"op\":\"subscribe\",\"channel\":\"100001@video\"}}, then publish to it:");
-        } else {
-            println!("  Publish to those that a script has subscribed to CHANNEL:");
-        }
-        println!(
-            "  curl http://{}/v1/mesh/publish -d '{{\"c\":\"{channel}\",\"d\":\"Hello, World!\"}}'",
-            reachable(api)
-        );
-        println!();
-    }
-}
-
-/// An address that can be dialled from here.
-fn reachable(addr: SocketAddr) -> String {
-    if addr.ip().is_unspecified() { format!("127.0.0.1:{}", addr.port()) } else { addr.to_string() }
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
-//! The page `docs/clients/browser.html` in a real browser, driven over the DevTools protocol: comments arrive in its DOM.
-//! Where no Chromium is on the machine, the test is skipped and says so.
+//! What people do first, in a real browser, driven over the DevTools protocol: README's first minutes, word for word, and the
+//! page `docs/clients/browser.html`, in whose DOM comments arrive.
 
 mod kit;
 
+use kit::optional::{Missing, Outcome, need};
 use kit::process::Process;
 use kit::{Client, eventually, post};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -16,13 +16,11 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A browser on the machine, if there is one.
-fn browser() -> Option<&'static str> {
-    ["chromium", "chromium-browser", "google-chrome"].into_iter().find(|name| {
-        let mut command = Command::new(name);
-        let status = command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        status.is_ok_and(|status| status.success())
-    })
+/// A browser on the machine.
+fn browser() -> Result<&'static str, Missing> {
+    let names = ["chromium-browser", "google-chrome"].into_iter();
+    let other = names.map(|name| need(name, &["--version"]).map(|()| name)).find_map(Result::ok);
+    need("chromium", &["--version"]).map(|()| "chromium").or_else(|missing| other.ok_or(missing))
 }
 
 /// A page in a headless browser.
@@ -55,6 +53,9 @@ impl Page {
         let target = target.await;
         let attached = page.call("Target.attachToTarget", json!({"targetId": target, "flatten": true})).await;
         page.session = Some(attached["sessionId"].as_str().unwrap().to_owned());
+        let loaded = format!("document.readyState === 'complete' && location.href === {}", json!(url));
+        let loaded = async || (page.value(&loaded).await == true).then_some(());
+        eventually("the page is loaded", loaded).await;
         page
     }
 
@@ -78,7 +79,9 @@ impl Page {
     /// The value of a JavaScript expression in the page.
     async fn value(&mut self, expression: &str) -> Value {
         let params = json!({"expression": expression, "returnByValue": true});
-        self.call("Runtime.evaluate", params).await["result"]["value"].take()
+        let mut done = self.call("Runtime.evaluate", params).await;
+        assert_eq!(done.get("exceptionDetails"), None, "{expression}");
+        done["result"]["value"].take()
     }
 
     /// Waits till the line below the picture holds that; all it holds.
@@ -114,13 +117,8 @@ async fn publish(engine: &Process, comment: &str) {
     assert_eq!(reply, (200, r#"{"E":null,"r":{"s":1,"f":0}}"#.into()));
 }
 
-#[tokio::test]
-async fn comments_arrive_in_the_page_and_again_after_the_engine_was_stopped() {
-    let Some(browser) = browser() else {
-        // Past the test's captured output: who runs it is to see it.
-        let _ = writeln!(std::io::stderr(), "skipped, since there is no Chromium here: the page in a browser");
-        return;
-    };
+async fn comments_arrive_in_the_page_and_again_after_the_engine_was_stopped() -> Outcome {
+    let browser = browser()?;
     let dir = tempfile::tempdir().unwrap();
     let profile = tempfile::tempdir().unwrap();
     let engine = serve(dir.path(), 0);
@@ -155,4 +153,89 @@ async fn comments_arrive_in_the_page_and_again_after_the_engine_was_stopped() {
     assert_eq!(page.state("closed with 4001").await, "closed with 4001 please log in");
     let ended = engine.stop();
     assert!(!ended.out.contains("ERROR"), "{}", ended.out);
+    Ok(())
+}
+
+/// The fenced blocks of one language in a part of README.
+fn blocks<'a>(part: &'a str, language: &str) -> Vec<&'a str> {
+    let opening = format!("```{language}\n");
+    part.split(&opening).skip(1).map(|rest| rest.split("\n```").next().unwrap()).collect()
+}
+
+/// README's first minutes in that language: the page that it names is opened, each block is run, each result is what it shows.
+async fn first_minutes(readme: &str, heading: &str) -> Outcome {
+    let browser = browser()?;
+    let text = fs::read_to_string(root().join(readme)).unwrap();
+    let part = text.split(heading).nth(1).expect("README has that heading").split("\n## ").next().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let profile = tempfile::tempdir().unwrap();
+    let engine = serve(dir.path(), 0);
+    let center = kit::process::address(&engine.line("Center "), "http://");
+    let local = |text: &str| {
+        let text = text.replace("127.0.0.1:6787", &center.to_string());
+        let text = text.replace("127.0.0.1:6789", &engine.api().to_string());
+        text.replace("127.0.0.1:6790", &engine.ws().to_string())
+    };
+    let url = part.split("http://127.0.0.1:6787").nth(1).expect("README names a page of the center");
+    let url = local("http://127.0.0.1:6787") + url.split(['>', ')', '`', ' ', '\n']).next().unwrap();
+    let mut page = Page::open(browser, profile.path(), &url).await;
+    // What the console would show.
+    page.value("shown = []; console.log = (text) => { shown.push(text) }; 0").await;
+    let shown = async |page: &mut Page, count: usize| {
+        let read = async || {
+            let shown = page.value("shown").await;
+            shown.as_array().filter(|lines| lines.len() >= count).map(|lines| lines[count - 1].clone())
+        };
+        eventually(&format!("the console shows {count} lines"), read).await
+    };
+
+    let scripts = blocks(part, "js");
+    let [open, again] = scripts[..] else { panic!("{scripts:?}") };
+    page.value(&local(open)).await;
+    assert!(part.contains(r#"`{"result":true}`"#));
+    assert_eq!(shown(&mut page, 1).await, r#"{"result":true}"#);
+
+    let [curl] = blocks(part, "sh")[..] else { panic!("one command in {heading}") };
+    assert!(curl.contains("127.0.0.1:6789"));
+    let publish = || async {
+        let ended = Command::new("sh").arg("-c").arg(local(curl)).output().unwrap();
+        String::from_utf8(ended.stdout).unwrap()
+    };
+    let reply = r#"{"E":null,"r":{"s":1,"f":0}}"#;
+    assert!(part.contains(&format!("`{reply}`")));
+    assert_eq!(publish().await, reply);
+    let [comment] = blocks(part, "json")[..] else { panic!("one message in {heading}") };
+    assert_eq!(shown(&mut page, 2).await, comment);
+
+    // The edit that it names: `local OK = ...` becomes another.
+    let mut edits = part.split('`').filter(|code| code.starts_with("local OK = "));
+    let (from, to) = (edits.next().unwrap(), edits.next().unwrap());
+    let script = dir.path().join("lua/entry.websocket.lua");
+    let lines = engine.lines().len();
+    let code = fs::read_to_string(&script).unwrap();
+    assert_eq!(code.matches(from).count(), 1, "{from}");
+    fs::write(&script, code.replace(from, to)).unwrap();
+    engine.line_after(lines, "reloaded");
+    page.value(again).await;
+    assert_eq!(shown(&mut page, 3).await, r#"{"result":true,"edited":true}"#);
+    assert_eq!(publish().await, reply);
+    assert_eq!(shown(&mut page, 4).await, comment);
+
+    let ended = engine.stop();
+    assert!(!ended.out.contains("ERROR"), "{}", ended.out);
+    Ok(())
+}
+
+async fn the_first_minutes_of_the_readme_are_as_it_says() -> Outcome {
+    first_minutes("README.md", "## Five minutes").await
+}
+
+async fn the_first_minutes_of_the_chinese_readme_are_as_it_says() -> Outcome {
+    first_minutes("README.zh-CN.md", "## 五分钟").await
+}
+
+optional_tests! {
+    comments_arrive_in_the_page_and_again_after_the_engine_was_stopped,
+    the_first_minutes_of_the_readme_are_as_it_says,
+    the_first_minutes_of_the_chinese_readme_are_as_it_says,
 }

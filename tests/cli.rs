@@ -269,6 +269,38 @@ async fn dev_greets_with_addresses_and_a_command_that_works() {
 }
 
 #[tokio::test]
+async fn the_greeting_names_a_user_where_there_are_some_and_a_message_only_for_the_shipped_handler() {
+    let users = |roles: &str, host: &str| {
+        format!("access: {{users: [{{username: \"it's\", password: s3cret, roles: [{roles}], host: '{host}'}}]}}")
+    };
+    for (roles, host, curl) in [
+        ("read, write", "127.*.*.*", r"  curl -u 'it'\''s' http://"),
+        ("read", "*", "  curl http://"),
+        ("write", "10.0.0.0/8", "  curl http://"),
+    ] {
+        let dir = copied("connmix.yaml", "lua/entry.websocket.lua");
+        replace(&dir.path().join("connmix.yaml"), "center:\n", &format!("{}\ncenter:\n", users(roles, host)));
+        // Edited: what it takes is not known any more.
+        let script = dir.path().join("lua/entry.websocket.lua");
+        let edited = std::fs::read_to_string(&script).unwrap() + "\n-- mine\n";
+        std::fs::write(&script, edited).unwrap();
+        let process = Process::ready(dir.path(), &["dev"]);
+        let lines = process.lines();
+        let said = lines.join("\n");
+        assert!(said.contains(curl), "{said}");
+        assert!(said.contains("\"c\":\"CHANNEL\"") && !said.contains("Connect, send"), "{said}");
+        assert_eq!(said.contains("None of access.users may publish"), !curl.contains("-u"), "{said}");
+        assert!(!said.contains("s3cret"), "{said}");
+        if curl.contains("-u") {
+            // With the password behind the name, which curl would ask for, the command works.
+            let command = lines.iter().find(|line| line.contains(curl)).unwrap().replace("''s'", "''s:s3cret'");
+            let sh = tokio::process::Command::new("sh").arg("-c").arg(format!("{command} -sS")).output().await.unwrap();
+            assert_eq!(String::from_utf8_lossy(&sh.stdout), r#"{"E":null,"r":{"s":0,"f":0}}"#, "{command} {sh:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn single_says_where_it_serves_and_nothing_to_try() {
     let dir = folder(ECHO, "", "");
     let process = Process::ready(dir.path(), &["single"]);

@@ -1,13 +1,12 @@
-//! The clients of `docs/clients`, run as they are against the real program. One whose runtime is not on the machine is
-//! skipped, and says so.
+//! The clients of `docs/clients`, run as they are against the real program.
 
 mod kit;
 
+use kit::optional::{Outcome, need};
 use kit::process::{Ended, Process};
 use kit::{Client, PATIENCE, eventually, http};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -148,18 +147,6 @@ async fn carry(client: &mut TcpStream, target: SocketAddr, mut open: watch::Rece
     }
 }
 
-/// Whether a program runs here; else it is said that its test is skipped.
-fn have(program: &str, args: &[&str]) -> bool {
-    let mut command = Command::new(program);
-    let found = command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    let found = found.is_ok_and(|status| status.success());
-    if !found {
-        // Past the test's captured output: who runs it is to see it.
-        let _ = writeln!(std::io::stderr(), "skipped, since this does not run here: {program} {}", args.join(" "));
-    }
-    found
-}
-
 /// A client of the folder, its `program` and arguments, which finds the API there.
 fn run(program: &Path, args: &[&str], api: SocketAddr, user: &str) -> Process {
     let mut command = Command::new(program);
@@ -172,8 +159,7 @@ fn run(program: &Path, args: &[&str], api: SocketAddr, user: &str) -> Process {
     Process::of(command)
 }
 
-#[test]
-fn every_client_is_listed_and_shown_as_it_is() {
+async fn every_client_is_listed_and_shown_as_it_is() -> Outcome {
     let readme = fs::read_to_string(clients().join("README.md")).unwrap();
     let mut files = String::new();
     for entry in fs::read_dir(clients()).unwrap() {
@@ -192,6 +178,7 @@ fn every_client_is_listed_and_shown_as_it_is() {
         }
     }
     assert_eq!(shown, 5);
+    Ok(())
 }
 
 /// What every publisher does: `noticing` if it learns of a connection's end before it needs it again.
@@ -237,55 +224,47 @@ async fn publishes(program: &Path, args: &[&str], noticing: bool) {
     server.stop();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_python_publisher_keeps_its_connection_and_tells_errors() {
-    if have("python3", &["--version"]) {
-        publishes(Path::new("python3"), &["publish.py"], false).await;
-    }
+async fn the_python_publisher_keeps_its_connection_and_tells_errors() -> Outcome {
+    need("python3", &["--version"])?;
+    publishes(Path::new("python3"), &["publish.py"], false).await;
+    Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_node_publisher_keeps_its_connection_and_tells_errors() {
-    if have("node", &["-e", "fetch"]) {
-        publishes(Path::new("node"), &["publish.mjs"], true).await;
-    }
+async fn the_node_publisher_keeps_its_connection_and_tells_errors() -> Outcome {
+    need("node", &["-e", "fetch"])?;
+    publishes(Path::new("node"), &["publish.mjs"], true).await;
+    Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_php_publisher_keeps_its_connection_and_tells_errors() {
-    if have("php", &["-r", "exit(extension_loaded('curl') ? 0 : 1);"]) {
-        publishes(Path::new("php"), &["publish.php"], false).await;
-    }
+async fn the_php_publisher_keeps_its_connection_and_tells_errors() -> Outcome {
+    need("php", &["-r", "exit(extension_loaded('curl') ? 0 : 1);"])?;
+    publishes(Path::new("php"), &["publish.php"], false).await;
+    Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_go_publisher_keeps_its_connection_and_tells_errors() {
-    if have("go", &["version"]) {
-        let dir = tempfile::tempdir().unwrap();
-        let program = dir.path().join("publish");
-        let mut command = Command::new("go");
-        let built = command.args(["build", "-o"]).arg(&program).arg("publish.go").current_dir(clients()).status();
-        assert!(built.unwrap().success());
-        publishes(&program, &[], true).await;
-    }
+async fn the_go_publisher_keeps_its_connection_and_tells_errors() -> Outcome {
+    need("go", &["version"])?;
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("publish");
+    let mut command = Command::new("go");
+    let built = command.args(["build", "-o"]).arg(&program).arg("publish.go").current_dir(clients()).status();
+    assert!(built.unwrap().success());
+    publishes(&program, &[], true).await;
+    Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_java_publisher_keeps_its_connection_and_tells_errors() {
-    if have("javac", &["-version"]) {
-        let dir = tempfile::tempdir().unwrap();
-        let mut command = Command::new("javac");
-        let built = command.arg("-d").arg(dir.path()).arg("Publish.java").current_dir(clients()).status();
-        assert!(built.unwrap().success());
-        publishes(Path::new("java"), &["-cp", dir.path().to_str().unwrap(), "Publish"], true).await;
-    }
+async fn the_java_publisher_keeps_its_connection_and_tells_errors() -> Outcome {
+    need("javac", &["-version"])?;
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new("javac");
+    let built = command.arg("-d").arg(dir.path()).arg("Publish.java").current_dir(clients()).status();
+    assert!(built.unwrap().success());
+    publishes(Path::new("java"), &["-cp", dir.path().to_str().unwrap(), "Publish"], true).await;
+    Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn curl_publishes_all_it_is_given_over_one_connection_and_tells_errors() {
-    if !have("curl", &["--fail-with-body", "--version"]) {
-        return;
-    }
+async fn curl_publishes_all_it_is_given_over_one_connection_and_tells_errors() -> Outcome {
+    need("curl", &["--fail-with-body", "--version"])?;
     let server = Server::start(Some(SUBSCRIBER));
     let relay = Relay::start(server.process.api()).await;
     let publish =
@@ -308,6 +287,7 @@ async fn curl_publishes_all_it_is_given_over_one_connection_and_tells_errors() {
     assert!(ended.out.contains(r#""c":401"#), "{ended:?}");
     client.expect_only_reply("more", "subscribed").await;
     server.stop();
+    Ok(())
 }
 
 /// Logs in and says what for.
@@ -397,28 +377,39 @@ fn expected_refusal(args: &[&str]) -> &'static str {
     if args.contains(&"consume.mjs") { "non-101" } else { "401" }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_python_consumer_logs_clients_in_and_outlives_its_connections() {
-    if have("python3", &["-c", "import websockets.asyncio.client"]) {
-        consumes(Path::new("python3"), &["consume.py"]).await;
-    }
+async fn the_python_consumer_logs_clients_in_and_outlives_its_connections() -> Outcome {
+    need("python3", &["-c", "import websockets.asyncio.client"])?;
+    consumes(Path::new("python3"), &["consume.py"]).await;
+    Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_node_consumer_logs_clients_in_and_outlives_its_connections() {
+async fn the_node_consumer_logs_clients_in_and_outlives_its_connections() -> Outcome {
     let exists = "process.exit(typeof WebSocket === 'function' ? 0 : 1)";
     let flag = "--experimental-websocket";
-    let global = Command::new("node").args(["-e", exists]).status().is_ok_and(|status| status.success());
-    if global {
+    if need("node", &["-e", exists]).is_ok() {
         consumes(Path::new("node"), &["consume.mjs"]).await;
-    } else if have("node", &[flag, "-e", exists]) {
+    } else {
+        need("node", &[flag, "-e", exists])?;
         consumes(Path::new("node"), &[flag, "consume.mjs"]).await;
     }
+    Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_php_consumer_logs_clients_in_and_outlives_its_connections() {
-    if have("php", &["--version"]) {
-        consumes(Path::new("php"), &["consume.php"]).await;
-    }
+async fn the_php_consumer_logs_clients_in_and_outlives_its_connections() -> Outcome {
+    need("php", &["--version"])?;
+    consumes(Path::new("php"), &["consume.php"]).await;
+    Ok(())
+}
+
+optional_tests! {
+    every_client_is_listed_and_shown_as_it_is,
+    the_python_publisher_keeps_its_connection_and_tells_errors,
+    the_node_publisher_keeps_its_connection_and_tells_errors,
+    the_php_publisher_keeps_its_connection_and_tells_errors,
+    the_go_publisher_keeps_its_connection_and_tells_errors,
+    the_java_publisher_keeps_its_connection_and_tells_errors,
+    curl_publishes_all_it_is_given_over_one_connection_and_tells_errors,
+    the_python_consumer_logs_clients_in_and_outlives_its_connections,
+    the_node_consumer_logs_clients_in_and_outlives_its_connections,
+    the_php_consumer_logs_clients_in_and_outlives_its_connections,
 }

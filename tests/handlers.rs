@@ -6,7 +6,7 @@ mod kit;
 use futures_util::{SinkExt, StreamExt};
 use kit::*;
 use std::time::Duration;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
 /// The message that comes next, of any kind.
@@ -46,6 +46,10 @@ async fn handlers_that_wait_delay_nobody_and_keep_their_connection() {
           elseif msg.data == "go" then
             for _, other in ipairs(waiting) do other:set_context_value("go", msg.data) end
             return
+          end
+          if msg.data == "long" then
+            conn:send("sleeping")
+            return mix.sleep(600)
           end
           local me = conn:client_id()
           conn:set_context_value("name", msg.data)
@@ -106,6 +110,13 @@ async fn handlers_that_wait_delay_nobody_and_keep_their_connection() {
           conn:send(table.concat({ msg.data, two, six, tostring(ok), e, handled, table.concat(words), go }, " "))
         end"#,
     );
+    // If one of these held the worker, nobody would get an answer any more.
+    let mut long = Vec::new();
+    for _ in 0..20 {
+        let mut client = rig.connect().await;
+        assert_eq!(client.ask("long").await, "sleeping");
+        long.push(client);
+    }
     let mut sleepers = Vec::new();
     for i in 0..20 {
         let mut client = rig.connect().await;
@@ -113,18 +124,14 @@ async fn handlers_that_wait_delay_nobody_and_keep_their_connection() {
         sleepers.push(client);
     }
     let mut other = rig.connect().await;
-    let mut slowest = Duration::ZERO;
     for _ in 0..40 {
-        let asked = Instant::now();
         assert!(other.ask("ping").await.starts_with("pong "));
-        slowest = slowest.max(asked.elapsed());
     }
     ask_till(&mut other, "ping", "pong 20").await;
     other.send("go").await;
     for (i, client) in sleepers.iter_mut().enumerate() {
         assert_eq!(client.text().await, format!("c{i} 2 6 false mine mine! 123 go"));
     }
-    assert!(slowest < Duration::from_secs(2), "an answer took {slowest:?}");
 }
 
 #[tokio::test]

@@ -8,10 +8,8 @@ use kit::raw::{Raw, Reply};
 use kit::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const SCRIPT: &str = r#"
@@ -540,18 +538,25 @@ async fn whoever_guesses_passwords_waits_and_nobody_else_does() {
         let page = Page::parse(Raw::dial(rig.at.api).await.call(metrics("reader:r")).await.body);
         page.get("connmix_api_delayed_logins_total")
     };
-    for (request, before) in [(publish("writer:5"), 0.0), (metrics("reader:6"), 1.0)] {
-        let (mut guesser, began) = (Raw::dial(rig.at.api).await, Instant::now());
-        let guess = tokio::spawn(async move { (guesser.call(request).await.status, began.elapsed()) });
-        // From the same address with the right password, while that one waits.
-        eventually("it waits", async || (delayed().await > before).then_some(())).await;
-        assert_eq!(raw.call(publish("writer:w")).await.status, 200);
-        let answered = began.elapsed();
-        let (status, took) = guess.await.unwrap();
-        assert_eq!(status, 401);
-        assert!(took >= Duration::from_secs(1), "{took:?}");
-        // A machine that stalls for a second tells nothing.
-        assert!(answered < took || answered > Duration::from_secs(1), "{answered:?} {took:?}");
+    for request in [publish("writer:5"), metrics("reader:6")] {
+        // The guess must still wait when the right login of the same address has been answered. A machine that stalls for as
+        // long as the guess waits proves nothing, so there is more than one try.
+        let mut proven = false;
+        for _ in 0..5 {
+            let (mut guesser, began, before) = (Raw::dial(rig.at.api).await, Instant::now(), delayed().await);
+            let request = request.clone();
+            let guess = tokio::spawn(async move { (guesser.call(request).await.status, began.elapsed()) });
+            eventually("it waits", async || (delayed().await > before).then_some(())).await;
+            assert_eq!(raw.call(publish("writer:w")).await.status, 200);
+            proven = !guess.is_finished();
+            let (status, took) = guess.await.unwrap();
+            assert_eq!(status, 401);
+            assert!(took >= Duration::from_secs(1), "{took:?}");
+            if proven {
+                break;
+            }
+        }
+        assert!(proven, "right logins wait as long as the guesses do");
     }
 }
 
@@ -597,22 +602,4 @@ async fn the_page_does_not_grow_with_clients_and_channels() {
     let names = |page: &Page| page.samples.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&before), names(&after));
     assert!(after.text.len() < 32 * 1024, "{} bytes", after.text.len());
-}
-
-#[tokio::test]
-async fn promtool_finds_nothing_wrong() {
-    let rig = rig("", "");
-    let page = scrape(rig.at.api).await;
-    let promtool = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn();
-    // Only where it is installed (Debian: prometheus).
-    let Ok(mut promtool) = promtool else { return };
-    promtool.stdin.take().unwrap().write_all(page.text.as_bytes()).unwrap();
-    let output = promtool.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.is_empty(), "{said}\n{}", page.text);
 }

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 
+pub mod optional;
 pub mod process;
 pub mod raw;
 pub mod redis;

@@ -1,0 +1,101 @@
+//! What `connmix dev` greets with: where to connect, and what to try. All that it says to try works as it stands.
+
+use std::net::SocketAddr;
+
+use crate::config::{Config, Protocol, Server};
+use crate::engine::Addresses;
+use crate::script::program::shown;
+
+/// The handler that ships: of it, it is known what a client may send.
+const SHIPPED: &str = include_str!("../../lua/entry.websocket.lua");
+
+/// What is taken from the configuration before the engine gets it.
+pub(super) struct Greeting {
+    /// For each server what it speaks, what goes before its address and what behind.
+    servers: Vec<(&'static str, &'static str, String)>,
+    entries: Vec<String>,
+    shipped: bool,
+    access: Access,
+}
+
+/// Who may publish from this machine.
+enum Access {
+    Everybody,
+    User(String),
+    Nobody,
+}
+
+impl Access {
+    fn of(config: &Config) -> Access {
+        let from = reachable(config.api.listen.addr).ip();
+        let publisher = config.users.iter().find(|user| user.write && user.host.matches(from));
+        match publisher {
+            Some(user) => Access::User(user.username.clone()),
+            None if config.users.is_empty() => Access::Everybody,
+            None => Access::Nobody,
+        }
+    }
+}
+
+impl Greeting {
+    pub(super) fn of(config: &Config) -> Greeting {
+        let is_shipped = |server: &Server| std::fs::read_to_string(&server.entry).is_ok_and(|text| text == SHIPPED);
+        Greeting {
+            servers: config.servers.iter().map(place).collect(),
+            shipped: config.servers.iter().any(is_shipped),
+            entries: config.servers.iter().map(|s| shown(&s.entry)).collect(),
+            access: Access::of(config),
+        }
+    }
+
+    pub(super) fn print(&self, at: &Addresses) {
+        println!();
+        for ((addr, (what, scheme, path)), entry) in at.servers.iter().zip(&self.servers).zip(&self.entries) {
+            let place = format!("{scheme}{}{path}", reachable(*addr));
+            println!("  {what:<11} {place}    handled by {entry} (save it, and it is live)");
+        }
+        println!("  API         http://{}/v1/mesh/publish", reachable(at.api));
+        println!("  Center      http://{}/v1/nodes", reachable(at.center));
+        println!();
+        let channel = if self.shipped { "video:100001" } else { "CHANNEL" };
+        if self.shipped {
+            println!("  Connect, send {{\"op\":\"subscribe\",\"channel\":\"100001@video\"}}, then publish to it:");
+        } else {
+            println!("  Publish to those that a script has subscribed to CHANNEL:");
+        }
+        let api = reachable(at.api);
+        let (user, note) = match &self.access {
+            Access::Everybody => (String::new(), None),
+            Access::User(name) => (format!(" -u {}", quoted(name)), Some("(curl asks for the password of that user.)")),
+            Access::Nobody => (String::new(), Some("(None of access.users may publish from this machine.)")),
+        };
+        println!("  curl{user} http://{api}/v1/mesh/publish -d '{{\"c\":\"{channel}\",\"d\":\"Hello, World!\"}}'");
+        note.iter().for_each(|note| println!("  {note}"));
+        println!();
+    }
+}
+
+fn place(server: &Server) -> (&'static str, &'static str, String) {
+    match server.protocol {
+        Protocol::Websocket => ("WebSocket", "ws://", server.option("path").unwrap_or("/").to_owned()),
+        Protocol::Socket => ("TCP", "", String::new()),
+    }
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.@+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+/// An address that can be dialled from here.
+fn reachable(addr: SocketAddr) -> SocketAddr {
+    match addr.ip() {
+        ip if ip.is_unspecified() => SocketAddr::from(([127, 0, 0, 1], addr.port())),
+        _ => addr,
+    }
+}

@@ -1,0 +1,28 @@
+//! What Prometheus' own checker says of the page of metrics.
+
+mod kit;
+
+use kit::Rig;
+use kit::optional::{Outcome, need};
+use kit::raw::Raw;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+async fn promtool_finds_nothing_wrong() -> Outcome {
+    need("promtool", &["--version"])?;
+    let rig = Rig::new("function on_message() end");
+    for at in [rig.at.api, rig.at.center] {
+        let page = Raw::dial(at).await.call("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await.body;
+        assert!(page.contains("# TYPE connmix_"), "{page}");
+        let mut command = Command::new("promtool");
+        command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut promtool = command.spawn().unwrap();
+        promtool.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+        let output = promtool.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{said}\n{page}");
+    }
+    Ok(())
+}
+
+optional_tests! { promtool_finds_nothing_wrong }

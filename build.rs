@@ -36,6 +36,8 @@ fn main() {
     // SAFETY: a build script that has started no other thread.
     unsafe { env::set_var("MAKEFILES", &makefile) };
     let built = luajit_src::Build::new().build();
+    // For tests: what LuaJIT does outside the sandbox.
+    println!("cargo:rustc-env=LUAJIT={}", Path::new(&out).join("luajit-build/src/luajit").display());
     println!("cargo:rustc-link-search=native={}", built.lib_dir().display());
     for library in built.libs() {
         // Whole: what needs it comes later on the linker's command line, and not every linker looks back.

@@ -8,6 +8,12 @@ use std::process::{Command, ExitCode, Stdio};
 /// What a test needs and this machine has not.
 pub struct Missing(String);
 
+impl Missing {
+    pub fn because(why: impl Into<String>) -> Missing {
+        Missing(why.into())
+    }
+}
+
 /// A test's end. A failure is a panic, as everywhere.
 pub type Outcome = Result<(), Missing>;
 
@@ -17,7 +23,7 @@ pub fn need(program: &str, args: &[&str]) -> Outcome {
     let status = command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     match status {
         Ok(status) if status.success() => Ok(()),
-        _ => Err(Missing(format!("this does not run here: {program} {}", args.join(" ")))),
+        _ => Err(Missing::because(format!("this does not run here: {program} {}", args.join(" ")))),
     }
 }
 

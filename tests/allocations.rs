@@ -28,6 +28,7 @@ use connmix::shard::deliver::Encode;
 use connmix::shard::outbox::Frame;
 use connmix::shard::served::Served;
 use connmix::shard::{Arrival, Shard};
+use connmix::telemetry::metrics::count::Count;
 use tokio::net::{TcpListener, TcpStream};
 
 /// Counts what each thread allocates.
@@ -152,10 +153,10 @@ const CALL: u64 = 5;
 
 #[test]
 fn a_call_that_publishes_one_message_allocates_no_more_than_that() {
-    let mesh = Mesh::new(Arc::new(Hub::new(1)), NodeId(1));
+    let (mesh, published) = (Mesh::new(Arc::new(Hub::new(1)), NodeId(1)), Count::default());
     let call = || {
         let params = Params::parse(br#"{"c":"news","d":"hello","t":"text","i":7}"#, "the body").unwrap();
-        let mut publish = pin!(call::publish(&mesh, &params));
+        let mut publish = pin!(call::publish(&mesh, &published, &params));
         let done = publish.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(done, Poll::Ready(Ok(_))));
     };

@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kit::raw::{Raw, Reply};
 use kit::*;
+use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
@@ -370,6 +371,35 @@ async fn calls_over_a_websocket_are_counted_as_those_over_http() {
     }
     assert_eq!(page.sum("connmix_api_calls_total"), 10.0, "{}", page.text);
     assert_eq!(page.get("connmix_engine_publishes_total{origin=\"api\"}"), 2.0);
+}
+
+#[tokio::test]
+async fn a_publish_counts_once_for_each_message_and_channel_whatever_the_call() {
+    let rig = rig("", "");
+    let published = async || scrape(rig.at.api).await.get("connmix_engine_publishes_total{origin=\"api\"}");
+    let messages: Vec<_> = (0..100).map(|_| json!({"c": "c", "d": "x"})).collect();
+    let repeats: Vec<_> = (0..50).map(|_| json!({"c": "c", "d": "x", "id": "again"})).collect();
+    let mut ws = Client::connect(rig.at.api, "/ws/v1").await;
+    let mut want = 0.0;
+    for (body, n) in [
+        (json!({"c": "c", "d": "x"}), 1.0),
+        (json!(messages), 100.0),
+        (json!({"c": ["a", "b", "a"], "d": "x"}), 3.0),
+        (json!(repeats), 1.0),
+        // Known already, and what is wrong.
+        (json!({"c": ["d", "e"], "d": "x", "id": "again"}), 0.0),
+        (json!({"c": "c"}), 0.0),
+        (json!([{"c": "c"}, {"c": "c", "d": "x"}]), 1.0),
+    ] {
+        post(rig.at.api, "/v1/mesh/publish", &body.to_string()).await;
+        want += n;
+        assert_eq!(published().await, want, "over HTTP: {body}");
+        if body.is_object() {
+            ws.ask(&json!({"m": "mesh.publish", "p": body}).to_string()).await;
+            want += n;
+            assert_eq!(published().await, want, "over WebSocket: {body}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -241,6 +241,129 @@ async fn what_many_connections_publish_arrives_in_the_order_of_each() {
     }
 }
 
+/// A request without a mark.
+fn call(method: &str, params: Value) -> Vec<u8> {
+    raw::text(&json!({"m": method, "p": params}).to_string())
+}
+
+/// Something a client is to do.
+fn order(client: &str, f: &str, a: Value) -> Vec<u8> {
+    call("conn.call", json!({"c": client, "f": f, "a": a}))
+}
+
+#[tokio::test]
+async fn requests_in_one_segment_take_effect_in_the_order_in_which_they_came() {
+    for workers in [1, 2] {
+        let rig = rig_with(workers, "", "");
+        // Several, so that the clients of each are of the connection's own worker and of another.
+        for round in 0..4 {
+            let (mut a, mut b) = (rig.connect().await, rig.connect().await);
+            let mut api = open(rig.at.api).await;
+            let (id_a, id_b) = (a.ask("id").await, b.ask("id").await);
+            let (one, two) = (format!("one:{round}"), format!("two:{round}"));
+            let publish = |c: Value, d: &str| call("mesh.publish", json!({"c": c, "d": d}));
+            let send = |c: &str, d: &str| call("mesh.send", json!({"c": c, "d": d}));
+            let requests = [
+                // Into a channel that nobody is in, and into one that the other is in already.
+                order(&id_a, "subscribe", json!([one])),
+                publish(json!(one), "1"),
+                order(&id_b, "subscribe", json!([one, two])),
+                publish(json!(one), "2"),
+                // To several, and once only.
+                order(&id_a, "subscribe", json!([two])),
+                publish(json!([one, two, "none"]), "3"),
+                call("mesh.publish", json!({"c": two, "d": "4", "id": format!("{workers}-{round}")})),
+                order(&id_a, "unsubscribe", json!([one])),
+                publish(json!(one), "5"),
+                // Nobody is left, and somebody comes back.
+                order(&id_b, "unsubscribe", json!([one])),
+                publish(json!(one), "6"),
+                order(&id_b, "subscribe", json!([one])),
+                publish(json!(one), "7"),
+                send(&id_a, "8"),
+                publish(json!(two), "9"),
+                send(&id_a, "10"),
+                order(&id_a, "set_context_value", json!(["k", 1])),
+                send(&id_a, "11"),
+                // One that is not there changes nothing for the others.
+                order("7", "subscribe", json!(["late"])),
+                publish(json!("late"), "-"),
+                publish(json!(two), "12"),
+                order(&id_a, "close", json!([4001, "bye"])),
+                send(&id_a, "-"),
+            ];
+            api.write(requests.concat()).await;
+            let done = json!({"s": true});
+            let counts = |s: u64, f: u64| json!({"s": s, "f": f, "t": s + f});
+            let each = |counts: &[u64]| -> Value { counts.iter().map(|s| json!({"s": s, "f": 0})).collect() };
+            let wanted = [
+                Ok(done.clone()),
+                Ok(counts(1, 0)),
+                Ok(done.clone()),
+                Ok(counts(2, 0)),
+                Ok(done.clone()),
+                Ok(each(&[2, 2, 0])),
+                Ok(counts(2, 0)),
+                Ok(done.clone()),
+                Ok(counts(1, 0)),
+                Ok(done.clone()),
+                Ok(counts(0, 0)),
+                Ok(done.clone()),
+                Ok(counts(1, 0)),
+                Ok(done.clone()),
+                Ok(counts(2, 0)),
+                Ok(done.clone()),
+                Ok(done.clone()),
+                Ok(done.clone()),
+                Err(301),
+                Ok(counts(0, 0)),
+                Ok(counts(2, 0)),
+                Ok(done.clone()),
+                Err(401),
+            ];
+            for (i, want) in wanted.into_iter().enumerate() {
+                let reply: Value = serde_json::from_str(&api.text().await).unwrap();
+                match want {
+                    Ok(r) => assert_eq!(reply, json!({"E": null, "r": r}), "{workers} workers, request {i}"),
+                    Err(code) => assert_eq!(reply["E"]["c"], code, "{workers} workers, request {i}: {reply}"),
+                }
+            }
+            for want in ["1", "2", "3", "3", "4", "8", "9", "10", "11", "12"] {
+                assert_eq!(a.text().await, want, "{workers} workers");
+            }
+            assert_eq!(a.close_frame().await, (4001, "bye".into()));
+            for want in ["2", "3", "3", "4", "5", "7", "9", "12"] {
+                assert_eq!(b.text().await, want, "{workers} workers");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_clients_are_subscribed_and_greeted_in_one_write() {
+    let rig = rig_with(2, "", "");
+    let (mut clients, mut requests) = (Vec::new(), Vec::new());
+    for i in 0..200 {
+        let mut client = rig.connect().await;
+        let id = client.ask("id").await;
+        requests.extend(order(&id, "subscribe", json!([format!("user:{i}"), "all"])));
+        requests.extend(publish(&format!("user:{i}"), &format!("hello {i}"), i));
+        clients.push(client);
+    }
+    requests.extend(publish("all", "everybody", 200));
+    let mut api = open(rig.at.api).await;
+    api.write(&requests).await;
+    for i in 0..200 {
+        assert_eq!(api.text().await, r#"{"E":null,"r":{"s":true}}"#);
+        assert_eq!(api.text().await, format!(r#"{{"E":null,"r":{{"s":1,"f":0,"t":1}},"i":{i}}}"#));
+    }
+    assert_eq!(api.text().await, r#"{"E":null,"r":{"s":200,"f":0,"t":200},"i":200}"#);
+    for (i, client) in clients.iter_mut().enumerate() {
+        assert_eq!(client.text().await, format!("hello {i}"));
+        assert_eq!(client.text().await, "everybody");
+    }
+}
+
 #[tokio::test]
 async fn a_back_end_that_reads_no_answers_is_not_read_either() {
     let rig = rig();
@@ -342,14 +465,53 @@ async fn a_user_who_is_taken_away_is_cut_off() {
     let config = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, config.replace("username: w", "username: v")).unwrap();
     rig.engine().reload();
-    eventually("the user is refused", async || {
-        let mut late = Raw::dial(rig.at.api).await;
-        late.write(upgrade_as("w")).await;
-        (late.head().await.status == 401).then_some(())
-    })
-    .await;
-    raw.write(raw::text("ping")).await;
+    // It need not say anything for that.
     assert_eq!(raw.close_frame().await, (1008, "access was taken away".into()));
+    raw.write(raw::close(1008)).await;
+    raw.ends().await;
+    let mut late = Raw::dial(rig.at.api).await;
+    late.write(upgrade_as("w")).await;
+    assert_eq!(late.head().await.status, 401);
+}
+
+#[tokio::test]
+async fn a_right_that_is_taken_away_cuts_off_and_what_else_changes_does_not() {
+    let rig = rig_with(2, "", USERS);
+    let file = rig.path("connmix.yaml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    for (from, to, cut) in [
+        ("roles: [write]", "roles: [read]", true),
+        ("password: secret, roles: [write]", "password: other, roles: [write]", true),
+        ("roles: [write]", "roles: [write], host: 10.0.0.0/8", true),
+        ("roles: [write]", "roles: [read, write]", false),
+        ("access:", "shutdownTimeout: 5\naccess:", false),
+    ] {
+        // One on each worker.
+        let mut open = Vec::new();
+        for _ in 0..2 {
+            let mut raw = Raw::dial(rig.at.api).await;
+            raw.write(upgrade_as("w")).await;
+            assert_eq!(raw.head().await.status, 101);
+            open.push(raw);
+        }
+        std::fs::write(&file, config.replacen(from, to, 1)).unwrap();
+        rig.engine().reload();
+        for raw in &mut open {
+            match cut {
+                true => assert_eq!(raw.close_frame().await, (1008, "access was taken away".into()), "{to}"),
+                false => assert_eq!(raw.ask("ping").await, "pong", "{to}"),
+            }
+        }
+        drop(open);
+        std::fs::write(&file, &config).unwrap();
+        rig.engine().reload();
+        eventually("the file is in force again", async || {
+            let mut raw = Raw::dial(rig.at.api).await;
+            raw.write(upgrade_as("w")).await;
+            (raw.head().await.status == 101).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

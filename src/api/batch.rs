@@ -15,7 +15,7 @@ use super::Api;
 use super::answer::Answer;
 use super::call::{Mark, Params, Published, bounded, invalid};
 use super::error::ApiError;
-use crate::cluster::Mesh;
+use crate::cluster::Behind;
 use crate::message::{Channel, Message};
 
 /// The most messages that one request publishes: the channels of all its objects.
@@ -62,22 +62,24 @@ impl Handed {
 }
 
 /// Begins a publish, or joins the one with its id.
-pub(super) fn begin(api: &Api, publish: Publish) -> UnderWay {
-    let (mesh, repeats) = (api.mesh.clone(), &api.repeats);
+pub(super) fn begin(api: &Api, publish: Publish, behind: Behind) -> UnderWay {
     match publish.id.clone() {
-        Some(id) => repeats.once(id, publish, |publish| hand_out(mesh, publish)),
-        None => hand_out(mesh, publish),
+        Some(id) => api.repeats.once(id, publish, |publish| hand_out(api, publish, behind)),
+        None => hand_out(api, publish, behind),
     }
 }
 
 /// Publishes to several channels, or once only.
 pub(super) async fn publish(api: &Api, params: &Params<'_>) -> Result<Outcome, ApiError> {
-    Ok(begin(api, params.publish()?).await.outcome().await)
+    Ok(begin(api, params.publish()?, Behind::default()).await.outcome().await)
 }
 
 /// Gives each channel its message, one after the other.
-fn hand_out(mesh: Arc<Mesh>, publish: Publish) -> UnderWay {
+fn hand_out(api: &Api, publish: Publish, behind: Behind) -> UnderWay {
     let Publish { channels, list, message, .. } = publish;
+    // Counted here, since another worker may drive what follows.
+    api.counts.published.add(channels.len() as u64);
+    let mesh = api.mesh.clone();
     let handed_out = async move {
         let mut counts = Vec::with_capacity(channels.len());
         for channel in channels {
@@ -86,7 +88,8 @@ fn hand_out(mesh: Arc<Mesh>, publish: Publish) -> UnderWay {
                 let handed = handed.clone();
                 move || handed.store(true, Relaxed)
             };
-            let mut counted = Box::pin(maybe_done(mesh.publish_then(channel, message.clone(), hand_over)));
+            let mut counted =
+                Box::pin(maybe_done(mesh.publish_then(channel, message.clone(), behind.clone(), hand_over)));
             poll_fn(|cx| match counted.as_mut().poll(cx) {
                 Poll::Pending if !handed.load(Relaxed) => Poll::Pending,
                 _ => Poll::Ready(()),
@@ -157,7 +160,7 @@ async fn answers(api: &Api, body: &[u8]) -> Result<Vec<(Result<Outcome, ApiError
     let mut handed = Vec::with_capacity(publishes.len());
     for (publish, mark) in publishes {
         let begun = match publish {
-            Ok(publish) => Ok(begin(api, publish).await),
+            Ok(publish) => Ok(begin(api, publish, Behind::default()).await),
             Err(error) => Err(error),
         };
         handed.push((begun, mark));

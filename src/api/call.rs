@@ -12,6 +12,7 @@ use crate::cluster::Mesh;
 use crate::hub::Counts;
 use crate::ids::ClientId;
 use crate::message::{Channel, Kind, Message};
+use crate::telemetry::metrics::count::Count;
 
 /// The calls that HTTP carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -302,9 +303,10 @@ impl From<Counts> for Published {
     }
 }
 
-/// Publishes one message to one channel, at once.
-pub async fn publish(mesh: &Mesh, params: &Params<'_>) -> Result<Published, ApiError> {
+/// Publishes one message to one channel, at once; `published` counts it.
+pub async fn publish(mesh: &Mesh, published: &Count, params: &Params<'_>) -> Result<Published, ApiError> {
     let (channel, message) = (params.channel()?, params.message()?);
+    published.add(1);
     Ok(mesh.publish(channel, message).await.into())
 }
 

@@ -54,6 +54,8 @@ pub struct Api {
     scraping: Semaphore,
     /// Failed logins, of all workers.
     logins: Arc<Logins>,
+    /// Tells WebSocket connections that another configuration is in force.
+    reconfigured: watch::Sender<()>,
     /// Connections under way.
     connections: Cell<usize>,
     /// What WebSocket connections are read through, while none is.
@@ -104,6 +106,7 @@ impl Api {
             counts: Arc::default(),
             scraping: Semaphore::new(1),
             logins,
+            reconfigured: watch::Sender::new(()),
             connections: Cell::new(0),
             read_buffer: Cell::default(),
         }
@@ -112,6 +115,11 @@ impl Api {
     /// What it counts.
     pub fn counts(&self) -> Arc<ApiCounts> {
         self.counts.clone()
+    }
+
+    /// Another configuration is in force: who holds a connection may not call any more, perhaps.
+    pub fn reconfigured(&self) {
+        self.reconfigured.send_replace(());
     }
 
     /// Serves one connection of a back end (or, with `center`, of whoever asks for nodes) to its end.
@@ -162,7 +170,7 @@ impl Api {
         };
         match call {
             Call::Publish if params.is_plain() => {
-                Answer::to_call(call::publish(&self.mesh, &params).await, params.mark())
+                Answer::to_call(call::publish(&self.mesh, &self.counts.published, &params).await, params.mark())
             }
             Call::Publish => Answer::to_call(Box::pin(batch::publish(self, &params)).await, params.mark()),
             Call::Send => Answer::to_call(call::send(&self.mesh, &params).await, params.mark()),

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::sync::oneshot;
 
-use crate::hub::{Counts, Delivery, Hub, Mailbox, Order, Publication, Refused, Tally};
-use crate::ids::{ClientId, NodeId};
+use crate::hub::{Counts, Delivery, Hub, Mailbox, Order, Publication, Refused, Tally, WorkerSet};
+use crate::ids::{ClientId, NodeId, worker_of};
 use crate::message::{Channel, Message};
 
 /// The mesh as this node sees it. Any thread may call it.
@@ -16,6 +16,12 @@ pub struct Mesh {
     node: NodeId,
     started: SystemTime,
 }
+
+/// Where a publication must go besides the workers that have subscribers: to those that its caller has ordered to
+/// subscribe a client before. The order may still wait in the worker's mailbox; behind it, the publication finds the client
+/// subscribed. A worker that has no subscriber after all delivers nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Behind(WorkerSet);
 
 impl Mesh {
     /// A mesh of this process alone.
@@ -37,19 +43,29 @@ impl Mesh {
     /// till each worker has taken it into its outboxes. Messages that one caller publishes one after the other arrive
     /// in that order.
     pub fn publish(&self, channel: Channel, message: Message) -> impl Future<Output = Counts> + Send + use<> {
-        self.publish_then(channel, message, || ())
+        self.publish_then(channel, message, Behind::default(), || ())
     }
 
-    /// The same for a caller that has many under way: `handed` is called when the mailboxes have it. If the next is begun
-    /// only then, order is kept; from then on it gets on without being polled.
+    /// What a publication must not overtake: orders to subscribe these clients, which its caller has under way.
+    pub fn behind(&self, clients: impl IntoIterator<Item = ClientId>) -> Behind {
+        let mut behind = Behind::default();
+        for client in clients {
+            behind.0.add(worker_of(client, self.hub.workers()));
+        }
+        behind
+    }
+
+    /// The same as [`Mesh::publish`] for a caller that has many under way: `handed` is called when the mailboxes have it. If
+    /// the next is begun only then, order is kept; from then on it gets on without being polled.
     pub fn publish_then<H: FnOnce()>(
         &self,
         channel: Channel,
         message: Message,
+        behind: Behind,
         handed: H,
     ) -> impl Future<Output = Counts> + use<H> {
         let (tally, counts) = Tally::new();
-        let sent = self.hand_out(channel, message, tally);
+        let sent = self.hand_out(channel, message, behind, tally);
         async move {
             sent.await;
             handed();
@@ -60,11 +76,18 @@ impl Mesh {
 
     /// The same without counts: done when the mailboxes have it.
     pub fn publish_uncounted(&self, channel: Channel, message: Message) -> impl Future<Output = ()> + Send + use<> {
-        self.hand_out(channel, message, Tally::ignored())
+        self.hand_out(channel, message, Behind::default(), Tally::ignored())
     }
 
-    fn hand_out(&self, channel: Channel, message: Message, tally: Tally) -> impl Future<Output = ()> + Send + use<> {
-        let workers = self.hub.workers_of(channel.as_str());
+    fn hand_out(
+        &self,
+        channel: Channel,
+        message: Message,
+        behind: Behind,
+        tally: Tally,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let mut workers = self.hub.workers_of(channel.as_str());
+        behind.0.iter().for_each(|worker| workers.add(worker));
         let hub = self.hub.clone();
         async move {
             let publication = Arc::new(Publication { channel, message });
@@ -132,6 +155,24 @@ mod tests {
     use std::task::{Context, Waker};
 
     #[test]
+    fn a_publish_goes_behind_the_orders_that_it_must_not_overtake() {
+        let hub = Arc::new(Hub::new(3));
+        let mesh = Mesh::new(hub.clone(), NodeId(1));
+        let channel = Channel::parse(b"c").unwrap();
+        let client = ClientId::new(7).unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut ordered = pin!(mesh.order_then(client, Order::Subscribe(vec![channel.clone()]), || ()));
+        assert!(ordered.as_mut().poll(&mut cx).is_pending());
+        let mut published = pin!(mesh.publish_then(channel, Message::text("x"), mesh.behind([client]), || ()));
+        assert!(published.as_mut().poll(&mut cx).is_pending());
+        let mut taken = VecDeque::new();
+        hub.mailbox(worker_of(client, 3)).take(&mut taken, Waker::noop());
+        assert!(matches!(taken.pop_front(), Some(Delivery::Order(..))));
+        assert!(matches!(taken.pop_front(), Some(Delivery::Publish(..))));
+        assert!(taken.is_empty());
+    }
+
+    #[test]
     fn a_publish_is_handed_over_when_the_mailbox_has_it_and_counted_later() {
         let hub = Arc::new(Hub::new(1));
         let mesh = Mesh::new(hub.clone(), NodeId(1));
@@ -141,7 +182,8 @@ mod tests {
         let mut large = pin!(mesh.publish(channel.clone(), Message::binary(vec![0; MAILBOX_BYTES])));
         assert!(large.as_mut().poll(&mut cx).is_pending());
         let handed = AtomicBool::new(false);
-        let mut next = pin!(mesh.publish_then(channel, Message::text("x"), || handed.store(true, Relaxed)));
+        let mut next =
+            pin!(mesh.publish_then(channel, Message::text("x"), Behind::default(), || handed.store(true, Relaxed)));
         assert!(next.as_mut().poll(&mut cx).is_pending());
         assert!(!handed.load(Relaxed), "the mailbox is full");
         let mut taken = VecDeque::new();

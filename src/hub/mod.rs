@@ -32,6 +32,11 @@ impl WorkerSet {
         if present { self.0[word] |= bit } else { self.0[word] &= !bit }
     }
 
+    /// Takes a worker in.
+    pub fn add(&mut self, worker: WorkerId) {
+        self.set(worker, true);
+    }
+
     fn is_empty(&self) -> bool {
         self.0.iter().all(|&word| word == 0)
     }

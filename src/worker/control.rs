@@ -37,6 +37,7 @@ pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, a
                 for (server, new) in worker.servers.iter().zip(&config.servers) {
                     server.served.limits.set(new.limits);
                 }
+                worker.api.reconfigured();
             }
             Control::Drain => break,
         }

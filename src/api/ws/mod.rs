@@ -4,6 +4,7 @@
 mod order;
 mod out;
 mod request;
+mod sequence;
 mod session;
 
 use bytes::Bytes;

@@ -1,8 +1,10 @@
-//! What waits to be written to a back end: frames, one behind the other, so that one write takes many.
+//! What waits to be written to a back end: frames, one behind the other, so that one write takes many; and how a message of
+//! a queue is spelt.
 
 use std::collections::VecDeque;
 
 use crate::message::Kind;
+use crate::queue::Given;
 use crate::wire::frame;
 
 /// What an idle connection keeps of its buffer.
@@ -96,6 +98,25 @@ impl Out {
         self.ends.truncate(usize::from(begun.is_some()));
         begun.map(|(_, what)| what)
     }
+}
+
+/// Appends a message of a queue as its consumer gets it.
+pub(super) fn write_event(given: &Given, node: u64, out: &mut Vec<u8>) {
+    let mut digits = itoa::Buffer::new();
+    out.extend_from_slice(b"{\"e\":\"queue.pop\",\"p\":{\"n\":\"");
+    out.extend_from_slice(digits.format(node).as_bytes());
+    out.extend_from_slice(b"\",\"c\":\"");
+    out.extend_from_slice(digits.format(given.client.get()).as_bytes());
+    out.extend_from_slice(b"\",\"t\":");
+    // Writing to a Vec doesn't fail.
+    let _ = serde_json::to_writer(&mut *out, given.topic.as_str());
+    out.extend_from_slice(b",\"d\":");
+    out.extend_from_slice(&given.data);
+    if let Some(key) = given.key {
+        out.extend_from_slice(b",\"k\":");
+        out.extend_from_slice(digits.format(key).as_bytes());
+    }
+    out.extend_from_slice(b"},\"id\":null}");
 }
 
 #[cfg(test)]

@@ -3,16 +3,17 @@
 use serde::Deserialize;
 use serde_json::Value as Json;
 use serde_json::value::RawValue;
-use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
 use super::order;
+use super::sequence::Sequence;
 use crate::api::Api;
 use crate::api::batch::{self, Outcome as Several, Publish};
 use crate::api::call::{Field, Mark, Params, Published, invalid, not_sent};
 use crate::api::error::ApiError;
+use crate::hub::Order;
 use crate::queue::{Consumer, PopError, Topic};
 use crate::telemetry::metrics::blocks::CALLS;
 
@@ -100,8 +101,8 @@ struct Envelope<'a> {
     id: Option<Field<'a>>,
 }
 
-/// Reads a request. What it waits for sets `handed` once the order of what follows is safe.
-pub(super) fn begin(text: &[u8], api: &Api, handed: &Rc<Cell<bool>>) -> Call {
+/// Reads a request and begins it, in `sequence` with those before it.
+pub(super) fn begin(text: &[u8], api: &Api, sequence: &Rc<Sequence>) -> Call {
     if text == b"ping" {
         return Call { method: "other", mark: None, work: Work::Ping };
     }
@@ -123,33 +124,42 @@ pub(super) fn begin(text: &[u8], api: &Api, handed: &Rc<Cell<bool>>) -> Call {
         None => return Call { mark, ..Call::wrong(invalid("field \"m\" (method) is missing")) },
     };
     let params = request.p.map(RawValue::get);
-    let work = work(method, params, api, handed).unwrap_or_else(|error| Work::Done(Err(error)));
+    let work = work(method, params, api, sequence).unwrap_or_else(|error| Work::Done(Err(error)));
     // Those without a dot are of HTTP alone.
     let known = CALLS.into_iter().find(|call| *call == method && call.contains('.'));
     Call { method: known.unwrap_or("other"), mark, work }
 }
 
-fn work(method: &str, params: Option<&str>, api: &Api, handed: &Rc<Cell<bool>>) -> Result<Work, ApiError> {
+fn work(method: &str, params: Option<&str>, api: &Api, sequence: &Rc<Sequence>) -> Result<Work, ApiError> {
     let given = || params.ok_or_else(|| invalid("field \"p\" (parameters) is missing"));
     let call = match method {
         "mesh.publish" => {
             let params = Params::parse(given()?.as_bytes(), "field \"p\"")?;
             if !params.is_plain() {
-                return Ok(publish_more(api, params.publish()?, handed));
+                return Ok(publish_more(api, params.publish()?, sequence));
             }
-            let counts = api.mesh.publish_then(params.channel()?, params.message()?, hand_over(handed));
+            let (channel, message, behind) = (params.channel()?, params.message()?, sequence.behind(&api.mesh));
+            api.counts.published.add(1);
+            let counts = api.mesh.publish_then(channel, message, behind, sequence.hand_over());
             return Ok(Work::Wait(Box::pin(async move { Ok(Published::from(counts.await).into()) })));
         }
         "mesh.send" => {
             let params = Params::parse(given()?.as_bytes(), "field \"p\"")?;
             let client = params.client()?;
-            let sent = api.mesh.send_then(client, params.message()?, hand_over(handed));
+            let sent = api.mesh.send_then(client, params.message()?, sequence.hand_over());
             return Ok(Work::Wait(Box::pin(async move { if sent.await { Ok(DONE) } else { Err(not_sent(client)) } })));
         }
         "conn.call" => {
             let (client, order) = order::parse(given()?)?;
-            let obeyed = api.mesh.order_then(client, order, hand_over(handed));
-            return Ok(Work::Wait(Box::pin(async move { obeyed.await.map(|()| DONE).map_err(ApiError::NotObeyed) })));
+            let joined = matches!(order, Order::Subscribe(_)).then(|| sequence.joining(client));
+            let obeyed = api.mesh.order_then(client, order, sequence.hand_over());
+            return Ok(Work::Wait(Box::pin(async move {
+                let outcome = obeyed.await;
+                if let Some(joined) = joined {
+                    joined();
+                }
+                outcome.map(|()| DONE).map_err(ApiError::NotObeyed)
+            })));
         }
         "queue.pop" => {
             let (topics, ack) = match json(given()?)? {
@@ -196,9 +206,9 @@ fn work(method: &str, params: Option<&str>, api: &Api, handed: &Rc<Cell<bool>>) 
 }
 
 /// A publish to several channels, or once only.
-fn publish_more(api: &Api, publish: Publish, handed: &Rc<Cell<bool>>) -> Work {
-    let begun = batch::begin(api, publish);
-    let handed = hand_over(handed);
+fn publish_more(api: &Api, publish: Publish, sequence: &Rc<Sequence>) -> Work {
+    let begun = batch::begin(api, publish, sequence.behind(&api.mesh));
+    let handed = sequence.hand_over();
     Work::Wait(Box::pin(async move {
         let publish = begun.await;
         handed();
@@ -207,13 +217,6 @@ fn publish_more(api: &Api, publish: Publish, handed: &Rc<Cell<bool>>) -> Work {
             Several::Each(published) => Reply::Each(published),
         })
     }))
-}
-
-/// Notes that a call has been begun so far only that no other may overtake it; what to call when that is over.
-fn hand_over(handed: &Rc<Cell<bool>>) -> impl FnOnce() + use<> {
-    handed.set(false);
-    let handed = handed.clone();
-    move || handed.set(true)
 }
 
 fn json(params: &str) -> Result<Json, ApiError> {

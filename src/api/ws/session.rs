@@ -1,7 +1,6 @@
 //! One connection of the WebSocket API. It reads as long as there is room for more calls and more answers; calls are begun
 //! in the order they came, many are under way, and their answers leave in that order, many in one write.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
@@ -16,8 +15,9 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::Credentials;
-use super::out::{Out, What};
+use super::out::{Out, What, write_event};
 use super::request::{self, Call, Work};
+use super::sequence::Sequence;
 use crate::api::answer::Answer;
 use crate::api::auth::{self, Right};
 use crate::api::call::invalid;
@@ -25,7 +25,7 @@ use crate::api::error::ApiError;
 use crate::api::{Api, Caller};
 use crate::config::Config;
 use crate::message::{CloseReason, close_code};
-use crate::queue::{Consumer, Given};
+use crate::queue::Consumer;
 use crate::wire::frame;
 use crate::wire::reader::{Event, Input, Reader};
 
@@ -54,17 +54,23 @@ pub(in crate::api) async fn serve(
 ) {
     // Answers are gathered here: the kernel is not to wait for more.
     let _ = socket.set_nodelay(true);
-    let mut draining = api.draining.clone();
+    let (mut draining, mut reconfigured) = (api.draining.clone(), api.reconfigured.subscribe());
     let mut session = Session::new(api, socket, caller, credentials);
+    // What changed since the upgrade request was looked at is seen here, what changes from now on by the loop below.
+    session.state.check_access();
     if !read.is_empty() {
         let mut read = read;
         session.reader.keep(&mut Input::new(&mut read));
         session.kept = true;
     }
-    let ended = tokio::select! {
-        biased;
-        () = session.run() => true,
-        _ = draining.wait_for(|draining| *draining) => false,
+    let ended = loop {
+        tokio::select! {
+            biased;
+            () = session.run() => break true,
+            _ = draining.wait_for(|draining| *draining) => break false,
+            // An idle one looks at its access too.
+            Ok(()) = reconfigured.changed() => {}
+        }
     };
     if !ended {
         session.run().await;
@@ -106,8 +112,8 @@ struct State {
     config: Arc<Config>,
     /// The oldest first. Only its answer is looked for; the others get on without that.
     calls: VecDeque<Call>,
-    /// The newest call has been begun so far that another one may be.
-    handed: Rc<Cell<bool>>,
+    /// Their order.
+    sequence: Rc<Sequence>,
     out: Out,
     /// An answer's text, while it is made.
     text: Vec<u8>,
@@ -133,7 +139,7 @@ impl Session {
             credentials,
             config,
             calls: VecDeque::new(),
-            handed: Rc::new(Cell::new(true)),
+            sequence: Rc::default(),
             out: Out::default(),
             text: Vec::new(),
             consumer: None,
@@ -249,19 +255,19 @@ impl Session {
 impl State {
     /// Whether another call may be begun.
     fn may_begin(&self) -> bool {
-        self.ending.is_none() && self.handed.get() && self.calls.len() < MAX_CALLS && self.out.len() < MAX_WAITING
+        self.ending.is_none() && self.sequence.is_free() && self.calls.len() < MAX_CALLS && self.out.len() < MAX_WAITING
     }
 
     /// Begins a call, so far that the next may begin, if nothing is in the way.
     fn begin(&mut self, text: &[u8], cx: &mut Context<'_>) {
-        let mut call = request::begin(text, &self.api, &self.handed);
+        let mut call = request::begin(text, &self.api, &self.sequence);
         poll_work(&mut call.work, cx);
         self.calls.push_back(call);
     }
 
     /// Goes on with the newest call, if it is in the way of others, and answers the oldest ones.
     fn poll_calls(&mut self, cx: &mut Context<'_>) {
-        if !self.handed.get()
+        if !self.sequence.is_free()
             && let Some(call) = self.calls.back_mut()
         {
             poll_work(&mut call.work, cx);
@@ -381,8 +387,12 @@ impl State {
             return;
         }
         self.config = Arc::clone(&now);
-        if auth::check(&now.users, self.credentials.0.as_deref(), self.caller.peer, Right::Write).is_err() {
-            drop(now);
+        drop(now);
+        self.check_access();
+    }
+
+    fn check_access(&mut self) {
+        if auth::check(&self.config.users, self.credentials.0.as_deref(), self.caller.peer, Right::Write).is_err() {
             self.end(CloseReason::Violation { code: close_code::POLICY, what: "access was taken away".into() });
         }
     }
@@ -426,23 +436,4 @@ fn poll_work(work: &mut Work, cx: &mut Context<'_>) {
     {
         *work = Work::Done(outcome);
     }
-}
-
-/// Appends a message of a queue as its consumer gets it.
-fn write_event(given: &Given, node: u64, out: &mut Vec<u8>) {
-    let mut digits = itoa::Buffer::new();
-    out.extend_from_slice(b"{\"e\":\"queue.pop\",\"p\":{\"n\":\"");
-    out.extend_from_slice(digits.format(node).as_bytes());
-    out.extend_from_slice(b"\",\"c\":\"");
-    out.extend_from_slice(digits.format(given.client.get()).as_bytes());
-    out.extend_from_slice(b"\",\"t\":");
-    // Writing to a Vec doesn't fail.
-    let _ = serde_json::to_writer(&mut *out, given.topic.as_str());
-    out.extend_from_slice(b",\"d\":");
-    out.extend_from_slice(&given.data);
-    if let Some(key) = given.key {
-        out.extend_from_slice(b",\"k\":");
-        out.extend_from_slice(digits.format(key).as_bytes());
-    }
-    out.extend_from_slice(b"},\"id\":null}");
 }

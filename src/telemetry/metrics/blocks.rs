@@ -160,6 +160,8 @@ impl HandlerCounts {
 pub struct ApiCounts {
     /// By [`CALLS`] and [`RESULTS`].
     calls: [Labelled<{ RESULTS.len() }>; CALLS.len()],
+    /// Messages that back ends published, one for each channel; repeats that are not done again do not count.
+    pub published: Count,
     /// Wrong credentials.
     pub logins_failed: Count,
     /// Those of them whose answer had to wait.
@@ -170,6 +172,7 @@ impl Default for ApiCounts {
     fn default() -> ApiCounts {
         ApiCounts {
             calls: std::array::from_fn(|_| Labelled::new(&RESULTS)),
+            published: Count::default(),
             logins_failed: Count::default(),
             logins_delayed: Count::default(),
         }
@@ -182,11 +185,6 @@ impl ApiCounts {
         if let Some(results) = CALLS.iter().position(|c| *c == call).and_then(|at| self.calls.get(at)) {
             results.one(result);
         }
-    }
-
-    /// Messages that back ends published.
-    pub(super) fn published(&self) -> u64 {
-        self.calls().find(|(call, result, _)| (*call, *result) == ("mesh.publish", "ok")).map_or(0, |(_, _, n)| n)
     }
 
     /// Each call and result with how often.

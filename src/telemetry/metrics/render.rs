@@ -83,7 +83,7 @@ impl Metrics {
         drop(family);
         page.counter("connmix_engine_publishes_total", "Messages that were published on this node, by who did it.")
             .value(&[("origin", "script")], sum(&|w| w.shard.published.get()))
-            .value(&[("origin", "api")], sum(&|w| w.api.published()));
+            .value(&[("origin", "api")], sum(&|w| w.api.published.get()));
         page.gauge("connmix_engine_subscriptions", "Subscriptions of this node's clients.")
             .value(&[], sum(&|w| w.shard.subscriptions.get()));
     }

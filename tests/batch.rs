@@ -30,7 +30,7 @@ async fn subscriber(rig: &Rig, channels: &str) -> Client {
 }
 
 fn request(path: &str, body: &str) -> String {
-    format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
 fn json_of(reply: &Reply) -> Value {

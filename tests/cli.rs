@@ -328,7 +328,7 @@ async fn the_stock_configuration_of_connmix_starts_unchanged() {
     let request = |auth: &str| {
         let body = r#"{"c":"video:7","d":"x"}"#;
         format!(
-            "POST /v1/mesh/publish HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{auth}Content-Length: {}\r\n\r\n{body}",
+            "POST /v1/mesh/publish HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{auth}Content-Length: {}\r\n\r\n{body}",
             body.len()
         )
     };
@@ -521,7 +521,7 @@ async fn no_secret_is_ever_printed() {
         // ann:pw-of-ann, ann:newer-pw, and no credentials at all.
         for auth in ["YW5uOnB3LW9mLWFubg==", "YW5uOm5ld2VyLXB3", "%"] {
             let request = format!(
-                "POST /v1/mesh/publish HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Basic {auth}\r\n\
+                "POST /v1/mesh/publish HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Basic {auth}\r\n\
                  Content-Length: 2\r\n\r\n{{}}"
             );
             http(process.api(), &request).await;

@@ -174,7 +174,7 @@ impl Crowd {
         socket.bind(&SockAddr::from(from)).unwrap();
         socket.connect(&SockAddr::from(server)).unwrap();
         let mut socket = TcpStream::from(socket);
-        let request = "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        let request = "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
         socket.write_all(request.as_bytes()).unwrap();
         socket.set_nonblocking(true).unwrap();
@@ -255,8 +255,10 @@ impl Caller {
 
     fn call(&mut self, channel: &str, data: &str) {
         let body = format!("{{\"c\":\"{channel}\",\"d\":\"{data}\"}}");
-        let request =
-            format!("POST /v1/mesh/publish HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let request = format!(
+            "POST /v1/mesh/publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
         self.socket.write_all(request.as_bytes()).unwrap();
     }
 
@@ -309,7 +311,7 @@ fn publish(api: SocketAddr, first: usize, channels: usize, messages: usize) {
 /// The number of clients that `/v1/nodes` tells.
 fn clients(center: SocketAddr) -> u64 {
     let mut socket = TcpStream::connect(center).unwrap();
-    socket.write_all(b"GET /v1/nodes HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    socket.write_all(b"GET /v1/nodes HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut reply = String::new();
     socket.read_to_string(&mut reply).unwrap();
     let body = reply.split_once("\r\n\r\n").unwrap().1;

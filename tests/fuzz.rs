@@ -52,7 +52,7 @@ fn no_panic() {
 }
 
 fn post(body: &[u8]) -> Vec<u8> {
-    let head = format!("POST /v1/mesh/publish HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!("POST /v1/mesh/publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
     [head.as_bytes(), body].concat()
 }
 

@@ -123,7 +123,7 @@ impl Page {
 }
 
 async fn scrape(addr: SocketAddr) -> Page {
-    let reply = Raw::dial(addr).await.call("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let reply = Raw::dial(addr).await.call("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert_eq!(reply.status, 200, "{reply:?}");
     assert_eq!(reply.header("Content-Type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     Page::parse(reply.body)
@@ -295,7 +295,7 @@ async fn failures_and_ends_are_counted_by_what_they_were() {
     raw.write([0xFF, 0]).await;
     assert_eq!(raw.close_frame().await.0, 1002);
     let refusals = [
-        "GET /elsewhere HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+        "GET /elsewhere HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
         kit::raw::upgrade_with("X-Refuse: yes\r\n"),
         "nonsense\r\n\r\n".to_owned(),
     ];
@@ -519,7 +519,7 @@ access:
 ";
 
 fn metrics(credentials: &str) -> String {
-    format!("GET /metrics HTTP/1.1\r\nHost: x\r\n{}\r\n", basic(credentials))
+    format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\n{}\r\n", basic(credentials))
 }
 
 fn basic(credentials: &str) -> String {
@@ -532,7 +532,10 @@ fn basic(credentials: &str) -> String {
 fn publish(credentials: &str) -> String {
     let body = r#"{"c":"c","d":"x"}"#;
     let length = body.len();
-    format!("POST /v1/mesh/publish HTTP/1.1\r\nHost: x\r\n{}Content-Length: {length}\r\n\r\n{body}", basic(credentials))
+    format!(
+        "POST /v1/mesh/publish HTTP/1.1\r\nHost: localhost\r\n{}Content-Length: {length}\r\n\r\n{body}",
+        basic(credentials)
+    )
 }
 
 #[tokio::test]
@@ -545,7 +548,7 @@ async fn the_page_is_for_readers() {
         assert_eq!(raw.call(metrics("")).await.status, 401);
         assert_eq!(raw.call(metrics("reader:wrong")).await.status, 401);
         let head = raw.call(metrics("reader:r").replace("GET", "POST")).await;
-        assert_eq!((head.status, head.header("Allow")), (405, Some("GET")));
+        assert_eq!((head.status, head.header("Allow")), (405, Some("GET, HEAD")));
     }
     let page = Page::parse(Raw::dial(rig.at.api).await.call(metrics("reader:r")).await.body);
     assert_eq!(page.get("connmix_api_calls_total{call=\"metrics\",result=\"unauthorized\"}"), 4.0);

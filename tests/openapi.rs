@@ -165,7 +165,7 @@ fn basic(credentials: &str) -> String {
 
 /// A request with these further headers, each ending in CRLF.
 fn ask(method: &str, path: &str, headers: &str) -> String {
-    format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n")
+    format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n")
 }
 
 fn post(path: &str, headers: &str, body: &str) -> String {

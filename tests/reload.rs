@@ -342,7 +342,7 @@ async fn users_take_effect_at_once() {
     let config = rig.path("connmix.yaml");
     let becomes = async |auth: &str, status: u16| {
         let request = format!(
-            "POST /v1/mesh/publish HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{auth}Content-Length: 17\r\n\r\n\
+            "POST /v1/mesh/publish HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{auth}Content-Length: 17\r\n\r\n\
              {{\"c\":\"a\",\"d\":\"b\"}}"
         );
         eventually("the status", async || (http(rig.at.api, &request).await.0 == status).then_some(())).await;

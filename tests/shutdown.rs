@@ -218,7 +218,7 @@ async fn sockets_that_have_not_asked_for_anything_hold_nobody_up() {
     let mut sockets = Vec::new();
     for addr in [rig.at.servers[0], rig.at.api, rig.at.center] {
         // What browsers open ahead, and half a request.
-        for sent in ["", "GET /ws HTTP/1.1\r\nHost: x\r\n"] {
+        for sent in ["", "GET /ws HTTP/1.1\r\nHost: localhost\r\n"] {
             let mut socket = TcpStream::connect(addr).await.unwrap();
             socket.write_all(sent.as_bytes()).await.unwrap();
             sockets.push(socket);
@@ -248,7 +248,7 @@ async fn a_call_under_way_is_answered_and_a_probe_says_not_ready() {
     slow.ask("slow close").await;
     let mut call = TcpStream::connect(api).await.unwrap();
     let body = r#"{"c":"news","d":"x"}"#;
-    let head = format!("POST /v1/mesh/publish HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!("POST /v1/mesh/publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
     call.write_all(head.as_bytes()).await.unwrap();
     let mut probe = TcpStream::connect(api).await.unwrap();
     probe.write_all(b"GET /readyz HTTP/1.1\r\n").await.unwrap();
@@ -260,7 +260,7 @@ async fn a_call_under_way_is_answered_and_a_probe_says_not_ready() {
     let mut reply = String::new();
     call.read_to_string(&mut reply).await.unwrap();
     assert!(reply.starts_with("HTTP/1.1 200") && reply.ends_with(r#"{"E":null,"r":{"s":0,"f":0}}"#), "{reply}");
-    probe.write_all(b"Host: x\r\n\r\n").await.unwrap();
+    probe.write_all(b"Host: localhost\r\n\r\n").await.unwrap();
     let mut reply = String::new();
     probe.read_to_string(&mut reply).await.unwrap();
     assert!(reply.starts_with("HTTP/1.1 503"), "{reply}");
@@ -272,7 +272,8 @@ fn a_call_that_ends_during_the_stop_costs_no_panic() {
     let dir = folder("");
     let process = Process::ready(dir.path(), &["single"]);
     let body = r#"{"c":"news","d":"x"}"#;
-    let call = format!("POST /v1/mesh/publish HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let call =
+        format!("POST /v1/mesh/publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     let (begun, rest) = call.split_at(30);
     let mut caller = std::net::TcpStream::connect(process.api()).unwrap();
     caller.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -313,8 +314,9 @@ fn flood(addr: SocketAddr, open: &str, unit: &[u8]) {
 #[tokio::test]
 async fn callers_that_never_pause_do_not_hold_the_stop_up() {
     let call = r#"{"c":"news","d":"x"}"#;
-    let plain = format!("POST /v1/mesh/publish HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{call}", call.len());
-    let general = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    let plain =
+        format!("POST /v1/mesh/publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{call}", call.len());
+    let general = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let request = kit::raw::text(r#"{"m":"mesh.publish","p":{"c":"news","d":"x"}}"#);
     let upgrade = kit::raw::upgrade().replace("/ws ", "/ws/v1 ");
     let rig = Rig::with_top(SCRIPT, "", "workers: 2", "shutdownTimeout: 15");

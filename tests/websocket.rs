@@ -103,7 +103,15 @@ async fn requests_that_open_nothing_are_told_why() {
         ("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZQ", 400, "Sec-WebSocket-Key"),
         ("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", "", 400, "Sec-WebSocket-Key"),
         ("Upgrade: ", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nUpgrade: ", 400, "Sec-WebSocket-Key"),
-        ("Host: localhost\r\n", "", 400, "Host"),
+        ("Host: localhost\r\n", "", 400, "Host header is missing"),
+        ("Host: localhost", "Host: localhost\r\nHost: localhost", 400, "Host is given more than once"),
+        ("Host: localhost", "Host: local host", 400, "not a host"),
+        ("Host: localhost", "Host: localhost:99999", 400, "not a host"),
+        ("Host: localhost", "Host:", 400, "not a host"),
+        ("GET /ws ", "GET http://me@localhost/ws ", 400, "target"),
+        ("GET /ws ", "GET http://localhost/other ", 404, "path"),
+        ("Host: ", "Transfer-Encoding: gzip, chunked\r\nHost: ", 501, "Transfer-Encoding"),
+        ("Host: ", "Transfer-Encoding: chunked\r\nHost: ", 400, "body"),
         ("HTTP/1.1", "HTTP/1.0", 505, "HTTP/1.1"),
         ("HTTP/1.1", "HTTP/2.0", 505, "HTTP/1.1"),
         ("Host: ", "Content-Length: 5\r\nHost: ", 400, "body"),
@@ -116,14 +124,32 @@ async fn requests_that_open_nothing_are_told_why() {
         assert_eq!(reply.status, status, "{to}: {reply:?}");
         assert!(reply.body.contains(why), "{to}: {reply:?}");
         if status == 426 {
-            assert!(reply.head.contains("Connection: Upgrade"), "{reply:?}");
+            assert_eq!(reply.header("Connection"), Some("Upgrade, close"), "{reply:?}");
             assert_eq!(reply.header("Sec-WebSocket-Version"), Some("13"));
             assert_eq!(reply.header("Upgrade"), Some("websocket"));
         }
         if status == 405 {
-            assert_eq!(reply.header("Allow"), Some("GET"));
+            assert_eq!(reply.header("Allow"), Some("GET, HEAD"));
         }
     }
+    // HEAD is answered as GET is that opens nothing, without the body.
+    for (request, status) in [
+        (good.replacen("GET", "HEAD", 1), 426),
+        (good.replacen("GET", "HEAD", 1).replace("Upgrade: websocket\r\n", ""), 426),
+        (good.replacen("GET /ws", "HEAD /other", 1), 404),
+        (good.replacen("GET", "HEAD", 1).replace("localhost", "local host"), 400),
+    ] {
+        let mut raw = Raw::dial(rig.ws()).await;
+        raw.write(&request).await;
+        let head = raw.head().await;
+        assert_eq!(head.status, status, "{request}");
+        assert!(head.header("Content-Length").is_some_and(|length| length != "0"), "{head:?}");
+        raw.ends().await;
+    }
+    // What the target says wins over the header.
+    let mut raw = Raw::dial(rig.ws()).await;
+    raw.write(good.replacen("GET /ws", "GET http://example.com:80/ws", 1)).await;
+    assert_eq!(raw.head().await.status, 101);
     assert_eq!(rig.connect().await.ask("hello").await, "hello", "the server goes on");
 }
 

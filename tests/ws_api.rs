@@ -518,7 +518,7 @@ async fn a_right_that_is_taken_away_cuts_off_and_what_else_changes_does_not() {
 async fn a_request_that_opens_nothing_is_told_why() {
     let rig = rig();
     for (request, status, part) in [
-        (format!("GET {PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), 426, "Upgrade: websocket"),
+        (format!("GET {PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"), 426, "Upgrade: websocket"),
         (raw::upgrade().replace("/ws", PATH).replace("Version: 13", "Version: 8"), 426, "not 13"),
         (raw::upgrade().replace("/ws", PATH).replace("GET", "POST"), 405, "GET"),
         (raw::upgrade().replace("/ws", "/ws/v2"), 404, "no such path"),
@@ -534,7 +534,7 @@ async fn a_request_that_opens_nothing_is_told_why() {
     assert_eq!(raw.call(raw::upgrade().replace("/ws", PATH)).await.status, 404);
     let mut raw = Raw::dial(rig.at.api).await;
     let early = [raw::text("ping"), raw::text("ping")].concat();
-    let health = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    let health = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
     assert_eq!(raw.call(health).await.status, 200);
     raw.write([raw::upgrade().replace("/ws", PATH).as_bytes(), &early].concat()).await;
     assert_eq!(raw.head().await.status, 101);

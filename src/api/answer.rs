@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, UPGRADE, WWW_AUTHENTICATE};
+use hyper::header::{
+    ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
@@ -14,8 +16,8 @@ const JSON: &str = "application/json";
 /// What is answered to a request.
 pub(super) struct Answer {
     status: StatusCode,
-    /// A header that the status calls for.
-    extra: Option<(HeaderName, &'static str)>,
+    /// Headers that the status calls for.
+    extra: Vec<(HeaderName, &'static str)>,
     content_type: &'static str,
     body: Vec<u8>,
     /// What it came to, as figures call it.
@@ -44,13 +46,13 @@ struct Problem {
 impl Answer {
     /// 200 with that JSON.
     pub(super) fn ok<T: Serialize>(body: &T) -> Answer {
-        Answer::new(StatusCode::OK, None, body)
+        Answer::new(StatusCode::OK, Vec::new(), body)
     }
 
     /// 200 with that text.
     pub(super) fn text(content_type: &'static str, text: String) -> Answer {
         let status = StatusCode::OK;
-        Answer { status, extra: None, content_type, body: text.into_bytes(), result: "ok", ends: false }
+        Answer { status, extra: Vec::new(), content_type, body: text.into_bytes(), result: "ok", ends: false }
     }
 
     /// What a call came to, with its caller's mark.
@@ -69,7 +71,7 @@ impl Answer {
             Answer::write_text(outcome, mark, &mut body);
         }
         body.push(b']');
-        Answer { status: StatusCode::OK, extra: None, content_type: JSON, body, result: "ok", ends: false }
+        Answer { status: StatusCode::OK, extra: Vec::new(), content_type: JSON, body, result: "ok", ends: false }
     }
 
     /// Appends the JSON text that answers a call.
@@ -84,17 +86,20 @@ impl Answer {
     /// An error.
     pub(super) fn failure(error: &ApiError, mark: Option<Mark>) -> Answer {
         let extra = match error {
-            ApiError::Unauthorized => Some((WWW_AUTHENTICATE, "Basic realm=\"connmix\", charset=\"UTF-8\"")),
-            ApiError::MethodNotAllowed(allowed) => Some((ALLOW, *allowed)),
-            ApiError::NoUpgrade(StatusCode::UPGRADE_REQUIRED, _) => Some((UPGRADE, "websocket")),
-            _ => None,
+            ApiError::Unauthorized => vec![(WWW_AUTHENTICATE, "Basic realm=\"connmix\", charset=\"UTF-8\"")],
+            ApiError::MethodNotAllowed(allowed) => vec![(ALLOW, *allowed)],
+            // Whoever sends Upgrade must name it in Connection too (RFC 9110, section 7.8).
+            ApiError::NoUpgrade(StatusCode::UPGRADE_REQUIRED, _) => {
+                vec![(CONNECTION, "Upgrade"), (UPGRADE, "websocket"), (SEC_WEBSOCKET_VERSION, "13")]
+            }
+            _ => Vec::new(),
         };
         let problem = Problem { c: error.code(), m: error.message() };
         let answer = Answer::new(error.status(), extra, &Envelope::<()> { error: Some(problem), r: None, i: mark });
         Answer { result: error.label(), ..answer }
     }
 
-    fn new<T: Serialize>(status: StatusCode, extra: Option<(HeaderName, &'static str)>, body: &T) -> Answer {
+    fn new<T: Serialize>(status: StatusCode, extra: Vec<(HeaderName, &'static str)>, body: &T) -> Answer {
         let mut text = Vec::with_capacity(128);
         write(&mut text, body);
         Answer { status, extra, content_type: JSON, body: text, result: "ok", ends: false }
@@ -108,8 +113,8 @@ impl Answer {
         if self.ends {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        if let Some((name, value)) = self.extra {
-            response.headers_mut().insert(name, HeaderValue::from_static(value));
+        for (name, value) in self.extra {
+            response.headers_mut().append(name, HeaderValue::from_static(value));
         }
         (response, self.result)
     }
@@ -119,14 +124,13 @@ impl Answer {
         let mut digits = itoa::Buffer::new();
         let reason = self.status.canonical_reason().unwrap_or_default();
         let length = digits.format(self.body.len());
-        let extra = self.extra.as_ref().map_or(("", ""), |(name, value)| (name.as_str(), value));
         let parts = ["HTTP/1.1 ", self.status.as_str(), " ", reason, "\r\ncontent-type: ", self.content_type, "\r\n"];
         parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
         if self.ends {
             out.extend_from_slice(b"connection: close\r\n");
         }
-        if !extra.0.is_empty() {
-            [extra.0, ": ", extra.1, "\r\n"].iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+        for (name, value) in &self.extra {
+            [name.as_str(), ": ", value, "\r\n"].iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
         }
         let parts = ["content-length: ", length, "\r\ndate: ", date, "\r\n\r\n"];
         parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));

@@ -36,13 +36,13 @@ pub fn check(users: &[User], authorization: Option<&[u8]>, caller: IpAddr, right
     }
     let user = found.ok_or(ApiError::Unauthorized)?;
     if !user.host.matches(caller) {
-        return Err(ApiError::Forbidden("this user may not call from this address"));
+        return Err(ApiError::Forbidden("this user may not call from this address".into()));
     }
     match right {
         Right::Read if user.read => Ok(()),
         Right::Write if user.write => Ok(()),
-        Right::Read => Err(ApiError::Forbidden("this user lacks the role read")),
-        Right::Write => Err(ApiError::Forbidden("this user lacks the role write")),
+        Right::Read => Err(ApiError::Forbidden("this user lacks the role read".into())),
+        Right::Write => Err(ApiError::Forbidden("this user lacks the role write".into())),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What can be wrong with a call, and how each is told: the API's code, the HTTP status, a sentence.
 
 use hyper::StatusCode;
+use std::borrow::Cow;
 
 /// A call's failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,12 +18,16 @@ pub enum ApiError {
     NotConsumed(String),
     /// A connection did not do what it was told.
     NotObeyed(String),
+    /// The request is no proper HTTP; holds what is wrong.
+    BadRequest(&'static str),
+    /// The request needs what this server does not have; holds what.
+    NotImplemented(&'static str),
     /// The request does not open a WebSocket; holds the HTTP status and what was expected.
     NoUpgrade(StatusCode, String),
     /// Credentials are missing or wrong.
     Unauthorized,
-    /// The user may not do that, or not from there.
-    Forbidden(&'static str),
+    /// The user may not do that, or not from there; or a web page may not.
+    Forbidden(Cow<'static, str>),
     /// No such path.
     NotFound,
     /// The path does not take that method; holds what it takes.
@@ -58,6 +63,8 @@ impl ApiError {
             ApiError::AlreadyPopped(_) => "already_popped",
             ApiError::NotConsumed(_) => "not_consumed",
             ApiError::NotObeyed(_) => "not_obeyed",
+            ApiError::BadRequest(_) => "bad_request",
+            ApiError::NotImplemented(_) => "not_implemented",
             ApiError::NoUpgrade(..) => "no_upgrade",
             ApiError::Unauthorized => "unauthorized",
             ApiError::Forbidden(_) => "forbidden",
@@ -76,7 +83,9 @@ impl ApiError {
             | ApiError::NotPopped(_)
             | ApiError::AlreadyPopped(_)
             | ApiError::NotConsumed(_)
-            | ApiError::NotObeyed(_) => StatusCode::BAD_REQUEST,
+            | ApiError::NotObeyed(_)
+            | ApiError::BadRequest(_) => StatusCode::BAD_REQUEST,
+            ApiError::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             ApiError::NoUpgrade(status, _) => *status,
             ApiError::NotSent(_) | ApiError::NotFound => StatusCode::NOT_FOUND,
             ApiError::Unauthorized => StatusCode::UNAUTHORIZED,
@@ -99,7 +108,8 @@ impl ApiError {
             | ApiError::NoUpgrade(_, what)
             | ApiError::NotSent(what) => what.clone(),
             ApiError::Unauthorized => "missing or wrong credentials (HTTP Basic)".into(),
-            ApiError::Forbidden(why) => (*why).into(),
+            ApiError::BadRequest(what) | ApiError::NotImplemented(what) => (*what).into(),
+            ApiError::Forbidden(why) => why.to_string(),
             ApiError::NotFound => "no such path".into(),
             ApiError::MethodNotAllowed(allowed) => format!("method not allowed; use {allowed}"),
             ApiError::TooLarge(limit) => format!("the body has more than {limit} bytes (engine.apiServer.maxBodySize)"),
@@ -123,9 +133,11 @@ mod tests {
             ApiError::AlreadyPopped(String::new()),
             ApiError::NotConsumed(String::new()),
             ApiError::NotObeyed(String::new()),
+            ApiError::BadRequest(""),
+            ApiError::NotImplemented(""),
             ApiError::NoUpgrade(StatusCode::UPGRADE_REQUIRED, String::new()),
             ApiError::Unauthorized,
-            ApiError::Forbidden(""),
+            ApiError::Forbidden("".into()),
             ApiError::NotFound,
             ApiError::MethodNotAllowed(""),
             ApiError::TooLarge(1),

@@ -19,8 +19,8 @@ use super::auth::{self, Right};
 use super::call::Call;
 use super::error::ApiError;
 use super::linger::Lingering;
-use super::ws::{self, Credentials};
-use super::{Api, Caller, DRAIN, center};
+use super::ws::{self, Access};
+use super::{Api, Caller, DRAIN, center, pages};
 
 /// What a path is.
 #[derive(Clone, Copy)]
@@ -48,10 +48,19 @@ impl Route {
         })
     }
 
-    fn method(self) -> Method {
+    fn takes(self, method: &Method) -> bool {
         match self {
-            Route::Mesh(_) => Method::POST,
-            _ => Method::GET,
+            Route::Mesh(_) => method == Method::POST,
+            // What HEAD asks is answered as to GET; hyper leaves the body out.
+            _ => method == Method::GET || method == Method::HEAD,
+        }
+    }
+
+    /// For the `Allow` header.
+    fn methods(self) -> &'static str {
+        match self {
+            Route::Mesh(_) => "POST",
+            _ => "GET, HEAD",
         }
     }
 
@@ -97,7 +106,7 @@ impl Api {
                 let mut response = api.answer(request, caller, patience, &unread, &opening).await;
                 if api.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     // Told below too, but for callers that never pause.
-                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(response)
             }
@@ -123,11 +132,11 @@ impl Api {
         };
         if let Err(e) = ended {
             tracing::debug!(peer = %caller.peer, "API connection: {e}");
-        } else if let Some(credentials) = opened.take() {
+        } else if let Some(access) = opened.take() {
             let parts = connection.into_parts();
             let (socket, rest) = parts.io.into_parts();
             let read = [&parts.read_buf[..], &rest].concat();
-            Box::pin(ws::serve(self, socket, read, caller, credentials)).await;
+            Box::pin(ws::serve(self, socket, read, caller, access)).await;
         }
     }
 
@@ -138,15 +147,52 @@ impl Api {
         caller: Caller,
         patience: Option<Duration>,
         unread: &Cell<bool>,
-        opening: &Cell<Option<Credentials>>,
+        opening: &Cell<Option<Access>>,
     ) -> Response<Full<Bytes>> {
         let route = Route::find(request.uri().path(), caller.center);
-        let (response, result) = match self.route(route, request, caller, patience, unread, opening).await {
-            Ok(answered) => answered,
-            Err(error) => Answer::failure(&error, None).into_parts(),
+        let (mut response, result, origin) = match self.check(route, &request, caller) {
+            // Browsers ask without credentials.
+            Ok(Some(origin)) if pages::is_preflight(&request) => {
+                let mut response = Response::new(Full::default());
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                pages::allow(response.headers_mut());
+                self.counts.called("other", "ok");
+                pages::share(response.headers_mut(), origin);
+                return response;
+            }
+            Ok(origin) => {
+                let (response, result) = match self.route(route, request, caller, patience, unread, opening).await {
+                    Ok(answered) => answered,
+                    Err(error) => Answer::failure(&error, None).into_parts(),
+                };
+                (response, result, origin)
+            }
+            Err(error) => {
+                let (response, result) = Answer::failure(&error, None).into_parts();
+                (response, result, None)
+            }
         };
+        if let Some(origin) = origin {
+            pages::share(response.headers_mut(), origin);
+        }
         self.counts.called(route.map_or("other", Route::label), result);
         response
+    }
+
+    /// Whether a request is one that is looked at. The origin of the page that makes it, if one does that may.
+    fn check(
+        &self,
+        route: Option<Route>,
+        request: &Request<Incoming>,
+        caller: Caller,
+    ) -> Result<Option<HeaderValue>, ApiError> {
+        let host = pages::check_form(request)?;
+        let config = self.config.load();
+        match pages::check_page(request.headers(), host, &config, caller) {
+            // A probe is answered to everybody.
+            Err(_) if matches!(route, Some(Route::Health)) => Ok(None),
+            checked => checked,
+        }
     }
 
     /// The response, and what it came to, as figures call it.
@@ -157,7 +203,7 @@ impl Api {
         caller: Caller,
         patience: Option<Duration>,
         unread: &Cell<bool>,
-        opening: &Cell<Option<Credentials>>,
+        opening: &Cell<Option<Access>>,
     ) -> Result<(Response<Full<Bytes>>, &'static str), ApiError> {
         let config = self.config.load();
         let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
@@ -169,9 +215,8 @@ impl Api {
             return Ok(self.refuse(error, authorization, caller).await.into_parts());
         }
         let Some(route) = route else { return Err(ApiError::NotFound) };
-        let get = request.method() == Method::HEAD && route.method() == Method::GET;
-        if request.method() != route.method() && !get {
-            return Err(ApiError::MethodNotAllowed(if route.method() == Method::POST { "POST" } else { "GET" }));
+        if !route.takes(request.method()) {
+            return Err(ApiError::MethodNotAllowed(route.methods()));
         }
         let limit = config.api.max_body_size;
         drop(config);
@@ -186,7 +231,7 @@ impl Api {
                     return Err(ApiError::Unavailable);
                 }
                 let response = ws::upgrade(&request)?;
-                opening.set(Some(ws::credentials(&request)));
+                opening.set(Some(Access::of(&request)));
                 return Ok((response, "ok"));
             }
             Route::Health | Route::Ready => {

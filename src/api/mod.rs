@@ -9,6 +9,7 @@ pub mod error;
 mod http;
 mod linger;
 mod logins;
+mod pages;
 mod plain;
 pub mod repeats;
 mod ws;

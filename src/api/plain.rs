@@ -12,7 +12,8 @@ use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 use super::auth::{self, Right};
 use super::call::Call;
-use super::{Api, Caller, DRAIN};
+use super::{Api, Caller, DRAIN, pages};
+use crate::wire::host::{self, Host};
 
 /// What a connection's buffers hold while nothing larger comes or goes. A head that is longer is hyper's.
 const BUFFER: usize = 8 * 1024;
@@ -20,6 +21,20 @@ const BUFFER: usize = 8 * 1024;
 const MAX_REQUEST: usize = 64 * 1024;
 /// The most headers of a request that is answered here.
 const MAX_HEADERS: usize = 32;
+
+/// The headers that make a request none that is answered here, those that only browsers send among them; and those of which
+/// a second one does.
+const NOT_PLAIN: [&str; 9] = [
+    "content-length",
+    "authorization",
+    "host",
+    "connection",
+    "transfer-encoding",
+    "expect",
+    "upgrade",
+    "origin",
+    "sec-fetch-site",
+];
 
 /// How a connection goes on.
 pub(super) enum Next {
@@ -54,6 +69,7 @@ enum Parsed<'a> {
 #[derive(Debug, PartialEq, Eq)]
 struct Request<'a> {
     call: Call,
+    host: Host<'a>,
     authorization: Option<&'a [u8]>,
     body: &'a [u8],
     /// Head and body.
@@ -78,6 +94,8 @@ impl Api {
             let length = loop {
                 let config = self.config.load();
                 match parse(&input[done..], config.api.max_body_size) {
+                    // hyper tells the caller why not.
+                    Parsed::Whole(request) if !pages::may_be_called(Some(request.host), &config, caller) => break None,
                     Parsed::Whole(request) => {
                         let right = auth::check(&config.users, request.authorization, caller.peer, Right::Write);
                         drop(config);
@@ -180,22 +198,22 @@ fn parse(input: &[u8], max_body: usize) -> Parsed<'_> {
     };
     let call = request.path.and_then(Call::find);
     let (Some("POST"), Some(1), Some(call)) = (request.method, request.version, call) else { return Parsed::Other };
-    let (mut body_length, mut authorization) = (None, None);
+    let (mut body_length, mut authorization, mut host) = (None, None, None);
     for header in request.headers.iter() {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
         if is("content-length") && body_length.is_none() {
             body_length = Some(header.value);
         } else if is("authorization") && authorization.is_none() {
             authorization = Some(header.value);
+        } else if is("host") && host.is_none() {
+            host = Some(header.value);
         } else if is("connection") && header.value.eq_ignore_ascii_case(b"keep-alive") {
             // As it is without.
-        } else if ["content-length", "authorization", "connection", "transfer-encoding", "expect", "upgrade"]
-            .into_iter()
-            .any(is)
-        {
+        } else if NOT_PLAIN.into_iter().any(is) {
             return Parsed::Other;
         }
     }
+    let Ok(Some(host)) = host::of_request(1, host, None) else { return Parsed::Other };
     // RFC 9110, section 8.6: digits alone.
     let digits = body_length.filter(|value| value.iter().all(u8::is_ascii_digit));
     let body_length: Option<usize> = digits.and_then(|value| str::from_utf8(value).ok()?.parse().ok());
@@ -204,7 +222,7 @@ fn parse(input: &[u8], max_body: usize) -> Parsed<'_> {
     };
     let length = head + body_length;
     match input.get(head..length) {
-        Some(body) => Parsed::Whole(Request { call, authorization, body, length }),
+        Some(body) => Parsed::Whole(Request { call, host, authorization, body, length }),
         None => Parsed::Part(Some(length)),
     }
 }
@@ -240,8 +258,13 @@ mod tests {
     fn a_plain_request_is_read_whole_and_in_parts() {
         let text = post("Connection: Keep-Alive\r\nAuthorization: Basic eDp5\r\n", "{\"c\":1}");
         let next = text.clone() + "POST /";
-        let want =
-            Request { call: Call::Publish, authorization: Some(b"Basic eDp5"), body: b"{\"c\":1}", length: text.len() };
+        let want = Request {
+            call: Call::Publish,
+            host: Host::Name("x"),
+            authorization: Some(b"Basic eDp5"),
+            body: b"{\"c\":1}",
+            length: text.len(),
+        };
         assert_eq!(parse(next.as_bytes(), 100), Parsed::Whole(want));
         let head = text.find("\r\n\r\n").unwrap() + 4;
         for end in 0..text.len() {
@@ -268,6 +291,11 @@ mod tests {
             post("Expect: 100-continue\r\n", ""),
             post("Connection: close\r\n", ""),
             post("Upgrade: websocket\r\n", ""),
+            post("Origin: null\r\n", ""),
+            post("Sec-Fetch-Site: none\r\n", ""),
+            post("Host: x\r\n", ""),
+            post("", "").replace("Host: x\r\n", ""),
+            post("", "").replace("Host: x", "Host: x y"),
             post(&many, ""),
             post("Broken\r\n", ""),
             format!("POST /v1/mesh/publish HTTP/1.1\r\nX: {long}"),

@@ -47,7 +47,7 @@ pub fn parse(file: &Path, text: &str) -> Result<Config, Problems> {
 
 fn build(file: &Path, raw: Raw, sink: &Sink) -> Config {
     listeners_differ(&raw, sink);
-    let Raw { mut logging, users, center, engine, summary, trusted_proxies, shutdown_timeout, .. } = raw;
+    let Raw { mut logging, users, origins, center, engine, summary, trusted_proxies, shutdown_timeout, .. } = raw;
     logging.filename = logging.filename.map(|name| std::path::absolute(&name).unwrap_or(name));
     names_differ(users.iter().map(|u| u.as_ref(|u| u.username.as_str())), sink);
     let luavm = engine.luavm;
@@ -61,6 +61,7 @@ fn build(file: &Path, raw: Raw, sink: &Sink) -> Config {
         file: file.to_owned(),
         logging,
         users: users.into_iter().map(|u| u.value).collect(),
+        origins,
         center: listen(center),
         api: ApiServer {
             listen: listen(engine.api),

@@ -23,6 +23,8 @@ pub struct Config {
     pub logging: Logging,
     /// `access.users`; empty = open.
     pub users: Vec<User>,
+    /// `access.origins`: whose pages may call the APIs, as browsers write them; empty = nobody's.
+    pub origins: Vec<String>,
     /// `center.apiServer`
     pub center: Listen,
     /// `engine.apiServer`
@@ -267,7 +269,7 @@ pub struct Server {
     pub reload_within: Option<Duration>,
     /// What can change while connections live.
     pub limits: Limits,
-    /// `allowedOrigins`, lower case; empty = any.
+    /// `allowedOrigins`, as browsers write them; empty = any.
     pub allowed_origins: Vec<String>,
 }
 

@@ -44,6 +44,7 @@ pub fn compare(old: &Config, new: &Config) -> Changes {
     let mut live = List::default();
     live.add("logging.level", &old.logging.level, &new.logging.level);
     users(&mut live, &old.users, &new.users);
+    live.add("access.origins", &words(&old.origins), &words(&new.origins));
     live.time("engine.apiServer.readTimeout", old.api.read_timeout, new.api.read_timeout);
     live.time("engine.apiServer.writeTimeout", old.api.write_timeout, new.api.write_timeout);
     live.size("engine.apiServer.maxBodySize", old.api.max_body_size, new.api.max_body_size);
@@ -278,6 +279,7 @@ engine:
         let new = config(&[
             ("access:", "logging: {level: debug}\nshutdownTimeout: 1m\ntrustedProxies: [10.0.0.0/8]\naccess:"),
             ("roles: [read]", "roles: [read, write], host: 172.*.*.1"),
+            ("access: {", "access: {origins: ['https://a.example/'], "),
             ("engine:", "engine:\n  apiServer: {readTimeout: 5, maxBodySize: 2MiB}"),
             ("value: /a", "value: /b"),
             ("{port: 7002}", "{port: 7002, pingInterval: 0, byteCodeExpires: 0, maxConnections: 5}"),
@@ -286,6 +288,7 @@ engine:
         let want = [
             "logging.level: info -> debug",
             "access.users[eve]: read from * -> read, write from 172.*.*.1",
+            "access.origins: [] -> [https://a.example]",
             "engine.apiServer.readTimeout: 60s -> 5s",
             "engine.apiServer.maxBodySize: 1MiB -> 2MiB",
             "trustedProxies: [] -> [10.0.0.0/8]",

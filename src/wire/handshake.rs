@@ -9,6 +9,8 @@
 use std::fmt::Write;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::host;
+
 /// The most bytes of a request's head.
 pub const MAX_HEAD: usize = 16 * 1024;
 /// The most headers of a request.
@@ -71,14 +73,20 @@ impl<'b> Request<'b> {
         self.split_target().1
     }
 
+    /// The target's authority, where that is a whole URL: proxies may send one, which servers must take too (RFC 9112,
+    /// section 3.2.2).
+    pub fn authority(&self) -> Option<&'b str> {
+        self.split_url().map(|(authority, _)| authority)
+    }
+
+    fn split_url(&self) -> Option<(&'b str, &'b str)> {
+        let (scheme, rest) = self.target.split_once("://")?;
+        let known = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+        known.then(|| rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len())))
+    }
+
     fn split_target(&self) -> (&'b str, Option<&'b str>) {
-        // Proxies may send the whole URL, which servers must take too (RFC 9112, section 3.2.2).
-        let start = match self.target.split_once("://") {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") => {
-                rest.find(['/', '?']).map_or("", |at| &rest[at..])
-            }
-            _ => self.target,
-        };
+        let start = self.split_url().map_or(self.target, |(_, start)| start);
         let (path, query) = match start.split_once('?') {
             Some((path, query)) => (path, Some(query)),
             None => (start, None),
@@ -149,6 +157,16 @@ impl Refusal {
     pub fn response(&self) -> Vec<u8> {
         refuse(self.status, &self.text)
     }
+
+    /// The whole response to a request of that method. One to HEAD has no body, but the headers of one that has (RFC 9110,
+    /// section 9.3.2).
+    pub fn response_to(&self, method: &str) -> Vec<u8> {
+        let mut response = self.response();
+        if method == "HEAD" {
+            response.truncate(response.len() - self.text.len() - 1);
+        }
+        response
+    }
 }
 
 /// Reads the head of a request from the front of `bytes` (RFC 9112, sections 2 to 5). Call it again with more bytes
@@ -185,6 +203,9 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Refusal> {
 pub fn check<'b>(request: &Request<'b>, rules: &Rules<'_>) -> Result<Upgrade<'b>, Refusal> {
     check_http(request, rules.path)?;
     let accept = check_upgrade(request)?;
+    if request.method != "GET" {
+        return Err(Refusal::new(426, "WebSocket connections are opened by GET"));
+    }
     check_origin(request, rules.allowed_origins)?;
     let protocols = offered(request)?;
     let chosen = match rules.subprotocols {
@@ -195,7 +216,7 @@ pub fn check<'b>(request: &Request<'b>, rules: &Rules<'_>) -> Result<Upgrade<'b>
     Ok(Upgrade { accept, protocols, chosen })
 }
 
-/// What any request must be: HTTP/1.1, for a host, to that path, without a body.
+/// What any request must be: HTTP/1.1, for one host, to that path, without a body. HEAD asks what GET would be answered.
 fn check_http(request: &Request<'_>, path: &str) -> Result<(), Refusal> {
     if request.version == 0 {
         return Err(Refusal::new(
@@ -204,10 +225,11 @@ fn check_http(request: &Request<'_>, path: &str) -> Result<(), Refusal> {
              \"proxy_http_version 1.1\")",
         ));
     }
-    if request.only("Host")?.is_none() {
-        return Err(Refusal::new(400, "the Host header is missing"));
+    host::of_request(request.version, request.all("Host"), request.authority()).map_err(|e| Refusal::new(400, e))?;
+    if !is_known_coding(request.all("Transfer-Encoding")) {
+        return Err(Refusal::new(501, UNKNOWN_CODING));
     }
-    if request.method != "GET" {
+    if !["GET", "HEAD"].contains(&request.method) {
         return Err(Refusal::new(405, "WebSocket connections are opened by GET"));
     }
     if request.path() != path {
@@ -253,12 +275,30 @@ fn is_key(key: &[u8]) -> bool {
     key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(digit)
 }
 
+/// What is wrong with a request that [`is_known_coding`] does not hold for; 501 by RFC 9112, section 6.1.
+pub const UNKNOWN_CODING: &str = "the request's Transfer-Encoding is not understood: chunked is the only one";
+
+/// Whether a body comes plainly or in chunks, by the values of all `Transfer-Encoding` headers.
+pub fn is_known_coding<'a>(headers: impl IntoIterator<Item = &'a [u8]>) -> bool {
+    headers.into_iter().all(|value| value.trim_ascii().eq_ignore_ascii_case(b"chunked"))
+}
+
+/// Whether an `Origin` is among those listed, which are as browsers write them.
+pub fn is_listed(origin: &[u8], listed: &[String]) -> bool {
+    listed.iter().any(|one| one.as_bytes().eq_ignore_ascii_case(origin.trim_ascii()))
+}
+
+/// A value that a stranger wrote, for a message: escaped, and cut when long.
+pub fn shown(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).chars().take(200).flat_map(char::escape_debug).collect()
+}
+
 fn check_origin(request: &Request<'_>, allowed: &[String]) -> Result<(), Refusal> {
     let Some(origin) = request.only("Origin")? else { return Ok(()) };
-    if allowed.is_empty() || allowed.iter().any(|a| a.as_bytes().eq_ignore_ascii_case(origin)) {
+    if allowed.is_empty() || is_listed(origin, allowed) {
         return Ok(());
     }
-    let shown: String = String::from_utf8_lossy(origin).chars().take(200).flat_map(char::escape_debug).collect();
+    let shown = shown(origin);
     Err(Refusal::new(403, format!("the Origin \"{shown}\" may not connect here: it is not among allowedOrigins")))
 }
 
@@ -310,21 +350,23 @@ pub fn refuse(status: u16, text: &str) -> Vec<u8> {
         401 => ("Unauthorized", ""),
         403 => ("Forbidden", ""),
         404 => ("Not Found", ""),
-        405 => ("Method Not Allowed", "Allow: GET\r\n"),
+        405 => ("Method Not Allowed", "Allow: GET, HEAD\r\n"),
         408 => ("Request Timeout", ""),
-        // Whoever sends Upgrade must name it in Connection too (RFC 9110, section 7.8).
-        426 => ("Upgrade Required", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"),
+        426 => ("Upgrade Required", "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"),
         429 => ("Too Many Requests", ""),
         431 => ("Request Header Fields Too Large", ""),
         500 => ("Internal Server Error", ""),
+        501 => ("Not Implemented", ""),
         503 => ("Service Unavailable", ""),
         505 => ("HTTP Version Not Supported", ""),
         _ => ("Refused", ""),
     };
+    // Whoever sends Upgrade must name it in Connection too (RFC 9110, section 7.8).
+    let connection = if status == 426 { "Upgrade, close" } else { "close" };
     let length = text.len() + 1;
     format!(
         "HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\
-         Connection: close\r\n{extra}\r\n{text}\n"
+         Connection: {connection}\r\n{extra}\r\n{text}\n"
     )
     .into_bytes()
 }

@@ -47,26 +47,26 @@ pub(super) async fn run(
     let head = match head {
         Ok(Ok(Some(head))) => head,
         Ok(Ok(None)) => return None,
-        Ok(Err(refusal)) => return refuse(worker, server, socket, &refusal, peer).await,
+        Ok(Err(refusal)) => return refuse(worker, server, socket, &refusal, "", peer).await,
         Err(_) => {
             let refusal = Refusal { status: 408, text: "the upgrade request did not arrive in time".into() };
-            return refuse(worker, server, socket, &refusal, peer).await;
+            return refuse(worker, server, socket, &refusal, "", peer).await;
         }
     };
     let (request, len) = match http::parse(&head) {
         Ok(Parsed::Complete { request, len }) => (request, len),
         Ok(Parsed::Incomplete) => return None,
-        Err(refusal) => return refuse(worker, server, socket, &refusal, peer).await,
+        Err(refusal) => return refuse(worker, server, socket, &refusal, "", peer).await,
     };
     let config = worker.config.load_full();
     let response = match check(&config, server, &request) {
         Ok(response) => response,
-        Err(refusal) => return refuse(worker, server, socket, &refusal, peer).await,
+        Err(refusal) => return refuse(worker, server, socket, &refusal, request.method, peer).await,
     };
     let served = worker.servers[server].served.clone();
     let Some(place) = served.admit() else {
         let refusal = Refusal { status: 503, text: "too many connections (maxConnections)".into() };
-        return refuse(worker, server, socket, &refusal, peer).await;
+        return refuse(worker, server, socket, &refusal, request.method, peer).await;
     };
     let remote = client_address(&config, &request, peer);
     let (mut input, stream) = socket.into_split();
@@ -244,18 +244,19 @@ async fn watch_for_end(input: &OwnedReadHalf, early: &mut Vec<u8>, conn: &Conn) 
     }
 }
 
-/// Refuses a request that made no connection.
+/// Refuses a request that made no connection. `method` is empty where it is not known.
 async fn refuse<T>(
     worker: &Worker,
     server: usize,
     mut socket: TcpStream,
     refusal: &Refusal,
+    method: &str,
     peer: SocketAddr,
 ) -> Option<T> {
     worker.servers[server].served.counts.refused.add(1);
     tracing::debug!(%peer, status = refusal.status, "handshake refused: {refusal}");
     let said = async {
-        socket.write_all(&refusal.response()).await?;
+        socket.write_all(&refusal.response_to(method)).await?;
         socket.shutdown().await?;
         // Whatever the client still sends is read, so that the response is not lost to a reset.
         tokio::io::copy(&mut socket, &mut tokio::io::sink()).await

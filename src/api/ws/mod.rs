@@ -9,10 +9,15 @@ mod session;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{AUTHORIZATION, CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use hyper::header::{
+    AUTHORIZATION, CONNECTION, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+};
 use hyper::{Request, Response, StatusCode, Version};
 
+use super::Caller;
+use super::auth::{self, Right};
 use super::error::ApiError;
+use crate::config::Config;
 use crate::wire::handshake::{self, Refusal, Rules};
 
 pub(super) use session::serve;
@@ -20,12 +25,25 @@ pub(super) use session::serve;
 /// Where it is.
 pub(super) const PATH: &str = "/ws/v1";
 
-/// What the upgrade request had for `Authorization`: looked at again when the users change. Never printed.
-pub(super) struct Credentials(Option<Box<[u8]>>);
+/// What the upgrade request had that decides who may call: looked at again when the configuration changes. Never printed.
+pub(super) struct Access {
+    authorization: Option<Box<[u8]>>,
+    /// The origin of the page that opened the connection.
+    origin: Option<Box<[u8]>>,
+}
 
-/// The credentials of a request.
-pub(super) fn credentials<B>(request: &Request<B>) -> Credentials {
-    Credentials(request.headers().get(AUTHORIZATION).map(|value| value.as_bytes().into()))
+impl Access {
+    /// That of a request.
+    pub(super) fn of<B>(request: &Request<B>) -> Access {
+        let header = |name| request.headers().get(name).map(|value| value.as_bytes().into());
+        Access { authorization: header(AUTHORIZATION), origin: header(ORIGIN) }
+    }
+
+    /// Whether it is good for calls by that configuration.
+    fn is_granted(&self, config: &Config, caller: Caller) -> bool {
+        let page = self.origin.as_ref().is_none_or(|origin| handshake::is_listed(origin, &config.origins));
+        page && auth::check(&config.users, self.authorization.as_deref(), caller.peer, Right::Write).is_ok()
+    }
 }
 
 /// The response that opens the connection, if the request is as it should be.

@@ -14,12 +14,11 @@ use tokio::net::TcpStream;
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use super::Credentials;
+use super::Access;
 use super::out::{Out, What, write_event};
 use super::request::{self, Call, Work};
 use super::sequence::Sequence;
 use crate::api::answer::Answer;
-use crate::api::auth::{self, Right};
 use crate::api::call::invalid;
 use crate::api::error::ApiError;
 use crate::api::{Api, Caller};
@@ -45,17 +44,11 @@ const LINGER: Duration = Duration::from_secs(2);
 const UNLIMITED: Duration = Duration::from_secs(60);
 
 /// Serves a connection, of which `read` has been read already, to its end.
-pub(in crate::api) async fn serve(
-    api: Rc<Api>,
-    socket: TcpStream,
-    read: Vec<u8>,
-    caller: Caller,
-    credentials: Credentials,
-) {
+pub(in crate::api) async fn serve(api: Rc<Api>, socket: TcpStream, read: Vec<u8>, caller: Caller, access: Access) {
     // Answers are gathered here: the kernel is not to wait for more.
     let _ = socket.set_nodelay(true);
     let (mut draining, mut reconfigured) = (api.draining.clone(), api.reconfigured.subscribe());
-    let mut session = Session::new(api, socket, caller, credentials);
+    let mut session = Session::new(api, socket, caller, access);
     // What changed since the upgrade request was looked at is seen here, what changes from now on by the loop below.
     session.state.check_access();
     if !read.is_empty() {
@@ -107,7 +100,7 @@ struct State {
     api: Rc<Api>,
     socket: TcpStream,
     caller: Caller,
-    credentials: Credentials,
+    access: Access,
     /// The configuration when access was last looked at.
     config: Arc<Config>,
     /// The oldest first. Only its answer is looked for; the others get on without that.
@@ -129,14 +122,14 @@ struct State {
 }
 
 impl Session {
-    fn new(api: Rc<Api>, socket: TcpStream, caller: Caller, credentials: Credentials) -> Session {
+    fn new(api: Rc<Api>, socket: TcpStream, caller: Caller, access: Access) -> Session {
         let config = api.config.load_full();
         let alarm = Box::pin(sleep(api.read_timeout().unwrap_or(UNLIMITED) / 2));
         let state = State {
             api,
             socket,
             caller,
-            credentials,
+            access,
             config,
             calls: VecDeque::new(),
             sequence: Rc::default(),
@@ -380,7 +373,7 @@ impl State {
         }
     }
 
-    /// Ends the connection of a user who may not call any more.
+    /// Ends the connection of a user or a page that may not call any more.
     fn look_at_access(&mut self) {
         let now = self.api.config.load();
         if Arc::ptr_eq(&now, &self.config) {
@@ -392,7 +385,7 @@ impl State {
     }
 
     fn check_access(&mut self) {
-        if auth::check(&self.config.users, self.credentials.0.as_deref(), self.caller.peer, Right::Write).is_err() {
+        if !self.access.is_granted(&self.config, self.caller) {
             self.end(CloseReason::Violation { code: close_code::POLICY, what: "access was taken away".into() });
         }
     }

@@ -3,6 +3,7 @@
 use crate::config::HostPattern;
 use ipnet::IpNet;
 use std::net::IpAddr;
+use url::Url;
 
 /// What `host_port` takes, for messages.
 pub const HOST_PORT: &str = "host:port";
@@ -42,11 +43,34 @@ pub fn host_pattern(text: &str) -> Option<HostPattern> {
     given.next().is_none().then_some(HostPattern::V4(parts))
 }
 
-/// What browsers send in `Origin`: scheme, host and perhaps a port, nothing after it.
+/// What `origin` takes, for messages.
+pub const ORIGIN: &str = "the origin of pages, such as \"https://example.com\" (scheme, host and perhaps a port)";
+
+/// What browsers send in `Origin` for pages of that place (RFC 6454, section 6.2): scheme and host in lower case, names in
+/// other scripts than Latin as Punycode, the port only where it is not the scheme's own. None where no browser ever sends what
+/// is written: a page's scheme is not that of its WebSocket, and no list can tell one page without an origin from another.
 pub fn origin(text: &str) -> Option<String> {
     let (scheme, rest) = text.split_once("://")?;
-    let bad = |c: char| c.is_whitespace() || matches!(c, '/' | '?' | '#' | '@' | '*');
-    (!scheme.is_empty() && !rest.is_empty() && !rest.contains(bad)).then(|| text.to_ascii_lowercase())
+    let scheme = scheme.to_ascii_lowercase();
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let bad = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | '\\' | '?' | '#' | '@' | '*' | '%');
+    if rest.is_empty() || rest.contains(bad) {
+        return None;
+    }
+    match &*scheme {
+        "http" | "https" => {
+            let url = Url::parse(&format!("{scheme}://{rest}")).ok()?;
+            Some(url.origin().ascii_serialization())
+        }
+        "ws" | "wss" | "ftp" | "file" => None,
+        // Of apps and extensions: `capacitor://localhost`, `chrome-extension://ID`.
+        _ => {
+            let mut letters = scheme.bytes();
+            let right = letters.next().is_some_and(|b| b.is_ascii_lowercase())
+                && letters.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b));
+            (right && rest.is_ascii()).then(|| format!("{scheme}://{}", rest.to_ascii_lowercase()))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -70,8 +94,53 @@ mod tests {
 
     #[test]
     fn origins_are_what_browsers_send() {
-        assert_eq!(origin("HTTPS://Example.com:8443").as_deref(), Some("https://example.com:8443"));
-        for bad in ["*", "example.com", "https://", "https://example.com/", "https://*.example.com", "https://a@b"] {
+        for (written, sent) in [
+            ("HTTPS://Example.com:8443", "https://example.com:8443"),
+            ("https://example.com:443", "https://example.com"),
+            ("http://example.com:80", "http://example.com"),
+            ("https://example.com:80", "https://example.com:80"),
+            ("http://example.com:443/", "http://example.com:443"),
+            ("https://example.com:", "https://example.com"),
+            ("https://example.com:0443", "https://example.com"),
+            ("https://example.com/", "https://example.com"),
+            ("https://münchen.de", "https://xn--mnchen-3ya.de"),
+            ("https://MÜNCHEN.de:443/", "https://xn--mnchen-3ya.de"),
+            ("https://xn--mnchen-3ya.de", "https://xn--mnchen-3ya.de"),
+            ("https://例え.テスト:8443", "https://xn--r8jz45g.xn--zckzah:8443"),
+            ("http://127.1:8080", "http://127.0.0.1:8080"),
+            ("http://[0:0::1]:80", "http://[::1]"),
+            ("http://localhost:3000", "http://localhost:3000"),
+            ("capacitor://localhost", "capacitor://localhost"),
+            ("Chrome-Extension://abcdef", "chrome-extension://abcdef"),
+        ] {
+            assert_eq!(origin(written).as_deref(), Some(sent), "{written}");
+        }
+        for bad in [
+            "*",
+            "null",
+            "example.com",
+            "https://",
+            "https:///",
+            "https://example.com//",
+            "https://example.com/x",
+            "https://*.example.com",
+            "https://a@b",
+            "https://a b",
+            "https://a:99999",
+            "https://a:x",
+            "https://a\\b",
+            "https://a?x",
+            "https://a#x",
+            "https://a%20b",
+            "https://xn--zz--.de",
+            "wss://example.com",
+            "file://x",
+            "ws://a",
+            "1app://x",
+            "a b://x",
+            "app://é",
+            "://x",
+        ] {
             assert_eq!(origin(bad), None, "{bad:?}");
         }
     }

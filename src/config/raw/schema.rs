@@ -3,7 +3,7 @@
 //! A value is judged here as far as it can be judged alone. The order of the getters is the file's, so this also reads as
 //! the list of what there is.
 
-use super::address::{HOST_PORT, host_pattern, host_port, net, origin};
+use super::address::{HOST_PORT, ORIGIN, host_pattern, host_port, net, origin};
 use super::section::{Section, Value};
 use super::tree::Node;
 use super::{At, Sink};
@@ -36,6 +36,8 @@ pub struct Raw {
     pub logging: Logging,
     /// `access.users`, each at its name.
     pub users: Vec<At<User>>,
+    /// `access.origins`, as browsers write them.
+    pub origins: Vec<String>,
     /// `center.apiServer`, at its port.
     pub center: At<SocketAddr>,
     /// `engine`
@@ -103,7 +105,7 @@ pub struct RawServer {
     pub byte_code_expires: Duration,
     /// Its timeouts and bounds, at the ping interval.
     pub limits: At<Limits>,
-    /// `allowedOrigins`, lower case.
+    /// `allowedOrigins`, as browsers write them.
     pub allowed_origins: Vec<String>,
 }
 
@@ -112,7 +114,10 @@ pub fn read(root: &Node, sink: &Sink) -> Raw {
     let mut unused = Vec::new();
     Value::root(root, sink).section(|s| {
         let logging = s.get("logging").section(logging);
-        let users = s.get("access").section(|s| s.get("users").list().into_iter().map(|v| v.section(user)).collect());
+        let (users, origins) = s.get("access").section(|s| {
+            let users = s.get("users").list().into_iter().map(|v| v.section(user)).collect();
+            (users, texts(s.get("origins"), ORIGIN, origin))
+        });
         let center = s.get("center").section(|s| {
             unused.extend(not_used(s.get("registry"), |v| v.section(|s| drop(listen(s, 6786)))));
             s.get("apiServer").section(|s| listen(s, 6787))
@@ -129,6 +134,7 @@ pub fn read(root: &Node, sink: &Sink) -> Raw {
         Raw {
             logging,
             users,
+            origins,
             center,
             engine,
             summary,
@@ -260,7 +266,7 @@ fn server(s: &mut Section<'_>) -> RawServer {
         handler_timeout: s.get("handlerTimeout").duration(TIMEOUT_NOT_ZERO, Duration::from_millis(200)),
         ping_interval: ping.duration(TIMEOUT, seconds(25)),
     });
-    let allowed_origins = texts(s.get("allowedOrigins"), "an origin such as \"https://example.com\"", origin);
+    let allowed_origins = texts(s.get("allowedOrigins"), ORIGIN, origin);
     tls(s);
     RawServer { listen, protocol, options, entry, byte_code_expires, limits, allowed_origins }
 }

@@ -44,7 +44,7 @@ pub const CALLS: [&str; 13] = [
     "other",
 ];
 /// What calls come to.
-pub const RESULTS: [&str; 15] = [
+pub const RESULTS: [&str; 17] = [
     "ok",
     "invalid",
     "not_sent",
@@ -52,6 +52,8 @@ pub const RESULTS: [&str; 15] = [
     "already_popped",
     "not_consumed",
     "not_obeyed",
+    "bad_request",
+    "not_implemented",
     "no_upgrade",
     "unauthorized",
     "forbidden",

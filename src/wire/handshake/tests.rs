@@ -89,6 +89,9 @@ fn other_versions_of_http_are_refused() {
 fn other_methods_are_refused() {
     refused(replaced("GET", "POST"), 405, "GET");
     refused(replaced("GET", "get"), 405, "GET");
+    // HEAD asks, and opens nothing.
+    refused(replaced("GET", "HEAD"), 426, "GET");
+    refused(judge(&HEAD.replace("GET", "HEAD").replace("Upgrade: websocket\r\n", ""), &ANY), 426, "Upgrade: websocket");
 }
 
 #[test]
@@ -135,6 +138,16 @@ fn the_key_is_16_bytes_in_base64() {
 fn one_host_is_named() {
     refused(replaced("Host: example.com\r\n", ""), 400, "Host");
     refused(with("Host: b"), 400, "Host is given more than once");
+    for bad in ["", "a b", "a:b", "a:99999", "[::1", "a/b", "user@a", "é"] {
+        refused(replaced("Host: example.com", &format!("Host: {bad}")), 400, "the Host header is not");
+    }
+    for good in ["a:80", "[::1]:80", "127.0.0.1", "a_b.example."] {
+        assert_eq!(replaced("Host: example.com", &format!("Host: {good}")), Ok(None));
+    }
+    // The target's host is the one that counts; the header must be right all the same.
+    refused(replaced("GET /ws", "GET http://user@example.com/ws"), 400, "target");
+    refused(judge(&HEAD.replace("GET /ws", "GET http://a/ws").replace("example.com", "a b"), &ANY), 400, "Host");
+    assert_eq!(replaced("GET /ws", "GET http://other.example:80/ws"), Ok(None));
 }
 
 #[test]
@@ -142,6 +155,8 @@ fn a_body_is_refused() {
     refused(with("Content-Length: 1"), 400, "Content-Length");
     refused(with("Content-Length: 0\r\nContent-Length: 5"), 400, "Content-Length");
     refused(with("Transfer-Encoding: chunked"), 400, "Transfer-Encoding");
+    refused(with("Transfer-Encoding: gzip, chunked"), 501, "Transfer-Encoding");
+    refused(with("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked"), 501, "Transfer-Encoding");
     assert_eq!(with("Content-Length: 0"), Ok(None));
 }
 
@@ -188,8 +203,13 @@ fn a_refusal_is_a_whole_response() {
          Connection: close\r\n\r\nfull\r\nX: y\n"
     );
     let text = |status| String::from_utf8(Refusal::new(status, "").response()).unwrap();
-    assert!(text(405).contains("\r\nAllow: GET\r\n"));
-    assert!(text(426).contains("\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n"));
+    assert!(text(405).contains("\r\nAllow: GET, HEAD\r\n"));
+    let upgrade = "\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    assert!(text(426).contains(upgrade));
+    // To HEAD without its body, but with its length.
+    let to = |method| String::from_utf8(Refusal::new(404, "nothing").response_to(method)).unwrap();
+    assert_eq!(to("HEAD") + "nothing\n", to("GET"));
+    assert!(to("HEAD").contains("\r\nContent-Length: 8\r\n"));
 }
 
 #[test]

@@ -199,6 +199,12 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
         (400, r#"{"c":"news"}"#.to_owned()),
         (400, r#"{"c":"a b","d":"x"}"#.to_owned()),
         (400, r#"{"c":"a\u0085","d":"x"}"#.to_owned()),
+        (400, r#"{"c":"a\u0000","d":"x"}"#.to_owned()),
+        (400, r#"{"c":"a\u007f","d":"x"}"#.to_owned()),
+        (400, r#"{"c":"a\u00a0b","d":"x"}"#.to_owned()),
+        (400, r#"{"c":"a\u2028b","d":"x"}"#.to_owned()),
+        (400, r#"{"c":"a\nb","d":"x"}"#.to_owned()),
+        (200, r#"{"c":"弹幕-é😀\u00ad","d":"x"}"#.to_owned()),
         (400, r#"{"c":"","d":"x"}"#.to_owned()),
         (400, r#"{"c":[],"d":"x"}"#.to_owned()),
         (400, r#"{"c":["a",7],"d":"x"}"#.to_owned()),
@@ -224,6 +230,8 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
         (200, format!(r#"{{"c":{id},"d":"eA==","t":"binary","i":7}}"#)),
         (400, r#"{"c":"x","d":"x"}"#.to_owned()),
         (400, r#"{"c":0,"d":"x"}"#.to_owned()),
+        (400, r#"{"c":"000","d":"x"}"#.to_owned()),
+        (400, r#"{"c":"123456789012345678901","d":"x"}"#.to_owned()),
         (400, r#"{"c":7}"#.to_owned()),
         (400, r#"{"c":[7],"d":"x"}"#.to_owned()),
         (400, r#"[{"c":7,"d":"x"}]"#.to_owned()),
@@ -232,7 +240,33 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
         prober.probe(api, "post", SEND, *status, post(SEND, &ann, body)).await;
         assert_eq!(document.takes(SEND, body), *status == 200, "{body}");
     }
-    prober.probe(api, "post", SEND, 404, post(SEND, &ann, r#"{"c":"7","d":"x","i":"m"}"#)).await;
+    for c in ["\"7\"", "\"1234567890123456789\"", "1234567890123456789", "18446744073709551615"] {
+        let body = format!(r#"{{"c":{c},"d":"x","i":"m"}}"#);
+        prober.probe(api, "post", SEND, 404, post(SEND, &ann, &body)).await;
+        assert!(document.takes(SEND, &body), "{body}");
+    }
+
+    // What any request must be, and what none may be.
+    for (method, path) in [("POST", PUBLISH), ("POST", SEND)] {
+        let host = |hosts: &str| ask(method, path, &ann).replace("Host: localhost\r\n", hosts);
+        prober.probe(api, "post", path, 400, host("")).await;
+        prober.probe(api, "post", path, 400, host("Host: a\r\nHost: a\r\n")).await;
+        prober
+            .probe(api, "post", path, 403, ask(method, path, &format!("{ann}Origin: https://evil.example\r\n")))
+            .await;
+        let coding = format!("{ann}Transfer-Encoding: gzip, chunked\r\n");
+        prober.probe(api, "post", path, 501, ask(method, path, &coding) + "0\r\n\r\n").await;
+    }
+    for (at, path) in
+        [(api, "/healthz"), (api, "/readyz"), (api, "/metrics"), (center, "/version"), (center, "/v1/nodes")]
+    {
+        prober.probe(at, "get", path, 400, ask("GET", path, &ann).replace("localhost", "local host")).await;
+        if path != "/healthz" {
+            prober.probe(at, "get", path, 403, ask("GET", path, "Sec-Fetch-Site: cross-site\r\n")).await;
+        }
+    }
+    prober.probe(api, "get", "/{other}", 400, ask("GET", "/x", &ann).replace("Host: localhost\r\n", "")).await;
+    prober.probe(api, "get", "/{other}", 403, ask("GET", "/x", &format!("{ann}Origin: null\r\n"))).await;
 
     // Who may, how, how much and how long.
     let mut late = Vec::new();
@@ -348,6 +382,27 @@ fn every_example_is_valid_and_every_link_leads_somewhere() {
         for (status, response) in operation["responses"].as_object().unwrap() {
             assert!(document.resolve(response)["description"].is_string(), "{name} {status}");
         }
+    }
+}
+
+/// What regular expressions of JavaScript, Python, Go, Java and Rust read alike. Some of them know no `\p{..}`.
+#[test]
+fn patterns_are_of_the_part_that_every_engine_reads() {
+    let document = document();
+    let mut patterns = Vec::new();
+    walk(&document.0, &mut |value| patterns.extend(value.get("pattern").and_then(Value::as_str)));
+    assert!(patterns.len() > 3);
+    for pattern in patterns {
+        let mut rest = pattern;
+        while let Some((_, after)) = rest.split_once('\\') {
+            let escape = after.chars().next().unwrap_or_else(|| panic!("{pattern} ends in an escape"));
+            assert!("sdwx.".contains(escape), "{pattern}: \\{escape}");
+            if escape == 'x' {
+                assert!(after[1..3].bytes().all(|b| b.is_ascii_hexdigit()), "{pattern}");
+            }
+            rest = &after[1..];
+        }
+        assert!(!pattern.contains("(?") && pattern.starts_with('^'), "{pattern}");
     }
 }
 

@@ -105,12 +105,27 @@ async fn what_is_wrong_with_a_request_is_told_and_the_connection_stays() {
     for (request, code, part) in [
         ("", 101, "must be a JSON object"),
         ("[1]", 101, "must be a JSON object"),
+        // PHP's empty object.
+        ("[]", 101, "\"m\" (method) is missing"),
+        (r#"{"m":"mesh.send","p":[]}"#, 101, "\"c\" (client_id) is missing"),
+        (r#"{"m":"conn.call","p":[ ]}"#, 101, "\"c\" (client_id) is missing"),
+        (r#"{"m":"conn.call","p":[7]}"#, 101, "\"p\" must be an object"),
+        (r#"{"m":"mesh.send","p":{"c":"1234567890123456789","d":"x"}}"#, 401, "client 1234567890123456789 is not"),
+        (r#"{"m":"mesh.send","p":{"c":1234567890123456789,"d":"x"}}"#, 401, "client 1234567890123456789 is not"),
+        (r#"{"m":"mesh.send","p":{"c":1234567890123456789}}"#, 101, "\"d\" (data) is missing"),
+        (
+            r#"{"m":"conn.call","p":{"c":"1234567890123456789","f":"close"}}"#,
+            301,
+            "1234567890123456789 is not connected",
+        ),
+        (r#"{"m":"conn.call","p":{"c":1234567890123456789,"f":"kill"}}"#, 101, "\"f\" (function) must be"),
         ("{\"m\":\"mesh.publish\"", 101, "not valid JSON"),
         ("{}", 101, "\"m\" (method) is missing"),
         (r#"{"m":7}"#, 101, "\"m\" (method) must be a string, not a number"),
         (r#"{"m":"mesh.unpublish","p":{}}"#, 101, "no method \"mesh.unpublish\""),
         (r#"{"m":"mesh.publish"}"#, 101, "\"p\" (parameters) is missing"),
-        (r#"{"m":"mesh.publish","p":[]}"#, 101, "\"p\" must be a JSON object"),
+        (r#"{"m":"mesh.publish","p":[]}"#, 101, "\"c\" (channel) is missing"),
+        (r#"{"m":"mesh.publish","p":[{}]}"#, 101, "\"p\" must be a JSON object"),
         (r#"{"m":"mesh.publish","p":{"d":"x"}}"#, 101, "\"c\" (channel) is missing"),
         (r#"{"m":"mesh.publish","p":{"c":7,"d":"x"}}"#, 101, "\"c\" (channel) must be a string"),
         (r#"{"m":"mesh.publish","p":{"c":"a b","d":"x"}}"#, 101, "space"),
@@ -399,6 +414,7 @@ async fn conn_call_works_on_connections_of_any_worker() {
         assert_eq!(call("set_context_value", json!(["uid", 12345678901234567u64])).await, done);
         assert_eq!(call("set_context", json!([{"a": [1, "x"], "gone": 1, "uid": i}])).await, done);
         assert_eq!(call("set_context_value", json!(["gone", null])).await, done);
+        assert_eq!(call("set_context", json!([[]])).await, done, "PHP's empty object");
         let context: Value = serde_json::from_str(&client.ask("context").await).unwrap();
         assert_eq!(context, json!({"a": [1, "x"], "uid": i}));
         assert_eq!(call("subscribe", json!(["one", "two"])).await, done);

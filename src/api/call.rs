@@ -181,6 +181,12 @@ impl Field<'_> {
     }
 }
 
+/// What is read of an object. In PHP an empty one is an empty array, and `json_encode` writes `[]` for both.
+pub(super) fn object_of(text: &[u8]) -> &[u8] {
+    let inner = text.trim_ascii().strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]"));
+    if inner.is_some_and(|inner| inner.trim_ascii().is_empty()) { b"{}" } else { text }
+}
+
 impl<'a> Params<'a> {
     /// Reads parameters; `what` they are called.
     pub fn parse(text: &'a [u8], what: &str) -> Result<Params<'a>, ApiError> {
@@ -247,8 +253,8 @@ impl<'a> Params<'a> {
     }
 
     /// `c` as a client's number.
-    pub(super) fn client(&self) -> Result<ClientId, ApiError> {
-        client(&self.c)
+    pub(super) fn client(&self) -> Result<Addressee, ApiError> {
+        addressee(&self.c)
     }
 
     /// `d` and `t` as a message.
@@ -271,20 +277,26 @@ impl<'a> Params<'a> {
     }
 }
 
+/// A client's number as a caller names it: below 2^53 it may be one of ours, above it is another engine's at most, so that
+/// there is no such client.
+pub(super) type Addressee = Result<ClientId, u64>;
+
 /// Field `c` as a client's number, as string or number.
-pub(super) fn client(c: &Option<Field<'_>>) -> Result<ClientId, ApiError> {
-    let id = match c {
-        Some(Field::Integer(n)) => ClientId::new(*n),
-        Some(Field::Text(text)) => ClientId::parse(text.as_bytes()),
+pub(super) fn addressee(c: &Option<Field<'_>>) -> Result<Addressee, ApiError> {
+    let number = match c {
+        Some(Field::Integer(n)) => Some(*n),
+        // `parse` alone would take a sign, too.
+        Some(Field::Text(text)) if text.bytes().all(|b| b.is_ascii_digit()) && text.len() <= 20 => text.parse().ok(),
         Some(_) => None,
         None => return Err(invalid("field \"c\" (client_id) is missing")),
     };
-    let wanted = "must be a whole number from 1 to 2^53 - 1, as a string or a number";
-    id.ok_or_else(|| invalid(format!("field \"c\" (client_id) {wanted}")))
+    let wanted = "must be a whole number from 1 to 2^64 - 1, as a string or a number";
+    let number = number.filter(|&n| n > 0).ok_or_else(|| invalid(format!("field \"c\" (client_id) {wanted}")))?;
+    Ok(ClientId::new(number).ok_or(number))
 }
 
 /// What a message that was not sent comes to.
-pub(super) fn not_sent(client: ClientId) -> ApiError {
+pub(super) fn not_sent(client: impl fmt::Display) -> ApiError {
     ApiError::NotSent(format!("client {client} is not connected, or can't take the message"))
 }
 
@@ -320,5 +332,6 @@ pub struct Sent {
 /// Sends to one client.
 pub async fn send(mesh: &Mesh, params: &Params<'_>) -> Result<Sent, ApiError> {
     let (client, message) = (params.client()?, params.message()?);
+    let client = client.map_err(not_sent)?;
     if mesh.send(client, message).await { Ok(Sent { s: true }) } else { Err(not_sent(client)) }
 }

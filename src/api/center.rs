@@ -26,7 +26,8 @@ pub(super) struct Nodes {
 
 #[derive(Serialize)]
 struct Node {
-    id: u64,
+    /// As text: some readers of JSON hold no large number exactly.
+    id: String,
     /// host:port, to be dialled as it stands.
     api_server: String,
     /// Unix time in seconds.
@@ -42,7 +43,7 @@ impl Api {
         let bound = self.api_addr;
         let host = if bound.ip().is_unspecified() { local.to_canonical() } else { bound.ip() };
         let node = Node {
-            id: self.mesh.node().0,
+            id: self.mesh.node().to_string(),
             api_server: advertised.unwrap_or_else(|| SocketAddr::new(host, bound.port()).to_string()),
             start_time: self.mesh.started().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             clients: self.clients.iter().map(|count| count.load(Relaxed)).sum(),

@@ -161,7 +161,9 @@ impl Api {
 
     /// Carries out a call of the mesh.
     async fn call(&self, call: Call, body: &[u8]) -> Answer {
-        let params = match Params::parse(body, "the body") {
+        // An empty array of publishes is told so.
+        let object = if call == Call::Publish { body } else { call::object_of(body) };
+        let params = match Params::parse(object, "the body") {
             Ok(params) => params,
             // Whatever is rarer than a plain publish is boxed, so that no connection carries what it needs.
             Err(_) if call == Call::Publish && batch::is_array(body) => {

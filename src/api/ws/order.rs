@@ -3,10 +3,9 @@
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use crate::api::call::{self, Field, invalid};
+use crate::api::call::{self, Addressee, Field, invalid};
 use crate::api::error::ApiError;
 use crate::hub::Order;
-use crate::ids::ClientId;
 use crate::message::{Channel, close_code};
 use crate::value::Value;
 use crate::wire::frame::MAX_REASON;
@@ -27,14 +26,14 @@ struct Params<'a> {
 }
 
 /// Reads the parameters of `conn.call`.
-pub(super) fn parse(params: &str) -> Result<(ClientId, Order), ApiError> {
-    if !params.starts_with('{') {
+pub(super) fn parse(params: &[u8]) -> Result<(Addressee, Order), ApiError> {
+    if !params.trim_ascii_start().starts_with(b"{") {
         return Err(invalid(
             "field \"p\" must be an object such as {\"c\": client_id, \"f\": function, \"a\": [args]}",
         ));
     }
-    let params: Params<'_> = serde_json::from_str(params).map_err(|e| invalid(format!("field \"p\": {e}")))?;
-    let client = call::client(&params.c)?;
+    let params: Params<'_> = serde_json::from_slice(params).map_err(|e| invalid(format!("field \"p\": {e}")))?;
+    let client = call::addressee(&params.c)?;
     let args = match params.a {
         None => Vec::new(),
         Some(Json::Array(args)) => args,
@@ -73,6 +72,8 @@ fn set_context(args: Vec<Json>) -> Result<Order, ApiError> {
             let values = pairs.into_iter().map(|(key, json)| Ok((key, value(json, 0)?)));
             Ok(Order::SetContext(values.collect::<Result<_, ApiError>>()?))
         }
+        // PHP's empty object.
+        Ok([Json::Array(none)]) if none.is_empty() => Ok(Order::SetContext(Vec::new())),
         _ => Err(invalid("field \"a\": set_context takes [object]")),
     }
 }
@@ -146,11 +147,12 @@ fn value(json: Json, depth: usize) -> Result<Value, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::ClientId;
     use serde_json::json;
 
     fn order(f: &str, a: Json) -> Result<Order, ApiError> {
-        parse(&json!({"c": "7", "f": f, "a": a}).to_string()).map(|(client, order)| {
-            assert_eq!(client.get(), 7);
+        parse(json!({"c": "7", "f": f, "a": a}).to_string().as_bytes()).map(|(client, order)| {
+            assert_eq!(client.map(ClientId::get), Ok(7));
             order
         })
     }
@@ -176,6 +178,9 @@ mod tests {
 
     #[test]
     fn each_function_checks_its_arguments() {
+        // In PHP an empty object is an empty array.
+        assert_eq!(order("set_context", json!([[]])), Ok(Order::SetContext(vec![])));
+        assert_eq!(order("set_context", json!([{}])), Ok(Order::SetContext(vec![])));
         assert_eq!(order("close", json!([])), Ok(Order::Close { code: 1000, reason: "".into() }));
         assert_eq!(order("close", json!([4001, "bye"])), Ok(Order::Close { code: 4001, reason: "bye".into() }));
         let deep = (0..66).fold(json!(1), |inner, _| json!([inner]));
@@ -185,6 +190,7 @@ mod tests {
             ("set_context_value", json!(["k", deep])),
             ("set_context", json!([])),
             ("set_context", json!(["k"])),
+            ("set_context", json!([[1]])),
             ("subscribe", json!([])),
             ("subscribe", json!(["ok", 7])),
             ("unsubscribe", json!(["a b"])),
@@ -199,7 +205,7 @@ mod tests {
             assert!(matches!(order(f, a.clone()), Err(ApiError::InvalidArgument(_))), "{f} {a}");
         }
         for params in ["[]", "{}", r#"{"c":1}"#, r#"{"c":1,"f":2}"#, r#"{"f":"close"}"#, r#"{"c":"x","f":"close"}"#] {
-            assert!(parse(params).is_err(), "{params}");
+            assert!(parse(params.as_bytes()).is_err(), "{params}");
         }
     }
 }

@@ -11,7 +11,7 @@ use super::order;
 use super::sequence::Sequence;
 use crate::api::Api;
 use crate::api::batch::{self, Outcome as Several, Publish};
-use crate::api::call::{Field, Mark, Params, Published, invalid, not_sent};
+use crate::api::call::{Field, Mark, Params, Published, invalid, not_sent, object_of};
 use crate::api::error::ApiError;
 use crate::hub::Order;
 use crate::queue::{Consumer, PopError, Topic};
@@ -106,6 +106,7 @@ pub(super) fn begin(text: &[u8], api: &Api, sequence: &Rc<Sequence>) -> Call {
     if text == b"ping" {
         return Call { method: "other", mark: None, work: Work::Ping };
     }
+    let text = object_of(text);
     if !text.trim_ascii_start().starts_with(b"{") {
         let wanted = "a request must be a JSON object such as {\"m\": method, \"p\": params, \"i\": id}";
         return Call::wrong(invalid(wanted));
@@ -132,9 +133,10 @@ pub(super) fn begin(text: &[u8], api: &Api, sequence: &Rc<Sequence>) -> Call {
 
 fn work(method: &str, params: Option<&str>, api: &Api, sequence: &Rc<Sequence>) -> Result<Work, ApiError> {
     let given = || params.ok_or_else(|| invalid("field \"p\" (parameters) is missing"));
+    let object = || given().map(|params| object_of(params.as_bytes()));
     let call = match method {
         "mesh.publish" => {
-            let params = Params::parse(given()?.as_bytes(), "field \"p\"")?;
+            let params = Params::parse(object()?, "field \"p\"")?;
             if !params.is_plain() {
                 return Ok(publish_more(api, params.publish()?, sequence));
             }
@@ -144,13 +146,15 @@ fn work(method: &str, params: Option<&str>, api: &Api, sequence: &Rc<Sequence>) 
             return Ok(Work::Wait(Box::pin(async move { Ok(Published::from(counts.await).into()) })));
         }
         "mesh.send" => {
-            let params = Params::parse(given()?.as_bytes(), "field \"p\"")?;
-            let client = params.client()?;
-            let sent = api.mesh.send_then(client, params.message()?, sequence.hand_over());
+            let params = Params::parse(object()?, "field \"p\"")?;
+            let (client, message) = (params.client()?, params.message()?);
+            let client = client.map_err(not_sent)?;
+            let sent = api.mesh.send_then(client, message, sequence.hand_over());
             return Ok(Work::Wait(Box::pin(async move { if sent.await { Ok(DONE) } else { Err(not_sent(client)) } })));
         }
         "conn.call" => {
-            let (client, order) = order::parse(given()?)?;
+            let (client, order) = order::parse(object()?)?;
+            let client = client.map_err(|n| ApiError::NotObeyed(format!("client {n} is not connected")))?;
             let joined = matches!(order, Order::Subscribe(_)).then(|| sequence.joining(client));
             let obeyed = api.mesh.order_then(client, order, sequence.hand_over());
             return Ok(Work::Wait(Box::pin(async move {

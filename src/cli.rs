@@ -121,6 +121,9 @@ fn check(what: &Check) -> Result<(), String> {
     let config = load(&what.file)?;
     let warnings = check_scripts(&config)?;
     config.notes.iter().for_each(|note| println!("note: {note}"));
+    for open in config.open_apis() {
+        println!("note: {}: the API on {} is open to everybody: no access.users are configured", open.key, open.addr);
+    }
     warnings.iter().for_each(|warning| eprintln!("{warning}"));
     let (file, servers) = (config.file.display(), config.servers.len());
     let found = match warnings.len() {
@@ -161,8 +164,8 @@ fn serve(run: &Run, dev: bool) -> Result<(), String> {
     let log = open_log(&config, dev)?;
     log_panics();
     config.notes.iter().for_each(|note| tracing::info!("{note}"));
-    let open = |listen: &Listen| config.users.is_empty() && !listen.addr.ip().is_loopback();
-    let (open_api, open_center) = (open(&config.api.listen), open(&config.center));
+    let is_open = |listen: &Listen| config.open_apis().any(|open| open == listen);
+    let (open_api, open_center) = (is_open(&config.api.listen), is_open(&config.center));
     let listeners = Listeners::bind(&config)
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
     let greeting = dev.then(|| Greeting::of(&config));

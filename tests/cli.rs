@@ -365,6 +365,19 @@ fn an_api_that_is_open_to_everybody_is_warned_of() {
     );
     let open = Process::ready(dir.path(), &["single"]);
     assert!(open.line("open to everybody").contains("WARN"), "the center's: {:?}", open.lines());
+    drop(open);
+    let checked = run(dir.path(), &["check", "--strict"]);
+    assert!(checked.code == Some(0) && checked.out.contains("note: center.apiServer.port: the API on"), "{checked:?}");
+
+    // It is so too when the last user is taken away.
+    let file = dir.path().join("connmix.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("access: {{users: [{{username: ann, password: secret}}]}}\n{text}")).unwrap();
+    let open = Process::ready(dir.path(), &["single"]);
+    assert!(open.lines().iter().all(|l| !l.contains("open to everybody")), "{:?}", open.lines());
+    std::fs::write(&file, text).unwrap();
+    open.signal(libc::SIGHUP);
+    assert!(open.line("open to everybody now").contains("WARN"));
 }
 
 // The log.

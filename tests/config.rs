@@ -51,6 +51,49 @@ fn the_shipped_file_is_valid_and_needs_no_notes() {
     assert_eq!(config.notes, [""; 0]);
 }
 
+/// All configurations below a folder.
+fn configurations(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            configurations(&path, found);
+        } else if path.extension().is_some_and(|ext| ext == "yaml") && !path.ends_with("openapi.yaml") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn what_ships_lets_nobody_on_the_network_call_its_apis() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    configurations(&root.join("docs"), &mut files);
+    assert!(files.len() >= 6, "{files:?}");
+    for file in files {
+        let config = load(&file).unwrap_or_else(|problems| panic!("{problems}"));
+        let listens = config.servers.iter().map(|server| &server.listen).chain([&config.api.listen, &config.center]);
+        for listen in listens {
+            assert!(listen.addr.ip().is_loopback(), "{}: {} is {}", file.display(), listen.key, listen.addr);
+        }
+    }
+    let shipped = load(&root.join("connmix.yaml")).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(shipped.api.listen.addr.to_string(), "127.0.0.1:6789");
+    assert_eq!(shipped.center.addr.to_string(), "127.0.0.1:6787");
+    assert_eq!(shipped.servers[0].listen.addr.to_string(), "0.0.0.0:6790");
+}
+
+#[test]
+fn which_apis_are_open_to_the_network_is_known() {
+    let open = |text: &str| -> Vec<String> { read(text).open_apis().map(|api| api.addr.to_string()).collect() };
+    let stock = include_str!("fixtures/connmix-stock.yaml");
+    assert_eq!(open(stock), [""; 0], "it has users");
+    assert_eq!(open("engine: {servers: [{}]}"), ["0.0.0.0:6787", "0.0.0.0:6789"]);
+    assert_eq!(open("engine: {servers: [{}], apiServer: {bind: '::1'}}"), ["0.0.0.0:6787"]);
+    let local =
+        "center: {apiServer: {bind: 127.0.0.2}}\nengine: {servers: [{}], apiServer: {bind: '::ffff:127.0.0.1'}}";
+    assert_eq!(open(local), [""; 0]);
+}
+
 #[test]
 fn what_the_shipped_file_shows_commented_out_is_valid_too() {
     // A commented key has one word and a colon after the mark, or is a list entry; prose has neither.

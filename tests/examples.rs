@@ -37,15 +37,13 @@ impl Example {
         let dir = tempfile::tempdir().unwrap();
         copy(&examples().join(name), dir.path());
         let file = dir.path().join("connmix.yaml");
-        for port in ["6789", "6790", "6791"] {
+        for port in ["6787", "6789", "6790", "6791"] {
             let text = fs::read_to_string(&file).unwrap();
             fs::write(&file, text.replace(&format!("port: {port}"), "port: 0")).unwrap();
         }
         for (from, to) in changes {
             replace(&file, from, to);
         }
-        let text = fs::read_to_string(&file).unwrap();
-        fs::write(&file, format!("center: {{apiServer: {{port: 0, bind: 127.0.0.1}}}}\n{text}")).unwrap();
         let process = Process::ready(dir.path(), &["dev", "-f", file.to_str().unwrap()]);
         Example { dir, process }
     }

@@ -47,6 +47,14 @@ pub struct Config {
     pub notes: Vec<String>,
 }
 
+impl Config {
+    /// The APIs that everybody on the network may call: they listen on more than loopback, and there are no users.
+    pub fn open_apis(&self) -> impl Iterator<Item = &Listen> {
+        let apis = [&self.center, &self.api.listen].into_iter();
+        apis.filter(|api| self.users.is_empty() && !api.addr.ip().to_canonical().is_loopback())
+    }
+}
+
 /// Where the log goes and how much of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Logging {

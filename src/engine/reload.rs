@@ -220,6 +220,9 @@ impl Supervisor {
         if old.logging.level != merged.logging.level {
             (self.on_level)(merged.logging.level);
         }
+        for open in merged.open_apis().filter(|_| !old.users.is_empty()) {
+            tracing::warn!("the API on {} is open to everybody now: no access.users are configured", open.addr);
+        }
         self.config.store(Arc::new(merged));
         self.tell(|| Control::Configure).await;
         for server in scripts_differ {

@@ -5,7 +5,7 @@ mod kit;
 
 use kit::optional::{Missing, Outcome, need};
 use kit::process::Process;
-use kit::{Client, eventually, post};
+use kit::{Client, eventually, get, post};
 use serde_json::{Value, json};
 use std::fs;
 use std::net::SocketAddr;
@@ -238,4 +238,44 @@ optional_tests! {
     comments_arrive_in_the_page_and_again_after_the_engine_was_stopped,
     the_first_minutes_of_the_readme_are_as_it_says,
     the_first_minutes_of_the_chinese_readme_are_as_it_says,
+}
+
+#[tokio::test]
+async fn a_page_that_is_not_listed_drives_no_api() {
+    let Some(browser) = browser() else {
+        let _ = writeln!(std::io::stderr(), "skipped, since there is no Chromium here: a page that calls the API");
+        return;
+    };
+    let (dir, profile) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let engine = serve(dir.path(), 0);
+    // Any page would do; a file's has the origin null.
+    let url = format!(
+        "file://{}?url=ws://{}/barrage-videos",
+        root().join("docs/clients/browser.html").display(),
+        engine.ws()
+    );
+    let mut page = Page::open(browser, profile.path(), &url).await;
+    page.state("subscribed").await;
+    let api = engine.api();
+    let attack = format!(
+        "(async () => {{
+           const publish = {{method: 'POST', mode: 'no-cors', body: '{{\"c\":\"video:100001\",\"d\":\"x\"}}'}};
+           await fetch('http://{api}/v1/mesh/publish', publish);
+           return await new Promise((done) => {{
+             const ws = new WebSocket('ws://{api}/ws/v1');
+             ws.onopen = () => done('open');
+             ws.onerror = () => done('refused');
+           }});
+         }})()"
+    );
+    let params = json!({"expression": attack, "returnByValue": true, "awaitPromise": true});
+    assert_eq!(page.call("Runtime.evaluate", params).await["result"]["value"], "refused");
+    let (_, figures) = get(api, "/metrics").await;
+    for line in [
+        "connmix_api_calls_total{call=\"mesh.publish\",result=\"forbidden\"} 1",
+        "connmix_api_calls_total{call=\"ws\",result=\"forbidden\"} 1",
+        "connmix_engine_publishes_total{origin=\"api\"} 0",
+    ] {
+        assert!(figures.lines().any(|l| l == line), "{line} is not in\n{figures}");
+    }
 }

@@ -207,11 +207,12 @@ async fn the_answer_proves_that_the_key_was_read() {
 
 #[tokio::test]
 async fn foreign_origins_are_refused_where_some_are_named() {
-    let rig = rig_with("allowedOrigins: ['https://example.com', 'http://localhost:8080']");
+    let rig = rig_with("allowedOrigins: ['https://Example.com:443/', 'http://localhost:8080', 'https://münchen.de']");
     for (origin, status) in [
         ("https://example.com", 101),
         ("https://EXAMPLE.com", 101),
         ("http://localhost:8080", 101),
+        ("https://xn--mnchen-3ya.de", 101),
         ("https://example.com.evil.org", 403),
         ("http://example.com", 403),
         ("http://localhost", 403),

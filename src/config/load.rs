@@ -270,6 +270,26 @@ engine:
     }
 
     #[test]
+    fn origins_are_read_as_browsers_write_them_and_what_none_writes_is_refused() {
+        let text = "access: {origins: ['HTTPS://Example.com:443/']}
+engine: {servers: [{allowedOrigins: ['https://münchen.de', 'http://localhost:3000']}]}";
+        let config = read(text).unwrap();
+        assert_eq!(config.origins, ["https://example.com"]);
+        assert_eq!(config.servers[0].allowed_origins, ["https://xn--mnchen-3ya.de", "http://localhost:3000"]);
+        let text = "access: {origins: ['null', '*']}
+engine: {servers: [{allowedOrigins: ['wss://example.com', 'https://example.com/page', https://a]}]}";
+        let found = read(text).unwrap_err();
+        let begins = [
+            "1:20 access.origins[0]: expected the origin of pages",
+            "1:28 access.origins[1]: expected the origin of pages",
+            "2:38 engine.servers[0].allowedOrigins[0]: expected the origin of pages",
+            "2:59 engine.servers[0].allowedOrigins[1]: expected the origin of pages",
+        ];
+        assert_eq!(found.len(), begins.len(), "{found:?}");
+        assert!(found.iter().zip(begins).all(|(problem, begin)| problem.starts_with(begin)), "{found:?}");
+    }
+
+    #[test]
     fn what_is_read_and_not_used_is_noted() {
         let text = "center: {registry: {port: 1}}
 engine:

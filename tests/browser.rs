@@ -234,18 +234,8 @@ async fn the_first_minutes_of_the_chinese_readme_are_as_it_says() -> Outcome {
     first_minutes("README.zh-CN.md", "## 五分钟").await
 }
 
-optional_tests! {
-    comments_arrive_in_the_page_and_again_after_the_engine_was_stopped,
-    the_first_minutes_of_the_readme_are_as_it_says,
-    the_first_minutes_of_the_chinese_readme_are_as_it_says,
-}
-
-#[tokio::test]
-async fn a_page_that_is_not_listed_drives_no_api() {
-    let Some(browser) = browser() else {
-        let _ = writeln!(std::io::stderr(), "skipped, since there is no Chromium here: a page that calls the API");
-        return;
-    };
+async fn a_page_that_is_not_listed_drives_no_api() -> Outcome {
+    let browser = browser()?;
     let (dir, profile) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let engine = serve(dir.path(), 0);
     // Any page would do; a file's has the origin null.
@@ -278,4 +268,12 @@ async fn a_page_that_is_not_listed_drives_no_api() {
     ] {
         assert!(figures.lines().any(|l| l == line), "{line} is not in\n{figures}");
     }
+    Ok(())
+}
+
+optional_tests! {
+    comments_arrive_in_the_page_and_again_after_the_engine_was_stopped,
+    the_first_minutes_of_the_readme_are_as_it_says,
+    the_first_minutes_of_the_chinese_readme_are_as_it_says,
+    a_page_that_is_not_listed_drives_no_api,
 }

@@ -82,7 +82,7 @@ async fn a_handler_pushes_any_value_and_a_back_end_gets_it() {
     let id = client.ask("id").await;
     let mut api = back_end(&rig).await;
     let nodes: Value = serde_json::from_str(&get(rig.at.center, "/v1/nodes").await.1).unwrap();
-    let node = nodes["nodes"][0]["id"].to_string();
+    let node = nodes["nodes"][0]["id"].as_str().unwrap();
     assert_eq!(client.ask("push early 'waits'").await, "true 1 nil");
     assert_eq!(client.ask("push early 2").await, "true 2 nil");
     pop(&mut api, &["early", "values"], false).await;

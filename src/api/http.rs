@@ -168,6 +168,8 @@ impl Api {
                 (response, result, origin)
             }
             Err(error) => {
+                // A page's author sees little of it in the browser.
+                tracing::debug!(peer = %caller.peer, "API call refused: {}", error.message());
                 let (response, result) = Answer::failure(&error, None).into_parts();
                 (response, result, None)
             }

@@ -88,7 +88,7 @@ impl Answer {
         let extra = match error {
             ApiError::Unauthorized => vec![(WWW_AUTHENTICATE, "Basic realm=\"connmix\", charset=\"UTF-8\"")],
             ApiError::MethodNotAllowed(allowed) => vec![(ALLOW, *allowed)],
-            // Whoever sends Upgrade must name it in Connection too (RFC 9110, section 7.8).
+            // A sender of Upgrade must name it in Connection too (RFC 9110, section 7.8).
             ApiError::NoUpgrade(StatusCode::UPGRADE_REQUIRED, _) => {
                 vec![(CONNECTION, "Upgrade"), (UPGRADE, "websocket"), (SEC_WEBSOCKET_VERSION, "13")]
             }

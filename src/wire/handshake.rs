@@ -361,7 +361,7 @@ pub fn refuse(status: u16, text: &str) -> Vec<u8> {
         505 => ("HTTP Version Not Supported", ""),
         _ => ("Refused", ""),
     };
-    // Whoever sends Upgrade must name it in Connection too (RFC 9110, section 7.8).
+    // A sender of Upgrade must name it in Connection too (RFC 9110, section 7.8).
     let connection = if status == 426 { "Upgrade, close" } else { "close" };
     let length = text.len() + 1;
     format!(

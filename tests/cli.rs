@@ -66,7 +66,7 @@ fn version_and_help_go_to_stdout_and_succeed() {
 fn wrong_usage_exits_with_2_and_says_what_is_right() {
     let dir = tempfile::tempdir().unwrap();
     for (args, says) in [
-        (&[][..], "Usage: connmix <COMMAND>"),
+        (&[][..], "Usage: connmix [OPTIONS] <COMMAND>"),
         (&["serve"], "unrecognized subcommand 'serve'"),
         (&["devv"], "a similar subcommand exists: 'dev'"),
         (&["single", "-x"], "unexpected argument '-x'"),

@@ -248,12 +248,10 @@ impl Parser<'_> {
             ffi::lua_createtable(self.state, 4, 0);
             // A Lua string is shorter than 2 GiB, and each element takes two bytes of it.
             let mut index: c_int = 0;
-            let mut empty = true;
             loop {
                 index += 1;
                 if self.value()? {
                     ffi::lua_rawseti_(self.state, -2, index);
-                    empty = false;
                 }
                 match self.token() {
                     Some(b',') => self.at += 1,
@@ -265,10 +263,8 @@ impl Parser<'_> {
                     return Err(c"trailing comma");
                 }
             }
-            if empty {
-                // Nothing but nulls: the table looks like that of `[]`, and should not turn into an object.
-                mark_array(self.state, -1);
-            }
+            // It may hold nothing but nulls, or be emptied by the script: it should not turn into an object then.
+            mark_array(self.state, -1);
             self.leave();
             Ok(())
         }

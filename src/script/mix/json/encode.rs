@@ -16,6 +16,9 @@ use crate::script::stack::{Args, State, number_text, type_name};
 /// native function can't be interrupted.
 const MAX_LENGTH: usize = 64 << 20;
 
+/// Whole numbers below this have all their digits and no exponent, as JavaScript writes them (ECMA-262, Number::toString).
+const ALL_DIGITS: f64 = 1e21;
+
 /// How many elements are put together between two looks at the handler's time.
 const ELEMENTS_PER_LOOK: u32 = 4096;
 
@@ -174,6 +177,9 @@ impl Encoder {
                 self.out.push(b'-');
             }
             serde_json::to_writer(&mut self.out, &integer)
+        } else if n.abs() < ALL_DIGITS && n.trunc() == n {
+            // The standard library writes the shortest digits that mean this number, and zeros up to the point.
+            std::io::Write::write_fmt(&mut self.out, format_args!("{n}")).map_err(serde_json::Error::io)
         } else if n.is_finite() {
             serde_json::to_writer(&mut self.out, &n)
         } else {

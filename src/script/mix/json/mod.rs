@@ -5,7 +5,7 @@
 //! doubles must come out exact, and the depth limit must be the documented one.
 //!
 //! Tables are read and written raw: no metamethod is called. Empty arrays are told from empty objects by a metatable
-//! that all arrays decoded from `[]` share.
+//! that all decoded arrays share.
 
 mod decode;
 mod encode;

@@ -24,7 +24,17 @@ fn scalars() {
         ("1e15", "1000000000000000"),
         ("2^53", "9007199254740992"),
         ("-2^53", "-9007199254740992"),
+        ("2^53 + 2", "9007199254740994"),
+        ("-2^53 - 2", "-9007199254740994"),
+        ("1e16", "10000000000000000"),
+        ("-1e16", "-10000000000000000"),
+        ("2^63", "9223372036854776000"),
+        ("123456789012345680000", "123456789012345680000"),
+        ("999999999999999868928", "999999999999999900000"),
+        ("1e21", "1e+21"),
+        ("-1e21", "-1e+21"),
         ("1.5", "1.5"),
+        ("1e15 + 0.5", "1000000000000000.5"),
         ("0.1", "0.1"),
         ("-1/3", "-0.3333333333333333"),
         ("5e-324", "5e-324"),
@@ -65,7 +75,13 @@ fn tables() {
         ),
         ("(function() local t = mix.json_decode('[]') t.a = 1 return t end)()", r#"{"a":1}"#),
         ("(function() local t = mix.json_decode('[]') t[1] = 1 return t end)()", "[1]"),
-        ("(function() local t = mix.json_decode('[7]') t[1] = nil return t end)()", "{}"),
+        ("(function() local t = mix.json_decode('[7]') t[1] = nil return t end)()", "[]"),
+        (
+            "(function() local t = mix.json_decode('[[1,2],3]') table.remove(t) table.remove(t[1]) table.remove(t[1]) return t end)()",
+            "[[]]",
+        ),
+        ("(function() local t = mix.json_decode('[1]') t[1] = nil t.a = 1 return t end)()", r#"{"a":1}"#),
+        ("(function() local t = mix.json_decode('{\"a\":1}') t.a = nil return t end)()", "{}"),
     ] {
         assert_eq!(encode(lua), json, "{lua}");
     }

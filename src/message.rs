@@ -201,8 +201,9 @@ pub mod close_code {
 /// Why a connection ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CloseReason {
-    /// The peer closed the connection in the protocol's way.
-    Peer,
+    /// The peer closed the connection in the protocol's way: the code and the reason of its close frame (RFC 6455, sections
+    /// 7.1.5 and 7.1.6), if it gave them.
+    Peer(Option<(u16, Box<str>)>),
     /// The script or a back end asked for it.
     Requested {
         /// The close code to send.
@@ -241,14 +242,14 @@ impl CloseReason {
             CloseReason::Violation { code, what } => Some((*code, what)),
             CloseReason::HandlerFailed => Some((close_code::INTERNAL, "handler error")),
             CloseReason::ReadTimeout => Some((close_code::GOING_AWAY, "read timeout")),
-            CloseReason::Peer | CloseReason::Lost(_) | CloseReason::WriteTimeout | CloseReason::TooSlow => None,
+            CloseReason::Peer(_) | CloseReason::Lost(_) | CloseReason::WriteTimeout | CloseReason::TooSlow => None,
         }
     }
 
     /// The word for it in figures.
     pub fn label(&self) -> &'static str {
         match self {
-            CloseReason::Peer => "peer",
+            CloseReason::Peer(_) => "peer",
             CloseReason::Requested { .. } => "requested",
             CloseReason::Shutdown => "shutdown",
             CloseReason::Lost(_) => "lost",
@@ -263,7 +264,7 @@ impl CloseReason {
     /// What `on_close` gets as its error: None after a clean close.
     pub fn error(&self) -> Option<String> {
         match self {
-            CloseReason::Peer | CloseReason::Requested { .. } | CloseReason::Shutdown => None,
+            CloseReason::Peer(_) | CloseReason::Requested { .. } | CloseReason::Shutdown => None,
             CloseReason::Lost(what) => Some(what.to_string()),
             CloseReason::Violation { what, .. } => Some(what.to_string()),
             CloseReason::HandlerFailed => Some("handler error".into()),

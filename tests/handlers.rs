@@ -992,17 +992,17 @@ async fn on_close_hears_how_it_ended() {
           conn:close(4000)
         end
         function on_close(client_id, err, conn, ...)
-          mix.mesh.publish("ends", type(client_id) .. " " .. tostring(err) .. " " .. select('#', ...))
+          mix.mesh.publish("ends", type(client_id) .. " " .. tostring(err) .. " " .. tostring((...)) .. " " .. tostring(select(2, ...)))
         end"#,
     );
     let mut watcher = rig.connect().await;
     assert_eq!(watcher.ask("watch").await, "watching");
     rig.connect().await.close().await;
-    assert_eq!(watcher.text().await, "string nil 0");
+    assert_eq!(watcher.text().await, "string nil nil nil");
     let mut client = rig.connect().await;
     client.send("close me").await;
     assert_eq!(client.close_frame().await.0, 4000);
-    assert_eq!(watcher.text().await, "string nil 0");
+    assert_eq!(watcher.text().await, "string nil nil nil", "the close frame was ours");
     drop(rig.connect().await);
-    assert_eq!(watcher.text().await, "string the client ended the connection without a close frame 0");
+    assert_eq!(watcher.text().await, "string the client ended the connection without a close frame nil nil");
 }

@@ -742,10 +742,85 @@ fn a_socket_servers_hooks_are_driven_package_by_package() {
     );
 }
 
+#[test]
+fn what_a_script_prints_is_logged_as_in_the_engine() {
+    passes(
+        "function on_message(msg, conn)
+          print({1, a = {}}, 'x') io.write('one ', 2) mix.sleep(1) io.write('a\\nb') io.stderr:write('bad\\n') io.write('c') print('d')
+        end",
+        "
+        test.it('print and io.write', function()
+          local c = app:connect()
+          c:message('go')
+          test.advance(1)
+          local logged = {}
+          for i, line in ipairs(app.logged) do logged[i] = line.level .. ' ' .. line.place .. ' ' .. line.text end
+          test.equal(logged, {'info app.lua:2 {1, a = {}}\\tx', 'info app.lua:2 one 2', 'info app.lua:2 a', 'warn app.lua:2 bad',
+            'info app.lua:2 bc', 'info app.lua:2 d'})
+        end)",
+        1,
+    );
+}
+
+#[test]
+fn on_close_is_told_the_clients_code_and_reason() {
+    let tests = "
+        test.it('each end', function()
+          local last, ends = nil, {}
+          for _, how in ipairs({{}, {4321, 'bye'}, {3000}, {'lost'}}) do
+            local c = app:connect()
+            c:close(unpack(how))
+            ends[#ends + 1] = ended
+            last = c
+          end
+          test.equal(last.closed, {err = 'lost'})
+          local c = app:connect()
+          c:message('close')
+          ends[#ends + 1] = ended
+          test.equal(ends, WANTED)
+          test.errors(function() app:connect():close(5) end, 'close code expected')
+        end)";
+    let hooks = "function on_message(msg, conn) conn:close(4000, 'ours') end ";
+    for (script, wanted) in [
+        (
+            "function on_close(id, err, conn, code, reason)
+              ended = table.concat({type(conn), tostring(err), tostring(code), tostring(reason)}, '|')
+            end",
+            "{'userdata|nil|1000|', 'userdata|nil|4321|bye', 'userdata|nil|3000|', 'userdata|lost|nil|nil', 'userdata|nil|nil|nil'}",
+        ),
+        (
+            "function on_close(err, conn, more) ended = tostring(err) .. type(conn:context()) .. tostring(more) end",
+            "{'niltablenil', 'niltablenil', 'niltablenil', 'losttablenil', 'niltablenil'}",
+        ),
+    ] {
+        passes(&format!("{hooks}{script}"), &tests.replace("WANTED", wanted), 1);
+    }
+}
+
+#[test]
+fn numbers_of_chance_are_the_same_in_every_run() {
+    let script = "first = math.random(1e9) function on_message() end";
+    let dir = folder(&[
+        ("app.lua", script),
+        ("app_test.lua", "test.load('app.lua') test.it('fails', function() error('got ' .. first, 0) end)"),
+    ]);
+    let got = || run(dir.path(), &["test", "app_test.lua"]).out.lines().find(|l| l.contains("got ")).map(str::to_owned);
+    let first = got();
+    assert!(first.is_some() && first == got(), "{first:?}");
+}
+
 // The fakes against the engine itself.
 
 /// Each is evaluated by a handler of the engine and by one of a test; the same must come of it.
-const CALLS: [&str; 70] = [
+const CALLS: [&str; 78] = [
+    "xpcall(error, function(e) mix.sleep(0) return e .. '!' end, 'x')",
+    "xpcall(function() conn:send() end, function(e) return #debug.traceback(e) > 40, e end)",
+    "pcall(coroutine.yield, 1)",
+    "coroutine.isyieldable()",
+    "coroutine.wrap(function() return coroutine.isyieldable(), coroutine.yield() end)()",
+    "debug.getinfo(1, 'S').short_src",
+    "tostring(io.stdout)",
+    "mix.url_parse('/a?b=1').raw_query",
     "conn:send()",
     "conn:send({})",
     "conn:send('x', 'y')",

@@ -343,6 +343,13 @@ function mix.parse_str(query) end
 ---@return string? err
 function mix.parse_url(url) end
 
+---What `mix.parse_url` was called at first, for older scripts.
+---@param url string
+---@return mix.Url? t
+---@return string? err
+---@deprecated
+function mix.url_parse(url) end
+
 ---The bytes with these values. `mix.bytes_tostring({72, 105})` is `"Hi"`
 ---@param bytes integer[]
 ---@return string
@@ -506,7 +513,9 @@ function on_message(msg, conn) end
 ---@param client_id string
 ---@param err string? nil after a clean end
 ---@param conn mix.Connection
-function on_close(client_id, err, conn) end
+---@param code integer? of the client's close frame
+---@param reason string? of the same; may be empty
+function on_close(client_id, err, conn, code, reason) end
 
 ---How many bytes make the next package of a socket server: 0 for more, -1 to close.
 ---@param buf mix.Buffer

@@ -1,89 +1,133 @@
--- Shows any value as text, for looking at things while writing a handler:
+-- Shows any value as text, for looking at things while writing a handler. `print` shows tables so by itself, in one line;
+-- this module is for other places:
 --   local pretty = require("utils.prettyprint")
---   print(pretty(msg))
---   pretty.print(msg, conn:context())
+--   conn:send(pretty(msg))
+--   mix.log(mix.DEBUG, pretty.line(conn:context()))
+
+local type, pairs, tostring, select, setmetatable = type, pairs, tostring, select, setmetatable
+local concat, sort = table.concat, table.sort
+local byte, find, format, gsub, rep, sub = string.byte, string.find, string.format, string.gsub, string.rep, string.sub
 
 local prettyprint = {}
 
-local MAX_DEPTH = 16
+-- Tables inside one another, fields of one table, and bytes of the whole text that are shown; the rest is "...".
+local MAX_DEPTH, MAX_FIELDS, MAX_BYTES = 16, 1000, 65536
 
 -- Numbers first, then strings, each in order, so that the same table always looks the same.
+local function before(a, b)
+  local ta, tb = type(a), type(b)
+  if ta ~= tb then
+    return ta < tb
+  end
+  if ta == "number" or ta == "string" then
+    return a < b
+  end
+  return tostring(a) < tostring(b)
+end
+
+-- The keys that are shown, in order, and whether there are more.
 local function sorted_keys(t)
-  local keys = {}
+  local keys, more = {}, false
   for key in pairs(t) do
+    if #keys == MAX_FIELDS then
+      more = true
+      break
+    end
     keys[#keys + 1] = key
   end
-  table.sort(keys, function(a, b)
-    local ta, tb = type(a), type(b)
-    if ta ~= tb then
-      return ta < tb
-    end
-    if ta == "number" or ta == "string" then
-      return a < b
-    end
-    return tostring(a) < tostring(b)
-  end)
-  return keys
+  sort(keys, before)
+  return keys, more
 end
 
-local function is_name(key)
-  return type(key) == "string" and key:match("^[%a_][%w_]*$") ~= nil
+local ESCAPES = { ['"'] = '\\"', ["\\"] = "\\\\", ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t" }
+local function escaped(char)
+  return ESCAPES[char] or format("\\%03d", byte(char))
+end
+local function quoted(text)
+  local cut = #text > MAX_BYTES and "..." or ""
+  return '"' .. gsub(sub(text, 1, MAX_BYTES), '[%c"\\]', escaped) .. cut .. '"'
 end
 
-local function show(value, indent, open, out)
+local function put(out, text)
+  out.bytes = out.bytes + #text
+  out[#out + 1] = text
+end
+
+-- `layout`: what stands after "{" and between fields, before each field and before "}", for each depth.
+local function show(value, out, layout, depth, open)
   if type(value) == "string" then
-    out[#out + 1] = string.format("%q", value)
-    return
+    return put(out, quoted(value))
+  elseif type(value) ~= "table" then
+    return put(out, tostring(value))
+  elseif open[value] then
+    return put(out, "<cycle>")
+  elseif depth == MAX_DEPTH then
+    return put(out, "{...}")
   end
-  if type(value) ~= "table" then
-    out[#out + 1] = tostring(value)
-    return
-  end
-  if open[value] then
-    out[#out + 1] = "<cycle>"
-    return
-  end
-  if #indent / 2 >= MAX_DEPTH then
-    out[#out + 1] = "{...}"
-    return
-  end
-  local keys = sorted_keys(value)
+  local keys, more = sorted_keys(value)
   if #keys == 0 then
-    out[#out + 1] = "{}"
-    return
+    return put(out, "{}")
   end
   open[value] = true
-  local deeper = indent .. "  "
-  out[#out + 1] = "{\n"
-  for position, key in ipairs(keys) do
-    out[#out + 1] = deeper
-    if key ~= position then
-      out[#out + 1] = is_name(key) and key or "[" .. (type(key) == "string" and string.format("%q", key) or tostring(key)) .. "]"
-      out[#out + 1] = " = "
+  put(out, "{")
+  for position = 1, #keys do
+    local key = keys[position]
+    if out.bytes > MAX_BYTES then
+      more = true
+      break
     end
-    show(value[key], deeper, open, out)
-    out[#out + 1] = ",\n"
+    put(out, layout.before(depth + 1, position))
+    if key ~= position then
+      local name = type(key) == "string" and (find(key, "^[%a_][%w_]*$") and key or "[" .. quoted(key) .. "]")
+      put(out, (name or "[" .. tostring(key) .. "]") .. " = ")
+    end
+    show(value[key], out, layout, depth + 1, open)
+    put(out, layout.after)
   end
-  out[#out + 1] = indent .. "}"
+  if more then
+    put(out, layout.before(depth + 1, 2) .. "..." .. layout.after)
+  end
+  put(out, layout.close(depth))
   open[value] = nil
 end
 
--- The text of a value.
-function prettyprint.format(value)
-  local out = {}
-  show(value, "", {}, out)
-  return table.concat(out)
+local LINES = {
+  before = function(depth) return "\n" .. rep("  ", depth) end,
+  after = ",",
+  close = function(depth) return "\n" .. rep("  ", depth) .. "}" end,
+}
+local ONE_LINE = {
+  before = function(_, position) return position == 1 and "" or ", " end,
+  after = "",
+  close = function() return "}" end,
+}
+
+local function text_of(value, layout)
+  local out = { bytes = 0 }
+  show(value, out, layout, 0, {})
+  return concat(out)
 end
 
--- Prints the text of each value.
+-- The text of a value: each field of a table on a line of its own.
+function prettyprint.format(value)
+  return text_of(value, LINES)
+end
+
+-- The same in one line, for the log.
+function prettyprint.line(value)
+  return text_of(value, ONE_LINE)
+end
+
+-- Prints each value in a line of its own.
 function prettyprint.print(...)
   for i = 1, select("#", ...) do
-    print(prettyprint.format((select(i, ...))))
+    local value = select(i, ...)
+    print(type(value) == "table" and value or text_of(value, ONE_LINE))
   end
 end
 
 return setmetatable(prettyprint, {
   __call = function(_, value)
-    return prettyprint.format(value)
+    return text_of(value, LINES)
   end,
 })

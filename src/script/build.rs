@@ -65,7 +65,9 @@ pub(super) fn build(program: &Arc<Program>, limits: &VmLimits) -> Result<Built, 
         .map_err(|e| script_error(program, &e))?;
     {
         let _run = unsafe { guard::enter(main, LOAD_BUDGET) };
-        chunk.call::<()>(()).map_err(|e| taught(&lua, program, script_error(program, &e)))?;
+        let ran = chunk.call::<()>(());
+        mix::console::end_of_stretch();
+        ran.map_err(|e| taught(&lua, program, script_error(program, &e)))?;
     }
     let entries = find_hooks(&lua, &prelude, program)?;
     let encode_shared = matches!(lua.globals().raw_get("protocol_encode_shared"), Ok(mlua::Value::Boolean(true)));
@@ -128,6 +130,10 @@ fn find_hooks(lua: &Lua, prelude: &mlua::Table, program: &Program) -> Result<Ent
                 let enter = anchor(lua, package.call(decode)?)?;
                 return Ok(Entry { enter, hook: anchor(lua, function)?, takes_conn: true });
             }
+            let (entrance, position) = match hook {
+                Hook::Close if is_older_close(prelude, &function)? => ("older_close", 2),
+                _ => (entrance, position),
+            };
             let takes: mlua::Function = prelude.get("takes")?;
             let takes_conn = takes.call((&function, position))?;
             Ok(Entry { enter: anchor(lua, prelude.get(entrance)?)?, hook: anchor(lua, function)?, takes_conn })
@@ -135,6 +141,11 @@ fn find_hooks(lua: &Lua, prelude: &mlua::Table, program: &Program) -> Result<Ent
         entries[hook as usize] = Some(find().map_err(|e| e.to_string())?);
     }
     Ok(entries)
+}
+
+/// Whether an `on_close` is of before CONNMIX 1.0, with the error as its first argument.
+fn is_older_close(prelude: &mlua::Table, function: &mlua::Function) -> mlua::Result<bool> {
+    prelude.get::<mlua::Function>("is_older_close")?.call(function)
 }
 
 /// A global that must be a function if it is there at all, and must be there if it is `required`.

@@ -8,7 +8,7 @@ use super::mix::buffer::push_buffer;
 use super::mix::conn::push_conn;
 use super::stack::{State, push_bytes};
 use crate::config::Protocol;
-use crate::message::Kind;
+use crate::message::{CloseReason, Kind};
 
 /// The hooks that a script may define.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Hook {
             Hook::Handshake => ("handshake", 4),
             Hook::Message => ("message", 2),
             Hook::Connect | Hook::Input | Hook::Encode => ("plain", 2),
-            Hook::Close => ("plain", 3),
+            Hook::Close => ("close", 3),
         }
     }
 
@@ -93,6 +93,8 @@ enum What<'a> {
     Close {
         client_id: String,
         error: Option<String>,
+        /// Of the client's close frame.
+        code_and_reason: Option<(u16, &'a str)>,
     },
     Connect {
         client_id: String,
@@ -130,8 +132,13 @@ impl<'a> HookArgs<'a> {
     }
 
     /// For `on_close`.
-    pub fn close(conn: ConnRef, error: Option<String>) -> HookArgs<'static> {
-        HookArgs { what: What::Close { client_id: conn.client_id.to_string(), error }, conn: None }
+    pub fn close(conn: ConnRef, reason: &'a CloseReason) -> HookArgs<'a> {
+        let code_and_reason = match reason {
+            CloseReason::Peer(Some((code, text))) => Some((*code, &**text)),
+            _ => None,
+        };
+        let what = What::Close { client_id: conn.client_id.to_string(), error: reason.error(), code_and_reason };
+        HookArgs { what, conn: None }
     }
 
     /// For `on_connect`.
@@ -171,7 +178,7 @@ pub(super) unsafe extern "C-unwind" fn fill(state: State) -> c_int {
                 ffi::lua_pushboolean(state, (*kind == Kind::Text).into());
                 2
             }
-            What::Close { client_id, error } => {
+            What::Close { client_id, error, .. } => {
                 push_bytes(state, client_id.as_bytes());
                 match error {
                     Some(e) => push_bytes(state, e.as_bytes()),
@@ -201,6 +208,11 @@ pub(super) unsafe extern "C-unwind" fn fill(state: State) -> c_int {
         match args.conn {
             Some(conn) => push_conn(state, conn),
             None => ffi::lua_pushnil(state),
+        }
+        if let What::Close { code_and_reason: Some((code, text)), .. } = args.what {
+            ffi::lua_pushnumber(state, code.into());
+            push_bytes(state, text.as_bytes());
+            return count + 3;
         }
         count + 1
     }

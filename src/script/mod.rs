@@ -6,7 +6,9 @@
 mod build;
 pub mod check;
 pub mod current;
+mod frames;
 pub mod guard;
+mod handler;
 pub mod hooks;
 pub mod mix;
 mod natives;

@@ -7,16 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::hooks;
-use super::mix::{conn, http, log};
+use super::mix::{conn, console, http, log};
 use super::program::{Program, shown};
-use super::stack::{Args, Raise, State, bytes_at, set_native, set_raw};
+use super::stack::{Args, Raise, State, set_native, set_raw};
 use super::vm::VmLimits;
-use super::{strings, wait};
+use super::{frames, handler, strings, wait};
 use crate::config::Library;
-
-/// How much of the native stack coroutines inside one another may take: far less than a worker has
-/// ([`crate::worker::STACK`]), so that the innermost can still fill its Lua stack with native functions' callbacks.
-const CALLBACK_STACK: usize = 1024 * 1024;
 
 /// The table that the prelude gets.
 pub(super) fn table(lua: &Lua, program: Arc<Program>, limits: &VmLimits) -> mlua::Result<mlua::Table> {
@@ -41,6 +37,9 @@ pub(super) fn table(lua: &Lua, program: Arc<Program>, limits: &VmLimits) -> mlua
             Err(e) => Ok((None, Some(e))),
         };
     table.set("read", lua.create_function(read)?)?;
+    table.set("part", lua.create_function(part)?)?;
+    // As many bits of chance as a double holds.
+    table.set("seed", (uuid::Uuid::new_v4().as_u128() >> 75) as f64)?;
     unsafe {
         lua.exec_raw::<()>(&table, |state| {
             conn::with_conn(state, c"fill", hooks::fill);
@@ -48,10 +47,25 @@ pub(super) fn table(lua: &Lua, program: Arc<Program>, limits: &VmLimits) -> mlua
             http::push_headers_metatable(state);
             ffi::lua_setfield(state, -2, c"headers_meta".as_ptr());
             set_raw(state, c"compile", compile);
-            set_raw(state, c"traceback", traceback);
+            set_native(state, c"traceback", frames::traceback);
+            set_native(state, c"level", frames::level);
+            set_raw(state, c"guarded", handler::guarded);
+            set_raw(state, c"taken", handler::taken);
+            set_raw(state, c"failed_handler", handler::failed_handler);
+            handler::push_engaged(state);
+            ffi::lua_setfield(state, -2, c"engaged".as_ptr());
             set_native(state, c"chunk_name", chunk_name);
             set_native(state, c"print", print);
-            set_native(state, c"stack_is_used_up", |_: &Args| Ok(strings::native_stack_used() > CALLBACK_STACK));
+            set_native(state, c"write", write);
+            set_native(state, c"flush", flush);
+            set_raw(state, c"file", file);
+            set_native(state, c"stack_is_used_up", |_: &Args| {
+                Ok(strings::native_stack_used() > handler::CALLBACK_STACK)
+            });
+            // The whole of `debug`, of which the prelude lends scripts a little.
+            ffi::lua_pushcfunction(state, ffi::luaopen_debug);
+            ffi::lua_call(state, 0, 1);
+            ffi::lua_setfield(state, -2, c"debug".as_ptr());
             ffi::lua_settop(state, 0);
         })?;
     }
@@ -62,9 +76,43 @@ fn chunk_name(args: &Args) -> Result<String, Raise> {
     Ok(format!("@{}", shown(Path::new(OsStr::from_bytes(&args.bytes(1)?)))))
 }
 
+/// The prelude's other files, and the module that scripts get from the engine.
+fn part(lua: &Lua, name: String) -> mlua::Result<mlua::Function> {
+    let text = match name.as_str() {
+        "debug" => include_str!("prelude/debug.lua"),
+        "console" => include_str!("prelude/console.lua"),
+        _ => include_str!("../../lua/utils/prettyprint.lua"),
+    };
+    lua.load(text).set_name(format!("=connmix:{name}")).into_function()
+}
+
 fn print(args: &Args) -> Result<(), Raise> {
+    console::flush(console::Stream::Out);
     log::from_script(args, tracing::Level::INFO, &String::from_utf8_lossy(&args.bytes(1)?));
     Ok(())
+}
+
+/// `write(stream, text)`: what `io.write` of one of the console's two streams does.
+fn write(args: &Args) -> Result<(), Raise> {
+    console::write(args, console::Stream::named(&args.bytes(1)?), &args.bytes(2)?);
+    Ok(())
+}
+
+/// `flush(stream)`
+fn flush(args: &Args) -> Result<(), Raise> {
+    console::flush(console::Stream::named(&args.bytes(1)?));
+    Ok(())
+}
+
+/// `file(metatable)`: a value that has nothing but a metatable.
+unsafe extern "C-unwind" fn file(state: State) -> c_int {
+    unsafe {
+        ffi::lua_settop(state, 1);
+        ffi::lua_newuserdata(state, 0);
+        ffi::lua_insert(state, 1);
+        ffi::lua_setmetatable(state, 1);
+    }
+    1
 }
 
 /// `compile(text, name)` -> function, or nil and an error. Text only: bytecode is not checked by anybody.
@@ -84,18 +132,5 @@ unsafe extern "C-unwind" fn compile(state: State) -> c_int {
         ffi::lua_pushnil(state);
         ffi::lua_insert(state, -2);
         2
-    }
-}
-
-/// `debug.traceback([message])`
-unsafe extern "C-unwind" fn traceback(state: State) -> c_int {
-    unsafe {
-        if ffi::lua_type(state, 1) > ffi::LUA_TNIL && bytes_at(state, 1).is_none() {
-            ffi::lua_settop(state, 1);
-            return 1;
-        }
-        let message = ffi::lua_tolstring(state, 1, std::ptr::null_mut());
-        ffi::luaL_traceback(state, state, message, 1);
-        1
     }
 }

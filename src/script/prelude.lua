@@ -6,6 +6,7 @@ local type, error, pcall, select, tostring, tonumber = type, error, pcall, selec
 local pairs, setmetatable, package = pairs, setmetatable, package
 local gsub, gmatch, concat, sort = string.gsub, string.gmatch, table.concat, table.sort
 local stock_setfenv, util = setfenv, require("jit.util")
+local parameter = native.debug.getlocal -- of a function: the name of its n-th parameter
 
 -- What a script has no business with.
 jit, newproxy, dofile, loadfile, string.dump = nil, nil, nil, nil, nil
@@ -16,8 +17,9 @@ if not native.libraries.os then
   os = { time = os.time, date = os.date, clock = os.clock, difftime = os.difftime }
   package.loaded.os = os
 end
-debug = { traceback = native.traceback }
-package.loaded.debug = debug
+
+-- A game's dice, a room's code: every VM has numbers of its own. `math.randomseed` still makes them repeatable.
+math.randomseed(native.seed)
 
 -- The collector keeps the VM within its memory: a script may ask and collect, not turn it off.
 local collect = collectgarbage
@@ -31,16 +33,26 @@ end
 
 -- Coroutines. A native function that waits yields a marker meant for the engine: it is passed on through the script's
 -- own coroutines, and the answer back in.
-local WAITING = native.marker
+local WAITING, engaged = native.marker, native.engaged
 local resume, yield, status, create = coroutine.resume, coroutine.yield, coroutine.status, coroutine.create
 local running, isyieldable = coroutine.running, coroutine.isyieldable
+-- `engaged`: the coroutines that nobody but the engine may resume. The handlers' own stay there for good; those of
+-- scripts are there while a wait that began in them is not over.
+local function answered(co, ...)
+  engaged[co] = nil
+  return ...
+end
 -- `level` is that of the script's call, for errors.
 local function step(level, co, ok, first, ...)
   if ok and first == WAITING and status(co) == "suspended" then
     if not isyieldable() then
       error(native.no_wait_here, level)
     end
-    return step(level, co, resume(co, yield(WAITING)))
+    if engaged[co] then
+      return step(level, co, resume(co, yield(WAITING)))
+    end
+    engaged[co] = true
+    return step(level, co, resume(co, answered(co, yield(WAITING))))
   end
   return ok, first, ...
 end
@@ -48,6 +60,9 @@ end
 local function resume_through(level, co, ...)
   if native.stack_is_used_up() then
     error("stack overflow (coroutines inside one another)", level)
+  end
+  if engaged[co] and status(co) == "suspended" then
+    error("cannot resume a coroutine that waits for the engine: it is a handler's, or a wait in it is not over", level)
   end
   return step(level, co, resume(co, ...))
 end
@@ -72,16 +87,41 @@ function coroutine.wrap(f)
     return unwrap(resume_through(3, co, ...))
   end
 end
-
--- xpcall made of pcall: stock's message handler runs where no time limit reaches it.
-local function handled(handler, ok, ...)
-  if ok then
-    return true, ...
+-- A handler's own coroutine is the engine's: a script can't yield from it.
+function coroutine.yield(...)
+  if engaged[running()] then
+    error("attempt to yield from outside a coroutine (a handler is none: mix.sleep waits)", 2)
   end
-  return false, select(2, pcall(handler, (...)))
+  return yield(...)
+end
+function coroutine.isyieldable()
+  return isyieldable() and not engaged[running()]
+end
+
+-- xpcall: the message handler runs where the error is raised, in a coroutine that the engine begins there (see
+-- `handler.rs`), so that the time limit reaches it. One that waits goes on here.
+local stock_xpcall, guarded, taken = xpcall, native.guarded, native.taken
+local function finished(ok, first)
+  if ok then
+    return false, first
+  end
+  return false, native.failed_handler(first)
+end
+local function handled(ok, first, ...)
+  if ok or first ~= WAITING then
+    return ok, first, ...
+  end
+  local co = taken()
+  if not isyieldable() then
+    return false, native.failed_handler(native.no_wait_here)
+  end
+  return finished(step(3, co, true, WAITING))
 end
 function xpcall(f, handler, ...)
-  return handled(handler, pcall(f, ...))
+  if type(handler) ~= "function" then
+    error("bad argument #2 to 'xpcall' (function expected, got " .. type(handler) .. ")", 2)
+  end
+  return handled(stock_xpcall(f, guarded(handler), ...))
 end
 
 -- Chunks: text only (bytecode could break out), and a reader's pieces are collected first (it would run unguarded).
@@ -125,7 +165,7 @@ function loadstring(text, name)
 end
 
 -- Modules: the script's folder, then the system's path. "a.b" and "a/b" are the same module.
-local loaded, loading = package.loaded, {}
+local loaded, loading, shipped = package.loaded, {}, {}
 package.path = native.path .. ";" .. package.path .. ";/usr/share/lua/5.1/?.lua;/usr/share/lua/5.1/?/init.lua"
 function require(name)
   if type(name) ~= "string" then
@@ -158,6 +198,10 @@ function require(name)
       end
       tried[#tried + 1] = "\n\tno file '" .. path .. "'"
     end
+  end
+  if not body and shipped[key] then
+    loaded[key] = shipped[key]
+    return loaded[key]
   end
   if not body then
     error("module '" .. name .. "' not found:" .. concat(tried), 2)
@@ -204,17 +248,9 @@ function setfenv(f, env)
   return r
 end
 
-local native_print = native.print
-function print(...)
-  local words, n = { ... }, select("#", ...)
-  for i = 1, n do
-    words[i] = tostring(words[i])
-    if type(words[i]) ~= "string" then
-      error("'tostring' must return a string to 'print'", 2)
-    end
-  end
-  return native_print(concat(words, "\t", 1, n))
-end
+-- What is written in other files: functions that look at the stack, and those that write to the console.
+native.part("debug")(native)
+local console = native.part("console")(native, shipped)
 
 -- Names that scripts of CONNMIX take for granted.
 mix_log, mix_DEBUG, mix_INFO, mix_WARN, mix_ERROR = mix.log, mix.DEBUG, mix.INFO, mix.WARN, mix.ERROR
@@ -247,6 +283,15 @@ return {
   plain = function(hook, at)
     return hook(fill(at))
   end,
+  close = function(hook, at)
+    local client_id, err, conn, code, reason = fill(at)
+    return hook(client_id, err, conn, code, reason)
+  end,
+  -- Scripts of before CONNMIX 1.0: on_close(err, conn).
+  older_close = function(hook, at)
+    local _, err, conn = fill(at)
+    return hook(err, conn)
+  end,
   -- A socket server's package: what `decode` makes of it is the message.
   package = function(decode)
     return function(hook, at)
@@ -262,5 +307,14 @@ return {
     local info = util.funcinfo(hook)
     return info.isvararg or (info.params or position) >= position
   end,
+  -- Whether the first argument of an on_close is named as older scripts have it.
+  is_older_close = function(hook)
+    return parameter(hook, 1) == "err"
+  end,
   headers = headers_meta,
+  -- For the tests of scripts, which have an engine of their own.
+  console = console,
+  yield = yield,
+  isyieldable = isyieldable,
+  engaged = engaged,
 }

@@ -126,7 +126,7 @@ impl Opened {
         let open = || -> mlua::Result<_> {
             let native = natives_table(&lua, &program, settings)?;
             let chunk = |name: &str, text: &str| lua.load(text).set_name(format!("=connmix:{name}")).into_function();
-            let engine: Table = chunk("engine", include_str!("testing/engine.lua"))?.call(&native)?;
+            let engine: Table = chunk("engine", include_str!("testing/engine.lua"))?.call((&native, &prelude))?;
             for (name, text) in [
                 ("conns", include_str!("testing/conns.lua")),
                 ("clients", include_str!("testing/clients.lua")),

@@ -45,17 +45,45 @@ pub(super) fn script_place(co: State) -> Option<String> {
         .map(|f| f.place)
 }
 
-struct Frame {
-    /// `file:line`, or less of it.
-    place: String,
-    line: c_int,
-    /// The function's first line; 0 for a file's top level, -1 for a native function.
-    begins: c_int,
-    /// `function 'name'`
-    function: String,
+/// What a frame is, to a script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A function of the script's.
+    Script,
+    /// The engine's own Lua.
+    Engine,
+    /// A native function.
+    Native,
 }
 
-fn frame(co: State, level: c_int) -> Option<Frame> {
+/// What a frame shows.
+pub(super) struct Frame {
+    /// `file:line`, or less of it.
+    pub place: String,
+    line: c_int,
+    /// The function's first line; 0 for a file's top level, -1 for a native function.
+    pub begins: c_int,
+    /// `function 'name'`
+    pub function: String,
+}
+
+/// What stands at a level of a Lua thread, which must be alive, if it is that deep.
+pub(super) fn frame_kind(co: State, level: c_int) -> Option<Kind> {
+    unsafe {
+        let mut info: ffi::lua_Debug = std::mem::zeroed();
+        if ffi::lua_getstack(co, level, &mut info) == 0 || ffi::lua_getinfo(co, c"S".as_ptr(), &mut info) == 0 {
+            return None;
+        }
+        Some(match *info.what as u8 {
+            b'C' => Kind::Native,
+            _ if CStr::from_ptr(info.source).to_bytes().starts_with(b"=connmix:") => Kind::Engine,
+            _ => Kind::Script,
+        })
+    }
+}
+
+/// The frame at a level of a Lua thread, which must be alive, if it is that deep.
+pub(super) fn frame(co: State, level: c_int) -> Option<Frame> {
     unsafe {
         let mut info: ffi::lua_Debug = std::mem::zeroed();
         if ffi::lua_getstack(co, level, &mut info) == 0 || ffi::lua_getinfo(co, c"nSl".as_ptr(), &mut info) == 0 {
@@ -76,7 +104,7 @@ fn frame(co: State, level: c_int) -> Option<Frame> {
 }
 
 /// How many functions it was in.
-fn depth(co: State) -> c_int {
+pub(super) fn depth(co: State) -> c_int {
     let is_there = |level| unsafe {
         let mut info: ffi::lua_Debug = std::mem::zeroed();
         ffi::lua_getstack(co, level, &mut info) != 0

@@ -18,12 +18,13 @@ use std::time::Duration;
 use super::build::{Built, Entries, build};
 use super::current::{self, ConnRef, Current};
 use super::hooks::HookArgs;
+use super::mix::console;
 use super::outcome;
 use super::program::Program;
 use super::stack::{State, protect};
 use super::teach::Known;
 use super::wait::{self, Wait};
-use super::{guard, trace};
+use super::{guard, handler, trace};
 
 pub use super::build::VmLimits;
 pub use super::hooks::Hook;
@@ -164,8 +165,12 @@ impl Vm {
         let co = coroutine.state;
         let status = {
             let _current = current::enter(Some(current));
-            let _run = unsafe { guard::enter(self.main, budget) };
-            unsafe { ffi::lua_resume_(co, args) }
+            let status = {
+                let _run = unsafe { guard::enter(self.main, budget) };
+                unsafe { ffi::lua_resume_(co, args) }
+            };
+            console::end_of_stretch();
+            status
         };
         match status {
             ffi::LUA_OK => {
@@ -243,6 +248,7 @@ impl Vm {
         let result = unsafe {
             protect(self.main, |state| {
                 slot.state = ffi::lua_newthread(state);
+                handler::engage(state);
                 slot.anchor = match free {
                     Some(anchor) => {
                         ffi::lua_rawseti(state, ffi::LUA_REGISTRYINDEX, anchor.into());

@@ -48,7 +48,7 @@ mod tests {
     fn every_end_of_a_connection_has_its_place() {
         let what = || Box::<str>::from("x");
         let reasons = [
-            CloseReason::Peer,
+            CloseReason::Peer(None),
             CloseReason::Requested { code: 1000, reason: what() },
             CloseReason::Shutdown,
             CloseReason::Lost(what()),

@@ -267,16 +267,16 @@ impl State {
 
     /// The client has gone, but what it sent before is still to be handled. After an end of our own making, it is not.
     fn is_their_end(&self) -> bool {
-        matches!(self.conn.close_reason(), Some(CloseReason::Peer | CloseReason::Lost(_)))
+        matches!(self.conn.close_reason(), Some(CloseReason::Peer(_) | CloseReason::Lost(_)))
     }
 
     /// From here on no messages; the last hook runs.
     fn begin_ending(&mut self, incoming: &mut impl Incoming) {
-        let reason = self.conn.close_reason().unwrap_or(CloseReason::Peer);
+        let reason = self.conn.close_reason().unwrap_or(CloseReason::Peer(None));
         incoming.farewell(self, &reason);
         self.pinned = None;
         self.phase = Phase::Ending;
-        self.start(Hook::Close, HookArgs::close(ConnRef::of(&self.conn), reason.error()));
+        self.start(Hook::Close, HookArgs::close(ConnRef::of(&self.conn), &reason));
     }
 
     /// Ready when the last hook has returned; then the connection leaves the shard.

@@ -153,7 +153,7 @@ impl Incoming for Packages {
         // Whoever only sends no more still gets the answers to what was sent.
         let over = self.ended && idle && !state.conn.is_closing();
         if over {
-            state.conn.close(CloseReason::Peer);
+            state.conn.close(CloseReason::Peer(None));
         }
         over
     }

@@ -71,7 +71,7 @@ impl Incoming for Frames {
                 Ok(Some(Event::Close(close))) => {
                     let reply = frame::encode_close_reply(close.map(|(code, _)| code));
                     state.worker.shard.push_control(&state.conn, reply);
-                    state.conn.close(CloseReason::Peer);
+                    state.conn.close(CloseReason::Peer(close.map(|(code, reason)| (code, reason.into()))));
                 }
                 Err(violation) => state.conn.close(violation.into()),
             }

@@ -233,7 +233,7 @@ impl Names {
                 "string" if name == "dump" => (format!("{path} is not in the sandbox"), String::new()),
                 _ if table.starts_with("mix") => (lacks, instead_of(table, name, &self.offered)),
                 _ => match nearest(name, fields()) {
-                    None if matches!(table, "os" | "debug" | "package") => {
+                    None if matches!(table, "os" | "io" | "debug" | "package") => {
                         (format!("{path} is not in the sandbox"), libraries_hint(table).into())
                     }
                     near => (lacks, did_you_mean(near)),

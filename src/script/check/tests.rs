@@ -65,7 +65,7 @@ fn a_global_that_nothing_defines_is_told_with_its_line_and_the_likely_fix() {
         ),
         (
             "function f()\n  return io.open('x')\nend",
-            "entry.lua:2: the global 'io' is not in the sandbox; engine.luavm.libraries can let it in",
+            "entry.lua:2: io.open is not in the sandbox; engine.luavm.libraries can let it in",
         ),
         (
             "function f()\n  os.execute('x')\nend",

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use std::ffi::CStr;
 use tracing::Level;
 
-use crate::script::current;
 use crate::script::stack::{Args, Raise, State, set_native};
+use crate::script::{current, trace};
 
 /// The levels as scripts name them: the constants' values.
 const LEVELS: [(&CStr, &str, Level); 4] = [
@@ -17,7 +17,7 @@ const LEVELS: [(&CStr, &str, Level); 4] = [
 ];
 
 /// The longest text that one call logs, in bytes; the rest is cut off.
-const MAX_TEXT: usize = 64 * 1024;
+pub(super) const MAX_TEXT: usize = 64 * 1024;
 
 /// Adds `log` and the levels to the `mix` table at the top of the stack.
 ///
@@ -61,11 +61,21 @@ fn log(args: &Args) -> Result<bool, Raise> {
 
 /// Writes a line for the script that is running.
 pub fn from_script(args: &Args, level: Level, text: &str) {
-    if level > tracing::level_filters::LevelFilter::current() {
-        return;
+    if is_wanted(level) {
+        line(level, trace::script_place(args.state()).as_deref(), text);
     }
+}
+
+/// Whether the log takes lines of that level.
+pub(super) fn is_wanted(level: Level) -> bool {
+    level <= tracing::level_filters::LevelFilter::current()
+}
+
+/// Writes a line of the script that is running, or has just stopped, which stood at `place`: `file:line`.
+pub(super) fn line(level: Level, place: Option<&str>, text: &str) {
     let end = (0..=text.len().min(MAX_TEXT)).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
-    let line = format!("{}{}", place(args.state()), one_line(&text[..end]));
+    let colon = if place.is_some() { ": " } else { "" };
+    let line = format!("{}{colon}{}", place.unwrap_or_default(), one_line(&text[..end]));
     let client_id = current::get().and_then(|c| c.conn).map(|conn| conn.client_id.get());
     match level {
         Level::ERROR => tracing::error!(target: "script", client_id, "{line}"),
@@ -88,22 +98,6 @@ fn one_line(text: &str) -> String {
         }
     }
     line
-}
-
-/// `file:line: ` of the script that called the running native function.
-fn place(state: State) -> String {
-    unsafe {
-        let mut info: ffi::lua_Debug = std::mem::zeroed();
-        if ffi::lua_getstack(state, 1, &mut info) == 0 || ffi::lua_getinfo(state, c"Sl".as_ptr(), &mut info) == 0 {
-            return String::new();
-        }
-        let source = CStr::from_ptr(info.short_src.as_ptr());
-        if info.currentline > 0 {
-            format!("{}:{}: ", source.to_string_lossy(), info.currentline)
-        } else {
-            String::new()
-        }
-    }
 }
 
 #[cfg(test)]

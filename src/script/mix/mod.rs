@@ -3,6 +3,7 @@
 pub mod buffer;
 pub mod codec;
 pub mod conn;
+pub mod console;
 pub mod http;
 pub mod json;
 pub mod log;

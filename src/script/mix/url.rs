@@ -21,6 +21,8 @@ pub unsafe fn register(state: State) {
     unsafe {
         set_native(state, c"parse_str", parse_str);
         set_native(state, c"parse_url", parse_url);
+        // What parse_url was called at first.
+        set_native(state, c"url_parse", parse_url);
     }
 }
 

@@ -38,12 +38,23 @@ function Client:bytes(data)
   post(c.pump, c)
   act()
 end
-function Client:close(err)
+-- c:close(): as a client that has done; c:close(code[, reason]): with that close frame; c:close(err): lost.
+function Client:close(how, reason)
   local c = open(self, "close")
-  if err ~= nil and type(err) ~= "string" then
-    error("bad argument #1 to 'close' (string or nil expected, got " .. type(err) .. ")", 2)
+  local err, code = nil, how
+  if type(how) == "string" then
+    err, code = how, nil
+  elseif how == nil then
+    code = 1000
   end
-  c:shut({ theirs = true, err = err, code = not err and 1000 or nil, reason = not err and "" or nil })
+  if not err then
+    if engine.app.protocol == "socket" then
+      code, reason = nil, nil
+    else
+      code, reason = checked("close", native.close_args(code, reason))
+    end
+  end
+  c:shut({ theirs = true, err = err, code = code, reason = code and reason })
   act()
 end
 function Client:channels()

@@ -191,7 +191,12 @@ local function begin_ending(c)
   c.inbox, c.received, c.phase = {}, "", "ending"
   local on_close = engine.app.hooks.on_close
   if on_close then
-    start(c, on_close, nil, c.id, reason.err, c.handle)
+    if prelude.is_older_close(on_close) then
+      start(c, on_close, nil, reason.err, c.handle)
+    else
+      local said = reason.theirs and reason.code
+      start(c, on_close, nil, c.id, reason.err, c.handle, said or nil, said and reason.reason or nil)
+    end
   end
 end
 

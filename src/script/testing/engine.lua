@@ -1,11 +1,12 @@
 -- A small engine for tests: its clock, which only the test moves, and its handlers. Hooks run as in the engine: each in a
 -- coroutine, one at a time for a connection; what they do to others waits till they have yielded.
-local native = ...
+local native, prelude = ...
 
 local type, error, tostring, select, setmetatable, unpack = type, error, tostring, select, setmetatable, unpack
 local getmetatable, ipairs = getmetatable, ipairs
-local create, status, yield, isyieldable = coroutine.create, coroutine.status, coroutine.yield, coroutine.isyieldable
-local remove = table.remove
+local create, status, yield, isyieldable = coroutine.create, coroutine.status, prelude.yield, prelude.isyieldable
+local engaged = prelude.engaged
+local remove, find, sub = table.remove, string.find, string.sub
 local WAITING = native.marker
 
 local engine = {
@@ -18,8 +19,9 @@ local engine = {
 local seen = { published = {}, queued = {}, logged = {}, requests = {}, commands = {} }
 engine.seen = seen
 
--- The clock starts where the numbers of clients do, so that every run is the same.
+-- The clock starts where the numbers of clients do, and chance with it, so that every run is the same.
 local now = 1767225600
+math.randomseed(now)
 local timers, ready = {}, { first = 1, last = 0 }
 local current -- the task whose handler runs
 
@@ -119,6 +121,13 @@ function engine.advance(seconds)
   act()
 end
 
+-- A coroutine of the engine's, which scripts can neither resume nor yield from.
+local function handler_of(body)
+  local co = create(body)
+  engaged[co] = true
+  return co
+end
+
 local function pack(...)
   return { n = select("#", ...), ... }
 end
@@ -127,6 +136,7 @@ end
 local function run(task, ...)
   current = task
   local got = pack(native.resume(task.co, engine.budget, ...))
+  engine.end_of_stretch()
   current = nil
   if got[1] and status(task.co) == "suspended" then
     if got[2] == WAITING and task.wait then
@@ -147,7 +157,7 @@ local function run(task, ...)
 end
 
 local function start(c, body, done, ...)
-  c.task = { conn = c, co = create(body), done = done }
+  c.task = { conn = c, co = handler_of(body), done = done }
   run(c.task, ...)
 end
 
@@ -185,8 +195,9 @@ end
 local function at_once(c, work, ...)
   local outer = current
   current = { conn = c, no_wait = true }
-  local co = create(work)
+  local co = handler_of(work)
   local ok, result = native.resume(co, engine.budget, ...)
+  engine.end_of_stretch()
   current = outer
   if not ok then
     return false, text_of(result)
@@ -199,6 +210,36 @@ end
 local function log(level, text, place)
   local c = current and current.conn
   seen.logged[#seen.logged + 1] = { level = level, text = text, place = place, client_id = c and c.id }
+end
+
+-- What scripts print. A line that `io.write` has begun ends with its handler's stretch, as in the engine.
+local begun = {}
+function engine.flush(stream)
+  local line = begun[stream]
+  if line then
+    begun[stream] = nil
+    log(stream == "stderr" and "warn" or "info", line.text, line.place)
+  end
+end
+function engine.end_of_stretch()
+  engine.flush("stdout")
+  engine.flush("stderr")
+end
+function engine.print(text)
+  engine.flush("stdout")
+  log("info", text, native.place())
+end
+function engine.write(stream, text)
+  while text ~= "" do
+    local at = find(text, "\n", 1, true)
+    local line = begun[stream] or { text = "", place = native.place() }
+    begun[stream] = line
+    line.text = line.text .. sub(text, 1, (at or #text + 1) - 1)
+    text = at and sub(text, at + 1) or ""
+    if at then
+      engine.flush(stream)
+    end
+  end
 end
 
 -- The connection whose handler runs.

@@ -1,5 +1,5 @@
 -- What scripts call: the connection and those parts of `mix` that would reach the engine.
-local native, engine = ...
+local native, engine, prelude = ...
 
 local type, error, tostring, ipairs, select, floor, concat = type, error, tostring, ipairs, select, math.floor, table.concat
 local checked, later, post, after, log = engine.checked, engine.later, engine.post, engine.after, engine.log
@@ -211,13 +211,7 @@ function mix.log(...)
   log(level, text, native.place())
   return true
 end
-function print(...)
-  local words = { ... }
-  for i = 1, select("#", ...) do
-    words[i] = tostring(words[i])
-  end
-  log("info", concat(words, "\t"), native.place())
-end
+prelude.console.print, prelude.console.write, prelude.console.flush = engine.print, engine.write, engine.flush
 
 mix.server = {}
 function mix.server.option(name)

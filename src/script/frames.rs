@@ -1,0 +1,188 @@
+//! The stack as scripts see it: `debug.traceback`, and which frame a level of `debug.getinfo` is. The engine's own Lua,
+//! with the native functions that it calls, counts as the one native function that a script called; and below a message
+//! handler of `xpcall` stands what it handles (see [`super::handler`]).
+
+use mlua::ffi;
+use std::ffi::c_int;
+
+use super::stack::{Args, Push, Raise, State, bytes_at, push_bytes};
+use super::trace::{Frame, Kind, depth, frame, frame_kind};
+use super::{guard, handler};
+
+/// A traceback's first and last lines; those between are left out.
+const FIRST: usize = 12;
+const LAST: c_int = 10;
+
+/// How many frames are looked at between two looks at the handler's time.
+const FRAMES_PER_LOOK: c_int = 64;
+
+/// A frame: the Lua thread that it is in, and its level there. The thread is alive while the native function that looks
+/// at it runs: it is the caller's own, one that the caller was given, or one whose error is being handled.
+#[derive(Clone, Copy)]
+struct At {
+    co: State,
+    level: c_int,
+}
+
+impl At {
+    fn kind(self) -> Option<Kind> {
+        frame_kind(self.co, self.level)
+    }
+
+    fn above(self) -> At {
+        At { level: self.level + 1, ..self }
+    }
+}
+
+/// Goes through a stack from its innermost frame on.
+struct Walk(At);
+
+impl Walk {
+    /// The frame to look at next, in the thread that a message handler handles once its own has come to an end.
+    fn here(&mut self) -> Option<(At, Kind)> {
+        loop {
+            if let Some(kind) = self.0.kind() {
+                return Some((self.0, kind));
+            }
+            // Level 0 there is the native function that runs the handler.
+            self.0 = At { co: handler::handled_by(self.0.co)?, level: 1 };
+        }
+    }
+}
+
+impl Iterator for Walk {
+    type Item = At;
+
+    fn next(&mut self) -> Option<At> {
+        let (mut at, mut kind) = self.here()?;
+        loop {
+            if at.level % FRAMES_PER_LOOK == 0 && guard::expired() {
+                return None;
+            }
+            self.0 = at.above();
+            let outer = self.0.kind();
+            if kind == Kind::Script || outer != Some(Kind::Engine) {
+                return Some(at);
+            }
+            (at, kind) = (self.0, Kind::Engine);
+        }
+    }
+}
+
+/// The thread that an optional first argument names, else the caller's; and how many arguments that took.
+fn thread(args: &Args) -> (State, i32) {
+    // SAFETY: the state is that of the running native function.
+    unsafe {
+        match ffi::lua_type(args.state(), args.slot(1)) {
+            ffi::LUA_TTHREAD => (ffi::lua_tothread(args.state(), args.slot(1)), 1),
+            _ => (args.state(), 0),
+        }
+    }
+}
+
+/// What `debug.traceback` returns.
+pub(super) enum Traced {
+    Text(Vec<u8>),
+    /// The argument at that stack index, as it is.
+    Given(c_int),
+}
+
+impl Push for Traced {
+    const COUNT: c_int = 1;
+    unsafe fn push_to(self, state: State) -> c_int {
+        unsafe {
+            match self {
+                Traced::Text(text) => push_bytes(state, &text),
+                Traced::Given(slot) => ffi::lua_pushvalue(state, slot),
+            }
+        }
+        1
+    }
+}
+
+/// `debug.traceback([thread,] [message [, level]])`
+pub(super) fn traceback(args: &Args) -> Result<Traced, Raise> {
+    let (co, before) = thread(args);
+    let message = before + 1;
+    // SAFETY: the state is that of the running native function, and the text is copied at once.
+    let text = unsafe { bytes_at(args.state(), args.slot(message)) }.map(|text| text.into_owned());
+    if text.is_none() && !args.is_nil(message) {
+        return Ok(Traced::Given(args.slot(message)));
+    }
+    let level = match args.is_nil(message + 1) {
+        true => f64::from(u8::from(co == args.state())),
+        false => args.number(message + 1)?,
+    };
+    let mut out = text.map_or_else(Vec::new, |text| [&text[..], b"\n"].concat());
+    out.extend_from_slice(b"stack traceback:");
+    let mut walk = Walk(At { co, level: 0 });
+    if level >= 1.0 && walk.nth(level.min(1e6) as usize - 1).is_none() {
+        return Ok(Traced::Text(out));
+    }
+    for at in walk.by_ref().take(FIRST) {
+        line(&mut out, at);
+    }
+    if let Some((at, _)) = walk.here() {
+        let mut outermost = at;
+        while let Some(co) = handler::handled_by(outermost.co) {
+            outermost = At { co, level: 1 };
+        }
+        let last = depth(outermost.co) - LAST;
+        if last > outermost.level {
+            out.extend_from_slice(b"\n\t...");
+            walk = Walk(At { level: last, ..outermost });
+        }
+        walk.for_each(|at| line(&mut out, at));
+    }
+    Ok(Traced::Text(out))
+}
+
+/// A line of a traceback: `file:line: in function 'name'`.
+fn line(out: &mut Vec<u8>, at: At) {
+    let Some(Frame { mut place, mut function, begins, .. }) = frame(at.co, at.level) else { return };
+    // A module: the name is that by which `require` called it.
+    if begins == 0 && at.above().kind() == Some(Kind::Engine) {
+        function = "main chunk".into();
+    }
+    if at.kind() == Some(Kind::Engine) {
+        place = "[C]".into();
+        if !function.ends_with('\'') {
+            function = "?".into();
+        }
+    }
+    out.extend_from_slice(format!("\n\t{place}: in {function}").as_bytes());
+}
+
+/// A thread and a level in it, or nothing.
+pub(super) struct Level(Option<At>);
+
+impl Push for Level {
+    const COUNT: c_int = 2;
+    unsafe fn push_to(self, state: State) -> c_int {
+        let Level(Some(At { co, level })) = self else { return 0 };
+        unsafe {
+            if co != state && ffi::lua_tothread(state, 1) == co {
+                ffi::lua_pushvalue(state, 1);
+            } else {
+                // The caller's own, or one in which the native function that runs a handler stands: both have room.
+                ffi::lua_pushthread(co);
+                if co != state {
+                    ffi::lua_xmove(co, state, 1);
+                }
+            }
+            ffi::lua_pushnumber(state, level.into());
+        }
+        2
+    }
+}
+
+/// `level(thread or nil, n)` -> the thread and the level in it that `n` is to a script; nothing if there is none. To be
+/// called by a function that `n` counts as level 0.
+pub(super) fn level(args: &Args) -> Result<Level, Raise> {
+    let co = thread(args).0;
+    let n = args.number(2)?;
+    if !(0.0..1e6).contains(&n) {
+        return Ok(Level(None));
+    }
+    Ok(Level(Walk(At { co, level: 0 }).nth(n as usize)))
+}

@@ -1,0 +1,174 @@
+//! Message handlers of `xpcall`. Lua runs them where the error is raised, on top of the stack that has failed, so that
+//! they can say where that was. Left to LuaJIT alone, one that loops could not be stopped: an error that a hook raises
+//! (the guard's) is handled inside the hook, where no hook is called. So LuaJIT gets a native function instead, which
+//! looks at the time first, and runs the script's handler in a coroutine: there its errors and its time are its own.
+//!
+//! A handler that waits can't keep the failed stack, since `xpcall` has to return some time: the stack is unwound then,
+//! and the prelude goes on with the coroutine.
+
+use mlua::ffi;
+use std::cell::Cell;
+use std::ffi::{CStr, c_int};
+use std::ptr;
+
+use super::stack::{State, bytes_at, push_bytes};
+use super::{guard, strings, wait};
+
+/// How much of the native stack coroutines inside one another may take: far less than a worker has
+/// ([`crate::worker::STACK`]), so that the innermost can still fill its Lua stack with native functions' callbacks.
+pub(super) const CALLBACK_STACK: usize = 1024 * 1024;
+
+/// Where the registry has the set of coroutines that only the engine may resume: a table with weak keys.
+const ENGAGED: &CStr = c"connmix's engaged coroutines";
+/// Where it has a handler that waits, between the native function and the prelude.
+const WAITS: &CStr = c"connmix's waiting message handler";
+
+/// A handler that runs, in the frame of the native function that runs it.
+struct Handling {
+    co: State,
+    failed: State,
+    outer: *const Handling,
+}
+
+thread_local! {
+    /// The innermost of those that run.
+    static INNERMOST: Cell<*const Handling> = const { Cell::new(ptr::null()) };
+}
+
+/// The Lua thread whose error is handled in that one, while the failed frames are there. Its level 0 is the native
+/// function that runs the handler.
+pub(super) fn handled_by(co: State) -> Option<State> {
+    let mut next = INNERMOST.get();
+    // SAFETY: what stands in the list is in the frame of a native function that has not returned.
+    while let Some(handling) = unsafe { next.as_ref() } {
+        if handling.co == co {
+            return Some(handling.failed);
+        }
+        next = handling.outer;
+    }
+    None
+}
+
+/// Pushes the set of coroutines that only the engine may resume.
+///
+/// # Safety
+/// `state` must be valid and in a protected call.
+pub(super) unsafe fn push_engaged(state: State) {
+    unsafe {
+        ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, ENGAGED.as_ptr());
+        if ffi::lua_type(state, -1) == ffi::LUA_TTABLE {
+            return;
+        }
+        ffi::lua_pop(state, 1);
+        ffi::lua_createtable(state, 0, 0);
+        ffi::lua_createtable(state, 0, 1);
+        push_bytes(state, b"k");
+        ffi::lua_setfield(state, -2, c"__mode".as_ptr());
+        ffi::lua_setmetatable(state, -2);
+        ffi::lua_pushvalue(state, -1);
+        ffi::lua_setfield(state, ffi::LUA_REGISTRYINDEX, ENGAGED.as_ptr());
+    }
+}
+
+/// From now on only the engine resumes the coroutine at the top of the stack, which stays there.
+///
+/// # Safety
+/// As [`push_engaged`].
+pub(super) unsafe fn engage(state: State) {
+    unsafe {
+        push_engaged(state);
+        ffi::lua_pushvalue(state, -2);
+        ffi::lua_pushboolean(state, 1);
+        ffi::lua_rawset(state, -3);
+        ffi::lua_pop(state, 1);
+    }
+}
+
+/// `guarded(handler)` -> the function that LuaJIT gets in its place.
+pub(super) unsafe extern "C-unwind" fn guarded(state: State) -> c_int {
+    unsafe {
+        ffi::lua_settop(state, 1);
+        ffi::lua_pushcclosure(state, handle, 1);
+    }
+    1
+}
+
+/// `taken()` -> the handler that waits.
+pub(super) unsafe extern "C-unwind" fn taken(state: State) -> c_int {
+    unsafe {
+        ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, WAITS.as_ptr());
+        ffi::lua_pushboolean(state, 0);
+        ffi::lua_setfield(state, ffi::LUA_REGISTRYINDEX, WAITS.as_ptr());
+    }
+    1
+}
+
+/// `failed_handler(err)` -> the message of an error whose handler has failed with `err`.
+pub(super) unsafe extern "C-unwind" fn failed_handler(state: State) -> c_int {
+    unsafe {
+        ffi::lua_settop(state, 1);
+        failed(state)
+    }
+}
+
+/// Makes of the handler's error at the top of the stack what `xpcall` returns; 1.
+unsafe fn failed(state: State) -> c_int {
+    unsafe {
+        if bytes_at(state, -1).is_some() {
+            push_bytes(state, b"error in error handling: ");
+            ffi::lua_insert(state, -2);
+            ffi::lua_concat(state, 2);
+        } else {
+            push_bytes(state, b"error in error handling");
+        }
+    }
+    1
+}
+
+/// Runs the handler at upvalue 1 with the message, on top of the stack that has failed.
+///
+/// What it pushes itself needs memory; an error for lack of it ends the handling, as any error of a handler does in Lua.
+unsafe extern "C-unwind" fn handle(state: State) -> c_int {
+    unsafe {
+        ffi::lua_settop(state, 1);
+        // The guard's own error, or one that came too late: no more of the script runs.
+        if guard::expired() {
+            return 1;
+        }
+        if strings::native_stack_used() > CALLBACK_STACK {
+            push_bytes(state, b"stack overflow (message handlers inside one another)");
+            return failed(state);
+        }
+        let co = ffi::lua_newthread(state);
+        engage(state);
+        ffi::lua_pushvalue(state, ffi::lua_upvalueindex(1));
+        ffi::lua_pushvalue(state, 1);
+        ffi::lua_xmove(state, co, 2);
+        let handling = Handling { co, failed: state, outer: INNERMOST.get() };
+        INNERMOST.set(&raw const handling);
+        // Raises nothing: what fails in there is its status.
+        let status = ffi::lua_resume_(co, 1);
+        INNERMOST.set(handling.outer);
+        match status {
+            ffi::LUA_OK => {
+                ffi::lua_settop(co, 1);
+                ffi::lua_xmove(co, state, 1);
+                1
+            }
+            ffi::LUA_YIELD if ffi::lua_touserdata(co, 1) == wait::marker() => {
+                ffi::lua_settop(co, 0);
+                ffi::lua_setfield(state, ffi::LUA_REGISTRYINDEX, WAITS.as_ptr());
+                ffi::lua_pushlightuserdata(state, wait::marker());
+                1
+            }
+            ffi::LUA_YIELD => {
+                push_bytes(state, b"attempt to yield from outside a coroutine");
+                failed(state)
+            }
+            _ => {
+                ffi::lua_xmove(co, state, 1);
+                failed(state)
+            }
+        }
+    }
+}

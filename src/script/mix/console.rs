@@ -1,0 +1,96 @@
+//! What scripts write to `io.stdout` and `io.stderr`: lines for the log, which may come in pieces. A piece without an end of
+//! line waits for the rest of its line, till the script asks for it or its handler waits or ends.
+
+use std::cell::{Cell, RefCell};
+use tracing::Level;
+
+use super::log::{MAX_TEXT, is_wanted, line};
+use crate::script::stack::Args;
+use crate::script::trace;
+
+/// One of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// `io.stdout`, at the level of `print`.
+    Out,
+    /// `io.stderr`, as warnings.
+    Err,
+}
+
+impl Stream {
+    /// By the name that the prelude knows it by.
+    pub fn named(name: &[u8]) -> Stream {
+        if name == b"stderr" { Stream::Err } else { Stream::Out }
+    }
+
+    fn level(self) -> Level {
+        match self {
+            Stream::Out => Level::INFO,
+            Stream::Err => Level::WARN,
+        }
+    }
+}
+
+/// A line whose end has not come.
+#[derive(Default)]
+struct Begun {
+    text: Vec<u8>,
+    place: Option<String>,
+}
+
+impl Begun {
+    fn end(&mut self, level: Level) {
+        line(level, self.place.take().as_deref(), &String::from_utf8_lossy(&self.text));
+        self.text = Vec::new();
+    }
+}
+
+thread_local! {
+    static BEGUN: RefCell<[Begun; 2]> = RefCell::default();
+    /// Whether one of them has text: looked at after every stretch of a handler.
+    static WAITS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Takes a piece of text; lines that it completes are logged.
+pub fn write(args: &Args, stream: Stream, mut text: &[u8]) {
+    let level = stream.level();
+    if !is_wanted(level) || text.is_empty() {
+        return;
+    }
+    BEGUN.with_borrow_mut(|begun| {
+        let begun = &mut begun[stream as usize];
+        while !text.is_empty() {
+            if begun.place.is_none() {
+                begun.place = trace::script_place(args.state());
+            }
+            let end = memchr::memchr(b'\n', text);
+            let piece = &text[..end.unwrap_or(text.len())];
+            // What is longer is cut off in the log.
+            begun.text.extend_from_slice(&piece[..piece.len().min((MAX_TEXT + 1).saturating_sub(begun.text.len()))]);
+            text = end.map_or(&[][..], |end| &text[end + 1..]);
+            if end.is_some() {
+                begun.end(level);
+            }
+        }
+        WAITS.set(true);
+    });
+}
+
+/// Logs what has no end of line yet.
+pub fn flush(stream: Stream) {
+    BEGUN.with_borrow_mut(|begun| {
+        let begun = &mut begun[stream as usize];
+        if !begun.text.is_empty() {
+            begun.end(stream.level());
+        }
+    });
+}
+
+/// The same for both, when a handler waits or ends: what it wrote is not to be joined with what another one writes.
+#[inline]
+pub(in crate::script) fn end_of_stretch() {
+    if WAITS.replace(false) {
+        flush(Stream::Out);
+        flush(Stream::Err);
+    }
+}

@@ -798,6 +798,19 @@ fn on_close_is_told_the_clients_code_and_reason() {
 }
 
 #[test]
+fn a_handler_that_is_stopped_inside_the_engines_own_lua_is_told_with_the_scripts_line() {
+    passes(
+        "function on_message()
+          xpcall(function() while true do end end, function() while true do end end)
+        end",
+        "test.it('is stopped', function()
+          test.errors(function() app:connect():message('x') end, '^app.lua:2: handler exceeded its time budget')
+        end)",
+        1,
+    );
+}
+
+#[test]
 fn numbers_of_chance_are_the_same_in_every_run() {
     let script = "first = math.random(1e9) function on_message() end";
     let dir = folder(&[

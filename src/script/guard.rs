@@ -14,11 +14,16 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering::*
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::trace;
+
 /// What a stopped script gets as its error, after file and line.
 pub const OVER_BUDGET: &str = "handler exceeded its time budget (handlerTimeout): it held the worker without waiting";
 
 /// How often the watchdog looks.
 const SAMPLE: Duration = Duration::from_millis(10);
+
+/// How far up the stack a script's function is looked for, to name its line.
+const FRAMES_LOOKED_AT: i32 = 12;
 
 /// Must not be used otherwise in the process; its default action is to be ignored.
 const SIGNAL: i32 = libc::SIGURG;
@@ -101,7 +106,9 @@ extern "C" fn on_signal(_: i32) {
 unsafe extern "C-unwind" fn stop(state: *mut lua_State, _: *mut lua_Debug) {
     unsafe {
         if expired() {
-            ffi::luaL_where(state, 0);
+            // The engine's own Lua is not where its author looks.
+            let of_script = |level: &i32| trace::frame_kind(state, *level) == Some(trace::Kind::Script);
+            ffi::luaL_where(state, (0..FRAMES_LOOKED_AT).find(of_script).unwrap_or(0));
             super::stack::push_bytes(state, OVER_BUDGET.as_bytes());
             ffi::lua_concat(state, 2);
             ffi::lua_error(state);

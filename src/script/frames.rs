@@ -90,6 +90,7 @@ pub(super) enum Traced {
 impl Push for Traced {
     const COUNT: c_int = 1;
     unsafe fn push_to(self, state: State) -> c_int {
+        // SAFETY: the caller's; the argument is still there.
         unsafe {
             match self {
                 Traced::Text(text) => push_bytes(state, &text),
@@ -160,6 +161,7 @@ impl Push for Level {
     const COUNT: c_int = 2;
     unsafe fn push_to(self, state: State) -> c_int {
         let Level(Some(At { co, level })) = self else { return 0 };
+        // SAFETY: the caller's; `co` is alive, as `At` says, and has room for one value.
         unsafe {
             if co != state && ffi::lua_tothread(state, 1) == co {
                 ffi::lua_pushvalue(state, 1);

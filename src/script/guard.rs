@@ -106,7 +106,7 @@ extern "C" fn on_signal(_: i32) {
 unsafe extern "C-unwind" fn stop(state: *mut lua_State, _: *mut lua_Debug) {
     unsafe {
         if expired() {
-            // The engine's own Lua is not where its author looks.
+            // The engine's own Lua is not where a script's author looks.
             let of_script = |level: &i32| trace::frame_kind(state, *level) == Some(trace::Kind::Script);
             ffi::luaL_where(state, (0..FRAMES_LOOKED_AT).find(of_script).unwrap_or(0));
             super::stack::push_bytes(state, OVER_BUDGET.as_bytes());

@@ -54,6 +54,7 @@ pub(super) fn handled_by(co: State) -> Option<State> {
 /// # Safety
 /// `state` must be valid and in a protected call.
 pub(super) unsafe fn push_engaged(state: State) {
+    // SAFETY: the caller's. Nothing with a destructor is owned here, nor in the functions below: all of them may raise.
     unsafe {
         ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, ENGAGED.as_ptr());
         if ffi::lua_type(state, -1) == ffi::LUA_TTABLE {
@@ -75,6 +76,7 @@ pub(super) unsafe fn push_engaged(state: State) {
 /// # Safety
 /// As [`push_engaged`].
 pub(super) unsafe fn engage(state: State) {
+    // SAFETY: the caller's.
     unsafe {
         push_engaged(state);
         ffi::lua_pushvalue(state, -2);
@@ -86,6 +88,7 @@ pub(super) unsafe fn engage(state: State) {
 
 /// `guarded(handler)` -> the function that LuaJIT gets in its place.
 pub(super) unsafe extern "C-unwind" fn guarded(state: State) -> c_int {
+    // SAFETY: called by Lua, with a stack of its own.
     unsafe {
         ffi::lua_settop(state, 1);
         ffi::lua_pushcclosure(state, handle, 1);
@@ -95,6 +98,7 @@ pub(super) unsafe extern "C-unwind" fn guarded(state: State) -> c_int {
 
 /// `taken()` -> the handler that waits.
 pub(super) unsafe extern "C-unwind" fn taken(state: State) -> c_int {
+    // SAFETY: called by Lua, with a stack of its own.
     unsafe {
         ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, WAITS.as_ptr());
         ffi::lua_pushboolean(state, 0);
@@ -105,6 +109,7 @@ pub(super) unsafe extern "C-unwind" fn taken(state: State) -> c_int {
 
 /// `failed_handler(err)` -> the message of an error whose handler has failed with `err`.
 pub(super) unsafe extern "C-unwind" fn failed_handler(state: State) -> c_int {
+    // SAFETY: called by Lua, with a stack of its own.
     unsafe {
         ffi::lua_settop(state, 1);
         failed(state)
@@ -113,6 +118,7 @@ pub(super) unsafe extern "C-unwind" fn failed_handler(state: State) -> c_int {
 
 /// Makes of the handler's error at the top of the stack what `xpcall` returns; 1.
 unsafe fn failed(state: State) -> c_int {
+    // SAFETY: the caller's stack has the error at its top.
     unsafe {
         if bytes_at(state, -1).is_some() {
             push_bytes(state, b"error in error handling: ");
@@ -129,6 +135,7 @@ unsafe fn failed(state: State) -> c_int {
 ///
 /// What it pushes itself needs memory; an error for lack of it ends the handling, as any error of a handler does in Lua.
 unsafe extern "C-unwind" fn handle(state: State) -> c_int {
+    // SAFETY: called by Lua, with a stack of its own; `co` is kept by that stack as long as it is used.
     unsafe {
         ffi::lua_settop(state, 1);
         // The guard's own error, or one that came too late: no more of the script runs.

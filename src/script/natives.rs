@@ -106,6 +106,7 @@ fn flush(args: &Args) -> Result<(), Raise> {
 
 /// `file(metatable)`: a value that has nothing but a metatable.
 unsafe extern "C-unwind" fn file(state: State) -> c_int {
+    // SAFETY: called by Lua, with a stack of its own.
     unsafe {
         ffi::lua_settop(state, 1);
         ffi::lua_newuserdata(state, 0);

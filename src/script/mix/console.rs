@@ -1,5 +1,5 @@
 //! What scripts write to `io.stdout` and `io.stderr`: lines for the log, which may come in pieces. A piece without an end of
-//! line waits for the rest of its line, till the script asks for it or its handler waits or ends.
+//! line waits for the rest of its line, until the script asks for it or its handler waits or ends.
 
 use std::cell::{Cell, RefCell};
 use tracing::Level;

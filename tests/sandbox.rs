@@ -360,6 +360,7 @@ async fn memory_that_a_bomb_took_comes_back() {
         "mix.php_pack('x60000000')",
         "mix.php_unpack('C*' .. ('n'):rep(200), ('x'):rep(1e6))",
         "local s = 'x' while true do s = s .. s end",
+        "xpcall(error, function() local t = {} while true do t[#t + 1] = {} end end) local t = {} while true do t[#t + 1] = {} end",
         "local t = {} local function f() t[#t + 1] = {} return f() end f()",
         "local t = {} while true do t[#t + 1] = function() return t end end",
         "local t = {} while true do t[#t + 1] = coroutine.create(print) end",

@@ -144,6 +144,11 @@ async fn a_handlers_error_tells_the_likely_fix() {
         ("local t = {} t.x.y = 1", "attempt to index field 'x' (a nil value)"),
         ("local t = {} t.json_decoed()", "attempt to call field 'json_decoed' (a nil value)"),
         (
+            "io.open('x')",
+            "attempt to call field 'open' (a nil value); io.open is not in the sandbox; engine.luavm.libraries can let it in",
+        ),
+        ("os.clok()", "attempt to call field 'clok' (a nil value); os has no 'clok'; did you mean 'clock'?"),
+        (
             "mix.websocket().send('x')",
             "not a connection: got string where conn was expected (call methods with a colon: conn:send(data))",
         ),

@@ -222,7 +222,14 @@ pub(super) fn fix<'a>(message: &str, known: impl FnOnce() -> &'a Known) -> Optio
             if missed != name {
                 // A message, say, that a hook takes for the connection.
                 let is_method = kind == "method" && known.offered.contains(&format!("conn:{name}"));
-                return order().filter(|_| is_method);
+                // Or what a library has not, or not here: io.open.
+                let is_it = |slip: &&&Slip| slip.name.strip_suffix(name).is_some_and(|table| table.ends_with('.'));
+                let with_fix = |slip: &Slip| match &*slip.fix {
+                    "" => slip.what.clone(),
+                    fix => format!("{}; {fix}", slip.what),
+                };
+                let of_library = || here().find(is_it).filter(|_| kind == "field").map(|slip| with_fix(slip));
+                return order().filter(|_| is_method).or_else(of_library);
             }
             let fix = instead_of(&owner, name, &known.offered);
             Some(format!("{owner} has no '{name}'{}{fix}", if fix.is_empty() { "" } else { "; " }))

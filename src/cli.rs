@@ -3,16 +3,18 @@
 //! 2 wrong usage.
 
 mod greeting;
+mod signals;
 
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 
+use self::signals::{Signals, Wish};
 use crate::bench::Bench;
 use crate::config::{Config, Format, Level, Listen, load};
 use crate::engine::{Engine, Listeners, check_scripts, check_watchdog};
+use crate::telemetry::log::escape::for_terminal;
 use crate::telemetry::log::{Log, Style};
 use crate::testing;
 use greeting::Greeting;
@@ -98,7 +100,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("{message}");
+            eprintln!("{}", for_terminal(&message));
             ExitCode::FAILURE
         }
     }
@@ -120,11 +122,11 @@ fn check(what: &Check) -> Result<(), String> {
     // Both kinds of problems at once: scripts can be checked as soon as the configuration can be read.
     let config = load(&what.file)?;
     let warnings = check_scripts(&config)?;
-    config.notes.iter().for_each(|note| println!("note: {note}"));
+    config.notes.iter().for_each(|note| println!("note: {}", for_terminal(note)));
     for open in config.open_apis() {
         println!("note: {}: the API on {} is open to everybody: no access.users are configured", open.key, open.addr);
     }
-    warnings.iter().for_each(|warning| eprintln!("{warning}"));
+    warnings.iter().for_each(|warning| eprintln!("{}", for_terminal(warning)));
     let (file, servers) = (config.file.display(), config.servers.len());
     let found = match warnings.len() {
         0 => "no problems".to_owned(),
@@ -159,6 +161,12 @@ fn open_log(config: &Config, dev: bool) -> Result<Log, String> {
 
 /// `dev` and `single`.
 fn serve(run: &Run, dev: bool) -> Result<(), String> {
+    // Signals first: one that asks for a stop during the start is not lost, and none kills.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| format!("the runtime could not start: {e}"))?;
+    let mut signals = runtime.block_on(async { Signals::watch() }).map_err(|e| format!("signals: {e}"))?;
     let config = load(&run.file)?;
     // Open to the end of this function: what happens during the stop is logged too.
     let log = open_log(&config, dev)?;
@@ -169,13 +177,6 @@ fn serve(run: &Run, dev: bool) -> Result<(), String> {
     let listeners = Listeners::bind(&config)
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
     let greeting = dev.then(|| Greeting::of(&config));
-
-    // Watched from here on, so that a stop during the start is not lost.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| format!("the runtime could not start: {e}"))?;
-    let mut signals = runtime.block_on(async { Signals::watch() }).map_err(|e| format!("signals: {e}"))?;
 
     let log_level = log.level();
     let on_level = move |level| {
@@ -198,15 +199,26 @@ fn serve(run: &Run, dev: bool) -> Result<(), String> {
     }
 
     let clean = runtime.block_on(async {
-        while signals.next().await == Signal::Reload {
-            engine.reload();
-        }
-        tracing::info!("stopping");
-        // A second signal ends it at once.
-        let stop = tokio::task::spawn_blocking(move || engine.shutdown());
-        tokio::select! {
-            clean = stop => if clean.unwrap_or(false) { Ok(()) } else { Err("shutdownTimeout is over") },
-            () = signals.stop_again() => Err("a second signal"),
+        let asked = loop {
+            match signals.next().await {
+                (name, Wish::Stop | Wish::StopOnce) => break name,
+                (_, Wish::Reload) => engine.reload(),
+                (name, wish) => answer(&log, name, wish),
+            }
+        };
+        tracing::info!("stopping ({asked})");
+        let mut stop = tokio::task::spawn_blocking(move || engine.shutdown());
+        loop {
+            tokio::select! {
+                clean = &mut stop => {
+                    return if clean.unwrap_or(false) { Ok(()) } else { Err("shutdownTimeout is over") };
+                }
+                (name, wish) = signals.next() => match wish {
+                    // A second one ends it at once.
+                    Wish::Stop => return Err("a second signal"),
+                    wish => answer(&log, name, wish),
+                },
+            }
         }
     });
     runtime.shutdown_background();
@@ -228,37 +240,17 @@ fn log_panics() {
     }));
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Signal {
-    Stop,
-    Reload,
-}
-
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn watch() -> std::io::Result<Signals> {
-        Ok(Signals {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> Signal {
-        tokio::select! {
-            _ = self.terminate.recv() => Signal::Stop,
-            _ = self.interrupt.recv() => Signal::Stop,
-            _ = self.hangup.recv() => Signal::Reload,
-        }
-    }
-
-    async fn stop_again(&mut self) {
-        while self.next().await == Signal::Reload {}
+/// Does what a signal asks for that neither stops nor reloads.
+fn answer(log: &Log, name: &str, wish: Wish) {
+    match wish {
+        Wish::Reopen => match log.reopen() {
+            Ok(Some(file)) => tracing::info!("{name}: the log file {} was opened anew", file.display()),
+            Ok(None) => tracing::info!("{name}: there is no log file to open anew, the log goes to the console alone"),
+            Err(e) => tracing::error!("{name}: the log file could not be opened anew, the one before stays: {e}"),
+        },
+        Wish::Reserved => tracing::warn!("{name} is reserved for a later version; nothing was done"),
+        // While the engine stops, there is nothing to reload.
+        Wish::Reload | Wish::Stop | Wish::StopOnce => {}
     }
 }
 

@@ -496,6 +496,79 @@ async fn single_writes_its_file_and_its_console_at_the_level() {
     assert_eq!(ended.err, "");
 }
 
+/// Says what no line may hold, in all the ways that it can: the error's text, the name of a chunk and so the traceback, the
+/// log functions, a subprotocol, a path.
+const HOSTILE: &str = r#"
+evil = "a\r\nb\27[2Jc\0d\8e\127f\194\133g\194\15531mh\226\128\168i\226\128\169j\226\128\174k\226\129\166l\t\229\188\185"
+function on_message(msg, conn)
+  mix.log(mix.WARN, evil)
+  print(evil, {evil})
+  local inner = assert(loadstring("error(evil)", "=" .. evil))
+  local t = {["in" .. evil] = inner}
+  t["in" .. evil]()
+end
+function on_handshake(id, headers, server)
+  if server.RequestUri ~= "/ws" then
+    return false, 403, evil
+  end
+end
+function on_close() error(setmetatable({}, {__tostring = function() return evil end})) end
+"#;
+
+/// The text that it says.
+const EVIL: &str = "a\r\nb\u{1b}[2Jc\0d\u{8}e\u{7f}f\u{85}g\u{9b}31mh\u{2028}i\u{2029}j\u{202e}k\u{2066}l\t弹";
+
+/// Makes the script say all of it, and the engine refuse an origin and a path; what was printed.
+async fn hostile(format: &str) -> String {
+    let dir = folder(HOSTILE, "", "");
+    replace(&dir.path().join("connmix.yaml"), "{filename: ''}", &format!("{{filename: '', level: debug{format}}}"));
+    let process = Process::ready(dir.path(), &["single"]);
+    let mut client = Client::connect(process.ws(), "/ws").await;
+    assert!(Client::try_connect(process.ws(), "/ws?other").await.is_err());
+    client.send("go").await;
+    assert_eq!(client.close_frame().await.0, 1011);
+    process.line("on_message");
+    drop(client);
+    let ended = process.stop();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    ended.out
+}
+
+#[tokio::test]
+async fn what_clients_and_scripts_say_stays_in_one_harmless_line() {
+    let out = hostile("").await;
+    let harmful = |c: char| c != '\n' && connmix::telemetry::log::escape::is_harmful(c);
+    assert!(!out.contains(harmful), "{out:?}");
+    assert!(out.lines().all(is_event), "{out}");
+    let escaped =
+        "a\\r\\nb\\u{1b}[2Jc\\u{0}d\\u{8}e\\u{7f}f\\u{85}g\\u{9b}31mh\\u{2028}i\\u{2029}j\\u{202e}k\\u{2066}l\t弹";
+    for part in ["entry.lua:4: ", "entry.lua:5: ", "handshake refused: "] {
+        let line = out.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("{part} in {out}"));
+        assert!(line.contains(escaped), "{escaped} in {line}");
+    }
+    let error = out.lines().find(|line| line.contains("hook=\"on_message\"")).unwrap();
+    assert!(error.contains("\\r\\nb\\u{1b}[2Jc"), "{error}");
+
+    let out = hostile(", format: json").await;
+    assert!(!out.contains(harmful), "{out:?}");
+    let events: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).expect(l)).collect();
+    for part in ["entry.lua:4: ", "entry.lua:5: ", "handshake refused: "] {
+        let said = events.iter().filter_map(|e| e["message"].as_str()).find(|m| m.contains(part)).unwrap();
+        assert!(said.contains(EVIL), "the text is what it was: {said:?}");
+    }
+}
+
+#[test]
+fn problems_on_the_terminal_are_harmless_too() {
+    let dir = folder("error('a\\r\\27[2Jb\\194\\133')", "", "");
+    for args in [&["check"][..], &["single"], &["test", "entry.lua"]] {
+        let ended = run(dir.path(), args);
+        let all = ended.out + &ended.err;
+        assert!(all.contains("a\\r\\u{1b}[2Jb\\u{85}"), "{args:?}: {all:?}");
+        assert!(!all.contains(['\r', '\u{1b}', '\u{85}']), "{args:?}: {all:?}");
+    }
+}
+
 #[test]
 fn dev_leaves_the_log_file_alone() {
     let dir = folder(ECHO, "", "");
@@ -568,7 +641,7 @@ async fn no_secret_is_ever_printed() {
 
 #[tokio::test]
 async fn a_stop_closes_clients_with_1001_and_exits_with_0() {
-    for signal in [libc::SIGTERM, libc::SIGINT] {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGPWR, libc::SIGXCPU] {
         let dir = folder(ECHO, "", "");
         let process = Process::ready(dir.path(), &["single"]);
         let mut clients = Vec::new();
@@ -648,4 +721,100 @@ fn a_hangup_reloads_the_configuration() {
     process.signal(libc::SIGHUP);
     process.line_after(lines, "needs a restart: engine.workers: 2 -> 3");
     assert_eq!(process.stop().code, Some(0));
+}
+
+#[tokio::test]
+async fn no_other_signal_ends_it_or_holds_it_up() {
+    let dir = folder(ECHO, "", "");
+    let process = Process::ready(dir.path(), &["single"]);
+    let mut client = Client::connect(process.ws(), "/ws").await;
+    // All but those that stop it, freeze it, or tell of a defect; glibc keeps 32 and 33 to itself.
+    let others = [
+        libc::SIGTERM,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGPWR,
+        libc::SIGXCPU,
+        libc::SIGKILL,
+        libc::SIGSTOP,
+        libc::SIGTSTP,
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGILL,
+        libc::SIGFPE,
+        libc::SIGABRT,
+        libc::SIGSYS,
+        libc::SIGTRAP,
+    ];
+    for signal in (1..=31).chain(34..=64).filter(|signal| !others.contains(signal)) {
+        process.signal(signal);
+        let said = format!("after {signal}");
+        assert_eq!(client.ask(&said).await, said);
+    }
+    process.line("SIGUSR2 is reserved");
+    process.line("SIGUSR1: there is no log file to open anew");
+    process.line("reloaded connmix.yaml");
+    drop(client);
+    assert_eq!(process.stop().code, Some(0));
+}
+
+#[test]
+fn signals_are_heard_during_the_start() {
+    let script = format!("{ECHO}\nprint('loading') local t = os.clock() while os.clock() - t < 0.5 do end");
+    let dir = folder(&script, "", "");
+    for (signal, goes_on) in [(libc::SIGUSR1, true), (libc::SIGHUP, true), (libc::SIGTERM, false)] {
+        let process = Process::start(dir.path(), &["single"]);
+        process.line("loading");
+        process.signal(signal);
+        process.line(" is ready; ");
+        let ended = if goes_on { process.stop() } else { process.ended() };
+        assert_eq!(ended.code, Some(0), "{signal}: {ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn signals_that_come_again_by_themselves_do_not_cut_a_drain_off() {
+    let script = format!("{ECHO}\nfunction on_close() mix.sleep(0.5) print('told') end");
+    let dir = folder(&script, "", "shutdownTimeout: 60");
+    let process = Process::ready(dir.path(), &["single"]);
+    let mut client = Client::connect(process.ws(), "/ws").await;
+    process.signal(libc::SIGPWR);
+    assert_eq!(client.close_frame().await.0, 1001);
+    for signal in [libc::SIGPWR, libc::SIGXCPU, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2] {
+        process.signal(signal);
+    }
+    process.line("SIGUSR2 is reserved");
+    let ended = process.ended();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.out.contains("told") && ended.out.ends_with("stopped"), "{}", ended.out);
+}
+
+#[tokio::test]
+async fn a_log_file_that_was_moved_away_is_opened_anew_on_sigusr1() {
+    let dir = folder("function on_message(msg, conn) print(msg.data) conn:send(msg.data) end", "", "");
+    let config = dir.path().join("connmix.yaml");
+    replace(&config, "{filename: ''}", "{filename: logs/connmix.log, maxFiles: 1}");
+    let process = Process::ready(dir.path(), &["single"]);
+    let mut client = Client::connect(process.ws(), "/ws").await;
+    client.ask("said before").await;
+    process.line("said before");
+    let (name, _) = log_file(dir.path());
+    let (file, moved) = (dir.path().join("logs").join(&name), dir.path().join("logs").join(format!("{name}.1")));
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    eventually("it is in the file", async || read(&file).contains("said before").then_some(())).await;
+    std::fs::rename(&file, &moved).unwrap();
+    client.ask("said between").await;
+    eventually("the moved file goes on", async || read(&moved).contains("said between").then_some(())).await;
+    process.signal(libc::SIGUSR1);
+    process.line("SIGUSR1: the log file ");
+    client.ask("said after").await;
+    eventually("the new file has it", async || read(&file).contains("said after").then_some(())).await;
+    assert!(!read(&moved).contains("said after") && !read(&file).contains("said between"));
+    // A folder that went, too.
+    std::fs::rename(dir.path().join("logs"), dir.path().join("old")).unwrap();
+    process.signal(libc::SIGUSR1);
+    eventually("the folder is there again", async || read(&file).contains("SIGUSR1").then_some(())).await;
+    drop(client);
+    assert_eq!(process.stop().code, Some(0));
+    assert!(read(&file).trim_end().ends_with("stopped"), "{}", read(&file));
 }

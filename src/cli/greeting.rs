@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use crate::config::{Config, Protocol, Server};
 use crate::engine::Addresses;
 use crate::script::program::shown;
+use crate::telemetry::log::escape::for_terminal;
 
 /// The handler that ships: of it, it is known what a client may send.
 const SHIPPED: &str = include_str!("../../lua/entry.websocket.lua");
@@ -52,7 +53,8 @@ impl Greeting {
         println!();
         for ((addr, (what, scheme, path)), entry) in at.servers.iter().zip(&self.servers).zip(&self.entries) {
             let place = format!("{scheme}{}{path}", reachable(*addr));
-            println!("  {what:<11} {place}    handled by {entry} (save it, and it is live)");
+            let line = format!("  {what:<11} {place}    handled by {entry} (save it, and it is live)");
+            println!("{}", for_terminal(&line));
         }
         println!("  API         http://{}/v1/mesh/publish", reachable(at.api));
         println!("  Center      http://{}/v1/nodes", reachable(at.center));
@@ -69,6 +71,7 @@ impl Greeting {
             Access::User(name) => (format!(" -u {}", quoted(name)), Some("(curl asks for the password of that user.)")),
             Access::Nobody => (String::new(), Some("(None of access.users may publish from this machine.)")),
         };
+        let user = for_terminal(&user);
         println!("  curl{user} http://{api}/v1/mesh/publish -d '{{\"c\":\"{channel}\",\"d\":\"Hello, World!\"}}'");
         note.iter().for_each(|note| println!("  {note}"));
         println!();

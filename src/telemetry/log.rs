@@ -1,12 +1,22 @@
-//! The log: one line an event, to the console and to a file that is rotated daily. The level can change while it runs.
+//! The log: one line an event, to the console and to a file, a new one each day. The level can change while it runs.
+//!
+//! All that is logged passes [`line`]: whatever a client, a script or a file said is made harmless there ([`escape`]), in
+//! text and in JSON, so callers log texts as they are.
+
+pub mod escape;
+mod file;
+mod layout;
 
 use std::io::{self, IsTerminal};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_appender::rolling::{RollingFileAppender, Rotation};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
+
+use self::file::DailyFile;
+use self::layout::{JsonLine, TextFields};
 
 /// Lines that may wait for the disk, or for whoever reads the console. When that can't keep up, further lines are
 /// dropped rather than clients kept waiting.
@@ -24,6 +34,7 @@ pub enum Style {
 /// The log while it is open. Dropped, it writes what waits.
 pub struct Log {
     level: LevelHandle,
+    file: Option<Shared>,
     _writers: Vec<WorkerGuard>,
 }
 
@@ -48,6 +59,7 @@ impl Log {
     pub fn open(level: LevelFilter, style: Style, file: Option<(&Path, usize)>) -> Result<Log, OpenError> {
         let (filter, level) = reload::Layer::new(level);
         let file = file.map(|(path, keep)| open(path, keep)).transpose()?;
+        let shared = file.clone();
         let (console, guard) = behind(io::stdout());
         let mut writers = vec![guard];
         let console = line(style, io::stdout().is_terminal(), console);
@@ -59,7 +71,13 @@ impl Log {
         // The filter stands below both, so that what nobody writes is not even put together.
         let subscriber = tracing_subscriber::registry().with(filter).with(console).with(lines);
         tracing::subscriber::set_global_default(subscriber).map_err(|_| OpenError::Twice)?;
-        Ok(Log { level: LevelHandle(level), _writers: writers })
+        Ok(Log { level: LevelHandle(level), file: shared, _writers: writers })
+    }
+
+    /// Opens the file anew, under the name of today: for programs that move it away. What waits to be written goes there,
+    /// too. Its path; None: there is no file. After an error the one before serves on.
+    pub fn reopen(&self) -> io::Result<Option<PathBuf>> {
+        self.file.as_ref().map(|file| file.lock().reopen()).transpose()
     }
 
     /// What changes the level while the log is open.
@@ -93,22 +111,33 @@ where
 {
     let layer = fmt::layer().with_writer(writer).with_ansi(colour);
     match style {
-        Style::Text => layer.boxed(),
-        Style::Json => layer.json().flatten_event(true).boxed(),
+        Style::Text => layer.fmt_fields(TextFields).boxed(),
+        Style::Json => layer.json().flatten_event(true).map_event_format(JsonLine).boxed(),
     }
 }
 
-/// `logs/connmix.log` is written as `logs/connmix.2026-11-23.log`, and so on.
-fn open(path: &Path, keep: usize) -> Result<RollingFileAppender, OpenError> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let failed = |source| OpenError::File { file: path.display().to_string(), source };
-    // Here, since the appender looks for old files first and complains on stderr of a folder that is not there yet.
-    std::fs::create_dir_all(folder).map_err(failed)?;
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let mut builder =
-        RollingFileAppender::builder().rotation(Rotation::DAILY).filename_prefix(stem).max_log_files(keep);
-    if let Some(suffix) = path.extension() {
-        builder = builder.filename_suffix(suffix.to_string_lossy());
+/// The file, as the thread that writes it and whoever opens it anew share it.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<DailyFile>>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, DailyFile> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    builder.build(folder).map_err(|e| failed(io::Error::other(e)))
+}
+
+impl io::Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.lock().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.lock().flush()
+    }
+}
+
+fn open(path: &Path, keep: usize) -> Result<Shared, OpenError> {
+    let file =
+        DailyFile::open(path, keep).map_err(|source| OpenError::File { file: path.display().to_string(), source })?;
+    Ok(Shared(Arc::new(Mutex::new(file))))
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{Config, load};
 use crate::script::testing::{Settings, cases, run};
+use crate::telemetry::log::escape::for_terminal;
 use crate::worker::STACK;
 use report::{File, Ran, Report};
 
@@ -66,14 +67,14 @@ impl Options {
         let config = match self.config() {
             Ok(config) => config,
             Err(problems) => {
-                eprintln!("{problems}");
+                eprintln!("{}", for_terminal(&problems));
                 return ExitCode::FAILURE;
             }
         };
         let files = match find::files(&self.files, config.as_ref()) {
             Ok(files) => files,
             Err(nothing) => {
-                eprintln!("{nothing}");
+                eprintln!("{}", for_terminal(&nothing));
                 return ExitCode::from(NOTHING);
             }
         };
@@ -87,7 +88,7 @@ impl Options {
                 Some(text) => format!("no test's name holds \"{text}\" (--filter)"),
                 None => format!("no tests in {}: they call test.it", list(&files)),
             };
-            eprintln!("{why}");
+            eprintln!("{}", for_terminal(&why));
             return ExitCode::from(NOTHING);
         }
         report.end();

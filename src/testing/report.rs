@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::script::program::shown;
 use crate::script::testing::{Case, Failure, Outcome};
+use crate::telemetry::log::escape::{for_terminal, json_for_terminal};
 
 /// The lines of a failed test's log that are shown: the last.
 const LOG_LINES: usize = 20;
@@ -64,7 +65,7 @@ impl Report {
     pub(super) fn file(&self, file: &Path) -> File {
         let name = shown(&std::path::absolute(file).unwrap_or_else(|_| file.to_owned()));
         if !self.json {
-            println!("{name}");
+            println!("{}", for_terminal(&name));
         }
         File(name)
     }
@@ -95,7 +96,7 @@ impl Report {
             None => self.passed += 1,
         }
         if !self.json {
-            println!("  {}  {}", if failure.is_some() { "FAIL" } else { "ok  " }, case.name);
+            println!("  {}  {}", if failure.is_some() { "FAIL" } else { "ok  " }, for_terminal(&case.name));
         }
         if self.json {
             let mut test = json!({
@@ -129,7 +130,7 @@ impl Report {
                 "tests": self.tests,
                 "errors": self.errors,
             });
-            println!("{report}");
+            println!("{}", json_for_terminal(&report.to_string()));
             return;
         }
         self.details.iter().for_each(|text| print!("\n{text}"));
@@ -146,10 +147,10 @@ impl Report {
 
 /// What is told of one failure.
 fn details(place: &str, name: &str, failure: &Failure, log: &[String]) -> String {
-    let mut text = format!("FAIL  {place}: {name}\n");
+    let mut text = format!("FAIL  {}\n", for_terminal(&format!("{place}: {name}")));
     let mut lines = |lines: &mut dyn Iterator<Item = String>, indent: &str| {
         for line in lines {
-            text.push_str(&format!("{indent}{}\n", printable(&line)));
+            text.push_str(&format!("{indent}{}\n", for_terminal(&line)));
         }
     };
     lines(&mut failure.message.lines().map(str::to_owned), "  ");
@@ -166,10 +167,4 @@ fn details(place: &str, name: &str, failure: &Failure, log: &[String]) -> String
         lines(&mut log.iter().skip(hidden).cloned(), "    ");
     }
     text
-}
-
-/// What a script logs must not command the terminal.
-fn printable(line: &str) -> String {
-    let escaped = |c: char| if c.is_control() && c != '\t' { c.escape_default().to_string() } else { c.to_string() };
-    line.chars().map(escaped).collect()
 }

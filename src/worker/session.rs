@@ -346,9 +346,8 @@ pub(super) fn report(hook: Hook, failure: &Failure, conn: &Conn) {
         client_id = conn.client_id.get(),
         remote = %conn.remote,
         hook = hook.name(),
-        // One event is one line.
         traceback = failure.traceback.join(" < "),
         "{}",
-        failure.message.replace('\n', " | ")
+        failure.message
     );
 }

@@ -75,37 +75,12 @@ pub(super) fn is_wanted(level: Level) -> bool {
 pub(super) fn line(level: Level, place: Option<&str>, text: &str) {
     let end = (0..=text.len().min(MAX_TEXT)).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
     let colon = if place.is_some() { ": " } else { "" };
-    let line = format!("{}{colon}{}", place.unwrap_or_default(), one_line(&text[..end]));
+    let line = format!("{}{colon}{}", place.unwrap_or_default(), &text[..end]);
     let client_id = current::get().and_then(|c| c.conn).map(|conn| conn.client_id.get());
     match level {
         Level::ERROR => tracing::error!(target: "script", client_id, "{line}"),
         Level::WARN => tracing::warn!(target: "script", client_id, "{line}"),
         Level::INFO => tracing::info!(target: "script", client_id, "{line}"),
         _ => tracing::debug!(target: "script", client_id, "{line}"),
-    }
-}
-
-/// One event is one line: what a client sent must not look like another event.
-fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' => line.push_str("\\n"),
-            '\r' => line.push_str("\\r"),
-            '\t' => line.push(c),
-            c if c.is_control() => line.extend(c.escape_default()),
-            c => line.push(c),
-        }
-    }
-    line
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_stays_a_line() {
-        assert_eq!(one_line("a\nb\r\u{1b}[31mc\td 弹幕"), "a\\nb\\r\\u{1b}[31mc\td 弹幕");
     }
 }

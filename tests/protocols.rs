@@ -3,7 +3,7 @@
 mod kit;
 
 use futures_util::{SinkExt, StreamExt};
-use kit::raw::{CLOSE, CONTINUE, FIN, PING, PONG, Raw, TEXT, close, frame, text, upgrade};
+use kit::raw::{CLOSE, CONTINUE, FIN, PING, PONG, Raw, TEXT, close, frame, text, upgrade, upgrade_with};
 use kit::{Client, Rig};
 use serde_json::{Value, json};
 use std::fs;
@@ -144,6 +144,36 @@ async fn websocket_in_lua_serves_a_websocket_client() {
     assert_eq!(client.0.next().await.unwrap().unwrap(), Message::Pong("p".into()));
     client.close().await;
     assert!(Client::try_connect(rig.ws(), "/other").await.is_err());
+}
+
+#[tokio::test]
+async fn headers_of_one_name_are_joined_in_both_kinds_of_websocket() {
+    let in_lua = r#"
+local websocket = require("protocols.websocket")
+function protocol_input(buf) return websocket.input(buf, on_handshake) end
+protocol_decode, protocol_encode = websocket.decode, websocket.encode
+function on_handshake(id, headers, server, conn)
+  conn:set_context({cookie = headers["cookie"], many = headers["x-many"]})
+end
+function on_message(msg, conn)
+  websocket.send_text(conn:context_value("cookie") .. " " .. conn:context_value("many"))
+end
+"#;
+    let native = r#"
+function on_handshake(id, headers, server, conn)
+  conn:set_context({cookie = headers["Cookie"], many = headers["x-many"]})
+end
+function on_message(msg, conn)
+  conn:send(conn:context_value("cookie") .. " " .. conn:context_value("many"))
+end
+"#;
+    for rig in [rig("websocket", Some(in_lua)), Rig::new(native)] {
+        let mut raw = Raw::dial(rig.ws()).await;
+        let headers = "Cookie: a=1; b=2\r\nX-Many: 1\r\ncookie: c=3\r\nx-many: 2\r\nCOOKIE: d=\r\n";
+        raw.write(upgrade_with(headers)).await;
+        assert_eq!(raw.head().await.status, 101);
+        assert_eq!(raw.ask("which").await, "a=1; b=2; c=3; d= 1, 2");
+    }
 }
 
 #[tokio::test]

@@ -104,12 +104,14 @@ local function refuse(conn, status)
   conn:close()
 end
 
--- The request's headers, names in lower case, and its target.
+-- The request's headers, names in lower case, several of one name joined by a comma, cookies by a semicolon; and its target.
 local function parse_head(head)
   local method, target = string.match(head, "^(%S+) (%S+) HTTP/1%.1\r\n")
   local headers = {}
   for name, value in string.gmatch(head, "\r\n([^:%s]+):[ \t]*([^\r\n]-)[ \t]*%f[\r\n]") do
-    headers[lower(name)] = value
+    name = lower(name)
+    local before = headers[name]
+    headers[name] = before and before .. (name == "cookie" and "; " or ", ") .. value or value
   end
   return method, target, headers
 end

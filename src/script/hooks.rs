@@ -218,7 +218,8 @@ pub(super) unsafe extern "C-unwind" fn fill(state: State) -> c_int {
     }
 }
 
-/// Headers that come several times are joined by a comma (RFC 9110, section 5.3).
+/// Headers that come several times are joined by a comma (RFC 9110, section 5.3), cookies by a semicolon, as one line of
+/// them would have it (RFC 9113, section 8.2.3): proxies from HTTP/2 split those.
 unsafe fn push_headers(state: State, request: &HandshakeRequest<'_>) {
     unsafe {
         ffi::lua_createtable(state, 0, request.headers.len() as c_int);
@@ -229,7 +230,7 @@ unsafe fn push_headers(state: State, request: &HandshakeRequest<'_>) {
             push_bytes(state, name.as_bytes());
             push_bytes(state, value);
             for (_, more) in request.headers[i + 1..].iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)) {
-                push_bytes(state, b", ");
+                push_bytes(state, if name.eq_ignore_ascii_case("cookie") { b"; " } else { b", " });
                 push_bytes(state, more);
                 ffi::lua_concat(state, 3);
             }

@@ -175,7 +175,8 @@ impl Message {
     }
 }
 
-/// WebSocket close codes that the engine itself sends (RFC 6455, section 7.4.1).
+/// WebSocket close codes that the engine itself sends (RFC 6455, section 7.4.1), and what clients do best after them.
+/// `docs/close-codes.md` is the same for those who write clients.
 pub mod close_code {
     /// The purpose was fulfilled.
     pub const NORMAL: u16 = 1000;
@@ -192,11 +193,43 @@ pub mod close_code {
     /// The handler failed.
     pub const INTERNAL: u16 = 1011;
 
+    /// More waited for the client than it may. A code of the engine's own: 1008 and 1013 are what scripts send to refuse,
+    /// and many clients stay away after 1008. The range of frameworks (RFC 6455, section 7.4.2) rather than 4000 to 4999,
+    /// which is left to scripts: clients that know only the ranges stay away after the latter.
+    pub const TOO_SLOW: u16 = 3100;
+
+    /// What a client that wants to be connected does after a close.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Advice {
+        /// It connects again without a pause; after a second failure with one.
+        AtOnce,
+        /// It connects again after a pause that grows and is random, so that not all come together.
+        Later,
+        /// It stays away: the next connection would end in the same way.
+        Never,
+    }
+
+    /// All closes of the engine's own making: code, reason, advice. Of those with an empty reason, each says what was wrong.
+    pub const OWN: [(u16, &str, Advice); 9] = [
+        (NORMAL, "", Advice::Never),
+        (GOING_AWAY, "server shutdown", Advice::Later),
+        (GOING_AWAY, "read timeout", Advice::AtOnce),
+        (PROTOCOL, "", Advice::Never),
+        (INVALID_DATA, "", Advice::Never),
+        (POLICY, "access was taken away", Advice::Never),
+        (TOO_BIG, "", Advice::Never),
+        (INTERNAL, "handler error", Advice::Later),
+        (TOO_SLOW, "client too slow: outbox limit reached", Advice::Later),
+    ];
+
     /// Whether an endpoint may send that code.
     pub fn may_be_sent(code: u16) -> bool {
         matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
     }
 }
+
+/// What is told of a client that is too slow, to it and to its script.
+const TOO_SLOW: &str = "client too slow: outbox limit reached";
 
 /// Why a connection ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -242,7 +275,8 @@ impl CloseReason {
             CloseReason::Violation { code, what } => Some((*code, what)),
             CloseReason::HandlerFailed => Some((close_code::INTERNAL, "handler error")),
             CloseReason::ReadTimeout => Some((close_code::GOING_AWAY, "read timeout")),
-            CloseReason::Peer(_) | CloseReason::Lost(_) | CloseReason::WriteTimeout | CloseReason::TooSlow => None,
+            CloseReason::TooSlow => Some((close_code::TOO_SLOW, TOO_SLOW)),
+            CloseReason::Peer(_) | CloseReason::Lost(_) | CloseReason::WriteTimeout => None,
         }
     }
 
@@ -270,7 +304,7 @@ impl CloseReason {
             CloseReason::HandlerFailed => Some("handler error".into()),
             CloseReason::ReadTimeout => Some("read timeout".into()),
             CloseReason::WriteTimeout => Some("write timeout".into()),
-            CloseReason::TooSlow => Some("client too slow: outbox limit reached".into()),
+            CloseReason::TooSlow => Some(TOO_SLOW.into()),
         }
     }
 }
@@ -299,6 +333,57 @@ mod tests {
         }
         for good in ["user:123456789012345", "e+15", "name+e+15x", "abc1e+15", "a1e+1", "user:12e+15"] {
             assert!(Channel::from_script(good.as_bytes()).is_ok(), "{good}");
+        }
+    }
+
+    /// The rows of the documentation's table: code, reason, advice.
+    #[test]
+    fn the_documentation_has_every_close() {
+        use close_code::{Advice, OWN};
+        let doc = include_str!("../docs/close-codes.md");
+        let table = doc.split("\n## What the engine sends\n").nth(1).unwrap().split("\n## ").next().unwrap();
+        let rows: Vec<(u16, String, &str)> = table
+            .lines()
+            .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"))
+            .map(|line| line.split(" | ").collect::<Vec<_>>())
+            .filter_map(|cells| Some((cells[0].parse().ok()?, cells[1].to_owned(), cells[3])))
+            .collect();
+        let own: Vec<(u16, String, &str)> = OWN
+            .iter()
+            .map(|(code, reason, advice)| {
+                let advice = match advice {
+                    Advice::AtOnce => "reconnect at once",
+                    Advice::Later => "reconnect later",
+                    Advice::Never => "stay away",
+                };
+                (*code, reason.to_string(), advice)
+            })
+            .collect();
+        assert_eq!(rows.len(), own.len(), "{rows:?}");
+        for ((code, reason, advice), (own_code, own_reason, own_advice)) in rows.iter().zip(&own) {
+            assert_eq!((code, advice), (own_code, own_advice));
+            let quoted = format!("`{own_reason}`");
+            assert_eq!(*reason == quoted, !own_reason.is_empty(), "{code}: {reason}");
+        }
+    }
+
+    #[test]
+    fn every_close_frame_has_a_reason_and_is_one_of_the_list() {
+        let violation = |code| CloseReason::Violation { code, what: "what was wrong".into() };
+        for reason in [
+            CloseReason::Shutdown,
+            CloseReason::HandlerFailed,
+            CloseReason::ReadTimeout,
+            CloseReason::TooSlow,
+            violation(close_code::PROTOCOL),
+            violation(close_code::INVALID_DATA),
+            violation(close_code::TOO_BIG),
+        ] {
+            let (code, text) = reason.frame().unwrap();
+            assert!(!text.is_empty() && text.len() <= 123, "{reason:?}");
+            assert!(close_code::may_be_sent(code), "{code}");
+            let known = |(own, said, _): &(u16, &str, _)| *own == code && (said.is_empty() || *said == text);
+            assert!(close_code::OWN.iter().any(known), "{reason:?}");
         }
     }
 

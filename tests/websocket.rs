@@ -773,14 +773,66 @@ async fn a_client_that_reads_nothing_is_closed_and_fails_once() {
         }
     }
     assert!(observer.text().await.ends_with(": client too slow: outbox limit reached"));
-    // What the kernel had taken may still be read; then it ends, without a close frame.
+    // What the kernel had taken may still be read, and the message that was begun; what waited behind them is dropped, and
+    // the close frame stands in its place.
     let mut whole = 0;
-    while let Some((opcode, data)) = deaf.frame().await {
-        assert_eq!((opcode, data.len()), (TEXT, news.len()));
-        whole += 1;
-    }
+    let close = loop {
+        match deaf.frame().await {
+            Some((TEXT, data)) if data.len() == news.len() => whole += 1,
+            other => break other,
+        }
+    };
+    let reason = "client too slow: outbox limit reached";
+    assert_eq!(close, Some((CLOSE, [&3100u16.to_be_bytes(), reason.as_bytes()].concat())));
     assert!(whole < failed, "{whole} of {failed}");
+    deaf.ends().await;
     observer.expect_only_reply("hello", "hello").await;
+}
+
+#[tokio::test]
+async fn a_slow_client_that_takes_no_close_frame_does_not_hold_its_place() {
+    let rig = rig_with("outboxLimit: 64KiB\nmaxConnections: 1\nwriteTimeout: 0\nreadTimeout: 0\npingInterval: 0");
+    let mut deaf = Raw::narrow(rig.ws()).await.opened().await;
+    assert_eq!(deaf.ask("!sub news").await, "ok");
+    let news = "n".repeat(60_000);
+    let refused = async || (rig.publish("news", &news).await["r"]["f"] == 1).then(tokio::time::Instant::now);
+    let refused = eventually("it is too slow", refused).await;
+    rig.publish_to("news", "it is out of its channels at once", 0).await;
+    let mut next = eventually("its place is free", async || {
+        let mut raw = Raw::dial(rig.ws()).await;
+        raw.write(upgrade()).await;
+        (raw.head().await.status == 101).then_some(raw)
+    })
+    .await;
+    assert!(refused.elapsed() < Duration::from_secs(6), "{:?}", refused.elapsed());
+    assert_eq!(next.ask("hello").await, "hello");
+    // What the kernel holds may still come, whole frames at any rate.
+    while let Some((opcode, data)) = deaf.frame().await {
+        assert!((opcode, data.len()) == (TEXT, news.len()) || opcode == CLOSE, "{opcode} {}", data.len());
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_is_too_slow_already_for_long_is_not_waited_for() {
+    let rig = rig_with("outboxLimit: 16MiB\nmaxConnections: 1\nwriteTimeout: 0\nreadTimeout: 0\npingInterval: 0");
+    let mut deaf = Raw::narrow(rig.ws()).await.opened().await;
+    assert_eq!(deaf.ask("!sub news").await, "ok");
+    // More than the kernel takes, and less than the limit.
+    let news = "n".repeat(900_000);
+    for _ in 0..14 {
+        rig.publish_to("news", &news, 1).await;
+    }
+    // So long it has taken nothing then.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let refused = async || (rig.publish("news", &news).await["r"]["f"] == 1).then(tokio::time::Instant::now);
+    let closed = eventually("it is too slow", refused).await;
+    eventually("its place is free", async || {
+        let mut raw = Raw::dial(rig.ws()).await;
+        raw.write(upgrade()).await;
+        (raw.head().await.status == 101).then_some(())
+    })
+    .await;
+    assert!(closed.elapsed() < Duration::from_millis(1500), "{:?}", closed.elapsed());
 }
 
 #[tokio::test]

@@ -107,7 +107,10 @@ impl Conn {
         }
         match &reason {
             // These clients take nothing: what waits for them is memory.
-            CloseReason::TooSlow | CloseReason::WriteTimeout | CloseReason::Lost(_) => self.outbox.borrow_mut().clear(),
+            CloseReason::WriteTimeout | CloseReason::Lost(_) => self.outbox.borrow_mut().clear(),
+            CloseReason::TooSlow if self.is_raw() => self.outbox.borrow_mut().clear(),
+            // One that takes a little may be told why: the close frame follows the frame that is begun.
+            CloseReason::TooSlow => self.outbox.borrow_mut().clear_whole_frames(),
             _ => {}
         }
         *closing = Some(Box::new(reason));

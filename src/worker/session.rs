@@ -291,14 +291,17 @@ impl State {
         }
         self.leave();
         let reason = self.conn.close_reason();
-        if matches!(reason, Some(CloseReason::TooSlow | CloseReason::WriteTimeout)) {
-            self.conn.reset();
-        }
-        self.phase = match reason {
+        let over = match reason {
             // The socket has ended already, and nothing is owed.
-            Some(CloseReason::Lost(_)) => Phase::Over,
-            _ => Phase::Lingering(Box::pin(tokio::time::sleep(LINGER))),
+            Some(CloseReason::Lost(_)) => true,
+            Some(CloseReason::TooSlow) if !self.conn.is_raw() => self.worker.takes_nothing(&self.conn),
+            Some(CloseReason::TooSlow | CloseReason::WriteTimeout) => {
+                self.conn.reset();
+                false
+            }
+            _ => false,
         };
+        self.phase = if over { Phase::Over } else { Phase::Lingering(Box::pin(tokio::time::sleep(LINGER))) };
         Poll::Ready(())
     }
 
@@ -324,14 +327,33 @@ impl Drop for State {
 }
 
 impl Worker {
+    /// A client was too slow: whether it has taken nothing for as long as others are waited for, and there is no room for
+    /// its close frame now either. Then its socket is reset.
+    fn takes_nothing(&self, conn: &Conn) -> bool {
+        let now = self.shard.now();
+        let long_ago = |since| u128::from(now.wrapping_sub(since)) >= LINGER.as_millis();
+        let stalled = conn.stalled_since().is_some_and(long_ago);
+        conn.nudge(self.shard.scratch(), now);
+        let nothing = stalled && conn.waiting() > 0;
+        if nothing {
+            conn.reset();
+        }
+        nothing
+    }
+
     /// The time to linger is up: whether to go on, since the client still takes what it is owed, if slowly. A stop of the
     /// engine waits for no such one.
     fn outlasts(&self, conn: &Conn) -> bool {
         let patience = conn.served.limits.get().write_timeout.max(LINGER);
         let now = self.shard.now();
         let recently = |since| u128::from(now.wrapping_sub(since)) < patience.as_millis();
+        let too_slow = conn.ended_by() == Some(CloseReason::TooSlow.label());
+        if too_slow {
+            // It has had its time. There may be room for its close frame since, though the kernel has not said so.
+            conn.nudge(self.shard.scratch(), now);
+        }
         let taking = || conn.stalled_since().is_some_and(recently) || conn.nudge(self.shard.scratch(), now);
-        let outlasts = conn.waiting() > 0 && !*self.draining.borrow() && taking();
+        let outlasts = !too_slow && conn.waiting() > 0 && !*self.draining.borrow() && taking();
         if !outlasts {
             conn.leave(patience);
         }

@@ -118,6 +118,8 @@ async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), head: &str, 
             let headers: String = (0..200).map(|i| format!("x-{i}: {i}\r\n")).collect();
             format!("HTTP/1.1 200 OK\r\n{headers}Content-Length: 0\r\n\r\n").into_bytes()
         }
+        // Says that it keeps the connection for so many seconds.
+        "/keep" => format!("HTTP/1.1 200 OK\r\nKeep-Alive: max=9, timeout={query}\r\nContent-Length: 4\r\n\r\nkept").into_bytes(),
         "/declared" => format!("HTTP/1.1 200 OK\r\nContent-Length: {query}\r\n\r\nx").into_bytes(),
         "/sized" => {
             let length: usize = query.parse().unwrap();
@@ -234,9 +236,22 @@ async fn a_request_is_sent_as_its_options_say() {
         ("'PURGE', url .. '/echo'", "PURGE /echo HTTP/1.1"),
         ("'GET', (url:gsub('//', '//bob:pw@')) .. '/echo'", "authorization: Basic Ym9iOnB3"),
         ("'GET', url .. '/echo', {cookies = {a = 1}, headers = {Cookie = 'b=2'}}", "cookie: b=2; a=1"),
+        ("'GET', url .. '/echo', {headers = {Host = 'other', Accept = 'x/y', ['User-Agent'] = 'me'}}", "host: other"),
+        (
+            "'GET', (url:gsub('//', '//b%%3Aob:p%%40w@')) .. '/echo', {headers = {Authorization = 'mine'}}",
+            "authorization: mine",
+        ),
+        ("'GET', (url:gsub('//', '//bob:p%%40w@')) .. '/echo'", "authorization: Basic Ym9iOnBAdw=="),
+        ("'POST', url .. '/echo'", "content-length: 0"),
+        ("'PUT', url .. '/echo', {body = ''}", "content-length: 0"),
+        ("'PATCH', url .. '/echo'", "content-length: 0"),
     ] {
         let sent = client.ask(&ask(arguments)).await;
-        assert!(sent.lines().any(|l| l == line), "{arguments}: {sent}");
+        assert_eq!(sent.lines().filter(|l| *l == line).count(), 1, "{arguments}: {sent}");
+    }
+    for arguments in ["'GET', url .. '/echo'", "'DELETE', url .. '/echo'", "'POST', url .. '/see-other'"] {
+        let sent = client.ask(&ask(arguments)).await;
+        assert!(!sent.contains("content-length"), "{arguments}: {sent}");
     }
 }
 
@@ -257,6 +272,11 @@ async fn a_response_has_body_headers_cookies_status_and_url() {
         ("/headers", "tostring(resp.headers['x-none'])", "nil".into()),
         ("/headers", "rawget(resp.headers, 'X-Many')", "a, b".into()),
         ("/headers", "resp.cookies.id .. resp.cookies.name .. tostring(resp.cookies.nothing)", "6a bnil".into()),
+        (
+            "/headers",
+            "resp.headers['Set-Cookie']:gsub('\\n', ' | ')",
+            "id=5; Path=/; HttpOnly | name=\"a b\"; Max-Age=1 | id=6 | nothing".into(),
+        ),
         ("/chunked", "resp.body_size .. resp.body:gsub('%z', '0')", "19a0b0123456789abcdef".into()),
         ("/sized?16777216", "resp.body_size", "16777216".into()),
     ] {
@@ -319,6 +339,9 @@ async fn what_can_not_be_sent_is_an_err_and_a_wrong_type_raises() {
             "bad argument #3 to 'request' (timeout: more than 0 s, at most 24 h, expected as seconds or as \"500ms\", got \"soon\")",
         ),
         ("'GET', url, {timeout = 0}", "got 0)"),
+        ("'GET', url, {idle = true}", "(idle: 0 s to 1 h expected as seconds or as \"500ms\", got boolean)"),
+        ("'GET', url, {idle = 3601}", "got 3601)"),
+        ("'GET', url, {idle = -1}", "got -1)"),
         ("'GET', url, {follow = 11}", "(follow: 0 to 10 expected, got number out of range)"),
     ] {
         let answer = client
@@ -432,6 +455,129 @@ async fn a_kept_connection_that_the_server_has_ended_is_not_used() {
         eventually("the server has ended it", async || (server.count(|s| &s.left) == i).then_some(())).await;
     }
     assert_eq!(server.count(|s| &s.connections), 50);
+}
+
+/// A server that closes its connections without a word, at the worst moment: each so long after its first answer as the
+/// query says, in microseconds, unless the next request is there already. The body of the answer is that of the request.
+async fn closing_server() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (addr, requests) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let counted = requests.clone();
+    // Threads, since a task may be kept from running between the answer and the close.
+    std::thread::spawn(move || {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async move {
+            loop {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let requests = counted.clone();
+                let serve = async move {
+                    let mut input = Vec::new();
+                    loop {
+                        let Some(end) = input.windows(4).position(|w| w == b"\r\n\r\n").map(|at| at + 4) else {
+                            let Ok(1..) = socket.read_buf(&mut input).await else { return };
+                            continue;
+                        };
+                        let head = String::from_utf8_lossy(&input[..end]).to_ascii_lowercase();
+                        let length = head.lines().find_map(|l| l.strip_prefix("content-length: ")?.parse().ok());
+                        let length: usize = length.unwrap_or(0);
+                        while input.len() < end + length {
+                            let Ok(1..) = socket.read_buf(&mut input).await else { return };
+                        }
+                        requests.fetch_add(1, Ordering::SeqCst);
+                        let pause: u64 = head.split(['?', ' ']).nth(2).unwrap().parse().unwrap();
+                        let mut reply = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").into_bytes();
+                        reply.extend_from_slice(&input[end..end + length]);
+                        input.drain(..end + length);
+                        socket.write_all(&reply).await.unwrap();
+                        let until = Instant::now() + Duration::from_micros(pause);
+                        while Instant::now() < until {
+                            tokio::task::yield_now().await;
+                        }
+                        match socket.try_read_buf(&mut input) {
+                            Ok(1..) => {}
+                            _ => return,
+                        }
+                    }
+                };
+                tokio::spawn(serve);
+            }
+        });
+    });
+    (addr, requests)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_is_lost_to_a_server_that_closes_at_the_worst_moment() {
+    const REQUESTS: usize = 300;
+    let (addr, requests) = closing_server().await;
+    let rig = Rig::with(&script_at(&format!("http://{addr}")), "handlerTimeout: 10s", "workers: 1");
+    let mut client = rig.connect().await;
+    for method in ["GET", "PUT", "DELETE", "POST", "PATCH"] {
+        let before = requests.load(Ordering::SeqCst);
+        let lost = client
+            .ask(&format!(
+                "local lost, why = 0, ''
+                 for i = 1, {REQUESTS} do
+                   local resp, err = mix.http.request('{method}', url .. '/?' .. i % 10 * 40, {{body = 'number ' .. i}})
+                   if not resp or resp.body ~= 'number ' .. i then
+                     lost, why = lost + 1, err or resp.body
+                   end
+                 end
+                 return lost .. ' lost ' .. why"
+            ))
+            .await;
+        assert_eq!(lost, "0 lost ", "{method}");
+        let handled = requests.load(Ordering::SeqCst) - before;
+        let once = ["POST", "PATCH"].contains(&method);
+        assert!(handled == REQUESTS || !once && handled > REQUESTS, "{method}: {handled} were handled");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_may_have_done_is_asked_twice_only_where_that_does_no_harm() {
+    let server = Server::start().await;
+    let rig = Rig::new(&script(&server));
+    let mut client = rig.connect().await;
+    let place = format!("http: POST http://{}: connection closed before message completed", server.addr);
+    let key = "headers = {['Idempotency-Key'] = '1'}";
+    for (method, options, sent) in
+        [("POST", "", 1), ("PATCH", "", 1), ("GET", "", 2), ("PUT", "", 2), ("POST", key, 2), ("PATCH", key, 2)]
+    {
+        // A connection that has proved to be kept.
+        for _ in 0..2 {
+            assert_eq!(client.ask(&ask("'GET', url")).await, "plain");
+        }
+        let before = (server.count(|s| &s.requests), server.count(|s| &s.connections));
+        let answer = client.ask(&ask(&format!("'{method}', url .. '/drop', {{{options}}}"))).await;
+        assert_eq!(answer, place.replace("POST", method));
+        assert_eq!(server.count(|s| &s.requests) - before.0, sent, "{method} {options}");
+        assert_eq!(server.count(|s| &s.connections) - before.1, sent - 1, "{method} {options}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_long_a_connection_may_be_idle_is_the_requests_choice_and_the_servers() {
+    let server = Server::start().await;
+    let rig = Rig::new(&script(&server));
+    let mut client = rig.connect().await;
+    let connections = || server.count(|s| &s.connections);
+    for i in 1..=3 {
+        assert_eq!(client.ask(&ask("'GET', url, {idle = 0}")).await, "plain");
+        assert_eq!(connections(), i, "each has its own");
+        eventually("and ends it", async || (server.count(|s| &s.left) == i).then_some(())).await;
+    }
+    for idle in ["'1h'", "60", "nil", "'500s'"] {
+        assert_eq!(client.ask(&ask(&format!("'GET', url, {{idle = {idle}}}"))).await, "plain");
+        assert_eq!(connections(), 4, "{idle}");
+    }
+    assert_eq!(client.ask("mix.sleep(0.05) return 'slept'").await, "slept");
+    assert_eq!(client.ask(&ask("'GET', url, {idle = '20ms'}")).await, "plain");
+    assert_eq!(connections(), 5, "one that was idle for longer is not used");
+    eventually("what is kept for a short time ends", async || (server.count(|s| &s.left) == 4).then_some(())).await;
+    assert_eq!(client.ask(&ask("'GET', url .. '/keep?1', {idle = false}")).await, "kept");
+    assert_eq!(client.ask(&ask("'GET', url .. '/keep?1'")).await, "kept");
+    let before = connections();
+    assert_eq!(client.ask(&ask("'GET', url")).await, "plain");
+    assert_eq!(connections(), before + 1, "the server's word counts too");
 }
 
 #[tokio::test(flavor = "multi_thread")]

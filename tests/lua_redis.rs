@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 
 /// Runs what it is sent as Lua and answers with all that it returns. `r` is the Redis "default".
 const SCRIPT: &str = r#"
-    local function show(v)
+    local show
+    function show(v)
       if type(v) == "number" then return string.format("%.17g", v) end
       if type(v) == "string" then return "'" .. v:gsub("[^\32-\126]", function(c) return ("\\x%02x"):format(c:byte()) end) .. "'" end
       if type(v) ~= "table" then return tostring(v) end
+      if v.err then return "{err=" .. show(v.err) .. "}" end
       local n, words = table.maxn(v), {}
       for i = 1, n do words[i] = show(v[i]) end
       return "[" .. table.concat(words, " ") .. "]"
@@ -61,6 +63,13 @@ async fn replies_are_numbers_strings_tables_and_nil() {
         ("r:command('mget', 'x', 'y', 'z')", "['1' nil '3'] nil"),
         ("r:command('lrange', 'none', 0, -1)", "[] nil"),
         ("r:command('eval', 'return {1, {2, {false, \"a\"}, {}}, 3}', 0)", "[1 [2 [nil 'a'] []] 3] nil"),
+        // An error in an array is no string, however deep; alone it is the err.
+        ("r:command('eval', 'return {1, redis.error_reply(\"MY X\"), \"MY X\"}', 0)", "[1 {err='MY X'} 'MY X'] nil"),
+        (
+            "r:command('eval', 'return {{{redis.pcall(\"lpush\", \"x\", 1)}, 2}, {err = \"ERR E\"}}', 0)",
+            "[[[{err='WRONGTYPE Operation against a key holding the wrong kind of value'}] 2] {err='ERR E'}] nil",
+        ),
+        ("r:command('eval', 'return redis.error_reply(\"MY X\")', 0)", "nil 'MY X'"),
         ("r:command('lpush', 'x', 1)", "nil 'WRONGTYPE Operation against a key holding the wrong kind of value'"),
         ("r:command('get')", "nil 'ERR wrong number of arguments for 'get' command'"),
         ("tostring(r)", "'redis default'"),

@@ -583,6 +583,7 @@ fn back_ends_answer_what_the_test_says() {
             conn:send(r and r.status_code .. ' ' .. r.body_size .. ' ' .. r.body .. ' ' .. tostring(r.headers['X-A']) or err)
           else
             local v, err = mix.redis.connection('default'):command(unpack(mix.str_split(msg.data, ' ')))
+            if type(v) == 'table' and type(v[2]) == 'table' then v = {v[1], v[2].err, v[3][1].err} end
             conn:send(type(v) == 'table' and table.concat(v, ',') or tostring(v) .. ' ' .. tostring(err))
           end
         end";
@@ -619,6 +620,9 @@ fn back_ends_answer_what_the_test_says() {
           test.redis('get', 'v')
           test.redis('GET', 'special', nil)
           test.redis('lrange', {'a', 'b'})
+          test.redis('eval', 'one', {err = 'MY X'})
+          test.redis('eval', 'two', {1, {err = 'MY X'}, {{err = 'DEEP'}}})
+          test.redis('eval', 'three', function() return {err = 'OTHER'} end)
           test.redis('set', function(command, key, value) return nil, 'READONLY ' .. command .. key .. value end)
           test.redis('lpush', 'jobs', function(_, _, json) return #mix.json_decode(json).d end)
           test.equal(ask('get any'), 'v nil')
@@ -627,6 +631,9 @@ fn back_ends_answer_what_the_test_says() {
           test.equal(ask('set k 1'), 'nil READONLY setk1')
           test.equal(ask('push'), '2')
           test.equal(app.commands[2], {'get', 'special'})
+          test.equal(ask('eval one'), 'nil MY X')
+          test.equal(ask('eval two'), '1,MY X,DEEP')
+          test.equal(ask('eval three'), 'nil OTHER')
         end)
         test.it('queue', function()
           local c = app:connect()

@@ -66,6 +66,7 @@
 ---@field headers? table<string, string>
 ---@field timeout? number|string seconds, or `"500ms"`, `"10s"`, `"1h"`; 10 s unless told
 ---@field auth? mix.HttpAuth
+---@field idle? number|string|false how long a kept connection may have been idle to be used, and is kept then; 60 s unless told, 1 h at most; with 0 or false the request has its own
 ---@field follow? integer|boolean redirects that are followed; 10 unless told, none with false
 
 ---@class mix.HttpResponse
@@ -192,7 +193,7 @@ local Redis = {}
 ---Runs a command. `local name, err = redis:command("get", "name")`
 ---@param name string
 ---@param ... string|number
----@return any reply number, string, table or nil
+---@return any reply number, string, table or nil; an error within a table is `{err = "..."}`
 ---@return string? err
 function Redis:command(name, ...) end
 

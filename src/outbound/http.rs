@@ -1,19 +1,32 @@
-//! HTTP requests to other servers: what a request may hold, how it is sent, what its response becomes.
+//! HTTP requests to other servers: what a request may hold, how it is sent, what its response becomes. `exchange` is a
+//! request's way, `pool` has the connections, `socket` is what is below one.
 //!
 //! An error's text names the method and the server, never the rest of the URL, nor a header: those hold secrets.
 
+mod exchange;
+mod pool;
+mod socket;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use reqwest::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
-use reqwest::{Client, Method, Url};
+use bytes::Bytes;
+use hyper::Method;
+use hyper::header::{ACCEPT, AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE, USER_AGENT};
 use std::error::Error;
 use std::future::Future;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use url::Url;
+
+use self::exchange::exchange;
+use self::pool::Pool;
 
 /// The longest timeout.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// The longest that a connection may be kept idle, and how long it is kept unless told.
+pub const MAX_IDLE: Duration = Duration::from_secs(3600);
+const IDLE: Duration = Duration::from_secs(60);
 /// The most redirects that can be asked for, and how many are followed unless told.
 pub const MAX_REDIRECTS: usize = 10;
 /// The longest URL, in bytes, its query included.
@@ -30,17 +43,12 @@ const MAX_BODY: usize = 16 * 1024 * 1024;
 const MAX_UNDER_WAY: usize = 1024;
 /// Bytes that the bodies of all requests under way may have together, either way.
 const MAX_BYTES: usize = 256 * 1024 * 1024;
-/// Idle connections that are kept for each server, and for how long.
-const MAX_IDLE: usize = 64;
-const IDLE: Duration = Duration::from_secs(60);
+
+/// Who asks, unless the script says.
+const AGENT: &str = concat!("connmix/", env!("CARGO_PKG_VERSION"));
 
 /// Headers that the engine makes itself from the body; those that a script sets are left out.
 const OWN_HEADERS: [&str; 3] = ["content-length", "transfer-encoding", "trailer"];
-
-tokio::task_local! {
-    /// How many redirects the request of this task may follow: the client's policy knows only the client.
-    static FOLLOW: usize;
-}
 
 /// A request that can be sent: every part has been checked.
 #[derive(Debug)]
@@ -49,9 +57,10 @@ pub struct Request {
     url: Url,
     headers: HeaderMap,
     cookies: Vec<(Vec<u8>, Vec<u8>)>,
-    body: Vec<u8>,
+    body: Bytes,
     timeout: Duration,
     follow: usize,
+    idle: Duration,
 }
 
 impl Request {
@@ -65,9 +74,10 @@ impl Request {
             url: read_url(url)?,
             headers: HeaderMap::new(),
             cookies: Vec::new(),
-            body: Vec::new(),
+            body: Bytes::new(),
             timeout: Duration::from_secs(10),
             follow: MAX_REDIRECTS,
+            idle: IDLE,
         })
     }
 
@@ -129,7 +139,7 @@ impl Request {
         if body.len() > MAX_BODY {
             return Err(format!("the body has {} bytes, more than {MAX_BODY}", body.len()));
         }
-        self.body = body;
+        self.body = body.into();
         Ok(())
     }
 
@@ -143,13 +153,22 @@ impl Request {
         self.follow = follow.min(MAX_REDIRECTS);
     }
 
+    /// Sets how long a kept connection may have been idle to be used, and how long the one used is kept idle, up to
+    /// [`MAX_IDLE`]. With 0 the request has a connection of its own.
+    pub fn set_idle(&mut self, idle: Duration) {
+        self.idle = idle.min(MAX_IDLE);
+    }
+
     /// What an error calls it: `GET http://example.com`.
     fn name(&self) -> String {
         format!("{} {}", self.method, self.url.origin().ascii_serialization())
     }
 
-    /// The cookies become a header.
+    /// What the script left out is filled in; user and password in the URL and the cookies become headers.
     fn finish(&mut self) -> Result<(), String> {
+        self.headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+        self.headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(AGENT));
+        self.take_auth()?;
         if !self.cookies.is_empty() {
             // A Lua table has no order.
             self.cookies.sort();
@@ -164,6 +183,18 @@ impl Request {
             self.headers.insert(COOKIE, line);
         }
         self.check_headers()
+    }
+
+    /// `http://user:password@host/`: they are for the server, and no part of what the response came from.
+    fn take_auth(&mut self) -> Result<(), String> {
+        if self.url.username().is_empty() && self.url.password().is_none() {
+            return Ok(());
+        }
+        let decoded = |text: &str| percent_encoding::percent_decode_str(text).collect::<Vec<u8>>();
+        let (username, password) = (decoded(self.url.username()), decoded(self.url.password().unwrap_or_default()));
+        // Neither fails for a URL that has a host.
+        let _ = self.url.set_username("").and_then(|()| self.url.set_password(None));
+        if self.headers.contains_key(AUTHORIZATION) { Ok(()) } else { self.set_auth(&username, &password) }
     }
 
     fn check_headers(&self) -> Result<(), String> {
@@ -182,7 +213,8 @@ pub struct Response {
     pub status: u16,
     /// Where it came from, after redirects.
     pub url: String,
-    /// Names as `Content-Type`, each once: several values of one name are joined by a comma (RFC 9110, section 5.3).
+    /// Names as `Content-Type`, each once: several values of one name are joined by a comma (RFC 9110, section 5.3), those
+    /// of `Set-Cookie`, which hold commas, by a line feed.
     pub headers: Vec<(String, Vec<u8>)>,
     /// Those that it sets, by name.
     pub cookies: Vec<(Vec<u8>, Vec<u8>)>,
@@ -194,7 +226,7 @@ pub struct Response {
 
 /// What all requests share.
 pub(super) struct Http {
-    client: Arc<OnceLock<Result<Client, String>>>,
+    pool: Arc<Pool>,
     places: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
 }
@@ -202,7 +234,7 @@ pub(super) struct Http {
 impl Default for Http {
     fn default() -> Http {
         Http {
-            client: Arc::default(),
+            pool: Arc::default(),
             places: Arc::new(Semaphore::new(MAX_UNDER_WAY)),
             bytes: Arc::new(Semaphore::new(MAX_BYTES)),
         }
@@ -220,52 +252,16 @@ impl Http {
         let place = place.map_err(|_| format!("{MAX_UNDER_WAY} HTTP requests are under way already"))?;
         let bytes = self.bytes.clone();
         let held = reserve(&bytes, request.body.len())?;
-        let client = self.client.clone();
+        let pool = self.pool.clone();
         Ok(async move {
             let _place = place;
-            let (name, limit, follow) = (request.name(), request.timeout, request.follow);
-            // Here, since reading the system's certificates takes a while: not on the worker.
-            let client = client.get_or_init(client_for_all).clone()?;
-            let exchange = FOLLOW.scope(follow, exchange(client, request, bytes, held));
-            match tokio::time::timeout(limit, exchange).await {
+            let (name, limit) = (request.name(), request.timeout);
+            match tokio::time::timeout(limit, exchange(pool, request, bytes, held)).await {
                 Ok(result) => result.map_err(|why| format!("{name}: {why}")),
                 Err(_) => Err(format!("{name}: no whole response within {limit:?}")),
             }
         })
     }
-}
-
-async fn exchange(
-    client: Client,
-    request: Request,
-    bytes: Arc<Semaphore>,
-    mut held: OwnedSemaphorePermit,
-) -> Result<Response, String> {
-    let sent = client.request(request.method, request.url).headers(request.headers).body(request.body);
-    let mut response = sent.send().await.map_err(|e| reason(&e))?;
-    let too_large = || format!("the response's body has more than {MAX_BODY} bytes");
-    if response.content_length().is_some_and(|length| length > MAX_BODY as u64) {
-        return Err(too_large());
-    }
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|e| reason(&e))? {
-        if body.len() + chunk.len() > MAX_BODY {
-            return Err(too_large());
-        }
-        held.merge(reserve(&bytes, chunk.len())?);
-        body.extend_from_slice(&chunk);
-    }
-    let mut url = response.url().clone();
-    // Neither fails for a URL that has a host.
-    let _ = url.set_username("").and_then(|()| url.set_password(None));
-    Ok(Response {
-        status: response.status().as_u16(),
-        url: url.into(),
-        headers: headers_of(response.headers()),
-        cookies: cookies_of(response.headers()),
-        body,
-        _bytes: held,
-    })
 }
 
 /// A share of what all bodies may take together.
@@ -274,53 +270,13 @@ fn reserve(bytes: &Arc<Semaphore>, count: usize) -> Result<OwnedSemaphorePermit,
     share.map_err(|_| format!("the bodies of the HTTP requests under way would have more than {MAX_BYTES} bytes"))
 }
 
-/// The client that all requests share: it keeps connections.
-fn client_for_all() -> Result<Client, String> {
-    let policy = reqwest::redirect::Policy::custom(|attempt| {
-        let follow = FOLLOW.try_get().unwrap_or(0);
-        if follow == 0 {
-            attempt.stop()
-        } else if attempt.previous().len() <= follow {
-            attempt.follow()
-        } else {
-            attempt.error(format!("more than {follow} redirects"))
-        }
-    });
-    Client::builder()
-        .tls_backend_preconfigured(tls()?)
-        .redirect(policy)
-        .referer(false)
-        .no_proxy()
-        .user_agent(concat!("connmix/", env!("CARGO_PKG_VERSION")))
-        .pool_max_idle_per_host(MAX_IDLE)
-        .pool_idle_timeout(IDLE)
-        .build()
-        .map_err(|e| format!("the HTTP client could not start: {}", reason(&e)))
-}
-
-/// Trusted are the authorities of Mozilla's list, and those of the system, or of `SSL_CERT_FILE` and `SSL_CERT_DIR`.
-fn tls() -> Result<rustls::ClientConfig, String> {
-    let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let system = rustls_native_certs::load_native_certs();
-    for problem in &system.errors {
-        tracing::warn!("certificates of the system that could not be read: {problem}");
+/// The innermost cause of a failure: the outer ones only say what was tried.
+fn reason(e: &(dyn Error + 'static)) -> String {
+    let mut cause = e;
+    while let Some(inner) = cause.source() {
+        cause = inner;
     }
-    // Some that no longer conform are left out; the others do.
-    roots.add_parsable_certificates(system.certs);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| format!("TLS could not start: {e}"))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-/// The innermost cause of a failure: the outer ones only say that sending failed, and hold the URL.
-fn reason(e: &reqwest::Error) -> String {
-    let mut cause: Option<&dyn Error> = e.source();
-    while let Some(inner) = cause.and_then(Error::source) {
-        cause = Some(inner);
-    }
-    cause.map_or_else(|| "the request could not be sent".to_owned(), ToString::to_string)
+    cause.to_string()
 }
 
 fn read_url(url: &[u8]) -> Result<Url, String> {
@@ -350,7 +306,8 @@ fn shown(word: &[u8]) -> String {
 fn headers_of(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
     let join = |name: &HeaderName| {
         let values: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
-        (title_case(name.as_str()), values.join(&b", "[..]))
+        let between = if name == SET_COOKIE { &b"\n"[..] } else { b", " };
+        (title_case(name.as_str()), values.join(between))
     };
     headers.keys().map(join).collect()
 }

@@ -161,10 +161,12 @@ pub enum Reply {
     Bytes(Vec<u8>),
     /// Several, which may be arrays themselves, at most 100 deep.
     Array(Vec<Reply>),
+    /// An error in an array: of one command of several, or made by a script in Redis. In the server's own words.
+    Error(String),
 }
 
 impl Reply {
-    /// A whole reply: an error is one.
+    /// A whole reply: an error is one, unless it stands in an array.
     fn read(value: Value) -> Result<Reply, String> {
         match value {
             Value::ServerError(e) => Err(error_text(&e)),
@@ -189,7 +191,7 @@ impl Reply {
             Value::Int(number) => Reply::Integer(number),
             Value::BulkString(bytes) => Reply::Bytes(bytes),
             Value::Okay => Reply::Bytes(b"OK".into()),
-            Value::ServerError(e) => Reply::Bytes(error_text(&e).into()),
+            Value::ServerError(e) => Reply::Error(error_text(&e)),
             _ => Reply::Nil,
         }
     }

@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_int};
 use std::time::Duration;
 
 use crate::config::{Quantity, parse_duration};
-use crate::outbound::http::{MAX_REDIRECTS, MAX_TIMEOUT, Request, Response};
+use crate::outbound::http::{MAX_IDLE, MAX_REDIRECTS, MAX_TIMEOUT, Request, Response};
 use crate::script::current;
 use crate::script::stack::{Args, Fallible, Push, Raise, State, number_text, push_bytes};
 use crate::script::wait::{self, Outcome, set_waiting};
@@ -95,7 +95,13 @@ fn set(request: &mut Request, name: &[u8], value: Value) -> Result<Result<(), St
             request.set_auth(&username, &password)
         }
         b"timeout" => {
-            request.set_timeout(timeout(value)?);
+            let wanted = "timeout: more than 0 s, at most 24 h,";
+            request.set_timeout(duration(value, wanted, |time| !time.is_zero() && time <= MAX_TIMEOUT)?);
+            Ok(())
+        }
+        b"idle" => {
+            let value = if value == Value::Bool(false) { Value::Number(0.0) } else { value };
+            request.set_idle(duration(value, "idle: 0 s to 1 h", |time| time <= MAX_IDLE)?);
             Ok(())
         }
         b"follow" => match value {
@@ -145,8 +151,8 @@ fn each(
     Ok(Ok(()))
 }
 
-/// Seconds, or a text such as `500ms`.
-fn timeout(value: Value) -> Result<Duration, String> {
+/// Seconds, or a text such as `500ms`. `wanted`: the option's name and its bounds.
+fn duration(value: Value, wanted: &str, fits: impl Fn(Duration) -> bool) -> Result<Duration, String> {
     let shown = match &value {
         Value::Str(text) => format!("\"{}\"", String::from_utf8_lossy(&text[..text.len().min(40)]).escape_debug()),
         Value::Number(n) => n.to_string(),
@@ -160,8 +166,8 @@ fn timeout(value: Value) -> Result<Duration, String> {
         },
         _ => None,
     };
-    let problem = || format!("timeout: more than 0 s, at most 24 h, expected as seconds or as \"500ms\", got {shown}");
-    duration.filter(|d| !d.is_zero() && *d <= MAX_TIMEOUT).ok_or_else(problem)
+    let problem = || format!("{wanted} expected as seconds or as \"500ms\", got {shown}");
+    duration.filter(|d| fits(*d)).ok_or_else(problem)
 }
 
 fn kind(value: &Value) -> &'static str {

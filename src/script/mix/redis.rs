@@ -186,6 +186,13 @@ impl Push for &Reply {
                     push_bytes(state, digits.format(*n).as_bytes());
                 }
                 Reply::Bytes(bytes) => push_bytes(state, bytes),
+                // As scripts in Redis have it.
+                Reply::Error(text) => {
+                    ffi::luaL_checkstack(state, 2, c"reply nested too deep".as_ptr());
+                    ffi::lua_createtable(state, 0, 1);
+                    push_bytes(state, text.as_bytes());
+                    ffi::lua_setfield(state, -2, c"err".as_ptr());
+                }
                 Reply::Array(list) => {
                     ffi::luaL_checkstack(state, 3, c"reply nested too deep".as_ptr());
                     ffi::lua_createtable(state, list.len() as c_int, 0);

@@ -1,7 +1,7 @@
 -- The back ends of scripts: a queue, and canned replies for HTTP and Redis.
 local native, engine = ...
 
-local type, error, tostring, tonumber, pairs, ipairs = type, error, tostring, tonumber, pairs, ipairs
+local type, error, tostring, tonumber, pairs, ipairs, next = type, error, tostring, tonumber, pairs, ipairs, next
 local select, setmetatable, unpack, concat = select, setmetatable, unpack, table.concat
 local format, upper, find, gsub = string.format, string.upper, string.find, string.gsub
 local checked = engine.checked
@@ -67,13 +67,20 @@ local function redis_command(words)
   seen.commands[#seen.commands + 1] = words
   return redis_reply(words)
 end
+-- What a command returns for a reply: an error that is all of it is the err. In an array it stays `{err = "..."}`.
+local function redis_result(reply, err)
+  if type(reply) == "table" and type(reply.err) == "string" and next(reply) == "err" and next(reply, "err") == nil then
+    return nil, reply.err
+  end
+  return reply, err
+end
 local function redis_wait(canned, words)
   return later({ n = 2, nil, GONE }, function(give)
     post(function()
       if type(canned.reply) == "function" then
-        return give(canned.reply(unpack(words)))
+        return give(redis_result(canned.reply(unpack(words))))
       end
-      give(canned.reply)
+      give(redis_result(canned.reply))
     end)
   end)
 end

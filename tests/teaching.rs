@@ -202,6 +202,29 @@ async fn arguments_in_another_order_are_told_with_the_right_one() {
 }
 
 #[tokio::test]
+async fn of_two_hooks_with_arguments_in_another_order_the_one_that_failed_is_told() {
+    let script = "local function greet(conn)\n  conn:send('hello')\nend\n\
+                  function on_handshake(conn)\n  greet(conn)\nend\n\
+                  function on_message(msg, conn) end\n\
+                  function on_close(conn)\n  conn:context_value('uid')\nend";
+    let dir = folder(script);
+    let process = Process::ready(dir.path(), &["dev"]);
+    let failed = |wanted: &str| {
+        let line = process.line(wanted);
+        assert!(line.contains("ERROR script:"), "{line}");
+    };
+    assert!(Client::try_connect(process.ws(), "/ws").await.is_err());
+    failed(
+        "entry.lua:2: attempt to call method 'send' (a nil value); \
+         write function on_handshake(client_id, headers, server, conn)",
+    );
+    std::fs::write(dir.path().join("entry.lua"), script.replace("greet(conn)\nend", "\nend")).unwrap();
+    process.line("reloaded entry.lua");
+    drop(Client::connect(process.ws(), "/ws").await);
+    failed("attempt to call method 'context_value' (a nil value); write function on_close(client_id, err, conn)");
+}
+
+#[tokio::test]
 async fn asking_for_what_is_not_there_is_no_error() {
     let rig = Rig::new(
         r#"

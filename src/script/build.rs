@@ -182,7 +182,7 @@ fn anchor(lua: &Lua, function: mlua::Function) -> mlua::Result<c_int> {
 fn taught(lua: &Lua, program: &Program, text: String) -> String {
     let first = text.lines().next().unwrap_or_default();
     let known = OnceCell::new();
-    match teach::fix(first, || known.get_or_init(|| Known::of(lua, program))) {
+    match teach::fix(first, None, || known.get_or_init(|| Known::of(lua, program))) {
         Some(fix) => text.replacen(first, &format!("{first}; {fix}"), 1),
         None => text,
     }

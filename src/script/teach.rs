@@ -10,7 +10,7 @@ use std::ffi::{CStr, c_int};
 use super::check::{self, Slip};
 use super::program::Program;
 use super::stack::{State, bytes_at, push_bytes};
-use super::vm::{Failure, Vm};
+use super::vm::{Failure, Hook, Vm};
 
 /// What an engine's metatable has under this key: the name of its table.
 const OWNER: &CStr = c"connmix";
@@ -193,8 +193,8 @@ impl Known {
 }
 
 /// The likely fix of an error, given its text: `FILE:LINE: attempt to call field 'x' (a nil value)`. None: nothing to add.
-/// `known` is asked only for an error of that kind.
-pub(super) fn fix<'a>(message: &str, known: impl FnOnce() -> &'a Known) -> Option<String> {
+/// `known` is asked only for an error of that kind. `hook` is the one that has failed; None: a file's top level.
+pub(super) fn fix<'a>(message: &str, hook: Option<&str>, known: impl FnOnce() -> &'a Known) -> Option<String> {
     if TABLE_FOR_TEXT.iter().any(|end| message.ends_with(end)) {
         return Some("mix.json_encode makes a string of a table".into());
     }
@@ -211,7 +211,13 @@ pub(super) fn fix<'a>(message: &str, known: impl FnOnce() -> &'a Known) -> Optio
     let Some((kind, name)) = subject(what) else {
         return here().find(is_connection).map(|slip| slip.fix.clone());
     };
-    let order = || in_file.iter().find(|slip| slip.is_order).map(|slip| slip.fix.clone());
+    // Of several hooks with arguments in another order: the one in which the line stands, else the one that runs.
+    let order = || {
+        let line: u32 = line.parse().ok()?;
+        let around = in_file.iter().find(|slip| slip.order.is_some_and(|last| (slip.line..=last).contains(&line)));
+        let running = || known.slips.iter().find(|slip| slip.order.is_some() && Some(slip.name.as_str()) == hook);
+        around.copied().or_else(running).map(|slip| slip.fix.clone())
+    };
     match kind {
         "global" => {
             let slip = here().find(|slip| slip.name == name)?;
@@ -282,8 +288,8 @@ impl Vm {
     }
 
     /// Adds the likely fix to an error's text.
-    pub(super) fn taught(&self, mut failure: Failure) -> Failure {
-        if let Some(fix) = fix(&failure.message, || self.known()) {
+    pub(super) fn taught(&self, mut failure: Failure, hook: Hook) -> Failure {
+        if let Some(fix) = fix(&failure.message, Some(hook.name()), || self.known()) {
             failure.message = format!("{}; {fix}", failure.message);
         }
         failure
@@ -320,15 +326,15 @@ mod tests {
             name: "conn".into(),
             what: String::new(),
             fix: "the fix".into(),
-            is_order: false,
+            order: None,
         };
         let known = Known { slips: vec![slip], offered: BTreeSet::new() };
         let known = || &known;
         let what = "attempt to index global 'conn' (a nil value)";
-        assert_eq!(fix(&format!("...down/to/entry.lua:7: {what}"), known).as_deref(), Some("the fix"));
+        assert_eq!(fix(&format!("...down/to/entry.lua:7: {what}"), None, known).as_deref(), Some("the fix"));
         for other in ["...down/to/entry.lua:8", "...up/to/entry.lua:7", "entry.lua:7", "entry.lua"] {
-            assert_eq!(fix(&format!("{other}: {what}"), known), None, "{other}");
+            assert_eq!(fix(&format!("{other}: {what}"), None, known), None, "{other}");
         }
-        assert_eq!(fix("no place at all", known), None);
+        assert_eq!(fix("no place at all", None, known), None);
     }
 }

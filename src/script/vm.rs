@@ -206,7 +206,7 @@ impl Vm {
                 } else {
                     self.relieve();
                 }
-                Step::Done(Err(self.taught(failure)))
+                Step::Done(Err(self.taught(failure, hook)))
             }
         }
     }

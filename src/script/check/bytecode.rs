@@ -12,15 +12,30 @@ pub(super) struct Proto {
     pub constants: Vec<Constant>,
     /// The line of its `function`; 0 for a whole file.
     pub first_line: u32,
+    /// The line of its `end`.
+    pub last_line: u32,
     pub params: usize,
     /// In the order in which their scopes begin; parameters first.
     pub locals: Vec<Local>,
+    /// What it takes from the functions around it, by the number that instructions use.
+    pub upvalues: Vec<Upvalue>,
+}
+
+/// A variable of a function further out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Upvalue {
+    /// A local of the function in which this one is written, by its register.
+    Local(usize),
+    /// An upvalue of that function.
+    Outer(usize),
 }
 
 /// A local variable and the instructions that see it.
 #[derive(Debug)]
 pub(super) struct Local {
     pub name: String,
+    /// The register that it has while it is seen.
+    pub slot: usize,
     pub from: usize,
     pub to: usize,
 }
@@ -100,6 +115,11 @@ pub(super) mod op {
 }
 
 impl Proto {
+    /// The name of its first parameter.
+    pub fn first_param(&self) -> Option<&str> {
+        self.locals.first().filter(|_| self.params > 0).map(|local| local.name.as_str())
+    }
+
     /// The text constant of that number.
     pub fn text(&self, number: usize) -> Option<&str> {
         match self.constants.get(number)? {
@@ -155,7 +175,12 @@ fn proto(from: &mut Reader<'_>, open: &mut Vec<usize>) -> Option<Proto> {
     let debug = from.number()? as usize;
     let (first_line, lines) = if debug > 0 { (from.number()?, from.number()?) } else { (0, 0) };
     let words = from.bytes(count.checked_mul(4)?)?;
-    from.bytes(usize::from(upvalues) * 2)?;
+    const LOCAL: u16 = 0x8000;
+    let outer = from.bytes(usize::from(upvalues) * 2)?.chunks_exact(2).map(|two| {
+        let (word, number) = (u16::from_le_bytes([two[0], two[1]]), usize::from(two[0]));
+        if word & LOCAL != 0 { Upvalue::Local(number) } else { Upvalue::Outer(number) }
+    });
+    let outer = outer.collect();
     let mut known = Vec::new();
     for _ in 0..constants {
         known.push(constant(from, open)?);
@@ -183,7 +208,9 @@ fn proto(from: &mut Reader<'_>, open: &mut Vec<usize>) -> Option<Proto> {
         from.name()?;
     }
     let locals = locals(from)?;
-    Some(Proto { code, constants: known, first_line, params: usize::from(params), locals })
+    let params = usize::from(params);
+    let last_line = first_line.saturating_add(lines);
+    Some(Proto { code, constants: known, first_line, last_line, params, locals, upvalues: outer })
 }
 
 fn constant(from: &mut Reader<'_>, open: &mut Vec<usize>) -> Option<Constant> {
@@ -220,6 +247,8 @@ fn locals(from: &mut Reader<'_>) -> Option<Vec<Local>> {
     /// Smaller bytes stand for the nameless variables of loops.
     const NAMED: u8 = 7;
     let (mut locals, mut start) = (Vec::new(), 0);
+    // Where each scope so far ends, those of nameless variables too: a register for each that is open.
+    let mut ends: Vec<usize> = Vec::new();
     loop {
         let name = match from.0.first()? {
             0 => return Some(locals),
@@ -231,8 +260,11 @@ fn locals(from: &mut Reader<'_>) -> Option<Vec<Local>> {
         };
         start += from.number()? as usize;
         let end = start + from.number()? as usize;
+        ends.retain(|open| *open > start);
+        let slot = ends.len();
+        ends.push(end);
         if !name.is_empty() {
-            locals.push(Local { name, from: start.saturating_sub(1), to: end.saturating_sub(1) });
+            locals.push(Local { name, slot, from: start.saturating_sub(1), to: end.saturating_sub(1) });
         }
     }
 }

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use super::Found;
+use super::bytecode::Proto;
 use super::scan::Facts;
 use crate::config::Protocol;
 use crate::script::hooks::DECODE;
 use crate::script::program::Program;
 use crate::script::vm::Hook;
-
-/// A line, a hook, what is wrong with it there, and the fix.
-type Wrong = (u32, &'static str, String, String);
 
 /// The hooks of a server.
 pub(super) struct Hooks {
@@ -32,40 +31,54 @@ impl Hooks {
     }
 
     /// Hooks whose first argument has the name of another one.
-    pub fn wrong_order(&self, facts: &Facts) -> Vec<Wrong> {
-        let mut wrong = Vec::new();
-        for write in facts.writes.iter().filter(|w| facts.is_top(w.proto)) {
-            let Some((name, arguments, gets)) = arguments(&write.path).filter(|a| self.names.contains(&a.0)) else {
-                continue;
-            };
-            let function = write.function.and_then(|f| facts.protos.get(f)).filter(|p| p.params > 0);
-            let Some(first) = function.and_then(|f| f.locals.first()).map(|local| local.name.as_str()) else {
-                continue;
-            };
-            // Scripts of before CONNMIX 1.0 have on_close(err, conn).
-            if matches!(first, "conn" | "connection") || name == "on_close" && matches!(first, "err" | "error") {
-                let what = format!("the first argument of {name} is {gets}, not '{first}'");
-                wrong.push((write.line, name, what, format!("write function {name}{arguments}")));
-            }
-        }
-        wrong
+    pub fn wrong_order(&self, facts: &Facts) -> Vec<Found> {
+        let wrong = self.written(facts).filter_map(|(line, (name, arguments, gets), function)| {
+            let first = function.first_param()?;
+            // Elsewhere the name of an error in its place is no slip, but an older form: see below.
+            let is_wrong = matches!(first, "conn" | "connection") || name == "on_close" && first == "error";
+            let what = format!("the first argument of {name} is {gets}, not '{first}'");
+            let found = Found::new(line, name, what, format!("write function {name}{arguments}"));
+            is_wrong.then_some(Found { order: Some(function.last_line), ..found })
+        });
+        wrong.collect()
+    }
+
+    /// Hooks in the form that scripts of before CONNMIX 1.0 have.
+    pub fn older(&self, facts: &Facts) -> Vec<Found> {
+        let older = self.written(facts).filter_map(|(line, (name, arguments, _), function)| {
+            let is_older = name == "on_close" && function.first_param() == Some("err");
+            let what = "on_close(err, conn) is the older form, which is still called with these arguments";
+            is_older.then(|| Found::new(line, name, what, format!("write function {name}{arguments}")))
+        });
+        older.collect()
+    }
+
+    /// The hooks that a file's top level defines: the line, what is known of them, and the function.
+    fn written<'a>(&self, facts: &'a Facts) -> impl Iterator<Item = (u32, Arguments, &'a Proto)> {
+        let top = facts.writes.iter().filter(|write| facts.is_top(write.proto));
+        top.filter_map(|write| {
+            let arguments = arguments(&write.path).filter(|a| self.names.contains(&a.0))?;
+            Some((write.line, arguments, facts.protos.get(write.function?)?))
+        })
     }
 
     /// Hooks that are local functions of a file's top level while there is no global one.
-    pub fn local(&self, facts: &Facts, functions: &BTreeSet<String>) -> Vec<Wrong> {
+    pub fn local(&self, facts: &Facts, functions: &BTreeSet<String>) -> Vec<Found> {
         let Some(top) = facts.protos.last() else { return Vec::new() };
         let missing = self.names.iter().copied().filter(|name| !functions.contains(*name));
         let local = missing.filter_map(|name| {
             let line = facts.declared(top, top.locals.iter().find(|l| l.name == name)?);
             let what = format!("{name} is a local function; the engine calls global ones");
-            Some((line, name, what, format!("write function {name}(...) without local")))
+            Some(Found::new(line, name, what, format!("write function {name}(...) without local")))
         });
         local.collect()
     }
 }
 
 /// A hook's name, its arguments, and what the first one is.
-fn arguments(name: &str) -> Option<(&'static str, &'static str, &'static str)> {
+type Arguments = (&'static str, &'static str, &'static str);
+
+fn arguments(name: &str) -> Option<Arguments> {
     Some(match name {
         "on_handshake" => ("on_handshake", "(client_id, headers, server, conn)", "the client's id"),
         "on_connect" => ("on_connect", "(client_id, conn)", "the client's id"),

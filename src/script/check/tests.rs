@@ -125,7 +125,12 @@ fn a_hook_that_nothing_calls_is_told() {
         ),
         (
             "function on_close(err, conn) end",
-            "entry.lua:1: the first argument of on_close is the client's id, not 'err'; \
+            "entry.lua:1: on_close(err, conn) is the older form, which is still called with these arguments; \
+             write function on_close(client_id, err, conn)",
+        ),
+        (
+            "function on_close(conn) end",
+            "entry.lua:1: the first argument of on_close is the client's id, not 'conn'; \
              write function on_close(client_id, err, conn)",
         ),
     ] {
@@ -137,6 +142,23 @@ fn a_hook_that_nothing_calls_is_told() {
             "entry.lua:1: the first argument of on_message is the message, not 'conn'; write function on_message(msg, conn)"
         ]
     );
+}
+
+#[test]
+fn what_only_the_bundled_luajit_takes_is_told_once_a_file() {
+    let found = of("local a, n = 1, 0\n-- a != b\nif a != 2 && a then n += 1 end\nlocal s = 'a != b' .. [[ && ]]\n\
+                    if a != 3 then n = n + 1 end");
+    let says = |spelt: &str, instead: &str| {
+        format!(
+            "entry.lua:3: '{spelt}' is neither Lua 5.1 nor stock LuaJIT: such a script runs nowhere else; {instead}"
+        )
+    };
+    assert_eq!(found, [says("!=", "write ~="), says("&&", "write and"), says("+=", "write a = a + b")]);
+    // A module from elsewhere is not warned of; one of the script's own is.
+    let entry = "local m = require('m')\nfunction on_message() return m end";
+    let found = warned(&[("entry.lua", entry), ("m.lua", "return { a = 1 ?? 2 }")]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("m.lua:1: '??' is neither"), "{found:?}");
 }
 
 #[test]

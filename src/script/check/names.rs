@@ -1,0 +1,208 @@
+//! Names that nothing defines, and globals that nothing reads: judged by what the VM offers and what the script's files assign.
+
+use mlua::Lua;
+use std::collections::BTreeSet;
+
+use super::Found;
+use super::files::File;
+use super::hooks::{self, Hooks};
+use super::scan::{Facts, Read};
+use crate::script::teach::{instead_of, nearest, offered};
+
+/// Tables of the language whose fields are all known; with `mix` and what is in it.
+const LIBRARIES: [&str; 9] = ["string", "table", "math", "os", "io", "coroutine", "debug", "bit", "package"];
+/// Names of the language that the sandbox keeps from scripts.
+const KEPT: [&str; 6] = ["io", "jit", "ffi", "newproxy", "dofile", "loadfile"];
+/// Names of other versions of the language, for which portable modules ask.
+const FOREIGN: [&str; 4] = ["utf8", "bit32", "warn", "_ENV"];
+/// Globals that the engine reads, besides the hooks.
+const ENGINE_READS: [&str; 4] = ["protocol_input", "protocol_decode", "protocol_encode", "protocol_encode_shared"];
+/// What is known of all files together.
+pub(super) struct Names {
+    /// Globals of the VM after the files have run, and what any file assigns anywhere.
+    defined: BTreeSet<String>,
+    /// Globals that any file reads.
+    read: BTreeSet<String>,
+    /// What the engine offers.
+    offered: BTreeSet<String>,
+    /// Tables whose fields are all known.
+    closed: BTreeSet<String>,
+    /// Globals of the VM.
+    globals: BTreeSet<String>,
+    /// Those that are functions.
+    pub functions: BTreeSet<String>,
+    /// Globals are defined or read in ways that can't be followed.
+    opaque: bool,
+    compiles: bool,
+}
+
+impl Names {
+    pub fn of(lua: &Lua, files: &[File]) -> Names {
+        let offered = offered(lua);
+        let (mut defined, mut globals, mut functions) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let closed = offered.iter().filter_map(|name| Some(name.rsplit_once('.')?.0.to_owned()));
+        let mut closed: BTreeSet<String> = closed.chain(["mix".to_owned()]).collect();
+        defined.extend(offered.iter().filter(|name| !name.contains(':')).cloned());
+        for (key, value) in lua.globals().pairs::<mlua::Value, mlua::Value>().flatten() {
+            let mlua::Value::String(key) = key else { continue };
+            let key = key.to_string_lossy();
+            match value {
+                mlua::Value::Table(library) if LIBRARIES.contains(&key.as_str()) => {
+                    for (field, _) in library.pairs::<mlua::Value, mlua::Value>().flatten() {
+                        if let mlua::Value::String(field) = field {
+                            defined.insert(format!("{key}.{}", field.to_string_lossy()));
+                        }
+                    }
+                    closed.insert(key.clone());
+                }
+                mlua::Value::Function(_) => drop(functions.insert(key.clone())),
+                _ => {}
+            }
+            globals.insert(key);
+        }
+        defined.extend(globals.iter().cloned());
+        let reads = files.iter().flat_map(|f| &f.facts.reads);
+        let read = reads.map(|r| r.path.clone()).collect();
+        let written: BTreeSet<String> = files.iter().flat_map(|f| &f.facts.writes).map(|w| w.path.clone()).collect();
+        // A table that a script replaces is the script's own affair.
+        let is_replaced = |table: &str| {
+            let mut around = std::iter::successors(Some(table), |t| Some(t.rsplit_once('.')?.0));
+            around.any(|table| written.contains(table))
+        };
+        closed.retain(|table| !is_replaced(table));
+        defined.extend(written);
+        let own = || files.iter().filter(|f| f.own);
+        Names {
+            defined,
+            read,
+            offered,
+            closed,
+            globals,
+            functions,
+            opaque: own().any(|f| f.facts.opaque) || lua.globals().metatable().is_some(),
+            compiles: own().any(|f| f.facts.compiles),
+        }
+    }
+
+    /// Fields and globals that are read and are not there.
+    pub fn wrong_reads(&self, facts: &Facts) -> Vec<Found> {
+        let wrong = facts.reads.iter().filter_map(|read| {
+            let (what, fix) = self.wrong_read(facts, read)?;
+            Some(Found::new(read.line, &read.path, what, fix))
+        });
+        wrong.collect()
+    }
+
+    /// What is wrong with reading that, and the fix.
+    fn wrong_read(&self, facts: &Facts, read: &Read) -> Option<(String, String)> {
+        let path = read.path.as_str();
+        if self.defined.contains(path) {
+            return None;
+        }
+        if let Some((table, name)) = path.rsplit_once('.') {
+            if !self.closed.contains(table) || facts.tested.contains(path) {
+                return None;
+            }
+            let prefix = format!("{table}.");
+            let fields = || self.defined.iter().filter_map(|d| d.strip_prefix(&prefix));
+            let lacks = format!("{table} has no '{name}'");
+            return Some(match table {
+                "string" if name == "dump" => (format!("{path} is not in the sandbox"), String::new()),
+                _ if table.starts_with("mix") => (lacks, instead_of(table, name, &self.offered)),
+                _ => match nearest(name, fields()) {
+                    None if matches!(table, "os" | "io" | "debug" | "package") => {
+                        (format!("{path} is not in the sandbox"), libraries_hint(table).into())
+                    }
+                    near => (lacks, did_you_mean(near)),
+                },
+            });
+        }
+        if self.opaque || facts.environments {
+            return None;
+        }
+        let is_standard = KEPT.contains(&path) || FOREIGN.contains(&path);
+        if is_standard && facts.tested.contains(path) {
+            return None;
+        }
+        if KEPT.contains(&path) {
+            return Some((format!("the global '{path}' is not in the sandbox"), libraries_hint(path).into()));
+        }
+        Some((format!("global '{path}' is read but nothing defines it"), self.fix_of(facts, read)))
+    }
+
+    /// The likely fix of a global that nothing defines.
+    fn fix_of(&self, facts: &Facts, read: &Read) -> String {
+        let name = read.path.as_str();
+        for (depth, (proto, at)) in facts.around(read.proto, read.at).enumerate() {
+            for local in proto.locals.iter().filter(|l| l.name == name) {
+                let line = facts.declared(proto, local);
+                if local.from > at && line == read.line {
+                    return format!("'{name}' becomes a local later on this line");
+                } else if local.from > at && depth == 0 {
+                    return format!("'{name}' becomes a local on line {line}");
+                } else if local.from == at + 1 {
+                    return format!("write local function {name}, so that it knows itself");
+                } else if local.from > at {
+                    return format!("'{name}' becomes a local on line {line}, after this function: declare it above");
+                } else if local.to <= at {
+                    return format!("the local '{name}' of line {line} ends with its block");
+                }
+            }
+        }
+        let visible = facts.around(read.proto, read.at).flat_map(|(proto, at)| {
+            let seen = proto.locals.iter().filter(move |l| l.from <= at && at < l.to);
+            seen.map(|l| l.name.as_str())
+        });
+        let near = nearest(name, visible)
+            .or_else(|| nearest(name, self.defined.iter().map(String::as_str).filter(|d| !d.contains('.'))));
+        if near.is_some() {
+            return did_you_mean(near);
+        }
+        // A function of mix that is called without it.
+        match self.offered.iter().find(|full| full.rsplit('.').next() == Some(name)) {
+            Some(full) => format!("did you mean {full}?"),
+            None => String::new(),
+        }
+    }
+
+    /// Globals that are assigned and never read: functions that look like hooks anywhere, and anything inside functions.
+    pub fn wrong_writes(&self, facts: &Facts, hooks: &Hooks) -> Vec<Found> {
+        let mut wrong = Vec::new();
+        for write in &facts.writes {
+            let name = write.path.as_str();
+            let is_known = hooks.names.contains(&name) || ENGINE_READS.contains(&name) || name.contains('.');
+            if is_known || self.read.contains(name) || self.opaque || facts.environments {
+                continue;
+            }
+            let uncalled = format!("nothing calls the global function '{name}'");
+            let free = hooks.names.iter().copied().filter(|hook| !self.functions.contains(*hook));
+            if write.function.is_none() && !self.functions.contains(name) {
+                if !facts.is_top(write.proto) && !self.compiles && !self.globals.contains(name) {
+                    let what = format!("global '{name}' is assigned but nothing reads it");
+                    let visible = facts.around(write.proto, write.at).flat_map(|(proto, at)| {
+                        proto.locals.iter().filter(move |l| l.from <= at && at < l.to).map(|l| l.name.as_str())
+                    });
+                    let fix = nearest(name, visible).or_else(|| nearest(name, self.read.iter().map(String::as_str)));
+                    let fix = fix.map_or_else(
+                        || format!("write local {name} if it is meant for this function"),
+                        |near| did_you_mean(Some(near)),
+                    );
+                    wrong.push(Found::new(write.line, name, what, fix));
+                }
+            } else if let Some(hook) = nearest(name, free) {
+                wrong.push(Found::new(write.line, name, uncalled, format!("did you mean the hook '{hook}'?")));
+            } else if facts.is_top(write.proto) && hooks::looks_like_one(name) {
+                wrong.push(Found::new(write.line, name, uncalled, hooks.all()));
+            }
+        }
+        wrong
+    }
+}
+
+fn did_you_mean(near: Option<&str>) -> String {
+    near.map_or_else(String::new, |near| format!("did you mean '{near}'?"))
+}
+
+fn libraries_hint(table: &str) -> &'static str {
+    if matches!(table, "io" | "os") { "engine.luavm.libraries can let it in" } else { "" }
+}

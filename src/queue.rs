@@ -1,10 +1,11 @@
 //! The queue between handlers and back ends: topics, and who consumes them. Any thread may call it. It knows no sockets and
-//! waits for nothing; a consumer leaves a waker and takes what was put by for it.
+//! waits for nothing; a consumer leaves a waker and takes what was put by for it, and so does a push that waits for room.
 //!
 //! Every message has a number, in the order of pushing; a topic is kept in that order, and what comes back finds its
 //! place again. The rule within: while messages wait in a topic, no consumer of it has room, so that neither a push nor a
 //! consumer that gets room ever searches.
 
+mod blocked;
 mod consumer;
 
 use bytes::Bytes;
@@ -17,7 +18,9 @@ use std::task::Waker;
 
 use crate::ids::ClientId;
 use crate::message::Channel;
+use blocked::Blocked;
 
+pub use blocked::{Pushed, Waiting};
 pub use consumer::Consumer;
 
 /// A topic's name: the rules are those of channels.
@@ -84,17 +87,20 @@ pub enum UnpopError {
 /// The process's queue.
 pub struct Queue {
     state: Mutex<State>,
-    topic_size: usize,
     max_topics: usize,
 }
 
 #[derive(Default)]
 struct State {
+    /// The most messages that wait in a topic.
+    topic_size: usize,
     topics: Slab<Shelf>,
     names: HashMap<Topic, usize, RandomState>,
     consumers: Slab<Holder>,
-    /// The last message's number.
+    /// The last number that was given, to a message or to one that waits for room.
     last: u64,
+    /// Those that waited for room and got it, until their pushers hear of it: how many waited in the topic then.
+    admitted: HashMap<u64, usize, RandomState>,
 }
 
 /// Wakers to call once the lock is open.
@@ -119,6 +125,10 @@ struct Shelf {
     waiting: BTreeMap<u64, Message>,
     /// Of those that wait.
     bytes: usize,
+    /// Those that wait for room, in the order of their pushes. While there are any, what waits leaves no room for the first.
+    blocked: BTreeMap<u64, Blocked>,
+    /// Of those.
+    blocked_bytes: usize,
     /// The consumers that had room when they were last looked at; the next one in turn first.
     turn: VecDeque<usize>,
     consumers: usize,
@@ -153,7 +163,7 @@ impl Holder {
 impl Queue {
     /// A queue of at most that many topics, in each of which at most `topic_size` messages wait.
     pub fn new(topic_size: usize, max_topics: usize) -> Queue {
-        Queue { state: Mutex::default(), topic_size, max_topics }
+        Queue { state: Mutex::new(State { topic_size, ..State::default() }), max_topics }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -163,35 +173,10 @@ impl Queue {
 
     /// Puts a message into a topic, and says how many wait there now: none if a consumer had room for it.
     pub fn push(&self, topic: &Topic, client: ClientId, data: Bytes) -> Result<usize, PushError> {
-        let mut state = self.lock();
-        let weight = data.len() + OVERHEAD;
-        let found = state.names.get(topic).copied();
-        if found.is_none() && state.topics.len() >= self.max_topics {
-            return Err(PushError::Topics(topic.clone(), self.max_topics));
-        }
-        if weight > TOPIC_BYTES {
-            return Err(PushError::Bytes(topic.clone()));
-        }
-        let shelf = found.unwrap_or_else(|| state.add_topic(topic));
-        let message = Message { shelf, client, data };
         let mut wakers = Wakers::new();
-        if let Some(consumer) = state.next_in_turn(shelf) {
-            let number = state.number();
-            state.give(consumer, number, message, &mut wakers);
-            drop(state);
-            wakers.into_iter().for_each(Waker::wake);
-            return Ok(0);
-        }
-        let Some(waiting) = state.topics.get(shelf) else { return Ok(0) };
-        if waiting.waiting.len() >= self.topic_size {
-            return Err(PushError::Full(topic.clone(), self.topic_size));
-        }
-        if waiting.bytes + weight > TOPIC_BYTES {
-            return Err(PushError::Bytes(topic.clone()));
-        }
-        let number = state.number();
-        state.put(number, message);
-        Ok(state.topics.get(shelf).map_or(0, |s| s.waiting.len()))
+        let pushed = self.lock().push(topic, client, data, self.max_topics, &mut wakers);
+        wakers.into_iter().for_each(Waker::wake);
+        pushed
     }
 
     /// A consumer, so far of nothing. What it still holds when it is dropped goes back to the topics' heads.
@@ -216,11 +201,50 @@ impl State {
         self.last
     }
 
+    /// See [`Queue::push`].
+    fn push(
+        &mut self,
+        topic: &Topic,
+        client: ClientId,
+        data: Bytes,
+        max_topics: usize,
+        wakers: &mut Wakers,
+    ) -> Result<usize, PushError> {
+        let weight = data.len() + OVERHEAD;
+        let found = self.names.get(topic).copied();
+        if found.is_none() && self.topics.len() >= max_topics {
+            return Err(PushError::Topics(topic.clone(), max_topics));
+        }
+        if weight > TOPIC_BYTES {
+            return Err(PushError::Bytes(topic.clone()));
+        }
+        let shelf = found.unwrap_or_else(|| self.add_topic(topic));
+        let message = Message { shelf, client, data };
+        if let Some(consumer) = self.next_in_turn(shelf) {
+            let number = self.number();
+            self.give(consumer, number, message, wakers);
+            return Ok(0);
+        }
+        let Some(waiting) = self.topics.get(shelf) else { return Ok(0) };
+        // Those that wait for room go first.
+        if waiting.waiting.len() >= self.topic_size || !waiting.blocked.is_empty() {
+            return Err(PushError::Full(topic.clone(), self.topic_size));
+        }
+        if waiting.bytes + weight > TOPIC_BYTES {
+            return Err(PushError::Bytes(topic.clone()));
+        }
+        let number = self.number();
+        self.put(number, message);
+        Ok(self.topics.get(shelf).map_or(0, |s| s.waiting.len()))
+    }
+
     fn add_topic(&mut self, name: &Topic) -> usize {
         let shelf = self.topics.insert(Shelf {
             name: name.clone(),
             waiting: BTreeMap::new(),
             bytes: 0,
+            blocked: BTreeMap::new(),
+            blocked_bytes: 0,
             turn: VecDeque::new(),
             consumers: 0,
             held: 0,
@@ -231,7 +255,11 @@ impl State {
 
     /// Forgets a topic that is not needed any more.
     fn tidy(&mut self, shelf: usize) {
-        if self.topics.get(shelf).is_some_and(|s| s.consumers == 0 && s.held == 0 && s.waiting.is_empty()) {
+        if self
+            .topics
+            .get(shelf)
+            .is_some_and(|s| s.consumers == 0 && s.held == 0 && s.waiting.is_empty() && s.blocked.is_empty())
+        {
             let gone = self.topics.remove(shelf);
             self.names.remove(&gone.name);
         }
@@ -270,11 +298,12 @@ impl State {
         }
     }
 
-    /// Takes the first message that waits in a topic.
-    fn first(&mut self, shelf: usize) -> Option<(u64, Message)> {
+    /// Takes the first message that waits in a topic; one that waits for room gets it.
+    fn first(&mut self, shelf: usize, wakers: &mut Wakers) -> Option<(u64, Message)> {
         let topic = self.topics.get_mut(shelf)?;
         let (number, message) = topic.waiting.pop_first()?;
         topic.bytes -= message.weight();
+        self.admit(shelf, wakers);
         Some((number, message))
     }
 
@@ -282,7 +311,7 @@ impl State {
     fn hand_out(&mut self, shelf: usize, wakers: &mut Wakers) {
         while self.topics.get(shelf).is_some_and(|topic| !topic.waiting.is_empty())
             && let Some(consumer) = self.next_in_turn(shelf)
-            && let Some((number, message)) = self.first(shelf)
+            && let Some((number, message)) = self.first(shelf, wakers)
         {
             self.give(consumer, number, message, wakers);
         }
@@ -300,7 +329,7 @@ impl State {
         while has_room(self)
             && let Some(shelf) = untried.pop_front()
         {
-            if let Some((number, message)) = self.first(shelf) {
+            if let Some((number, message)) = self.first(shelf, wakers) {
                 self.give(consumer, number, message, wakers);
                 untried.push_back(shelf);
             } else if let Some(topic) = self.topics.get_mut(shelf) {

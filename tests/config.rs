@@ -1,7 +1,7 @@
 //! Configuration files as people write them: CONNMIX's own, the shipped one, and one with everything wrong.
 
 use connmix::config::load::{load, parse};
-use connmix::config::{Config, HostPattern};
+use connmix::config::{Config, HostPattern, QueueFull};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -37,6 +37,29 @@ fn connmix_own_file_loads_unchanged() {
     assert_eq!(config.servers[0].reload_within, Some(Duration::from_secs(10)));
     let named: Vec<&str> = config.notes.iter().filter_map(|note| note.split(' ').next()).collect();
     assert_eq!(named, ["center.registry", "engine.centerRegistry", "engine.meshPoint"]);
+}
+
+#[test]
+fn older_spellings_are_taken_or_name_todays() {
+    let config = read("engine:\n  luavm: {queue: {topicSize: 5, full: block}}\n  servers: [{bytecodeExpires: 5}]\n");
+    assert_eq!(config.servers[0].reload_within, Some(Duration::from_secs(5)));
+    assert_eq!(config.luavm.queue_full, QueueFull::Block);
+    let (_dir, file) = folder(
+        "logging: {max_files: 7}\ncenter: {server: {port: 6787}}\n\
+         engine: {luavm: {queue: {max: 100, size: 2000}}, servers: [{protocol: custom}]}\n",
+    );
+    let problems = load(&file).unwrap_err();
+    let shown: Vec<String> = problems.list.iter().map(|p| format!("{}: {}", p.key, p.message)).collect();
+    assert_eq!(
+        shown,
+        [
+            "logging.max_files: unknown key \"max_files\"; it is maxFiles today",
+            "center.server: unknown key \"server\"; it is apiServer today",
+            "engine.luavm.queue.max: unknown key \"max\"; it is maxTopics today",
+            "engine.luavm.queue.size: unknown key \"size\"; it is topicSize today",
+            "engine.servers[0].protocol: \"custom\" is called \"socket\" today",
+        ]
+    );
 }
 
 #[test]

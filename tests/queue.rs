@@ -151,6 +151,38 @@ async fn ask_past_events(api: &mut Client, request: Value) -> Value {
 }
 
 #[tokio::test]
+async fn with_full_block_a_push_waits_for_room_and_others_are_served() {
+    let rig = rig("topicSize: 2, full: block");
+    let (mut filler, mut leaver, mut other) = (rig.connect().await, rig.connect().await, rig.connect().await);
+    filler.send("fill work 6").await;
+    // Its third push waits: no further message is in the topic, and whoever is behind it waits too.
+    eventually("two messages wait", async || {
+        let (_, page) = get(rig.at.api, "/metrics").await;
+        page.contains("connmix_engine_queue_messages{topic=\"work\"} 2").then_some(())
+    })
+    .await;
+    leaver.send("push work 'never'").await;
+    assert_eq!(other.ask("push other 1").await, "true 1 nil", "neither the worker nor another topic waits");
+    drop(leaver);
+    // Until it is gone.
+    eventually("one waits no more", async || {
+        let (_, page) = get(rig.at.api, "/metrics").await;
+        let clients = page.lines().find_map(|l| l.strip_prefix("connmix_engine_servers_clients "))?;
+        (clients == "2").then_some(())
+    })
+    .await;
+    let mut api = back_end(&rig).await;
+    pop(&mut api, &["work"], false).await;
+    for i in 1..=6 {
+        assert_eq!(event(&mut api).await["d"], i);
+    }
+    let waited: usize = filler.text().await.parse().unwrap();
+    assert!(waited <= 2, "{waited}");
+    assert_eq!(other.ask("push work 'next'").await, "true 0 nil");
+    assert_eq!(event(&mut api).await["d"], "next", "what the one who left pushed is gone with it");
+}
+
+#[tokio::test]
 async fn a_login_is_checked_by_a_back_end_while_the_handler_waits() {
     let rig = rig("");
     let mut api = back_end(&rig).await;
@@ -346,4 +378,15 @@ async fn what_a_slow_consumer_does_not_take_stays_in_the_queue() {
         assert!(text.contains("xxx"));
     }
     assert!(client.ask("push t 1").await.starts_with("true 0"));
+}
+
+#[tokio::test]
+async fn methods_of_older_versions_name_todays() {
+    let rig = rig("");
+    let mut api = back_end(&rig).await;
+    for (older, today) in [("queue.consume", "queue.pop"), ("queue.unconsume", "queue.unpop")] {
+        let reply = ask(&mut api, json!({"m": older, "p": ["login"], "i": 1})).await;
+        let says = format!("field \"m\": there is no method \"{older}\"; it is {today} today");
+        assert_eq!(reply, json!({"E": {"c": 101, "m": says}, "i": 1}));
+    }
 }

@@ -438,7 +438,7 @@ function mix.socket.tcp() end
 ---@class mixlib.queue
 mix.queue = {}
 
----Adds a message to a topic; how many wait there now. `local n, err = mix.queue.push("login", {id = conn:client_id()})`
+---Adds a message to a topic; how many wait there now. With `full: block` in the configuration it waits for room. `local n, err = mix.queue.push("login", {id = conn:client_id()})`
 ---@param topic string
 ---@param data any any JSON value
 ---@return integer? n

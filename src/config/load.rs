@@ -73,6 +73,7 @@ fn build(file: &Path, raw: Raw, sink: &Sink) -> Config {
         luavm: LuaVm {
             queue_topic_size: luavm.queue_topic_size,
             queue_max_topics: luavm.queue_max_topics,
+            queue_full: luavm.queue_full,
             redis: luavm.redis.into_iter().map(|r| r.value).collect(),
             memory_limit: luavm.memory_limit,
             libraries: luavm.libraries,

@@ -208,12 +208,33 @@ pub struct LuaVm {
     pub queue_topic_size: usize,
     /// `queue.maxTopics`
     pub queue_max_topics: usize,
+    /// `queue.full`
+    pub queue_full: QueueFull,
     /// `redis`
     pub redis: Vec<Redis>,
     /// `memoryLimit`, in bytes, for each VM.
     pub memory_limit: usize,
     /// `libraries`
     pub libraries: Vec<Library>,
+}
+
+/// What `mix.queue.push` does where its topic is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueFull {
+    /// It fails.
+    Error,
+    /// It suspends its handler until there is room.
+    Block,
+}
+
+impl std::fmt::Display for QueueFull {
+    /// The word in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            QueueFull::Error => "error",
+            QueueFull::Block => "block",
+        })
+    }
 }
 
 /// What the sandbox can let in besides the usual.

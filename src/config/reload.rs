@@ -161,6 +161,7 @@ fn luavm(list: &mut List, old: &Config, new: &Config) {
     let (old, new) = (&old.luavm, &new.luavm);
     list.add("engine.luavm.queue.topicSize", &old.queue_topic_size, &new.queue_topic_size);
     list.add("engine.luavm.queue.maxTopics", &old.queue_max_topics, &new.queue_max_topics);
+    list.add("engine.luavm.queue.full", &old.queue_full, &new.queue_full);
     list.size("engine.luavm.memoryLimit", old.memory_limit, new.memory_limit);
     list.add("engine.luavm.libraries", &words(&old.libraries), &words(&new.libraries));
     let named = |all: &[Redis], name: &str| all.iter().find(|r| r.name == name).cloned();
@@ -309,7 +310,7 @@ engine:
         let new = config(&[
             ("access:", "logging: {filename: '', maxFiles: 3, format: json}\ncluster: {advertise: 'a:1'}\naccess:"),
             ("engine:", "engine:\n  workers: 2\n  apiServer: {port: 6799, bind: 127.0.0.1}"),
-            ("luavm: {", "luavm: {memoryLimit: 1GiB, libraries: [io], queue: {topicSize: 5}, "),
+            ("luavm: {", "luavm: {memoryLimit: 1GiB, libraries: [io], queue: {topicSize: 5, full: block}, "),
             ("name: default", "name: default, db: 3"),
         ]);
         let changes = compare(&old, &new);
@@ -323,6 +324,7 @@ engine:
             "engine.apiServer.bind: 0.0.0.0 -> 127.0.0.1",
             "engine.workers: 0 -> 2",
             "engine.luavm.queue.topicSize: 2000 -> 5",
+            "engine.luavm.queue.full: error -> block",
             "engine.luavm.memoryLimit: 256MiB -> 1GiB",
             "engine.luavm.libraries: [] -> [io]",
             "engine.luavm.redis[default].db: 0 -> 3",

@@ -2,8 +2,9 @@
 
 use super::*;
 use proptest::prelude::*;
+use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::Wake;
+use std::task::{Context, Poll, Wake};
 
 fn topic(name: &str) -> Topic {
     Topic::parse(name.as_bytes()).unwrap()
@@ -53,6 +54,58 @@ fn consumers_of_a_topic_get_messages_in_turn() {
     for (i, consumer) in consumers.iter().enumerate() {
         assert_eq!(take(consumer), [i.to_string(), (i + 3).to_string()]);
     }
+}
+
+fn push_or_wait(queue: &Arc<Queue>, name: &str, data: &[u8]) -> Result<Pushed, PushError> {
+    queue.push_or_wait(&topic(name), client(), Bytes::copy_from_slice(data))
+}
+
+/// What a push that waits for room came to, if it has any by now.
+fn now(waiting: &mut Waiting) -> Option<usize> {
+    match std::pin::Pin::new(waiting).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(n) => Some(n),
+        Poll::Pending => None,
+    }
+}
+
+#[test]
+fn a_push_that_waits_gets_room_in_its_turn_and_leaves_nothing_when_it_is_given_up() {
+    let queue = Arc::new(Queue::new(2, 3));
+    let mut waiting = Vec::new();
+    for data in ["1", "2", "3", "4", "5", "6"] {
+        match push_or_wait(&queue, "a", data.as_bytes()).unwrap() {
+            Pushed::Now(n) => assert_eq!(n.to_string(), data),
+            Pushed::Waits(push) => waiting.push(push),
+        }
+    }
+    assert_eq!(queue.waiting(), [(topic("a"), 2)]);
+    assert!(waiting.iter_mut().all(|push| now(push).is_none()));
+    // Who may not wait does not overtake those who do.
+    assert_eq!(push(&queue, "a", "7"), Err(PushError::Full(topic("a"), 2)));
+    // The fourth message's pusher gives up.
+    drop(waiting.remove(1));
+    let consumer = queue.consumer();
+    consumer.pop(&[topic("a")], false).unwrap();
+    assert_eq!(take(&consumer), ["1", "2", "3", "5", "6"]);
+    assert!(waiting.iter_mut().all(|push| now(push).is_some()), "all have heard of it");
+    assert!(matches!(push_or_wait(&queue, "a", b"8"), Ok(Pushed::Now(0))));
+    consumer.written(10);
+    drop(consumer);
+    assert_eq!(queue.waiting().len(), 1, "what was taken and not written is back");
+}
+
+#[test]
+fn what_waits_for_room_is_bounded_and_a_large_one_holds_up_only_those_behind_it() {
+    let queue = Arc::new(Queue::new(100, 1));
+    let large = vec![b'x'; TOPIC_BYTES / 2];
+    assert!(matches!(push_or_wait(&queue, "a", &large), Ok(Pushed::Now(1))));
+    let Ok(Pushed::Waits(mut first)) = push_or_wait(&queue, "a", &large) else { panic!("there is no room for it") };
+    let Ok(Pushed::Waits(mut second)) = push_or_wait(&queue, "a", b"small") else { panic!("it stands behind another") };
+    assert!(matches!(push_or_wait(&queue, "a", &large), Err(PushError::Bytes(_))), "64 MiB would wait for room");
+    assert!(matches!(push_or_wait(&queue, "b", b"x"), Err(PushError::Topics(..))));
+    assert_eq!((now(&mut first), now(&mut second)), (None, None));
+    drop(first);
+    assert_eq!(now(&mut second), Some(2), "there was room for it all along");
 }
 
 #[test]

@@ -263,6 +263,17 @@ fn is_shown_as(file: &str, shown: &str) -> bool {
 /// What was probably meant by a name that `owner` does not have: `did you mean 'json_decode'?`; empty if there is no
 /// telling.
 pub(super) fn instead_of(owner: &str, name: &str, offered: &BTreeSet<String>) -> String {
+    match (owner, name) {
+        // Names of older versions.
+        ("mix.redis", "llen" | "set" | "get" | "incr" | "decr") => {
+            return format!("today it is mix.redis.connection(\"default\"):command(\"{name}\", ...)");
+        }
+        ("mix.queue", "consume" | "pop") => {
+            return "back ends consume topics, by queue.pop of the WebSocket API".into();
+        }
+        ("mix.queue", "new") => return "a topic is there from the first mix.queue.push on".into(),
+        _ => {}
+    }
     let fields = offered.iter().filter_map(|full| full.strip_prefix(owner)?.strip_prefix(['.', ':']));
     if let Some(near) = nearest(name, fields.filter(|field| !field.contains('.'))) {
         return format!("did you mean '{near}'?");

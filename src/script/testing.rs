@@ -16,7 +16,7 @@ use super::guard;
 use super::program::{Program, shown};
 use super::stack::State;
 use super::vm::VmLimits;
-use crate::config::{Config, Protocol, Server};
+use crate::config::{Config, Protocol, QueueFull, Server};
 
 /// The longest a hook may compute, where no server of the configuration says.
 const HANDLER_TIMEOUT: Duration = Duration::from_millis(200);
@@ -36,6 +36,7 @@ pub struct Settings {
     redis: Option<Vec<String>>,
     topic_size: usize,
     max_topics: usize,
+    queue_full: QueueFull,
 }
 
 impl Settings {
@@ -56,6 +57,7 @@ impl Settings {
             redis: luavm.map(|l| l.redis.iter().map(|r| r.name.clone()).collect()),
             topic_size: luavm.map_or(2000, |l| l.queue_topic_size),
             max_topics: luavm.map_or(100, |l| l.queue_max_topics),
+            queue_full: luavm.map_or(QueueFull::Error, |l| l.queue_full),
         }
     }
 }
@@ -196,6 +198,7 @@ fn natives_table(lua: &Lua, program: &Arc<Program>, settings: &Settings) -> mlua
     native.set("load_budget", LOAD_BUDGET.as_millis() as f64)?;
     native.set("topic_size", settings.topic_size)?;
     native.set("max_topics", settings.max_topics)?;
+    native.set("queue_blocks", settings.queue_full == QueueFull::Block)?;
     if let Some(names) = &settings.redis {
         native.set("redis", lua.create_table_from(names.iter().map(|name| (name.as_str(), true)))?)?;
     }

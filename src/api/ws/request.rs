@@ -81,6 +81,10 @@ pub(super) enum Work {
     Ping,
 }
 
+/// Methods of older versions, and what they are called today.
+const OLDER: [(&str, &str); 3] =
+    [("queue.consume", "queue.pop"), ("queue.unconsume", "queue.unpop"), ("server.ping", "the text ping")];
+
 /// A call of the queue.
 pub(super) enum QueueCall {
     Pop { topics: Vec<Topic>, ack: bool },
@@ -203,7 +207,9 @@ fn work(method: &str, params: Option<&str>, api: &Api, sequence: &Rc<Sequence>) 
         }
         unknown => {
             let shown: String = unknown.chars().take(100).flat_map(char::escape_debug).collect();
-            return Err(invalid(format!("field \"m\": there is no method \"{shown}\"")));
+            let today = OLDER.iter().find(|(older, _)| *older == unknown);
+            let today = today.map_or_else(String::new, |(_, today)| format!("; it is {today} today"));
+            return Err(invalid(format!("field \"m\": there is no method \"{shown}\"{today}")));
         }
     };
     Ok(Work::Queue(call))

@@ -7,7 +7,7 @@ use super::address::{HOST_PORT, ORIGIN, host_pattern, host_port, net, origin};
 use super::section::{Section, Value};
 use super::tree::Node;
 use super::{At, Sink};
-use crate::config::{Format, HostPattern, Level, Library, Limits, Logging, Protocol, Redis, Summary, User};
+use crate::config::{Format, HostPattern, Level, Library, Limits, Logging, Protocol, QueueFull, Redis, Summary, User};
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -82,6 +82,8 @@ pub struct RawLuaVm {
     pub queue_topic_size: usize,
     /// `engine.luavm.queue.maxTopics`
     pub queue_max_topics: usize,
+    /// `engine.luavm.queue.full`
+    pub queue_full: QueueFull,
     /// `engine.luavm.redis`, each at its name.
     pub redis: Vec<At<Redis>>,
     /// `engine.luavm.memoryLimit`
@@ -113,12 +115,14 @@ pub struct RawServer {
 pub fn read(root: &Node, sink: &Sink) -> Raw {
     let mut unused = Vec::new();
     Value::root(root, sink).section(|s| {
+        s.older(&[("log", "logging")]);
         let logging = s.get("logging").section(logging);
         let (users, origins) = s.get("access").section(|s| {
             let users = s.get("users").list().into_iter().map(|v| v.section(user)).collect();
             (users, texts(s.get("origins"), ORIGIN, origin))
         });
         let center = s.get("center").section(|s| {
+            s.older(&[("server", "apiServer")]);
             unused.extend(not_used(s.get("registry"), |v| v.section(|s| drop(listen(s, 6786)))));
             s.get("apiServer").section(|s| listen(s, 6787))
         });
@@ -148,6 +152,7 @@ pub fn read(root: &Node, sink: &Sink) -> Raw {
 }
 
 fn logging(s: &mut Section<'_>) -> Logging {
+    s.older(&[("max_files", "maxFiles")]);
     const LEVELS: [(&str, Level); 4] =
         [("debug", Level::Debug), ("info", Level::Info), ("warn", Level::Warn), ("error", Level::Error)];
     Logging {
@@ -192,10 +197,12 @@ enum Role {
 }
 
 fn engine(s: &mut Section<'_>, unused: &mut Vec<String>) -> RawEngine {
+    s.older(&[("control", "apiServer")]);
     unused.extend(not_used(s.get("centerRegistry"), |v| v.parse(HOST_PORT, (), |text| host_port(text).map(drop))));
     unused.extend(not_used(s.get("meshPoint"), |v| v.section(|s| drop(listen(s, 6788)))));
     let workers = s.get("workers").number(0..=1024, 0);
     let (api, api_read_timeout, api_write_timeout, api_max_body_size) = s.get("apiServer").section(|s| {
+        s.older(&[("username", "access.users"), ("password", "access.users")]);
         let api = listen(s, 6789);
         buffers(s);
         let timeouts = (s.get("readTimeout"), s.get("writeTimeout"));
@@ -210,9 +217,15 @@ fn engine(s: &mut Section<'_>, unused: &mut Vec<String>) -> RawEngine {
 }
 
 fn luavm(s: &mut Section<'_>) -> RawLuaVm {
-    let (queue_topic_size, queue_max_topics) = s
-        .get("queue")
-        .section(|s| (s.get("topicSize").number(1..=10_000_000, 2000), s.get("maxTopics").number(1..=1_000_000, 100)));
+    let (queue_topic_size, queue_max_topics, queue_full) = s.get("queue").section(|s| {
+        s.older(&[("size", "topicSize"), ("max", "maxTopics")]);
+        const FULL: [(&str, QueueFull); 2] = [("error", QueueFull::Error), ("block", QueueFull::Block)];
+        (
+            s.get("topicSize").number(1..=10_000_000, 2000),
+            s.get("maxTopics").number(1..=1_000_000, 100),
+            s.get("full").word(&FULL, QueueFull::Error),
+        )
+    });
     let redis = s.get("redis").list().into_iter().map(|v| v.section(redis)).collect();
     let memory_limit = s.get("memoryLimit").size(MIB..=1024 * GIB, 256 * MIB);
     const LIBRARIES: [(&str, Option<Library>); 2] = [("io", Some(Library::Io)), ("os", Some(Library::Os))];
@@ -222,7 +235,7 @@ fn luavm(s: &mut Section<'_>) -> RawLuaVm {
             libraries.push(library);
         }
     }
-    RawLuaVm { queue_topic_size, queue_max_topics, redis, memory_limit, libraries }
+    RawLuaVm { queue_topic_size, queue_max_topics, queue_full, redis, memory_limit, libraries }
 }
 
 fn redis(s: &mut Section<'_>) -> At<Redis> {
@@ -246,7 +259,7 @@ fn redis(s: &mut Section<'_>) -> At<Redis> {
 fn server(s: &mut Section<'_>) -> RawServer {
     let listen = listen(s, 6790);
     let protocols = [("websocket", Protocol::Websocket), ("socket", Protocol::Socket)];
-    let protocol = s.get("protocol").word(&protocols, Protocol::Websocket);
+    let protocol = s.get("protocol").word_of(&protocols, &[("custom", "socket")], Protocol::Websocket);
     let options = s.get("options").list().into_iter().map(|v| v.section(option)).collect();
     let entry = s.get("entry");
     let default = match protocol {
@@ -254,7 +267,7 @@ fn server(s: &mut Section<'_>) -> RawServer {
         Protocol::Socket => "lua/entry.socket.lua",
     };
     let entry = entry.at(entry.text().unwrap_or(default).to_owned());
-    let byte_code_expires = s.get("byteCodeExpires").duration(TIMEOUT, seconds(10));
+    let byte_code_expires = s.get_either("byteCodeExpires", "bytecodeExpires").duration(TIMEOUT, seconds(10));
     buffers(s);
     let ping = s.get("pingInterval");
     let limits = ping.at(Limits {

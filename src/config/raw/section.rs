@@ -27,6 +27,10 @@ pub struct Section<'a> {
     key: String,
     place: Place,
     known: Vec<&'static str>,
+    /// Keys of older versions, and what they are called today.
+    older: &'static [(&'static str, &'static str)],
+    /// Keys that are taken in an older spelling.
+    older_spelt: Vec<&'static str>,
 }
 
 impl<'a> Value<'a> {
@@ -84,7 +88,15 @@ impl<'a> Value<'a> {
             }
             None => &[],
         };
-        let mut section = Section { sink: self.sink, entries, key: self.key, place: self.place, known: Vec::new() };
+        let mut section = Section {
+            sink: self.sink,
+            entries,
+            key: self.key,
+            place: self.place,
+            known: Vec::new(),
+            older: &[],
+            older_spelt: Vec::new(),
+        };
         let result = read(&mut section);
         section.report_unknown();
         result
@@ -147,6 +159,21 @@ impl<'a> Value<'a> {
         self.parse(&expected, default, |text| words.iter().find(|(name, _)| *name == text).map(|(_, value)| *value))
     }
 
+    /// As [`Value::word`], where older files have other words: each with what it is called today.
+    pub fn word_of<T: Copy>(&self, words: &[(&str, T)], older: &[(&str, &str)], default: T) -> T {
+        let given = self.node.and_then(|node| match &node.kind {
+            Kind::Scalar { text, .. } => older.iter().find(|(old, _)| old == text),
+            _ => None,
+        });
+        match given {
+            Some((old, today)) => {
+                self.report(format!("\"{old}\" is called \"{today}\" today"));
+                default
+            }
+            None => self.word(words, default),
+        }
+    }
+
     /// A whole number.
     pub fn number<T>(&self, range: RangeInclusive<T>, default: T) -> T
     where
@@ -206,9 +233,29 @@ impl<'a> Section<'a> {
         Value { sink: self.sink, node, key: join(&self.key, name), place }
     }
 
+    /// The value of a key that may be spelt in an older way, too. Both at once are a problem.
+    pub fn get_either(&mut self, name: &'static str, older: &'static str) -> Value<'a> {
+        let (value, old) = (self.get(name), self.get(older));
+        // Messages offer only today's spelling.
+        self.known.pop();
+        self.older_spelt.push(older);
+        if value.is_set() && old.is_set() {
+            old.report(format!("given twice: it is an older spelling of {name}"));
+        }
+        if old.is_set() && !value.is_set() { old } else { value }
+    }
+
+    /// Names keys of older versions that are none any more, with what they are called today.
+    pub fn older(&mut self, older: &'static [(&'static str, &'static str)]) {
+        self.older = older;
+    }
+
     fn report_unknown(&self) {
-        for entry in self.entries.iter().filter(|e| !self.known.contains(&e.name.as_str())) {
+        let is_known = |name: &str| self.known.contains(&name) || self.older_spelt.contains(&name);
+        for entry in self.entries.iter().filter(|e| !is_known(&e.name)) {
+            let older = self.older.iter().find(|(old, _)| *old == entry.name);
             let hint = match nearest(&entry.name, &self.known) {
+                _ if older.is_some() => older.map_or_else(String::new, |(_, today)| format!("it is {today} today")),
                 Some(known) => format!("did you mean {known:?}?"),
                 None if entry.name.contains(':') => "a space must follow the colon".to_owned(),
                 None => format!("known here: {}", self.known.join(", ")),
@@ -280,6 +327,26 @@ mod tests {
             "7:4 g: out of range: \"99h\"; it must be from 0s to 24h",
             "8:4 h: out of range: \"0\"; it must be from 1 to 1MiB",
             "9:8 i[1]: an entry without a value",
+        ];
+        assert_eq!(problems, want);
+    }
+
+    #[test]
+    fn older_keys_and_words_are_taken_or_name_todays() {
+        let read = |s: &mut Section<'_>| {
+            s.older(&[("server", "apiServer")]);
+            let age = s.get_either("byteCodeExpires", "bytecodeExpires").number(0..=99, 10);
+            (age, s.get("protocol").word_of(&[("socket", 1)], &[("custom", "socket")], 0))
+        };
+        assert_eq!(run("bytecodeExpires: 5\nprotocol: socket\n", read), ((5, 1), vec![]));
+        assert_eq!(run("byteCodeExpires: 6\n", read), ((6, 0), vec![]));
+        let (got, problems) = run("byteCodeExpires: 6\nbytecodeExpires: 5\nserver: 1\nprotocol: custom\nx: 1\n", read);
+        assert_eq!(got, (6, 0));
+        let want = [
+            "2:18 bytecodeExpires: given twice: it is an older spelling of byteCodeExpires",
+            "3:1 server: unknown key \"server\"; it is apiServer today",
+            "4:11 protocol: \"custom\" is called \"socket\" today",
+            "5:1 x: unknown key \"x\"; known here: byteCodeExpires, protocol",
         ];
         assert_eq!(problems, want);
     }

@@ -96,6 +96,14 @@ fn a_field_that_mix_does_not_have_is_told() {
         ("mix.publish('c', 'd')", "mix has no 'publish'; did you mean mix.mesh.publish?"),
         ("mix.send('c', 'd')", "mix has no 'send'; did you mean conn:send?"),
         ("mix.frobnicate.deeply()", "mix has no 'frobnicate'"),
+        (
+            "mix.redis.llen('jobs')",
+            "mix.redis has no 'llen'; today it is mix.redis.connection(\"default\"):command(\"llen\", ...)",
+        ),
+        (
+            "mix.queue.consume('login')",
+            "mix.queue has no 'consume'; back ends consume topics, by queue.pop of the WebSocket API",
+        ),
         ("mix.log(mix.WARNING, 'x')", "mix has no 'WARNING'"),
     ] {
         assert_eq!(of(&format!("function f()\n  {call}\nend")), [format!("entry.lua:2: {wanted}")], "{call}");

@@ -3,9 +3,12 @@
 use mlua::ffi;
 
 use super::json;
+use crate::config::QueueFull;
 use crate::message::Channel;
+use crate::queue::Pushed;
 use crate::script::current;
-use crate::script::stack::{Args, Fallible, State, native};
+use crate::script::stack::{Args, Fallible, Raise, State};
+use crate::script::wait::{Outcome, waiting};
 
 /// Adds `queue` to the `mix` table at the top of the stack.
 ///
@@ -14,7 +17,7 @@ use crate::script::stack::{Args, Fallible, State, native};
 pub unsafe fn register(state: State) {
     unsafe {
         ffi::lua_createtable(state, 0, 1);
-        json::set_encoding(state, c"push", native(push));
+        json::set_encoding(state, c"push", waiting(push));
         ffi::lua_setfield(state, -2, c"queue".as_ptr());
     }
 }
@@ -28,19 +31,27 @@ pub fn push_args(args: &Args) -> Fallible<Channel> {
     Ok(topic.map_err(|e| format!("topics are named as channels are: {e}")))
 }
 
-/// `mix.queue.push(topic, data)` -> `n, err`
-fn push(args: &Args) -> Fallible<f64> {
+/// `mix.queue.push(topic, data)` -> `n, err`. Waits for room in the topic where the configuration says so.
+fn push(args: &Args) -> Result<Outcome<Result<f64, String>>, Raise> {
+    let now = |result: Result<f64, String>| Ok(Outcome::Now(result));
     let topic = match push_args(args)? {
         Ok(topic) => topic,
-        Err(e) => return Ok(Err(e)),
+        Err(e) => return now(Err(e)),
     };
     let data = match json::encoded(args, 2) {
         Ok(data) => data,
-        Err(e) => return Ok(Err(e)),
+        Err(e) => return now(Err(e)),
     };
     let (Some(conn), Some(host)) = (current::get().and_then(|current| current.conn), current::host()) else {
-        return Ok(Err("no client to push for: not inside a handler".into()));
+        return now(Err("no client to push for: not inside a handler".into()));
     };
-    let waiting = host.queue.push(&topic, conn.client_id, data);
-    Ok(waiting.map(|n| n as f64).map_err(|e| e.to_string()))
+    let pushed = match host.queue_full {
+        QueueFull::Error => host.queue.push(&topic, conn.client_id, data).map(Pushed::Now),
+        QueueFull::Block => host.queue.push_or_wait(&topic, conn.client_id, data),
+    };
+    match pushed {
+        Ok(Pushed::Now(waiting)) => now(Ok(waiting as f64)),
+        Ok(Pushed::Waits(room)) => Ok(Outcome::later(async move { Ok(room.await as f64) })),
+        Err(e) => now(Err(e.to_string())),
+    }
 }

@@ -1,0 +1,120 @@
+//! Pushes that wait for room in their topic. Room goes to them in the order in which they came, and to one message at a
+//! time: whoever frees it moves the message and wakes its pusher, so that no wake-up can be lost.
+
+use bytes::Bytes;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use super::{Message, PushError, Queue, State, TOPIC_BYTES, Topic, Wakers};
+use crate::ids::ClientId;
+
+/// A message that waits for room.
+pub(super) struct Blocked {
+    message: Message,
+    /// None until its pusher has been polled.
+    waker: Option<Waker>,
+}
+
+/// How a push goes on that found no room.
+pub struct Waiting {
+    queue: Arc<Queue>,
+    topic: usize,
+    ticket: u64,
+}
+
+/// How far a push came.
+pub enum Pushed {
+    /// It is in the topic: so many messages wait there now.
+    Now(usize),
+    /// It waits for room.
+    Waits(Waiting),
+}
+
+impl Queue {
+    /// As [`Queue::push`], but where the topic is full the message waits for room, behind those that wait already. It fails
+    /// where it would be one topic too many, and where more than [`TOPIC_BYTES`] would wait for room.
+    pub fn push_or_wait(self: &Arc<Self>, topic: &Topic, client: ClientId, data: Bytes) -> Result<Pushed, PushError> {
+        let mut wakers = Wakers::new();
+        let mut state = self.lock();
+        match state.push(topic, client, data.clone(), self.max_topics, &mut wakers) {
+            Ok(waiting) => {
+                drop(state);
+                wakers.into_iter().for_each(Waker::wake);
+                return Ok(Pushed::Now(waiting));
+            }
+            Err(PushError::Full(..) | PushError::Bytes(_)) => {}
+            Err(other) => return Err(other),
+        }
+        let ticket = state.number();
+        let no_room = || PushError::Bytes(topic.clone());
+        let place = state.names.get(topic).copied().ok_or_else(no_room)?;
+        let message = Message { shelf: place, client, data };
+        let weight = message.weight();
+        let shelf = state.topics.get_mut(place).ok_or_else(no_room)?;
+        if shelf.blocked_bytes + weight > TOPIC_BYTES {
+            return Err(no_room());
+        }
+        shelf.blocked_bytes += weight;
+        shelf.blocked.insert(ticket, Blocked { message, waker: None });
+        drop(state);
+        Ok(Pushed::Waits(Waiting { queue: self.clone(), topic: place, ticket }))
+    }
+}
+
+impl State {
+    /// Takes messages that wait for room into a topic, as far as there is some.
+    pub(super) fn admit(&mut self, shelf: usize, wakers: &mut Wakers) {
+        while let Some(topic) = self.topics.get_mut(shelf)
+            && let Some(first) = topic.blocked.first_entry()
+            && topic.waiting.len() < self.topic_size
+            && topic.bytes + first.get().message.weight() <= TOPIC_BYTES
+        {
+            let (ticket, Blocked { message, waker }) = first.remove_entry();
+            topic.blocked_bytes -= message.weight();
+            let number = self.number();
+            self.put(number, message);
+            let waiting = self.topics.get(shelf).map_or(0, |topic| topic.waiting.len());
+            self.admitted.insert(ticket, waiting);
+            wakers.extend(waker);
+        }
+    }
+}
+
+impl Future for Waiting {
+    /// How many messages wait in the topic, once this one does.
+    type Output = usize;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<usize> {
+        let mut state = self.queue.lock();
+        if let Some(waiting) = state.admitted.remove(&self.ticket) {
+            return Poll::Ready(waiting);
+        }
+        let blocked = state.topics.get_mut(self.topic).and_then(|topic| topic.blocked.get_mut(&self.ticket));
+        if let Some(blocked) = blocked {
+            blocked.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Waiting {
+    /// Who gives up waiting takes the message along.
+    fn drop(&mut self) {
+        let mut wakers = Wakers::new();
+        let mut state = self.queue.lock();
+        if state.admitted.remove(&self.ticket).is_some() {
+            return;
+        }
+        if let Some(topic) = state.topics.get_mut(self.topic)
+            && let Some(blocked) = topic.blocked.remove(&self.ticket)
+        {
+            topic.blocked_bytes -= blocked.message.weight();
+            // One behind it may be smaller.
+            state.admit(self.topic, &mut wakers);
+        }
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}

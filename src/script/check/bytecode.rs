@@ -88,20 +88,32 @@ pub(super) mod op {
     pub const ISEQP: u8 = 10;
     pub const ISNEP: u8 = 11;
     pub const ISTC: u8 = 12;
+    pub const ISFC: u8 = 13;
     pub const IST: u8 = 14;
     pub const ISF: u8 = 15;
     pub const ISNUM: u8 = 17;
     pub const MOV: u8 = 18;
     pub const NOT: u8 = 19;
+    pub const ADDVN: u8 = 22;
+    pub const POW: u8 = 37;
+    pub const CAT: u8 = 38;
     pub const KSTR: u8 = 39;
+    pub const KSHORT: u8 = 41;
+    pub const KNUM: u8 = 42;
+    pub const KPRI: u8 = 43;
     pub const KNIL: u8 = 44;
+    pub const UGET: u8 = 45;
     pub const USETV: u8 = 46;
+    pub const USETP: u8 = 49;
     pub const UCLO: u8 = 50;
     pub const FNEW: u8 = 51;
+    pub const TNEW: u8 = 52;
+    pub const TDUP: u8 = 53;
     pub const GGET: u8 = 54;
     pub const GSET: u8 = 55;
     pub const TGETV: u8 = 56;
     pub const TGETS: u8 = 57;
+    pub const TGETR: u8 = 59;
     pub const TSETV: u8 = 60;
     pub const TSETS: u8 = 61;
     pub const TSETR: u8 = 64;
@@ -109,9 +121,14 @@ pub(super) mod op {
     pub const CALL: u8 = 66;
     pub const CALLMT: u8 = 67;
     pub const CALLT: u8 = 68;
+    pub const ITERC: u8 = 69;
+    pub const VARG: u8 = 71;
     pub const ISNEXT: u8 = 72;
     pub const FORI: u8 = 77;
+    pub const FORL: u8 = 79;
     pub const JMP: u8 = 88;
+    pub const BNOT: u8 = 89;
+    pub const BSAR: u8 = 95;
 }
 
 impl Proto {
@@ -342,6 +359,23 @@ mod tests {
             ("local a, b = x, y; local c = a or b", op::ISTC),
             ("local a = x; local b = a", op::MOV),
             ("return not x", op::NOT),
+            ("local a, b = x and y, z", op::ISF),
+            ("local a = x; local b = a and y", op::ISFC),
+            ("return x + 1", op::ADDVN),
+            ("return x ^ y", op::POW),
+            ("return x .. y", op::CAT),
+            ("x(1)", op::KSHORT),
+            ("x(1.5)", op::KNUM),
+            ("x(nil)", op::KPRI),
+            ("local a; function f() return a end a = 1", op::UGET),
+            ("local a; function f() a = nil end", op::USETP),
+            ("x({})", op::TNEW),
+            ("x({ 1 })", op::TDUP),
+            ("for k in x do end", op::ITERC),
+            ("x(...)", op::VARG),
+            ("for i = 1, x do end", op::FORL),
+            ("return ~x", op::BNOT),
+            ("return x ~>> y", op::BSAR),
             ("return 'x'", op::KSTR),
             ("local a, b", op::KNIL),
             ("local a; function f() a = x end", op::USETV),

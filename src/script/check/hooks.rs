@@ -62,6 +62,19 @@ impl Hooks {
         })
     }
 
+    /// The positions of a hook's arguments that are objects of the engine, with their classes.
+    pub fn objects(&self, name: &str) -> Option<&'static [(usize, &'static str)]> {
+        let known: &[(usize, &str)] = match name {
+            "on_handshake" => &[(3, "conn")],
+            "on_connect" | "on_message" | "protocol_decode" | "protocol_encode" => &[(1, "conn")],
+            "protocol_input" => &[(0, "buffer"), (1, "conn")],
+            // The older form has it one place further to the front.
+            "on_close" => &[(2, "conn")],
+            _ => return None,
+        };
+        self.names.contains(&name).then_some(known)
+    }
+
     /// Hooks that are local functions of a file's top level while there is no global one.
     pub fn local(&self, facts: &Facts, functions: &BTreeSet<String>) -> Vec<Found> {
         let Some(top) = facts.protos.last() else { return Vec::new() };

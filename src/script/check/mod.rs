@@ -2,8 +2,10 @@
 //! what the script's files assign, and warns only of what is certain. It reads text and runs nothing.
 
 mod bytecode;
+mod calls;
 mod dialect;
 mod files;
+mod flow;
 mod hooks;
 mod names;
 mod scan;
@@ -16,6 +18,7 @@ use std::collections::BTreeSet;
 
 use super::program::Program;
 use files::files;
+use flow::Flow;
 use hooks::Hooks;
 use names::Names;
 
@@ -84,6 +87,8 @@ pub(super) fn slips(lua: &Lua, program: &Program) -> Vec<Slip> {
         }));
         found.extend(hooks.wrong_order(&file.facts));
         found.extend(hooks.older(&file.facts));
+        let flow = Flow::of(&file.facts, calls::objects(&file.facts, &hooks).into_iter());
+        found.extend(calls::wrong(&flow, &names.offered));
         if file.is_entry {
             // Elsewhere such a name may be anything.
             found.extend(hooks.local(&file.facts, &names.functions));

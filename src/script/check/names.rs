@@ -24,7 +24,7 @@ pub(super) struct Names {
     /// Globals that any file reads.
     read: BTreeSet<String>,
     /// What the engine offers.
-    offered: BTreeSet<String>,
+    pub offered: BTreeSet<String>,
     /// Tables whose fields are all known.
     closed: BTreeSet<String>,
     /// Globals of the VM.

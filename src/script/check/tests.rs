@@ -152,6 +152,104 @@ fn a_hook_that_nothing_calls_is_told() {
     );
 }
 
+/// The warnings of a hook's body, at its second line.
+fn in_hook(body: &str) -> Vec<String> {
+    let script = format!("function on_message(msg, conn)\n  {body}\nend");
+    warned(&[("entry.lua", &script)]).into_iter().map(|w| w.replace("entry.lua:2: ", "")).collect()
+}
+
+#[test]
+fn a_method_that_a_connection_does_not_have_is_told() {
+    let sned = "conn has no 'sned'; did you mean 'send'?";
+    for (body, wanted) in [
+        ("conn:sned(msg.data)", sned),
+        ("conn.sned(msg.data)", sned),
+        ("local c = mix.websocket() c:sned('x')", "conn has no 'sned'; did you mean 'send'?"),
+        ("if msg then conn:sned('x') end", sned),
+        ("local function f() conn:sned('x') end f()", sned),
+        ("conn:publish('c', 'x')", "conn has no 'publish'; did you mean mix.mesh.publish?"),
+        ("return conn:chanels()", "conn has no 'chanels'; did you mean 'channels'?"),
+        ("mix.redis.connection('default'):comand('get', 'x')", "redis has no 'comand'; did you mean 'command'?"),
+    ] {
+        assert_eq!(in_hook(body), [wanted], "{body}");
+    }
+    let script = "local function greet(name, c)\n  c:sedn(name)\nend\n\
+                  function on_handshake(id, headers, server, conn)\n  greet('x', conn)\nend";
+    assert_eq!(of(script), ["entry.lua:2: conn has no 'sedn'; did you mean 'send'?"]);
+}
+
+#[test]
+fn a_method_that_is_called_with_a_dot_is_told() {
+    for (body, name) in [
+        ("conn.send('x')", "send"),
+        ("conn.send(msg.data)", "send"),
+        ("conn.send(msg.data, 'binary')", "send"),
+        ("conn.send('a' .. msg.data)", "send"),
+        ("local c = mix.websocket() return c.channels()", "channels"),
+        ("conn.subscribe(msg.data)", "subscribe"),
+        ("conn.set_context({ a = 1 })", "set_context"),
+        ("if conn.send(msg.data) then return end", "send"),
+    ] {
+        let wanted =
+            format!("conn.{name}(...) does not pass the connection on; call it with a colon: conn:{name}(...)");
+        assert_eq!(in_hook(body), [wanted], "{body}");
+    }
+}
+
+#[test]
+fn an_ignored_err_that_is_certain_to_come_is_told() {
+    let holds = |call: &str, name: &str| {
+        format!(
+            "{call} fails here, and its err is ignored: channel name \"{name}\" holds a space or control character; \
+             name it otherwise, and look at the err"
+        )
+    };
+    for (body, wanted) in [
+        ("conn:subscribe('my room')", holds("conn:subscribe", "my room")),
+        ("conn:subscribe('a', 'my room', 'b')", holds("conn:subscribe", "my room")),
+        ("mix.subscribe('my room')", holds("mix.subscribe", "my room")),
+        ("mix.mesh.publish('my room', msg.data)", holds("mix.mesh.publish", "my room")),
+        ("mix.queue.push('my topic', { a = 1 })", holds("mix.queue.push", "my topic")),
+        ("local publish = mix.mesh.publish publish('my room', 'x')", holds("mix.mesh.publish", "my room")),
+        (
+            "conn:subscribe('my room:' .. msg.data)",
+            "conn:subscribe fails here, and its err is ignored: a channel's name with \"my room:\" holds a space or \
+             control character; name it otherwise, and look at the err"
+                .into(),
+        ),
+    ] {
+        assert_eq!(in_hook(body), [wanted], "{body}");
+    }
+    let script = "local publish = mix.mesh.publish\nfunction f()\n  publish('my room', 'x')\nend";
+    assert_eq!(of(script).len(), 1);
+}
+
+#[test]
+fn calls_that_may_go_well_are_not_told() {
+    for body in [
+        "conn:send(msg.data)",
+        "conn.send(conn, msg.data)",
+        "local c = conn c.send(c, 'x')",
+        "conn.send(others[1], msg.data)",
+        "pcall(conn.send, conn, 'x')",
+        "local send = conn.send send(conn, 'x')",
+        "if conn.sned then conn:sned('x') end",
+        "local c = conn c = { sned = print } c:sned('x')",
+        "conn = { sned = print } conn:sned('x')",
+        "local function f() conn = nil end f() conn:sned('x')",
+        "local err = conn:subscribe('my room') return err",
+        "if conn:subscribe('my room') then return end",
+        "conn:subscribe('room', 'user:' .. msg.data)",
+        "conn:subscribe(msg.data) mix.mesh.publish(msg.data, 'my text')",
+        "mix.mesh.publish('room', 'hello, all of you') mix.queue.push('topic', 'some text')",
+        "return conn:subscribe('my room')",
+        "for _, conn in pairs(others) do conn:whatever() end",
+        "local t = { conn = msg } t.conn:whatever()",
+    ] {
+        assert_eq!(of(&format!("others = {{}}\nfunction on_message(msg, conn) {body} end")), [""; 0], "{body}");
+    }
+}
+
 #[test]
 fn what_only_the_bundled_luajit_takes_is_told_once_a_file() {
     let found = of("local a, n = 1, 0\n-- a != b\nif a != 2 && a then n += 1 end\nlocal s = 'a != b' .. [[ && ]]\n\

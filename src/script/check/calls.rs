@@ -1,0 +1,147 @@
+//! Calls that can't go well: methods of the engine's objects that are misspelt or called with a dot, and names of channels and
+//! topics that are wrong, where the call's err is thrown away.
+
+use std::collections::BTreeSet;
+
+use super::Found;
+use super::bytecode::{Ins, Proto, op};
+use super::flow::{Flow, Known, Registers, Var, asks};
+use super::hooks::Hooks;
+use super::scan::Facts;
+use crate::message::Channel;
+use crate::script::teach::instead_of;
+
+/// Methods of a connection with what they need besides it: how many arguments.
+const LEAST: [(&str, usize); 7] = [
+    ("send", 1),
+    ("subscribe", 1),
+    ("unsubscribe", 1),
+    ("set_context", 1),
+    ("set_context_value", 2),
+    ("context_value", 1),
+    ("wait_context_value", 1),
+];
+
+/// Functions whose first argument names a channel or topic, or all of whose arguments do.
+const NAMED: [(&str, bool); 4] =
+    [("mix.mesh.publish", false), ("mix.queue.push", false), ("mix.subscribe", true), ("mix.unsubscribe", true)];
+
+/// Parameters of hooks that get one of the engine's objects.
+pub(super) fn objects(facts: &Facts, hooks: &Hooks) -> Vec<(Var, &'static str)> {
+    let top = facts.writes.iter().filter(|write| facts.is_top(write.proto));
+    let found = top.filter_map(|write| {
+        let (function, objects) = (write.function?, hooks.objects(&write.path)?);
+        Some(objects.iter().map(move |(position, class)| ((function, *position), *class)))
+    });
+    found.flatten().collect()
+}
+
+/// All of one file.
+pub(super) fn wrong(flow: &Flow<'_>, offered: &BTreeSet<String>) -> Vec<Found> {
+    let mut found = Vec::new();
+    for (number, proto) in flow.facts.protos.iter().enumerate() {
+        // Methods that are asked for first may be anybody's.
+        let mut asked = BTreeSet::new();
+        flow.walk(number, |r, ins| {
+            if let Some((class, name)) = fetched(proto, r, ins)
+                && proto.code.get(r.at() + 1).is_some_and(|next| asks(*next, ins.a()))
+            {
+                asked.insert((class, name));
+            }
+        });
+        flow.walk(number, |r, ins| {
+            if let Some((class, name)) = fetched(proto, r, ins)
+                && !offered.contains(&format!("{class}:{name}"))
+                && !asked.contains(&(class, name.clone()))
+                && is_called(proto, r.at(), ins)
+            {
+                let what = format!("{class} has no '{name}'");
+                let fix = instead_of(class, &name, offered);
+                found.push(Found::new(ins.line, &format!("{class}:{name}"), what, fix));
+            }
+            found.extend(without_self(r, ins));
+            found.extend(in_vain(r, ins));
+        });
+    }
+    found
+}
+
+/// The class and the name of a method that an instruction fetches.
+fn fetched(proto: &Proto, r: &Registers<'_>, ins: Ins) -> Option<(&'static str, String)> {
+    match (ins.op(), r.get(ins.b())?) {
+        (op::TGETS, Known::Object(class)) => Some((class, proto.text(ins.c())?.to_owned())),
+        _ => None,
+    }
+}
+
+/// Whether what an instruction fetches is called, as far as it goes without a jump.
+fn is_called(proto: &Proto, at: usize, fetch: Ins) -> bool {
+    for (at, ins) in proto.code.iter().enumerate().skip(at + 1) {
+        if (op::CALLM..=op::CALLT).contains(&ins.op()) && ins.a() <= fetch.a() {
+            return ins.a() == fetch.a();
+        } else if ins.target(at).is_some() {
+            break;
+        }
+    }
+    false
+}
+
+/// A method that is called with a dot, and gets something else than the connection.
+fn without_self(r: &Registers<'_>, ins: Ins) -> Option<Found> {
+    if !(op::CALLM..=op::CALLT).contains(&ins.op()) {
+        return None;
+    }
+    let Some(Known::Method(class, name)) = r.get(ins.a()) else { return None };
+    let mut arguments = r.arguments(ins);
+    let count = arguments.len();
+    let has_fixed_count = matches!(ins.op(), op::CALL | op::CALLT);
+    let least = LEAST.iter().find(|(known, _)| *known == name).map_or(0, |(_, least)| *least);
+    let is_wrong = match arguments.next().map(|first| r.get(first)) {
+        Some(Some(Known::Object(_))) => false,
+        // It may well be another connection.
+        Some(None | Some(Known::Within(_))) => {
+            let kind = arguments.next().and_then(|second| r.get(second));
+            let is_kind = matches!(kind, Some(Known::Text(kind)) if matches!(kind.as_str(), "text" | "binary"));
+            has_fixed_count && count < 1 + least || name == "send" && is_kind
+        }
+        Some(Some(_)) => true,
+        None => has_fixed_count,
+    };
+    let what = format!("{class}.{name}(...) does not pass the connection on");
+    is_wrong.then(|| {
+        Found::new(ins.line, &format!("{class}.{name}"), what, format!("call it with a colon: {class}:{name}(...)"))
+    })
+}
+
+/// A call that fails for its constant name of a channel, and whose results are all thrown away.
+fn in_vain(r: &Registers<'_>, ins: Ins) -> Option<Found> {
+    const NO_RESULTS: usize = 1;
+    if !matches!(ins.op(), op::CALL | op::CALLM) || ins.b() != NO_RESULTS {
+        return None;
+    }
+    let arguments = r.arguments(ins);
+    let (name, named) = match r.get(ins.a())? {
+        Known::Path(path) => {
+            let (_, all) = NAMED.iter().find(|(known, _)| *known == path)?;
+            let end = if *all { arguments.end } else { arguments.end.min(arguments.start + 1) };
+            (path, arguments.start..end)
+        }
+        Known::Method("conn", name) if matches!(name.as_str(), "subscribe" | "unsubscribe") => {
+            (format!("conn:{name}"), arguments.start + 1..arguments.end)
+        }
+        _ => return None,
+    };
+    let problem = named.into_iter().find_map(|register| match r.get(register)? {
+        Known::Text(text) => Channel::from_script(text.as_bytes()).err().map(|e| e.to_string()),
+        // What is put around it does not make it better.
+        Known::Piece(text) => {
+            let is_wrong = text.chars().any(|c| c.is_whitespace() || c.is_control());
+            is_wrong.then(|| {
+                format!("a channel's name with \"{}\" holds a space or control character", text.escape_debug())
+            })
+        }
+        _ => None,
+    })?;
+    let what = format!("{name} fails here, and its err is ignored: {problem}");
+    Some(Found::new(ins.line, &name, what, "name it otherwise, and look at the err"))
+}

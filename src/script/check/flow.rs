@@ -1,0 +1,349 @@
+//! What registers hold, as far as that is certain: constants, functions, fields of globals, connections, and what comes from
+//! variables of a file's top level. It follows variables that are assigned once, into the functions that see them, and
+//! connections into the functions that they are passed to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use super::bytecode::{Ins, Proto, Upvalue, op};
+use super::scan::Facts;
+
+/// A local variable: its function, and its place among that function's locals.
+pub(super) type Var = (usize, usize);
+
+/// A variable that outlives calls.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Root {
+    /// A local of a file's top level.
+    Local(Var),
+    Global(String),
+}
+
+/// What a register holds.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Known {
+    /// A global, or a field of one.
+    Path(String),
+    Text(String),
+    /// A concatenation in which that stands.
+    Piece(String),
+    /// A number, a boolean, nil, or a new table.
+    Plain,
+    Function(usize),
+    /// A value of one of the engine's classes, by its name: `conn`.
+    Object(&'static str),
+    /// A method of such a class.
+    Method(&'static str, String),
+    /// What a variable holds, or something inside it.
+    Within(Root),
+}
+
+/// One file.
+pub(super) struct Flow<'a> {
+    pub facts: &'a Facts,
+    /// What variables hold that are assigned once.
+    values: BTreeMap<Var, Known>,
+    /// For each function the variables that its upvalues are.
+    upvalues: Vec<Vec<Option<Var>>>,
+    /// Parameters that are known to get an object.
+    objects: BTreeMap<Var, &'static str>,
+    changed: BTreeSet<Var>,
+}
+
+/// The state of a walk before an instruction.
+pub(super) struct Registers<'a> {
+    flow: &'a Flow<'a>,
+    number: usize,
+    at: usize,
+    temps: Vec<Option<Known>>,
+    /// For each register the local that it was given to last.
+    active: Vec<Option<usize>>,
+}
+
+/// Each round follows a value by one more variable or call; scripts need three or four.
+const MOST_ROUNDS: usize = 16;
+
+impl<'a> Flow<'a> {
+    /// `objects`: parameters that get one, by function and position.
+    pub fn of(facts: &'a Facts, objects: impl Iterator<Item = (Var, &'static str)>) -> Flow<'a> {
+        let upvalues = upvalues(facts);
+        let objects = objects.collect();
+        let mut flow = Flow { facts, values: BTreeMap::new(), upvalues, objects, changed: BTreeSet::new() };
+        flow.changed = flow.changed();
+        for _ in 0..MOST_ROUNDS {
+            let before = (flow.objects.len(), flow.values.len());
+            // The functions around come before those in them.
+            for number in (0..facts.protos.len()).rev() {
+                let (mut values, mut passed) = (Vec::new(), Vec::new());
+                flow.walk_with(number, |r, ins| passed.extend(r.passed(ins)), |var, known| values.push((var, known)));
+                flow.values.extend(values);
+                flow.objects.extend(passed);
+            }
+            if (flow.objects.len(), flow.values.len()) == before {
+                break;
+            }
+        }
+        flow
+    }
+
+    /// Visits each instruction of a function with what the registers hold before it.
+    pub fn walk(&self, number: usize, visit: impl FnMut(&Registers<'_>, Ins)) {
+        self.walk_with(number, visit, |_, _| ());
+    }
+
+    /// The variable that an upvalue is.
+    pub fn upvalue(&self, number: usize, upvalue: usize) -> Option<Var> {
+        self.upvalues.get(number)?.get(upvalue).copied().flatten()
+    }
+
+    /// A variable that outlives calls, if that is one.
+    pub fn root(&self, var: Var) -> Option<Root> {
+        self.facts.is_top(var.0).then_some(Root::Local(var))
+    }
+
+    /// The function that a variable holds.
+    pub fn function(&self, var: Var) -> Option<usize> {
+        match self.values.get(&var) {
+            Some(Known::Function(function)) => Some(*function),
+            _ => None,
+        }
+    }
+
+    /// Variables that are assigned after their declaration, anywhere.
+    fn changed(&self) -> BTreeSet<Var> {
+        let mut changed = BTreeSet::new();
+        for (number, proto) in self.facts.protos.iter().enumerate() {
+            self.walk_with(
+                number,
+                |r, ins| {
+                    if (op::USETV..=op::USETP).contains(&ins.op()) {
+                        changed.extend(self.upvalue(number, ins.a()));
+                    }
+                    for register in written(ins) {
+                        changed.extend(r.local(register).filter(|_| !opens(proto, r.at)).map(|local| (number, local)));
+                    }
+                },
+                |_, _| (),
+            );
+        }
+        changed
+    }
+
+    fn walk_with(
+        &self,
+        number: usize,
+        mut visit: impl FnMut(&Registers<'_>, Ins),
+        mut declared: impl FnMut(Var, Known),
+    ) {
+        let Some(proto) = self.facts.protos.get(number) else { return };
+        let (mut joins, mut loops) = (BTreeSet::new(), BTreeSet::new());
+        for (at, ins) in proto.code.iter().enumerate() {
+            if let Some(target) = ins.target(at) {
+                if target > at {
+                    joins.insert(target)
+                } else {
+                    loops.insert(target)
+                };
+            }
+        }
+        let mut r = Registers { flow: self, number, at: 0, temps: vec![None; 264], active: vec![None; 264] };
+        let mut next = 0;
+        for (at, ins) in proto.code.iter().copied().enumerate() {
+            r.at = at;
+            if joins.contains(&at) {
+                r.temps.fill(None);
+            }
+            while let Some(local) = proto.locals.get(next).filter(|local| local.from <= at) {
+                let var = (number, next);
+                let known = match self.objects.get(&var) {
+                    Some(class) if next < proto.params => Some(Known::Object(class)),
+                    _ => r.temps.get(local.slot).cloned().flatten(),
+                };
+                if let Some(known) = known.filter(|_| !self.changed.contains(&var)) {
+                    declared(var, known);
+                }
+                if let Some(active) = r.active.get_mut(local.slot) {
+                    *active = Some(next);
+                }
+                next += 1;
+            }
+            if loops.contains(&at) {
+                r.temps.fill(None);
+            }
+            visit(&r, ins);
+            let set = r.result(proto, ins);
+            if ins.target(at).is_some() && ins.op() != op::ISNEXT {
+                r.temps.fill(None);
+            }
+            for register in written(ins) {
+                r.temps[register] = None;
+            }
+            if let Some(slot) = r.temps.get_mut(ins.a()).filter(|_| set.is_some()) {
+                *slot = set;
+            }
+        }
+    }
+}
+
+impl Registers<'_> {
+    /// The number of the instruction.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    /// What a register holds.
+    pub fn get(&self, register: usize) -> Option<Known> {
+        match self.local(register) {
+            Some(local) => self.flow.values.get(&(self.number, local)).cloned(),
+            None => self.temps.get(register)?.clone(),
+        }
+    }
+
+    /// The local variable whose register that is here.
+    fn local(&self, register: usize) -> Option<usize> {
+        let local = self.active.get(register).copied().flatten()?;
+        let proto = self.flow.facts.protos.get(self.number)?;
+        proto.locals.get(local).is_some_and(|l| self.at < l.to).then_some(local)
+    }
+
+    /// The registers of a call's arguments, as far as their count is fixed.
+    pub fn arguments(&self, ins: Ins) -> Range<usize> {
+        let count = match ins.op() {
+            op::CALL => ins.c().saturating_sub(1),
+            op::CALLT => ins.d().saturating_sub(1),
+            op::CALLM => ins.c(),
+            op::CALLMT => ins.d(),
+            _ => 0,
+        };
+        ins.a() + 2..ins.a() + 2 + count
+    }
+
+    /// Parameters that get an object by a call.
+    fn passed(&self, ins: Ins) -> Vec<(Var, &'static str)> {
+        let is_call = (op::CALLM..=op::CALLT).contains(&ins.op());
+        let Some(Known::Function(function)) = is_call.then(|| self.callee(ins)).flatten() else { return Vec::new() };
+        let arguments = self.arguments(ins).enumerate();
+        let objects = arguments.filter_map(|(position, register)| match self.get(register) {
+            Some(Known::Object(class)) => Some(((function, position), class)),
+            _ => None,
+        });
+        objects.collect()
+    }
+
+    /// What a call calls. A global function that is written in the same file is that function.
+    fn callee(&self, ins: Ins) -> Option<Known> {
+        let known = self.get(ins.a())?;
+        let Known::Path(name) = &known else { return Some(known) };
+        let mut written = self.flow.facts.writes.iter().filter(|write| write.path == *name);
+        match (written.next().and_then(|write| write.function), written.next()) {
+            (Some(function), None) => Some(Known::Function(function)),
+            _ => Some(known),
+        }
+    }
+
+    /// What an instruction puts into its register.
+    fn result(&self, proto: &Proto, ins: Ins) -> Option<Known> {
+        let text = |number: usize| proto.text(number).map(str::to_owned);
+        match ins.op() {
+            op::KSTR => text(ins.d()).map(Known::Text),
+            op::KSHORT..=op::KPRI | op::TNEW | op::TDUP => Some(Known::Plain),
+            op::MOV => self.get(ins.d()),
+            op::FNEW => proto.function(ins.d()).map(Known::Function),
+            op::GGET => text(ins.d()).map(Known::Path),
+            op::UGET => {
+                let var = self.flow.upvalue(self.number, ins.d())?;
+                let known = self.flow.values.get(&var).filter(|known| **known != Known::Plain).cloned();
+                known.or_else(|| self.flow.root(var).map(Known::Within))
+            }
+            op::TGETV..=op::TGETR => {
+                let key = match (ins.op(), self.get(ins.c())) {
+                    (op::TGETS, _) => text(ins.c()),
+                    (op::TGETV, Some(Known::Text(key))) => Some(key),
+                    _ => None,
+                };
+                match (self.get(ins.b())?, key) {
+                    (Known::Path(path), Some(key)) if path == "_G" => Some(Known::Path(key)),
+                    (Known::Path(path), Some(key)) => Some(Known::Path(format!("{path}.{key}"))),
+                    (Known::Path(path), None) => Some(Known::Within(Root::Global(first(&path).to_owned()))),
+                    (Known::Object(class), Some(key)) => Some(Known::Method(class, key)),
+                    (Known::Within(root), _) => Some(Known::Within(root)),
+                    _ => None,
+                }
+            }
+            op::CAT => {
+                let pieces = (ins.b()..=ins.c()).filter_map(|register| match self.get(register) {
+                    Some(Known::Text(text) | Known::Piece(text)) => Some(text),
+                    _ => None,
+                });
+                Some(Known::Piece(pieces.collect()))
+            }
+            op::CALL | op::CALLM if ins.b() != 1 => match self.get(ins.a())? {
+                Known::Path(path) => match path.as_str() {
+                    "mix.websocket" | "mix.socket.tcp" => Some(Known::Object("conn")),
+                    "mix.redis.connection" => Some(Known::Object("redis")),
+                    _ => None,
+                },
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// The global of a path.
+pub(super) fn first(path: &str) -> &str {
+    path.split('.').next().unwrap_or(path)
+}
+
+/// Whether an instruction only asks whether a register holds something.
+pub(super) fn asks(ins: Ins, register: usize) -> bool {
+    match ins.op() {
+        op::ISTC..=op::ISF | op::NOT => ins.d() == register,
+        op::ISEQP | op::ISNEP => ins.a() == register,
+        _ => false,
+    }
+}
+
+/// The registers that an instruction writes.
+fn written(ins: Ins) -> Range<usize> {
+    let a = ins.a();
+    match ins.op() {
+        0..op::ISTC | op::IST..=op::ISNUM | op::USETV..=op::UCLO | op::GSET | op::TSETV..=op::TSETR => a..a,
+        op::KNIL => a..ins.d().min(255) + 1,
+        op::CALLM | op::CALL | op::ITERC..=op::VARG => a..256,
+        op::CALLMT | op::CALLT | op::ISNEXT..op::FORI => a..a,
+        op::FORI..op::JMP => a..a + 4,
+        op::JMP => a..a,
+        _ => a..a + 1,
+    }
+}
+
+/// Whether that instruction begins or goes round a loop: what it writes are the loop's own variables.
+fn opens(proto: &Proto, at: usize) -> bool {
+    proto
+        .code
+        .get(at)
+        .is_some_and(|ins| (op::FORI..op::JMP).contains(&ins.op()) || (op::ITERC..op::VARG).contains(&ins.op()))
+}
+
+/// For each function the variables that its upvalues are.
+fn upvalues(facts: &Facts) -> Vec<Vec<Option<Var>>> {
+    let mut resolved: Vec<Vec<Option<Var>>> = vec![Vec::new(); facts.protos.len()];
+    for number in (0..facts.protos.len()).rev() {
+        let Some((around, at)) = facts.parents.get(number).copied().flatten() else { continue };
+        let (Some(proto), Some(outer)) = (facts.protos.get(number), facts.protos.get(around)) else { continue };
+        let found = proto.upvalues.iter().map(|upvalue| match *upvalue {
+            Upvalue::Local(slot) => {
+                // A local function sees itself before its scope begins.
+                let seen = |l: &super::bytecode::Local| l.slot == slot && l.from <= at + 1 && at < l.to;
+                outer.locals.iter().rposition(seen).map(|local| (around, local))
+            }
+            Upvalue::Outer(upvalue) => resolved.get(around)?.get(upvalue).copied().flatten(),
+        });
+        let found = found.collect();
+        if let Some(slot) = resolved.get_mut(number) {
+            *slot = found;
+        }
+    }
+    resolved
+}

@@ -88,6 +88,8 @@ pub enum UnpopError {
 pub struct Queue {
     state: Mutex<State>,
     max_topics: usize,
+    /// A push waits where its topic is full.
+    waits: bool,
 }
 
 #[derive(Default)]
@@ -163,7 +165,12 @@ impl Holder {
 impl Queue {
     /// A queue of at most that many topics, in each of which at most `topic_size` messages wait.
     pub fn new(topic_size: usize, max_topics: usize) -> Queue {
-        Queue { state: Mutex::new(State { topic_size, ..State::default() }), max_topics }
+        Queue { state: Mutex::new(State { topic_size, ..State::default() }), max_topics, waits: false }
+    }
+
+    /// The same, in which a push waits where its topic is full, if it can: see [`Queue::push_or_wait`].
+    pub fn waiting_for_room(self, waits: bool) -> Queue {
+        Queue { waits, ..self }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -44,6 +44,26 @@ fn strict_makes_warnings_fail_and_leaves_good_scripts_alone() {
 }
 
 #[test]
+fn a_counter_that_workers_do_not_share_is_told_unless_there_is_one_worker() {
+    let script = "local online = 0\nfunction on_handshake()\n  online = online + 1\nend\n\
+                  function on_message(msg, conn)\n  conn:send(online)\nend";
+    let dir = folder(script);
+    assert_eq!(run(dir.path(), &["check", "--strict"]).err, "");
+    let config = dir.path().join("connmix.yaml");
+    let text = std::fs::read_to_string(&config).unwrap().replace("workers: 1", "workers: 0");
+    std::fs::write(&config, text).unwrap();
+    let ended = run(dir.path(), &["check"]);
+    assert!(
+        ended
+            .err
+            .starts_with("entry.lua:3: warning: 'online' is changed by handlers, and each worker has its own; keep"),
+        "{}",
+        ended.err
+    );
+    assert!(ended.err.contains("Redis"), "{}", ended.err);
+}
+
+#[test]
 fn what_ships_has_no_warnings() {
     let ended = run(Path::new(env!("CARGO_MANIFEST_DIR")), &["check", "--strict"]);
     assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));

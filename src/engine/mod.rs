@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use crate::api::Logins;
 use crate::api::repeats::Repeats;
 use crate::cluster::Mesh;
-use crate::config::{Config, Level};
+use crate::config::{Config, Level, QueueFull};
 use crate::hub::Hub;
 use crate::ids::{MAX_WORKERS, WorkerId, new_node_id};
 use crate::outbound::Outbound;
@@ -84,16 +84,18 @@ impl Engine {
         on_level: OnLevel,
     ) -> Result<Engine, StartError> {
         raise_file_limit();
-        let workers = match workers.unwrap_or(config.workers) {
+        let configured = workers.unwrap_or(config.workers);
+        let workers = match configured {
             0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
             n => n,
         }
         .min(MAX_WORKERS);
-        let programs = compile(&config, log_warnings).map_err(StartError::Script)?;
+        let programs = compile(&config, |vm| log_warnings(vm, configured)).map_err(StartError::Script)?;
         let hub = Arc::new(Hub::new(workers));
         let mesh = Arc::new(Mesh::new(hub.clone(), new_node_id()));
         let outbound = Arc::new(Outbound::new(&config.luavm.redis));
-        let queue = Arc::new(Queue::new(config.luavm.queue_topic_size, config.luavm.queue_max_topics));
+        let queue = Queue::new(config.luavm.queue_topic_size, config.luavm.queue_max_topics);
+        let queue = Arc::new(queue.waiting_for_room(config.luavm.queue_full == QueueFull::Block));
         let repeats = Arc::new(Repeats::default());
         let clients: Vec<Arc<AtomicUsize>> = config.servers.iter().map(|_| Arc::default()).collect();
         let (draining, drain) = watch::channel(false);
@@ -148,7 +150,7 @@ impl Engine {
                 .unwrap_or_else(|_| Err("a worker ended while it started".into()))
                 .map_err(StartError::Script)?;
         }
-        let supervisor = reload::Supervisor::new(config, peers, programs, metrics, on_level);
+        let supervisor = reload::Supervisor::new(config, peers, programs, metrics, on_level, configured);
         engine.supervisor = Some(supervisor.spawn().map_err(|e| StartError::System(e.to_string()))?);
         Ok(engine)
     }
@@ -219,16 +221,16 @@ pub fn check_scripts(config: &Config) -> Result<Vec<String>, String> {
     let mut warnings = Vec::new();
     compile(config, |vm| {
         // Two servers may share a script.
-        let new: Vec<_> = vm.warnings().into_iter().filter(|w| !warnings.contains(w)).collect();
+        let new: Vec<_> = vm.warnings(config.workers).into_iter().filter(|w| !warnings.contains(w)).collect();
         warnings.extend(new);
     })?;
     Ok(warnings)
 }
 
 /// Logs a script's warnings for its author: where the log is at debug, as in `dev`.
-fn log_warnings(vm: &Vm) {
+fn log_warnings(vm: &Vm, workers: usize) {
     if tracing::enabled!(target: "script", tracing::Level::DEBUG) {
-        vm.warnings().iter().for_each(|warning| tracing::warn!(target: "script", "{warning}"));
+        vm.warnings(workers).iter().for_each(|warning| tracing::warn!(target: "script", "{warning}"));
     }
 }
 

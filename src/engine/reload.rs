@@ -46,6 +46,8 @@ pub(super) struct Supervisor {
     refused: Option<(String, Instant)>,
     metrics: Arc<Metrics>,
     on_level: OnLevel,
+    /// How many workers are configured; 0 = one a core.
+    workers: usize,
 }
 
 /// One server's script.
@@ -65,9 +67,11 @@ impl Supervisor {
         programs: Vec<Arc<Program>>,
         metrics: Arc<Metrics>,
         on_level: OnLevel,
+        workers: usize,
     ) -> Supervisor {
         let scripts = programs.into_iter().map(|live| Script { live, failed: None, seen: None }).collect();
-        Supervisor { config, peers, scripts, config_stamp: None, config_seen: None, refused: None, metrics, on_level }
+        let (config_stamp, config_seen, refused) = (None, None, None);
+        Supervisor { config, peers, scripts, config_stamp, config_seen, refused, metrics, on_level, workers }
     }
 
     /// Runs on its own thread till the sender is dropped.
@@ -135,7 +139,7 @@ impl Supervisor {
         let file = shown(&program.entry);
         self.scripts[server].seen = None;
         // First here, where a script that loops delays nobody.
-        let tried = Vm::new(program.clone(), &limits).map(|vm| log_warnings(&vm));
+        let tried = Vm::new(program.clone(), &limits).map(|vm| log_warnings(&vm, self.workers));
         let built = match tried {
             Ok(()) => self.build(server, &program).await,
             Err(e) => Err(e),

@@ -33,8 +33,9 @@ pub enum Pushed {
 }
 
 impl Queue {
-    /// As [`Queue::push`], but where the topic is full the message waits for room, behind those that wait already. It fails
-    /// where it would be one topic too many, and where more than [`TOPIC_BYTES`] would wait for room.
+    /// As [`Queue::push`], but where the topic is full and the queue is one in which pushes wait, the message waits for room,
+    /// behind those that wait already. It fails where it would be one topic too many, and where more than [`TOPIC_BYTES`]
+    /// would wait for room.
     pub fn push_or_wait(self: &Arc<Self>, topic: &Topic, client: ClientId, data: Bytes) -> Result<Pushed, PushError> {
         let mut wakers = Wakers::new();
         let mut state = self.lock();
@@ -44,7 +45,7 @@ impl Queue {
                 wakers.into_iter().for_each(Waker::wake);
                 return Ok(Pushed::Now(waiting));
             }
-            Err(PushError::Full(..) | PushError::Bytes(_)) => {}
+            Err(PushError::Full(..) | PushError::Bytes(_)) if self.waits => {}
             Err(other) => return Err(other),
         }
         let ticket = state.number();

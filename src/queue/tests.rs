@@ -70,7 +70,7 @@ fn now(waiting: &mut Waiting) -> Option<usize> {
 
 #[test]
 fn a_push_that_waits_gets_room_in_its_turn_and_leaves_nothing_when_it_is_given_up() {
-    let queue = Arc::new(Queue::new(2, 3));
+    let queue = Arc::new(Queue::new(2, 3).waiting_for_room(true));
     let mut waiting = Vec::new();
     for data in ["1", "2", "3", "4", "5", "6"] {
         match push_or_wait(&queue, "a", data.as_bytes()).unwrap() {
@@ -96,7 +96,7 @@ fn a_push_that_waits_gets_room_in_its_turn_and_leaves_nothing_when_it_is_given_u
 
 #[test]
 fn what_waits_for_room_is_bounded_and_a_large_one_holds_up_only_those_behind_it() {
-    let queue = Arc::new(Queue::new(100, 1));
+    let queue = Arc::new(Queue::new(100, 1).waiting_for_room(true));
     let large = vec![b'x'; TOPIC_BYTES / 2];
     assert!(matches!(push_or_wait(&queue, "a", &large), Ok(Pushed::Now(1))));
     let Ok(Pushed::Waits(mut first)) = push_or_wait(&queue, "a", &large) else { panic!("there is no room for it") };

@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::cluster::Mesh;
-use crate::config::QueueFull;
 use crate::hub::topics::Member;
 use crate::ids::ClientId;
 use crate::outbound::Outbound;
@@ -26,8 +25,6 @@ pub struct Host {
     pub outbound: Arc<Outbound>,
     /// From handlers to back ends.
     pub queue: Arc<Queue>,
-    /// Whether a push waits where its topic is full.
-    pub queue_full: QueueFull,
 }
 
 /// A connection as Lua holds it: enough to find it, nothing that keeps it alive.

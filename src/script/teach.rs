@@ -285,8 +285,9 @@ pub(super) fn instead_of(owner: &str, name: &str, offered: &BTreeSet<String>) ->
 
 impl Vm {
     /// Slips of the script that compile, such as names that nothing defines: a line of text each, with file and line.
-    pub fn warnings(&self) -> Vec<String> {
-        check::told_once(&self.known().slips)
+    /// `workers` is how many are configured, 0 for one a core: with a single one there is no state that others do not see.
+    pub fn warnings(&self, workers: usize) -> Vec<String> {
+        check::told_once(self.known().slips.iter().filter(|slip| workers != 1 || !slip.is_split))
     }
 
     /// Every function and constant that scripts get from the engine, in full: `mix.mesh.publish`, `conn:send`.
@@ -338,6 +339,7 @@ mod tests {
             what: String::new(),
             fix: "the fix".into(),
             order: None,
+            is_split: false,
         };
         let known = Known { slips: vec![slip], offered: BTreeSet::new() };
         let known = || &known;

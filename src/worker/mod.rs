@@ -242,8 +242,7 @@ fn start(spec: Spec) -> Result<Started, String> {
     let config = spec.config.load_full();
     let shard = Rc::new(Shard::new(spec.id, spec.hub.clone()));
     let (mesh, queue, outbound) = (spec.mesh.clone(), spec.queue.clone(), spec.outbound);
-    let queue_full = config.luavm.queue_full;
-    current::install(Host { shard: shard.clone(), mesh, queue, queue_full, outbound });
+    current::install(Host { shard: shard.clone(), mesh, queue, outbound });
     let vm_limits = VmLimits { memory: config.luavm.memory_limit, libraries: config.luavm.libraries.clone() };
     let mut servers = Vec::with_capacity(config.servers.len());
     for (i, (server, program)) in config.servers.iter().zip(&spec.programs).enumerate() {

@@ -1,11 +1,12 @@
 //! The files of a script: those that were read for this version, and those that its functions require besides.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::bytecode;
 use super::dialect::{self, Use};
 use super::scan::Facts;
+use super::tokens::comments;
 use crate::script::program::{Program, shown};
 
 /// Modules that are required only inside functions are followed so many.
@@ -21,6 +22,15 @@ pub(super) struct File {
     /// It lies in the script's folder; others are not warned of.
     pub own: bool,
     pub is_entry: bool,
+    /// The comments that stand on a line, by that line.
+    comments: BTreeMap<u32, String>,
+}
+
+impl File {
+    /// Whether a comment on that line says so.
+    pub fn is_commented(&self, line: u32, text: &str) -> bool {
+        self.comments.get(&line).is_some_and(|comment| comment.contains(text))
+    }
 }
 
 /// What was read for this version, and what its functions require besides.
@@ -30,7 +40,8 @@ pub(super) fn files(program: &Program) -> Vec<File> {
         let facts = Facts::of(bytecode::read(text)?);
         let (own, is_entry) = (path.starts_with(folder), path == program.entry);
         let dialect = if own { dialect::uses(text) } else { Vec::new() };
-        Some(File { shown: shown(path), facts, dialect, own, is_entry })
+        let comments = if own { comments(text) } else { BTreeMap::new() };
+        Some(File { shown: shown(path), facts, dialect, own, is_entry, comments })
     };
     let mut files: Vec<File> = Vec::new();
     let mut known: BTreeSet<_> = BTreeSet::new();

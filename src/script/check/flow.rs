@@ -2,6 +2,7 @@
 //! variables of a file's top level. It follows variables that are assigned once, into the functions that see them, and
 //! connections into the functions that they are passed to.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -48,6 +49,8 @@ pub(super) struct Flow<'a> {
     /// Parameters that are known to get an object.
     objects: BTreeMap<Var, &'static str>,
     changed: BTreeSet<Var>,
+    /// Global functions that are written once in the file.
+    globals: BTreeMap<&'a str, usize>,
 }
 
 /// The state of a walk before an instruction.
@@ -68,7 +71,12 @@ impl<'a> Flow<'a> {
     pub fn of(facts: &'a Facts, objects: impl Iterator<Item = (Var, &'static str)>) -> Flow<'a> {
         let upvalues = upvalues(facts);
         let objects = objects.collect();
-        let mut flow = Flow { facts, values: BTreeMap::new(), upvalues, objects, changed: BTreeSet::new() };
+        let mut globals: BTreeMap<&str, Option<usize>> = BTreeMap::new();
+        for write in &facts.writes {
+            globals.entry(&write.path).and_modify(|function| *function = None).or_insert(write.function);
+        }
+        let globals = globals.into_iter().filter_map(|(name, function)| Some((name, function?))).collect();
+        let mut flow = Flow { facts, values: BTreeMap::new(), upvalues, objects, changed: BTreeSet::new(), globals };
         flow.changed = flow.changed();
         for _ in 0..MOST_ROUNDS {
             let before = (flow.objects.len(), flow.values.len());
@@ -136,22 +144,23 @@ impl<'a> Flow<'a> {
         mut declared: impl FnMut(Var, Known),
     ) {
         let Some(proto) = self.facts.protos.get(number) else { return };
-        let (mut joins, mut loops) = (BTreeSet::new(), BTreeSet::new());
-        for (at, ins) in proto.code.iter().enumerate() {
-            if let Some(target) = ins.target(at) {
-                if target > at {
-                    joins.insert(target)
-                } else {
-                    loops.insert(target)
-                };
-            }
-        }
+        let back = |(at, ins): (usize, &Ins)| ins.target(at).filter(|target| *target <= at);
+        let loops: BTreeSet<usize> = proto.code.iter().enumerate().filter_map(back).collect();
+        // What the registers hold where jumps forward arrive.
+        let mut joins: BTreeMap<usize, Vec<(usize, Known)>> = BTreeMap::new();
+        let mut is_reached = true;
         let mut r = Registers { flow: self, number, at: 0, temps: vec![None; 264], active: vec![None; 264] };
         let mut next = 0;
         for (at, ins) in proto.code.iter().copied().enumerate() {
             r.at = at;
-            if joins.contains(&at) {
-                r.temps.fill(None);
+            if let Some(arriving) = joins.remove(&at) {
+                let here = std::mem::replace(&mut r.temps, vec![None; 264]);
+                for (register, known) in arriving {
+                    if !is_reached || here[register].as_ref() == Some(&known) {
+                        r.temps[register] = Some(known);
+                    }
+                }
+                is_reached = true;
             }
             while let Some(local) = proto.locals.get(next).filter(|local| local.from <= at) {
                 let var = (number, next);
@@ -172,8 +181,23 @@ impl<'a> Flow<'a> {
             }
             visit(&r, ins);
             let set = r.result(proto, ins);
-            if ins.target(at).is_some() && ins.op() != op::ISNEXT {
-                r.temps.fill(None);
+            if let Some(target) = ins.target(at).filter(|_| ins.op() != op::ISNEXT) {
+                let is_jump = ins.op() == op::JMP;
+                if is_jump && target > at {
+                    let known = r.temps.iter().enumerate().filter_map(|(n, known)| Some((n, known.clone()?)));
+                    match joins.entry(target) {
+                        Entry::Vacant(vacant) => drop(vacant.insert(known.collect())),
+                        Entry::Occupied(mut other) => other.get_mut().retain(|(n, k)| r.temps[*n].as_ref() == Some(k)),
+                    }
+                } else if target > at {
+                    joins.insert(target, Vec::new());
+                }
+                // A test stands before a jump that may not be taken.
+                let before = at.checked_sub(1).and_then(|before| proto.code.get(before));
+                is_reached = !is_jump || before.is_some_and(|before| before.op() <= op::ISF);
+                if !is_jump || !is_reached || target <= at {
+                    r.temps.fill(None);
+                }
             }
             for register in written(ins) {
                 r.temps[register] = None;
@@ -233,12 +257,11 @@ impl Registers<'_> {
     /// What a call calls. A global function that is written in the same file is that function.
     fn callee(&self, ins: Ins) -> Option<Known> {
         let known = self.get(ins.a())?;
-        let Known::Path(name) = &known else { return Some(known) };
-        let mut written = self.flow.facts.writes.iter().filter(|write| write.path == *name);
-        match (written.next().and_then(|write| write.function), written.next()) {
-            (Some(function), None) => Some(Known::Function(function)),
-            _ => Some(known),
-        }
+        let written = match &known {
+            Known::Path(name) => self.flow.globals.get(name.as_str()),
+            _ => None,
+        };
+        Some(written.map_or(known.clone(), |function| Known::Function(*function)))
     }
 
     /// What an instruction puts into its register.

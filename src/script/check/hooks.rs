@@ -10,6 +10,10 @@ use crate::script::hooks::DECODE;
 use crate::script::program::Program;
 use crate::script::vm::Hook;
 
+/// Globals that the engine reads, besides the hooks.
+pub(super) const ENGINE_READS: [&str; 4] =
+    ["protocol_input", "protocol_decode", "protocol_encode", "protocol_encode_shared"];
+
 /// The hooks of a server.
 pub(super) struct Hooks {
     pub names: Vec<&'static str>,

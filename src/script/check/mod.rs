@@ -9,6 +9,7 @@ mod flow;
 mod hooks;
 mod names;
 mod scan;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -17,7 +18,7 @@ use mlua::Lua;
 use std::collections::BTreeSet;
 
 use super::program::Program;
-use files::files;
+use files::{File, files};
 use flow::Flow;
 use hooks::Hooks;
 use names::Names;
@@ -37,6 +38,8 @@ pub struct Slip {
     pub fix: String,
     /// It is about the order of this hook's arguments: its last line. [`Slip::line`] is its first.
     pub order: Option<u32>,
+    /// It is state that each worker has of its own: with one worker no slip.
+    pub is_split: bool,
 }
 
 impl std::fmt::Display for Slip {
@@ -53,11 +56,12 @@ struct Found {
     what: String,
     fix: String,
     order: Option<u32>,
+    is_split: bool,
 }
 
 impl Found {
     fn new(line: u32, name: &str, what: impl Into<String>, fix: impl Into<String>) -> Found {
-        Found { line, name: name.into(), what: what.into(), fix: fix.into(), order: None }
+        Found { line, name: name.into(), what: what.into(), fix: fix.into(), order: None, is_split: false }
     }
 
     fn of_dialect((line, spelt, instead): &dialect::Use) -> Found {
@@ -66,8 +70,8 @@ impl Found {
     }
 
     fn slip(self, file: &str) -> Slip {
-        let Found { line, name, what, fix, order } = self;
-        Slip { file: file.into(), line, name, what, fix, order }
+        let Found { line, name, what, fix, order, is_split } = self;
+        Slip { file: file.into(), line, name, what, fix, order, is_split }
     }
 }
 
@@ -77,7 +81,11 @@ pub(super) fn slips(lua: &Lua, program: &Program) -> Vec<Slip> {
     let names = Names::of(lua, &files);
     let hooks = Hooks::of(program);
     let mut slips = Vec::new();
-    for file in files.iter().filter(|file| file.own) {
+    let own: Vec<&File> = files.iter().filter(|file| file.own).collect();
+    let flows: Vec<Flow<'_>> =
+        own.iter().map(|file| Flow::of(&file.facts, calls::objects(&file.facts, &hooks).into_iter())).collect();
+    let mut changed = shared::changed(&own, &flows, &hooks).into_iter();
+    for (file, flow) in own.iter().zip(&flows) {
         let mut found: Vec<Found> = file.dialect.iter().map(Found::of_dialect).collect();
         found.extend(names.wrong_reads(&file.facts));
         found.extend(names.wrong_writes(&file.facts, &hooks));
@@ -87,8 +95,11 @@ pub(super) fn slips(lua: &Lua, program: &Program) -> Vec<Slip> {
         }));
         found.extend(hooks.wrong_order(&file.facts));
         found.extend(hooks.older(&file.facts));
-        let flow = Flow::of(&file.facts, calls::objects(&file.facts, &hooks).into_iter());
-        found.extend(calls::wrong(&flow, &names.offered));
+        found.extend(calls::wrong(flow, &names.offered));
+        // A global that nothing reads has been told already.
+        let is_told = |new: &Found| found.iter().any(|told| (told.line, &told.name) == (new.line, &new.name));
+        let changed: Vec<Found> = changed.next().into_iter().flatten().filter(|new| !is_told(new)).collect();
+        found.extend(changed);
         if file.is_entry {
             // Elsewhere such a name may be anything.
             found.extend(hooks.local(&file.facts, &names.functions));
@@ -101,9 +112,9 @@ pub(super) fn slips(lua: &Lua, program: &Program) -> Vec<Slip> {
 }
 
 /// The same for reading: each thing once a file, at its first line.
-pub(super) fn told_once(slips: &[Slip]) -> Vec<String> {
+pub(super) fn told_once<'a>(slips: impl Iterator<Item = &'a Slip>) -> Vec<String> {
     let mut seen = BTreeSet::new();
-    let first = slips.iter().filter(|slip| seen.insert((&slip.file, &slip.name, &slip.what, &slip.fix)));
+    let first = slips.filter(|slip| seen.insert((&slip.file, &slip.name, &slip.what, &slip.fix)));
     first.map(ToString::to_string).collect()
 }
 

@@ -5,18 +5,16 @@ use std::collections::BTreeSet;
 
 use super::Found;
 use super::files::File;
-use super::hooks::{self, Hooks};
+use super::hooks::{self, ENGINE_READS, Hooks};
 use super::scan::{Facts, Read};
 use crate::script::teach::{instead_of, nearest, offered};
 
 /// Tables of the language whose fields are all known; with `mix` and what is in it.
-const LIBRARIES: [&str; 9] = ["string", "table", "math", "os", "io", "coroutine", "debug", "bit", "package"];
+pub(super) const LIBRARIES: [&str; 9] = ["string", "table", "math", "os", "io", "coroutine", "debug", "bit", "package"];
 /// Names of the language that the sandbox keeps from scripts.
 const KEPT: [&str; 6] = ["io", "jit", "ffi", "newproxy", "dofile", "loadfile"];
 /// Names of other versions of the language, for which portable modules ask.
 const FOREIGN: [&str; 4] = ["utf8", "bit32", "warn", "_ENV"];
-/// Globals that the engine reads, besides the hooks.
-const ENGINE_READS: [&str; 4] = ["protocol_input", "protocol_decode", "protocol_encode", "protocol_encode_shared"];
 /// What is known of all files together.
 pub(super) struct Names {
     /// Globals of the VM after the files have run, and what any file assigns anywhere.

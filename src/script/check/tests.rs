@@ -15,7 +15,7 @@ fn warned(files: &[(&str, &str)]) -> Vec<String> {
     let program = Arc::new(Program::new(crate::config::Protocol::Websocket, dir.path().join("entry.lua"), vec![]));
     let vm = Vm::new(program, &VmLimits { memory: 64 << 20, libraries: vec![] }).unwrap();
     let folder = format!("{}/", dir.path().display());
-    vm.warnings().into_iter().map(|w| w.replace(&folder, "").replace(": warning: ", ": ")).collect()
+    vm.warnings(0).into_iter().map(|w| w.replace(&folder, "").replace(": warning: ", ": ")).collect()
 }
 
 /// The warnings of an entry file that has an `on_message` as its last line.
@@ -247,6 +247,84 @@ fn calls_that_may_go_well_are_not_told() {
         "local t = { conn = msg } t.conn:whatever()",
     ] {
         assert_eq!(of(&format!("others = {{}}\nfunction on_message(msg, conn) {body} end")), [""; 0], "{body}");
+    }
+}
+
+const SPLIT: &str = "is changed by handlers, and each worker has its own; keep it in a connection's context \
+                     (conn:set_context_value) or in Redis, or say that it is meant by the comment \"-- each worker\"";
+
+#[test]
+fn what_handlers_change_and_workers_do_not_share_is_told() {
+    for (script, wanted) in [
+        ("local online = 0\nfunction on_handshake()\n  online = online + 1\nend", "3: 'online'"),
+        ("local online = 0\nfunction on_close(id, err)\n  online = online - 1\nend", "3: 'online'"),
+        ("online = 0\nfunction on_handshake()\n  online = online + 1\nend", "3: the global 'online'"),
+        ("_G.online = 0\nfunction on_handshake()\n  _G.online = _G.online + 1\nend", "3: the global 'online'"),
+        ("local stats = { n = 0 }\nfunction on_handshake()\n  stats.n = stats.n + 1\nend", "3: 'stats'"),
+        ("local stats = {}\nfunction on_handshake(id)\n  stats[1] = (stats[1] or 0) + 1\nend", "3: 'stats'"),
+        ("local clients = {}\nfunction on_handshake(id, h, s, conn)\n  clients[id] = conn\nend", "3: 'clients'"),
+        ("local clients = {}\nfunction on_close(id)\n  clients[id] = nil\nend", "3: 'clients'"),
+        ("local list = {}\nfunction on_handshake(id)\n  table.insert(list, id)\nend", "3: 'list'"),
+        (
+            "local rooms = {}\nfunction on_handshake(id)\n  rooms.a = rooms.a or {}\n  local room = rooms.a\n  room[id] = 1\nend",
+            "",
+        ),
+        (
+            "local rooms = { a = {} }\nfunction on_handshake(id)\n  local room = rooms.a\n  room[id] = 1\nend",
+            "4: 'rooms'",
+        ),
+        ("local last\nfunction on_handshake(id)\n  last = id\nend\nfunction f() return last end", "3: 'last'"),
+        ("local n = 0\nlocal function count()\n  n = n + 1\nend\nfunction on_handshake() count() end", "3: 'n'"),
+        ("local n = 0\nfunction count()\n  n = n + 1\nend\nfunction on_handshake() count() end", "3: 'n'"),
+        (
+            "local n = 0\nlocal ops = { add = function()\n  n = n + 1\nend }\nfunction on_handshake(op) ops[op]() end",
+            "3: 'n'",
+        ),
+        ("local n = 0\nfunction on_handshake()\n  pcall(function() n = n + 1 end)\nend", "3: 'n'"),
+        ("do\n  local n = 0\n  function on_handshake()\n    n = n + 1\n  end\nend", "4: 'n'"),
+    ] {
+        let wanted: Vec<String> =
+            (!wanted.is_empty()).then(|| format!("entry.lua:{wanted} {SPLIT}")).into_iter().collect();
+        assert_eq!(of(script), wanted, "{script}");
+    }
+    let entry = "local m = require('m')\nfunction on_message() m.join() return m.setup end";
+    let module =
+        "local M = {}\nlocal n = 0\nfunction M.join()\n  n = n + 1\nend\nfunction M.left() n = n - 1 end\nreturn M";
+    assert_eq!(warned(&[("entry.lua", entry), ("m.lua", module)]), [format!("m.lua:4: 'n' {SPLIT}")]);
+}
+
+#[test]
+fn a_global_of_a_handler_that_others_would_read_is_told() {
+    let script = "function on_handshake(id)\n  name = id\n  greet()\nend\nfunction greet() return name end";
+    assert_eq!(
+        of(script),
+        ["entry.lua:2: the global 'name' is changed by handlers: all connections of a worker share it; \
+          write local name if it is meant for this call"]
+    );
+}
+
+#[test]
+fn what_is_the_same_in_all_workers_is_no_split() {
+    for script in [
+        // Made at the top level, or by what only that calls.
+        "local routes = {}\nlocal function add(name, f) routes[name] = f end\nadd('a', print)\n\
+         function on_handshake(id) return routes[id] end",
+        "local n = 0\nfor i = 1, 3 do n = n + i end\nfunction on_handshake() return n end",
+        // Made once, where it is asked for first.
+        "local r\nfunction on_handshake()\n  if not r then r = mix.redis.connection('default') end\n  return r\nend",
+        "local r\nfunction on_handshake()\n  r = r or mix.redis.connection('default')\n  return r\nend",
+        "local cache = {}\nfunction on_handshake(id)\n  local v = cache[id]\n  if v == nil then v = #id cache[id] = v end\n  \
+         return v\nend",
+        "local ready = false\nfunction on_handshake() if not ready then ready = true end end",
+        // Locals of a handler, and of what it calls.
+        "function on_handshake() local n = 0 local function f() n = n + 1 end f() return n end",
+        "function on_handshake() local t = {} t.n = 1 t[#t + 1] = 2 table.insert(t, 3) return t end",
+        // It is meant.
+        "local seen = {} -- each worker counts for itself\nfunction on_handshake(id) seen[id] = 1 end",
+        "local n = 0\nfunction on_handshake() n = n + 1 end -- each worker",
+        "function mix.mine() end\nfunction on_handshake() mix.count = 1 end",
+    ] {
+        assert_eq!(of(script), [""; 0], "{script}");
     }
 }
 

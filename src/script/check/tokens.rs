@@ -1,6 +1,8 @@
 //! A script's text as tokens, with their lines: what bytecode does not show. Comments are left out, and a string is one token
 //! whatever it holds, so that nothing in them is taken for code. The rules are those of LuaJIT's lexer.
 
+use std::collections::BTreeMap;
+
 /// One token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Token<'a> {
@@ -31,23 +33,37 @@ const SYMBOLS: [&[u8]; 31] = [
 
 /// The tokens of a text that compiles; of another one those up to where it can't be read.
 pub(super) fn tokens(text: &[u8]) -> Vec<Token<'_>> {
-    let mut lexer = Lexer { text, at: 0, line: 1 };
-    if text.starts_with(b"\xef\xbb\xbf") {
-        lexer.at = 3;
-    }
-    if lexer.rest().starts_with(b"#") {
-        lexer.skip_line();
-    }
+    let mut lexer = Lexer::new(text);
     std::iter::from_fn(|| lexer.next()).collect()
+}
+
+/// The comments of a text, by the line on which each begins.
+pub(super) fn comments(text: &[u8]) -> BTreeMap<u32, String> {
+    let mut lexer = Lexer::new(text);
+    while lexer.next().is_some() {}
+    lexer.comments
 }
 
 struct Lexer<'a> {
     text: &'a [u8],
     at: usize,
     line: u32,
+    comments: BTreeMap<u32, String>,
 }
 
 impl<'a> Lexer<'a> {
+    /// At the first byte behind a byte order mark and a line for the shell.
+    fn new(text: &'a [u8]) -> Lexer<'a> {
+        let mut lexer = Lexer { text, at: 0, line: 1, comments: BTreeMap::new() };
+        if text.starts_with(b"\xef\xbb\xbf") {
+            lexer.at = 3;
+        }
+        if lexer.rest().starts_with(b"#") {
+            lexer.skip_line();
+        }
+        lexer
+    }
+
     fn rest(&self) -> &'a [u8] {
         &self.text[self.at.min(self.text.len())..]
     }
@@ -78,10 +94,13 @@ impl<'a> Lexer<'a> {
             if blank > 0 {
                 self.skip(blank);
             } else if let Some(comment) = rest.strip_prefix(b"--") {
+                let (line, begins) = (self.line, self.at);
                 match long_bracket(comment) {
                     Some(length) => self.skip(2 + length),
                     None => self.skip_line(),
                 }
+                let comment = String::from_utf8_lossy(&self.text[begins..self.at]);
+                self.comments.entry(line).or_default().push_str(&comment);
             } else {
                 break;
             }

@@ -3,7 +3,6 @@
 use mlua::ffi;
 
 use super::json;
-use crate::config::QueueFull;
 use crate::message::Channel;
 use crate::queue::Pushed;
 use crate::script::current;
@@ -45,11 +44,7 @@ fn push(args: &Args) -> Result<Outcome<Result<f64, String>>, Raise> {
     let (Some(conn), Some(host)) = (current::get().and_then(|current| current.conn), current::host()) else {
         return now(Err("no client to push for: not inside a handler".into()));
     };
-    let pushed = match host.queue_full {
-        QueueFull::Error => host.queue.push(&topic, conn.client_id, data).map(Pushed::Now),
-        QueueFull::Block => host.queue.push_or_wait(&topic, conn.client_id, data),
-    };
-    match pushed {
+    match host.queue.push_or_wait(&topic, conn.client_id, data) {
         Ok(Pushed::Now(waiting)) => now(Ok(waiting as f64)),
         Ok(Pushed::Waits(room)) => Ok(Outcome::later(async move { Ok(room.await as f64) })),
         Err(e) => now(Err(e.to_string())),

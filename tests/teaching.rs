@@ -244,6 +244,61 @@ async fn of_two_hooks_with_arguments_in_another_order_the_one_that_failed_is_tol
     failed("attempt to call method 'context_value' (a nil value); write function on_close(client_id, err, conn)");
 }
 
+/// Each line of a hook ignores an err; the last looks at its.
+const IGNORING: &str = "local publish = mix.mesh.publish
+function on_message(msg, conn)
+  local bad = msg.data
+  conn:subscribe(bad)
+  mix.subscribe(bad)
+  publish(bad, 'x')
+  mix.mesh.send('1', 'x')
+  mix.queue.push(bad, 1)
+  conn:send('\\255')
+  local err = conn:subscribe(bad)
+  if err then conn:send('looked at') end
+end";
+
+#[tokio::test]
+async fn an_ignored_err_is_warned_of_once_a_line_in_dev() {
+    let dir = folder(IGNORING);
+    let process = Process::ready(dir.path(), &["dev"]);
+    let (mut first, mut second) =
+        (Client::connect(process.ws(), "/ws").await, Client::connect(process.ws(), "/ws").await);
+    for _ in 0..2 {
+        assert_eq!(first.ask("my room").await, "looked at");
+        assert_eq!(second.ask("my room").await, "looked at");
+    }
+    process.line("entry.lua:9: send failed");
+    let holds = "failed, and its err is ignored: channel name \"my room\" holds a space or control character";
+    let wanted = [
+        format!("entry.lua:4: subscribe {holds}"),
+        format!("entry.lua:5: subscribe {holds}"),
+        format!("entry.lua:6: publish {holds}"),
+        "entry.lua:7: send failed, and its err is ignored: client 1 is not connected, or can't take the message".into(),
+        "entry.lua:8: push failed, and its err is ignored: topics are named as channels are: ".into(),
+        "entry.lua:9: send failed, and its err is ignored: ".into(),
+    ];
+    let told = |lines: &[String]| -> Vec<String> {
+        lines.iter().filter(|line| line.contains("its err is ignored")).cloned().collect()
+    };
+    let lines = told(&process.lines());
+    assert_eq!(lines.len(), wanted.len(), "{lines:#?}");
+    for (line, wanted) in lines.iter().zip(&wanted) {
+        assert!(line.contains("WARN script:") && line.contains(wanted) && line.contains("client_id="), "{line}");
+    }
+    // A script that is loaded anew may have others.
+    let seen = process.lines().len();
+    std::fs::write(dir.path().join("entry.lua"), IGNORING.replace("mix.subscribe(bad)", "")).unwrap();
+    process.line_after(seen, "reloaded entry.lua");
+    assert_eq!(second.ask("my room").await, "looked at");
+    process.line_after(seen, "entry.lua:9: send failed");
+    assert_eq!(told(&process.lines()[seen..]).len(), wanted.len() - 1);
+
+    let process = Process::ready(folder(IGNORING).path(), &["single"]);
+    assert_eq!(Client::connect(process.ws(), "/ws").await.ask("my room").await, "looked at");
+    assert!(!process.stop().out.contains("is ignored"));
+}
+
 #[tokio::test]
 async fn asking_for_what_is_not_there_is_no_error() {
     let rig = Rig::new(

@@ -20,9 +20,9 @@ use crate::hub::Hub;
 use crate::ids::{MAX_WORKERS, WorkerId, new_node_id};
 use crate::outbound::Outbound;
 use crate::queue::Queue;
-use crate::script::guard;
 use crate::script::program::Program;
 use crate::script::vm::{Vm, VmLimits};
+use crate::script::{guard, ignored};
 use crate::worker::{self, Control, Peers, Spec};
 
 pub use listeners::{BindError, Listeners};
@@ -229,6 +229,7 @@ pub fn check_scripts(config: &Config) -> Result<Vec<String>, String> {
 
 /// Logs a script's warnings for its author: where the log is at debug, as in `dev`.
 fn log_warnings(vm: &Vm, workers: usize) {
+    ignored::forget();
     if tracing::enabled!(target: "script", tracing::Level::DEBUG) {
         vm.warnings(workers).iter().for_each(|warning| tracing::warn!(target: "script", "{warning}"));
     }

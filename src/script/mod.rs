@@ -10,6 +10,7 @@ mod frames;
 pub mod guard;
 mod handler;
 pub mod hooks;
+pub mod ignored;
 pub mod mix;
 mod natives;
 mod outcome;

@@ -15,6 +15,10 @@ pub trait Push {
     /// # Safety
     /// `state` must be valid and in a protected call.
     unsafe fn push_to(self, state: State) -> c_int;
+    /// What failed, if they say that.
+    fn err(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// Pushes bytes as a Lua string.
@@ -135,6 +139,9 @@ impl<T: Push> Push for Result<T, String> {
             }
         }
         Self::COUNT
+    }
+    fn err(&self) -> Option<&str> {
+        self.as_ref().err().map(String::as_str)
     }
 }
 

@@ -12,6 +12,7 @@ use std::borrow::Cow;
 use std::ffi::{CStr, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::ignored::Site;
 use super::teach;
 use crate::shard::context::Value;
 
@@ -294,9 +295,24 @@ pub fn conjure<F: Copy>() -> F {
     unsafe { std::ptr::NonNull::<F>::dangling().read() }
 }
 
+/// Warns of an err that the script does not look at.
+#[cold]
+pub(super) fn tell_ignored(state: State, err: &str) {
+    // SAFETY: trampolines hand their own state on, and are closures with their name as first upvalue.
+    if let Some(site) = unsafe { Site::of(state) } {
+        site.tell(err);
+    }
+}
+
 unsafe extern "C-unwind" fn trampoline<R: Push, F: Native<R>, const SKIP: c_int>(state: State) -> c_int {
     let args = unsafe { Args::new(state, SKIP) };
-    let outcome = catch_unwind(AssertUnwindSafe(|| conjure::<F>()(&args)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let results = conjure::<F>()(&args)?;
+        if let Some(err) = results.err() {
+            tell_ignored(state, err);
+        }
+        Ok(results)
+    }));
     unsafe {
         match outcome {
             Ok(Ok(results)) => {

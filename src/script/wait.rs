@@ -10,7 +10,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use super::current;
-use super::stack::{Args, Push, Raise, State, conjure, set_raw, throw};
+use super::ignored::Site;
+use super::stack::{Args, Push, Raise, State, conjure, set_raw, tell_ignored, throw};
 use crate::shard::context::Value;
 
 unsafe extern "C-unwind" {
@@ -112,7 +113,12 @@ unsafe extern "C-unwind" fn trampoline<R: Interruptible, F: WaitingNative<R>, co
 ) -> c_int {
     let args = unsafe { Args::new(state, SKIP) };
     let outcome = catch_unwind(AssertUnwindSafe(|| match conjure::<F>()(&args)? {
-        Outcome::Now(results) => Ok(Some(results)),
+        Outcome::Now(results) => {
+            if let Some(err) = results.err() {
+                tell_ignored(state, err);
+            }
+            Ok(Some(results))
+        }
         Outcome::Later(future) => begin(state, future).map_err(Raise::from),
     }));
     unsafe {
@@ -178,7 +184,15 @@ fn begin<R: Interruptible>(
     if unsafe { lua_isyieldable(state) } == 0 {
         return Err(NOT_HERE);
     }
-    let future = Box::pin(async move { answer(future.await) });
+    // SAFETY: `state` is that of a trampoline, with its name as first upvalue.
+    let site = unsafe { Site::of(state) };
+    let future = Box::pin(async move {
+        let results = future.await;
+        if let (Some(site), Some(err)) = (site, results.err()) {
+            site.tell(err);
+        }
+        answer(results)
+    });
     BEGUN.with(|b| b.set(Some(Wait { future, interrupted: || answer(R::interrupted()) })));
     Ok(None)
 }

@@ -999,3 +999,104 @@ async fn the_fakes_answer_as_the_engine_does() {
     let ended = run(rig.dir.path(), &["test", "app_test.lua"]);
     assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.err);
 }
+
+// Two workers.
+
+/// A counter of clients that workers do not share.
+const COUNTER: &str = "local online = 0
+    function on_handshake() online = online + 1 end
+    function on_message(msg, conn) conn:send('online ' .. online) end";
+
+const COUNTED: &str = "
+    test.it('counts', function()
+      local a, b = app:connect(), app:connect()
+      b:message('?')
+      test.equal(b.sent[1].data, 'online 2')
+    end)";
+
+#[test]
+fn a_counter_that_workers_do_not_share_fails_its_test() {
+    let ended = tested(COUNTER, COUNTED);
+    assert_eq!(ended.code, Some(1));
+    for wanted in ["online 1", "with one worker it passes: the script keeps what workers do not share"] {
+        assert!(ended.out.contains(wanted), "{}", ended.out);
+    }
+    // What fails with one worker too is not put down to two.
+    let ended = tested(COUNTER, &COUNTED.replace("online 2", "online 7"));
+    assert!(ended.code == Some(1) && !ended.out.contains("with one worker"), "{}", ended.out);
+}
+
+#[test]
+fn one_worker_is_there_where_it_is_asked_for() {
+    let load = "local app = test.load('app.lua', {workers = 1})";
+    let dir = folder(&[("app.lua", COUNTER), ("app_test.lua", &format!("{load} {COUNTED}"))]);
+    let ended = run(dir.path(), &["test", "app_test.lua"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.out);
+    let tests = format!("local app = test.load('app.lua') {COUNTED}");
+    let dir = folder(&[("entry.lua", ""), ("app.lua", COUNTER), ("app_test.lua", &tests)]);
+    write_config(&dir.path().join("connmix.yaml"), "", "workers: 1", "");
+    let ended = run(dir.path(), &["test", "app_test.lua"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.out);
+}
+
+#[test]
+fn each_worker_has_globals_and_modules_of_its_own_and_takes_connections_in_turn() {
+    let script = "
+        local rooms, fake = require('rooms'), require('fake')
+        print('loaded')
+        seen = 0
+        function on_message(msg, conn)
+          seen = seen + 1
+          compiled = loadstring('return seen')()
+          local inner
+          coroutine.wrap(function() inner = loadstring('return seen')() end)()
+          conn:subscribe('room')
+          conn:send(table.concat({ seen, compiled, inner, _G.seen, rooms.join(), require('rooms').n, fake.name,
+            getfenv(1).seen, math.random() }, ' '))
+        end";
+    let tests = "
+        math.random = function() return 'four' end
+        package.loaded.fake = { name = 'fake' }
+        local app = test.load('app.lua')
+        test.it('is split', function()
+          local a, b, c = app:connect(), app:connect(), app:connect()
+          test.equal({ a.worker, b.worker, c.worker }, { 1, 2, 1 })
+          a:message('') b:message('') c:message('')
+          test.equal(a.sent[1].data, '1 1 1 1 1 1 fake 1 four')
+          test.equal(b.sent[1].data, '1 1 1 1 1 1 fake 1 four')
+          test.equal(c.sent[1].data, '2 2 2 2 2 2 fake 2 four')
+          a:close() c:close()
+          test.equal(app:connect().worker, 1)
+          test.equal(app:connect({ worker = 2 }).worker, 2)
+          test.errors(function() app:connect({ worker = 3 }) end, 'from 1 to 2')
+          -- What is published reaches both.
+          test.equal({ test.publish('room', 'x') }, { 1, 0 })
+          -- What it says as it is loaded is seen once.
+          test.equal(#app.logged, 1)
+        end)";
+    let module = "local M = { n = 0 }\nfunction M.join() M.n = M.n + 1 return M.n end\nreturn M";
+    let dir = folder(&[("app.lua", script), ("app_test.lua", tests), ("rooms.lua", module)]);
+    let ended = run(dir.path(), &["test", "app_test.lua"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.out);
+}
+
+#[test]
+fn a_test_that_looks_at_what_the_script_keeps_runs_with_one_worker() {
+    let script = "seen = {}\nlocal rooms = require('rooms')\n\
+                  function on_message(msg) seen[#seen + 1] = msg.data rooms.n = rooms.n + 1 end";
+    let tests = "
+        local app = test.load('app.lua')
+        test.it('by a global', function()
+          local a, b = app:connect(), app:connect()
+          a:message('1') b:message('2')
+          test.equal(seen, { '1', '2' })
+        end)
+        test.it('by a module', function()
+          local a, b = app:connect(), app:connect()
+          a:message('1') b:message('2')
+          test.equal(require('rooms').n, 2)
+        end)";
+    let dir = folder(&[("app.lua", script), ("app_test.lua", tests), ("rooms.lua", "return { n = 0 }")]);
+    let ended = run(dir.path(), &["test", "app_test.lua"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.out);
+}

@@ -165,7 +165,7 @@ function loadstring(text, name)
 end
 
 -- Modules: the script's folder, then the system's path. "a.b" and "a/b" are the same module.
-local loaded, loading, shipped = package.loaded, {}, {}
+local loaded, loading, shipped, from_files = package.loaded, {}, {}, {}
 package.path = native.path .. ";" .. package.path .. ";/usr/share/lua/5.1/?.lua;/usr/share/lua/5.1/?/init.lua"
 function require(name)
   if type(name) ~= "string" then
@@ -181,6 +181,7 @@ function require(name)
     error("loop, or an earlier error, in loading module '" .. name .. "'", 2)
   end
   local body, tried = package.preload[key], {}
+  local is_file = not body
   if not body then
     local file = gsub(key, "%.", "/")
     for template in gmatch(package.path, "[^;]+") do
@@ -214,6 +215,7 @@ function require(name)
   elseif loaded[key] == nil then
     loaded[key] = true
   end
+  from_files[key] = is_file and loaded[key] or nil
   return loaded[key]
 end
 
@@ -317,4 +319,7 @@ return {
   yield = yield,
   isyieldable = isyieldable,
   engaged = engaged,
+  -- The modules that were read from files, and those that are there without one.
+  from_files = from_files,
+  shipped = shipped,
 }

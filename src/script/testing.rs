@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::build::{LOAD_BUDGET, bare};
 use super::guard;
@@ -37,6 +37,9 @@ pub struct Settings {
     topic_size: usize,
     max_topics: usize,
     queue_full: QueueFull,
+    /// In how many workers a script is loaded: one where the configuration has one, else two, since what they do not share
+    /// shows with the second already.
+    workers: usize,
 }
 
 impl Settings {
@@ -57,6 +60,7 @@ impl Settings {
             redis: luavm.map(|l| l.redis.iter().map(|r| r.name.clone()).collect()),
             topic_size: luavm.map_or(2000, |l| l.queue_topic_size),
             max_topics: luavm.map_or(100, |l| l.queue_max_topics),
+            workers: if config.is_some_and(|c| c.workers == 1) { 1 } else { 2 },
             queue_full: luavm.map_or(QueueFull::Error, |l| l.queue_full),
         }
     }
@@ -93,20 +97,50 @@ pub struct Outcome {
 
 /// The tests of a file, in its order. The error says why the file could not be run.
 pub fn cases(file: &Path, settings: &Settings) -> Result<Vec<Case>, Failure> {
-    Opened::new(file, settings)?.1
+    let (opened, cases) = Opened::new(file, settings)?;
+    if cases.is_err() && opened.has_peeked() {
+        return Opened::new(file, &Settings { workers: 1, ..settings.clone() })?.1;
+    }
+    cases
 }
 
-/// Runs the test of that name, in a VM of its own.
+/// Runs the test of that name, in a VM of its own. With two workers, unless the configuration has one; again with one where the
+/// test looks at what the script keeps, since there is no telling which worker's it means; and again with one to find out
+/// whether it fails for the second.
 pub fn run(file: &Path, settings: &Settings, name: &str) -> Outcome {
+    let began = Instant::now();
+    let (mut outcome, has_peeked) = run_once(file, settings, name);
+    if settings.workers == 1 {
+        return outcome;
+    }
+    let alone = Settings { workers: 1, ..settings.clone() };
+    if has_peeked {
+        return run_once(file, &alone, name).0;
+    }
+    // One that runs for ever would again.
+    if let Some(failure) = outcome.failure.as_mut().filter(|_| began.elapsed() < settings.timeout / 2)
+        && run_once(file, &alone, name).0.failure.is_none()
+    {
+        failure.message.push_str(FAILS_WITH_TWO);
+    }
+    outcome
+}
+
+/// What is added to the message of a test that a single worker would pass.
+const FAILS_WITH_TWO: &str = "\nwith one worker it passes: the script keeps what workers do not share";
+
+/// What came of a test, and whether it looked into one of two workers.
+fn run_once(file: &Path, settings: &Settings, name: &str) -> (Outcome, bool) {
     let failed = |failure| Outcome { failure: Some(failure), log: Vec::new() };
     let (opened, cases) = match Opened::new(file, settings) {
         Ok(opened) => opened,
-        Err(failure) => return failed(failure),
+        Err(failure) => return (failed(failure), false),
     };
-    match cases {
+    let outcome = match cases {
         Ok(_) => opened.run(name).unwrap_or_else(|e| failed(internal(&e))),
         Err(failure) => failed(failure),
-    }
+    };
+    (outcome, opened.has_peeked())
 }
 
 /// A VM in which a file of tests has run.
@@ -134,6 +168,7 @@ impl Opened {
                 ("clients", include_str!("testing/clients.lua")),
                 ("script", include_str!("testing/script.lua")),
                 ("backends", include_str!("testing/backends.lua")),
+                ("workers", include_str!("testing/workers.lua")),
             ] {
                 chunk(name, text)?.call::<()>((&native, &engine, &prelude))?;
             }
@@ -164,6 +199,11 @@ impl Opened {
             Ok(Case { name: text(&case, "name")?, line: case.get("line")? })
         };
         Ok(Ok(cases.sequence_values().map(case).collect::<mlua::Result<_>>()?))
+    }
+
+    fn has_peeked(&self) -> bool {
+        let asked = self.runner.get::<mlua::Function>("has_peeked").and_then(|asked| asked.call::<bool>(()));
+        asked.unwrap_or(false)
     }
 
     fn run(&self, name: &str) -> mlua::Result<Outcome> {
@@ -198,6 +238,7 @@ fn natives_table(lua: &Lua, program: &Arc<Program>, settings: &Settings) -> mlua
     native.set("load_budget", LOAD_BUDGET.as_millis() as f64)?;
     native.set("topic_size", settings.topic_size)?;
     native.set("max_topics", settings.max_topics)?;
+    native.set("workers", settings.workers)?;
     native.set("queue_blocks", settings.queue_full == QueueFull::Block)?;
     if let Some(names) = &settings.redis {
         native.set("redis", lua.create_table_from(names.iter().map(|name| (name.as_str(), true)))?)?;

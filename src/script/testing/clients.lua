@@ -2,6 +2,7 @@
 local native, engine = ...
 
 local type, error, tostring, pairs, setmetatable, sort = type, error, tostring, pairs, setmetatable, table.sort
+local format = string.format
 local checked, only_tests, act, post = engine.checked, engine.only_tests, engine.act, engine.post
 
 local Client = {}
@@ -88,6 +89,9 @@ function engine.connect(_, options)
   options = options or {}
   if type(options) ~= "table" then
     error("app:connect wants a table of uri, headers and remote_addr, got a " .. type(options), 2)
+  end
+  if options.worker ~= nil and not engine.app.workers[options.worker] then
+    error(format("worker must be a number from 1 to %d, not %s", #engine.app.workers, tostring(options.worker)), 2)
   end
   local client = setmetatable({ sent = {} }, client_meta)
   engine.arrive(client, options)

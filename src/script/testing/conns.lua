@@ -57,8 +57,8 @@ function Conn:take(data, kind)
 end
 
 -- Runs protocol_encode for a delivery; nil: it failed, and so does that delivery.
-local function encoded(data, c)
-  local ok, bytes = at_once(c, engine.app.hooks.protocol_encode, data, c and c.handle)
+local function encoded(worker, data, c)
+  local ok, bytes = at_once(worker, c, worker.hooks.protocol_encode, data, c and c.handle)
   if ok and type(bytes) == "string" and bytes ~= "" then
     return bytes
   elseif ok then
@@ -70,17 +70,17 @@ end
 
 -- A message from elsewhere to those connections: how many took it, and how many did not.
 local function deliver(members, data, kind)
-  local reached, shared = 0, nil
+  local reached, shared = 0, {}
   local socket = engine.app and engine.app.protocol == "socket"
-  if socket and #members > 0 and rawget(_G, "protocol_encode_shared") == true then
-    shared = encoded(data, nil) or false
-  end
   for _, c in ipairs(members) do
-    local bytes = data
-    if socket and shared == nil then
-      bytes = not c.closing and encoded(data, c)
+    local bytes, home = data, c.home
+    if socket and rawget(home.globals, "protocol_encode_shared") == true then
+      if shared[home] == nil then
+        shared[home] = encoded(home, data, nil) or false
+      end
+      bytes = shared[home]
     elseif socket then
-      bytes = shared
+      bytes = not c.closing and encoded(home, data, c)
     end
     if bytes and c:take(bytes, not socket and kind or nil) then
       reached = reached + 1
@@ -107,7 +107,7 @@ end
 -- A WebSocket server's hooks.
 
 local function message_task(data, kind, c)
-  engine.app.hooks.on_message({ type = kind, data = data, finish = true }, c.handle)
+  c.home.hooks.on_message({ type = kind, data = data, finish = true }, c.handle)
 end
 
 -- A socket server's: one package a task.
@@ -152,7 +152,7 @@ function buffer_methods.read(self, n)
 end
 
 local function package_task(c)
-  local hooks = engine.app.hooks
+  local hooks = c.home.hooks
   local length = c.package or hooks.protocol_input(buffer(c), c.handle)
   if type(length) ~= "number" or length ~= floor(length) then
     error("protocol_input must return how many bytes make the next package (0: not known yet, -1: close), not "
@@ -189,7 +189,7 @@ local function begin_ending(c)
   local reason = c.closing
   c.client.closed = { code = reason.code, reason = reason.reason, err = reason.err }
   c.inbox, c.received, c.phase = {}, "", "ending"
-  local on_close = engine.app.hooks.on_close
+  local on_close = c.home.hooks.on_close
   if on_close then
     if prelude.is_older_close(on_close) then
       start(c, on_close, nil, reason.err, c.handle)
@@ -230,7 +230,7 @@ end
 local headers_meta = prelude.headers
 
 local function greet(c, options)
-  local hooks = engine.app.hooks
+  local hooks = c.home.hooks
   if engine.app.protocol == "socket" then
     c.phase = "open"
     if hooks.on_connect then
@@ -291,6 +291,8 @@ function engine.arrive(client, options)
     channels = {}, inbox = {}, received = "", waits = {}, handle = native.proxy(handle),
   }, Conn)
   client.connection = c
+  c.worker = options.worker or engine.worker_for(conns)
+  c.home, client.worker = engine.app.workers[c.worker], c.worker
   conn_of[c.handle], conns[c.id] = c, c
   greet(c, options)
   post(Conn.pump, c)

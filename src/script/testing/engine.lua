@@ -13,6 +13,8 @@ local engine = {
   failures = {}, -- what hooks raised, till the test has heard of it
   unexpected = {}, -- calls that nothing answers
   app = nil, -- the one that is loaded
+  before = {}, -- the globals that were there before it
+  required = {}, peeked = false, -- what the test itself has looked at in the first worker
   http = {}, redis = {}, -- canned replies
 }
 -- What the script is seen to do, from its first line on.
@@ -121,9 +123,19 @@ function engine.advance(seconds)
   act()
 end
 
--- A coroutine of the engine's, which scripts can neither resume nor yield from.
-local function handler_of(body)
+-- A coroutine in which what is compiled, and what it makes, has the globals of that worker.
+local function create_in(worker, body)
   local co = create(body)
+  if worker then
+    native.set_globals(co, worker.globals)
+  end
+  return co
+end
+engine.create_in = create_in
+
+-- The same of the engine's own, which scripts can neither resume nor yield from.
+local function handler_of(worker, body)
+  local co = create_in(worker, body)
   engaged[co] = true
   return co
 end
@@ -157,7 +169,7 @@ local function run(task, ...)
 end
 
 local function start(c, body, done, ...)
-  c.task = { conn = c, co = handler_of(body), done = done }
+  c.task = { conn = c, co = handler_of(c.home, body), done = done }
   run(c.task, ...)
 end
 
@@ -191,11 +203,11 @@ local function later(interrupted, begin)
   return yield(WAITING)
 end
 
--- Runs a function for a connection (or for all of them: nil) that must not wait: whether it worked, and its result.
-local function at_once(c, work, ...)
+-- Runs a function for a connection of a worker (or for all of them: nil) that must not wait: whether it worked, and its result.
+local function at_once(worker, c, work, ...)
   local outer = current
   current = { conn = c, no_wait = true }
-  local co = handler_of(work)
+  local co = handler_of(worker, work)
   local ok, result = native.resume(co, engine.budget, ...)
   engine.end_of_stretch()
   current = outer

@@ -32,6 +32,7 @@ pub(super) unsafe fn register(state: State) {
     unsafe {
         set_raw(state, c"resume", resume);
         set_raw(state, c"proxy", proxy);
+        set_raw(state, c"set_globals", set_globals);
         set_native(state, c"trace", traced);
         set_native(state, c"place", |args: &Args| Ok(trace::script_place(args.state())));
         set_native(state, c"is_late", |_: &Args| {
@@ -201,6 +202,18 @@ fn context_all(args: &Args) -> Result<Value, Raise> {
 fn traced(args: &Args) -> Result<Vec<String>, Raise> {
     let co = unsafe { ffi::lua_tothread(args.state(), 1) };
     if co.is_null() { Err(args.wrong(1, "coroutine")) } else { Ok(trace::traceback(co)) }
+}
+
+/// `set_globals(co, table)`: what is compiled in that coroutine, and the coroutines that it makes, have these globals.
+unsafe extern "C-unwind" fn set_globals(state: State) -> c_int {
+    // SAFETY: Lua calls this with its own state; `lua_setfenv` takes a table from the top of the stack, which is one.
+    unsafe {
+        if !ffi::lua_tothread(state, 1).is_null() && ffi::lua_type(state, 2) == ffi::LUA_TTABLE {
+            ffi::lua_settop(state, 2);
+            ffi::lua_setfenv(state, 1);
+        }
+    }
+    0
 }
 
 /// `proxy(metatable)`: a value that has nothing but a metatable.

@@ -3,7 +3,7 @@
 local native, engine = ...
 
 local type, error, pcall, tostring, pairs, ipairs = type, error, pcall, tostring, pairs, ipairs
-local setmetatable, select, unpack, load = setmetatable, select, unpack, load
+local setmetatable, select, unpack, load, rawget = setmetatable, select, unpack, load, rawget
 local create, status = coroutine.create, coroutine.status
 local concat, remove, sort = table.concat, table.remove, table.sort
 local find, format, gsub, match, sub, upper, floor =
@@ -223,39 +223,65 @@ function test.load(name, options)
   engine.options, engine.budget = given, server.budget or native.budget
   package.path = native.modules(path) .. ";" .. package.path
   local shown = native.shown(path)
-  local text, err = native.read(path)
-  local chunk
-  if text then
-    chunk, err = load(text, "@" .. shown)
+  local count = options.workers or native.workers
+  if count ~= 1 and count ~= 2 then
+    error("workers must be 1 or 2, not " .. show(count), 2)
   end
-  if not chunk then
-    error(engine.failure(err), 0)
+  for name in pairs(_G) do
+    engine.before[name] = true
   end
-  local co = create(chunk)
-  local ok, problem = native.resume(co, native.load_budget)
-  if not ok then
-    problem = type(problem) == "string" and problem or "error object is a " .. type(problem) .. " value"
-    error(engine.failure(problem, native.trace(co)), 0)
-  elseif status(co) ~= "dead" then
-    error(engine.failure(shown .. ": attempt to yield from outside a coroutine"), 0)
+  -- Before the script makes globals of its own.
+  local workers = { { globals = _G }, count == 2 and { globals = engine.second_worker() } or nil }
+  for i, worker in ipairs(workers) do
+    local text, err = native.read(path)
+    local chunk
+    if text then
+      chunk, err = load(text, "@" .. shown, "t", worker.globals)
+    end
+    if not chunk then
+      error(engine.failure(err), 0)
+    end
+    local lengths = {}
+    for key, list in pairs(engine.seen) do
+      lengths[key] = #list
+    end
+    local co = engine.create_in(worker, chunk)
+    local ok, problem = native.resume(co, native.load_budget)
+    local where = i == 2 and " (loading it for the second worker; with workers = 1 there is none)" or ""
+    if not ok then
+      problem = type(problem) == "string" and problem or "error object is a " .. type(problem) .. " value"
+      error(engine.failure(problem .. where, native.trace(co)), 0)
+    elseif status(co) ~= "dead" then
+      error(engine.failure(shown .. ": attempt to yield from outside a coroutine" .. where), 0)
+    end
+    -- What the script does as it is loaded is seen once.
+    for key, list in pairs(i == 2 and engine.seen or {}) do
+      for at = #list, lengths[key] + 1, -1 do
+        list[at] = nil
+      end
+    end
   end
   local protocol = options.protocol or server.protocol or rawget(_G, "protocol_input") and "socket" or "websocket"
   if not REQUIRED[protocol] then
     error("protocol must be websocket or socket, not " .. show(protocol), 2)
   end
-  local hooks = {}
-  for _, hook in ipairs(HOOKS) do
-    hooks[hook] = rawget(_G, hook)
-    if hooks[hook] ~= nil and type(hooks[hook]) ~= "function" then
-      error(format("%s: %s must be a function, not a %s", shown, hook, type(hooks[hook])), 2)
+  for _, worker in ipairs(workers) do
+    local hooks = {}
+    for _, hook in ipairs(HOOKS) do
+      hooks[hook] = rawget(worker.globals, hook)
+      if hooks[hook] ~= nil and type(hooks[hook]) ~= "function" then
+        error(format("%s: %s must be a function, not a %s", shown, hook, type(hooks[hook])), 2)
+      end
     end
-  end
-  for _, hook in ipairs(REQUIRED[protocol]) do
-    if not hooks[hook] then
-      error(format("%s: no global function %s; a %s server's script must define it", shown, hook, protocol), 2)
+    for _, hook in ipairs(REQUIRED[protocol]) do
+      if not hooks[hook] then
+        error(format("%s: no global function %s; a %s server's script must define it", shown, hook, protocol), 2)
+      end
     end
+    worker.hooks = hooks
   end
-  local app = { file = shown, protocol = protocol, options = given, hooks = hooks, connect = engine.connect }
+  local app = { file = shown, protocol = protocol, options = given, connect = engine.connect }
+  app.workers, app.hooks = workers, workers[1].hooks
   for key, list in pairs(engine.seen) do
     app[key] = list
   end
@@ -349,6 +375,20 @@ end
 
 local runner = { seen = engine.seen }
 
+-- Whether the test has looked into the first worker, with two there: at a global of the script, or into a module of it.
+function runner.has_peeked()
+  local second = engine.app and engine.app.workers[2]
+  if not second then
+    return false
+  end
+  for name in pairs(engine.required) do
+    if rawget(second.globals.package.loaded, name) ~= nil then
+      return true
+    end
+  end
+  return engine.peeked
+end
+
 -- Runs the file, which describes its tests: these, or why it failed.
 function runner.collect()
   engine.too_long = format("the file ran for longer than %s s (--timeout) before its first test", native.seconds)
@@ -357,8 +397,21 @@ function runner.collect()
     return nil, { message = err, traceback = {} }
   end
   -- What it makes global is its own: the handler does not see it.
-  local own = setmetatable({ test = test }, { __index = _G })
+  local function look(_, name)
+    local value = _G[name]
+    if value ~= nil and engine.app and not engine.before[name] then
+      engine.peeked = true
+    end
+    return value
+  end
+  local own = setmetatable({ test = test }, { __index = look })
   own._G = own
+  function own.require(name)
+    if type(name) == "string" then
+      engine.required[gsub(name, "/", ".")] = true
+    end
+    return require(name)
+  end
   local chunk
   chunk, err = load(text, "@" .. native.file, "t", own)
   if not chunk then

@@ -244,6 +244,45 @@ async fn of_two_hooks_with_arguments_in_another_order_the_one_that_failed_is_tol
     failed("attempt to call method 'context_value' (a nil value); write function on_close(client_id, err, conn)");
 }
 
+#[tokio::test]
+async fn the_log_of_dev_shows_connects_subscriptions_publishes_and_closes() {
+    let script = "function on_message(msg, conn)
+      if msg.data == 'out' then return conn:unsubscribe('video:1') end
+      conn:subscribe('video:1', 'video:2')
+      conn:send('in')
+    end";
+    let dir = folder(script);
+    let process = Process::ready(dir.path(), &["dev"]);
+    let mut client = Client::connect(process.ws(), "/ws").await;
+    let connected = process.line(": connected ");
+    let id = connected.split_once("client_id=").unwrap().1.split(' ').next().unwrap().to_owned();
+    assert!(connected.contains("DEBUG") && connected.contains("remote=127.0.0.1:"), "{connected}");
+    assert_eq!(client.ask("in").await, "in");
+    let body = serde_json::json!({"c": "video:1", "d": "hello"}).to_string();
+    assert_eq!(post(process.api(), "/v1/mesh/publish", &body).await.0, 200);
+    assert_eq!(client.text().await, "hello");
+    client.send("out").await;
+    process.line(": unsubscribed ");
+    client.close().await;
+    process.line(": closed ");
+    let lines = process.lines();
+    for wanted in [
+        format!("DEBUG connmix::shard: subscribed client_id={id} channels=video:1, video:2"),
+        "DEBUG connmix::cluster: published channel=video:1 bytes=5 reached=1 failed=0".into(),
+        format!("DEBUG connmix::shard: unsubscribed client_id={id} channels=video:1"),
+        format!("DEBUG connmix::worker::session: closed client_id={id} by=\"peer\""),
+    ] {
+        assert!(lines.iter().any(|line| line.contains(&wanted)), "{wanted}: {lines:#?}");
+    }
+
+    let process = Process::ready(dir.path(), &["single"]);
+    let mut client = Client::connect(process.ws(), "/ws").await;
+    assert_eq!(client.ask("in").await, "in");
+    client.close().await;
+    let said = process.stop().out;
+    assert!(!said.contains("connected") && !said.contains("subscribed"), "{said}");
+}
+
 /// Each line of a hook ignores an err; the last looks at its.
 const IGNORING: &str = "local publish = mix.mesh.publish
 function on_message(msg, conn)
@@ -295,7 +334,9 @@ async fn an_ignored_err_is_warned_of_once_a_line_in_dev() {
     assert_eq!(told(&process.lines()[seen..]).len(), wanted.len() - 1);
 
     let process = Process::ready(folder(IGNORING).path(), &["single"]);
-    assert_eq!(Client::connect(process.ws(), "/ws").await.ask("my room").await, "looked at");
+    let mut client = Client::connect(process.ws(), "/ws").await;
+    assert_eq!(client.ask("my room").await, "looked at");
+    client.close().await;
     assert!(!process.stop().out.contains("is ignored"));
 }
 

@@ -65,17 +65,25 @@ impl Mesh {
         handed: H,
     ) -> impl Future<Output = Counts> + use<H> {
         let (tally, counts) = Tally::new();
+        let told = Told::of(&channel, &message);
         let sent = self.hand_out(channel, message, behind, tally);
         async move {
             sent.await;
             handed();
             // The sender lives till the last share is gone; if it vanished, nobody was reached.
-            counts.await.unwrap_or_default()
+            let counts = counts.await.unwrap_or_default();
+            if let Some(Told { channel, bytes }) = told {
+                tracing::debug!(%channel, bytes, reached = counts.reached, failed = counts.failed, "published");
+            }
+            counts
         }
     }
 
     /// The same without counts: done when the mailboxes have it.
     pub fn publish_uncounted(&self, channel: Channel, message: Message) -> impl Future<Output = ()> + Send + use<> {
+        if let Some(Told { channel, bytes }) = Told::of(&channel, &message) {
+            tracing::debug!(%channel, bytes, "published, uncounted");
+        }
         self.hand_out(channel, message, Behind::default(), Tally::ignored())
     }
 
@@ -133,6 +141,20 @@ impl Mesh {
             handed();
             outcome.await.unwrap_or_else(|_| Err(format!("client {client_id} is not connected")))
         }
+    }
+}
+
+/// What the log says of a publish.
+struct Told {
+    channel: Channel,
+    bytes: usize,
+}
+
+impl Told {
+    /// None where the log says nothing: then it costs a look at its level.
+    fn of(channel: &Channel, message: &Message) -> Option<Told> {
+        let told = || Told { channel: channel.clone(), bytes: message.data().len() };
+        tracing::enabled!(tracing::Level::DEBUG).then(told)
     }
 }
 

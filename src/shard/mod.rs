@@ -165,6 +165,7 @@ impl Shard {
             }
         }
         self.count_subscriptions(&topics);
+        tracing::debug!(client_id = conn.client_id.get(), channels = %Names(channels), "subscribed");
         true
     }
 
@@ -177,6 +178,7 @@ impl Shard {
             }
         }
         self.count_subscriptions(&topics);
+        tracing::debug!(client_id = conn.client_id.get(), channels = %Names(channels), "unsubscribed");
     }
 
     fn count_subscriptions(&self, topics: &Topics) {
@@ -282,6 +284,22 @@ impl Shard {
         let mut dirty = self.dirty.borrow_mut();
         if dirty.is_empty() && dirty.capacity() > 1024 {
             *dirty = VecDeque::new();
+        }
+    }
+}
+
+/// Channels as a line of the log shows them: not all, where they are many.
+struct Names<'a>(&'a [Channel]);
+
+impl std::fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const MOST: usize = 8;
+        for (i, channel) in self.0.iter().take(MOST).enumerate() {
+            write!(f, "{}{}", if i == 0 { "" } else { ", " }, channel.as_str())?;
+        }
+        match self.0.len().checked_sub(MOST) {
+            None | Some(0) => Ok(()),
+            Some(more) => write!(f, " and {more} more"),
         }
     }
 }

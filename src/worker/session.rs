@@ -101,6 +101,7 @@ pub(super) struct State {
 pub(super) async fn run<I: Incoming>(worker: Rc<Worker>, server: usize, opened: Opened, incoming: I, load: Load) {
     let Opened { conn, input, place } = opened;
     conn.served.counts.opened.add(1);
+    tracing::debug!(client_id = conn.client_id.get(), remote = %conn.remote, "connected");
     let state = State { worker, server, conn, handler: None, pinned: None, phase: Phase::Open, handled: 0 };
     let mut session = Session { incoming, input, state, _load: load, _place: place };
     poll_fn(|cx| session.poll(cx)).await;
@@ -308,7 +309,10 @@ impl State {
     /// Out of the shard.
     fn leave(&self) {
         if self.worker.shard.remove(&self.conn) {
-            self.conn.served.counts.closed.one(self.conn.ended_by().unwrap_or("internal_error"));
+            let by = self.conn.ended_by().unwrap_or("internal_error");
+            self.conn.served.counts.closed.one(by);
+            let told = || self.conn.close_reason().and_then(|reason| reason.error());
+            tracing::debug!(client_id = self.conn.client_id.get(), by, err = told(), "closed");
         }
     }
 

@@ -37,6 +37,8 @@ struct Change {
     line: u32,
     /// It is what it was and something more: a counter.
     counts: bool,
+    /// The variable itself is assigned, not something in it.
+    assigned: bool,
 }
 
 /// For each file what handlers change there. `files` and `flows` are the script's own.
@@ -223,9 +225,12 @@ fn changes(flow: &Flow<'_>, number: usize, hooks: &Hooks) -> Vec<Change> {
             },
             _ => None,
         };
-        changes.extend(changed.map(|(root, counts)| Change { root, line: ins.line, counts }));
+        let assigned = (op::USETV..=op::USETP).contains(&ins.op()) || ins.op() == op::GSET;
+        changes.extend(changed.map(|(root, counts)| Change { root, line: ins.line, counts, assigned }));
     });
-    changes.retain(|change| change.counts || !asked.contains(&change.root));
+    // What is made once may be several variables, of which one is asked for.
+    let makes = changes.iter().any(|change| change.assigned && !change.counts && asked.contains(&change.root));
+    changes.retain(|change| change.counts || !(asked.contains(&change.root) || makes && change.assigned));
     changes
 }
 

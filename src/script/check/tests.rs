@@ -316,6 +316,7 @@ fn what_is_the_same_in_all_workers_is_no_split() {
         "local cache = {}\nfunction on_handshake(id)\n  local v = cache[id]\n  if v == nil then v = #id cache[id] = v end\n  \
          return v\nend",
         "local ready = false\nfunction on_handshake() if not ready then ready = true end end",
+        "local done, a, b\nfunction on_handshake()\n  if not done then a, b = 1, 2 done = true end\n  return a, b\nend",
         // Locals of a handler, and of what it calls.
         "function on_handshake() local n = 0 local function f() n = n + 1 end f() return n end",
         "function on_handshake() local t = {} t.n = 1 t[#t + 1] = 2 table.insert(t, 3) return t end",

@@ -30,7 +30,9 @@ const NAMED: [(&str, bool); 4] =
 pub(super) fn objects(facts: &Facts, hooks: &Hooks) -> Vec<(Var, &'static str)> {
     let top = facts.writes.iter().filter(|write| facts.is_top(write.proto));
     let found = top.filter_map(|write| {
-        let (function, objects) = (write.function?, hooks.objects(&write.path)?);
+        let function = write.function?;
+        let first = facts.protos.get(function).and_then(|proto| proto.first_param());
+        let objects = hooks.objects(&write.path, first)?;
         Some(objects.iter().map(move |(position, class)| ((function, *position), *class)))
     });
     found.flatten().collect()

@@ -66,13 +66,14 @@ impl Hooks {
         })
     }
 
-    /// The positions of a hook's arguments that are objects of the engine, with their classes.
-    pub fn objects(&self, name: &str) -> Option<&'static [(usize, &'static str)]> {
+    /// The positions of a hook's arguments that are objects of the engine, with their classes. `first` is how the hook calls
+    /// its first argument.
+    pub fn objects(&self, name: &str, first: Option<&str>) -> Option<&'static [(usize, &'static str)]> {
         let known: &[(usize, &str)] = match name {
             "on_handshake" => &[(3, "conn")],
             "on_connect" | "on_message" | "protocol_decode" | "protocol_encode" => &[(1, "conn")],
             "protocol_input" => &[(0, "buffer"), (1, "conn")],
-            // The older form has it one place further to the front.
+            "on_close" if first == Some("err") => &[(1, "conn")],
             "on_close" => &[(2, "conn")],
             _ => return None,
         };

@@ -176,6 +176,10 @@ fn a_method_that_a_connection_does_not_have_is_told() {
     let script = "local function greet(name, c)\n  c:sedn(name)\nend\n\
                   function on_handshake(id, headers, server, conn)\n  greet('x', conn)\nend";
     assert_eq!(of(script), ["entry.lua:2: conn has no 'sedn'; did you mean 'send'?"]);
+    for close in ["on_close(err, conn)", "on_close(id, err, conn)"] {
+        let found = of(&format!("function {close}\n  conn:contxt()\nend"));
+        assert_eq!(found.last().unwrap(), "entry.lua:2: conn has no 'contxt'; did you mean 'context'?", "{close}");
+    }
 }
 
 #[test]

@@ -64,15 +64,10 @@ impl Site {
             return;
         }
         drop(told);
-        // One event is one line.
-        let mut shown = String::with_capacity(err.len());
-        for c in err.chars() {
-            if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
-        }
         tracing::warn!(
             target: "script",
             client_id = client.map(ClientId::get),
-            "{place}: {function} failed, and its err is ignored: {shown}; look at the err that it returns"
+            "{place}: {function} failed, and its err is ignored: {err}; look at the err that it returns"
         );
     }
 }

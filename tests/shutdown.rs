@@ -143,6 +143,38 @@ async fn scripts_are_told_once_for_each_connection() {
 }
 
 #[tokio::test]
+async fn a_handshake_that_the_stop_cuts_off_is_closed_once_too() {
+    let dir = folder(LONG);
+    let script = "
+      function on_handshake(id, headers)
+        print('asked', id)
+        mix.sleep(3600)
+        if headers.refuse then return false end
+      end
+      function on_message() end
+      function on_close(id, err, conn) mix.sleep(0.01) print('closed', id, err, conn:client_id() == id) end";
+    std::fs::write(dir.path().join("entry.lua"), script).unwrap();
+    let process = Process::ready(dir.path(), &["single"]);
+    let mut clients = Vec::new();
+    for n in 0..10 {
+        let mut raw = kit::raw::Raw::dial(process.ws()).await;
+        raw.write(kit::raw::upgrade_with(if n < 2 { "refuse: yes\r\n" } else { "" })).await;
+        clients.push(raw);
+    }
+    let asked = || process.lines().iter().filter(|l| l.contains("asked\t")).count();
+    eventually("all are asked", async || (asked() == 10).then_some(())).await;
+    process.signal(libc::SIGTERM);
+    for (n, raw) in clients.iter_mut().enumerate() {
+        assert_eq!(raw.reply().await.status, if n < 2 { 403 } else { 503 });
+    }
+    drop(clients);
+    let ended = process.ended();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let closed: Vec<&str> = ended.out.lines().filter(|l| l.contains("closed\t")).collect();
+    assert!(closed.len() == 8 && closed.iter().all(|l| l.contains("\tnil\ttrue")), "{closed:#?}");
+}
+
+#[tokio::test]
 async fn handlers_that_wait_end_with_an_error() {
     let dir = folder(LONG);
     let process = Process::ready(dir.path(), &["single"]);

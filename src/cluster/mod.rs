@@ -99,8 +99,11 @@ impl Mesh {
         let hub = self.hub.clone();
         async move {
             let publication = Arc::new(Publication { channel, message });
-            for worker in workers.iter() {
-                put(hub.mailbox(worker), Delivery::Publish(publication.clone(), tally.share())).await;
+            let mut handing_out = HandingOut { hub, publication, tally, left: workers, begun: false };
+            while let Some(worker) = handing_out.left.first() {
+                put(handing_out.hub.mailbox(worker), handing_out.delivery()).await;
+                handing_out.left.remove(worker);
+                handing_out.begun = true;
             }
         }
     }
@@ -158,6 +161,32 @@ impl Told {
     }
 }
 
+/// A publication on its way into mailboxes. Once one has it, all get it: if it is dropped then, since its publisher has
+/// gone, the rest get it at once.
+struct HandingOut {
+    hub: Arc<Hub>,
+    publication: Arc<Publication>,
+    tally: Tally,
+    /// The workers that do not have it yet.
+    left: WorkerSet,
+    /// A worker has it.
+    begun: bool,
+}
+
+impl HandingOut {
+    fn delivery(&self) -> Delivery {
+        Delivery::Publish(self.publication.clone(), self.tally.share())
+    }
+}
+
+impl Drop for HandingOut {
+    fn drop(&mut self) {
+        if self.begun {
+            self.left.iter().for_each(|worker| self.hub.mailbox(worker).force(self.delivery()));
+        }
+    }
+}
+
 /// Puts a delivery into a mailbox, waiting while it is full.
 async fn put(mailbox: &Mailbox, mut delivery: Delivery) {
     while let Err(Refused::Full(back)) = mailbox.offer(delivery) {
@@ -192,6 +221,34 @@ mod tests {
         assert!(matches!(taken.pop_front(), Some(Delivery::Order(..))));
         assert!(matches!(taken.pop_front(), Some(Delivery::Publish(..))));
         assert!(taken.is_empty());
+    }
+
+    #[test]
+    fn a_publish_that_one_worker_has_reaches_the_others_though_its_publisher_goes() {
+        let hub = Arc::new(Hub::new(3));
+        let mesh = Mesh::new(hub.clone(), NodeId(1));
+        let channel = Channel::parse(b"c").unwrap();
+        let taken = |worker| {
+            let mut taken = VecDeque::new();
+            hub.mailbox(WorkerId(worker)).take(&mut taken, Waker::noop());
+            taken.len()
+        };
+        // First the second worker's mailbox is full, then the first one's.
+        for (full, others) in [(1, [1, 1]), (0, [0, 0])] {
+            (0..3).for_each(|worker| hub.leave("c", WorkerId(worker)));
+            hub.join(&channel, WorkerId(full));
+            let mut cx = Context::from_waker(Waker::noop());
+            let large = Message::binary(vec![0; MAILBOX_BYTES]);
+            assert!(pin!(mesh.publish_uncounted(channel.clone(), large)).poll(&mut cx).is_ready());
+            for worker in 0..3 {
+                hub.join(&channel, WorkerId(worker));
+            }
+            let mut publish = Box::pin(mesh.publish(channel.clone(), Message::text("x")));
+            assert!(publish.as_mut().poll(&mut cx).is_pending());
+            drop(publish);
+            // All, or none of them.
+            assert_eq!((taken(full), [taken(1 - full), taken(2)]), (1 + others[0], others));
+        }
     }
 
     #[test]

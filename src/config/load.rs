@@ -4,7 +4,7 @@
 //! that must exist. All problems are reported at once, and a configuration with any is none: nothing of it is used.
 
 use super::raw::{self, At, MAX_BYTES, Place, Raw, RawServer, Sink, units};
-use super::{ApiServer, Cluster, Config, Listen, LuaVm, Problem, Problems, Protocol, Server};
+use super::{ApiServer, Cluster, Config, Listen, LuaVm, MAX_WAITING, Problem, Problems, Protocol, Server};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
@@ -76,6 +76,7 @@ fn build(file: &Path, raw: Raw, sink: &Sink) -> Config {
             queue_full: luavm.queue_full,
             redis: luavm.redis.into_iter().map(|r| r.value).collect(),
             memory_limit: luavm.memory_limit,
+            waiting: MAX_WAITING,
             libraries: luavm.libraries,
         },
         servers,

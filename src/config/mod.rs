@@ -216,6 +216,8 @@ pub struct LuaVm {
     pub memory_limit: usize,
     /// `libraries`
     pub libraries: Vec<Library>,
+    /// Handlers that may wait at once in each VM: [`MAX_WAITING`], whatever the file says.
+    pub waiting: usize,
 }
 
 /// What `mix.queue.push` does where its topic is full.
@@ -236,6 +238,9 @@ impl std::fmt::Display for QueueFull {
         })
     }
 }
+
+/// Handlers that may wait at once in a VM; further messages wait unread for their turn.
+pub const MAX_WAITING: usize = 16_384;
 
 /// What the sandbox can let in besides the usual.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -237,7 +237,7 @@ fn log_warnings(vm: &Vm, workers: usize) {
 
 /// Reads and tries each server's script, on this thread. `tried` sees those that work.
 fn compile(config: &Config, mut tried: impl FnMut(&Vm)) -> Result<Vec<Arc<Program>>, String> {
-    let limits = VmLimits { memory: config.luavm.memory_limit, libraries: config.luavm.libraries.clone() };
+    let limits = VmLimits::of(&config.luavm);
     let (mut programs, mut errors) = (Vec::new(), Vec::new());
     for server in &config.servers {
         let program = Arc::new(Program::new(server.protocol, server.entry.clone(), server.options.clone()));

@@ -135,7 +135,7 @@ impl Supervisor {
         let config = self.config.load_full();
         let new = &config.servers[server];
         let program = Arc::new(Program::new(new.protocol, new.entry.clone(), new.options.clone()));
-        let limits = VmLimits { memory: config.luavm.memory_limit, libraries: config.luavm.libraries.clone() };
+        let limits = VmLimits::of(&config.luavm);
         let file = shown(&program.entry);
         self.scripts[server].seen = None;
         // First here, where a script that loops delays nobody.

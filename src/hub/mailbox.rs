@@ -47,12 +47,23 @@ impl Mailbox {
 
     /// Puts a delivery in.
     pub fn offer(&self, delivery: Delivery) -> Result<(), Refused> {
+        self.put(delivery, false)
+    }
+
+    /// Puts a delivery in though it is full; does nothing if the worker has ended. Only for the rest of a publication whose
+    /// publisher has gone: it takes no more memory than the publisher did.
+    pub fn force(&self, delivery: Delivery) {
+        // Refused is what a worker that has ended gets.
+        let _ = self.put(delivery, true);
+    }
+
+    fn put(&self, delivery: Delivery, force: bool) -> Result<(), Refused> {
         let mut lane = self.lane();
         if lane.closed {
             return Err(Refused::Closed);
         }
         let weight = delivery.weight();
-        if !lane.has_room(weight) {
+        if !force && !lane.has_room(weight) {
             return Err(Refused::Full(delivery));
         }
         lane.bytes += weight;

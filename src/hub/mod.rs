@@ -41,6 +41,16 @@ impl WorkerSet {
         self.0.iter().all(|&word| word == 0)
     }
 
+    /// The lowest of them.
+    pub fn first(&self) -> Option<WorkerId> {
+        self.iter().next()
+    }
+
+    /// Takes a worker out.
+    pub fn remove(&mut self, worker: WorkerId) {
+        self.set(worker, false);
+    }
+
     /// The workers in the set, lowest first.
     pub fn iter(&self) -> impl Iterator<Item = WorkerId> {
         self.0.iter().enumerate().flat_map(|(i, &word)| {

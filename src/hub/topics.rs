@@ -98,6 +98,11 @@ impl Topics {
         self.by_name.get(channel).map_or(&[], |&key| &self.topics[key as usize].members)
     }
 
+    /// Whether a member is in a channel.
+    pub fn contains(&self, member: Member, channel: &str) -> bool {
+        self.by_name.get(channel).is_some_and(|&key| self.links.contains_key(&(member, key)))
+    }
+
     /// The channels that a member is in.
     pub fn channels_of(&self, member: Member) -> impl Iterator<Item = &Channel> {
         let keys = self.by_member.get(member as usize).map_or(&[][..], Vec::as_slice);
@@ -248,6 +253,9 @@ mod tests {
                     let got: BTreeSet<_> = topics.channels_of(m).cloned().collect();
                     let want: BTreeSet<_> =
                         model.iter().filter(|(_, s)| s.contains(&m)).map(|(c, _)| channel(*c)).collect();
+                    for c in (0..6).map(channel) {
+                        prop_assert_eq!(topics.contains(m, c.as_str()), want.contains(&c));
+                    }
                     prop_assert_eq!(got, want);
                 }
             }

@@ -6,13 +6,12 @@ use std::ffi::c_int;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::hooks::DECODE;
 use super::program::{Program, shown};
 use super::stack::{State, protect};
 use super::teach::Known;
 use super::vm::Hook;
 use super::{check, guard, mix, natives, strings, teach};
-use crate::config::{Library, Protocol};
+use crate::config::{Library, LuaVm, Protocol};
 
 /// The longest an entry file's top level may run.
 pub(super) const LOAD_BUDGET: Duration = Duration::from_secs(5);
@@ -24,6 +23,15 @@ pub struct VmLimits {
     pub memory: usize,
     /// What the sandbox lets in.
     pub libraries: Vec<Library>,
+    /// Handlers that may wait at once.
+    pub waiting: usize,
+}
+
+impl VmLimits {
+    /// Those of a configuration.
+    pub fn of(luavm: &LuaVm) -> VmLimits {
+        VmLimits { memory: luavm.memory_limit, libraries: luavm.libraries.clone(), waiting: luavm.waiting }
+    }
 }
 
 /// A hook that the script defines.
@@ -119,9 +127,12 @@ fn find_hooks(lua: &Lua, prelude: &mlua::Table, program: &Program) -> Result<Ent
     // What makes messages of packages.
     let decode = match program.protocol {
         Protocol::Websocket => None,
-        Protocol::Socket => global_function(lua, program, DECODE, true)?,
+        Protocol::Socket => global_function(lua, program, Hook::Decode.name(), true)?,
     };
     for &(hook, required) in Hook::of(program.protocol) {
+        if hook == Hook::Decode {
+            continue;
+        }
         let Some(function) = global_function(lua, program, hook.name(), required)? else { continue };
         let find = || -> mlua::Result<Entry> {
             let (entrance, position) = hook.entrance();

@@ -21,14 +21,13 @@ pub enum Hook {
     Input,
     /// A whole message or package. A package is decoded first.
     Message,
+    /// What is a package, as a message? It is called as the beginning of [`Hook::Message`], never alone.
+    Decode,
     /// What is a message, as bytes of this connection?
     Encode,
     /// The end.
     Close,
 }
-
-/// The global function that makes a message of a package, for [`Hook::Message`] of a socket server.
-pub(super) const DECODE: &str = "protocol_decode";
 
 impl Hook {
     pub(super) const COUNT: usize = crate::telemetry::metrics::blocks::HOOKS;
@@ -41,6 +40,7 @@ impl Hook {
                 (Hook::Connect, false),
                 (Hook::Input, true),
                 (Hook::Encode, true),
+                (Hook::Decode, true),
                 (Hook::Message, true),
                 (Hook::Close, false),
             ],
@@ -54,6 +54,7 @@ impl Hook {
             Hook::Connect => "on_connect",
             Hook::Input => "protocol_input",
             Hook::Message => "on_message",
+            Hook::Decode => "protocol_decode",
             Hook::Encode => "protocol_encode",
             Hook::Close => "on_close",
         }
@@ -64,7 +65,7 @@ impl Hook {
         match self {
             Hook::Handshake => ("handshake", 4),
             Hook::Message => ("message", 2),
-            Hook::Connect | Hook::Input | Hook::Encode => ("plain", 2),
+            Hook::Connect | Hook::Input | Hook::Decode | Hook::Encode => ("plain", 2),
             Hook::Close => ("close", 3),
         }
     }

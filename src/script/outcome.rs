@@ -17,6 +17,8 @@ pub struct Failure {
     pub traceback: Vec<String>,
     /// It was stopped for exceeding its time budget.
     pub over_budget: bool,
+    /// It failed in `protocol_decode`, before the hook itself began.
+    pub in_decode: bool,
 }
 
 impl std::fmt::Display for Failure {
@@ -31,7 +33,12 @@ impl Failure {
     pub fn new(message: impl Into<String>) -> Failure {
         let message = message.into();
         let over_budget = message.contains(guard::OVER_BUDGET);
-        Failure { message, traceback: Vec::new(), over_budget }
+        Failure { message, traceback: Vec::new(), over_budget, in_decode: false }
+    }
+
+    /// The hook that failed, of a call of that one.
+    pub fn hook(&self, called: Hook) -> Hook {
+        if self.in_decode { Hook::Decode } else { called }
     }
 }
 

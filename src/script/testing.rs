@@ -16,7 +16,7 @@ use super::guard;
 use super::program::{Program, shown};
 use super::stack::State;
 use super::vm::VmLimits;
-use crate::config::{Config, Protocol, QueueFull, Server};
+use crate::config::{Config, MAX_WAITING, Protocol, QueueFull, Server};
 
 /// The longest a hook may compute, where no server of the configuration says.
 const HANDLER_TIMEOUT: Duration = Duration::from_millis(200);
@@ -51,10 +51,8 @@ impl Settings {
         let luavm = config.map(|c| &c.luavm);
         Settings {
             timeout,
-            limits: VmLimits {
-                memory: luavm.map_or(MEMORY, |l| l.memory_limit),
-                libraries: luavm.map(|l| l.libraries.clone()).unwrap_or_default(),
-            },
+            limits: luavm
+                .map_or_else(|| VmLimits { memory: MEMORY, libraries: Vec::new(), waiting: MAX_WAITING }, VmLimits::of),
             folders,
             servers: config.map(|c| c.servers.clone()).unwrap_or_default(),
             redis: luavm.map(|l| l.redis.iter().map(|r| r.name.clone()).collect()),

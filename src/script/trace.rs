@@ -27,6 +27,11 @@ pub(super) fn traceback(co: State) -> Vec<String> {
     lines
 }
 
+/// Whether the outermost function is one of the engine's own: those through which hooks are entered, while they are.
+pub(super) fn began_in_prelude(co: State) -> bool {
+    frame(co, depth(co) - 1).is_some_and(|frame| frame.place.starts_with("connmix:"))
+}
+
 /// Where the innermost function that is Lua stood: `file:line`. The line may be lost with the error; then where the
 /// function begins.
 pub(super) fn place(co: State) -> Option<String> {

@@ -8,7 +8,7 @@
 
 use mlua::{Lua, ffi};
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::ffi::c_int;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use super::stack::{State, protect};
 use super::teach::Known;
 use super::wait::{self, Wait};
 use super::{guard, handler, trace};
+use crate::config::Protocol;
 
 pub use super::build::VmLimits;
 pub use super::hooks::Hook;
@@ -32,8 +33,6 @@ pub use super::outcome::{Failure, Returned};
 
 /// Idle coroutines that are kept for the next handlers.
 const POOL: usize = 256;
-/// Handlers that may be suspended at once in a VM; further messages wait unread for their turn.
-pub const MAX_SUSPENDED: usize = 16_384;
 
 /// How far a hook came.
 pub enum Started {
@@ -65,8 +64,11 @@ pub struct Vm {
     /// Registry slots of coroutines that were given up.
     free: RefCell<Vec<c_int>>,
     suspended: Cell<usize>,
-    /// Connections whose next message waits till fewer handlers are suspended.
-    queue: RefCell<VecDeque<Waker>>,
+    /// Handlers that may be suspended at once.
+    most_suspended: usize,
+    /// Connections whose next message waits until fewer handlers are suspended, by the number of their turn.
+    queue: RefCell<BTreeMap<u64, Waker>>,
+    next_turn: Cell<u64>,
     /// Bytes it may use.
     memory: usize,
     /// Bytes in use from which on garbage is collected at once.
@@ -90,7 +92,9 @@ impl Vm {
             idle: RefCell::default(),
             free: RefCell::default(),
             suspended: Cell::new(0),
+            most_suspended: limits.waiting,
             queue: RefCell::default(),
+            next_turn: Cell::new(0),
             memory: limits.memory,
             nearly_full: Cell::new(nearly_full(limits.memory)),
             known: OnceCell::new(),
@@ -117,16 +121,42 @@ impl Vm {
 
     /// Whether another handler may be started: not too many are suspended.
     pub fn may_start(&self) -> bool {
-        self.suspended.get() < MAX_SUSPENDED
+        self.suspended.get() < self.most_suspended
     }
 
-    /// Ready when another handler may be started.
-    pub fn poll_turn(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when another handler may be started. Until then, `turn` keeps the caller's place in the queue; to be dropped
+    /// when it waits no more.
+    pub fn poll_turn(self: &Rc<Self>, turn: &mut Option<Turn>, cx: &mut Context<'_>) -> Poll<()> {
         if self.may_start() {
+            *turn = None;
             return Poll::Ready(());
         }
-        self.queue.borrow_mut().push_back(cx.waker().clone());
+        let number = match turn {
+            Some(turn) if Rc::ptr_eq(&turn.vm, self) => turn.number,
+            _ => {
+                let number = self.next_turn.get();
+                self.next_turn.set(number + 1);
+                *turn = Some(Turn { vm: self.clone(), number });
+                number
+            }
+        };
+        self.queue.borrow_mut().insert(number, cx.waker().clone());
         Poll::Pending
+    }
+
+    /// A reload has replaced this VM: whoever waits for a place in it has to look for one in the new VM.
+    pub fn end_queue(&self) {
+        let queue = self.queue.take();
+        queue.into_values().for_each(Waker::wake);
+    }
+
+    /// Wakes the first that waits for a place, if there is one. It wakes the next when it leaves the queue.
+    fn wake_next(&self) {
+        if self.may_start()
+            && let Some((_, first)) = self.queue.borrow().first_key_value()
+        {
+            first.wake_by_ref();
+        }
     }
 
     /// Runs a hook till it returns, fails or waits. `conn`: none for `protocol_encode` of all connections. `budget` is the longest it may hold the thread between two waits.
@@ -191,6 +221,7 @@ impl Vm {
                 None => {
                     let mut failure = Failure::new("attempt to yield from outside a coroutine");
                     failure.traceback = trace::traceback(co);
+                    failure.in_decode = self.is_in_decode(hook, co);
                     self.drop_coroutine(coroutine);
                     Step::Done(Err(failure))
                 }
@@ -198,7 +229,8 @@ impl Vm {
             status => {
                 // A wait that was begun by a coroutine that then failed is of no use.
                 drop(wait::take());
-                let failure = unsafe { outcome::failure(co, status) };
+                let mut failure = unsafe { outcome::failure(co, status) };
+                failure.in_decode = self.is_in_decode(hook, co);
                 self.drop_coroutine(coroutine);
                 if status == ffi::LUA_ERRMEM {
                     // There is no collection in an emergency: without this one, all that follows would fail too.
@@ -209,6 +241,12 @@ impl Vm {
                 Step::Done(Err(self.taught(failure, hook)))
             }
         }
+    }
+
+    /// Whether a handler that has failed was still in `protocol_decode`: what calls that is left by a tail call when
+    /// `on_message` begins.
+    fn is_in_decode(&self, hook: Hook, co: State) -> bool {
+        hook == Hook::Message && self.program.protocol == Protocol::Socket && trace::began_in_prelude(co)
     }
 
     /// Collects all garbage. Asking for it takes a little memory itself, which there may not be: so without the limit.
@@ -287,11 +325,20 @@ impl Vm {
 
     fn one_less_suspended(&self) {
         self.suspended.set(self.suspended.get() - 1);
-        // A few more than there is room for, since some may have ended meanwhile; not all, which would be quadratic.
-        let few = if self.suspended.get() == 0 { usize::MAX } else { 8 };
-        let mut queue = self.queue.borrow_mut();
-        let few = few.min(queue.len());
-        queue.drain(..few).for_each(Waker::wake);
+        self.wake_next();
+    }
+}
+
+/// A place in the queue of those that wait until a VM may start another handler; given up when dropped.
+pub struct Turn {
+    vm: Rc<Vm>,
+    number: u64,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.vm.queue.borrow_mut().remove(&self.number);
+        self.vm.wake_next();
     }
 }
 
@@ -312,7 +359,7 @@ pub struct Handler {
 
 impl Handler {
     /// Goes on when the wait is over. From the moment that it is told that the connection has closed, its waits end at
-    /// once with an error.
+    /// once with an error; but what is being handed over is handed over first.
     pub fn poll(&mut self, cx: &mut Context<'_>, closed: bool) -> Poll<Result<Returned, Failure>> {
         self.current.interrupted |= closed;
         loop {
@@ -321,7 +368,7 @@ impl Handler {
             };
             let answer = match wait.future.as_mut().poll(cx) {
                 Poll::Ready(answer) => answer,
-                Poll::Pending if self.current.interrupted => (wait.interrupted)(),
+                Poll::Pending if self.current.interrupted && wait.may_be_given_up() => (wait.interrupted)(),
                 Poll::Pending => return Poll::Pending,
             };
             self.wait = None;

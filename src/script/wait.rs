@@ -7,6 +7,7 @@ use std::ffi::{CStr, c_int, c_void};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::current;
@@ -28,6 +29,18 @@ pub struct Wait {
     pub future: Pin<Box<dyn Future<Output = Answer>>>,
     /// The answer when the connection closes first.
     pub interrupted: fn() -> Answer,
+    /// Set when the wait may be given up for that.
+    handed: Handed,
+}
+
+/// Set once something has been handed over: what is left then is to hear what came of it. None: it is handed over already.
+type Handed = Option<Rc<Cell<bool>>>;
+
+impl Wait {
+    /// Whether it may be given up when the connection closes: it is not handing anything over.
+    pub fn may_be_given_up(&self) -> bool {
+        self.handed.as_ref().is_none_or(|handed| handed.get())
+    }
 }
 
 /// What a waiting native function returns.
@@ -36,12 +49,22 @@ pub enum Outcome<R> {
     Now(R),
     /// Suspend the handler till this is ready.
     Later(Pin<Box<dyn Future<Output = R>>>),
+    /// The same for what hands something over: it goes on, though the connection closes, until the cell is set or it is
+    /// ready. So it must never take long, and have no bound but room at the other end.
+    HandsOver(Pin<Box<dyn Future<Output = R>>>, Rc<Cell<bool>>),
 }
 
 impl<R> Outcome<R> {
     /// Suspends the handler till `future` is ready.
     pub fn later(future: impl Future<Output = R> + 'static) -> Outcome<R> {
         Outcome::Later(Box::pin(future))
+    }
+
+    /// Suspends the handler until `future` is ready, which sets the cell that it is made with when it has handed over what
+    /// it has to.
+    pub fn hands_over<F: Future<Output = R> + 'static>(future: impl FnOnce(Rc<Cell<bool>>) -> F) -> Outcome<R> {
+        let handed = Rc::new(Cell::new(false));
+        Outcome::HandsOver(Box::pin(future(handed.clone())), handed)
     }
 }
 
@@ -119,7 +142,8 @@ unsafe extern "C-unwind" fn trampoline<R: Interruptible, F: WaitingNative<R>, co
             }
             Ok(Some(results))
         }
-        Outcome::Later(future) => begin(state, future).map_err(Raise::from),
+        Outcome::Later(future) => begin(state, future, None).map_err(Raise::from),
+        Outcome::HandsOver(future, handed) => begin(state, future, Some(handed)).map_err(Raise::from),
     }));
     unsafe {
         let results = match outcome {
@@ -164,6 +188,7 @@ pub const IN_VAIN: &str =
 fn begin<R: Interruptible>(
     state: State,
     mut future: Pin<Box<dyn Future<Output = R>>>,
+    handed: Handed,
 ) -> Result<Option<R>, &'static str> {
     let Some(current) = current::get() else {
         return Err(NOT_AT_TOP_LEVEL);
@@ -171,17 +196,22 @@ fn begin<R: Interruptible>(
     if !current.may_wait {
         return Err(NOT_IN_ENCODE);
     }
+    let is_yieldable = unsafe { lua_isyieldable(state) } != 0;
     if current.interrupted {
         if current::count_in_vain() > MOST_IN_VAIN {
             return Err(IN_VAIN);
         }
+        if handed.is_some() && !is_yieldable {
+            return Err(NOT_HERE);
+        }
         // What it does is begun all the same: a message is published, though nobody waits for the counts.
-        return Ok(Some(match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(results) => results,
-            Poll::Pending => R::interrupted(),
-        }));
-    }
-    if unsafe { lua_isyieldable(state) } == 0 {
+        match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(results) => return Ok(Some(results)),
+            Poll::Pending if handed.as_ref().is_none_or(|handed| handed.get()) => return Ok(Some(R::interrupted())),
+            // It waits for room, and is not given up.
+            Poll::Pending => {}
+        }
+    } else if !is_yieldable {
         return Err(NOT_HERE);
     }
     // SAFETY: `state` is that of a trampoline, with its name as first upvalue.
@@ -193,6 +223,6 @@ fn begin<R: Interruptible>(
         }
         answer(results)
     });
-    BEGUN.with(|b| b.set(Some(Wait { future, interrupted: || answer(R::interrupted()) })));
+    BEGUN.with(|b| b.set(Some(Wait { future, interrupted: || answer(R::interrupted()), handed })));
     Ok(None)
 }

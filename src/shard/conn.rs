@@ -10,7 +10,8 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use tokio::net::tcp::OwnedWriteHalf;
 
 use super::context::Context;
-use super::outbox::{Frame, Outbox};
+use super::outbox::{FRAME, Frame, Outbox};
+use super::peer::Hearing;
 use super::served::Served;
 use crate::config::Protocol;
 use crate::hub::topics::Member;
@@ -32,6 +33,18 @@ pub enum Pushed {
     Refused,
 }
 
+/// How far a connection's end has come.
+#[derive(Default)]
+enum End {
+    #[default]
+    Open,
+    /// The client has gone, or is about to: it takes nothing more, and handlers' waits end. What it sent before is still
+    /// read and handled. Holds the reason, where the end of what it sent will not tell it.
+    Lost(Option<Box<CloseReason>>),
+    /// Nothing more is read.
+    Closed(Box<CloseReason>),
+}
+
 /// A connection. Only its worker's thread touches it.
 pub struct Conn {
     /// Its number.
@@ -42,13 +55,13 @@ pub struct Conn {
     pub remote: SocketAddr,
     /// The server it came in by.
     pub served: Rc<Served>,
-    stream: ManuallyDrop<OwnedWriteHalf>,
+    pub(super) stream: ManuallyDrop<OwnedWriteHalf>,
     outbox: RefCell<Outbox>,
     /// What a socket server's client has sent and its script has not consumed; none for a WebSocket.
     received: Option<Box<RefCell<BytesMut>>>,
     /// The context that scripts and back ends set.
     pub context: RefCell<Context>,
-    closing: RefCell<Option<Box<CloseReason>>>,
+    end: RefCell<End>,
     /// Wakes the connection's task.
     task: RefCell<Option<Waker>>,
     /// The shard's clock when bytes last came.
@@ -57,8 +70,14 @@ pub struct Conn {
     pub last_ping: Cell<u32>,
     /// The shard's clock when the client last took something, while it is `blocked`.
     stalled: Cell<u32>,
-    /// The client is being read. Else (in its handshake, or while much waits for its handler) its silence says nothing.
-    reading: Cell<bool>,
+    /// Whether the client is read.
+    pub(super) hearing: Cell<Hearing>,
+    /// Bytes that the system holds unread, when they were last looked at.
+    pub(super) unread: Cell<u32>,
+    /// They are to be looked at.
+    pub(super) look_due: Cell<bool>,
+    /// [`Conn::attend`] has been called.
+    pub(super) attended: Cell<bool>,
     /// In its handshake: what is pushed waits for the response to go first. It counts as blocked.
     held: Cell<bool>,
     /// The client's socket is full; the connection's task waits till it has room.
@@ -86,12 +105,15 @@ impl Conn {
             outbox: RefCell::default(),
             received,
             context: RefCell::default(),
-            closing: RefCell::default(),
+            end: RefCell::default(),
             task: RefCell::default(),
             last_read: Cell::new(now),
             last_ping: Cell::new(now),
             stalled: Cell::new(now),
-            reading: Cell::new(false),
+            hearing: Cell::new(Hearing::Paused),
+            unread: Cell::new(0),
+            look_due: Cell::new(true),
+            attended: Cell::new(false),
             held: Cell::new(true),
             blocked: Cell::new(true),
             dirty: Cell::new(false),
@@ -99,10 +121,10 @@ impl Conn {
     }
 
     /// Marks the connection as ending. The first reason counts. What was pushed before still goes out, if the reason
-    /// lets it; nothing can be pushed after. The connection's task does the rest.
+    /// lets it; nothing can be pushed after, and nothing more is read. The connection's task does the rest.
     pub fn close(&self, reason: CloseReason) {
-        let mut closing = self.closing.borrow_mut();
-        if closing.is_some() {
+        let mut end = self.end.borrow_mut();
+        if matches!(*end, End::Closed(_)) {
             return;
         }
         match &reason {
@@ -113,9 +135,27 @@ impl Conn {
             CloseReason::TooSlow => self.outbox.borrow_mut().clear_whole_frames(),
             _ => {}
         }
-        *closing = Some(Box::new(reason));
-        drop(closing);
+        *end = End::Closed(Box::new(reason));
+        drop(end);
         self.wake();
+    }
+
+    /// The client has gone: what waits for it is dropped, nothing can be pushed after, and waits of handlers end. What it
+    /// sent before is still read, and its end tells the reason to close with, unless `reason` does.
+    pub fn lose(&self, reason: Option<CloseReason>) {
+        self.outbox.borrow_mut().clear();
+        self.blocked.set(false);
+        self.part(reason);
+    }
+
+    /// The client is about to go: as [`Conn::lose`], but what waits for it still goes out.
+    pub fn part(&self, reason: Option<CloseReason>) {
+        let mut end = self.end.borrow_mut();
+        if matches!(*end, End::Open) {
+            *end = End::Lost(reason.map(Box::new));
+            drop(end);
+            self.wake();
+        }
     }
 
     /// Of a socket server's connection, what has come and is not consumed. Not to be held while a script runs.
@@ -128,19 +168,40 @@ impl Conn {
         self.received.is_some()
     }
 
-    /// Whether it ends.
+    /// Whether it ends: nothing can be pushed, and waits of handlers end. What the client sent may still be read.
     pub fn is_closing(&self) -> bool {
-        self.closing.borrow().is_some()
+        !matches!(*self.end.borrow(), End::Open)
     }
 
-    /// Why it ends.
+    /// Whether it is closed, too: nothing more is read.
+    pub fn is_closed(&self) -> bool {
+        matches!(*self.end.borrow(), End::Closed(_))
+    }
+
+    /// Why it is closed.
     pub fn close_reason(&self) -> Option<CloseReason> {
-        self.closing.borrow().as_deref().cloned()
+        match &*self.end.borrow() {
+            End::Closed(reason) => Some((**reason).clone()),
+            End::Open | End::Lost(_) => None,
+        }
+    }
+
+    /// The reason to close with when what the client sent has been read to its end, and its end alone does not tell:
+    /// the socket has failed.
+    pub fn lost_by(&self) -> Option<CloseReason> {
+        match &*self.end.borrow() {
+            End::Lost(reason) => reason.as_deref().cloned(),
+            End::Open | End::Closed(_) => None,
+        }
     }
 
     /// The word for why it ends; None: it does not.
     pub fn ended_by(&self) -> Option<&'static str> {
-        self.closing.borrow().as_deref().map(CloseReason::label)
+        match &*self.end.borrow() {
+            End::Closed(reason) => Some(reason.label()),
+            End::Lost(_) => Some("lost"),
+            End::Open => None,
+        }
     }
 
     /// Remembers the connection's task, to be woken.
@@ -165,7 +226,7 @@ impl Conn {
         }
         let limit = self.served.limits.get().outbox_limit;
         // A message larger than the limit still gets in when nothing else waits.
-        let fits = || self.waiting() == 0 || self.waiting() + frame.len() <= limit;
+        let fits = || self.waiting() == 0 || self.waiting() + frame.len() + FRAME <= limit;
         if !fits() && !self.blocked.get() {
             // What waits may be there only because the turn has not ended.
             self.flush(scratch, now);
@@ -178,7 +239,7 @@ impl Conn {
         }
         let mut outbox = self.outbox.borrow_mut();
         outbox.push(frame);
-        let full = outbox.bytes() >= WRITE_AT_ONCE;
+        let full = outbox.weight() >= WRITE_AT_ONCE;
         drop(outbox);
         if full && !self.blocked.get() {
             self.flush(scratch, now);
@@ -196,9 +257,9 @@ impl Conn {
         self.outbox.borrow_mut().clear_whole_frames();
     }
 
-    /// The bytes that wait for the client.
+    /// What waits for the client: bytes, and [`FRAME`] for each frame. It is what `outboxLimit` bounds.
     pub fn waiting(&self) -> usize {
-        self.outbox.borrow().bytes()
+        self.outbox.borrow().weight()
     }
 
     /// Writes what waits, as far as the socket takes it. When it does not take all, the connection's task is woken to
@@ -222,10 +283,10 @@ impl Conn {
                     return;
                 }
                 Err(e) => {
-                    outbox.clear();
-                    self.blocked.set(false);
                     drop(outbox);
-                    self.close(CloseReason::Lost(e.to_string().into()));
+                    // A broken pipe is what comes of a client that ended its socket in order: reading tells.
+                    let told = e.kind() == io::ErrorKind::BrokenPipe;
+                    self.lose((!told).then(|| CloseReason::Lost(e.to_string().into())));
                     return;
                 }
             }
@@ -278,21 +339,9 @@ impl Conn {
         (self.blocked.get() && !self.held.get()).then(|| self.stalled.get())
     }
 
-    /// The client is read from now on: its silence counts.
-    pub fn resume_reading(&self, now: u32) {
-        if !self.reading.replace(true) {
-            self.last_read.set(now);
-        }
-    }
-
-    /// The client is not read for now.
-    pub fn pause_reading(&self) {
-        self.reading.set(false);
-    }
-
-    /// The clock when bytes last came, while the client is being read.
-    pub fn silent_since(&self) -> Option<u32> {
-        self.reading.get().then(|| self.last_read.get())
+    /// Whether it is in its handshake.
+    pub fn is_held(&self) -> bool {
+        self.held.get()
     }
 
     /// Ends the held state: `head` goes before all that waits.

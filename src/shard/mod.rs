@@ -6,6 +6,7 @@ pub mod context;
 pub mod deliver;
 mod orders;
 pub mod outbox;
+pub mod peer;
 pub mod served;
 mod waits;
 
@@ -152,12 +153,19 @@ impl Shard {
         self.conns.borrow().iter().for_each(|(_, conn)| visit(conn));
     }
 
-    /// Puts a connection into channels. When it returns, every later publish reaches it. False: the connection has
-    /// too many subscriptions already, and none was added.
+    /// Puts a connection into channels; it may be in some of them already. When it returns, every later publish reaches
+    /// it. False: it would be in too many channels then, and none was added.
     pub fn subscribe(&self, conn: &Conn, channels: &[Channel]) -> bool {
         let mut topics = self.topics.borrow_mut();
-        if topics.count_of(conn.slot) + channels.len() > MAX_SUBSCRIPTIONS {
-            return false;
+        let before = topics.count_of(conn.slot);
+        // Which of them are new is looked at only where it matters.
+        if before + channels.len() > MAX_SUBSCRIPTIONS {
+            let mut new: Vec<_> = channels.iter().filter(|c| !topics.contains(conn.slot, c.as_str())).collect();
+            new.sort_unstable();
+            new.dedup();
+            if before + new.len() > MAX_SUBSCRIPTIONS {
+                return false;
+            }
         }
         for channel in channels {
             if topics.insert(conn.slot, channel) == Joined::First && self.hub.join(channel, self.worker) {

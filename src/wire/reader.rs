@@ -88,6 +88,9 @@ impl From<Violation> for CloseReason {
     }
 }
 
+/// The longest header of a frame: two bytes, the longest length, and a mask.
+const MAX_HEADER: usize = 14;
+
 /// The parser of one connection.
 #[derive(Debug, Default)]
 pub struct Reader {
@@ -176,6 +179,26 @@ impl Reader {
             Some(pending) => pending.held.len() - pending.pos + pending.message.len(),
             None => 0,
         }
+    }
+
+    /// Whether a close frame begins in what is held and in `ahead`, which follows it: what a client that is not read has
+    /// sent already. Only headers are looked at, and nothing is taken.
+    pub fn closes_in(&self, ahead: &[u8]) -> bool {
+        let held = self.pending.as_ref().map_or(&[][..], |pending| &pending.held[pending.pos..]);
+        let mut at = 0;
+        while at < held.len() + ahead.len() {
+            let rest = held.iter().skip(at).chain(ahead.iter().skip(at.saturating_sub(held.len())));
+            let mut header = [0; MAX_HEADER];
+            let len = header.iter_mut().zip(rest).map(|(to, from)| *to = *from).count();
+            let mut cursor = Cursor::new(&header[..len]);
+            // What is wrong is found when it is read.
+            let Ok(Some((frame, payload))) = FrameHeader::parse(&mut cursor) else { return false };
+            if frame.opcode == OpCode::Control(Control::Close) {
+                return true;
+            }
+            at = at.saturating_add(cursor.position() as usize).saturating_add(payload as usize);
+        }
+        false
     }
 
     /// Lets go of what the last event used.

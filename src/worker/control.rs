@@ -28,8 +28,7 @@ pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, a
                 if let Some(vm) = worker.servers[server].next.take()
                     && accept
                 {
-                    // The old one lives on in the handlers that it still runs.
-                    worker.servers[server].vm.replace(vm);
+                    worker.servers[server].replace_vm(vm);
                 }
             }
             Control::Configure => {

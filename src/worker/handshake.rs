@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -12,20 +13,23 @@ use tokio::time::timeout;
 
 use super::Worker;
 use super::measure::Began;
-use super::session::{Opened, report};
+use super::session::{self, Opened, report};
 use crate::config::Config;
 use crate::message::CloseReason;
 use crate::script::current::ConnRef;
 use crate::script::hooks::{HandshakeRequest, HookArgs};
-use crate::script::vm::{Handler, Hook, Returned, Started};
+use crate::script::vm::{Handler, Hook, Returned, Started, Vm};
 use crate::shard::Arrival;
 use crate::shard::conn::Conn;
 use crate::wire::handshake::{self as http, MAX_HEAD, Parsed, Refusal, Request, Rules};
+use crate::wire::reader::Reader;
 
 /// The longest a client may take to send its request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest a refused client is waited for.
 const REFUSED_LINGER: Duration = Duration::from_secs(1);
+/// How a connection ends whose client did not wait for the answer to its request.
+const LEFT: &str = "the client ended the connection during its handshake";
 /// Bytes of frames that a client may send before its handshake is over.
 const MAX_EARLY: usize = 64 * 1024;
 
@@ -73,24 +77,51 @@ pub(super) async fn run(
     let conn = worker.shard.insert(Arrival { served, stream, remote });
     let guard = Inserted { worker, conn: Some(conn.clone()) };
     let mut early = head[len..].to_vec();
-    let refusal = ask(worker, server, &conn, &request, &mut input, &mut early).await;
-    let refusal = match (refusal, conn.close_reason()) {
-        (None, Some(CloseReason::Shutdown)) => Some(Refusal { status: 503, text: "server shutdown".into() }),
-        // The client has gone meanwhile.
-        (None, Some(CloseReason::Lost(_))) => return None,
-        (refusal, _) => refusal,
-    };
-    if let Some(refusal) = refusal {
-        conn.served.counts.refused.add(1);
-        conn.discard_waiting();
-        worker.shard.remove(&conn);
-        worker.shard.open(&conn, Some(refusal.response().into()));
-        finish_refused(worker, &conn, &mut input).await;
-        tracing::debug!(%peer, status = refusal.status, "handshake refused: {refusal}");
-        return None;
+    let verdict = ask(worker, server, &conn, &request, &mut input, &mut early).await;
+    if conn.is_closing() && !conn.is_closed() {
+        // The system says that the client has gone.
+        conn.close(CloseReason::Lost(LEFT.into()));
     }
-    worker.shard.open(&conn, Some(response.into()));
-    Some((Opened { conn: guard.keep()?, input, place }, early))
+    let (refusal, let_in) = match (verdict, conn.close_reason()) {
+        (Verdict::Refused(refusal), _) => (Some(refusal), false),
+        (verdict, Some(CloseReason::Shutdown)) => {
+            (Some(Refusal { status: 503, text: "server shutdown".into() }), verdict == Verdict::LetIn)
+        }
+        (verdict, Some(CloseReason::Lost(_) | CloseReason::ReadTimeout)) => (None, verdict == Verdict::LetIn),
+        _ => {
+            worker.shard.open(&conn, Some(response.into()));
+            return Some((Opened { conn: guard.keep()?, input, place }, early));
+        }
+    };
+    conn.discard_waiting();
+    if !let_in {
+        worker.shard.remove(&conn);
+    }
+    if let Some(refusal) = &refusal {
+        conn.served.counts.refused.add(1);
+        worker.shard.open(&conn, Some(refusal.response().into()));
+        tracing::debug!(%peer, status = refusal.status, "handshake refused: {refusal}");
+    }
+    if let_in {
+        // The script has counted it: it is told of the end.
+        session::close_unopened(worker, server, &conn).await;
+        worker.shard.remove(&conn);
+    }
+    if refusal.is_some() {
+        finish_refused(worker, &conn, &mut input).await;
+    }
+    None
+}
+
+/// What the script said of a request.
+#[derive(PartialEq, Eq)]
+enum Verdict {
+    /// Nothing: it has no `on_handshake`, or was not asked, since the connection ended first.
+    NotAsked,
+    /// It let the client in.
+    LetIn,
+    /// It refused, or failed.
+    Refused(Refusal),
 }
 
 /// Takes a connection out of the shard again, if its handshake is given up midway.
@@ -169,7 +200,7 @@ fn client_address(config: &Config, request: &Request<'_>, peer: SocketAddr) -> S
     address
 }
 
-/// Runs `on_handshake`; the refusal, if it refuses or fails.
+/// Runs `on_handshake`.
 async fn ask(
     worker: &Worker,
     server: usize,
@@ -177,12 +208,10 @@ async fn ask(
     request: &Request<'_>,
     input: &mut OwnedReadHalf,
     early: &mut Vec<u8>,
-) -> Option<Refusal> {
-    let vm = worker.vm(server);
-    if !vm.has(Hook::Handshake) {
-        return None;
-    }
-    poll_fn(|cx| vm.poll_turn(cx)).await;
+) -> Verdict {
+    let Some(vm) = place_in_vm(worker, server, conn).await.filter(|vm| vm.has(Hook::Handshake)) else {
+        return Verdict::NotAsked;
+    };
     let head = HandshakeRequest {
         headers: request.headers().collect(),
         method: request.method,
@@ -210,14 +239,29 @@ async fn ask(
     match result {
         Ok(Returned::Refused { status, text }) => {
             let status = status.unwrap_or(403);
-            Some(Refusal { status, text: text.unwrap_or_else(|| "refused".into()) })
+            Verdict::Refused(Refusal { status, text: text.unwrap_or_else(|| "refused".into()) })
         }
-        Ok(_) => None,
+        Ok(_) => Verdict::LetIn,
         Err(failure) => {
             report(Hook::Handshake, &failure, conn);
-            Some(Refusal { status: 500, text: "the handshake handler failed".into() })
+            Verdict::Refused(Refusal { status: 500, text: "the handshake handler failed".into() })
         }
     }
+}
+
+/// Waits until the server's VM may start another handler; None: the connection ended first.
+async fn place_in_vm(worker: &Worker, server: usize, conn: &Conn) -> Option<Rc<Vm>> {
+    let mut turn = None;
+    poll_fn(|cx| {
+        conn.register(cx.waker());
+        if conn.is_closing() {
+            return Poll::Ready(None);
+        }
+        // A reload may replace it meanwhile.
+        let vm = worker.vm(server);
+        vm.poll_turn(&mut turn, cx).map(|()| Some(vm))
+    })
+    .await
 }
 
 async fn run_to_end(handler: &mut Handler, conn: &Conn) -> Result<Returned, crate::script::vm::Failure> {
@@ -228,19 +272,25 @@ async fn run_to_end(handler: &mut Handler, conn: &Conn) -> Result<Returned, crat
     .await
 }
 
-/// Ends when the client does, which it notes on the connection; or when the client has sent too much too early.
+/// Ends when the client does, which it notes on the connection; or when the client has sent too much too early. Then the
+/// worker's timer goes on watching.
 async fn watch_for_end(input: &OwnedReadHalf, early: &mut Vec<u8>, conn: &Conn) {
     while early.len() < MAX_EARLY && input.readable().await.is_ok() {
         let mut bytes = [0; 4096];
         match input.try_read(&mut bytes) {
             Ok(0) => break,
-            Ok(n) => early.extend_from_slice(&bytes[..n]),
+            Ok(n) => {
+                early.extend_from_slice(&bytes[..n]);
+                if Reader::new().closes_in(early) {
+                    return conn.close(CloseReason::Lost(LEFT.into()));
+                }
+            }
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(_) => break,
         }
     }
     if early.len() < MAX_EARLY {
-        conn.close(CloseReason::Lost("the client ended the connection during its handshake".into()));
+        conn.close(CloseReason::Lost(LEFT.into()));
     }
 }
 

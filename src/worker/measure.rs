@@ -1,5 +1,6 @@
 //! What calls of hooks cost, and what the worker's VMs hold: counted for the metrics.
 
+use std::rc::Weak;
 use std::time::Instant;
 
 use super::Worker;
@@ -20,6 +21,7 @@ impl Began {
     pub(super) fn ended(self, hook: Hook, result: &Result<Returned, Failure>, conn: &Conn) {
         if let Some(began) = self.0 {
             let over_budget = result.as_ref().is_err_and(|failure| failure.over_budget);
+            let hook = result.as_ref().map_or_else(|failure| failure.hook(hook), |_| hook);
             conn.served.counts.handlers[hook as usize].ended(began.elapsed(), result.is_err(), over_budget);
         }
     }
@@ -31,8 +33,12 @@ impl Worker {
         let (mut memory, mut waiting) = (0, 0);
         for server in &self.servers {
             let (live, next) = (server.vm.borrow(), server.next.borrow());
-            waiting += live.waiting();
-            memory += live.memory() + next.as_ref().map_or(0, |vm| vm.memory());
+            memory += next.as_ref().map_or(0, |vm| vm.memory());
+            let replaced = server.replaced.borrow();
+            for vm in replaced.iter().filter_map(Weak::upgrade).chain([live.clone()]) {
+                waiting += vm.waiting();
+                memory += vm.memory();
+            }
         }
         self.shard.counts.lua_memory.set(memory as u64);
         self.shard.counts.waiting_handlers.set(waiting as u64);

@@ -4,6 +4,7 @@
 
 mod accept;
 mod control;
+mod defect;
 mod encode;
 mod handshake;
 mod inbox;
@@ -18,7 +19,7 @@ use arc_swap::ArcSwap;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use tokio::runtime::{Builder, LocalOptions};
@@ -37,13 +38,14 @@ use crate::script::current::{self, Host};
 use crate::script::program::Program;
 use crate::script::vm::{Vm, VmLimits};
 use crate::shard::Shard;
+use crate::shard::peer::LOOK;
 use crate::shard::served::Served;
 use crate::telemetry::metrics::{Metrics, WorkerCounts};
 
 /// The longest control lane; a sender waits when it is full.
 const CONTROL_LANE: usize = 1024;
 /// The shared buffer that all connections of a worker are read through.
-const READ_BUFFER: usize = 64 * 1024;
+const READ_BUFFER: usize = LOOK;
 /// A worker thread's stack. Lua limits how deep a script recurses, but where that goes through native functions (a
 /// `__tostring` that calls `string.format`) its limit takes up to 4 MiB of the native stack.
 pub const STACK: usize = 8 * 1024 * 1024;
@@ -167,6 +169,20 @@ pub(crate) struct Server {
     vm: RefCell<Rc<Vm>>,
     /// Built in a reload's first phase.
     next: RefCell<Option<Rc<Vm>>>,
+    /// Those that reloads replaced, for as long as they run handlers.
+    replaced: RefCell<Vec<Weak<Vm>>>,
+}
+
+impl Server {
+    /// From here on, handlers are begun in that VM. The one before lives on in the handlers that it still runs.
+    fn replace_vm(&self, vm: Rc<Vm>) {
+        let old = self.vm.replace(vm);
+        // Connections that waited for a place in it have one in the new VM.
+        old.end_queue();
+        let mut replaced = self.replaced.borrow_mut();
+        replaced.retain(|vm| vm.strong_count() > 0);
+        replaced.push(Rc::downgrade(&old));
+    }
 }
 
 /// One worker, as its tasks share it.
@@ -243,13 +259,14 @@ fn start(spec: Spec) -> Result<Started, String> {
     let shard = Rc::new(Shard::new(spec.id, spec.hub.clone()));
     let (mesh, queue, outbound) = (spec.mesh.clone(), spec.queue.clone(), spec.outbound);
     current::install(Host { shard: shard.clone(), mesh, queue, outbound });
-    let vm_limits = VmLimits { memory: config.luavm.memory_limit, libraries: config.luavm.libraries.clone() };
+    let vm_limits = VmLimits::of(&config.luavm);
     let mut servers = Vec::with_capacity(config.servers.len());
     for (i, (server, program)) in config.servers.iter().zip(&spec.programs).enumerate() {
         servers.push(Server {
             served: Rc::new(Served::new(i, server, spec.clients[i].clone())),
             vm: RefCell::new(Vm::new(program.clone(), &vm_limits)?),
             next: RefCell::default(),
+            replaced: RefCell::default(),
         });
     }
     let clients = spec.clients.clone();

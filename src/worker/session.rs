@@ -16,13 +16,13 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::task::yield_now;
 use tokio::time::Sleep;
 
-use super::Worker;
 use super::accept::Load;
 use super::measure::Began;
-use crate::message::CloseReason;
+use super::{Worker, defect};
+use crate::message::{CloseReason, close_code};
 use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
-use crate::script::vm::{Failure, Handler, Hook, Returned, Started, Vm};
+use crate::script::vm::{Failure, Handler, Hook, Returned, Started, Turn, Vm};
 use crate::shard::conn::Conn;
 use crate::shard::served::Place;
 
@@ -47,10 +47,6 @@ pub(super) trait Incoming {
     fn take(&mut self, state: &mut State, bytes: &mut [u8]);
     /// The client sends no more.
     fn end(&mut self, state: &mut State);
-    /// Whether the client sends no more, though the connection goes on.
-    fn has_ended(&self) -> bool {
-        false
-    }
     /// Whether something waits that a handler is to be run for.
     fn has_work(&self, state: &State) -> bool;
     /// Runs the next handler; only called when there is work, and no handler is running.
@@ -61,6 +57,16 @@ pub(super) trait Incoming {
     fn go_on(&mut self, state: &mut State, idle: bool) -> bool;
     /// Whether more may be read.
     fn has_room(&self, state: &State) -> bool;
+    /// Whether the protocol has a way to close, which [`Incoming::closes_in`] knows.
+    const CLOSES: bool = false;
+    /// Whether the client closes in what is not handled yet; `unread`: what follows of that.
+    fn closes_in(&self, _unread: &[u8]) -> bool {
+        false
+    }
+    /// Whether the script knows of the connection, and so is to be told of its end.
+    fn is_known(&self) -> bool {
+        true
+    }
     /// The connection ends for that reason: forgets what waits, and tells the client in the protocol's way.
     fn farewell(&mut self, state: &State, reason: &CloseReason);
 }
@@ -90,11 +96,15 @@ pub(super) struct State {
     server: usize,
     pub(super) conn: Rc<Conn>,
     handler: Option<Box<(Hook, Began, Handler)>>,
+    /// Its place among those that wait until a handler may be started.
+    turn: Option<Turn>,
     /// The version of the script that has begun with a package, and is to end with it.
     pub(super) pinned: Option<Rc<Vm>>,
     phase: Phase,
     /// What was handled since others had their turn.
     handled: u32,
+    /// A defect of the engine ends it.
+    broken: bool,
 }
 
 /// Serves a connection from here to its end.
@@ -102,9 +112,11 @@ pub(super) async fn run<I: Incoming>(worker: Rc<Worker>, server: usize, opened: 
     let Opened { conn, input, place } = opened;
     conn.served.counts.opened.add(1);
     tracing::debug!(client_id = conn.client_id.get(), remote = %conn.remote, "connected");
-    let state = State { worker, server, conn, handler: None, pinned: None, phase: Phase::Open, handled: 0 };
+    let (handler, turn, pinned, phase) = (None, None, None, Phase::Open);
+    let state = State { worker, server, conn, handler, turn, pinned, phase, handled: 0, broken: false };
     let mut session = Session { incoming, input, state, _load: load, _place: place };
-    poll_fn(|cx| session.poll(cx)).await;
+    // After a defect of the engine the script is told of the end all the same.
+    defect::run(&mut session, Session::poll, |session| session.state.fail()).await;
 }
 
 impl<I: Incoming> Session<I> {
@@ -148,31 +160,45 @@ impl<I: Incoming> Session<I> {
                 Poll::Pending if closing => return Poll::Pending,
                 Poll::Pending => {}
             }
-        } else if closing && !(state.is_their_end() && incoming.has_work(state)) {
+        } else if state.conn.is_closed() && !(state.is_their_end() && incoming.has_work(state)) {
             state.begin_ending(incoming);
             return Poll::Ready(());
         } else if incoming.has_work(state) {
-            if state.vm().poll_turn(cx).is_pending() {
-                state.conn.pause_reading();
-                return Poll::Pending;
+            // Handlers of a client that has gone wait for nothing, and so need no place among those that wait.
+            if !closing && state.poll_turn(cx).is_pending() {
+                return self.pause(cx);
             }
+            state.turn = None;
             incoming.work(state);
             return Poll::Ready(());
         }
         if incoming.go_on(state, state.handler.is_none()) {
             return Poll::Ready(());
         }
-        if closing || !incoming.has_room(state) {
-            if !closing && incoming.has_ended() {
-                // Who sends no more is silent: a handler that waits for ever must not hold its place as long.
-                state.conn.resume_reading(state.worker.shard.now());
-            } else {
-                state.conn.pause_reading();
-            }
-            return Poll::Pending;
+        if state.conn.is_closed() || !incoming.has_room(state) {
+            return self.pause(cx);
         }
         state.conn.resume_reading(state.worker.shard.now());
         self.poll_read(cx)
+    }
+
+    /// Does not read for now; a handler, or its turn, is waited for. The client's end is still seen: by the worker's timer,
+    /// or here, if it closes in what has come already.
+    fn pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let conn = &self.state.conn;
+        conn.pause_reading();
+        if I::CLOSES && conn.is_paused() && !conn.is_closing() && conn.take_look() {
+            let mut buffer = self.state.worker.take_read_buffer();
+            let mut unread = ReadBuf::new(&mut buffer);
+            match self.input.poll_peek(cx, &mut unread) {
+                // The system tells it once.
+                Poll::Ready(Err(e)) => conn.lose(Some(CloseReason::Lost(e.to_string().into()))),
+                _ if self.incoming.closes_in(unread.filled()) => conn.part(None),
+                _ => {}
+            }
+            self.state.worker.put_read_buffer(buffer);
+        }
+        Poll::Pending
     }
 
     /// Reads once through the worker's buffer and handles what came.
@@ -239,7 +265,22 @@ impl State {
 
     /// No handler is running, and one may be started.
     pub(super) fn may_start(&self) -> bool {
-        self.handler.is_none() && self.vm().may_start()
+        self.handler.is_none() && (self.conn.is_closing() || self.vm().may_start())
+    }
+
+    /// Ready when a handler may be started.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let vm = self.vm();
+        vm.poll_turn(&mut self.turn, cx)
+    }
+
+    /// After a defect of the engine in its task: no more messages, and the end.
+    fn fail(&mut self) {
+        self.handler = None;
+        self.pinned = None;
+        self.broken = true;
+        let what = "internal error".into();
+        self.conn.close(CloseReason::Violation { code: close_code::INTERNAL, what });
     }
 
     /// Runs a hook till it returns or waits; what it returned, if it is done and has not failed.
@@ -275,9 +316,11 @@ impl State {
     fn begin_ending(&mut self, incoming: &mut impl Incoming) {
         let reason = self.conn.close_reason().unwrap_or(CloseReason::Peer(None));
         incoming.farewell(self, &reason);
-        self.pinned = None;
+        (self.pinned, self.turn) = (None, None);
         self.phase = Phase::Ending;
-        self.start(Hook::Close, HookArgs::close(ConnRef::of(&self.conn), &reason));
+        if incoming.is_known() {
+            self.start(Hook::Close, HookArgs::close(ConnRef::of(&self.conn), &reason));
+        }
     }
 
     /// Ready when the last hook has returned; then the connection leaves the shard.
@@ -309,7 +352,7 @@ impl State {
     /// Out of the shard.
     fn leave(&self) {
         if self.worker.shard.remove(&self.conn) {
-            let by = self.conn.ended_by().unwrap_or("internal_error");
+            let by = self.conn.ended_by().filter(|_| !self.broken).unwrap_or("internal_error");
             self.conn.served.counts.closed.one(by);
             let told = || self.conn.close_reason().and_then(|reason| reason.error());
             tracing::debug!(client_id = self.conn.client_id.get(), by, err = told(), "closed");
@@ -365,13 +408,29 @@ impl Worker {
     }
 }
 
+/// Runs the last hook of a connection that the script let in and that was never opened.
+pub(super) async fn close_unopened(worker: &Worker, server: usize, conn: &Conn) {
+    let vm = worker.vm(server);
+    let reason = conn.close_reason().unwrap_or(CloseReason::Peer(None));
+    let (budget, began) = (conn.served.limits.get().handler_timeout, Began::now(&vm, Hook::Close));
+    let args = HookArgs::close(ConnRef::of(conn), &reason);
+    let result = match vm.start(Hook::Close, Some(ConnRef::of(conn)), args, budget) {
+        Started::Done(result) => result,
+        Started::Suspended(mut handler) => poll_fn(|cx| handler.poll(cx, false)).await,
+    };
+    began.ended(Hook::Close, &result, conn);
+    if let Err(failure) = result {
+        report(Hook::Close, &failure, conn);
+    }
+}
+
 /// Logs a hook's failure, once, with all that its author needs.
 pub(super) fn report(hook: Hook, failure: &Failure, conn: &Conn) {
     tracing::error!(
         target: "script",
         client_id = conn.client_id.get(),
         remote = %conn.remote,
-        hook = hook.name(),
+        hook = failure.hook(hook).name(),
         traceback = failure.traceback.join(" < "),
         "{}",
         failure.message

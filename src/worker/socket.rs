@@ -109,12 +109,14 @@ impl Incoming for Packages {
         }
     }
 
-    fn end(&mut self, _: &mut State) {
+    fn end(&mut self, state: &mut State) {
         self.ended = true;
+        // Who sends no more is silent: a handler that waits without end must not hold its place as long.
+        state.conn.sends_no_more(state.worker.shard.now());
     }
 
-    fn has_ended(&self) -> bool {
-        self.ended
+    fn is_known(&self) -> bool {
+        self.connected
     }
 
     fn has_work(&self, state: &State) -> bool {
@@ -151,9 +153,9 @@ impl Incoming for Packages {
 
     fn go_on(&mut self, state: &mut State, idle: bool) -> bool {
         // Whoever only sends no more still gets the answers to what was sent.
-        let over = self.ended && idle && !state.conn.is_closing();
+        let over = self.ended && idle && !state.conn.is_closed();
         if over {
-            state.conn.close(CloseReason::Peer(None));
+            state.conn.close(state.conn.lost_by().unwrap_or(CloseReason::Peer(None)));
         }
         over
     }

@@ -1,5 +1,5 @@
-//! One timer for all of a worker's connections: read and write timeouts, the server's pings, and memory that a crowd has
-//! left behind. A connection costs no timer of its own; its times are as exact as the sweep is frequent.
+//! One timer for all of a worker's connections: read and write timeouts, the server's pings, the end of clients that are
+//! not read, and memory that a crowd has left behind. A connection costs no timer of its own; its times are as exact as the sweep is frequent.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -8,11 +8,15 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::Worker;
 use crate::message::CloseReason;
 use crate::shard::conn::Conn;
+use crate::shard::peer::Gone;
 use crate::wire::frame;
 
 /// The sweep's bounds; between them it is an eighth of the shortest time it has to keep.
 const QUICKEST: Duration = Duration::from_millis(10);
 const SLOWEST: Duration = Duration::from_secs(1);
+
+/// The silence after which the machine of a client that is not read is asked for a sign of life, without a `readTimeout`.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// Runs for ever.
 pub(super) async fn run(worker: Rc<Worker>) {
@@ -51,7 +55,7 @@ fn sweep(worker: &Worker) {
     let shard = &worker.shard;
     let now = shard.tick();
     shard.each(|conn| {
-        if !conn.is_closing() {
+        if !conn.is_closed() {
             visit(worker, conn, now);
         }
     });
@@ -71,14 +75,43 @@ fn visit(worker: &Worker, conn: &Rc<Conn>, now: u32) {
         conn.close(CloseReason::WriteTimeout);
         return;
     }
-    let Some(silent_since) = conn.silent_since() else { return };
-    if over(silent_since, limits.read_timeout) {
+    let silent = |limit| conn.silent_since().is_none_or(|since| over(since, limit));
+    if conn.is_paused() {
+        listen(conn, limits.read_timeout, now, over);
+    } else if silent(limits.read_timeout) {
         conn.close(CloseReason::ReadTimeout);
-    } else if !conn.is_raw()
-        && over(silent_since, limits.ping_interval)
+    }
+    // While a client is not read, its pong is not seen; but what is between it and here sees that something comes.
+    if !conn.is_raw()
+        && !conn.is_held()
+        && !conn.is_closing()
+        && silent(limits.ping_interval)
         && over(conn.last_ping.get(), limits.ping_interval)
     {
         conn.last_ping.set(now);
         worker.shard.push(conn, frame::encode_ping(b""));
+    }
+}
+
+/// Looks after a client that is not read for now: whether it has gone, and whether its machine still answers.
+fn listen(conn: &Rc<Conn>, read_timeout: Duration, now: u32, over: impl Fn(u32, Duration) -> bool) {
+    match conn.gone() {
+        Gone::Wholly => return conn.lose(None),
+        // For WebSockets that is an end without a close frame; others may only send no more.
+        Gone::Sending if !conn.is_raw() => return conn.lose(None),
+        Gone::Sending => return conn.sends_no_more(now),
+        Gone::No => {}
+    }
+    conn.attend(if read_timeout.is_zero() { KEEP_ALIVE } else { read_timeout / 4 });
+    if over(conn.last_read.get(), read_timeout) {
+        let unanswered = conn.unanswered();
+        if unanswered >= read_timeout {
+            conn.close(CloseReason::ReadTimeout);
+        } else {
+            conn.last_read.set(now.wrapping_sub(unanswered.as_millis() as u32));
+        }
+    }
+    if !conn.is_raw() && !conn.is_held() {
+        conn.look_again();
     }
 }

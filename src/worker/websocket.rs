@@ -55,7 +55,7 @@ impl Incoming for Frames {
     fn take(&mut self, state: &mut State, bytes: &mut [u8]) {
         let limit = state.conn.served.limits.get().max_message_size;
         let mut input = Input::new(bytes);
-        while !state.conn.is_closing() {
+        while !state.conn.is_closed() {
             if self.inbox.is_full() || state.is_others_turn() {
                 self.reader.keep(&mut input);
                 self.kept = true;
@@ -79,7 +79,14 @@ impl Incoming for Frames {
     }
 
     fn end(&mut self, state: &mut State) {
-        state.conn.close(CloseReason::Lost("the client ended the connection without a close frame".into()));
+        let silently = || CloseReason::Lost("the client ended the connection without a close frame".into());
+        state.conn.close(state.conn.lost_by().unwrap_or_else(silently));
+    }
+
+    const CLOSES: bool = true;
+
+    fn closes_in(&self, unread: &[u8]) -> bool {
+        self.reader.closes_in(unread)
     }
 
     fn has_work(&self, _: &State) -> bool {

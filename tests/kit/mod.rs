@@ -7,7 +7,7 @@ pub mod process;
 pub mod raw;
 pub mod redis;
 
-use connmix::config::{Level, load};
+use connmix::config::{Config, Level, load};
 use connmix::engine::{Addresses, Engine, Listeners};
 use futures_util::{SinkExt, StreamExt};
 use proptest::test_runner::Config as ProptestConfig;
@@ -57,7 +57,21 @@ impl Rig {
     }
 
     pub fn try_start(dir: TempDir) -> Result<Rig, String> {
-        let config = load::load(&dir.path().join("connmix.yaml")).map_err(|e| e.to_string())?;
+        Rig::try_start_with(dir, |_| ())
+    }
+
+    /// Starts with one worker and room for so many handlers that wait.
+    pub fn with_waiting(script: &str, waiting: usize, server: &str) -> Rig {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("entry.lua"), script).unwrap();
+        write_config(&dir.path().join("connmix.yaml"), server, "workers: 1", "");
+        Rig::try_start_with(dir, |config| config.luavm.waiting = waiting).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// Starts with a configuration that says what no file can.
+    pub fn try_start_with(dir: TempDir, change: impl FnOnce(&mut Config)) -> Result<Rig, String> {
+        let mut config = load::load(&dir.path().join("connmix.yaml")).map_err(|e| e.to_string())?;
+        change(&mut config);
         let listeners = Listeners::bind(&config).map_err(|e| format!("{e:?}"))?;
         let engine = Engine::start(config, listeners, None, Box::new(|_: Level| {})).map_err(|e| e.to_string())?;
         Ok(Rig { dir, at: engine.addresses().clone(), engine: Some(engine) })

@@ -5,8 +5,6 @@ use std::collections::BTreeSet;
 use super::Found;
 use super::bytecode::Proto;
 use super::scan::Facts;
-use crate::config::Protocol;
-use crate::script::hooks::DECODE;
 use crate::script::program::Program;
 use crate::script::vm::Hook;
 
@@ -22,10 +20,7 @@ pub(super) struct Hooks {
 
 impl Hooks {
     pub fn of(program: &Program) -> Hooks {
-        let mut names: Vec<&'static str> = Hook::of(program.protocol).iter().map(|(hook, _)| hook.name()).collect();
-        if program.protocol == Protocol::Socket {
-            names.push(DECODE);
-        }
+        let names = Hook::of(program.protocol).iter().map(|(hook, _)| hook.name()).collect();
         Hooks { names, protocol: program.protocol.name() }
     }
 

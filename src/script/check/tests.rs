@@ -13,7 +13,7 @@ fn warned(files: &[(&str, &str)]) -> Vec<String> {
         std::fs::write(file, text).unwrap();
     }
     let program = Arc::new(Program::new(crate::config::Protocol::Websocket, dir.path().join("entry.lua"), vec![]));
-    let vm = Vm::new(program, &VmLimits { memory: 64 << 20, libraries: vec![] }).unwrap();
+    let vm = Vm::new(program, &VmLimits { memory: 64 << 20, libraries: vec![], waiting: 1 }).unwrap();
     let folder = format!("{}/", dir.path().display());
     vm.warnings(0).into_iter().map(|w| w.replace(&folder, "").replace(": warning: ", ": ")).collect()
 }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use mlua::ffi;
 
 use super::conn::{channel_args, kind_arg, subscribe_to};
+use crate::cluster::Behind;
 use crate::ids::ClientId;
 use crate::message::{Channel, Message};
 use crate::script::current::{self, Host};
@@ -69,10 +70,12 @@ fn publish(args: &Args) -> Result<Outcome<Counted>, Raise> {
     };
     host.shard.counts.published.add(1);
     if counted {
-        let counts = host.mesh.publish(channel, message);
-        return Ok(Outcome::later(async move {
-            let counts = counts.await;
-            Ok((Some(counts.reached as f64), Some(counts.failed as f64)))
+        return Ok(Outcome::hands_over(move |handed| {
+            let counts = host.mesh.publish_then(channel, message, Behind::default(), move || handed.set(true));
+            async move {
+                let counts = counts.await;
+                Ok((Some(counts.reached as f64), Some(counts.failed as f64)))
+            }
         }));
     }
     let mut handed_out = Box::pin(host.mesh.publish_uncounted(channel, message));
@@ -81,7 +84,7 @@ fn publish(args: &Args) -> Result<Outcome<Counted>, Raise> {
     if handed_out.as_mut().poll(&mut cx).is_ready() {
         return Ok(Outcome::Now(Ok((None, None))));
     }
-    Ok(Outcome::later(async move {
+    Ok(Outcome::hands_over(move |_| async move {
         handed_out.await;
         Ok((None, None))
     }))
@@ -108,9 +111,11 @@ fn send(args: &Args) -> Result<Outcome<Result<(), String>>, Raise> {
         Err(e) => return Ok(Outcome::Now(Err(e))),
     };
     let host = current::host().ok_or(wait::NOT_AT_TOP_LEVEL)?;
-    let sent = host.mesh.send(id, message);
-    Ok(Outcome::later(async move {
-        if sent.await { Ok(()) } else { Err(format!("client {id} is not connected, or can't take the message")) }
+    Ok(Outcome::hands_over(move |handed| {
+        let sent = host.mesh.send_then(id, message, move || handed.set(true));
+        async move {
+            if sent.await { Ok(()) } else { Err(format!("client {id} is not connected, or can't take the message")) }
+        }
     }))
 }
 

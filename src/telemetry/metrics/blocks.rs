@@ -26,7 +26,7 @@ pub const ENDS: [&str; 10] = [
     "internal_error",
 ];
 /// How many hooks there are.
-pub const HOOKS: usize = 6;
+pub const HOOKS: usize = 7;
 /// The calls of the APIs: over HTTP, and over a WebSocket.
 pub const CALLS: [&str; 13] = [
     "mesh.publish",

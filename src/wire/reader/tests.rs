@@ -151,3 +151,20 @@ fn kept_frames_come_before_new_ones() {
     assert_eq!(reader.next(&mut input, 10), Ok(None));
     assert!(reader.pending.is_none(), "nothing is held when nothing waits");
 }
+
+#[test]
+fn a_close_frame_is_found_ahead_wherever_the_rest_begins() {
+    let close = frame(0x88, b"");
+    let before = [frame(0x01, &[0x88; 300]), frame(0x89, b"ping"), frame(0x80, &[0x88; 70_000])].concat();
+    let bytes = [&before[..], &close].concat();
+    for at in (0..bytes.len()).step_by(97).chain(before.len() - 8..bytes.len()) {
+        let (mut held, ahead) = (bytes[..at].to_vec(), &bytes[at..]);
+        let mut reader = Reader::new();
+        reader.keep(&mut Input::new(&mut held));
+        assert!(reader.closes_in(ahead), "{at}");
+        assert!(!reader.closes_in(&ahead[..before.len().saturating_sub(at)]), "{at}");
+        assert!(!reader.closes_in(&ahead[..ahead.len().saturating_sub(7)]), "{at}");
+        assert_eq!(reader.waiting(), at, "nothing is taken");
+    }
+    assert!(!Reader::new().closes_in(b"garbage that is no frame"));
+}

@@ -24,8 +24,6 @@ use connmix::script::hooks::HookArgs;
 use connmix::script::program::Program;
 use connmix::script::vm::{Hook, Started, Vm, VmLimits};
 use connmix::shard::conn::Conn;
-use connmix::shard::deliver::Encode;
-use connmix::shard::outbox::Frame;
 use connmix::shard::served::Served;
 use connmix::shard::{Arrival, Shard};
 use connmix::telemetry::metrics::count::Count;
@@ -73,15 +71,6 @@ fn channel(name: &str) -> Channel {
     Channel::parse(name.as_bytes()).unwrap()
 }
 
-/// There are no socket servers here.
-struct NoScript;
-
-impl Encode for NoScript {
-    fn encode(&self, _: &Message, _: &[Rc<Conn>], _: &mut dyn FnMut(&Rc<Conn>, Option<Frame>)) {
-        panic!("nothing is to be encoded");
-    }
-}
-
 /// One worker's shard with connections over real sockets.
 struct Rig {
     hub: Arc<Hub>,
@@ -121,7 +110,7 @@ impl Rig {
     }
 
     fn publish(&self, publication: &Arc<Publication>) {
-        self.shard.deliver(Delivery::Publish(publication.clone(), Tally::ignored().share()), &NoScript);
+        self.shard.deliver(Delivery::Publish(publication.clone(), Tally::ignored().share()));
         self.write_all();
     }
 }

@@ -3,6 +3,7 @@
 //! The only module that knows mlua. Native functions are C functions on the raw Lua stack (see [`stack`]), since every
 //! message pays for them; those that wait are in [`wait`]'s hands. [`vm`] runs hooks, [`guard`] stops runaways.
 
+mod budget;
 mod build;
 pub mod check;
 pub mod current;

@@ -3,6 +3,7 @@
 use mlua::ffi;
 use std::ffi::c_int;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::hooks::Hook;
 use super::stack::{State, bytes_at, type_name};
@@ -17,6 +18,8 @@ pub struct Failure {
     pub traceback: Vec<String>,
     /// It was stopped for exceeding its time budget.
     pub over_budget: bool,
+    /// It has overrun again and again, and its hook has so much less from now on.
+    pub budget_cut: Option<Duration>,
     /// It failed in `protocol_decode`, before the hook itself began.
     pub in_decode: bool,
 }
@@ -33,7 +36,7 @@ impl Failure {
     pub fn new(message: impl Into<String>) -> Failure {
         let message = message.into();
         let over_budget = message.contains(guard::OVER_BUDGET);
-        Failure { message, traceback: Vec::new(), over_budget, in_decode: false }
+        Failure { message, traceback: Vec::new(), over_budget, budget_cut: None, in_decode: false }
     }
 
     /// The hook that failed, of a call of that one.

@@ -15,12 +15,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use super::budget::Budgets;
 use super::build::{Built, Entries, build};
 use super::current::{self, ConnRef, Current};
 use super::hooks::HookArgs;
 use super::mix::console;
 use super::outcome;
-use super::program::Program;
+use super::program::{Program, shown};
 use super::stack::{State, protect};
 use super::teach::Known;
 use super::wait::{self, Wait};
@@ -69,6 +70,8 @@ pub struct Vm {
     /// Connections whose next message waits until fewer handlers are suspended, by the number of their turn.
     queue: RefCell<BTreeMap<u64, Waker>>,
     next_turn: Cell<u64>,
+    /// What its hooks may take, after what they took.
+    budgets: Budgets,
     /// Bytes it may use.
     memory: usize,
     /// Bytes in use from which on garbage is collected at once.
@@ -95,6 +98,7 @@ impl Vm {
             most_suspended: limits.waiting,
             queue: RefCell::default(),
             next_turn: Cell::new(0),
+            budgets: Budgets::default(),
             memory: limits.memory,
             nearly_full: Cell::new(nearly_full(limits.memory)),
             known: OnceCell::new(),
@@ -196,7 +200,7 @@ impl Vm {
         let status = {
             let _current = current::enter(Some(current));
             let status = {
-                let _run = unsafe { guard::enter(self.main, budget) };
+                let _run = unsafe { guard::enter(self.main, self.budgets.of(hook, budget)) };
                 unsafe { ffi::lua_resume_(co, args) }
             };
             console::end_of_stretch();
@@ -231,6 +235,9 @@ impl Vm {
                 drop(wait::take());
                 let mut failure = unsafe { outcome::failure(co, status) };
                 failure.in_decode = self.is_in_decode(hook, co);
+                if failure.over_budget {
+                    self.overrun(hook, budget, &mut failure);
+                }
                 self.drop_coroutine(coroutine);
                 if status == ffi::LUA_ERRMEM {
                     // There is no collection in an emergency: without this one, all that follows would fail too.
@@ -240,6 +247,21 @@ impl Vm {
                 }
                 Step::Done(Err(self.taught(failure, hook)))
             }
+        }
+    }
+
+    /// A hook has overrun its budget, and may get a shorter one.
+    #[cold]
+    fn overrun(&self, hook: Hook, whole: Duration, failure: &mut Failure) {
+        failure.budget_cut = self.budgets.overrun(hook, whole);
+        if let Some(budget) = failure.budget_cut {
+            tracing::warn!(
+                target: "script",
+                hook = failure.hook(hook).name(),
+                "{} keeps overrunning its time budget; it now has {budget:?} (handlerTimeout: {whole:?}) until it overruns \
+                 less often, or a corrected script is loaded",
+                shown(&self.program.entry),
+            );
         }
     }
 

@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::net::tcp::OwnedWriteHalf;
 
 use crate::hub::Hub;
@@ -48,9 +48,12 @@ pub struct Shard {
     dirty: RefCell<VecDeque<Rc<Conn>>>,
     scratch: RefCell<Vec<u8>>,
     waits: RefCell<waits::Waits>,
-    /// Wakes the worker's turn.
+    /// What scripts are encoding.
+    encoding: RefCell<Option<deliver::Encoding>>,
+    /// Wakes the worker's turn, if that waits.
     turn: RefCell<Option<Waker>>,
-    started: Instant,
+    turn_waits: Cell<bool>,
+    ticked: Cell<Instant>,
     clock: Cell<u32>,
     /// What this worker counts.
     pub counts: Arc<ShardCounts>,
@@ -80,30 +83,42 @@ impl Shard {
             dirty: RefCell::default(),
             scratch: RefCell::new(Vec::with_capacity(SCRATCH)),
             waits: RefCell::default(),
+            encoding: RefCell::default(),
             turn: RefCell::default(),
-            started: Instant::now(),
+            turn_waits: Cell::default(),
+            ticked: Cell::new(Instant::now()),
             clock: Cell::new(0),
             counts: Arc::default(),
         }
     }
 
-    /// The coarse clock, in milliseconds since the shard began (it wraps after 49 days; compare by difference). It
-    /// moves with [`Shard::tick`], so that reading it costs nothing.
+    /// The coarse clock, in milliseconds of the worker's own time (it wraps after 49 days; compare by difference). It moves
+    /// with [`Shard::tick`], so that reading it costs nothing.
     pub fn now(&self) -> u32 {
         self.clock.get()
     }
 
-    /// Moves the clock.
-    pub fn tick(&self) -> u32 {
-        self.clock.set(self.started.elapsed().as_millis() as u32);
+    /// Moves the clock by the time that has passed since it was moved last, but by no more than `at_most`: when the process
+    /// was stopped, its machine asleep or the worker held up for longer, that silence was not the clients'.
+    pub fn tick(&self, at_most: Duration) -> u32 {
+        let now = Instant::now();
+        let passed = now.saturating_duration_since(self.ticked.replace(now)).min(at_most);
+        // What is less than a millisecond counts at the next tick.
+        let whole = passed.as_millis() as u32;
+        self.ticked.set(now - (passed - Duration::from_millis(whole.into())));
+        self.clock.set(self.clock.get().wrapping_add(whole));
         self.clock.get()
     }
 
-    /// Sets what to wake when a connection has something to be written.
-    pub fn on_dirty(&self, turn: &Waker) {
-        let mut slot = self.turn.borrow_mut();
-        if !slot.as_ref().is_some_and(|t| t.will_wake(turn)) {
-            *slot = Some(turn.clone());
+    /// Says what to wake when a connection has something to be written; None: nothing, since the worker's turn goes on by
+    /// itself.
+    pub fn wake_when_dirty(&self, turn: Option<&Waker>) {
+        self.turn_waits.set(turn.is_some());
+        if let Some(turn) = turn {
+            let mut slot = self.turn.borrow_mut();
+            if !slot.as_ref().is_some_and(|t| t.will_wake(turn)) {
+                *slot = Some(turn.clone());
+            }
         }
     }
 
@@ -231,7 +246,7 @@ impl Shard {
     fn mark_dirty(&self, conn: Rc<Conn>) {
         let mut dirty = self.dirty.borrow_mut();
         dirty.push_back(conn);
-        if dirty.len() == 1
+        if self.turn_waits.take()
             && let Some(turn) = &*self.turn.borrow()
         {
             turn.wake_by_ref();

@@ -9,6 +9,8 @@
 //! [`Input`] are overwritten; and don't read on from a client while kept bytes wait, since they have no other bound.
 //! After a [`Violation`] or a close frame nothing more is taken.
 
+mod input;
+
 use crate::message::{CloseReason, Kind, close_code};
 use std::borrow::Cow;
 use std::io::Cursor;
@@ -17,31 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::frame::MAX_CONTROL;
-
-/// The bytes just read, consumed as events are taken. Frames are unmasked in it.
-#[derive(Debug)]
-pub struct Input<'a> {
-    chunk: &'a mut [u8],
-    pos: usize,
-}
-
-impl<'a> Input<'a> {
-    /// All of these bytes, none used yet. `&mut []` resumes a connection whose bytes were kept.
-    pub fn new(chunk: &'a mut [u8]) -> Input<'a> {
-        Input { chunk, pos: 0 }
-    }
-
-    /// The bytes that nobody has taken yet.
-    pub fn rest(&self) -> &[u8] {
-        &self.chunk[self.pos..]
-    }
-
-    fn take(&mut self, most: usize) -> &[u8] {
-        let start = self.pos;
-        self.pos = self.chunk.len().min(start.saturating_add(most));
-        &self.chunk[start..self.pos]
-    }
-}
+pub use input::Input;
 
 /// What a client sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,6 +204,7 @@ impl Reader {
                 return Ok(None);
             }
             let Some(Frame { head, place }) = self.frame(input, limit)? else { return Ok(None) };
+            input.frames += 1;
             if let (OpCode::Control(_), _) | (OpCode::Data(Data::Text | Data::Binary), true) = (head.opcode, head.fin) {
                 return Ok(Some((head.opcode, place)));
             }

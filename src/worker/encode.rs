@@ -10,35 +10,27 @@ use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Failure, Hook, Returned, Started};
 use crate::shard::conn::Conn;
-use crate::shard::deliver::Encode;
+use crate::shard::deliver::{Encode, Encoded};
 use crate::shard::outbox::Frame;
 
 impl Encode for Worker {
-    fn encode(&self, message: &Message, conns: &[Rc<Conn>], each: &mut dyn FnMut(&Rc<Conn>, Option<Frame>)) {
-        // Of servers whose scripts encode for all at once: once a publication.
-        let mut shared: Vec<(usize, Option<Frame>)> = Vec::new();
-        let mut failed = false;
-        let mut tell = |failure: &Failure, conn: &Conn| {
+    fn encode(&self, message: &Message, conn: &Rc<Conn>, encoded: &mut Encoded) -> Option<Frame> {
+        let server = conn.served.index;
+        if let Some((_, frame)) = encoded.shared.iter().find(|(of, _)| *of == server) {
+            return frame.clone();
+        }
+        let for_all = self.vm(server).encode_shared;
+        let frame = self.encode_one(message, conn, for_all).inspect_err(|failure| {
             // A publication to thousands fails for thousands: one line tells of all.
-            if !std::mem::replace(&mut failed, true) {
+            if !std::mem::replace(&mut encoded.failed, true) {
                 report(Hook::Encode, failure, conn);
             }
-        };
-        for conn in conns {
-            let server = conn.served.index;
-            let frame = match shared.iter().find(|(of, _)| *of == server) {
-                Some((_, frame)) => frame.clone(),
-                None => {
-                    let for_all = self.vm(server).encode_shared;
-                    let frame = self.encode_one(message, conn, for_all).map_err(|e| tell(&e, conn)).ok();
-                    if for_all {
-                        shared.push((server, frame.clone()));
-                    }
-                    frame
-                }
-            };
-            each(conn, frame);
+        });
+        let frame = frame.ok();
+        if for_all {
+            encoded.shared.push((server, frame.clone()));
         }
+        frame
     }
 }
 

@@ -13,7 +13,8 @@ use tokio::time::timeout;
 
 use super::Worker;
 use super::measure::Began;
-use super::session::{self, Opened, report};
+use super::newcomers::close_unopened;
+use super::session::{Opened, report};
 use crate::config::Config;
 use crate::message::CloseReason;
 use crate::script::current::ConnRef;
@@ -104,7 +105,7 @@ pub(super) async fn run(
     }
     if let_in {
         // The script has counted it: it is told of the end.
-        session::close_unopened(worker, server, &conn).await;
+        close_unopened(worker, server, &conn).await;
         worker.shard.remove(&conn);
     }
     if refusal.is_some() {
@@ -221,12 +222,16 @@ async fn ask(
     };
     let args = HookArgs::handshake(ConnRef::of(conn), &head);
     let budget = conn.served.limits.get().handler_timeout;
+    let turn = worker.newcomers_turn().await;
     let began = Began::now(&vm, Hook::Handshake);
-    let result = match vm.start(Hook::Handshake, Some(ConnRef::of(conn)), args, budget) {
+    let started = vm.start(Hook::Handshake, Some(ConnRef::of(conn)), args, budget);
+    worker.newcomers.charge(began.so_far());
+    drop(turn);
+    let result = match started {
         Started::Done(result) => result,
         Started::Suspended(mut handler) => {
             let end = watch_for_end(input, early, conn);
-            let run = run_to_end(&mut handler, conn);
+            let run = run_to_end(worker, &mut handler, conn);
             tokio::pin!(run);
             tokio::select! {
                 biased;
@@ -264,10 +269,15 @@ async fn place_in_vm(worker: &Worker, server: usize, conn: &Conn) -> Option<Rc<V
     .await
 }
 
-async fn run_to_end(handler: &mut Handler, conn: &Conn) -> Result<Returned, crate::script::vm::Failure> {
+async fn run_to_end(
+    worker: &Worker,
+    handler: &mut Handler,
+    conn: &Conn,
+) -> Result<Returned, crate::script::vm::Failure> {
+    let mut ticket = None;
     poll_fn(|cx| {
         conn.register(cx.waker());
-        handler.poll(cx, conn.is_closing())
+        worker.poll_newcomer(&mut ticket, handler, conn.is_closing(), cx)
     })
     .await
 }

@@ -1,7 +1,7 @@
 //! What calls of hooks cost, and what the worker's VMs hold: counted for the metrics.
 
 use std::rc::Weak;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Worker;
 use crate::script::vm::{Failure, Hook, Returned, Vm};
@@ -17,13 +17,21 @@ impl Began {
         Began(vm.has(hook).then(Instant::now))
     }
 
-    /// It has ended.
-    pub(super) fn ended(self, hook: Hook, result: &Result<Returned, Failure>, conn: &Conn) {
-        if let Some(began) = self.0 {
+    /// How long ago that was.
+    pub(super) fn so_far(self) -> Duration {
+        self.0.map_or(Duration::ZERO, |began| began.elapsed())
+    }
+
+    /// It has ended; how long it took, its waits included.
+    pub(super) fn ended(self, hook: Hook, result: &Result<Returned, Failure>, conn: &Conn) -> Duration {
+        let took = self.so_far();
+        if self.0.is_some() {
             let over_budget = result.as_ref().is_err_and(|failure| failure.over_budget);
+            let budget_cut = result.as_ref().is_err_and(|failure| failure.budget_cut.is_some());
             let hook = result.as_ref().map_or_else(|failure| failure.hook(hook), |_| hook);
-            conn.served.counts.handlers[hook as usize].ended(began.elapsed(), result.is_err(), over_budget);
+            conn.served.counts.handlers[hook as usize].ended(took, result.is_err(), over_budget, budget_cut);
         }
+        took
     }
 }
 

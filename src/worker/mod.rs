@@ -6,9 +6,12 @@ mod accept;
 mod control;
 mod defect;
 mod encode;
+mod fair;
 mod handshake;
 mod inbox;
+mod incoming;
 mod measure;
+mod newcomers;
 mod session;
 mod socket;
 mod sweep;
@@ -26,6 +29,8 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_local;
 
+use self::fair::Fair;
+use self::newcomers::Newcomers;
 use crate::api::repeats::Repeats;
 use crate::api::{Api, Logins, Parts};
 use crate::cluster::Mesh;
@@ -198,6 +203,9 @@ pub(crate) struct Worker {
     draining: watch::Receiver<bool>,
     /// The read buffer, while nobody reads.
     read_buffer: Cell<Vec<u8>>,
+    /// Who may hold the worker next.
+    fair: Rc<Fair>,
+    newcomers: Newcomers,
     vm_limits: VmLimits,
 }
 
@@ -299,6 +307,8 @@ fn start(spec: Spec) -> Result<Started, String> {
         peers: spec.peers,
         draining,
         read_buffer: Cell::default(),
+        fair: Rc::default(),
+        newcomers: Newcomers::default(),
         vm_limits,
     });
     worker.measure();
@@ -309,6 +319,7 @@ fn start(spec: Spec) -> Result<Started, String> {
 async fn serve(worker: Rc<Worker>, control: mpsc::Receiver<Control>, listeners: Vec<Listener>) {
     spawn_local(turn::run(worker.clone()));
     spawn_local(sweep::run(worker.clone()));
+    spawn_local(worker.fair.clone().run());
     let accepting: Vec<_> =
         listeners.into_iter().map(|l| spawn_local(accept::run(worker.clone(), l)).abort_handle()).collect();
     control::run(worker, control, accepting).await;

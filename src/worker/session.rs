@@ -5,18 +5,20 @@
 //! bytes mean is the business of [`Incoming`].
 
 use std::cell::RefCell;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::task::yield_now;
 use tokio::time::Sleep;
 
 use super::accept::Load;
+use super::fair::{Account, FRAME, STRETCH, Ticket, nanoseconds};
+use super::incoming::Incoming;
 use super::measure::Began;
 use super::{Worker, defect};
 use crate::message::{CloseReason, close_code};
@@ -30,45 +32,11 @@ use crate::shard::served::Place;
 /// Longer only while something is owed, and the client takes it.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// What one connection's client may have handled (messages, packages, pings) before it is others' turn, and the sockets are
-/// looked at. Else one that floods holds all others of the worker up, and nothing is written meanwhile.
-const SLICE: u32 = 256;
-
 /// A connection that has been let in.
 pub(super) struct Opened {
     pub(super) conn: Rc<Conn>,
     pub(super) input: OwnedReadHalf,
     pub(super) place: Place,
-}
-
-/// What a protocol makes of the bytes that come.
-pub(super) trait Incoming {
-    /// Takes what was read.
-    fn take(&mut self, state: &mut State, bytes: &mut [u8]);
-    /// The client sends no more.
-    fn end(&mut self, state: &mut State);
-    /// Whether something waits that a handler is to be run for.
-    fn has_work(&self, state: &State) -> bool;
-    /// Runs the next handler; only called when there is work, and no handler is running.
-    fn work(&mut self, state: &mut State);
-    /// What a hook that it ran has returned.
-    fn returned(&mut self, state: &mut State, returned: Returned);
-    /// Goes on with what it had to leave; true if there was something to do. `idle`: no handler is running.
-    fn go_on(&mut self, state: &mut State, idle: bool) -> bool;
-    /// Whether more may be read.
-    fn has_room(&self, state: &State) -> bool;
-    /// Whether the protocol has a way to close, which [`Incoming::closes_in`] knows.
-    const CLOSES: bool = false;
-    /// Whether the client closes in what is not handled yet; `unread`: what follows of that.
-    fn closes_in(&self, _unread: &[u8]) -> bool {
-        false
-    }
-    /// Whether the script knows of the connection, and so is to be told of its end.
-    fn is_known(&self) -> bool {
-        true
-    }
-    /// The connection ends for that reason: forgets what waits, and tells the client in the protocol's way.
-    fn farewell(&mut self, state: &State, reason: &CloseReason);
 }
 
 enum Phase {
@@ -101,8 +69,12 @@ pub(super) struct State {
     /// The version of the script that has begun with a package, and is to end with it.
     pub(super) pinned: Option<Rc<Vm>>,
     phase: Phase,
-    /// What was handled since others had their turn.
-    handled: u32,
+    /// The time that it took lately.
+    account: Account,
+    /// Its place among those that took much.
+    ticket: Option<Ticket>,
+    /// The time that it took since others had their turn, in nanoseconds.
+    stretch: u32,
     /// A defect of the engine ends it.
     broken: bool,
 }
@@ -113,7 +85,9 @@ pub(super) async fn run<I: Incoming>(worker: Rc<Worker>, server: usize, opened: 
     conn.served.counts.opened.add(1);
     tracing::debug!(client_id = conn.client_id.get(), remote = %conn.remote, "connected");
     let (handler, turn, pinned, phase) = (None, None, None, Phase::Open);
-    let state = State { worker, server, conn, handler, turn, pinned, phase, handled: 0, broken: false };
+    let account = Account::new(worker.shard.now());
+    let state =
+        State { worker, server, conn, handler, turn, pinned, phase, account, ticket: None, stretch: 0, broken: false };
     let mut session = Session { incoming, input, state, _load: load, _place: place };
     // After a defect of the engine the script is told of the end all the same.
     defect::run(&mut session, Session::poll, |session| session.state.fail()).await;
@@ -122,7 +96,17 @@ pub(super) async fn run<I: Incoming>(worker: Rc<Worker>, server: usize, opened: 
 impl<I: Incoming> Session<I> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.state.conn.register(cx.waker());
-        self.state.handled = 0;
+        if self.state.poll_grant(cx).is_pending() {
+            return Poll::Pending;
+        }
+        self.state.stretch = 0;
+        let polled = self.poll_phases(cx);
+        // A grant is for one stretch.
+        self.state.ticket = None;
+        polled
+    }
+
+    fn poll_phases(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if self.state.conn.is_blocked() {
                 let _ = self.state.poll_flush(cx);
@@ -147,11 +131,16 @@ impl<I: Incoming> Session<I> {
         let closing = state.conn.is_closing();
         if let Some(running) = &mut state.handler {
             let (hook, began, handler) = &mut **running;
-            match handler.poll(cx, closing) {
+            let resumed = Instant::now();
+            let polled = handler.poll(cx, closing);
+            let took = resumed.elapsed();
+            let (hook, began) = (*hook, *began);
+            state.charge(took);
+            match polled {
                 Poll::Ready(result) => {
-                    let (hook, began) = (*hook, *began);
                     state.handler = None;
-                    if let Some(returned) = state.settle(hook, began, result) {
+                    began.ended(hook, &result, &state.conn);
+                    if let Some(returned) = state.settle(hook, result) {
                         incoming.returned(state, returned);
                     }
                     return Poll::Ready(());
@@ -253,14 +242,36 @@ impl State {
         self.pinned.clone().unwrap_or_else(|| self.worker.vm(self.server))
     }
 
-    /// Counts what is handled for the client.
-    pub(super) fn count(&mut self) {
-        self.handled += 1;
+    /// Ready when the connection may run a stretch: at once, unless it took much lately. What is left of one that has ended
+    /// takes nothing.
+    fn poll_grant(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.phase {
+            Phase::Open | Phase::Ending => {
+                let (worker, now) = (&self.worker, self.worker.shard.now());
+                worker.fair.poll_turn(&mut self.account, &mut self.ticket, now, cx)
+            }
+            Phase::Lingering(_) | Phase::Over => Poll::Ready(()),
+        }
     }
 
-    /// So much has been handled that others are to have their turn first.
+    /// So much of the worker's time has been taken.
+    fn charge(&mut self, took: Duration) {
+        self.charge_nanoseconds(nanoseconds(took));
+    }
+
+    fn charge_nanoseconds(&mut self, took: u32) {
+        self.stretch = self.stretch.saturating_add(took);
+        self.account.charge(took);
+    }
+
+    /// So many frames have been read; what their messages took is charged apart.
+    pub(super) fn charge_frames(&mut self, frames: u32) {
+        self.charge_nanoseconds(frames.saturating_mul(FRAME));
+    }
+
+    /// So much has been taken that others are to have their turn first.
     pub(super) fn is_others_turn(&self) -> bool {
-        self.handled >= SLICE
+        self.stretch >= STRETCH
     }
 
     /// No handler is running, and one may be started.
@@ -289,16 +300,20 @@ impl State {
         let vm = self.vm();
         let began = Began::now(&vm, hook);
         match vm.start(hook, Some(ConnRef::of(&self.conn)), args, budget) {
-            Started::Done(result) => self.settle(hook, began, result),
+            Started::Done(result) => {
+                let took = began.ended(hook, &result, &self.conn);
+                self.charge(took);
+                self.settle(hook, result)
+            }
             Started::Suspended(handler) => {
+                self.charge(began.so_far());
                 self.handler = Some(Box::new((hook, began, handler)));
                 None
             }
         }
     }
 
-    fn settle(&self, hook: Hook, began: Began, result: Result<Returned, Failure>) -> Option<Returned> {
-        began.ended(hook, &result, &self.conn);
+    fn settle(&self, hook: Hook, result: Result<Returned, Failure>) -> Option<Returned> {
         result
             .inspect_err(|failure| {
                 report(hook, failure, &self.conn);
@@ -328,10 +343,15 @@ impl State {
         if let Some(running) = &mut self.handler {
             let (hook, began, handler) = &mut **running;
             // Its connection has ended already: its own waits are its own affair.
-            let result = ready!(handler.poll(cx, false));
+            let resumed = Instant::now();
+            let polled = handler.poll(cx, false);
+            let took = resumed.elapsed();
             let (hook, began) = (*hook, *began);
+            self.charge(took);
+            let result = ready!(polled);
             self.handler = None;
-            self.settle(hook, began, result);
+            began.ended(hook, &result, &self.conn);
+            self.settle(hook, result);
         }
         self.leave();
         let reason = self.conn.close_reason();
@@ -405,22 +425,6 @@ impl Worker {
             conn.leave(patience);
         }
         outlasts
-    }
-}
-
-/// Runs the last hook of a connection that the script let in and that was never opened.
-pub(super) async fn close_unopened(worker: &Worker, server: usize, conn: &Conn) {
-    let vm = worker.vm(server);
-    let reason = conn.close_reason().unwrap_or(CloseReason::Peer(None));
-    let (budget, began) = (conn.served.limits.get().handler_timeout, Began::now(&vm, Hook::Close));
-    let args = HookArgs::close(ConnRef::of(conn), &reason);
-    let result = match vm.start(Hook::Close, Some(ConnRef::of(conn)), args, budget) {
-        Started::Done(result) => result,
-        Started::Suspended(mut handler) => poll_fn(|cx| handler.poll(cx, false)).await,
-    };
-    began.ended(Hook::Close, &result, conn);
-    if let Err(failure) = result {
-        report(Hook::Close, &failure, conn);
     }
 }
 

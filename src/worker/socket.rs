@@ -7,7 +7,8 @@ use tokio::net::TcpStream;
 
 use super::Worker;
 use super::accept::Load;
-use super::session::{self, Incoming, Opened, State};
+use super::incoming::Incoming;
+use super::session::{self, Opened, State};
 use crate::message::{CloseReason, close_code};
 use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
@@ -128,7 +129,7 @@ impl Incoming for Packages {
     }
 
     fn work(&mut self, state: &mut State) {
-        state.count();
+        state.charge_frames(1);
         if !self.connected {
             self.connected = true;
             state.start(Hook::Connect, HookArgs::connect(ConnRef::of(&state.conn)));

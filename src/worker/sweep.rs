@@ -24,7 +24,7 @@ pub(super) async fn run(worker: Rc<Worker>) {
     let mut timer = ticking(every);
     loop {
         timer.tick().await;
-        sweep(&worker);
+        sweep(&worker, every + SLOWEST);
         let wanted = period(&worker);
         if wanted != every {
             every = wanted;
@@ -51,9 +51,10 @@ fn period(worker: &Worker) -> Duration {
     (shortest / 8).clamp(QUICKEST, SLOWEST)
 }
 
-fn sweep(worker: &Worker) {
+/// `at_most`: more time can't have passed since the last one, unless the worker was held up.
+fn sweep(worker: &Worker, at_most: Duration) {
     let shard = &worker.shard;
-    let now = shard.tick();
+    let now = shard.tick(at_most);
     shard.each(|conn| {
         if !conn.is_closed() {
             visit(worker, conn, now);

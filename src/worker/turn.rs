@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 use tokio::task::yield_now;
 
 use super::Worker;
@@ -19,6 +20,9 @@ const PUSHES: usize = 8192;
 const WRITES: usize = 32;
 /// By one worker at least.
 const MIN_WRITES: usize = 8;
+
+/// How long scripts may encode in one slice, one call more or less.
+const ENCODING: Duration = Duration::from_millis(1);
 
 /// Runs for ever.
 pub(super) async fn run(worker: Rc<Worker>) {
@@ -38,23 +42,33 @@ pub(super) async fn run(worker: Rc<Worker>) {
     }
 }
 
-/// Ready when there is something to deliver or to write.
+/// Ready when there is something to deliver or to write. Only when there is not, it has to be woken: a slice that woke itself
+/// would be followed by the next one at once, and the sockets would not be looked at.
 fn poll_work(worker: &Worker, deliveries: &mut VecDeque<Delivery>, cx: &mut Context<'_>) -> Poll<()> {
-    worker.shard.on_dirty(cx.waker());
     if deliveries.is_empty() {
         worker.hub.mailbox(worker.id).take(deliveries, cx.waker());
     }
-    if deliveries.is_empty() && !worker.shard.is_dirty() { Poll::Pending } else { Poll::Ready(()) }
+    let idle = deliveries.is_empty() && !worker.shard.is_dirty() && !worker.shard.is_encoding();
+    worker.shard.wake_when_dirty(idle.then(|| cx.waker()));
+    if idle { Poll::Pending } else { Poll::Ready(()) }
 }
 
 /// Does a slice of the work; true if there is more.
 fn slice(worker: &Worker, deliveries: &mut VecDeque<Delivery>, writes: usize) -> bool {
     let mut pushed = 0;
-    while pushed < PUSHES
-        && let Some(delivery) = deliveries.pop_front()
-    {
-        pushed += 1 + worker.shard.deliver(delivery, worker);
+    let mut began = None;
+    // What scripts encode takes as long as they like: that is measured.
+    let mut enough = || began.get_or_insert_with(Instant::now).elapsed() >= ENCODING;
+    while pushed < PUSHES {
+        if worker.shard.is_encoding() {
+            pushed += worker.shard.encode_on(worker, &mut enough);
+            if enough() {
+                break;
+            }
+        }
+        let Some(delivery) = deliveries.pop_front() else { break };
+        pushed += 1 + worker.shard.deliver(delivery);
     }
     let more_writes = worker.shard.flush(writes);
-    more_writes || !deliveries.is_empty()
+    more_writes || !deliveries.is_empty() || worker.shard.is_encoding()
 }

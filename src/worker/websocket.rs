@@ -6,7 +6,8 @@ use tokio::net::TcpStream;
 
 use super::accept::Load;
 use super::inbox::Inbox;
-use super::session::{self, Incoming, State};
+use super::incoming::Incoming;
+use super::session::{self, State};
 use super::{Worker, handshake};
 use crate::message::{CloseReason, Kind};
 use crate::script::hooks::HookArgs;
@@ -59,11 +60,10 @@ impl Incoming for Frames {
             if self.inbox.is_full() || state.is_others_turn() {
                 self.reader.keep(&mut input);
                 self.kept = true;
-                return;
+                break;
             }
-            state.count();
             match self.reader.next(&mut input, limit) {
-                Ok(None) => return,
+                Ok(None) => break,
                 Ok(Some(Event::Text(data))) => Self::message(state, &mut self.inbox, Kind::Text, data),
                 Ok(Some(Event::Binary(data))) => Self::message(state, &mut self.inbox, Kind::Binary, data),
                 Ok(Some(Event::Ping(payload))) => pong(state, payload),
@@ -75,7 +75,9 @@ impl Incoming for Frames {
                 }
                 Err(violation) => state.conn.close(violation.into()),
             }
+            state.charge_frames(input.take_frames());
         }
+        state.charge_frames(input.take_frames());
     }
 
     fn end(&mut self, state: &mut State) {
@@ -94,7 +96,6 @@ impl Incoming for Frames {
     }
 
     fn work(&mut self, state: &mut State) {
-        state.count();
         if let Some((kind, data)) = self.inbox.pop() {
             state.start(Hook::Message, HookArgs::message(kind, &data));
         }

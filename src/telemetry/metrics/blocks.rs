@@ -145,14 +145,17 @@ pub struct HandlerCounts {
     pub errors: Count,
     /// Those of them that were stopped for holding the worker too long.
     pub timeouts: Count,
+    /// Those of these after which the hook got a shorter budget.
+    pub budget_cuts: Count,
 }
 
 impl HandlerCounts {
     /// A call has ended.
-    pub fn ended(&self, took: Duration, failed: bool, over_budget: bool) {
+    pub fn ended(&self, took: Duration, failed: bool, over_budget: bool, budget_cut: bool) {
         self.durations.record(took);
         self.errors.add(failed.into());
         self.timeouts.add(over_budget.into());
+        self.budget_cuts.add(budget_cut.into());
     }
 }
 

@@ -1,6 +1,6 @@
 //! The page itself: every metric with its name, its help and where its values come from. `docs/metrics.md` is its table.
 
-use super::blocks::{PROTOCOLS, SCENARIOS, ServerCounts};
+use super::blocks::{HandlerCounts, PROTOCOLS, SCENARIOS, ServerCounts};
 use super::count::BOUNDS;
 use super::page::Page;
 use super::process::Process;
@@ -158,19 +158,26 @@ impl Metrics {
             family = family.durations(&[("server", &server.label), ("hook", name)], &sums, nanos);
         }
         drop(family);
-        let mut family = page.counter("connmix_engine_handler_errors_total", "Calls of scripts' hooks that failed.");
-        for (at, server, hook, name) in hooks() {
-            let n = counts(at, hook).map(|c| c.errors.get()).sum::<u64>();
-            family = family.value(&[("server", &server.label), ("hook", name)], n as f64);
-        }
-        drop(family);
-        let mut family = page.counter(
-            "connmix_engine_handler_timeouts_total",
-            "Calls of scripts' hooks that were stopped for holding their worker too long.",
-        );
-        for (at, server, hook, name) in hooks() {
-            let n = counts(at, hook).map(|c| c.timeouts.get()).sum::<u64>();
-            family = family.value(&[("server", &server.label), ("hook", name)], n as f64);
+        type Figure = fn(&HandlerCounts) -> u64;
+        let counters: [(&str, &str, Figure); 3] = [
+            ("connmix_engine_handler_errors_total", "Calls of scripts' hooks that failed.", |c| c.errors.get()),
+            (
+                "connmix_engine_handler_timeouts_total",
+                "Calls of scripts' hooks that were stopped for holding their worker too long.",
+                |c| c.timeouts.get(),
+            ),
+            (
+                "connmix_engine_handler_budget_cuts_total",
+                "Times that a hook which kept overrunning its time budget got a shorter one.",
+                |c| c.budget_cuts.get(),
+            ),
+        ];
+        for (name, help, figure) in counters {
+            let mut family = page.counter(name, help);
+            for (at, server, hook, name) in hooks() {
+                let n = counts(at, hook).map(figure).sum::<u64>();
+                family = family.value(&[("server", &server.label), ("hook", name)], n as f64);
+            }
         }
     }
 

@@ -1,0 +1,35 @@
+//! What a protocol is to a session: WebSocket frames, or what a script makes of bytes.
+
+use super::session::State;
+use crate::message::CloseReason;
+use crate::script::vm::Returned;
+
+/// What a protocol makes of the bytes that come.
+pub(super) trait Incoming {
+    /// Takes what was read.
+    fn take(&mut self, state: &mut State, bytes: &mut [u8]);
+    /// The client sends no more.
+    fn end(&mut self, state: &mut State);
+    /// Whether something waits that a handler is to be run for.
+    fn has_work(&self, state: &State) -> bool;
+    /// Runs the next handler; only called when there is work, and no handler is running.
+    fn work(&mut self, state: &mut State);
+    /// What a hook that it ran has returned.
+    fn returned(&mut self, state: &mut State, returned: Returned);
+    /// Goes on with what it had to leave; true if there was something to do. `idle`: no handler is running.
+    fn go_on(&mut self, state: &mut State, idle: bool) -> bool;
+    /// Whether more may be read.
+    fn has_room(&self, state: &State) -> bool;
+    /// Whether the protocol has a way to close, which [`Incoming::closes_in`] knows.
+    const CLOSES: bool = false;
+    /// Whether the client closes in what is not handled yet; `unread`: what follows of that.
+    fn closes_in(&self, _unread: &[u8]) -> bool {
+        false
+    }
+    /// Whether the script knows of the connection, and so is to be told of its end.
+    fn is_known(&self) -> bool {
+        true
+    }
+    /// The connection ends for that reason: forgets what waits, and tells the client in the protocol's way.
+    fn farewell(&mut self, state: &State, reason: &CloseReason);
+}

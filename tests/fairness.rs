@@ -1,0 +1,209 @@
+//! One worker's clients share its time: whoever takes much of it waits for those who take little.
+
+mod kit;
+
+use kit::process::Process;
+use kit::raw::{Raw, text};
+use kit::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// Holds the worker for as many milliseconds as a message says, and counts that.
+const BUSY: &str = r#"
+    held = 0
+    function on_message(msg, conn)
+      if msg.data == "ping" then
+        return conn:send("pong " .. held)
+      end
+      local till = mix.now() + msg.data / 1000
+      while mix.now() < till do end
+      held = held + 1
+      conn:send("held")
+    end"#;
+
+/// How many handlers of others ran between a question and its answer.
+async fn run_meanwhile(client: &mut Client) -> usize {
+    let held = |answer: String| answer.strip_prefix("pong ").unwrap().parse::<usize>().unwrap();
+    let before = held(client.ask("ping").await);
+    held(client.ask("ping").await) - before
+}
+
+#[tokio::test]
+async fn a_bystander_waits_for_the_handler_that_runs_and_not_for_all_that_others_have_waiting() {
+    let rig = Rig::with(BUSY, "", "workers: 1");
+    let mut bystander = rig.connect().await;
+    let mut heavy = Vec::new();
+    for _ in 0..20 {
+        let mut raw = Raw::dial(rig.ws()).await;
+        raw.write(raw::upgrade()).await;
+        assert_eq!(raw.head().await.status, 101);
+        // Two hundred handlers of 10 ms each, in one write.
+        raw.write(text("10").repeat(200)).await;
+        heavy.push(raw);
+    }
+    eventually("all have been found to take much", async || {
+        let answer = bystander.ask("ping").await;
+        answer["pong ".len()..].parse::<usize>().is_ok_and(|held| held >= 20).then_some(())
+    })
+    .await;
+    let mut meanwhile = Vec::new();
+    for _ in 0..20 {
+        meanwhile.push(run_meanwhile(&mut bystander).await);
+    }
+    // The one that runs; more where this test's own thread was held up. It was all twenty, again and again.
+    meanwhile.sort_unstable();
+    assert!(meanwhile[10] <= 3 && meanwhile[19] <= 12, "{meanwhile:?}");
+    // They are not starved either.
+    assert!(meanwhile.iter().sum::<usize>() >= 10, "{meanwhile:?}");
+}
+
+#[tokio::test]
+async fn fragments_count_as_what_they_take() {
+    let rig = Rig::with(BUSY, "maxMessageSize: 16MiB", "workers: 1");
+    let mut bystander = rig.connect().await;
+    let sent = Arc::new(AtomicUsize::new(0));
+    let mut floods = Vec::new();
+    for _ in 0..4 {
+        let mut raw = Raw::dial(rig.ws()).await;
+        raw.write(raw::upgrade()).await;
+        assert_eq!(raw.head().await.status, 101);
+        let sent = sent.clone();
+        floods.push(tokio::spawn(async move {
+            // A text, a byte a fragment, and its end.
+            let mut part = [0, 0x81, 0, 0, 0, 0, b'0'].repeat(8 * 1024);
+            (part[0], part[7 * 8191]) = (1, 0x80);
+            loop {
+                raw.write(&part).await;
+                sent.fetch_add(1, Relaxed);
+            }
+        }));
+    }
+    eventually("they flood", async || (sent.load(Relaxed) >= 100).then_some(())).await;
+    let mut meanwhile = Vec::new();
+    for _ in 0..21 {
+        let before = sent.load(Relaxed);
+        assert!(bystander.ask("ping").await.starts_with("pong "));
+        meanwhile.push(sent.load(Relaxed) - before);
+    }
+    // A part or two of each flood, rather than all that their sockets hold.
+    meanwhile.sort_unstable();
+    assert!(meanwhile[10] <= 32, "{meanwhile:?}");
+    floods.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn a_hook_that_keeps_overrunning_gets_less_time_and_others_keep_theirs() {
+    let script = r#"
+        function on_handshake(id)
+          local till = mix.now() + 0.06
+          while mix.now() < till do end
+        end
+        function on_message(msg, conn)
+          if msg.data == "loop" then while true do end end
+          local till = mix.now() + msg.data / 1000
+          while mix.now() < till do end
+          conn:send("done")
+        end"#;
+    let rig = Rig::with(script, "handlerTimeout: 400ms", "workers: 1");
+    let mut took = Vec::new();
+    for _ in 0..5 {
+        let mut client = rig.connect().await;
+        let began = Instant::now();
+        client.send("loop").await;
+        assert_eq!(client.close_frame().await.0, 1011);
+        took.push(began.elapsed());
+    }
+    // The first two have all of it.
+    assert!(took[0] >= Duration::from_millis(390), "{took:?}");
+    // What would have been allowed is stopped by now: a fifth overrun leaves 25 ms.
+    let mut client = rig.connect().await;
+    client.send("300").await;
+    assert_eq!(client.close_frame().await.0, 1011);
+    // on_handshake takes 60 ms, and may: every connect above shows it.
+    let page = get(rig.at.api, "/metrics").await.1;
+    let cuts = |hook: &str| {
+        let mut lines = page.lines().filter(|line| line.contains("handler_budget_cuts_total{") && line.contains(hook));
+        lines.next().and_then(|line| line.rsplit(' ').next()?.parse::<u32>().ok())
+    };
+    assert_eq!((cuts("on_handshake"), cuts("on_message")), (Some(0), Some(5)), "{page}");
+    // A corrected script begins with the whole.
+    std::fs::write(rig.path("entry.lua"), format!("{script}\n-- corrected")).unwrap();
+    eventually("the corrected script may take its time", async || {
+        let mut client = rig.connect().await;
+        client.send("300").await;
+        matches!(client.next().await, Ok(message) if message.to_string() == "done").then_some(())
+    })
+    .await;
+}
+
+/// A socket server whose encoding takes long.
+#[tokio::test]
+async fn deliveries_that_scripts_encode_are_done_in_parts() {
+    let script = r#"
+        encoded = 0
+        function on_connect(id, conn) conn:subscribe("news") end
+        function protocol_input(buf) return buf:length() end
+        function protocol_decode(str) return str end
+        function protocol_encode(data)
+          local till = mix.now() + 0.02
+          while mix.now() < till do end
+          encoded = encoded + 1
+          return data
+        end
+        function on_message(msg, conn) conn:send("pong " .. encoded .. "\n") end"#;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("entry.lua"), script).unwrap();
+    let config = "logging: {filename: ''}\ncenter: {apiServer: {port: 0, bind: 127.0.0.1}}\nengine:\n  workers: 1\n  \
+                  apiServer: {port: 0, bind: 127.0.0.1}\n  servers:\n    - {port: 0, bind: 127.0.0.1, protocol: socket, entry: entry.lua, handlerTimeout: 10s}\n";
+    std::fs::write(dir.path().join("connmix.yaml"), config).unwrap();
+    let rig = Rig::start(dir);
+    let mut members = Vec::new();
+    for _ in 0..50 {
+        members.push(Raw::dial(rig.ws()).await);
+    }
+    let mut bystander = Raw::dial(rig.ws()).await;
+    let ask = async |raw: &mut Raw| {
+        raw.write("ping").await;
+        let mut line = String::new();
+        while !line.ends_with('\n') {
+            let byte = raw.take(1).await;
+            line.push(char::from(byte[0]));
+        }
+        line
+    };
+    assert!(ask(&mut bystander).await.contains("pong 0"));
+    let api = rig.at.api;
+    let publishing = tokio::spawn(async move { post(api, "/v1/mesh/publish", r#"{"c":"news","d":"x"}"#).await });
+    // It is asked until an answer shows that some have been encoded, and some have not.
+    eventually("the bystander has its answer between two encodings", async || {
+        let line = ask(&mut bystander).await;
+        let encoded: usize = line.rsplit(' ').next()?.trim().parse().ok()?;
+        (1..50).contains(&encoded).then_some(())
+    })
+    .await;
+    let (status, reply) = publishing.await.unwrap();
+    assert_eq!((status, reply.as_str()), (200, r#"{"E":null,"r":{"s":51,"f":0}}"#));
+}
+
+#[tokio::test]
+async fn silence_while_the_process_was_stopped_is_not_the_clients() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("entry.lua"), BUSY).unwrap();
+    let server = "readTimeout: 2s\npingInterval: 500ms";
+    kit::write_config(&dir.path().join("connmix.yaml"), server, "workers: 1", "");
+    let process = Process::ready(dir.path(), &["dev"]);
+    let mut raw = Raw::dial(process.ws()).await;
+    raw.write(raw::upgrade()).await;
+    assert_eq!(raw.head().await.status, 101);
+    assert_eq!(raw.ask("ping").await, "pong 0");
+    process.signal(libc::SIGSTOP);
+    // Nothing can tell a process that it has been stopped for that long.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    process.signal(libc::SIGCONT);
+    // It finds the client silent, and asks it before it closes it.
+    let (first, payload) = raw.frame().await.unwrap();
+    assert_eq!(first, 9, "a ping was expected, not {first} {payload:?}");
+    raw.write(raw::frame(0x8a, &payload)).await;
+    assert_eq!(raw.ask("ping").await, "pong 0");
+}

@@ -1,5 +1,5 @@
 //! Pushes that wait for room in their topic. Room goes to them in the order in which they came, and to one message at a
-//! time: whoever frees it moves the message and wakes its pusher, so that no wake-up can be lost.
+//! time: the call that frees it moves the message and wakes its pusher, so that no wake-up can be lost.
 
 use bytes::Bytes;
 use std::future::Future;

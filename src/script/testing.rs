@@ -115,7 +115,7 @@ pub fn run(file: &Path, settings: &Settings, name: &str) -> Outcome {
     if has_peeked {
         return run_once(file, &alone, name).0;
     }
-    // One that runs for ever would again.
+    // One that never ends would again.
     if let Some(failure) = outcome.failure.as_mut().filter(|_| began.elapsed() < settings.timeout / 2)
         && run_once(file, &alone, name).0.failure.is_none()
     {

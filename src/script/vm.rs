@@ -148,7 +148,7 @@ impl Vm {
         Poll::Pending
     }
 
-    /// A reload has replaced this VM: whoever waits for a place in it has to look for one in the new VM.
+    /// A reload has replaced this VM: those that wait for a place in it have to look for one in the new VM.
     pub fn end_queue(&self) {
         let queue = self.queue.take();
         queue.into_values().for_each(Waker::wake);

@@ -169,7 +169,7 @@ async fn a_call_of_the_shipped_handler_allocates_little() {
         outbound: Arc::new(Outbound::new(&[])),
         queue: Arc::new(Queue::new(1, 1)),
     });
-    let limits = VmLimits { memory: 64 << 20, libraries: Vec::new(), waiting: 1 };
+    let limits = VmLimits { memory: 64 << 20, waiting: 1, ..VmLimits::default() };
     let vm = Vm::new(Arc::new(Program::new(Protocol::Websocket, entry, Vec::new())), &limits).unwrap();
     let conn = &rig.conns[0];
     let call = || {

@@ -57,7 +57,7 @@ fn definitions() -> BTreeMap<String, Definition> {
 }
 
 fn vm(entry: &Path) -> std::rc::Rc<Vm> {
-    let limits = VmLimits { memory: 64 << 20, libraries: Vec::new(), waiting: 1 };
+    let limits = VmLimits { memory: 64 << 20, waiting: 1, ..VmLimits::default() };
     Vm::new(Arc::new(Program::new(Protocol::Websocket, entry.to_owned(), Vec::new())), &limits).unwrap()
 }
 

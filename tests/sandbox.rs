@@ -73,7 +73,11 @@ const RUNAWAYS: &[&str] = &[
     "table.sort({ 1, 2, 3 }, function() while true do end end)",
     "while true do pcall(table.sort, { 3, 1, 2, 5, 4 }, function() return true end) end",
     "load(function() while true do end end)",
-    "load(function() return ' ' end)",
+    "while true do load(function() return ' ' end) end",
+    // Texts that take the parser minutes, where no hook reaches.
+    "return loadstring('x=a' .. (' or a'):rep(1e6))",
+    "return loadstring('x=a' .. (' and a'):rep(1e6))",
+    "return load('if a then ' .. ('elseif a then '):rep(5e5) .. ' end')",
     "while true do loadstring('return ' .. ('1+'):rep(1000) .. '1') end",
     "local t = setmetatable({}, { __index = function(t, k) while true do end end }) return t.x",
     "local t = setmetatable({}, { __newindex = function(t, k) while true do end end }) t.x = 1",
@@ -107,7 +111,7 @@ const RUNAWAYS: &[&str] = &[
 
 #[tokio::test]
 async fn a_runaway_costs_its_connection_and_nobody_else() {
-    let rig = Rig::with(EVAL, "handlerTimeout: 100ms", "workers: 1\nluavm: {memoryLimit: 256MiB}");
+    let rig = Rig::with(EVAL, "handlerTimeout: 100ms", "workers: 1\nluavm: {memoryLimit: 256MiB, loadLimit: 8MiB}");
     let mut witness = rig.connect().await;
     for (nth, script) in RUNAWAYS.iter().enumerate() {
         let mut client = rig.connect().await;
@@ -218,7 +222,9 @@ async fn what_can_not_be_done_fails_with_an_error() {
         ("return (('x'):rep(1e6)):gsub('.', ('y'):rep(1000))", "not enough memory"),
         ("return mix.json_decode('[' .. ('[],'):rep(2e6) .. '1]')", "not enough memory"),
         ("return mix.str_split(('a,'):rep(1e7), ',')", "not enough memory"),
-        ("return loadstring((' '):rep(9e6))", "chunk has more than 8388608 bytes"),
+        ("return loadstring((' '):rep(65537))", "chunk has more than 65536 bytes (engine.luavm.loadLimit)"),
+        ("return load((' '):rep(65537))", "chunk has more than 65536 bytes (engine.luavm.loadLimit)"),
+        ("return load(function() return (' '):rep(30000) end)", "chunk has more than 65536 bytes"),
         ("return loadstring(('x = 1 '):rep(1e7))", "not enough memory"),
         ("return ('%99999d'):format(1)", "invalid option '%999' to 'format'"),
         ("return ('%99.999f'):format(1)", "invalid option"),

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use crate::config::file::read;
 use crate::config::{Config, Protocol, Server};
 use crate::engine::Addresses;
 use crate::script::program::shown;
@@ -40,7 +41,9 @@ impl Access {
 
 impl Greeting {
     pub(super) fn of(config: &Config) -> Greeting {
-        let is_shipped = |server: &Server| std::fs::read_to_string(&server.entry).is_ok_and(|text| text == SHIPPED);
+        let is_shipped = |server: &Server| {
+            read(&server.entry, SHIPPED.len() as u64 + 1).is_ok_and(|text| text == SHIPPED.as_bytes())
+        };
         Greeting {
             servers: config.servers.iter().map(place).collect(),
             shipped: config.servers.iter().any(is_shipped),

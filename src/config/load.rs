@@ -3,11 +3,10 @@
 //! `raw` has judged each value alone. Here they meet: names that must differ, listeners that must not collide, scripts
 //! that must exist. All problems are reported at once, and a configuration with any is none: nothing of it is used.
 
+use super::file::{other_kind, read};
 use super::raw::{self, At, MAX_BYTES, Place, Raw, RawServer, Sink, units};
 use super::{ApiServer, Cluster, Config, Listen, LuaVm, MAX_WAITING, Problem, Problems, Protocol, Server};
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -17,21 +16,15 @@ pub fn load(file: &Path) -> Result<Config, Problems> {
         let list = vec![Problem { line, column, key: String::new(), message }];
         Problems { file: file.to_owned(), list }
     };
-    let bytes =
-        read_bounded(file).map_err(|e| whole(0, 0, format!("cannot be read: {e}; name a file with -f FILE")))?;
+    // One byte more than is allowed, which the parser then tells.
+    let bytes = read(file, MAX_BYTES as u64 + 1)
+        .map_err(|e| whole(0, 0, format!("cannot be read: {e}; name a file with -f FILE")))?;
     let text = String::from_utf8(bytes).map_err(|e| {
         let good = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]).into_owned();
         let column = good.rsplit('\n').next().unwrap_or("").chars().count() + 1;
         whole(good.matches('\n').count() + 1, column, "not UTF-8 text from here on".to_owned())
     })?;
     parse(file, &text)
-}
-
-/// At most one byte more than is allowed, so that not even an endless file is read through.
-fn read_bounded(file: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(file)?.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// Reads a text as if it stood in `file`, whose folder relative paths start from.
@@ -78,6 +71,7 @@ fn build(file: &Path, raw: Raw, sink: &Sink) -> Config {
             memory_limit: luavm.memory_limit,
             waiting: MAX_WAITING,
             libraries: luavm.libraries,
+            load_limit: luavm.load_limit,
         },
         servers,
         summary,
@@ -98,7 +92,7 @@ fn server(file: &Path, raw: RawServer, sink: &Sink, notes: &mut Vec<String>) -> 
     let paths = raw.options.iter().filter(|o| o.value.0 == "path");
     names_differ(paths.map(|o| o.as_ref(|(name, _)| name.as_str())), sink);
     let entry = find_entry(file, Path::new(&raw.entry.value)).unwrap_or_else(|looked| {
-        raw.entry.report(sink, format!("no such script: {looked}"));
+        raw.entry.report(sink, looked);
         PathBuf::new()
     });
     let limits = raw.limits.value;
@@ -118,21 +112,25 @@ fn server(file: &Path, raw: RawServer, sink: &Sink, notes: &mut Vec<String>) -> 
     }
 }
 
-/// The script next to the file, else in the working directory. The error names where was looked.
+/// The script next to the file, else in the working directory. The error names where was looked, or what stands there
+/// that is no file.
 fn find_entry(file: &Path, entry: &Path) -> Result<PathBuf, String> {
     let beside = file.parent().unwrap_or(Path::new("")).join(entry);
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let (first, second) = (absolute(&beside), absolute(entry));
-    if first.is_file() {
-        return Ok(first);
+    let mut wrong = None;
+    for path in [&first, &second] {
+        let Ok(meta) = std::fs::metadata(path) else { continue };
+        match other_kind(meta.file_type()) {
+            None => return Ok(path.clone()),
+            Some(kind) => wrong = wrong.or(Some((path, kind))),
+        }
     }
-    if second.is_file() {
-        return Ok(second);
-    }
-    match first == second {
-        true => Err(format!("{}", first.display())),
-        false => Err(format!("neither {} nor {}", first.display(), second.display())),
-    }
+    Err(match wrong {
+        Some((path, kind)) => format!("{} is {kind}; a script is a regular file", path.display()),
+        None if first == second => format!("no such script: {}", first.display()),
+        None => format!("no such script: neither {} nor {}", first.display(), second.display()),
+    })
 }
 
 fn names_differ<'a>(names: impl Iterator<Item = At<&'a str>>, sink: &Sink) {
@@ -203,6 +201,7 @@ mod tests {
         assert_eq!((config.workers, config.users.len(), config.luavm.redis.len()), (0, 0, 0));
         assert_eq!((config.luavm.queue_topic_size, config.luavm.queue_max_topics), (2000, 100));
         assert_eq!((config.luavm.memory_limit, config.luavm.libraries), (256 << 20, vec![]));
+        assert_eq!(config.luavm.load_limit, 64 << 10);
         assert_eq!((config.summary.max_age, config.summary.age_buckets, config.summary.buf_cap), (secs(600), 5, 500));
         assert_eq!((config.shutdown_timeout, config.trusted_proxies), (secs(10), vec![]));
         assert_eq!((config.cluster.advertise, config.cluster.reply_timeout), (None, Duration::from_millis(500)));

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub mod file;
 pub mod load;
 mod raw;
 pub mod reload;
@@ -216,6 +217,8 @@ pub struct LuaVm {
     pub memory_limit: usize,
     /// `libraries`
     pub libraries: Vec<Library>,
+    /// `loadLimit`: the largest text for `load`, in bytes.
+    pub load_limit: usize,
     /// Handlers that may wait at once in each VM: [`MAX_WAITING`], whatever the file says.
     pub waiting: usize,
 }
@@ -241,6 +244,12 @@ impl std::fmt::Display for QueueFull {
 
 /// Handlers that may wait at once in a VM; further messages wait unread for their turn.
 pub const MAX_WAITING: usize = 16_384;
+
+/// The largest text that scripts may compile with `load`, unless the file says another: 64 KiB.
+pub const LOAD_LIMIT: usize = 64 * 1024;
+
+/// The largest script file, in bytes: 8 MiB.
+pub const MAX_SCRIPT: usize = 8 * 1024 * 1024;
 
 /// What the sandbox can let in besides the usual.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

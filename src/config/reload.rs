@@ -163,6 +163,7 @@ fn luavm(list: &mut List, old: &Config, new: &Config) {
     list.add("engine.luavm.queue.maxTopics", &old.queue_max_topics, &new.queue_max_topics);
     list.add("engine.luavm.queue.full", &old.queue_full, &new.queue_full);
     list.size("engine.luavm.memoryLimit", old.memory_limit, new.memory_limit);
+    list.size("engine.luavm.loadLimit", old.load_limit, new.load_limit);
     list.add("engine.luavm.libraries", &words(&old.libraries), &words(&new.libraries));
     let named = |all: &[Redis], name: &str| all.iter().find(|r| r.name == name).cloned();
     for name in union(old.redis.iter().map(|r| &r.name), new.redis.iter().map(|r| &r.name)) {

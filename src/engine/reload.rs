@@ -19,9 +19,16 @@ use crate::script::vm::{Vm, VmLimits};
 use crate::telemetry::metrics::Metrics;
 use crate::worker::{Control, Peers};
 
-/// How often files are looked at. A change is taken up when two looks in a row see the same, so that a file is not
-/// read half-written.
+/// How often files are looked at, and how long they must rest before a change is taken up, so that a file is not read
+/// half-written.
 const LOOK: Duration = Duration::from_millis(150);
+/// How often they are looked at while a change waits.
+const CLOSE_LOOK: Duration = Duration::from_millis(20);
+/// From when on files that are saved again and again need not rest that long: what they are after a pause of `PAUSE` is
+/// tried, and taken up if it works.
+const SOON: Duration = Duration::from_millis(500);
+/// A pause in writing that is long for a program that saves a file, and short for one that saves it all the time.
+const PAUSE: Duration = Duration::from_millis(40);
 /// How often a configuration that was refused is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// The longest a worker may take to build a VM.
@@ -56,8 +63,48 @@ struct Script {
     live: Arc<Program>,
     /// What was tried last, and failed: its files are watched too, so that the next save is noticed.
     failed: Option<Arc<Program>>,
-    /// The files when they last looked changed.
-    seen: Option<(Vec<Stamp>, Instant)>,
+    /// A change that has not been taken up.
+    change: Option<Change>,
+}
+
+/// A change of a script's files.
+struct Change {
+    /// When the first of it was seen.
+    since: Instant,
+    /// The files as they were last seen, and since when they are so.
+    files: Vec<Stamp>,
+    rests_since: Instant,
+    /// They have been tried like this, and did not work: it may be half a save.
+    tried: bool,
+}
+
+/// How a change is taken up.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Due {
+    /// If it does not work it is not told: the next save comes, or the files come to rest.
+    IfItWorks,
+    /// Whatever it is.
+    Now,
+}
+
+impl Change {
+    /// A look that saw the files like that.
+    fn see(&mut self, files: Vec<Stamp>, now: Instant) {
+        if self.files != files {
+            (self.files, self.rests_since, self.tried) = (files, now, false);
+        }
+    }
+
+    fn due(&self, now: Instant, longest: Duration) -> Option<Due> {
+        let (waits, rests) = (now - self.since, now - self.rests_since);
+        if rests >= LOOK || waits >= longest {
+            Some(Due::Now)
+        } else if waits >= SOON && rests >= PAUSE && !self.tried {
+            Some(Due::IfItWorks)
+        } else {
+            None
+        }
+    }
 }
 
 impl Supervisor {
@@ -69,7 +116,7 @@ impl Supervisor {
         on_level: OnLevel,
         workers: usize,
     ) -> Supervisor {
-        let scripts = programs.into_iter().map(|live| Script { live, failed: None, seen: None }).collect();
+        let scripts = programs.into_iter().map(|live| Script { live, failed: None, change: None }).collect();
         let (config_stamp, config_seen, refused) = (None, None, None);
         Supervisor { config, peers, scripts, config_stamp, config_seen, refused, metrics, on_level, workers }
     }
@@ -81,7 +128,8 @@ impl Supervisor {
         let work = async move {
             loop {
                 self.metrics.tick();
-                match tokio::time::timeout(LOOK, inbox.recv()).await {
+                let look = if self.scripts.iter().any(|s| s.change.is_some()) { CLOSE_LOOK } else { LOOK };
+                match tokio::time::timeout(look, inbox.recv()).await {
                     Ok(None) => return,
                     Ok(Some(Command::Reload)) => self.reload_config(true).await,
                     Err(_) => self.look().await,
@@ -103,43 +151,41 @@ impl Supervisor {
             self.reload_config(false).await;
         }
         for server in 0..self.scripts.len() {
-            if self.is_due(server) {
-                self.reload_script(server).await;
+            if let Some(due) = self.due(server) {
+                self.reload_script(server, due).await;
             }
         }
     }
 
-    /// Whether a script has changed and its files have come to rest; or have not for as long as may be waited.
-    fn is_due(&mut self, server: usize) -> bool {
-        let Some(longest) = self.config.load().servers[server].reload_within else { return false };
+    /// Whether a script has changed and can be taken up.
+    fn due(&mut self, server: usize) -> Option<Due> {
+        let longest = self.config.load().servers[server].reload_within?;
         let script = &mut self.scripts[server];
-        let (now, changed) = script.failed.as_ref().unwrap_or(&script.live).look();
+        let (files, changed) = script.failed.as_ref().unwrap_or(&script.live).look();
         if !changed {
-            script.seen = None;
-            return false;
+            script.change = None;
+            return None;
         }
-        match &script.seen {
-            Some((seen, since)) if *seen == now || since.elapsed() >= longest => true,
-            Some((_, since)) => {
-                script.seen = Some((now, *since));
-                false
-            }
-            None => {
-                script.seen = Some((now, Instant::now()));
-                false
-            }
-        }
+        let now = Instant::now();
+        let first = || Change { since: now, files: Vec::new(), rests_since: now, tried: false };
+        let change = script.change.get_or_insert_with(first);
+        change.see(files, now);
+        change.due(now, longest)
     }
 
-    async fn reload_script(&mut self, server: usize) {
+    async fn reload_script(&mut self, server: usize, due: Due) {
         let config = self.config.load_full();
         let new = &config.servers[server];
         let program = Arc::new(Program::new(new.protocol, new.entry.clone(), new.options.clone()));
         let limits = VmLimits::of(&config.luavm);
         let file = shown(&program.entry);
-        self.scripts[server].seen = None;
-        // First here, where a script that loops delays nobody.
+        // First here, where a script that loops delays nobody. Its files are compiled here, too.
         let tried = Vm::new(program.clone(), &limits).map(|vm| log_warnings(&vm, self.workers));
+        if let (Err(_), Due::IfItWorks, Some(change)) = (&tried, due, &mut self.scripts[server].change) {
+            change.tried = true;
+            return;
+        }
+        self.scripts[server].change = None;
         let built = match tried {
             Ok(()) => self.build(server, &program).await,
             Err(e) => Err(e),
@@ -149,7 +195,7 @@ impl Supervisor {
         match built {
             Ok(()) => {
                 tracing::info!("reloaded {file}");
-                self.scripts[server] = Script { live: program, failed: None, seen: None };
+                self.scripts[server] = Script { live: program, failed: None, change: None };
             }
             Err(e) => {
                 tracing::error!("{file} was not reloaded, the code before stays: {}", e.replace('\n', " | "));
@@ -230,9 +276,54 @@ impl Supervisor {
         self.config.store(Arc::new(merged));
         self.tell(|| Control::Configure).await;
         for server in scripts_differ {
-            self.reload_script(server).await;
+            self.reload_script(server, Due::Now).await;
         }
         self.metrics.reloads.config.one("ok");
         tracing::info!("reloaded {}", shown(&old.file));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::SystemTime;
+
+    /// When a change is taken up whose files are saved every so many milliseconds, `works` telling whether what is there
+    /// at that time does; and how.
+    fn taken_up(every: u64, ends: u64, longest: u64, works: impl Fn(u64) -> bool) -> (u64, Due) {
+        let start = Instant::now();
+        let mut change = Change { since: start, files: Vec::new(), rests_since: start, tried: false };
+        for at in (0..60_000).step_by(CLOSE_LOOK.as_millis() as usize) {
+            let saved = at.min(ends) / every;
+            let stamp = Some((SystemTime::UNIX_EPOCH + Duration::from_secs(saved), 1, 1, 1));
+            change.see(vec![stamp], start + Duration::from_millis(at));
+            match change.due(start + Duration::from_millis(at), Duration::from_millis(longest)) {
+                Some(Due::IfItWorks) if !works(at) => change.tried = true,
+                Some(due) => return (at, due),
+                None => {}
+            }
+        }
+        panic!("never");
+    }
+
+    #[test]
+    fn one_save_is_taken_up_when_it_has_rested() {
+        assert_eq!(taken_up(10_000, 0, 10_000, |_| true), (160, Due::Now));
+    }
+
+    #[test]
+    fn saves_without_end_are_taken_up_within_a_second() {
+        for every in [50, 70, 100, 120, 140] {
+            let (at, due) = taken_up(every, u64::MAX, 10_000, |_| true);
+            assert!(at < 1000 && due == Due::IfItWorks, "every {every} ms: after {at} ms");
+        }
+        // The newest that works: what does not is passed over in silence.
+        let (at, due) = taken_up(100, u64::MAX, 10_000, |at| at > 800);
+        assert!((800..1000).contains(&at) && due == Due::IfItWorks, "after {at} ms");
+        // One that never works is told when it rests, or after the time that is configured.
+        assert_eq!(taken_up(100, 2_000, 10_000, |_| false), (2_160, Due::Now));
+        assert_eq!(taken_up(100, u64::MAX, 3_000, |_| false), (3_000, Due::Now));
+        // A file that is written all the time is no file that is saved again and again.
+        assert_eq!(taken_up(20, u64::MAX, 3_000, |_| true), (3_000, Due::Now));
     }
 }

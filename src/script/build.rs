@@ -6,14 +6,15 @@ use std::ffi::c_int;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::compile::{self, Loaded};
 use super::program::{Program, shown};
 use super::stack::{State, protect};
 use super::teach::Known;
 use super::vm::Hook;
 use super::{check, guard, mix, natives, strings, teach};
-use crate::config::{Library, LuaVm, Protocol};
+use crate::config::{LOAD_LIMIT, Library, LuaVm, MAX_WAITING, Protocol};
 
-/// The longest an entry file's top level may run.
+/// The longest an entry file may take to compile and its top level to run, where nobody waits for it.
 pub(super) const LOAD_BUDGET: Duration = Duration::from_secs(5);
 
 /// The limits of a VM.
@@ -25,12 +26,26 @@ pub struct VmLimits {
     pub libraries: Vec<Library>,
     /// Handlers that may wait at once.
     pub waiting: usize,
+    /// Bytes of a text for `load`.
+    pub load: usize,
+}
+
+impl Default for VmLimits {
+    /// Those of an empty configuration.
+    fn default() -> VmLimits {
+        VmLimits { memory: 256 * 1024 * 1024, libraries: Vec::new(), waiting: MAX_WAITING, load: LOAD_LIMIT }
+    }
 }
 
 impl VmLimits {
     /// Those of a configuration.
     pub fn of(luavm: &LuaVm) -> VmLimits {
-        VmLimits { memory: luavm.memory_limit, libraries: luavm.libraries.clone(), waiting: luavm.waiting }
+        VmLimits {
+            memory: luavm.memory_limit,
+            libraries: luavm.libraries.clone(),
+            waiting: luavm.waiting,
+            load: luavm.load_limit,
+        }
     }
 }
 
@@ -59,23 +74,22 @@ pub(super) struct Built {
     pub encode_shared: bool,
 }
 
-/// Builds a VM and runs the entry file. The error says what is wrong with the script, with file and line.
-pub(super) fn build(program: &Arc<Program>, limits: &VmLimits) -> Result<Built, String> {
-    let text = program
-        .source(&program.entry)?
-        .ok_or_else(|| format!("{}: the entry file is not there", program.entry.display()))?;
+/// Builds a VM and runs the entry file, for at most `budget`. The error says what is wrong with the script, with file and
+/// line.
+pub(super) fn build(program: &Arc<Program>, limits: &VmLimits, budget: Duration) -> Result<Built, String> {
     let (lua, main, prelude) = bare(program, limits)?;
-    let chunk = lua
-        .load(&*text)
-        .set_name(format!("@{}", shown(&program.entry)))
-        .set_mode(mlua::chunk::ChunkMode::Text)
-        .into_function()
-        .map_err(|e| script_error(program, &e))?;
     {
-        let _run = unsafe { guard::enter(main, LOAD_BUDGET) };
+        // SAFETY: `lua` lives longer than the run.
+        let _run = unsafe { guard::enter(main, budget) };
+        let chunk = match compile::file(&lua, program, &program.entry).map_err(|e| e.to_string())? {
+            Loaded::Function(chunk) => chunk,
+            Loaded::Absent => return Err(format!("{}: the entry file is not there", program.entry.display())),
+            Loaded::Unreadable(why) => return Err(why),
+            Loaded::Wrong(why) => return Err(over_time(budget, named(program, why))),
+        };
         let ran = chunk.call::<()>(());
         mix::console::end_of_stretch();
-        ran.map_err(|e| taught(&lua, program, script_error(program, &e)))?;
+        ran.map_err(|e| over_time(budget, taught(&lua, program, script_error(program, &e))))?;
     }
     let entries = find_hooks(&lua, &prelude, program)?;
     let encode_shared = matches!(lua.globals().raw_get("protocol_encode_shared"), Ok(mlua::Value::Boolean(true)));
@@ -205,6 +219,17 @@ fn script_error(program: &Program, e: &mlua::Error) -> String {
         mlua::Error::SyntaxError { message, .. } | mlua::Error::RuntimeError(message) => message.clone(),
         other => other.to_string(),
     };
+    named(program, text)
+}
+
+/// The text, with the entry's name in front if it is not in it.
+fn named(program: &Program, text: String) -> String {
     let entry = shown(&program.entry);
     if text.contains(&entry) { text } else { format!("{entry}: {text}") }
+}
+
+/// Says of a top level that was stopped how long it may take.
+fn over_time(budget: Duration, text: String) -> String {
+    let whose = format!("the entry file's top level, with what it requires, took longer than {budget:?}");
+    text.replacen(guard::OVER_BUDGET, &whose, 1)
 }

@@ -6,6 +6,7 @@
 mod budget;
 mod build;
 pub mod check;
+mod compile;
 pub mod current;
 mod frames;
 pub mod guard;

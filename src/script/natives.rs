@@ -6,9 +6,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::compile::{self, Loaded};
 use super::hooks;
 use super::mix::{conn, console, http, log};
-use super::program::{Program, shown};
+use super::program::Program;
 use super::stack::{Args, Raise, State, set_native, set_raw};
 use super::vm::VmLimits;
 use super::{frames, handler, strings, wait};
@@ -29,14 +30,14 @@ pub(super) fn table(lua: &Lua, program: Arc<Program>, limits: &VmLimits) -> mlua
     table.set("no_wait_here", wait::NOT_HERE)?;
     let folder = program.folder().display().to_string();
     table.set("path", format!("{folder}/?.lua;{folder}/?/init.lua"))?;
-    // Rarely called and holding the program: through mlua's closures.
-    let read =
-        move |lua: &Lua, path: mlua::LuaString| match program.source(Path::new(OsStr::from_bytes(&path.as_bytes()))) {
-            Ok(Some(text)) => Ok((Some(lua.create_string(&*text)?), None)),
-            Ok(None) => Ok((None, None)),
-            Err(e) => Ok((None, Some(e))),
-        };
-    table.set("read", lua.create_function(read)?)?;
+    // What the system says (LUA_PATH, LuaJIT's default) counts as it is now; what a script makes of it later does not.
+    let system: mlua::LuaString = lua.globals().get::<mlua::Table>("package")?.get("path")?;
+    program.allow(&system.as_bytes());
+    program.allow(SYSTEM_PATH.as_bytes());
+    table.set("system_path", SYSTEM_PATH)?;
+    table.set("load_limit", limits.load)?;
+    // Rarely called and holding the program: through mlua's closure.
+    table.set("module", lua.create_function(move |lua, path| module(lua, &program, path))?)?;
     table.set("part", lua.create_function(part)?)?;
     // As many bits of chance as a double holds.
     table.set("seed", (uuid::Uuid::new_v4().as_u128() >> 75) as f64)?;
@@ -46,7 +47,7 @@ pub(super) fn table(lua: &Lua, program: Arc<Program>, limits: &VmLimits) -> mlua
             ffi::lua_setfield(state, -2, c"fill".as_ptr());
             http::push_headers_metatable(state);
             ffi::lua_setfield(state, -2, c"headers_meta".as_ptr());
-            set_raw(state, c"compile", compile);
+            set_raw(state, c"compile", compile::compile);
             set_native(state, c"traceback", frames::traceback);
             set_native(state, c"level", frames::level);
             set_raw(state, c"guarded", handler::guarded);
@@ -54,7 +55,6 @@ pub(super) fn table(lua: &Lua, program: Arc<Program>, limits: &VmLimits) -> mlua
             set_raw(state, c"failed_handler", handler::failed_handler);
             handler::push_engaged(state);
             ffi::lua_setfield(state, -2, c"engaged".as_ptr());
-            set_native(state, c"chunk_name", chunk_name);
             set_native(state, c"print", print);
             set_native(state, c"write", write);
             set_native(state, c"flush", flush);
@@ -72,8 +72,27 @@ pub(super) fn table(lua: &Lua, program: Arc<Program>, limits: &VmLimits) -> mlua
     Ok(table)
 }
 
-fn chunk_name(args: &Args) -> Result<String, Raise> {
-    Ok(format!("@{}", shown(Path::new(OsStr::from_bytes(&args.bytes(1)?)))))
+/// Where distributions keep Lua 5.1's modules.
+const SYSTEM_PATH: &str = "/usr/share/lua/5.1/?.lua;/usr/share/lua/5.1/?/init.lua";
+
+/// `module(path)` -> its main function; or nil, where there is no such file; or nil, what is the matter, and why.
+fn module(
+    lua: &Lua,
+    program: &Program,
+    path: mlua::LuaString,
+) -> mlua::Result<(Option<mlua::Function>, Option<&'static str>, Option<String>)> {
+    let path = path.as_bytes();
+    let path = Path::new(OsStr::from_bytes(&path));
+    if !program.may_be_module(path) {
+        let why = "it is no .lua file below the script's folder or the system's Lua path";
+        return Ok((None, Some("elsewhere"), Some(why.into())));
+    }
+    Ok(match compile::file(lua, program, path)? {
+        Loaded::Function(function) => (Some(function), None, None),
+        Loaded::Absent => (None, None, None),
+        Loaded::Unreadable(why) => (None, Some("unreadable"), Some(why)),
+        Loaded::Wrong(why) => (None, Some("wrong"), Some(why)),
+    })
 }
 
 /// The prelude's other files, and the module that scripts get from the engine.
@@ -114,24 +133,4 @@ unsafe extern "C-unwind" fn file(state: State) -> c_int {
         ffi::lua_setmetatable(state, 1);
     }
     1
-}
-
-/// `compile(text, name)` -> function, or nil and an error. Text only: bytecode is not checked by anybody.
-unsafe extern "C-unwind" fn compile(state: State) -> c_int {
-    unsafe {
-        let mut len = 0;
-        let text = ffi::lua_tolstring(state, 1, &mut len);
-        let name = ffi::lua_tolstring(state, 2, std::ptr::null_mut());
-        if text.is_null() || name.is_null() {
-            ffi::lua_pushnil(state);
-            ffi::lua_pushstring(state, c"a chunk and its name must be strings".as_ptr());
-            return 2;
-        }
-        if ffi::luaL_loadbufferx(state, text, len, name, c"t".as_ptr()) == 0 {
-            return 1;
-        }
-        ffi::lua_pushnil(state);
-        ffi::lua_insert(state, -2);
-        2
-    }
 }

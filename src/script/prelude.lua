@@ -125,10 +125,9 @@ function xpcall(f, handler, ...)
 end
 
 -- Chunks: text only (bytecode could break out), and a reader's pieces are collected first (it would run unguarded).
+local load_limit = native.load_limit
+local too_long = "chunk has more than " .. load_limit .. " bytes (engine.luavm.loadLimit)"
 local function compile(text, name, env)
-  if #text > 8388608 then
-    return nil, "chunk has more than 8388608 bytes" -- it would hold the worker too long
-  end
   local f, err = native.compile(text, name)
   if f and env ~= nil then
     stock_setfenv(f, env)
@@ -137,7 +136,7 @@ local function compile(text, name, env)
 end
 function load(chunk, name, mode, env)
   if type(chunk) == "function" then
-    local pieces = {}
+    local pieces, length = {}, 0
     while true do
       local piece = chunk()
       if piece == nil or piece == "" then
@@ -145,6 +144,10 @@ function load(chunk, name, mode, env)
       end
       if type(piece) ~= "string" then
         return nil, "reader function must return a string"
+      end
+      length = length + #piece
+      if length > load_limit then
+        return nil, too_long
       end
       pieces[#pieces + 1] = piece
     end
@@ -154,19 +157,23 @@ function load(chunk, name, mode, env)
   end
   if mode == "b" then
     return nil, "attempt to load a chunk as bytecode (only text is allowed)"
+  elseif #chunk > load_limit then
+    return nil, too_long
   end
   return compile(chunk, name or chunk, env)
 end
 function loadstring(text, name)
   if type(text) ~= "string" then
     error("bad argument #1 to 'loadstring' (string expected, got " .. type(text) .. ")", 2)
+  elseif #text > load_limit then
+    return nil, too_long
   end
   return compile(text, name or text)
 end
 
 -- Modules: the script's folder, then the system's path. "a.b" and "a/b" are the same module.
 local loaded, loading, shipped, from_files = package.loaded, {}, {}, {}
-package.path = native.path .. ";" .. package.path .. ";/usr/share/lua/5.1/?.lua;/usr/share/lua/5.1/?/init.lua"
+package.path = native.path .. ";" .. package.path .. ";" .. native.system_path
 function require(name)
   if type(name) ~= "string" then
     error("bad argument #1 to 'require' (string expected, got " .. type(name) .. ")", 2)
@@ -186,18 +193,16 @@ function require(name)
     local file = gsub(key, "%.", "/")
     for template in gmatch(package.path, "[^;]+") do
       local path = gsub(template, "%?", function() return file end)
-      local text, err = native.read(path)
-      if err then
-        error(err, 2)
-      end
-      if text then
-        body, err = native.compile(text, native.chunk_name(path))
-        if not body then
-          error("error loading module '" .. name .. "':\n\t" .. err, 2)
-        end
+      local found, problem, why = native.module(path)
+      if found then
+        body = found
         break
+      elseif problem == "wrong" then
+        error("error loading module '" .. name .. "':\n\t" .. why, 2)
+      elseif problem == "unreadable" then
+        error(why, 2)
       end
-      tried[#tried + 1] = "\n\tno file '" .. path .. "'"
+      tried[#tried + 1] = problem and "\n\tnot '" .. path .. "': " .. why or "\n\tno file '" .. path .. "'"
     end
   end
   if not body and shipped[key] then
@@ -314,6 +319,7 @@ return {
     return parameter(hook, 1) == "err"
   end,
   headers = headers_meta,
+  compile = compile,
   -- For the tests of scripts, which have an engine of their own.
   console = console,
   yield = yield,

@@ -2,19 +2,20 @@
 //! Every VM of the version runs the same text, whatever happens to the files meanwhile.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
-use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use crate::config::Protocol;
+use crate::config::{MAX_SCRIPT, Protocol, file};
 
-/// The largest script file, in bytes.
-const MAX_SCRIPT: u64 = 8 * 1024 * 1024;
+/// Files that are remembered, absent ones too: further ones are looked for each time, and not watched.
+const MAX_FILES: usize = 4096;
 
-/// What tells whether a file has changed: modified, length, inode. None: the file is not there.
-pub type Stamp = Option<(SystemTime, u64, u64)>;
+/// What tells whether a file has changed: modified, length, inode, kind and rights. None: the file is not there.
+pub type Stamp = Option<(SystemTime, u64, u64, u32)>;
 
 /// One version of a script.
 pub struct Program {
@@ -25,53 +26,103 @@ pub struct Program {
     /// The server's options, for `mix.server.option`.
     pub options: Vec<(String, String)>,
     sources: Mutex<BTreeMap<PathBuf, Source>>,
+    /// Below which modules may lie, besides the entry's folder.
+    roots: Mutex<Vec<PathBuf>>,
 }
 
 #[derive(Clone)]
 struct Source {
     stamp: Stamp,
-    text: Option<Arc<[u8]>>,
+    text: Result<Option<Arc<[u8]>>, String>,
+    /// What was compiled of it.
+    code: Option<Arc<[u8]>>,
 }
 
 impl Program {
     /// A new version; nothing is read yet.
     pub fn new(protocol: Protocol, entry: PathBuf, options: Vec<(String, String)>) -> Program {
-        Program { protocol, entry, options, sources: Mutex::default() }
+        Program { protocol, entry, options, sources: Mutex::default(), roots: Mutex::default() }
+    }
+
+    fn sources(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Source>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The text of a file, read once for this version; None if it is not there. A file that can't be read is an error.
     pub fn source(&self, path: &Path) -> Result<Option<Arc<[u8]>>, String> {
-        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sources = self.sources();
         if let Some(known) = sources.get(path) {
-            return Ok(known.text.clone());
+            return known.text.clone();
         }
         let stamp = stamp(path);
         let text = match read(path) {
-            Ok(text) => Some(Arc::from(text)),
-            Err(e) if is_absent(&e) => None,
-            Err(e) => {
-                // Remembered as absent, so that a change of the file is noticed.
-                sources.insert(path.to_owned(), Source { stamp: None, text: None });
-                return Err(format!("cannot read {}: {e}", path.display()));
-            }
+            Ok(text) => Ok(Some(Arc::from(text))),
+            Err(e) if is_absent(&e) => Ok(None),
+            Err(e) => Err(format!("cannot read {}: {e}", path.display())),
         };
-        sources.insert(path.to_owned(), Source { stamp, text: text.clone() });
-        Ok(text)
+        if sources.len() < MAX_FILES {
+            sources.insert(path.to_owned(), Source { stamp, text: text.clone(), code: None });
+        }
+        text
+    }
+
+    /// What was compiled of a file for this version.
+    pub(super) fn code(&self, path: &Path) -> Option<Arc<[u8]>> {
+        self.sources().get(path)?.code.clone()
+    }
+
+    /// Keeps what was compiled of a file, for all VMs of this version.
+    pub(super) fn keep(&self, path: &Path, code: Vec<u8>) {
+        if let Some(source) = self.sources().get_mut(path) {
+            source.code = Some(code.into());
+        }
+    }
+
+    /// Lets modules lie where a search path looks (`/usr/share/lua/5.1/?.lua;./?.lua`): below the folders that stand in
+    /// front of its marks.
+    pub(super) fn allow(&self, search_path: &[u8]) {
+        let mut roots = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
+        for template in search_path.split(|b| *b == b';').filter(|template| !template.is_empty()) {
+            let fixed = template.split(|b| *b == b'?').next().unwrap_or_default();
+            let root = match fixed.iter().rposition(|b| *b == b'/') {
+                Some(slash) => Path::new(OsStr::from_bytes(fixed.get(..=slash).unwrap_or_default())),
+                None => Path::new("."),
+            };
+            if !roots.iter().any(|known| known == root) {
+                roots.push(root.to_owned());
+            }
+        }
+    }
+
+    /// Whether a module may be read from there: a `.lua` file below the entry's folder or an allowed one, with no `..` on
+    /// the way down. Symbolic links are those of whoever set the folder up.
+    pub(super) fn may_be_module(&self, path: &Path) -> bool {
+        let below = |root: &Path| {
+            let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
+            let rest = path.strip_prefix(root).ok().or_else(|| {
+                // `m.lua` lies in `.` too.
+                (root == Path::new(".") && path.is_relative()).then_some(path)
+            });
+            rest.is_some_and(|rest| rest.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)))
+        };
+        let roots = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
+        let lua = path.extension().is_some_and(|extension| extension == "lua");
+        lua && (below(self.folder()) || roots.iter().any(|root| below(root)))
     }
 
     /// The files looked at so far, absent ones too (one may appear), as they are on disk now; and whether any of them
     /// differs from what this version read.
     pub fn look(&self) -> (Vec<Stamp>, bool) {
-        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let now: Vec<Stamp> = sources.keys().map(|path| stamp(path)).collect();
-        let changed = sources.values().zip(&now).any(|(source, now)| source.stamp != *now);
+        let known: Vec<(PathBuf, Stamp)> = self.sources().iter().map(|(path, s)| (path.clone(), s.stamp)).collect();
+        let now: Vec<Stamp> = known.iter().map(|(path, _)| stamp(path)).collect();
+        let changed = known.iter().zip(&now).any(|((_, before), now)| before != now);
         (now, changed)
     }
 
     /// The files that were read for this version, with their texts.
     pub fn texts(&self) -> Vec<(PathBuf, Arc<[u8]>)> {
-        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        sources.iter().filter_map(|(path, source)| Some((path.clone(), source.text.clone()?))).collect()
+        let sources = self.sources();
+        sources.iter().filter_map(|(path, source)| Some((path.clone(), source.text.clone().ok()??))).collect()
     }
 
     /// The folder that modules are looked up in first.
@@ -85,13 +136,8 @@ fn is_absent(e: &std::io::Error) -> bool {
 }
 
 fn read(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    let file = fs::File::open(path)?;
-    if file.metadata()?.is_dir() {
-        return Err(std::io::ErrorKind::NotFound.into());
-    }
-    file.take(MAX_SCRIPT + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > MAX_SCRIPT {
+    let text = file::read(path, MAX_SCRIPT as u64 + 1)?;
+    if text.len() > MAX_SCRIPT {
         return Err(std::io::Error::other(format!("the file has more than {MAX_SCRIPT} bytes")));
     }
     Ok(text)
@@ -101,7 +147,7 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
 pub fn stamp(path: &Path) -> Stamp {
     use std::os::unix::fs::MetadataExt;
     let meta = fs::metadata(path).ok()?;
-    Some((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), meta.len(), meta.ino()))
+    Some((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), meta.len(), meta.ino(), meta.mode()))
 }
 
 /// How a script's path is shown in messages: from the working directory where it lies below it.
@@ -146,5 +192,63 @@ mod tests {
         fs::File::options().append(true).open(&new).unwrap().set_modified(modified).unwrap();
         fs::rename(&new, &entry).unwrap();
         assert!(program.look().1);
+    }
+
+    #[test]
+    fn modules_are_lua_files_of_the_script_or_the_system() {
+        let program = Program::new(Protocol::Websocket, "/app/entry.lua".into(), vec![]);
+        program.allow(b"./?.lua;/usr/share/lua/5.1/?/init.lua;;up/../lib/?.lua;?.lua");
+        for path in [
+            "/app/m.lua",
+            "/app/a/./b.lua",
+            "./m.lua",
+            "m.lua",
+            "a/m.lua",
+            "/usr/share/lua/5.1/pl/init.lua",
+            "up/../lib/m.lua",
+        ] {
+            assert!(program.may_be_module(Path::new(path)), "{path}");
+        }
+        for path in [
+            "/app/m",
+            "/app/m.luac",
+            "/app/../etc/m.lua",
+            "/app/a/../../m.lua",
+            "/apple/m.lua",
+            "/etc/m.lua",
+            "../m.lua",
+            "./../m.lua",
+            "a/../../m.lua",
+            "/usr/share/lua/m.lua",
+            "up/../../m.lua",
+            "",
+        ] {
+            assert!(!program.may_be_module(Path::new(path)), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_cant_be_read_is_told_each_time_and_is_no_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let entry = dir.path().join("entry.lua");
+        fs::create_dir(&entry).unwrap();
+        let program = Program::new(Protocol::Websocket, entry.clone(), vec![]);
+        for _ in 0..2 {
+            let error = program.source(&entry).unwrap_err();
+            assert!(error.ends_with("entry.lua: it is a folder, not a regular file"), "{error}");
+        }
+        assert!(!program.look().1);
+        fs::remove_dir(&entry).unwrap();
+        fs::write(&entry, "one").unwrap();
+        assert!(program.look().1);
+    }
+
+    #[test]
+    fn names_that_scripts_make_up_are_not_all_remembered() {
+        let program = Program::new(Protocol::Websocket, "/nowhere/entry.lua".into(), vec![]);
+        for i in 0..MAX_FILES + 10 {
+            assert_eq!(program.source(Path::new(&format!("/nowhere/{i}.lua"))).unwrap(), None);
+        }
+        assert_eq!(program.look().0.len(), MAX_FILES);
     }
 }

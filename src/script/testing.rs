@@ -16,12 +16,10 @@ use super::guard;
 use super::program::{Program, shown};
 use super::stack::State;
 use super::vm::VmLimits;
-use crate::config::{Config, MAX_WAITING, Protocol, QueueFull, Server};
+use crate::config::{Config, Protocol, QueueFull, Server};
 
 /// The longest a hook may compute, where no server of the configuration says.
 const HANDLER_TIMEOUT: Duration = Duration::from_millis(200);
-/// A VM's memory, where no configuration says.
-const MEMORY: usize = 256 * 1024 * 1024;
 
 /// What tests run in.
 #[derive(Debug, Clone)]
@@ -51,8 +49,7 @@ impl Settings {
         let luavm = config.map(|c| &c.luavm);
         Settings {
             timeout,
-            limits: luavm
-                .map_or_else(|| VmLimits { memory: MEMORY, libraries: Vec::new(), waiting: MAX_WAITING }, VmLimits::of),
+            limits: luavm.map_or_else(VmLimits::default, VmLimits::of),
             folders,
             servers: config.map(|c| c.servers.clone()).unwrap_or_default(),
             redis: luavm.map(|l| l.redis.iter().map(|r| r.name.clone()).collect()),
@@ -170,7 +167,7 @@ impl Opened {
             ] {
                 chunk(name, text)?.call::<()>((&native, &engine, &prelude))?;
             }
-            let runner: Table = chunk("test", include_str!("testing/test.lua"))?.call((native, engine))?;
+            let runner: Table = chunk("test", include_str!("testing/test.lua"))?.call((native, engine, prelude))?;
             let opened = Opened { runner, main, timeout: settings.timeout, _lua: lua.clone() };
             let cases = opened.collect()?;
             Ok((opened, cases))
@@ -261,10 +258,18 @@ fn natives_table(lua: &Lua, program: &Arc<Program>, settings: &Settings) -> mlua
             Err(e) => Ok((None, Some(e))),
         };
     native.set("read", lua.create_function(read)?)?;
-    let modules = |_: &Lua, path: mlua::LuaString| {
+    let allowed = program.clone();
+    let is_module =
+        move |_: &Lua, path: mlua::LuaString| Ok(allowed.may_be_module(Path::new(OsStr::from_bytes(&path.as_bytes()))));
+    native.set("is_module", lua.create_function(is_module)?)?;
+    // The handler's modules lie in its folder, wherever the tests lie.
+    let tests = program.clone();
+    let modules = move |_: &Lua, path: mlua::LuaString| {
         let program = Program::new(Protocol::Websocket, PathBuf::from(OsStr::from_bytes(&path.as_bytes())), Vec::new());
         let folder = program.folder().display().to_string();
-        Ok(format!("{folder}/?.lua;{folder}/?/init.lua"))
+        let search = format!("{folder}/?.lua;{folder}/?/init.lua");
+        tests.allow(search.as_bytes());
+        Ok(search)
     };
     native.set("modules", lua.create_function(modules)?)?;
     let name = |_: &Lua, path: mlua::LuaString| Ok(shown(Path::new(OsStr::from_bytes(&path.as_bytes()))));

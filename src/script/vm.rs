@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::budget::Budgets;
-use super::build::{Built, Entries, build};
+use super::build::{Built, Entries, LOAD_BUDGET, build};
 use super::current::{self, ConnRef, Current};
 use super::hooks::HookArgs;
 use super::mix::console;
@@ -85,9 +85,15 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Builds a VM and runs the entry file. The error says what is wrong with the script, with file and line.
+    /// Builds a VM and runs the entry file, for at most 5 seconds. The error says what is wrong with the script, with file
+    /// and line.
     pub fn new(program: Arc<Program>, limits: &VmLimits) -> Result<Rc<Vm>, String> {
-        let Built { lua, main, entries, encode_shared } = build(&program, limits)?;
+        Vm::within(LOAD_BUDGET, program, limits)
+    }
+
+    /// The same where others wait meanwhile: for at most `budget`.
+    pub fn within(budget: Duration, program: Arc<Program>, limits: &VmLimits) -> Result<Rc<Vm>, String> {
+        let Built { lua, main, entries, encode_shared } = build(&program, limits, budget.min(LOAD_BUDGET))?;
         let vm = Vm {
             main,
             entries,

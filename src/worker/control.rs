@@ -13,6 +13,9 @@ use crate::script::vm::Vm;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+/// What a script's top level may take of a worker at a reload, even where handlers may take less.
+const BUILD: Duration = Duration::from_millis(200);
+
 /// Obeys till the worker has drained.
 pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, accepting: Vec<AbortHandle>) {
     while let Some(control) = lane.recv().await {
@@ -47,7 +50,9 @@ pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, a
 }
 
 fn build(worker: &Worker, server: usize, program: Arc<Program>) -> Result<(), String> {
-    let vm = Vm::new(program, &worker.vm_limits)?;
+    // It has been tried elsewhere, and its files are compiled. Here its clients wait: no longer than for any handler.
+    let budget = worker.config.load().servers[server].limits.handler_timeout.max(BUILD);
+    let vm = Vm::within(budget, program, &worker.vm_limits)?;
     worker.servers[server].next.replace(Some(vm));
     Ok(())
 }

@@ -7,7 +7,10 @@ use super::address::{HOST_PORT, ORIGIN, host_pattern, host_port, net, origin};
 use super::section::{Section, Value};
 use super::tree::Node;
 use super::{At, Sink};
-use crate::config::{Format, HostPattern, Level, Library, Limits, Logging, Protocol, QueueFull, Redis, Summary, User};
+use crate::config::{
+    Format, HostPattern, LOAD_LIMIT, Level, Library, Limits, Logging, MAX_SCRIPT, Protocol, QueueFull, Redis, Summary,
+    User,
+};
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -88,6 +91,8 @@ pub struct RawLuaVm {
     pub redis: Vec<At<Redis>>,
     /// `engine.luavm.memoryLimit`
     pub memory_limit: usize,
+    /// `engine.luavm.loadLimit`
+    pub load_limit: usize,
     /// `engine.luavm.libraries`
     pub libraries: Vec<Library>,
 }
@@ -228,6 +233,7 @@ fn luavm(s: &mut Section<'_>) -> RawLuaVm {
     });
     let redis = s.get("redis").list().into_iter().map(|v| v.section(redis)).collect();
     let memory_limit = s.get("memoryLimit").size(MIB..=1024 * GIB, 256 * MIB);
+    let load_limit = s.get("loadLimit").size(0..=MAX_SCRIPT, LOAD_LIMIT);
     const LIBRARIES: [(&str, Option<Library>); 2] = [("io", Some(Library::Io)), ("os", Some(Library::Os))];
     let mut libraries = Vec::new();
     for library in s.get("libraries").list().iter().filter_map(|v| v.word(&LIBRARIES, None)) {
@@ -235,7 +241,7 @@ fn luavm(s: &mut Section<'_>) -> RawLuaVm {
             libraries.push(library);
         }
     }
-    RawLuaVm { queue_topic_size, queue_max_topics, queue_full, redis, memory_limit, libraries }
+    RawLuaVm { queue_topic_size, queue_max_topics, queue_full, redis, memory_limit, load_limit, libraries }
 }
 
 fn redis(s: &mut Section<'_>) -> At<Redis> {

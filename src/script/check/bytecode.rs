@@ -2,7 +2,8 @@
 //! has told globals from locals already, which no second parser could do as exactly. Text in, plain data out: nothing of
 //! a script runs here. The format is that of `lj_bcdump.h` (version 2), the instructions those of `lj_bc.h`.
 
-use mlua::{Lua, LuaOptions, StdLib};
+use crate::script::build::LOAD_BUDGET;
+use crate::script::compile;
 
 /// One compiled function.
 #[derive(Debug, Default)]
@@ -153,9 +154,7 @@ impl Proto {
 /// Compiles a file's text and reads the result: its functions, the file itself last. None if it does not compile, or if
 /// the compiler is another one than this was written for.
 pub(super) fn read(text: &[u8]) -> Option<Vec<Proto>> {
-    let lua = Lua::new_with(StdLib::NONE, LuaOptions::new()).ok()?;
-    let chunk = lua.load(text).set_name("=").set_mode(mlua::chunk::ChunkMode::Text).into_function().ok()?;
-    parse(&chunk.dump(false))
+    parse(&compile::dumped(text, LOAD_BUDGET)?)
 }
 
 fn parse(dump: &[u8]) -> Option<Vec<Proto>> {
@@ -395,7 +394,7 @@ mod tests {
 
     #[test]
     fn a_damaged_dump_gives_nothing_and_never_panics() {
-        let lua = Lua::new();
+        let lua = mlua::Lua::new();
         let text = "local t = { 1, 'x', k = 2.5 } for i = 1, 9 do x(function() return t end) end";
         let dump = lua.load(text).into_function().unwrap().dump(false);
         assert!(parse(&dump).is_some());

@@ -6,6 +6,11 @@ use std::sync::Arc;
 
 /// The warnings of an entry file and its modules.
 fn warned(files: &[(&str, &str)]) -> Vec<String> {
+    warned_with("", files)
+}
+
+/// The same where the system has that path for modules.
+fn warned_with(system: &str, files: &[(&str, &str)]) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in files {
         let file = dir.path().join(name);
@@ -13,7 +18,8 @@ fn warned(files: &[(&str, &str)]) -> Vec<String> {
         std::fs::write(file, text).unwrap();
     }
     let program = Arc::new(Program::new(crate::config::Protocol::Websocket, dir.path().join("entry.lua"), vec![]));
-    let vm = Vm::new(program, &VmLimits { memory: 64 << 20, libraries: vec![], waiting: 1 }).unwrap();
+    program.allow(system.as_bytes());
+    let vm = Vm::new(program, &VmLimits { memory: 64 << 20, waiting: 1, ..VmLimits::default() }).unwrap();
     let folder = format!("{}/", dir.path().display());
     vm.warnings(0).into_iter().map(|w| w.replace(&folder, "").replace(": warning: ", ": ")).collect()
 }
@@ -439,11 +445,14 @@ fn modules_are_checked_with_the_script_and_those_of_others_are_not() {
     let elsewhere = tempfile::tempdir().unwrap();
     let text = "local M = {}\nfunction M.f() made_there = 1 return nothing_of_this end\nreturn M";
     std::fs::write(elsewhere.path().join("other.lua"), text).unwrap();
+    let system = format!("{}/?.lua", elsewhere.path().display());
     let entry = format!(
-        "package.path = '{}/?.lua'\nlocal other = require('other')\nfunction on_message() return made_there, other, slip end",
-        elsewhere.path().display()
+        "package.path = '{system}'\nlocal other = require('other')\nfunction on_message() return made_there, other, slip end"
     );
-    assert_eq!(warned(&[("entry.lua", &entry)]), ["entry.lua:3: global 'slip' is read but nothing defines it"]);
+    assert_eq!(
+        warned_with(&system, &[("entry.lua", &entry)]),
+        ["entry.lua:3: global 'slip' is read but nothing defines it"]
+    );
 }
 
 #[test]

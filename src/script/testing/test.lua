@@ -1,9 +1,9 @@
 -- The library `test`, and how a file of tests is run with it. Every test runs in a VM of its own, in which the whole file
 -- has run first: so nothing leaks from one to the next.
-local native, engine = ...
+local native, engine, prelude = ...
 
 local type, error, pcall, tostring, pairs, ipairs = type, error, pcall, tostring, pairs, ipairs
-local setmetatable, select, unpack, load, rawget = setmetatable, select, unpack, load, rawget
+local setmetatable, select, unpack, rawget, compile = setmetatable, select, unpack, rawget, prelude.compile
 local create, status = coroutine.create, coroutine.status
 local concat, remove, sort = table.concat, table.remove, table.sort
 local find, format, gsub, match, sub, upper, floor =
@@ -236,7 +236,7 @@ function test.load(name, options)
     local text, err = native.read(path)
     local chunk
     if text then
-      chunk, err = load(text, "@" .. shown, "t", worker.globals)
+      chunk, err = compile(text, "@" .. shown, worker.globals)
     end
     if not chunk then
       error(engine.failure(err), 0)
@@ -413,7 +413,7 @@ function runner.collect()
     return require(name)
   end
   local chunk
-  chunk, err = load(text, "@" .. native.file, "t", own)
+  chunk, err = compile(text, "@" .. native.file, own)
   if not chunk then
     return nil, { message = err, traceback = {} }
   end

@@ -2,7 +2,7 @@
 -- with globals and modules of its own. What the engine gives is the same for both, and so is what a test has put in its place.
 local native, engine, prelude = ...
 
-local type, error, pairs, ipairs, setmetatable, load = type, error, pairs, ipairs, setmetatable, load
+local type, error, pairs, ipairs, setmetatable, compile = type, error, pairs, ipairs, setmetatable, prelude.compile
 local gsub, gmatch, concat = string.gsub, string.gmatch, table.concat
 local package, globals = package, _G
 
@@ -30,9 +30,9 @@ local function requirer(own)
     local body, err, tried = own.package.preload[key], nil, {}
     for template in gmatch(body and "" or own.package.path, "[^;]+") do
       local path = gsub(template, "%?", function() return (gsub(key, "%.", "/")) end)
-      local text = native.read(path)
+      local text = native.is_module(path) and native.read(path)
       if text then
-        body, err = load(text, "@" .. native.shown(path), "t", own)
+        body, err = compile(text, "@" .. native.shown(path), own)
         if not body then
           error("error loading module '" .. name .. "':\n\t" .. err, 2)
         end

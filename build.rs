@@ -1,10 +1,11 @@
-//! Builds LuaJIT from the sources in the `luajit-src` crate, with two things of ours that must not depend on the folder, the
+//! Builds LuaJIT from the sources in the `luajit-src` crate, with three things of ours that must not depend on the folder, the
 //! environment or the flags of whoever builds:
 //!
 //! - `LUAJIT_ENABLE_CHECKHOOK`. Without it a script that loops in compiled code can't be stopped (`src/script/guard.rs`).
 //! - A correction of `string.format("%f")`, which prints garbage for numbers below about 1e-153.
+//! - A bound of `table.insert(t, position, value)`, which works for seconds where the position is far below zero.
 //!
-//! Both go in by a makefile that make reads before LuaJIT's own (`MAKEFILES`): what it overrides wins over the environment,
+//! All go in by a makefile that make reads before LuaJIT's own (`MAKEFILES`): what it overrides wins over the environment,
 //! which make is told to prefer otherwise.
 
 use std::path::Path;
@@ -24,6 +25,16 @@ IGNORED := $(shell sed -i.orig 's/, ndebias = 0;/&\
 endif
 ifneq ($(shell grep -c 'e < 623' lj_strfmt_num.c),1)
 $(error lj_strfmt_num.c of this LuaJIT is not the one that build.rs knows how to correct)
+endif
+
+SHIFT := for (n = lj_lib_checkint(L, 2); i > n; i--) {
+ifeq ($(shell grep -cF '$(SHIFT)' lib_table.c),1)
+IGNORED := $(shell sed -i.orig 's/for (n = lj_lib_checkint(L, 2); i > n; i--) {/n = lj_lib_checkint(L, 2);\
+    if (n < 0) lj_err_arg(L, 2, LJ_ERR_IDXRNG);\
+    for (; i > n; i--) {/' lib_table.c)
+endif
+ifneq ($(shell grep -cF 'if (n < 0) lj_err_arg(L, 2, LJ_ERR_IDXRNG);' lib_table.c),1)
+$(error lib_table.c of this LuaJIT is not the one that build.rs knows how to bound)
 endif
 "#;
 

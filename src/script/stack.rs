@@ -13,7 +13,7 @@ use std::ffi::{CStr, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::ignored::Site;
-use super::teach;
+use super::{guard, teach};
 use crate::shard::context::Value;
 
 pub use super::push::{Push, push_bytes};
@@ -33,6 +33,17 @@ pub enum Raise {
     },
     /// Anything else, as a whole sentence.
     Message(String),
+}
+
+/// Bytes that a native function works on between two looks at the handler's time, since no hook of Lua's is asked
+/// meanwhile. A multiple of 4 and of 64, for those that work in blocks.
+pub const BYTES_PER_LOOK: usize = 64 * 1024;
+/// How many values of a table it works on between two looks.
+pub const VALUES_PER_LOOK: usize = 4096;
+
+/// For native functions that work long: fails when the running handler's time is up.
+pub fn in_time() -> Result<(), Raise> {
+    if guard::expired() { Err(guard::OVER_BUDGET.into()) } else { Ok(()) }
 }
 
 /// A native function's outcome when it can also fail in operation: the API's `v, err`.

@@ -8,7 +8,7 @@ use md5::{Digest, Md5};
 use sha1::Sha1;
 use sha2::Sha256;
 
-use crate::script::stack::{Args, Raise, State, set_native};
+use crate::script::stack::{Args, BYTES_PER_LOOK, Raise, State, in_time, set_native};
 
 /// Adds this file's functions to the `mix` table at the top of the stack.
 ///
@@ -24,10 +24,10 @@ pub unsafe fn register(state: State) {
         set_native(state, c"sha1_bin", digest::<Sha1>);
         set_native(state, c"sha256", |a: &Args| Ok(hex(&digest::<Sha256>(a)?)));
         set_native(state, c"sha256_bin", digest::<Sha256>);
-        set_native(state, c"hmac_sha1", |a: &Args| Ok(hex(&hmac::<Hmac<Sha1>>(a)?)));
-        set_native(state, c"hmac_sha1_bin", hmac::<Hmac<Sha1>>);
-        set_native(state, c"hmac_sha256", |a: &Args| Ok(hex(&hmac::<Hmac<Sha256>>(a)?)));
-        set_native(state, c"hmac_sha256_bin", hmac::<Hmac<Sha256>>);
+        set_native(state, c"hmac_sha1", |a: &Args| Ok(hex(&hmac::<Sha1, Hmac<Sha1>>(a)?)));
+        set_native(state, c"hmac_sha1_bin", hmac::<Sha1, Hmac<Sha1>>);
+        set_native(state, c"hmac_sha256", |a: &Args| Ok(hex(&hmac::<Sha256, Hmac<Sha256>>(a)?)));
+        set_native(state, c"hmac_sha256_bin", hmac::<Sha256, Hmac<Sha256>>);
     }
 }
 
@@ -40,29 +40,67 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
+/// Whole groups of 3 bytes and of 4 symbols, so that pieces can be put together.
+const PLAIN_PIECE: usize = BYTES_PER_LOOK / 4 * 3;
+const TEXT_PIECE: usize = BYTES_PER_LOOK;
+
 fn base64_encode(args: &Args) -> Result<String, Raise> {
-    Ok(BASE64.encode(args.bytes(1)?))
+    let plain = args.bytes(1)?;
+    let mut text = String::with_capacity(plain.len().div_ceil(3) * 4);
+    for piece in plain.chunks(PLAIN_PIECE) {
+        in_time()?;
+        BASE64.encode_string(piece, &mut text);
+    }
+    Ok(text)
 }
 
 fn base64_decode(args: &Args) -> Result<Result<Vec<u8>, String>, Raise> {
-    Ok(decode(&args.bytes(1)?).map_err(|e| format!("base64_decode: {e}")))
+    Ok(decode(&args.bytes(1)?)?.map_err(|e| format!("base64_decode: {e}")))
 }
 
 /// The bytes that a base64 text stands for (RFC 4648): standard or URL-safe alphabet, padding optional, line ends
 /// skipped as Go's decoder does. The error names the offset, from 0, and the byte there.
-pub fn decode(text: &[u8]) -> Result<Vec<u8>, String> {
+pub fn decode(text: &[u8]) -> Result<Result<Vec<u8>, String>, Raise> {
     // Most texts are plain base64, and need no copy.
-    BASE64.decode(text).or_else(|_| BASE64.decode(standard(text))).map_err(|_| explain(text))
+    if let Some(plain) = decode_plain(text)? {
+        return Ok(Ok(plain));
+    }
+    match decode_plain(&standard(text)?)? {
+        Some(plain) => Ok(Ok(plain)),
+        None => explain(text).map(Err),
+    }
+}
+
+/// Decodes a text in the standard alphabet; None if it is none.
+fn decode_plain(text: &[u8]) -> Result<Option<Vec<u8>>, Raise> {
+    let mut plain = Vec::with_capacity(text.len() / 4 * 3 + 3);
+    let mut rest = text;
+    while !rest.is_empty() {
+        in_time()?;
+        let (piece, after) = rest.split_at(rest.len().min(TEXT_PIECE));
+        // Padding ends the whole text, not a piece of it.
+        let is_cut = !after.is_empty() && piece.ends_with(b"=");
+        if is_cut || BASE64.decode_vec(piece, &mut plain).is_err() {
+            return Ok(None);
+        }
+        rest = after;
+    }
+    Ok(Some(plain))
 }
 
 /// The text in the standard alphabet and without line ends.
-fn standard(text: &[u8]) -> Vec<u8> {
+fn standard(text: &[u8]) -> Result<Vec<u8>, Raise> {
     let translate = |b: &u8| match b {
         b'-' => b'+',
         b'_' => b'/',
         b => *b,
     };
-    text.iter().filter(|b| !line_end(b)).map(translate).collect()
+    let mut standard = Vec::with_capacity(text.len());
+    for piece in text.chunks(TEXT_PIECE) {
+        in_time()?;
+        standard.extend(piece.iter().filter(|b| !line_end(b)).map(translate));
+    }
+    Ok(standard)
 }
 
 fn line_end(byte: &u8) -> bool {
@@ -71,41 +109,60 @@ fn line_end(byte: &u8) -> bool {
 
 /// Finds what is wrong with a text that was not decoded. The decoder's own words are of no use here: its offsets don't
 /// count line ends, and it names no byte for wrong padding.
-fn explain(text: &[u8]) -> String {
+fn explain(text: &[u8]) -> Result<String, Raise> {
     let mut symbols = 0;
     let mut padding = 0;
     for (offset, byte) in text.iter().enumerate().filter(|(_, b)| !line_end(b)) {
-        let named = format_args!("byte '{}' at offset {offset}", byte.escape_ascii()).to_string();
+        if offset % TEXT_PIECE == 0 {
+            in_time()?;
+        }
+        let named = || format!("byte '{}' at offset {offset}", byte.escape_ascii());
         match byte {
             // Groups of four: padding fills one that has two or three symbols.
             b'=' if symbols % 4 >= 2 && symbols % 4 + padding < 4 => padding += 1,
-            b'=' => return format!("{named} is padding where none belongs"),
+            b'=' => return Ok(format!("{} is padding where none belongs", named())),
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' | b'-' | b'_' => {
                 if padding > 0 {
-                    return format!("{named} follows the padding");
+                    return Ok(format!("{} follows the padding", named()));
                 }
                 symbols += 1;
             }
-            _ => return format!("{named} is not in the alphabet"),
+            _ => return Ok(format!("{} is not in the alphabet", named())),
         }
     }
-    match text.iter().rposition(|b| !line_end(b) && *b != b'=') {
+    Ok(match text.iter().rposition(|b| !line_end(b) && *b != b'=') {
         Some(last) if symbols % 4 == 1 => {
             format!("the text is cut off: byte '{}' at offset {last} stands alone", text[last].escape_ascii())
         }
         _ => "the text is not base64".into(),
-    }
+    })
 }
 
 fn digest<D: Digest>(args: &Args) -> Result<Vec<u8>, Raise> {
-    Ok(D::digest(args.bytes(1)?).to_vec())
+    digest_of::<D>(&args.bytes(1)?)
+}
+
+fn digest_of<D: Digest>(data: &[u8]) -> Result<Vec<u8>, Raise> {
+    let mut digest = D::new();
+    for piece in data.chunks(BYTES_PER_LOOK) {
+        in_time()?;
+        digest.update(piece);
+    }
+    Ok(digest.finalize().to_vec())
 }
 
 /// HMAC (RFC 2104) of argument 2 under the key in argument 1.
-fn hmac<M: Mac + KeyInit>(args: &Args) -> Result<Vec<u8>, Raise> {
-    let (key, data) = (args.bytes(1)?, args.bytes(2)?);
+fn hmac<D: Digest, M: Mac + KeyInit>(args: &Args) -> Result<Vec<u8>, Raise> {
+    let (mut key, data) = (args.bytes(1)?, args.bytes(2)?);
+    if key.len() > BYTES_PER_LOOK {
+        // Of a key that is longer than a block the digest is the key.
+        key = digest_of::<D>(&key)?.into();
+    }
     let mut mac = <M as KeyInit>::new_from_slice(&key).map_err(|e| Raise::Message(e.to_string()))?;
-    mac.update(&data);
+    for piece in data.chunks(BYTES_PER_LOOK) {
+        in_time()?;
+        mac.update(piece);
+    }
     Ok(mac.finalize().into_bytes().to_vec())
 }
 
@@ -120,6 +177,10 @@ mod tests {
     use super::*;
     use crate::script::mix::tests::{lua_with, raised};
     use proptest::prelude::*;
+
+    fn decode(text: &[u8]) -> Result<Vec<u8>, String> {
+        super::decode(text).unwrap()
+    }
 
     #[test]
     fn base64_of_the_rfc() {
@@ -218,6 +279,35 @@ mod tests {
         assert_eq!(
             raised(&lua, "mix.hmac_sha1_bin('k')"),
             "app.lua:1: bad argument #2 to 'hmac_sha1_bin' (string expected, got no value)"
+        );
+    }
+
+    /// Texts are worked on in pieces: nothing shows where one ends.
+    #[test]
+    fn long_texts_are_coded_as_short_ones() {
+        for length in [PLAIN_PIECE - 1, PLAIN_PIECE, PLAIN_PIECE + 1, 3 * PLAIN_PIECE + 7] {
+            let plain: Vec<u8> = (0..length).map(|i| (i * 7 % 251) as u8).collect();
+            let lua = lua_with(register);
+            let encode: mlua::Function = lua.load("return mix.base64_encode").eval().unwrap();
+            let text: String = encode.call(lua.create_string(&plain).unwrap()).unwrap();
+            assert_eq!(text, BASE64.encode(&plain));
+            assert_eq!(decode(text.as_bytes()).unwrap(), plain);
+            let lines: Vec<&str> = text.as_bytes().chunks(76).map(|l| std::str::from_utf8(l).unwrap()).collect();
+            assert_eq!(decode(lines.join("\r\n").as_bytes()).unwrap(), plain);
+            let sha: mlua::Function = lua.load("return mix.sha256_bin").eval().unwrap();
+            let digest: mlua::LuaString = sha.call(lua.create_string(&plain).unwrap()).unwrap();
+            assert_eq!(&*digest.as_bytes(), Sha256::digest(&plain).as_slice());
+            let hmac: mlua::Function = lua.load("return mix.hmac_sha1_bin").eval().unwrap();
+            let bytes = lua.create_string(&plain).unwrap();
+            let made: mlua::LuaString = hmac.call((&bytes, &bytes)).unwrap();
+            let mut wanted = <Hmac<Sha1> as KeyInit>::new_from_slice(&plain).unwrap();
+            wanted.update(&plain);
+            assert_eq!(&*made.as_bytes(), wanted.finalize().into_bytes().as_slice());
+        }
+        let padded = format!("{}==", "Z".repeat(TEXT_PIECE - 2));
+        assert_eq!(
+            decode(format!("{padded}Zg==").as_bytes()).unwrap_err(),
+            format!("byte 'Z' at offset {TEXT_PIECE} follows the padding")
         );
     }
 

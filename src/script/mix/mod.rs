@@ -55,8 +55,11 @@ pub(crate) mod tests {
 
     use std::path::Path;
     use std::process::Command;
+    use std::time::Duration;
 
     use super::*;
+    use crate::script::guard;
+    use crate::script::stack::bytes_at;
 
     /// A Lua state whose global `mix` holds what `register` adds, for the tests of this folder.
     pub(crate) fn lua_with(register: unsafe fn(State)) -> mlua::Lua {
@@ -92,6 +95,74 @@ pub(crate) mod tests {
         }
         let mut table: serde_json::Value = serde_json::from_str(&kept).unwrap();
         serde_json::from_value(table["cases"].take()).unwrap()
+    }
+
+    /// What a function says after its time is up: its error, or the second of its results.
+    fn over_time(lua: &mlua::Lua, call: &str) -> String {
+        let call: mlua::MultiValue = lua.load(format!("return {call}")).eval().unwrap();
+        let mut said = String::new();
+        unsafe {
+            lua.exec_raw::<()>(call, |state| {
+                let _run = guard::enter(state, Duration::from_millis(1));
+                while !guard::expired() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                // Called by C: no hook of Lua's is asked, so the function itself must have looked.
+                ffi::lua_pcall(state, ffi::lua_gettop(state) - 1, ffi::LUA_MULTRET, 0);
+                said = bytes_at(state, -1).map_or_else(String::new, |b| String::from_utf8_lossy(&b).into_owned());
+                ffi::lua_settop(state, 0);
+            })
+        }
+        .unwrap();
+        said
+    }
+
+    #[test]
+    fn functions_that_work_long_look_at_the_time() {
+        let all = |state| unsafe {
+            text::register(state);
+            codec::register(state);
+            json::register(state);
+            php_pack::register(state);
+        };
+        let lua = lua_with(all);
+        lua.load(
+            "long = ('x'):rep(2 ^ 18) numbers, objects = {}, {}
+             for i = 1, 2 ^ 16 do numbers[i], objects[i] = 65, { a = 1 } end
+             backwards = {} for i = 2 ^ 15, 1, -1 do backwards[i] = 1 end",
+        )
+        .exec()
+        .unwrap();
+        for call in [
+            "mix.md5, long",
+            "mix.sha1_bin, long",
+            "mix.sha256, long",
+            "mix.hmac_sha1, long, 'x'",
+            "mix.hmac_sha256, 'x', long",
+            "mix.base64_encode, long",
+            "mix.base64_decode, long",
+            "mix.base64_decode, '!' .. long",
+            "mix.str_split, long, ''",
+            "mix.str_split, ('x,'):rep(2 ^ 16), ','",
+            "mix.str_split, ('x, '):rep(2 ^ 16), ', '",
+            "mix.bytes_tostring, numbers",
+            "mix.json_encode, numbers",
+            "mix.json_encode, objects",
+            "mix.json_encode, backwards",
+            "mix.json_encode, long",
+            "mix.json_encode, { long }",
+            "mix.json_encode, { [long] = 1 }",
+            "mix.json_encode, ('\\1'):rep(2 ^ 18)",
+            "mix.json_decode, '[' .. ('1,'):rep(2 ^ 16) .. '1]'",
+            "mix.json_decode, '\"' .. ('\\\\n'):rep(2 ^ 16) .. '\"'",
+            "mix.php_unpack, 'C*', long",
+        ] {
+            let said = over_time(&lua, call);
+            assert!(said.contains("time budget") || said.contains("time is over"), "{call}: {said}");
+        }
+        // White space ends where the time does.
+        let said = over_time(&lua, "mix.json_decode, (' '):rep(2 ^ 18) .. '1'");
+        assert!(said.starts_with("EOF while parsing a value at line 1 column 65537"), "{said}");
     }
 
     /// Bytes from hexadecimal digits.

@@ -22,6 +22,8 @@ use crate::shard::context::Value;
 pub const MAX_VARIABLES: usize = 1000;
 /// The most pairs of brackets after a name: PHP's default `max_input_nesting_level`.
 pub const MAX_NESTING: usize = 64;
+/// The longest query or URL, in bytes.
+pub const MAX_LENGTH: usize = 8 << 20;
 /// The integers that a Lua number holds exactly.
 const EXACT: u64 = 1 << 53;
 
@@ -44,6 +46,9 @@ enum Node {
 /// Reads a query string. An invalid `%xx` stays as it is, a later variable replaces an earlier one of the same name,
 /// variables without a name are dropped, and a NUL byte ends the query or a name, as in PHP.
 pub fn parse(query: &[u8]) -> Result<Value, String> {
+    if query.len() > MAX_LENGTH {
+        return Err(format!("longer than {} MiB", MAX_LENGTH >> 20));
+    }
     let mut root = Table::new();
     let pairs = until_nul(query).split(|b| *b == b'&').filter(|pair| !pair.is_empty());
     for (i, pair) in pairs.enumerate() {

@@ -4,7 +4,9 @@ use memchr::{memchr_iter, memmem};
 use mlua::ffi;
 use std::ffi::c_int;
 
-use crate::script::stack::{Args, Raise, State, bytes_at, push_bytes, set_native, set_raw, throw, type_name};
+use crate::script::stack::{
+    Args, Raise, State, VALUES_PER_LOOK, bytes_at, in_time, push_bytes, set_native, set_raw, throw, type_name,
+};
 
 /// Adds this file's functions to the `mix` table at the top of the stack.
 ///
@@ -113,6 +115,11 @@ unsafe extern "C-unwind" fn str_split(state: State) -> c_int {
         let pieces = pieces(text, separator);
         ffi::lua_createtable(state, c_int::try_from(pieces.cut.count(text)).unwrap_or(c_int::MAX), 0);
         for (i, piece) in pieces.enumerate() {
+            if i % VALUES_PER_LOOK == 0
+                && let Err(over) = in_time()
+            {
+                throw(state, over);
+            }
             push_bytes(state, piece);
             ffi::lua_rawseti(state, -2, i as ffi::lua_Integer + 1);
         }
@@ -142,6 +149,9 @@ fn bytes_tostring(args: &Args) -> Result<Vec<u8>, Raise> {
         // A table with holes can claim any length; reading it ends at its first hole.
         let mut bytes = Vec::with_capacity(length.min(1 << 16));
         for i in 1..=length {
+            if i % VALUES_PER_LOOK == 0 {
+                in_time()?;
+            }
             ffi::lua_rawgeti(state, table, i as ffi::lua_Integer);
             let byte = byte_at(state, -1).ok_or_else(|| describe(state, -1));
             ffi::lua_pop(state, 1);

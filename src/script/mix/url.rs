@@ -32,7 +32,9 @@ fn parse_str(args: &Args) -> Result<Result<Value, String>, Raise> {
 
 fn parse_url(args: &Args) -> Result<Result<Value, String>, Raise> {
     let url = args.bytes(1)?;
-    let table = parse(&url).and_then(Url::into_value);
+    let fits = url.len() <= query::MAX_LENGTH;
+    let url_or_err = if fits { parse(&url) } else { Err(format!("longer than {} MiB", query::MAX_LENGTH >> 20)) };
+    let table = url_or_err.and_then(Url::into_value);
     Ok(table.map_err(|e| {
         let more = if url.len() > 100 { "..." } else { "" };
         format!("parse_url: {e}: '{}{more}'", url[..url.len().min(100)].escape_ascii())

@@ -9,7 +9,7 @@ use std::{slice, str};
 
 use super::{MAX_DEPTH, MAX_EXACT, give_scratch, mark_array, plain_run, push_null, push_string, take_scratch};
 use crate::script::guard;
-use crate::script::stack::{Args, State, throw};
+use crate::script::stack::{Args, BYTES_PER_LOOK, State, VALUES_PER_LOOK, throw};
 
 /// `mix.json_decode(s[, {null = true}])` -> `v, err`.
 pub(super) unsafe extern "C-unwind" fn json_decode(state: State) -> c_int {
@@ -63,8 +63,6 @@ fn position(text: &[u8], at: usize) -> (c_int, c_int) {
 /// What is wrong at [`Parser::at`].
 type Problem = &'static CStr;
 
-/// How many values are read between two looks at the handler's time, since no hook of Lua's is asked meanwhile.
-const VALUES_PER_LOOK: u32 = 4096;
 /// The handler is stopped as soon as it is back in Lua; this is hardly ever seen.
 const OUT_OF_TIME: Problem = c"the handler's time is over";
 
@@ -111,6 +109,10 @@ impl Parser<'_> {
     fn token(&mut self) -> Option<u8> {
         while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.byte() {
             self.at += 1;
+            if self.at.is_multiple_of(BYTES_PER_LOOK) && guard::expired() {
+                // As if the text ended here: what failed is of no interest any more.
+                self.text = self.text.get(..self.at).unwrap_or_default();
+            }
         }
         self.byte()
     }
@@ -118,7 +120,7 @@ impl Parser<'_> {
     /// Pushes the next value; false and nothing pushed for a null that is to be nil.
     unsafe fn value(&mut self) -> Result<bool, Problem> {
         self.values = self.values.wrapping_add(1);
-        if self.values.is_multiple_of(VALUES_PER_LOOK) && guard::expired() {
+        if self.values.is_multiple_of(VALUES_PER_LOOK as u32) && guard::expired() {
             return Err(OUT_OF_TIME);
         }
         unsafe {
@@ -292,10 +294,17 @@ impl Parser<'_> {
         }
         self.scratch.clear();
         self.scratch.extend_from_slice(beginning);
+        let mut escapes = 0;
         loop {
             match self.byte() {
                 Some(b'"') => break,
-                Some(b'\\') => self.escape()?,
+                Some(b'\\') => {
+                    escapes += 1;
+                    if escapes % VALUES_PER_LOOK == 0 && guard::expired() {
+                        return Err(OUT_OF_TIME);
+                    }
+                    self.escape()?;
+                }
                 Some(_) => return Err(c"control character (\\u0000-\\u001F) found while parsing a string"),
                 None => return Err(c"EOF while parsing a string"),
             }

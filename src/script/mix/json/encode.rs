@@ -10,7 +10,7 @@ use std::{slice, str};
 
 use super::{MAX_DEPTH, MAX_EXACT, give_scratch, is_marked_array, plain_run, push_string, take_scratch};
 use crate::script::guard;
-use crate::script::stack::{Args, State, number_text, type_name};
+use crate::script::stack::{Args, BYTES_PER_LOOK, State, number_text, type_name};
 
 /// The longest text that is made. Tables that hold one another many times over may stand for one without end, and a
 /// native function can't be interrupted.
@@ -119,6 +119,11 @@ impl Trouble {
     }
 }
 
+#[cold]
+fn too_long() -> Box<Trouble> {
+    Trouble::new("table", format!("its text is longer than {} MiB", MAX_LENGTH >> 20))
+}
+
 fn index_text(index: f64) -> String {
     String::from_utf8_lossy(&number_text(index)).into_owned()
 }
@@ -154,7 +159,7 @@ impl Encoder {
                 }
                 ffi::LUA_TNUMBER => return self.number(ffi::lua_tonumber(self.state, slot)),
                 ffi::LUA_TSTRING => {
-                    if !self.string(string_at(self.state, slot)) {
+                    if !self.string(string_at(self.state, slot))? {
                         return Err(Trouble::new("string", "not valid UTF-8"));
                     }
                 }
@@ -189,13 +194,47 @@ impl Encoder {
     }
 
     /// False when it is not UTF-8, as RFC 8259, section 8.1 demands.
-    fn string(&mut self, text: &[u8]) -> bool {
+    fn string(&mut self, text: &[u8]) -> Result<bool, Box<Trouble>> {
+        if text.len() > BYTES_PER_LOOK {
+            return self.long_string(text);
+        }
         if !text.is_ascii() && str::from_utf8(text).is_err() {
-            return false;
+            return Ok(false);
         }
         // One check of the capacity for the usual string, which needs no escapes.
         self.out.reserve(text.len() + 2);
         self.out.push(b'"');
+        self.escaped(text);
+        self.out.push(b'"');
+        Ok(true)
+    }
+
+    /// As [`Encoder::string`], with looks at length and time.
+    #[cold]
+    fn long_string(&mut self, text: &[u8]) -> Result<bool, Box<Trouble>> {
+        if text.len() > MAX_LENGTH {
+            return Err(too_long());
+        }
+        if str::from_utf8(text).is_err() {
+            return Ok(false);
+        }
+        self.out.push(b'"');
+        for piece in text.chunks(BYTES_PER_LOOK) {
+            self.escaped(piece);
+            if self.out.len() > MAX_LENGTH {
+                return Err(too_long());
+            }
+            if guard::expired() {
+                return Err(Trouble::new("string", guard::OVER_BUDGET));
+            }
+        }
+        self.out.push(b'"');
+        Ok(true)
+    }
+
+    /// The characters of a string as they stand between its quotes.
+    #[inline]
+    fn escaped(&mut self, text: &[u8]) {
         let mut rest = text;
         loop {
             let (plain, after) = rest.split_at_checked(plain_run(rest)).unwrap_or((rest, &[]));
@@ -204,8 +243,6 @@ impl Encoder {
             self.escape(special);
             rest = after;
         }
-        self.out.push(b'"');
-        true
     }
 
     fn escape(&mut self, byte: u8) {
@@ -262,7 +299,7 @@ impl Encoder {
                 }
                 let key = string_at(self.state, key_slot);
                 self.out.push(before);
-                if !self.string(key) {
+                if !self.string(key).map_err(|e| e.at_key(key))? {
                     return Err(Trouble::new("table", "a key is not valid UTF-8"));
                 }
                 self.out.push(b':');
@@ -323,6 +360,7 @@ impl Encoder {
                 }
                 values += 1;
                 highest = highest.max(key);
+                self.check()?;
                 ffi::lua_settop(self.state, key_slot);
                 if ffi::lua_next(self.state, slot) == 0 {
                     break;
@@ -359,7 +397,7 @@ impl Encoder {
     fn check(&mut self) -> Encoded {
         self.elements = self.elements.wrapping_add(1);
         if self.out.len() > MAX_LENGTH {
-            return Err(Trouble::new("table", format!("its text is longer than {} MiB", MAX_LENGTH >> 20)));
+            return Err(too_long());
         }
         if self.elements.is_multiple_of(ELEMENTS_PER_LOOK) && guard::expired() {
             return Err(Trouble::new("table", guard::OVER_BUDGET));

@@ -1,9 +1,12 @@
-//! Builds LuaJIT from the sources in the `luajit-src` crate, with three things of ours that must not depend on the folder, the
+//! Builds LuaJIT from the sources in the `luajit-src` crate, with some things of ours that must not depend on the folder, the
 //! environment or the flags of whoever builds:
 //!
 //! - `LUAJIT_ENABLE_CHECKHOOK`. Without it a script that loops in compiled code can't be stopped (`src/script/guard.rs`).
 //! - A correction of `string.format("%f")`, which prints garbage for numbers below about 1e-153.
 //! - A bound of `table.insert(t, position, value)`, which works for seconds where the position is far below zero.
+//! - Errors that no `pcall` in Lua catches (`connmix_set_end_all`), for a handler that is stopped: with thousands of them inside
+//!   one another, raising its error anew behind each takes seconds.
+//! - A bound of `string.format("%s")` whose `__tostring` calls it again: unwinding takes time with the square of these levels.
 //!
 //! All go in by a makefile that make reads before LuaJIT's own (`MAKEFILES`): what it overrides wins over the environment,
 //! which make is told to prefer otherwise.
@@ -35,6 +38,30 @@ IGNORED := $(shell sed -i.orig 's/for (n = lj_lib_checkint(L, 2); i > n; i--) {/
 endif
 ifneq ($(shell grep -cF 'if (n < 0) lj_err_arg(L, 2, LJ_ERR_IDXRNG);' lib_table.c),1)
 $(error lib_table.c of this LuaJIT is not the one that build.rs knows how to bound)
+endif
+
+ifneq ($(shell grep -c 'connmix_end_all' lj_err.c),2)
+IGNORED := $(shell sed -i.orig -e 's/^static void \*err_unwind/static __thread int connmix_end_all;\
+LUA_API void connmix_set_end_all(int on) { connmix_end_all = on; }\
+&/' -e '/^    case FRAME_PCALLH:/{n;s/^      if (errcode) {/      if (connmix_end_all) {\
+        frame = frame_prevd(frame);\
+        break;\
+      }\
+&/}' lj_err.c)
+endif
+ifneq ($(shell grep -c 'connmix_end_all' lj_err.c),2)
+$(error lj_err.c of this LuaJIT is not the one that build.rs knows)
+endif
+
+ifneq ($(shell grep -c 'connmix_top' lj_strfmt.c),1)
+IGNORED := $(shell sed -i.orig -e '/Call __tostring metamethod once/s/^/          static __thread char *connmix_top;\
+          char connmix_here;\
+          if (\&connmix_here > connmix_top) connmix_top = \&connmix_here;\
+          if (connmix_top - \&connmix_here > 262144) lj_err_msg(L, LJ_ERR_STKOV);\
+/' lj_strfmt.c)
+endif
+ifneq ($(shell grep -c 'connmix_top' lj_strfmt.c),1)
+$(error lj_strfmt.c of this LuaJIT is not the one that build.rs knows)
 endif
 "#;
 

@@ -230,6 +230,13 @@ async fn what_can_not_be_done_fails_with_an_error() {
         ("return ('%99.999f'):format(1)", "invalid option"),
         ("return loadstring(('('):rep(1000) .. '1' .. (')'):rep(1000))", "chunk has too many syntax levels"),
         ("return loadstring('local x ' .. (('local x '):rep(300)))", "has more than 200 local variables"),
+        (
+            "local t t = setmetatable({}, { __tostring = function() return string.format('%s%s', t, t) end }) \
+             return ('%s'):format(t)",
+            "stack overflow",
+        ),
+        ("local function f() table.sort({ 1, 2 }, f) end f()", "stack overflow"),
+        ("local function f() return select(2, xpcall(error, f)) end return f()", "message handlers inside one another"),
         ("table.insert({}, -1, 1)", "bad argument #2 to 'insert' (index out of range)"),
         ("table.insert({ 1 }, -2 ^ 31, 1)", "bad argument #2 to 'insert' (index out of range)"),
         ("local t = { 1 } table.insert(t, 0, 5) return t[0] .. type(t[1]) .. t[2]", "5nil1"),

@@ -2,8 +2,8 @@
 //!
 //! Entering and leaving Lua costs two plain stores and no clock. One watchdog thread for the process samples every Lua
 //! thread's counter; over budget, it sends that thread a signal, whose handler, on the VM's own thread, sets a debug
-//! hook that raises at each instruction till the handler is out: so not even `pcall` in a loop goes on. Setting the
-//! hook from the watchdog thread itself would be a race, hence the signal.
+//! hook that raises at each instruction till the handler is out, and `pcall` does not catch that: a coroutine that is
+//! resumed in a loop does not go on either. Setting the hook from the watchdog thread itself would be a race, hence the signal.
 //!
 //! LuaJIT looks at hooks inside compiled loops only when built with `LUAJIT_ENABLE_CHECKHOOK` (`build.rs` sees to it).
 //! Losing that define would be silent, so [`self_test`] says at the start whether the guard works.
@@ -103,6 +103,12 @@ extern "C" fn on_signal(_: i32) {
     }
 }
 
+unsafe extern "C" {
+    /// From now on no `pcall` or `xpcall` of this thread's Lua code catches an error, or each does again. Calls from native
+    /// code and coroutines do, always. It is ours (`build.rs`).
+    safe fn connmix_set_end_all(on: std::ffi::c_int);
+}
+
 unsafe extern "C-unwind" fn stop(state: *mut lua_State, _: *mut lua_Debug) {
     unsafe {
         if expired() {
@@ -111,6 +117,9 @@ unsafe extern "C-unwind" fn stop(state: *mut lua_State, _: *mut lua_Debug) {
             ffi::luaL_where(state, (0..FRAMES_LOOKED_AT).find(of_script).unwrap_or(0));
             super::stack::push_bytes(state, OVER_BUDGET.as_bytes());
             ffi::lua_concat(state, 2);
+            connmix_set_end_all(1);
+            #[cfg(test)]
+            tests::RAISED.set(tests::RAISED.get() + 1);
             ffi::lua_error(state);
         }
         ffi::lua_sethook(state, None, 0, 0);
@@ -184,6 +193,7 @@ impl Drop for Run {
         compiler_fence(SeqCst);
         if w.armed.load(Relaxed) {
             w.armed.store(false, Relaxed);
+            connmix_set_end_all(0);
             unsafe {
                 ffi::lua_sethook(w.state.load(Relaxed), None, 0, 0);
             }
@@ -252,6 +262,33 @@ fn stops_within(script: &str, budget: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    thread_local! {
+        /// How often the hook has raised.
+        pub static RAISED: Cell<u32> = const { Cell::new(0) };
+    }
+
+    /// Raising the error once more behind each `pcall` would take seconds: thousands may stand inside one another, in each
+    /// of many coroutines.
+    #[test]
+    fn a_stop_is_raised_once_for_all_protected_calls() {
+        RAISED.set(0);
+        stopped(
+            "local function deep(n) if n > 0 then pcall(deep, n - 1) xpcall(deep, print, 0) else while true do end end end
+             deep(2000)",
+        );
+        assert_eq!(RAISED.get(), 1);
+        stopped("local co = coroutine.wrap(function() pcall(function() while true do end end) end) pcall(co)");
+        assert!(RAISED.get() <= 4, "{}", RAISED.get());
+    }
+
+    #[test]
+    fn protected_calls_catch_again_after_a_stop() {
+        stopped("while true do pcall(error) end");
+        let lua = mlua::Lua::new();
+        let caught: bool = lua.load("return not pcall(error) and not xpcall(error, print)").eval().unwrap();
+        assert!(caught);
+    }
 
     fn stopped(script: &str) -> String {
         let lua = mlua::Lua::new();

@@ -18,6 +18,9 @@ use super::{guard, strings, wait};
 /// ([`crate::worker::STACK`]), so that the innermost can still fill its Lua stack with native functions' callbacks.
 pub(super) const CALLBACK_STACK: usize = 1024 * 1024;
 
+/// The same for the orders of `table.sort` that sort themselves.
+pub(super) const SORT_STACK: usize = 256 * 1024;
+
 /// Where the registry has the set of coroutines that only the engine may resume: a table with weak keys.
 const ENGAGED: &CStr = c"connmix's engaged coroutines";
 /// Where it has a handler that waits, between the native function and the prelude.
@@ -47,6 +50,19 @@ pub(super) fn handled_by(co: State) -> Option<State> {
         next = handling.outer;
     }
     None
+}
+
+/// Message handlers that may run inside one another. Each can fill a Lua stack of its own.
+const MOST_HANDLERS: usize = 16;
+
+/// How many handlers run inside one another.
+fn inside_one_another() -> usize {
+    let (mut count, mut next) = (0, INNERMOST.get());
+    // SAFETY: as in `handled_by`.
+    while let Some(handling) = unsafe { next.as_ref() } {
+        (count, next) = (count + 1, handling.outer);
+    }
+    count
 }
 
 /// Pushes the set of coroutines that only the engine may resume.
@@ -142,7 +158,7 @@ unsafe extern "C-unwind" fn handle(state: State) -> c_int {
         if guard::expired() {
             return 1;
         }
-        if strings::native_stack_used() > CALLBACK_STACK {
+        if strings::native_stack_used() > CALLBACK_STACK || inside_one_another() >= MOST_HANDLERS {
             push_bytes(state, b"stack overflow (message handlers inside one another)");
             return failed(state);
         }

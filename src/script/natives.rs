@@ -62,6 +62,8 @@ pub(super) fn table(lua: &Lua, program: Arc<Program>, limits: &VmLimits) -> mlua
             set_native(state, c"stack_is_used_up", |_: &Args| {
                 Ok(strings::native_stack_used() > handler::CALLBACK_STACK)
             });
+            // Unwinding takes time with the square of these levels.
+            set_native(state, c"sorts_too_deep", |_: &Args| Ok(strings::native_stack_used() > handler::SORT_STACK));
             // The whole of `debug`, of which the prelude lends scripts a little.
             ffi::lua_pushcfunction(state, ffi::luaopen_debug);
             ffi::lua_call(state, 0, 1);

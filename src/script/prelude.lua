@@ -247,6 +247,9 @@ function table.sort(t, order)
   if order == nil and type(t) == "table" and #t > 10000 then
     order = less
   end
+  if order and native.sorts_too_deep() then
+    error("stack overflow (table.sort inside its own order)", 2)
+  end
   return sort(t, order)
 end
 

@@ -3,6 +3,8 @@
 use hyper::StatusCode;
 use std::borrow::Cow;
 
+use crate::ids::WorkerId;
+
 /// A call's failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ApiError {
@@ -38,6 +40,8 @@ pub enum ApiError {
     Timeout,
     /// The engine drains.
     Unavailable,
+    /// Workers are stuck: these.
+    Stuck(Vec<WorkerId>),
 }
 
 impl ApiError {
@@ -72,7 +76,7 @@ impl ApiError {
             ApiError::MethodNotAllowed(_) => "method_not_allowed",
             ApiError::TooLarge(_) => "too_large",
             ApiError::Timeout => "timeout",
-            ApiError::Unavailable => "unavailable",
+            ApiError::Unavailable | ApiError::Stuck(_) => "unavailable",
         }
     }
 
@@ -93,7 +97,7 @@ impl ApiError {
             ApiError::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::Timeout => StatusCode::REQUEST_TIMEOUT,
-            ApiError::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            ApiError::Unavailable | ApiError::Stuck(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -115,6 +119,10 @@ impl ApiError {
             ApiError::TooLarge(limit) => format!("the body has more than {limit} bytes (engine.apiServer.maxBodySize)"),
             ApiError::Timeout => "the body did not arrive in time".into(),
             ApiError::Unavailable => "the engine is shutting down".into(),
+            ApiError::Stuck(workers) => {
+                let numbers: Vec<String> = workers.iter().map(|worker| worker.0.to_string()).collect();
+                format!("stuck: {} {}", if workers.len() == 1 { "worker" } else { "workers" }, numbers.join(", "))
+            }
         }
     }
 }

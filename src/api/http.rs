@@ -240,6 +240,10 @@ impl Api {
                 if *self.draining.borrow() {
                     return Err(ApiError::Unavailable);
                 }
+                let stuck: Vec<_> = self.mesh.stuck().collect();
+                if matches!(route, Route::Ready) && !stuck.is_empty() {
+                    return Err(ApiError::Stuck(stuck));
+                }
                 Answer::ok(&serde_json::json!({"status": "ok"}))
             }
             Route::Version => Answer::ok(&center::version()),

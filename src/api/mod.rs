@@ -32,6 +32,7 @@ use self::plain::Next;
 use self::repeats::Repeats;
 use crate::cluster::Mesh;
 use crate::config::Config;
+use crate::ids::WorkerId;
 use crate::queue::Queue;
 use crate::telemetry::metrics::blocks::ApiCounts;
 use crate::telemetry::metrics::{Metrics, Of, TEXT};
@@ -83,6 +84,15 @@ pub struct Parts {
     pub logins: Arc<Logins>,
     /// True while the engine drains.
     pub draining: watch::Receiver<bool>,
+}
+
+/// The answer to any request while all workers are stuck: a whole HTTP response, which ends the connection.
+pub fn stuck(workers: &[WorkerId]) -> Vec<u8> {
+    let mut answer = Answer::failure(&ApiError::Stuck(workers.to_vec()), None);
+    answer.ends = true;
+    let mut response = Vec::new();
+    answer.write_http(&httpdate::fmt_http_date(std::time::SystemTime::now()), &mut response);
+    response
 }
 
 /// The longest a call may take to end once the engine drains.

@@ -1,14 +1,18 @@
 //! Any client on any node: publishing, sending, and which nodes there are. With the memory engine this process is the
 //! whole mesh.
 
+mod unanswered;
+
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::sync::oneshot;
 
 use crate::hub::{Counts, Delivery, Hub, Mailbox, Order, Publication, Refused, Tally, WorkerSet};
-use crate::ids::{ClientId, NodeId, worker_of};
+use crate::ids::{ClientId, NodeId, WorkerId, worker_of};
 use crate::message::{Channel, Message};
+
+pub use unanswered::look_again;
 
 /// The mesh as this node sees it. Any thread may call it.
 pub struct Mesh {
@@ -29,6 +33,11 @@ impl Mesh {
         Mesh { hub, node, started: SystemTime::now() }
     }
 
+    /// The workers of this node that are stuck: no client of theirs is served until they go on.
+    pub fn stuck(&self) -> impl Iterator<Item = WorkerId> {
+        self.hub.stuck()
+    }
+
     /// This node's number.
     pub fn node(&self) -> NodeId {
         self.node
@@ -40,7 +49,7 @@ impl Mesh {
     }
 
     /// Delivers to every connection in a channel, and says how many were reached. Waits while a mailbox is full, then
-    /// till each worker has taken it into its outboxes. Messages that one caller publishes one after the other arrive
+    /// till each worker has taken it into its outboxes. A worker that is stuck is not waited for: it counts as one failure. Messages that one caller publishes one after the other arrive
     /// in that order.
     pub fn publish(&self, channel: Channel, message: Message) -> impl Future<Output = Counts> + Send + use<> {
         self.publish_then(channel, message, Behind::default(), || ())
@@ -66,12 +75,18 @@ impl Mesh {
     ) -> impl Future<Output = Counts> + use<H> {
         let (tally, counts) = Tally::new();
         let told = Told::of(&channel, &message);
+        let so_far = tally.so_far();
         let sent = self.hand_out(channel, message, behind, tally);
+        let hub = self.hub.clone();
         async move {
-            sent.await;
+            let workers = sent.await;
             handed();
+            let lost = || match hub.stuck_among(&workers) {
+                0 => None,
+                stuck => so_far.without(stuck),
+            };
             // The sender lives till the last share is gone; if it vanished, nobody was reached.
-            let counts = counts.await.unwrap_or_default();
+            let counts = unanswered::wait(counts, lost).await.unwrap_or_default();
             if let Some(Told { channel, bytes }) = told {
                 tracing::debug!(%channel, bytes, reached = counts.reached, failed = counts.failed, "published");
             }
@@ -84,31 +99,40 @@ impl Mesh {
         if let Some(Told { channel, bytes }) = Told::of(&channel, &message) {
             tracing::debug!(%channel, bytes, "published, uncounted");
         }
-        self.hand_out(channel, message, Behind::default(), Tally::ignored())
+        let sent = self.hand_out(channel, message, Behind::default(), Tally::ignored());
+        async move { drop(sent.await) }
     }
 
+    /// The workers that have it, and will answer.
     fn hand_out(
         &self,
         channel: Channel,
         message: Message,
         behind: Behind,
         tally: Tally,
-    ) -> impl Future<Output = ()> + Send + use<> {
+    ) -> impl Future<Output = WorkerSet> + Send + use<> {
         let mut workers = self.hub.workers_of(channel.as_str());
         behind.0.iter().for_each(|worker| workers.add(worker));
         let hub = self.hub.clone();
         async move {
             let publication = Arc::new(Publication { channel, message });
             let mut handing_out = HandingOut { hub, publication, tally, left: workers, begun: false };
+            let mut answering = handing_out.left.clone();
             while let Some(worker) = handing_out.left.first() {
-                put(handing_out.hub.mailbox(worker), handing_out.delivery()).await;
+                let mailbox = handing_out.hub.mailbox(worker);
+                if mailbox.is_stuck() {
+                    // It counts as failed from the beginning.
+                    answering.remove(worker);
+                }
+                put(mailbox, handing_out.delivery()).await;
                 handing_out.left.remove(worker);
                 handing_out.begun = true;
             }
+            answering
         }
     }
 
-    /// Delivers to one client; false if there is no such client, or it can't take it.
+    /// Delivers to one client; false if there is no such client, it can't take it, or its worker is stuck.
     pub fn send(&self, client_id: ClientId, message: Message) -> impl Future<Output = bool> + Send + use<> {
         self.send_then(client_id, message, || ())
     }
@@ -126,7 +150,9 @@ impl Mesh {
             put(hub.mailbox_of(client_id), Delivery::Send(client_id, message, tally.share())).await;
             drop(tally);
             handed();
-            counts.await.is_ok_and(|c| c.reached > 0)
+            let worker = hub.mailbox_of(client_id);
+            let lost = || worker.is_stuck().then(Counts::default);
+            unanswered::wait(counts, lost).await.is_ok_and(|c| c.reached > 0)
         }
     }
 
@@ -142,7 +168,14 @@ impl Mesh {
             let (obeyed, outcome) = oneshot::channel();
             put(hub.mailbox_of(client_id), Delivery::Order(client_id, order, obeyed)).await;
             handed();
-            outcome.await.unwrap_or_else(|_| Err(format!("client {client_id} is not connected")))
+            let worker = worker_of(client_id, hub.workers());
+            let stuck = || Err(format!("worker {}, which serves client {client_id}, is stuck", worker.0));
+            let lost = || hub.mailbox(worker).is_stuck().then(stuck);
+            match unanswered::wait(outcome, lost).await {
+                Ok(outcome) => outcome,
+                // A mailbox of a stuck worker that is full drops it.
+                Err(_) => lost().unwrap_or_else(|| Err(format!("client {client_id} is not connected"))),
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use super::file::{other_kind, read};
 use super::raw::{self, At, MAX_BYTES, Place, Raw, RawServer, Sink, units};
-use super::{ApiServer, Cluster, Config, Listen, LuaVm, MAX_WAITING, Problem, Problems, Protocol, Server};
+use super::{ApiServer, Cluster, Config, Listen, LuaVm, MAX_WAITING, Problem, Problems, Protocol, STUCK_AFTER, Server};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -77,6 +77,7 @@ fn build(file: &Path, raw: Raw, sink: &Sink) -> Config {
         summary,
         trusted_proxies,
         shutdown_timeout,
+        stuck_after: STUCK_AFTER,
         cluster: Cluster { advertise: raw.advertise, reply_timeout: raw.reply_timeout },
         notes,
     }

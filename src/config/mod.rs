@@ -15,6 +15,9 @@ pub mod reload;
 
 pub use raw::units::{Quantity, parse_duration};
 
+/// A worker that has not gone on for that long is stuck.
+pub const STUCK_AFTER: Duration = Duration::from_secs(3);
+
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -42,6 +45,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// `shutdownTimeout`
     pub shutdown_timeout: Duration,
+    /// How long a worker may not go on until it counts as stuck: [`STUCK_AFTER`], but for tests.
+    pub stuck_after: Duration,
     /// `cluster`
     pub cluster: Cluster,
     /// Things worth a line in the log: keys that are read and not used, and the like.

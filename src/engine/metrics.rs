@@ -9,6 +9,8 @@ use crate::hub::Hub;
 use crate::queue::Queue;
 use crate::script::hooks::Hook;
 use crate::telemetry::metrics::{Kind, Metrics, Of, ServerInfo, Watch};
+use crate::worker::Peers;
+use crate::worker::pulse::{Pulse, State};
 
 /// The figures of an engine. Each worker adds its own.
 pub(super) fn metrics(
@@ -17,6 +19,7 @@ pub(super) fn metrics(
     hub: &Arc<Hub>,
     queue: &Arc<Queue>,
     clients: &[Arc<AtomicUsize>],
+    peers: &Arc<Peers>,
 ) -> Metrics {
     let servers = config.servers.iter().zip(&at.servers).map(|(server, at)| ServerInfo {
         label: at.to_string(),
@@ -40,6 +43,17 @@ pub(super) fn metrics(
     let workers = hub.workers();
     gauge(Of::Engine, "connmix_engine_workers", "Worker threads.", Box::new(move || workers));
     gauge(Of::Engine, "connmix_engine_channels", "Channels that clients are in.", Box::new(move || hub.channels()));
+    let by_worker = |kind, name, help, read: fn(&Pulse) -> f64| {
+        let peers = peers.clone();
+        let read = move || peers.pulses.iter().enumerate().map(|(at, pulse)| (at.to_string(), read(pulse))).collect();
+        metrics.watch(Watch { of: Of::Engine, kind, name, help, label: Some("worker"), read: Box::new(read) });
+    };
+    by_worker(Kind::Gauge, "connmix_engine_worker_stuck", "1 while a worker is stuck, else 0.", |pulse| {
+        f64::from(u8::from(pulse.state() == State::Stuck))
+    });
+    by_worker(Kind::Counter, "connmix_engine_worker_stuck_total", "How often a worker has become stuck.", |pulse| {
+        pulse.times() as f64
+    });
     let queue = queue.clone();
     metrics.watch(Watch {
         of: Of::Engine,

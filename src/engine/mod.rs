@@ -3,15 +3,18 @@
 mod listeners;
 mod metrics;
 mod reload;
+mod stand_in;
+mod stuck;
 
 use arc_swap::ArcSwap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
+use self::stand_in::Doors;
 use crate::api::Logins;
 use crate::api::repeats::Repeats;
 use crate::cluster::Mesh;
@@ -23,6 +26,7 @@ use crate::queue::Queue;
 use crate::script::program::Program;
 use crate::script::vm::{Vm, VmLimits};
 use crate::script::{guard, ignored};
+use crate::worker::pulse::{BEAT, Pulse, State};
 use crate::worker::{self, Control, Peers, Spec};
 
 pub use listeners::{BindError, Listeners};
@@ -57,6 +61,8 @@ pub struct Engine {
     workers: Vec<JoinHandle<()>>,
     config: Arc<ArcSwap<Config>>,
     supervisor: Option<(mpsc::Sender<reload::Command>, JoinHandle<()>)>,
+    watcher: Option<stuck::Watcher>,
+    doors: Arc<Doors>,
 }
 
 /// Where a running engine is reached.
@@ -102,10 +108,12 @@ impl Engine {
         let (peers, lanes) = Peers::new(workers);
         let peers = Arc::new(peers);
         let addresses = listeners.addresses.clone();
-        let metrics = Arc::new(metrics::metrics(&config, &addresses, &hub, &queue, &clients));
+        let metrics = Arc::new(metrics::metrics(&config, &addresses, &hub, &queue, &clients, &peers));
         let logins = Arc::new(Logins::default());
         let config = Arc::new(ArcSwap::from_pointee(config));
 
+        let api_doors = listeners.for_worker().map_err(|e| StartError::System(e.to_string()))?;
+        let doors = Arc::new(Doors::new(api_doors));
         let mut engine = Engine {
             addresses,
             draining,
@@ -113,6 +121,8 @@ impl Engine {
             workers: Vec::with_capacity(workers),
             config: config.clone(),
             supervisor: None,
+            watcher: None,
+            doors: doors.clone(),
         };
         let mut starting = Vec::with_capacity(workers);
         for (i, control) in lanes.into_iter().enumerate() {
@@ -150,6 +160,9 @@ impl Engine {
                 .unwrap_or_else(|_| Err("a worker ended while it started".into()))
                 .map_err(StartError::Script)?;
         }
+        let stuck_after = config.load().stuck_after;
+        let watcher = stuck::Watcher::spawn(peers.clone(), hub, doors, stuck_after);
+        engine.watcher = Some(watcher.map_err(|e| StartError::System(e.to_string()))?);
         let supervisor = reload::Supervisor::new(config, peers, programs, metrics, on_level, configured);
         engine.supervisor = Some(supervisor.spawn().map_err(|e| StartError::System(e.to_string()))?);
         Ok(engine)
@@ -182,12 +195,16 @@ impl Engine {
         // Its end is awaited last: it may be in the midst of trying a script.
         let supervisor = self.supervisor.take().map(|(_, thread)| thread);
         self.draining.send_replace(true);
+        self.doors.shut();
         let deadline = std::time::Instant::now() + within;
-        for (thread, control) in self.workers.iter().zip(&self.peers.control) {
-            while let Err(mpsc::error::TrySendError::Full(_)) = control.try_send(Control::Drain) {
-                if std::time::Instant::now() > deadline || thread.is_finished() {
-                    break;
-                }
+        let mut untold: Vec<_> = self.workers.iter().zip(&self.peers.control).collect();
+        while !untold.is_empty() && std::time::Instant::now() < deadline {
+            // One whose lane is full, which may be stuck, keeps no other from its end.
+            untold.retain(|(thread, control)| {
+                let full = |sent| matches!(sent, Err(mpsc::error::TrySendError::Full(_)));
+                !thread.is_finished() && full(control.try_send(Control::Drain))
+            });
+            if !untold.is_empty() {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
@@ -199,10 +216,21 @@ impl Engine {
             thread.is_finished() && thread.join().is_ok()
         };
         let mut clean = true;
-        for thread in self.workers.drain(..) {
-            clean &= ended(thread);
+        let mut left = Vec::new();
+        for (i, thread) in self.workers.drain(..).enumerate() {
+            let running = !thread.is_finished();
+            let in_time = ended(thread);
+            if running && !in_time {
+                left.push(i);
+            }
+            clean &= in_time;
+        }
+        if !left.is_empty() {
+            tell_left(&self.peers, &left);
         }
         supervisor.map(ended);
+        // Not before: until now somebody may be stuck.
+        self.watcher.take();
         clean
     }
 }
@@ -211,6 +239,24 @@ impl Drop for Engine {
     fn drop(&mut self) {
         if !self.workers.is_empty() {
             self.stop(Duration::from_secs(1));
+        }
+    }
+}
+
+/// Says why workers have not ended in time: their connections have not, or they are stuck.
+fn tell_left(peers: &Peers, workers: &[usize]) {
+    let pulses: Vec<&Pulse> = workers.iter().map(|&i| &peers.pulses[i]).collect();
+    let before: Vec<_> = pulses.iter().map(|pulse| pulse.progress()).collect();
+    if pulses.iter().any(|pulse| pulse.state() == State::Fine) {
+        // They have not been watched for long enough.
+        std::thread::sleep(BEAT * 2);
+    }
+    for ((i, pulse), before) in workers.iter().zip(pulses).zip(before) {
+        let open = peers.loads[*i].load(Relaxed);
+        if pulse.progress() != before {
+            tracing::error!("worker {i} was cut off: {open} of its connections had not ended");
+        } else {
+            tracing::error!("worker {i} was cut off with {open} connections: it is stuck, {}", pulse.whereabouts());
         }
     }
 }

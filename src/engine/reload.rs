@@ -17,6 +17,7 @@ use crate::config::{Config, load};
 use crate::script::program::{Program, Stamp, shown, stamp};
 use crate::script::vm::{Vm, VmLimits};
 use crate::telemetry::metrics::Metrics;
+use crate::worker::pulse::State;
 use crate::worker::{Control, Peers};
 
 /// How often files are looked at, and how long they must rest before a change is taken up, so that a file is not read
@@ -105,6 +106,11 @@ impl Change {
             None
         }
     }
+}
+
+/// Puts something into a worker's lane. One that has ended needs nothing, and one whose lane stays full takes nothing.
+async fn give(worker: &mpsc::Sender<Control>, control: Control) {
+    let _ = tokio::time::timeout(BUILD, worker.send(control)).await;
 }
 
 impl Supervisor {
@@ -206,18 +212,21 @@ impl Supervisor {
 
     /// Builds a VM in every worker; the first error of any.
     async fn build(&self, server: usize, program: &Arc<Program>) -> Result<(), String> {
+        if let Some(stuck) = self.peers.pulses.iter().position(|pulse| pulse.state() == State::Stuck) {
+            return Err(format!("worker {stuck} is stuck"));
+        }
         let mut building = Vec::new();
         for worker in &self.peers.control {
             let (done, built) = oneshot::channel();
-            let _ = worker.send(Control::Build { server, program: program.clone(), done }).await;
+            give(worker, Control::Build { server, program: program.clone(), done }).await;
             building.push(built);
         }
         let mut result = Ok(());
-        for built in building {
+        for (worker, built) in building.into_iter().enumerate() {
             let one = match tokio::time::timeout(BUILD, built).await {
                 Ok(Ok(one)) => one,
-                Ok(Err(_)) => Err("a worker ended meanwhile".into()),
-                Err(_) => Err("a worker did not answer in time".into()),
+                Ok(Err(_)) => Err(format!("worker {worker} ended meanwhile, or takes nothing")),
+                Err(_) => Err(format!("worker {worker} did not answer in time")),
             };
             result = result.and(one);
         }
@@ -226,8 +235,7 @@ impl Supervisor {
 
     async fn tell(&self, control: impl Fn() -> Control) {
         for worker in &self.peers.control {
-            // A worker that has ended needs nothing.
-            let _ = worker.send(control()).await;
+            give(worker, control()).await;
         }
     }
 

@@ -1,7 +1,8 @@
 //! A worker's mailbox for deliveries. Any thread offers; the worker takes all at once. Bounded in bytes: a full one takes
-//! nothing, and whoever publishes waits for room, without blocking its thread.
+//! nothing, and whoever publishes waits for room, without blocking its thread. That of a worker that is stuck makes nobody wait.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -29,12 +30,18 @@ impl Lane {
 
 /// A worker's mailbox.
 #[derive(Default)]
-pub struct Mailbox(Mutex<Lane>);
+pub struct Mailbox {
+    lane: Mutex<Lane>,
+    /// Its worker takes nothing for the time being. Changed under the lock.
+    stuck: AtomicBool,
+}
 
 /// Why a delivery was not taken.
 pub enum Refused {
     /// No room now; the delivery comes back. Wait with [`Mailbox::poll_room`].
     Full(Delivery),
+    /// No room, and a worker that makes none; the delivery was dropped, which fails its tally.
+    Stuck,
     /// The worker has ended; the delivery was dropped, which fails its tally.
     Closed,
 }
@@ -42,7 +49,7 @@ pub enum Refused {
 impl Mailbox {
     fn lane(&self) -> MutexGuard<'_, Lane> {
         // Nothing below can panic halfway through a change.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lane.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts a delivery in.
@@ -57,12 +64,18 @@ impl Mailbox {
         let _ = self.put(delivery, true);
     }
 
-    fn put(&self, delivery: Delivery, force: bool) -> Result<(), Refused> {
+    fn put(&self, mut delivery: Delivery, force: bool) -> Result<(), Refused> {
         let mut lane = self.lane();
         if lane.closed {
             return Err(Refused::Closed);
         }
         let weight = delivery.weight();
+        if self.is_stuck() {
+            if !lane.has_room(weight) {
+                return Err(Refused::Stuck);
+            }
+            delivery.give_up();
+        }
         if !force && !lane.has_room(weight) {
             return Err(Refused::Full(delivery));
         }
@@ -79,7 +92,7 @@ impl Mailbox {
     /// Ready when that delivery, which was refused, may be taken.
     pub fn poll_room(&self, delivery: &Delivery, cx: &mut Context<'_>) -> Poll<()> {
         let mut lane = self.lane();
-        if lane.closed || lane.has_room(delivery.weight()) {
+        if lane.closed || self.is_stuck() || lane.has_room(delivery.weight()) {
             return Poll::Ready(());
         }
         lane.publishers.push(cx.waker().clone());
@@ -99,6 +112,28 @@ impl Mailbox {
         let publishers = std::mem::take(&mut lane.publishers);
         drop(lane);
         publishers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether its worker takes nothing for the time being.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck.load(Acquire)
+    }
+
+    /// The worker is stuck: who waits for room waits no more, and what waits here counts as failed from now on. It is
+    /// delivered all the same once the worker goes on, as far as it has room here.
+    pub(super) fn stall(&self) {
+        let mut lane = self.lane();
+        self.stuck.store(true, Release);
+        lane.waiting.iter_mut().for_each(Delivery::give_up);
+        let publishers = std::mem::take(&mut lane.publishers);
+        drop(lane);
+        publishers.into_iter().for_each(Waker::wake);
+    }
+
+    /// The worker goes on.
+    pub(super) fn resume(&self) {
+        let _lane = self.lane();
+        self.stuck.store(false, Release);
     }
 
     /// The worker ends: nothing more is taken, and what waits is dropped, which fails its tallies.

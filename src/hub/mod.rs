@@ -11,13 +11,14 @@ use dashmap::mapref::entry::Entry;
 use foldhash::fast::RandomState;
 use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::*};
 
 use crate::ids::{ClientId, WorkerId, worker_of};
 use crate::message::{Channel, Message};
 
 pub use mailbox::{MAILBOX_BYTES, Mailbox, Refused};
 pub use order::{Obeyed, Order};
-pub use tally::{Counts, Scenario, Share, Tally};
+pub use tally::{Counts, Scenario, Share, SoFar, Tally};
 
 /// A set of workers: one bit each, in place for up to 64 of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -81,6 +82,15 @@ pub enum Delivery {
 }
 
 impl Delivery {
+    /// Its worker is stuck: who waits for a publication's counts waits for this one no more.
+    fn give_up(&mut self) {
+        match self {
+            Delivery::Publish(_, share) | Delivery::Send(_, _, share) => share.give_up(),
+            // Who gave an order looks at its worker.
+            Delivery::Order(..) => {}
+        }
+    }
+
     /// The bytes it counts for in a mailbox: its payload and its own size.
     fn weight(&self) -> usize {
         128 + match self {
@@ -95,6 +105,8 @@ impl Delivery {
 pub struct Hub {
     channels: DashMap<Channel, WorkerSet, RandomState>,
     mailboxes: Box<[Mailbox]>,
+    /// How many workers are stuck.
+    stuck: AtomicUsize,
 }
 
 impl Hub {
@@ -103,6 +115,7 @@ impl Hub {
         Hub {
             channels: DashMap::with_hasher(RandomState::default()),
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
+            stuck: AtomicUsize::new(0),
         }
     }
 
@@ -119,6 +132,32 @@ impl Hub {
     /// The mailbox of the worker that has that client, if it is one of this process.
     pub fn mailbox_of(&self, client: ClientId) -> &Mailbox {
         self.mailbox(worker_of(client, self.workers()))
+    }
+
+    /// A worker takes nothing for the time being: nobody waits for it. To be told by one thread only, as is its end.
+    pub fn stall(&self, worker: WorkerId) {
+        self.mailbox(worker).stall();
+        self.stuck.fetch_add(1, Release);
+    }
+
+    /// That worker goes on.
+    pub fn resume(&self, worker: WorkerId) {
+        self.stuck.fetch_sub(1, Release);
+        self.mailbox(worker).resume();
+    }
+
+    /// The workers that are stuck, lowest first.
+    pub fn stuck(&self) -> impl Iterator<Item = WorkerId> {
+        let all = if self.stuck.load(Acquire) == 0 { 0 } else { self.workers() };
+        (0..all).map(|at| WorkerId(at as u16)).filter(|worker| self.mailbox(*worker).is_stuck())
+    }
+
+    /// How many of these workers are stuck.
+    pub fn stuck_among(&self, workers: &WorkerSet) -> usize {
+        match self.stuck.load(Acquire) {
+            0 => 0,
+            _ => workers.iter().filter(|worker| self.mailbox(*worker).is_stuck()).count(),
+        }
     }
 
     /// A worker has its first subscriber of a channel. Every publish that begins after this returns reaches the worker.

@@ -1,8 +1,8 @@
 //! Counting where a publication arrived: one share for each worker that it went to; when the last share is gone, the
 //! counts reach whoever waits.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -83,9 +83,28 @@ impl Tally {
         Tally { scenario: Scenario::Forward, ..self }
     }
 
+    /// What tells how far it is, without keeping it from its end.
+    pub fn so_far(&self) -> SoFar {
+        SoFar(self.sum.as_ref().map_or_else(Weak::new, Arc::downgrade))
+    }
+
     /// One more share.
     pub fn share(&self) -> Share {
         Share { sum: self.sum.clone(), settled: false, accepted: self.accepted, scenario: self.scenario }
+    }
+}
+
+/// A publication's counts while not all of them have come.
+pub struct SoFar(Weak<Sum>);
+
+impl SoFar {
+    /// The counts, if no more than so many shares are still out: each of these counts as one failure.
+    pub fn without(&self, missing: usize) -> Option<Counts> {
+        let sum = self.0.upgrade()?;
+        // One of the references is the one above.
+        let out = Arc::strong_count(&sum) - 1;
+        let counts = Counts { reached: sum.reached.load(Relaxed), failed: sum.failed.load(Relaxed) + out as u64 };
+        (out <= missing).then_some(counts)
     }
 }
 
@@ -102,6 +121,13 @@ impl Share {
     /// How long ago the publication was accepted, and where.
     pub fn age(&self) -> (Scenario, Duration) {
         (self.scenario, self.accepted.elapsed())
+    }
+
+    /// Reports one failure now; what comes of the publication later is not counted.
+    pub fn give_up(&mut self) {
+        if let (Some(sum), false) = (self.sum.take(), self.settled) {
+            sum.failed.fetch_add(1, Relaxed);
+        }
     }
 
     /// Reports this worker's counts.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::compile::{self, Loaded};
+use super::doing::Doing;
 use super::program::{Program, shown};
 use super::stack::{State, protect};
 use super::teach::Known;
@@ -58,6 +59,8 @@ pub(super) struct Entry {
     pub hook: c_int,
     /// Whether it looks at its connection argument, which then has to be made.
     pub takes_conn: bool,
+    /// What watching threads are told while it runs.
+    pub doing: Doing,
 }
 
 /// By [`Hook`], those that the script defines.
@@ -80,7 +83,7 @@ pub(super) fn build(program: &Arc<Program>, limits: &VmLimits, budget: Duration)
     let (lua, main, prelude) = bare(program, limits)?;
     {
         // SAFETY: `lua` lives longer than the run.
-        let _run = unsafe { guard::enter(main, budget) };
+        let _run = unsafe { guard::enter(main, budget, Doing::loading(&program.entry)) };
         let chunk = match compile::file(&lua, program, &program.entry).map_err(|e| e.to_string())? {
             Loaded::Function(chunk) => chunk,
             Loaded::Absent => return Err(format!("{}: the entry file is not there", program.entry.display())),
@@ -148,12 +151,13 @@ fn find_hooks(lua: &Lua, prelude: &mlua::Table, program: &Program) -> Result<Ent
             continue;
         }
         let Some(function) = global_function(lua, program, hook.name(), required)? else { continue };
+        let doing = defined_at(hook, &function, program);
         let find = || -> mlua::Result<Entry> {
             let (entrance, position) = hook.entrance();
             if let (Hook::Message, Some(decode)) = (hook, &decode) {
                 let package: mlua::Function = prelude.get("package")?;
                 let enter = anchor(lua, package.call(decode)?)?;
-                return Ok(Entry { enter, hook: anchor(lua, function)?, takes_conn: true });
+                return Ok(Entry { enter, hook: anchor(lua, function)?, takes_conn: true, doing });
             }
             let (entrance, position) = match hook {
                 Hook::Close if is_older_close(prelude, &function)? => ("older_close", 2),
@@ -161,11 +165,21 @@ fn find_hooks(lua: &Lua, prelude: &mlua::Table, program: &Program) -> Result<Ent
             };
             let takes: mlua::Function = prelude.get("takes")?;
             let takes_conn = takes.call((&function, position))?;
-            Ok(Entry { enter: anchor(lua, prelude.get(entrance)?)?, hook: anchor(lua, function)?, takes_conn })
+            Ok(Entry { enter: anchor(lua, prelude.get(entrance)?)?, hook: anchor(lua, function)?, takes_conn, doing })
         };
         entries[hook as usize] = Some(find().map_err(|e| e.to_string())?);
     }
     Ok(entries)
+}
+
+/// Where a hook is defined, by what the compiler wrote into it.
+fn defined_at(hook: Hook, function: &mlua::Function, program: &Program) -> Doing {
+    let info = function.info();
+    let line = info.line_defined.and_then(|line| u32::try_from(line).ok()).unwrap_or(0);
+    match info.source.as_deref().and_then(|source| source.strip_prefix('@')) {
+        Some(file) => Doing::hook(hook, file, line),
+        None => Doing::hook(hook, &shown(&program.entry), 0),
+    }
 }
 
 /// Whether an `on_close` is of before CONNMIX 1.0, with the error as its first argument.

@@ -13,6 +13,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
 use std::time::Duration;
 
+use super::doing::Doing;
 use super::guard;
 use super::program::{Program, shown};
 use super::stack::{State, bytes_at, push_bytes};
@@ -143,7 +144,7 @@ pub(super) fn dumped(source: &[u8], longest: Duration) -> Option<Vec<u8>> {
     // lives longer than the run.
     unsafe {
         lua.exec_raw::<()>((), |state| {
-            let _run = guard::enter(state, longest);
+            let _run = guard::enter(state, longest, Doing::TESTING);
             done = text(state, source, c"=") == ffi::LUA_OK && dump(state, &mut code);
             ffi::lua_settop(state, 0);
         })

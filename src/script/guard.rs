@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering::*
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::doing::Doing;
 use super::trace;
 
 /// What a stopped script gets as its error, after file and line.
@@ -39,6 +40,8 @@ struct Watched {
     /// The VM that was entered.
     state: AtomicPtr<lua_State>,
     budget_ms: AtomicU32,
+    /// What it does there, as [`Doing::bits`].
+    doing: AtomicU64,
     thread: libc::pthread_t,
     ended: AtomicBool,
 }
@@ -148,6 +151,7 @@ fn watched() -> *const Watched {
         armed: AtomicBool::new(false),
         state: AtomicPtr::new(std::ptr::null_mut()),
         budget_ms: AtomicU32::new(0),
+        doing: AtomicU64::new(0),
         thread: unsafe { libc::pthread_self() },
         ended: AtomicBool::new(false),
     });
@@ -163,19 +167,20 @@ pub struct Run {
     watched: *const Watched,
     /// What was under way on this thread before: a VM may be built while nothing of another runs, but the guard does
     /// not rely on it.
-    outer: (*mut lua_State, u32),
+    outer: (*mut lua_State, u32, u64),
 }
 
-/// Enters Lua for at most `budget` (millisecond steps).
+/// Enters Lua for at most `budget` (millisecond steps). `doing` is what other threads are told ([`Thread`]).
 ///
 /// # Safety
 /// `state` must stay valid till the result is dropped.
-pub unsafe fn enter(state: *mut lua_State, budget: Duration) -> Run {
+pub unsafe fn enter(state: *mut lua_State, budget: Duration, doing: Doing) -> Run {
     let pointer = watched();
     let w = unsafe { &*pointer };
-    let outer = (w.state.load(Relaxed), w.budget_ms.load(Relaxed));
+    let outer = (w.state.load(Relaxed), w.budget_ms.load(Relaxed), w.doing.load(Relaxed));
     w.state.store(state, Relaxed);
     w.budget_ms.store(budget.as_millis().min(u128::from(u32::MAX)) as u32, Relaxed);
+    w.doing.store(doing.bits(), Relaxed);
     compiler_fence(SeqCst);
     let epoch = w.epoch.load(Relaxed);
     // Nested: even out first, so that inside is always odd.
@@ -200,6 +205,32 @@ impl Drop for Run {
         }
         w.state.store(self.outer.0, Relaxed);
         w.budget_ms.store(self.outer.1, Relaxed);
+        w.doing.store(self.outer.2, Relaxed);
+    }
+}
+
+/// A thread that runs Lua, as others see it.
+pub struct Thread(Arc<Watched>);
+
+impl Thread {
+    /// The calling one.
+    pub fn this() -> Option<Thread> {
+        watched();
+        OWNER.with(|owner| {
+            let watched = owner.0.take();
+            owner.0.set(watched.clone());
+            watched.map(Thread)
+        })
+    }
+
+    /// A number that moves whenever the thread enters or leaves Lua.
+    pub fn steps(&self) -> u64 {
+        self.0.epoch.load(Relaxed)
+    }
+
+    /// What it does in Lua; None: it is outside of it.
+    pub fn doing(&self) -> Option<Doing> {
+        (self.0.epoch.load(Relaxed) & 1 == 1).then(|| Doing::from_bits(self.0.doing.load(Relaxed)))
     }
 }
 
@@ -253,7 +284,7 @@ fn stops_within(script: &str, budget: Duration) -> bool {
     }
     let stopped = {
         // SAFETY: `lua` lives until the end of this function.
-        let _run = unsafe { enter(state, budget) };
+        let _run = unsafe { enter(state, budget, Doing::TESTING) };
         counting.call::<()>(()).is_err()
     };
     stopped && lua.globals().raw_get::<f64>("count").is_ok_and(|count| count < LOOPS)
@@ -296,7 +327,7 @@ mod tests {
         let mut state = std::ptr::null_mut();
         unsafe { lua.exec_raw::<()>((), |s| state = s) }.unwrap();
         let result = {
-            let _run = unsafe { enter(state, Duration::from_millis(30)) };
+            let _run = unsafe { enter(state, Duration::from_millis(30), Doing::TESTING) };
             f.call::<()>(())
         };
         let error = result.expect_err(script).to_string();
@@ -338,7 +369,7 @@ mod tests {
         let mut state = std::ptr::null_mut();
         unsafe { lua.exec_raw::<()>((), |s| state = s) }.unwrap();
         for _ in 0..50 {
-            let _run = unsafe { enter(state, Duration::from_millis(20)) };
+            let _run = unsafe { enter(state, Duration::from_millis(20), Doing::TESTING) };
             lua.load("local x = 0 for i = 1, 1e5 do x = x + 1 end").exec().unwrap();
             assert!(!expired());
             std::thread::sleep(Duration::from_millis(1));

@@ -32,6 +32,10 @@ pub enum Hook {
 impl Hook {
     pub(super) const COUNT: usize = crate::telemetry::metrics::blocks::HOOKS;
 
+    /// All of them.
+    pub(super) const ALL: [Hook; Hook::COUNT] =
+        [Hook::Handshake, Hook::Connect, Hook::Input, Hook::Message, Hook::Decode, Hook::Encode, Hook::Close];
+
     /// The hooks of a protocol, and whether a script must define them.
     pub fn of(protocol: Protocol) -> &'static [(Hook, bool)] {
         match protocol {

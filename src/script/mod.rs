@@ -8,6 +8,7 @@ mod build;
 pub mod check;
 mod compile;
 pub mod current;
+pub mod doing;
 mod frames;
 pub mod guard;
 mod handler;

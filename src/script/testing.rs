@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::build::{LOAD_BUDGET, bare};
+use super::doing::Doing;
 use super::guard;
 use super::program::{Program, shown};
 use super::stack::State;
@@ -177,7 +178,7 @@ impl Opened {
 
     /// While it lives, nothing in the VM holds this thread for ever. The test itself is stopped long before.
     fn guarded(&self) -> guard::Run {
-        unsafe { guard::enter(self.main, self.timeout * 2 + Duration::from_secs(1)) }
+        unsafe { guard::enter(self.main, self.timeout * 2 + Duration::from_secs(1), Doing::TESTING) }
     }
 
     fn collect(&self) -> mlua::Result<Result<Vec<Case>, Failure>> {

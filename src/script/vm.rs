@@ -18,6 +18,7 @@ use std::time::Duration;
 use super::budget::Budgets;
 use super::build::{Built, Entries, LOAD_BUDGET, build};
 use super::current::{self, ConnRef, Current};
+use super::doing::Doing;
 use super::hooks::HookArgs;
 use super::mix::console;
 use super::outcome;
@@ -203,10 +204,11 @@ impl Vm {
     /// One stretch of a handler, from a resume to its next wait or its end.
     fn resume(&self, coroutine: Coroutine, args: c_int, hook: Hook, current: Current, budget: Duration) -> Step {
         let co = coroutine.state;
+        let doing = self.entries[hook as usize].map_or(Doing::TESTING, |entry| entry.doing);
         let status = {
             let _current = current::enter(Some(current));
             let status = {
-                let _run = unsafe { guard::enter(self.main, self.budgets.of(hook, budget)) };
+                let _run = unsafe { guard::enter(self.main, self.budgets.of(hook, budget), doing) };
                 unsafe { ffi::lua_resume_(co, args) }
             };
             console::end_of_stretch();

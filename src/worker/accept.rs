@@ -1,5 +1,5 @@
 //! Taking connections in: every worker listens on every port, and hands a new socket to the worker with the fewest
-//! connections, itself if no other has fewer.
+//! connections that goes on, itself if no other has fewer.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,14 +10,16 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 
-use super::{Control, Listener, Role, Worker, socket, websocket};
+use super::arrivals::Arrival;
+use super::pulse::State;
+use super::{Listener, Role, Worker, socket, websocket};
 use crate::config::Protocol;
 
 /// A connection's place among its worker's, given back when dropped.
 pub struct Load(Arc<AtomicUsize>);
 
 impl Load {
-    fn take(count: &Arc<AtomicUsize>) -> Load {
+    pub(super) fn take(count: &Arc<AtomicUsize>) -> Load {
         count.fetch_add(1, Relaxed);
         Load(count.clone())
     }
@@ -59,9 +61,11 @@ fn is_the_peers(e: &io::Error) -> bool {
 }
 
 fn place(worker: &Rc<Worker>, role: Role, socket: TcpStream, peer: SocketAddr) {
-    let loads = &worker.peers.loads;
+    let (loads, pulses) = (&worker.peers.loads, &worker.peers.pulses);
     let own = usize::from(worker.id.0);
-    let least = (0..loads.len()).min_by_key(|&i| (loads[i].load(Relaxed), i != own)).unwrap_or(own);
+    // One that has not gone on for a while may be stuck.
+    let going = (0..loads.len()).filter(|&i| i == own || pulses[i].state() == State::Fine);
+    let least = going.min_by_key(|&i| (loads[i].load(Relaxed), i != own)).unwrap_or(own);
     let load = Load::take(&loads[least]);
     if least == own {
         adopt(worker, role, socket, peer, load);
@@ -69,9 +73,8 @@ fn place(worker: &Rc<Worker>, role: Role, socket: TcpStream, peer: SocketAddr) {
     }
     match socket.into_std() {
         Ok(socket) => {
-            let sent = worker.peers.control[least].try_send(Control::Adopt { role, socket, peer, load });
-            if let Err(refused) = sent
-                && let Control::Adopt { socket, .. } = refused.into_inner()
+            if let Err(Arrival { role, socket, peer, .. }) =
+                worker.peers.hand(least, Arrival { role, socket, peer, load })
                 && let Ok(socket) = TcpStream::from_std(socket)
             {
                 // That worker has its hands full, or is ending.

@@ -6,6 +6,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use super::arrivals::Arrival;
 use super::{Control, Worker, accept};
 use crate::message::CloseReason;
 use crate::script::program::Program;
@@ -20,10 +21,14 @@ const BUILD: Duration = Duration::from_millis(200);
 pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, accepting: Vec<AbortHandle>) {
     while let Some(control) = lane.recv().await {
         match control {
-            Control::Adopt { role, socket, peer, load } => match TcpStream::from_std(socket) {
-                Ok(socket) => accept::adopt(&worker, role, socket, peer, load),
-                Err(e) => tracing::warn!("a connection from {peer} was lost: {e}"),
-            },
+            Control::Adopt => {
+                if let Some(Arrival { role, socket, peer, load }) = worker.peers.arrived(worker.id) {
+                    match TcpStream::from_std(socket) {
+                        Ok(socket) => accept::adopt(&worker, role, socket, peer, load),
+                        Err(e) => tracing::warn!("a connection from {peer} was lost: {e}"),
+                    }
+                }
+            }
             Control::Build { server, program, done } => {
                 let _ = done.send(build(&worker, server, program));
             }
@@ -61,6 +66,7 @@ fn build(worker: &Worker, server: usize, program: Arc<Program>) -> Result<(), St
 async fn drain(worker: &Rc<Worker>, mut lane: mpsc::Receiver<Control>) {
     // Sockets that were on their way to this worker are not served any more.
     while lane.try_recv().is_ok() {}
+    while worker.peers.arrived(worker.id).is_some() {}
     let own = &worker.peers.loads[usize::from(worker.id.0)];
     while own.load(Relaxed) > 0 {
         // Again each time: a connection may have been in its handshake.

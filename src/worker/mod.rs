@@ -3,6 +3,7 @@
 //! ([`Control`]). API connections are served here too, adopted like any other.
 
 mod accept;
+mod arrivals;
 mod control;
 mod defect;
 mod encode;
@@ -12,6 +13,7 @@ mod inbox;
 mod incoming;
 mod measure;
 mod newcomers;
+pub mod pulse;
 mod session;
 mod socket;
 mod sweep;
@@ -29,8 +31,10 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_local;
 
+use self::arrivals::Arrivals;
 use self::fair::Fair;
 use self::newcomers::Newcomers;
+use self::pulse::Pulse;
 use crate::api::repeats::Repeats;
 use crate::api::{Api, Logins, Parts};
 use crate::cluster::Mesh;
@@ -83,17 +87,9 @@ impl Listener {
 
 /// The other way into a worker: a closed set of things it is told to do.
 pub enum Control {
-    /// Take over a socket that another worker accepted.
-    Adopt {
-        /// What the connection is.
-        role: Role,
-        /// The socket, non-blocking.
-        socket: std::net::TcpStream,
-        /// Where it comes from.
-        peer: SocketAddr,
-        /// Its place among this worker's connections, taken by who sends this.
-        load: accept::Load,
-    },
+    /// Take over a socket that another worker accepted: the next of the [`arrivals`]. It may be gone, if this worker did not go on
+    /// for a while.
+    Adopt,
     /// First phase of a reload: build a VM of that version beside the one in use.
     Build {
         /// The server's position.
@@ -158,13 +154,19 @@ pub struct Peers {
     pub control: Vec<mpsc::Sender<Control>>,
     /// By worker: its connections.
     pub loads: Vec<Arc<AtomicUsize>>,
+    /// By worker: sockets that others have accepted for it.
+    arrivals: Vec<Arrivals>,
+    /// By worker: its sign of life.
+    pub pulses: Vec<Pulse>,
 }
 
 impl Peers {
     /// Lanes for that many workers, and each one's receiving end.
     pub fn new(workers: usize) -> (Peers, Vec<mpsc::Receiver<Control>>) {
         let (control, receivers) = (0..workers).map(|_| mpsc::channel(CONTROL_LANE)).unzip();
-        (Peers { control, loads: (0..workers).map(|_| Arc::default()).collect() }, receivers)
+        let loads = (0..workers).map(|_| Arc::default()).collect();
+        let (arrivals, pulses) = (0..workers).map(|_| Default::default()).unzip();
+        (Peers { control, loads, arrivals, pulses }, receivers)
     }
 }
 
@@ -320,7 +322,9 @@ async fn serve(worker: Rc<Worker>, control: mpsc::Receiver<Control>, listeners: 
     spawn_local(turn::run(worker.clone()));
     spawn_local(sweep::run(worker.clone()));
     spawn_local(worker.fair.clone().run());
+    spawn_local(pulse::run(worker.clone()));
     let accepting: Vec<_> =
         listeners.into_iter().map(|l| spawn_local(accept::run(worker.clone(), l)).abort_handle()).collect();
-    control::run(worker, control, accepting).await;
+    control::run(worker.clone(), control, accepting).await;
+    worker.peers.pulses[usize::from(worker.id.0)].end();
 }

@@ -2,6 +2,7 @@
 //! the error messages and the positions in them.
 
 use super::*;
+use crate::script::doing::Doing;
 use crate::script::stack::protect;
 use mlua::{Function, Lua, LuaString, MultiValue, Value};
 use proptest::prelude::*;
@@ -422,7 +423,7 @@ fn what_explodes_is_stopped_in_time() {
         let mut state = std::ptr::null_mut();
         unsafe { lua.exec_raw::<()>((), |s| state = s) }.unwrap();
         let outcome = {
-            let _run = unsafe { guard::enter(state, Duration::from_millis(50)) };
+            let _run = unsafe { guard::enter(state, Duration::from_millis(50), Doing::TESTING) };
             function.call::<()>(())
         };
         let error = outcome.unwrap_err().to_string();

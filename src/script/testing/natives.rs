@@ -7,6 +7,7 @@ use std::ffi::c_int;
 use std::time::{Duration, Instant};
 
 use crate::message::{Kind, NotUtf8};
+use crate::script::doing::Doing;
 use crate::script::mix::{conn, http, log, mesh, queue, redis, time};
 use crate::script::stack::{Args, Push, Raise, State, push_bytes, set_method, set_native, set_raw};
 use crate::script::{guard, trace, wait};
@@ -240,7 +241,7 @@ unsafe extern "C-unwind" fn resume(state: State) -> c_int {
         let budget = Duration::from_millis(ffi::lua_tonumber(state, 2) as u64);
         ffi::lua_xmove(state, co, given);
         let status = {
-            let _run = guard::enter(state, budget);
+            let _run = guard::enter(state, budget, Doing::TESTING);
             ffi::lua_resume_(co, given)
         };
         let ended_well = matches!(status, ffi::LUA_OK | ffi::LUA_YIELD);

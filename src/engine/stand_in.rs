@@ -1,0 +1,78 @@
+//! Answers for the APIs while all workers are stuck, so that a probe hears 503 instead of nothing. What comes in is not looked
+//! at: until a worker goes on, there is one answer to everything.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::api;
+use crate::ids::WorkerId;
+use crate::worker::{Listener, Role};
+
+/// Callers that are answered and have not ended their connection yet.
+const MAX_CALLERS: usize = 256;
+/// How long a caller may take to read its answer and end the connection.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The APIs' doors, until they are shut.
+pub(super) struct Doors(Mutex<Vec<TcpListener>>);
+
+impl Doors {
+    /// Those of the APIs among these listeners.
+    pub(super) fn new(listeners: Vec<Listener>) -> Doors {
+        let apis = listeners.into_iter().filter(|l| matches!(l.role, Role::Api | Role::Center));
+        Doors(Mutex::new(apis.map(|l| l.socket).collect()))
+    }
+
+    /// The engine ends: nobody is let in here from now on.
+    pub(super) fn shut(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// Those that are being answered.
+#[derive(Default)]
+pub(super) struct StandIn {
+    callers: Vec<(TcpStream, Instant)>,
+}
+
+impl StandIn {
+    /// Answers whoever is at the doors, if these workers, which are stuck, are all there are.
+    pub(super) fn look(&mut self, doors: &Doors, stuck: &[WorkerId], workers: usize) {
+        self.callers.retain_mut(|(socket, since)| since.elapsed() < LINGER && !has_ended(socket));
+        if stuck.len() < workers {
+            return;
+        }
+        let doors = doors.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for door in doors.iter() {
+            while self.callers.len() < MAX_CALLERS
+                && let Ok((mut socket, _)) = door.accept()
+            {
+                // What a fresh socket does not take at once, it never will.
+                let answered = socket
+                    .set_nonblocking(true)
+                    .and_then(|()| socket.write_all(&api::stuck(stuck)))
+                    .and_then(|()| socket.shutdown(Shutdown::Write));
+                if answered.is_ok() {
+                    // A socket that is closed with its request unread takes the answer with it.
+                    self.callers.push((socket, Instant::now()));
+                }
+            }
+        }
+    }
+}
+
+/// Reads and forgets what has come; whether nothing more will.
+fn has_ended(socket: &mut TcpStream) -> bool {
+    let mut buffer = [0; 4096];
+    // As much as a look has time for.
+    for _ in 0..16 {
+        match socket.read(&mut buffer) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(e) => return e.kind() != std::io::ErrorKind::WouldBlock,
+        }
+    }
+    false
+}

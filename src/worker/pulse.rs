@@ -1,0 +1,146 @@
+//! A sign of life of each worker: a number that a timer of it moves, beside the one that moves when it enters or leaves Lua.
+//! A thread of the engine watches both. A worker in which neither moves is stuck: in a script that may hold it that long, in
+//! a function that nothing interrupts, or outside Lua.
+
+use std::rc::Rc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Worker;
+use crate::cluster;
+use crate::script::guard::Thread;
+
+/// How often an idle worker shows that it lives.
+pub const BEAT: Duration = Duration::from_millis(250);
+
+/// How a worker does, to those who watch it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It goes on.
+    Fine,
+    /// It has not for a while: it gets no new connections.
+    Late,
+    /// It has not for so long that nobody waits for it.
+    Stuck,
+}
+
+/// One worker's sign of life.
+#[derive(Default)]
+pub struct Pulse {
+    /// There once it serves.
+    thread: OnceLock<Thread>,
+    /// The system's number of its thread; 0: it does not serve.
+    id: AtomicI32,
+    beats: AtomicU64,
+    /// A [`State`], written by the thread that watches.
+    state: AtomicU8,
+    /// How often it has been stuck, written by the same.
+    times: AtomicU64,
+}
+
+impl Pulse {
+    /// The calling thread is the worker's, and serves from now on.
+    fn begin(&self) {
+        if let Some(thread) = Thread::this() {
+            let _ = self.thread.set(thread);
+        }
+        // SAFETY: the call has no conditions.
+        self.id.store(unsafe { libc::gettid() }, Relaxed);
+    }
+
+    /// It has drained.
+    pub(super) fn end(&self) {
+        self.id.store(0, Relaxed);
+    }
+
+    /// A number that moves while the worker goes on; None: it does not serve.
+    pub fn progress(&self) -> Option<(u64, u64)> {
+        let serves = self.id.load(Relaxed) != 0;
+        serves.then(|| (self.beats.load(Relaxed), self.thread.get().map_or(0, Thread::steps)))
+    }
+
+    /// How it does.
+    pub fn state(&self) -> State {
+        match self.state.load(Relaxed) {
+            0 => State::Fine,
+            1 => State::Late,
+            _ => State::Stuck,
+        }
+    }
+
+    /// What the thread that watches has found out.
+    pub fn set(&self, state: State) {
+        if state == State::Stuck {
+            self.times.store(self.times.load(Relaxed) + 1, Relaxed);
+        }
+        self.state.store(state as u8, Relaxed);
+    }
+
+    /// How often it has been stuck.
+    pub fn times(&self) -> u64 {
+        self.times.load(Relaxed)
+    }
+
+    /// Where it is: "in on_message (entry.lua:3), computing".
+    pub fn whereabouts(&self) -> String {
+        let place = match self.thread.get().and_then(Thread::doing) {
+            Some(doing) => format!("in {doing}"),
+            None => "outside Lua".into(),
+        };
+        match on_the_system(self.id.load(Relaxed)) {
+            Some(what) => format!("{place}, {what}"),
+            None => place,
+        }
+    }
+}
+
+/// What a thread of this process does, as the system tells it.
+fn on_the_system(id: i32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{id}/stat")).ok()?;
+    Some(match stat.rsplit(") ").next()?.chars().next()? {
+        'R' => "computing".into(),
+        'T' | 't' => "halted by a debugger".into(),
+        'D' => "waiting for a disk".into(),
+        'S' => {
+            let call = std::fs::read_to_string(format!("/proc/self/task/{id}/syscall")).ok();
+            match call.as_deref().and_then(|call| call.split(' ').next()?.parse().ok()) {
+                Some(number) => format!("waiting in the system ({})", call_name(number)),
+                None => "waiting in the system".into(),
+            }
+        }
+        _ => return None,
+    })
+}
+
+/// The system calls that a worker may hang in.
+fn call_name(number: i64) -> String {
+    let known = [
+        (libc::SYS_read, "read"),
+        (libc::SYS_write, "write"),
+        (libc::SYS_openat, "open"),
+        (libc::SYS_futex, "futex"),
+        (libc::SYS_clock_nanosleep, "sleep"),
+        (libc::SYS_connect, "connect"),
+        (libc::SYS_flock, "flock"),
+        (libc::SYS_epoll_pwait, "epoll_wait"),
+    ];
+    let name = known.iter().find(|(call, _)| *call == number);
+    name.map_or_else(|| format!("call {number}"), |(_, name)| (*name).to_owned())
+}
+
+/// Runs for ever.
+pub(super) async fn run(worker: Rc<Worker>) {
+    let pulse = &worker.peers.pulses[usize::from(worker.id.0)];
+    pulse.begin();
+    let mut timer = interval(BEAT);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        pulse.beats.store(pulse.beats.load(Relaxed).wrapping_add(1), Relaxed);
+        if worker.hub.stuck().next().is_some() {
+            cluster::look_again();
+        }
+    }
+}

@@ -15,7 +15,7 @@ use crate::bench::Bench;
 use crate::config::{Config, Format, Level, Listen, load};
 use crate::engine::{Engine, Listeners, check_scripts, check_watchdog};
 use crate::telemetry::log::escape::for_terminal;
-use crate::telemetry::log::{Log, Style};
+use crate::telemetry::log::{Log, Rotation, Style};
 use crate::testing;
 use greeting::Greeting;
 
@@ -155,7 +155,8 @@ fn open_log(config: &Config, dev: bool) -> Result<Log, String> {
     };
     // In dev, the console at debug is all there is.
     let level = if dev { LevelFilter::DEBUG } else { level_filter(config.logging.level) };
-    let file = config.logging.filename.as_deref().filter(|_| !dev).map(|f| (f, config.logging.max_files));
+    let rotation = Rotation { keep: config.logging.max_files, size: config.logging.max_size as u64 };
+    let file = config.logging.filename.as_deref().filter(|_| !dev).map(|f| (f, rotation));
     Log::open(level, style, file).map_err(|e| e.to_string())
 }
 

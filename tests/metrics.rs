@@ -156,7 +156,7 @@ async fn the_page_and_its_table_in_the_documentation_are_the_same() {
 
     // The center's own page is the part that its documentation says.
     let center = scrape(rig.at.center).await.table();
-    let parts = ["connmix_center_", "connmix_api_", "connmix_build_info", "process_"];
+    let parts = ["connmix_center_", "connmix_api_", "connmix_log_", "connmix_build_info", "process_"];
     let mut want = documented();
     want.retain(|name, _| parts.iter().any(|part| name.starts_with(part)));
     assert_eq!(center, want);

@@ -191,8 +191,8 @@ mod tests {
         let secs = Duration::from_secs;
         assert_eq!(config.logging.filename, Some(std::path::absolute("logs/connmix.log").unwrap()));
         assert_eq!(
-            (config.logging.max_files, config.logging.level, config.logging.format),
-            (7, Level::Info, Format::Text)
+            (config.logging.max_files, config.logging.max_size, config.logging.level, config.logging.format),
+            (7, 100 << 20, Level::Info, Format::Text)
         );
         assert_eq!(config.center.addr.to_string(), "0.0.0.0:6787");
         assert_eq!(

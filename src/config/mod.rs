@@ -64,10 +64,12 @@ impl Config {
 /// Where the log goes and how much of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Logging {
-    /// The file, rotated daily; None = console only.
+    /// The file, a new one each day and when one is full; None = console only.
     pub filename: Option<PathBuf>,
-    /// How many rotated files stay.
+    /// How many of them stay.
     pub max_files: usize,
+    /// The most bytes of one.
+    pub max_size: usize,
     /// The least severe level that is written.
     pub level: Level,
     /// How a line looks.

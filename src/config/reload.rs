@@ -54,6 +54,7 @@ pub fn compare(old: &Config, new: &Config) -> Changes {
     let mut restart = List::default();
     restart.add("logging.filename", &path(old.logging.filename.as_deref()), &path(new.logging.filename.as_deref()));
     restart.add("logging.maxFiles", &old.logging.max_files, &new.logging.max_files);
+    restart.size("logging.maxSize", old.logging.max_size, new.logging.max_size);
     restart.add("logging.format", &old.logging.format, &new.logging.format);
     restart.listen(&old.center, &new.center);
     restart.listen(&old.api.listen, &new.api.listen);
@@ -309,7 +310,10 @@ engine:
     fn what_needs_a_restart_stays_as_it_is() {
         let old = config(&[]);
         let new = config(&[
-            ("access:", "logging: {filename: '', maxFiles: 3, format: json}\ncluster: {advertise: 'a:1'}\naccess:"),
+            (
+                "access:",
+                "logging: {filename: '', maxFiles: 3, maxSize: 1MiB, format: json}\ncluster: {advertise: 'a:1'}\naccess:",
+            ),
             ("engine:", "engine:\n  workers: 2\n  apiServer: {port: 6799, bind: 127.0.0.1}"),
             ("luavm: {", "luavm: {memoryLimit: 1GiB, libraries: [io], queue: {topicSize: 5, full: block}, "),
             ("name: default", "name: default, db: 3"),
@@ -320,6 +324,7 @@ engine:
         assert!(found[0].starts_with("logging.filename: /") && found[0].ends_with(" -> the console only"), "{found:?}");
         let want = [
             "logging.maxFiles: 7 -> 3",
+            "logging.maxSize: 100MiB -> 1MiB",
             "logging.format: text -> json",
             "engine.apiServer.port: 6789 -> 6799",
             "engine.apiServer.bind: 0.0.0.0 -> 127.0.0.1",

@@ -35,9 +35,10 @@ impl Watcher {
                 let passed = last.elapsed().min(every * 2);
                 last = Instant::now();
                 for (at, (pulse, still)) in peers.pulses.iter().zip(&mut stills).enumerate() {
-                    let since = still.since;
+                    let before_look = still.since;
                     let (before, now) = (pulse.state(), still.look(pulse.progress(), passed, after));
                     if before != now {
+                        let since = before_look.max(still.since);
                         pulse.set(now);
                         tell(WorkerId(at as u16), pulse, &hub, [before, now], since);
                     }

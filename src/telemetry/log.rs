@@ -1,26 +1,28 @@
-//! The log: one line an event, to the console and to a file, a new one each day. The level can change while it runs.
+//! The log: one line an event, to the console and to a file, a new one each day and
+//! whenever one is full. The level can change while it runs.
 //!
 //! All that is logged passes [`line`]: whatever a client, a script or a file said is made harmless there ([`escape`]), in
 //! text and in JSON, so callers log texts as they are.
 
+pub mod cut;
 pub mod escape;
 mod file;
 mod layout;
+mod queue;
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tracing::level_filters::LevelFilter;
-use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use self::file::DailyFile;
 use self::layout::{JsonLine, TextFields};
+use self::queue::{Writing, begin};
 
-/// Lines that may wait for the disk, or for whoever reads the console. When that can't keep up, further lines are
-/// dropped rather than clients kept waiting.
-const WAITING_LINES: usize = 64 * 1024;
+pub use file::Rotation;
+pub use queue::Output;
 
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +37,7 @@ pub enum Style {
 pub struct Log {
     level: LevelHandle,
     file: Option<Shared>,
-    _writers: Vec<WorkerGuard>,
+    _writers: Vec<Writing>,
 }
 
 /// The log could not be opened.
@@ -49,25 +51,32 @@ pub enum OpenError {
         /// Why.
         source: io::Error,
     },
+    /// What writes it.
+    #[error("the log's thread could not start: {0}")]
+    Thread(io::Error),
     /// Something in this process logs already.
     #[error("the log is open already")]
     Twice,
 }
 
 impl Log {
-    /// Opens the log for the whole process. `file`: where to, besides the console, and how many days to keep.
-    pub fn open(level: LevelFilter, style: Style, file: Option<(&Path, usize)>) -> Result<Log, OpenError> {
+    /// Opens the log for the whole process. `file`: where to, besides the console, and how files follow one
+    /// another.
+    pub fn open(level: LevelFilter, style: Style, file: Option<(&Path, Rotation)>) -> Result<Log, OpenError> {
         let (filter, level) = reload::Layer::new(level);
-        let file = file.map(|(path, keep)| open(path, keep)).transpose()?;
+        let file = file.map(|(path, rotation)| open(path, rotation)).transpose()?;
         let shared = file.clone();
-        let (console, guard) = behind(io::stdout());
+        let (console, guard) = begin(Output::Console, io::stdout()).map_err(OpenError::Thread)?;
         let mut writers = vec![guard];
         let console = line(style, io::stdout().is_terminal(), console);
-        let lines = file.map(|file| {
-            let (file, guard) = behind(file);
-            writers.push(guard);
-            line(style, false, file)
-        });
+        let lines = match file {
+            Some(file) => {
+                let (file, guard) = begin(Output::File, file).map_err(OpenError::Thread)?;
+                writers.push(guard);
+                Some(line(style, false, file))
+            }
+            None => None,
+        };
         // The filter stands below both, so that what nobody writes is not even put together.
         let subscriber = tracing_subscriber::registry().with(filter).with(console).with(lines);
         tracing::subscriber::set_global_default(subscriber).map_err(|_| OpenError::Twice)?;
@@ -96,11 +105,6 @@ impl LevelHandle {
         // Fails only when the subscriber is gone, and then nobody logs.
         let _ = self.0.reload(level);
     }
-}
-
-/// A writer that no thread of the engine waits for: a thread of its own writes.
-fn behind(writer: impl io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
-    NonBlockingBuilder::default().buffered_lines_limit(WAITING_LINES).lossy(true).finish(writer)
 }
 
 /// One output's layer.
@@ -136,8 +140,8 @@ impl io::Write for Shared {
     }
 }
 
-fn open(path: &Path, keep: usize) -> Result<Shared, OpenError> {
-    let file =
-        DailyFile::open(path, keep).map_err(|source| OpenError::File { file: path.display().to_string(), source })?;
+fn open(path: &Path, rotation: Rotation) -> Result<Shared, OpenError> {
+    let file = DailyFile::open(path, rotation)
+        .map_err(|source| OpenError::File { file: path.display().to_string(), source })?;
     Ok(Shared(Arc::new(Mutex::new(file))))
 }

@@ -167,6 +167,7 @@ fn logging(s: &mut Section<'_>) -> Logging {
             Some(name) => Some(name.into()),
         },
         max_files: s.get("maxFiles").number(1..=10_000, 7),
+        max_size: s.get("maxSize").size(64 * 1024..=1024 * GIB, 100 * MIB),
         level: s.get("level").word(&LEVELS, Level::Info),
         format: s.get("format").word(&[("text", Format::Text), ("json", Format::Json)], Format::Text),
     }

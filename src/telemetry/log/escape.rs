@@ -13,16 +13,25 @@ pub fn is_harmful(c: char) -> bool {
     }
 }
 
+/// Bytes that are escaped at a time.
+const PIECE: usize = 4096;
+
 /// Writes text through to `0`, harmful characters as `\n`, `\r` and `\u{1b}`.
 pub struct Escaping<W>(pub W);
 
 impl<W: Write> Write for Escaping<W> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        write_escaped(&mut self.0, text, |out, c| match c {
-            '\n' => out.write_str("\\n"),
-            '\r' => out.write_str("\\r"),
-            c => write!(out, "\\u{{{:x}}}", u32::from(c)),
-        })
+    fn write_str(&mut self, mut text: &str) -> fmt::Result {
+        // In pieces: what is behind may take no more, and then the rest of a long text is not even looked at.
+        while !text.is_empty() {
+            let (piece, rest) = text.split_at(text.floor_char_boundary(PIECE));
+            write_escaped(&mut self.0, piece, |out, c| match c {
+                '\n' => out.write_str("\\n"),
+                '\r' => out.write_str("\\r"),
+                c => write!(out, "\\u{{{:x}}}", u32::from(c)),
+            })?;
+            text = rest;
+        }
+        Ok(())
     }
 }
 

@@ -1,4 +1,4 @@
-//! The log's file: a new one each day (UTC), of which the newest are kept. It can be opened again under its name, after
+//! The log's file: a new one each day (UTC), and when one is full; the newest are kept. It can be opened again under its name, after
 //! another program has moved it away. Only files whose name is exactly one of ours are ever removed.
 
 use std::fs::{File, OpenOptions};
@@ -10,17 +10,32 @@ const DAY: u64 = 24 * 3600;
 /// When a new day's file cannot be opened, the old one serves on, and this many seconds later it is tried again.
 const RETRY: u64 = 60;
 
-/// `logs/connmix.log` is written as `logs/connmix.2026-11-23.log`, and so on.
+/// How files follow one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rotation {
+    /// How many are kept, the one that is written among them.
+    pub keep: usize,
+    /// The bytes of one. A single longer line has one of its own.
+    pub size: u64,
+}
+
+/// `logs/connmix.log` is written as `logs/connmix.2026-11-23.log`, then `logs/connmix.2026-11-23-2.log`, and so on.
 pub(super) struct DailyFile {
     folder: PathBuf,
     /// `connmix.`
     before: String,
     /// `.log`
     after: String,
-    keep: usize,
+    rotation: Rotation,
     file: File,
-    /// The Unix time from which on the next file is due.
-    until: u64,
+    /// Bytes it has.
+    size: u64,
+    /// Days since 1970.
+    day: u64,
+    /// From 1 on.
+    part: u32,
+    /// After an error: the Unix time from which on the next file is tried again.
+    retry: u64,
     /// Unix time in seconds.
     clock: fn() -> u64,
 }
@@ -30,18 +45,20 @@ fn now() -> u64 {
 }
 
 impl DailyFile {
-    /// Opens today's file, with its folder, and removes the oldest beyond `keep`.
-    pub(super) fn open(path: &Path, keep: usize) -> io::Result<DailyFile> {
-        DailyFile::open_at(path, keep, now)
+    /// Opens today's file, with its folder, and removes the oldest beyond what is kept.
+    pub(super) fn open(path: &Path, rotation: Rotation) -> io::Result<DailyFile> {
+        DailyFile::open_at(path, rotation, now)
     }
 
-    fn open_at(path: &Path, keep: usize, clock: fn() -> u64) -> io::Result<DailyFile> {
+    fn open_at(path: &Path, rotation: Rotation, clock: fn() -> u64) -> io::Result<DailyFile> {
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let before = format!("{}.", path.file_stem().unwrap_or_default().to_string_lossy());
         let after = path.extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
-        let today = clock() / DAY;
-        let (file, until) = (append(folder, &name(&before, today, &after))?, (today + 1) * DAY);
-        let opened = DailyFile { folder: folder.to_owned(), before, after, keep, file, until, clock };
+        let day = clock() / DAY;
+        let part = newest_part(folder, &before, &after, day);
+        let (file, size) = append(folder, &name(&before, day, part, &after))?;
+        let folder = folder.to_owned();
+        let opened = DailyFile { folder, before, after, rotation, file, size, day, part, retry: 0, clock };
         opened.prune();
         Ok(opened)
     }
@@ -49,54 +66,83 @@ impl DailyFile {
     /// Opens the file of today's name anew. After an error the one before serves on.
     pub(super) fn reopen(&mut self) -> io::Result<PathBuf> {
         let today = (self.clock)() / DAY;
-        let name = name(&self.before, today, &self.after);
-        self.file = append(&self.folder, &name)?;
-        self.until = (today + 1) * DAY;
+        let part = if today == self.day { self.part } else { 1 };
+        self.go_to(today, part)
+    }
+
+    fn go_to(&mut self, day: u64, part: u32) -> io::Result<PathBuf> {
+        let name = name(&self.before, day, part, &self.after);
+        (self.file, self.size) = append(&self.folder, &name)?;
+        (self.day, self.part, self.retry) = (day, part, 0);
         Ok(self.folder.join(name))
     }
 
-    /// Goes on to the next day's file, if it is time.
-    fn roll(&mut self) {
+    /// Goes on to the next file, if it is time, or if a line of that length has no room.
+    fn roll(&mut self, line: usize) {
         let now = (self.clock)();
-        if now < self.until {
+        let today = now / DAY;
+        let is_full = |size: u64| size > 0 && size + line as u64 > self.rotation.size;
+        let next = match today > self.day {
+            true => (today, newest_part(&self.folder, &self.before, &self.after, today)),
+            false if is_full(self.size) => (self.day, self.part.saturating_add(1)),
+            false => return,
+        };
+        if now < self.retry {
             return;
         }
-        match self.reopen() {
+        match self.go_to(next.0, next.1) {
             Ok(_) => self.prune(),
             // Whoever writes the log has nowhere else to complain.
-            Err(_) => self.until = now + RETRY,
+            Err(_) => self.retry = now + RETRY,
         }
     }
 
-    /// Removes the oldest files until `keep` are left, today's among them.
+    /// Removes the oldest files until no more are left than are kept, the one that is written among them.
     fn prune(&self) {
-        let Ok(entries) = std::fs::read_dir(&self.folder) else { return };
-        let mut ours: Vec<String> = entries
-            .filter_map(|entry| entry.ok().filter(|e| e.file_type().is_ok_and(|kind| kind.is_file())))
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .filter(|name| self.is_ours(name))
-            .collect();
+        let mut ours = parts(&self.folder, &self.before, &self.after);
         // Dates of one length sort as days do.
         ours.sort();
-        for old in &ours[..ours.len().saturating_sub(self.keep)] {
-            let _ = std::fs::remove_file(self.folder.join(old));
+        for (date, part) in &ours[..ours.len().saturating_sub(self.rotation.keep)] {
+            let _ = std::fs::remove_file(self.folder.join(name_of(&self.before, date, *part, &self.after)));
         }
     }
+}
 
-    /// Whether a name is that of one of these files: `connmix.2026-11-23.log`.
-    fn is_ours(&self, name: &str) -> bool {
-        let date = name.strip_prefix(&self.before).and_then(|rest| rest.strip_suffix(&self.after));
-        date.is_some_and(|date| {
-            date.len() == 10
-                && date.bytes().enumerate().all(|(i, b)| if i == 4 || i == 7 { b == b'-' } else { b.is_ascii_digit() })
-        })
-    }
+/// The files of one log in a folder, by date and part. Names that only look alike are nobody's to remove.
+fn parts(folder: &Path, before: &str, after: &str) -> Vec<(String, u32)> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    entries
+        .filter_map(|entry| entry.ok().filter(|e| e.file_type().is_ok_and(|kind| kind.is_file())))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter_map(|name| parse(name.strip_prefix(before)?.strip_suffix(after)?))
+        .collect()
+}
+
+/// The date and the part: `2026-11-23`, `2026-11-23-2`.
+fn parse(stem: &str) -> Option<(String, u32)> {
+    let (date, rest) = stem.split_at_checked(10)?;
+    let is_date = date.bytes().enumerate().all(|(i, b)| if i == 4 || i == 7 { b == b'-' } else { b.is_ascii_digit() });
+    let part = match rest.strip_prefix('-') {
+        None if rest.is_empty() => 1,
+        // As it is written, and no other way.
+        Some(part) => part.parse().ok().filter(|n: &u32| *n > 1 && n.to_string() == part)?,
+        None => return None,
+    };
+    is_date.then(|| (date.to_owned(), part))
+}
+
+/// The last part of a day that there is; 1 if there is none.
+fn newest_part(folder: &Path, before: &str, after: &str, day: u64) -> u32 {
+    let date = written(day);
+    parts(folder, before, after).iter().filter(|(d, _)| *d == date).map(|(_, part)| *part).max().unwrap_or(1)
 }
 
 impl io::Write for DailyFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.roll();
-        self.file.write(bytes)
+        self.roll(bytes.len());
+        let written = self.file.write(bytes)?;
+        self.size += written as u64;
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -104,14 +150,28 @@ impl io::Write for DailyFile {
     }
 }
 
-fn append(folder: &Path, name: &str) -> io::Result<File> {
+/// The file, and the bytes it has.
+fn append(folder: &Path, name: &str) -> io::Result<(File, u64)> {
     std::fs::create_dir_all(folder)?;
-    OpenOptions::new().append(true).create(true).open(folder.join(name))
+    let file = OpenOptions::new().append(true).create(true).open(folder.join(name))?;
+    let size = file.metadata()?.len();
+    Ok((file, size))
 }
 
-fn name(before: &str, day: u64, after: &str) -> String {
+fn name(before: &str, day: u64, part: u32, after: &str) -> String {
+    name_of(before, &written(day), part, after)
+}
+
+fn name_of(before: &str, date: &str, part: u32, after: &str) -> String {
+    match part {
+        1 => format!("{before}{date}{after}"),
+        part => format!("{before}{date}-{part}{after}"),
+    }
+}
+
+fn written(day: u64) -> String {
     let (year, month, day) = date(day);
-    format!("{before}{year:04}-{month:02}-{day:02}{after}")
+    format!("{year:04}-{month:02}-{day:02}")
 }
 
 /// The date of a day since 1970, in the Gregorian calendar. Years are taken to begin in March, so that the leap day is the
@@ -140,6 +200,8 @@ mod tests {
         names
     }
 
+    const DAILY: Rotation = Rotation { keep: 2, size: u64::MAX };
+
     #[test]
     fn days_have_their_dates() {
         for (days, want) in [
@@ -161,14 +223,25 @@ mod tests {
         static CLOCK: AtomicU64 = AtomicU64::new(20_513 * DAY + 5);
         let dir = tempfile::tempdir().unwrap();
         // Names that only look alike are nobody's to remove.
-        let others = ["app-audit.log", "app.2026-02-28.log.1", "app.2026-02-2x.log", "app.log", "application.log"];
+        let others = [
+            "app-audit.log",
+            "app.2026-02-28.log.1",
+            "app.2026-02-2x.log",
+            "app.2026-02-28-1.log",
+            "app.2026-02-28-02.log",
+            "app.log",
+            "application.log",
+        ];
         others.iter().for_each(|name| std::fs::write(dir.path().join(name), "").unwrap());
         let path = dir.path().join("app.log");
-        let mut file = DailyFile::open_at(&path, 2, || CLOCK.load(Ordering::Relaxed)).unwrap();
+        let mut file = DailyFile::open_at(&path, DAILY, || CLOCK.load(Ordering::Relaxed)).unwrap();
         for day in 1..=4 {
             writeln!(file, "on day {day}").unwrap();
             // Opened on the same day again, as by a restart, it loses nothing.
-            drop(std::mem::replace(&mut file, DailyFile::open_at(&path, 2, || CLOCK.load(Ordering::Relaxed)).unwrap()));
+            drop(std::mem::replace(
+                &mut file,
+                DailyFile::open_at(&path, DAILY, || CLOCK.load(Ordering::Relaxed)).unwrap(),
+            ));
             CLOCK.fetch_add(DAY, Ordering::Relaxed);
         }
         CLOCK.fetch_sub(DAY, Ordering::Relaxed);
@@ -179,10 +252,45 @@ mod tests {
     }
 
     #[test]
+    fn a_full_file_is_followed_by_another_and_all_count() {
+        static CLOCK: AtomicU64 = AtomicU64::new(20_513 * DAY);
+        let clock = || CLOCK.load(Ordering::Relaxed);
+        let dir = tempfile::tempdir().unwrap();
+        let (path, rotation) = (dir.path().join("app.log"), Rotation { keep: 3, size: 100 });
+        std::fs::write(dir.path().join("app.2026-02-28-9.log"), "").unwrap();
+        let mut file = DailyFile::open_at(&path, rotation, clock).unwrap();
+        for i in 0..110 {
+            // Ten bytes each, written in one piece.
+            file.write_all(format!("line {i:04}\n").as_bytes()).unwrap();
+            if i == 54 {
+                // A restart goes on in the newest.
+                file = DailyFile::open_at(&path, rotation, clock).unwrap();
+            }
+        }
+        let of_the_day = |parts: [u32; 3]| parts.map(|part| format!("app.2026-03-01-{part}.log"));
+        assert_eq!(names(dir.path()), {
+            let mut want = of_the_day([9, 10, 11]);
+            want.sort();
+            want
+        });
+        let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        assert!(read("app.2026-03-01-11.log").starts_with("line 0100\n") && read("app.2026-03-01-11.log").len() == 100);
+        // A line that is longer than a file has one of its own, and the next day begins anew.
+        file.write_all(&[b'x'; 200]).unwrap();
+        file.write_all(b"next\n").unwrap();
+        CLOCK.fetch_add(DAY, Ordering::Relaxed);
+        file.write_all(b"day\n").unwrap();
+        let want = ["app.2026-03-01-12.log", "app.2026-03-01-13.log", "app.2026-03-02.log"];
+        assert_eq!(names(dir.path()), want);
+        assert_eq!(want.map(|name| read(name).len()), [200, 5, 4]);
+    }
+
+    #[test]
     fn opened_again_it_leaves_a_file_that_was_moved_away() {
         static CLOCK: AtomicU64 = AtomicU64::new(20_513 * DAY);
         let dir = tempfile::tempdir().unwrap();
-        let mut file = DailyFile::open_at(&dir.path().join("logs/app"), 1, || CLOCK.load(Ordering::Relaxed)).unwrap();
+        let mut file =
+            DailyFile::open_at(&dir.path().join("logs/app"), DAILY, || CLOCK.load(Ordering::Relaxed)).unwrap();
         let logs = dir.path().join("logs");
         writeln!(file, "first").unwrap();
         std::fs::rename(logs.join("app.2026-03-01"), logs.join("app.2026-03-01.1")).unwrap();

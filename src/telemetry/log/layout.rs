@@ -1,5 +1,5 @@
 //! How an event becomes a line, where the libraries' own way lets harmful characters through: the fields of a line of
-//! text, and the whole of a line of JSON. The rest of a line is the engine's own: time, level, module.
+//! text, and the whole of a line of JSON; and where a line is too long. The rest of a line is the engine's own: time, level, module.
 
 use std::fmt::{self, Write};
 use tracing::field::{Field, Visit};
@@ -9,6 +9,7 @@ use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::cut::{CutStrings, Limited, MARK, TEXTS};
 use super::escape::{Escaping, write_json};
 
 /// The text of an event, and its fields as `name=value`.
@@ -16,7 +17,7 @@ pub(super) struct TextFields;
 
 impl<'w> FormatFields<'w> for TextFields {
     fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> fmt::Result {
-        let mut visitor = Fields { writer, begun: false, result: Ok(()) };
+        let mut visitor = Fields { writer, begun: false, left: TEXTS, result: Ok(()) };
         fields.record(&mut visitor);
         visitor.result
     }
@@ -25,6 +26,8 @@ impl<'w> FormatFields<'w> for TextFields {
 struct Fields<'w> {
     writer: Writer<'w>,
     begun: bool,
+    /// Bytes that still fit on the line; 0: it was cut.
+    left: usize,
     result: fmt::Result,
 }
 
@@ -38,7 +41,11 @@ impl Fields<'_> {
             name if self.writer.has_ansi_escapes() => write!(self.writer, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m")?,
             name => write!(self.writer, "{name}=")?,
         }
-        Escaping(&mut self.writer).write_fmt(value)
+        let texts = Limited { out: &mut self.writer, left: &mut self.left };
+        match Escaping(texts).write_fmt(value) {
+            Err(_) if self.left == 0 => self.writer.write_str(MARK),
+            written => written,
+        }
     }
 }
 
@@ -53,7 +60,7 @@ impl Visit for Fields<'_> {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if self.result.is_ok() {
+        if self.result.is_ok() && self.left > 0 {
             self.result = self.write(field, format_args!("{value:?}"));
         }
     }
@@ -69,9 +76,9 @@ where
     F: FormatEvent<S, N>,
 {
     fn format_event(&self, ctx: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let mut line = String::new();
+        let mut line = CutStrings::default();
         self.0.format_event(ctx, Writer::new(&mut line), event)?;
-        write_json(&mut writer, line.trim_end_matches('\n'))?;
+        write_json(&mut writer, line.out.trim_end_matches('\n'))?;
         writer.write_char('\n')
     }
 }

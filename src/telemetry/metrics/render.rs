@@ -1,5 +1,6 @@
 //! The page itself: every metric with its name, its help and where its values come from. `docs/metrics.md` is its table.
 
+use super::super::log::Output;
 use super::blocks::{HandlerCounts, PROTOCOLS, SCENARIOS, ServerCounts};
 use super::count::BOUNDS;
 use super::page::Page;
@@ -28,6 +29,7 @@ impl Metrics {
         }
         self.watched(&mut page, of);
         calls(&mut page, &lock(&self.workers));
+        log(&mut page);
         process(&mut page);
         page.text()
     }
@@ -245,6 +247,13 @@ fn calls(page: &mut Page, workers: &[WorkerCounts]) {
         .value(&[], sum(&|w| w.api.logins_failed.get()));
     page.counter("connmix_api_delayed_logins_total", "Calls with wrong credentials whose answer had to wait.")
         .value(&[], sum(&|w| w.api.logins_delayed.get()));
+}
+
+fn log(page: &mut Page) {
+    let mut family = page.counter("connmix_log_dropped_lines_total", "Lines of the log that an output was not given.");
+    for output in Output::ALL {
+        family = family.value(&[("output", output.name())], output.left_out() as f64);
+    }
 }
 
 fn process(page: &mut Page) {

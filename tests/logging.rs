@@ -1,0 +1,131 @@
+//! What the log may take: of a line, of memory while nobody reads it, of the disk.
+
+mod kit;
+
+use kit::process::Process;
+use kit::*;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+const SCRIPT: &str = "\
+function on_message(msg, conn)
+  local what, n = msg.data:match('(%a+) (%d+)')
+  if what == 'fail' then
+    error(('x'):rep(tonumber(n)) .. 'end')
+  end
+  for i = 1, tonumber(n) do
+    mix.log(mix.INFO, i .. (' many words'):rep(100))
+  end
+  conn:send('logged')
+end
+";
+
+fn folder(logging: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
+    let file = dir.path().join("connmix.yaml");
+    write_config(&file, "handlerTimeout: 60s", "workers: 1", "");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("logging: {filename: ''}", &format!("logging: {{{logging}}}"))).unwrap();
+    dir
+}
+
+/// A child that does not outlive its test.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The files of the log, with their sizes.
+fn files(dir: &Path) -> Vec<(String, u64)> {
+    let list = std::fs::read_dir(dir.join("logs")).unwrap().map(|entry| entry.unwrap());
+    list.map(|entry| (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().len())).collect()
+}
+
+#[tokio::test]
+async fn a_line_has_its_bound_whatever_an_error_says() {
+    for format in ["text", "json"] {
+        let dir = folder(&format!("filename: logs/c.log, format: {format}"));
+        let process = Process::ready(dir.path(), &["single"]);
+        let mut client = Client::connect(process.ws(), "/ws").await;
+        client.send("fail 5000000").await;
+        assert_eq!(client.close_frame().await.0, 1011);
+        let line = process.line("xxxxxxxxxxxxxxxx");
+        assert!(line.len() < 64 * 1024 && line.len() > 32 * 1024, "{format}: {}", line.len());
+        assert!(line.contains("x [cut]"), "{format}: {}", &line[line.len() - 100..]);
+        if format == "json" {
+            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+            assert_eq!((&line["level"], &line["target"]), (&"ERROR".into(), &"script".into()));
+        }
+        assert_eq!(process.stop().code, Some(0));
+        let name = &files(dir.path())[0].0;
+        let file = std::fs::read_to_string(dir.path().join("logs").join(name)).unwrap();
+        assert!(file.lines().all(|line| line.len() < 64 * 1024), "{format}");
+    }
+}
+
+#[tokio::test]
+async fn a_console_that_nobody_reads_costs_lines_and_little_memory() {
+    let dir = folder("filename: ''");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_connmix"));
+    command.arg("single").current_dir(dir.path()).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = Killed(command.spawn().unwrap());
+    let mut console = BufReader::new(child.0.stdout.take().unwrap());
+    let mut line = String::new();
+    let mut at = Vec::new();
+    while at.len() < 2 {
+        line.clear();
+        console.read_line(&mut line).unwrap();
+        for label in ["serving clients on ", "API on "] {
+            if line.contains(label) {
+                at.push(process::address(line.trim_end(), label));
+            }
+        }
+    }
+    // Some 33 MB.
+    let mut client = Client::connect(at[0], "/ws").await;
+    for _ in 0..30 {
+        assert_eq!(client.ask("log 1000").await, "logged");
+    }
+    let page = get(at[1], "/metrics").await.1;
+    let metric = |name: &str| {
+        let line = page.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}: {page}"));
+        line.trim().parse::<f64>().unwrap()
+    };
+    let dropped = metric("connmix_log_dropped_lines_total{output=\"console\"}");
+    assert!(dropped > 10_000.0, "{dropped}");
+    // Once it flows again, it says so: what was kept comes first.
+    let mut kept = 0.0;
+    let told = loop {
+        line.clear();
+        assert!(console.read_line(&mut line).unwrap() > 0);
+        match line.contains("many words") {
+            true => kept += 1.0,
+            false if line.contains(" left out ") => break line.clone(),
+            false => {}
+        }
+    };
+    assert!(told.contains(&format!("{dropped} lines of the log were left out of the console")), "{told}");
+    assert!(kept > 1000.0 && kept + dropped <= 30_000.0, "{kept}");
+    unsafe { libc::kill(child.0.id() as i32, libc::SIGTERM) };
+    std::io::copy(&mut console, &mut std::io::sink()).unwrap();
+    assert!(child.0.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn a_full_file_is_followed_by_another_and_the_oldest_go() {
+    let dir = folder("filename: logs/c.log, maxSize: 64KiB, maxFiles: 3");
+    let process = Process::ready(dir.path(), &["single"]);
+    let mut client = Client::connect(process.ws(), "/ws").await;
+    // Some 660 KB.
+    assert_eq!(client.ask("log 600").await, "logged");
+    assert_eq!(process.stop().code, Some(0));
+    let files = files(dir.path());
+    assert!(files.len() == 3 && files.iter().all(|(_, size)| *size <= 64 * 1024), "{files:?}");
+    assert!(files.iter().all(|(name, _)| name.starts_with("c.") && name.ends_with(".log")), "{files:?}");
+}

@@ -11,8 +11,9 @@ pub mod value;
 // Layer 1: what the YAML means; bytes, without I/O.
 pub mod config;
 pub mod wire;
-// Layer 2: channel -> workers -> connections; from handlers to back ends.
+// Layer 2: channel -> workers -> connections; from handlers to back ends; the mark on the process's memory.
 pub mod hub;
+pub mod memory;
 pub mod queue;
 // Layer 3: the other nodes, and other programs.
 pub mod cluster;

@@ -198,6 +198,10 @@ pub mod close_code {
     /// which is left to scripts: clients that know only the ranges stay away after the latter.
     pub const TOO_SLOW: u16 = 3100;
 
+    /// Memory is short, and the client was among those that held the most of it. Not 1013, which scripts and back ends send;
+    /// like 3100, it says that nothing is wrong with the client's next connection.
+    pub const MEMORY: u16 = 3101;
+
     /// What a client that wants to be connected does after a close.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub enum Advice {
@@ -210,16 +214,18 @@ pub mod close_code {
     }
 
     /// All closes of the engine's own making: code, reason, advice. Of those with an empty reason, each says what was wrong.
-    pub const OWN: [(u16, &str, Advice); 9] = [
+    pub const OWN: [(u16, &str, Advice); 11] = [
         (NORMAL, "", Advice::Never),
         (GOING_AWAY, "server shutdown", Advice::Later),
         (GOING_AWAY, "read timeout", Advice::AtOnce),
+        (GOING_AWAY, "message timeout", Advice::Later),
         (PROTOCOL, "", Advice::Never),
         (INVALID_DATA, "", Advice::Never),
         (POLICY, "access was taken away", Advice::Never),
         (TOO_BIG, "", Advice::Never),
         (INTERNAL, "handler error", Advice::Later),
         (TOO_SLOW, "client too slow: outbox limit reached", Advice::Later),
+        (MEMORY, "memory is short: too much is unfinished or unread", Advice::Later),
     ];
 
     /// Whether an endpoint may send that code.
@@ -230,6 +236,8 @@ pub mod close_code {
 
 /// What is told of a client that is too slow, to it and to its script.
 const TOO_SLOW: &str = "client too slow: outbox limit reached";
+/// What is told of a client that goes because memory is short.
+const MEMORY: &str = "memory is short: too much is unfinished or unread";
 
 /// Why a connection ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -259,6 +267,10 @@ pub enum CloseReason {
     HandlerFailed,
     /// No bytes came for the server's `readTimeout`.
     ReadTimeout,
+    /// A message was not finished within the server's `messageTimeout`.
+    MessageTimeout,
+    /// Memory is short, and this client held much of it.
+    Memory,
     /// The client took nothing for the server's `writeTimeout`.
     WriteTimeout,
     /// More bytes waited for the client than the server's `outboxLimit`.
@@ -275,7 +287,9 @@ impl CloseReason {
             CloseReason::Violation { code, what } => Some((*code, what)),
             CloseReason::HandlerFailed => Some((close_code::INTERNAL, "handler error")),
             CloseReason::ReadTimeout => Some((close_code::GOING_AWAY, "read timeout")),
+            CloseReason::MessageTimeout => Some((close_code::GOING_AWAY, "message timeout")),
             CloseReason::TooSlow => Some((close_code::TOO_SLOW, TOO_SLOW)),
+            CloseReason::Memory => Some((close_code::MEMORY, MEMORY)),
             CloseReason::Peer(_) | CloseReason::Lost(_) | CloseReason::WriteTimeout => None,
         }
     }
@@ -292,6 +306,8 @@ impl CloseReason {
             CloseReason::ReadTimeout => "read_timeout",
             CloseReason::WriteTimeout => "write_timeout",
             CloseReason::TooSlow => "too_slow",
+            CloseReason::MessageTimeout => "message_timeout",
+            CloseReason::Memory => "memory",
         }
     }
 
@@ -305,6 +321,8 @@ impl CloseReason {
             CloseReason::ReadTimeout => Some("read timeout".into()),
             CloseReason::WriteTimeout => Some("write timeout".into()),
             CloseReason::TooSlow => Some(TOO_SLOW.into()),
+            CloseReason::MessageTimeout => Some("message timeout".into()),
+            CloseReason::Memory => Some(MEMORY.into()),
         }
     }
 }
@@ -374,7 +392,9 @@ mod tests {
             CloseReason::Shutdown,
             CloseReason::HandlerFailed,
             CloseReason::ReadTimeout,
+            CloseReason::MessageTimeout,
             CloseReason::TooSlow,
+            CloseReason::Memory,
             violation(close_code::PROTOCOL),
             violation(close_code::INVALID_DATA),
             violation(close_code::TOO_BIG),

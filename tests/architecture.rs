@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 11] = [
     &["ids", "message", "telemetry", "value"],
     &["config", "wire"],
-    &["hub", "queue"],
+    &["hub", "memory", "queue"],
     &["cluster", "outbound"],
     &["shard"],
     &["script"],

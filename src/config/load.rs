@@ -63,6 +63,8 @@ fn build(file: &Path, raw: Raw, sink: &Sink) -> Config {
             max_body_size: engine.api_max_body_size,
         },
         workers: engine.workers,
+        memory: engine.memory,
+        max_subscriptions: engine.max_subscriptions,
         luavm: LuaVm {
             queue_topic_size: luavm.queue_topic_size,
             queue_max_topics: luavm.queue_max_topics,

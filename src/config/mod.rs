@@ -10,9 +10,12 @@ use std::time::Duration;
 
 pub mod file;
 pub mod load;
+mod memory;
 mod raw;
 pub mod reload;
 
+pub use memory::{High, Memory};
+pub use raw::UNSENT_LIMIT;
 pub use raw::units::{Quantity, parse_duration};
 
 /// A worker that has not gone on for that long is stuck.
@@ -35,6 +38,10 @@ pub struct Config {
     pub api: ApiServer,
     /// `engine.workers`; 0 = one a core.
     pub workers: usize,
+    /// `engine.memory`
+    pub memory: Memory,
+    /// `engine.maxSubscriptions`: of all clients together.
+    pub max_subscriptions: usize,
     /// `engine.luavm`
     pub luavm: LuaVm,
     /// `engine.servers`, in the file's order.
@@ -356,6 +363,10 @@ pub struct Limits {
     pub read_timeout: Duration,
     /// The client takes nothing for that long: closed; zero = never.
     pub write_timeout: Duration,
+    /// The longest a client may take to finish a message; zero = for ever.
+    pub message_timeout: Duration,
+    /// The bytes that the system may hold unsent for one client; 0 = as many as it likes.
+    pub unsent_limit: usize,
     /// The largest message a client may send, in bytes.
     pub max_message_size: usize,
     /// The most connections, over all workers; 0 = no limit.

@@ -13,7 +13,7 @@ mod section;
 mod tree;
 pub mod units;
 
-pub use schema::{Raw, RawServer};
+pub use schema::{Raw, RawServer, UNSENT_LIMIT};
 
 /// The longest text that is read. A real file is a few KiB; this bounds what a wrong `-f` can cost.
 pub const MAX_BYTES: usize = 1024 * 1024;

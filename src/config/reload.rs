@@ -48,6 +48,9 @@ pub fn compare(old: &Config, new: &Config) -> Changes {
     live.time("engine.apiServer.readTimeout", old.api.read_timeout, new.api.read_timeout);
     live.time("engine.apiServer.writeTimeout", old.api.write_timeout, new.api.write_timeout);
     live.size("engine.apiServer.maxBodySize", old.api.max_body_size, new.api.max_body_size);
+    live.add("engine.memory.high", &old.memory.high, &new.memory.high);
+    live.add("engine.memory.of", &size_or_auto(old.memory.of), &size_or_auto(new.memory.of));
+    live.add("engine.maxSubscriptions", &old.max_subscriptions, &new.max_subscriptions);
     live.add("trustedProxies", &words(&old.trusted_proxies), &words(&new.trusted_proxies));
     live.time("shutdownTimeout", old.shutdown_timeout, new.shutdown_timeout);
 
@@ -204,6 +207,8 @@ fn server(list: &mut List, index: usize, old: &Server, new: &Server) {
     let (old, new) = (&old.limits, &new.limits);
     list.time(&key("readTimeout"), old.read_timeout, new.read_timeout);
     list.time(&key("writeTimeout"), old.write_timeout, new.write_timeout);
+    list.time(&key("messageTimeout"), old.message_timeout, new.message_timeout);
+    list.size(&key("unsentLimit"), old.unsent_limit, new.unsent_limit);
     list.size(&key("maxMessageSize"), old.max_message_size, new.max_message_size);
     list.add(&key("maxConnections"), &old.max_connections, &new.max_connections);
     list.size(&key("outboxLimit"), old.outbox_limit, new.outbox_limit);
@@ -224,6 +229,10 @@ fn union<'a>(old: impl Iterator<Item = &'a String>, new: impl Iterator<Item = &'
 
 fn words(all: &[impl Display]) -> String {
     format!("[{}]", all.iter().map(|one| one.to_string()).collect::<Vec<_>>().join(", "))
+}
+
+fn size_or_auto(size: Option<usize>) -> String {
+    size.map_or("auto".to_owned(), units::size)
 }
 
 fn or_none(text: &Option<String>) -> &str {
@@ -283,9 +292,15 @@ engine:
             ("access:", "logging: {level: debug}\nshutdownTimeout: 1m\ntrustedProxies: [10.0.0.0/8]\naccess:"),
             ("roles: [read]", "roles: [read, write], host: 172.*.*.1"),
             ("access: {", "access: {origins: ['https://a.example/'], "),
-            ("engine:", "engine:\n  apiServer: {readTimeout: 5, maxBodySize: 2MiB}"),
+            (
+                "engine:",
+                "engine:\n  memory: {high: 512MiB, of: 1GiB}\n  maxSubscriptions: 5\n  apiServer: {readTimeout: 5, maxBodySize: 2MiB}",
+            ),
             ("value: /a", "value: /b"),
-            ("{port: 7002}", "{port: 7002, pingInterval: 0, byteCodeExpires: 0, maxConnections: 5}"),
+            (
+                "{port: 7002}",
+                "{port: 7002, pingInterval: 0, byteCodeExpires: 0, maxConnections: 5, messageTimeout: 5, unsentLimit: 0}",
+            ),
         ]);
         let changes = compare(&old, &new);
         let want = [
@@ -294,10 +309,15 @@ engine:
             "access.origins: [] -> [https://a.example]",
             "engine.apiServer.readTimeout: 60s -> 5s",
             "engine.apiServer.maxBodySize: 1MiB -> 2MiB",
+            "engine.memory.high: 80% -> 512MiB",
+            "engine.memory.of: auto -> 1GiB",
+            "engine.maxSubscriptions: 10000000 -> 5",
             "trustedProxies: [] -> [10.0.0.0/8]",
             "shutdownTimeout: 10s -> 60s",
             "engine.servers[0].options.path: /a -> /b",
             "engine.servers[1].byteCodeExpires: 10s -> 0s",
+            "engine.servers[1].messageTimeout: 60s -> 5s",
+            "engine.servers[1].unsentLimit: 128KiB -> 0",
             "engine.servers[1].maxConnections: 0 -> 5",
             "engine.servers[1].pingInterval: 25s -> 0s",
         ];

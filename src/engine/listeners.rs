@@ -5,7 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 
 use super::Addresses;
-use crate::config::{Config, Listen};
+use crate::config::{Config, Listen, Server, UNSENT_LIMIT};
 use crate::worker::{Listener, Role};
 
 /// Connections that may wait to be accepted; the system caps it (`net.core.somaxconn`).
@@ -33,7 +33,11 @@ impl Listeners {
     /// Binds them all, or names every one that could not be bound.
     pub fn bind(config: &Config) -> Result<Listeners, Vec<BindError>> {
         let (mut list, mut servers, mut errors) = (Vec::new(), Vec::new(), Vec::new());
-        let mut one = |role: Role, listen: &Listen| match bind(listen.addr) {
+        let unsent = |role| match role {
+            Role::Server(i) => config.servers.get(i).map_or(UNSENT_LIMIT, |server: &Server| server.limits.unsent_limit),
+            Role::Api | Role::Center => UNSENT_LIMIT,
+        };
+        let mut one = |role: Role, listen: &Listen| match bind(listen.addr, unsent(role)) {
             Ok((socket, addr)) => {
                 list.push(Listener { role, socket });
                 addr
@@ -61,13 +65,18 @@ impl Listeners {
     }
 }
 
-fn bind(addr: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+/// `unsent`: the bytes that the system may hold unsent for an accepted socket; 0 = as many as it likes.
+fn bind(addr: SocketAddr, unsent: usize) -> io::Result<(TcpListener, SocketAddr)> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for the last run's connections to be forgotten.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     // Small messages go out at once. On Linux an accepted socket takes it over from its listener: one call less for each.
     socket.set_tcp_nodelay(true)?;
+    if unsent > 0 {
+        // So it does this. Else the system takes megabytes for a client that reads nothing.
+        socket.set_tcp_notsent_lowat(u32::try_from(unsent).unwrap_or(u32::MAX))?;
+    }
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     let listener = TcpListener::from(socket);
@@ -81,9 +90,11 @@ mod tests {
 
     #[test]
     fn accepted_sockets_do_not_wait_to_fill_packets() {
-        let (listener, addr) = bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let (listener, addr) = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 4096).unwrap();
         listener.set_nonblocking(false).unwrap();
         let _client = std::net::TcpStream::connect(addr).unwrap();
-        assert!(listener.accept().unwrap().0.nodelay().unwrap());
+        let accepted = listener.accept().unwrap().0;
+        assert!(accepted.nodelay().unwrap());
+        assert_eq!(socket2::SockRef::from(&accepted).tcp_notsent_lowat().unwrap(), 4096);
     }
 }

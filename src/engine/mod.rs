@@ -21,6 +21,7 @@ use crate::cluster::Mesh;
 use crate::config::{Config, Level, QueueFull};
 use crate::hub::Hub;
 use crate::ids::{MAX_WORKERS, WorkerId, new_node_id};
+use crate::memory::{self, Memory};
 use crate::outbound::Outbound;
 use crate::queue::Queue;
 use crate::script::program::Program;
@@ -60,6 +61,8 @@ pub struct Engine {
     peers: Arc<Peers>,
     workers: Vec<JoinHandle<()>>,
     config: Arc<ArcSwap<Config>>,
+    /// The thread that looks at the process's memory ends with it.
+    memory: Option<std::sync::mpsc::Sender<()>>,
     supervisor: Option<(mpsc::Sender<reload::Command>, JoinHandle<()>)>,
     watcher: Option<stuck::Watcher>,
     doors: Arc<Doors>,
@@ -98,6 +101,8 @@ impl Engine {
         .min(MAX_WORKERS);
         let programs = compile(&config, |vm| log_warnings(vm, configured)).map_err(StartError::Script)?;
         let hub = Arc::new(Hub::new(workers));
+        hub.bound_subscriptions(config.max_subscriptions);
+        let memory = Arc::new(Memory::new(workers));
         let mesh = Arc::new(Mesh::new(hub.clone(), new_node_id()));
         let outbound = Arc::new(Outbound::new(&config.luavm.redis));
         let queue = Queue::new(config.luavm.queue_topic_size, config.luavm.queue_max_topics);
@@ -120,6 +125,7 @@ impl Engine {
             peers: peers.clone(),
             workers: Vec::with_capacity(workers),
             config: config.clone(),
+            memory: None,
             supervisor: None,
             watcher: None,
             doors: doors.clone(),
@@ -133,6 +139,7 @@ impl Engine {
                 outbound: outbound.clone(),
                 queue: queue.clone(),
                 repeats: repeats.clone(),
+                memory: memory.clone(),
                 config: config.clone(),
                 programs: programs.clone(),
                 clients: clients.clone(),
@@ -163,6 +170,8 @@ impl Engine {
         let stuck_after = config.load().stuck_after;
         let watcher = stuck::Watcher::spawn(peers.clone(), hub, doors, stuck_after);
         engine.watcher = Some(watcher.map_err(|e| StartError::System(e.to_string()))?);
+        let system = |e: std::io::Error| StartError::System(e.to_string());
+        engine.memory = Some(memory::watch(memory, config.clone()).map_err(system)?);
         let supervisor = reload::Supervisor::new(config, peers, programs, metrics, on_level, configured);
         engine.supervisor = Some(supervisor.spawn().map_err(|e| StartError::System(e.to_string()))?);
         Ok(engine)

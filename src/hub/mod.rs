@@ -107,7 +107,16 @@ pub struct Hub {
     mailboxes: Box<[Mailbox]>,
     /// How many workers are stuck.
     stuck: AtomicUsize,
+    /// Subscriptions of all workers' connections together.
+    subscriptions: AtomicUsize,
+    /// As many as there may be.
+    max_subscriptions: AtomicUsize,
 }
+
+/// Of the subscriptions that are still free, one connection may have this part.
+const SHARE: usize = 16;
+/// So many one connection may have in any case, as long as any are free.
+const FEW: usize = 64;
 
 impl Hub {
     /// A hub for that many workers.
@@ -116,7 +125,40 @@ impl Hub {
             channels: DashMap::with_hasher(RandomState::default()),
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
             stuck: AtomicUsize::new(0),
+            subscriptions: AtomicUsize::new(0),
+            max_subscriptions: AtomicUsize::new(usize::MAX),
         }
+    }
+
+    /// From here on there may be so many subscriptions, all connections together. Those that are there stay.
+    pub fn bound_subscriptions(&self, most: usize) {
+        self.max_subscriptions.store(most, Relaxed);
+    }
+
+    /// The bound on all subscriptions together.
+    pub fn max_subscriptions(&self) -> usize {
+        self.max_subscriptions.load(Relaxed)
+    }
+
+    /// How many subscriptions there are.
+    pub fn subscriptions(&self) -> usize {
+        self.subscriptions.load(Relaxed)
+    }
+
+    /// A worker's subscriptions were `before`, and are `now`.
+    pub fn count_subscriptions(&self, before: usize, now: usize) {
+        match now >= before {
+            true => self.subscriptions.fetch_add(now - before, Relaxed),
+            false => self.subscriptions.fetch_sub(before - now, Relaxed),
+        };
+    }
+
+    /// Whether a connection may have so many subscriptions, `more` of which are new. The fewer are free, the fewer may one
+    /// connection have: some with very many leave enough for all that have a few. Workers that ask at the same moment may
+    /// pass the bound by what one call adds.
+    pub fn may_subscribe(&self, wanted: usize, more: usize) -> bool {
+        let free = self.max_subscriptions().saturating_sub(self.subscriptions());
+        more <= free && (wanted <= FEW || wanted <= free / SHARE)
     }
 
     /// How many workers there are.
@@ -248,6 +290,28 @@ mod tests {
         assert_eq!(taken.len(), 1);
         assert!(mailbox.poll_room(&refused, &mut cx).is_ready());
         assert!(mailbox.offer(refused).is_ok());
+    }
+
+    #[test]
+    fn a_connection_with_few_subscriptions_finds_room_beside_those_with_many() {
+        let hub = Hub::new(1);
+        hub.bound_subscriptions(100_000);
+        let mut taken = Vec::new();
+        for _ in 0..50 {
+            let (mut low, mut high) = (0, 100_000);
+            while low + 1 < high {
+                let middle = (low + high) / 2;
+                if hub.may_subscribe(middle, middle) { low = middle } else { high = middle }
+            }
+            hub.count_subscriptions(0, low);
+            taken.push(low);
+        }
+        assert_eq!(taken[0], 100_000 / SHARE);
+        assert!(taken.is_sorted_by(|a, b| a >= b));
+        assert!(hub.may_subscribe(FEW, FEW), "{} of {} are left", 100_000 - hub.subscriptions(), 100_000);
+        hub.count_subscriptions(100_000 - hub.subscriptions(), 100_000);
+        hub.count_subscriptions(hub.subscriptions(), 100_000);
+        assert!(!hub.may_subscribe(1, 1));
     }
 
     #[test]

@@ -81,16 +81,18 @@ impl Topics {
         }
     }
 
-    /// Takes a member out of all its channels, and names those that are gone with it.
-    pub fn remove_member(&mut self, member: Member) -> Vec<Channel> {
+    /// Takes a member out of its channels, `most` of them at a time: names those that are gone with it, and says whether
+    /// it is out of all.
+    pub fn remove_member(&mut self, member: Member, most: usize) -> (Vec<Channel>, bool) {
         let mut gone = Vec::new();
-        while let Some(&key) = self.by_member.get(member as usize).and_then(|topics| topics.last()) {
+        for _ in 0..most {
+            let Some(&key) = self.by_member.get(member as usize).and_then(|topics| topics.last()) else { break };
             let channel = self.topics[key as usize].channel.clone();
             if self.unlink(member, key) == Left::Last {
                 gone.push(channel);
             }
         }
-        gone
+        (gone, self.count_of(member) == 0)
     }
 
     /// Who is in a channel, in no particular order.
@@ -238,7 +240,14 @@ mod tests {
                                 want.insert(channel(*c));
                             }
                         }
-                        let gone: BTreeSet<_> = topics.remove_member(m).into_iter().collect();
+                        let mut gone = BTreeSet::new();
+                        loop {
+                            let (some, whole) = topics.remove_member(m, 2);
+                            gone.extend(some);
+                            if whole {
+                                break;
+                            }
+                        }
                         prop_assert_eq!(gone, want);
                     }
                 }
@@ -271,7 +280,7 @@ mod tests {
             }
         }
         for m in 0..1000 {
-            topics.remove_member(m);
+            assert!(topics.remove_member(m, 10).1);
         }
         assert_eq!((topics.channels(), topics.subscriptions()), (0, 0));
         assert_eq!((topics.by_name.capacity(), topics.links.capacity(), topics.by_member.capacity()), (0, 0, 0));

@@ -78,6 +78,10 @@ pub struct Conn {
     pub(super) look_due: Cell<bool>,
     /// [`Conn::attend`] has been called.
     pub(super) attended: Cell<bool>,
+    /// Bytes that are held of what the client sent; [`super::Shard::hold`] sets it.
+    pub(super) holding: Cell<u32>,
+    /// The shard's clock when the message began that the client has not finished.
+    pub(super) unfinished: Cell<Option<u32>>,
     /// In its handshake: what is pushed waits for the response to go first. It counts as blocked.
     held: Cell<bool>,
     /// The client's socket is full; the connection's task waits till it has room.
@@ -114,6 +118,8 @@ impl Conn {
             unread: Cell::new(0),
             look_due: Cell::new(true),
             attended: Cell::new(false),
+            holding: Cell::new(0),
+            unfinished: Cell::new(None),
             held: Cell::new(true),
             blocked: Cell::new(true),
             dirty: Cell::new(false),
@@ -130,9 +136,9 @@ impl Conn {
         match &reason {
             // These clients take nothing: what waits for them is memory.
             CloseReason::WriteTimeout | CloseReason::Lost(_) => self.outbox.borrow_mut().clear(),
-            CloseReason::TooSlow if self.is_raw() => self.outbox.borrow_mut().clear(),
+            CloseReason::TooSlow | CloseReason::Memory if self.is_raw() => self.outbox.borrow_mut().clear(),
             // One that takes a little may be told why: the close frame follows the frame that is begun.
-            CloseReason::TooSlow => self.outbox.borrow_mut().clear_whole_frames(),
+            CloseReason::TooSlow | CloseReason::Memory => self.outbox.borrow_mut().clear_whole_frames(),
             _ => {}
         }
         *end = End::Closed(Box::new(reason));
@@ -358,10 +364,11 @@ impl Conn {
         let _ = socket2::SockRef::from(self.stream.as_ref()).shutdown(std::net::Shutdown::Write);
     }
 
-    /// Leaves the socket's end to the kernel, which goes on with what it holds as long as the client takes something
-    /// within `patience`. What it does not hold yet is not sent any more: then the end is a reset.
-    pub fn leave(&self, patience: std::time::Duration) {
-        if self.waiting() > 0 {
+    /// Leaves the socket's end to the kernel. The end is a reset if the client has not taken all that it was owed: the kernel
+    /// would hold that for a long time. At a stop (`hurry`) nobody has had the time to, and the kernel goes on with what it
+    /// holds, as long as the client takes something within `patience`.
+    pub fn leave(&self, patience: std::time::Duration, hurry: bool) {
+        if self.waiting() > 0 || (!hurry && self.has_queued()) {
             self.reset();
         } else {
             let _ = socket2::SockRef::from(self.stream.as_ref()).set_tcp_user_timeout(Some(patience));

@@ -4,10 +4,13 @@
 pub mod conn;
 pub mod context;
 pub mod deliver;
+mod holding;
+mod leaving;
 mod orders;
 pub mod outbox;
 pub mod peer;
 pub mod served;
+mod unsent;
 mod waits;
 
 use foldhash::fast::RandomState;
@@ -48,6 +51,7 @@ pub struct Shard {
     dirty: RefCell<VecDeque<Rc<Conn>>>,
     scratch: RefCell<Vec<u8>>,
     waits: RefCell<waits::Waits>,
+    leaving: leaving::Leaving,
     /// What scripts are encoding.
     encoding: RefCell<Option<deliver::Encoding>>,
     /// Wakes the worker's turn, if that waits.
@@ -84,6 +88,7 @@ impl Shard {
             scratch: RefCell::new(Vec::with_capacity(SCRATCH)),
             waits: RefCell::default(),
             encoding: RefCell::default(),
+            leaving: leaving::Leaving::default(),
             turn: RefCell::default(),
             turn_waits: Cell::default(),
             ticked: Cell::new(Instant::now()),
@@ -130,6 +135,10 @@ impl Shard {
         let slot = entry.key() as Member;
         let conn = Conn::new(client_id, slot, arrival.remote, arrival.served, arrival.stream, self.now());
         let conn = Rc::new(conn);
+        let unsent = conn.served.limits.get().unsent_limit;
+        if unsent != conn.served.unsent_at_first {
+            conn.bound_unsent(unsent);
+        }
         entry.insert(conn.clone());
         drop(conns);
         self.by_client.borrow_mut().insert(client_id, slot);
@@ -137,18 +146,14 @@ impl Shard {
     }
 
     /// The one way out: takes the connection from every index, and ends its waits. A second call does nothing, and
-    /// returns false.
+    /// returns false. One that is in very many channels is out of the last of them a moment later.
     pub fn remove(&self, conn: &Conn) -> bool {
         if self.by_client.borrow_mut().remove(&conn.client_id).is_none() {
             return false;
         }
-        let gone = self.topics.borrow_mut().remove_member(conn.slot);
-        for channel in gone {
-            self.hub.leave(channel.as_str(), self.worker);
-        }
-        self.count_subscriptions(&self.topics.borrow());
-        self.conns.borrow_mut().remove(conn.slot as usize);
         self.waits.borrow_mut().end(conn.client_id);
+        self.hold(conn, 0);
+        self.leave(conn);
         true
     }
 
@@ -169,17 +174,22 @@ impl Shard {
     }
 
     /// Puts a connection into channels; it may be in some of them already. When it returns, every later publish reaches
-    /// it. False: it would be in too many channels then, and none was added.
-    pub fn subscribe(&self, conn: &Conn, channels: &[Channel]) -> bool {
+    /// it. An error: there would be too many subscriptions then, and none was added.
+    pub fn subscribe(&self, conn: &Conn, channels: &[Channel]) -> Result<(), TooMany> {
         let mut topics = self.topics.borrow_mut();
         let before = topics.count_of(conn.slot);
+        let refused = |new: usize| match before + new {
+            wanted if wanted > MAX_SUBSCRIPTIONS => Some(TooMany::OfConnection),
+            wanted if !self.hub.may_subscribe(wanted, new) => Some(TooMany::OfAll(self.hub.max_subscriptions())),
+            _ => None,
+        };
         // Which of them are new is looked at only where it matters.
-        if before + channels.len() > MAX_SUBSCRIPTIONS {
+        if refused(channels.len()).is_some() {
             let mut new: Vec<_> = channels.iter().filter(|c| !topics.contains(conn.slot, c.as_str())).collect();
             new.sort_unstable();
             new.dedup();
-            if before + new.len() > MAX_SUBSCRIPTIONS {
-                return false;
+            if let Some(too_many) = refused(new.len()).filter(|_| !new.is_empty()) {
+                return Err(too_many);
             }
         }
         for channel in channels {
@@ -189,7 +199,7 @@ impl Shard {
         }
         self.count_subscriptions(&topics);
         tracing::debug!(client_id = conn.client_id.get(), channels = %Names(channels), "subscribed");
-        true
+        Ok(())
     }
 
     /// Takes a connection out of channels.
@@ -205,7 +215,9 @@ impl Shard {
     }
 
     fn count_subscriptions(&self, topics: &Topics) {
-        self.counts.subscriptions.set(topics.subscriptions() as u64);
+        let now = topics.subscriptions();
+        self.hub.count_subscriptions(self.counts.subscriptions.get() as usize, now);
+        self.counts.subscriptions.set(now as u64);
     }
 
     /// What is counted of connections like this one.
@@ -325,6 +337,19 @@ impl std::fmt::Display for Names<'_> {
             Some(more) => write!(f, " and {more} more"),
         }
     }
+}
+
+/// Why a connection was not put into channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TooMany {
+    /// It would be in more than [`MAX_SUBSCRIPTIONS`].
+    #[error("a connection can be in {MAX_SUBSCRIPTIONS} channels at most")]
+    OfConnection,
+    /// All connections together would have too many, or it too large a part of what is left; holds the bound.
+    #[error(
+        "too many subscriptions: all clients together can have {0} (engine.maxSubscriptions), and one client a part of those that are free"
+    )]
+    OfAll(usize),
 }
 
 /// The most channels one connection may be in.

@@ -1,7 +1,7 @@
 //! What a connection does when a back end orders it to.
 
+use super::Shard;
 use super::conn::Conn;
-use super::{MAX_SUBSCRIPTIONS, Shard};
 use crate::hub::Order;
 use crate::message::CloseReason;
 
@@ -13,8 +13,7 @@ impl Shard {
         }
         match order {
             Order::SetContext(values) => self.merge_context(conn, values).map_err(|full| full.to_string()),
-            Order::Subscribe(channels) if self.subscribe(conn, &channels) => Ok(()),
-            Order::Subscribe(_) => Err(format!("a connection can be in {MAX_SUBSCRIPTIONS} channels at most")),
+            Order::Subscribe(channels) => self.subscribe(conn, &channels).map_err(|too_many| too_many.to_string()),
             Order::Unsubscribe(channels) => {
                 self.unsubscribe(conn, &channels);
                 Ok(())

@@ -44,6 +44,10 @@ impl Conn {
         if self.hearing.get() == Hearing::Paused {
             self.hearing.set(Hearing::Reading);
             self.last_read.set(now);
+            // Nor could it go on with a message.
+            if self.unfinished.get().is_some() {
+                self.unfinished.set(Some(now));
+            }
         }
     }
 

@@ -15,6 +15,8 @@ pub struct Served {
     pub protocol: Protocol,
     /// In force now; a reload of the configuration sets them for live connections too.
     pub limits: Cell<Limits>,
+    /// The `unsentLimit` that accepted sockets have from their listener.
+    pub unsent_at_first: usize,
     /// Connections of this server over all workers.
     clients: Arc<AtomicUsize>,
     /// What this worker counts of it.
@@ -24,8 +26,8 @@ pub struct Served {
 impl Served {
     /// The server at that position, whose connections all workers count together.
     pub fn new(index: usize, server: &Server, clients: Arc<AtomicUsize>) -> Served {
-        let limits = Cell::new(server.limits);
-        Served { index, protocol: server.protocol, limits, clients, counts: Arc::default() }
+        let (limits, unsent_at_first) = (Cell::new(server.limits), server.limits.unsent_limit);
+        Served { index, protocol: server.protocol, limits, unsent_at_first, clients, counts: Arc::default() }
     }
 
     /// Takes a place among the server's connections; None when there are `maxConnections` already.

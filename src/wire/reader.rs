@@ -10,9 +10,9 @@
 //! After a [`Violation`] or a close frame nothing more is taken.
 
 mod input;
+mod violation;
 
-use crate::message::{CloseReason, Kind, close_code};
-use std::borrow::Cow;
+use crate::message::{Kind, close_code};
 use std::io::Cursor;
 use std::ops::Range;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
@@ -20,6 +20,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpC
 
 use super::frame::MAX_CONTROL;
 pub use input::Input;
+pub use violation::Violation;
 
 /// What a client sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,36 +35,6 @@ pub enum Event<'a> {
     Pong(&'a [u8]),
     /// The client closes: its code and reason, if it gave one. The last event.
     Close(Option<(u16, &'a str)>),
-}
-
-/// The client broke the protocol or a limit: the connection is to be closed with that code.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what}")]
-pub struct Violation {
-    /// The close code to send (RFC 6455, section 7.4.1).
-    pub code: u16,
-    /// What was wrong; short enough for a close frame's reason.
-    pub what: Cow<'static, str>,
-}
-
-impl Violation {
-    fn protocol(what: &'static str) -> Violation {
-        Violation { code: close_code::PROTOCOL, what: Cow::Borrowed(what) }
-    }
-
-    fn not_utf8(what: &'static str) -> Violation {
-        Violation { code: close_code::INVALID_DATA, what: Cow::Borrowed(what) }
-    }
-
-    fn too_big(limit: usize) -> Violation {
-        Violation { code: close_code::TOO_BIG, what: Cow::Owned(format!("message larger than {limit} bytes")) }
-    }
-}
-
-impl From<Violation> for CloseReason {
-    fn from(violation: Violation) -> CloseReason {
-        CloseReason::Violation { code: violation.code, what: violation.what.into() }
-    }
 }
 
 /// The longest header of a frame: two bytes, the longest length, and a mask.
@@ -157,6 +128,16 @@ impl Reader {
             Some(pending) => pending.held.len() - pending.pos + pending.message.len(),
             None => 0,
         }
+    }
+
+    /// The memory that it holds for that.
+    pub fn capacity(&self) -> usize {
+        self.pending.as_ref().map_or(0, |pending| pending.held.capacity() + pending.message.capacity())
+    }
+
+    /// Whether a message has begun whose last fragment has not come.
+    pub fn is_within_message(&self) -> bool {
+        self.pending.as_ref().is_some_and(|pending| pending.fragmented.is_some())
     }
 
     /// Whether a close frame begins in what is held and in `ahead`, which follows it: what a client that is not read has

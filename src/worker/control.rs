@@ -41,8 +41,14 @@ pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, a
             }
             Control::Configure => {
                 let config = worker.config.load();
+                worker.hub.bound_subscriptions(config.max_subscriptions);
+                let mut unsent_changed = false;
                 for (server, new) in worker.servers.iter().zip(&config.servers) {
-                    server.served.limits.set(new.limits);
+                    let old = server.served.limits.replace(new.limits);
+                    unsent_changed |= old.unsent_limit != new.limits.unsent_limit;
+                }
+                if unsent_changed {
+                    worker.shard.each(|conn| conn.bound_unsent(conn.served.limits.get().unsent_limit));
                 }
                 worker.api.reconfigured();
             }

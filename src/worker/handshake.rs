@@ -42,6 +42,10 @@ pub(super) async fn run(
     mut socket: TcpStream,
     peer: SocketAddr,
 ) -> Option<(Opened, Vec<u8>)> {
+    let short = || Refusal { status: 503, text: "memory is short".into() };
+    if worker.memory.refuses() {
+        return refuse(worker, server, socket, &short(), "", peer).await;
+    }
     let mut draining = worker.draining.clone();
     let head = tokio::select! {
         biased;
@@ -73,6 +77,9 @@ pub(super) async fn run(
         let refusal = Refusal { status: 503, text: "too many connections (maxConnections)".into() };
         return refuse(worker, server, socket, &refusal, request.method, peer).await;
     };
+    if worker.memory.refuses() {
+        return refuse(worker, server, socket, &short(), request.method, peer).await;
+    }
     let remote = client_address(&config, &request, peer);
     let (mut input, stream) = socket.into_split();
     let conn = worker.shard.insert(Arrival { served, stream, remote });
@@ -230,7 +237,7 @@ async fn ask(
     let result = match started {
         Started::Done(result) => result,
         Started::Suspended(mut handler) => {
-            let end = watch_for_end(input, early, conn);
+            let end = watch_for_end(worker, input, early, conn);
             let run = run_to_end(worker, &mut handler, conn);
             tokio::pin!(run);
             tokio::select! {
@@ -284,13 +291,14 @@ async fn run_to_end(
 
 /// Ends when the client does, which it notes on the connection; or when the client has sent too much too early. Then the
 /// worker's timer goes on watching.
-async fn watch_for_end(input: &OwnedReadHalf, early: &mut Vec<u8>, conn: &Conn) {
+async fn watch_for_end(worker: &Worker, input: &OwnedReadHalf, early: &mut Vec<u8>, conn: &Conn) {
     while early.len() < MAX_EARLY && input.readable().await.is_ok() {
         let mut bytes = [0; 4096];
         match input.try_read(&mut bytes) {
             Ok(0) => break,
             Ok(n) => {
                 early.extend_from_slice(&bytes[..n]);
+                worker.shard.hold(conn, early.capacity());
                 if Reader::new().closes_in(early) {
                     return conn.close(CloseReason::Lost(LEFT.into()));
                 }

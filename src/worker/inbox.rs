@@ -42,6 +42,11 @@ impl Inbox {
         self.0.as_ref().is_some_and(|w| w.bytes >= INBOX_BYTES)
     }
 
+    /// The memory that the messages take, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |w| w.bytes)
+    }
+
     pub(super) fn clear(&mut self) {
         self.0 = None;
     }

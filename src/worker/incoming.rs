@@ -30,6 +30,8 @@ pub(super) trait Incoming {
     fn is_known(&self) -> bool {
         true
     }
+    /// The memory that it holds for what has come and is not handled, in bytes.
+    fn held(&self, state: &State) -> usize;
     /// The connection ends for that reason: forgets what waits, and tells the client in the protocol's way.
     fn farewell(&mut self, state: &State, reason: &CloseReason);
 }

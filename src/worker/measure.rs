@@ -71,6 +71,8 @@ mod tests {
             CloseReason::ReadTimeout,
             CloseReason::WriteTimeout,
             CloseReason::TooSlow,
+            CloseReason::MessageTimeout,
+            CloseReason::Memory,
         ];
         assert_eq!(reasons.each_ref().map(CloseReason::label)[..], ENDS[..ENDS.len() - 1]);
     }

@@ -11,7 +11,10 @@ mod fair;
 mod handshake;
 mod inbox;
 mod incoming;
+mod leaving;
+mod linger;
 mod measure;
+mod memory;
 mod newcomers;
 pub mod pulse;
 mod session;
@@ -41,6 +44,7 @@ use crate::cluster::Mesh;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::ids::WorkerId;
+use crate::memory::Memory;
 use crate::outbound::Outbound;
 use crate::queue::Queue;
 use crate::script::current::{self, Host};
@@ -126,6 +130,8 @@ pub struct Spec {
     pub queue: Arc<Queue>,
     /// What back ends publish once only.
     pub repeats: Arc<Repeats>,
+    /// The process's memory.
+    pub memory: Arc<Memory>,
     /// The configuration in force.
     pub config: Arc<ArcSwap<Config>>,
     /// The scripts, by server.
@@ -201,6 +207,7 @@ pub(crate) struct Worker {
     servers: Vec<Server>,
     api: Rc<Api>,
     peers: Arc<Peers>,
+    memory: Arc<Memory>,
     /// True while the engine drains.
     draining: watch::Receiver<bool>,
     /// The read buffer, while nobody reads.
@@ -279,6 +286,7 @@ fn start(spec: Spec) -> Result<Started, String> {
             replaced: RefCell::default(),
         });
     }
+    spec.memory.add(shard.counts.clone());
     let clients = spec.clients.clone();
     let draining = spec.draining;
     let api = Rc::new(Api::new(Parts {
@@ -307,6 +315,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         servers,
         api,
         peers: spec.peers,
+        memory: spec.memory,
         draining,
         read_buffer: Cell::default(),
         fair: Rc::default(),
@@ -323,6 +332,8 @@ async fn serve(worker: Rc<Worker>, control: mpsc::Receiver<Control>, listeners: 
     spawn_local(sweep::run(worker.clone()));
     spawn_local(worker.fair.clone().run());
     spawn_local(pulse::run(worker.clone()));
+    spawn_local(leaving::run(worker.clone()));
+    spawn_local(memory::run(worker.clone()));
     let accepting: Vec<_> =
         listeners.into_iter().map(|l| spawn_local(accept::run(worker.clone(), l)).abort_handle()).collect();
     control::run(worker.clone(), control, accepting).await;

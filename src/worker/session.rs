@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::task::yield_now;
-use tokio::time::Sleep;
 
 use super::accept::Load;
 use super::fair::{Account, FRAME, STRETCH, Ticket, nanoseconds};
 use super::incoming::Incoming;
+use super::linger::{LINGER, Lingering};
 use super::measure::Began;
 use super::{Worker, defect};
 use crate::message::{CloseReason, close_code};
@@ -27,10 +27,6 @@ use crate::script::hooks::HookArgs;
 use crate::script::vm::{Failure, Handler, Hook, Returned, Started, Turn, Vm};
 use crate::shard::conn::Conn;
 use crate::shard::served::Place;
-
-/// How long a socket may take to end after its connection has: what is owed is written, and the client's end awaited.
-/// Longer only while something is owed, and the client takes it.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// A connection that has been let in.
 pub(super) struct Opened {
@@ -45,7 +41,7 @@ enum Phase {
     /// No more messages; `on_close` runs.
     Ending,
     /// Out of the shard; only the socket is left.
-    Lingering(Pin<Box<Sleep>>),
+    Lingering(Box<Lingering>),
     /// Nothing is left.
     Over,
 }
@@ -103,6 +99,7 @@ impl<I: Incoming> Session<I> {
         let polled = self.poll_phases(cx);
         // A grant is for one stretch.
         self.state.ticket = None;
+        self.state.worker.shard.hold(&self.state.conn, self.incoming.held(&self.state));
         polled
     }
 
@@ -211,12 +208,12 @@ impl<I: Incoming> Session<I> {
 
     /// Writes what is owed, then waits for the client's end of the socket; both only for a while.
     fn poll_lingering(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Phase::Lingering(deadline) = &mut self.state.phase else { return Poll::Ready(()) };
-        while deadline.as_mut().poll(cx).is_ready() {
-            if !self.state.worker.outlasts(&self.state.conn) {
+        let Phase::Lingering(lingering) = &mut self.state.phase else { return Poll::Ready(()) };
+        while lingering.timer.as_mut().poll(cx).is_ready() {
+            if !self.state.worker.outlasts(&self.state.conn, lingering) {
                 return Poll::Ready(());
             }
-            deadline.as_mut().reset(tokio::time::Instant::now() + LINGER);
+            lingering.timer.as_mut().reset(tokio::time::Instant::now() + LINGER);
         }
         ready!(self.state.poll_flush(cx));
         self.state.conn.shutdown();
@@ -358,14 +355,17 @@ impl State {
         let over = match reason {
             // The socket has ended already, and nothing is owed.
             Some(CloseReason::Lost(_)) => true,
-            Some(CloseReason::TooSlow) if !self.conn.is_raw() => self.worker.takes_nothing(&self.conn),
-            Some(CloseReason::TooSlow | CloseReason::WriteTimeout) => {
+            Some(CloseReason::TooSlow | CloseReason::Memory) if !self.conn.is_raw() => {
+                self.worker.takes_nothing(&self.conn)
+            }
+            Some(CloseReason::TooSlow | CloseReason::Memory | CloseReason::WriteTimeout) => {
                 self.conn.reset();
                 false
             }
             _ => false,
         };
-        self.phase = if over { Phase::Over } else { Phase::Lingering(Box::pin(tokio::time::sleep(LINGER))) };
+        let linger = || Phase::Lingering(Lingering::new(&self.conn, self.worker.shard.now()));
+        self.phase = if over { Phase::Over } else { linger() };
         Poll::Ready(())
     }
 
@@ -390,41 +390,7 @@ impl Drop for State {
     /// However the task ended, a panic included, nothing of the connection stays in the shard.
     fn drop(&mut self) {
         self.leave();
-    }
-}
-
-impl Worker {
-    /// A client was too slow: whether it has taken nothing for as long as others are waited for, and there is no room for
-    /// its close frame now either. Then its socket is reset.
-    fn takes_nothing(&self, conn: &Conn) -> bool {
-        let now = self.shard.now();
-        let long_ago = |since| u128::from(now.wrapping_sub(since)) >= LINGER.as_millis();
-        let stalled = conn.stalled_since().is_some_and(long_ago);
-        conn.nudge(self.shard.scratch(), now);
-        let nothing = stalled && conn.waiting() > 0;
-        if nothing {
-            conn.reset();
-        }
-        nothing
-    }
-
-    /// The time to linger is up: whether to go on, since the client still takes what it is owed, if slowly. A stop of the
-    /// engine waits for no such one.
-    fn outlasts(&self, conn: &Conn) -> bool {
-        let patience = conn.served.limits.get().write_timeout.max(LINGER);
-        let now = self.shard.now();
-        let recently = |since| u128::from(now.wrapping_sub(since)) < patience.as_millis();
-        let too_slow = conn.ended_by() == Some(CloseReason::TooSlow.label());
-        if too_slow {
-            // It has had its time. There may be room for its close frame since, though the kernel has not said so.
-            conn.nudge(self.shard.scratch(), now);
-        }
-        let taking = || conn.stalled_since().is_some_and(recently) || conn.nudge(self.shard.scratch(), now);
-        let outlasts = !too_slow && conn.waiting() > 0 && !*self.draining.borrow() && taking();
-        if !outlasts {
-            conn.leave(patience);
-        }
-        outlasts
+        self.worker.shard.hold(&self.conn, 0);
     }
 }
 

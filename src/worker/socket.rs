@@ -21,6 +21,11 @@ const WAITING_BYTES: usize = 64 * 1024;
 /// Serves one connection to its end.
 pub(super) async fn serve(worker: Rc<Worker>, server: usize, socket: TcpStream, peer: SocketAddr, load: Load) {
     let served = worker.servers[server].served.clone();
+    if worker.memory.refuses() {
+        served.counts.refused.add(1);
+        tracing::debug!(%peer, "a connection was refused: memory is short");
+        return;
+    }
     let Some(place) = served.admit() else {
         served.counts.refused.add(1);
         tracing::debug!(%peer, "a connection was refused: maxConnections are open");
@@ -44,6 +49,8 @@ struct Packages {
     fresh: bool,
     /// The client sends no more.
     ended: bool,
+    /// How many bytes there were when `protocol_input` was asked last.
+    asked: usize,
 }
 
 /// How many bytes wait.
@@ -56,6 +63,13 @@ impl Packages {
     fn measured(&mut self, state: &mut State, length: i64) {
         let limit = state.conn.served.limits.get().max_message_size;
         let here = waiting(state);
+        if here < self.asked {
+            // The script has taken something: that was a package, too.
+            state.conn.end_message();
+        }
+        if here > 0 {
+            state.conn.begin_message(state.worker.shard.now());
+        }
         let too_long = || CloseReason::Violation {
             code: close_code::TOO_BIG,
             what: format!("a package has more than {limit} bytes (maxMessageSize)").into(),
@@ -88,6 +102,7 @@ impl Packages {
             package
         };
         self.wanted = 0;
+        state.conn.end_message();
         state.worker.shard.counts_of(&state.conn).read.add(1);
         state.start(Hook::Message, HookArgs::bytes(&package));
         state.pinned = None;
@@ -140,6 +155,7 @@ impl Incoming for Packages {
             let vm = state.vm();
             state.pinned = Some(vm);
             self.fresh = false;
+            self.asked = waiting(state);
             if let Some(returned) = state.start(Hook::Input, HookArgs::input(ConnRef::of(&state.conn))) {
                 self.returned(state, returned);
             }
@@ -169,5 +185,9 @@ impl Incoming for Packages {
         if let Some(received) = state.conn.received() {
             received.take();
         }
+    }
+
+    fn held(&self, state: &State) -> usize {
+        state.conn.received().map_or(0, |received| received.borrow().capacity())
     }
 }

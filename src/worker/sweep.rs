@@ -44,7 +44,7 @@ fn ticking(every: Duration) -> tokio::time::Interval {
 fn period(worker: &Worker) -> Duration {
     let limits = worker.servers.iter().map(|s| s.served.limits.get());
     let shortest = limits
-        .flat_map(|l| [l.read_timeout, l.write_timeout, l.ping_interval])
+        .flat_map(|l| [l.read_timeout, l.write_timeout, l.message_timeout, l.ping_interval])
         .filter(|t| !t.is_zero())
         .min()
         .unwrap_or(SLOWEST);
@@ -81,6 +81,8 @@ fn visit(worker: &Worker, conn: &Rc<Conn>, now: u32) {
         listen(conn, limits.read_timeout, now, over);
     } else if silent(limits.read_timeout) {
         conn.close(CloseReason::ReadTimeout);
+    } else if conn.unfinished_since().is_some_and(|since| over(since, limits.message_timeout)) {
+        conn.close(CloseReason::MessageTimeout);
     }
     // While a client is not read, its pong is not seen; but what is between it and here sees that something comes.
     if !conn.is_raw()

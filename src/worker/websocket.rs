@@ -40,9 +40,17 @@ impl Frames {
         frames
     }
 
+    /// Something else than a part of a message is next: within one, which is as unfinished as before, or by itself.
+    fn between_fragments(&self, state: &State) {
+        if !self.reader.is_within_message() {
+            state.conn.end_message();
+        }
+    }
+
     /// A message has come: its handler runs now, or when those before it have.
     fn message(state: &mut State, inbox: &mut Inbox, kind: Kind, data: &[u8]) {
         state.worker.shard.counts_of(&state.conn).read.add(1);
+        state.conn.end_message();
         if inbox.is_empty() && state.may_start() {
             state.start(Hook::Message, HookArgs::message(kind, data));
         } else {
@@ -60,14 +68,26 @@ impl Incoming for Frames {
             if self.inbox.is_full() || state.is_others_turn() {
                 self.reader.keep(&mut input);
                 self.kept = true;
+                // What waits here is not the client's to finish, but for the rest of a message that has begun.
+                self.between_fragments(state);
                 break;
             }
             match self.reader.next(&mut input, limit) {
-                Ok(None) => break,
+                Ok(None) => {
+                    if self.reader.waiting() > 0 || self.reader.is_within_message() {
+                        state.conn.begin_message(state.worker.shard.now());
+                    } else {
+                        state.conn.end_message();
+                    }
+                    break;
+                }
                 Ok(Some(Event::Text(data))) => Self::message(state, &mut self.inbox, Kind::Text, data),
                 Ok(Some(Event::Binary(data))) => Self::message(state, &mut self.inbox, Kind::Binary, data),
-                Ok(Some(Event::Ping(payload))) => pong(state, payload),
-                Ok(Some(Event::Pong(_))) => {}
+                Ok(Some(Event::Ping(payload))) => {
+                    pong(state, payload);
+                    self.between_fragments(state);
+                }
+                Ok(Some(Event::Pong(_))) => self.between_fragments(state),
                 Ok(Some(Event::Close(close))) => {
                     let reply = frame::encode_close_reply(close.map(|(code, _)| code));
                     state.worker.shard.push_control(&state.conn, reply);
@@ -121,6 +141,11 @@ impl Incoming for Frames {
             state.worker.shard.push_control(&state.conn, frame::encode_close(code, text));
         }
         self.inbox.clear();
+        self.reader = Reader::new();
+    }
+
+    fn held(&self, _: &State) -> usize {
+        self.reader.capacity() + self.inbox.bytes()
     }
 }
 

@@ -6,10 +6,11 @@
 use super::address::{HOST_PORT, ORIGIN, host_pattern, host_port, net, origin};
 use super::section::{Section, Value};
 use super::tree::Node;
+use super::units::{Quantity, parse_size};
 use super::{At, Sink};
 use crate::config::{
-    Format, HostPattern, LOAD_LIMIT, Level, Library, Limits, Logging, MAX_SCRIPT, Protocol, QueueFull, Redis, Summary,
-    User,
+    Format, High, HostPattern, LOAD_LIMIT, Level, Library, Limits, Logging, MAX_SCRIPT, Memory, Protocol, QueueFull,
+    Redis, Summary, User,
 };
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -27,6 +28,9 @@ const TIMEOUT_NOT_ZERO: RangeInclusive<Duration> = Duration::from_millis(1)..=se
 const AGE: RangeInclusive<Duration> = Duration::ZERO..=seconds(365 * 24 * 3600);
 const BUFFER: RangeInclusive<usize> = 0..=GIB;
 const LIMIT: RangeInclusive<usize> = 1..=GIB;
+
+/// `unsentLimit`, unless told; of the APIs always.
+pub const UNSENT_LIMIT: usize = 128 << 10;
 
 const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -72,6 +76,10 @@ pub struct RawEngine {
     pub api_write_timeout: Duration,
     /// `engine.apiServer.maxBodySize`
     pub api_max_body_size: usize,
+    /// `engine.memory`
+    pub memory: Memory,
+    /// `engine.maxSubscriptions`
+    pub max_subscriptions: usize,
     /// `engine.luavm`
     pub luavm: RawLuaVm,
     /// `engine.servers`, at the list.
@@ -216,10 +224,39 @@ fn engine(s: &mut Section<'_>, unused: &mut Vec<String>) -> RawEngine {
         tls(s);
         (api, timeouts.0.duration(TIMEOUT, seconds(60)), timeouts.1.duration(TIMEOUT, seconds(60)), max_body_size)
     });
+    let memory = s.get("memory").section(memory);
+    let max_subscriptions = s.get("maxSubscriptions").number(1..=1_000_000_000, 10_000_000);
     let luavm = s.get("luavm").section(luavm);
     let servers = s.get("servers");
     let list = servers.list().into_iter().map(|v| v.section(server)).collect();
-    RawEngine { workers, api, api_read_timeout, api_write_timeout, api_max_body_size, luavm, servers: servers.at(list) }
+    RawEngine {
+        workers,
+        api,
+        api_read_timeout,
+        api_write_timeout,
+        api_max_body_size,
+        memory,
+        max_subscriptions,
+        luavm,
+        servers: servers.at(list),
+    }
+}
+
+fn memory(s: &mut Section<'_>) -> Memory {
+    let high = s.get("high").parse("a part such as \"80%\" or a size such as \"1GiB\"", High::Percent(80), |text| {
+        let percent = text.trim().strip_suffix('%').map(|number| number.trim().parse().ok());
+        match (percent, parse_size(text)) {
+            (Some(percent), _) => percent.filter(|percent| (1..=100).contains(percent)).map(High::Percent),
+            (None, Quantity::Is(bytes)) => Some(High::Bytes(bytes)),
+            _ => None,
+        }
+    });
+    let of = s.get("of").parse("auto or a size such as \"1GiB\"", None, |text| match (text, parse_size(text)) {
+        ("auto", _) => Some(None),
+        (_, Quantity::Is(bytes @ 1..)) => Some(Some(bytes)),
+        _ => None,
+    });
+    Memory { high, of }
 }
 
 fn luavm(s: &mut Section<'_>) -> RawLuaVm {
@@ -280,6 +317,8 @@ fn server(s: &mut Section<'_>) -> RawServer {
     let limits = ping.at(Limits {
         read_timeout: s.get("readTimeout").duration(TIMEOUT, seconds(60)),
         write_timeout: s.get("writeTimeout").duration(TIMEOUT, seconds(10)),
+        message_timeout: s.get("messageTimeout").duration(TIMEOUT, seconds(60)),
+        unsent_limit: s.get("unsentLimit").size(BUFFER, UNSENT_LIMIT),
         max_message_size: s.get("maxMessageSize").size(LIMIT, MIB),
         max_connections: s.get("maxConnections").number(0..=100_000_000, 0),
         outbox_limit: s.get("outboxLimit").size(LIMIT, MIB),

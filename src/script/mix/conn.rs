@@ -8,7 +8,6 @@ use crate::message::{Channel, CloseReason, Kind, close_code};
 use crate::script::current::{self, ConnRef, Host};
 use crate::script::stack::{Args, Fallible, Push, Raise, State, set_method, type_name};
 use crate::script::wait::{Outcome, set_waiting_method};
-use crate::shard::MAX_SUBSCRIPTIONS;
 use crate::shard::conn::Conn;
 use crate::shard::context::Value;
 use crate::wire::frame::MAX_REASON;
@@ -235,11 +234,7 @@ pub(in crate::script) fn channel_args(args: &Args) -> Fallible<Vec<Channel>> {
 
 /// Subscribes, or says why not.
 pub(super) fn subscribe_to(host: &Host, conn: &Conn, channels: &[Channel]) -> Result<(), String> {
-    if host.shard.subscribe(conn, channels) {
-        Ok(())
-    } else {
-        Err(format!("a connection can be in {MAX_SUBSCRIPTIONS} channels at most"))
-    }
+    host.shard.subscribe(conn, channels).map_err(|too_many| too_many.to_string())
 }
 
 fn subscribe(args: &Args) -> Fallible<()> {

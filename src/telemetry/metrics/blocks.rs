@@ -13,7 +13,7 @@ pub const SCENARIOS: [&str; 2] = ["local", "forward"];
 /// Why a client did not get a message.
 pub const DROPS: [&str; 4] = ["too_slow", "closing", "encode", "no_client"];
 /// Why a connection ended. The last one is a defect of the engine.
-pub const ENDS: [&str; 10] = [
+pub const ENDS: [&str; 12] = [
     "peer",
     "requested",
     "shutdown",
@@ -23,6 +23,8 @@ pub const ENDS: [&str; 10] = [
     "read_timeout",
     "write_timeout",
     "too_slow",
+    "message_timeout",
+    "memory",
     "internal_error",
 ];
 /// How many hooks there are.
@@ -76,6 +78,8 @@ pub struct ShardCounts {
     pub channels_opened: Count,
     /// Subscriptions there are now.
     pub subscriptions: Count,
+    /// Bytes of clients' messages that are unfinished, or wait for a handler.
+    pub held: Count,
     /// Messages that scripts published.
     pub published: Count,
     /// Bytes that the Lua VMs use.

@@ -1,0 +1,211 @@
+//! The memory of the process and its high-water mark: who looks, and what is done above it.
+//!
+//! A thread looks at the memory in use ten times a second, more often near the mark. Above it, new clients are refused, and
+//! the workers close the clients that hold the most of what is unfinished or unread. Each first tells how much its clients
+//! hold, by size ([`Sizes`]), so that the largest of all workers go, and not the largest of each.
+
+mod sizes;
+mod system;
+
+use arc_swap::ArcSwap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::telemetry::metrics::blocks::ShardCounts;
+pub use sizes::{Cut, LEAST, Sizes};
+
+/// How often is looked at the memory in use.
+const LOOK: Duration = Duration::from_millis(100);
+/// The same when it is near a bound.
+const LOOK_CLOSELY: Duration = Duration::from_millis(20);
+/// The least time between two orders to free something: the first takes that long to show.
+const EFFECT: Duration = Duration::from_millis(300);
+/// The least time between two lines in the log.
+const LINE: Duration = Duration::from_secs(1);
+/// How often is asked how much memory there is.
+const ASK: Duration = Duration::from_secs(10);
+/// What clients have sent, and nothing was done with yet, may take this part of the mark.
+const UNFINISHED_PART: usize = 4;
+
+/// What the workers are to free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Order {
+    /// So many bytes.
+    pub bytes: usize,
+    /// Also by closing clients that do not take what is sent to them.
+    pub unread: bool,
+}
+
+/// What one worker tells the others and the watching thread.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Told {
+    /// What its clients hold, by size, as of the last order.
+    pub sizes: Sizes,
+    /// Clients that it has closed.
+    pub closed: AtomicU64,
+    /// What those held, in bytes.
+    pub freed: AtomicUsize,
+}
+
+/// The state of the process's memory, as all threads know it.
+pub struct Memory {
+    above: AtomicBool,
+    refused: AtomicU64,
+    orders: watch::Sender<Order>,
+    told: Box<[Told]>,
+    counts: Mutex<Vec<Arc<ShardCounts>>>,
+}
+
+impl Memory {
+    /// For that many workers.
+    pub fn new(workers: usize) -> Memory {
+        Memory {
+            above: AtomicBool::new(false),
+            refused: AtomicU64::new(0),
+            orders: watch::Sender::new(Order::default()),
+            told: (0..workers).map(|_| Told::default()).collect(),
+            counts: Mutex::default(),
+        }
+    }
+
+    /// A worker begins, and counts there what its clients hold.
+    pub fn add(&self, counts: Arc<ShardCounts>) {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).push(counts);
+    }
+
+    /// Whether a new client is to be refused; if so, it counts as refused.
+    pub fn refuses(&self) -> bool {
+        let above = self.above.load(Relaxed);
+        if above {
+            self.refused.fetch_add(1, Relaxed);
+        }
+        above
+    }
+
+    /// What is to be freed, whenever it changes.
+    pub fn orders(&self) -> watch::Receiver<Order> {
+        self.orders.subscribe()
+    }
+
+    /// What the workers have told, by number.
+    pub fn told(&self) -> &[Told] {
+        &self.told
+    }
+
+    /// Whose clients are to go, all workers together, to free so many bytes.
+    pub fn cut(&self, bytes: usize) -> Cut {
+        sizes::cut(self.told.iter().map(|told| &told.sizes), bytes)
+    }
+
+    /// The bytes that clients hold of what they have sent.
+    fn held(&self) -> usize {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.iter().map(|counts| counts.held.get() as usize).sum()
+    }
+}
+
+/// Starts the thread that looks; it ends when what is returned is dropped.
+pub fn watch(memory: Arc<Memory>, config: Arc<ArcSwap<Config>>) -> std::io::Result<mpsc::Sender<()>> {
+    let (alive, end) = mpsc::channel();
+    let mut watcher = Watcher { memory, config, asked: None, ordered: None, logged: None, left_out: Left::default() };
+    std::thread::Builder::new().name("memory".into()).spawn(move || {
+        let mut pause = LOOK;
+        while let Err(mpsc::RecvTimeoutError::Timeout) = end.recv_timeout(pause) {
+            pause = watcher.look(system::resident());
+        }
+    })?;
+    Ok(alive)
+}
+
+/// What has happened since the last line in the log.
+#[derive(Debug, Default)]
+struct Left {
+    refused: u64,
+    closed: u64,
+    freed: usize,
+}
+
+struct Watcher {
+    memory: Arc<Memory>,
+    config: Arc<ArcSwap<Config>>,
+    /// When was asked how much memory there is, and the answer.
+    asked: Option<(Instant, Option<usize>)>,
+    ordered: Option<Instant>,
+    logged: Option<Instant>,
+    left_out: Left,
+}
+
+impl Watcher {
+    /// Looks once; says when to look again.
+    fn look(&mut self, resident: Option<usize>) -> Duration {
+        let now = Instant::now();
+        let settings = self.config.load().memory;
+        let all = match self.asked {
+            Some((at, all)) if now.duration_since(at) < ASK => all,
+            _ => self.asked.insert((now, system::available())).1,
+        };
+        let Some((mark, resident)) = settings.mark(all).zip(resident) else {
+            self.memory.above.store(false, Relaxed);
+            return LOOK;
+        };
+        let (held, bound) = (self.memory.held(), mark / UNFINISHED_PART);
+        // Once above, it must fall a little below before clients come in again.
+        let was_above = self.memory.above.load(Relaxed);
+        let above = resident > if was_above { mark - mark / 32 } else { mark };
+        self.memory.above.store(above, Relaxed);
+        let order = if resident > mark {
+            Order { bytes: resident - mark, unread: true }
+        } else {
+            Order { bytes: held.saturating_sub(bound), unread: false }
+        };
+        if order.bytes > 0 && self.ordered.is_none_or(|at| now.duration_since(at) >= EFFECT) {
+            self.ordered = Some(now);
+            self.memory.orders.send_replace(order);
+        }
+        self.log(now, was_above, above, resident, mark);
+        let near = resident > mark - mark / 4 || held > bound / 2;
+        if near { LOOK_CLOSELY } else { LOOK }
+    }
+
+    /// One line a second at most, with all that happened since the last one.
+    fn log(&mut self, now: Instant, was_above: bool, above: bool, resident: usize, mark: usize) {
+        let left = &mut self.left_out;
+        left.refused += self.memory.refused.swap(0, Relaxed);
+        for told in self.memory.told() {
+            left.closed += told.closed.swap(0, Relaxed);
+            left.freed += told.freed.swap(0, Relaxed);
+        }
+        let happened = above || left.refused > 0 || left.closed > 0;
+        if happened && self.logged.is_none_or(|at| now.duration_since(at) >= LINE) {
+            let Left { refused, closed, freed } = std::mem::take(left);
+            self.logged = Some(now);
+            let (resident, freed, mark_mib, bound) =
+                (resident >> 20, freed >> 20, mark >> 20, (mark / UNFINISHED_PART) >> 20);
+            if above || refused > 0 {
+                tracing::warn!(
+                    refused,
+                    closed,
+                    freed_mib = freed,
+                    "memory is short: {resident} MiB are in use, engine.memory.high is {mark_mib} MiB"
+                );
+            } else {
+                tracing::warn!(
+                    closed,
+                    freed_mib = freed,
+                    "clients have sent more than {bound} MiB that is unfinished or waits for handlers, a quarter of engine.memory.high: \
+                     those with the most were closed"
+                );
+            }
+        }
+        if was_above && !above {
+            tracing::info!("memory is enough again: {} MiB in use", resident >> 20);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

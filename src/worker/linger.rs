@@ -1,0 +1,102 @@
+//! The time after a connection's end in which its client may still take what it is owed: who has it, and how long.
+
+use std::pin::Pin;
+use std::time::Duration;
+use tokio::time::{Sleep, sleep};
+
+use super::Worker;
+use crate::message::CloseReason;
+use crate::shard::conn::Conn;
+
+/// How long a socket may take to end after its connection has: what is owed is written, and the client's end awaited.
+/// Longer only while something is owed, and the client takes it.
+pub(super) const LINGER: Duration = Duration::from_secs(2);
+
+/// Those that have had their time already: they took too little, or sent nothing.
+const NO_PATIENCE: [CloseReason; 4] =
+    [CloseReason::TooSlow, CloseReason::Memory, CloseReason::ReadTimeout, CloseReason::MessageTimeout];
+
+/// The longest that a client may go on taking what it is owed.
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// A connection that has ended, but for its socket.
+pub(super) struct Lingering {
+    /// When is looked whether the client still takes something.
+    pub(super) timer: Pin<Box<Sleep>>,
+    owed: Owed,
+}
+
+/// What its client takes. Times are the shard's clock.
+struct Owed {
+    ended_at: u32,
+    taken_at: u32,
+    /// The bytes that the system held for the client when that was last looked at.
+    queued: u32,
+}
+
+impl Lingering {
+    /// The connection has ended now.
+    pub(super) fn new(conn: &Conn, now: u32) -> Box<Lingering> {
+        let owed = Owed { ended_at: now, taken_at: now, queued: conn.queued() };
+        Box::new(Lingering { timer: Box::pin(sleep(LINGER)), owed })
+    }
+}
+
+impl Owed {
+    /// Whether the client still takes what the system holds for it, with no pause over `patience`.
+    fn is_taken(&mut self, conn: &Conn, now: u32, patience: Duration) -> bool {
+        let queued = conn.queued();
+        if queued < std::mem::replace(&mut self.queued, queued) {
+            self.taken_at = now;
+        }
+        queued > 1 && within(now, self.taken_at, patience)
+    }
+}
+
+fn within(now: u32, since: u32, limit: Duration) -> bool {
+    u128::from(now.wrapping_sub(since)) < limit.as_millis()
+}
+
+impl Worker {
+    /// A client was too slow: whether it has taken nothing for as long as others are waited for, and there is no room for
+    /// its close frame now either. Then its socket is reset.
+    pub(super) fn takes_nothing(&self, conn: &Conn) -> bool {
+        let now = self.shard.now();
+        let stalled = conn.stalled_since().is_some_and(|since| !within(now, since, LINGER));
+        conn.nudge(self.shard.scratch(), now);
+        let nothing = stalled && conn.waiting() > 0;
+        if nothing {
+            conn.reset();
+        }
+        nothing
+    }
+
+    /// The time to linger is up: whether to go on, since the client still takes what it is owed, if slowly. A stop of the
+    /// engine waits for no such one.
+    pub(super) fn outlasts(&self, conn: &Conn, lingering: &mut Lingering) -> bool {
+        let ended_by = |reason: &CloseReason| conn.ended_by() == Some(reason.label());
+        let patience = match NO_PATIENCE.iter().any(ended_by) {
+            true => LINGER,
+            false => conn.served.limits.get().write_timeout.max(LINGER),
+        };
+        let now = self.shard.now();
+        let recently = |since| within(now, since, patience);
+        let owed = &mut lingering.owed;
+        let too_slow = ended_by(&CloseReason::TooSlow) || ended_by(&CloseReason::Memory);
+        if too_slow {
+            // It has had its time. There may be room for its close frame since, though the kernel has not said so.
+            conn.nudge(self.shard.scratch(), now);
+        }
+        let taking = || conn.stalled_since().is_some_and(recently) || conn.nudge(self.shard.scratch(), now);
+        let draining = *self.draining.borrow();
+        let takes = match conn.waiting() {
+            0 => owed.is_taken(conn, now, patience),
+            _ => !too_slow && taking(),
+        };
+        let outlasts = takes && !draining && within(now, owed.ended_at, LONGEST);
+        if !outlasts {
+            conn.leave(patience, draining);
+        }
+        outlasts
+    }
+}

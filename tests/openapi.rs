@@ -126,6 +126,25 @@ impl Prober<'_> {
         self.seen.insert(case);
         reply
     }
+
+    /// The same from an address that only guesses, until so many of its guesses wait that this one is not looked at.
+    async fn probe_among_guesses(&mut self, at: SocketAddr, method: &str, path: &str, request: String) {
+        let mut guesses = Vec::new();
+        let reply = loop {
+            for _ in 0..12 {
+                let mut guess = Raw::dial_from([127, 0, 0, 2].into(), at).await;
+                guess.write(post(SEND, &basic("ann:wrong"), "{}")).await;
+                guesses.push(guess);
+            }
+            let reply = Raw::dial_from([127, 0, 0, 2].into(), at).await.call(&request).await;
+            if reply.status == 429 {
+                break reply;
+            }
+        };
+        let case = (method.to_owned(), path.to_owned(), 429);
+        self.document.hold(&case, &reply);
+        self.seen.insert(case);
+    }
 }
 
 const SCRIPT: &str = "\
@@ -325,6 +344,17 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
         prober.probe(center, "get", path, 401, ask("GET", path, "")).await;
         prober.probe(center, "get", path, 403, ask("GET", path, &basic("writer:w"))).await;
         prober.probe(center, "get", path, 405, post(path, &ann, "{}")).await;
+    }
+
+    // Credentials that are not looked at.
+    for path in [PUBLISH, SEND] {
+        prober.probe_among_guesses(api, "post", path, post(path, &ann, "{}")).await;
+    }
+    for (path, named) in [(WS, WS), ("/metrics", "/metrics"), ("/x", "/{other}")] {
+        prober.probe_among_guesses(api, "get", named, ask("GET", path, &ann)).await;
+    }
+    for path in ["/version", "/v1/nodes"] {
+        prober.probe_among_guesses(center, "get", path, ask("GET", path, &ann)).await;
     }
 
     // The end: requests that have begun before it are answered while a hook of the client's keeps the engine up.

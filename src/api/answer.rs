@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+    ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+    WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
 use serde::Serialize;
@@ -87,6 +88,7 @@ impl Answer {
     pub(super) fn failure(error: &ApiError, mark: Option<Mark>) -> Answer {
         let extra = match error {
             ApiError::Unauthorized => vec![(WWW_AUTHENTICATE, "Basic realm=\"connmix\", charset=\"UTF-8\"")],
+            ApiError::TooMany => vec![(RETRY_AFTER, "1")],
             ApiError::MethodNotAllowed(allowed) => vec![(ALLOW, *allowed)],
             // A sender of Upgrade must name it in Connection too (RFC 9110, section 7.8).
             ApiError::NoUpgrade(StatusCode::UPGRADE_REQUIRED, _) => {

@@ -42,6 +42,10 @@ pub enum ApiError {
     Unavailable,
     /// Workers are stuck: these.
     Stuck(Vec<WorkerId>),
+    /// Wrong credentials have come from there so fast that these were not looked at.
+    TooMany,
+    /// As many connections as may be have opened a WebSocket.
+    Crowded,
 }
 
 impl ApiError {
@@ -77,6 +81,8 @@ impl ApiError {
             ApiError::TooLarge(_) => "too_large",
             ApiError::Timeout => "timeout",
             ApiError::Unavailable | ApiError::Stuck(_) => "unavailable",
+            ApiError::TooMany => "too_many",
+            ApiError::Crowded => "crowded",
         }
     }
 
@@ -97,7 +103,8 @@ impl ApiError {
             ApiError::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::Timeout => StatusCode::REQUEST_TIMEOUT,
-            ApiError::Unavailable | ApiError::Stuck(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ApiError::Unavailable | ApiError::Stuck(_) | ApiError::Crowded => StatusCode::SERVICE_UNAVAILABLE,
+            ApiError::TooMany => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 
@@ -123,6 +130,8 @@ impl ApiError {
                 let numbers: Vec<String> = workers.iter().map(|worker| worker.0.to_string()).collect();
                 format!("stuck: {} {}", if workers.len() == 1 { "worker" } else { "workers" }, numbers.join(", "))
             }
+            ApiError::TooMany => "too many wrong credentials from this address; these were not looked at".into(),
+            ApiError::Crowded => "too many connections of back ends have opened a WebSocket".into(),
         }
     }
 }
@@ -151,6 +160,8 @@ mod tests {
             ApiError::TooLarge(1),
             ApiError::Timeout,
             ApiError::Unavailable,
+            ApiError::TooMany,
+            ApiError::Crowded,
         ];
         assert_eq!(errors.each_ref().map(ApiError::label)[..], RESULTS[1..]);
     }

@@ -12,11 +12,12 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::answer::Answer;
-use super::auth::{self, Right};
+use super::auth::Right;
 use super::call::Call;
+use super::callers::Taken;
 use super::error::ApiError;
 use super::linger::Lingering;
 use super::ws::{self, Access};
@@ -87,23 +88,50 @@ impl Route {
     }
 }
 
+/// The connection of a request.
+#[derive(Clone, Copy)]
+struct Connection<'a> {
+    /// The request has a body that nobody has read to its end.
+    unread: &'a Cell<bool>,
+    /// Set by the request that opens a WebSocket.
+    opening: &'a Cell<Option<Access>>,
+    taken: &'a Taken,
+}
+
 impl Api {
     /// Serves a connection with hyper from what has been read of it on; `late`: the time for the first request's body is
     /// up.
-    pub(super) async fn serve_general(self: Rc<Self>, socket: TcpStream, read: Vec<u8>, late: bool, caller: Caller) {
+    pub(super) async fn serve_general(
+        self: Rc<Self>,
+        socket: TcpStream,
+        read: Vec<u8>,
+        late: bool,
+        caller: Caller,
+        taken: Taken,
+    ) {
+        let taken = Rc::new(taken);
         // Whether the request under way has a body that nobody has read to its end.
         let unread = Rc::new(Cell::new(false));
         let socket = Lingering::new(socket, read, unread.clone());
         let late = Cell::new(late);
         // Set by the request that opens a WebSocket.
         let opened = Rc::new(Cell::new(None));
-        let (api, opening) = (self.clone(), opened.clone());
+        let (api, opening, seat) = (self.clone(), opened.clone(), taken.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let (api, unread, opening) = (api.clone(), unread.clone(), opening.clone());
+            let (api, unread, opening, taken) = (api.clone(), unread.clone(), opening.clone(), seat.clone());
             unread.set(!request.body().is_end_stream());
             let patience = if late.take() { Some(Duration::ZERO) } else { api.read_timeout() };
             async move {
-                let mut response = api.answer(request, caller, patience, &unread, &opening).await;
+                if !taken.begin() {
+                    // It makes room: its task is about to end.
+                    std::future::pending::<()>().await;
+                }
+                let on = Connection { unread: &unread, opening: &opening, taken: &taken };
+                let mut response = api.answer(request, caller, patience, on).await;
+                if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    // Whoever does not take the answer is idle, too.
+                    taken.rest(Instant::now());
+                }
                 if api.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     // Told below too, but for callers that never pause.
                     response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
@@ -137,6 +165,7 @@ impl Api {
             let (socket, rest) = parts.io.into_parts();
             let read = [&parts.read_buf[..], &rest].concat();
             Box::pin(ws::serve(self, socket, read, caller, access)).await;
+            drop(taken);
         }
     }
 
@@ -146,11 +175,10 @@ impl Api {
         request: Request<Incoming>,
         caller: Caller,
         patience: Option<Duration>,
-        unread: &Cell<bool>,
-        opening: &Cell<Option<Access>>,
+        on: Connection<'_>,
     ) -> Response<Full<Bytes>> {
         let route = Route::find(request.uri().path(), caller.center);
-        let (mut response, result, origin) = match self.check(route, &request, caller) {
+        let (mut response, result, origin) = match self.check_request(route, &request, caller) {
             // Browsers ask without credentials.
             Ok(Some(origin)) if pages::is_preflight(&request) => {
                 let mut response = Response::new(Full::default());
@@ -161,7 +189,7 @@ impl Api {
                 return response;
             }
             Ok(origin) => {
-                let (response, result) = match self.route(route, request, caller, patience, unread, opening).await {
+                let (response, result) = match self.route(route, request, caller, patience, on).await {
                     Ok(answered) => answered,
                     Err(error) => Answer::failure(&error, None).into_parts(),
                 };
@@ -182,7 +210,7 @@ impl Api {
     }
 
     /// Whether a request is one that is looked at. The origin of the page that makes it, if one does that may.
-    fn check(
+    fn check_request(
         &self,
         route: Option<Route>,
         request: &Request<Incoming>,
@@ -204,17 +232,16 @@ impl Api {
         request: Request<Incoming>,
         caller: Caller,
         patience: Option<Duration>,
-        unread: &Cell<bool>,
-        opening: &Cell<Option<Access>>,
+        on: Connection<'_>,
     ) -> Result<(Response<Full<Bytes>>, &'static str), ApiError> {
         let config = self.config.load();
         let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
         // Whoever may not call is not told what there is.
         if let Some(right) = route.map_or(Some(Right::Read), Route::right)
-            && let Err(error) = auth::check(&config.users, authorization, caller.peer, right)
+            && let Err(error) = self.check(&config, authorization, caller, right, on.taken)
         {
             drop(config);
-            return Ok(self.refuse(error, authorization, caller).await.into_parts());
+            return Ok(self.refuse(error, authorization, caller, on.taken).await.into_parts());
         }
         let Some(route) = route else { return Err(ApiError::NotFound) };
         if !route.takes(request.method()) {
@@ -225,7 +252,7 @@ impl Api {
         let answer = match route {
             Route::Mesh(call) => {
                 let body = read_body(request, limit, patience).await?;
-                unread.set(false);
+                on.unread.set(false);
                 self.call(call, &body).await
             }
             Route::WebSocket => {
@@ -233,7 +260,10 @@ impl Api {
                     return Err(ApiError::Unavailable);
                 }
                 let response = ws::upgrade(&request)?;
-                opening.set(Some(Access::of(&request)));
+                if !on.taken.open_websocket() {
+                    return Err(ApiError::Crowded);
+                }
+                on.opening.set(Some(Access::of(&request)));
                 return Ok((response, "ok"));
             }
             Route::Health | Route::Ready => {

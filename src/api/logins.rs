@@ -1,14 +1,22 @@
 //! Failed logins. Whoever guesses passwords waits for each answer; nobody else does.
 //!
-//! Only the answer to wrong credentials waits, and right ones are never asked about here: so an attacker who shares an
-//! address with a back end cannot lock it out. What waits is bounded, for an address and in all; beyond that the answer
-//! comes at once and its connection ends, so that waiting connections can't be piled up.
+//! The answer to wrong credentials waits. What waits is bounded, for an address and in all, so that waiting connections can't
+//! be piled up; beyond that, credentials from that address are not looked at, since each look would be a guess more.
+//!
+//! An attacker who shares an address with a back end must not lock it out. So they are looked at all the same where a
+//! connection has proven itself by right ones; and on a connection that has not guessed yet where the address has lately done
+//! so by another one, or where the configuration names it as that of a user. There, guessers have to connect anew for each
+//! guess: whatever were slower would not let the back end in.
 
 use foldhash::fast::RandomState;
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use super::callers::{Seat, network};
+use crate::telemetry::seldom::seldom;
 
 /// As many wrong logins of an address are answered at once.
 const FREE: u32 = 4;
@@ -22,14 +30,22 @@ const WAITING: u32 = 8;
 const WAITING_IN_ALL: u32 = 256;
 /// The most addresses that are told apart; those beyond them share a place.
 const ADDRESSES: usize = 4096;
+/// How long it counts for an address that right credentials came from there.
+const PROVEN: Duration = Duration::from_secs(3600);
 
-/// The failed logins of the process. Touched only when one fails.
+/// The logins of the process. Touched when one fails, and once by each connection whose does not.
 #[derive(Default)]
-pub struct Logins(Mutex<Table>);
+pub struct Logins {
+    table: Mutex<Table>,
+    /// Answers to some address wait: those that are to be looked at are asked about first.
+    guessed: AtomicBool,
+}
 
 #[derive(Default)]
 struct Table {
     by_address: HashMap<IpAddr, Entry, RandomState>,
+    /// When right credentials last came from an address.
+    proven: HashMap<IpAddr, Instant, RandomState>,
     /// For the addresses that found no place.
     rest: Option<Entry>,
     waiting: u32,
@@ -48,35 +64,75 @@ impl Entry {
 }
 
 /// What becomes of the answer to a failed login.
-pub(super) enum Verdict<'a> {
+pub(super) enum Verdict {
     /// It is given.
     Now,
     /// It is given after [`Waiting::rest`].
-    Later(Waiting<'a>),
+    Later(Waiting),
     /// It is given, and the connection ends.
     End,
 }
 
 /// An answer that waits. It counts as long as this lives.
-pub(super) struct Waiting<'a> {
-    logins: &'a Logins,
+pub(super) struct Waiting {
+    logins: Arc<Logins>,
     place: Option<IpAddr>,
 }
 
 impl Logins {
     fn table(&self) -> MutexGuard<'_, Table> {
         // Nothing below can panic halfway through a change.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether credentials that come by that connection are looked at. `is_known`: whether back ends are expected there.
+    pub(super) fn may_try(&self, from: IpAddr, seat: &Seat, is_known: impl FnOnce() -> bool) -> bool {
+        let guessed = seat.guessed.load(Relaxed);
+        if !self.guessed.load(Relaxed) || seat.proven.load(Relaxed) && !guessed {
+            return true;
+        }
+        self.may_try_at(from, guessed, Instant::now()) || !guessed && is_known()
+    }
+
+    fn may_try_at(&self, from: IpAddr, guessed: bool, now: Instant) -> bool {
+        let mut table = self.table();
+        if table.waiting == 0 {
+            // Nobody guesses any more, or not that fast.
+            self.guessed.store(false, Relaxed);
+            return true;
+        }
+        let address = network(from);
+        let full = table.waiting >= WAITING_IN_ALL;
+        // Those that share a place are many, of whom few guess.
+        let Some(entry) = table.by_address.get_mut(&address) else { return true };
+        let beyond = !entry.is_over(now) && entry.failed >= FREE && (full || entry.waiting >= WAITING);
+        if beyond {
+            entry.last = now;
+        }
+        let proven = table.proven.get(&address).is_some_and(|then| now.saturating_duration_since(*then) < PROVEN);
+        !beyond || proven && !guessed
+    }
+
+    /// The first right credentials of a connection came from there.
+    pub(super) fn succeeded(&self, from: IpAddr) {
+        let (mut table, now) = (self.table(), Instant::now());
+        let (address, proven) = (network(from), &mut table.proven);
+        if proven.len() >= ADDRESSES && !proven.contains_key(&address) {
+            proven.retain(|_, then| now.saturating_duration_since(*then) < PROVEN);
+        }
+        if proven.len() < ADDRESSES || proven.contains_key(&address) {
+            proven.insert(address, now);
+        }
     }
 
     /// A login from there has failed.
-    pub(super) fn failed(&self, from: IpAddr) -> Verdict<'_> {
+    pub(super) fn failed(self: &Arc<Self>, from: IpAddr) -> Verdict {
         self.failed_at(from, Instant::now())
     }
 
-    fn failed_at(&self, from: IpAddr, now: Instant) -> Verdict<'_> {
+    fn failed_at(self: &Arc<Self>, from: IpAddr, now: Instant) -> Verdict {
         let mut table = self.table();
-        let Table { by_address, rest, waiting } = &mut *table;
+        let Table { by_address, rest, waiting, .. } = &mut *table;
         let address = network(from);
         if by_address.len() >= ADDRESSES && !by_address.contains_key(&address) {
             by_address.retain(|_, entry| !entry.is_over(now));
@@ -96,36 +152,30 @@ impl Logins {
             return Verdict::Now;
         }
         if entry.failed == FREE + 1 {
-            tracing::warn!(peer = %from, "logins to the API have failed {} times; answers to this address wait", FREE + 1);
+            seldom!(WARN, "logins to the API fail", "";
+                peer = %from, "logins to the API have failed {} times; answers to this address wait", FREE + 1);
         }
         if entry.waiting >= WAITING || *waiting >= WAITING_IN_ALL {
             return Verdict::End;
         }
         entry.waiting += 1;
         *waiting += 1;
-        Verdict::Later(Waiting { logins: self, place })
+        self.guessed.store(true, Relaxed);
+        Verdict::Later(Waiting { logins: self.clone(), place })
     }
 }
 
-/// Whoever has one IPv6 address usually has all of its /64.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
-        v4 => v4,
-    }
-}
-
-impl Waiting<'_> {
-    /// Lets the time pass.
+impl Waiting {
+    /// Lets the time pass. To be a task of its own: whoever leaves before the answer has guessed all the same.
     pub(super) async fn rest(self) {
         tokio::time::sleep(DELAY).await;
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Waiting {
     fn drop(&mut self) {
         let mut table = self.logins.table();
-        let Table { by_address, rest, waiting } = &mut *table;
+        let Table { by_address, rest, waiting, .. } = &mut *table;
         let entry = match &self.place {
             Some(address) => by_address.get_mut(address),
             None => rest.as_mut(),
@@ -140,6 +190,7 @@ impl Drop for Waiting<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv6Addr;
 
     fn v4(n: u32) -> IpAddr {
         IpAddr::V4(n.into())
@@ -147,7 +198,7 @@ mod tests {
 
     #[test]
     fn the_fifth_failure_of_an_address_waits_and_a_pause_forgives() {
-        let (logins, now) = (Logins::default(), Instant::now());
+        let (logins, now) = (Arc::new(Logins::default()), Instant::now());
         for i in 0..4 {
             assert!(matches!(logins.failed_at(v4(7), now), Verdict::Now), "{i}");
         }
@@ -159,7 +210,7 @@ mod tests {
 
     #[test]
     fn no_more_answers_wait_than_may() {
-        let (logins, now) = (Logins::default(), Instant::now());
+        let (logins, now) = (Arc::new(Logins::default()), Instant::now());
         let mut waiting = Vec::new();
         for address in 0..100 {
             for _ in 0..FREE {
@@ -179,8 +230,33 @@ mod tests {
     }
 
     #[test]
+    fn beyond_those_that_wait_credentials_are_not_looked_at_but_for_who_has_proven_itself() {
+        let (logins, now) = (Arc::new(Logins::default()), Instant::now());
+        assert!(logins.may_try_at(v4(1), true, now));
+        let mut waiting = Vec::new();
+        for _ in 0..FREE + WAITING {
+            if let Verdict::Later(one) = logins.failed_at(v4(1), now) {
+                waiting.push(one);
+            }
+        }
+        assert!(logins.guessed.load(Relaxed));
+        for guessed in [false, true] {
+            assert!(!logins.may_try_at(v4(1), guessed, now));
+            assert!(logins.may_try_at(v4(2), guessed, now), "another address");
+        }
+        logins.succeeded(v4(1));
+        assert!(logins.may_try_at(v4(1), false, now), "a back end is there");
+        assert!(!logins.may_try_at(v4(1), true, now), "a connection that has guessed");
+        assert!(!logins.may_try_at(v4(1), false, now + PROVEN * 2));
+        waiting.pop();
+        assert!(logins.may_try_at(v4(1), true, now), "an answer may wait again");
+        waiting.clear();
+        assert!(logins.may_try_at(v4(1), true, now) && !logins.guessed.load(Relaxed));
+    }
+
+    #[test]
     fn addresses_beyond_the_table_share_a_place_and_an_old_one_makes_room() {
-        let (logins, now) = (Logins::default(), Instant::now());
+        let (logins, now) = (Arc::new(Logins::default()), Instant::now());
         for address in 0..ADDRESSES as u32 {
             assert!(matches!(logins.failed_at(v4(address), now), Verdict::Now));
         }
@@ -198,7 +274,7 @@ mod tests {
 
     #[test]
     fn an_ipv6_network_counts_as_one() {
-        let (logins, now) = (Logins::default(), Instant::now());
+        let (logins, now) = (Arc::new(Logins::default()), Instant::now());
         let host = |n: u128| IpAddr::V6(Ipv6Addr::from_bits((0x2001_0DB8 << 96) + n));
         for n in 0..u128::from(FREE) {
             assert!(matches!(logins.failed_at(host(n), now), Verdict::Now));

@@ -4,6 +4,7 @@ mod answer;
 pub mod auth;
 mod batch;
 pub mod call;
+mod callers;
 mod center;
 pub mod error;
 mod http;
@@ -19,24 +20,29 @@ use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
+use tokio::task::spawn_local;
 
 use self::answer::Answer;
+use self::auth::Right;
 use self::call::{Call, Params};
+use self::callers::Taken;
 use self::error::ApiError;
 use self::logins::Verdict;
 use self::plain::Next;
 use self::repeats::Repeats;
 use crate::cluster::Mesh;
-use crate::config::Config;
+use crate::config::{Config, HostPattern};
 use crate::ids::WorkerId;
 use crate::queue::Queue;
 use crate::telemetry::metrics::blocks::ApiCounts;
 use crate::telemetry::metrics::{Metrics, Of, TEXT};
+use crate::telemetry::seldom::seldom;
 
+pub use callers::Callers;
 pub use logins::Logins;
 
 /// The API as one worker serves it.
@@ -58,8 +64,8 @@ pub struct Api {
     logins: Arc<Logins>,
     /// Tells WebSocket connections that another configuration is in force.
     reconfigured: watch::Sender<()>,
-    /// Connections under way.
-    connections: Cell<usize>,
+    /// Connections under way, of all workers.
+    callers: Arc<Callers>,
     /// What WebSocket connections are read through, while none is.
     read_buffer: Cell<Vec<u8>>,
 }
@@ -82,6 +88,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Failed logins, of all workers.
     pub logins: Arc<Logins>,
+    /// Connections of callers, of all workers.
+    pub callers: Arc<Callers>,
     /// True while the engine drains.
     pub draining: watch::Receiver<bool>,
 }
@@ -97,14 +105,14 @@ pub fn stuck(workers: &[WorkerId]) -> Vec<u8> {
 
 /// The longest a call may take to end once the engine drains.
 const DRAIN: Duration = Duration::from_secs(2);
-
-/// The most connections of back ends that one worker serves; further ones are closed at once.
-const MAX_CONNECTIONS: usize = 10_000;
+/// What a connection is told that finds no place.
+const FULL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\nretry-after: 1\r\n\r\n";
 
 impl Api {
     /// An API of those parts.
     pub fn new(parts: Parts) -> Api {
-        let Parts { mesh, queue, config, clients, api_addr, repeats, metrics, logins, draining } = parts;
+        let Parts { mesh, queue, config, clients, api_addr, repeats, metrics, logins, callers, draining } = parts;
         Api {
             mesh,
             queue,
@@ -118,7 +126,7 @@ impl Api {
             scraping: Semaphore::new(1),
             logins,
             reconfigured: watch::Sender::new(()),
-            connections: Cell::new(0),
+            callers,
             read_buffer: Cell::default(),
         }
     }
@@ -133,13 +141,31 @@ impl Api {
         self.reconfigured.send_replace(());
     }
 
-    /// Serves one connection of a back end (or, with `center`, of whoever asks for nodes) to its end.
-    pub async fn serve(self: Rc<Self>, mut socket: TcpStream, peer: SocketAddr, center: bool) {
-        if self.connections.get() >= MAX_CONNECTIONS {
-            tracing::warn!(%peer, "an API connection was refused: {MAX_CONNECTIONS} are open");
+    /// Takes a connection of a back end in (or, with `center`, of whoever asks for nodes), and serves it to its end in a task
+    /// of its own. `load` is dropped with it.
+    pub fn adopt<T: 'static>(self: &Rc<Self>, socket: TcpStream, peer: SocketAddr, center: bool, load: T) {
+        let Some(taken) = self.callers.admit(peer.ip(), center) else {
+            seldom!(WARN, "API connections are refused", if center { "center" } else { "engine" };
+                %peer, "an API connection was refused: there are as many as may be, and none is idle");
+            // As much as it takes at once: it has no place to wait in.
+            let _ = socket.try_write(FULL);
             return;
-        }
-        let _one = Counted::new(self.clone());
+        };
+        let seat = taken.seat.clone();
+        let api = self.clone();
+        let task = spawn_local(async move {
+            api.serve(socket, peer, center, taken).await;
+            drop(load);
+        });
+        seat.belongs_to(task.abort_handle());
+    }
+
+    /// There are no descriptors left: the API's connection that has been idle for longest gives its own back.
+    pub fn make_room(&self) -> bool {
+        self.callers.make_room()
+    }
+
+    async fn serve(self: Rc<Self>, mut socket: TcpStream, peer: SocketAddr, center: bool, taken: Taken) {
         let write_timeout = self.config.load().api.write_timeout;
         if !write_timeout.is_zero() {
             // A caller that takes no responses is ended by the kernel.
@@ -148,12 +174,12 @@ impl Api {
         let local = socket.local_addr().map(|a| a.ip()).unwrap_or(IpAddr::from([127, 0, 0, 1]));
         let caller = Caller { peer: peer.ip().to_canonical(), local, center };
         let next = match center {
-            false => self.serve_plain(&mut socket, caller).await,
+            false => self.serve_plain(&mut socket, caller, &taken).await,
             true => Next::General { read: Vec::new(), late: false },
         };
         if let Next::General { read, late } = next {
             // Boxed, so that a connection of plain requests does not carry what hyper needs.
-            Box::pin(self.serve_general(socket, read, late, caller)).await;
+            Box::pin(self.serve_general(socket, read, late, caller, taken)).await;
         }
     }
 
@@ -190,18 +216,48 @@ impl Api {
         }
     }
 
+    /// Lets a call with that `Authorization` pass, or says why not.
+    fn check(
+        &self,
+        config: &Config,
+        authorization: Option<&[u8]>,
+        caller: Caller,
+        right: Right,
+        taken: &Taken,
+    ) -> Result<(), ApiError> {
+        if config.users.is_empty() {
+            return Ok(());
+        }
+        let seat = &taken.seat;
+        let is_known =
+            || config.users.iter().any(|user| user.host != HostPattern::Any && user.host.matches(caller.peer));
+        if authorization.is_some() && !self.logins.may_try(caller.peer, seat, is_known) {
+            seldom!(WARN, "credentials are not looked at", "";
+                peer = %caller.peer, "wrong credentials come faster than answers wait: those of this address are not looked at");
+            return Err(ApiError::TooMany);
+        }
+        let checked = auth::check(&config.users, authorization, caller.peer, right);
+        if checked.is_ok() && !seat.proven.load(Relaxed) {
+            seat.proven.store(true, Relaxed);
+            self.logins.succeeded(caller.peer);
+        }
+        checked
+    }
+
     /// The answer to a call that is refused. Whoever has tried wrong credentials several times waits for it.
-    async fn refuse(&self, error: ApiError, authorization: Option<&[u8]>, caller: Caller) -> Answer {
+    async fn refuse(&self, error: ApiError, authorization: Option<&[u8]>, caller: Caller, taken: &Taken) -> Answer {
         let mut answer = Answer::failure(&error, None);
+        answer.ends = error == ApiError::TooMany;
         if error == ApiError::Unauthorized && auth::is_login(authorization) {
             self.counts.logins_failed.add(1);
+            taken.seat.guessed.store(true, Relaxed);
             match self.logins.failed(caller.peer) {
                 Verdict::Now => {}
                 Verdict::Later(waiting) => {
                     self.counts.logins_delayed.add(1);
                     let mut draining = self.draining.clone();
                     tokio::select! {
-                        () = waiting.rest() => {}
+                        _ = spawn_local(waiting.rest()) => {}
                         _ = draining.wait_for(|draining| *draining) => {}
                     }
                 }
@@ -219,22 +275,6 @@ impl Api {
         // It fails only when the engine ends before it began.
         let page = tokio::task::spawn_blocking(move || metrics.page(of)).await.map_err(|_| ApiError::Unavailable)?;
         Ok(Answer::text(TEXT, page))
-    }
-}
-
-/// One of the connections under way.
-struct Counted(Rc<Api>);
-
-impl Counted {
-    fn new(api: Rc<Api>) -> Counted {
-        api.connections.set(api.connections.get() + 1);
-        Counted(api)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.connections.set(self.0.connections.get() - 1);
     }
 }
 

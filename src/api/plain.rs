@@ -10,8 +10,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
-use super::auth::{self, Right};
+use super::auth::Right;
 use super::call::Call;
+use super::callers::Taken;
 use super::{Api, Caller, DRAIN, pages};
 use crate::wire::host::{self, Host};
 
@@ -78,7 +79,7 @@ struct Request<'a> {
 
 impl Api {
     /// Answers plain requests for as long as only they come.
-    pub(super) async fn serve_plain(&self, socket: &mut TcpStream, caller: Caller) -> Next {
+    pub(super) async fn serve_plain(&self, socket: &mut TcpStream, caller: Caller, taken: &Taken) -> Next {
         let (mut input, mut output, mut date) = (Vec::new(), Vec::new(), Date::default());
         // One for the connection's whole life: when it goes off, it is seen how much time is left.
         let mut alarm = pin!(sleep(self.read_timeout().unwrap_or_default()));
@@ -96,18 +97,21 @@ impl Api {
                 match parse(&input[done..], config.api.max_body_size) {
                     // hyper tells the caller why not.
                     Parsed::Whole(request) if !pages::may_be_called(Some(request.host), &config, caller) => break None,
+                    // It may have been chosen to make room.
+                    Parsed::Whole(_) if !taken.begin() => return Next::End,
                     Parsed::Whole(request) => {
-                        let right = auth::check(&config.users, request.authorization, caller.peer, Right::Write);
+                        let right = self.check(&config, request.authorization, caller, Right::Write, taken);
                         drop(config);
                         let answer = match right {
                             Ok(()) => self.call(request.call, request.body).await,
-                            Err(error) => self.refuse(error, request.authorization, caller).await,
+                            Err(error) => self.refuse(error, request.authorization, caller, taken).await,
                         };
                         self.counts.called(request.call.label(), answer.result);
                         answer.write_http(date.now(), &mut output);
                         done += request.length;
                         if answer.ends {
-                            let _ = socket.write_all(&output).await;
+                            taken.rest(Instant::now());
+                            self.write(socket, &output).await;
                             return Next::End;
                         }
                     }
@@ -116,8 +120,23 @@ impl Api {
                 }
             };
             input.drain(..done);
-            if !output.is_empty() && socket.write_all(&output).await.is_err() {
-                return Next::End;
+            let progress = done > 0;
+            if progress {
+                // Whoever does not take the answers is idle, too.
+                since = Instant::now();
+                taken.rest(since);
+            }
+            if !output.is_empty() {
+                match socket.try_write(&output) {
+                    Ok(written) if written == output.len() => {}
+                    written => {
+                        // Boxed, so that a connection does not carry what hardly any needs.
+                        if !Box::pin(self.write(socket, &output[written.unwrap_or(0)..])).await {
+                            return Next::End;
+                        }
+                        since = Instant::now();
+                    }
+                }
             }
             output.clear();
             let Some(length) = length else { return Next::General { read: input, late: false } };
@@ -127,8 +146,11 @@ impl Api {
                 None => Awaited::Head,
             };
             // A head that comes byte by byte has no more time than another.
-            if done > 0 || next != awaited {
-                (awaited, since) = (next, Instant::now());
+            if next != awaited {
+                awaited = next;
+                if !progress {
+                    since = Instant::now();
+                }
             }
             let wanted = length.unwrap_or(input.len() + 1);
             input.shrink_to(BUFFER.max(wanted));
@@ -151,6 +173,20 @@ impl Api {
             if !came {
                 return Next::End;
             }
+        }
+    }
+
+    /// Writes all of it; false: the caller has gone, or takes too little while the engine drains.
+    async fn write(&self, socket: &mut TcpStream, output: &[u8]) -> bool {
+        let mut draining = self.draining.clone();
+        let too_long = async {
+            let _ = draining.wait_for(|draining| *draining).await;
+            sleep(DRAIN).await;
+        };
+        tokio::select! {
+            biased;
+            written = socket.write_all(output) => written.is_ok(),
+            () = too_long => false,
         }
     }
 

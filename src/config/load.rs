@@ -216,7 +216,7 @@ mod tests {
         let limits = server.limits;
         assert_eq!((limits.read_timeout, limits.write_timeout, limits.ping_interval), (secs(60), secs(10), secs(25)));
         assert_eq!((limits.max_message_size, limits.outbox_limit, limits.max_connections), (1 << 20, 1 << 20, 0));
-        assert_eq!(limits.handler_timeout, Duration::from_millis(200));
+        assert_eq!((limits.handler_timeout, limits.handshake_timeout), (Duration::from_millis(200), secs(10)));
     }
 
     #[test]

@@ -375,6 +375,8 @@ pub struct Limits {
     pub outbox_limit: usize,
     /// The longest a hook may hold its worker without waiting.
     pub handler_timeout: Duration,
+    /// The longest a handshake may take, `on_handshake` included.
+    pub handshake_timeout: Duration,
     /// How often a silent client is pinged; zero = never.
     pub ping_interval: Duration,
 }

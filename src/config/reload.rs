@@ -213,6 +213,7 @@ fn server(list: &mut List, index: usize, old: &Server, new: &Server) {
     list.add(&key("maxConnections"), &old.max_connections, &new.max_connections);
     list.size(&key("outboxLimit"), old.outbox_limit, new.outbox_limit);
     list.time(&key("handlerTimeout"), old.handler_timeout, new.handler_timeout);
+    list.time(&key("handshakeTimeout"), old.handshake_timeout, new.handshake_timeout);
     list.time(&key("pingInterval"), old.ping_interval, new.ping_interval);
 }
 

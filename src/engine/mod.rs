@@ -15,8 +15,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use self::stand_in::Doors;
-use crate::api::Logins;
 use crate::api::repeats::Repeats;
+use crate::api::{Callers, Logins};
 use crate::cluster::Mesh;
 use crate::config::{Config, Level, QueueFull};
 use crate::hub::Hub;
@@ -28,7 +28,7 @@ use crate::script::program::Program;
 use crate::script::vm::{Vm, VmLimits};
 use crate::script::{guard, ignored};
 use crate::worker::pulse::{BEAT, Pulse, State};
-use crate::worker::{self, Control, Peers, Spec};
+use crate::worker::{self, Control, Peers, Reserve, Spec};
 
 pub use listeners::{BindError, Listeners};
 
@@ -92,7 +92,7 @@ impl Engine {
         workers: Option<usize>,
         on_level: OnLevel,
     ) -> Result<Engine, StartError> {
-        raise_file_limit();
+        let reserve = Reserve::of(raise_file_limit());
         let configured = workers.unwrap_or(config.workers);
         let workers = match configured {
             0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
@@ -115,6 +115,7 @@ impl Engine {
         let addresses = listeners.addresses.clone();
         let metrics = Arc::new(metrics::metrics(&config, &addresses, &hub, &queue, &clients, &peers));
         let logins = Arc::new(Logins::default());
+        let callers = Arc::new(Callers::new(reserve.for_a_port()));
         let config = Arc::new(ArcSwap::from_pointee(config));
 
         let api_doors = listeners.for_worker().map_err(|e| StartError::System(e.to_string()))?;
@@ -148,6 +149,8 @@ impl Engine {
                 api_addr: engine.addresses.api,
                 metrics: metrics.clone(),
                 logins: logins.clone(),
+                callers: callers.clone(),
+                reserve,
                 control,
                 draining: drain.clone(),
             };
@@ -309,13 +312,14 @@ fn compile(config: &Config, mut tried: impl FnMut(&Vm)) -> Result<Vec<Arc<Progra
     if errors.is_empty() { Ok(programs) } else { Err(errors.join("\n")) }
 }
 
-/// As many open files as the system lets us have: each connection is one.
-fn raise_file_limit() {
+/// As many open files as the system lets us have: each connection is one. How many those are.
+fn raise_file_limit() -> u64 {
     unsafe {
         let mut limit: libc::rlimit = std::mem::zeroed();
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && limit.rlim_cur < limit.rlim_max {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) != 0 {
+            return u64::MAX;
         }
+        let hard = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+        if libc::setrlimit(libc::RLIMIT_NOFILE, &hard) == 0 { hard.rlim_cur } else { limit.rlim_cur }
     }
 }

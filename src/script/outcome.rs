@@ -39,6 +39,17 @@ impl Failure {
         Failure { message, traceback: Vec::new(), over_budget, budget_cut: None, in_decode: false }
     }
 
+    /// Where it was raised, as the message begins: `entry.lua:12`; empty where it does not.
+    pub fn place(&self) -> &str {
+        let text = self.message.as_str();
+        let end = text.match_indices(':').find_map(|(at, _)| {
+            let digits = text[at + 1..].bytes().take_while(u8::is_ascii_digit).count();
+            let end = at + 1 + digits;
+            (digits > 0 && text[end..].starts_with(':')).then_some(end)
+        });
+        &text[..end.unwrap_or(0)]
+    }
+
     /// The hook that failed, of a call of that one.
     pub fn hook(&self, called: Hook) -> Hook {
         if self.in_decode { Hook::Decode } else { called }

@@ -28,6 +28,7 @@ use super::teach::Known;
 use super::wait::{self, Wait};
 use super::{guard, handler, trace};
 use crate::config::Protocol;
+use crate::telemetry::seldom::seldom;
 
 pub use super::build::VmLimits;
 pub use super::hooks::Hook;
@@ -283,7 +284,7 @@ impl Vm {
     fn collect(&self) {
         let collected = self.lua.set_memory_limit(0).and_then(|_| self.lua.gc_collect());
         if let Err(e) = collected.and_then(|()| self.lua.set_memory_limit(self.memory)) {
-            tracing::error!("a script's garbage could not be collected: {e}");
+            seldom!(ERROR, "garbage is not collected", ""; "a script's garbage could not be collected: {e}");
         }
     }
 

@@ -14,6 +14,11 @@ use super::arrivals::Arrival;
 use super::pulse::State;
 use super::{Listener, Role, Worker, socket, websocket};
 use crate::config::Protocol;
+use crate::telemetry::seldom::seldom;
+use crate::wire::handshake::Refusal;
+
+/// After a failure to accept.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection's place among its worker's, given back when dropped.
 pub struct Load(Arc<AtomicUsize>);
@@ -43,12 +48,17 @@ pub(super) async fn run(worker: Rc<Worker>, listener: Listener) {
     };
     loop {
         match listener.accept().await {
-            Ok((socket, peer)) => place(&worker, role, socket, peer),
+            Ok((socket, peer)) => match role {
+                Role::Server(server) if !worker.reserve.has_room_for(&socket) => refuse(&worker, server, &socket),
+                _ => place(&worker, role, socket, peer),
+            },
             Err(e) if is_the_peers(&e) => {}
+            // Out of file descriptors, most likely: the kernel keeps new connections waiting meanwhile.
             Err(e) => {
-                // Out of file descriptors, most likely: the kernel keeps new connections waiting meanwhile.
-                tracing::error!("cannot accept connections: {e}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                seldom!(ERROR, "connections cannot be accepted", ""; "cannot accept connections: {e}");
+                // Clients do not have all of them, so back ends have many.
+                let made = !matches!(role, Role::Server(_)) && worker.api.make_room();
+                tokio::time::sleep(if made { PAUSE / 100 } else { PAUSE }).await;
             }
         }
     }
@@ -58,6 +68,22 @@ pub(super) async fn run(worker: Rc<Worker>, listener: Listener) {
 fn is_the_peers(e: &io::Error) -> bool {
     use io::ErrorKind::*;
     matches!(e.kind(), ConnectionAborted | ConnectionReset | ConnectionRefused | Interrupted)
+}
+
+/// Refuses a client whose socket would take one of the descriptors that are kept back.
+fn refuse(worker: &Worker, server: usize, socket: &TcpStream) {
+    let served = &worker.servers[server].served;
+    served.counts.refused.add(1);
+    seldom!(WARN, "no descriptors are left for clients", "";
+        "clients are refused: only the {} file descriptors are left that are kept for the rest of the engine (ulimit -n)",
+        worker.reserve.kept());
+    if served.protocol == Protocol::Websocket {
+        let refusal = Refusal { status: 503, text: "too many open files".into() };
+        // As much as it takes at once: it has no place to wait in. What it has sent is read, so that the response is not
+        // lost to a reset.
+        let _ = socket.try_read(&mut [0; 4096]);
+        let _ = socket.try_write(&refusal.response());
+    }
 }
 
 fn place(worker: &Rc<Worker>, role: Role, socket: TcpStream, peer: SocketAddr) {
@@ -81,7 +107,7 @@ fn place(worker: &Rc<Worker>, role: Role, socket: TcpStream, peer: SocketAddr) {
                 adopt(worker, role, socket, peer, Load::take(&loads[own]));
             }
         }
-        Err(e) => tracing::warn!("a connection from {peer} was lost: {e}"),
+        Err(e) => seldom!(WARN, "connections are lost", ""; "a connection from {peer} was lost: {e}"),
     }
 }
 
@@ -91,16 +117,10 @@ pub(super) fn adopt(worker: &Rc<Worker>, role: Role, socket: TcpStream, peer: So
         Role::Server(server) => {
             let worker = worker.clone();
             match worker.servers[server].served.protocol {
-                Protocol::Websocket => spawn_local(websocket::serve(worker, server, socket, peer, load)),
-                Protocol::Socket => spawn_local(socket::serve(worker, server, socket, peer, load)),
-            };
+                Protocol::Websocket => drop(spawn_local(websocket::serve(worker, server, socket, peer, load))),
+                Protocol::Socket => drop(spawn_local(socket::serve(worker, server, socket, peer, load))),
+            }
         }
-        Role::Api | Role::Center => {
-            let api = worker.api.clone();
-            spawn_local(async move {
-                api.serve(socket, peer, role == Role::Center).await;
-                drop(load);
-            });
-        }
+        Role::Api | Role::Center => worker.api.adopt(socket, peer, role == Role::Center, load),
     }
 }

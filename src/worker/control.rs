@@ -11,6 +11,7 @@ use super::{Control, Worker, accept};
 use crate::message::CloseReason;
 use crate::script::program::Program;
 use crate::script::vm::Vm;
+use crate::telemetry::seldom::seldom;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, a
                 if let Some(Arrival { role, socket, peer, load }) = worker.peers.arrived(worker.id) {
                     match TcpStream::from_std(socket) {
                         Ok(socket) => accept::adopt(&worker, role, socket, peer, load),
-                        Err(e) => tracing::warn!("a connection from {peer} was lost: {e}"),
+                        Err(e) => seldom!(WARN, "connections are lost", ""; "a connection from {peer} was lost: {e}"),
                     }
                 }
             }

@@ -1,5 +1,6 @@
 //! A connection's first moments: the upgrade request is read and checked, the script asked, the response prepared.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,28 +10,33 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::Worker;
 use super::measure::Began;
 use super::newcomers::close_unopened;
 use super::session::{Opened, report};
 use crate::config::Config;
-use crate::message::CloseReason;
+use crate::message::{CloseReason, close_code};
 use crate::script::current::ConnRef;
 use crate::script::hooks::{HandshakeRequest, HookArgs};
 use crate::script::vm::{Handler, Hook, Returned, Started, Vm};
 use crate::shard::Arrival;
 use crate::shard::conn::Conn;
+use crate::telemetry::seldom::seldom;
 use crate::wire::handshake::{self as http, MAX_HEAD, Parsed, Refusal, Request, Rules};
 use crate::wire::reader::Reader;
 
-/// The longest a client may take to send its request.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest a refused client is waited for.
 const REFUSED_LINGER: Duration = Duration::from_secs(1);
+/// The most clients that are refused for want of a place and waited for; further ones are closed at once.
+const MOST_TURNED_AWAY: usize = 256;
 /// How a connection ends whose client did not wait for the answer to its request.
 const LEFT: &str = "the client ended the connection during its handshake";
+/// How it ends when the script has not answered in time.
+const LATE: &str = "on_handshake did not answer in time (handshakeTimeout)";
+/// What a client is told while memory is short.
+const SHORT: &str = "memory is short";
 /// Bytes of frames that a client may send before its handshake is over.
 const MAX_EARLY: usize = 64 * 1024;
 
@@ -42,55 +48,75 @@ pub(super) async fn run(
     mut socket: TcpStream,
     peer: SocketAddr,
 ) -> Option<(Opened, Vec<u8>)> {
-    let short = || Refusal { status: 503, text: "memory is short".into() };
-    if worker.memory.refuses() {
-        return refuse(worker, server, socket, &short(), "", peer).await;
-    }
+    let served = worker.servers[server].served.clone();
+    let why_not = || if worker.memory.refuses() { SHORT } else { "too many connections (maxConnections)" };
+    let Some(place) = served.admit().filter(|_| !worker.memory.refuses()) else {
+        turn_away(worker, server, socket, why_not(), peer).await;
+        return None;
+    };
+    let place = Cell::new(Some(place));
+    let deadline = Instant::now() + served.limits.get().handshake_timeout;
     let mut draining = worker.draining.clone();
     let head = tokio::select! {
         biased;
-        head = timeout(REQUEST_TIMEOUT, read_head(&mut socket)) => head,
+        head = timeout_at(deadline, read_head(&mut socket)) => head,
         // Nothing has been asked yet, so nothing is owed: a stop does not wait for it.
         _ = draining.wait_for(|draining| *draining) => return None,
+    };
+    let refuse = async |socket, refusal: &Refusal, method: &str| {
+        // It needs no place to be told so.
+        place.take();
+        refuse(worker, server, socket, refusal, method, peer).await;
+        None
     };
     let head = match head {
         Ok(Ok(Some(head))) => head,
         Ok(Ok(None)) => return None,
-        Ok(Err(refusal)) => return refuse(worker, server, socket, &refusal, "", peer).await,
+        Ok(Err(refusal)) => return refuse(socket, &refusal, "").await,
         Err(_) => {
             let refusal = Refusal { status: 408, text: "the upgrade request did not arrive in time".into() };
-            return refuse(worker, server, socket, &refusal, "", peer).await;
+            return refuse(socket, &refusal, "").await;
         }
     };
     let (request, len) = match http::parse(&head) {
         Ok(Parsed::Complete { request, len }) => (request, len),
         Ok(Parsed::Incomplete) => return None,
-        Err(refusal) => return refuse(worker, server, socket, &refusal, "", peer).await,
+        Err(refusal) => return refuse(socket, &refusal, "").await,
     };
     let config = worker.config.load_full();
     let response = match check(&config, server, &request) {
         Ok(response) => response,
-        Err(refusal) => return refuse(worker, server, socket, &refusal, request.method, peer).await,
-    };
-    let served = worker.servers[server].served.clone();
-    let Some(place) = served.admit() else {
-        let refusal = Refusal { status: 503, text: "too many connections (maxConnections)".into() };
-        return refuse(worker, server, socket, &refusal, request.method, peer).await;
+        Err(refusal) => return refuse(socket, &refusal, request.method).await,
     };
     if worker.memory.refuses() {
-        return refuse(worker, server, socket, &short(), request.method, peer).await;
+        return refuse(socket, &Refusal { status: 503, text: SHORT.into() }, request.method).await;
     }
     let remote = client_address(&config, &request, peer);
     let (mut input, stream) = socket.into_split();
     let conn = worker.shard.insert(Arrival { served, stream, remote });
     let guard = Inserted { worker, conn: Some(conn.clone()) };
     let mut early = head[len..].to_vec();
-    let verdict = ask(worker, server, &conn, &request, &mut input, &mut early).await;
+    let (verdict, late) = {
+        let asked = ask(worker, server, &conn, &request, &mut input, &mut early);
+        tokio::pin!(asked);
+        tokio::select! {
+            biased;
+            verdict = &mut asked => (verdict, false),
+            () = sleep_until(deadline) => {
+                // Its waits end.
+                conn.close(CloseReason::Violation { code: close_code::POLICY, what: LATE.into() });
+                (asked.await, true)
+            }
+        }
+    };
     if conn.is_closing() && !conn.is_closed() {
         // The system says that the client has gone.
         conn.close(CloseReason::Lost(LEFT.into()));
     }
     let (refusal, let_in) = match (verdict, conn.close_reason()) {
+        (verdict, Some(CloseReason::Violation { .. })) if late => {
+            (Some(Refusal { status: 503, text: LATE.into() }), verdict == Verdict::LetIn)
+        }
         (Verdict::Refused(refusal), _) => (Some(refusal), false),
         (verdict, Some(CloseReason::Shutdown)) => {
             (Some(Refusal { status: 503, text: "server shutdown".into() }), verdict == Verdict::LetIn)
@@ -98,7 +124,7 @@ pub(super) async fn run(
         (verdict, Some(CloseReason::Lost(_) | CloseReason::ReadTimeout)) => (None, verdict == Verdict::LetIn),
         _ => {
             worker.shard.open(&conn, Some(response.into()));
-            return Some((Opened { conn: guard.keep()?, input, place }, early));
+            return Some((Opened { conn: guard.keep()?, input, place: place.take()? }, early));
         }
     };
     conn.discard_waiting();
@@ -108,7 +134,7 @@ pub(super) async fn run(
     if let Some(refusal) = &refusal {
         conn.served.counts.refused.add(1);
         worker.shard.open(&conn, Some(refusal.response().into()));
-        tracing::debug!(%peer, status = refusal.status, "handshake refused: {refusal}");
+        log_refusal(refusal, peer);
     }
     if let_in {
         // The script has counted it: it is told of the end.
@@ -312,17 +338,23 @@ async fn watch_for_end(worker: &Worker, input: &OwnedReadHalf, early: &mut Vec<u
     }
 }
 
+fn log_refusal(refusal: &Refusal, peer: SocketAddr) {
+    let mut status = itoa::Buffer::new();
+    seldom!(DEBUG, "handshakes are refused", status.format(refusal.status);
+        %peer, status = refusal.status, "handshake refused: {refusal}");
+}
+
 /// Refuses a request that made no connection. `method` is empty where it is not known.
-async fn refuse<T>(
+async fn refuse(
     worker: &Worker,
     server: usize,
     mut socket: TcpStream,
     refusal: &Refusal,
     method: &str,
     peer: SocketAddr,
-) -> Option<T> {
+) {
     worker.servers[server].served.counts.refused.add(1);
-    tracing::debug!(%peer, status = refusal.status, "handshake refused: {refusal}");
+    log_refusal(refusal, peer);
     let said = async {
         socket.write_all(&refusal.response_to(method)).await?;
         socket.shutdown().await?;
@@ -330,7 +362,21 @@ async fn refuse<T>(
         tokio::io::copy(&mut socket, &mut tokio::io::sink()).await
     };
     let _ = timeout(REFUSED_LINGER, said).await;
-    None
+}
+
+/// Refuses a client for which there is no place. Its request is not waited for: else those that have none would be as many as
+/// they like.
+async fn turn_away(worker: &Worker, server: usize, socket: TcpStream, why: &str, peer: SocketAddr) {
+    let refusal = Refusal { status: 503, text: why.into() };
+    if worker.turned_away.get() < MOST_TURNED_AWAY {
+        worker.turned_away.set(worker.turned_away.get() + 1);
+        refuse(worker, server, socket, &refusal, "", peer).await;
+        worker.turned_away.set(worker.turned_away.get() - 1);
+    } else {
+        worker.servers[server].served.counts.refused.add(1);
+        log_refusal(&refusal, peer);
+        let _ = socket.try_write(&refusal.response());
+    }
 }
 
 async fn finish_refused(worker: &Worker, conn: &Conn, input: &mut OwnedReadHalf) {

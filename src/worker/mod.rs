@@ -17,6 +17,7 @@ mod measure;
 mod memory;
 mod newcomers;
 pub mod pulse;
+mod reserve;
 mod session;
 mod socket;
 mod sweep;
@@ -39,7 +40,7 @@ use self::fair::Fair;
 use self::newcomers::Newcomers;
 use self::pulse::Pulse;
 use crate::api::repeats::Repeats;
-use crate::api::{Api, Logins, Parts};
+use crate::api::{Api, Callers, Logins, Parts};
 use crate::cluster::Mesh;
 use crate::config::Config;
 use crate::hub::Hub;
@@ -54,6 +55,8 @@ use crate::shard::Shard;
 use crate::shard::peer::LOOK;
 use crate::shard::served::Served;
 use crate::telemetry::metrics::{Metrics, WorkerCounts};
+
+pub use reserve::Reserve;
 
 /// The longest control lane; a sender waits when it is full.
 const CONTROL_LANE: usize = 1024;
@@ -148,6 +151,10 @@ pub struct Spec {
     pub metrics: Arc<Metrics>,
     /// Failed logins of all workers.
     pub logins: Arc<Logins>,
+    /// Connections of callers, of all workers.
+    pub callers: Arc<Callers>,
+    /// The descriptors that clients do not get.
+    pub reserve: Reserve,
     /// Its own control lane.
     pub control: mpsc::Receiver<Control>,
     /// True while the engine drains.
@@ -216,6 +223,9 @@ pub(crate) struct Worker {
     fair: Rc<Fair>,
     newcomers: Newcomers,
     vm_limits: VmLimits,
+    reserve: Reserve,
+    /// Clients that are told there is no place for them.
+    turned_away: Cell<usize>,
 }
 
 impl Worker {
@@ -298,6 +308,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         api_addr: spec.api_addr,
         metrics: spec.metrics.clone(),
         logins: spec.logins,
+        callers: spec.callers,
         draining: draining.clone(),
     }));
     spec.metrics.add(WorkerCounts {
@@ -321,6 +332,8 @@ fn start(spec: Spec) -> Result<Started, String> {
         fair: Rc::default(),
         newcomers: Newcomers::default(),
         vm_limits,
+        reserve: spec.reserve,
+        turned_away: Cell::default(),
     });
     worker.measure();
     Ok((worker, spec.control, spec.listeners))

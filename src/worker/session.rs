@@ -27,6 +27,7 @@ use crate::script::hooks::HookArgs;
 use crate::script::vm::{Failure, Handler, Hook, Returned, Started, Turn, Vm};
 use crate::shard::conn::Conn;
 use crate::shard::served::Place;
+use crate::telemetry::seldom::seldom;
 
 /// A connection that has been let in.
 pub(super) struct Opened {
@@ -394,13 +395,14 @@ impl Drop for State {
     }
 }
 
-/// Logs a hook's failure, once, with all that its author needs.
+/// Logs a hook's failure, once, with all that its author needs; of those at one place, one a second.
 pub(super) fn report(hook: Hook, failure: &Failure, conn: &Conn) {
-    tracing::error!(
+    let hook = failure.hook(hook).name();
+    seldom!(ERROR, "handlers fail", &format!("{hook} {}", failure.place());
         target: "script",
         client_id = conn.client_id.get(),
         remote = %conn.remote,
-        hook = failure.hook(hook).name(),
+        hook,
         traceback = failure.traceback.join(" < "),
         "{}",
         failure.message

@@ -14,6 +14,7 @@ use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Hook, Returned};
 use crate::shard::Arrival;
+use crate::telemetry::seldom::seldom;
 
 /// The bytes that may wait while a handler is running; then the socket is not read.
 const WAITING_BYTES: usize = 64 * 1024;
@@ -28,7 +29,7 @@ pub(super) async fn serve(worker: Rc<Worker>, server: usize, socket: TcpStream, 
     }
     let Some(place) = served.admit() else {
         served.counts.refused.add(1);
-        tracing::debug!(%peer, "a connection was refused: maxConnections are open");
+        seldom!(DEBUG, "connections are refused", ""; %peer, "a connection was refused: maxConnections are open");
         return;
     };
     let (input, stream) = socket.into_split();

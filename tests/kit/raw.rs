@@ -2,7 +2,7 @@
 
 use super::PATIENCE;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -94,6 +94,15 @@ async fn in_time<T>(what: impl Future<Output = T>) -> T {
 impl Raw {
     pub async fn dial(addr: SocketAddr) -> Raw {
         let stream = in_time(TcpStream::connect(addr)).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Raw { stream, got: Vec::new() }
+    }
+
+    /// From an address of this machine's own.
+    pub async fn dial_from(ip: IpAddr, addr: SocketAddr) -> Raw {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(ip, 0)).unwrap();
+        let stream = in_time(socket.connect(addr)).await.unwrap();
         stream.set_nodelay(true).unwrap();
         Raw { stream, got: Vec::new() }
     }

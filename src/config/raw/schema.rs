@@ -323,6 +323,7 @@ fn server(s: &mut Section<'_>) -> RawServer {
         max_connections: s.get("maxConnections").number(0..=100_000_000, 0),
         outbox_limit: s.get("outboxLimit").size(LIMIT, MIB),
         handler_timeout: s.get("handlerTimeout").duration(TIMEOUT_NOT_ZERO, Duration::from_millis(200)),
+        handshake_timeout: s.get("handshakeTimeout").duration(TIMEOUT_NOT_ZERO, seconds(10)),
         ping_interval: ping.duration(TIMEOUT, seconds(25)),
     });
     let allowed_origins = texts(s.get("allowedOrigins"), ORIGIN, origin);

@@ -46,7 +46,7 @@ pub const CALLS: [&str; 13] = [
     "other",
 ];
 /// What calls come to.
-pub const RESULTS: [&str; 17] = [
+pub const RESULTS: [&str; 19] = [
     "ok",
     "invalid",
     "not_sent",
@@ -64,6 +64,8 @@ pub const RESULTS: [&str; 17] = [
     "too_large",
     "timeout",
     "unavailable",
+    "too_many",
+    "crowded",
 ];
 
 /// What a worker counts of its connections, all servers together.

@@ -1,0 +1,338 @@
+//! Whose connections are served: a bound for each port and for each address, over all workers. When one is reached, the
+//! connection that has been idle for longest makes room for the new one; so whoever only holds connections shuts nobody out.
+//!
+//! Whether a connection is idle, it tells by itself, without a lock. A heap has them by when they were idle as they were last
+//! looked at, which can only be too early: so the first that still is as it was then is the one that is wanted.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+/// A call is under way.
+const BUSY: u64 = 0;
+/// It has to make room.
+const EVICTED: u64 = u64::MAX;
+
+/// The connections of callers, of the whole process.
+pub struct Callers {
+    /// Connections that each port may have.
+    most: usize,
+    began: Instant,
+    ports: Mutex<[Port; 2]>,
+}
+
+/// Those of one port.
+#[derive(Default)]
+struct Port {
+    seats: HashMap<u64, Arc<Seat>>,
+    all: Queue,
+    by_address: HashMap<IpAddr, Address>,
+    websockets: usize,
+    next: u64,
+}
+
+#[derive(Default)]
+struct Address {
+    connections: usize,
+    queue: Queue,
+}
+
+/// Numbers of connections, each behind the moment since when it was idle as it was put here.
+#[derive(Default)]
+struct Queue(BinaryHeap<Reverse<(u64, u64)>>);
+
+/// One connection, as its task and those who look for room know it.
+pub(super) struct Seat {
+    address: IpAddr,
+    /// Since when it has been idle, in milliseconds from the first, or [`BUSY`], or [`EVICTED`].
+    idle: AtomicU64,
+    task: OnceLock<AbortHandle>,
+    /// It has opened a WebSocket.
+    websocket: AtomicBool,
+    /// Right credentials have come by it.
+    pub(super) proven: AtomicBool,
+    /// Wrong credentials have come by it.
+    pub(super) guessed: AtomicBool,
+}
+
+/// A connection's place, given back when dropped.
+pub struct Taken {
+    callers: Arc<Callers>,
+    pub(super) seat: Arc<Seat>,
+    number: u64,
+    port: usize,
+}
+
+/// Whoever has one IPv6 address usually has all of its /64.
+pub(super) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
+        v4 => v4,
+    }
+}
+
+impl Callers {
+    /// At most so many connections for each of the two ports, of which one address may have half.
+    pub fn new(most: usize) -> Callers {
+        Callers { most: most.max(2), began: Instant::now(), ports: Mutex::default() }
+    }
+
+    fn ports(&self) -> MutexGuard<'_, [Port; 2]> {
+        // Nothing below can panic halfway through a change.
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a new connection, of the center's port or of the engine's; None: there is none, and nobody idles.
+    pub(super) fn admit(self: &Arc<Self>, address: IpAddr, center: bool) -> Option<Taken> {
+        self.admit_at(address, center, Instant::now())
+    }
+
+    fn admit_at(self: &Arc<Self>, address: IpAddr, center: bool, now: Instant) -> Option<Taken> {
+        let (address, port) = (network(address), usize::from(center));
+        let idle = self.moment(now);
+        let mut ports = self.ports();
+        let here = &mut ports[port];
+        if here.by_address.get(&address).is_some_and(|a| a.connections >= self.most.div_ceil(2)) {
+            here.evict(Some(address), idle)?;
+        }
+        if here.seats.len() >= self.most {
+            here.evict(None, idle)?;
+        }
+        let seat = Arc::new(Seat {
+            address,
+            idle: AtomicU64::new(idle),
+            task: OnceLock::new(),
+            websocket: AtomicBool::new(false),
+            proven: AtomicBool::new(false),
+            guessed: AtomicBool::new(false),
+        });
+        let number = here.add(seat.clone(), idle);
+        Some(Taken { callers: self.clone(), seat, number, port })
+    }
+
+    /// Ends the connection that has been idle for longest, for want of descriptors; false: none is idle.
+    pub(super) fn make_room(&self) -> bool {
+        let mut ports = self.ports();
+        let fuller = usize::from(ports[1].seats.len() > ports[0].seats.len());
+        ports[fuller].evict(None, self.moment(Instant::now())).is_some()
+    }
+
+    fn moment(&self, instant: Instant) -> u64 {
+        instant.saturating_duration_since(self.began).as_millis() as u64 + 1
+    }
+}
+
+impl Port {
+    fn add(&mut self, seat: Arc<Seat>, idle: u64) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        let address = self.by_address.entry(seat.address).or_default();
+        address.connections += 1;
+        address.queue.add(idle, number, address.connections, &self.seats);
+        self.seats.insert(number, seat);
+        self.all.add(idle, number, self.seats.len(), &self.seats);
+        number
+    }
+
+    /// Ends the connection (of that address) that has been idle for longest.
+    fn evict(&mut self, address: Option<IpAddr>, now: u64) -> Option<()> {
+        let queue = match &address {
+            Some(address) => &mut self.by_address.get_mut(address)?.queue,
+            None => &mut self.all,
+        };
+        let number = queue.oldest_idle(&self.seats, now)?;
+        let seat = self.remove(number)?;
+        if let Some(task) = seat.task.get() {
+            task.abort();
+        }
+        Some(())
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Arc<Seat>> {
+        let seat = self.seats.remove(&number)?;
+        if seat.websocket.load(Relaxed) {
+            self.websockets -= 1;
+        }
+        if let Some(address) = self.by_address.get_mut(&seat.address) {
+            address.connections -= 1;
+            if address.connections == 0 {
+                self.by_address.remove(&seat.address);
+            }
+        }
+        Some(seat)
+    }
+}
+
+impl Queue {
+    /// `live`: how many of its numbers are still there. Those that are not are forgotten from time to time.
+    fn add(&mut self, idle: u64, number: u64, live: usize, seats: &HashMap<u64, Arc<Seat>>) {
+        if self.0.len() > 2 * live + 16 {
+            self.0.retain(|Reverse((_, number))| seats.contains_key(number));
+        }
+        self.0.push(Reverse((idle, number)));
+    }
+
+    /// Takes the connection that has been idle for longest, and marks it.
+    fn oldest_idle(&mut self, seats: &HashMap<u64, Arc<Seat>>, now: u64) -> Option<u64> {
+        while let Some(Reverse((stamp, number))) = self.0.pop() {
+            let Some(seat) = seats.get(&number) else { continue };
+            let idle = seat.idle.load(Relaxed);
+            let stays = idle == stamp && idle != BUSY;
+            if stays && seat.idle.compare_exchange(idle, EVICTED, SeqCst, Relaxed).is_ok() {
+                return Some(number);
+            }
+            // One that calls will be idle later than now.
+            self.0.push(Reverse((if idle == BUSY { now + 1 } else { idle }, number)));
+            if stamp > now {
+                // All others call too.
+                return None;
+            }
+        }
+        None
+    }
+}
+
+impl Seat {
+    /// The task that serves it, to be ended when it has to make room.
+    pub(super) fn belongs_to(&self, task: AbortHandle) {
+        let task = self.task.get_or_init(|| task);
+        // Not a mere load, which could be done before the task is to be seen.
+        if self.idle.fetch_or(0, SeqCst) == EVICTED {
+            task.abort();
+        }
+    }
+}
+
+impl Taken {
+    /// It has nothing to do since then, or only waits for its caller.
+    pub(super) fn rest(&self, since: Instant) {
+        let since = self.callers.moment(since);
+        let _ = self.seat.idle.compare_exchange(BUSY, since, Relaxed, Relaxed);
+    }
+
+    /// A call begins; false: the connection has to make room, and ends.
+    pub(super) fn begin(&self) -> bool {
+        let idle = self.seat.idle.load(Relaxed);
+        idle == BUSY || idle != EVICTED && self.seat.idle.compare_exchange(idle, BUSY, Relaxed, Relaxed).is_ok()
+    }
+
+    /// It opens a WebSocket, which is never idle; false: half of the port's connections have done so.
+    pub(super) fn open_websocket(&self) -> bool {
+        let mut ports = self.callers.ports();
+        let port = &mut ports[self.port];
+        let may = port.websockets < self.callers.most.div_ceil(2) && port.seats.contains_key(&self.number);
+        if may && !self.seat.websocket.swap(true, Relaxed) {
+            port.websockets += 1;
+        }
+        may
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.callers.ports()[self.port].remove(self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn callers(most: usize) -> Arc<Callers> {
+        Arc::new(Callers::new(most))
+    }
+
+    /// A place, if there is one so many milliseconds after the beginning.
+    fn admit(callers: &Arc<Callers>, n: u8, center: bool, ms: u64) -> Option<Taken> {
+        callers.admit_at(v4(n), center, callers.began + Duration::from_millis(ms))
+    }
+
+    fn v4(n: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, n])
+    }
+
+    fn is_there(taken: &Taken) -> bool {
+        taken.seat.idle.load(Relaxed) != EVICTED
+    }
+
+    /// Idle since so many milliseconds after the beginning.
+    fn rest_at(taken: &Taken, ms: u64) {
+        assert!(taken.begin());
+        taken.rest(taken.callers.began + Duration::from_millis(ms));
+    }
+
+    #[test]
+    fn the_oldest_idle_one_makes_room_and_one_that_calls_never() {
+        let callers = callers(4);
+        let all: Vec<_> = (0..4).map(|n| admit(&callers, n, false, 0).unwrap()).collect();
+        for (taken, ms) in all.iter().zip([30, 10, 20, 5]) {
+            rest_at(taken, ms);
+        }
+        assert!(all[3].begin());
+        let fifth = admit(&callers, 5, false, 40).unwrap();
+        assert_eq!(all.iter().map(is_there).collect::<Vec<_>>(), [true, false, true, true]);
+        assert!(is_there(&fifth) && !all[1].begin());
+        for taken in &all {
+            taken.begin();
+        }
+        assert!(fifth.begin());
+        assert!(admit(&callers, 6, false, 50).is_none(), "nobody idles");
+        assert!(admit(&callers, 6, true, 50).is_some(), "the other port");
+        drop(fifth);
+        assert!(admit(&callers, 6, false, 60).is_some());
+    }
+
+    #[test]
+    fn whoever_has_called_since_it_was_queued_is_not_the_oldest() {
+        let callers = callers(100);
+        let all: Vec<_> = (0..50).map(|_| admit(&callers, 1, false, 0).unwrap()).collect();
+        for taken in &all[..49] {
+            rest_at(taken, 1000);
+        }
+        let _more = admit(&callers, 1, false, 2000).unwrap();
+        assert!(!is_there(&all[49]) && all[..49].iter().all(is_there));
+    }
+
+    #[test]
+    fn an_address_has_half_of_a_port_and_its_own_make_room() {
+        let callers = callers(8);
+        let other = callers.admit(v4(1), false).unwrap();
+        let own: Vec<_> = (0..40).map(|_| callers.admit(v4(2), false).unwrap()).collect();
+        assert!(is_there(&other));
+        assert_eq!(own.iter().filter(|taken| is_there(taken)).count(), 4);
+        assert!(own[36..].iter().all(is_there), "the youngest");
+        drop((own, other));
+        let ports = callers.ports();
+        assert!(ports[0].seats.is_empty() && ports[0].by_address.is_empty());
+    }
+
+    #[test]
+    fn what_is_kept_of_connections_is_bounded() {
+        let callers = callers(8);
+        let kept = callers.admit(v4(1), false).unwrap();
+        for _ in 0..1000 {
+            drop(callers.admit(v4(1), false).unwrap());
+        }
+        let ports = callers.ports();
+        assert!(ports[0].all.0.len() < 64 && ports[0].by_address[&v4(1)].queue.0.len() < 64);
+        drop(ports);
+        drop(kept);
+    }
+
+    #[test]
+    fn half_of_a_ports_connections_may_be_websockets() {
+        let callers = callers(4);
+        let all: Vec<_> = (0..3).map(|n| callers.admit(v4(n), false).unwrap()).collect();
+        assert!(all[0].open_websocket() && all[1].open_websocket() && !all[2].open_websocket());
+        drop(all);
+        assert_eq!(callers.ports()[0].websockets, 0);
+    }
+}

@@ -198,6 +198,104 @@ function on_message(msg, conn) error('nor here') end";
     assert_eq!(about("entry.lua:2: nor here"), (1, 1), "another cause is not hidden");
 }
 
+/// What in-process engines have logged.
+static LOGGED: std::sync::Mutex<Vec<u8>> = std::sync::Mutex::new(Vec::new());
+
+fn capture_log() {
+    struct Lines;
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            LOGGED.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let _ = tracing_subscriber::fmt().with_ansi(false).with_writer(|| Lines).try_init();
+}
+
+async fn logged(part: &str) {
+    eventually(part, async || String::from_utf8_lossy(&LOGGED.lock().unwrap()).contains(part).then_some(())).await;
+}
+
+/// An open connection from that address of this machine.
+async fn open_from(n: u8, rig: &Rig) -> Raw {
+    Raw::dial_from([127, 0, 0, n].into(), rig.ws()).await.opened().await
+}
+
+const WAITING: &str = "function on_message(msg, conn)
+  if #msg.data > 5 or msg.data == 'wait' then
+    conn:send('waiting')
+    conn:wait_context_value('never')
+  end
+  conn:send(#msg.data == 0 and '' or msg.data)
+end
+function on_close() end";
+
+#[tokio::test]
+async fn no_address_and_no_hook_takes_all_places_of_handlers_that_wait() {
+    capture_log();
+    let script = format!("{WAITING}\nfunction on_handshake() mix.sleep(0.001) end");
+    // An address may have two of them, a hook four.
+    let rig = Rig::with_waiting(&script, 8, "pingInterval: 0");
+    let mut first = [open_from(1, &rig).await, open_from(1, &rig).await, open_from(1, &rig).await];
+    let mut second = [open_from(2, &rig).await, open_from(2, &rig).await];
+    let mut third = [open_from(3, &rig).await, open_from(3, &rig).await];
+    for raw in &mut first[..2] {
+        assert_eq!(raw.ask("wait").await, "waiting");
+    }
+    // Its address has no place left, nor has one that wants in.
+    first[2].write(text("hello")).await;
+    logged("wait for clients of one address").await;
+    let mut late = Raw::dial_from([127, 0, 0, 1].into(), rig.ws()).await;
+    late.write(upgrade()).await;
+    assert_eq!(second[0].ask("hello").await, "hello", "another address");
+    for raw in &mut second {
+        assert_eq!(raw.ask("wait").await, "waiting");
+    }
+    // Now the hook has no place left; another one has.
+    third[0].write(text("hello")).await;
+    logged("wait in one hook").await;
+    let _in = open_from(4, &rig).await;
+    // A handler that ends gives its place to its like.
+    let [one, _, waits] = first;
+    drop(one);
+    let (mut waits, mut late) = (waits, late);
+    assert_eq!(late.head().await.status, 101);
+    drop(second);
+    assert_eq!(waits.text().await, "hello");
+    assert_eq!(third[0].text().await, "hello");
+}
+
+#[tokio::test]
+async fn a_vm_whose_memory_waiting_handlers_use_up_is_replaced() {
+    capture_log();
+    let dir = folder(WAITING, "pingInterval: 0", "workers: 1\nluavm: {memoryLimit: 16MiB}", "");
+    let rig = Rig::start(dir);
+    let mut crowd = Vec::new();
+    for i in 100..140 {
+        let mut raw = Raw::open(rig.ws()).await;
+        // Lua keeps equal texts once.
+        raw.write(text(&i.to_string().repeat(600 * 1024 / i.to_string().len()))).await;
+        assert_eq!(raw.frame().await.map(|(_, payload)| payload), Some(b"waiting".to_vec()), "handler {i}");
+        crowd.push(raw);
+    }
+    logged("a fresh VM takes over").await;
+    let mut other = Raw::open(rig.ws()).await;
+    assert_eq!(other.ask("hello").await, "hello");
+    let waiting = async || {
+        let page = get(rig.at.api, "/metrics").await.1;
+        let line = page.lines().find(|line| line.starts_with("connmix_engine_waiting_handlers")).unwrap().to_owned();
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    eventually("those of both VMs wait", async || (waiting().await == 40.0).then_some(())).await;
+    drop(crowd);
+    eventually("all have ended", async || (waiting().await == 0.0).then_some(())).await;
+    assert_eq!(other.ask("hello").await, "hello");
+}
+
 const USERS: &str = "access: {users: [{username: ann, password: right}]}";
 
 /// Guesses on and on until it is aborted: the statuses that it saw.

@@ -1,5 +1,5 @@
 //! Whose connections are served: a bound for each port and for each address, over all workers. When one is reached, the
-//! connection that has been idle for longest makes room for the new one; so whoever only holds connections shuts nobody out.
+//! connection that has been idle for longest makes room for the new one; so a caller that only holds connections shuts nobody out.
 //!
 //! Whether a connection is idle, it tells by itself, without a lock. A heap has them by when they were idle as they were last
 //! looked at, which can only be too early: so the first that still is as it was then is the one that is wanted.
@@ -70,7 +70,7 @@ pub struct Taken {
     port: usize,
 }
 
-/// Whoever has one IPv6 address usually has all of its /64.
+/// Who has one IPv6 address usually has all of its /64.
 pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
@@ -117,7 +117,7 @@ impl Callers {
         Some(Taken { callers: self.clone(), seat, number, port })
     }
 
-    /// Ends the connection that has been idle for longest, for want of descriptors; false: none is idle.
+    /// Ends the connection that has been idle for longest, since there are no descriptors left; false: none is idle.
     pub(super) fn make_room(&self) -> bool {
         let mut ports = self.ports();
         let fuller = usize::from(ports[1].seats.len() > ports[0].seats.len());
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_called_since_it_was_queued_is_not_the_oldest() {
+    fn one_that_has_called_since_it_was_queued_is_not_the_oldest() {
         let callers = callers(100);
         let all: Vec<_> = (0..50).map(|_| admit(&callers, 1, false, 0).unwrap()).collect();
         for taken in &all[..49] {

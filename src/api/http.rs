@@ -129,7 +129,7 @@ impl Api {
                 let on = Connection { unread: &unread, opening: &opening, taken: &taken };
                 let mut response = api.answer(request, caller, patience, on).await;
                 if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                    // Whoever does not take the answer is idle, too.
+                    // A caller that does not take the answer is idle, too.
                     taken.rest(Instant::now());
                 }
                 if api.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {

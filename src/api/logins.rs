@@ -166,7 +166,7 @@ impl Logins {
 }
 
 impl Waiting {
-    /// Lets the time pass. To be a task of its own: whoever leaves before the answer has guessed all the same.
+    /// Lets the time pass. To be a task of its own: a caller that leaves before the answer has guessed all the same.
     pub(super) async fn rest(self) {
         tokio::time::sleep(DELAY).await;
     }

@@ -141,7 +141,7 @@ impl Api {
         self.reconfigured.send_replace(());
     }
 
-    /// Takes a connection of a back end in (or, with `center`, of whoever asks for nodes), and serves it to its end in a task
+    /// Takes a connection of a back end in (or, with `center`, of one that asks for nodes), and serves it to its end in a task
     /// of its own. `load` is dropped with it.
     pub fn adopt<T: 'static>(self: &Rc<Self>, socket: TcpStream, peer: SocketAddr, center: bool, load: T) {
         let Some(taken) = self.callers.admit(peer.ip(), center) else {

@@ -122,7 +122,7 @@ impl Api {
             input.drain(..done);
             let progress = done > 0;
             if progress {
-                // Whoever does not take the answers is idle, too.
+                // A caller that does not take the answers is idle, too.
                 since = Instant::now();
                 taken.rest(since);
             }

@@ -4,6 +4,7 @@
 //! coroutines that the script makes.
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -41,6 +42,11 @@ impl ConnRef {
     /// A connection's.
     pub fn of(conn: &Conn) -> ConnRef {
         ConnRef { client_id: conn.client_id, slot: conn.slot }
+    }
+
+    /// Its client's address, while it is there.
+    pub fn address(self) -> Option<IpAddr> {
+        Some(host()?.shard.get_at(self.slot, self.client_id)?.remote.ip())
     }
 }
 

@@ -18,6 +18,7 @@ pub mod mix;
 mod natives;
 mod outcome;
 pub mod pattern;
+mod places;
 pub mod program;
 mod push;
 pub mod stack;

@@ -7,14 +7,14 @@
 //! Lua is entered only while nothing of the shard is borrowed.
 
 use mlua::{Lua, ffi};
-use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::BTreeMap;
+use std::cell::{OnceCell, RefCell};
 use std::ffi::c_int;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use self::memory::Memory;
 use super::budget::Budgets;
 use super::build::{Built, Entries, LOAD_BUDGET, build};
 use super::current::{self, ConnRef, Current};
@@ -22,17 +22,21 @@ use super::doing::Doing;
 use super::hooks::HookArgs;
 use super::mix::console;
 use super::outcome;
+use super::places::{Places, Whose};
 use super::program::{Program, shown};
 use super::stack::{State, protect};
 use super::teach::Known;
 use super::wait::{self, Wait};
 use super::{guard, handler, trace};
 use crate::config::Protocol;
-use crate::telemetry::seldom::seldom;
+
+mod memory;
+mod turn;
 
 pub use super::build::VmLimits;
 pub use super::hooks::Hook;
 pub use super::outcome::{Failure, Returned};
+pub use turn::Turn;
 
 /// Idle coroutines that are kept for the next handlers.
 const POOL: usize = 256;
@@ -52,11 +56,6 @@ struct Coroutine {
     anchor: c_int,
 }
 
-/// From how many bytes on a VM's memory counts as nearly full.
-fn nearly_full(memory: usize) -> usize {
-    memory / 4 * 3
-}
-
 /// One VM.
 pub struct Vm {
     main: State,
@@ -66,18 +65,11 @@ pub struct Vm {
     idle: RefCell<Vec<Coroutine>>,
     /// Registry slots of coroutines that were given up.
     free: RefCell<Vec<c_int>>,
-    suspended: Cell<usize>,
-    /// Handlers that may be suspended at once.
-    most_suspended: usize,
-    /// Connections whose next message waits until fewer handlers are suspended, by the number of their turn.
-    queue: RefCell<BTreeMap<u64, Waker>>,
-    next_turn: Cell<u64>,
     /// What its hooks may take, after what they took.
     budgets: Budgets,
-    /// Bytes it may use.
-    memory: usize,
-    /// Bytes in use from which on garbage is collected at once.
-    nearly_full: Cell<usize>,
+    /// Of handlers that wait.
+    places: Places,
+    memory: Memory,
     /// What its errors can say more, once somebody asked.
     pub(super) known: OnceCell<Known>,
     /// The version it runs.
@@ -102,13 +94,9 @@ impl Vm {
             encode_shared,
             idle: RefCell::default(),
             free: RefCell::default(),
-            suspended: Cell::new(0),
-            most_suspended: limits.waiting,
-            queue: RefCell::default(),
-            next_turn: Cell::new(0),
             budgets: Budgets::default(),
-            memory: limits.memory,
-            nearly_full: Cell::new(nearly_full(limits.memory)),
+            places: Places::new(limits.waiting),
+            memory: Memory::new(limits.memory),
             known: OnceCell::new(),
             program,
             lua,
@@ -119,56 +107,6 @@ impl Vm {
     /// Whether the script defines that hook.
     pub fn has(&self, hook: Hook) -> bool {
         self.entries[hook as usize].is_some()
-    }
-
-    /// Bytes of Lua memory in use.
-    pub fn memory(&self) -> usize {
-        self.lua.used_memory()
-    }
-
-    /// Handlers that wait.
-    pub fn waiting(&self) -> usize {
-        self.suspended.get()
-    }
-
-    /// Whether another handler may be started: not too many are suspended.
-    pub fn may_start(&self) -> bool {
-        self.suspended.get() < self.most_suspended
-    }
-
-    /// Ready when another handler may be started. Until then, `turn` keeps the caller's place in the queue; to be dropped
-    /// when it waits no more.
-    pub fn poll_turn(self: &Rc<Self>, turn: &mut Option<Turn>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.may_start() {
-            *turn = None;
-            return Poll::Ready(());
-        }
-        let number = match turn {
-            Some(turn) if Rc::ptr_eq(&turn.vm, self) => turn.number,
-            _ => {
-                let number = self.next_turn.get();
-                self.next_turn.set(number + 1);
-                *turn = Some(Turn { vm: self.clone(), number });
-                number
-            }
-        };
-        self.queue.borrow_mut().insert(number, cx.waker().clone());
-        Poll::Pending
-    }
-
-    /// A reload has replaced this VM: those that wait for a place in it have to look for one in the new VM.
-    pub fn end_queue(&self) {
-        let queue = self.queue.take();
-        queue.into_values().for_each(Waker::wake);
-    }
-
-    /// Wakes the first that waits for a place, if there is one. It wakes the next when it leaves the queue.
-    fn wake_next(&self) {
-        if self.may_start()
-            && let Some((_, first)) = self.queue.borrow().first_key_value()
-        {
-            first.wake_by_ref();
-        }
     }
 
     /// Runs a hook till it returns, fails or waits. `conn`: none for `protocol_encode` of all connections. `budget` is the longest it may hold the thread between two waits.
@@ -196,8 +134,17 @@ impl Vm {
         match self.resume(coroutine, 2, hook, current, budget) {
             Step::Done(result) => Started::Done(result),
             Step::Waiting(wait) => {
-                self.suspended.set(self.suspended.get() + 1);
-                Started::Suspended(Handler { vm: self.clone(), hook, coroutine, current, wait: Some(wait), budget })
+                let whose = Whose::new(hook, conn.and_then(ConnRef::address));
+                self.places.take(whose);
+                Started::Suspended(Handler {
+                    vm: self.clone(),
+                    hook,
+                    coroutine,
+                    current,
+                    wait: Some(wait),
+                    budget,
+                    whose,
+                })
             }
         }
     }
@@ -251,6 +198,7 @@ impl Vm {
                 if status == ffi::LUA_ERRMEM {
                     // There is no collection in an emergency: without this one, all that follows would fail too.
                     self.collect();
+                    self.look_at_wear();
                 } else {
                     self.relieve();
                 }
@@ -278,26 +226,6 @@ impl Vm {
     /// `on_message` begins.
     fn is_in_decode(&self, hook: Hook, co: State) -> bool {
         hook == Hook::Message && self.program.protocol == Protocol::Socket && trace::began_in_prelude(co)
-    }
-
-    /// Collects all garbage. Asking for it takes a little memory itself, which there may not be: so without the limit.
-    fn collect(&self) {
-        let collected = self.lua.set_memory_limit(0).and_then(|_| self.lua.gc_collect());
-        if let Err(e) = collected.and_then(|()| self.lua.set_memory_limit(self.memory)) {
-            seldom!(ERROR, "garbage is not collected", ""; "a script's garbage could not be collected: {e}");
-        }
-    }
-
-    /// Collects garbage when memory is nearly full: the next handler may be another connection's, and there is no
-    /// collection in an emergency.
-    fn relieve(&self) {
-        if self.lua.used_memory() > self.nearly_full.get() {
-            self.collect();
-            // What is still in use is in use: not again before half of the rest is taken too.
-            let used = self.lua.used_memory();
-            let rest = self.memory.saturating_sub(used);
-            self.nearly_full.set((used + rest / 2).max(nearly_full(self.memory)));
-        }
     }
 
     fn coroutine(&self) -> Result<Coroutine, Failure> {
@@ -353,24 +281,6 @@ impl Vm {
         }
         self.free.borrow_mut().push(coroutine.anchor);
     }
-
-    fn one_less_suspended(&self) {
-        self.suspended.set(self.suspended.get() - 1);
-        self.wake_next();
-    }
-}
-
-/// A place in the queue of those that wait until a VM may start another handler; given up when dropped.
-pub struct Turn {
-    vm: Rc<Vm>,
-    number: u64,
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.vm.queue.borrow_mut().remove(&self.number);
-        self.vm.wake_next();
-    }
 }
 
 enum Step {
@@ -386,6 +296,7 @@ pub struct Handler {
     current: Current,
     wait: Option<Wait>,
     budget: Duration,
+    whose: Whose,
 }
 
 impl Handler {
@@ -433,6 +344,6 @@ impl Drop for Handler {
         if self.coroutine.anchor != 0 {
             self.vm.drop_coroutine(self.coroutine);
         }
-        self.vm.one_less_suspended();
+        self.vm.places.give(self.whose);
     }
 }

@@ -29,7 +29,7 @@ use crate::wire::reader::Reader;
 
 /// The longest a refused client is waited for.
 const REFUSED_LINGER: Duration = Duration::from_secs(1);
-/// The most clients that are refused for want of a place and waited for; further ones are closed at once.
+/// The most clients that find no place, are told so and waited for; further ones are closed at once.
 const MOST_TURNED_AWAY: usize = 256;
 /// How a connection ends whose client did not wait for the answer to its request.
 const LEFT: &str = "the client ended the connection during its handshake";
@@ -243,8 +243,13 @@ async fn ask(
     input: &mut OwnedReadHalf,
     early: &mut Vec<u8>,
 ) -> Verdict {
-    let Some(vm) = place_in_vm(worker, server, conn).await.filter(|vm| vm.has(Hook::Handshake)) else {
-        return Verdict::NotAsked;
+    let (vm, turn) = loop {
+        let Some(vm) = place_in_vm(worker, server, conn).await else { return Verdict::NotAsked };
+        let turn = worker.newcomers_turn().await;
+        // Others may have taken the place meanwhile.
+        if !conn.is_closing() && vm.may_start(Hook::Handshake, conn) {
+            break (vm, turn);
+        }
     };
     let head = HandshakeRequest {
         headers: request.headers().collect(),
@@ -255,7 +260,6 @@ async fn ask(
     };
     let args = HookArgs::handshake(ConnRef::of(conn), &head);
     let budget = conn.served.limits.get().handler_timeout;
-    let turn = worker.newcomers_turn().await;
     let began = Began::now(&vm, Hook::Handshake);
     let started = vm.start(Hook::Handshake, Some(ConnRef::of(conn)), args, budget);
     worker.newcomers.charge(began.so_far());
@@ -287,7 +291,7 @@ async fn ask(
     }
 }
 
-/// Waits until the server's VM may start another handler; None: the connection ended first.
+/// Waits until the server's VM may start another handler; None: the connection ended first, or the script has no such hook.
 async fn place_in_vm(worker: &Worker, server: usize, conn: &Conn) -> Option<Rc<Vm>> {
     let mut turn = None;
     poll_fn(|cx| {
@@ -297,7 +301,10 @@ async fn place_in_vm(worker: &Worker, server: usize, conn: &Conn) -> Option<Rc<V
         }
         // A reload may replace it meanwhile.
         let vm = worker.vm(server);
-        vm.poll_turn(&mut turn, cx).map(|()| Some(vm))
+        if !vm.has(Hook::Handshake) {
+            return Poll::Ready(None);
+        }
+        vm.poll_turn(Hook::Handshake, conn, &mut turn, cx).map(|()| Some(vm))
     })
     .await
 }

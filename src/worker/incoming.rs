@@ -2,7 +2,7 @@
 
 use super::session::State;
 use crate::message::CloseReason;
-use crate::script::vm::Returned;
+use crate::script::vm::{Hook, Returned};
 
 /// What a protocol makes of the bytes that come.
 pub(super) trait Incoming {
@@ -12,6 +12,10 @@ pub(super) trait Incoming {
     fn end(&mut self, state: &mut State);
     /// Whether something waits that a handler is to be run for.
     fn has_work(&self, state: &State) -> bool;
+    /// The hook that the next handler is of.
+    fn next_hook(&self) -> Hook {
+        Hook::Message
+    }
     /// Runs the next handler; only called when there is work, and no handler is running.
     fn work(&mut self, state: &mut State);
     /// What a hook that it ran has returned.

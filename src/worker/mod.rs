@@ -17,6 +17,7 @@ mod measure;
 mod memory;
 mod newcomers;
 pub mod pulse;
+mod renew;
 mod reserve;
 mod session;
 mod socket;
@@ -32,8 +33,9 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::spawn_local;
+use tokio::time::Instant;
 
 use self::arrivals::Arrivals;
 use self::fair::Fair;
@@ -191,6 +193,9 @@ pub(crate) struct Server {
     next: RefCell<Option<Rc<Vm>>>,
     /// Those that reloads replaced, for as long as they run handlers.
     replaced: RefCell<Vec<Weak<Vm>>>,
+    /// The last that was replaced since its memory was nearly full, and when.
+    worn: RefCell<Weak<Vm>>,
+    renewed: Cell<Option<Instant>>,
 }
 
 impl Server {
@@ -226,11 +231,17 @@ pub(crate) struct Worker {
     reserve: Reserve,
     /// Clients that are told there is no place for them.
     turned_away: Cell<usize>,
+    /// The memory of some VM is nearly full.
+    worn: Notify,
 }
 
 impl Worker {
     fn vm(&self, server: usize) -> Rc<Vm> {
-        self.servers[server].vm.borrow().clone()
+        let vm = self.servers[server].vm.borrow().clone();
+        if vm.has_worn() {
+            self.worn.notify_one();
+        }
+        vm
     }
 
     /// The shared buffer, taken out for one read.
@@ -294,6 +305,8 @@ fn start(spec: Spec) -> Result<Started, String> {
             vm: RefCell::new(Vm::new(program.clone(), &vm_limits)?),
             next: RefCell::default(),
             replaced: RefCell::default(),
+            worn: RefCell::default(),
+            renewed: Cell::default(),
         });
     }
     spec.memory.add(shard.counts.clone());
@@ -334,6 +347,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         vm_limits,
         reserve: spec.reserve,
         turned_away: Cell::default(),
+        worn: Notify::new(),
     });
     worker.measure();
     Ok((worker, spec.control, spec.listeners))
@@ -347,6 +361,7 @@ async fn serve(worker: Rc<Worker>, control: mpsc::Receiver<Control>, listeners: 
     spawn_local(pulse::run(worker.clone()));
     spawn_local(leaving::run(worker.clone()));
     spawn_local(memory::run(worker.clone()));
+    spawn_local(renew::run(worker.clone()));
     let accepting: Vec<_> =
         listeners.into_iter().map(|l| spawn_local(accept::run(worker.clone(), l)).abort_handle()).collect();
     control::run(worker.clone(), control, accepting).await;

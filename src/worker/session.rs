@@ -152,7 +152,7 @@ impl<I: Incoming> Session<I> {
             return Poll::Ready(());
         } else if incoming.has_work(state) {
             // Handlers of a client that has gone wait for nothing, and so need no place among those that wait.
-            if !closing && state.poll_turn(cx).is_pending() {
+            if !closing && state.poll_turn(incoming.next_hook(), cx).is_pending() {
                 return self.pause(cx);
             }
             state.turn = None;
@@ -272,15 +272,15 @@ impl State {
         self.stretch >= STRETCH
     }
 
-    /// No handler is running, and one may be started.
-    pub(super) fn may_start(&self) -> bool {
-        self.handler.is_none() && (self.conn.is_closing() || self.vm().may_start())
+    /// No handler is running, and one of that hook may be started.
+    pub(super) fn may_start(&self, hook: Hook) -> bool {
+        self.handler.is_none() && (self.conn.is_closing() || self.vm().may_start(hook, &self.conn))
     }
 
     /// Ready when a handler may be started.
-    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_turn(&mut self, hook: Hook, cx: &mut Context<'_>) -> Poll<()> {
         let vm = self.vm();
-        vm.poll_turn(&mut self.turn, cx)
+        vm.poll_turn(hook, &self.conn, &mut self.turn, cx)
     }
 
     /// After a defect of the engine in its task: no more messages, and the end.

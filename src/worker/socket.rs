@@ -144,6 +144,14 @@ impl Incoming for Packages {
         }
     }
 
+    fn next_hook(&self) -> Hook {
+        match (self.connected, self.wanted) {
+            (false, _) => Hook::Connect,
+            (true, 0) => Hook::Input,
+            (true, _) => Hook::Message,
+        }
+    }
+
     fn work(&mut self, state: &mut State) {
         state.charge_frames(1);
         if !self.connected {

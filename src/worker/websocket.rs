@@ -51,7 +51,7 @@ impl Frames {
     fn message(state: &mut State, inbox: &mut Inbox, kind: Kind, data: &[u8]) {
         state.worker.shard.counts_of(&state.conn).read.add(1);
         state.conn.end_message();
-        if inbox.is_empty() && state.may_start() {
+        if inbox.is_empty() && state.may_start(Hook::Message) {
             state.start(Hook::Message, HookArgs::message(kind, data));
         } else {
             inbox.push(kind, data);

@@ -1,0 +1,90 @@
+//! Waiting for a place in a VM, among those of handlers that wait.
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use super::{Hook, Vm};
+use crate::script::places::{Full, Whose};
+use crate::script::program::shown;
+use crate::shard::conn::Conn;
+use crate::telemetry::seldom::seldom;
+
+impl Vm {
+    /// Handlers that wait.
+    pub fn waiting(&self) -> usize {
+        self.places.taken()
+    }
+
+    /// Whether another handler may be started, of that hook for that connection: not too many wait.
+    pub fn may_start(&self, hook: Hook, conn: &Conn) -> bool {
+        self.places.is_roomy() || self.places.full_for(Whose::new(hook, Some(conn.remote.ip()))).is_none()
+    }
+
+    /// Ready when another handler may be started. Until then, `turn` keeps the caller's place in the queue; to be dropped
+    /// when it waits no more.
+    pub fn poll_turn(
+        self: &Rc<Self>,
+        hook: Hook,
+        conn: &Conn,
+        turn: &mut Option<Turn>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        if self.places.is_roomy() {
+            *turn = None;
+            return Poll::Ready(());
+        }
+        let Some(full) = self.places.full_for(Whose::new(hook, Some(conn.remote.ip()))) else {
+            *turn = None;
+            return Poll::Ready(());
+        };
+        // It keeps its number when it comes to wait for something else.
+        let number = match turn {
+            Some(turn) if Rc::ptr_eq(&turn.vm, self) => turn.number,
+            _ => {
+                self.tell_full(full);
+                self.places.number()
+            }
+        };
+        self.places.queue(full, number, cx.waker().clone());
+        if turn.as_ref().is_none_or(|turn| turn.full != full || !Rc::ptr_eq(&turn.vm, self)) {
+            *turn = Some(Turn { vm: self.clone(), number, full });
+        }
+        Poll::Pending
+    }
+
+    fn tell_full(&self, full: Full) {
+        let (most, entry) = (self.places.most(full), shown(&self.program.entry));
+        match full {
+            Full::All => seldom!(WARN, "handlers wait for places", &entry; target: "script",
+                "{most} handlers of {entry} wait, as many as may on a worker: further ones begin when others have ended"),
+            Full::Hook(hook) => {
+                seldom!(WARN, "handlers wait for places", &format!("{entry} {}", hook.name()); target: "script",
+                hook = hook.name(), "{most} handlers of {entry} wait in one hook, as many as may on a worker: further ones of it \
+                begin when others have ended")
+            }
+            Full::Address(address) => {
+                seldom!(WARN, "handlers wait for places", &format!("{entry} of addresses"); target: "script",
+                remote = %address, "{most} handlers of {entry} wait for clients of one address, as many as may on a worker: \
+                further ones begin when others have ended (of clients behind a proxy: trustedProxies)")
+            }
+        }
+    }
+
+    /// A reload has replaced this VM: those that wait for a place in it have to look for one in the new VM.
+    pub fn end_queue(&self) {
+        self.places.end();
+    }
+}
+
+/// A place in the queue of those that wait until a VM may start another handler; given up when dropped.
+pub struct Turn {
+    vm: Rc<Vm>,
+    number: u64,
+    full: Full,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.vm.places.leave(self.full, self.number);
+    }
+}

@@ -1,0 +1,71 @@
+//! A VM whose memory is nearly full with what is in use (a crowd of handlers that wait with much, or what a script gathers
+//! without end) is replaced by a fresh one of the same version, as a reload does. The old one ends with its last handler.
+
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+use super::Worker;
+use crate::script::program::shown;
+use crate::script::vm::Vm;
+use crate::telemetry::seldom::seldom;
+
+/// Between two fresh VMs of a server: a script may fill one as it is loaded, or soon after.
+const PAUSE: Duration = Duration::from_secs(10);
+/// How often it is looked whether a VM that could not be replaced can be now.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Replaces VMs whenever it is told that one has worn, until the worker ends.
+pub(super) async fn run(worker: Rc<Worker>) {
+    loop {
+        worker.worn.notified().await;
+        while !renew_all(&worker) {
+            sleep(AGAIN).await;
+        }
+    }
+}
+
+/// False: a VM is worn, and can't be replaced yet.
+fn renew_all(worker: &Worker) -> bool {
+    // All of them, whatever the first comes to.
+    (0..worker.servers.len()).filter(|&server| !renew(worker, server)).count() == 0
+}
+
+fn renew(worker: &Worker, server: usize) -> bool {
+    let server = &worker.servers[server];
+    let vm = server.vm.borrow().clone();
+    if !vm.is_worn() {
+        return true;
+    }
+    let (entry, mib) = (shown(&vm.program.entry), vm.memory() >> 20);
+    // A crowd that fills one VM after the other would have all memory of the machine.
+    let before = server.worn.borrow().strong_count() > 0;
+    if before || server.renewed.get().is_some_and(|then| then.elapsed() < PAUSE) {
+        seldom!(WARN, "VMs are nearly full", &entry; target: "script",
+            "the memory of {entry} is nearly full ({mib} MiB) with what is in use, and so it was lately: its next VM waits");
+        return false;
+    }
+    if !vm.is_worn_out() {
+        return true;
+    }
+    server.renewed.set(Some(Instant::now()));
+    match Vm::new(vm.program.clone(), &worker.vm_limits) {
+        Ok(fresh) if fresh.memory() < vm.memory() / 2 => {
+            seldom!(WARN, "VMs are replaced", &entry; target: "script",
+                waiting = vm.waiting(), "the memory of {entry} is nearly full ({mib} MiB) with what is in use: a fresh VM takes \
+                over, without what the script has kept in variables");
+            server.worn.replace(Rc::downgrade(&vm));
+            server.replace_vm(fresh);
+            true
+        }
+        Ok(_) => {
+            seldom!(ERROR, "VMs are full from the start", &entry; target: "script",
+                "{entry} takes half of the memory of a VM to be loaded (engine.luavm.memoryLimit): it is not replaced");
+            false
+        }
+        Err(e) => {
+            seldom!(ERROR, "VMs cannot be replaced", &entry; target: "script", "{entry} could not be loaded anew: {e}");
+            false
+        }
+    }
+}

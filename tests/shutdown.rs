@@ -382,3 +382,18 @@ async fn clients_that_leave_by_themselves_meanwhile_are_no_trouble() {
     let (clean, took) = stopping.await.unwrap();
     assert!(clean && took < Duration::from_secs(10), "{took:?}");
 }
+
+#[tokio::test]
+async fn signals_are_heard_though_whoever_started_it_had_blocked_them() {
+    let dir = folder(LONG);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_connmix"));
+    command.arg("single").current_dir(dir.path());
+    kit::process::block_signals(&mut command, &[libc::SIGTERM, libc::SIGUSR2]);
+    let process = Process::of(command);
+    process.line(" is ready; ");
+    process.signal(libc::SIGUSR2);
+    process.line("SIGUSR2 is reserved");
+    process.signal(libc::SIGTERM);
+    let ended = process.ended();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}

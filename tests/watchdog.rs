@@ -3,25 +3,13 @@
 mod kit;
 
 use kit::process::{Ended, Process};
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 /// Runs the program in a folder with the watchdog's signal blocked: to LuaJIT that is as if it could not be interrupted.
 fn unguarded(dir: &std::path::Path, args: &[&str]) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_connmix"));
     command.args(args).current_dir(dir);
-    // SAFETY: the calls are async-signal-safe, as they must be between fork and exec.
-    unsafe {
-        command.pre_exec(|| {
-            let mut blocked: libc::sigset_t = std::mem::zeroed();
-            libc::sigemptyset(&mut blocked);
-            libc::sigaddset(&mut blocked, libc::SIGURG);
-            match libc::pthread_sigmask(libc::SIG_BLOCK, &blocked, std::ptr::null_mut()) {
-                0 => Ok(()),
-                error => Err(std::io::Error::from_raw_os_error(error)),
-            }
-        });
-    }
+    kit::process::block_signals(&mut command, &[libc::SIGURG]);
     Process::of(command).ended()
 }
 

@@ -48,6 +48,21 @@ const IGNORED: [(i32, &str); 9] = [
     (libc::SIGTTOU, "SIGTTOU"),
 ];
 
+/// Lets through what whoever started the process has blocked: a mask is inherited, and with TERM in it no stop would be
+/// heard. Threads that are started later inherit this one.
+fn unblock() -> io::Result<()> {
+    // SAFETY: the set is initialised by sigemptyset before it is read; the mask is that of the calling thread alone.
+    let failed = unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        HEARD.iter().for_each(|(number, ..)| {
+            libc::sigaddset(&mut set, *number);
+        });
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut())
+    };
+    if failed == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(failed)) }
+}
+
 /// The signals that have come.
 pub(super) struct Signals {
     come: mpsc::Receiver<(&'static str, Wish)>,
@@ -62,6 +77,7 @@ impl Signals {
                 return Err(io::Error::last_os_error());
             }
         }
+        unblock()?;
         let (tell, come) = mpsc::channel(HEARD.len());
         for (number, name, wish) in HEARD {
             let (mut signals, tell) = (signal(SignalKind::from_raw(number))?, tell.clone());

@@ -3,6 +3,7 @@
 use super::PATIENCE;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -53,6 +54,24 @@ pub struct Process {
     child: Child,
     out: Arc<Output>,
     err: Arc<Output>,
+}
+
+/// Has a program start with these signals blocked, as some programs that start others leave them.
+pub fn block_signals(command: &mut Command, signals: &'static [i32]) {
+    // SAFETY: the calls are async-signal-safe, as they must be between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            let mut blocked: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut blocked);
+            for signal in signals {
+                libc::sigaddset(&mut blocked, *signal);
+            }
+            match libc::pthread_sigmask(libc::SIG_BLOCK, &blocked, std::ptr::null_mut()) {
+                0 => Ok(()),
+                error => Err(std::io::Error::from_raw_os_error(error)),
+            }
+        });
+    }
 }
 
 /// How a process ended, and all it printed.

@@ -3,6 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -150,12 +151,19 @@ impl io::Write for DailyFile {
     }
 }
 
-/// The file, and the bytes it has.
+/// The file, and the bytes it has. Only a regular file is taken: a FIFO that nobody reads would hold up whoever opens it or
+/// writes to it.
 fn append(folder: &Path, name: &str) -> io::Result<(File, u64)> {
     std::fs::create_dir_all(folder)?;
-    let file = OpenOptions::new().append(true).create(true).open(folder.join(name))?;
-    let size = file.metadata()?.len();
-    Ok((file, size))
+    let file = OpenOptions::new().append(true).create(true).custom_flags(libc::O_NONBLOCK).open(folder.join(name));
+    let not_regular = || io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file");
+    // A FIFO that nobody reads, or a socket.
+    let file = file.map_err(|e| if e.raw_os_error() == Some(libc::ENXIO) { not_regular() } else { e })?;
+    let about = file.metadata()?;
+    if !about.is_file() {
+        return Err(not_regular());
+    }
+    Ok((file, about.len()))
 }
 
 fn name(before: &str, day: u64, part: u32, after: &str) -> String {
@@ -306,5 +314,32 @@ mod tests {
         CLOCK.fetch_add(DAY, Ordering::Relaxed);
         writeln!(file, "fourth").unwrap();
         assert_eq!(std::fs::read_to_string(dir.path().join("moved/app.2026-03-01")).unwrap(), "third\nfourth\n");
+    }
+
+    #[test]
+    fn a_fifo_in_its_place_holds_nobody_up() {
+        static CLOCK: AtomicU64 = AtomicU64::new(20_513 * DAY);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.log");
+        let mut file = DailyFile::open_at(&path, 2, || CLOCK.load(Ordering::Relaxed)).unwrap();
+        let fifo = |name: &str| {
+            let name = std::ffi::CString::new(dir.path().join(name).into_os_string().into_encoded_bytes()).unwrap();
+            // SAFETY: the name is a C string.
+            assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        };
+        std::fs::rename(dir.path().join("app.2026-03-01.log"), dir.path().join("moved")).unwrap();
+        fifo("app.2026-03-01.log");
+        fifo("app.2026-03-02.log");
+        assert_eq!(file.reopen().unwrap_err().to_string(), "it is no regular file");
+        // One that somebody reads is none, either: who stops reading it would hold up the log.
+        let _reader = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(dir.path().join("app.2026-03-01.log"))
+            .unwrap();
+        assert_eq!(file.reopen().unwrap_err().to_string(), "it is no regular file");
+        CLOCK.fetch_add(DAY, Ordering::Relaxed);
+        writeln!(file, "goes on").unwrap();
+        assert_eq!(std::fs::read_to_string(dir.path().join("moved")).unwrap(), "goes on\n");
     }
 }

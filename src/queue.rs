@@ -20,7 +20,7 @@ use crate::ids::ClientId;
 use crate::message::Channel;
 use blocked::Blocked;
 
-pub use blocked::{Pushed, Waiting};
+pub use blocked::{Closed, Pushed, Waiting};
 pub use consumer::Consumer;
 
 /// A topic's name: the rules are those of channels.
@@ -103,6 +103,8 @@ struct State {
     last: u64,
     /// Those that waited for room and got it, until their pushers hear of it: how many waited in the topic then.
     admitted: HashMap<u64, usize, RandomState>,
+    /// Nothing waits for room any more.
+    closed: bool,
 }
 
 /// Wakers to call once the lock is open.

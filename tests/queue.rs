@@ -183,6 +183,21 @@ async fn with_full_block_a_push_waits_for_room_and_others_are_served() {
 }
 
 #[tokio::test]
+async fn a_stop_does_not_wait_for_room_that_nobody_makes() {
+    let script = "
+      function on_message(msg, conn) conn:send(tostring(mix.queue.push('work', msg.data))) end
+      function on_close(id) mix.queue.push('left', id) mix.queue.push('work', id) end";
+    let rig = Rig::with(script, "", "workers: 2\nluavm: {queue: {topicSize: 1, full: block}}");
+    let (mut first, mut waits) = (rig.connect().await, rig.connect().await);
+    assert_eq!(first.ask("1").await, "1");
+    waits.send("2").await;
+    let mut gone = rig.connect().await;
+    gone.send("3").await;
+    drop(gone);
+    assert!(rig.shutdown().await, "the stop is over before shutdownTimeout is");
+}
+
+#[tokio::test]
 async fn a_login_is_checked_by_a_back_end_while_the_handler_waits() {
     let rig = rig("");
     let mut api = back_end(&rig).await;

@@ -60,6 +60,7 @@ pub struct Engine {
     draining: watch::Sender<bool>,
     peers: Arc<Peers>,
     workers: Vec<JoinHandle<()>>,
+    queue: Arc<Queue>,
     config: Arc<ArcSwap<Config>>,
     /// The thread that looks at the process's memory ends with it.
     memory: Option<std::sync::mpsc::Sender<()>>,
@@ -125,6 +126,7 @@ impl Engine {
             draining,
             peers: peers.clone(),
             workers: Vec::with_capacity(workers),
+            queue: queue.clone(),
             config: config.clone(),
             memory: None,
             supervisor: None,
@@ -208,6 +210,8 @@ impl Engine {
         let supervisor = self.supervisor.take().map(|(_, thread)| thread);
         self.draining.send_replace(true);
         self.doors.shut();
+        // Its consumers end now.
+        self.queue.close();
         let deadline = std::time::Instant::now() + within;
         let mut untold: Vec<_> = self.workers.iter().zip(&self.peers.control).collect();
         while !untold.is_empty() && std::time::Instant::now() < deadline {

@@ -24,6 +24,11 @@ pub struct Waiting {
     ticket: u64,
 }
 
+/// A push that waited for room got none: the engine stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the topic is full, and the engine stops")]
+pub struct Closed;
+
 /// How far a push came.
 pub enum Pushed {
     /// It is in the topic: so many messages wait there now.
@@ -45,7 +50,7 @@ impl Queue {
                 wakers.into_iter().for_each(Waker::wake);
                 return Ok(Pushed::Now(waiting));
             }
-            Err(PushError::Full(..) | PushError::Bytes(_)) if self.waits => {}
+            Err(PushError::Full(..) | PushError::Bytes(_)) if self.waits && !state.closed => {}
             Err(other) => return Err(other),
         }
         let ticket = state.number();
@@ -61,6 +66,18 @@ impl Queue {
         shelf.blocked.insert(ticket, Blocked { message, waker: None });
         drop(state);
         Ok(Pushed::Waits(Waiting { queue: self.clone(), topic: place, ticket }))
+    }
+
+    /// Ends all waiting for room, now and from now on: the engine stops, and nobody makes room any more.
+    pub fn close(&self) {
+        let mut wakers = Wakers::new();
+        let mut state = self.lock();
+        state.closed = true;
+        for (_, topic) in &mut state.topics {
+            wakers.extend(topic.blocked.values_mut().filter_map(|blocked| blocked.waker.take()));
+        }
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -85,12 +102,15 @@ impl State {
 
 impl Future for Waiting {
     /// How many messages wait in the topic, once this one does.
-    type Output = usize;
+    type Output = Result<usize, Closed>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<usize> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.queue.lock();
         if let Some(waiting) = state.admitted.remove(&self.ticket) {
-            return Poll::Ready(waiting);
+            return Poll::Ready(Ok(waiting));
+        }
+        if state.closed {
+            return Poll::Ready(Err(Closed));
         }
         let blocked = state.topics.get_mut(self.topic).and_then(|topic| topic.blocked.get_mut(&self.ticket));
         if let Some(blocked) = blocked {

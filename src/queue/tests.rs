@@ -62,6 +62,11 @@ fn push_or_wait(queue: &Arc<Queue>, name: &str, data: &[u8]) -> Result<Pushed, P
 
 /// What a push that waits for room came to, if it has any by now.
 fn now(waiting: &mut Waiting) -> Option<usize> {
+    outcome(waiting).map(|n| n.expect("the queue is open"))
+}
+
+/// The same where the queue may be closed.
+fn outcome(waiting: &mut Waiting) -> Option<Result<usize, Closed>> {
     match std::pin::Pin::new(waiting).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(n) => Some(n),
         Poll::Pending => None,
@@ -92,6 +97,31 @@ fn a_push_that_waits_gets_room_in_its_turn_and_leaves_nothing_when_it_is_given_u
     consumer.written(10);
     drop(consumer);
     assert_eq!(queue.waiting().len(), 1, "what was taken and not written is back");
+}
+
+#[test]
+fn closed_it_lets_nobody_wait_for_room() {
+    let queue = Arc::new(Queue::new(1, 3).waiting_for_room(true));
+    push(&queue, "a", "1").unwrap();
+    let Ok(Pushed::Waits(mut waiting)) = push_or_wait(&queue, "a", b"2") else { panic!("there is no room for it") };
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    assert!(std::pin::Pin::new(&mut waiting).poll(&mut Context::from_waker(&waker)).is_pending());
+    queue.close();
+    assert!(woken.0.load(std::sync::atomic::Ordering::Relaxed), "it hears of it");
+    assert_eq!(outcome(&mut waiting), Some(Err(Closed)));
+    drop(waiting);
+    assert!(matches!(push_or_wait(&queue, "a", b"3"), Err(PushError::Full(..))));
+    assert!(matches!(push_or_wait(&queue, "b", b"4"), Ok(Pushed::Now(1))), "where there is room, it is taken");
+}
+
+#[derive(Default)]
+struct Woken(std::sync::atomic::AtomicBool);
+
+impl std::task::Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
 }
 
 #[test]

@@ -46,7 +46,9 @@ fn push(args: &Args) -> Result<Outcome<Result<f64, String>>, Raise> {
     };
     match host.queue.push_or_wait(&topic, conn.client_id, data) {
         Ok(Pushed::Now(waiting)) => now(Ok(waiting as f64)),
-        Ok(Pushed::Waits(room)) => Ok(Outcome::later(async move { Ok(room.await as f64) })),
+        Ok(Pushed::Waits(room)) => {
+            Ok(Outcome::later(async move { room.await.map(|waiting| waiting as f64).map_err(|e| e.to_string()) }))
+        }
         Err(e) => now(Err(e.to_string())),
     }
 }

@@ -13,6 +13,8 @@ pub enum Value {
     Str(Box<[u8]>),
     /// A table's pairs, in the order they were read.
     Table(Box<[(Value, Value)]>),
+    /// Those of a table that is an array, even while it is empty: where it was decoded from one, or marked so.
+    Array(Box<[(Value, Value)]>),
 }
 
 impl Value {
@@ -27,7 +29,7 @@ impl Value {
             + match self {
                 Value::Nil | Value::Bool(_) | Value::Number(_) => 0,
                 Value::Str(s) => s.len(),
-                Value::Table(pairs) => pairs.iter().map(|(k, v)| k.weight() + v.weight()).sum(),
+                Value::Table(pairs) | Value::Array(pairs) => pairs.iter().map(|(k, v)| k.weight() + v.weight()).sum(),
             }
     }
 }

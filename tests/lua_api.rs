@@ -188,6 +188,15 @@ async fn json() {
         ("return mix.json_encode({})", "'{}', nil"),
         ("return mix.json_encode(mix.json_array({}))", "'[]', nil"),
         ("return mix.json_encode((mix.json_decode('[]')))", "'[]', nil"),
+        // What the engine makes an array of is one while it is empty, too, and so is one that has been in a context.
+        ("return mix.json_encode(conn:channels())", "'[]', nil"),
+        ("return mix.json_encode(mix.str_split('', ''))", "'[]', nil"),
+        ("conn:set_context({ a = mix.json_decode('[[],{}]') }) return mix.json_encode(conn:context())", "'{\"a\":[[],{}]}', nil"),
+        (
+            "conn:set_context_value('a', mix.json_array({ 1 })) local a = conn:context_value('a') a[1] = nil return mix.json_encode(a)",
+            "'[]', nil",
+        ),
+        ("conn:set_context_value('a', {}) return mix.json_encode(conn:context_value('a'))", "'{}', nil"),
         ("return mix.json_encode({ a = (mix.json_decode('[[],{}]')) })", "'{\"a\":[[],{}]}', nil"),
         ("local t = mix.json_array({}) t.x = 1 return mix.json_encode(t)", "'{\"x\":1}', nil"),
         ("local t = {} return mix.json_array(t) == t, mix.json_array(mix.json_array({ 1 }))", "true, {1}"),

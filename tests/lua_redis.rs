@@ -62,6 +62,7 @@ async fn replies_are_numbers_strings_tables_and_nil() {
         ("r:command('mset', 'x', 1, 'z', 3)", "'OK' nil"),
         ("r:command('mget', 'x', 'y', 'z')", "['1' nil '3'] nil"),
         ("r:command('lrange', 'none', 0, -1)", "[] nil"),
+        ("mix.json_encode((r:command('lrange', 'none', 0, -1)))", "'[]' nil"),
         ("r:command('eval', 'return {1, {2, {false, \"a\"}, {}}, 3}', 0)", "[1 [2 [nil 'a'] []] 3] nil"),
         // An error in an array is no string, however deep; alone it is the err.
         ("r:command('eval', 'return {1, redis.error_reply(\"MY X\"), \"MY X\"}', 0)", "[1 {err='MY X'} 'MY X'] nil"),

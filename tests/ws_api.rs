@@ -415,8 +415,9 @@ async fn conn_call_works_on_connections_of_any_worker() {
         assert_eq!(call("set_context", json!([{"a": [1, "x"], "gone": 1, "uid": i}])).await, done);
         assert_eq!(call("set_context_value", json!(["gone", null])).await, done);
         assert_eq!(call("set_context", json!([[]])).await, done, "PHP's empty object");
+        assert_eq!(call("set_context_value", json!(["list", {"none": [], "nothing": {}}])).await, done);
         let context: Value = serde_json::from_str(&client.ask("context").await).unwrap();
-        assert_eq!(context, json!({"a": [1, "x"], "uid": i}));
+        assert_eq!(context, json!({"a": [1, "x"], "uid": i, "list": {"none": [], "nothing": {}}}));
         assert_eq!(call("subscribe", json!(["one", "two"])).await, done);
         assert_eq!(call("unsubscribe", json!(["one", "never"])).await, done);
         assert_eq!(client.ask("channels").await, "two");

@@ -167,7 +167,7 @@ impl Args {
     /// The same for tables of at most that many bytes, as [`Value::weight`] counts them.
     pub fn table_within(&self, index: i32, most: usize) -> Result<Box<[(Value, Value)]>, Raise> {
         match self.value_within(index, most)? {
-            Value::Table(pairs) => Ok(pairs),
+            Value::Table(pairs) | Value::Array(pairs) => Ok(pairs),
             _ => Err(self.wrong(index, "table")),
         }
     }
@@ -262,7 +262,8 @@ unsafe fn value_at(state: State, slot: c_int, depth: usize, left: &mut usize) ->
                     }
                     ffi::lua_pop(state, 1);
                 }
-                Ok(Value::Table(pairs.into()))
+                let marked = super::push::is_marked_array(state, table);
+                Ok(if marked { Value::Array(pairs.into()) } else { Value::Table(pairs.into()) })
             }
             _ => Err(NoCopy::Other(format!("got a {}", type_name(state, slot)))),
         }

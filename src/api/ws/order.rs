@@ -132,7 +132,7 @@ fn value(json: Json, depth: usize) -> Result<Value, ApiError> {
             for (i, item) in items.into_iter().enumerate().filter(|(_, item)| !item.is_null()) {
                 pairs.push((Value::Number(i as f64 + 1.0), value(item, depth + 1)?));
             }
-            Value::Table(pairs.into())
+            Value::Array(pairs.into())
         }
         Json::Object(fields) => {
             let mut pairs = Vec::with_capacity(fields.len());
@@ -167,7 +167,7 @@ mod tests {
         values.sort_by(|a, b| a.0.cmp(&b.0));
         let list = [(Value::Number(1.0), Value::Number(1.0)), (Value::Number(3.0), Value::str("x"))];
         let want = [
-            ("a", Value::Table(list.into())),
+            ("a", Value::Array(list.into())),
             ("b", Value::Nil),
             ("d", Value::Number(0.5)),
             ("m", Value::Number(-3.0)),

@@ -130,7 +130,7 @@ fn text(what: &str, value: Value) -> Result<Box<[u8]>, String> {
 
 fn pairs(what: &str, value: Value) -> Result<Box<[(Value, Value)]>, String> {
     match value {
-        Value::Table(pairs) => Ok(pairs),
+        Value::Table(pairs) | Value::Array(pairs) => Ok(pairs),
         other => Err(format!("{what}: table expected, got {}", kind(&other))),
     }
 }
@@ -176,7 +176,7 @@ fn kind(value: &Value) -> &'static str {
         Value::Bool(_) => "boolean",
         Value::Number(_) => "number out of range",
         Value::Str(_) => "string",
-        Value::Table(_) => "table",
+        Value::Table(_) | Value::Array(_) => "table",
     }
 }
 

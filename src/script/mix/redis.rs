@@ -9,6 +9,7 @@ use super::json;
 use crate::outbound;
 use crate::outbound::redis::{Command, Reply};
 use crate::script::current;
+use crate::script::push::mark_array;
 use crate::script::stack::{Args, Fallible, Push, Raise, State, push_bytes, set_method, set_native, type_name};
 use crate::script::wait::{self, Outcome, set_waiting_method, waiting};
 
@@ -200,6 +201,7 @@ impl Push for &Reply {
                         reply.push_to(state);
                         ffi::lua_rawseti(state, -2, i as ffi::lua_Integer + 1);
                     }
+                    mark_array(state);
                 }
             }
         }

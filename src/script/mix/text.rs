@@ -4,6 +4,7 @@ use memchr::{memchr_iter, memmem};
 use mlua::ffi;
 use std::ffi::c_int;
 
+use crate::script::push::mark_array;
 use crate::script::stack::{
     Args, Raise, State, VALUES_PER_LOOK, bytes_at, in_time, push_bytes, set_native, set_raw, throw, type_name,
 };
@@ -123,6 +124,7 @@ unsafe extern "C-unwind" fn str_split(state: State) -> c_int {
             push_bytes(state, piece);
             ffi::lua_rawseti(state, -2, i as ffi::lua_Integer + 1);
         }
+        mark_array(state);
     }
     1
 }

@@ -15,6 +15,7 @@ use std::cell::Cell;
 use std::ffi::{CStr, c_int};
 use std::ptr;
 
+use crate::script::push;
 use crate::script::stack::{Args, Raise, State, throw};
 
 /// The deepest nesting of arrays and objects, in both directions.
@@ -40,7 +41,7 @@ pub unsafe fn register(state: State) {
         set_function(state, mix, c"json_decode", decode::json_decode);
         set_function(state, mix, c"json_encode", encode::json_encode);
         set_function(state, mix, c"json_array", json_array);
-        ffi::lua_setfield(state, ffi::LUA_REGISTRYINDEX, METATABLE.as_ptr());
+        push::set_array_metatable(state);
         push_null(state);
         // Light userdata share one metatable, which only tells the null pointer how it prints.
         if ffi::lua_getmetatable(state, -1) != 0 {
@@ -55,9 +56,6 @@ pub unsafe fn register(state: State) {
     }
 }
 
-/// The name under which the registry keeps the metatable of empty arrays.
-const METATABLE: &CStr = c"connmix.json_array";
-
 /// Sets `table[name]` to a function that may call [`encoded`]; `table` is at the top of the stack and stays there.
 ///
 /// # Safety
@@ -65,7 +63,7 @@ const METATABLE: &CStr = c"connmix.json_array";
 pub(super) unsafe fn set_encoding(state: State, name: &CStr, function: ffi::lua_CFunction) {
     unsafe {
         let table = ffi::lua_gettop(state);
-        ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, METATABLE.as_ptr());
+        push::push_array_metatable(state);
         set_function(state, table, name, function);
         ffi::lua_pop(state, 1);
     }

@@ -208,7 +208,7 @@ mod tests {
         let raw = |state| unsafe {
             before = text(state, chain.as_bytes(), c"=chain");
             ffi::lua_settop(state, 0);
-            let _run = guard::enter(state, Duration::from_millis(1));
+            let _run = guard::enter(state, Duration::from_millis(1), Doing::TESTING);
             until_expired();
             after = (text(state, chain.as_bytes(), c"=chain"), error_text(state));
             ffi::lua_settop(state, 0);

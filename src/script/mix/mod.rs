@@ -103,7 +103,7 @@ pub(crate) mod tests {
         let mut said = String::new();
         unsafe {
             lua.exec_raw::<()>(call, |state| {
-                let _run = guard::enter(state, Duration::from_millis(1));
+                let _run = guard::enter(state, Duration::from_millis(1), crate::script::doing::Doing::TESTING);
                 while !guard::expired() {
                     std::thread::sleep(Duration::from_millis(1));
                 }

@@ -321,7 +321,7 @@ mod tests {
         static CLOCK: AtomicU64 = AtomicU64::new(20_513 * DAY);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.log");
-        let mut file = DailyFile::open_at(&path, 2, || CLOCK.load(Ordering::Relaxed)).unwrap();
+        let mut file = DailyFile::open_at(&path, DAILY, || CLOCK.load(Ordering::Relaxed)).unwrap();
         let fifo = |name: &str| {
             let name = std::ffi::CString::new(dir.path().join(name).into_os_string().into_encoded_bytes()).unwrap();
             // SAFETY: the name is a C string.

@@ -605,13 +605,13 @@ async fn guesses_that_pile_up_are_ended() {
     let (mut kept, mut ended) = (0, 0);
     for mut raw in raws {
         let reply: Reply = raw.reply().await;
-        // Beyond those that wait, credentials are not looked at.
-        let closes = reply.header("Connection") == Some("close");
-        assert_eq!(reply.status, if closes { 429 } else { 401 });
+        // Beyond those that wait, credentials are not looked at; but for some that two workers looked at in the same moment.
         if reply.header("Connection") == Some("close") {
+            assert!([401, 429].contains(&reply.status), "{reply:?}");
             raw.ends().await;
-            ended += 1;
+            ended += usize::from(reply.status == 429);
         } else {
+            assert_eq!(reply.status, 401);
             kept += 1;
         }
     }

@@ -1,29 +1,30 @@
 //! Who may hold the worker next. Time is what connections share, not messages: one handler may take as long as a hundred
 //! thousand others.
 //!
-//! Each connection has an [`Account`] of the time that it took lately. As long as that is little, its task runs whenever
-//! something has come, as any task does. Beyond that it needs a grant: those that need one stand in a queue, he who took least
-//! in front, and one of them runs in a turn of the event loop. Between two grants the sockets are looked at and all who took
-//! little run. So they wait for the handler that is running, never for all that the others have waiting.
+//! Each connection has an [`Account`] of the time that it took lately. As long as that is little, and its last handlers were
+//! short, its task runs whenever something has come, as any task does. Else it needs a grant: those that need one stand in a
+//! queue, who took least in front, and in a turn of the event loop they run for a millisecond, or one handler. Then the sockets
+//! are looked at, and all who took little run. So these wait for the handler that is running, never for all that the others
+//! have waiting. A new connection needs a grant too: nothing is known of its handlers yet.
 //!
 //! Handshakes have one account together, since a connection in its handshake has no past of its own.
 //!
-//! It costs the usual connection two additions a message, and no look at a clock: hooks are timed anyway.
+//! It costs the usual connection a few additions a message, and no look at a clock: hooks are timed anyway.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::task::yield_now;
 
 /// What a connection may take in one go before it is others' turn, in nanoseconds.
 pub(super) const STRETCH: u32 = 1_000_000;
 /// What a connection may have taken lately and still run without a grant, in nanoseconds.
 const LITTLE: u32 = 4_000_000;
-/// A connection pays its debt off by a part of the time that passes: one that takes less than this part of the worker in the
-/// long run needs no grants.
+/// A connection pays its debt off by a part of the time that passes: one that takes less than this part of what all take needs
+/// no grants.
 const SHARE: u32 = 16;
 /// What reading a frame counts for, in nanoseconds: its time is not measured.
 pub(super) const FRAME: u32 = 100;
@@ -31,16 +32,25 @@ pub(super) const FRAME: u32 = 100;
 /// The time that somebody took lately.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Account {
+    /// The last stretch was as long as one may be, or there was none yet: the next one may be as long.
+    long: bool,
     /// In nanoseconds; at most 4.3 s.
     debt: u32,
-    /// The shard's clock when the debt was last looked at, in milliseconds.
+    /// [`Fair::now`] when the debt was last looked at, in milliseconds.
     seen: u32,
 }
 
 impl Account {
     /// Nothing taken; `now` by the shard's clock.
     pub(super) fn new(now: u32) -> Account {
-        Account { debt: 0, seen: now }
+        Account { long: true, debt: 0, seen: now }
+    }
+
+    /// A stretch has ended in which so much was taken, in nanoseconds.
+    pub(super) fn end_stretch(&mut self, taken: u32) {
+        if taken > 0 {
+            self.long = taken >= STRETCH;
+        }
     }
 
     /// So much has been taken, in nanoseconds.
@@ -48,15 +58,17 @@ impl Account {
         self.debt = self.debt.saturating_add(taken);
     }
 
-    /// Whether a grant is needed.
+    /// Whether a grant may be needed.
+    fn may_be_heavy(&self) -> bool {
+        self.long || self.debt > LITTLE
+    }
+
+    /// Whether a grant is needed, once what has been paid off since is taken off.
     fn is_heavy(&mut self, now: u32) -> bool {
-        if self.debt <= LITTLE {
-            return false;
-        }
-        let passed = now.wrapping_sub(self.seen);
+        let passed = (now.wrapping_sub(self.seen) as i32).max(0) as u32;
         self.seen = now;
         self.debt = self.debt.saturating_sub(passed.saturating_mul(1_000_000 / SHARE));
-        self.debt > LITTLE
+        self.long || self.debt > LITTLE
     }
 }
 
@@ -72,8 +84,14 @@ type Key = (u64, u64);
 /// A worker's queue for grants.
 #[derive(Default)]
 pub(super) struct Fair {
+    /// The shard's clock when it was last looked at.
+    clock: Cell<u32>,
+    /// What has been taken since, in nanoseconds.
+    taken: Cell<u64>,
     waiting: RefCell<BTreeMap<Key, Rc<Grant>>>,
     asked: Cell<u64>,
+    /// Deliveries are under way.
+    delivers: Cell<bool>,
     /// Nobody holds a grant, or he has used it.
     used: Cell<bool>,
     /// Wakes the one who grants.
@@ -103,13 +121,27 @@ impl Drop for Ticket {
 }
 
 impl Fair {
+    /// So much has been taken by somebody, in nanoseconds.
+    pub(super) fn pass(&self, taken: u32) {
+        self.taken.set(self.taken.get() + u64::from(taken));
+    }
+
+    /// The time in milliseconds. The shard's clock moves once a second or so; between its ticks at least as much time has passed
+    /// as has been taken.
+    fn now(&self, clock: u32) -> u32 {
+        if self.clock.replace(clock) != clock {
+            self.taken.set(0);
+        }
+        clock.wrapping_add((self.taken.get() / 1_000_000) as u32)
+    }
+
     /// Ready when the task that asks may run a stretch. `ticket` is its place until then; when it is ready, it is to be
     /// dropped at the end of the stretch.
     pub(super) fn poll_turn(
         self: &Rc<Self>,
         account: &mut Account,
         ticket: &mut Option<Ticket>,
-        now: u32,
+        clock: u32,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
         match ticket {
@@ -121,10 +153,10 @@ impl Fair {
                 }
                 Poll::Pending
             }
-            None if account.is_heavy(now) => {
+            None if account.may_be_heavy() && account.is_heavy(self.now(clock)) => {
                 let asked = self.asked.get();
                 self.asked.set(asked + 1);
-                let key = (u64::from(now) + u64::from(account.debt / 1_000_000), asked);
+                let key = (u64::from(self.now(clock)) + u64::from(account.debt / 1_000_000), asked);
                 let task = RefCell::new(cx.waker().clone());
                 let grant = Rc::new(Grant { fair: self.clone(), key, given: Cell::new(false), task });
                 self.waiting.borrow_mut().insert(key, grant.clone());
@@ -142,25 +174,45 @@ impl Fair {
         }
     }
 
-    /// Gives the grants, one in a turn of the event loop. Runs as long as the worker does.
+    /// Says whether deliveries are under way, that come in slices with a turn of the event loop between them.
+    pub(super) fn delivers(&self, under_way: bool) {
+        self.delivers.set(under_way);
+    }
+
+    /// Gives the grants: in a turn of the event loop as many as take a stretch together, at least one. Runs as long as the
+    /// worker does.
     pub(super) async fn run(self: Rc<Self>) {
+        let stretch = Duration::from_nanos(STRETCH.into());
         loop {
-            poll_fn(|cx| self.poll_next(cx)).await.task.borrow().wake_by_ref();
-            poll_fn(|cx| self.poll_used(cx)).await;
-            // Lets the sockets be looked at; whom they wake runs before this goes on.
+            poll_fn(|cx| self.poll_any(cx)).await;
+            let began = Instant::now();
+            while let Some(grant) = self.next() {
+                grant.task.borrow().wake_by_ref();
+                drop(grant);
+                poll_fn(|cx| self.poll_used(cx)).await;
+                if began.elapsed() >= stretch {
+                    break;
+                }
+            }
+            // Lets the sockets be looked at; whom they wake runs before this goes on. Deliveries may have as much time as the
+            // grants took: else each of their slices would wait for one.
+            let (used, took) = (Instant::now(), began.elapsed());
             yield_now().await;
+            while self.delivers.get() && used.elapsed() < took {
+                yield_now().await;
+            }
         }
     }
 
-    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Rc<Grant>> {
-        match self.waiting.borrow_mut().pop_first() {
-            Some((_, grant)) => {
-                self.used.set(false);
-                grant.given.set(true);
-                Poll::Ready(grant)
-            }
-            None => self.wait(cx),
-        }
+    fn next(&self) -> Option<Rc<Grant>> {
+        let (_, grant) = self.waiting.borrow_mut().pop_first()?;
+        self.used.set(false);
+        grant.given.set(true);
+        Some(grant)
+    }
+
+    fn poll_any(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.waiting.borrow().is_empty() { self.wait(cx) } else { Poll::Ready(()) }
     }
 
     fn poll_used(&self, cx: &mut Context<'_>) -> Poll<()> {

@@ -262,7 +262,7 @@ async fn ask(
     let budget = conn.served.limits.get().handler_timeout;
     let began = Began::now(&vm, Hook::Handshake);
     let started = vm.start(Hook::Handshake, Some(ConnRef::of(conn)), args, budget);
-    worker.newcomers.charge(began.so_far());
+    worker.charge_newcomers(began.so_far());
     drop(turn);
     let result = match started {
         Started::Done(result) => result,

@@ -22,16 +22,16 @@ pub(super) struct Newcomers {
     account: Cell<Account>,
 }
 
-impl Newcomers {
-    /// So much has been taken.
-    pub(super) fn charge(&self, taken: Duration) {
-        let mut account = self.account.get();
-        account.charge(nanoseconds(taken));
-        self.account.set(account);
-    }
-}
-
 impl Worker {
+    /// Such a handler has taken so much.
+    pub(super) fn charge_newcomers(&self, taken: Duration) {
+        let (taken, mut account) = (nanoseconds(taken), self.newcomers.account.get());
+        account.charge(taken);
+        account.end_stretch(taken);
+        self.newcomers.account.set(account);
+        self.fair.pass(taken);
+    }
+
     fn poll_newcomers_turn(&self, ticket: &mut Option<Ticket>, cx: &mut Context<'_>) -> Poll<()> {
         let mut account = self.newcomers.account.get();
         let turn = self.fair.poll_turn(&mut account, ticket, self.shard.now(), cx);
@@ -59,7 +59,7 @@ impl Worker {
         }
         let resumed = Instant::now();
         let polled = handler.poll(cx, closed);
-        self.newcomers.charge(resumed.elapsed());
+        self.charge_newcomers(resumed.elapsed());
         *ticket = None;
         polled
     }
@@ -73,7 +73,7 @@ pub(super) async fn close_unopened(worker: &Worker, server: usize, conn: &Conn) 
     let (budget, began) = (conn.served.limits.get().handler_timeout, Began::now(&vm, Hook::Close));
     let args = HookArgs::close(ConnRef::of(conn), &reason);
     let started = vm.start(Hook::Close, Some(ConnRef::of(conn)), args, budget);
-    worker.newcomers.charge(began.so_far());
+    worker.charge_newcomers(began.so_far());
     drop(turn);
     let result = match started {
         Started::Done(result) => result,

@@ -100,6 +100,7 @@ impl<I: Incoming> Session<I> {
         let polled = self.poll_phases(cx);
         // A grant is for one stretch.
         self.state.ticket = None;
+        self.state.account.end_stretch(self.state.stretch);
         self.state.worker.shard.hold(&self.state.conn, self.incoming.held(&self.state));
         polled
     }
@@ -260,6 +261,7 @@ impl State {
     fn charge_nanoseconds(&mut self, took: u32) {
         self.stretch = self.stretch.saturating_add(took);
         self.account.charge(took);
+        self.worker.fair.pass(took);
     }
 
     /// So many frames have been read; what their messages took is charged apart.

@@ -31,7 +31,9 @@ pub(super) async fn run(worker: Rc<Worker>) {
     let writes = (WRITES / workers).max(MIN_WRITES);
     loop {
         poll_fn(|cx| poll_work(&worker, &mut deliveries, cx)).await;
-        if slice(&worker, &mut deliveries, writes) {
+        let more = slice(&worker, &mut deliveries, writes);
+        worker.fair.delivers(more);
+        if more {
             // Unlike a mere wake-up, this lets the sockets be looked at before the next slice.
             yield_now().await;
             if workers > 1 {

@@ -48,7 +48,7 @@ const IGNORED: [(i32, &str); 9] = [
     (libc::SIGTTOU, "SIGTTOU"),
 ];
 
-/// Lets through what whoever started the process has blocked: a mask is inherited, and with TERM in it no stop would be
+/// Lets through what the starter of the process has blocked: a mask is inherited, and with TERM in it no stop would be
 /// heard. Threads that are started later inherit this one.
 fn unblock() -> io::Result<()> {
     // SAFETY: the set is initialised by sigemptyset before it is read; the mask is that of the calling thread alone.

@@ -22,8 +22,8 @@ pub struct Mesh {
 }
 
 /// Where a publication must go besides the workers that have subscribers: to those that its caller has ordered to
-/// subscribe a client before. The order may still wait in the worker's mailbox; behind it, the publication finds the client
-/// subscribed. A worker that has no subscriber after all delivers nothing.
+/// subscribe a client before. The order may still wait in the worker's mailbox; behind it, the publication finds
+/// the client subscribed. A worker that has no subscriber after all delivers nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Behind(WorkerSet);
 
@@ -49,8 +49,8 @@ impl Mesh {
     }
 
     /// Delivers to every connection in a channel, and says how many were reached. Waits while a mailbox is full, then
-    /// till each worker has taken it into its outboxes. A worker that is stuck is not waited for: it counts as one failure. Messages that one caller publishes one after the other arrive
-    /// in that order.
+    /// until each worker has taken it into its outboxes. A worker that is stuck is not waited for: it counts as one
+    /// failure. Messages that one caller publishes one after the other arrive in that order.
     pub fn publish(&self, channel: Channel, message: Message) -> impl Future<Output = Counts> + Send + use<> {
         self.publish_then(channel, message, Behind::default(), || ())
     }
@@ -64,8 +64,8 @@ impl Mesh {
         behind
     }
 
-    /// The same as [`Mesh::publish`] for a caller that has many under way: `handed` is called when the mailboxes have it. If
-    /// the next is begun only then, order is kept; from then on it gets on without being polled.
+    /// The same as [`Mesh::publish`] for a caller that has many under way: `handed` is called when the mailboxes have
+    /// it. If the next is begun only then, order is kept; from then on it gets on without being polled.
     pub fn publish_then<H: FnOnce()>(
         &self,
         channel: Channel,

@@ -363,7 +363,7 @@ pub struct Limits {
     pub read_timeout: Duration,
     /// The client takes nothing for that long: closed; zero = never.
     pub write_timeout: Duration,
-    /// The longest a client may take to finish a message; zero = for ever.
+    /// The longest a client may take to finish a message; zero = no limit.
     pub message_timeout: Duration,
     /// The bytes that the system may hold unsent for one client; 0 = as many as it likes.
     pub unsent_limit: usize,

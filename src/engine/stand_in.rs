@@ -38,7 +38,7 @@ pub(super) struct StandIn {
 }
 
 impl StandIn {
-    /// Answers whoever is at the doors, if these workers, which are stuck, are all there are.
+    /// Answers those at the doors, if these workers, which are stuck, are all there are.
     pub(super) fn look(&mut self, doors: &Doors, stuck: &[WorkerId], workers: usize) {
         self.callers.retain_mut(|(socket, since)| since.elapsed() < LINGER && !has_ended(socket));
         if stuck.len() < workers {

@@ -1,5 +1,5 @@
 //! A worker's mailbox for deliveries. Any thread offers; the worker takes all at once. Bounded in bytes: a full one takes
-//! nothing, and whoever publishes waits for room, without blocking its thread. That of a worker that is stuck makes nobody wait.
+//! nothing, and a publisher waits for room, without blocking its thread. That of a worker that is stuck makes nobody wait.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::*};

@@ -2,7 +2,7 @@
 //!
 //! Entering and leaving Lua costs two plain stores and no clock. One watchdog thread for the process samples every Lua
 //! thread's counter; over budget, it sends that thread a signal, whose handler, on the VM's own thread, sets a debug
-//! hook that raises at each instruction till the handler is out, and `pcall` does not catch that: a coroutine that is
+//! hook that raises at each instruction until the handler is out, and `pcall` does not catch that: a coroutine that is
 //! resumed in a loop does not go on either. Setting the hook from the watchdog thread itself would be a race, hence the signal.
 //!
 //! LuaJIT looks at hooks inside compiled loops only when built with `LUAJIT_ENABLE_CHECKHOOK` (`build.rs` sees to it).

@@ -95,7 +95,7 @@ impl Program {
     }
 
     /// Whether a module may be read from there: a `.lua` file below the entry's folder or an allowed one, with no `..` on
-    /// the way down. Symbolic links are those of whoever set the folder up.
+    /// the way down. Symbolic links are those of the person who set the folder up.
     pub(super) fn may_be_module(&self, path: &Path) -> bool {
         let below = |root: &Path| {
             let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };

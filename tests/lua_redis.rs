@@ -170,7 +170,7 @@ async fn a_redis_that_is_away_is_an_err_and_its_return_is_noticed() {
         let asked = Instant::now();
         let answer = client.ask("return r:command('get', 'k')").await;
         assert_eq!(answer, format!("nil '{place}: Connection refused (os error 111)'"));
-        assert!(asked.elapsed() < Duration::from_secs(2), "told at once");
+        assert!(asked.elapsed() < Duration::from_secs(4), "told at once");
     }
     redis.restart();
     assert_eq!(client.ask("return r:command('set', 'k', 2)").await, "'OK' nil");

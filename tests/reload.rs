@@ -95,7 +95,7 @@ async fn a_saved_script_handles_the_next_message_and_connections_keep_what_they_
         becomes(client, "hi", "two: hi").await;
         assert_eq!(client.ask("get").await, "one", "the context");
     }
-    assert!(saved.elapsed().as_secs() < 5, "live after {:?}", saved.elapsed());
+    assert!(saved.elapsed().as_secs() < 9, "live after {:?}", saved.elapsed());
     rig.publish_to("news", "still subscribed", 3).await;
     for client in &mut clients {
         assert_eq!(client.text().await, "still subscribed");
@@ -209,7 +209,7 @@ async fn a_script_that_never_ends_loading_holds_nobody_up() {
     while started.elapsed().as_secs() < 2 {
         let asked = std::time::Instant::now();
         assert_eq!(client.ask("hi").await, "one: hi");
-        assert!(asked.elapsed().as_millis() < 1000, "an answer took {:?}", asked.elapsed());
+        assert!(asked.elapsed().as_secs() < 4, "an answer took {:?}", asked.elapsed());
     }
     std::fs::write(rig.path("entry.lua"), version("two")).unwrap();
     becomes(&mut client, "hi", "two: hi").await;

@@ -125,7 +125,7 @@ async fn a_runaway_costs_its_connection_and_nobody_else() {
         }
         // Those after it have less time, since they come so soon.
         assert!(nth > 0 || took >= Duration::from_millis(80), "{script}: stopped after {took:?}");
-        assert!(took < Duration::from_secs(3), "{script}: stopped only after {took:?}");
+        assert!(took < Duration::from_secs(15), "{script}: stopped only after {took:?}");
         witness.expect_only_reply("ping", "pong").await;
         client.close().await;
     }

@@ -8,8 +8,9 @@ pub mod ids;
 pub mod message;
 pub mod telemetry;
 pub mod value;
-// Layer 1: what the YAML means; bytes, without I/O.
+// Layer 1: what the YAML means; what the system tells of TCP; bytes, without I/O.
 pub mod config;
+pub mod tcp;
 pub mod wire;
 // Layer 2: channel -> workers -> connections; from handlers to back ends; the mark on the process's memory.
 pub mod hub;

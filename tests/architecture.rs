@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// The modules from the bottom up; those of one row are of one layer and know nothing of each other.
 const LAYERS: [&[&str]; 11] = [
     &["ids", "message", "telemetry", "value"],
-    &["config", "wire"],
+    &["config", "tcp", "wire"],
     &["hub", "memory", "queue"],
     &["cluster", "outbound"],
     &["shard"],

@@ -6,14 +6,15 @@
 //! the request, the server had closed before the request came, and handles it no more (RFC 9112, section 9.6).
 
 use std::io;
-use std::mem::{MaybeUninit, offset_of};
-use std::os::fd::AsRawFd;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::tcp;
 
 /// How a connection has ended, as far as it is known: the first sign counts.
 const OPEN: u8 = 0;
@@ -64,8 +65,8 @@ impl Watch {
 
     /// To be called just before a request is sent. None: it cannot be told, since something is under way still.
     pub(super) fn mark(&self) -> Option<Mark> {
-        let info = self.info()?;
-        (info.unacked == 0 && info.notsent_bytes == 0).then_some(Mark(info.bytes_acked))
+        let sent = self.sent()?;
+        (!sent.under_way).then_some(Mark(sent.acknowledged))
     }
 
     /// Whether it is certain that the server does not handle what was sent since the mark: it ended its sending in order
@@ -75,41 +76,16 @@ impl Watch {
             OPEN => matches!(self.peek(), Ok(0)),
             end => end == ENDED,
         };
-        ended && self.info().is_some_and(|info| info.bytes_acked == mark.0)
+        ended && self.sent().is_some_and(|sent| sent.acknowledged == mark.0)
     }
 
     fn peek(&self) -> io::Result<usize> {
         socket2::SockRef::from(&self.0.stream).peek(&mut [MaybeUninit::uninit()])
     }
 
-    fn info(&self) -> Option<TcpInfo> {
-        let mut info = MaybeUninit::<TcpInfo>::zeroed();
-        let mut len = size_of::<TcpInfo>() as libc::socklen_t;
-        // SAFETY: the socket is open while `self` lives, and the system writes `len` bytes at most.
-        let result = unsafe {
-            let fd = self.0.stream.as_raw_fd();
-            libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &mut len)
-        };
-        // A system before Linux 4.6 tells less.
-        let whole = len as usize >= offset_of!(TcpInfo, notsent_bytes) + size_of::<u32>();
-        // SAFETY: it was zeroed, and any bits are such a struct.
-        (result == 0 && whole).then(|| unsafe { info.assume_init() })
+    fn sent(&self) -> Option<tcp::Sent> {
+        tcp::info(&self.0.stream)?.sent()
     }
-}
-
-/// The beginning of Linux's `struct tcp_info` (`linux/tcp.h`), which only grows at its end; libc's has less.
-#[repr(C)]
-#[allow(dead_code, reason = "the fields that are not read keep the others in their places")]
-struct TcpInfo {
-    state_to_wscale: [u8; 8],
-    rto_to_rcv_mss: [u32; 4],
-    unacked: u32,
-    sacked_to_total_retrans: [u32; 19],
-    pacing_rates: [u64; 2],
-    bytes_acked: u64,
-    bytes_received: u64,
-    segs: [u32; 2],
-    notsent_bytes: u32,
 }
 
 impl AsyncRead for Socket {

@@ -95,8 +95,7 @@ impl Rig {
             clients.push(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
             let (socket, remote): (TcpStream, SocketAddr) = listener.accept().await.unwrap();
             socket.writable().await.unwrap();
-            let (_, stream) = socket.into_split();
-            let conn = shard.insert(Arrival { served: served.clone(), stream, remote });
+            let conn = shard.insert(Arrival { served: served.clone(), transport: socket.into(), remote });
             shard.open(&conn, Some(b"HTTP/1.1 101\r\n\r\n".to_vec().into()));
             conns.push(conn);
         }

@@ -11,7 +11,6 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::answer::Answer;
@@ -22,6 +21,7 @@ use super::error::ApiError;
 use super::linger::Lingering;
 use super::ws::{self, Access};
 use super::{Api, Caller, DRAIN, center, pages};
+use crate::shard::transport::Transport;
 
 /// What a path is.
 #[derive(Clone, Copy)]
@@ -103,7 +103,7 @@ impl Api {
     /// up.
     pub(super) async fn serve_general(
         self: Rc<Self>,
-        socket: TcpStream,
+        socket: Transport,
         read: Vec<u8>,
         late: bool,
         caller: Caller,

@@ -9,9 +9,10 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::ReadBuf;
 use tokio::time::Sleep;
+
+use crate::shard::transport::Transport;
 
 /// How long the rest of a refused request is waited for.
 const LINGER: Duration = Duration::from_secs(2);
@@ -20,18 +21,18 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(super) struct Lingering {
     /// What was read of it before.
     read: Vec<u8>,
-    socket: TokioIo<TcpStream>,
+    socket: TokioIo<Transport>,
     unread: Rc<Cell<bool>>,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl Lingering {
-    pub(super) fn new(socket: TcpStream, read: Vec<u8>, unread: Rc<Cell<bool>>) -> Lingering {
+    pub(super) fn new(socket: Transport, read: Vec<u8>, unread: Rc<Cell<bool>>) -> Lingering {
         Lingering { read, socket: TokioIo::new(socket), unread, deadline: None }
     }
 
     /// The socket, and what was read of it and not taken from here.
-    pub(super) fn into_parts(self) -> (TcpStream, Vec<u8>) {
+    pub(super) fn into_parts(self) -> (Transport, Vec<u8>) {
         (self.socket.into_inner(), self.read)
     }
 
@@ -40,7 +41,7 @@ impl Lingering {
         let mut buffer = [0; 4096];
         loop {
             let mut chunk = ReadBuf::new(&mut buffer);
-            let read = ready!(Pin::new(self.socket.inner_mut()).poll_read(cx, &mut chunk));
+            let read = ready!(self.socket.inner().poll_read(cx, &mut chunk));
             if read.is_err() || chunk.filled().is_empty() {
                 return Poll::Ready(());
             }

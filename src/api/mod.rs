@@ -22,7 +22,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_local;
 
@@ -38,6 +37,7 @@ use crate::cluster::Mesh;
 use crate::config::{Config, HostPattern};
 use crate::ids::WorkerId;
 use crate::queue::Queue;
+use crate::shard::transport::Transport;
 use crate::telemetry::metrics::blocks::ApiCounts;
 use crate::telemetry::metrics::{Metrics, Of, TEXT};
 use crate::telemetry::seldom::seldom;
@@ -143,7 +143,7 @@ impl Api {
 
     /// Takes a connection of a back end in (or, with `center`, of one that asks for nodes), and serves it to its end in a task
     /// of its own. `load` is dropped with it.
-    pub fn adopt<T: 'static>(self: &Rc<Self>, socket: TcpStream, peer: SocketAddr, center: bool, load: T) {
+    pub fn adopt<T: 'static>(self: &Rc<Self>, socket: Transport, peer: SocketAddr, center: bool, load: T) {
         let Some(taken) = self.callers.admit(peer.ip(), center) else {
             seldom!(WARN, "API connections are refused", if center { "center" } else { "engine" };
                 %peer, "an API connection was refused: there are as many as may be, and none is idle");
@@ -165,13 +165,13 @@ impl Api {
         self.callers.make_room()
     }
 
-    async fn serve(self: Rc<Self>, mut socket: TcpStream, peer: SocketAddr, center: bool, taken: Taken) {
+    async fn serve(self: Rc<Self>, mut socket: Transport, peer: SocketAddr, center: bool, taken: Taken) {
         let write_timeout = self.config.load().api.write_timeout;
         if !write_timeout.is_zero() {
             // A caller that takes no responses is ended by the kernel.
-            let _ = socket2::SockRef::from(&socket).set_tcp_user_timeout(Some(write_timeout));
+            socket.give_up_after(write_timeout);
         }
-        let local = socket.local_addr().map(|a| a.ip()).unwrap_or(IpAddr::from([127, 0, 0, 1]));
+        let local = socket.local_ip().unwrap_or(IpAddr::from([127, 0, 0, 1]));
         let caller = Caller { peer: peer.ip().to_canonical(), local, center };
         let next = match center {
             false => self.serve_plain(&mut socket, caller, &taken).await,

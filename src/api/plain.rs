@@ -7,13 +7,13 @@ use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 use super::auth::Right;
 use super::call::Call;
 use super::callers::Taken;
 use super::{Api, Caller, DRAIN, pages};
+use crate::shard::transport::Transport;
 use crate::wire::host::{self, Host};
 
 /// What a connection's buffers hold while nothing larger comes or goes. A head that is longer is hyper's.
@@ -79,7 +79,7 @@ struct Request<'a> {
 
 impl Api {
     /// Answers plain requests for as long as only they come.
-    pub(super) async fn serve_plain(&self, socket: &mut TcpStream, caller: Caller, taken: &Taken) -> Next {
+    pub(super) async fn serve_plain(&self, socket: &mut Transport, caller: Caller, taken: &Taken) -> Next {
         let (mut input, mut output, mut date) = (Vec::new(), Vec::new(), Date::default());
         // One for the connection's whole life: when it goes off, it is seen how much time is left.
         let mut alarm = pin!(sleep(self.read_timeout().unwrap_or_default()));
@@ -177,7 +177,7 @@ impl Api {
     }
 
     /// Writes all of it; false: the caller has gone, or takes too little while the engine drains.
-    async fn write(&self, socket: &mut TcpStream, output: &[u8]) -> bool {
+    async fn write(&self, socket: &mut Transport, output: &[u8]) -> bool {
         let mut draining = self.draining.clone();
         let too_long = async {
             let _ = draining.wait_for(|draining| *draining).await;
@@ -204,7 +204,7 @@ impl Api {
 }
 
 /// Reads till `input` has `wanted` bytes. Dropped before, it has lost nothing.
-async fn read(socket: &mut TcpStream, input: &mut Vec<u8>, wanted: usize) -> io::Result<()> {
+async fn read(socket: &mut Transport, input: &mut Vec<u8>, wanted: usize) -> io::Result<()> {
     while input.len() < wanted {
         input.reserve(BUFFER.max(wanted) - input.len());
         if socket.read_buf(input).await? == 0 {
@@ -215,7 +215,7 @@ async fn read(socket: &mut TcpStream, input: &mut Vec<u8>, wanted: usize) -> io:
 }
 
 /// Reads the rest of what has begun, while the engine drains; false if nothing has, or it does not come in time.
-async fn rest(socket: &mut TcpStream, input: &mut Vec<u8>, wanted: usize, end: Instant) -> bool {
+async fn rest(socket: &mut Transport, input: &mut Vec<u8>, wanted: usize, end: Instant) -> bool {
     // The time first: to a caller that never pauses it would not be up.
     let begun = !input.is_empty() && Instant::now() < end;
     begun && matches!(timeout_at(end, read(socket, input, wanted)).await, Ok(Ok(())))

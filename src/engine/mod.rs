@@ -28,7 +28,8 @@ use crate::script::program::Program;
 use crate::script::vm::{Vm, VmLimits};
 use crate::script::{guard, ignored};
 use crate::worker::pulse::{BEAT, Pulse, State};
-use crate::worker::{self, Control, Peers, Reserve, Spec};
+use crate::worker::thread::{self, Spec};
+use crate::worker::{self, Control, Peers, Reserve};
 
 pub use listeners::{BindError, Listeners};
 
@@ -160,7 +161,7 @@ impl Engine {
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{i}"))
                 .stack_size(worker::STACK)
-                .spawn(move || worker::run(spec, ready))
+                .spawn(move || thread::run(spec, ready))
                 .map_err(|e| StartError::System(format!("a worker's thread could not start: {e}")))?;
             engine.workers.push(thread);
             starting.push(started);

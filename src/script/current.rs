@@ -46,7 +46,7 @@ impl ConnRef {
 
     /// Its client's address, while it is there.
     pub fn address(self) -> Option<IpAddr> {
-        Some(host()?.shard.get_at(self.slot, self.client_id)?.remote.ip())
+        Some(host()?.shard.get_at(self.slot, self.client_id)?.remote().ip())
     }
 }
 

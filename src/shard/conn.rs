@@ -3,17 +3,15 @@
 use bytes::BytesMut;
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::mem::ManuallyDrop;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll, Waker};
-use tokio::net::tcp::OwnedWriteHalf;
 
 use super::context::Context;
+use super::framing::Framing;
 use super::outbox::{FRAME, Frame, Outbox};
-use super::peer::Hearing;
 use super::served::Served;
-use crate::config::Protocol;
+use super::transport::Transport;
 use crate::hub::topics::Member;
 use crate::ids::ClientId;
 use crate::message::CloseReason;
@@ -33,37 +31,50 @@ pub enum Pushed {
     Refused,
 }
 
-/// How far a connection's end has come.
-#[derive(Default)]
-enum End {
-    #[default]
-    Open,
-    /// The client has gone, or is about to: it takes nothing more, and handlers' waits end. What it sent before is still
-    /// read and handled. Holds the reason, where the end of what it sent will not tell it.
-    Lost(Option<Box<CloseReason>>),
-    /// Nothing more is read.
-    Closed(Box<CloseReason>),
+/// Whether a client's silence says something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hearing {
+    /// It is read: no bytes for long are silence.
+    Reading,
+    /// It is not read for now (in its handshake, or while much waits for its handler): it may have said much.
+    Paused,
+    /// It sends no more: it is silent from then on.
+    Over,
 }
 
-/// A connection. Only its worker's thread touches it.
+/// How far a connection's end has come; boxed, since most have not begun to.
+enum End {
+    /// The client has gone, or is about to: it takes nothing more, and handlers' waits end. What it sent before is still
+    /// read and handled. Holds the reason, where the end of what it sent will not tell it.
+    Lost(Option<CloseReason>),
+    /// Nothing more is read.
+    Closed(CloseReason),
+}
+
+/// A connection. Only its worker's thread touches it. There may be a million of them, so its size counts: a test holds it.
 pub struct Conn {
     /// Its number.
     pub client_id: ClientId,
     /// Its slot in the shard.
     pub slot: Member,
-    /// The client's address, as scripts are told.
-    pub remote: SocketAddr,
+    /// The client's address, as scripts are told, and its port: a `SocketAddr` takes half as much again.
+    address: IpAddr,
+    port: u16,
+    /// How its messages are framed.
+    pub framing: Framing,
     /// The server it came in by.
     pub served: Rc<Served>,
-    pub(super) stream: ManuallyDrop<OwnedWriteHalf>,
+    /// Its socket.
+    pub transport: Transport,
     outbox: RefCell<Outbox>,
     /// What a socket server's client has sent and its script has not consumed; none for a WebSocket.
     received: Option<Box<RefCell<BytesMut>>>,
     /// The context that scripts and back ends set.
     pub context: RefCell<Context>,
-    end: RefCell<End>,
+    /// None: it is open.
+    end: RefCell<Option<Box<End>>>,
     /// Wakes the connection's task.
-    task: RefCell<Option<Waker>>,
+    task: Cell<Option<Waker>>,
     /// The shard's clock when bytes last came.
     pub last_read: Cell<u32>,
     /// The shard's clock when the engine last pinged.
@@ -96,21 +107,27 @@ impl Conn {
         slot: Member,
         remote: SocketAddr,
         served: Rc<Served>,
-        stream: OwnedWriteHalf,
+        transport: Transport,
         now: u32,
     ) -> Conn {
-        let received = (served.protocol == Protocol::Socket).then(Box::default);
+        let framing = Framing::of(served.protocol);
+        let received = match framing {
+            Framing::WebSocket => None,
+            Framing::Script => Some(Box::default()),
+        };
         Conn {
             client_id,
             slot,
-            remote,
+            address: remote.ip(),
+            port: remote.port(),
+            framing,
             served,
-            stream: ManuallyDrop::new(stream),
+            transport,
             outbox: RefCell::default(),
             received,
             context: RefCell::default(),
             end: RefCell::default(),
-            task: RefCell::default(),
+            task: Cell::default(),
             last_read: Cell::new(now),
             last_ping: Cell::new(now),
             stalled: Cell::new(now),
@@ -130,18 +147,20 @@ impl Conn {
     /// lets it; nothing can be pushed after, and nothing more is read. The connection's task does the rest.
     pub fn close(&self, reason: CloseReason) {
         let mut end = self.end.borrow_mut();
-        if matches!(*end, End::Closed(_)) {
+        if matches!(end.as_deref(), Some(End::Closed(_))) {
             return;
         }
         match &reason {
             // These clients take nothing: what waits for them is memory.
             CloseReason::WriteTimeout | CloseReason::Lost(_) => self.outbox.borrow_mut().clear(),
-            CloseReason::TooSlow | CloseReason::Memory if self.is_raw() => self.outbox.borrow_mut().clear(),
             // One that takes a little may be told why: the close frame follows the frame that is begun.
-            CloseReason::TooSlow | CloseReason::Memory => self.outbox.borrow_mut().clear_whole_frames(),
+            CloseReason::TooSlow | CloseReason::Memory if self.framing.closes_in_words() => {
+                self.outbox.borrow_mut().clear_whole_frames();
+            }
+            CloseReason::TooSlow | CloseReason::Memory => self.outbox.borrow_mut().clear(),
             _ => {}
         }
-        *end = End::Closed(Box::new(reason));
+        *end = Some(Box::new(End::Closed(reason)));
         drop(end);
         self.wake();
     }
@@ -157,8 +176,8 @@ impl Conn {
     /// The client is about to go: as [`Conn::lose`], but what waits for it still goes out.
     pub fn part(&self, reason: Option<CloseReason>) {
         let mut end = self.end.borrow_mut();
-        if matches!(*end, End::Open) {
-            *end = End::Lost(reason.map(Box::new));
+        if end.is_none() {
+            *end = Some(Box::new(End::Lost(reason)));
             drop(end);
             self.wake();
         }
@@ -169,59 +188,58 @@ impl Conn {
         self.received.as_deref()
     }
 
-    /// Whether what is sent must be encoded by the script: it is a socket server's.
-    pub fn is_raw(&self) -> bool {
-        self.received.is_some()
+    /// The client's address, as scripts are told.
+    pub fn remote(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.port)
     }
 
     /// Whether it ends: nothing can be pushed, and waits of handlers end. What the client sent may still be read.
     pub fn is_closing(&self) -> bool {
-        !matches!(*self.end.borrow(), End::Open)
+        self.end.borrow().is_some()
     }
 
     /// Whether it is closed, too: nothing more is read.
     pub fn is_closed(&self) -> bool {
-        matches!(*self.end.borrow(), End::Closed(_))
+        matches!(self.end.borrow().as_deref(), Some(End::Closed(_)))
     }
 
     /// Why it is closed.
     pub fn close_reason(&self) -> Option<CloseReason> {
-        match &*self.end.borrow() {
-            End::Closed(reason) => Some((**reason).clone()),
-            End::Open | End::Lost(_) => None,
+        match self.end.borrow().as_deref() {
+            Some(End::Closed(reason)) => Some(reason.clone()),
+            None | Some(End::Lost(_)) => None,
         }
     }
 
     /// The reason to close with when what the client sent has been read to its end, and its end alone does not tell:
     /// the socket has failed.
     pub fn lost_by(&self) -> Option<CloseReason> {
-        match &*self.end.borrow() {
-            End::Lost(reason) => reason.as_deref().cloned(),
-            End::Open | End::Closed(_) => None,
+        match self.end.borrow().as_deref() {
+            Some(End::Lost(reason)) => reason.clone(),
+            None | Some(End::Closed(_)) => None,
         }
     }
 
     /// The word for why it ends; None: it does not.
     pub fn ended_by(&self) -> Option<&'static str> {
-        match &*self.end.borrow() {
-            End::Closed(reason) => Some(reason.label()),
-            End::Lost(_) => Some("lost"),
-            End::Open => None,
+        match self.end.borrow().as_deref() {
+            Some(End::Closed(reason)) => Some(reason.label()),
+            Some(End::Lost(_)) => Some("lost"),
+            None => None,
         }
     }
 
     /// Remembers the connection's task, to be woken.
     pub fn register(&self, waker: &Waker) {
-        let mut task = self.task.borrow_mut();
-        if !task.as_ref().is_some_and(|t| t.will_wake(waker)) {
-            *task = Some(waker.clone());
-        }
+        let task = self.task.take().filter(|task| task.will_wake(waker));
+        self.task.set(Some(task.unwrap_or_else(|| waker.clone())));
     }
 
     /// Wakes the connection's task.
     pub fn wake(&self) {
-        if let Some(task) = &*self.task.borrow() {
+        if let Some(task) = self.task.take() {
             task.wake_by_ref();
+            self.task.set(Some(task));
         }
     }
 
@@ -274,7 +292,7 @@ impl Conn {
         let mut outbox = self.outbox.borrow_mut();
         let mut scratch = scratch.borrow_mut();
         while !outbox.is_empty() {
-            match self.stream.try_write(outbox.next_write(&mut scratch)) {
+            match self.transport.try_write(outbox.next_write(&mut scratch)) {
                 // After a short write, asking again is what makes the runtime wait for room.
                 Ok(written) => {
                     outbox.advance(written);
@@ -308,7 +326,7 @@ impl Conn {
                 self.blocked.set(false);
                 return Poll::Ready(());
             }
-            match self.stream.as_ref().poll_write_ready(cx) {
+            match self.transport.poll_write_ready(cx) {
                 Poll::Pending => {
                     self.blocked.set(true);
                     return Poll::Pending;
@@ -322,11 +340,11 @@ impl Conn {
         }
     }
 
-    /// Tries to write to a socket that is full; true if the client has taken something since. The kernel itself says that
-    /// there is room only when a third of its buffer is free, and a slow client may need long for that.
+    /// Tries to write to a socket that is full, although the system has not said that there is room; true if the client has
+    /// taken something since.
     pub fn nudge(&self, scratch: &RefCell<Vec<u8>>, now: u32) -> bool {
         let mut outbox = self.outbox.borrow_mut();
-        let sent = socket2::SockRef::from(self.stream.as_ref()).send(outbox.next_write(&mut scratch.borrow_mut()));
+        let sent = self.transport.probe_write(outbox.next_write(&mut scratch.borrow_mut()));
         let Ok(written @ 1..) = sent else { return false };
         outbox.advance(written);
         self.stalled.set(now);
@@ -359,32 +377,28 @@ impl Conn {
         self.blocked.set(false);
     }
 
-    /// Ends the sending direction: the client sees the end after all that was written.
-    pub fn shutdown(&self) {
-        let _ = socket2::SockRef::from(self.stream.as_ref()).shutdown(std::net::Shutdown::Write);
-    }
-
     /// Leaves the socket's end to the kernel. The end is a reset if the client has not taken all that it was owed: the kernel
     /// would hold that for a long time. At a stop (`hurry`) nobody has had the time to, and the kernel goes on with what it
     /// holds, as long as the client takes something within `patience`.
     pub fn leave(&self, patience: std::time::Duration, hurry: bool) {
-        if self.waiting() > 0 || (!hurry && self.has_queued()) {
-            self.reset();
+        if self.waiting() > 0 || (!hurry && self.transport.has_queued()) {
+            self.transport.reset();
         } else {
-            let _ = socket2::SockRef::from(self.stream.as_ref()).set_tcp_user_timeout(Some(patience));
+            self.transport.give_up_after(patience);
         }
-    }
-
-    /// Makes the end of the socket a reset: what the kernel still holds for a client that takes nothing goes at once.
-    pub fn reset(&self) {
-        let _ = socket2::SockRef::from(self.stream.as_ref()).set_linger(Some(std::time::Duration::ZERO));
     }
 }
 
-impl Drop for Conn {
-    /// The socket ends when its reading half goes too: a shutdown before that would be a system call for nothing.
-    fn drop(&mut self) {
-        // SAFETY: the field is not used after this.
-        unsafe { ManuallyDrop::take(&mut self.stream) }.forget();
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The allocator has a class of sizes for 256 bytes; the next one is 320.
+    #[test]
+    fn a_silent_connection_is_small() {
+        // What counts its owners stands before it. In a debug build the runtime's socket has a word more.
+        let words = 2 - usize::from(cfg!(debug_assertions));
+        let size = size_of::<Conn>() + words * size_of::<usize>();
+        assert!(size <= 256, "{size} bytes");
     }
 }

@@ -4,41 +4,10 @@ use std::rc::Rc;
 
 use super::Shard;
 use super::conn::Conn;
-use super::outbox::Frame;
+use super::encoding::{Encode, Encoded, Encoding};
+use super::framing::Framing;
 use crate::hub::{Counts, Delivery, Publication, Share};
-use crate::message::Message;
 use crate::wire::frame;
-
-/// Positions in [`crate::telemetry::metrics::blocks::PROTOCOLS`].
-const WEBSOCKET: usize = 0;
-const SOCKET: usize = 1;
-
-/// What a message is for connections of socket servers: their scripts say it. Called only while nothing of the shard is
-/// borrowed, since that runs Lua.
-pub trait Encode {
-    /// What the next of the connections is to get; None where the script failed.
-    fn encode(&self, message: &Message, conn: &Rc<Conn>, encoded: &mut Encoded) -> Option<Frame>;
-}
-
-/// What is known of a message that is encoded for one connection after the other.
-#[derive(Default)]
-pub struct Encoded {
-    /// By server, what is the same for all of its connections.
-    pub shared: Vec<(usize, Option<Frame>)>,
-    /// A script has failed, which is told once for all.
-    pub failed: bool,
-}
-
-/// A message on its way to connections of socket servers. Each may take its script long, so it is delivered in parts.
-pub(super) struct Encoding {
-    conns: std::vec::IntoIter<Rc<Conn>>,
-    message: Message,
-    encoded: Encoded,
-    share: Share,
-    counts: Counts,
-    /// Those of `counts` that are not WebSockets.
-    reached: u64,
-}
 
 impl Shard {
     /// Handles what came through the mailbox, and says for how many connections it was. It only fills outboxes; nothing is
@@ -47,17 +16,19 @@ impl Shard {
         let mut counts = Counts::default();
         let (rest, share) = match delivery {
             Delivery::Publish(publication, share) => {
-                let raw = self.fan_out(&publication, &share, &mut counts);
-                ((!raw.is_empty()).then(|| (raw, publication.message.clone())), share)
+                let scripted = self.fan_out(&publication, &share, &mut counts);
+                ((!scripted.is_empty()).then(|| (scripted, publication.message.clone())), share)
             }
             Delivery::Send(client_id, message, share) => {
                 let mut rest = None;
                 match self.get(client_id) {
-                    Some(conn) if conn.is_raw() => rest = Some((vec![conn], message)),
-                    Some(conn) => {
-                        counts.add(self.send(&conn, message.kind(), message.data()));
-                        self.count_delivered(WEBSOCKET, counts.reached, &share);
-                    }
+                    Some(conn) => match conn.framing {
+                        Framing::Script => rest = Some((vec![conn], message)),
+                        Framing::WebSocket => {
+                            counts.add(self.send(&conn, message.kind(), message.data()));
+                            self.count_delivered(Framing::WebSocket, counts.reached, &share);
+                        }
+                    },
                     None => {
                         counts.add(false);
                         self.counts.no_client.add(1);
@@ -101,7 +72,7 @@ impl Shard {
             encoding.counts.add(reached);
             encoding.reached += u64::from(reached);
             match encoded {
-                false => self.counts.protocols[SOCKET].dropped.one("encode"),
+                false => self.counts_of(&conn).dropped.one("encode"),
                 true if !reached => self.count_dropped(&conn),
                 true => {}
             }
@@ -111,20 +82,24 @@ impl Shard {
                 return done;
             }
         }
-        self.counts.protocols[SOCKET].sent.add(encoding.reached);
-        self.count_delivered(SOCKET, encoding.reached, &encoding.share);
+        Framing::Script.counts(&self.counts).sent.add(encoding.reached);
+        self.count_delivered(Framing::Script, encoding.reached, &encoding.share);
         encoding.share.settle(encoding.counts);
         done
     }
 
-    /// Gives each member of the channel a reference to the same encoded frame; returns those that it is not for.
+    /// Gives each member of the channel a reference to the same encoded frame; returns those for which their script encodes.
     fn fan_out(&self, publication: &Publication, share: &Share, counts: &mut Counts) -> Vec<Rc<Conn>> {
         let (topics, conns) = (self.topics.borrow(), self.conns.borrow());
-        let (mut frame, mut raw) = (None, Vec::new());
+        let (mut frame, mut scripted) = (None, Vec::new());
         for &member in topics.members(publication.channel.as_str()) {
-            match conns.get(member as usize) {
-                Some(conn) if conn.is_raw() => raw.push(conn.clone()),
-                Some(conn) => {
+            let Some(conn) = conns.get(member as usize) else {
+                counts.add(false);
+                continue;
+            };
+            match conn.framing {
+                Framing::Script => scripted.push(conn.clone()),
+                Framing::WebSocket => {
                     let message = &publication.message;
                     let frame = frame.get_or_insert_with(|| frame::encode(message.kind(), message.data()));
                     let reached = self.push(conn, frame.clone());
@@ -133,18 +108,17 @@ impl Shard {
                         self.count_dropped(conn);
                     }
                 }
-                None => counts.add(false),
             }
         }
-        self.counts.protocols[WEBSOCKET].sent.add(counts.reached);
-        self.count_delivered(WEBSOCKET, counts.reached, share);
-        raw
+        Framing::WebSocket.counts(&self.counts).sent.add(counts.reached);
+        self.count_delivered(Framing::WebSocket, counts.reached, share);
+        scripted
     }
 
-    /// The outboxes have a publication, as far as it was for connections of that protocol.
-    fn count_delivered(&self, protocol: usize, reached: u64, share: &Share) {
+    /// The outboxes have a publication, as far as it was for connections that are framed so.
+    fn count_delivered(&self, framing: Framing, reached: u64, share: &Share) {
         if reached > 0 {
-            let counts = &self.counts.protocols[protocol];
+            let counts = framing.counts(&self.counts);
             counts.delivered.add(reached);
             let (scenario, age) = share.age();
             counts.delays[scenario as usize].record(age);

@@ -1,10 +1,7 @@
 //! Connections that leave while they are in very many channels: they are taken out some at a time, so that others are served
 //! in between.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use super::Shard;
 use super::conn::Conn;
@@ -12,13 +9,6 @@ use crate::message::CloseReason;
 
 /// The channels that a connection is taken out of at once.
 const AT_ONCE: usize = 512;
-
-/// Those that are not out of all their channels yet. Each keeps its slot until it is: a publish finds it closed.
-#[derive(Default)]
-pub(super) struct Leaving {
-    conns: RefCell<VecDeque<Rc<Conn>>>,
-    task: RefCell<Option<Waker>>,
-}
 
 impl Shard {
     /// Takes a connection out of its channels, and then out of its slot: now, or as [`Shard::leave_some`] is called.
@@ -29,28 +19,28 @@ impl Shard {
         let Some(conn) = self.conns.borrow().get(conn.slot as usize).cloned() else { return };
         // It has ended; nothing must reach it while its slot is still taken.
         conn.close(CloseReason::Lost("the connection has left".into()));
-        self.leaving.conns.borrow_mut().push_back(conn);
-        if let Some(task) = self.leaving.task.take() {
+        self.leaving.borrow_mut().push_back(conn);
+        if let Some(task) = self.leaver.take() {
             task.wake();
         }
     }
 
     /// Ready when a connection is left that is not out of its channels.
     pub fn poll_leaving(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.leaving.conns.borrow().is_empty() {
+        if !self.leaving.borrow().is_empty() {
             return Poll::Ready(());
         }
-        self.leaving.task.replace(Some(cx.waker().clone()));
+        self.leaver.replace(Some(cx.waker().clone()));
         Poll::Pending
     }
 
     /// Takes the next of those that leave out of some of its channels.
     pub fn leave_some(&self) {
-        let next = self.leaving.conns.borrow_mut().pop_front();
+        let next = self.leaving.borrow_mut().pop_front();
         if let Some(conn) = next
             && !self.unlink(&conn)
         {
-            self.leaving.conns.borrow_mut().push_back(conn);
+            self.leaving.borrow_mut().push_back(conn);
         }
     }
 

@@ -3,14 +3,17 @@
 
 pub mod conn;
 pub mod context;
-pub mod deliver;
+pub mod context_wait;
+mod deliver;
+pub mod encoding;
+pub mod framing;
 mod holding;
 mod leaving;
 mod orders;
 pub mod outbox;
 pub mod peer;
 pub mod served;
-mod unsent;
+pub mod transport;
 mod waits;
 
 use foldhash::fast::RandomState;
@@ -22,19 +25,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
-use tokio::net::tcp::OwnedWriteHalf;
 
 use crate::hub::Hub;
 use crate::hub::topics::{Joined, Left, Member, Topics};
 use crate::ids::{ClientId, ClientIds, WorkerId};
 use crate::message::{Channel, Kind};
 use crate::telemetry::metrics::blocks::{ProtocolCounts, ShardCounts};
-use crate::wire::frame;
 use conn::{Conn, Pushed};
+use encoding::Encoding;
 use outbox::Frame;
 use served::Served;
-
-pub use waits::ContextWait;
+use transport::Transport;
+use waits::Waits;
 
 /// Many messages for one connection are copied together in a buffer of this size and written at once.
 const SCRATCH: usize = 256 * 1024;
@@ -50,10 +52,14 @@ pub struct Shard {
     /// Connections with something to be written at the turn's end.
     dirty: RefCell<VecDeque<Rc<Conn>>>,
     scratch: RefCell<Vec<u8>>,
-    waits: RefCell<waits::Waits>,
-    leaving: leaving::Leaving,
+    waits: RefCell<Waits>,
+    /// Those that have ended and are not out of all their channels yet. Each keeps its slot until it is: a publish finds it
+    /// closed.
+    leaving: RefCell<VecDeque<Rc<Conn>>>,
+    /// Wakes who takes them out.
+    leaver: RefCell<Option<Waker>>,
     /// What scripts are encoding.
-    encoding: RefCell<Option<deliver::Encoding>>,
+    encoding: RefCell<Option<Encoding>>,
     /// Wakes the worker's turn, if that waits.
     turn: RefCell<Option<Waker>>,
     turn_waits: Cell<bool>,
@@ -67,8 +73,8 @@ pub struct Shard {
 pub struct Arrival {
     /// The server it came in by.
     pub served: Rc<Served>,
-    /// The socket's writing half.
-    pub stream: OwnedWriteHalf,
+    /// Its socket.
+    pub transport: Transport,
     /// The client's address.
     pub remote: SocketAddr,
 }
@@ -88,7 +94,8 @@ impl Shard {
             scratch: RefCell::new(Vec::with_capacity(SCRATCH)),
             waits: RefCell::default(),
             encoding: RefCell::default(),
-            leaving: leaving::Leaving::default(),
+            leaving: RefCell::default(),
+            leaver: RefCell::default(),
             turn: RefCell::default(),
             turn_waits: Cell::default(),
             ticked: Cell::new(Instant::now()),
@@ -133,11 +140,11 @@ impl Shard {
         let mut conns = self.conns.borrow_mut();
         let entry = conns.vacant_entry();
         let slot = entry.key() as Member;
-        let conn = Conn::new(client_id, slot, arrival.remote, arrival.served, arrival.stream, self.now());
+        let conn = Conn::new(client_id, slot, arrival.remote, arrival.served, arrival.transport, self.now());
         let conn = Rc::new(conn);
         let unsent = conn.served.limits.get().unsent_limit;
         if unsent != conn.served.unsent_at_first {
-            conn.bound_unsent(unsent);
+            conn.transport.bound_unsent(unsent);
         }
         entry.insert(conn.clone());
         drop(conns);
@@ -222,7 +229,7 @@ impl Shard {
 
     /// What is counted of connections like this one.
     pub fn counts_of(&self, conn: &Conn) -> &ProtocolCounts {
-        &self.counts.protocols[usize::from(conn.is_raw())]
+        conn.framing.counts(&self.counts)
     }
 
     /// Counts a message for a connection that did not take it.
@@ -268,8 +275,7 @@ impl Shard {
     /// Sends to one connection what its script says: a message, which must be UTF-8 if it is text, or a socket server's
     /// bytes as they are. False if the connection can't take it.
     pub fn send(&self, conn: &Rc<Conn>, kind: Kind, data: &[u8]) -> bool {
-        let encode = || if conn.is_raw() { data.into() } else { frame::encode(kind, data) };
-        let sent = !conn.is_closing() && self.push(conn, encode());
+        let sent = !conn.is_closing() && self.push(conn, conn.framing.sent(kind, data));
         match sent {
             true => self.counts_of(conn).sent.add(1),
             false => self.count_dropped(conn),

@@ -4,37 +4,22 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::spawn_local;
 
 use super::arrivals::Arrival;
+use super::load::Load;
 use super::pulse::State;
 use super::{Listener, Role, Worker, socket, websocket};
 use crate::config::Protocol;
+use crate::shard::transport::Transport;
 use crate::telemetry::seldom::seldom;
 use crate::wire::handshake::Refusal;
 
 /// After a failure to accept.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// A connection's place among its worker's, given back when dropped.
-pub struct Load(Arc<AtomicUsize>);
-
-impl Load {
-    pub(super) fn take(count: &Arc<AtomicUsize>) -> Load {
-        count.fetch_add(1, Relaxed);
-        Load(count.clone())
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
 
 /// Accepts till aborted.
 pub(super) async fn run(worker: Rc<Worker>, listener: Listener) {
@@ -47,10 +32,10 @@ pub(super) async fn run(worker: Rc<Worker>, listener: Listener) {
         }
     };
     loop {
-        match listener.accept().await {
-            Ok((socket, peer)) => match role {
-                Role::Server(server) if !worker.reserve.has_room_for(&socket) => refuse(&worker, server, &socket),
-                _ => place(&worker, role, socket, peer),
+        match Transport::accept(&listener).await {
+            Ok((transport, peer)) => match role {
+                Role::Server(server) if !worker.reserve.has_room_for(&transport) => refuse(&worker, server, &transport),
+                _ => place(&worker, role, transport, peer),
             },
             Err(e) if is_the_peers(&e) => {}
             // Out of file descriptors, most likely: the kernel keeps new connections waiting meanwhile.
@@ -71,7 +56,7 @@ fn is_the_peers(e: &io::Error) -> bool {
 }
 
 /// Refuses a client whose socket would take one of the descriptors that are kept back.
-fn refuse(worker: &Worker, server: usize, socket: &TcpStream) {
+fn refuse(worker: &Worker, server: usize, transport: &Transport) {
     let served = &worker.servers[server].served;
     served.counts.refused.add(1);
     seldom!(WARN, "no descriptors are left for clients", "";
@@ -81,12 +66,12 @@ fn refuse(worker: &Worker, server: usize, socket: &TcpStream) {
         let refusal = Refusal { status: 503, text: "too many open files".into() };
         // As much as it takes at once: it has no place to wait in. What it has sent is read, so that the response is not
         // lost to a reset.
-        let _ = socket.try_read(&mut [0; 4096]);
-        let _ = socket.try_write(&refusal.response());
+        let _ = transport.try_read(&mut [0; 4096]);
+        let _ = transport.try_write(&refusal.response());
     }
 }
 
-fn place(worker: &Rc<Worker>, role: Role, socket: TcpStream, peer: SocketAddr) {
+fn place(worker: &Rc<Worker>, role: Role, transport: Transport, peer: SocketAddr) {
     let (loads, pulses) = (&worker.peers.loads, &worker.peers.pulses);
     let own = usize::from(worker.id.0);
     // One that has not gone on for a while may be stuck.
@@ -94,17 +79,17 @@ fn place(worker: &Rc<Worker>, role: Role, socket: TcpStream, peer: SocketAddr) {
     let least = going.min_by_key(|&i| (loads[i].load(Relaxed), i != own)).unwrap_or(own);
     let load = Load::take(&loads[least]);
     if least == own {
-        adopt(worker, role, socket, peer, load);
+        adopt(worker, role, transport, peer, load);
         return;
     }
-    match socket.into_std() {
+    match transport.release() {
         Ok(socket) => {
             if let Err(Arrival { role, socket, peer, .. }) =
                 worker.peers.hand(least, Arrival { role, socket, peer, load })
-                && let Ok(socket) = TcpStream::from_std(socket)
+                && let Ok(transport) = Transport::adopt(socket)
             {
                 // That worker has its hands full, or is ending.
-                adopt(worker, role, socket, peer, Load::take(&loads[own]));
+                adopt(worker, role, transport, peer, Load::take(&loads[own]));
             }
         }
         Err(e) => seldom!(WARN, "connections are lost", ""; "a connection from {peer} was lost: {e}"),
@@ -112,15 +97,29 @@ fn place(worker: &Rc<Worker>, role: Role, socket: TcpStream, peer: SocketAddr) {
 }
 
 /// Serves a connection on this worker.
-pub(super) fn adopt(worker: &Rc<Worker>, role: Role, socket: TcpStream, peer: SocketAddr, load: Load) {
+pub(super) fn adopt(worker: &Rc<Worker>, role: Role, transport: Transport, peer: SocketAddr, load: Load) {
     match role {
         Role::Server(server) => {
             let worker = worker.clone();
             match worker.servers[server].served.protocol {
-                Protocol::Websocket => drop(spawn_local(websocket::serve(worker, server, socket, peer, load))),
-                Protocol::Socket => drop(spawn_local(socket::serve(worker, server, socket, peer, load))),
+                Protocol::Websocket => drop(spawn_local(websocket::task(worker, server, transport, peer, load))),
+                Protocol::Socket => drop(socket::task(worker, server, transport, peer, load).map(spawn_local)),
             }
         }
-        Role::Api | Role::Center => worker.api.adopt(socket, peer, role == Role::Center, load),
+        Role::Api | Role::Center => worker.api.adopt(transport, peer, role == Role::Center, load),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::socket::Packages;
+    use super::super::task::Task;
+    use super::super::websocket::Frames;
+
+    /// With what the runtime keeps of a task (about 100 bytes) each fits 256, which the allocator has a class of sizes for.
+    #[test]
+    fn the_task_of_a_silent_connection_is_small() {
+        let (frames, packages) = (size_of::<Task<Frames>>(), size_of::<Task<Packages>>());
+        assert!(frames.max(packages) <= 152, "{frames} and {packages} bytes");
     }
 }

@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
@@ -11,6 +10,7 @@ use super::{Control, Worker, accept};
 use crate::message::CloseReason;
 use crate::script::program::Program;
 use crate::script::vm::Vm;
+use crate::shard::transport::Transport;
 use crate::telemetry::seldom::seldom;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -24,8 +24,8 @@ pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, a
         match control {
             Control::Adopt => {
                 if let Some(Arrival { role, socket, peer, load }) = worker.peers.arrived(worker.id) {
-                    match TcpStream::from_std(socket) {
-                        Ok(socket) => accept::adopt(&worker, role, socket, peer, load),
+                    match Transport::adopt(socket) {
+                        Ok(transport) => accept::adopt(&worker, role, transport, peer, load),
                         Err(e) => seldom!(WARN, "connections are lost", ""; "a connection from {peer} was lost: {e}"),
                     }
                 }
@@ -49,7 +49,7 @@ pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, a
                     unsent_changed |= old.unsent_limit != new.limits.unsent_limit;
                 }
                 if unsent_changed {
-                    worker.shard.each(|conn| conn.bound_unsent(conn.served.limits.get().unsent_limit));
+                    worker.shard.each(|conn| conn.transport.bound_unsent(conn.served.limits.get().unsent_limit));
                 }
                 worker.api.reconfigured();
             }

@@ -3,14 +3,14 @@
 use std::rc::Rc;
 
 use super::Worker;
+use super::failures::report;
 use super::measure::Began;
-use super::session::report;
 use crate::message::Message;
 use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Failure, Hook, Returned, Started};
 use crate::shard::conn::Conn;
-use crate::shard::deliver::{Encode, Encoded};
+use crate::shard::encoding::{Encode, Encoded};
 use crate::shard::outbox::Frame;
 
 impl Encode for Worker {

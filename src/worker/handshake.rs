@@ -8,14 +8,13 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::Worker;
+use super::failures::report;
 use super::measure::Began;
 use super::newcomers::close_unopened;
-use super::session::{Opened, report};
+use super::session::Opened;
 use crate::config::Config;
 use crate::message::{CloseReason, close_code};
 use crate::script::current::ConnRef;
@@ -23,6 +22,7 @@ use crate::script::hooks::{HandshakeRequest, HookArgs};
 use crate::script::vm::{Handler, Hook, Returned, Started, Vm};
 use crate::shard::Arrival;
 use crate::shard::conn::Conn;
+use crate::shard::transport::Transport;
 use crate::telemetry::seldom::seldom;
 use crate::wire::handshake::{self as http, MAX_HEAD, Parsed, Refusal, Request, Rules};
 use crate::wire::reader::Reader;
@@ -45,13 +45,13 @@ const MAX_EARLY: usize = 64 * 1024;
 pub(super) async fn run(
     worker: &Rc<Worker>,
     server: usize,
-    mut socket: TcpStream,
+    mut transport: Transport,
     peer: SocketAddr,
 ) -> Option<(Opened, Vec<u8>)> {
     let served = worker.servers[server].served.clone();
     let why_not = || if worker.memory.refuses() { SHORT } else { "too many connections (maxConnections)" };
     let Some(place) = served.admit().filter(|_| !worker.memory.refuses()) else {
-        turn_away(worker, server, socket, why_not(), peer).await;
+        turn_away(worker, server, transport, why_not(), peer).await;
         return None;
     };
     let place = Cell::new(Some(place));
@@ -59,45 +59,44 @@ pub(super) async fn run(
     let mut draining = worker.draining.clone();
     let head = tokio::select! {
         biased;
-        head = timeout_at(deadline, read_head(&mut socket)) => head,
+        head = timeout_at(deadline, read_head(&mut transport)) => head,
         // Nothing has been asked yet, so nothing is owed: a stop does not wait for it.
         _ = draining.wait_for(|draining| *draining) => return None,
     };
-    let refuse = async |socket, refusal: &Refusal, method: &str| {
+    let refuse = async |transport, refusal: &Refusal, method: &str| {
         // It needs no place to be told so.
         place.take();
-        refuse(worker, server, socket, refusal, method, peer).await;
+        refuse(worker, server, transport, refusal, method, peer).await;
         None
     };
     let head = match head {
         Ok(Ok(Some(head))) => head,
         Ok(Ok(None)) => return None,
-        Ok(Err(refusal)) => return refuse(socket, &refusal, "").await,
+        Ok(Err(refusal)) => return refuse(transport, &refusal, "").await,
         Err(_) => {
             let refusal = Refusal { status: 408, text: "the upgrade request did not arrive in time".into() };
-            return refuse(socket, &refusal, "").await;
+            return refuse(transport, &refusal, "").await;
         }
     };
     let (request, len) = match http::parse(&head) {
         Ok(Parsed::Complete { request, len }) => (request, len),
         Ok(Parsed::Incomplete) => return None,
-        Err(refusal) => return refuse(socket, &refusal, "").await,
+        Err(refusal) => return refuse(transport, &refusal, "").await,
     };
     let config = worker.config.load_full();
     let response = match check(&config, server, &request) {
         Ok(response) => response,
-        Err(refusal) => return refuse(socket, &refusal, request.method).await,
+        Err(refusal) => return refuse(transport, &refusal, request.method).await,
     };
     if worker.memory.refuses() {
-        return refuse(socket, &Refusal { status: 503, text: SHORT.into() }, request.method).await;
+        return refuse(transport, &Refusal { status: 503, text: SHORT.into() }, request.method).await;
     }
     let remote = client_address(&config, &request, peer);
-    let (mut input, stream) = socket.into_split();
-    let conn = worker.shard.insert(Arrival { served, stream, remote });
+    let conn = worker.shard.insert(Arrival { served, transport, remote });
     let guard = Inserted { worker, conn: Some(conn.clone()) };
     let mut early = head[len..].to_vec();
     let (verdict, late) = {
-        let asked = ask(worker, server, &conn, &request, &mut input, &mut early);
+        let asked = ask(worker, server, &conn, &request, &mut early);
         tokio::pin!(asked);
         tokio::select! {
             biased;
@@ -124,7 +123,7 @@ pub(super) async fn run(
         (verdict, Some(CloseReason::Lost(_) | CloseReason::ReadTimeout)) => (None, verdict == Verdict::LetIn),
         _ => {
             worker.shard.open(&conn, Some(response.into()));
-            return Some((Opened { conn: guard.keep()?, input, place: place.take()? }, early));
+            return Some((Opened { conn: guard.keep()?, place: place.take()? }, early));
         }
     };
     conn.discard_waiting();
@@ -142,7 +141,7 @@ pub(super) async fn run(
         worker.shard.remove(&conn);
     }
     if refusal.is_some() {
-        finish_refused(worker, &conn, &mut input).await;
+        finish_refused(worker, &conn).await;
     }
     None
 }
@@ -179,11 +178,11 @@ impl Drop for Inserted<'_> {
 }
 
 /// Reads till the head is complete; None when the client ended first. What follows the head is in the result too.
-async fn read_head(socket: &mut TcpStream) -> Result<Option<Vec<u8>>, Refusal> {
+async fn read_head(transport: &mut Transport) -> Result<Option<Vec<u8>>, Refusal> {
     use tokio::io::AsyncReadExt;
     let mut head = Vec::with_capacity(1024);
     loop {
-        match socket.read_buf(&mut head).await {
+        match transport.read_buf(&mut head).await {
             Ok(0) | Err(_) => return Ok(None),
             Ok(_) => {}
         }
@@ -235,14 +234,7 @@ fn client_address(config: &Config, request: &Request<'_>, peer: SocketAddr) -> S
 }
 
 /// Runs `on_handshake`.
-async fn ask(
-    worker: &Worker,
-    server: usize,
-    conn: &Rc<Conn>,
-    request: &Request<'_>,
-    input: &mut OwnedReadHalf,
-    early: &mut Vec<u8>,
-) -> Verdict {
+async fn ask(worker: &Worker, server: usize, conn: &Rc<Conn>, request: &Request<'_>, early: &mut Vec<u8>) -> Verdict {
     let (vm, turn) = loop {
         let Some(vm) = place_in_vm(worker, server, conn).await else { return Verdict::NotAsked };
         let turn = worker.newcomers_turn().await;
@@ -256,7 +248,7 @@ async fn ask(
         method: request.method,
         uri: request.target,
         protocol: "HTTP/1.1",
-        remote: conn.remote.to_string(),
+        remote: conn.remote().to_string(),
     };
     let args = HookArgs::handshake(ConnRef::of(conn), &head);
     let budget = conn.served.limits.get().handler_timeout;
@@ -267,7 +259,7 @@ async fn ask(
     let result = match started {
         Started::Done(result) => result,
         Started::Suspended(mut handler) => {
-            let end = watch_for_end(worker, input, early, conn);
+            let end = watch_for_end(worker, early, conn);
             let run = run_to_end(worker, &mut handler, conn);
             tokio::pin!(run);
             tokio::select! {
@@ -324,10 +316,10 @@ async fn run_to_end(
 
 /// Ends when the client does, which it notes on the connection; or when the client has sent too much too early. Then the
 /// worker's timer goes on watching.
-async fn watch_for_end(worker: &Worker, input: &OwnedReadHalf, early: &mut Vec<u8>, conn: &Conn) {
-    while early.len() < MAX_EARLY && input.readable().await.is_ok() {
+async fn watch_for_end(worker: &Worker, early: &mut Vec<u8>, conn: &Conn) {
+    while early.len() < MAX_EARLY && conn.transport.readable().await.is_ok() {
         let mut bytes = [0; 4096];
-        match input.try_read(&mut bytes) {
+        match conn.transport.try_read(&mut bytes) {
             Ok(0) => break,
             Ok(n) => {
                 early.extend_from_slice(&bytes[..n]);
@@ -355,7 +347,7 @@ fn log_refusal(refusal: &Refusal, peer: SocketAddr) {
 async fn refuse(
     worker: &Worker,
     server: usize,
-    mut socket: TcpStream,
+    mut transport: Transport,
     refusal: &Refusal,
     method: &str,
     peer: SocketAddr,
@@ -363,30 +355,31 @@ async fn refuse(
     worker.servers[server].served.counts.refused.add(1);
     log_refusal(refusal, peer);
     let said = async {
-        socket.write_all(&refusal.response_to(method)).await?;
-        socket.shutdown().await?;
+        transport.write_all(&refusal.response_to(method)).await?;
+        transport.shutdown().await?;
         // Whatever the client still sends is read, so that the response is not lost to a reset.
-        tokio::io::copy(&mut socket, &mut tokio::io::sink()).await
+        tokio::io::copy(&mut transport, &mut tokio::io::sink()).await
     };
     let _ = timeout(REFUSED_LINGER, said).await;
 }
 
 /// Refuses a client for which there is no place. Its request is not waited for: else those that have none would be as many as
 /// they like.
-async fn turn_away(worker: &Worker, server: usize, socket: TcpStream, why: &str, peer: SocketAddr) {
+async fn turn_away(worker: &Worker, server: usize, transport: Transport, why: &str, peer: SocketAddr) {
     let refusal = Refusal { status: 503, text: why.into() };
     if worker.turned_away.get() < MOST_TURNED_AWAY {
         worker.turned_away.set(worker.turned_away.get() + 1);
-        refuse(worker, server, socket, &refusal, "", peer).await;
+        refuse(worker, server, transport, &refusal, "", peer).await;
         worker.turned_away.set(worker.turned_away.get() - 1);
     } else {
         worker.servers[server].served.counts.refused.add(1);
         log_refusal(&refusal, peer);
-        let _ = socket.try_write(&refusal.response());
+        let _ = transport.try_write(&refusal.response());
     }
 }
 
-async fn finish_refused(worker: &Worker, conn: &Conn, input: &mut OwnedReadHalf) {
+/// Writes what a refused client is owed, and reads until it ends, so that the response is not lost to a reset.
+async fn finish_refused(worker: &Worker, conn: &Conn) {
     let shard = &worker.shard;
     let said = async {
         poll_fn(|cx| {
@@ -394,8 +387,8 @@ async fn finish_refused(worker: &Worker, conn: &Conn, input: &mut OwnedReadHalf)
             conn.poll_flush(cx, shard.scratch(), shard.now())
         })
         .await;
-        conn.shutdown();
-        tokio::io::copy(input, &mut tokio::io::sink()).await
+        conn.transport.shutdown_write();
+        poll_fn(|cx| worker.poll_drain(conn, cx)).await;
     };
     let _ = timeout(REFUSED_LINGER, said).await;
 }

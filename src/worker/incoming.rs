@@ -1,11 +1,10 @@
 //! What a protocol is to a session: WebSocket frames, or what a script makes of bytes.
 
 use super::session::State;
-use crate::message::CloseReason;
 use crate::script::vm::{Hook, Returned};
 
 /// What a protocol makes of the bytes that come.
-pub(super) trait Incoming {
+pub(super) trait Incoming: Unpin {
     /// Takes what was read.
     fn take(&mut self, state: &mut State, bytes: &mut [u8]);
     /// The client sends no more.
@@ -24,9 +23,8 @@ pub(super) trait Incoming {
     fn go_on(&mut self, state: &mut State, idle: bool) -> bool;
     /// Whether more may be read.
     fn has_room(&self, state: &State) -> bool;
-    /// Whether the protocol has a way to close, which [`Incoming::closes_in`] knows.
-    const CLOSES: bool = false;
-    /// Whether the client closes in what is not handled yet; `unread`: what follows of that.
+    /// Whether the client closes in what is not handled yet; `unread`: what follows of that. Only asked where clients close in
+    /// words ([`crate::shard::framing::Framing::closes_in_words`]).
     fn closes_in(&self, _unread: &[u8]) -> bool {
         false
     }
@@ -36,6 +34,6 @@ pub(super) trait Incoming {
     }
     /// The memory that it holds for what has come and is not handled, in bytes.
     fn held(&self, state: &State) -> usize;
-    /// The connection ends for that reason: forgets what waits, and tells the client in the protocol's way.
-    fn farewell(&mut self, state: &State, reason: &CloseReason);
+    /// The connection ends: forgets what waits.
+    fn farewell(&mut self, state: &State);
 }

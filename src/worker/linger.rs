@@ -1,7 +1,10 @@
 //! The time after a connection's end in which its client may still take what it is owed: who has it, and how long.
 
+use std::io;
 use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::io::ReadBuf;
 use tokio::time::{Sleep, sleep};
 
 use super::Worker;
@@ -37,7 +40,7 @@ struct Owed {
 impl Lingering {
     /// The connection has ended now.
     pub(super) fn new(conn: &Conn, now: u32) -> Box<Lingering> {
-        let owed = Owed { ended_at: now, taken_at: now, queued: conn.queued() };
+        let owed = Owed { ended_at: now, taken_at: now, queued: conn.transport.queued() };
         Box::new(Lingering { timer: Box::pin(sleep(LINGER)), owed })
     }
 }
@@ -45,7 +48,7 @@ impl Lingering {
 impl Owed {
     /// Whether the client still takes what the system holds for it, with no pause over `patience`.
     fn is_taken(&mut self, conn: &Conn, now: u32, patience: Duration) -> bool {
-        let queued = conn.queued();
+        let queued = conn.transport.queued();
         if queued < std::mem::replace(&mut self.queued, queued) {
             self.taken_at = now;
         }
@@ -58,6 +61,22 @@ fn within(now: u32, since: u32, limit: Duration) -> bool {
 }
 
 impl Worker {
+    /// Reads and forgets what a client still sends. Ready when it has ended its socket.
+    pub(super) fn poll_drain(&self, conn: &Conn, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let mut buffer = self.take_read_buffer();
+            let mut chunk = ReadBuf::new(&mut buffer);
+            let result = conn.transport.poll_read(cx, &mut chunk);
+            let ended = chunk.filled().is_empty();
+            self.put_read_buffer(buffer);
+            match ready!(result) {
+                Ok(()) if !ended => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
+
     /// A client was too slow: whether it has taken nothing for as long as others are waited for, and there is no room for
     /// its close frame now either. Then its socket is reset.
     pub(super) fn takes_nothing(&self, conn: &Conn) -> bool {
@@ -66,7 +85,7 @@ impl Worker {
         conn.nudge(self.shard.scratch(), now);
         let nothing = stalled && conn.waiting() > 0;
         if nothing {
-            conn.reset();
+            conn.transport.reset();
         }
         nothing
     }

@@ -1,41 +1,34 @@
 //! Hooks of connections that are not open: in their handshake, or given up there. They have one account of time together,
 //! since none of them has a past of its own.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::Worker;
-use super::fair::{Account, Ticket, nanoseconds};
+use super::failures::report;
+use super::fair::{Ticket, nanoseconds};
 use super::measure::Began;
-use super::session::report;
 use crate::message::CloseReason;
 use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Failure, Handler, Hook, Returned, Started};
 use crate::shard::conn::Conn;
 
-/// The handshakes of a worker, which have one account together.
-#[derive(Default)]
-pub(super) struct Newcomers {
-    account: Cell<Account>,
-}
-
 impl Worker {
     /// Such a handler has taken so much.
     pub(super) fn charge_newcomers(&self, taken: Duration) {
-        let (taken, mut account) = (nanoseconds(taken), self.newcomers.account.get());
+        let (taken, mut account) = (nanoseconds(taken), self.newcomers.get());
         account.charge(taken);
         account.end_stretch(taken);
-        self.newcomers.account.set(account);
+        self.newcomers.set(account);
         self.fair.pass(taken);
     }
 
     fn poll_newcomers_turn(&self, ticket: &mut Option<Ticket>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut account = self.newcomers.account.get();
+        let mut account = self.newcomers.get();
         let turn = self.fair.poll_turn(&mut account, ticket, self.shard.now(), cx);
-        self.newcomers.account.set(account);
+        self.newcomers.set(account);
         turn
     }
 

@@ -2,14 +2,13 @@
 //! A thread of the engine watches both. A worker in which neither moves is stuck: in a script that may hold it that long, in
 //! a function that nothing interrupts, or outside Lua.
 
-use std::rc::Rc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::Worker;
 use crate::cluster;
+use crate::hub::Hub;
 use crate::script::guard::Thread;
 
 /// How often an idle worker shows that it lives.
@@ -48,6 +47,20 @@ impl Pulse {
         }
         // SAFETY: the call has no conditions.
         self.id.store(unsafe { libc::gettid() }, Relaxed);
+    }
+
+    /// Shows for ever that the calling thread, a worker's, lives.
+    pub(super) async fn beat(&self, hub: &Hub) {
+        self.begin();
+        let mut timer = interval(BEAT);
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            timer.tick().await;
+            self.beats.store(self.beats.load(Relaxed).wrapping_add(1), Relaxed);
+            if hub.stuck().next().is_some() {
+                cluster::look_again();
+            }
+        }
     }
 
     /// It has drained.
@@ -128,19 +141,4 @@ fn call_name(number: i64) -> String {
     ];
     let name = known.iter().find(|(call, _)| *call == number);
     name.map_or_else(|| format!("call {number}"), |(_, name)| (*name).to_owned())
-}
-
-/// Runs for ever.
-pub(super) async fn run(worker: Rc<Worker>) {
-    let pulse = &worker.peers.pulses[usize::from(worker.id.0)];
-    pulse.begin();
-    let mut timer = interval(BEAT);
-    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        timer.tick().await;
-        pulse.beats.store(pulse.beats.load(Relaxed).wrapping_add(1), Relaxed);
-        if worker.hub.stuck().next().is_some() {
-            cluster::look_again();
-        }
-    }
 }

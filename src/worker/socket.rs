@@ -3,45 +3,51 @@
 use bytes::BytesMut;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use tokio::net::TcpStream;
 
 use super::Worker;
-use super::accept::Load;
 use super::incoming::Incoming;
-use super::session::{self, Opened, State};
+use super::load::Load;
+use super::session::{Opened, State};
+use super::task::Task;
 use crate::message::{CloseReason, close_code};
 use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Hook, Returned};
 use crate::shard::Arrival;
+use crate::shard::transport::Transport;
 use crate::telemetry::seldom::seldom;
 
 /// The bytes that may wait while a handler is running; then the socket is not read.
 const WAITING_BYTES: usize = 64 * 1024;
 
-/// Serves one connection to its end.
-pub(super) async fn serve(worker: Rc<Worker>, server: usize, socket: TcpStream, peer: SocketAddr, load: Load) {
+/// The task that serves one connection to its end. None: there is no place for it.
+pub(super) fn task(
+    worker: Rc<Worker>,
+    server: usize,
+    transport: Transport,
+    peer: SocketAddr,
+    load: Load,
+) -> Option<Task<Packages>> {
     let served = worker.servers[server].served.clone();
     if worker.memory.refuses() {
         served.counts.refused.add(1);
         tracing::debug!(%peer, "a connection was refused: memory is short");
-        return;
+        return None;
     }
     let Some(place) = served.admit() else {
         served.counts.refused.add(1);
         seldom!(DEBUG, "connections are refused", ""; %peer, "a connection was refused: maxConnections are open");
-        return;
+        return None;
     };
-    let (input, stream) = socket.into_split();
     let remote = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    let conn = worker.shard.insert(Arrival { served, stream, remote });
+    let conn = worker.shard.insert(Arrival { served, transport, remote });
     worker.shard.open(&conn, None);
-    session::run(worker, server, Opened { conn, input, place }, Packages::default(), load).await;
+    Some(Task::open(worker, Opened { conn, place }, Packages::default(), load))
 }
 
 /// Packages, and where the one under way stands. Its bytes are with the connection, for scripts to see.
 #[derive(Default)]
-struct Packages {
+pub(super) struct Packages {
     /// `on_connect` has been run.
     connected: bool,
     /// The next package's bytes, once `protocol_input` has told; 0 before.
@@ -190,7 +196,7 @@ impl Incoming for Packages {
         !self.ended && (!self.has_work(state) || waiting(state) < WAITING_BYTES)
     }
 
-    fn farewell(&mut self, state: &State, _: &CloseReason) {
+    fn farewell(&mut self, state: &State) {
         if let Some(received) = state.conn.received() {
             received.take();
         }

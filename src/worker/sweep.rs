@@ -8,8 +8,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::Worker;
 use crate::message::CloseReason;
 use crate::shard::conn::Conn;
-use crate::shard::peer::Gone;
-use crate::wire::frame;
+use crate::shard::transport::Gone;
 
 /// The sweep's bounds; between them it is an eighth of the shortest time it has to keep.
 const QUICKEST: Duration = Duration::from_millis(10);
@@ -85,36 +84,35 @@ fn visit(worker: &Worker, conn: &Rc<Conn>, now: u32) {
         conn.close(CloseReason::MessageTimeout);
     }
     // While a client is not read, its pong is not seen; but what is between it and here sees that something comes.
-    if !conn.is_raw()
-        && !conn.is_held()
+    if !conn.is_held()
         && !conn.is_closing()
         && silent(limits.ping_interval)
         && over(conn.last_ping.get(), limits.ping_interval)
+        && let Some(ping) = conn.framing.ping()
     {
         conn.last_ping.set(now);
-        worker.shard.push(conn, frame::encode_ping(b""));
+        worker.shard.push(conn, ping);
     }
 }
 
 /// Looks after a client that is not read for now: whether it has gone, and whether its machine still answers.
 fn listen(conn: &Rc<Conn>, read_timeout: Duration, now: u32, over: impl Fn(u32, Duration) -> bool) {
-    match conn.gone() {
+    match conn.transport.gone() {
         Gone::Wholly => return conn.lose(None),
-        // For WebSockets that is an end without a close frame; others may only send no more.
-        Gone::Sending if !conn.is_raw() => return conn.lose(None),
+        Gone::Sending if conn.framing.closes_in_words() => return conn.lose(None),
         Gone::Sending => return conn.sends_no_more(now),
         Gone::No => {}
     }
     conn.attend(if read_timeout.is_zero() { KEEP_ALIVE } else { read_timeout / 4 });
     if over(conn.last_read.get(), read_timeout) {
-        let unanswered = conn.unanswered();
+        let unanswered = conn.transport.unanswered();
         if unanswered >= read_timeout {
             conn.close(CloseReason::ReadTimeout);
         } else {
             conn.last_read.set(now.wrapping_sub(unanswered.as_millis() as u32));
         }
     }
-    if !conn.is_raw() && !conn.is_held() {
+    if conn.framing.closes_in_words() && !conn.is_held() {
         conn.look_again();
     }
 }

@@ -2,28 +2,40 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use tokio::net::TcpStream;
 
-use super::accept::Load;
 use super::inbox::Inbox;
 use super::incoming::Incoming;
-use super::session::{self, State};
+use super::load::Load;
+use super::session::State;
+use super::task::Task;
 use super::{Worker, handshake};
 use crate::message::{CloseReason, Kind};
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Hook, Returned};
+use crate::shard::transport::Transport;
 use crate::wire::frame;
 use crate::wire::reader::{Event, Input, Reader};
 
-/// Serves one connection to its end.
-pub(super) async fn serve(worker: Rc<Worker>, server: usize, socket: TcpStream, peer: SocketAddr, load: Load) {
-    // Boxed, so that an open connection does not carry the handshake's state.
-    let Some((opened, early)) = Box::pin(handshake::run(&worker, server, socket, peer)).await else { return };
-    session::run(worker, server, opened, Frames::new(early), load).await;
+/// The task that serves one connection to its end.
+pub(super) fn task(
+    worker: Rc<Worker>,
+    server: usize,
+    transport: Transport,
+    peer: SocketAddr,
+    load: Load,
+) -> Task<Frames> {
+    let opening = {
+        let worker = worker.clone();
+        async move {
+            let (opened, early) = handshake::run(&worker, server, transport, peer).await?;
+            Some((opened, Frames::new(early)))
+        }
+    };
+    Task::opening(worker, Box::pin(opening), load)
 }
 
 /// Frames, and the messages that wait for the handler before them.
-struct Frames {
+pub(super) struct Frames {
     reader: Reader,
     /// The reader holds whole frames that were left there while the inbox was full, or till others had their turn.
     kept: bool,
@@ -105,8 +117,6 @@ impl Incoming for Frames {
         state.conn.close(state.conn.lost_by().unwrap_or_else(silently));
     }
 
-    const CLOSES: bool = true;
-
     fn closes_in(&self, unread: &[u8]) -> bool {
         self.reader.closes_in(unread)
     }
@@ -136,10 +146,7 @@ impl Incoming for Frames {
         !self.inbox.is_full()
     }
 
-    fn farewell(&mut self, state: &State, reason: &CloseReason) {
-        if let Some((code, text)) = reason.frame() {
-            state.worker.shard.push_control(&state.conn, frame::encode_close(code, text));
-        }
+    fn farewell(&mut self, _: &State) {
         self.inbox.clear();
         self.reader = Reader::new();
     }

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
@@ -25,6 +24,7 @@ use crate::api::{Api, Caller};
 use crate::config::Config;
 use crate::message::{CloseReason, close_code};
 use crate::queue::Consumer;
+use crate::shard::transport::Transport;
 use crate::wire::frame;
 use crate::wire::reader::{Event, Input, Reader};
 
@@ -35,7 +35,7 @@ const MAX_WAITING: usize = 256 * 1024;
 /// What is read at once.
 const READ_BUFFER: usize = 64 * 1024;
 /// What the kernel holds for a consumer without having sent it: that would be lost with the connection.
-const UNSENT: u32 = 64 * 1024;
+const UNSENT: usize = 64 * 1024;
 /// Writes of one turn.
 const WRITES: usize = 4;
 /// How long an ending connection may take to answer what is under way, and then to end its socket.
@@ -44,9 +44,9 @@ const LINGER: Duration = Duration::from_secs(2);
 const UNLIMITED: Duration = Duration::from_secs(60);
 
 /// Serves a connection, of which `read` has been read already, to its end.
-pub(in crate::api) async fn serve(api: Rc<Api>, socket: TcpStream, read: Vec<u8>, caller: Caller, access: Access) {
+pub(in crate::api) async fn serve(api: Rc<Api>, socket: Transport, read: Vec<u8>, caller: Caller, access: Access) {
     // Answers are gathered here: the kernel is not to wait for more.
-    let _ = socket.set_nodelay(true);
+    socket.send_at_once();
     let (mut draining, mut reconfigured) = (api.draining.clone(), api.reconfigured.subscribe());
     let mut session = Session::new(api, socket, caller, access);
     // What changed since the upgrade request was looked at is seen here, what changes from now on by the loop below.
@@ -98,7 +98,7 @@ struct Session {
 /// All but the reader, which lends the events that this handles.
 struct State {
     api: Rc<Api>,
-    socket: TcpStream,
+    socket: Transport,
     caller: Caller,
     access: Access,
     /// The configuration when access was last looked at.
@@ -122,7 +122,7 @@ struct State {
 }
 
 impl Session {
-    fn new(api: Rc<Api>, socket: TcpStream, caller: Caller, access: Access) -> Session {
+    fn new(api: Rc<Api>, socket: Transport, caller: Caller, access: Access) -> Session {
         let config = api.config.load_full();
         let alarm = Box::pin(sleep(api.read_timeout().unwrap_or(UNLIMITED) / 2));
         let state = State {
@@ -277,7 +277,7 @@ impl State {
                 Work::Done(outcome) => outcome,
                 Work::Queue(call) => {
                     let consumer = self.consumer.get_or_insert_with(|| {
-                        let _ = socket2::SockRef::from(&self.socket).set_tcp_notsent_lowat(UNSENT);
+                        self.socket.bound_unsent(UNSENT);
                         self.api.queue.consumer()
                     });
                     call.run(consumer)

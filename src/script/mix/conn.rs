@@ -164,7 +164,7 @@ fn client_id(args: &Args) -> Result<String, Raise> {
 }
 
 fn remote_addr(args: &Args) -> Result<Option<String>, Raise> {
-    Ok(live(args)?.ok().map(|(_, conn)| conn.remote.to_string()))
+    Ok(live(args)?.ok().map(|(_, conn)| conn.remote().to_string()))
 }
 
 fn context(args: &Args) -> Result<Value, Raise> {
@@ -269,7 +269,7 @@ fn send(args: &Args) -> Fallible<()> {
         Ok(live) => live,
         Err(e) => return Ok(Err(e)),
     };
-    let kind = if conn.is_raw() { Kind::Binary } else { kind_arg(args, 2)? };
+    let kind = if conn.framing.has_kinds() { kind_arg(args, 2)? } else { Kind::Binary };
     if kind == Kind::Text && std::str::from_utf8(&data).is_err() {
         return Ok(Err(crate::message::NotUtf8.to_string()));
     }

@@ -17,7 +17,7 @@ impl Vm {
 
     /// Whether another handler may be started, of that hook for that connection: not too many wait.
     pub fn may_start(&self, hook: Hook, conn: &Conn) -> bool {
-        self.places.is_roomy() || self.places.full_for(Whose::new(hook, Some(conn.remote.ip()))).is_none()
+        self.places.is_roomy() || self.places.full_for(Whose::new(hook, Some(conn.remote().ip()))).is_none()
     }
 
     /// Ready when another handler may be started. Until then, `turn` keeps the caller's place in the queue; to be dropped
@@ -33,21 +33,21 @@ impl Vm {
             *turn = None;
             return Poll::Ready(());
         }
-        let Some(full) = self.places.full_for(Whose::new(hook, Some(conn.remote.ip()))) else {
+        let Some(full) = self.places.full_for(Whose::new(hook, Some(conn.remote().ip()))) else {
             *turn = None;
             return Poll::Ready(());
         };
         // It keeps its number when it comes to wait for something else.
         let number = match turn {
-            Some(turn) if Rc::ptr_eq(&turn.vm, self) => turn.number,
+            Some(Turn(queued)) if Rc::ptr_eq(&queued.vm, self) => queued.number,
             _ => {
                 self.tell_full(full);
                 self.places.number()
             }
         };
         self.places.queue(full, number, cx.waker().clone());
-        if turn.as_ref().is_none_or(|turn| turn.full != full || !Rc::ptr_eq(&turn.vm, self)) {
-            *turn = Some(Turn { vm: self.clone(), number, full });
+        if turn.as_ref().is_none_or(|Turn(queued)| queued.full != full || !Rc::ptr_eq(&queued.vm, self)) {
+            *turn = Some(Turn(Box::new(Queued { vm: self.clone(), number, full })));
         }
         Poll::Pending
     }
@@ -76,14 +76,17 @@ impl Vm {
     }
 }
 
-/// A place in the queue of those that wait until a VM may start another handler; given up when dropped.
-pub struct Turn {
+/// A place in the queue of those that wait until a VM may start another handler; given up when dropped. Boxed, since every
+/// connection has room for one.
+pub struct Turn(Box<Queued>);
+
+struct Queued {
     vm: Rc<Vm>,
     number: u64,
     full: Full,
 }
 
-impl Drop for Turn {
+impl Drop for Queued {
     fn drop(&mut self) {
         self.vm.places.leave(self.full, self.number);
     }

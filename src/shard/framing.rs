@@ -1,0 +1,103 @@
+//! How a connection's messages are framed: what a message, a ping and a close are as bytes, what a client's own end says,
+//! and under which protocol all that is counted. Each question is answered here for every framing, so that a new one is
+//! asked them all.
+
+use super::outbox::Frame;
+use crate::config::Protocol;
+use crate::message::{CloseReason, Kind};
+use crate::telemetry::metrics::blocks::{ProtocolCounts, ShardCounts};
+use crate::wire::frame;
+
+/// What stands between messages and a connection's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// WebSocket frames (RFC 6455): the same for every client.
+    WebSocket,
+    /// What the script of a socket server makes of messages, and takes for messages.
+    Script,
+}
+
+impl Framing {
+    /// That of a server's connections.
+    pub fn of(protocol: Protocol) -> Framing {
+        match protocol {
+            Protocol::Websocket => Framing::WebSocket,
+            Protocol::Socket => Framing::Script,
+        }
+    }
+
+    /// What a script itself sends to one connection: a message, or bytes that are framed already.
+    pub fn sent(self, kind: Kind, data: &[u8]) -> Frame {
+        match self {
+            Framing::WebSocket => frame::encode(kind, data),
+            Framing::Script => data.into(),
+        }
+    }
+
+    /// Whether messages are of a [`Kind`], that is text or binary.
+    pub fn has_kinds(self) -> bool {
+        match self {
+            Framing::WebSocket => true,
+            Framing::Script => false,
+        }
+    }
+
+    /// What asks a silent client for a sign of life. None: there is no such thing.
+    pub fn ping(self) -> Option<Frame> {
+        match self {
+            Framing::WebSocket => Some(frame::encode_ping(b"")),
+            Framing::Script => None,
+        }
+    }
+
+    /// What tells a client why its connection ends. None: it is not told in words.
+    pub fn close(self, reason: &CloseReason) -> Option<Frame> {
+        match self {
+            Framing::WebSocket => reason.frame().map(|(code, text)| frame::encode_close(code, text)),
+            Framing::Script => None,
+        }
+    }
+
+    /// Whether [`Framing::close`] ever tells why a connection ends, and clients say likewise that they close. So one that
+    /// ends its sending without a word has gone; elsewhere it may only send no more.
+    pub fn closes_in_words(self) -> bool {
+        match self {
+            Framing::WebSocket => true,
+            Framing::Script => false,
+        }
+    }
+
+    /// What is counted of connections that are framed so.
+    pub fn counts(self, shard: &ShardCounts) -> &ProtocolCounts {
+        let [websocket, socket] = &shard.protocols;
+        match self {
+            Framing::WebSocket => websocket,
+            Framing::Script => socket,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::blocks::PROTOCOLS;
+
+    /// The page tells the protocols by their position.
+    #[test]
+    fn each_protocol_is_counted_under_its_own_name() {
+        for protocol in [Protocol::Websocket, Protocol::Socket] {
+            let counts = ShardCounts::default();
+            Framing::of(protocol).counts(&counts).read.add(1);
+            let at = counts.protocols.iter().position(|protocol| protocol.read.get() == 1).unwrap();
+            assert_eq!(PROTOCOLS[at], protocol.name());
+        }
+    }
+
+    #[test]
+    fn only_what_closes_in_words_has_words() {
+        for framing in [Framing::WebSocket, Framing::Script] {
+            assert_eq!(framing.close(&CloseReason::Shutdown).is_some(), framing.closes_in_words());
+            assert!(framing.close(&CloseReason::Peer(None)).is_none(), "the client knows");
+        }
+    }
+}

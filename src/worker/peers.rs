@@ -1,0 +1,95 @@
+//! How workers are reached, by each other and by the engine: each one's control lane, the sockets that were accepted for it,
+//! how many connections it has, and its sign of life.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use tokio::sync::{mpsc, oneshot};
+
+use super::arrivals::{Arrival, Arrivals};
+use super::load::Load;
+use super::pulse::{Pulse, State};
+use crate::ids::WorkerId;
+use crate::script::program::Program;
+
+/// The longest control lane; a sender waits when it is full.
+const CONTROL_LANE: usize = 1024;
+
+/// The other way into a worker: a closed set of things it is told to do.
+pub enum Control {
+    /// Take over a socket that another worker accepted: the next of the [`super::arrivals`]. It may be gone, if this worker did not go on
+    /// for a while.
+    Adopt,
+    /// First phase of a reload: build a VM of that version beside the one in use.
+    Build {
+        /// The server's position.
+        server: usize,
+        /// The new version.
+        program: Arc<Program>,
+        /// Says whether it worked.
+        done: oneshot::Sender<Result<(), String>>,
+    },
+    /// Second phase: use what was built (or drop it, if it failed somewhere).
+    Swap {
+        /// The server's position.
+        server: usize,
+        /// Use it.
+        accept: bool,
+    },
+    /// The configuration in force has changed.
+    Configure,
+    /// Stop accepting, close every connection, and end when all have gone.
+    Drain,
+}
+
+/// How workers reach each other.
+pub struct Peers {
+    /// By worker: its control lane.
+    pub control: Vec<mpsc::Sender<Control>>,
+    /// By worker: its connections.
+    pub loads: Vec<Arc<AtomicUsize>>,
+    /// By worker: sockets that others have accepted for it.
+    arrivals: Vec<Arrivals>,
+    /// By worker: its sign of life.
+    pub pulses: Vec<Pulse>,
+}
+
+impl Peers {
+    /// Lanes for that many workers, and each one's receiving end.
+    pub fn new(workers: usize) -> (Peers, Vec<mpsc::Receiver<Control>>) {
+        let (control, receivers) = (0..workers).map(|_| mpsc::channel(CONTROL_LANE)).unzip();
+        let loads = (0..workers).map(|_| Arc::default()).collect();
+        let (arrivals, pulses) = (0..workers).map(|_| Default::default()).unzip();
+        (Peers { control, loads, arrivals, pulses }, receivers)
+    }
+}
+
+impl Peers {
+    /// Hands a socket to a worker; Err gives one back that it has no room for.
+    pub(super) fn hand(&self, to: usize, arrival: Arrival) -> Result<(), Arrival> {
+        self.arrivals[to].lock().push_back(arrival);
+        if self.control[to].try_send(Control::Adopt).is_ok() {
+            return Ok(());
+        }
+        // Mostly the same one. None: the worker was quicker.
+        let back = self.arrivals[to].lock().pop_back();
+        back.map_or(Ok(()), Err)
+    }
+
+    /// The next socket for a worker.
+    pub(super) fn arrived(&self, worker: WorkerId) -> Option<Arrival> {
+        self.arrivals[usize::from(worker.0)].lock().pop_front()
+    }
+
+    /// Gives what waits for a worker that does not go on to one that does, as far as there is one with room.
+    pub fn take_back(&self, from: usize) {
+        let going = |to: &usize| self.pulses[*to].state() == State::Fine && self.pulses[*to].progress().is_some();
+        while let Some(to) = (0..self.loads.len()).filter(going).min_by_key(|&to| self.loads[to].load(Relaxed)) {
+            let Some(arrival) = self.arrivals[from].lock().pop_front() else { return };
+            let load = Load::take(&self.loads[to]);
+            if let Err(back) = self.hand(to, Arrival { load, ..arrival }) {
+                self.arrivals[from].lock().push_front(back);
+                return;
+            }
+        }
+    }
+}

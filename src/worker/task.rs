@@ -1,0 +1,228 @@
+//! The life of one connection on its worker, from its opening to the closed socket.
+//!
+//! One task a connection: it reads what the client sends, runs the script's hooks one after the other, and writes only
+//! what the worker's turn could not. It is a state machine by hand, since there may be a million of them idle. What the
+//! bytes mean is the business of [`Incoming`].
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+use tokio::io::ReadBuf;
+use tokio::task::yield_now;
+
+use super::incoming::Incoming;
+use super::linger::LINGER;
+use super::load::Load;
+use super::session::{Opened, Phase, State};
+use super::{Worker, defect};
+use crate::message::CloseReason;
+use crate::script::current::ConnRef;
+use crate::script::hooks::HookArgs;
+use crate::script::vm::Hook;
+
+/// A connection that is let in, with what its protocol begins with; or None.
+type Opening<I> = Pin<Box<dyn Future<Output = Option<(Opened, I)>>>>;
+
+/// A connection's task. Written by hand, since what an async function is made of would keep its arguments twice.
+pub(super) struct Task<I> {
+    stage: Stage<I>,
+    /// Given back after all else.
+    _load: Load,
+}
+
+enum Stage<I> {
+    /// In its handshake. Boxed, so that an open connection does not carry the handshake's state.
+    Opening(Rc<Worker>, Opening<I>),
+    Open(Session<I>),
+}
+
+impl<I: Incoming> Task<I> {
+    /// That of a connection which is let in already.
+    pub(super) fn open(worker: Rc<Worker>, opened: Opened, incoming: I, load: Load) -> Task<I> {
+        Task { stage: Stage::Open(Session::new(worker, opened, incoming)), _load: load }
+    }
+
+    /// That of a connection whose handshake is to come.
+    pub(super) fn opening(worker: Rc<Worker>, opening: Opening<I>, load: Load) -> Task<I> {
+        Task { stage: Stage::Opening(worker, opening), _load: load }
+    }
+}
+
+impl<I: Incoming> Future for Task<I> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match &mut self.stage {
+                Stage::Opening(worker, opening) => {
+                    let Some((opened, incoming)) = ready!(opening.as_mut().poll(cx)) else { return Poll::Ready(()) };
+                    let session = Session::new(worker.clone(), opened, incoming);
+                    self.stage = Stage::Open(session);
+                }
+                // After a defect of the engine the script is told of the end all the same.
+                Stage::Open(session) => {
+                    return defect::poll(session, cx, Session::poll_life, |session| session.state.fail());
+                }
+            }
+        }
+    }
+}
+
+struct Session<I> {
+    incoming: I,
+    state: State,
+}
+
+impl<I: Incoming> Session<I> {
+    fn new(worker: Rc<Worker>, opened: Opened, incoming: I) -> Session<I> {
+        Session { incoming, state: State::new(worker, opened) }
+    }
+
+    fn poll_life(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.state.conn.register(cx.waker());
+        if self.state.poll_grant(cx).is_pending() {
+            return Poll::Pending;
+        }
+        self.state.stretch = 0;
+        let polled = self.poll_phases(cx);
+        // A grant is for one stretch.
+        self.state.ticket = None;
+        self.state.account.end_stretch(self.state.stretch);
+        self.state.worker.shard.hold(&self.state.conn, self.incoming.held(&self.state));
+        polled
+    }
+
+    fn poll_phases(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.state.conn.is_blocked() {
+                let _ = self.state.poll_flush(cx);
+            }
+            match self.state.phase {
+                Phase::Open => ready!(self.poll_open(cx)),
+                Phase::Ending => ready!(self.state.poll_ending(cx)),
+                Phase::Lingering(_) => return self.poll_lingering(cx),
+                Phase::Over => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// Ready whenever something has changed.
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (state, incoming) = (&mut self.state, &mut self.incoming);
+        if state.is_others_turn() {
+            // Unlike a mere wake-up, this lets the sockets be looked at.
+            let _ = pin!(yield_now()).poll(cx);
+            return Poll::Pending;
+        }
+        let closing = state.conn.is_closing();
+        if let Some(running) = &mut state.handler {
+            let (hook, began, handler) = &mut **running;
+            let resumed = Instant::now();
+            let polled = handler.poll(cx, closing);
+            let took = resumed.elapsed();
+            let (hook, began) = (*hook, *began);
+            state.charge(took);
+            match polled {
+                Poll::Ready(result) => {
+                    state.handler = None;
+                    began.ended(hook, &result, &state.conn);
+                    if let Some(returned) = state.settle(hook, result) {
+                        incoming.returned(state, returned);
+                    }
+                    return Poll::Ready(());
+                }
+                // Told of the end, its waits fail: it is pending only while the connection lives.
+                Poll::Pending if closing => return Poll::Pending,
+                Poll::Pending => {}
+            }
+        } else if state.conn.is_closed() && !(state.is_their_end() && incoming.has_work(state)) {
+            self.begin_ending();
+            return Poll::Ready(());
+        } else if incoming.has_work(state) {
+            // Handlers of a client that has gone wait for nothing, and so need no place among those that wait.
+            if !closing && state.poll_turn(incoming.next_hook(), cx).is_pending() {
+                return self.pause(cx);
+            }
+            state.turn = None;
+            incoming.work(state);
+            return Poll::Ready(());
+        }
+        if incoming.go_on(state, state.handler.is_none()) {
+            return Poll::Ready(());
+        }
+        if state.conn.is_closed() || !incoming.has_room(state) {
+            return self.pause(cx);
+        }
+        state.conn.resume_reading(state.worker.shard.now());
+        self.poll_read(cx)
+    }
+
+    /// Does not read for now; a handler, or its turn, is waited for. The client's end is still seen: by the worker's timer,
+    /// or here, if it closes in what has come already.
+    fn pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let conn = &self.state.conn;
+        conn.pause_reading();
+        if conn.framing.closes_in_words() && conn.is_paused() && !conn.is_closing() && conn.take_look() {
+            let mut buffer = self.state.worker.take_read_buffer();
+            let mut unread = ReadBuf::new(&mut buffer);
+            match conn.transport.poll_peek(cx, &mut unread) {
+                // The system tells it once.
+                Poll::Ready(Err(e)) => conn.lose(Some(CloseReason::Lost(e.to_string().into()))),
+                _ if self.incoming.closes_in(unread.filled()) => conn.part(None),
+                _ => {}
+            }
+            self.state.worker.put_read_buffer(buffer);
+        }
+        Poll::Pending
+    }
+
+    /// Reads once through the worker's buffer and handles what came.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let worker = self.state.worker.clone();
+        let mut buffer = worker.take_read_buffer();
+        let mut chunk = ReadBuf::new(&mut buffer);
+        let result = self.state.conn.transport.poll_read(cx, &mut chunk);
+        match result {
+            Poll::Ready(Ok(())) if chunk.filled().is_empty() => self.incoming.end(&mut self.state),
+            Poll::Ready(Ok(())) => {
+                self.state.conn.last_read.set(worker.shard.now());
+                self.incoming.take(&mut self.state, chunk.filled_mut());
+            }
+            Poll::Ready(Err(ref e)) => self.state.conn.close(CloseReason::Lost(e.to_string().into())),
+            Poll::Pending => {}
+        }
+        worker.put_read_buffer(buffer);
+        result.map(drop)
+    }
+
+    /// Writes what is owed, then waits for the client's end of the socket; both only for a while.
+    fn poll_lingering(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Phase::Lingering(lingering) = &mut self.state.phase else { return Poll::Ready(()) };
+        while lingering.timer.as_mut().poll(cx).is_ready() {
+            if !self.state.worker.outlasts(&self.state.conn, lingering) {
+                return Poll::Ready(());
+            }
+            lingering.timer.as_mut().reset(tokio::time::Instant::now() + LINGER);
+        }
+        ready!(self.state.poll_flush(cx));
+        self.state.conn.transport.shutdown_write();
+        self.state.worker.poll_drain(&self.state.conn, cx)
+    }
+
+    /// From here on no messages; the last hook runs.
+    fn begin_ending(&mut self) {
+        let (state, incoming) = (&mut self.state, &mut self.incoming);
+        let reason = state.conn.close_reason().unwrap_or(CloseReason::Peer(None));
+        if let Some(words) = state.conn.framing.close(&reason) {
+            state.worker.shard.push_control(&state.conn, words);
+        }
+        incoming.farewell(state);
+        (state.pinned, state.turn) = (None, None);
+        state.phase = Phase::Ending;
+        if incoming.is_known() {
+            state.start(Hook::Close, HookArgs::close(ConnRef::of(&state.conn), &reason));
+        }
+    }
+}

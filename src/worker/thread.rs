@@ -1,0 +1,188 @@
+//! A worker's thread from its start to its end: what it is made of, and the tasks that it runs.
+
+use arc_swap::ArcSwap;
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::spawn_local;
+
+use super::{Control, Listener, Peers, Reserve, Server, Worker};
+use super::{accept, control, leaving, memory, renew, sweep, turn};
+use crate::api::repeats::Repeats;
+use crate::api::{Api, Callers, Logins, Parts};
+use crate::cluster::Mesh;
+use crate::config::Config;
+use crate::hub::Hub;
+use crate::ids::WorkerId;
+use crate::memory::Memory;
+use crate::outbound::Outbound;
+use crate::queue::Queue;
+use crate::script::current::{self, Host};
+use crate::script::program::Program;
+use crate::script::vm::{Vm, VmLimits};
+use crate::shard::Shard;
+use crate::shard::served::Served;
+use crate::telemetry::metrics::{Metrics, WorkerCounts};
+
+/// What all workers share, and what one is made of.
+pub struct Spec {
+    /// Which one.
+    pub id: WorkerId,
+    /// The hub.
+    pub hub: Arc<Hub>,
+    /// The mesh.
+    pub mesh: Arc<Mesh>,
+    /// HTTP and Redis, for scripts.
+    pub outbound: Arc<Outbound>,
+    /// From handlers to back ends.
+    pub queue: Arc<Queue>,
+    /// What back ends publish once only.
+    pub repeats: Arc<Repeats>,
+    /// The process's memory.
+    pub memory: Arc<Memory>,
+    /// The configuration in force.
+    pub config: Arc<ArcSwap<Config>>,
+    /// The scripts, by server.
+    pub programs: Vec<Arc<Program>>,
+    /// Connections of each server over all workers.
+    pub clients: Vec<Arc<AtomicUsize>>,
+    /// Connections of each worker, and how to reach the others.
+    pub peers: Arc<Peers>,
+    /// The listeners, shared by all workers.
+    pub listeners: Vec<Listener>,
+    /// Where the API is reached (for `/v1/nodes`).
+    pub api_addr: SocketAddr,
+    /// The process's figures.
+    pub metrics: Arc<Metrics>,
+    /// Failed logins of all workers.
+    pub logins: Arc<Logins>,
+    /// Connections of callers, of all workers.
+    pub callers: Arc<Callers>,
+    /// The descriptors that clients do not get.
+    pub reserve: Reserve,
+    /// Its own control lane.
+    pub control: mpsc::Receiver<Control>,
+    /// True while the engine drains.
+    pub draining: watch::Receiver<bool>,
+}
+
+/// Runs a worker on this thread till it has drained. `ready` hears first whether it could start: the error of its
+/// scripts, or of the system.
+pub fn run(spec: Spec, ready: std::sync::mpsc::Sender<Result<(), String>>) {
+    let mut builder = Builder::new_current_thread();
+    if spec.hub.workers() > 1 {
+        // Before it sleeps: whoever waits for this core may be about to give it something to do.
+        builder.on_thread_park(std::thread::yield_now);
+    }
+    let runtime = match builder.enable_all().build_local(LocalOptions::default()) {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            let _ = ready.send(Err(format!("a worker's runtime could not start: {e}")));
+            return;
+        }
+    };
+    runtime.block_on(async move {
+        let hub = spec.hub.clone();
+        let id = spec.id;
+        match start(spec) {
+            Ok((worker, control, listeners)) => {
+                let _ = ready.send(Ok(()));
+                serve(worker, control, listeners).await;
+            }
+            Err(e) => {
+                let _ = ready.send(Err(e));
+            }
+        }
+        hub.mailbox(id).close();
+    });
+    // Tasks that are left hold connections and VMs: they go with the runtime, while the host is still there.
+    drop(runtime);
+    current::uninstall();
+}
+
+type Started = (Rc<Worker>, mpsc::Receiver<Control>, Vec<Listener>);
+
+fn start(spec: Spec) -> Result<Started, String> {
+    let config = spec.config.load_full();
+    let shard = Rc::new(Shard::new(spec.id, spec.hub.clone()));
+    let (mesh, queue, outbound) = (spec.mesh.clone(), spec.queue.clone(), spec.outbound);
+    current::install(Host { shard: shard.clone(), mesh, queue, outbound });
+    let vm_limits = VmLimits::of(&config.luavm);
+    let mut servers = Vec::with_capacity(config.servers.len());
+    for (i, (server, program)) in config.servers.iter().zip(&spec.programs).enumerate() {
+        servers.push(Server {
+            served: Rc::new(Served::new(i, server, spec.clients[i].clone())),
+            vm: RefCell::new(Vm::new(program.clone(), &vm_limits)?),
+            next: RefCell::default(),
+            replaced: RefCell::default(),
+            worn: RefCell::default(),
+            renewed: Cell::default(),
+        });
+    }
+    spec.memory.add(shard.counts.clone());
+    let clients = spec.clients.clone();
+    let draining = spec.draining;
+    let api = Rc::new(Api::new(Parts {
+        mesh: spec.mesh,
+        queue: spec.queue,
+        repeats: spec.repeats,
+        config: spec.config.clone(),
+        clients,
+        api_addr: spec.api_addr,
+        metrics: spec.metrics.clone(),
+        logins: spec.logins,
+        callers: spec.callers,
+        draining: draining.clone(),
+    }));
+    spec.metrics.add(WorkerCounts {
+        id: spec.id.0,
+        shard: shard.counts.clone(),
+        servers: servers.iter().map(|server| server.served.counts.clone()).collect(),
+        api: api.counts(),
+        runtime: tokio::runtime::Handle::current().metrics(),
+    });
+    let worker = Rc::new(Worker {
+        id: spec.id,
+        shard,
+        hub: spec.hub,
+        config: spec.config,
+        servers,
+        api,
+        peers: spec.peers,
+        memory: spec.memory,
+        draining,
+        read_buffer: Cell::default(),
+        fair: Rc::default(),
+        newcomers: Cell::default(),
+        vm_limits,
+        reserve: spec.reserve,
+        turned_away: Cell::default(),
+        worn: Notify::new(),
+    });
+    worker.measure();
+    Ok((worker, spec.control, spec.listeners))
+}
+
+/// All of a worker's life: its tasks run until it has drained.
+async fn serve(worker: Rc<Worker>, control: mpsc::Receiver<Control>, listeners: Vec<Listener>) {
+    spawn_local(turn::run(worker.clone()));
+    spawn_local(sweep::run(worker.clone()));
+    spawn_local(worker.fair.clone().run());
+    spawn_local(beat(worker.clone()));
+    spawn_local(leaving::run(worker.clone()));
+    spawn_local(memory::run(worker.clone()));
+    spawn_local(renew::run(worker.clone()));
+    let accepting: Vec<_> =
+        listeners.into_iter().map(|l| spawn_local(accept::run(worker.clone(), l)).abort_handle()).collect();
+    control::run(worker.clone(), control, accepting).await;
+    worker.peers.pulses[usize::from(worker.id.0)].end();
+}
+
+/// Shows that the worker lives. Runs for ever.
+async fn beat(worker: Rc<Worker>) {
+    worker.peers.pulses[usize::from(worker.id.0)].beat(&worker.hub).await;
+}

@@ -21,7 +21,7 @@ const LAYERS: [&[&str]; 11] = [
 ];
 
 /// What may be named only in certain places: a crate, and the files or folders below `src/` that may.
-const ONLY_IN: [(&str, &[&str]); 13] = [
+const ONLY_IN: [(&str, &[&str]); 14] = [
     ("mlua", &["script/"]),
     ("dashmap", &["hub/"]),
     ("serde_yaml", &["config/raw.rs", "config/raw/"]),
@@ -35,6 +35,7 @@ const ONLY_IN: [(&str, &[&str]); 13] = [
     ("redis_codec", &["outbound/redis/"]),
     ("combine", &["outbound/redis/"]),
     ("clap", &["cli.rs", "bench/", "testing/"]),
+    ("socket2", &["bench/", "engine/listeners.rs", "outbound/", "shard/transport.rs"]),
 ];
 
 /// The API's own error codes, spelt in one file only.

@@ -154,7 +154,7 @@ impl Conn {
             // These clients take nothing: what waits for them is memory.
             CloseReason::WriteTimeout | CloseReason::Lost(_) => self.outbox.borrow_mut().clear(),
             // One that takes a little may be told why: the close frame follows the frame that is begun.
-            CloseReason::TooSlow | CloseReason::Memory if self.framing.closes_in_words() => {
+            CloseReason::TooSlow | CloseReason::Memory if self.framing.tells_why() => {
                 self.outbox.borrow_mut().clear_whole_frames();
             }
             CloseReason::TooSlow | CloseReason::Memory => self.outbox.borrow_mut().clear(),

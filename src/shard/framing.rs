@@ -58,9 +58,17 @@ impl Framing {
         }
     }
 
-    /// Whether [`Framing::close`] ever tells why a connection ends, and clients say likewise that they close. So one that
-    /// ends its sending without a word has gone; elsewhere it may only send no more.
-    pub fn closes_in_words(self) -> bool {
+    /// Whether [`Framing::close`] ever tells a client why its connection ends.
+    pub fn tells_why(self) -> bool {
+        match self {
+            Framing::WebSocket => true,
+            Framing::Script => false,
+        }
+    }
+
+    /// Whether clients close by a message of their own (a close frame). So one that ends its sending without it has gone;
+    /// elsewhere a client may only send no more.
+    pub fn clients_close(self) -> bool {
         match self {
             Framing::WebSocket => true,
             Framing::Script => false,
@@ -94,9 +102,9 @@ mod tests {
     }
 
     #[test]
-    fn only_what_closes_in_words_has_words() {
+    fn only_a_framing_that_tells_why_has_words_for_it() {
         for framing in [Framing::WebSocket, Framing::Script] {
-            assert_eq!(framing.close(&CloseReason::Shutdown).is_some(), framing.closes_in_words());
+            assert_eq!(framing.close(&CloseReason::Shutdown).is_some(), framing.tells_why());
             assert!(framing.close(&CloseReason::Peer(None)).is_none(), "the client knows");
         }
     }

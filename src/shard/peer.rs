@@ -1,5 +1,6 @@
-//! A client that is not read, since much waits for its handler: what the system knows of it all the same. Its end is
-//! seen, and so is that its machine does not answer any more. Nothing here reads from the socket.
+//! Whether a client's silence counts. One that is not read, since much waits for its handler, may have said much: of it is
+//! seen, through its [`super::transport::Transport`], that more has come, that it ends, or that its machine does not answer
+//! any more. Nothing here reads from the socket.
 
 use std::time::Duration;
 

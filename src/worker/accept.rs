@@ -62,12 +62,16 @@ fn refuse(worker: &Worker, server: usize, transport: &Transport) {
     seldom!(WARN, "no descriptors are left for clients", "";
         "clients are refused: only the {} file descriptors are left that are kept for the rest of the engine (ulimit -n)",
         worker.reserve.kept());
-    if served.protocol == Protocol::Websocket {
-        let refusal = Refusal { status: 503, text: "too many open files".into() };
-        // As much as it takes at once: it has no place to wait in. What it has sent is read, so that the response is not
-        // lost to a reset.
-        let _ = transport.try_read(&mut [0; 4096]);
-        let _ = transport.try_write(&refusal.response());
+    match served.protocol {
+        Protocol::Websocket => {
+            let refusal = Refusal { status: 503, text: "too many open files".into() };
+            // As much as it takes at once: it has no place to wait in. What it has sent is read, so that the response is not
+            // lost to a reset.
+            let _ = transport.try_read(&mut [0; 4096]);
+            let _ = transport.try_write(&refusal.response());
+        }
+        // There are no words for it.
+        Protocol::Socket => {}
     }
 }
 

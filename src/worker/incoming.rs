@@ -23,8 +23,8 @@ pub(super) trait Incoming: Unpin {
     fn go_on(&mut self, state: &mut State, idle: bool) -> bool;
     /// Whether more may be read.
     fn has_room(&self, state: &State) -> bool;
-    /// Whether the client closes in what is not handled yet; `unread`: what follows of that. Only asked where clients close in
-    /// words ([`crate::shard::framing::Framing::closes_in_words`]).
+    /// Whether the client closes in what is not handled yet; `unread`: what follows of that. Only asked where
+    /// [`crate::shard::framing::Framing::clients_close`].
     fn closes_in(&self, _unread: &[u8]) -> bool {
         false
     }

@@ -190,7 +190,7 @@ impl State {
         let over = match reason {
             // The socket has ended already, and nothing is owed.
             Some(CloseReason::Lost(_)) => true,
-            Some(CloseReason::TooSlow | CloseReason::Memory) if self.conn.framing.closes_in_words() => {
+            Some(CloseReason::TooSlow | CloseReason::Memory) if self.conn.framing.tells_why() => {
                 self.worker.takes_nothing(&self.conn)
             }
             Some(CloseReason::TooSlow | CloseReason::Memory | CloseReason::WriteTimeout) => {

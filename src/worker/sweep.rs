@@ -99,7 +99,7 @@ fn visit(worker: &Worker, conn: &Rc<Conn>, now: u32) {
 fn listen(conn: &Rc<Conn>, read_timeout: Duration, now: u32, over: impl Fn(u32, Duration) -> bool) {
     match conn.transport.gone() {
         Gone::Wholly => return conn.lose(None),
-        Gone::Sending if conn.framing.closes_in_words() => return conn.lose(None),
+        Gone::Sending if conn.framing.clients_close() => return conn.lose(None),
         Gone::Sending => return conn.sends_no_more(now),
         Gone::No => {}
     }
@@ -112,7 +112,7 @@ fn listen(conn: &Rc<Conn>, read_timeout: Duration, now: u32, over: impl Fn(u32, 
             conn.last_read.set(now.wrapping_sub(unanswered.as_millis() as u32));
         }
     }
-    if conn.framing.closes_in_words() && !conn.is_held() {
+    if conn.framing.clients_close() && !conn.is_held() {
         conn.look_again();
     }
 }

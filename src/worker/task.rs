@@ -164,7 +164,7 @@ impl<I: Incoming> Session<I> {
     fn pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let conn = &self.state.conn;
         conn.pause_reading();
-        if conn.framing.closes_in_words() && conn.is_paused() && !conn.is_closing() && conn.take_look() {
+        if conn.framing.clients_close() && conn.is_paused() && !conn.is_closing() && conn.take_look() {
             let mut buffer = self.state.worker.take_read_buffer();
             let mut unread = ReadBuf::new(&mut buffer);
             match conn.transport.poll_peek(cx, &mut unread) {

@@ -3,7 +3,7 @@
 //! Others say what is to be read or written, and keep what did not fit. Nothing here waits by itself or holds bytes, and
 //! any number of tasks of one thread may share a transport: all methods take `&self`.
 //!
-//! A form of transport is a variant of [`Transport`]. Each has a TCP socket below ([`Transport::socket`]), so what is asked of
+//! A form of transport is a variant of [`Transport`]. Each has a TCP socket below (`Transport::socket`), so what is asked of
 //! the system is the same for all; another form decides reading, writing and the end of writing anew. Plain bytes come in
 //! and go out here whatever the form: frames are encoded once, and what enciphers does so for each connection.
 

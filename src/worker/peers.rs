@@ -16,7 +16,7 @@ const CONTROL_LANE: usize = 1024;
 
 /// The other way into a worker: a closed set of things it is told to do.
 pub enum Control {
-    /// Take over a socket that another worker accepted: the next of the [`super::arrivals`]. It may be gone, if this worker did not go on
+    /// Take over a socket that another worker accepted: the next of its arrivals. It may be gone, if this worker did not go on
     /// for a while.
     Adopt,
     /// First phase of a reload: build a VM of that version beside the one in use.

@@ -14,6 +14,7 @@ use self::signals::{Signals, Wish};
 use crate::bench::Bench;
 use crate::config::{Config, Format, Level, Listen, load};
 use crate::engine::{Engine, Listeners, check_scripts, check_watchdog};
+use crate::ids::MAX_WORKERS;
 use crate::telemetry::log::escape::for_terminal;
 use crate::telemetry::log::{Log, Rotation, Style};
 use crate::testing;
@@ -70,7 +71,7 @@ struct Run {
     #[command(flatten)]
     file: File,
     /// Worker threads; 0 = one a core [default: engine.workers of the configuration]
-    #[arg(short = 'p', long = "workers", value_name = "N", value_parser = clap::value_parser!(u16).range(0..=1024))]
+    #[arg(short = 'p', long = "workers", value_name = "N", value_parser = clap::value_parser!(u16).range(0..=MAX_WORKERS as i64))]
     workers: Option<u16>,
 }
 

@@ -1,18 +1,56 @@
-//! Who is who: nodes, workers, and clients whose numbers never come back.
+//! Who is who: nodes, workers, and clients. A client's id says which node has the client, and a lane by which that node
+//! finds the worker; the ids of one lane only grow.
 
 use std::fmt;
+use std::num::NonZeroU16;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A worker thread of this process, counted from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkerId(pub u16);
 
-/// The most workers a process may have.
-pub const MAX_WORKERS: usize = 1024;
+/// The most workers a process may have: each owns at least one lane.
+pub const MAX_WORKERS: usize = Lane::COUNT;
 
-/// A node of the cluster for one run of its process.
+/// A node's number, 1 to [`NodeNumber::MAX`], different for all nodes of a cluster that live at the same time. It is a
+/// part of all client ids that the node gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeNumber(NonZeroU16);
+
+impl NodeNumber {
+    /// The largest: 10 bits.
+    pub const MAX: u16 = (1 << NODE_BITS) - 1;
+
+    /// The number, if a node can have it.
+    pub fn new(number: u16) -> Option<NodeNumber> {
+        NonZeroU16::new(number).filter(|number| number.get() <= NodeNumber::MAX).map(NodeNumber)
+    }
+
+    /// One drawn by chance, for a process that is in no cluster. So a process that follows one that was killed has
+    /// another number in 1,022 of 1,023 cases, and does not give ids of the former again even if that ran ahead of the
+    /// clock ([`ClientIds`]).
+    pub fn random() -> NodeNumber {
+        let drawn = uuid::Uuid::new_v4().as_u128() as u32 % u32::from(NodeNumber::MAX);
+        NodeNumber(NonZeroU16::MIN.saturating_add(drawn as u16))
+    }
+
+    /// The number itself.
+    pub fn get(self) -> u16 {
+        self.0.get()
+    }
+}
+
+/// A node for one run of its process, as `/v1/nodes` and the messages of a queue name it: the node's number and the
+/// time of the start, below 2^45. Two runs differ, unless they have one number and began in the same 32nd of a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u64);
+
+impl NodeId {
+    /// The run that begins now, of the node with that number.
+    pub fn of_run(number: NodeNumber) -> NodeId {
+        NodeId(u64::from(number.get()) << STEP_BITS | clock() & STEP_MASK)
+    }
+}
 
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -20,18 +58,43 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// A client connection's number. Never given twice, and below 2^53, so that JSON readers of any language hold it
-/// exactly.
+/// One of a node's sequences of client ids. Each lane belongs to one worker, which alone gives ids on it and has their
+/// clients; which one, is the node's affair and stands in no id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Lane(pub u8);
+
+impl Lane {
+    /// How many there are: 8 bits.
+    pub const COUNT: usize = 1 << LANE_BITS;
+
+    /// All lanes, lowest first.
+    pub fn all() -> impl Iterator<Item = Lane> {
+        (0..=u8::MAX).map(Lane)
+    }
+}
+
+/// A client connection's id, below 2^53, so that JSON readers of any language hold it exactly. From the top: 10 bits are
+/// the [`NodeNumber`], 35 bits a step of time, 8 bits the [`Lane`]. [`ClientIds`] says how far an id is the only one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientId(u64);
 
-/// Numbers from here on don't fit a double exactly.
-const LIMIT: u64 = 1 << 53;
+const NODE_BITS: u32 = 10;
+const STEP_BITS: u32 = 35;
+const LANE_BITS: u32 = 8;
+const STEP_MASK: u64 = (1 << STEP_BITS) - 1;
+/// Ids are below it; numbers from here on don't all fit a double exactly.
+const LIMIT: u64 = 1 << (NODE_BITS + STEP_BITS + LANE_BITS);
 
 impl ClientId {
-    /// The number, if it can be a client's.
+    /// The id of that number, if it is above 0 and below 2^53. It may be one that no node gives: there is no such client.
     pub fn new(number: u64) -> Option<ClientId> {
         (number > 0 && number < LIMIT).then_some(ClientId(number))
+    }
+
+    /// Puts an id together. Of the step, the lowest 35 bits count.
+    pub fn from_parts(node: NodeNumber, step: u64, lane: Lane) -> ClientId {
+        let node = u64::from(node.get()) << (STEP_BITS + LANE_BITS);
+        ClientId(node | (step & STEP_MASK) << LANE_BITS | u64::from(lane.0))
     }
 
     /// Reads the decimal text that scripts and back ends use.
@@ -46,6 +109,16 @@ impl ClientId {
     pub fn get(self) -> u64 {
         self.0
     }
+
+    /// The node that gave it; None: no node did.
+    pub fn node(self) -> Option<NodeNumber> {
+        NodeNumber::new((self.0 >> (STEP_BITS + LANE_BITS)) as u16)
+    }
+
+    /// The lane that its node gave it on.
+    pub fn lane(self) -> Lane {
+        Lane(self.0 as u8)
+    }
 }
 
 impl fmt::Display for ClientId {
@@ -54,94 +127,207 @@ impl fmt::Display for ClientId {
     }
 }
 
-/// 2026-01-01T00:00:00Z, where the clock of client numbers starts, in seconds of Unix time.
+/// 2026-01-01T00:00:00Z, where the clock of client ids starts, in seconds of Unix time.
 const EPOCH: u64 = 1_767_225_600;
-/// Ticks of that clock in a second.
-const TICKS: u64 = 16;
-/// Bits below the tick: 262,144 numbers in each sixteenth of a second.
-const SEQUENCE_BITS: u32 = 18;
+/// Steps of that clock in a second. With 256 lanes, a node has 8,192 ids for each second.
+const STEPS: u64 = 32;
 
-/// The first number of the present tick of the clock.
+/// The present step of the clock; 0 before its start.
 fn clock() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
-    let ticks = since.saturating_sub(EPOCH * 1000) * TICKS / 1000;
-    (ticks.max(1) << SEQUENCE_BITS) % LIMIT
+    since.saturating_sub(EPOCH * 1000) * STEPS / 1000
 }
 
-/// A number for this run of the process: the clock's tick at its start.
-pub fn new_node_id() -> NodeId {
-    NodeId(clock() >> SEQUENCE_BITS)
-}
-
-/// Gives out client numbers for one worker.
+/// Gives out the client ids of one worker, on its lanes in turn.
 ///
-/// A number is a time (35 bits, sixteenths of a second since 2026, good for 68 years) and a sequence (18 bits). The
-/// time makes it unique over restarts without a file to keep; the worker is the number's remainder by the count of
-/// workers, so that a number alone says which worker has the client.
+/// The steps of a lane begin with the clock's at the start of the process, and each id has one more than the last. So no id
+/// comes twice in a run, and the clock is not asked again. None comes again after a restart either, with no file to keep: a
+/// process that had no more than 8,192 connections for each second of its life (and each worker its part of them) has used no
+/// step that is still to come.
+/// An id can come twice only
+///
+/// - in two runs with the same node number (of processes in no cluster, one pair in 1,023), if the later one starts at a step
+///   that the former has used. That takes a former run that was ahead of the clock when it ended, since it had more
+///   connections than 8,192 for each second of its life; or a clock that was set back between the starts, by just so much, or
+///   that stood before 2026 at both;
+/// - from two processes that run at the same time in no cluster, and have drawn the same node number;
+/// - 34 years later: the steps begin anew in 2060.
 pub struct ClientIds {
-    worker: u64,
-    workers: u64,
-    last: u64,
+    node: NodeNumber,
+    /// Of each lane, the step of its last id; at first that of the start.
+    lanes: Box<[(Lane, u64)]>,
+    /// The position of the lane that is next.
+    next: usize,
 }
 
 impl ClientIds {
-    /// The numbers of that worker among `workers`.
-    pub fn new(worker: WorkerId, workers: usize) -> ClientIds {
-        ClientIds { worker: u64::from(worker.0), workers: workers as u64, last: 0 }
+    /// The ids of that node on these lanes, of which there must be one at least.
+    pub fn new(node: NodeNumber, lanes: impl IntoIterator<Item = Lane>) -> ClientIds {
+        ClientIds::from(clock(), node, lanes)
     }
 
-    /// A number that was never given before.
+    fn from(start: u64, node: NodeNumber, lanes: impl IntoIterator<Item = Lane>) -> ClientIds {
+        let lanes: Box<[_]> = lanes.into_iter().map(|lane| (lane, start)).collect();
+        debug_assert!(!lanes.is_empty());
+        ClientIds { node, lanes, next: 0 }
+    }
+
+    /// An id that was not given before.
     pub fn issue(&mut self) -> ClientId {
-        self.after(clock())
+        let (lane, step) = &mut self.lanes[self.next];
+        *step += 1;
+        let id = ClientId::from_parts(self.node, *step, *lane);
+        self.next = (self.next + 1) % self.lanes.len();
+        id
     }
-
-    fn after(&mut self, floor: u64) -> ClientId {
-        let aligned = floor - floor % self.workers + self.worker;
-        let aligned = if aligned < floor { aligned + self.workers } else { aligned };
-        self.last = aligned.max(self.last + self.workers);
-        debug_assert_eq!(self.last % self.workers, self.worker);
-        ClientId(self.last)
-    }
-}
-
-/// The worker that has (or had) that client, given how many workers this process runs.
-pub fn worker_of(client: ClientId, workers: usize) -> WorkerId {
-    WorkerId((client.0 % workers as u64) as u16)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::{HashMap, HashSet};
 
-    #[test]
-    fn client_ids_are_unique_and_name_their_worker() {
-        let mut seen = std::collections::HashSet::new();
-        for worker in 0..3 {
-            let mut ids = ClientIds::new(WorkerId(worker), 3);
-            for _ in 0..10_000 {
-                let id = ids.issue();
-                assert!(id.get() < LIMIT);
-                assert_eq!(worker_of(id, 3), WorkerId(worker));
-                assert!(seen.insert(id), "{id} was given twice");
-            }
-        }
+    fn node(number: u16) -> NodeNumber {
+        NodeNumber::new(number).unwrap()
     }
 
     #[test]
-    fn the_clock_moves_numbers_forward_and_a_burst_runs_ahead_of_it() {
-        let mut ids = ClientIds::new(WorkerId(1), 2);
-        let first = ids.after(1000);
-        assert_eq!(first.get(), 1001);
-        assert_eq!(ids.after(1000).get(), 1003);
-        assert_eq!(ids.after(5000).get(), 5001);
-        assert_eq!(ids.after(1000).get(), 5003, "a clock set back gives no number again");
+    fn an_id_holds_its_parts_and_stays_below_2_to_the_53() {
+        for (number, step, lane) in [(1, 0, 0), (1, 1, 255), (1023, STEP_MASK, 255), (700, 901_770_144, 3)] {
+            let id = ClientId::from_parts(node(number), step, Lane(lane));
+            assert_eq!((id.node(), id.lane()), (Some(node(number)), Lane(lane)));
+            assert_eq!(ClientId::new(id.get()), Some(id), "{id}");
+            assert_eq!(ClientId::parse(id.to_string().as_bytes()), Some(id));
+        }
+        assert_eq!(ClientId::from_parts(node(1023), STEP_MASK, Lane(255)).get(), LIMIT - 1);
+        assert_eq!(LIMIT, 1 << 53);
+        let in_2060 = ClientId::from_parts(node(5), STEP_MASK + 1, Lane(9));
+        assert_eq!((in_2060.node(), in_2060.lane()), (Some(node(5)), Lane(9)), "the steps begin anew");
+    }
+
+    #[test]
+    fn node_numbers_are_1_to_1023() {
+        assert_eq!((NodeNumber::new(0), NodeNumber::new(1024)), (None, None));
+        assert_eq!([1, 1023].map(|n| NodeNumber::new(n).map(NodeNumber::get)), [Some(1), Some(1023)]);
+        let drawn: HashSet<u16> = (0..20_000).map(|_| NodeNumber::random().get()).collect();
+        assert!(drawn.iter().all(|n| (1..=1023).contains(n)));
+        assert!(drawn.contains(&1) && drawn.contains(&1023) && drawn.len() > 1000, "{} of them", drawn.len());
+    }
+
+    #[test]
+    fn the_clock_counts_32nds_of_a_second_and_is_good_until_2060() {
+        let year = 31_556_952;
+        assert!((33 * year..35 * year).contains(&((STEP_MASK + 1) / STEPS)));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() - EPOCH;
+        assert!((now..now + 60).contains(&(clock() / STEPS)));
+    }
+
+    #[test]
+    fn runs_of_nodes_are_told_apart() {
+        let before = NodeId::of_run(node(7));
+        assert_eq!(before.0 >> STEP_BITS, 7);
+        assert_ne!(NodeId::of_run(node(8)), before);
+        std::thread::sleep(std::time::Duration::from_millis(40));
+        assert!(NodeId::of_run(node(7)) > before);
+    }
+
+    /// The step and the lane of an id.
+    fn parts(id: ClientId) -> (u64, u8) {
+        (id.get() >> LANE_BITS & STEP_MASK, id.lane().0)
+    }
+
+    #[test]
+    fn lanes_take_turns() {
+        let mut ids = ClientIds::from(1000, node(1), [Lane(3), Lane(200)]);
+        let given: Vec<_> = (0..5).map(|_| parts(ids.issue())).collect();
+        assert_eq!(given, [(1001, 3), (1001, 200), (1002, 3), (1002, 200), (1003, 3)]);
+    }
+
+    #[test]
+    fn a_run_is_ahead_of_the_clock_only_after_8192_ids_for_each_second_of_its_life() {
+        let start = 1000;
+        let mut ids = ClientIds::from(start, node(1), Lane::all());
+        let last = (0..100 * 8192).map(|_| parts(ids.issue()).0).max();
+        assert_eq!(last, Some(start + 100 * STEPS), "100 seconds");
     }
 
     #[test]
     fn text_forms_are_checked() {
         assert_eq!(ClientId::parse(b"123").map(ClientId::get), Some(123));
+        assert_eq!(ClientId::parse(b"123").and_then(ClientId::node), None, "no node gives it");
+        assert_eq!(ClientId::parse(b"9007199254740991").and_then(ClientId::node), Some(node(1023)));
+        let first = (1u64 << 43).to_string();
+        assert_eq!(ClientId::parse(first.as_bytes()).and_then(ClientId::node), Some(node(1)));
         for bad in ["", "0", "-1", "1.5", "9007199254740992", "99999999999999999", "x", "+1"] {
             assert_eq!(ClientId::parse(bad.as_bytes()), None, "{bad}");
+        }
+        assert_eq!([0, LIMIT, u64::MAX].map(ClientId::new), [None; 3]);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// Time passes, in steps of the clock.
+        Wait(u64),
+        /// The clock is set back.
+        SetBack(u64),
+        /// A worker gets that many connections at once.
+        Burst(usize, usize),
+        /// The process is killed, and another starts with the same node number or the next.
+        Restart(bool),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0..20u64).prop_map(Step::Wait),
+            (1..10u64).prop_map(Step::SetBack),
+            (0..3usize, 1..600usize).prop_map(|(worker, count)| Step::Burst(worker, count)),
+            any::<bool>().prop_map(Step::Restart),
+        ]
+    }
+
+    /// The three workers of a process that starts now.
+    fn workers(clock: u64, number: u16) -> Vec<ClientIds> {
+        let lanes = |worker| Lane::all().filter(move |lane| lane.0 % 3 == worker);
+        (0..3).map(|worker| ClientIds::from(clock, node(number), lanes(worker))).collect()
+    }
+
+    proptest! {
+        /// Ids of a run are never given twice, whatever the clock does; those of two runs only if they have one node number,
+        /// and the later one starts before a step that the former has used.
+        #[test]
+        fn ids_come_once_but_where_it_is_said(steps in prop::collection::vec(step(), 1..60)) {
+            let (mut clock, mut number, mut run) = (1_000_000u64, 1, 0);
+            let mut ids = workers(clock, number);
+            let mut given: HashMap<ClientId, u32> = HashMap::new();
+            // The last step that was used, by node number.
+            let mut used: HashMap<u16, u64> = HashMap::new();
+            let mut may_repeat = false;
+            for step in steps {
+                match step {
+                    Step::Wait(steps) => clock += steps,
+                    Step::SetBack(steps) => clock -= steps,
+                    Step::Burst(worker, count) => {
+                        for _ in 0..count {
+                            let id = ids[worker].issue();
+                            prop_assert_eq!(id.node(), Some(node(number)));
+                            prop_assert_eq!(usize::from(id.lane().0) % 3, worker);
+                            let last = used.entry(number).or_default();
+                            *last = parts(id).0.max(*last);
+                            if let Some(before) = given.insert(id, run) {
+                                prop_assert!(before != run, "{} was given twice in a run", id);
+                                prop_assert!(may_repeat, "{} was given twice", id);
+                            }
+                        }
+                    }
+                    Step::Restart(same) => {
+                        number += u16::from(!same);
+                        run += 1;
+                        ids = workers(clock, number);
+                        may_repeat = used.get(&number).is_some_and(|&last| clock < last);
+                    }
+                }
+            }
         }
     }
 }

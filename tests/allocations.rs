@@ -15,7 +15,7 @@ use connmix::api::call::{self, Params};
 use connmix::cluster::Mesh;
 use connmix::config::{Protocol, load};
 use connmix::hub::{Delivery, Hub, Publication, Tally};
-use connmix::ids::{NodeId, WorkerId};
+use connmix::ids::{NodeId, NodeNumber, WorkerId};
 use connmix::message::{Channel, Kind, Message};
 use connmix::outbound::Outbound;
 use connmix::queue::Queue;
@@ -86,7 +86,7 @@ impl Rig {
             "center: {apiServer: {port: 0}}\nengine:\n  apiServer: {port: 0}\n  servers: [{port: 0, entry: lua/entry.websocket.lua}]\n",
         )
         .unwrap_or_else(|e| panic!("{e}"));
-        let hub = Arc::new(Hub::new(1));
+        let hub = Arc::new(Hub::new(NodeNumber::random(), 1));
         let shard = Rc::new(Shard::new(WorkerId(0), hub.clone()));
         let served = Rc::new(Served::new(0, &config.servers[0], Arc::default()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -141,7 +141,7 @@ const CALL: u64 = 5;
 
 #[test]
 fn a_call_that_publishes_one_message_allocates_no_more_than_that() {
-    let (mesh, published) = (Mesh::new(Arc::new(Hub::new(1)), NodeId(1)), Count::default());
+    let (mesh, published) = (Mesh::new(Arc::new(Hub::new(NodeNumber::random(), 1)), NodeId(1)), Count::default());
     let call = || {
         let params = Params::parse(br#"{"c":"news","d":"hello","t":"text","i":7}"#, "the body").unwrap();
         let mut publish = pin!(call::publish(&mesh, &published, &params));

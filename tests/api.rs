@@ -129,6 +129,12 @@ async fn a_send_reaches_one_client_by_string_or_number() {
     other.expect_only_reply("lobby", "ok").await;
 
     let mut api = Raw::dial(rig.at.api).await;
+    // The same but for the node's number.
+    let elsewhere = (id.parse::<u64>().unwrap() ^ (1 << 43)).to_string();
+    let reply = api.call(request(SEND, &format!(r#"{{"c":{elsewhere},"d":"x"}}"#))).await;
+    assert_error(&reply, 404, 401, &format!("client {elsewhere} is not connected"));
+    other.expect_only_reply("lobby", "ok").await;
+    client.expect_only_reply("lobby", "ok").await;
     client.close().await;
     // Those of another engine may have more digits than any of ours.
     let foreign = ["9007199254740992", "1234567890123456789", "\"1234567890123456789\"", "\"18446744073709551615\""];

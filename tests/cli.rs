@@ -72,7 +72,7 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
         (&["single", "-x"], "unexpected argument '-x'"),
         (&["single", "-p"], "a value is required for '--workers <N>'"),
         (&["single", "-p", "many"], "invalid value 'many' for '--workers <N>'"),
-        (&["single", "-p", "1025"], "1025 is not in 0..=1024"),
+        (&["single", "-p", "257"], "257 is not in 0..=256"),
         (&["check", "-p", "1"], "unexpected argument '-p'"),
     ] {
         let ended = run(dir.path(), args);

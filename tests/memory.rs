@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use connmix::config::load;
 use connmix::hub::Hub;
-use connmix::ids::WorkerId;
+use connmix::ids::{NodeNumber, WorkerId};
 use connmix::message::Channel;
 use connmix::shard::served::Served;
 use connmix::shard::{Arrival, Shard};
@@ -236,7 +236,7 @@ fn channel(name: &str) -> Channel {
 async fn a_connection_in_very_many_channels_leaves_them_in_parts() {
     let text = "center: {apiServer: {port: 0}}\nengine:\n  apiServer: {port: 0}\n  servers: [{port: 0, entry: lua/entry.websocket.lua}]\n";
     let config = load::parse(Path::new("connmix.yaml"), text).unwrap_or_else(|e| panic!("{e}"));
-    let hub = Arc::new(Hub::new(1));
+    let hub = Arc::new(Hub::new(NodeNumber::random(), 1));
     let shard = Shard::new(WorkerId(0), hub.clone());
     let served = Rc::new(Served::new(0, &config.servers[0], Arc::default()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

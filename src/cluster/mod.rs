@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use tokio::sync::oneshot;
 
 use crate::hub::{Counts, Delivery, Hub, Mailbox, Order, Publication, Refused, Tally, WorkerSet};
-use crate::ids::{ClientId, NodeId, WorkerId, worker_of};
+use crate::ids::{ClientId, NodeId, WorkerId};
 use crate::message::{Channel, Message};
 
 pub use unanswered::look_again;
@@ -59,7 +59,7 @@ impl Mesh {
     pub fn behind(&self, clients: impl IntoIterator<Item = ClientId>) -> Behind {
         let mut behind = Behind::default();
         for client in clients {
-            behind.0.add(worker_of(client, self.hub.workers()));
+            behind.0.add(self.hub.worker_of(client));
         }
         behind
     }
@@ -168,7 +168,7 @@ impl Mesh {
             let (obeyed, outcome) = oneshot::channel();
             put(hub.mailbox_of(client_id), Delivery::Order(client_id, order, obeyed)).await;
             handed();
-            let worker = worker_of(client_id, hub.workers());
+            let worker = hub.worker_of(client_id);
             let stuck = || Err(format!("worker {}, which serves client {client_id}, is stuck", worker.0));
             let lost = || hub.mailbox(worker).is_stuck().then(stuck);
             match unanswered::wait(outcome, lost).await {
@@ -232,7 +232,7 @@ async fn put(mailbox: &Mailbox, mut delivery: Delivery) {
 mod tests {
     use super::*;
     use crate::hub::MAILBOX_BYTES;
-    use crate::ids::WorkerId;
+    use crate::ids::NodeNumber;
     use std::collections::VecDeque;
     use std::pin::pin;
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_publish_goes_behind_the_orders_that_it_must_not_overtake() {
-        let hub = Arc::new(Hub::new(3));
+        let hub = Arc::new(Hub::new(NodeNumber::random(), 3));
         let mesh = Mesh::new(hub.clone(), NodeId(1));
         let channel = Channel::parse(b"c").unwrap();
         let client = ClientId::new(7).unwrap();
@@ -250,7 +250,7 @@ mod tests {
         let mut published = pin!(mesh.publish_then(channel, Message::text("x"), mesh.behind([client]), || ()));
         assert!(published.as_mut().poll(&mut cx).is_pending());
         let mut taken = VecDeque::new();
-        hub.mailbox(worker_of(client, 3)).take(&mut taken, Waker::noop());
+        hub.mailbox(hub.worker_of(client)).take(&mut taken, Waker::noop());
         assert!(matches!(taken.pop_front(), Some(Delivery::Order(..))));
         assert!(matches!(taken.pop_front(), Some(Delivery::Publish(..))));
         assert!(taken.is_empty());
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_publish_that_one_worker_has_reaches_the_others_though_its_publisher_goes() {
-        let hub = Arc::new(Hub::new(3));
+        let hub = Arc::new(Hub::new(NodeNumber::random(), 3));
         let mesh = Mesh::new(hub.clone(), NodeId(1));
         let channel = Channel::parse(b"c").unwrap();
         let taken = |worker| {
@@ -268,7 +268,9 @@ mod tests {
         };
         // First the second worker's mailbox is full, then the first one's.
         for (full, others) in [(1, [1, 1]), (0, [0, 0])] {
-            (0..3).for_each(|worker| hub.leave("c", WorkerId(worker)));
+            for worker in 0..3 {
+                hub.leave("c", WorkerId(worker));
+            }
             hub.join(&channel, WorkerId(full));
             let mut cx = Context::from_waker(Waker::noop());
             let large = Message::binary(vec![0; MAILBOX_BYTES]);
@@ -286,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_publish_is_handed_over_when_the_mailbox_has_it_and_counted_later() {
-        let hub = Arc::new(Hub::new(1));
+        let hub = Arc::new(Hub::new(NodeNumber::random(), 1));
         let mesh = Mesh::new(hub.clone(), NodeId(1));
         let channel = Channel::parse(b"c").unwrap();
         hub.join(&channel, WorkerId(0));

@@ -20,7 +20,7 @@ use crate::api::{Callers, Logins};
 use crate::cluster::Mesh;
 use crate::config::{Config, Level, QueueFull};
 use crate::hub::Hub;
-use crate::ids::{MAX_WORKERS, WorkerId, new_node_id};
+use crate::ids::{MAX_WORKERS, NodeId, NodeNumber, WorkerId};
 use crate::memory::{self, Memory};
 use crate::outbound::Outbound;
 use crate::queue::Queue;
@@ -102,10 +102,11 @@ impl Engine {
         }
         .min(MAX_WORKERS);
         let programs = compile(&config, |vm| log_warnings(vm, configured)).map_err(StartError::Script)?;
-        let hub = Arc::new(Hub::new(workers));
+        let node = NodeNumber::random();
+        let hub = Arc::new(Hub::new(node, workers));
         hub.bound_subscriptions(config.max_subscriptions);
         let memory = Arc::new(Memory::new(workers));
-        let mesh = Arc::new(Mesh::new(hub.clone(), new_node_id()));
+        let mesh = Arc::new(Mesh::new(hub.clone(), NodeId::of_run(node)));
         let outbound = Arc::new(Outbound::new(&config.luavm.redis));
         let queue = Queue::new(config.luavm.queue_topic_size, config.luavm.queue_max_topics);
         let queue = Arc::new(queue.waiting_for_room(config.luavm.queue_full == QueueFull::Block));

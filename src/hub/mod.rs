@@ -1,66 +1,29 @@
 //! Channel -> workers: which workers have subscribers of a channel, and the mailbox of each. Any thread may call it. It
 //! knows no sockets and waits for nothing; which of its connections a message is for, the worker knows ([`topics`]).
 
+mod lanes;
 mod mailbox;
 mod order;
 mod tally;
+#[cfg(test)]
+mod tests;
 pub mod topics;
+mod workers;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use foldhash::fast::RandomState;
-use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::*};
 
-use crate::ids::{ClientId, WorkerId, worker_of};
+use crate::ids::{ClientId, Lane, NodeNumber, WorkerId};
 use crate::message::{Channel, Message};
+use lanes::LaneTable;
 
 pub use mailbox::{MAILBOX_BYTES, Mailbox, Refused};
 pub use order::{Obeyed, Order};
 pub use tally::{Counts, Scenario, Share, SoFar, Tally};
-
-/// A set of workers: one bit each, in place for up to 64 of them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct WorkerSet(SmallVec<[u64; 2]>);
-
-impl WorkerSet {
-    fn set(&mut self, worker: WorkerId, present: bool) {
-        let (word, bit) = (usize::from(worker.0 / 64), 1u64 << (worker.0 % 64));
-        if self.0.len() <= word {
-            self.0.resize(word + 1, 0);
-        }
-        if present { self.0[word] |= bit } else { self.0[word] &= !bit }
-    }
-
-    /// Takes a worker in.
-    pub fn add(&mut self, worker: WorkerId) {
-        self.set(worker, true);
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.iter().all(|&word| word == 0)
-    }
-
-    /// The lowest of them.
-    pub fn first(&self) -> Option<WorkerId> {
-        self.iter().next()
-    }
-
-    /// Takes a worker out.
-    pub fn remove(&mut self, worker: WorkerId) {
-        self.set(worker, false);
-    }
-
-    /// The workers in the set, lowest first.
-    pub fn iter(&self) -> impl Iterator<Item = WorkerId> {
-        self.0.iter().enumerate().flat_map(|(i, &word)| {
-            let some = |rest: u64| (rest != 0).then_some(rest);
-            std::iter::successors(some(word), move |&rest| some(rest & (rest - 1)))
-                .map(move |rest| WorkerId(i as u16 * 64 + rest.trailing_zeros() as u16))
-        })
-    }
-}
+pub use workers::WorkerSet;
 
 /// A message on its way to all of a channel's connections.
 #[derive(Debug)]
@@ -103,6 +66,8 @@ impl Delivery {
 
 /// The process's hub.
 pub struct Hub {
+    node: NodeNumber,
+    lanes: LaneTable,
     channels: DashMap<Channel, WorkerSet, RandomState>,
     mailboxes: Box<[Mailbox]>,
     /// How many workers are stuck.
@@ -119,15 +84,22 @@ const SHARE: usize = 16;
 const FEW: usize = 64;
 
 impl Hub {
-    /// A hub for that many workers.
-    pub fn new(workers: usize) -> Hub {
+    /// A hub for that many workers, at most [`MAX_WORKERS`](crate::ids::MAX_WORKERS), on the node of that number.
+    pub fn new(node: NodeNumber, workers: usize) -> Hub {
         Hub {
+            node,
+            lanes: LaneTable::even(workers),
             channels: DashMap::with_hasher(RandomState::default()),
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
             stuck: AtomicUsize::new(0),
             subscriptions: AtomicUsize::new(0),
             max_subscriptions: AtomicUsize::new(usize::MAX),
         }
+    }
+
+    /// The number of this node.
+    pub fn node(&self) -> NodeNumber {
+        self.node
     }
 
     /// From here on there may be so many subscriptions, all connections together. Those that are there stay.
@@ -171,9 +143,19 @@ impl Hub {
         &self.mailboxes[usize::from(worker.0)]
     }
 
-    /// The mailbox of the worker that has that client, if it is one of this process.
+    /// The worker that has (or had) that client, if it is one of this node; otherwise one that knows no such client.
+    pub fn worker_of(&self, client: ClientId) -> WorkerId {
+        self.lanes.worker(client.lane())
+    }
+
+    /// The mailbox of that worker.
     pub fn mailbox_of(&self, client: ClientId) -> &Mailbox {
-        self.mailbox(worker_of(client, self.workers()))
+        self.mailbox(self.worker_of(client))
+    }
+
+    /// The lanes on which a worker gives client ids.
+    pub fn lanes_of(&self, worker: WorkerId) -> impl Iterator<Item = Lane> {
+        self.lanes.lanes_of(worker)
     }
 
     /// A worker takes nothing for the time being: nobody waits for it. To be told by one thread only, as is its end.
@@ -207,12 +189,12 @@ impl Hub {
     pub fn join(&self, channel: &Channel, worker: WorkerId) -> bool {
         match self.channels.entry(channel.clone()) {
             Entry::Occupied(mut e) => {
-                e.get_mut().set(worker, true);
+                e.get_mut().add(worker);
                 false
             }
             Entry::Vacant(e) => {
-                let mut set = WorkerSet(smallvec![]);
-                set.set(worker, true);
+                let mut set = WorkerSet::default();
+                set.add(worker);
                 e.insert(set);
                 true
             }
@@ -222,7 +204,7 @@ impl Hub {
     /// A worker has lost its last subscriber of a channel. No trace is left of a channel that nobody is in.
     pub fn leave(&self, channel: &str, worker: WorkerId) {
         self.channels.remove_if_mut(channel, |_, set| {
-            set.set(worker, false);
+            set.remove(worker);
             set.is_empty()
         });
     }
@@ -243,97 +225,5 @@ impl Hub {
     /// How many channels have subscribers.
     pub fn channels(&self) -> usize {
         self.channels.len()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn channel(name: &str) -> Channel {
-        Channel::parse(name.as_bytes()).unwrap()
-    }
-
-    #[test]
-    fn interest_comes_and_goes_without_a_trace() {
-        let hub = Hub::new(130);
-        let c = channel("video:1");
-        for w in [0, 63, 64, 129] {
-            hub.join(&c, WorkerId(w));
-        }
-        let workers: Vec<u16> = hub.workers_of("video:1").iter().map(|w| w.0).collect();
-        assert_eq!(workers, [0, 63, 64, 129]);
-        for w in [64, 0, 129, 63] {
-            hub.leave("video:1", WorkerId(w));
-        }
-        assert_eq!(hub.channels(), 0);
-        assert_eq!(hub.workers_of("video:1"), WorkerSet::default());
-        hub.leave("never", WorkerId(1));
-    }
-
-    fn delivery(bytes: usize) -> (Delivery, tokio::sync::oneshot::Receiver<Counts>) {
-        let (tally, counts) = Tally::new();
-        let message = Message::binary(vec![0; bytes]);
-        (Delivery::Publish(Arc::new(Publication { channel: channel("c"), message }), tally.share()), counts)
-    }
-
-    #[test]
-    fn a_full_mailbox_refuses_and_has_room_again_once_taken() {
-        let hub = Hub::new(1);
-        let mailbox = hub.mailbox(WorkerId(0));
-        assert!(mailbox.offer(delivery(MAILBOX_BYTES * 2).0).is_ok(), "an empty box takes a message of any size");
-        let Err(Refused::Full(refused)) = mailbox.offer(delivery(1).0) else { panic!("there is no room") };
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        assert!(mailbox.poll_room(&refused, &mut cx).is_pending());
-        let mut taken = std::collections::VecDeque::new();
-        mailbox.take(&mut taken, std::task::Waker::noop());
-        assert_eq!(taken.len(), 1);
-        assert!(mailbox.poll_room(&refused, &mut cx).is_ready());
-        assert!(mailbox.offer(refused).is_ok());
-    }
-
-    #[test]
-    fn a_connection_with_few_subscriptions_finds_room_beside_those_with_many() {
-        let hub = Hub::new(1);
-        hub.bound_subscriptions(100_000);
-        let mut taken = Vec::new();
-        for _ in 0..50 {
-            let (mut low, mut high) = (0, 100_000);
-            while low + 1 < high {
-                let middle = (low + high) / 2;
-                if hub.may_subscribe(middle, middle) { low = middle } else { high = middle }
-            }
-            hub.count_subscriptions(0, low);
-            taken.push(low);
-        }
-        assert_eq!(taken[0], 100_000 / SHARE);
-        assert!(taken.is_sorted_by(|a, b| a >= b));
-        assert!(hub.may_subscribe(FEW, FEW), "{} of {} are left", 100_000 - hub.subscriptions(), 100_000);
-        hub.count_subscriptions(100_000 - hub.subscriptions(), 100_000);
-        hub.count_subscriptions(hub.subscriptions(), 100_000);
-        assert!(!hub.may_subscribe(1, 1));
-    }
-
-    #[test]
-    fn room_is_what_the_refused_delivery_needs() {
-        let hub = Hub::new(1);
-        let mailbox = hub.mailbox(WorkerId(0));
-        assert!(mailbox.offer(delivery(MAILBOX_BYTES / 3).0).is_ok());
-        let Err(Refused::Full(refused)) = mailbox.offer(delivery(MAILBOX_BYTES).0) else { panic!("there is no room") };
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        assert!(mailbox.poll_room(&refused, &mut cx).is_pending(), "it would be refused again at once");
-    }
-
-    #[test]
-    fn a_closed_mailbox_fails_what_waits_and_what_comes() {
-        let hub = Hub::new(1);
-        let mailbox = hub.mailbox(WorkerId(0));
-        let (waiting, mut counts) = delivery(1);
-        assert!(mailbox.offer(waiting).is_ok());
-        mailbox.close();
-        assert_eq!(counts.try_recv(), Ok(Counts { reached: 0, failed: 1 }));
-        let (late, mut counts) = delivery(1);
-        assert!(matches!(mailbox.offer(late), Err(Refused::Closed)));
-        assert_eq!(counts.try_recv(), Ok(Counts { reached: 0, failed: 1 }));
     }
 }

@@ -82,7 +82,7 @@ pub struct Arrival {
 impl Shard {
     /// An empty shard for that worker.
     pub fn new(worker: WorkerId, hub: Arc<Hub>) -> Shard {
-        let ids = ClientIds::new(worker, hub.workers());
+        let ids = ClientIds::new(hub.node(), hub.lanes_of(worker));
         Shard {
             worker,
             hub,

@@ -12,6 +12,7 @@ use crate::config::{
     Format, High, HostPattern, LOAD_LIMIT, Level, Library, Limits, Logging, MAX_SCRIPT, Memory, Protocol, QueueFull,
     Redis, Summary, User,
 };
+use crate::ids::MAX_WORKERS;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -214,7 +215,7 @@ fn engine(s: &mut Section<'_>, unused: &mut Vec<String>) -> RawEngine {
     s.older(&[("control", "apiServer")]);
     unused.extend(not_used(s.get("centerRegistry"), |v| v.parse(HOST_PORT, (), |text| host_port(text).map(drop))));
     unused.extend(not_used(s.get("meshPoint"), |v| v.section(|s| drop(listen(s, 6788)))));
-    let workers = s.get("workers").number(0..=1024, 0);
+    let workers = s.get("workers").number(0..=MAX_WORKERS, 0);
     let (api, api_read_timeout, api_write_timeout, api_max_body_size) = s.get("apiServer").section(|s| {
         s.older(&[("username", "access.users"), ("password", "access.users")]);
         let api = listen(s, 6789);

@@ -1,0 +1,58 @@
+//! A set of workers.
+
+use smallvec::SmallVec;
+
+use crate::ids::WorkerId;
+
+/// A set of workers: one bit each, in place for up to 128 of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WorkerSet(SmallVec<[u64; 2]>);
+
+impl WorkerSet {
+    /// Takes a worker in.
+    pub fn add(&mut self, worker: WorkerId) {
+        let (word, bit) = place(worker);
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= bit;
+    }
+
+    /// Takes a worker out.
+    pub fn remove(&mut self, worker: WorkerId) {
+        let (word, bit) = place(worker);
+        if let Some(bits) = self.0.get_mut(word) {
+            *bits &= !bit;
+        }
+    }
+
+    /// Whether a worker is in.
+    pub fn contains(&self, worker: WorkerId) -> bool {
+        let (word, bit) = place(worker);
+        self.0.get(word).is_some_and(|bits| bits & bit != 0)
+    }
+
+    /// Whether no worker is in.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|&word| word == 0)
+    }
+
+    /// The lowest of them.
+    pub fn first(&self) -> Option<WorkerId> {
+        self.iter().next()
+    }
+
+    /// The workers in the set, lowest first.
+    pub fn iter(&self) -> impl Iterator<Item = WorkerId> {
+        self.0.iter().enumerate().flat_map(|(i, &word)| {
+            let some = |rest: u64| (rest != 0).then_some(rest);
+            std::iter::successors(some(word), move |&rest| some(rest & (rest - 1)))
+                .map(move |rest| WorkerId(i as u16 * 64 + rest.trailing_zeros() as u16))
+        })
+    }
+}
+
+/// The word and the bit of a worker.
+fn place(worker: WorkerId) -> (usize, u64) {
+    (usize::from(worker.0 / 64), 1 << (worker.0 % 64))
+}

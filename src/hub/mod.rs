@@ -1,6 +1,8 @@
 //! Channel -> workers: which workers have subscribers of a channel, and the mailbox of each. Any thread may call it. It
 //! knows no sockets and waits for nothing; which of its connections a message is for, the worker knows ([`topics`]).
 
+mod channel;
+mod interest;
 mod lanes;
 mod mailbox;
 mod order;
@@ -11,15 +13,17 @@ pub mod topics;
 mod workers;
 
 use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
 use foldhash::fast::RandomState;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::*};
 
 use crate::ids::{ClientId, Lane, NodeNumber, WorkerId};
 use crate::message::{Channel, Message};
+use channel::ChannelState;
 use lanes::LaneTable;
 
+pub use channel::{Joined, Left};
+pub use interest::InterestSink;
 pub use mailbox::{MAILBOX_BYTES, Mailbox, Refused};
 pub use order::{Obeyed, Order};
 pub use tally::{Counts, Scenario, Share, SoFar, Tally};
@@ -68,7 +72,9 @@ impl Delivery {
 pub struct Hub {
     node: NodeNumber,
     lanes: LaneTable,
-    channels: DashMap<Channel, WorkerSet, RandomState>,
+    channels: DashMap<Channel, ChannelState, RandomState>,
+    /// Hears of channels that are new on this node, and of those that are gone.
+    interest: Option<Arc<dyn InterestSink>>,
     mailboxes: Box<[Mailbox]>,
     /// How many workers are stuck.
     stuck: AtomicUsize,
@@ -90,11 +96,18 @@ impl Hub {
             node,
             lanes: LaneTable::even(workers),
             channels: DashMap::with_hasher(RandomState::default()),
+            interest: None,
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
             stuck: AtomicUsize::new(0),
             subscriptions: AtomicUsize::new(0),
             max_subscriptions: AtomicUsize::new(usize::MAX),
         }
+    }
+
+    /// The same hub, which tells `sink` of each channel's first subscriber on this node, and of its last. Before anybody
+    /// joins: so the sink hears of all.
+    pub fn telling(self, sink: Arc<dyn InterestSink>) -> Hub {
+        Hub { interest: Some(sink), ..self }
     }
 
     /// The number of this node.
@@ -185,33 +198,37 @@ impl Hub {
     }
 
     /// A worker has its first subscriber of a channel. Every publish that begins after this returns reaches the worker.
-    /// True: no other worker had any.
-    pub fn join(&self, channel: &Channel, worker: WorkerId) -> bool {
-        match self.channels.entry(channel.clone()) {
-            Entry::Occupied(mut e) => {
-                e.get_mut().add(worker);
-                false
-            }
-            Entry::Vacant(e) => {
-                let mut set = WorkerSet::default();
-                set.add(worker);
-                e.insert(set);
-                true
-            }
+    /// [`Joined::First`]: it is the node's first, too.
+    pub fn join(&self, channel: &Channel, worker: WorkerId) -> Joined {
+        let mut state = self.channels.entry(channel.clone()).or_default();
+        let joined = state.join(worker);
+        if joined == Joined::First
+            && let Some(sink) = &self.interest
+        {
+            sink.gained(channel);
         }
+        joined
     }
 
-    /// A worker has lost its last subscriber of a channel. No trace is left of a channel that nobody is in.
-    pub fn leave(&self, channel: &str, worker: WorkerId) {
-        self.channels.remove_if_mut(channel, |_, set| {
-            set.remove(worker);
-            set.is_empty()
+    /// A worker has lost its last subscriber of a channel. [`Left::Last`]: it was the node's last, too. No trace is left of
+    /// a channel that nobody is in.
+    pub fn leave(&self, channel: &str, worker: WorkerId) -> Left {
+        let mut left = Left::Absent;
+        self.channels.remove_if_mut(channel, |channel, state| {
+            left = state.leave(worker);
+            if left == Left::Last
+                && let Some(sink) = &self.interest
+            {
+                sink.lost(channel);
+            }
+            state.is_unused()
         });
+        left
     }
 
     /// The workers that have subscribers of a channel.
     pub fn workers_of(&self, channel: &str) -> WorkerSet {
-        self.channels.get(channel).map_or_else(WorkerSet::default, |set| set.clone())
+        self.channels.get(channel).map_or_else(WorkerSet::default, |state| state.workers().clone())
     }
 
     /// Gives memory back after a crowd has left. For a timer: it visits every part of the map.

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::ids::{ClientIds, MAX_WORKERS};
-use std::collections::HashSet;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Barrier, Mutex, PoisonError};
 
 fn hub(workers: usize) -> Hub {
     Hub::new(NodeNumber::random(), workers)
@@ -17,16 +19,18 @@ fn interest_comes_and_goes_without_a_trace() {
     let hub = hub(130);
     let c = channel("video:1");
     for w in [0, 63, 64, 129] {
-        hub.join(&c, WorkerId(w));
+        assert_eq!(hub.join(&c, WorkerId(w)), if w == 0 { Joined::First } else { Joined::Added });
+        assert_eq!(hub.join(&c, WorkerId(w)), Joined::Already);
     }
     let workers: Vec<u16> = hub.workers_of("video:1").iter().map(|w| w.0).collect();
     assert_eq!(workers, [0, 63, 64, 129]);
     for w in [64, 0, 129, 63] {
-        hub.leave("video:1", WorkerId(w));
+        assert_eq!(hub.leave("video:1", WorkerId(w)), if w == 63 { Left::Last } else { Left::Removed });
+        assert_eq!(hub.leave("video:1", WorkerId(w)), Left::Absent);
     }
     assert_eq!(hub.channels(), 0);
     assert_eq!(hub.workers_of("video:1"), WorkerSet::default());
-    hub.leave("never", WorkerId(1));
+    assert_eq!(hub.leave("never", WorkerId(1)), Left::Absent);
 }
 
 fn delivery(bytes: usize) -> (Delivery, tokio::sync::oneshot::Receiver<Counts>) {
@@ -93,6 +97,144 @@ fn a_closed_mailbox_fails_what_waits_and_what_comes() {
     let (late, mut counts) = delivery(1);
     assert!(matches!(mailbox.offer(late), Err(Refused::Closed)));
     assert_eq!(counts.try_recv(), Ok(Counts { reached: 0, failed: 1 }));
+}
+
+/// Takes down what it is told: the channels in their order, and whether they came or went.
+#[derive(Default)]
+struct Told(Mutex<Vec<(String, bool)>>);
+
+impl Told {
+    fn push(&self, channel: &Channel, here: bool) {
+        // Another thread's event would come first, if it could.
+        std::thread::yield_now();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((channel.as_str().to_owned(), here));
+    }
+
+    fn take(&self) -> Vec<(String, bool)> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+
+    /// Whether the last that was told of a channel was its coming.
+    fn is_here(&self, channel: &str) -> bool {
+        let told = self.0.lock().unwrap();
+        told.iter().rev().find(|(name, _)| name == channel).is_some_and(|(_, comes)| *comes)
+    }
+}
+
+impl InterestSink for Told {
+    fn gained(&self, channel: &Channel) {
+        self.push(channel, true);
+    }
+
+    fn lost(&self, channel: &Channel) {
+        self.push(channel, false);
+    }
+}
+
+/// (worker, channel, whether it joins)
+fn steps(workers: u16) -> impl Strategy<Value = Vec<(u16, u8, bool)>> {
+    prop::collection::vec((0..workers, 0..4u8, any::<bool>()), 0..300)
+}
+
+/// The channels that there are after these events. Each channel's events must be its coming and its going by turns.
+fn by_turns(events: &[(String, bool)]) -> BTreeSet<String> {
+    let mut here = BTreeSet::new();
+    for (name, comes) in events {
+        let changes = if *comes { here.insert(name.clone()) } else { here.remove(name) };
+        assert!(changes, "{name} {} twice: {events:?}", if *comes { "came" } else { "went" });
+    }
+    here
+}
+
+proptest! {
+    /// The hub against a map of sets.
+    #[test]
+    fn first_and_last_subscribers_are_told(steps in steps(5)) {
+        let told = Arc::new(Told::default());
+        let hub = hub(5).telling(told.clone());
+        let mut model: BTreeMap<String, BTreeSet<u16>> = BTreeMap::new();
+        for (worker, n, joins) in steps {
+            let name = format!("c{n}");
+            let workers = model.entry(name.clone()).or_default();
+            let before = workers.len();
+            let want = if joins { workers.insert(worker) } else { workers.remove(&worker) };
+            let event = match joins {
+                true => {
+                    let joined = hub.join(&channel(&name), WorkerId(worker));
+                    prop_assert_eq!(joined != Joined::Already, want);
+                    prop_assert_eq!(joined == Joined::First, before == 0);
+                    joined == Joined::First
+                }
+                false => {
+                    let left = hub.leave(&name, WorkerId(worker));
+                    prop_assert_eq!(left != Left::Absent, want);
+                    prop_assert_eq!(left == Left::Last, before == 1 && want);
+                    left == Left::Last
+                }
+            };
+            prop_assert_eq!(told.take(), if event { vec![(name.clone(), joins)] } else { vec![] });
+            let workers: BTreeSet<u16> = hub.workers_of(&name).iter().map(|w| w.0).collect();
+            prop_assert_eq!(&workers, &model[&name]);
+            model.retain(|_, workers| !workers.is_empty());
+            prop_assert_eq!(hub.channels(), model.len());
+        }
+    }
+
+    /// The same from all workers' threads at once: whatever the order was, the events of a channel tell it.
+    #[test]
+    fn events_of_one_channel_come_in_their_true_order(steps in steps(4)) {
+        let told = Arc::new(Told::default());
+        let hub = hub(4).telling(told.clone());
+        let begin = Barrier::new(4);
+        let mut results = std::thread::scope(|scope| {
+            let work = |worker: u16| {
+                let (hub, told, begin, steps) = (&hub, &told, &begin, &steps);
+                move || {
+                    let mut results = Vec::new();
+                    begin.wait();
+                    // Its part of the steps, over and over.
+                    for _ in 0..20 {
+                        for (_, n, joins) in steps.iter().filter(|(w, ..)| *w == worker) {
+                            let name = format!("c{n}");
+                            let event = match joins {
+                                true => {
+                                    let joined = hub.join(&channel(&name), WorkerId(worker));
+                                    assert!(told.is_here(&name), "{joined:?}, and it has not been told");
+                                    joined == Joined::First
+                                }
+                                false => hub.leave(&name, WorkerId(worker)) == Left::Last,
+                            };
+                            if event {
+                                results.push((name, *joins));
+                            }
+                        }
+                    }
+                    results
+                }
+            };
+            let threads: Vec<_> = (0..4).map(|worker| scope.spawn(work(worker))).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        let mut model: BTreeSet<(u16, String)> = BTreeSet::new();
+        for (worker, n, joins) in steps {
+            let key = (worker, format!("c{n}"));
+            let _ = if joins { model.insert(key) } else { model.remove(&key) };
+        }
+        let names: BTreeSet<String> = model.into_iter().map(|(_, name)| name).collect();
+        let mut events = told.take();
+        prop_assert_eq!(&by_turns(&events), &names);
+        prop_assert_eq!(hub.channels(), names.len());
+        // What the callers were told is the same, in their own order.
+        events.sort();
+        results.sort();
+        prop_assert_eq!(events, results);
+    }
+}
+
+#[test]
+fn a_plain_channel_costs_its_name_and_its_workers() {
+    assert_eq!(size_of::<ChannelState>(), size_of::<WorkerSet>());
+    assert!(size_of::<(Channel, ChannelState)>() <= 40);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use foldhash::fast::RandomState;
 use slab::Slab;
 use std::collections::HashMap;
 
+use super::channel::{Joined, Left};
 use crate::message::Channel;
 
 /// A connection's slot in its worker.
@@ -33,28 +34,6 @@ pub struct Topics {
     /// Indexed by member; an unused slot is an empty list.
     by_member: Vec<Vec<TopicKey>>,
     links: HashMap<(Member, TopicKey), Link, RandomState>,
-}
-
-/// What a subscribe did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Joined {
-    /// The channel is new in this worker.
-    First,
-    /// The channel had members, and now this one too.
-    Added,
-    /// It was a member already.
-    Already,
-}
-
-/// What an unsubscribe did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Left {
-    /// That was the last member: the channel is gone from this worker.
-    Last,
-    /// The channel has other members.
-    Removed,
-    /// It was no member.
-    Absent,
 }
 
 impl Topics {

@@ -26,8 +26,8 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use crate::hub::Hub;
-use crate::hub::topics::{Joined, Left, Member, Topics};
+use crate::hub::topics::{Member, Topics};
+use crate::hub::{Hub, Joined, Left};
 use crate::ids::{ClientId, ClientIds, WorkerId};
 use crate::message::{Channel, Kind};
 use crate::telemetry::metrics::blocks::{ProtocolCounts, ShardCounts};
@@ -200,7 +200,9 @@ impl Shard {
             }
         }
         for channel in channels {
-            if topics.insert(conn.slot, channel) == Joined::First && self.hub.join(channel, self.worker) {
+            if topics.insert(conn.slot, channel) == Joined::First
+                && self.hub.join(channel, self.worker) == Joined::First
+            {
                 self.counts.channels_opened.add(1);
             }
         }

@@ -83,7 +83,7 @@
 ---@class mix.Connection
 local Connection = {}
 
----The client's id: decimal, never given twice. `local id = conn:client_id()`
+---The client's id: decimal, below 2^53. `local id = conn:client_id()`
 ---@return string
 ---@nodiscard
 function Connection:client_id() end

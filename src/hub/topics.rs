@@ -4,6 +4,7 @@
 
 use foldhash::fast::RandomState;
 use slab::Slab;
+use smallvec::SmallVec;
 use std::collections::HashMap;
 
 use super::channel::{Joined, Left};
@@ -14,9 +15,13 @@ pub type Member = u32;
 /// A topic's slot.
 type TopicKey = u32;
 
+/// A list of up to four in place, no larger than a `Vec`: most connections are in few channels, and most channels have few
+/// members.
+type List<T> = SmallVec<[T; 4]>;
+
 struct Topic {
     channel: Channel,
-    members: Vec<Member>,
+    members: List<Member>,
 }
 
 /// Where a link stands in its two lists, so that it can be taken out of both without a search.
@@ -32,7 +37,7 @@ pub struct Topics {
     by_name: HashMap<Channel, TopicKey, RandomState>,
     topics: Slab<Topic>,
     /// Indexed by member; an unused slot is an empty list.
-    by_member: Vec<Vec<TopicKey>>,
+    by_member: Vec<List<TopicKey>>,
     links: HashMap<(Member, TopicKey), Link, RandomState>,
 }
 
@@ -43,7 +48,7 @@ impl Topics {
             Some(&key) if self.links.contains_key(&(member, key)) => return Joined::Already,
             Some(&key) => (key, Joined::Added),
             None => {
-                let key = self.topics.insert(Topic { channel: channel.clone(), members: Vec::new() }) as TopicKey;
+                let key = self.topics.insert(Topic { channel: channel.clone(), members: List::new() }) as TopicKey;
                 self.by_name.insert(channel.clone(), key);
                 (key, Joined::First)
             }
@@ -86,13 +91,13 @@ impl Topics {
 
     /// The channels that a member is in.
     pub fn channels_of(&self, member: Member) -> impl Iterator<Item = &Channel> {
-        let keys = self.by_member.get(member as usize).map_or(&[][..], Vec::as_slice);
+        let keys = self.by_member.get(member as usize).map_or(&[][..], List::as_slice);
         keys.iter().map(|&key| &self.topics[key as usize].channel)
     }
 
     /// How many channels a member is in.
     pub fn count_of(&self, member: Member) -> usize {
-        self.by_member.get(member as usize).map_or(0, Vec::len)
+        self.by_member.get(member as usize).map_or(0, List::len)
     }
 
     /// How many channels have members.
@@ -108,15 +113,11 @@ impl Topics {
     fn link(&mut self, member: Member, key: TopicKey) {
         let slot = member as usize;
         if self.by_member.len() <= slot {
-            self.by_member.resize_with(slot + 1, Vec::new);
+            self.by_member.resize_with(slot + 1, List::new);
         }
         let (members, topics) = (&mut self.topics[key as usize].members, &mut self.by_member[slot]);
         let link = Link { in_topic: members.len() as u32, in_member: topics.len() as u32 };
         members.push(member);
-        if topics.is_empty() {
-            // Most connections are in one channel; a first push would make room for four.
-            topics.reserve_exact(1);
-        }
         topics.push(key);
         self.links.insert((member, key), link);
     }
@@ -138,7 +139,7 @@ impl Topics {
             other.in_member = link.in_member;
         }
         if topics.is_empty() {
-            *topics = Vec::new();
+            *topics = List::new();
         }
         if self.topics[key as usize].members.is_empty() {
             let topic = self.topics.remove(key as usize);
@@ -248,6 +249,11 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_list_is_no_larger_than_a_vec() {
+        assert_eq!(size_of::<List<Member>>(), size_of::<Vec<Member>>());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::ids::{ClientId, WorkerId, worker_of};
 use crate::message::{Channel, Message};
 
 pub use mailbox::{MAILBOX_BYTES, Mailbox, Refused};
-pub use order::{Obeyed, Order};
+pub use order::{CommandError, Obeyed, Order};
 pub use tally::{Counts, Scenario, Share, SoFar, Tally};
 
 /// A set of workers: one bit each, in place for up to 64 of them.
@@ -171,9 +171,9 @@ impl Hub {
         &self.mailboxes[usize::from(worker.0)]
     }
 
-    /// The mailbox of the worker that has that client, if it is one of this process.
-    pub fn mailbox_of(&self, client: ClientId) -> &Mailbox {
-        self.mailbox(worker_of(client, self.workers()))
+    /// The worker that has that client, if it is one of this process.
+    pub fn worker_of(&self, client: ClientId) -> WorkerId {
+        worker_of(client, self.workers())
     }
 
     /// A worker takes nothing for the time being: nobody waits for it. To be told by one thread only, as is its end.

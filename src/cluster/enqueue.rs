@@ -6,34 +6,36 @@ use std::sync::Arc;
 
 use crate::hub::{Delivery, Hub, Mailbox, Publication, Refused, Tally, WorkerSet};
 
-/// Puts a delivery into a mailbox, waiting while it is full.
-pub(super) async fn put(mailbox: &Mailbox, mut delivery: Delivery) {
-    while let Err(Refused::Full(back)) = mailbox.offer(delivery) {
-        delivery = back;
+/// Puts a delivery into a mailbox, waiting while it is full. False: the mailbox does not take it, and it is dropped.
+pub(super) async fn put(mailbox: &Mailbox, mut delivery: Delivery) -> bool {
+    loop {
+        match mailbox.offer(delivery) {
+            Ok(()) => return true,
+            Err(Refused::Full(back)) => delivery = back,
+            Err(Refused::Stuck | Refused::Closed) => return false,
+        }
         poll_fn(|cx| mailbox.poll_room(&delivery, cx)).await;
     }
 }
 
 /// Puts a publication into the mailboxes of these workers, lowest first, with a share of the tally each. Returns those
-/// of them that will answer: a worker that is stuck counts as failed from the beginning.
+/// of them that have it: the others have failed.
 pub(super) async fn put_all(
     hub: Arc<Hub>,
     workers: WorkerSet,
     publication: Arc<Publication>,
     tally: Tally,
 ) -> WorkerSet {
-    let mut answering = workers.clone();
+    let mut enqueued = workers.clone();
     let mut handing_out = HandingOut { hub, publication, tally, left: workers, begun: false };
     while let Some(worker) = handing_out.left.first() {
-        let mailbox = handing_out.hub.mailbox(worker);
-        if mailbox.is_stuck() {
-            answering.remove(worker);
+        if !put(handing_out.hub.mailbox(worker), handing_out.delivery()).await {
+            enqueued.remove(worker);
         }
-        put(mailbox, handing_out.delivery()).await;
         handing_out.left.remove(worker);
         handing_out.begun = true;
     }
-    answering
+    enqueued
 }
 
 /// A publication on its way into mailboxes. Once one has it, all get it: if it is dropped then, since its publisher has

@@ -92,7 +92,7 @@ impl Mesh {
         async move { drop(enqueued.await) }
     }
 
-    /// The workers that have it, and will answer.
+    /// The workers whose mailboxes have it.
     fn enqueue(
         &self,
         channel: Channel,
@@ -207,6 +207,34 @@ mod tests {
             share.settle(Counts { reached: 3, failed: 0 });
         }
         assert_eq!(receipt.now_or_never(), Some(Counts { reached: 3, failed: 0 }));
+    }
+
+    /// One worker is stuck with the message in its mailbox, before or after it came there; another one takes its time.
+    #[test]
+    fn a_worker_that_is_not_stuck_is_waited_for_beside_one_that_is() {
+        let (hub, mesh, channel) = world(2);
+        for worker in [0, 1] {
+            hub.join(&channel, WorkerId(worker));
+        }
+        let publish = || mesh.publish(channel.clone(), Message::text("x"), Behind::default()).now_or_never().unwrap();
+        let mut before = publish();
+        hub.stall(WorkerId(0));
+        let mut after = publish();
+        assert!((&mut before).now_or_never().is_none() && (&mut after).now_or_never().is_none());
+        for delivery in take(&hub, 1) {
+            let Delivery::Publish(_, share) = delivery else { panic!("only publications are there") };
+            share.settle(Counts { reached: 2, failed: 0 });
+        }
+        let counts = Some(Counts { reached: 2, failed: 1 });
+        assert_eq!((before.now_or_never(), after.now_or_never()), (counts, counts));
+        assert_eq!(take(&hub, 0).len(), 2, "delivered once the worker goes on");
+        // What its full mailbox does not take has failed at once, and is not missed besides.
+        assert!(mesh.publish_uncounted(channel.clone(), full()).now_or_never().is_some());
+        take(&hub, 1);
+        let mut refused = publish();
+        assert!((&mut refused).now_or_never().is_none());
+        take(&hub, 1);
+        assert_eq!(refused.now_or_never(), Some(Counts { reached: 0, failed: 2 }));
     }
 
     /// The worker has taken all of it out of its mailbox, and does nothing more.

@@ -18,7 +18,7 @@ use crate::message::{Channel, Message};
 pub struct Receipt {
     counts: oneshot::Receiver<Counts>,
     so_far: SoFar,
-    /// The workers that will answer.
+    /// The workers whose mailboxes have it.
     workers: WorkerSet,
     hub: Arc<Hub>,
     told: Option<Told>,

@@ -82,15 +82,6 @@ pub enum Delivery {
 }
 
 impl Delivery {
-    /// Its worker is stuck: who waits for a publication's counts waits for this one no more.
-    fn give_up(&mut self) {
-        match self {
-            Delivery::Publish(_, share) | Delivery::Send(_, _, share) => share.give_up(),
-            // Who gave an order looks at its worker.
-            Delivery::Order(..) => {}
-        }
-    }
-
     /// The bytes it counts for in a mailbox: its payload and its own size.
     fn weight(&self) -> usize {
         128 + match self {

@@ -71,7 +71,7 @@ impl Api {
             || config.users.iter().any(|user| user.host != HostPattern::Any && user.host.matches(caller.peer));
         if authorization.is_some() && !self.logins.may_try(caller.peer, seat, is_known) {
             seldom!(WARN, "credentials are not looked at", "";
-                peer = %caller.peer, "wrong credentials come faster than answers wait: those of this address are not looked at");
+                target: "connmix::api", peer = %caller.peer, "wrong credentials come faster than answers wait: those of this address are not looked at");
             return Err(ApiError::TooMany);
         }
         let checked = check(&config.users, authorization, caller.peer, right);

@@ -20,7 +20,7 @@ impl Api {
     pub fn adopt<T: 'static>(self: &Rc<Self>, socket: TcpStream, peer: SocketAddr, center: bool, load: T) {
         let Some(taken) = self.callers.admit(peer.ip(), center) else {
             seldom!(WARN, "API connections are refused", if center { "center" } else { "engine" };
-                %peer, "an API connection was refused: there are as many as may be, and none is idle");
+                target: "connmix::api", %peer, "an API connection was refused: there are as many as may be, and none is idle");
             // As much as it takes at once: it has no place to wait in.
             let _ = socket.try_write(FULL);
             return;

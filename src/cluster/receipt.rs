@@ -50,7 +50,9 @@ impl Future for Receipt {
         };
         let counts = ready!(place.wait(answer, lost, cx));
         if let Some(Told { channel, bytes }) = told.take() {
-            tracing::debug!(%channel, bytes, reached = counts.reached, failed = counts.failed, "published");
+            // Under the room's name, as what is not counted.
+            tracing::debug!(target: "connmix::cluster", %channel, bytes, reached = counts.reached, failed = counts.failed,
+                "published");
         }
         Poll::Ready(counts)
     }

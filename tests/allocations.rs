@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use connmix::api::call::{self, Params};
+use connmix::api::call;
+use connmix::api::params::Params;
 use connmix::cluster::Mesh;
 use connmix::config::{Protocol, load};
 use connmix::hub::{Delivery, Hub, Publication, Tally};

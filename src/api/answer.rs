@@ -9,8 +9,9 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
-use super::call::Mark;
 use super::error::ApiError;
+use super::params::Mark;
+use crate::ids::WorkerId;
 
 const JSON: &str = "application/json";
 
@@ -138,6 +139,15 @@ impl Answer {
         parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
         out.extend_from_slice(&self.body);
     }
+}
+
+/// The answer to any request while all workers are stuck: a whole HTTP response, which ends the connection.
+pub fn stuck(workers: &[WorkerId]) -> Vec<u8> {
+    let mut answer = Answer::failure(&ApiError::Stuck(workers.to_vec()), None);
+    answer.ends = true;
+    let mut response = Vec::new();
+    answer.write_http(&httpdate::fmt_http_date(std::time::SystemTime::now()), &mut response);
+    response
 }
 
 /// Appends a value's JSON.

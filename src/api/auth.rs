@@ -5,9 +5,16 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use std::net::IpAddr;
+use std::sync::atomic::Ordering::Relaxed;
+use tokio::task::spawn_local;
 
+use super::answer::Answer;
+use super::callers::{Caller, Taken};
 use super::error::ApiError;
-use crate::config::User;
+use super::logins::Verdict;
+use super::state::Api;
+use crate::config::{Config, HostPattern, User};
+use crate::telemetry::seldom::seldom;
 
 /// What a call needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,8 +53,67 @@ pub fn check(users: &[User], authorization: Option<&[u8]>, caller: IpAddr, right
     }
 }
 
+impl Api {
+    /// Lets a call with that `Authorization` pass, or says why not.
+    pub(super) fn check(
+        &self,
+        config: &Config,
+        authorization: Option<&[u8]>,
+        caller: Caller,
+        right: Right,
+        taken: &Taken,
+    ) -> Result<(), ApiError> {
+        if config.users.is_empty() {
+            return Ok(());
+        }
+        let seat = &taken.seat;
+        let is_known =
+            || config.users.iter().any(|user| user.host != HostPattern::Any && user.host.matches(caller.peer));
+        if authorization.is_some() && !self.logins.may_try(caller.peer, seat, is_known) {
+            seldom!(WARN, "credentials are not looked at", "";
+                target: "connmix::api", peer = %caller.peer, "wrong credentials come faster than answers wait: those of this address are not looked at");
+            return Err(ApiError::TooMany);
+        }
+        let checked = check(&config.users, authorization, caller.peer, right);
+        if checked.is_ok() && !seat.proven.load(Relaxed) {
+            seat.proven.store(true, Relaxed);
+            self.logins.succeeded(caller.peer);
+        }
+        checked
+    }
+
+    /// The answer to a call that is refused. Whoever has tried wrong credentials several times waits for it.
+    pub(super) async fn refuse(
+        &self,
+        error: ApiError,
+        authorization: Option<&[u8]>,
+        caller: Caller,
+        taken: &Taken,
+    ) -> Answer {
+        let mut answer = Answer::failure(&error, None);
+        answer.ends = error == ApiError::TooMany;
+        if error == ApiError::Unauthorized && is_login(authorization) {
+            self.counts.logins_failed.add(1);
+            taken.seat.guessed.store(true, Relaxed);
+            match self.logins.failed(caller.peer) {
+                Verdict::Now => {}
+                Verdict::Later(waiting) => {
+                    self.counts.logins_delayed.add(1);
+                    let mut draining = self.draining.clone();
+                    tokio::select! {
+                        _ = spawn_local(waiting.rest()) => {}
+                        _ = draining.wait_for(|draining| *draining) => {}
+                    }
+                }
+                Verdict::End => answer.ends = true,
+            }
+        }
+        answer
+    }
+}
+
 /// Whether somebody has tried to log in: there is a name and a password, right or wrong.
-pub fn is_login(authorization: Option<&[u8]>) -> bool {
+fn is_login(authorization: Option<&[u8]>) -> bool {
     authorization.and_then(decode).is_some()
 }
 

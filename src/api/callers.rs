@@ -70,6 +70,15 @@ pub struct Taken {
     port: usize,
 }
 
+/// Who calls, and on which address of ours.
+#[derive(Clone, Copy)]
+pub(super) struct Caller {
+    pub(super) peer: IpAddr,
+    pub(super) local: IpAddr,
+    /// It has come in by the center's port.
+    pub(super) center: bool,
+}
+
 /// Who has one IPv6 address usually has all of its /64.
 pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::UNIX_EPOCH;
 
-use super::Api;
+use super::state::Api;
 
 /// `GET /version`
 #[derive(Serialize)]

@@ -3,6 +3,7 @@
 use hyper::StatusCode;
 use std::borrow::Cow;
 
+use crate::hub::CommandError;
 use crate::ids::WorkerId;
 
 /// A call's failure.
@@ -19,7 +20,7 @@ pub enum ApiError {
     /// This connection does not consume the topic.
     NotConsumed(String),
     /// A connection did not do what it was told.
-    NotObeyed(String),
+    NotObeyed(CommandError),
     /// The request is no proper HTTP; holds what is wrong.
     BadRequest(&'static str),
     /// The request needs what this server does not have; holds what.
@@ -115,9 +116,9 @@ impl ApiError {
             | ApiError::NotPopped(what)
             | ApiError::AlreadyPopped(what)
             | ApiError::NotConsumed(what)
-            | ApiError::NotObeyed(what)
             | ApiError::NoUpgrade(_, what)
             | ApiError::NotSent(what) => what.clone(),
+            ApiError::NotObeyed(why) => why.to_string(),
             ApiError::Unauthorized => "missing or wrong credentials (HTTP Basic)".into(),
             ApiError::BadRequest(what) | ApiError::NotImplemented(what) => (*what).into(),
             ApiError::Forbidden(why) => why.to_string(),
@@ -149,7 +150,7 @@ mod tests {
             ApiError::NotPopped(String::new()),
             ApiError::AlreadyPopped(String::new()),
             ApiError::NotConsumed(String::new()),
-            ApiError::NotObeyed(String::new()),
+            ApiError::NotObeyed(CommandError::NotConnected(1)),
             ApiError::BadRequest(""),
             ApiError::NotImplemented(""),
             ApiError::NoUpgrade(StatusCode::UPGRADE_REQUIRED, String::new()),

@@ -16,12 +16,14 @@ use tokio::time::{Instant, timeout};
 use super::answer::Answer;
 use super::auth::Right;
 use super::call::Call;
-use super::callers::Taken;
+use super::callers::{Caller, Taken};
 use super::error::ApiError;
 use super::linger::Lingering;
+use super::state::{Api, DRAIN};
 use super::ws::{self, Access};
-use super::{Api, Caller, DRAIN, center, pages};
+use super::{center, pages};
 use crate::shard::transport::Transport;
+use crate::telemetry::metrics::{Of, TEXT};
 
 /// What a path is.
 #[derive(Clone, Copy)]
@@ -281,6 +283,16 @@ impl Api {
             Route::Metrics => self.page(caller.center).await?,
         };
         Ok(answer.into_parts())
+    }
+
+    /// A page of metrics, made beside the worker.
+    async fn page(&self, center: bool) -> Result<Answer, ApiError> {
+        let of = if center { Of::Center } else { Of::Engine };
+        let _one = self.scraping.acquire().await;
+        let metrics = self.metrics.clone();
+        // It fails only when the engine ends before it began.
+        let page = tokio::task::spawn_blocking(move || metrics.page(of)).await.map_err(|_| ApiError::Unavailable)?;
+        Ok(Answer::text(TEXT, page))
     }
 }
 

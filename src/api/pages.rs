@@ -8,7 +8,7 @@ use hyper::header::{
 };
 use hyper::{Method, Request, Version};
 
-use super::Caller;
+use super::callers::Caller;
 use super::error::ApiError;
 use crate::config::Config;
 use crate::wire::handshake::{UNKNOWN_CODING, is_known_coding, is_listed, shown};

@@ -11,8 +11,9 @@ use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 use super::auth::Right;
 use super::call::Call;
-use super::callers::Taken;
-use super::{Api, Caller, DRAIN, pages};
+use super::callers::{Caller, Taken};
+use super::pages;
+use super::state::{Api, DRAIN};
 use crate::shard::transport::Transport;
 use crate::wire::host::{self, Host};
 

@@ -2,13 +2,15 @@
 //! asked: bounded in time, number and bytes, the oldest id forgotten first.
 
 use futures_util::FutureExt;
-use futures_util::future::Shared;
+use futures_util::future::{BoxFuture, Shared};
 use std::collections::{HashMap, VecDeque};
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-use super::batch::{Publish, UnderWay};
+use super::call::Outcome;
+use super::params::Publish;
 
 /// How long an id is known, from the publish that brought it on.
 const KNOWN: Duration = Duration::from_secs(300);
@@ -19,6 +21,11 @@ const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// What an id takes besides its text, and each of its channels, in bytes: generously.
 const PER_ID: usize = 512;
 const PER_CHANNEL: usize = 256;
+
+/// A publish with an id, in the mailboxes: its outcome, for each of those that ask for it.
+pub(super) type Enqueued = Shared<BoxFuture<'static, Outcome>>;
+/// The same on its way there.
+pub(super) type Enqueuing = Shared<BoxFuture<'static, Enqueued>>;
 
 /// The ids that are known, and what was or is being done for each.
 #[derive(Default)]
@@ -38,23 +45,26 @@ struct Entry {
     number: u64,
     weight: usize,
     /// Whoever waits for it drives it: if the first caller leaves halfway, the next one goes on.
-    under_way: Shared<UnderWay>,
+    under_way: Enqueuing,
 }
 
 impl Repeats {
-    /// The publish with that id: the earlier one where it is known, else the one that `begin` begins.
-    pub(super) fn once(&self, id: Arc<str>, publish: Publish, begin: impl FnOnce(Publish) -> UnderWay) -> UnderWay {
+    /// The publish with that id: the earlier one where it is known, else the one that `begin` begins. Its first stage ends
+    /// when the mailboxes have it, its second with its outcome.
+    pub(super) fn once<E, F>(&self, id: Arc<str>, publish: Publish, begin: impl FnOnce(Publish) -> E) -> Enqueuing
+    where
+        E: Future<Output = F> + Send + 'static,
+        F: Future<Output = Outcome> + Send + 'static,
+    {
         self.once_at(Instant::now(), id, weights(&publish), || begin(publish))
     }
 
-    /// `weights`: while the message has not been handed out, and afterwards.
-    fn once_at(
-        &self,
-        now: Instant,
-        id: Arc<str>,
-        weights: (usize, usize),
-        begin: impl FnOnce() -> UnderWay,
-    ) -> UnderWay {
+    /// `weights`: while the message has not been enqueued, and afterwards.
+    fn once_at<E, F>(&self, now: Instant, id: Arc<str>, weights: (usize, usize), begin: impl FnOnce() -> E) -> Enqueuing
+    where
+        E: Future<Output = F> + Send + 'static,
+        F: Future<Output = Outcome> + Send + 'static,
+    {
         let mut table = lock(&self.0);
         let mut forgotten = table.forget_old(now);
         let under_way = match table.known.get(&id) {
@@ -64,11 +74,11 @@ impl Repeats {
                 table.next += 1;
                 let (begun, settling, own) = (begin(), Arc::downgrade(&self.0), id.clone());
                 let under_way = async move {
-                    let handed = begun.await;
+                    let outcome = begun.await;
                     if let Some(table) = settling.upgrade() {
                         lock(&table).settle(&own, number, weights.1);
                     }
-                    handed
+                    outcome.boxed().shared()
                 };
                 let under_way = under_way.boxed().shared();
                 let weight = weights.0;
@@ -82,7 +92,7 @@ impl Repeats {
         drop(table);
         // What was forgotten ends here, outside of the lock.
         drop(forgotten);
-        under_way.boxed()
+        under_way
     }
 }
 
@@ -91,7 +101,7 @@ fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is known of a publish weighs, before its message is handed out and afterwards.
+/// What is known of a publish weighs, before its message is enqueued and afterwards.
 fn weights(publish: &Publish) -> (usize, usize) {
     let id = publish.id.as_ref().map_or(0, |id| id.len());
     let after = PER_ID + id + publish.channels.len() * PER_CHANNEL;
@@ -123,7 +133,7 @@ impl Table {
         }
     }
 
-    /// The message of that entry has been handed out.
+    /// The message of that entry has been enqueued.
     fn settle(&mut self, id: &str, number: u64, weight: usize) {
         if let Some(entry) = self.known.get_mut(id).filter(|entry| entry.number == number) {
             self.bytes = self.bytes - entry.weight + weight;
@@ -135,8 +145,8 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::batch::{Handed, Outcome};
     use crate::api::call::Published;
+    use std::future::{Ready, ready};
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use tokio::sync::oneshot;
 
@@ -157,10 +167,10 @@ mod tests {
             let begun = self.begun.clone();
             let begin = move || {
                 let number = begun.fetch_add(1, Relaxed) + 1;
-                async move { Handed::new(async move { outcome(number) }) }.boxed()
+                ready(ready(outcome(number)))
             };
-            let counting = self.repeats.once_at(now, id.into(), (weight, weight.min(1000)), begin);
-            counting.now_or_never().unwrap().outcome().now_or_never().unwrap()
+            let enqueuing = self.repeats.once_at(now, id.into(), (weight, weight.min(1000)), begin);
+            enqueuing.now_or_never().unwrap().now_or_never().unwrap()
         }
 
         fn known(&self) -> (usize, usize) {
@@ -193,9 +203,9 @@ mod tests {
         assert_eq!(world.known().0, MAX_IDS);
         assert_eq!(world.publish(now, "1", 700), outcome(2), "the second oldest is known");
         assert_eq!(world.publish(now, "0", 700), outcome(MAX_IDS + 2), "the oldest is not");
-        // While its message has not been handed out, it counts: this one takes all there is.
+        // While its message has not been enqueued, it counts: this one takes all there is.
         assert_eq!(world.publish(now, "large", MAX_BYTES + 1), outcome(MAX_IDS + 3));
-        assert_eq!(world.known(), (1, 1000), "it has been handed out since");
+        assert_eq!(world.known(), (1, 1000), "it has been enqueued since");
         assert_eq!(world.publish(now, "large", 700), outcome(MAX_IDS + 3));
     }
 
@@ -204,20 +214,15 @@ mod tests {
         let repeats = Repeats::default();
         let now = Instant::now();
         let (finish, finished) = oneshot::channel::<usize>();
-        let begin = || {
-            async move {
-                let s = finished.await.unwrap();
-                Handed::new(async move { outcome(s) })
-            }
-            .boxed()
-        };
+        let begin = || async move { ready(outcome(finished.await.unwrap())) };
         let mut first = repeats.once_at(now, "x".into(), (700, 700), begin);
         assert!((&mut first).now_or_never().is_none());
-        let again = || repeats.once_at(now, "x".into(), (700, 700), || panic!("it is begun once"));
+        let never = || -> Ready<Ready<Outcome>> { panic!("it is begun once") };
+        let again = || repeats.once_at(now, "x".into(), (700, 700), never);
         let waiting = tokio::spawn(again());
         drop(first);
         finish.send(7).unwrap();
-        assert_eq!(waiting.await.unwrap().outcome().await, outcome(7));
-        assert_eq!(again().await.outcome().await, outcome(7));
+        assert_eq!(waiting.await.unwrap().await, outcome(7));
+        assert_eq!(again().await.await, outcome(7));
     }
 }

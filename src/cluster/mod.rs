@@ -1,17 +1,26 @@
-//! Any client on any node: publishing, sending, and which nodes there are. With the memory engine this process is the
-//! whole mesh.
+//! Any client on any node: publishing, sending, commands, and which nodes there are. With the memory engine this process
+//! is the whole mesh.
+//!
+//! Whatever is told to clients takes two stages. The first is over when all mailboxes that it is for have it, and gives a
+//! [`Receipt`]; the second is the receipt's answer. Who begins the next call when the first stage of the one before is
+//! over keeps the order of both, and need not wait for answers.
 
+mod enqueue;
+mod receipt;
 mod unanswered;
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::sync::oneshot;
 
-use crate::hub::{Counts, Delivery, Hub, Mailbox, Order, Publication, Refused, Tally, WorkerSet};
+use self::enqueue::{put, put_all};
+use self::receipt::Told;
+use crate::hub::{Delivery, Hub, Order, Publication, Tally, WorkerSet};
 use crate::ids::{ClientId, NodeId, WorkerId};
 use crate::message::{Channel, Message};
 
+pub use receipt::{CommandReceipt, Receipt, SendReceipt};
 pub use unanswered::look_again;
 
 /// The mesh as this node sees it. Any thread may call it.
@@ -21,9 +30,9 @@ pub struct Mesh {
     started: SystemTime,
 }
 
-/// Where a publication must go besides the workers that have subscribers: to those that its caller has ordered to
-/// subscribe a client before. The order may still wait in the worker's mailbox; behind it, the publication finds
-/// the client subscribed. A worker that has no subscriber after all delivers nothing.
+/// What a publication must not overtake: commands to subscribe clients, which its caller has under way. Such a command may
+/// still wait in its worker's mailbox, and no subscriber be known there yet. So the publication goes to that worker too: behind
+/// the command, it finds the client subscribed. A worker that has no subscriber after all delivers nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Behind(WorkerSet);
 
@@ -48,14 +57,7 @@ impl Mesh {
         self.started
     }
 
-    /// Delivers to every connection in a channel, and says how many were reached. Waits while a mailbox is full, then
-    /// until each worker has taken it into its outboxes. A worker that is stuck is not waited for: it counts as one
-    /// failure. Messages that one caller publishes one after the other arrive in that order.
-    pub fn publish(&self, channel: Channel, message: Message) -> impl Future<Output = Counts> + Send + use<> {
-        self.publish_then(channel, message, Behind::default(), || ())
-    }
-
-    /// What a publication must not overtake: orders to subscribe these clients, which its caller has under way.
+    /// What a publication must not overtake: commands to subscribe these clients.
     pub fn behind(&self, clients: impl IntoIterator<Item = ClientId>) -> Behind {
         let mut behind = Behind::default();
         for client in clients {
@@ -64,47 +66,34 @@ impl Mesh {
         behind
     }
 
-    /// The same as [`Mesh::publish`] for a caller that has many under way: `handed` is called when the mailboxes have
-    /// it. If the next is begun only then, order is kept; from then on it gets on without being polled.
-    pub fn publish_then<H: FnOnce()>(
+    /// Publishes to every connection in a channel, and to none before what it must stay `behind`. Gives the receipt of
+    /// its counts when all mailboxes have it; waits while one is full. Dropped before a mailbox has it, it is not
+    /// published; from then on it is, whatever happens.
+    pub fn publish(
         &self,
         channel: Channel,
         message: Message,
         behind: Behind,
-        handed: H,
-    ) -> impl Future<Output = Counts> + use<H> {
+    ) -> impl Future<Output = Receipt> + Send + use<> {
         let (tally, counts) = Tally::new();
         let told = Told::of(&channel, &message);
         let so_far = tally.so_far();
-        let sent = self.hand_out(channel, message, behind, tally);
+        let enqueued = self.enqueue(channel, message, behind, tally);
         let hub = self.hub.clone();
-        async move {
-            let workers = sent.await;
-            handed();
-            let lost = || match hub.stuck_among(&workers) {
-                0 => None,
-                stuck => so_far.without(stuck),
-            };
-            // The sender lives till the last share is gone; if it vanished, nobody was reached.
-            let counts = unanswered::wait(counts, lost).await.unwrap_or_default();
-            if let Some(Told { channel, bytes }) = told {
-                tracing::debug!(%channel, bytes, reached = counts.reached, failed = counts.failed, "published");
-            }
-            counts
-        }
+        async move { Receipt::new(hub, enqueued.await, counts, so_far, told) }
     }
 
-    /// The same without counts: done when the mailboxes have it.
+    /// The same without counts, for less.
     pub fn publish_uncounted(&self, channel: Channel, message: Message) -> impl Future<Output = ()> + Send + use<> {
         if let Some(Told { channel, bytes }) = Told::of(&channel, &message) {
             tracing::debug!(%channel, bytes, "published, uncounted");
         }
-        let sent = self.hand_out(channel, message, Behind::default(), Tally::ignored());
-        async move { drop(sent.await) }
+        let enqueued = self.enqueue(channel, message, Behind::default(), Tally::ignored());
+        async move { drop(enqueued.await) }
     }
 
-    /// The workers that have it, and will answer.
-    fn hand_out(
+    /// The workers whose mailboxes have it.
+    fn enqueue(
         &self,
         channel: Channel,
         message: Message,
@@ -113,198 +102,171 @@ impl Mesh {
     ) -> impl Future<Output = WorkerSet> + Send + use<> {
         let mut workers = self.hub.workers_of(channel.as_str());
         behind.0.iter().for_each(|worker| workers.add(worker));
-        let hub = self.hub.clone();
-        async move {
-            let publication = Arc::new(Publication { channel, message });
-            let mut handing_out = HandingOut { hub, publication, tally, left: workers, begun: false };
-            let mut answering = handing_out.left.clone();
-            while let Some(worker) = handing_out.left.first() {
-                let mailbox = handing_out.hub.mailbox(worker);
-                if mailbox.is_stuck() {
-                    // It counts as failed from the beginning.
-                    answering.remove(worker);
-                }
-                put(mailbox, handing_out.delivery()).await;
-                handing_out.left.remove(worker);
-                handing_out.begun = true;
-            }
-            answering
-        }
+        put_all(self.hub.clone(), workers, Arc::new(Publication { channel, message }), tally)
     }
 
-    /// Delivers to one client; false if there is no such client, it can't take it, or its worker is stuck.
-    pub fn send(&self, client_id: ClientId, message: Message) -> impl Future<Output = bool> + Send + use<> {
-        self.send_then(client_id, message, || ())
-    }
-
-    /// The same with `handed` as in [`Mesh::publish_then`].
-    pub fn send_then<H: FnOnce()>(
-        &self,
-        client_id: ClientId,
-        message: Message,
-        handed: H,
-    ) -> impl Future<Output = bool> + use<H> {
+    /// Sends to one client. Gives the receipt when the mailbox of its worker has the message; waits while that is full.
+    pub fn send(&self, client: ClientId, message: Message) -> impl Future<Output = SendReceipt> + Send + use<> {
         let hub = self.hub.clone();
         async move {
             let (tally, counts) = Tally::new();
-            put(hub.mailbox_of(client_id), Delivery::Send(client_id, message, tally.share())).await;
-            drop(tally);
-            handed();
-            let worker = hub.mailbox_of(client_id);
-            let lost = || worker.is_stuck().then(Counts::default);
-            unanswered::wait(counts, lost).await.is_ok_and(|c| c.reached > 0)
+            let worker = hub.worker_of(client);
+            put(hub.mailbox(worker), Delivery::Send(client, message, tally.share())).await;
+            SendReceipt::new(hub, worker, counts)
         }
     }
 
-    /// Has one client's connection do something, with `handed` as in [`Mesh::publish_then`]. Err says what failed.
-    pub fn order_then<H: FnOnce()>(
-        &self,
-        client_id: ClientId,
-        order: Order,
-        handed: H,
-    ) -> impl Future<Output = Result<(), String>> + use<H> {
+    /// Has one client's connection do something. Gives the receipt when the mailbox of its worker has the command; waits
+    /// while that is full.
+    pub fn command(&self, client: ClientId, order: Order) -> impl Future<Output = CommandReceipt> + Send + use<> {
         let hub = self.hub.clone();
         async move {
-            let (obeyed, outcome) = oneshot::channel();
-            put(hub.mailbox_of(client_id), Delivery::Order(client_id, order, obeyed)).await;
-            handed();
-            let worker = hub.worker_of(client_id);
-            let stuck = || Err(format!("worker {}, which serves client {client_id}, is stuck", worker.0));
-            let lost = || hub.mailbox(worker).is_stuck().then(stuck);
-            match unanswered::wait(outcome, lost).await {
-                Ok(outcome) => outcome,
-                // A mailbox of a stuck worker that is full drops it.
-                Err(_) => lost().unwrap_or_else(|| Err(format!("client {client_id} is not connected"))),
-            }
+            let (done, reply) = oneshot::channel();
+            let worker = hub.worker_of(client);
+            put(hub.mailbox(worker), Delivery::Order(client, order, done)).await;
+            CommandReceipt::new(hub, client, worker, reply)
         }
-    }
-}
-
-/// What the log says of a publish.
-struct Told {
-    channel: Channel,
-    bytes: usize,
-}
-
-impl Told {
-    /// None where the log says nothing: then it costs a look at its level.
-    fn of(channel: &Channel, message: &Message) -> Option<Told> {
-        let told = || Told { channel: channel.clone(), bytes: message.data().len() };
-        tracing::enabled!(tracing::Level::DEBUG).then(told)
-    }
-}
-
-/// A publication on its way into mailboxes. Once one has it, all get it: if it is dropped then, since its publisher has
-/// gone, the rest get it at once.
-struct HandingOut {
-    hub: Arc<Hub>,
-    publication: Arc<Publication>,
-    tally: Tally,
-    /// The workers that do not have it yet.
-    left: WorkerSet,
-    /// A worker has it.
-    begun: bool,
-}
-
-impl HandingOut {
-    fn delivery(&self) -> Delivery {
-        Delivery::Publish(self.publication.clone(), self.tally.share())
-    }
-}
-
-impl Drop for HandingOut {
-    fn drop(&mut self) {
-        if self.begun {
-            self.left.iter().for_each(|worker| self.hub.mailbox(worker).force(self.delivery()));
-        }
-    }
-}
-
-/// Puts a delivery into a mailbox, waiting while it is full.
-async fn put(mailbox: &Mailbox, mut delivery: Delivery) {
-    while let Err(Refused::Full(back)) = mailbox.offer(delivery) {
-        delivery = back;
-        poll_fn(|cx| mailbox.poll_room(&delivery, cx)).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::MAILBOX_BYTES;
+    use crate::hub::{CommandError, Counts, MAILBOX_BYTES};
     use crate::ids::NodeNumber;
+    use futures_util::FutureExt;
     use std::collections::VecDeque;
-    use std::pin::pin;
-    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-    use std::task::{Context, Waker};
+    use std::task::Waker;
+
+    fn world(workers: usize) -> (Arc<Hub>, Mesh, Channel) {
+        let hub = Arc::new(Hub::new(NodeNumber::random(), workers));
+        (hub.clone(), Mesh::new(hub, NodeId(1)), Channel::parse(b"c").unwrap())
+    }
+
+    /// What a worker's mailbox holds, which is empty then.
+    fn take(hub: &Hub, worker: u16) -> VecDeque<Delivery> {
+        let mut taken = VecDeque::new();
+        hub.mailbox(WorkerId(worker)).take(&mut taken, Waker::noop());
+        taken
+    }
+
+    fn full() -> Message {
+        Message::binary(vec![0; MAILBOX_BYTES])
+    }
 
     #[test]
-    fn a_publish_goes_behind_the_orders_that_it_must_not_overtake() {
-        let hub = Arc::new(Hub::new(NodeNumber::random(), 3));
-        let mesh = Mesh::new(hub.clone(), NodeId(1));
-        let channel = Channel::parse(b"c").unwrap();
+    fn a_publish_goes_behind_the_commands_that_it_must_not_overtake() {
+        let (hub, mesh, channel) = world(3);
         let client = ClientId::new(7).unwrap();
-        let mut cx = Context::from_waker(Waker::noop());
-        let mut ordered = pin!(mesh.order_then(client, Order::Subscribe(vec![channel.clone()]), || ()));
-        assert!(ordered.as_mut().poll(&mut cx).is_pending());
-        let mut published = pin!(mesh.publish_then(channel, Message::text("x"), mesh.behind([client]), || ()));
-        assert!(published.as_mut().poll(&mut cx).is_pending());
-        let mut taken = VecDeque::new();
-        hub.mailbox(hub.worker_of(client)).take(&mut taken, Waker::noop());
+        let mut command = mesh.command(client, Order::Subscribe(vec![channel.clone()])).now_or_never().unwrap();
+        let behind = mesh.behind([client]);
+        let mut publish = mesh.publish(channel, Message::text("x"), behind).now_or_never().unwrap();
+        assert!((&mut command).now_or_never().is_none() && (&mut publish).now_or_never().is_none());
+        let mut taken = take(&hub, hub.worker_of(client).0);
         assert!(matches!(taken.pop_front(), Some(Delivery::Order(..))));
         assert!(matches!(taken.pop_front(), Some(Delivery::Publish(..))));
         assert!(taken.is_empty());
+        assert_eq!(command.now_or_never(), Some(Err(CommandError::NotConnected(7))), "the order was dropped");
+        assert_eq!(publish.now_or_never(), Some(Counts { reached: 0, failed: 1 }));
     }
 
     #[test]
     fn a_publish_that_one_worker_has_reaches_the_others_though_its_publisher_goes() {
-        let hub = Arc::new(Hub::new(NodeNumber::random(), 3));
-        let mesh = Mesh::new(hub.clone(), NodeId(1));
-        let channel = Channel::parse(b"c").unwrap();
-        let taken = |worker| {
-            let mut taken = VecDeque::new();
-            hub.mailbox(WorkerId(worker)).take(&mut taken, Waker::noop());
-            taken.len()
-        };
+        let (hub, mesh, channel) = world(3);
         // First the second worker's mailbox is full, then the first one's.
-        for (full, others) in [(1, [1, 1]), (0, [0, 0])] {
+        for (full_one, others) in [(1, [1, 1]), (0, [0, 0])] {
             for worker in 0..3 {
                 hub.leave("c", WorkerId(worker));
             }
-            hub.join(&channel, WorkerId(full));
-            let mut cx = Context::from_waker(Waker::noop());
-            let large = Message::binary(vec![0; MAILBOX_BYTES]);
-            assert!(pin!(mesh.publish_uncounted(channel.clone(), large)).poll(&mut cx).is_ready());
+            hub.join(&channel, WorkerId(full_one));
+            assert!(mesh.publish_uncounted(channel.clone(), full()).now_or_never().is_some());
             for worker in 0..3 {
                 hub.join(&channel, WorkerId(worker));
             }
-            let mut publish = Box::pin(mesh.publish(channel.clone(), Message::text("x")));
-            assert!(publish.as_mut().poll(&mut cx).is_pending());
-            drop(publish);
+            let publish = mesh.publish(channel.clone(), Message::text("x"), Behind::default());
+            assert!(publish.now_or_never().is_none());
             // All, or none of them.
-            assert_eq!((taken(full), [taken(1 - full), taken(2)]), (1 + others[0], others));
+            let taken = |worker| take(&hub, worker).len();
+            assert_eq!((taken(full_one), [taken(1 - full_one), taken(2)]), (1 + others[0], others));
         }
     }
 
     #[test]
-    fn a_publish_is_handed_over_when_the_mailbox_has_it_and_counted_later() {
-        let hub = Arc::new(Hub::new(NodeNumber::random(), 1));
-        let mesh = Mesh::new(hub.clone(), NodeId(1));
-        let channel = Channel::parse(b"c").unwrap();
+    fn a_receipt_is_given_when_the_mailbox_has_the_publication_and_its_counts_come_later() {
+        let (hub, mesh, channel) = world(1);
         hub.join(&channel, WorkerId(0));
-        let mut cx = Context::from_waker(Waker::noop());
-        let mut large = pin!(mesh.publish(channel.clone(), Message::binary(vec![0; MAILBOX_BYTES])));
-        assert!(large.as_mut().poll(&mut cx).is_pending());
-        let handed = AtomicBool::new(false);
-        let mut next =
-            pin!(mesh.publish_then(channel, Message::text("x"), Behind::default(), || handed.store(true, Relaxed)));
-        assert!(next.as_mut().poll(&mut cx).is_pending());
-        assert!(!handed.load(Relaxed), "the mailbox is full");
-        let mut taken = VecDeque::new();
-        hub.mailbox(WorkerId(0)).take(&mut taken, Waker::noop());
-        assert!(next.as_mut().poll(&mut cx).is_pending());
-        assert!(handed.load(Relaxed));
-        hub.mailbox(WorkerId(0)).close();
-        assert_eq!(next.as_mut().poll(&mut cx), std::task::Poll::Ready(Counts { reached: 0, failed: 1 }));
+        assert!(mesh.publish_uncounted(channel.clone(), full()).now_or_never().is_some());
+        let mut next = Box::pin(mesh.publish(channel.clone(), Message::text("x"), Behind::default()));
+        assert!((&mut next).now_or_never().is_none(), "the mailbox is full");
+        take(&hub, 0);
+        let mut receipt = next.now_or_never().unwrap();
+        let dropped = mesh.publish(channel, Message::text("y"), Behind::default()).now_or_never();
+        drop(dropped);
+        assert!((&mut receipt).now_or_never().is_none());
+        let taken = take(&hub, 0);
+        assert_eq!(taken.len(), 2, "a receipt that is dropped undoes nothing");
+        for delivery in taken {
+            let Delivery::Publish(_, share) = delivery else { panic!("only publications are there") };
+            share.settle(Counts { reached: 3, failed: 0 });
+        }
+        assert_eq!(receipt.now_or_never(), Some(Counts { reached: 3, failed: 0 }));
+    }
+
+    /// One worker is stuck with the message in its mailbox, before or after it came there; another one takes its time.
+    #[test]
+    fn a_worker_that_is_not_stuck_is_waited_for_beside_one_that_is() {
+        let (hub, mesh, channel) = world(2);
+        for worker in [0, 1] {
+            hub.join(&channel, WorkerId(worker));
+        }
+        let publish = || mesh.publish(channel.clone(), Message::text("x"), Behind::default()).now_or_never().unwrap();
+        let mut before = publish();
+        hub.stall(WorkerId(0));
+        let mut after = publish();
+        assert!((&mut before).now_or_never().is_none() && (&mut after).now_or_never().is_none());
+        for delivery in take(&hub, 1) {
+            let Delivery::Publish(_, share) = delivery else { panic!("only publications are there") };
+            share.settle(Counts { reached: 2, failed: 0 });
+        }
+        let counts = Some(Counts { reached: 2, failed: 1 });
+        assert_eq!((before.now_or_never(), after.now_or_never()), (counts, counts));
+        assert_eq!(take(&hub, 0).len(), 2, "delivered once the worker goes on");
+        // What its full mailbox does not take has failed at once, and is not missed besides.
+        assert!(mesh.publish_uncounted(channel.clone(), full()).now_or_never().is_some());
+        take(&hub, 1);
+        let mut refused = publish();
+        assert!((&mut refused).now_or_never().is_none());
+        take(&hub, 1);
+        assert_eq!(refused.now_or_never(), Some(Counts { reached: 0, failed: 2 }));
+    }
+
+    /// The worker has taken all of it out of its mailbox, and does nothing more.
+    #[test]
+    fn no_receipt_waits_for_a_worker_that_is_stuck() {
+        let (hub, mesh, channel) = world(2);
+        let [own, other] = [0, 1].map(WorkerId);
+        let client = (1..).filter_map(ClientId::new).find(|client| hub.worker_of(*client) == own).unwrap();
+        for worker in [own, other] {
+            hub.join(&channel, worker);
+        }
+        let mut publish = mesh.publish(channel, Message::text("x"), Behind::default()).now_or_never().unwrap();
+        let mut send = mesh.send(client, Message::text("x")).now_or_never().unwrap();
+        let mut command = mesh.command(client, Order::Unsubscribe(Vec::new())).now_or_never().unwrap();
+        let (_held, mut answered) = (take(&hub, own.0), take(&hub, other.0));
+        let Some(Delivery::Publish(_, share)) = answered.pop_front() else { panic!("one publication is there") };
+        share.settle(Counts { reached: 4, failed: 0 });
+        assert!((&mut publish).now_or_never().is_none());
+        assert!((&mut send).now_or_never().is_none());
+        assert!((&mut command).now_or_never().is_none());
+        hub.stall(own);
+        assert_eq!(publish.now_or_never(), Some(Counts { reached: 4, failed: 1 }));
+        assert_eq!(send.now_or_never(), Some(false));
+        assert_eq!(command.now_or_never(), Some(Err(CommandError::Stuck { client, worker: own })));
+    }
+
+    #[test]
+    fn receipts_may_go_to_another_thread() {
+        fn goes<T: Send + Unpin + 'static>() {}
+        goes::<(Receipt, SendReceipt, CommandReceipt)>();
     }
 }

@@ -64,20 +64,19 @@ impl Mailbox {
         let _ = self.put(delivery, true);
     }
 
-    fn put(&self, mut delivery: Delivery, force: bool) -> Result<(), Refused> {
+    fn put(&self, delivery: Delivery, force: bool) -> Result<(), Refused> {
         let mut lane = self.lane();
         if lane.closed {
             return Err(Refused::Closed);
         }
         let weight = delivery.weight();
-        if self.is_stuck() {
-            if !lane.has_room(weight) {
+        if !lane.has_room(weight) {
+            if self.is_stuck() {
                 return Err(Refused::Stuck);
             }
-            delivery.give_up();
-        }
-        if !force && !lane.has_room(weight) {
-            return Err(Refused::Full(delivery));
+            if !force {
+                return Err(Refused::Full(delivery));
+            }
         }
         lane.bytes += weight;
         lane.waiting.push_back(delivery);
@@ -119,12 +118,11 @@ impl Mailbox {
         self.stuck.load(Acquire)
     }
 
-    /// The worker is stuck: who waits for room waits no more, and what waits here counts as failed from now on. It is
-    /// delivered all the same once the worker goes on, as far as it has room here.
+    /// The worker is stuck: who waits for room waits no more. What waits here, and what comes as far as it has room, is
+    /// delivered once the worker goes on.
     pub(super) fn stall(&self) {
         let mut lane = self.lane();
         self.stuck.store(true, Release);
-        lane.waiting.iter_mut().for_each(Delivery::give_up);
         let publishers = std::mem::take(&mut lane.publishers);
         drop(lane);
         publishers.into_iter().for_each(Waker::wake);

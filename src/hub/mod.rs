@@ -25,7 +25,7 @@ use lanes::LaneTable;
 pub use channel::{Joined, Left};
 pub use interest::InterestSink;
 pub use mailbox::{MAILBOX_BYTES, Mailbox, Refused};
-pub use order::{Obeyed, Order};
+pub use order::{CommandError, Obeyed, Order};
 pub use tally::{Counts, Scenario, Share, SoFar, Tally};
 pub use workers::WorkerSet;
 
@@ -49,15 +49,6 @@ pub enum Delivery {
 }
 
 impl Delivery {
-    /// Its worker is stuck: who waits for a publication's counts waits for this one no more.
-    fn give_up(&mut self) {
-        match self {
-            Delivery::Publish(_, share) | Delivery::Send(_, _, share) => share.give_up(),
-            // Who gave an order looks at its worker.
-            Delivery::Order(..) => {}
-        }
-    }
-
     /// The bytes it counts for in a mailbox: its payload and its own size.
     fn weight(&self) -> usize {
         128 + match self {
@@ -159,11 +150,6 @@ impl Hub {
     /// The worker that has (or had) that client, if it is one of this node; otherwise one that knows no such client.
     pub fn worker_of(&self, client: ClientId) -> WorkerId {
         self.lanes.worker(client.lane())
-    }
-
-    /// The mailbox of that worker.
-    pub fn mailbox_of(&self, client: ClientId) -> &Mailbox {
-        self.mailbox(self.worker_of(client))
     }
 
     /// The lanes on which a worker gives client ids.

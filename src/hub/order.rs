@@ -2,6 +2,7 @@
 
 use tokio::sync::oneshot;
 
+use crate::ids::{ClientId, WorkerId};
 use crate::message::Channel;
 use crate::value::Value;
 
@@ -36,5 +37,27 @@ impl Order {
     }
 }
 
-/// Where the outcome of an order goes: nothing, or what failed. Dropped unused, it says that there is no such client.
-pub type Obeyed = oneshot::Sender<Result<(), String>>;
+/// Why a connection has not done what it was ordered to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// There is no client of that number, or not any more.
+    #[error("client {0} is not connected")]
+    NotConnected(u64),
+    /// The client's connection is about to end.
+    #[error("client {0} is closing")]
+    Closing(ClientId),
+    /// The client is there, and its worker is stuck. The order may be carried out once the worker goes on.
+    #[error("worker {}, which serves client {client}, is stuck", worker.0)]
+    Stuck {
+        /// The client.
+        client: ClientId,
+        /// Its worker.
+        worker: WorkerId,
+    },
+    /// The order would break a bound, of the connection or of the engine; the sentence names it.
+    #[error("{0}")]
+    Bound(String),
+}
+
+/// Where the outcome of an order goes. Dropped unused, it says that there is no such client.
+pub type Obeyed = oneshot::Sender<Result<(), CommandError>>;

@@ -123,13 +123,6 @@ impl Share {
         (self.scenario, self.accepted.elapsed())
     }
 
-    /// Reports one failure now; what comes of the publication later is not counted.
-    pub fn give_up(&mut self) {
-        if let (Some(sum), false) = (self.sum.take(), self.settled) {
-            sum.failed.fetch_add(1, Relaxed);
-        }
-    }
-
     /// Reports this worker's counts.
     pub fn settle(mut self, counts: Counts) {
         self.settled = true;

@@ -11,7 +11,7 @@ use std::cell::{OnceCell, RefCell};
 use std::ffi::c_int;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use self::memory::Memory;
@@ -301,18 +301,14 @@ pub struct Handler {
 
 impl Handler {
     /// Goes on when the wait is over. From the moment that it is told that the connection has closed, its waits end at
-    /// once with an error; but what is being handed over is handed over first.
+    /// once with an error; but what is being enqueued is enqueued first.
     pub fn poll(&mut self, cx: &mut Context<'_>, closed: bool) -> Poll<Result<Returned, Failure>> {
         self.current.interrupted |= closed;
         loop {
             let Some(wait) = &mut self.wait else {
                 return Poll::Ready(Err(Failure::new("the handler has ended already")));
             };
-            let answer = match wait.future.as_mut().poll(cx) {
-                Poll::Ready(answer) => answer,
-                Poll::Pending if self.current.interrupted && wait.may_be_given_up() => (wait.interrupted)(),
-                Poll::Pending => return Poll::Pending,
-            };
+            let answer = ready!(wait.poll(cx, self.current.interrupted));
             self.wait = None;
             let co = self.coroutine.state;
             let mut results = 0;

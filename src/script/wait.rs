@@ -7,8 +7,7 @@ use std::ffi::{CStr, c_int, c_void};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use super::current;
 use super::ignored::Site;
@@ -23,23 +22,40 @@ unsafe extern "C-unwind" {
 /// What a wait gives its handler: pushes the results and returns how many.
 pub type Answer = Box<dyn FnOnce(State) -> c_int>;
 
-/// A wait that a handler has begun.
-pub struct Wait {
-    /// Gives the answer.
-    pub future: Pin<Box<dyn Future<Output = Answer>>>,
-    /// The answer when the connection closes first.
-    pub interrupted: fn() -> Answer,
-    /// Set when the wait may be given up for that.
-    handed: Handed,
+/// A future that a handler waits for.
+pub type Waited<T> = Pin<Box<dyn Future<Output = T>>>;
+
+/// How far a wait is.
+pub enum Stage<T> {
+    /// Something is being enqueued, which goes on though the connection closes. So it must never take long, and have no
+    /// bound but room at the other end.
+    Enqueuing(Waited<Waited<T>>),
+    /// The answer is waited for.
+    Waiting(Waited<T>),
 }
 
-/// Set once something has been handed over: what is left then is to hear what came of it. None: it is handed over already.
-type Handed = Option<Rc<Cell<bool>>>;
+/// A wait that a handler has begun.
+pub struct Wait {
+    stage: Stage<Answer>,
+    /// The answer when the connection closes first.
+    interrupted: fn() -> Answer,
+}
 
 impl Wait {
-    /// Whether it may be given up when the connection closes: it is not handing anything over.
-    pub fn may_be_given_up(&self) -> bool {
-        self.handed.as_ref().is_none_or(|handed| handed.get())
+    /// Ready with the answer. Once the connection has closed (`closed`) no answer is waited for, but what is being enqueued
+    /// is enqueued first.
+    pub fn poll(&mut self, cx: &mut Context<'_>, closed: bool) -> Poll<Answer> {
+        loop {
+            match &mut self.stage {
+                Stage::Enqueuing(enqueuing) => self.stage = Stage::Waiting(ready!(enqueuing.as_mut().poll(cx))),
+                Stage::Waiting(waiting) => {
+                    return match waiting.as_mut().poll(cx) {
+                        Poll::Pending if closed => Poll::Ready((self.interrupted)()),
+                        answer => answer,
+                    };
+                }
+            }
+        }
     }
 }
 
@@ -47,24 +63,26 @@ impl Wait {
 pub enum Outcome<R> {
     /// Nothing to wait for.
     Now(R),
-    /// Suspend the handler till this is ready.
-    Later(Pin<Box<dyn Future<Output = R>>>),
-    /// The same for what hands something over: it goes on, though the connection closes, until the cell is set or it is
-    /// ready. So it must never take long, and have no bound but room at the other end.
-    HandsOver(Pin<Box<dyn Future<Output = R>>>, Rc<Cell<bool>>),
+    /// Suspend the handler until this is over.
+    Wait(Stage<R>),
 }
 
-impl<R> Outcome<R> {
-    /// Suspends the handler till `future` is ready.
+impl<R: 'static> Outcome<R> {
+    /// Suspends the handler until `future` is ready.
     pub fn later(future: impl Future<Output = R> + 'static) -> Outcome<R> {
-        Outcome::Later(Box::pin(future))
+        Outcome::Wait(Stage::Waiting(Box::pin(future)))
     }
 
-    /// Suspends the handler until `future` is ready, which sets the cell that it is made with when it has handed over what
-    /// it has to.
-    pub fn hands_over<F: Future<Output = R> + 'static>(future: impl FnOnce(Rc<Cell<bool>>) -> F) -> Outcome<R> {
-        let handed = Rc::new(Cell::new(false));
-        Outcome::HandsOver(Box::pin(future(handed.clone())), handed)
+    /// Suspends the handler until what `enqueued` gives has answered; that is made results by `results`.
+    pub fn enqueue<F: Future + 'static>(
+        enqueued: impl Future<Output = F> + 'static,
+        results: impl FnOnce(F::Output) -> R + 'static,
+    ) -> Outcome<R> {
+        Outcome::Wait(Stage::Enqueuing(Box::pin(async move {
+            let receipt = enqueued.await;
+            let waited: Waited<R> = Box::pin(async move { results(receipt.await) });
+            waited
+        })))
     }
 }
 
@@ -142,8 +160,7 @@ unsafe extern "C-unwind" fn trampoline<R: Interruptible, F: WaitingNative<R>, co
             }
             Ok(Some(results))
         }
-        Outcome::Later(future) => begin(state, future, None).map_err(Raise::from),
-        Outcome::HandsOver(future, handed) => begin(state, future, Some(handed)).map_err(Raise::from),
+        Outcome::Wait(stage) => begin(state, stage).map_err(Raise::from),
     }));
     unsafe {
         let results = match outcome {
@@ -183,46 +200,55 @@ pub const MOST_IN_VAIN: u32 = 100;
 pub const IN_VAIN: &str =
     "the connection has closed, and its handler goes on waiting: look at the err that waits return";
 
-/// Leaves the future for the driver, and returns None: the handler is to be suspended. Or the results, when its
+/// Leaves what is waited for to the driver, and returns None: the handler is to be suspended. Or the results, when its
 /// connection has closed; or why it can't wait.
-fn begin<R: Interruptible>(
-    state: State,
-    mut future: Pin<Box<dyn Future<Output = R>>>,
-    handed: Handed,
-) -> Result<Option<R>, &'static str> {
+fn begin<R: Interruptible>(state: State, mut stage: Stage<R>) -> Result<Option<R>, &'static str> {
     let Some(current) = current::get() else {
         return Err(NOT_AT_TOP_LEVEL);
     };
     if !current.may_wait {
         return Err(NOT_IN_ENCODE);
     }
-    let is_yieldable = unsafe { lua_isyieldable(state) } != 0;
-    if current.interrupted {
-        if current::count_in_vain() > MOST_IN_VAIN {
-            return Err(IN_VAIN);
-        }
-        if handed.is_some() && !is_yieldable {
-            return Err(NOT_HERE);
-        }
-        // What it does is begun all the same: a message is published, though nobody waits for the counts.
-        match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(results) => return Ok(Some(results)),
-            Poll::Pending if handed.as_ref().is_none_or(|handed| handed.get()) => return Ok(Some(R::interrupted())),
-            // It waits for room, and is not given up.
-            Poll::Pending => {}
-        }
-    } else if !is_yieldable {
+    if current.interrupted && current::count_in_vain() > MOST_IN_VAIN {
+        return Err(IN_VAIN);
+    }
+    // What has closed waits for nothing but room.
+    let may_suspend = !current.interrupted || matches!(stage, Stage::Enqueuing(_));
+    // SAFETY: `state` is that of a trampoline.
+    if may_suspend && unsafe { lua_isyieldable(state) } == 0 {
         return Err(NOT_HERE);
+    }
+    let mut cx = Context::from_waker(Waker::noop());
+    // There is nearly always room.
+    if let Stage::Enqueuing(enqueuing) = &mut stage
+        && let Poll::Ready(waited) = enqueuing.as_mut().poll(&mut cx)
+    {
+        stage = Stage::Waiting(waited);
     }
     // SAFETY: `state` is that of a trampoline, with its name as first upvalue.
     let site = unsafe { Site::of(state) };
-    let future = Box::pin(async move {
-        let results = future.await;
+    let stage = match stage {
+        Stage::Waiting(mut waited) if current.interrupted => {
+            // What it does is begun all the same.
+            return Ok(Some(match waited.as_mut().poll(&mut cx) {
+                Poll::Ready(results) => results,
+                Poll::Pending => R::interrupted(),
+            }));
+        }
+        Stage::Waiting(waited) => Stage::Waiting(answered(waited, site)),
+        Stage::Enqueuing(enqueuing) => Stage::Enqueuing(Box::pin(async move { answered(enqueuing.await, site) })),
+    };
+    BEGUN.with(|b| b.set(Some(Wait { stage, interrupted: || answer(R::interrupted()) })));
+    Ok(None)
+}
+
+/// The answer that the results make; an error among them is told to whom ignores it at `site`.
+fn answered<R: Interruptible>(waited: Waited<R>, site: Option<Box<Site>>) -> Waited<Answer> {
+    Box::pin(async move {
+        let results = waited.await;
         if let (Some(site), Some(err)) = (site, results.err()) {
             site.tell(err);
         }
         answer(results)
-    });
-    BEGUN.with(|b| b.set(Some(Wait { future, interrupted: || answer(R::interrupted()), handed })));
-    Ok(None)
+    })
 }

@@ -1,77 +1,12 @@
 //! The WebSocket API: calls that come many at once and are answered in order, and queues. From the upgrade request on, a
 //! connection is served here without hyper.
 
+mod access;
+mod calls;
 mod order;
 mod out;
 mod request;
-mod sequence;
 mod session;
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::header::{
-    AUTHORIZATION, CONNECTION, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
-};
-use hyper::{Request, Response, StatusCode, Version};
-
-use super::Caller;
-use super::auth::{self, Right};
-use super::error::ApiError;
-use crate::config::Config;
-use crate::wire::handshake::{self, Refusal, Rules};
-
+pub(super) use access::{Access, PATH, upgrade};
 pub(super) use session::serve;
-
-/// Where it is.
-pub(super) const PATH: &str = "/ws/v1";
-
-/// What the upgrade request had that decides who may call: looked at again when the configuration changes. Never printed.
-pub(super) struct Access {
-    authorization: Option<Box<[u8]>>,
-    /// The origin of the page that opened the connection.
-    origin: Option<Box<[u8]>>,
-}
-
-impl Access {
-    /// That of a request.
-    pub(super) fn of<B>(request: &Request<B>) -> Access {
-        let header = |name| request.headers().get(name).map(|value| value.as_bytes().into());
-        Access { authorization: header(AUTHORIZATION), origin: header(ORIGIN) }
-    }
-
-    /// Whether it is good for calls by that configuration.
-    fn is_granted(&self, config: &Config, caller: Caller) -> bool {
-        let page = self.origin.as_ref().is_none_or(|origin| handshake::is_listed(origin, &config.origins));
-        page && auth::check(&config.users, self.authorization.as_deref(), caller.peer, Right::Write).is_ok()
-    }
-}
-
-/// The response that opens the connection, if the request is as it should be.
-pub(super) fn upgrade<B>(request: &Request<B>) -> Result<Response<Full<Bytes>>, ApiError> {
-    let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-    let version = if request.version() == Version::HTTP_10 { 0 } else { 1 };
-    let head = handshake::Request::new(request.method().as_str(), request.uri().path(), version, headers);
-    let rules = Rules { path: PATH, allowed_origins: &[], subprotocols: None };
-    let upgrade = handshake::check(&head, &rules).map_err(refused)?;
-    let mut response = Response::new(Full::default());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    let mut add = |name, text: &str| {
-        // Both are tokens.
-        if let Ok(value) = HeaderValue::from_str(text) {
-            headers.insert(name, value);
-        }
-    };
-    add(SEC_WEBSOCKET_ACCEPT, &upgrade.accept);
-    if let Some(protocol) = upgrade.chosen {
-        add(SEC_WEBSOCKET_PROTOCOL, protocol);
-    }
-    Ok(response)
-}
-
-fn refused(refusal: Refusal) -> ApiError {
-    let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_REQUEST);
-    ApiError::NoUpgrade(status, refusal.text)
-}

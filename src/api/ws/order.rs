@@ -3,8 +3,8 @@
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use crate::api::call::{self, Addressee, Field, invalid};
 use crate::api::error::ApiError;
+use crate::api::params::{self, Addressee, Field, invalid};
 use crate::hub::Order;
 use crate::message::{Channel, close_code};
 use crate::value::Value;
@@ -33,7 +33,7 @@ pub(super) fn parse(params: &[u8]) -> Result<(Addressee, Order), ApiError> {
         ));
     }
     let params: Params<'_> = serde_json::from_slice(params).map_err(|e| invalid(format!("field \"p\": {e}")))?;
-    let client = call::addressee(&params.c)?;
+    let client = params::addressee(&params.c)?;
     let args = match params.a {
         None => Vec::new(),
         Some(Json::Array(args)) => args,

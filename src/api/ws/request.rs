@@ -5,15 +5,17 @@ use serde_json::Value as Json;
 use serde_json::value::RawValue;
 use std::future::Future;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use super::order;
-use super::sequence::Sequence;
-use crate::api::Api;
-use crate::api::batch::{self, Outcome as Several, Publish};
-use crate::api::call::{Field, Mark, Params, Published, invalid, not_sent, object_of};
+use crate::api::call::{Outcome as Several, Published, not_sent};
 use crate::api::error::ApiError;
-use crate::hub::Order;
+use crate::api::params::{Field, Mark, Params, invalid, object_of};
+use crate::api::publish;
+use crate::api::state::Api;
+use crate::cluster::{Behind, CommandReceipt, Receipt, SendReceipt};
+use crate::hub::{CommandError, Order};
+use crate::ids::ClientId;
 use crate::queue::{Consumer, PopError, Topic};
 use crate::telemetry::metrics::blocks::CALLS;
 
@@ -57,28 +59,84 @@ pub(super) struct Call {
     pub method: &'static str,
     /// The caller's mark.
     pub mark: Option<Mark>,
-    /// What is to be done.
+    /// How far it is.
     pub work: Work,
+    /// The client that it subscribes: until it is answered, publishes must stay behind it.
+    pub joins: Option<ClientId>,
 }
 
 impl Call {
+    /// One of a method that figures do not tell apart, without a mark.
+    fn of(work: Work) -> Call {
+        Call { method: "other", mark: None, work, joins: None }
+    }
+
+    fn ready(ready: Ready) -> Call {
+        Call::of(Work::Ready(ready))
+    }
+
+    fn enqueue(enqueued: impl Future<Output = Enqueued> + 'static) -> Call {
+        Call::of(Work::Enqueue(Box::pin(enqueued)))
+    }
+
     /// One that is wrong.
     pub(super) fn wrong(error: ApiError) -> Call {
-        Call { method: "other", mark: None, work: Work::Done(Err(error)) }
+        Call::ready(Ready::Done(Err(error)))
     }
 }
 
-/// What is to be done for a request.
+/// How far a request is.
 pub(super) enum Work {
+    /// On its way into mailboxes: no other call may overtake it.
+    Enqueue(Pin<Box<dyn Future<Output = Enqueued>>>),
+    /// In the mailboxes: only its answer is waited for.
+    Wait(Enqueued),
+    /// It waits for nothing but its turn.
+    Ready(Ready),
+}
+
+/// What is to be done for a request once all before it are answered.
+pub(super) enum Ready {
     /// Nothing more: this is the answer.
     Done(Outcome),
-    /// Wait for it.
-    Wait(Pin<Box<dyn Future<Output = Outcome>>>),
-    /// Something with the connection's consumer, once all before it is answered: so that the messages of a topic stand
-    /// between the answers that begin and end it.
+    /// Something with the connection's consumer: so that the messages of a topic stand between the answers that begin and
+    /// end it.
     Queue(QueueCall),
-    /// The text `ping`.
+    /// The text `ping` is answered.
     Ping,
+}
+
+/// What the mailboxes have, and its answer.
+pub(super) enum Enqueued {
+    /// A publish to one channel.
+    Publish(Receipt),
+    /// Any other publish.
+    Publishes(Pin<Box<dyn Future<Output = Several>>>),
+    /// A message to a client.
+    Send(ClientId, SendReceipt),
+    /// A command to a client's connection.
+    Command(CommandReceipt),
+}
+
+impl Enqueued {
+    /// Ready with the answer.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        match self {
+            Enqueued::Publish(receipt) => Pin::new(receipt).poll(cx).map(|counts| Ok(Published::from(counts).into())),
+            Enqueued::Publishes(outcome) => outcome.as_mut().poll(cx).map(|outcome| {
+                Ok(match outcome {
+                    Several::One(published) => published.into(),
+                    Several::Each(published) => Reply::Each(published),
+                })
+            }),
+            Enqueued::Send(client, receipt) => {
+                Pin::new(receipt).poll(cx).map(|sent| if sent { Ok(DONE) } else { Err(not_sent(*client)) })
+            }
+            Enqueued::Command(receipt) => {
+                Pin::new(receipt).poll(cx).map(|done| done.map(|()| DONE).map_err(ApiError::NotObeyed))
+            }
+        }
+    }
 }
 
 /// Methods of older versions, and what they are called today.
@@ -105,10 +163,10 @@ struct Envelope<'a> {
     id: Option<Field<'a>>,
 }
 
-/// Reads a request and begins it, in `sequence` with those before it.
-pub(super) fn begin(text: &[u8], api: &Api, sequence: &Rc<Sequence>) -> Call {
+/// Reads a request. `behind`: what its publish must not overtake, if it is one.
+pub(super) fn read(text: &[u8], api: &Api, behind: impl FnOnce() -> Behind) -> Call {
     if text == b"ping" {
-        return Call { method: "other", mark: None, work: Work::Ping };
+        return Call::ready(Ready::Ping);
     }
     let text = object_of(text);
     if !text.trim_ascii_start().starts_with(b"{") {
@@ -129,45 +187,40 @@ pub(super) fn begin(text: &[u8], api: &Api, sequence: &Rc<Sequence>) -> Call {
         None => return Call { mark, ..Call::wrong(invalid("field \"m\" (method) is missing")) },
     };
     let params = request.p.map(RawValue::get);
-    let work = work(method, params, api, sequence).unwrap_or_else(|error| Work::Done(Err(error)));
+    let call = call(method, params, api, behind).unwrap_or_else(Call::wrong);
     // Those without a dot are of HTTP alone.
     let known = CALLS.into_iter().find(|call| *call == method && call.contains('.'));
-    Call { method: known.unwrap_or("other"), mark, work }
+    Call { method: known.unwrap_or("other"), mark, ..call }
 }
 
-fn work(method: &str, params: Option<&str>, api: &Api, sequence: &Rc<Sequence>) -> Result<Work, ApiError> {
+fn call(method: &str, params: Option<&str>, api: &Api, behind: impl FnOnce() -> Behind) -> Result<Call, ApiError> {
     let given = || params.ok_or_else(|| invalid("field \"p\" (parameters) is missing"));
     let object = || given().map(|params| object_of(params.as_bytes()));
-    let call = match method {
+    let queue_call = match method {
         "mesh.publish" => {
             let params = Params::parse(object()?, "field \"p\"")?;
             if !params.is_plain() {
-                return Ok(publish_more(api, params.publish()?, sequence));
+                let enqueued = publish::begin(api, params.publish()?, behind());
+                return Ok(Call::enqueue(async move { Enqueued::Publishes(Box::pin(enqueued.await.outcome())) }));
             }
-            let (channel, message, behind) = (params.channel()?, params.message()?, sequence.behind(&api.mesh));
+            let (channel, message) = (params.channel()?, params.message()?);
             api.counts.published.add(1);
-            let counts = api.mesh.publish_then(channel, message, behind, sequence.hand_over());
-            return Ok(Work::Wait(Box::pin(async move { Ok(Published::from(counts.await).into()) })));
+            let receipt = api.mesh.publish(channel, message, behind());
+            return Ok(Call::enqueue(async move { Enqueued::Publish(receipt.await) }));
         }
         "mesh.send" => {
             let params = Params::parse(object()?, "field \"p\"")?;
             let (client, message) = (params.client()?, params.message()?);
             let client = client.map_err(not_sent)?;
-            let sent = api.mesh.send_then(client, message, sequence.hand_over());
-            return Ok(Work::Wait(Box::pin(async move { if sent.await { Ok(DONE) } else { Err(not_sent(client)) } })));
+            let receipt = api.mesh.send(client, message);
+            return Ok(Call::enqueue(async move { Enqueued::Send(client, receipt.await) }));
         }
         "conn.call" => {
             let (client, order) = order::parse(object()?)?;
-            let client = client.map_err(|n| ApiError::NotObeyed(format!("client {n} is not connected")))?;
-            let joined = matches!(order, Order::Subscribe(_)).then(|| sequence.joining(client));
-            let obeyed = api.mesh.order_then(client, order, sequence.hand_over());
-            return Ok(Work::Wait(Box::pin(async move {
-                let outcome = obeyed.await;
-                if let Some(joined) = joined {
-                    joined();
-                }
-                outcome.map(|()| DONE).map_err(ApiError::NotObeyed)
-            })));
+            let client = client.map_err(|n| ApiError::NotObeyed(CommandError::NotConnected(n)))?;
+            let joins = matches!(order, Order::Subscribe(_)).then_some(client);
+            let receipt = api.mesh.command(client, order);
+            return Ok(Call { joins, ..Call::enqueue(async move { Enqueued::Command(receipt.await) }) });
         }
         "queue.pop" => {
             let (topics, ack) = match json(given()?)? {
@@ -212,21 +265,7 @@ fn work(method: &str, params: Option<&str>, api: &Api, sequence: &Rc<Sequence>) 
             return Err(invalid(format!("field \"m\": there is no method \"{shown}\"{today}")));
         }
     };
-    Ok(Work::Queue(call))
-}
-
-/// A publish to several channels, or once only.
-fn publish_more(api: &Api, publish: Publish, sequence: &Rc<Sequence>) -> Work {
-    let begun = batch::begin(api, publish, sequence.behind(&api.mesh));
-    let handed = sequence.hand_over();
-    Work::Wait(Box::pin(async move {
-        let publish = begun.await;
-        handed();
-        Ok(match publish.outcome().await {
-            Several::One(published) => published.into(),
-            Several::Each(published) => Reply::Each(published),
-        })
-    }))
+    Ok(Call::ready(Ready::Queue(queue_call)))
 }
 
 fn json(params: &str) -> Result<Json, ApiError> {

@@ -1,7 +1,6 @@
 //! One connection of the WebSocket API. It reads as long as there is room for more calls and more answers; calls are begun
 //! in the order they came, many are under way, and their answers leave in that order, many in one write.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -13,14 +12,15 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use super::Access;
+use super::access::Access;
+use super::calls::Calls;
 use super::out::{Out, What, write_event};
-use super::request::{self, Call, Work};
-use super::sequence::Sequence;
+use super::request::{Call, Ready, Work};
 use crate::api::answer::Answer;
-use crate::api::call::invalid;
+use crate::api::callers::Caller;
 use crate::api::error::ApiError;
-use crate::api::{Api, Caller};
+use crate::api::params::invalid;
+use crate::api::state::Api;
 use crate::config::Config;
 use crate::message::{CloseReason, close_code};
 use crate::queue::Consumer;
@@ -28,8 +28,6 @@ use crate::shard::transport::Transport;
 use crate::wire::frame;
 use crate::wire::reader::{Event, Input, Reader};
 
-/// Calls that may be under way for a connection; while there are as many, it is not read.
-const MAX_CALLS: usize = 1024;
 /// Bytes that may wait for a back end; with more, it is not read, and gets no messages of a queue.
 const MAX_WAITING: usize = 256 * 1024;
 /// What is read at once.
@@ -103,10 +101,7 @@ struct State {
     access: Access,
     /// The configuration when access was last looked at.
     config: Arc<Config>,
-    /// The oldest first. Only its answer is looked for; the others get on without that.
-    calls: VecDeque<Call>,
-    /// Their order.
-    sequence: Rc<Sequence>,
+    calls: Calls,
     out: Out,
     /// An answer's text, while it is made.
     text: Vec<u8>,
@@ -131,8 +126,7 @@ impl Session {
             caller,
             access,
             config,
-            calls: VecDeque::new(),
-            sequence: Rc::default(),
+            calls: Calls::default(),
             out: Out::default(),
             text: Vec::new(),
             consumer: None,
@@ -227,10 +221,10 @@ impl Session {
             }
             match self.reader.next(&mut input, limit) {
                 Ok(None) => return,
-                Ok(Some(Event::Text(text))) => state.begin(text, cx),
+                Ok(Some(Event::Text(text))) => state.calls.begin(text, &state.api, cx),
                 Ok(Some(Event::Binary(_))) => {
                     let error = invalid("requests are text messages; this one was binary");
-                    state.calls.push_back(Call::wrong(error));
+                    state.calls.refuse(error);
                 }
                 Ok(Some(Event::Ping(payload))) => state.out.frame(&frame::encode_pong(payload)),
                 Ok(Some(Event::Pong(_))) => {}
@@ -248,41 +242,25 @@ impl Session {
 impl State {
     /// Whether another call may be begun.
     fn may_begin(&self) -> bool {
-        self.ending.is_none() && self.sequence.is_free() && self.calls.len() < MAX_CALLS && self.out.len() < MAX_WAITING
-    }
-
-    /// Begins a call, so far that the next may begin, if nothing is in the way.
-    fn begin(&mut self, text: &[u8], cx: &mut Context<'_>) {
-        let mut call = request::begin(text, &self.api, &self.sequence);
-        poll_work(&mut call.work, cx);
-        self.calls.push_back(call);
+        self.ending.is_none() && self.calls.has_room() && self.out.len() < MAX_WAITING
     }
 
     /// Goes on with the newest call, if it is in the way of others, and answers the oldest ones.
     fn poll_calls(&mut self, cx: &mut Context<'_>) {
-        if !self.sequence.is_free()
-            && let Some(call) = self.calls.back_mut()
-        {
-            poll_work(&mut call.work, cx);
-        }
+        self.calls.poll_newest(cx);
         while self.out.len() < MAX_WAITING
-            && let Some(call) = self.calls.front_mut()
+            && let Some((method, mark, ready)) = self.calls.next_ready(cx)
         {
-            poll_work(&mut call.work, cx);
-            if matches!(call.work, Work::Wait(_)) {
-                break;
-            }
-            let Some(Call { method, mark, work }) = self.calls.pop_front() else { break };
-            let outcome = match work {
-                Work::Done(outcome) => outcome,
-                Work::Queue(call) => {
+            let outcome = match ready {
+                Ready::Done(outcome) => outcome,
+                Ready::Queue(call) => {
                     let consumer = self.consumer.get_or_insert_with(|| {
                         self.socket.bound_unsent(UNSENT);
                         self.api.queue.consumer()
                     });
                     call.run(consumer)
                 }
-                Work::Ping | Work::Wait(_) => {
+                Ready::Ping => {
                     self.out.text(b"pong", What::Other);
                     continue;
                 }
@@ -291,9 +269,6 @@ impl State {
             self.text.clear();
             Answer::write_text(outcome, mark, &mut self.text);
             self.out.text(&self.text, What::Other);
-        }
-        if self.calls.is_empty() && self.calls.capacity() > 64 {
-            self.calls.shrink_to(64);
         }
     }
 
@@ -365,8 +340,8 @@ impl State {
 
     /// Drops the calls that are not answered; what they settle is settled.
     fn settle_rest(&mut self) {
-        for Call { work, .. } in self.calls.drain(..) {
-            if let (Work::Queue(call), Some(consumer)) = (work, &self.consumer) {
+        for Call { work, .. } in self.calls.drain() {
+            if let (Work::Ready(Ready::Queue(call)), Some(consumer)) = (work, &self.consumer) {
                 // Nobody hears the answer.
                 let _ = call.run(consumer);
             }
@@ -419,14 +394,5 @@ impl State {
             self.alarm.as_mut().reset((self.last_read + next).max(soonest));
         }
         Poll::Pending
-    }
-}
-
-/// Goes on with what a call waits for.
-fn poll_work(work: &mut Work, cx: &mut Context<'_>) {
-    if let Work::Wait(future) = work
-        && let Poll::Ready(outcome) = future.as_mut().poll(cx)
-    {
-        *work = Work::Done(outcome);
     }
 }

@@ -1,10 +1,14 @@
 //! `mix.mesh` (any client on any node), and `mix.subscribe` for the current connection.
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use mlua::ffi;
+use std::future::ready;
+use std::rc::Rc;
 
 use super::conn::{channel_args, kind_arg, subscribe_to};
 use crate::cluster::Behind;
+use crate::hub::Counts;
 use crate::ids::ClientId;
 use crate::message::{Channel, Message};
 use crate::script::current::{self, Host};
@@ -12,7 +16,6 @@ use crate::script::stack::{Args, Fallible, Raise, State, set_native};
 use crate::script::wait::{self, Outcome, set_waiting};
 use crate::shard::conn::Conn;
 use crate::shard::context::Value;
-use std::rc::Rc;
 
 const NO_ENGINE: &str = "no engine: a script that is only checked can't reach it";
 
@@ -70,24 +73,17 @@ fn publish(args: &Args) -> Result<Outcome<Counted>, Raise> {
     };
     host.shard.counts.published.add(1);
     if counted {
-        return Ok(Outcome::hands_over(move |handed| {
-            let counts = host.mesh.publish_then(channel, message, Behind::default(), move || handed.set(true));
-            async move {
-                let counts = counts.await;
-                Ok((Some(counts.reached as f64), Some(counts.failed as f64)))
-            }
+        let enqueued = host.mesh.publish(channel, message, Behind::default());
+        return Ok(Outcome::enqueue(enqueued, |counts: Counts| {
+            Ok((Some(counts.reached as f64), Some(counts.failed as f64)))
         }));
     }
-    let mut handed_out = Box::pin(host.mesh.publish_uncounted(channel, message));
-    // Mailboxes nearly always have room: then there is nothing to wait for.
-    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-    if handed_out.as_mut().poll(&mut cx).is_ready() {
+    let mut enqueued = Box::pin(host.mesh.publish_uncounted(channel, message));
+    // There is nearly always room: then there is nothing to wait for, and it may be called where nothing can wait.
+    if (&mut enqueued).now_or_never().is_some() {
         return Ok(Outcome::Now(Ok((None, None))));
     }
-    Ok(Outcome::hands_over(move |_| async move {
-        handed_out.await;
-        Ok((None, None))
-    }))
+    Ok(Outcome::enqueue(enqueued.map(ready), |()| Ok((None, None))))
 }
 
 /// To whom, and what.
@@ -111,11 +107,8 @@ fn send(args: &Args) -> Result<Outcome<Result<(), String>>, Raise> {
         Err(e) => return Ok(Outcome::Now(Err(e))),
     };
     let host = current::host().ok_or(wait::NOT_AT_TOP_LEVEL)?;
-    Ok(Outcome::hands_over(move |handed| {
-        let sent = host.mesh.send_then(id, message, move || handed.set(true));
-        async move {
-            if sent.await { Ok(()) } else { Err(format!("client {id} is not connected, or can't take the message")) }
-        }
+    Ok(Outcome::enqueue(host.mesh.send(id, message), move |sent| {
+        if sent { Ok(()) } else { Err(format!("client {id} is not connected, or can't take the message")) }
     }))
 }
 

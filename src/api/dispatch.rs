@@ -1,0 +1,30 @@
+//! From the body of a request to the call that it makes, and its answer.
+
+use super::answer::Answer;
+use super::call::{self, Call};
+use super::params::{Params, object_of};
+use super::state::Api;
+use super::{batch, publish};
+
+impl Api {
+    /// Carries out a call of the mesh.
+    pub(super) async fn call(&self, call: Call, body: &[u8]) -> Answer {
+        // An empty array of publishes is told so.
+        let object = if call == Call::Publish { body } else { object_of(body) };
+        let params = match Params::parse(object, "the body") {
+            Ok(params) => params,
+            // Whatever is rarer than a plain publish is boxed, so that no connection carries what it needs.
+            Err(_) if call == Call::Publish && batch::is_array(body) => {
+                return Box::pin(batch::answer(self, body)).await;
+            }
+            Err(error) => return Answer::failure(&error, None),
+        };
+        match call {
+            Call::Publish if params.is_plain() => {
+                Answer::to_call(call::publish(&self.mesh, &self.counts.published, &params).await, params.mark())
+            }
+            Call::Publish => Answer::to_call(Box::pin(publish::publish(self, &params)).await, params.mark()),
+            Call::Send => Answer::to_call(call::send(&self.mesh, &params).await, params.mark()),
+        }
+    }
+}

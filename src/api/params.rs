@@ -1,0 +1,279 @@
+//! What the JSON of a call says: the parameters of the mesh's calls, and each of them as the type it stands for. Knows no
+//! HTTP, so that every way in shares it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use super::error::ApiError;
+use crate::ids::ClientId;
+use crate::message::{Channel, Kind, Message};
+
+/// The parameters of `mesh.publish` and `mesh.send`. Every field takes any JSON, so that a wrong one can be named.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+pub struct Params<'a> {
+    #[serde(borrow, deserialize_with = "list_or_one")]
+    c: Option<Field<'a>>,
+    #[serde(borrow)]
+    d: Option<Field<'a>>,
+    #[serde(borrow)]
+    t: Option<Field<'a>>,
+    /// The caller's own mark, which its reply bears.
+    #[serde(borrow)]
+    i: Option<Field<'a>>,
+    /// What makes a publish one of those that are done once.
+    #[serde(borrow)]
+    id: Option<Field<'a>>,
+}
+
+/// The most messages that one request publishes: the channels of all its objects.
+pub(super) const MAX_MESSAGES: usize = 1000;
+/// The longest `id` of a publish, in bytes.
+const MAX_ID: usize = 128;
+
+/// A request's mark, as its reply bears it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(untagged)]
+pub enum Mark {
+    /// An integer.
+    Integer(u64),
+    /// An integer below zero.
+    Negative(i64),
+    /// A string.
+    Text(String),
+}
+
+/// A field's value, as far as any call looks at it.
+pub(super) enum Field<'a> {
+    Text(Cow<'a, str>),
+    Integer(u64),
+    Negative(i64),
+    /// A list, where one is looked at: `c`. If it is too long, one more than may be.
+    List(Box<[Field<'a>]>),
+    /// Something that no field takes; what it is.
+    Other(&'static str),
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Field<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Field<'a>, D::Error> {
+        deserializer.deserialize_any(Any::<false>)
+    }
+}
+
+/// Reads a field that may be a list.
+fn list_or_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Field<'de>>, D::Error> {
+    deserializer.deserialize_any(Any::<true>).map(Some)
+}
+
+/// Reads a sequence to its end, and keeps one more of it than a request may have.
+pub(super) fn bounded<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(mut seq: A) -> Result<Vec<T>, A::Error> {
+    let mut items = Vec::new();
+    while items.len() <= MAX_MESSAGES {
+        match seq.next_element()? {
+            Some(item) => items.push(item),
+            None => return Ok(items),
+        }
+    }
+    while seq.next_element::<IgnoredAny>()?.is_some() {}
+    Ok(items)
+}
+
+/// Takes any value; keeps a list's items if told.
+struct Any<const LISTS: bool>;
+
+impl<'de, const LISTS: bool> Visitor<'de> for Any<LISTS> {
+    type Value = Field<'de>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Field<'de>, E> {
+        Ok(Field::Text(Cow::Borrowed(text)))
+    }
+    fn visit_str<E>(self, text: &str) -> Result<Field<'de>, E> {
+        Ok(Field::Text(Cow::Owned(text.to_owned())))
+    }
+    fn visit_u64<E>(self, n: u64) -> Result<Field<'de>, E> {
+        Ok(Field::Integer(n))
+    }
+    fn visit_i64<E>(self, n: i64) -> Result<Field<'de>, E> {
+        Ok(Field::Negative(n))
+    }
+    fn visit_f64<E>(self, n: f64) -> Result<Field<'de>, E> {
+        // Some encoders write every number so.
+        let whole = n.fract() == 0.0 && (0.0..9_007_199_254_740_992.0).contains(&n);
+        Ok(if whole { Field::Integer(n as u64) } else { Field::Other("a number") })
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<Field<'de>, E> {
+        Ok(Field::Other("a boolean"))
+    }
+    fn visit_unit<E>(self) -> Result<Field<'de>, E> {
+        Ok(Field::Other("null"))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Field<'de>, A::Error> {
+        if LISTS {
+            return Ok(Field::List(bounded(seq)?.into()));
+        }
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Field::Other("an array"))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Field<'de>, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Field::Other("an object"))
+    }
+}
+
+pub(super) fn invalid(what: impl Into<String>) -> ApiError {
+    ApiError::InvalidArgument(what.into())
+}
+
+impl Field<'_> {
+    /// A caller's mark: an integer or a string.
+    pub(super) fn mark(&self) -> Option<Mark> {
+        match self {
+            Field::Integer(n) => Some(Mark::Integer(*n)),
+            Field::Negative(n) => Some(Mark::Negative(*n)),
+            Field::Text(text) => Some(Mark::Text(text.to_string())),
+            Field::List(_) | Field::Other(_) => None,
+        }
+    }
+
+    /// What it is.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Field::Text(_) => "a string",
+            Field::Integer(_) => "a number",
+            Field::Negative(_) => "a negative number",
+            Field::List(_) => "an array",
+            Field::Other(what) => what,
+        }
+    }
+}
+
+/// What is read of an object. In PHP an empty one is an empty array, and `json_encode` writes `[]` for both.
+pub(super) fn object_of(text: &[u8]) -> &[u8] {
+    let inner = text.trim_ascii().strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]"));
+    if inner.is_some_and(|inner| inner.trim_ascii().is_empty()) { b"{}" } else { text }
+}
+
+/// A publish whose parameters are as they should be.
+pub(super) struct Publish {
+    /// At least one.
+    pub(super) channels: Vec<Channel>,
+    /// They came as a list.
+    pub(super) list: bool,
+    pub(super) message: Message,
+    /// With it, it is done once.
+    pub(super) id: Option<Arc<str>>,
+}
+
+impl<'a> Params<'a> {
+    /// Reads parameters; `what` they are called.
+    pub fn parse(text: &'a [u8], what: &str) -> Result<Params<'a>, ApiError> {
+        if !text.trim_ascii_start().starts_with(b"{") {
+            return Err(invalid(format!(
+                "{what} must be a JSON object such as {{\"c\": \"channel\", \"d\": \"text\"}}"
+            )));
+        }
+        serde_json::from_slice(text).map_err(|e| invalid(format!("{what} is not valid JSON: {e}")))
+    }
+
+    /// The caller's mark, if it gave one that is an integer or a string.
+    pub fn mark(&self) -> Option<Mark> {
+        self.i.as_ref()?.mark()
+    }
+
+    fn text<'f>(field: &'f Option<Field<'a>>, name: &str, what: &str) -> Result<&'f str, ApiError> {
+        match field {
+            Some(Field::Text(text)) => Ok(text),
+            Some(other) => Err(invalid(format!("field \"{name}\" ({what}) must be a string, not {}", other.name()))),
+            None => Err(invalid(format!("field \"{name}\" ({what}) is missing"))),
+        }
+    }
+
+    /// `c` as a channel's name.
+    pub(super) fn channel(&self) -> Result<Channel, ApiError> {
+        let name = Self::text(&self.c, "c", "channel")?;
+        Channel::parse(name.as_bytes()).map_err(|e| invalid(format!("field \"c\": {e}")))
+    }
+
+    /// Whether it is one message to one channel, to be published as often as it is asked for.
+    pub(super) fn is_plain(&self) -> bool {
+        self.id.is_none() && !matches!(self.c, Some(Field::List(_)))
+    }
+
+    /// A publish that may be to several channels, and once only.
+    pub(super) fn publish(&self) -> Result<Publish, ApiError> {
+        let (channels, list) = match &self.c {
+            Some(Field::List(names)) => (Self::channels(names)?, true),
+            _ => (vec![self.channel()?], false),
+        };
+        let wrong = |what| invalid(format!("field \"id\" must be a string of 1 to {MAX_ID} bytes, {what}"));
+        let id = match &self.id {
+            None | Some(Field::Other("null")) => None,
+            Some(Field::Text(id)) if (1..=MAX_ID).contains(&id.len()) => Some((&**id).into()),
+            Some(Field::Text(id)) => return Err(wrong(format!("not of {}", id.len()))),
+            Some(other) => return Err(wrong(format!("not {}", other.name()))),
+        };
+        Ok(Publish { channels, list, message: self.message()?, id })
+    }
+
+    fn channels(names: &[Field<'a>]) -> Result<Vec<Channel>, ApiError> {
+        if names.is_empty() || names.len() > MAX_MESSAGES {
+            return Err(invalid(format!("field \"c\": 1 to {MAX_MESSAGES} channels are expected")));
+        }
+        let channel = |(at, name): (usize, &Field<'a>)| {
+            let wrong = |what: String| invalid(format!("field \"c\", channel {}: {what}", at + 1));
+            match name {
+                Field::Text(name) => Channel::parse(name.as_bytes()).map_err(|e| wrong(e.to_string())),
+                other => Err(wrong(format!("it must be a string, not {}", other.name()))),
+            }
+        };
+        names.iter().enumerate().map(channel).collect()
+    }
+
+    /// `c` as a client's number.
+    pub(super) fn client(&self) -> Result<Addressee, ApiError> {
+        addressee(&self.c)
+    }
+
+    /// `d` and `t` as a message.
+    pub(super) fn message(&self) -> Result<Message, ApiError> {
+        let data = Self::text(&self.d, "d", "data")?;
+        let kind = match &self.t {
+            None | Some(Field::Other("null")) => Kind::Text,
+            Some(Field::Text(word)) => Kind::parse(word.as_bytes())
+                .ok_or_else(|| invalid(format!("field \"t\" must be \"text\" or \"binary\", not {word:?}")))?,
+            Some(other) => {
+                return Err(invalid(format!("field \"t\" must be \"text\" or \"binary\", not {}", other.name())));
+            }
+        };
+        Ok(match kind {
+            Kind::Text => Message::text(data),
+            Kind::Binary => Message::binary(
+                STANDARD.decode(data).map_err(|e| invalid(format!("field \"d\" is not valid base64: {e}")))?,
+            ),
+        })
+    }
+}
+
+/// A client's number as a caller names it: below 2^53 it may be one of ours, above it is another engine's at most, so that
+/// there is no such client.
+pub(super) type Addressee = Result<ClientId, u64>;
+
+/// Field `c` as a client's number, as string or number.
+pub(super) fn addressee(c: &Option<Field<'_>>) -> Result<Addressee, ApiError> {
+    let number = match c {
+        Some(Field::Integer(n)) => Some(*n),
+        // `parse` alone would take a sign, too.
+        Some(Field::Text(text)) if text.bytes().all(|b| b.is_ascii_digit()) && text.len() <= 20 => text.parse().ok(),
+        Some(_) => None,
+        None => return Err(invalid("field \"c\" (client_id) is missing")),
+    };
+    let wanted = "must be a whole number from 1 to 2^64 - 1, as a string or a number";
+    let number = number.filter(|&n| n > 0).ok_or_else(|| invalid(format!("field \"c\" (client_id) {wanted}")))?;
+    Ok(ClientId::new(number).ok_or(number))
+}

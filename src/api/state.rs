@@ -1,0 +1,115 @@
+//! What the API works with on one worker: the engine's services, the configuration, and what the API counts.
+
+use arc_swap::ArcSwap;
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
+
+use super::callers::Callers;
+use super::logins::Logins;
+use super::repeats::Repeats;
+use crate::cluster::Mesh;
+use crate::config::Config;
+use crate::queue::Queue;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::blocks::ApiCounts;
+
+/// The API as one worker serves it.
+pub struct Api {
+    pub(super) mesh: Arc<Mesh>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) repeats: Arc<Repeats>,
+    pub(super) config: Arc<ArcSwap<Config>>,
+    /// Connections of each server.
+    pub(super) clients: Vec<Arc<AtomicUsize>>,
+    /// Where `engine.apiServer` listens.
+    pub(super) api_addr: SocketAddr,
+    pub(super) draining: watch::Receiver<bool>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) counts: Arc<ApiCounts>,
+    /// Held while a page of metrics is made: one at a time.
+    pub(super) scraping: Semaphore,
+    /// Failed logins, of all workers.
+    pub(super) logins: Arc<Logins>,
+    /// Tells WebSocket connections that another configuration is in force.
+    pub(super) reconfigured: watch::Sender<()>,
+    /// Connections under way, of all workers.
+    pub(super) callers: Arc<Callers>,
+    /// What WebSocket connections are read through, while none is.
+    pub(super) read_buffer: Cell<Vec<u8>>,
+}
+
+/// What an API is made of.
+pub struct Parts {
+    /// The mesh.
+    pub mesh: Arc<Mesh>,
+    /// The queue.
+    pub queue: Arc<Queue>,
+    /// Publishes that are done once.
+    pub repeats: Arc<Repeats>,
+    /// The configuration in force.
+    pub config: Arc<ArcSwap<Config>>,
+    /// Connections of each server.
+    pub clients: Vec<Arc<AtomicUsize>>,
+    /// Where `engine.apiServer` listens.
+    pub api_addr: SocketAddr,
+    /// The process's figures.
+    pub metrics: Arc<Metrics>,
+    /// Failed logins, of all workers.
+    pub logins: Arc<Logins>,
+    /// Connections of callers, of all workers.
+    pub callers: Arc<Callers>,
+    /// True while the engine drains.
+    pub draining: watch::Receiver<bool>,
+}
+
+/// The longest a call may take to end once the engine drains.
+pub(super) const DRAIN: Duration = Duration::from_secs(2);
+
+impl Api {
+    /// An API of those parts.
+    pub fn new(parts: Parts) -> Api {
+        let Parts { mesh, queue, config, clients, api_addr, repeats, metrics, logins, callers, draining } = parts;
+        Api {
+            mesh,
+            queue,
+            repeats,
+            config,
+            clients,
+            api_addr,
+            draining,
+            metrics,
+            counts: Arc::default(),
+            scraping: Semaphore::new(1),
+            logins,
+            reconfigured: watch::Sender::new(()),
+            callers,
+            read_buffer: Cell::default(),
+        }
+    }
+
+    /// What it counts.
+    pub fn counts(&self) -> Arc<ApiCounts> {
+        self.counts.clone()
+    }
+
+    /// Another configuration is in force: who holds a connection may not call any more, perhaps.
+    pub fn reconfigured(&self) {
+        self.reconfigured.send_replace(());
+    }
+
+    /// How long the parts of a request may take to arrive; None: for ever.
+    pub(super) fn read_timeout(&self) -> Option<Duration> {
+        let timeout = self.config.load().api.read_timeout;
+        (!timeout.is_zero()).then_some(timeout)
+    }
+
+    /// Whether the engine drains. A task that never pauses would not see it by waiting: tokio lets nothing be ready to
+    /// whoever has used up his turn.
+    pub(super) fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+}

@@ -1,0 +1,135 @@
+//! Receipts: the second stage of a publish, a send or a command. Who holds one knows that the mailboxes have it, so that
+//! whatever is enqueued from then on comes behind it. Awaiting a receipt tells what came of it; dropping one undoes
+//! nothing. A receipt may be awaited on any thread that calls [`super::look_again`] while a worker is stuck.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::sync::oneshot;
+
+use super::unanswered::Place;
+use crate::hub::{CommandError, Counts, Hub, SoFar, WorkerSet};
+use crate::ids::{ClientId, WorkerId};
+use crate::message::{Channel, Message};
+
+/// The receipt of a publication: awaiting it gives how many connections were reached. A worker that is stuck is not
+/// waited for; it counts as one failure.
+pub struct Receipt {
+    counts: oneshot::Receiver<Counts>,
+    so_far: SoFar,
+    /// The workers whose mailboxes have it.
+    workers: WorkerSet,
+    hub: Arc<Hub>,
+    told: Option<Told>,
+    place: Place,
+}
+
+impl Receipt {
+    pub(super) fn new(
+        hub: Arc<Hub>,
+        workers: WorkerSet,
+        counts: oneshot::Receiver<Counts>,
+        so_far: SoFar,
+        told: Option<Told>,
+    ) -> Receipt {
+        Receipt { counts, so_far, workers, hub, told, place: Place::default() }
+    }
+}
+
+impl Future for Receipt {
+    type Output = Counts;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Counts> {
+        let Receipt { counts, so_far, workers, hub, told, place } = &mut *self;
+        // The sender lives until the last share is gone; if it vanished, nobody was reached.
+        let answer = Pin::new(counts).poll(cx).map(Result::unwrap_or_default);
+        let lost = || match hub.stuck_among(workers) {
+            0 => None,
+            stuck => so_far.without(stuck),
+        };
+        let counts = ready!(place.wait(answer, lost, cx));
+        if let Some(Told { channel, bytes }) = told.take() {
+            // Under the room's name, as what is not counted.
+            tracing::debug!(target: "connmix::cluster", %channel, bytes, reached = counts.reached, failed = counts.failed,
+                "published");
+        }
+        Poll::Ready(counts)
+    }
+}
+
+/// The receipt of a message to one client: awaiting it gives whether the client's outgoing buffer has it. False: there is
+/// no such client, it can't take the message, or its worker is stuck.
+pub struct SendReceipt {
+    counts: oneshot::Receiver<Counts>,
+    worker: WorkerId,
+    hub: Arc<Hub>,
+    place: Place,
+}
+
+impl SendReceipt {
+    pub(super) fn new(hub: Arc<Hub>, worker: WorkerId, counts: oneshot::Receiver<Counts>) -> SendReceipt {
+        SendReceipt { counts, worker, hub, place: Place::default() }
+    }
+}
+
+impl Future for SendReceipt {
+    type Output = bool;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
+        let SendReceipt { counts, worker, hub, place } = &mut *self;
+        let answer = Pin::new(counts).poll(cx).map(Result::unwrap_or_default);
+        let lost = || hub.mailbox(*worker).is_stuck().then(Counts::default);
+        place.wait(answer, lost, cx).map(|counts| counts.reached > 0)
+    }
+}
+
+/// The receipt of a command to one client's connection: awaiting it gives whether the connection has done it.
+pub struct CommandReceipt {
+    reply: oneshot::Receiver<Result<(), CommandError>>,
+    client: ClientId,
+    worker: WorkerId,
+    hub: Arc<Hub>,
+    place: Place,
+}
+
+impl CommandReceipt {
+    pub(super) fn new(
+        hub: Arc<Hub>,
+        client: ClientId,
+        worker: WorkerId,
+        reply: oneshot::Receiver<Result<(), CommandError>>,
+    ) -> CommandReceipt {
+        CommandReceipt { reply, client, worker, hub, place: Place::default() }
+    }
+}
+
+impl Future for CommandReceipt {
+    type Output = Result<(), CommandError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), CommandError>> {
+        let CommandReceipt { reply, client, worker, hub, place } = &mut *self;
+        let (client, worker) = (*client, *worker);
+        let lost = || hub.mailbox(worker).is_stuck().then_some(Err(CommandError::Stuck { client, worker }));
+        let answer = Pin::new(reply).poll(cx).map(|reply| match reply {
+            Ok(done) => done,
+            // It was dropped: there is no such client, or the full mailbox of a stuck worker did not take it.
+            Err(_) => lost().unwrap_or(Err(CommandError::NotConnected(client.get()))),
+        });
+        place.wait(answer, lost, cx)
+    }
+}
+
+/// What the log says of a publish.
+pub(super) struct Told {
+    pub(super) channel: Channel,
+    pub(super) bytes: usize,
+}
+
+impl Told {
+    /// None where the log says nothing: then it costs a look at its level.
+    pub(super) fn of(channel: &Channel, message: &Message) -> Option<Told> {
+        let told = || Told { channel: channel.clone(), bytes: message.data().len() };
+        tracing::enabled!(tracing::Level::DEBUG).then(told)
+    }
+}

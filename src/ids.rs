@@ -21,6 +21,9 @@ impl NodeNumber {
     /// The largest: 10 bits.
     pub const MAX: u16 = (1 << NODE_BITS) - 1;
 
+    /// The smallest.
+    pub const MIN: NodeNumber = NodeNumber(NonZeroU16::MIN);
+
     /// The number, if a node can have it.
     pub fn new(number: u16) -> Option<NodeNumber> {
         NonZeroU16::new(number).filter(|number| number.get() <= NodeNumber::MAX).map(NodeNumber)
@@ -40,15 +43,14 @@ impl NodeNumber {
     }
 }
 
-/// A node for one run of its process, as `/v1/nodes` and the messages of a queue name it: the node's number and the
-/// time of the start, below 2^45. Two runs differ, unless they have one number and began in the same 32nd of a second.
+/// A node for one run of its process, as `/v1/nodes` and the messages of a queue name it: drawn by chance from 2^53 numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u64);
 
 impl NodeId {
-    /// The run that begins now, of the node with that number.
-    pub fn of_run(number: NodeNumber) -> NodeId {
-        NodeId(u64::from(number.get()) << STEP_BITS | clock() & STEP_MASK)
+    /// A run that begins now.
+    pub fn random() -> NodeId {
+        NodeId(uuid::Uuid::new_v4().as_u128() as u64 % LIMIT)
     }
 }
 
@@ -153,7 +155,6 @@ fn clock() -> u64 {
 /// - from two processes that run at the same time in no cluster, and have drawn the same node number;
 /// - 34 years later: the steps begin anew in 2060.
 pub struct ClientIds {
-    node: NodeNumber,
     /// Of each lane, the step of its last id; at first that of the start.
     lanes: Box<[(Lane, u64)]>,
     /// The position of the lane that is next.
@@ -161,22 +162,22 @@ pub struct ClientIds {
 }
 
 impl ClientIds {
-    /// The ids of that node on these lanes, of which there must be one at least.
-    pub fn new(node: NodeNumber, lanes: impl IntoIterator<Item = Lane>) -> ClientIds {
-        ClientIds::from(clock(), node, lanes)
+    /// The ids on these lanes, of which there must be one at least.
+    pub fn new(lanes: impl IntoIterator<Item = Lane>) -> ClientIds {
+        ClientIds::from(clock(), lanes)
     }
 
-    fn from(start: u64, node: NodeNumber, lanes: impl IntoIterator<Item = Lane>) -> ClientIds {
+    fn from(start: u64, lanes: impl IntoIterator<Item = Lane>) -> ClientIds {
         let lanes: Box<[_]> = lanes.into_iter().map(|lane| (lane, start)).collect();
         debug_assert!(!lanes.is_empty());
-        ClientIds { node, lanes, next: 0 }
+        ClientIds { lanes, next: 0 }
     }
 
-    /// An id that was not given before.
-    pub fn issue(&mut self) -> ClientId {
+    /// An id of that node, which was not given before.
+    pub fn issue(&mut self, node: NodeNumber) -> ClientId {
         let (lane, step) = &mut self.lanes[self.next];
         *step += 1;
-        let id = ClientId::from_parts(self.node, *step, *lane);
+        let id = ClientId::from_parts(node, *step, *lane);
         self.next = (self.next + 1) % self.lanes.len();
         id
     }
@@ -225,11 +226,8 @@ mod tests {
 
     #[test]
     fn runs_of_nodes_are_told_apart() {
-        let before = NodeId::of_run(node(7));
-        assert_eq!(before.0 >> STEP_BITS, 7);
-        assert_ne!(NodeId::of_run(node(8)), before);
-        std::thread::sleep(std::time::Duration::from_millis(40));
-        assert!(NodeId::of_run(node(7)) > before);
+        let runs: HashSet<NodeId> = (0..1000).map(|_| NodeId::random()).collect();
+        assert!(runs.len() == 1000 && runs.iter().all(|run| run.0 < LIMIT));
     }
 
     /// The step and the lane of an id.
@@ -239,16 +237,16 @@ mod tests {
 
     #[test]
     fn lanes_take_turns() {
-        let mut ids = ClientIds::from(1000, node(1), [Lane(3), Lane(200)]);
-        let given: Vec<_> = (0..5).map(|_| parts(ids.issue())).collect();
+        let mut ids = ClientIds::from(1000, [Lane(3), Lane(200)]);
+        let given: Vec<_> = (0..5).map(|_| parts(ids.issue(node(1)))).collect();
         assert_eq!(given, [(1001, 3), (1001, 200), (1002, 3), (1002, 200), (1003, 3)]);
     }
 
     #[test]
     fn a_run_is_ahead_of_the_clock_only_after_8192_ids_for_each_second_of_its_life() {
         let start = 1000;
-        let mut ids = ClientIds::from(start, node(1), Lane::all());
-        let last = (0..100 * 8192).map(|_| parts(ids.issue()).0).max();
+        let mut ids = ClientIds::from(start, Lane::all());
+        let last = (0..100 * 8192).map(|_| parts(ids.issue(node(1))).0).max();
         assert_eq!(last, Some(start + 100 * STEPS), "100 seconds");
     }
 
@@ -287,9 +285,9 @@ mod tests {
     }
 
     /// The three workers of a process that starts now.
-    fn workers(clock: u64, number: u16) -> Vec<ClientIds> {
+    fn workers(clock: u64) -> Vec<ClientIds> {
         let lanes = |worker| Lane::all().filter(move |lane| lane.0 % 3 == worker);
-        (0..3).map(|worker| ClientIds::from(clock, node(number), lanes(worker))).collect()
+        (0..3).map(|worker| ClientIds::from(clock, lanes(worker))).collect()
     }
 
     proptest! {
@@ -298,7 +296,7 @@ mod tests {
         #[test]
         fn ids_come_once_but_where_it_is_said(steps in prop::collection::vec(step(), 1..60)) {
             let (mut clock, mut number, mut run) = (1_000_000u64, 1, 0);
-            let mut ids = workers(clock, number);
+            let mut ids = workers(clock);
             let mut given: HashMap<ClientId, u32> = HashMap::new();
             // The last step that was used, by node number.
             let mut used: HashMap<u16, u64> = HashMap::new();
@@ -309,7 +307,7 @@ mod tests {
                     Step::SetBack(steps) => clock -= steps,
                     Step::Burst(worker, count) => {
                         for _ in 0..count {
-                            let id = ids[worker].issue();
+                            let id = ids[worker].issue(node(number));
                             prop_assert_eq!(id.node(), Some(node(number)));
                             prop_assert_eq!(usize::from(id.lane().0) % 3, worker);
                             let last = used.entry(number).or_default();
@@ -323,7 +321,7 @@ mod tests {
                     Step::Restart(same) => {
                         number += u16::from(!same);
                         run += 1;
-                        ids = workers(clock, number);
+                        ids = workers(clock);
                         may_repeat = used.get(&number).is_some_and(|&last| clock < last);
                     }
                 }

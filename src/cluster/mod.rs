@@ -167,7 +167,7 @@ mod tests {
         assert!(matches!(taken.pop_front(), Some(Delivery::Publish(..))));
         assert!(taken.is_empty());
         assert_eq!(command.now_or_never(), Some(Err(CommandError::NotConnected(7))), "the order was dropped");
-        assert_eq!(publish.now_or_never(), Some(Counts { reached: 0, failed: 1 }));
+        assert_eq!(publish.now_or_never(), Some(Counts { reached: 0, failed: 1, ..Counts::default() }));
     }
 
     #[test]
@@ -207,9 +207,9 @@ mod tests {
         assert_eq!(taken.len(), 2, "a receipt that is dropped undoes nothing");
         for delivery in taken {
             let Delivery::Publish(_, share) = delivery else { panic!("only publications are there") };
-            share.settle(Counts { reached: 3, failed: 0 });
+            share.settle(Counts { reached: 3, failed: 0, ..Counts::default() });
         }
-        assert_eq!(receipt.now_or_never(), Some(Counts { reached: 3, failed: 0 }));
+        assert_eq!(receipt.now_or_never(), Some(Counts { reached: 3, failed: 0, ..Counts::default() }));
     }
 
     /// One worker is stuck with the message in its mailbox, before or after it came there; another one takes its time.
@@ -226,9 +226,9 @@ mod tests {
         assert!((&mut before).now_or_never().is_none() && (&mut after).now_or_never().is_none());
         for delivery in take(&hub, 1) {
             let Delivery::Publish(_, share) = delivery else { panic!("only publications are there") };
-            share.settle(Counts { reached: 2, failed: 0 });
+            share.settle(Counts { reached: 2, failed: 0, ..Counts::default() });
         }
-        let counts = Some(Counts { reached: 2, failed: 1 });
+        let counts = Some(Counts { reached: 2, failed: 1, ..Counts::default() });
         assert_eq!((before.now_or_never(), after.now_or_never()), (counts, counts));
         assert_eq!(take(&hub, 0).len(), 2, "delivered once the worker goes on");
         // What its full mailbox does not take has failed at once, and is not missed besides.
@@ -237,7 +237,7 @@ mod tests {
         let mut refused = publish();
         assert!((&mut refused).now_or_never().is_none());
         take(&hub, 1);
-        assert_eq!(refused.now_or_never(), Some(Counts { reached: 0, failed: 2 }));
+        assert_eq!(refused.now_or_never(), Some(Counts { reached: 0, failed: 2, ..Counts::default() }));
     }
 
     /// The worker has taken all of it out of its mailbox, and does nothing more.
@@ -254,12 +254,12 @@ mod tests {
         let mut command = mesh.command(client, Order::Unsubscribe(Vec::new())).now_or_never().unwrap();
         let (_held, mut answered) = (take(&hub, own.0), take(&hub, other.0));
         let Some(Delivery::Publish(_, share)) = answered.pop_front() else { panic!("one publication is there") };
-        share.settle(Counts { reached: 4, failed: 0 });
+        share.settle(Counts { reached: 4, failed: 0, ..Counts::default() });
         assert!((&mut publish).now_or_never().is_none());
         assert!((&mut send).now_or_never().is_none());
         assert!((&mut command).now_or_never().is_none());
         hub.stall(own);
-        assert_eq!(publish.now_or_never(), Some(Counts { reached: 4, failed: 1 }));
+        assert_eq!(publish.now_or_never(), Some(Counts { reached: 4, failed: 1, ..Counts::default() }));
         assert_eq!(send.now_or_never(), Some(false));
         assert_eq!(command.now_or_never(), Some(Err(CommandError::Stuck { client, worker: own })));
     }

@@ -106,7 +106,7 @@ impl Engine {
         let hub = Arc::new(Hub::new(node, workers));
         hub.bound_subscriptions(config.max_subscriptions);
         let memory = Arc::new(Memory::new(workers));
-        let mesh = Arc::new(Mesh::new(hub.clone(), NodeId::of_run(node)));
+        let mesh = Arc::new(Mesh::new(hub.clone(), NodeId::random()));
         let outbound = Arc::new(Outbound::new(&config.luavm.redis));
         let queue = Queue::new(config.luavm.queue_topic_size, config.luavm.queue_max_topics);
         let queue = Arc::new(queue.waiting_for_room(config.luavm.queue_full == QueueFull::Block));

@@ -15,7 +15,7 @@ mod workers;
 use dashmap::DashMap;
 use foldhash::fast::RandomState;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::*};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering::*};
 
 use crate::ids::{ClientId, Lane, NodeNumber, WorkerId};
 use crate::message::{Channel, Message};
@@ -26,7 +26,7 @@ pub use channel::{Joined, Left};
 pub use interest::InterestSink;
 pub use mailbox::{MAILBOX_BYTES, Mailbox, Refused};
 pub use order::{CommandError, Obeyed, Order};
-pub use tally::{Counts, Scenario, Share, SoFar, Tally};
+pub use tally::{Counts, ReplyTo, Scenario, Share, SoFar, Tally};
 pub use workers::WorkerSet;
 
 /// A message on its way to all of a channel's connections.
@@ -61,7 +61,8 @@ impl Delivery {
 
 /// The process's hub.
 pub struct Hub {
-    node: NodeNumber,
+    /// This node's number.
+    node: AtomicU16,
     lanes: LaneTable,
     channels: DashMap<Channel, ChannelState, RandomState>,
     /// Hears of channels that are new on this node, and of those that are gone.
@@ -84,7 +85,7 @@ impl Hub {
     /// A hub for that many workers, at most [`MAX_WORKERS`](crate::ids::MAX_WORKERS), on the node of that number.
     pub fn new(node: NodeNumber, workers: usize) -> Hub {
         Hub {
-            node,
+            node: AtomicU16::new(node.get()),
             lanes: LaneTable::even(workers),
             channels: DashMap::with_hasher(RandomState::default()),
             interest: None,
@@ -103,7 +104,12 @@ impl Hub {
 
     /// The number of this node.
     pub fn node(&self) -> NodeNumber {
-        self.node
+        NodeNumber::new(self.node.load(Relaxed)).unwrap_or(NodeNumber::MIN)
+    }
+
+    /// From now on this node has that number: the clients that come get ids with it.
+    pub fn set_node(&self, number: NodeNumber) {
+        self.node.store(number.get(), Relaxed);
     }
 
     /// From here on there may be so many subscriptions, all connections together. Those that are there stay.

@@ -13,6 +13,8 @@ pub struct Counts {
     pub reached: u64,
     /// Closing, or too slow.
     pub failed: u64,
+    /// Nodes that did not answer in time, or can't be reached: what their connections got is not known.
+    pub unanswered: u64,
 }
 
 impl Counts {
@@ -29,22 +31,42 @@ impl std::ops::AddAssign for Counts {
     fn add_assign(&mut self, other: Counts) {
         self.reached += other.reached;
         self.failed += other.failed;
+        self.unanswered += other.unanswered;
     }
 }
 
+/// Who is told what a publication came to on this node, when another node asked.
+pub trait ReplyTo: Send + Sync {
+    /// All counts of that request have come. Called on any thread; it must not wait.
+    fn counts(&self, request: u64, counts: Counts);
+}
+
+/// Who waits for the counts.
+enum Waiter {
+    /// A caller on this node.
+    Caller(oneshot::Sender<Counts>),
+    /// Another node, by the number of its request.
+    Node(Arc<dyn ReplyTo>, u64),
+}
+
+#[derive(Default)]
 struct Sum {
     reached: AtomicU64,
     failed: AtomicU64,
-    done: Option<oneshot::Sender<Counts>>,
+    unanswered: AtomicU64,
+    waiter: Option<Waiter>,
 }
 
 impl Drop for Sum {
     /// Runs with the last share.
     fn drop(&mut self) {
-        if let Some(done) = self.done.take() {
-            let counts = Counts { reached: *self.reached.get_mut(), failed: *self.failed.get_mut() };
+        let reached = *self.reached.get_mut();
+        let counts = Counts { reached, failed: *self.failed.get_mut(), unanswered: *self.unanswered.get_mut() };
+        match self.waiter.take() {
             // Nobody waits any more: then nobody needs to know.
-            let _ = done.send(counts);
+            Some(Waiter::Caller(caller)) => drop(caller.send(counts)),
+            Some(Waiter::Node(node, request)) => node.counts(request, counts),
+            None => {}
         }
     }
 }
@@ -69,8 +91,22 @@ impl Tally {
     /// A tally, and where its counts will arrive.
     pub fn new() -> (Tally, oneshot::Receiver<Counts>) {
         let (done, counts) = oneshot::channel();
-        let sum = Arc::new(Sum { reached: 0.into(), failed: 0.into(), done: Some(done) });
-        (Tally { sum: Some(sum), ..Tally::ignored() }, counts)
+        (Tally::told_to(Waiter::Caller(done)), counts)
+    }
+
+    /// A tally of what another node has passed on, which is told its counts as those of that request.
+    pub fn of_request(node: Arc<dyn ReplyTo>, request: u64) -> Tally {
+        Tally::told_to(Waiter::Node(node, request)).forwarded()
+    }
+
+    fn told_to(waiter: Waiter) -> Tally {
+        let sum = Arc::new(Sum { waiter: Some(waiter), ..Sum::default() });
+        Tally { sum: Some(sum), ..Tally::ignored() }
+    }
+
+    /// Whether somebody waits for its counts.
+    pub fn is_counted(&self) -> bool {
+        self.sum.is_some()
     }
 
     /// A tally that nobody waits for.
@@ -103,7 +139,11 @@ impl SoFar {
         let sum = self.0.upgrade()?;
         // One of the references is the one above.
         let out = Arc::strong_count(&sum) - 1;
-        let counts = Counts { reached: sum.reached.load(Relaxed), failed: sum.failed.load(Relaxed) + out as u64 };
+        let counts = Counts {
+            reached: sum.reached.load(Relaxed),
+            failed: sum.failed.load(Relaxed) + out as u64,
+            unanswered: sum.unanswered.load(Relaxed),
+        };
         (out <= missing).then_some(counts)
     }
 }
@@ -129,6 +169,9 @@ impl Share {
         if let Some(sum) = &self.sum {
             sum.reached.fetch_add(counts.reached, Relaxed);
             sum.failed.fetch_add(counts.failed, Relaxed);
+            if counts.unanswered > 0 {
+                sum.unanswered.fetch_add(counts.unanswered, Relaxed);
+            }
         }
     }
 }
@@ -150,10 +193,10 @@ mod tests {
         let (tally, mut counts) = Tally::new();
         let (a, b) = (tally.share(), tally.share());
         drop(tally);
-        a.settle(Counts { reached: 3, failed: 1 });
+        a.settle(Counts { reached: 3, failed: 1, ..Counts::default() });
         assert!(counts.try_recv().is_err());
-        b.settle(Counts { reached: 2, failed: 0 });
-        assert_eq!(counts.try_recv(), Ok(Counts { reached: 5, failed: 1 }));
+        b.settle(Counts { reached: 2, failed: 0, ..Counts::default() });
+        assert_eq!(counts.try_recv(), Ok(Counts { reached: 5, failed: 1, ..Counts::default() }));
     }
 
     #[test]
@@ -168,6 +211,6 @@ mod tests {
         let (tally, mut counts) = Tally::new();
         drop(tally.share());
         drop(tally);
-        assert_eq!(counts.try_recv(), Ok(Counts { reached: 0, failed: 1 }));
+        assert_eq!(counts.try_recv(), Ok(Counts { reached: 0, failed: 1, ..Counts::default() }));
     }
 }

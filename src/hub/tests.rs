@@ -93,10 +93,10 @@ fn a_closed_mailbox_fails_what_waits_and_what_comes() {
     let (waiting, mut counts) = delivery(1);
     assert!(mailbox.offer(waiting).is_ok());
     mailbox.close();
-    assert_eq!(counts.try_recv(), Ok(Counts { reached: 0, failed: 1 }));
+    assert_eq!(counts.try_recv(), Ok(Counts { reached: 0, failed: 1, ..Counts::default() }));
     let (late, mut counts) = delivery(1);
     assert!(matches!(mailbox.offer(late), Err(Refused::Closed)));
-    assert_eq!(counts.try_recv(), Ok(Counts { reached: 0, failed: 1 }));
+    assert_eq!(counts.try_recv(), Ok(Counts { reached: 0, failed: 1, ..Counts::default() }));
 }
 
 /// Takes down what it is told: the channels in their order, and whether they came or went.
@@ -243,9 +243,9 @@ fn workers_are_found_by_the_lanes_of_their_clients() {
         let hub = hub(workers);
         let mut seen = HashSet::new();
         for worker in (0..workers).map(|worker| WorkerId(worker as u16)) {
-            let mut ids = ClientIds::new(hub.node(), hub.lanes_of(worker));
+            let mut ids = ClientIds::new(hub.lanes_of(worker));
             for _ in 0..1000 {
-                let id = ids.issue();
+                let id = ids.issue(hub.node());
                 assert_eq!((id.node(), hub.worker_of(id)), (Some(hub.node()), worker));
                 assert!(seen.insert(id), "{id} was given twice");
             }

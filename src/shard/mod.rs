@@ -82,7 +82,7 @@ pub struct Arrival {
 impl Shard {
     /// An empty shard for that worker.
     pub fn new(worker: WorkerId, hub: Arc<Hub>) -> Shard {
-        let ids = ClientIds::new(hub.node(), hub.lanes_of(worker));
+        let ids = ClientIds::new(hub.lanes_of(worker));
         Shard {
             worker,
             hub,
@@ -136,7 +136,7 @@ impl Shard {
 
     /// Lets a connection in. It stays till [`Shard::remove`].
     pub fn insert(&self, arrival: Arrival) -> Rc<Conn> {
-        let client_id = self.ids.borrow_mut().issue();
+        let client_id = self.ids.borrow_mut().issue(self.hub.node());
         let mut conns = self.conns.borrow_mut();
         let entry = conns.vacant_entry();
         let slot = entry.key() as Member;

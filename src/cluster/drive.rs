@@ -1,0 +1,156 @@
+//! The threads of the mesh: one that works off what comes and keeps the time, and a sender for each other node.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+use super::bus::{Bus, Event};
+use super::link::Link;
+use super::members::Shared;
+use super::node::{Clients, Node, Output};
+
+/// How often the time is looked at.
+const TICK: Duration = Duration::from_millis(25);
+/// So long the senders have, at the end, for what is left.
+const FAREWELL: Duration = Duration::from_millis(100);
+/// So many events are worked off before what they lead to is sent.
+const BATCH: usize = 64;
+
+/// The mesh's threads; they end when this is dropped or [`Driver::stop`] is called.
+pub struct Driver {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Driver {
+    /// Starts a node. `events`: what its bus brings.
+    pub fn start<C: Clients + Send + 'static>(
+        make: impl FnOnce(u64) -> Node<C> + Send + 'static,
+        shared: Arc<Shared>,
+        bus: Arc<dyn Bus>,
+        events: mpsc::Receiver<Event>,
+    ) -> std::io::Result<Driver> {
+        let (stop, stopped) = oneshot::channel();
+        let run = move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return tracing::error!(%error, "the mesh can't start"),
+            };
+            let clock = Clock(Instant::now());
+            let drive = Drive { node: make(clock.now()), shared, bus, events, clock };
+            runtime.block_on(drive.run(stopped));
+        };
+        let thread = std::thread::Builder::new().name("mesh".into()).spawn(run)?;
+        Ok(Driver { stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Tells the other nodes that this one ends, and waits for the threads.
+    pub fn stop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            // A panic there was told in its place.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Milliseconds since the mesh's start.
+#[derive(Clone, Copy)]
+struct Clock(Instant);
+
+impl Clock {
+    fn now(self) -> u64 {
+        // Not 0: that is before all.
+        self.0.elapsed().as_millis() as u64 + 1
+    }
+}
+
+struct Drive<C> {
+    node: Node<C>,
+    shared: Arc<Shared>,
+    bus: Arc<dyn Bus>,
+    events: mpsc::Receiver<Event>,
+    clock: Clock,
+}
+
+impl<C: Clients> Drive<C> {
+    async fn run(mut self, stopped: oneshot::Receiver<()>) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut stopped = pin!(stopped);
+        self.node.tick(self.clock.now());
+        self.act();
+        poll_fn(|cx| {
+            if stopped.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            self.shared.own.wake_when_changed(cx.waker());
+            if ticks.poll_tick(cx).is_ready() {
+                // The next one is asked for as well, so that it wakes.
+                while ticks.poll_tick(cx).is_ready() {}
+                self.node.tick(self.clock.now());
+            }
+            let now = self.clock.now();
+            let mut left = BATCH;
+            while let Poll::Ready(event) = self.events.poll_recv(cx) {
+                match event {
+                    Some(Event::Hello(bytes)) => self.node.hear(&bytes, now),
+                    Some(Event::Frame(bytes)) => self.node.frame(bytes, now),
+                    Some(Event::Closed(run)) => self.node.link_closed(run, now),
+                    None => return Poll::Ready(()),
+                }
+                left -= 1;
+                if left == 0 {
+                    cx.waker().wake_by_ref();
+                    break;
+                }
+            }
+            self.node.work(cx, now);
+            self.act();
+            Poll::Pending
+        })
+        .await;
+        self.node.leave();
+        self.act();
+        // The senders have a moment to say so; then they end.
+        tokio::time::sleep(FAREWELL).await;
+        self.node.end();
+    }
+
+    /// Does what the node wants done.
+    fn act(&mut self) {
+        for output in self.node.outputs() {
+            match output {
+                Output::Announce(hello) => self.bus.announce(hello),
+                Output::Send(link) => self.send(link),
+                Output::Number(number) => tracing::debug!(number, "another number, since a node has ours"),
+            }
+        }
+    }
+
+    /// Starts the sender of a link. It ends with the link.
+    fn send(&self, link: Arc<Link>) {
+        let (bus, clock) = (self.bus.clone(), self.clock);
+        let sender = link.clone();
+        let run = move || {
+            let mut frame = Vec::new();
+            while sender.wait_for_frame(|| clock.now(), &mut frame) {
+                bus.send(sender.peer, std::mem::take(&mut frame));
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("mesh-send".into()).spawn(run) {
+            tracing::error!(%error, "no thread for a node: it is not reached");
+            link.close();
+        }
+    }
+}

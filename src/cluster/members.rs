@@ -1,0 +1,137 @@
+//! Who is in the mesh, as others need to know it: for `/v1/nodes`, metrics, and whoever publishes or sends.
+
+use smallvec::SmallVec;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::cluster::interest::others::{Others, Slot, Slots};
+use crate::cluster::interest::own::Own;
+use crate::cluster::link::Link;
+use crate::cluster::protocol::Hello;
+
+/// How far a node has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// No center has been found yet.
+    Seeking,
+    /// Others are told of its channels, and it of theirs.
+    Joining,
+    /// It serves clients.
+    Serving,
+    /// It ends.
+    Leaving,
+}
+
+/// What the mesh's own thread shares with all others.
+pub struct Shared {
+    /// The channels of this node.
+    pub own: Own,
+    /// The channels of other nodes.
+    pub others: Others,
+    directory: RwLock<Directory>,
+    clock: AtomicU64,
+}
+
+struct Directory {
+    phase: Phase,
+    links: Vec<Option<Arc<Link>>>,
+    numbers: HashMap<u16, SmallVec<[Slot; 1]>>,
+    members: Arc<[Hello]>,
+}
+
+impl Default for Shared {
+    fn default() -> Shared {
+        let directory =
+            Directory { phase: Phase::Seeking, links: Vec::new(), numbers: HashMap::new(), members: Arc::new([]) };
+        Shared {
+            own: Own::default(),
+            others: Others::default(),
+            directory: RwLock::new(directory),
+            clock: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Shared {
+    /// The mesh's clock, in milliseconds. It moves several times in a second.
+    pub fn now(&self) -> u64 {
+        self.clock.load(Relaxed)
+    }
+
+    /// Moves the clock.
+    pub fn set_now(&self, now: u64) {
+        self.clock.store(now, Relaxed);
+    }
+
+    /// How far this node has come.
+    pub fn phase(&self) -> Phase {
+        self.read().phase
+    }
+
+    /// This node has come so far.
+    pub fn set_phase(&self, phase: Phase) {
+        self.write().phase = phase;
+    }
+
+    /// The links to nodes that have subscribers of a channel.
+    pub fn links_of(&self, hash: u64) -> SmallVec<[Arc<Link>; 4]> {
+        let nodes = self.others.nodes(hash);
+        if nodes.is_empty() { SmallVec::new() } else { self.links(&nodes) }
+    }
+
+    /// The links to nodes whose clients have that number in their ids.
+    pub fn links_of_number(&self, number: u16) -> SmallVec<[Arc<Link>; 4]> {
+        let nodes: Slots = self.read().numbers.get(&number).into_iter().flatten().copied().collect();
+        self.links(&nodes)
+    }
+
+    fn links(&self, nodes: &[Slot]) -> SmallVec<[Arc<Link>; 4]> {
+        let directory = self.read();
+        nodes.iter().filter_map(|slot| directory.links.get(usize::from(*slot))?.clone()).collect()
+    }
+
+    /// All nodes, this one too.
+    pub fn members(&self) -> Arc<[Hello]> {
+        self.read().members.clone()
+    }
+
+    /// The nodes are those, and these the numbers of those that have clients.
+    pub fn set_members(&self, members: Vec<Hello>, numbers: impl Iterator<Item = (u16, Slot)>) {
+        let directory = &mut *self.write();
+        directory.members = members.into();
+        directory.numbers.clear();
+        for (number, slot) in numbers {
+            directory.numbers.entry(number).or_default().push(slot);
+        }
+    }
+
+    /// A link opens, in a place of its own.
+    pub fn open(&self, make: impl FnOnce(Slot) -> Link) -> Option<Arc<Link>> {
+        let links = &mut self.write().links;
+        let free = links.iter().position(Option::is_none).unwrap_or(links.len());
+        let link = Arc::new(make(Slot::try_from(free).ok()?));
+        if free == links.len() {
+            links.push(None);
+        }
+        links[free] = Some(link.clone());
+        Some(link)
+    }
+
+    /// A link has ended: its place is free for another.
+    pub fn end(&self, link: &Link) {
+        link.close();
+        self.others.clear(link.slot);
+        if let Some(place) = self.write().links.get_mut(usize::from(link.slot)) {
+            *place = None;
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Directory> {
+        self.directory.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Directory> {
+        self.directory.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}

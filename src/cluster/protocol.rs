@@ -1,0 +1,455 @@
+//! What nodes say to each other, as bytes. Encodes and decodes only; what a message means, its reader decides.
+//!
+//! Bytes travel in frames, each from one node to one other. A frame has a header of fixed length ([`Header`]) and then
+//! messages, each behind its length, so that a reader can skip a kind of message that it does not know: neighbours of one
+//! minor version understand each other. All of it comes from outside: whatever bytes come, reading them costs no more than
+//! their length, and an error says what was wrong.
+
+use serde::{Deserialize, Serialize};
+
+/// The protocol's major version: nodes of different ones do not work together.
+pub const MAJOR: u16 = 1;
+/// The minor version: a newer one adds kinds of messages, which older nodes skip.
+pub const MINOR: u16 = 0;
+
+/// The longest frame, in bytes; a single message that is longer travels in a frame of its own.
+pub const FRAME: usize = 64 * 1024;
+/// The longest message, in bytes: a published message has a bound of its own, far below.
+pub const MAX_MESSAGE: usize = 64 << 20;
+/// The longest text in a hello.
+const MAX_TEXT: usize = 255;
+
+/// Why bytes are no frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// It ends within its header, or within a message.
+    #[error("it ends too early")]
+    Short,
+    /// The first byte names no kind of frame.
+    #[error("its kind is unknown")]
+    Kind,
+    /// A message is none of this version.
+    #[error("a message in it is malformed")]
+    Message,
+    /// A text or list is longer than it may be.
+    #[error("a text or list in it is too long")]
+    TooLong,
+}
+
+/// One run of one node. The number is drawn at random at its start, and is its address on the bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Run(pub u64);
+
+/// How the frames of one node to another are numbered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Part of the stream: its numbers have no gap.
+    Stream,
+    /// Outside of the stream: what may be lost, since it is said again.
+    Aside,
+}
+
+/// The head of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Whether it has a place in the stream.
+    pub kind: Kind,
+    /// Who sent it.
+    pub from: Run,
+    /// For whom it is.
+    pub to: Run,
+    /// Which of the sender's streams to this node it belongs to, counted from 1. A new one begins after a gap.
+    pub epoch: u32,
+    /// Its number in the stream, counted from 0; outside of it, the number that the stream's next frame will have.
+    pub seq: u64,
+    /// The stream in the other direction, as far as it was read: its epoch, and how many frames of it were worked off.
+    pub read_epoch: u32,
+    /// See `read_epoch`.
+    pub read: u64,
+}
+
+/// Bytes of a header.
+pub const HEADER: usize = 1 + 8 + 8 + 4 + 8 + 4 + 8;
+
+impl Header {
+    /// Appends it.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.push(match self.kind {
+            Kind::Stream => 0xC1,
+            Kind::Aside => 0xC2,
+        });
+        out.extend_from_slice(&self.from.0.to_le_bytes());
+        out.extend_from_slice(&self.to.0.to_le_bytes());
+        out.extend_from_slice(&self.epoch.to_le_bytes());
+        out.extend_from_slice(&self.seq.to_le_bytes());
+        out.extend_from_slice(&self.read_epoch.to_le_bytes());
+        out.extend_from_slice(&self.read.to_le_bytes());
+    }
+
+    /// Reads it, and what follows.
+    pub fn read(frame: &[u8]) -> Result<(Header, &[u8]), Malformed> {
+        let (head, rest) = frame.split_first_chunk::<HEADER>().ok_or(Malformed::Short)?;
+        let kind = match head[0] {
+            0xC1 => Kind::Stream,
+            0xC2 => Kind::Aside,
+            _ => return Err(Malformed::Kind),
+        };
+        let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| head[at + i]));
+        let short = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| head[at + i]));
+        let header = Header {
+            kind,
+            from: Run(long(1)),
+            to: Run(long(9)),
+            epoch: short(17),
+            seq: long(21),
+            read_epoch: short(29),
+            read: long(33),
+        };
+        Ok((header, rest))
+    }
+}
+
+/// What a node tells of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`MAJOR`] of its program.
+    pub major: u16,
+    /// [`MINOR`] of its program.
+    pub minor: u16,
+    /// Its run.
+    pub run: Run,
+    /// Its number in the ids of its clients; 0 for a node that has no clients.
+    pub number: u16,
+    /// It has clients and channels.
+    pub engine: bool,
+    /// It tells others who there is.
+    pub center: bool,
+    /// It serves clients: before, its number may still change.
+    pub serving: bool,
+    /// When it started, in milliseconds of Unix time by its own clock.
+    pub started: u64,
+    /// How many clients it has.
+    pub clients: u64,
+    /// What proves to others that they talk with one who has heard this.
+    pub nonce: [u8; 16],
+    /// `host:port` of its API, as others reach it.
+    pub api: String,
+    /// `host:port` where other nodes link to it, if they are to dial just that; else empty.
+    pub mesh: String,
+}
+
+impl Hello {
+    /// Appends it, as a whole message of the bus.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        append(out, self);
+    }
+
+    fn is_too_long(&self) -> bool {
+        self.api.len() > MAX_TEXT || self.mesh.len() > MAX_TEXT
+    }
+
+    /// Reads one that stands alone.
+    pub fn read(bytes: &[u8]) -> Result<Hello, Malformed> {
+        let hello: Hello = postcard::from_bytes(bytes).map_err(|_| Malformed::Message)?;
+        if hello.is_too_long() { Err(Malformed::TooLong) } else { Ok(hello) }
+    }
+}
+
+/// A message in a frame.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message<'a> {
+    /// The first of each stream: who sends it, and the proof that the sender knows the cluster's secret.
+    Begin {
+        /// The sender, as it is now.
+        hello: Hello,
+        /// See [`super::proof`].
+        proof: [u8; 32],
+    },
+    /// Follows [`Message::Begin`]: all channels of the sender, as hashes of 8 bytes each. Several, of which the last says so.
+    Snapshot {
+        /// The version of the interest that they are.
+        version: u64,
+        /// The hashes, little-endian.
+        #[serde(borrow)]
+        hashes: &'a [u8],
+        /// None follows.
+        last: bool,
+    },
+    /// Changes of the sender's interest, which make the version from the one before.
+    Interest {
+        /// The version that they make.
+        version: u64,
+        /// Hashes of channels that it has no subscriber of any more.
+        gone: &'a [u8],
+        /// Hashes of channels that it has subscribers of.
+        come: &'a [u8],
+    },
+    /// The receiver's interest is known up to that version.
+    InterestKnown {
+        /// The version.
+        version: u64,
+    },
+    /// A message for all subscribers of a channel on the receiving node.
+    Publish {
+        /// The channel's name.
+        channel: &'a str,
+        /// The data is binary; else UTF-8.
+        binary: bool,
+        /// The data.
+        data: &'a [u8],
+    },
+    /// A message for one client.
+    Send {
+        /// The client's id.
+        client: u64,
+        /// As above.
+        binary: bool,
+        /// The data.
+        data: &'a [u8],
+    },
+    /// Something for one client's connection to do.
+    Command {
+        /// The client's id.
+        client: u64,
+        /// What is to be done, in the form of its owner.
+        command: &'a [u8],
+    },
+    /// What publishes and sends came to: [`Reply`] after [`Reply`].
+    Replies(&'a [u8]),
+    /// What a command came to, with the number of its request.
+    CommandReply {
+        /// The number.
+        request: u64,
+        /// What failed, in words; none: it was done.
+        problem: Option<&'a str>,
+    },
+    /// The receiver has lost a frame of the stream with that epoch, and waits for a new stream.
+    Lost {
+        /// The epoch.
+        epoch: u32,
+    },
+    /// The sender is about to end.
+    Leave,
+}
+
+/// What a publish or a send came to on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reply {
+    /// The number that its sender gave it.
+    pub request: u64,
+    /// Connections that took it.
+    pub reached: u32,
+    /// Connections that could not.
+    pub failed: u32,
+}
+
+impl Reply {
+    /// Bytes of one.
+    pub const LEN: usize = 16;
+
+    /// Appends it.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.request.to_le_bytes());
+        out.extend_from_slice(&self.reached.to_le_bytes());
+        out.extend_from_slice(&self.failed.to_le_bytes());
+    }
+
+    /// Reads all that `bytes` holds.
+    pub fn read_all(bytes: &[u8]) -> impl Iterator<Item = Reply> {
+        let (replies, _) = bytes.as_chunks::<{ Reply::LEN }>();
+        replies.iter().map(|bytes| Reply {
+            request: u64::from_le_bytes(std::array::from_fn(|i| bytes[i])),
+            reached: u32::from_le_bytes(std::array::from_fn(|i| bytes[8 + i])),
+            failed: u32::from_le_bytes(std::array::from_fn(|i| bytes[12 + i])),
+        })
+    }
+}
+
+/// Hashes as bytes, for [`Message::Snapshot`] and [`Message::Interest`].
+pub fn hashes(of: impl IntoIterator<Item = u64>) -> Vec<u8> {
+    of.into_iter().flat_map(u64::to_le_bytes).collect()
+}
+
+/// The hashes that such bytes are.
+pub fn read_hashes(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    let (hashes, _) = bytes.as_chunks::<8>();
+    hashes.iter().map(|bytes| u64::from_le_bytes(*bytes))
+}
+
+impl Message<'_> {
+    /// Its bytes, which any number of frames may take: see [`envelop`].
+    pub fn to_bytes(&self) -> bytes::Bytes {
+        let mut out = Vec::new();
+        append(&mut out, self);
+        out.into()
+    }
+}
+
+/// What an envelope adds to the bytes of a message.
+pub const ENVELOPE: usize = 4 + 8;
+
+/// Appends the bytes of a message to a frame. `request`: the sender's number for it; 0: no reply is wanted.
+pub fn envelop(message: &[u8], request: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(&u32::try_from(message.len()).unwrap_or(u32::MAX).to_le_bytes());
+    out.extend_from_slice(&request.to_le_bytes());
+    out.extend_from_slice(message);
+}
+
+/// Appends what a value is as bytes. Writing to memory can't fail.
+fn append<T: Serialize>(out: &mut Vec<u8>, value: &T) {
+    struct Into<'a>(&'a mut Vec<u8>);
+    impl postcard::ser_flavors::Flavor for Into<'_> {
+        type Output = ();
+        fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+            self.0.push(byte);
+            Ok(())
+        }
+        fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+            self.0.extend_from_slice(bytes);
+            Ok(())
+        }
+        fn finalize(self) -> postcard::Result<()> {
+            Ok(())
+        }
+    }
+    let written = postcard::serialize_with_flavor(value, Into(out));
+    debug_assert!(written.is_ok(), "{written:?}");
+}
+
+/// The messages of a frame, one after the other. A kind that this version does not know is passed over.
+pub struct Messages<'a>(&'a [u8]);
+
+impl<'a> Messages<'a> {
+    /// Those of what follows a header.
+    pub fn new(body: &'a [u8]) -> Messages<'a> {
+        Messages(body)
+    }
+}
+
+impl<'a> Messages<'a> {
+    /// What was not read yet.
+    pub fn rest(&self) -> &'a [u8] {
+        self.0
+    }
+}
+
+impl<'a> Iterator for Messages<'a> {
+    /// The number of the request, and the message.
+    type Item = Result<(u64, Message<'a>), Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if self.0.is_empty() {
+                return None;
+            }
+            let Some((head, rest)) = self.0.split_first_chunk::<ENVELOPE>() else {
+                self.0 = &[];
+                return Some(Err(Malformed::Short));
+            };
+            let length = u32::from_le_bytes(std::array::from_fn(|i| head[i])) as usize;
+            let request = u64::from_le_bytes(std::array::from_fn(|i| head[4 + i]));
+            let Some((message, rest)) = rest.split_at_checked(length) else {
+                self.0 = &[];
+                return Some(Err(Malformed::Short));
+            };
+            self.0 = rest;
+            // The first byte is the kind, as long as there are fewer than 128 of them.
+            if message.first().is_some_and(|kind| *kind >= KINDS) {
+                continue;
+            }
+            return Some(match postcard::from_bytes(message) {
+                Ok(Message::Begin { hello, .. }) if hello.is_too_long() => Err(Malformed::TooLong),
+                Ok(message) => Ok((request, message)),
+                Err(_) => Err(Malformed::Message),
+            });
+        }
+    }
+}
+
+/// How many kinds of messages this version knows.
+const KINDS: u8 = 11;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn hello() -> Hello {
+        Hello {
+            major: MAJOR,
+            minor: MINOR,
+            run: Run(7),
+            number: 3,
+            engine: true,
+            center: false,
+            serving: true,
+            started: 1,
+            clients: 2,
+            nonce: [9; 16],
+            api: "host:1".into(),
+            mesh: String::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_what_is_unknown_is_passed_over() {
+        let mut replies = Vec::new();
+        Reply { request: 1, reached: 2, failed: 3 }.write(&mut replies);
+        let all = [
+            Message::Begin { hello: hello(), proof: [1; 32] },
+            Message::Snapshot { version: 1, hashes: &hashes([1, u64::MAX]), last: true },
+            Message::Interest { version: 2, gone: &hashes([]), come: &hashes([5]) },
+            Message::InterestKnown { version: 2 },
+            Message::Publish { channel: "a", binary: false, data: b"x" },
+            Message::Send { client: 1 << 52, binary: true, data: &[0, 255] },
+            Message::Command { client: 4, command: b"c" },
+            Message::Replies(&replies),
+            Message::CommandReply { request: 3, problem: Some("p") },
+            Message::Lost { epoch: 1 },
+            Message::Leave,
+        ];
+        assert_eq!(all.len(), usize::from(KINDS));
+        let mut bytes = Vec::new();
+        for message in &all {
+            envelop(&message.to_bytes(), 3, &mut bytes);
+            envelop(&[KINDS, 0], 0, &mut bytes);
+        }
+        let read: Vec<_> = Messages::new(&bytes).map(Result::unwrap).collect();
+        assert_eq!(read, all.map(|message| (3, message)));
+        assert_eq!(Reply::read_all(&replies).count(), 1);
+        let mut bytes = Vec::new();
+        hello().write(&mut bytes);
+        assert_eq!(Hello::read(&bytes), Ok(hello()));
+    }
+
+    proptest! {
+        #[test]
+        fn headers_come_back(from: u64, to: u64, epoch: u32, seq: u64, read_epoch: u32, read: u64, aside: bool) {
+            let kind = if aside { Kind::Aside } else { Kind::Stream };
+            let header = Header { kind, from: Run(from), to: Run(to), epoch, seq, read_epoch, read };
+            let mut bytes = Vec::new();
+            header.write(&mut bytes);
+            bytes.push(1);
+            prop_assert_eq!(Header::read(&bytes), Ok((header, &[1][..])));
+            prop_assert_eq!(Header::read(&bytes[..HEADER - 1]), Err(Malformed::Short));
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Hello::read(&bytes);
+            let _ = Header::read(&bytes);
+            prop_assert!(Messages::new(&bytes).count() <= bytes.len());
+        }
+
+        #[test]
+        fn what_is_cut_or_changed_is_read_without_harm(at in 0..400usize, byte: u8, cut in 0..400usize) {
+            let mut bytes = Vec::new();
+            envelop(&Message::Begin { hello: hello(), proof: [1; 32] }.to_bytes(), 0, &mut bytes);
+            envelop(&Message::Publish { channel: "ä", binary: false, data: b"x" }.to_bytes(), 1, &mut bytes);
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            bytes.truncate(bytes.len() - cut % bytes.len());
+            prop_assert!(Messages::new(&bytes).count() <= 2);
+        }
+    }
+}

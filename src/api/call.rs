@@ -13,6 +13,7 @@ use crate::hub::Counts;
 use crate::ids::ClientId;
 use crate::message::{Channel, Kind, Message};
 use crate::telemetry::metrics::count::Count;
+use crate::telemetry::metrics::labels::ApiCall;
 
 /// The calls that HTTP carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,11 +25,11 @@ pub enum Call {
 }
 
 impl Call {
-    /// The word for it in figures.
-    pub fn label(self) -> &'static str {
+    /// Under which label it is counted.
+    pub fn label(self) -> ApiCall {
         match self {
-            Call::Publish => "mesh.publish",
-            Call::Send => "mesh.send",
+            Call::Publish => ApiCall::Publish,
+            Call::Send => ApiCall::Send,
         }
     }
 

@@ -17,6 +17,7 @@ use crate::config::Protocol;
 use crate::hub::topics::Member;
 use crate::ids::ClientId;
 use crate::message::CloseReason;
+use crate::telemetry::metrics::labels::EndReason;
 
 /// From this many waiting bytes on, a push writes at once instead of waiting for the turn's end, so that what waits
 /// tells how fast the client is, not how busy the worker.
@@ -201,11 +202,11 @@ impl Conn {
         }
     }
 
-    /// The word for why it ends; None: it does not.
-    pub fn ended_by(&self) -> Option<&'static str> {
+    /// Under which label its end is counted; None: it does not end.
+    pub fn ended_by(&self) -> Option<EndReason> {
         match &*self.end.borrow() {
-            End::Closed(reason) => Some(reason.label()),
-            End::Lost(_) => Some("lost"),
+            End::Closed(reason) => Some(EndReason::from(&**reason)),
+            End::Lost(_) => Some(EndReason::Lost),
             End::Open => None,
         }
     }

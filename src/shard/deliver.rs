@@ -7,6 +7,7 @@ use super::conn::Conn;
 use super::outbox::Frame;
 use crate::hub::{Counts, Delivery, Publication, Share};
 use crate::message::Message;
+use crate::telemetry::metrics::labels::DropCause;
 use crate::wire::frame;
 
 /// Positions in [`crate::telemetry::metrics::blocks::PROTOCOLS`].
@@ -101,7 +102,7 @@ impl Shard {
             encoding.counts.add(reached);
             encoding.reached += u64::from(reached);
             match encoded {
-                false => self.counts.protocols[SOCKET].dropped.one("encode"),
+                false => self.counts.protocols[SOCKET].dropped.one(DropCause::Encode),
                 true if !reached => self.count_dropped(&conn),
                 true => {}
             }

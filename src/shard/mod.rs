@@ -4,6 +4,7 @@
 pub mod conn;
 pub mod context;
 pub mod deliver;
+mod end_reason;
 mod holding;
 mod leaving;
 mod orders;
@@ -29,6 +30,7 @@ use crate::hub::topics::{Joined, Left, Member, Topics};
 use crate::ids::{ClientId, ClientIds, WorkerId};
 use crate::message::{Channel, Kind};
 use crate::telemetry::metrics::blocks::{ProtocolCounts, ShardCounts};
+use crate::telemetry::metrics::labels::{DropCause, EndReason};
 use crate::wire::frame;
 use conn::{Conn, Pushed};
 use outbox::Frame;
@@ -228,8 +230,8 @@ impl Shard {
     /// Counts a message for a connection that did not take it.
     #[cold]
     fn count_dropped(&self, conn: &Conn) {
-        let slow = conn.ended_by() == Some("too_slow");
-        self.counts_of(conn).dropped.one(if slow { "too_slow" } else { "closing" });
+        let slow = conn.ended_by() == Some(EndReason::TooSlow);
+        self.counts_of(conn).dropped.one(if slow { DropCause::TooSlow } else { DropCause::Closing });
     }
 
     /// The channels that a connection is in.

@@ -15,7 +15,7 @@ use crate::api::call::{Field, Mark, Params, Published, invalid, not_sent, object
 use crate::api::error::ApiError;
 use crate::hub::Order;
 use crate::queue::{Consumer, PopError, Topic};
-use crate::telemetry::metrics::blocks::CALLS;
+use crate::telemetry::metrics::labels::{ApiCall, Label};
 
 /// What a request came to.
 pub(super) type Outcome = Result<Reply, ApiError>;
@@ -54,7 +54,7 @@ pub(super) const DONE: Reply = Reply::Done { s: true };
 /// A request, and what it waits for.
 pub(super) struct Call {
     /// The method, as figures call it.
-    pub method: &'static str,
+    pub method: ApiCall,
     /// The caller's mark.
     pub mark: Option<Mark>,
     /// What is to be done.
@@ -64,7 +64,7 @@ pub(super) struct Call {
 impl Call {
     /// One that is wrong.
     pub(super) fn wrong(error: ApiError) -> Call {
-        Call { method: "other", mark: None, work: Work::Done(Err(error)) }
+        Call { method: ApiCall::Other, mark: None, work: Work::Done(Err(error)) }
     }
 }
 
@@ -108,7 +108,7 @@ struct Envelope<'a> {
 /// Reads a request and begins it, in `sequence` with those before it.
 pub(super) fn begin(text: &[u8], api: &Api, sequence: &Rc<Sequence>) -> Call {
     if text == b"ping" {
-        return Call { method: "other", mark: None, work: Work::Ping };
+        return Call { method: ApiCall::Other, mark: None, work: Work::Ping };
     }
     let text = object_of(text);
     if !text.trim_ascii_start().starts_with(b"{") {
@@ -131,8 +131,8 @@ pub(super) fn begin(text: &[u8], api: &Api, sequence: &Rc<Sequence>) -> Call {
     let params = request.p.map(RawValue::get);
     let work = work(method, params, api, sequence).unwrap_or_else(|error| Work::Done(Err(error)));
     // Those without a dot are of HTTP alone.
-    let known = CALLS.into_iter().find(|call| *call == method && call.contains('.'));
-    Call { method: known.unwrap_or("other"), mark, work }
+    let known = ApiCall::find(method).filter(|_| method.contains('.'));
+    Call { method: known.unwrap_or(ApiCall::Other), mark, work }
 }
 
 fn work(method: &str, params: Option<&str>, api: &Api, sequence: &Rc<Sequence>) -> Result<Work, ApiError> {

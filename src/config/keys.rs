@@ -41,7 +41,7 @@ section! {
     #[derive(Debug, Clone, PartialEq)]
     pub struct Config {
         /// Where the log goes and how much of it.
-        pub logging: Logging = "logging", part(), Live;
+        pub logging: Logging = "logging", part();
         /// Who may call the APIs. Without users, everybody may.
         pub users: Vec<User> = "access.users", named("username", |user: &User| &user.username).told_as_one(), Live;
         /// The origins whose web pages may call the APIs, such as https://admin.example.com; none unless listed.
@@ -49,24 +49,24 @@ section! {
         /// The port of the center's API.
         pub center: Listen = "center.apiServer", address(6787), Restart("the listener");
         /// The engine's API, for back ends.
-        pub api: ApiServer = "engine.apiServer", part(), Live;
+        pub api: ApiServer = "engine.apiServer", part();
         /// Worker threads; 0 = one a core. -p on the command line wins.
         pub workers: usize = "engine.workers", number(0..=1024, 0), Restart("the workers");
         /// When memory is short.
-        pub memory: Memory = "engine.memory", part(), Live;
+        pub memory: Memory = "engine.memory", part();
         /// Subscriptions of all clients together.
         pub max_subscriptions: usize = "engine.maxSubscriptions", number(1..=1_000_000_000, 10_000_000), Live;
         /// Scripts and what they can use.
-        pub luavm: LuaVm = "engine.luavm", part(), Live;
+        pub luavm: LuaVm = "engine.luavm", part();
         /// The summaries of the metrics.
-        pub summary: Summary = "prometheus.summary", part(), Live;
+        pub summary: Summary = "prometheus.summary", part();
         /// IP addresses or CIDRs whose X-Forwarded-For counts.
         pub trusted_proxies: Vec<IpNet> =
             "trustedProxies", list("an IP address or a CIDR such as \"10.0.0.0/8\"", net), Live;
         /// How long a stop waits for clients to leave.
         pub shutdown_timeout: Duration = "shutdownTimeout", duration(TIMEOUT, seconds(10)), Live;
         /// This node among others.
-        pub cluster: Cluster = "cluster", part(), Live;
+        pub cluster: Cluster = "cluster", part();
         /// Where clients connect: at least one. Two entries are the same server as long as position, port and bind stay.
         pub servers: Vec<Server> = "engine.servers", positioned(), Restart("the listener");
     }

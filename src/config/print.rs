@@ -188,12 +188,10 @@ fn leaf(key: &str, row: &Row, out: &mut String) {
 }
 
 fn list(key: &str, lines: &[&Line<'_>], out: &mut String) {
-    let positions = distinct(lines.iter().map(|line| line.position()));
-    let is_empty = positions == [""];
+    let is_empty = lines.iter().all(|line| line.position().is_empty());
     out.push_str(&format!("{key}:{}\n", if is_empty { " []" } else { "" }));
-    for position in positions {
-        let entry: Vec<Line<'_>> =
-            lines.iter().filter(|line| line.position() == position).map(|line| line.below()).collect();
+    for entry in lines.chunk_by(|one, next| one.position() == next.position()) {
+        let entry: Vec<Line<'_>> = entry.iter().map(|line| line.below()).collect();
         let mut text = String::new();
         sections(&entry, 1, &mut text);
         let text = indented(&text, "  ").replacen("  ", "- ", 1);

@@ -24,7 +24,9 @@ pub fn merge(old: &Config, new: &Config) -> Config {
 
 #[cfg(test)]
 mod tests {
-    use super::super::load::parse;
+    use super::super::changes::Effect;
+    use super::super::load::{defaults, parse};
+    use super::super::print::rows;
     use super::*;
 
     const BASE: &str = "
@@ -162,6 +164,56 @@ engine:
         assert_eq!(lines(&changes.restart), ["engine.luavm.redis[default].password: *** -> ***"]);
         let all = format!("{changes:?}");
         assert!(!all.contains("hunter2") && !all.contains("s3cret"));
+    }
+
+    /// A file that says one thing: the value at that path.
+    fn saying(path: &str, value: &str) -> String {
+        let nested = |path: &str| {
+            let (opened, closed): (String, String) = path.split('.').map(|key| (format!("{{{key}: "), "}")).unzip();
+            format!("{opened}{value}{closed}")
+        };
+        match (path.strip_prefix("engine.servers[0]."), path.strip_prefix("engine.")) {
+            (Some(key), _) => format!("engine: {{servers: [{}]}}", nested(key)),
+            (_, Some(key)) => format!("engine: {{servers: [{{}}], {}", nested(key).trim_start_matches('{')),
+            _ => format!("{{engine: {{servers: [{{}}]}}, {}", nested(path).trim_start_matches('{')),
+        }
+    }
+
+    #[test]
+    fn every_row_takes_effect_as_it_says() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("lua")).unwrap();
+        for script in ["websocket", "socket"] {
+            std::fs::write(dir.path().join(format!("lua/entry.{script}.lua")), "").unwrap();
+        }
+        let file = dir.path().join("connmix.yaml");
+        let read = |text: &str| parse(&file, text).unwrap_or_else(|problems| panic!("{problems} in {text}"));
+        let old = read("engine: {servers: [{}]}");
+        let mut seen = 0;
+        for row in rows(&defaults()) {
+            // The most of a number, the last of some words.
+            let value = match (row.kind, row.bounds.rsplit_once(" to "), row.bounds.rsplit_once(", ")) {
+                (_, Some((_, most)), _) => most.to_owned(),
+                ("word", _, Some((_, last))) => last.to_owned(),
+                ("list", _, Some((_, last))) if !last.contains(' ') => format!("[{last}]"),
+                _ => continue,
+            };
+            if row.effect == Effect::Unused || row.path.contains("[]") || row.path == "engine.servers[0].protocol" {
+                continue;
+            }
+            let new = read(&saying(&row.path, &value));
+            let Changes { live, restart } = compare(&old, &new);
+            let is_live = row.effect == Effect::Live;
+            let (told, other) = if is_live { (live, restart) } else { (restart, live) };
+            assert_eq!((told.len(), other.len()), (1, 0), "{}: {told:?} {other:?}", row.path);
+            assert_eq!((&told[0].key, &told[0].new), (&row.path, &value));
+            assert_eq!(
+                merge(&old, &new),
+                Config { notes: new.notes.clone(), ..if is_live { new } else { old.clone() } }
+            );
+            seen += 1;
+        }
+        assert!(seen > 30, "{seen}");
     }
 
     #[test]

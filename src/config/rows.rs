@@ -95,13 +95,16 @@ pub trait Section: Clone {
 /// pub FIELD: TYPE = "KEY", KIND, EFFECT;
 /// ```
 ///
-/// KEY is the path below the section (`queue.full`); empty, the keys of KIND stand in this section itself. Rows under
-/// `unused` are checked and have no field; fields under `plain` have no row.
+/// KEY is the path below the section (`queue.full`); empty, the keys of KIND stand in this section itself. A `part()` has
+/// no EFFECT, since each of its keys has its own. Rows under `unused` are checked and have no field; fields under `plain`
+/// have no row.
 macro_rules! section {
+    (@effect) => { Effect::Unused };
+    (@effect $effect:expr) => { $effect };
     (
         $(#[$attr:meta])*
         pub struct $Name:ident {
-            $( $(#[doc = $words:literal])+ pub $field:ident: $Type:ty = $key:literal, $kind:expr, $effect:expr; )*
+            $( $(#[doc = $words:literal])+ pub $field:ident: $Type:ty = $key:literal, $kind:expr $(, $effect:expr)?; )*
         }
         $( unused { $( $(#[doc = $unused_words:literal])+ $unused_key:literal, $unused_kind:expr; )* } )?
         $( plain { $( $(#[doc = $plain_words:literal])+ pub $plain:ident: $Plain:ty = $init:expr; )* } )?
@@ -123,7 +126,7 @@ macro_rules! section {
 
             fn rows(path: &str, value: Option<&Self>, rows: &mut Vec<Row>) {
                 $(
-                    let head = Head::new(path, $key, $effect, concat!($($words),+));
+                    let head = Head::new(path, $key, section!(@effect $($effect)?), concat!($($words),+));
                     $kind.rows(&head, value.map(|value| &value.$field), rows);
                 )*
                 $($(
@@ -133,12 +136,15 @@ macro_rules! section {
             }
 
             fn compare(path: &str, old: &Self, new: &Self, changes: &mut Changes) {
-                $( $kind.compare(&Head::new(path, $key, $effect, ""), &old.$field, &new.$field, changes); )*
+                $(
+                    let head = Head::new(path, $key, section!(@effect $($effect)?), "");
+                    $kind.compare(&head, &old.$field, &new.$field, changes);
+                )*
             }
 
             fn merge(old: &Self, new: &Self) -> Self {
                 $Name {
-                    $( $field: $kind.merge($effect, &old.$field, &new.$field), )*
+                    $( $field: $kind.merge(section!(@effect $($effect)?), &old.$field, &new.$field), )*
                     $($( $plain: old.$plain.clone(), )*)?
                 }
             }

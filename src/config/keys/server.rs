@@ -31,7 +31,7 @@ section! {
         /// A changed script is live within that time, mostly within a second; 0 = scripts are not reloaded.
         pub reload_within: Option<Duration> = "byteCodeExpires", reload_within(), Live;
         /// What bounds its connections.
-        pub limits: Limits = "", part(), Live;
+        pub limits: Limits = "", part();
         /// The origins whose web pages may connect, such as https://example.com; others get a 403. Empty = any.
         pub allowed_origins: Vec<String> = "allowedOrigins", list(ORIGIN, origin), Live;
     }

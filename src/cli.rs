@@ -6,13 +6,14 @@ mod greeting;
 mod signals;
 
 use clap::{Args, Parser, Subcommand};
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing::level_filters::LevelFilter;
 
 use self::signals::{Signals, Wish};
 use crate::bench::Bench;
-use crate::config::{Config, Format, Level, Listen, load};
+use crate::config::{Config, Format, Level, Listen, load, print};
 use crate::engine::{Engine, Listeners, check_scripts, check_watchdog};
 use crate::ids::MAX_WORKERS;
 use crate::telemetry::log::escape::for_terminal;
@@ -43,6 +44,8 @@ enum Command {
     Engine(Run),
     /// Check the configuration and the scripts it names, and exit: 0 all is well, 1 it is not
     Check(Check),
+    /// Print every key with its meaning, bounds and default, as a configuration file; with -f, with the values of FILE
+    Config(Show),
     /// Run the Lua tests of scripts, without a network, and exit: 0 all passed, 1 some did not, 2 there were none
     Test(testing::Options),
     /// Measure an engine: throughput, delays, memory
@@ -64,6 +67,16 @@ struct Check {
     /// Exit with 1 for warnings, too
     #[arg(long)]
     strict: bool,
+}
+
+#[derive(Debug, Args)]
+struct Show {
+    /// Print the values that are in force with this file; secrets are left out [default: no file, all defaults]
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// As JSON: one object for each key, with path, type, bounds, default, effect, words and value
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -91,6 +104,7 @@ pub fn main() -> ExitCode {
         Command::Single(run) => guarded().and_then(|()| serve(&run, false)),
         Command::Center(_) => Err(needs_cluster("center")),
         Command::Engine(_) => Err(needs_cluster("engine")),
+        Command::Config(what) => show(&what),
         Command::Check(what) => guarded().and_then(|()| check(&what)),
         Command::Test(options) => match guarded() {
             Ok(()) => return options.run(),
@@ -117,6 +131,20 @@ fn needs_cluster(role: &str) -> String {
 
 fn load(file: &File) -> Result<Config, String> {
     load::load(&file.file).map_err(|problems| problems.to_string())
+}
+
+/// `config`
+fn show(what: &Show) -> Result<(), String> {
+    let config = match &what.file {
+        Some(file) => load::load_as_written(file).map_err(|problems| problems.to_string())?,
+        None => load::defaults(),
+    };
+    let text = if what.json { print::json(&config) } else { print::file(&config) };
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        // Who reads it has read enough.
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(format!("the configuration could not be written: {e}")),
+        _ => Ok(()),
+    }
 }
 
 fn check(what: &Check) -> Result<(), String> {

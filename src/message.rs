@@ -294,23 +294,6 @@ impl CloseReason {
         }
     }
 
-    /// The word for it in figures.
-    pub fn label(&self) -> &'static str {
-        match self {
-            CloseReason::Peer(_) => "peer",
-            CloseReason::Requested { .. } => "requested",
-            CloseReason::Shutdown => "shutdown",
-            CloseReason::Lost(_) => "lost",
-            CloseReason::Violation { .. } => "violation",
-            CloseReason::HandlerFailed => "handler_failed",
-            CloseReason::ReadTimeout => "read_timeout",
-            CloseReason::WriteTimeout => "write_timeout",
-            CloseReason::TooSlow => "too_slow",
-            CloseReason::MessageTimeout => "message_timeout",
-            CloseReason::Memory => "memory",
-        }
-    }
-
     /// What `on_close` gets as its error: None after a clean close.
     pub fn error(&self) -> Option<String> {
         match self {

@@ -54,7 +54,7 @@ fn version_and_help_go_to_stdout_and_succeed() {
     assert_eq!(version.out, format!("connmix {}", env!("CARGO_PKG_VERSION")));
     let help = run(dir.path(), &["--help"]);
     assert_eq!((help.code, help.err.as_str()), (Some(0), ""));
-    for word in ["dev", "single", "center", "engine", "check", "--version"] {
+    for word in ["dev", "single", "center", "engine", "check", "config", "--version"] {
         assert!(help.out.contains(word), "{word} in {}", help.out);
     }
     let help = run(dir.path(), &["single", "--help"]);
@@ -74,11 +74,57 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
         (&["single", "-p", "many"], "invalid value 'many' for '--workers <N>'"),
         (&["single", "-p", "257"], "257 is not in 0..=256"),
         (&["check", "-p", "1"], "unexpected argument '-p'"),
+        (&["config", "--yaml"], "unexpected argument '--yaml'"),
+        (&["config", "-f"], "a value is required for '--file <FILE>'"),
     ] {
         let ended = run(dir.path(), args);
         assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{args:?}: {ended:?}");
         assert!(ended.err.contains(says), "{args:?}: {}", ended.err);
     }
+}
+
+#[test]
+fn config_prints_a_file_that_can_be_checked_and_started_with() {
+    let dir = copied("connmix.yaml", "lua/entry.websocket.lua");
+    let help = run(dir.path(), &["config", "--help"]);
+    assert!(help.code == Some(0) && help.out.contains("-f, --file <FILE>") && help.out.contains("--json"), "{help:?}");
+    for args in [&["config"][..], &["config", "-f", "connmix.yaml"]] {
+        let printed = run(dir.path(), args);
+        assert_eq!((printed.code, printed.err.as_str()), (Some(0), ""));
+        std::fs::write(dir.path().join("printed.yaml"), printed.out).unwrap();
+        let checked = run(dir.path(), &["check", "--strict", "-f", "printed.yaml"]);
+        assert_eq!((checked.code, checked.err.as_str()), (Some(0), ""), "{args:?}");
+        assert!(checked.out.ends_with("printed.yaml: no problems; 1 server(s)"), "{checked:?}");
+    }
+    // The second has the values of the file.
+    let again = run(dir.path(), &["config", "-f", "printed.yaml"]);
+    assert!(again.out.contains("value: /barrage-videos") && again.out.contains("bind: 127.0.0.1"), "{again:?}");
+    assert_eq!(again.out, std::fs::read_to_string(dir.path().join("printed.yaml")).unwrap());
+}
+
+#[test]
+fn config_prints_rows_as_json() {
+    let dir = folder(ECHO, "outboxLimit: 64KiB", "");
+    let value = |args: &[&str]| {
+        let printed = run(dir.path(), args);
+        assert_eq!((printed.code, printed.err.as_str()), (Some(0), ""));
+        let rows: Value = serde_json::from_str(&printed.out).unwrap();
+        let row = rows.as_array().unwrap().iter().find(|row| row["path"] == "engine.servers[].outboxLimit").unwrap();
+        (row["default"].clone(), row["effect"].clone(), row["value"].clone())
+    };
+    let json = |value: &str| ("1MiB".into(), "live".into(), Value::Array(vec![value.into()]));
+    assert_eq!(value(&["config", "--json"]), json("1MiB"));
+    assert_eq!(value(&["config", "--json", "-f", "connmix.yaml"]), json("64KiB"));
+}
+
+#[test]
+fn config_tells_problems_of_a_file_as_check_does() {
+    let dir = folder(ECHO, "readTimeout: 25h", "");
+    let (shown, checked) = (run(dir.path(), &["config", "-f", "connmix.yaml"]), run(dir.path(), &["check"]));
+    assert_eq!((shown.code, shown.out.as_str()), (Some(1), ""));
+    assert!(shown.err.contains("engine.servers[0].readTimeout: out of range"), "{shown:?}");
+    assert_eq!(shown.err, checked.err);
+    assert_eq!(run(dir.path(), &["config", "-f", "no.yaml"]).code, Some(1));
 }
 
 #[test]
@@ -602,6 +648,11 @@ async fn no_secret_is_ever_printed() {
     replace(&config, "  workers: 2\n", "  workers: 2\n  luavm: {redis: [{password: pw-of-redis}]}\n");
     replace(&config, "value: /ws}", "value: /ws}, {name: token, value: value-of-token}");
     let mut printed = run(dir.path(), &["check"]).out;
+    for args in [&["config", "-f", "connmix.yaml"][..], &["config", "-f", "connmix.yaml", "--json"]] {
+        let ended = run(dir.path(), args);
+        assert!(ended.code == Some(0) && ended.out.contains("ann") && ended.out.contains("token"), "{ended:?}");
+        printed += &ended.out;
+    }
     for command in ["dev", "single"] {
         let process = Process::ready(dir.path(), &[command]);
         // ann:pw-of-ann, ann:newer-pw, and no credentials at all.

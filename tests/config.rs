@@ -1,7 +1,9 @@
 //! Configuration files as people write them: CONNMIX's own, the shipped one, and one with everything wrong.
 
-use connmix::config::load::{load, parse};
-use connmix::config::{Config, HostPattern, QueueFull};
+use connmix::config::load::{defaults, load, parse};
+use connmix::config::print;
+use connmix::config::{Config, HostPattern, QueueFull, Row};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,8 +28,11 @@ fn read(text: &str) -> Config {
 fn connmix_own_file_loads_unchanged() {
     let config = read(include_str!("fixtures/connmix-stock.yaml"));
     let [root, metrics] = config.users.as_slice() else { panic!("two users") };
-    assert_eq!((root.username.as_str(), root.password.as_str(), root.read, root.write), ("root", "123456", true, true));
-    assert_eq!((metrics.password.as_str(), metrics.read, metrics.write), ("0123", true, false));
+    assert_eq!(
+        (root.username.as_str(), root.password.as_str(), root.roles.read, root.roles.write),
+        ("root", "123456", true, true)
+    );
+    assert_eq!((metrics.password.as_str(), metrics.roles.read, metrics.roles.write), ("0123", true, false));
     assert_eq!(root.host, HostPattern::Any);
     assert!(metrics.host.matches(IpAddr::from([172, 16, 0, 1])) && !metrics.host.matches(IpAddr::from([10, 0, 0, 1])));
     let redis = &config.luavm.redis[0];
@@ -219,4 +224,37 @@ cluster: {engine: nats}
 fn a_file_that_is_not_there_is_told_by_its_name() {
     let problems = load(Path::new("/nonexistent/connmix.yaml")).unwrap_err();
     assert!(problems.to_string().starts_with("/nonexistent/connmix.yaml: cannot be read: "), "{problems}");
+}
+
+/// The tables of `docs/configuration.md`: by key its values, its default and its effect.
+fn documented() -> BTreeMap<String, [String; 3]> {
+    let (mut keys, mut section) = (BTreeMap::new(), "");
+    let text = include_str!("../docs/configuration.md");
+    let (_, text) = text.split_once("\n## Keys\n").unwrap();
+    let (text, _) = text.split_once("\n## ").unwrap();
+    for line in text.lines().filter_map(|line| line.strip_prefix("| ")) {
+        let cells: Vec<&str> = line.split(" | ").collect();
+        let plain = |at: usize| cells[at].trim_matches('`').to_owned();
+        match cells[0].strip_prefix("key") {
+            Some(of) => section = of.strip_prefix(" of ").unwrap_or_default().trim_matches('`'),
+            None => {
+                let dot = if section.is_empty() { "" } else { "." };
+                let key = format!("{section}{dot}{}", plain(0));
+                assert!(keys.insert(key, [plain(1), plain(2), plain(3)]).is_none(), "{} is there twice", cells[0]);
+            }
+        }
+    }
+    keys
+}
+
+#[test]
+fn the_documentation_has_every_key_with_its_bounds_default_and_effect_and_no_other() {
+    let documented = documented();
+    let of_row = |row: &Row| [row.bounds.clone(), row.default_text().replace('"', ""), row.effect.word().to_owned()];
+    let rows: BTreeMap<String, [String; 3]> =
+        print::rows(&defaults()).iter().map(|row| (row.pattern(), of_row(row))).collect();
+    for (key, row) in &rows {
+        assert_eq!(documented.get(key), Some(row), "{key} in docs/configuration.md: values, default, effect");
+    }
+    assert_eq!(documented.keys().collect::<Vec<_>>(), rows.keys().collect::<Vec<_>>());
 }

@@ -4,6 +4,7 @@ mod kit;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use connmix::telemetry::metrics::labels::{ApiCall, CallResult, DropCause, EndReason, Label, ReloadResult};
 use kit::raw::{Raw, Reply};
 use kit::*;
 use serde_json::json;
@@ -143,6 +144,31 @@ fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
         Some((name, (kind, labels.filter(|label| !label.is_empty()).collect())))
     });
     rows.collect()
+}
+
+#[test]
+fn the_values_of_labels_are_those_of_the_documentation() {
+    fn words<L: Label>(name: &str) -> (String, Vec<String>) {
+        (name.to_owned(), L::ALL.iter().map(|label| label.word().to_owned()).collect())
+    }
+    let lists = [
+        words::<ApiCall>("`call`"),
+        words::<CallResult>("`result` of a call"),
+        words::<ReloadResult>("`result` of a reload"),
+        words::<EndReason>("`reason`"),
+        words::<DropCause>("`cause`"),
+    ];
+    let text = docs("metrics.md");
+    let documented =
+        text.lines().filter_map(|line| line.strip_prefix("- `")?.split_once(": ")).map(|(label, values)| {
+            (format!("`{label}"), values.split(", ").map(|value| value.trim_matches('`').to_owned()).collect())
+        });
+    assert_eq!(documented.collect::<Vec<_>>(), lists);
+    // Of the last two the table says what they mean, too.
+    for (name, words) in &lists[3..] {
+        let row = text.lines().find(|line| line.starts_with("| ") && line.contains(&format!("{name} |"))).unwrap();
+        assert!(words.iter().all(|word| row.contains(&format!("`{word}`"))), "{row}");
+    }
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::error::ApiError;
 use super::params::Mark;
 use crate::ids::WorkerId;
+use crate::telemetry::metrics::labels::CallResult;
 
 const JSON: &str = "application/json";
 
@@ -22,8 +23,8 @@ pub(super) struct Answer {
     extra: Vec<(HeaderName, &'static str)>,
     content_type: &'static str,
     body: Vec<u8>,
-    /// What it came to, as figures call it.
-    pub(super) result: &'static str,
+    /// Under which label it is counted.
+    pub(super) result: CallResult,
     /// The connection ends with it.
     pub(super) ends: bool,
 }
@@ -54,7 +55,7 @@ impl Answer {
     /// 200 with that text.
     pub(super) fn text(content_type: &'static str, text: String) -> Answer {
         let status = StatusCode::OK;
-        Answer { status, extra: Vec::new(), content_type, body: text.into_bytes(), result: "ok", ends: false }
+        Answer { status, extra: Vec::new(), content_type, body: text.into_bytes(), result: CallResult::Ok, ends: false }
     }
 
     /// What a call came to, with its caller's mark.
@@ -73,7 +74,14 @@ impl Answer {
             Answer::write_text(outcome, mark, &mut body);
         }
         body.push(b']');
-        Answer { status: StatusCode::OK, extra: Vec::new(), content_type: JSON, body, result: "ok", ends: false }
+        Answer {
+            status: StatusCode::OK,
+            extra: Vec::new(),
+            content_type: JSON,
+            body,
+            result: CallResult::Ok,
+            ends: false,
+        }
     }
 
     /// Appends the JSON text that answers a call.
@@ -105,11 +113,11 @@ impl Answer {
     fn new<T: Serialize>(status: StatusCode, extra: Vec<(HeaderName, &'static str)>, body: &T) -> Answer {
         let mut text = Vec::with_capacity(128);
         write(&mut text, body);
-        Answer { status, extra, content_type: JSON, body: text, result: "ok", ends: false }
+        Answer { status, extra, content_type: JSON, body: text, result: CallResult::Ok, ends: false }
     }
 
     /// The answer as hyper takes it, and what it came to.
-    pub(super) fn into_parts(self) -> (Response<Full<Bytes>>, &'static str) {
+    pub(super) fn into_parts(self) -> (Response<Full<Bytes>>, CallResult) {
         let mut response = Response::new(Full::new(Bytes::from(self.body)));
         *response.status_mut() = self.status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));

@@ -46,8 +46,8 @@ pub fn check(users: &[User], authorization: Option<&[u8]>, caller: IpAddr, right
         return Err(ApiError::Forbidden("this user may not call from this address".into()));
     }
     match right {
-        Right::Read if user.read => Ok(()),
-        Right::Write if user.write => Ok(()),
+        Right::Read if user.roles.read => Ok(()),
+        Right::Write if user.roles.write => Ok(()),
         Right::Read => Err(ApiError::Forbidden("this user lacks the role read".into())),
         Right::Write => Err(ApiError::Forbidden("this user lacks the role write".into())),
     }
@@ -142,14 +142,13 @@ fn same(given: &[u8], secret: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::HostPattern;
+    use crate::config::{HostPattern, Roles};
 
     fn user(name: &str, password: &str, read: bool, write: bool) -> User {
         User {
             username: name.into(),
             password: password.into(),
-            read,
-            write,
+            roles: Roles { read, write },
             host: HostPattern::V4([Some(127), None, None, None]),
         }
     }

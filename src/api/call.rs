@@ -7,6 +7,7 @@ use super::params::Params;
 use crate::cluster::{Behind, Mesh};
 use crate::hub::Counts;
 use crate::telemetry::metrics::count::Count;
+use crate::telemetry::metrics::labels::ApiCall;
 
 /// The calls that HTTP carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,11 +19,11 @@ pub enum Call {
 }
 
 impl Call {
-    /// The word for it in figures.
-    pub fn label(self) -> &'static str {
+    /// Under which label it is counted.
+    pub fn label(self) -> ApiCall {
         match self {
-            Call::Publish => "mesh.publish",
-            Call::Send => "mesh.send",
+            Call::Publish => ApiCall::Publish,
+            Call::Send => ApiCall::Send,
         }
     }
 

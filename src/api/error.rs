@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use crate::hub::CommandError;
 use crate::ids::WorkerId;
+use crate::telemetry::metrics::labels::CallResult;
 
 /// A call's failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,27 +64,27 @@ impl ApiError {
         }
     }
 
-    /// The word for it in figures.
-    pub fn label(&self) -> &'static str {
+    /// Under which label it is counted.
+    pub fn label(&self) -> CallResult {
         match self {
-            ApiError::InvalidArgument(_) => "invalid",
-            ApiError::NotSent(_) => "not_sent",
-            ApiError::NotPopped(_) => "not_popped",
-            ApiError::AlreadyPopped(_) => "already_popped",
-            ApiError::NotConsumed(_) => "not_consumed",
-            ApiError::NotObeyed(_) => "not_obeyed",
-            ApiError::BadRequest(_) => "bad_request",
-            ApiError::NotImplemented(_) => "not_implemented",
-            ApiError::NoUpgrade(..) => "no_upgrade",
-            ApiError::Unauthorized => "unauthorized",
-            ApiError::Forbidden(_) => "forbidden",
-            ApiError::NotFound => "not_found",
-            ApiError::MethodNotAllowed(_) => "method_not_allowed",
-            ApiError::TooLarge(_) => "too_large",
-            ApiError::Timeout => "timeout",
-            ApiError::Unavailable | ApiError::Stuck(_) => "unavailable",
-            ApiError::TooMany => "too_many",
-            ApiError::Crowded => "crowded",
+            ApiError::InvalidArgument(_) => CallResult::Invalid,
+            ApiError::NotSent(_) => CallResult::NotSent,
+            ApiError::NotPopped(_) => CallResult::NotPopped,
+            ApiError::AlreadyPopped(_) => CallResult::AlreadyPopped,
+            ApiError::NotConsumed(_) => CallResult::NotConsumed,
+            ApiError::NotObeyed(_) => CallResult::NotObeyed,
+            ApiError::BadRequest(_) => CallResult::BadRequest,
+            ApiError::NotImplemented(_) => CallResult::NotImplemented,
+            ApiError::NoUpgrade(..) => CallResult::NoUpgrade,
+            ApiError::Unauthorized => CallResult::Unauthorized,
+            ApiError::Forbidden(_) => CallResult::Forbidden,
+            ApiError::NotFound => CallResult::NotFound,
+            ApiError::MethodNotAllowed(_) => CallResult::MethodNotAllowed,
+            ApiError::TooLarge(_) => CallResult::TooLarge,
+            ApiError::Timeout => CallResult::Timeout,
+            ApiError::Unavailable | ApiError::Stuck(_) => CallResult::Unavailable,
+            ApiError::TooMany => CallResult::TooMany,
+            ApiError::Crowded => CallResult::Crowded,
         }
     }
 
@@ -140,7 +141,7 @@ impl ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::metrics::blocks::RESULTS;
+    use crate::telemetry::metrics::labels::Label;
 
     #[test]
     fn every_error_has_its_place_among_the_figures() {
@@ -164,6 +165,6 @@ mod tests {
             ApiError::TooMany,
             ApiError::Crowded,
         ];
-        assert_eq!(errors.each_ref().map(ApiError::label)[..], RESULTS[1..]);
+        assert_eq!(errors.each_ref().map(ApiError::label)[..], CallResult::ALL[1..]);
     }
 }

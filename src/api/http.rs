@@ -23,6 +23,7 @@ use super::state::{Api, DRAIN};
 use super::ws::{self, Access};
 use super::{center, pages};
 use crate::shard::transport::Transport;
+use crate::telemetry::metrics::labels::{ApiCall, CallResult};
 use crate::telemetry::metrics::{Of, TEXT};
 
 /// What a path is.
@@ -76,16 +77,16 @@ impl Route {
         }
     }
 
-    /// The word for it in figures.
-    fn label(self) -> &'static str {
+    /// Under which label it is counted.
+    fn label(self) -> ApiCall {
         match self {
             Route::Mesh(call) => call.label(),
-            Route::WebSocket => "ws",
-            Route::Health => "healthz",
-            Route::Ready => "readyz",
-            Route::Version => "version",
-            Route::Nodes => "nodes",
-            Route::Metrics => "metrics",
+            Route::WebSocket => ApiCall::WebSocket,
+            Route::Health => ApiCall::Health,
+            Route::Ready => ApiCall::Ready,
+            Route::Version => ApiCall::Version,
+            Route::Nodes => ApiCall::Nodes,
+            Route::Metrics => ApiCall::Metrics,
         }
     }
 }
@@ -186,7 +187,7 @@ impl Api {
                 let mut response = Response::new(Full::default());
                 *response.status_mut() = StatusCode::NO_CONTENT;
                 pages::allow(response.headers_mut());
-                self.counts.called("other", "ok");
+                self.counts.called(ApiCall::Other, CallResult::Ok);
                 pages::share(response.headers_mut(), origin);
                 return response;
             }
@@ -207,7 +208,7 @@ impl Api {
         if let Some(origin) = origin {
             pages::share(response.headers_mut(), origin);
         }
-        self.counts.called(route.map_or("other", Route::label), result);
+        self.counts.called(route.map_or(ApiCall::Other, Route::label), result);
         response
     }
 
@@ -235,7 +236,7 @@ impl Api {
         caller: Caller,
         patience: Option<Duration>,
         on: Connection<'_>,
-    ) -> Result<(Response<Full<Bytes>>, &'static str), ApiError> {
+    ) -> Result<(Response<Full<Bytes>>, CallResult), ApiError> {
         let config = self.config.load();
         let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
         // Whoever may not call is not told what there is.
@@ -266,7 +267,7 @@ impl Api {
                     return Err(ApiError::Crowded);
                 }
                 on.opening.set(Some(Access::of(&request)));
-                return Ok((response, "ok"));
+                return Ok((response, CallResult::Ok));
             }
             Route::Health | Route::Ready => {
                 if *self.draining.borrow() {

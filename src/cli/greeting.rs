@@ -30,7 +30,7 @@ enum Access {
 impl Access {
     fn of(config: &Config) -> Access {
         let from = reachable(config.api.listen.addr).ip();
-        let publisher = config.users.iter().find(|user| user.write && user.host.matches(from));
+        let publisher = config.users.iter().find(|user| user.roles.write && user.host.matches(from));
         match publisher {
             Some(user) => Access::User(user.username.clone()),
             None if config.users.is_empty() => Access::Everybody,

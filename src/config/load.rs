@@ -1,17 +1,44 @@
 //! From a file to a `Config`: what values mean together and on this disk.
 //!
-//! `raw` has judged each value alone. Here they meet: names that must differ, listeners that must not collide, scripts
-//! that must exist. All problems are reported at once, and a configuration with any is none: nothing of it is used.
+//! The rows have judged each value alone. Here they meet: listeners that must not collide, scripts that must exist. All
+//! problems are reported at once, and a configuration with any is none: nothing of it is used.
 
 use super::file::{other_kind, read};
-use super::raw::{self, At, MAX_BYTES, Place, Raw, RawServer, Sink, units};
-use super::{ApiServer, Cluster, Config, Listen, LuaVm, MAX_WAITING, Problem, Problems, Protocol, STUCK_AFTER, Server};
-use std::collections::HashMap;
+use super::keys::{self, Config, Server};
+use super::problem::{Problem, Problems};
+use super::raw::value::Value;
+use super::raw::{MAX_BYTES, Sink, tree, units};
+use super::rows::Section;
+use super::types::{Listen, Protocol};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+/// The script of a server whose protocol is socket, unless told.
+const SOCKET_ENTRY: &str = "lua/entry.socket.lua";
+
 /// Reads a file.
 pub fn load(file: &Path) -> Result<Config, Problems> {
+    parse(file, &text(file)?)
+}
+
+/// Reads a text as if it stood in `file`, whose folder relative paths start from.
+pub fn parse(file: &Path, text: &str) -> Result<Config, Problems> {
+    both(file, text).map(|(_, config)| config)
+}
+
+/// Reads a file as [`load`] does, with the same problems, but leaves its paths as they are written there.
+pub fn load_as_written(file: &Path) -> Result<Config, Problems> {
+    both(file, &text(file)?).map(|(written, _)| written)
+}
+
+/// What a file with one server, and nothing said of it, means; with relative paths as they are.
+pub fn defaults() -> Config {
+    let sink = Sink::default();
+    let root = tree::parse("engine: {servers: [{}]}", &sink);
+    Config::read(&Value::root(root.as_deref(), &sink))
+}
+
+fn text(file: &Path) -> Result<String, Problems> {
     let whole = |line, column, message| {
         let list = vec![Problem { line, column, key: String::new(), message }];
         Problems { file: file.to_owned(), list }
@@ -19,100 +46,65 @@ pub fn load(file: &Path) -> Result<Config, Problems> {
     // One byte more than is allowed, which the parser then tells.
     let bytes = read(file, MAX_BYTES as u64 + 1)
         .map_err(|e| whole(0, 0, format!("cannot be read: {e}; name a file with -f FILE")))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
+    String::from_utf8(bytes).map_err(|e| {
         let good = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]).into_owned();
         let column = good.rsplit('\n').next().unwrap_or("").chars().count() + 1;
         whole(good.matches('\n').count() + 1, column, "not UTF-8 text from here on".to_owned())
-    })?;
-    parse(file, &text)
+    })
 }
 
-/// Reads a text as if it stood in `file`, whose folder relative paths start from.
-pub fn parse(file: &Path, text: &str) -> Result<Config, Problems> {
+/// The configuration with paths as they are written, and with those that are in force.
+fn both(file: &Path, text: &str) -> Result<(Config, Config), Problems> {
     let sink = Sink::default();
-    let config = raw::read(text, &sink).map(|raw| build(file, raw, &sink));
+    let config = tree::parse(text, &sink).map(|root| {
+        let root = Value::root(Some(&root), &sink);
+        let unknown = Sink::default();
+        keys::known().check(&root, &unknown);
+        let mut config = Config::read(&root);
+        sink.append(unknown);
+        for server in config.servers.iter_mut().filter(|server| server.protocol == Protocol::Socket) {
+            if !root.get(&key_of(server, "entry")).is_set() {
+                server.entry = SOCKET_ENTRY.into();
+            }
+        }
+        listeners_differ(&config, &root);
+        if config.servers.is_empty() {
+            root.get("engine.servers").report("at least one server is needed");
+        }
+        (config.clone(), in_force(file, config, &root, &sink))
+    });
     let list = sink.into_list();
     match config {
-        Some(config) if list.is_empty() => Ok(config),
+        Some(both) if list.is_empty() => Ok(both),
         _ => Err(Problems { file: file.to_owned(), list }),
     }
 }
 
-fn build(file: &Path, raw: Raw, sink: &Sink) -> Config {
-    listeners_differ(&raw, sink);
-    let Raw { mut logging, users, origins, center, engine, summary, trusted_proxies, shutdown_timeout, .. } = raw;
-    logging.filename = logging.filename.map(|name| std::path::absolute(&name).unwrap_or(name));
-    names_differ(users.iter().map(|u| u.as_ref(|u| u.username.as_str())), sink);
-    let luavm = engine.luavm;
-    names_differ(luavm.redis.iter().map(|r| r.as_ref(|r| r.name.as_str())), sink);
-    if engine.servers.value.is_empty() {
-        engine.servers.report(sink, "at least one server is needed");
+/// The configuration with its paths resolved and its notes.
+fn in_force(file: &Path, mut config: Config, root: &Value<'_>, sink: &Sink) -> Config {
+    config.file = file.to_owned();
+    config.notes = sink.take_notes();
+    config.logging.filename = config.logging.filename.map(|name| std::path::absolute(&name).unwrap_or(name));
+    for server in &mut config.servers {
+        server.entry = find_entry(file, &server.entry).unwrap_or_else(|looked| {
+            root.get(&key_of(server, "entry")).report(looked);
+            PathBuf::new()
+        });
+        let (ping, read) = (server.limits.ping_interval, server.limits.read_timeout);
+        if server.protocol == Protocol::Websocket && !read.is_zero() && ping >= read {
+            let (key, ping, read) = (key_of(server, "pingInterval"), units::duration(ping), units::duration(read));
+            config
+                .notes
+                .push(format!("{key} ({ping}) is not below readTimeout ({read}): silent clients are closed unpinged"));
+        }
     }
-    let mut notes: Vec<String> = raw.unused.iter().map(|key| format!("{key} {NOT_USED}")).collect();
-    let servers = engine.servers.value.into_iter().map(|s| server(file, s, sink, &mut notes)).collect();
-    Config {
-        file: file.to_owned(),
-        logging,
-        users: users.into_iter().map(|u| u.value).collect(),
-        origins,
-        center: listen(center),
-        api: ApiServer {
-            listen: listen(engine.api),
-            read_timeout: engine.api_read_timeout,
-            write_timeout: engine.api_write_timeout,
-            max_body_size: engine.api_max_body_size,
-        },
-        workers: engine.workers,
-        memory: engine.memory,
-        max_subscriptions: engine.max_subscriptions,
-        luavm: LuaVm {
-            queue_topic_size: luavm.queue_topic_size,
-            queue_max_topics: luavm.queue_max_topics,
-            queue_full: luavm.queue_full,
-            redis: luavm.redis.into_iter().map(|r| r.value).collect(),
-            memory_limit: luavm.memory_limit,
-            waiting: MAX_WAITING,
-            libraries: luavm.libraries,
-            load_limit: luavm.load_limit,
-        },
-        servers,
-        summary,
-        trusted_proxies,
-        shutdown_timeout,
-        stuck_after: STUCK_AFTER,
-        cluster: Cluster { advertise: raw.advertise, reply_timeout: raw.reply_timeout },
-        notes,
-    }
+    config
 }
 
-const NOT_USED: &str = "is read and not used: how nodes find each other is up to the cluster engine";
-
-fn listen(at: At<SocketAddr>) -> Listen {
-    Listen { addr: at.value, key: at.key }
-}
-
-fn server(file: &Path, raw: RawServer, sink: &Sink, notes: &mut Vec<String>) -> Server {
-    let paths = raw.options.iter().filter(|o| o.value.0 == "path");
-    names_differ(paths.map(|o| o.as_ref(|(name, _)| name.as_str())), sink);
-    let entry = find_entry(file, Path::new(&raw.entry.value)).unwrap_or_else(|looked| {
-        raw.entry.report(sink, looked);
-        PathBuf::new()
-    });
-    let limits = raw.limits.value;
-    let (ping, read) = (limits.ping_interval, limits.read_timeout);
-    if raw.protocol == Protocol::Websocket && !read.is_zero() && ping >= read {
-        let (key, ping, read) = (&raw.limits.key, units::duration(ping), units::duration(read));
-        notes.push(format!("{key} ({ping}) is not below readTimeout ({read}): silent clients are closed unpinged"));
-    }
-    Server {
-        listen: listen(raw.listen),
-        protocol: raw.protocol,
-        options: raw.options.into_iter().map(|o| o.value).collect(),
-        entry,
-        reload_within: (!raw.byte_code_expires.is_zero()).then_some(raw.byte_code_expires),
-        limits,
-        allowed_origins: raw.allowed_origins,
-    }
+/// The path of a server's key: `engine.servers[0].entry`. A list may have gaps, so that its position alone does not tell.
+fn key_of(server: &Server, name: &str) -> String {
+    let section = server.listen.key.strip_suffix("port").unwrap_or(&server.listen.key);
+    format!("{section}{name}")
 }
 
 /// The script next to the file, else in the working directory. The error names where was looked, or what stands there
@@ -136,22 +128,12 @@ fn find_entry(file: &Path, entry: &Path) -> Result<PathBuf, String> {
     })
 }
 
-fn names_differ<'a>(names: impl Iterator<Item = At<&'a str>>, sink: &Sink) {
-    let mut first: HashMap<&str, Place> = HashMap::new();
-    for name in names.filter(|n| !n.value.is_empty()) {
-        match first.get(name.value) {
-            Some(place) => name.report(sink, format!("{:?} is taken; line {} has it too", name.value, place.line)),
-            None => drop(first.insert(name.value, name.place)),
-        }
-    }
-}
-
-fn listeners_differ(raw: &Raw, sink: &Sink) {
-    let all: Vec<&At<SocketAddr>> =
-        [&raw.center, &raw.engine.api].into_iter().chain(raw.engine.servers.value.iter().map(|s| &s.listen)).collect();
+fn listeners_differ(config: &Config, root: &Value<'_>) {
+    let servers = config.servers.iter().map(|server| &server.listen);
+    let all: Vec<&Listen> = [&config.center, &config.api.listen].into_iter().chain(servers).collect();
     for (i, one) in all.iter().enumerate() {
-        if let Some(other) = all[..i].iter().find(|other| collide(one.value, other.value)) {
-            one.report(sink, format!("{} overlaps {} ({})", one.value, other.key, other.value));
+        if let Some(other) = all[..i].iter().find(|other| collide(one.addr, other.addr)) {
+            root.get(&one.key).report(format!("{} overlaps {} ({})", one.addr, other.key, other.addr));
         }
     }
 }
@@ -164,7 +146,7 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Format, Level};
+    use super::super::types::{Format, Level};
     use super::*;
     use proptest::prelude::*;
     use std::time::Duration;
@@ -329,7 +311,7 @@ engine:
         let user = |rest: &str| {
             read(&format!("access: {{users: [{{username: a, password: p{rest}}}]}}\nengine: {{servers: [{{}}]}}"))
         };
-        let roles = |rest| user(rest).map(|c| (c.users[0].read, c.users[0].write));
+        let roles = |rest| user(rest).map(|c| (c.users[0].roles.read, c.users[0].roles.write));
         assert_eq!(roles(""), Ok((true, true)));
         assert_eq!(roles(", roles: [read]"), Ok((true, false)));
         assert!(roles(", roles: []").is_err());

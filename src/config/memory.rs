@@ -1,34 +1,7 @@
 //! `engine.memory`: how much memory is too much.
 
-use super::raw::units;
-
-/// `engine.memory`: when there is too little for more clients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Memory {
-    /// `high`
-    pub high: High,
-    /// `of`, in bytes: what a part is a part of; None = what the system lets the process have.
-    pub of: Option<usize>,
-}
-
-/// The mark of [`Memory`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum High {
-    /// So many percent.
-    Percent(u8),
-    /// So many bytes; 0 = no mark.
-    Bytes(usize),
-}
-
-impl std::fmt::Display for High {
-    /// As the file spells it.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            High::Percent(percent) => write!(f, "{percent}%"),
-            High::Bytes(bytes) => f.write_str(&units::size(*bytes)),
-        }
-    }
-}
+use super::keys::Memory;
+use super::types::High;
 
 impl Memory {
     /// The mark in bytes, where the system lets the process have `all`; None = there is none.

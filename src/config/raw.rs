@@ -1,19 +1,17 @@
-//! How connmix.yaml is spelt, and where each value stands. The only place that knows YAML.
+//! How connmix.yaml is spelt, and where each value stands. The only place that knows YAML, and it knows no key.
 //!
-//! Three steps, none of which stops at the first fault: `tree` turns the text into nodes with places, `section` reads
-//! them key by key, `schema` says which keys there are, their defaults and bounds. What one value can't tell (two
-//! listeners on one port, a file that must exist) is left to `load`, which gets the places it needs as `At`.
+//! Three steps, none of which stops at the first fault: `tree` turns the text into nodes with places, `known` reports the
+//! keys that there are not, `value` finds and reads single values. Which keys there are is told from above, by the rows.
 
-use super::Problem;
+use super::problem::Problem;
 use std::cell::RefCell;
 
-mod address;
-mod schema;
-mod section;
-mod tree;
+pub mod address;
+pub mod known;
+pub mod older;
+pub mod tree;
 pub mod units;
-
-pub use schema::{Raw, RawServer, UNSENT_LIMIT};
+pub mod value;
 
 /// The longest text that is read. A real file is a few KiB; this bounds what a wrong `-f` can cost.
 pub const MAX_BYTES: usize = 1024 * 1024;
@@ -30,43 +28,38 @@ pub struct Place {
     pub column: usize,
 }
 
-/// A value with its place and its key's path, for checks that come later.
-#[derive(Debug, Clone)]
-pub struct At<T> {
-    /// The value.
-    pub value: T,
-    /// Where it stands, or where it would if it were not left to its default.
-    pub place: Place,
-    /// `engine.servers[0].port`
-    pub key: String,
-}
-
-impl<T> At<T> {
-    /// A part of the value with the same place and key.
-    pub fn as_ref<'a, U>(&'a self, part: impl FnOnce(&'a T) -> U) -> At<U> {
-        At { value: part(&self.value), place: self.place, key: self.key.clone() }
-    }
-
-    /// Reports a problem at this value.
-    pub fn report(&self, sink: &Sink, message: impl Into<String>) {
-        sink.report(self.place, &self.key, message);
-    }
-}
-
-/// Collects what is wrong, from every step.
+/// Collects what is wrong, from every step, and what is worth a note.
 #[derive(Debug, Default)]
-pub struct Sink(RefCell<Vec<Problem>>);
+pub struct Sink {
+    problems: RefCell<Vec<Problem>>,
+    notes: RefCell<Vec<String>>,
+}
 
 impl Sink {
     /// Adds a problem. The message must hold no secret.
     pub fn report(&self, place: Place, key: &str, message: impl Into<String>) {
         let Place { line, column } = place;
-        self.0.borrow_mut().push(Problem { line, column, key: key.to_owned(), message: message.into() });
+        self.problems.borrow_mut().push(Problem { line, column, key: key.to_owned(), message: message.into() });
+    }
+
+    /// Adds the problems of another.
+    pub fn append(&self, other: Sink) {
+        self.problems.borrow_mut().append(&mut other.problems.into_inner());
+    }
+
+    /// Adds a line for the log about something that is no problem. It must hold no secret.
+    pub fn note(&self, note: String) {
+        self.notes.borrow_mut().push(note);
+    }
+
+    /// The notes, in the order they came; none are left.
+    pub fn take_notes(&self) -> Vec<String> {
+        self.notes.take()
     }
 
     /// All problems in the file's order. One that an alias brought in twice is told once.
     pub fn into_list(self) -> Vec<Problem> {
-        let mut list = self.0.into_inner();
+        let mut list = self.problems.into_inner();
         list.sort_by_key(|p| (p.line, p.column));
         list.dedup();
         let more = list.len().saturating_sub(MAX_PROBLEMS);
@@ -76,16 +69,6 @@ impl Sink {
         }
         list
     }
-}
-
-/// Reads the whole text. None if there is nothing to read keys from; the sink then says why.
-pub fn read(text: &str, sink: &Sink) -> Option<Raw> {
-    if text.len() > MAX_BYTES {
-        sink.report(Place::default(), "", format!("larger than {}; this is no configuration", units::size(MAX_BYTES)));
-        return None;
-    }
-    let root = tree::parse(text, sink)?;
-    Some(schema::read(&root, sink))
 }
 
 /// A text as messages show it: escaped, cut when long, and without what may be a password in an address.
@@ -114,8 +97,8 @@ fn shown_key(name: &str) -> String {
     format!("{}{cut}", head.escape_debug())
 }
 
-/// `engine` and `workers` -> `engine.workers`; the root has no name.
-fn join(parent: &str, name: &str) -> String {
+/// The path of a key below another: `engine` and `workers` -> `engine.workers`; the root has no name.
+pub fn join(parent: &str, name: &str) -> String {
     match parent {
         "" => shown_key(name),
         _ => format!("{parent}.{}", shown_key(name)),

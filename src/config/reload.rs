@@ -1,256 +1,32 @@
 //! What a changed file changes: at once, or only after a restart.
 //!
 //! `compare` says what differs, for the log; `merge` is what is in force from then on. They agree: what `compare` lists
-//! under `live` is what `merge` takes from the new file, and all else stays as it was at the start.
+//! under `live` is what `merge` takes from the new file, and all else stays as it was at the start. Which is which is told
+//! by the rows.
 
-use super::raw::units;
-use super::{Config, Listen, Redis, Server, User};
-use std::fmt::{self, Display};
-use std::path::Path;
-use std::time::Duration;
+use super::keys::Config;
+use super::rows::Section;
 
-/// What differs between two configurations.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Changes {
-    /// In force at once.
-    pub live: Vec<Change>,
-    /// In force after a restart.
-    pub restart: Vec<Change>,
-}
-
-/// One key that differs. Secrets read `***`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// The key's path.
-    pub key: String,
-    /// What it was.
-    pub old: String,
-    /// What it is in the new file.
-    pub new: String,
-}
-
-impl Display for Change {
-    /// `engine.apiServer.port: 6789 -> 6790`
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} -> {}", self.key, self.old, self.new)
-    }
-}
-
-const HIDDEN: &str = "***";
-const NONE: &str = "none";
+pub use super::changes::{Change, Changes};
 
 /// What of `new` differs from `old`.
 pub fn compare(old: &Config, new: &Config) -> Changes {
-    let mut live = List::default();
-    live.add("logging.level", &old.logging.level, &new.logging.level);
-    users(&mut live, &old.users, &new.users);
-    live.add("access.origins", &words(&old.origins), &words(&new.origins));
-    live.time("engine.apiServer.readTimeout", old.api.read_timeout, new.api.read_timeout);
-    live.time("engine.apiServer.writeTimeout", old.api.write_timeout, new.api.write_timeout);
-    live.size("engine.apiServer.maxBodySize", old.api.max_body_size, new.api.max_body_size);
-    live.add("engine.memory.high", &old.memory.high, &new.memory.high);
-    live.add("engine.memory.of", &size_or_auto(old.memory.of), &size_or_auto(new.memory.of));
-    live.add("engine.maxSubscriptions", &old.max_subscriptions, &new.max_subscriptions);
-    live.add("trustedProxies", &words(&old.trusted_proxies), &words(&new.trusted_proxies));
-    live.time("shutdownTimeout", old.shutdown_timeout, new.shutdown_timeout);
-
-    let mut restart = List::default();
-    restart.add("logging.filename", &path(old.logging.filename.as_deref()), &path(new.logging.filename.as_deref()));
-    restart.add("logging.maxFiles", &old.logging.max_files, &new.logging.max_files);
-    restart.size("logging.maxSize", old.logging.max_size, new.logging.max_size);
-    restart.add("logging.format", &old.logging.format, &new.logging.format);
-    restart.listen(&old.center, &new.center);
-    restart.listen(&old.api.listen, &new.api.listen);
-    restart.add("engine.workers", &old.workers, &new.workers);
-    luavm(&mut restart, old, new);
-    restart.time("prometheus.summary.maxAge", old.summary.max_age, new.summary.max_age);
-    restart.add("prometheus.summary.ageBuckets", &old.summary.age_buckets, &new.summary.age_buckets);
-    restart.add("prometheus.summary.bufCap", &old.summary.buf_cap, &new.summary.buf_cap);
-    restart.add("cluster.advertise", &or_none(&old.cluster.advertise), &or_none(&new.cluster.advertise));
-    restart.time("cluster.replyTimeout", old.cluster.reply_timeout, new.cluster.reply_timeout);
-
-    for i in 0..old.servers.len().max(new.servers.len()) {
-        match (old.servers.get(i), new.servers.get(i)) {
-            (Some(old), Some(new)) if same(old, new) => server(&mut live, i, old, new),
-            (Some(old), Some(new)) => {
-                restart.listen(&old.listen, &new.listen);
-                let key = format!("engine.servers[{i}].protocol");
-                restart.add(&key, &old.protocol.name(), &new.protocol.name());
-            }
-            (old, new) => restart.add(&format!("engine.servers[{i}]"), &address(old), &address(new)),
-        }
-    }
-    Changes { live: live.0, restart: restart.0 }
+    let mut changes = Changes::default();
+    Config::compare("", old, new, &mut changes);
+    changes
 }
 
 /// What is in force once `new` has been taken: its live parts, and of `old` what only a restart changes.
 pub fn merge(old: &Config, new: &Config) -> Config {
-    let mut merged = new.clone();
-    merged.logging = old.logging.clone();
-    merged.logging.level = new.logging.level;
-    merged.center = old.center.clone();
-    merged.api.listen = old.api.listen.clone();
-    merged.workers = old.workers;
-    merged.luavm = old.luavm.clone();
-    merged.summary = old.summary.clone();
-    merged.cluster = old.cluster.clone();
-    let servers = old.servers.iter().enumerate().map(|(i, old)| match new.servers.get(i) {
-        Some(new) if same(old, new) => new.clone(),
-        _ => old.clone(),
-    });
-    merged.servers = servers.collect();
-    merged
-}
-
-/// Two entries at the same position are one server as long as it listens at the same address for the same protocol.
-fn same(old: &Server, new: &Server) -> bool {
-    (old.listen.addr, old.protocol) == (new.listen.addr, new.protocol)
-}
-
-#[derive(Default)]
-struct List(Vec<Change>);
-
-impl List {
-    fn add(&mut self, key: &str, old: &impl Display, new: &impl Display) {
-        let (old, new) = (old.to_string(), new.to_string());
-        if old != new {
-            self.0.push(Change { key: key.to_owned(), old, new });
-        }
-    }
-
-    /// A change whose values are not shown.
-    fn hidden<T: PartialEq>(&mut self, key: &str, old: &T, new: &T) {
-        if old != new {
-            self.0.push(Change { key: key.to_owned(), old: HIDDEN.to_owned(), new: HIDDEN.to_owned() });
-        }
-    }
-
-    fn time(&mut self, key: &str, old: Duration, new: Duration) {
-        self.add(key, &units::duration(old), &units::duration(new));
-    }
-
-    fn size(&mut self, key: &str, old: usize, new: usize) {
-        self.add(key, &units::size(old), &units::size(new));
-    }
-
-    fn listen(&mut self, old: &Listen, new: &Listen) {
-        self.add(&new.key, &old.addr.port(), &new.addr.port());
-        let bind = match new.key.strip_suffix("port") {
-            Some(section) => format!("{section}bind"),
-            None => new.key.clone(),
-        };
-        self.add(&bind, &old.addr.ip(), &new.addr.ip());
-    }
-}
-
-fn users(list: &mut List, old: &[User], new: &[User]) {
-    let named = |users: &[User], name: &str| users.iter().find(|u| u.username == name).cloned();
-    for name in union(old.iter().map(|u| &u.username), new.iter().map(|u| &u.username)) {
-        let (key, old, new) = (format!("access.users[{name}]"), named(old, name), named(new, name));
-        list.add(&key, &old.as_ref().map_or(NONE.to_owned(), rights), &new.as_ref().map_or(NONE.to_owned(), rights));
-        if let (Some(old), Some(new)) = (old, new) {
-            list.hidden(&format!("{key}.password"), &old.password, &new.password);
-        }
-    }
-}
-
-/// `read, write from 10.0.0.0/8`
-fn rights(user: &User) -> String {
-    let roles = [("read", user.read), ("write", user.write)];
-    let roles: Vec<&str> = roles.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect();
-    format!("{} from {}", roles.join(", "), user.host)
-}
-
-fn luavm(list: &mut List, old: &Config, new: &Config) {
-    let (old, new) = (&old.luavm, &new.luavm);
-    list.add("engine.luavm.queue.topicSize", &old.queue_topic_size, &new.queue_topic_size);
-    list.add("engine.luavm.queue.maxTopics", &old.queue_max_topics, &new.queue_max_topics);
-    list.add("engine.luavm.queue.full", &old.queue_full, &new.queue_full);
-    list.size("engine.luavm.memoryLimit", old.memory_limit, new.memory_limit);
-    list.size("engine.luavm.loadLimit", old.load_limit, new.load_limit);
-    list.add("engine.luavm.libraries", &words(&old.libraries), &words(&new.libraries));
-    let named = |all: &[Redis], name: &str| all.iter().find(|r| r.name == name).cloned();
-    for name in union(old.redis.iter().map(|r| &r.name), new.redis.iter().map(|r| &r.name)) {
-        let key = format!("engine.luavm.redis[{name}]");
-        match (named(&old.redis, name), named(&new.redis, name)) {
-            (Some(old), Some(new)) => {
-                list.add(&format!("{key}.addr"), &old.addr, &new.addr);
-                list.hidden(&format!("{key}.password"), &old.password, &new.password);
-                list.add(&format!("{key}.db"), &old.db, &new.db);
-                list.add(&format!("{key}.poolSize"), &old.pool_size, &new.pool_size);
-                list.add(&format!("{key}.minIdleConns"), &old.min_idle_conns, &new.min_idle_conns);
-                list.time(&format!("{key}.maxConnAge"), old.max_conn_age, new.max_conn_age);
-                list.time(&format!("{key}.idleTimeout"), old.idle_timeout, new.idle_timeout);
-            }
-            (old, new) => {
-                let show = |redis: Option<Redis>| redis.map_or(NONE.to_owned(), |r| r.addr);
-                list.add(&key, &show(old), &show(new));
-            }
-        }
-    }
-}
-
-fn server(list: &mut List, index: usize, old: &Server, new: &Server) {
-    let key = |name: &str| format!("engine.servers[{index}].{name}");
-    for name in union(old.options.iter().map(|(name, _)| name), new.options.iter().map(|(name, _)| name)) {
-        let (old, new) = (old.option(name), new.option(name));
-        match name {
-            "path" => list.add(&key("options.path"), &old.unwrap_or(NONE), &new.unwrap_or(NONE)),
-            // What a script keeps there may be a secret.
-            _ => list.hidden(&key(&format!("options.{name}")), &old, &new),
-        }
-    }
-    list.add(&key("entry"), &old.entry.display(), &new.entry.display());
-    let expires = |server: &Server| server.reload_within.unwrap_or(Duration::ZERO);
-    list.time(&key("byteCodeExpires"), expires(old), expires(new));
-    list.add(&key("allowedOrigins"), &words(&old.allowed_origins), &words(&new.allowed_origins));
-    let (old, new) = (&old.limits, &new.limits);
-    list.time(&key("readTimeout"), old.read_timeout, new.read_timeout);
-    list.time(&key("writeTimeout"), old.write_timeout, new.write_timeout);
-    list.time(&key("messageTimeout"), old.message_timeout, new.message_timeout);
-    list.size(&key("unsentLimit"), old.unsent_limit, new.unsent_limit);
-    list.size(&key("maxMessageSize"), old.max_message_size, new.max_message_size);
-    list.add(&key("maxConnections"), &old.max_connections, &new.max_connections);
-    list.size(&key("outboxLimit"), old.outbox_limit, new.outbox_limit);
-    list.time(&key("handlerTimeout"), old.handler_timeout, new.handler_timeout);
-    list.time(&key("handshakeTimeout"), old.handshake_timeout, new.handshake_timeout);
-    list.time(&key("pingInterval"), old.ping_interval, new.ping_interval);
-}
-
-/// All names of both, each once, in the order they stand in.
-fn union<'a>(old: impl Iterator<Item = &'a String>, new: impl Iterator<Item = &'a String>) -> Vec<&'a str> {
-    let mut names: Vec<&str> = Vec::new();
-    for name in old.chain(new) {
-        if !names.contains(&name.as_str()) {
-            names.push(name);
-        }
-    }
-    names
-}
-
-fn words(all: &[impl Display]) -> String {
-    format!("[{}]", all.iter().map(|one| one.to_string()).collect::<Vec<_>>().join(", "))
-}
-
-fn size_or_auto(size: Option<usize>) -> String {
-    size.map_or("auto".to_owned(), units::size)
-}
-
-fn or_none(text: &Option<String>) -> &str {
-    text.as_deref().unwrap_or(NONE)
-}
-
-fn path(file: Option<&Path>) -> String {
-    file.map_or("the console only".to_owned(), |file| file.display().to_string())
-}
-
-fn address(server: Option<&Server>) -> String {
-    server.map_or(NONE.to_owned(), |server| server.listen.addr.to_string())
+    let merged = <Config as Section>::merge(old, new);
+    Config { file: new.file.clone(), notes: new.notes.clone(), ..merged }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::load::parse;
+    use super::super::changes::Effect;
+    use super::super::load::{defaults, parse};
+    use super::super::print::rows;
     use super::*;
 
     const BASE: &str = "
@@ -388,6 +164,56 @@ engine:
         assert_eq!(lines(&changes.restart), ["engine.luavm.redis[default].password: *** -> ***"]);
         let all = format!("{changes:?}");
         assert!(!all.contains("hunter2") && !all.contains("s3cret"));
+    }
+
+    /// A file that says one thing: the value at that path.
+    fn saying(path: &str, value: &str) -> String {
+        let nested = |path: &str| {
+            let (opened, closed): (String, String) = path.split('.').map(|key| (format!("{{{key}: "), "}")).unzip();
+            format!("{opened}{value}{closed}")
+        };
+        match (path.strip_prefix("engine.servers[0]."), path.strip_prefix("engine.")) {
+            (Some(key), _) => format!("engine: {{servers: [{}]}}", nested(key)),
+            (_, Some(key)) => format!("engine: {{servers: [{{}}], {}", nested(key).trim_start_matches('{')),
+            _ => format!("{{engine: {{servers: [{{}}]}}, {}", nested(path).trim_start_matches('{')),
+        }
+    }
+
+    #[test]
+    fn every_row_takes_effect_as_it_says() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("lua")).unwrap();
+        for script in ["websocket", "socket"] {
+            std::fs::write(dir.path().join(format!("lua/entry.{script}.lua")), "").unwrap();
+        }
+        let file = dir.path().join("connmix.yaml");
+        let read = |text: &str| parse(&file, text).unwrap_or_else(|problems| panic!("{problems} in {text}"));
+        let old = read("engine: {servers: [{}]}");
+        let mut seen = 0;
+        for row in rows(&defaults()) {
+            // The most of a number, the last of some words.
+            let value = match (row.kind, row.bounds.rsplit_once(" to "), row.bounds.rsplit_once(", ")) {
+                (_, Some((_, most)), _) => most.to_owned(),
+                ("word", _, Some((_, last))) => last.to_owned(),
+                ("list", _, Some((_, last))) if !last.contains(' ') => format!("[{last}]"),
+                _ => continue,
+            };
+            if row.effect == Effect::Unused || row.path.contains("[]") || row.path == "engine.servers[0].protocol" {
+                continue;
+            }
+            let new = read(&saying(&row.path, &value));
+            let Changes { live, restart } = compare(&old, &new);
+            let is_live = row.effect == Effect::Live;
+            let (told, other) = if is_live { (live, restart) } else { (restart, live) };
+            assert_eq!((told.len(), other.len()), (1, 0), "{}: {told:?} {other:?}", row.path);
+            assert_eq!((&told[0].key, &told[0].new), (&row.path, &value));
+            assert_eq!(
+                merge(&old, &new),
+                Config { notes: new.notes.clone(), ..if is_live { new } else { old.clone() } }
+            );
+            seen += 1;
+        }
+        assert!(seen > 30, "{seen}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::config::{Config, load};
 use crate::script::program::{Program, Stamp, shown, stamp};
 use crate::script::vm::{Vm, VmLimits};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::labels::ReloadResult;
 use crate::telemetry::seldom;
 use crate::worker::pulse::State;
 use crate::worker::{Control, Peers};
@@ -199,7 +200,7 @@ impl Supervisor {
             Err(e) => Err(e),
         };
         self.tell(|| Control::Swap { server, accept: built.is_ok() }).await;
-        self.metrics.reloads.scripts.one(if built.is_ok() { "ok" } else { "error" });
+        self.metrics.reloads.scripts.one(if built.is_ok() { ReloadResult::Ok } else { ReloadResult::Error });
         match built {
             Ok(()) => {
                 tracing::info!("reloaded {file}");
@@ -251,7 +252,7 @@ impl Supervisor {
             Err(problems) => {
                 let problems = problems.to_string();
                 if self.refused.as_ref().is_none_or(|(before, _)| *before != problems) {
-                    self.metrics.reloads.config.one("error");
+                    self.metrics.reloads.config.one(ReloadResult::Error);
                     tracing::error!("the configuration was not reloaded, the one before stays:");
                     problems.lines().for_each(|line| tracing::error!("{line}"));
                 }
@@ -288,7 +289,7 @@ impl Supervisor {
         for server in scripts_differ {
             self.reload_script(server, Due::Now).await;
         }
-        self.metrics.reloads.config.one("ok");
+        self.metrics.reloads.config.one(ReloadResult::Ok);
         tracing::info!("reloaded {}", shown(&old.file));
     }
 }

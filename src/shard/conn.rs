@@ -15,6 +15,7 @@ use super::transport::Transport;
 use crate::hub::topics::Member;
 use crate::ids::ClientId;
 use crate::message::CloseReason;
+use crate::telemetry::metrics::labels::EndReason;
 
 /// From this many waiting bytes on, a push writes at once instead of waiting for the turn's end, so that what waits
 /// tells how fast the client is, not how busy the worker.
@@ -220,11 +221,11 @@ impl Conn {
         }
     }
 
-    /// The word for why it ends; None: it does not.
-    pub fn ended_by(&self) -> Option<&'static str> {
+    /// Under which label its end is counted; None: it does not end.
+    pub fn ended_by(&self) -> Option<EndReason> {
         match self.end.borrow().as_deref() {
-            Some(End::Closed(reason)) => Some(reason.label()),
-            Some(End::Lost(_)) => Some("lost"),
+            Some(End::Closed(reason)) => Some(EndReason::from(reason)),
+            Some(End::Lost(_)) => Some(EndReason::Lost),
             None => None,
         }
     }

@@ -7,6 +7,7 @@ use super::conn::Conn;
 use super::encoding::{Encode, Encoded, Encoding};
 use super::framing::Framing;
 use crate::hub::{Counts, Delivery, Publication, Share};
+use crate::telemetry::metrics::labels::DropCause;
 use crate::wire::frame;
 
 impl Shard {
@@ -72,7 +73,7 @@ impl Shard {
             encoding.counts.add(reached);
             encoding.reached += u64::from(reached);
             match encoded {
-                false => self.counts_of(&conn).dropped.one("encode"),
+                false => self.counts_of(&conn).dropped.one(DropCause::Encode),
                 true if !reached => self.count_dropped(&conn),
                 true => {}
             }

@@ -6,6 +6,7 @@ pub mod context;
 pub mod context_wait;
 mod deliver;
 pub mod encoding;
+mod end_reason;
 pub mod framing;
 mod holding;
 mod leaving;
@@ -31,6 +32,7 @@ use crate::hub::{Hub, Joined, Left};
 use crate::ids::{ClientId, ClientIds, WorkerId};
 use crate::message::{Channel, Kind};
 use crate::telemetry::metrics::blocks::{ProtocolCounts, ShardCounts};
+use crate::telemetry::metrics::labels::{DropCause, EndReason};
 use conn::{Conn, Pushed};
 use encoding::Encoding;
 use outbox::Frame;
@@ -237,8 +239,8 @@ impl Shard {
     /// Counts a message for a connection that did not take it.
     #[cold]
     fn count_dropped(&self, conn: &Conn) {
-        let slow = conn.ended_by() == Some("too_slow");
-        self.counts_of(conn).dropped.one(if slow { "too_slow" } else { "closing" });
+        let slow = conn.ended_by() == Some(EndReason::TooSlow);
+        self.counts_of(conn).dropped.one(if slow { DropCause::TooSlow } else { DropCause::Closing });
     }
 
     /// The channels that a connection is in.

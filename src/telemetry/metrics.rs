@@ -5,6 +5,7 @@
 
 pub mod blocks;
 pub mod count;
+pub mod labels;
 mod page;
 mod process;
 mod render;

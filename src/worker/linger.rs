@@ -8,16 +8,16 @@ use tokio::io::ReadBuf;
 use tokio::time::{Sleep, sleep};
 
 use super::Worker;
-use crate::message::CloseReason;
 use crate::shard::conn::Conn;
+use crate::telemetry::metrics::labels::EndReason;
 
 /// How long a socket may take to end after its connection has: what is owed is written, and the client's end awaited.
 /// Longer only while something is owed, and the client takes it.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// Those that have had their time already: they took too little, or sent nothing.
-const NO_PATIENCE: [CloseReason; 4] =
-    [CloseReason::TooSlow, CloseReason::Memory, CloseReason::ReadTimeout, CloseReason::MessageTimeout];
+const NO_PATIENCE: [EndReason; 4] =
+    [EndReason::TooSlow, EndReason::Memory, EndReason::ReadTimeout, EndReason::MessageTimeout];
 
 /// The longest that a client may go on taking what it is owed.
 const LONGEST: Duration = Duration::from_secs(300);
@@ -93,15 +93,15 @@ impl Worker {
     /// The time to linger is up: whether to go on, since the client still takes what it is owed, if slowly. A stop of the
     /// engine waits for no such one.
     pub(super) fn outlasts(&self, conn: &Conn, lingering: &mut Lingering) -> bool {
-        let ended_by = |reason: &CloseReason| conn.ended_by() == Some(reason.label());
-        let patience = match NO_PATIENCE.iter().any(ended_by) {
+        let ended_by = conn.ended_by();
+        let patience = match ended_by.is_some_and(|reason| NO_PATIENCE.contains(&reason)) {
             true => LINGER,
             false => conn.served.limits.get().write_timeout.max(LINGER),
         };
         let now = self.shard.now();
         let recently = |since| within(now, since, patience);
         let owed = &mut lingering.owed;
-        let too_slow = ended_by(&CloseReason::TooSlow) || ended_by(&CloseReason::Memory);
+        let too_slow = matches!(ended_by, Some(EndReason::TooSlow | EndReason::Memory));
         if too_slow {
             // It has had its time. There may be room for its close frame since, though the kernel has not said so.
             conn.nudge(self.shard.scratch(), now);

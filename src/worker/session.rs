@@ -16,6 +16,7 @@ use crate::script::hooks::HookArgs;
 use crate::script::vm::{Failure, Handler, Hook, Returned, Started, Turn, Vm};
 use crate::shard::conn::Conn;
 use crate::shard::served::Place;
+use crate::telemetry::metrics::labels::{EndReason, Label};
 
 /// A connection that has been let in.
 pub(super) struct Opened {
@@ -207,10 +208,10 @@ impl State {
     /// Out of the shard.
     fn leave(&self) {
         if self.worker.shard.remove(&self.conn) {
-            let by = self.conn.ended_by().filter(|_| !self.broken).unwrap_or("internal_error");
+            let by = self.conn.ended_by().filter(|_| !self.broken).unwrap_or(EndReason::InternalError);
             self.conn.served.counts.closed.one(by);
             let told = || self.conn.close_reason().and_then(|reason| reason.error());
-            tracing::debug!(client_id = self.conn.client_id.get(), by, err = told(), "closed");
+            tracing::debug!(client_id = self.conn.client_id.get(), by = by.word(), err = told(), "closed");
         }
     }
 

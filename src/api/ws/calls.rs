@@ -10,6 +10,7 @@ use crate::api::error::ApiError;
 use crate::api::params::Mark;
 use crate::api::state::Api;
 use crate::ids::ClientId;
+use crate::telemetry::metrics::labels::ApiCall;
 
 /// Calls that may be under way for a connection; while there are as many, it is not read.
 const MAX_CALLS: usize = 1024;
@@ -62,7 +63,7 @@ impl Calls {
     }
 
     /// The oldest call, if it waits no more: its method, its mark, and what is to be done to answer it now.
-    pub(super) fn next_ready(&mut self, cx: &mut Context<'_>) -> Option<(&'static str, Option<Mark>, Ready)> {
+    pub(super) fn next_ready(&mut self, cx: &mut Context<'_>) -> Option<(ApiCall, Option<Mark>, Ready)> {
         let oldest = &mut self.under_way.front_mut()?.work;
         if let Work::Wait(enqueued) = oldest
             && let Poll::Ready(outcome) = enqueued.poll(cx)

@@ -17,7 +17,7 @@ use crate::cluster::{Behind, CommandReceipt, Receipt, SendReceipt};
 use crate::hub::{CommandError, Order};
 use crate::ids::ClientId;
 use crate::queue::{Consumer, PopError, Topic};
-use crate::telemetry::metrics::blocks::CALLS;
+use crate::telemetry::metrics::labels::{ApiCall, Label};
 
 /// What a request came to.
 pub(super) type Outcome = Result<Reply, ApiError>;
@@ -56,7 +56,7 @@ pub(super) const DONE: Reply = Reply::Done { s: true };
 /// A request, and what it waits for.
 pub(super) struct Call {
     /// The method, as figures call it.
-    pub method: &'static str,
+    pub method: ApiCall,
     /// The caller's mark.
     pub mark: Option<Mark>,
     /// How far it is.
@@ -68,7 +68,7 @@ pub(super) struct Call {
 impl Call {
     /// One of a method that figures do not tell apart, without a mark.
     fn of(work: Work) -> Call {
-        Call { method: "other", mark: None, work, joins: None }
+        Call { method: ApiCall::Other, mark: None, work, joins: None }
     }
 
     fn ready(ready: Ready) -> Call {
@@ -189,8 +189,8 @@ pub(super) fn read(text: &[u8], api: &Api, behind: impl FnOnce() -> Behind) -> C
     let params = request.p.map(RawValue::get);
     let call = call(method, params, api, behind).unwrap_or_else(Call::wrong);
     // Those without a dot are of HTTP alone.
-    let known = CALLS.into_iter().find(|call| *call == method && call.contains('.'));
-    Call { method: known.unwrap_or("other"), mark, ..call }
+    let known = ApiCall::find(method).filter(|_| method.contains('.'));
+    Call { method: known.unwrap_or(ApiCall::Other), mark, ..call }
 }
 
 fn call(method: &str, params: Option<&str>, api: &Api, behind: impl FnOnce() -> Behind) -> Result<Call, ApiError> {

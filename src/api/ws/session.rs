@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::message::{CloseReason, close_code};
 use crate::queue::Consumer;
 use crate::shard::transport::Transport;
+use crate::telemetry::metrics::labels::CallResult;
 use crate::wire::frame;
 use crate::wire::reader::{Event, Input, Reader};
 
@@ -265,7 +266,7 @@ impl State {
                     continue;
                 }
             };
-            self.api.counts.called(method, outcome.as_ref().map_or_else(ApiError::label, |_| "ok"));
+            self.api.counts.called(method, outcome.as_ref().map_or_else(ApiError::label, |_| CallResult::Ok));
             self.text.clear();
             Answer::write_text(outcome, mark, &mut self.text);
             self.out.text(&self.text, What::Other);

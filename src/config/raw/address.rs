@@ -1,6 +1,6 @@
 //! The spelling of addresses: hosts with ports, networks, origins, patterns of callers.
 
-use crate::config::HostPattern;
+use crate::config::types::HostPattern;
 use ipnet::IpNet;
 use std::net::IpAddr;
 use url::Url;

@@ -4,7 +4,7 @@
 //! that) and let a duplicate key be one problem among others. Aliases share their node and merge keys (`<<`) are laid
 //! out; both count in full, so that a file of a few lines can't stand for millions of values.
 
-use super::{Place, Sink, join, shown_key};
+use super::{MAX_BYTES, Place, Sink, join, shown_key, units};
 use serde_yaml::granit_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -67,8 +67,12 @@ impl Node {
     }
 }
 
-/// Parses a text. None when there is no tree; the sink then says why.
+/// Parses a text of at most [`MAX_BYTES`]. None when there is no tree; the sink then says why.
 pub fn parse(text: &str, sink: &Sink) -> Option<Rc<Node>> {
+    if text.len() > MAX_BYTES {
+        sink.report(Place::default(), "", format!("larger than {}; this is no configuration", units::size(MAX_BYTES)));
+        return None;
+    }
     let mut builder = Builder { sink, open: Vec::new(), root: None, anchors: HashMap::new(), total: 0 };
     for event in Parser::new_from_str(text) {
         let step = event.map_err(Stop::from).and_then(|(event, span)| builder.event(event, span));

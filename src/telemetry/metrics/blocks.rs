@@ -3,71 +3,16 @@
 
 use std::time::Duration;
 
-use super::count::{Count, Durations, Labelled};
+use super::count::{Count, Durations};
+use super::labels::{ApiCall, CallResult, DropCause, EndReason, Label, Labelled, ReloadResult};
 use super::window::Delays;
 
 /// What clients speak, in the order of what is kept for each.
 pub const PROTOCOLS: [&str; 2] = ["websocket", "socket"];
 /// Where a message for clients was accepted: by this node, or by another one.
 pub const SCENARIOS: [&str; 2] = ["local", "forward"];
-/// Why a client did not get a message.
-pub const DROPS: [&str; 4] = ["too_slow", "closing", "encode", "no_client"];
-/// Why a connection ended. The last one is a defect of the engine.
-pub const ENDS: [&str; 12] = [
-    "peer",
-    "requested",
-    "shutdown",
-    "lost",
-    "violation",
-    "handler_failed",
-    "read_timeout",
-    "write_timeout",
-    "too_slow",
-    "message_timeout",
-    "memory",
-    "internal_error",
-];
 /// How many hooks there are.
 pub const HOOKS: usize = 7;
-/// The calls of the APIs: over HTTP, and over a WebSocket.
-pub const CALLS: [&str; 13] = [
-    "mesh.publish",
-    "mesh.send",
-    "conn.call",
-    "queue.pop",
-    "queue.unpop",
-    "queue.ack",
-    "ws",
-    "metrics",
-    "nodes",
-    "version",
-    "healthz",
-    "readyz",
-    "other",
-];
-/// What calls come to.
-pub const RESULTS: [&str; 19] = [
-    "ok",
-    "invalid",
-    "not_sent",
-    "not_popped",
-    "already_popped",
-    "not_consumed",
-    "not_obeyed",
-    "bad_request",
-    "not_implemented",
-    "no_upgrade",
-    "unauthorized",
-    "forbidden",
-    "not_found",
-    "method_not_allowed",
-    "too_large",
-    "timeout",
-    "unavailable",
-    "too_many",
-    "crowded",
-];
-
 /// What a worker counts of its connections, all servers together.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -91,7 +36,7 @@ pub struct ShardCounts {
 }
 
 /// What is counted of connections that speak one protocol.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ProtocolCounts {
     /// Whole messages that clients have sent.
     pub read: Count,
@@ -100,46 +45,23 @@ pub struct ProtocolCounts {
     /// Those of them that came by way of the mesh.
     pub delivered: Count,
     /// Messages that were not.
-    pub dropped: Labelled<{ DROPS.len() }>,
+    pub dropped: Labelled<DropCause>,
     /// By [`SCENARIOS`]: from when the mesh accepted a message till the outboxes had it.
     pub delays: [Delays; SCENARIOS.len()],
 }
 
-impl Default for ProtocolCounts {
-    fn default() -> ProtocolCounts {
-        ProtocolCounts {
-            read: Count::default(),
-            sent: Count::default(),
-            delivered: Count::default(),
-            dropped: Labelled::new(&DROPS),
-            delays: Default::default(),
-        }
-    }
-}
-
 /// What a worker counts of one server.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct ServerCounts {
     /// Connections that were opened.
     pub opened: Count,
-    /// Connections that have ended, by [`ENDS`].
-    pub closed: Labelled<{ ENDS.len() }>,
+    /// Connections that have ended.
+    pub closed: Labelled<EndReason>,
     /// Connections that were refused.
     pub refused: Count,
     /// By hook.
     pub handlers: [HandlerCounts; HOOKS],
-}
-
-impl Default for ServerCounts {
-    fn default() -> ServerCounts {
-        ServerCounts {
-            opened: Count::default(),
-            closed: Labelled::new(&ENDS),
-            refused: Count::default(),
-            handlers: Default::default(),
-        }
-    }
 }
 
 /// What is counted of one hook.
@@ -166,11 +88,11 @@ impl HandlerCounts {
 }
 
 /// What a worker counts of the APIs.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct ApiCounts {
-    /// By [`CALLS`] and [`RESULTS`].
-    calls: [Labelled<{ RESULTS.len() }>; CALLS.len()],
+    /// By call.
+    calls: [Labelled<CallResult>; ApiCall::ALL.len()],
     /// Messages that back ends published, one for each channel; repeats that are not done again do not count.
     pub published: Count,
     /// Wrong credentials.
@@ -179,45 +101,26 @@ pub struct ApiCounts {
     pub logins_delayed: Count,
 }
 
-impl Default for ApiCounts {
-    fn default() -> ApiCounts {
-        ApiCounts {
-            calls: std::array::from_fn(|_| Labelled::new(&RESULTS)),
-            published: Count::default(),
-            logins_failed: Count::default(),
-            logins_delayed: Count::default(),
-        }
-    }
-}
-
 impl ApiCounts {
     /// A call has been answered.
-    pub fn called(&self, call: &str, result: &str) {
-        if let Some(results) = CALLS.iter().position(|c| *c == call).and_then(|at| self.calls.get(at)) {
+    pub fn called(&self, call: ApiCall, result: CallResult) {
+        if let Some(results) = self.calls.get(call.position()) {
             results.one(result);
         }
     }
 
-    /// Each call and result with how often.
-    pub(super) fn calls(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
-        let rows = CALLS.into_iter().zip(&self.calls);
-        rows.flat_map(|(call, results)| results.iter().map(move |(result, n)| (call, result, n)))
+    /// How often a call had that result.
+    pub(super) fn calls(&self, call: ApiCall, result: CallResult) -> u64 {
+        self.calls.get(call.position()).map_or(0, |results| results.get(result))
     }
 }
 
 /// What the thread that reloads counts.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct ReloadCounts {
     /// Scripts.
-    pub scripts: Labelled<2>,
+    pub scripts: Labelled<ReloadResult>,
     /// The configuration.
-    pub config: Labelled<2>,
-}
-
-impl Default for ReloadCounts {
-    fn default() -> ReloadCounts {
-        let new = || Labelled::new(&["ok", "error"]);
-        ReloadCounts { scripts: new(), config: new() }
-    }
+    pub config: Labelled<ReloadResult>,
 }

@@ -24,37 +24,6 @@ impl Count {
     }
 }
 
-/// One number for each of a few labels that are known beforehand.
-#[derive(Debug)]
-pub struct Labelled<const N: usize> {
-    labels: &'static [&'static str; N],
-    counts: [Count; N],
-}
-
-impl<const N: usize> Labelled<N> {
-    /// Zero for each of them.
-    pub fn new(labels: &'static [&'static str; N]) -> Labelled<N> {
-        Labelled { labels, counts: [const { Count(AtomicU64::new(0)) }; N] }
-    }
-
-    /// Counts one under that label. One that is not known is not counted.
-    pub fn one(&self, label: &str) {
-        if let Some(at) = self.labels.iter().position(|l| *l == label) {
-            self.counts[at].add(1);
-        }
-    }
-
-    /// Each label with its number.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        self.labels.iter().copied().zip(self.counts.iter().map(Count::get))
-    }
-
-    /// All of them together.
-    pub fn sum(&self) -> u64 {
-        self.counts.iter().map(Count::get).sum()
-    }
-}
-
 /// The upper bounds of a handler's durations, in nanoseconds: 10 µs to 10 s, two a decade.
 pub const BOUNDS: [u64; 13] = [
     10_000,
@@ -115,13 +84,5 @@ mod tests {
         durations.add_to(&mut counts, &mut sum);
         assert_eq!((counts[0], counts[1], counts[12], counts[13]), (2, 1, 1, 1));
         assert_eq!(sum, 20_000_022_000);
-    }
-
-    #[test]
-    fn only_labels_that_are_known_are_counted() {
-        let labelled = Labelled::new(&["a", "b"]);
-        ["b", "c", "b", "a"].iter().for_each(|label| labelled.one(label));
-        assert_eq!(labelled.iter().collect::<Vec<_>>(), [("a", 1), ("b", 2)]);
-        assert_eq!(labelled.sum(), 3);
     }
 }

@@ -3,6 +3,7 @@
 use super::super::log::Output;
 use super::blocks::{HandlerCounts, PROTOCOLS, SCENARIOS, ServerCounts};
 use super::count::BOUNDS;
+use super::labels::{ApiCall, CallResult, DropCause, EndReason, Label, ReloadResult};
 use super::page::Page;
 use super::process::Process;
 use super::{Kind, Metrics, Of, ServerInfo, WorkerCounts, lock};
@@ -75,12 +76,12 @@ impl Metrics {
         drop(family);
         let mut family =
             page.counter("connmix_engine_dropped_messages_total", "Messages that no client was given, by cause.");
-        for (at, cause) in super::blocks::DROPS.into_iter().enumerate() {
+        for cause in DropCause::ALL {
             let of = |w: &WorkerCounts| match cause {
-                "no_client" => w.shard.no_client.get(),
-                _ => w.shard.protocols.iter().filter_map(|p| p.dropped.iter().nth(at)).map(|(_, n)| n).sum(),
+                DropCause::NoClient => w.shard.no_client.get(),
+                _ => w.shard.protocols.iter().map(|protocol| protocol.dropped.get(*cause)).sum(),
             };
-            family = family.value(&[("cause", cause)], sum(&of));
+            family = family.value(&[("cause", cause.word())], sum(&of));
         }
         drop(family);
         page.counter("connmix_engine_publishes_total", "Messages that were published on this node, by who did it.")
@@ -128,10 +129,9 @@ impl Metrics {
         drop(family);
         let mut family =
             page.counter("connmix_engine_connections_closed_total", "Connections that have ended, by reason.");
-        for (at, reason) in super::blocks::ENDS.into_iter().enumerate() {
-            let ended = move |c: &ServerCounts| c.closed.iter().nth(at).map_or(0, |(_, n)| n);
-            for (server, n) in self.by_server(workers, ended) {
-                family = family.value(&[("server", &server.label), ("reason", reason)], n);
+        for reason in EndReason::ALL {
+            for (server, n) in self.by_server(workers, |counts| counts.closed.get(*reason)) {
+                family = family.value(&[("server", &server.label), ("reason", reason.word())], n);
             }
         }
         drop(family);
@@ -186,8 +186,8 @@ impl Metrics {
     fn reloads(&self, page: &mut Page) {
         let mut family = page.counter("connmix_engine_reloads_total", "Reloads of scripts and of the configuration.");
         for (what, results) in [("script", &self.reloads.scripts), ("config", &self.reloads.config)] {
-            for (result, n) in results.iter() {
-                family = family.value(&[("what", what), ("result", result)], n as f64);
+            for result in ReloadResult::ALL {
+                family = family.value(&[("what", what), ("result", result.word())], results.get(*result) as f64);
             }
         }
     }
@@ -227,19 +227,13 @@ fn runtime(page: &mut Page, workers: &[WorkerCounts]) {
 
 fn calls(page: &mut Page, workers: &[WorkerCounts]) {
     let mut family = page.counter("connmix_api_calls_total", "Calls of both APIs, by what they came to.");
-    // All workers' are in the same order.
-    let mut sums: Vec<(&str, &str, u64)> = Vec::new();
-    for worker in workers {
-        for (at, (call, result, n)) in worker.api.calls().enumerate() {
-            match sums.get_mut(at) {
-                Some(sum) => sum.2 += n,
-                None => sums.push((call, result, n)),
+    for call in ApiCall::ALL {
+        for result in CallResult::ALL {
+            let n: u64 = workers.iter().map(|worker| worker.api.calls(*call, *result)).sum();
+            if n > 0 || (*result == CallResult::Ok && *call != ApiCall::Other) {
+                family = family.value(&[("call", call.word()), ("result", result.word())], n as f64);
             }
         }
-    }
-    let shown = |call: &str, result: &str, n: u64| n > 0 || (result == "ok" && call != "other");
-    for (call, result, n) in sums.into_iter().filter(|(call, result, n)| shown(call, result, *n)) {
-        family = family.value(&[("call", call), ("result", result)], n as f64);
     }
     drop(family);
     let sum = |of: &dyn Fn(&WorkerCounts) -> u64| workers.iter().map(of).sum::<u64>() as f64;

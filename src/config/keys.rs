@@ -1,0 +1,364 @@
+//! The rows: every key of connmix.yaml but those of one server, which are in `keys/server`.
+//!
+//! A new key is one row here; what it means, its bounds, its default and when a change takes effect are told everywhere from
+//! that row, and `docs/configuration.md` is held against it. Rows come in the order in which changes are told.
+
+use self::bounds::{AGE, BUFFER, GIB, LIMIT, MIB, TIMEOUT, TIMEOUT_NOT_ZERO, no_tls, seconds};
+use super::changes::{Changes, Effect, Effect::Live, Effect::Restart};
+use super::kinds::{Leaf, duration, list, number, parsed, required, size, text, word, words};
+use super::raw::address::{HOST_PORT, ORIGIN, host_pattern, host_port, net, origin};
+use super::raw::known::Known;
+use super::raw::units::{self, Quantity, parse_size};
+use super::raw::value::Value;
+use super::rows::{Head, Kind, Row, Section, section};
+use super::sections::{Entry, address, named, noted, part, positioned};
+use super::types::{
+    Format, High, HostPattern, LOAD_LIMIT, Level, Library, Listen, MAX_SCRIPT, MAX_WAITING, QueueFull, Roles,
+    STUCK_AFTER,
+};
+use crate::ids::MAX_WORKERS;
+use ipnet::IpNet;
+use serde_json::Value as Json;
+use std::fmt::{self, Debug, Formatter};
+use std::path::PathBuf;
+use std::time::Duration;
+
+mod bounds;
+mod server;
+
+pub use server::{Limits, Server};
+
+/// The keys there are.
+pub fn known() -> Known {
+    let mut rows = Vec::new();
+    Config::rows("", None, &mut rows);
+    Known::of(rows.iter().map(|row| row.path.as_str()))
+}
+
+const NOT_USED: &str = "is read and not used: how nodes find each other is up to the cluster engine";
+
+section! {
+    /// The whole configuration.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct Config {
+        /// Where the log goes and how much of it.
+        pub logging: Logging = "logging", part();
+        /// Who may call the APIs. Without users, everybody may.
+        pub users: Vec<User> = "access.users", named("username", |user: &User| &user.username).told_as_one(), Live;
+        /// The origins whose web pages may call the APIs, such as https://admin.example.com; none unless listed.
+        pub origins: Vec<String> = "access.origins", list(ORIGIN, origin), Live;
+        /// The port of the center's API.
+        pub center: Listen = "center.apiServer", address(6787), Restart("the listener");
+        /// The engine's API, for back ends.
+        pub api: ApiServer = "engine.apiServer", part();
+        /// Worker threads; 0 = one a core. -p on the command line wins.
+        pub workers: usize = "engine.workers", number(0..=MAX_WORKERS, 0), Restart("the workers");
+        /// When memory is short.
+        pub memory: Memory = "engine.memory", part();
+        /// Subscriptions of all clients together.
+        pub max_subscriptions: usize = "engine.maxSubscriptions", number(1..=1_000_000_000, 10_000_000), Live;
+        /// Scripts and what they can use.
+        pub luavm: LuaVm = "engine.luavm", part();
+        /// The summaries of the metrics.
+        pub summary: Summary = "prometheus.summary", part();
+        /// IP addresses or CIDRs whose X-Forwarded-For counts.
+        pub trusted_proxies: Vec<IpNet> =
+            "trustedProxies", list("an IP address or a CIDR such as \"10.0.0.0/8\"", net), Live;
+        /// How long a stop waits for clients to leave.
+        pub shutdown_timeout: Duration = "shutdownTimeout", duration(TIMEOUT, seconds(10)), Live;
+        /// This node among others.
+        pub cluster: Cluster = "cluster", part();
+        /// Where clients connect: at least one. Two entries are the same server as long as position, port and bind stay.
+        pub servers: Vec<Server> = "engine.servers", positioned(), Restart("the listener");
+    }
+    unused {
+        /// Where engines and other centers join a cluster.
+        "center.registry", noted(address(6786), NOT_USED);
+        /// The center, as an engine reaches it.
+        "engine.centerRegistry", noted(unset(HOST_PORT, host_port), NOT_USED);
+        /// Where other engines link to this one.
+        "engine.meshPoint", noted(address(6788), NOT_USED);
+        /// Read and ignored.
+        "licenses.activationCode", text("");
+        /// Read and ignored.
+        "licenses.server", text("");
+    }
+    plain {
+        /// The file this came from.
+        pub file: PathBuf = PathBuf::new();
+        /// How long a worker may not go on until it counts as stuck: [`STUCK_AFTER`], but for tests.
+        pub stuck_after: Duration = STUCK_AFTER;
+        /// Things worth a line in the log: keys that are read and not used, and the like.
+        pub notes: Vec<String> = Vec::new();
+    }
+}
+
+/// A text that is unset unless it is given.
+fn unset(expected: &'static str, parse: fn(&str) -> Option<String>) -> Leaf<Option<String>> {
+    let read = move |at: &Value<'_>| at.parse(expected, None, |text| parse(text).map(Some));
+    Leaf::new("text", expected.to_owned(), Some(None), read, |text: &Option<String>| text.as_deref().into())
+}
+
+section! {
+    /// Where the log goes and how much of it.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct Logging {
+        /// The log's file, relative to the working directory: a new one each day and when one is full. An empty text is the
+        /// console only.
+        pub filename: Option<PathBuf> = "filename", log_file(), Restart("the log file");
+        /// How many files are kept.
+        pub max_files: usize = "maxFiles", number(1..=10_000, 7), Restart("the log file");
+        /// The most bytes of one file.
+        pub max_size: usize = "maxSize", size(64 * 1024..=1024 * GIB, 100 * MIB), Restart("the log file");
+        /// The least severe level that is written. At debug there are connects, subscriptions, publishes and closes, too.
+        pub level: Level = "level", word(&[Level::Debug, Level::Info, Level::Warn, Level::Error], Level::Info), Live;
+        /// How a line looks: text, or json, one object a line.
+        pub format: Format = "format", word(&[Format::Text, Format::Json], Format::Text), Restart("the log");
+    }
+}
+
+fn log_file() -> Leaf<Option<PathBuf>> {
+    let file = text("logs/connmix.log").map(
+        |name| (!name.is_empty()).then(|| PathBuf::from(name)),
+        |file: &Option<PathBuf>| file.as_ref().map_or_else(String::new, |file| file.display().to_string()),
+    );
+    file.told(|name| match name.as_str() {
+        Some("") | None => "the console only".to_owned(),
+        Some(name) => name.to_owned(),
+    })
+}
+
+section! {
+    /// A user of the APIs.
+    #[derive(Clone, PartialEq)]
+    pub struct User {
+        /// The name, unique and without a colon.
+        pub username: String = "username", user_name(), Live;
+        /// The password. Quote it if it begins with !, *, & or @, or holds " #".
+        pub password: String = "password", required().secret(), Live;
+        /// read: metrics, nodes, health; write: publish, send and the rest. At least one.
+        pub roles: Roles = "roles", roles(), Live;
+        /// Where calls may come from.
+        pub host: HostPattern = "host", parsed(
+            "\"*\", a pattern such as \"172.*.*.*\", an IP address or a CIDR",
+            HostPattern::Any,
+            host_pattern,
+            |host| host.to_string().into(),
+        ), Live;
+    }
+}
+
+/// A name that Basic authentication can hold: it ends at the first colon there.
+fn user_name() -> Leaf<String> {
+    required().checked(|name| name.contains(':').then_some("must not contain a colon"))
+}
+
+fn roles() -> Leaf<Roles> {
+    let both = Roles { read: true, write: true };
+    let show = |roles: &Roles| -> Json {
+        let all = [("read", roles.read), ("write", roles.write)];
+        all.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect::<Vec<_>>().into()
+    };
+    let read = move |at: &Value<'_>| {
+        if at.is_empty_list() {
+            at.report("a user needs at least one role: read, write");
+        }
+        let given: Vec<&str> = at.list().iter().filter_map(|item| item.word(&["read", "write"], &[])).collect();
+        let has = |role| !at.is_set() || given.contains(&role);
+        Roles { read: has("read"), write: has("write") }
+    };
+    Leaf::new("list", "read, write".to_owned(), Some(both), read, show)
+}
+
+impl Entry for User {
+    fn summary(&self) -> String {
+        let roles = [("read", self.roles.read), ("write", self.roles.write)];
+        let roles: Vec<&str> = roles.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect();
+        format!("{} from {}", roles.join(", "), self.host)
+    }
+}
+
+impl Debug for User {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("User")
+            .field("username", &self.username)
+            .field("password", &"***")
+            .field("roles", &self.roles)
+            .field("host", &self.host)
+            .finish()
+    }
+}
+
+section! {
+    /// The engine's API, for back ends.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct ApiServer {
+        /// The port of the engine's API.
+        pub listen: Listen = "", address(6789), Restart("the listener");
+        /// The longest a request may take to arrive and an idle connection may stay; 0 = no limit. A WebSocket is pinged
+        /// after half of it.
+        pub read_timeout: Duration = "readTimeout", duration(TIMEOUT, seconds(60)), Live;
+        /// The longest a response may take to be taken; 0 = no limit.
+        pub write_timeout: Duration = "writeTimeout", duration(TIMEOUT, seconds(60)), Live;
+        /// The largest request body, and the largest request over WebSocket.
+        pub max_body_size: usize = "maxBodySize", size(LIMIT, MIB), Live;
+    }
+    unused {
+        /// One buffer a thread serves all its connections.
+        "readBufferSize", size(BUFFER, 0);
+        /// One buffer a thread serves all its connections.
+        "writeBufferSize", size(BUFFER, 0);
+        /// TLS is not available in this version.
+        "tls.cert", no_tls();
+        /// TLS is not available in this version.
+        "tls.key", no_tls();
+    }
+}
+
+section! {
+    /// When there is too little memory for more clients.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Memory {
+        /// Above it, new clients are refused and those that hold the most are closed; 0 = no bound.
+        pub high: High = "high", parsed(
+            "a part such as \"80%\" or a size such as \"1GiB\"",
+            High::Percent(80),
+            high,
+            |high| high.to_string().into(),
+        ), Live;
+        /// What a part is a part of. auto: the least of the machine's memory and the limits of the process's control groups.
+        pub of: Option<usize> = "of", parsed(
+            "auto or a size such as \"1GiB\"",
+            None,
+            of,
+            |of| of.map_or_else(|| "auto".to_owned(), units::size).into(),
+        ), Live;
+    }
+}
+
+fn high(text: &str) -> Option<High> {
+    let percent = text.trim().strip_suffix('%').map(|number| number.trim().parse().ok());
+    match (percent, parse_size(text)) {
+        (Some(percent), _) => percent.filter(|percent| (1..=100).contains(percent)).map(High::Percent),
+        (None, Quantity::Is(bytes)) => Some(High::Bytes(bytes)),
+        _ => None,
+    }
+}
+
+fn of(text: &str) -> Option<Option<usize>> {
+    match (text, parse_size(text)) {
+        ("auto", _) => Some(None),
+        (_, Quantity::Is(bytes @ 1..)) => Some(Some(bytes)),
+        _ => None,
+    }
+}
+
+section! {
+    /// Scripts and what they can use.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct LuaVm {
+        /// Messages that may wait in a topic of mix.queue.
+        pub queue_topic_size: usize = "queue.topicSize", number(1..=10_000_000, 2000), Restart("the queue");
+        /// Topics with messages or consumers.
+        pub queue_max_topics: usize = "queue.maxTopics", number(1..=1_000_000, 100), Restart("the queue");
+        /// What mix.queue.push does where its topic is full: error returns an err, block suspends the handler until there
+        /// is room.
+        pub queue_full: QueueFull =
+            "queue.full", word(&[QueueFull::Error, QueueFull::Block], QueueFull::Error), Restart("the queue");
+        /// The most memory of one VM. Each worker has one for each server.
+        pub memory_limit: usize = "memoryLimit", size(MIB..=1024 * GIB, 256 * MIB), Restart("the workers");
+        /// The largest text for load and loadstring; 0 allows none.
+        pub load_limit: usize = "loadLimit", size(0..=MAX_SCRIPT, LOAD_LIMIT), Restart("the workers");
+        /// What scripts get besides the sandbox.
+        pub libraries: Vec<Library> = "libraries", words(&[Library::Io, Library::Os]), Restart("the workers");
+        /// The Redis servers that scripts can name.
+        pub redis: Vec<Redis> = "redis", named("name", |redis: &Redis| &redis.name), Restart("the pools");
+    }
+    plain {
+        /// Handlers that may wait at once in each VM: [`MAX_WAITING`], but for tests.
+        pub waiting: usize = MAX_WAITING;
+    }
+}
+
+section! {
+    /// A Redis that scripts can name.
+    #[derive(Clone, PartialEq)]
+    pub struct Redis {
+        /// The name scripts use, unique.
+        pub name: String = "name", redis_name(), Restart("the pools");
+        /// Where it listens. Nothing is connected before a script uses it.
+        pub addr: String =
+            "addr", parsed(HOST_PORT, "localhost:6379".to_owned(), host_port, |addr| addr.as_str().into()), Restart("the pools");
+        /// Its password; empty = none.
+        pub password: String = "password", text("").secret(), Restart("the pools");
+        /// The number of the database.
+        pub db: u32 = "db", number(0..=u32::MAX, 0), Restart("the pools");
+        /// The most connections, all workers together.
+        pub pool_size: usize = "poolSize", number(1..=100_000, 20), Restart("the pools");
+        /// Idle connections that are kept open from the first use on.
+        pub min_idle_conns: usize = "minIdleConns", number(0..=100_000, 10), Restart("the pools");
+        /// A connection's greatest age; 0 = no limit.
+        pub max_conn_age: Duration = "maxConnAge", duration(AGE, Duration::ZERO), Restart("the pools");
+        /// A connection's longest idle time; 0 = no limit.
+        pub idle_timeout: Duration = "idleTimeout", duration(AGE, seconds(300)), Restart("the pools");
+    }
+}
+
+fn redis_name() -> Leaf<String> {
+    text("default").checked(|name| name.is_empty().then_some("must not be empty"))
+}
+
+impl Entry for Redis {
+    fn summary(&self) -> String {
+        self.addr.clone()
+    }
+}
+
+impl Debug for Redis {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis").field("name", &self.name).field("addr", &self.addr).finish_non_exhaustive()
+    }
+}
+
+section! {
+    /// The summaries of the metrics.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct Summary {
+        /// The window that quantiles are taken over.
+        pub max_age: Duration = "maxAge", duration(seconds(1)..=seconds(24 * 3600), seconds(600)), Restart("the metrics");
+        /// The parts in which the window is forgotten; more than 100 count as 100.
+        pub age_buckets: u32 = "ageBuckets", number(1..=1000, 5), Restart("the metrics");
+        /// Checked and not used: nothing is buffered.
+        pub buf_cap: u32 = "bufCap", number(1..=1_000_000, 500), Restart("the metrics");
+    }
+}
+
+section! {
+    /// This node among others.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct Cluster {
+        /// This node's API as others reach it.
+        pub advertise: Option<String> = "advertise", unset(HOST_PORT, host_port), Restart("the cluster");
+        /// The longest a publish waits for a node's counts.
+        pub reply_timeout: Duration =
+            "replyTimeout", duration(TIMEOUT_NOT_ZERO, Duration::from_millis(500)), Restart("the cluster");
+    }
+    unused {
+        /// memory: this process alone. nats is not available in this version.
+        "engine", word(&["memory", "nats"], "memory").checked(no_nats);
+        /// Not used in this version.
+        "nats.servers", list("a URL such as \"nats://127.0.0.1:4222\"", url);
+        /// Not used in this version.
+        "nats.name", text("");
+        /// Not used in this version.
+        "nats.credentials", text("");
+    }
+}
+
+fn no_nats(engine: &&'static str) -> Option<&'static str> {
+    (*engine == "nats").then_some("\"nats\" is not available in this version; use memory")
+}
+
+fn url(text: &str) -> Option<String> {
+    text.contains("://").then(|| text.to_owned())
+}

@@ -1,0 +1,34 @@
+//! Bounds that several keys have, and keys that there are in several sections.
+
+use crate::config::kinds::{Leaf, text};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// 1024 KiB.
+pub const MIB: usize = 1 << 20;
+/// 1024 MiB.
+pub const GIB: usize = 1 << 30;
+
+/// From 0, which mostly means "never", to a day: a longer one is a slip of the unit.
+pub const TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=seconds(24 * 3600);
+/// The same for what can't be zero.
+pub const TIMEOUT_NOT_ZERO: RangeInclusive<Duration> = Duration::from_millis(1)..=seconds(24 * 3600);
+/// How long something is kept.
+pub const AGE: RangeInclusive<Duration> = Duration::ZERO..=seconds(365 * 24 * 3600);
+/// A size that may be 0.
+pub const BUFFER: RangeInclusive<usize> = 0..=GIB;
+/// A size that bounds something.
+pub const LIMIT: RangeInclusive<usize> = 1..=GIB;
+
+/// So many seconds.
+pub const fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// A file for TLS, which must be empty as long as there is none.
+pub fn no_tls() -> Leaf<String> {
+    text("").checked(|file| {
+        let message = "TLS is not available in this version; leave this empty and let a proxy end TLS";
+        (!file.is_empty()).then_some(message)
+    })
+}

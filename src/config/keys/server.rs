@@ -1,0 +1,96 @@
+//! The rows of one of `engine.servers`.
+
+use super::bounds::{BUFFER, LIMIT, MIB, TIMEOUT, TIMEOUT_NOT_ZERO, no_tls, seconds};
+use crate::config::changes::{Changes, Effect, Effect::Live, Effect::Restart};
+use crate::config::kinds::{Leaf, duration, list, number, size, text, word_of};
+use crate::config::raw::address::{ORIGIN, origin};
+use crate::config::raw::value::Value;
+use crate::config::rows::{Head, Kind, Row, section};
+use crate::config::sections::{Entry, Options, address, part};
+use crate::config::types::{Listen, Protocol, UNSENT_LIMIT};
+use std::path::PathBuf;
+use std::time::Duration;
+
+section! {
+    /// One of `engine.servers`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct Server {
+        /// The port that clients connect to.
+        pub listen: Listen = "", address(6790), Restart("the listener");
+        /// websocket, or socket: TCP, and the wire protocol is Lua.
+        pub protocol: Protocol = "protocol", word_of(
+            &[Protocol::Websocket, Protocol::Socket],
+            &[("custom", "socket")],
+            Protocol::Websocket,
+        ), Restart("the listener");
+        /// Names and values for the script; path is the URL's path.
+        pub options: Vec<(String, String)> = "options", Options, Live;
+        /// The script, relative to this file's folder or, if it is not there, to the working directory. With protocol socket
+        /// the default is lua/entry.socket.lua.
+        pub entry: PathBuf = "entry", entry(), Live;
+        /// A changed script is live within that time, mostly within a second; 0 = scripts are not reloaded.
+        pub reload_within: Option<Duration> = "byteCodeExpires", reload_within(), Live;
+        /// What bounds its connections.
+        pub limits: Limits = "", part();
+        /// The origins whose web pages may connect, such as https://example.com; others get a 403. Empty = any.
+        pub allowed_origins: Vec<String> = "allowedOrigins", list(ORIGIN, origin), Live;
+    }
+    unused {
+        /// One buffer a thread serves all its connections.
+        "readBufferSize", size(BUFFER, 0);
+        /// One buffer a thread serves all its connections.
+        "writeBufferSize", size(BUFFER, 0);
+        /// TLS is not available in this version.
+        "tls.cert", no_tls();
+        /// TLS is not available in this version.
+        "tls.key", no_tls();
+    }
+}
+
+impl Server {
+    /// The value of a name under `options`, the last if it is given twice.
+    pub fn option(&self, name: &str) -> Option<&str> {
+        self.options.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+}
+
+impl Entry for Server {
+    fn summary(&self) -> String {
+        self.listen.addr.to_string()
+    }
+}
+
+fn entry() -> Leaf<PathBuf> {
+    text("lua/entry.websocket.lua").map(PathBuf::from, |path| path.display().to_string())
+}
+
+fn reload_within() -> Leaf<Option<Duration>> {
+    duration(TIMEOUT, seconds(10)).map(|time| (!time.is_zero()).then_some(time), |time| time.unwrap_or_default())
+}
+
+section! {
+    /// A server's bounds for its connections. All take effect on live connections when the file changes.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Limits {
+        /// A client that sends nothing for that long is closed; a pong counts. 0 = never.
+        pub read_timeout: Duration = "readTimeout", duration(TIMEOUT, seconds(60)), Live;
+        /// A client that takes nothing for that long is closed; 0 = never.
+        pub write_timeout: Duration = "writeTimeout", duration(TIMEOUT, seconds(10)), Live;
+        /// The longest a client may take from the first byte of a message to its last; 0 = no limit.
+        pub message_timeout: Duration = "messageTimeout", duration(TIMEOUT, seconds(60)), Live;
+        /// The bytes that the system may hold unsent for one client; 0 = as many as it likes.
+        pub unsent_limit: usize = "unsentLimit", size(BUFFER, UNSENT_LIMIT), Live;
+        /// The largest message that a client may send; a larger one closes with 1009.
+        pub max_message_size: usize = "maxMessageSize", size(LIMIT, MIB), Live;
+        /// The most connections, over all workers; 0 = no limit. One more gets a 503.
+        pub max_connections: usize = "maxConnections", number(0..=100_000_000, 0), Live;
+        /// Bytes that may wait for one client. Above it the client is closed as too slow, with 3100.
+        pub outbox_limit: usize = "outboxLimit", size(LIMIT, MIB), Live;
+        /// The longest a hook may hold its worker without waiting.
+        pub handler_timeout: Duration = "handlerTimeout", duration(TIMEOUT_NOT_ZERO, Duration::from_millis(200)), Live;
+        /// The longest that a WebSocket client's request may take to arrive and on_handshake to answer it, together.
+        pub handshake_timeout: Duration = "handshakeTimeout", duration(TIMEOUT_NOT_ZERO, seconds(10)), Live;
+        /// How often a silent client is pinged; 0 = never. It must be below readTimeout to keep silent clients.
+        pub ping_interval: Duration = "pingInterval", duration(TIMEOUT, seconds(25)), Live;
+    }
+}

@@ -1,0 +1,47 @@
+//! What is wrong with a configuration file, and how it is told.
+
+use std::path::PathBuf;
+
+/// Something wrong with a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Line, from 1; 0 when it concerns the whole file.
+    pub line: usize,
+    /// Column, from 1.
+    pub column: usize,
+    /// The key's path: `engine.servers[0].readTimeout`; may be empty.
+    pub key: String,
+    /// What is wrong, and what was expected.
+    pub message: String,
+}
+
+/// All that is wrong with a configuration file, in the file's order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems {
+    /// The file.
+    pub file: PathBuf,
+    /// At least one.
+    pub list: Vec<Problem>,
+}
+
+impl std::fmt::Display for Problems {
+    /// One line a problem: `FILE:LINE:COLUMN: KEY: MESSAGE`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (i, p) in self.list.iter().enumerate() {
+            if i > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{}", self.file.display())?;
+            if p.line > 0 {
+                write!(f, ":{}:{}", p.line, p.column)?;
+            }
+            if !p.key.is_empty() {
+                write!(f, ": {}", p.key)?;
+            }
+            write!(f, ": {}", p.message)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}

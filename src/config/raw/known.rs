@@ -1,0 +1,158 @@
+//! Which keys there may be, and what is told of those that there may not.
+//!
+//! `Known` is made of the rows' paths. `check` goes through the whole file before anything is read, so that reading itself
+//! need not look for what nobody asks for.
+
+use super::older::{OLDER, older_spelling};
+use super::tree::{Entry, Kind};
+use super::value::Value;
+use super::{Sink, join, shown_key};
+
+/// A key and what may stand below it.
+#[derive(Debug, Default, PartialEq)]
+pub struct Known {
+    name: String,
+    /// Whether it is a list of sections with these keys.
+    is_list: bool,
+    keys: Vec<Known>,
+}
+
+impl Known {
+    /// The keys at these paths: `engine.servers[].port`.
+    pub fn of<'a>(paths: impl Iterator<Item = &'a str>) -> Known {
+        let mut root = Known::default();
+        for path in paths {
+            let mut at = &mut root;
+            for part in path.split('.') {
+                let name = part.split('[').next().unwrap_or(part);
+                let index = at.keys.iter().position(|key| key.name == name).unwrap_or_else(|| {
+                    at.keys.push(Known { name: name.to_owned(), ..Known::default() });
+                    at.keys.len() - 1
+                });
+                at = &mut at.keys[index];
+                at.is_list |= part.len() > name.len();
+            }
+        }
+        root
+    }
+
+    /// Reports what is no section or no list of sections where one must be, and to `unknown` the keys that there are not:
+    /// where both a key is unknown and another one missing, that is told first.
+    pub fn check(&self, value: &Value<'_>, unknown: &Sink) {
+        match self.is_list {
+            true => value.list().iter().for_each(|entry| self.section(entry, unknown)),
+            false => self.section(value, unknown),
+        }
+    }
+
+    fn section(&self, value: &Value<'_>, unknown: &Sink) {
+        match value.kind() {
+            Some(Kind::Map(entries)) => entries.iter().for_each(|entry| self.entry(value, entry, unknown)),
+            Some(_) => value.expected_many("a section of keys"),
+            None => {}
+        }
+    }
+
+    fn entry(&self, section: &Value<'_>, entry: &Entry, unknown: &Sink) {
+        let path = join(section.path(), &entry.name);
+        if let Some(key) = self.keys.iter().find(|key| key.name == entry.name) {
+            if !key.keys.is_empty() {
+                key.check(&section.get(&entry.name), unknown);
+            }
+        } else if let Some(key) = self.keys.iter().find(|key| older_spelling(&key.name) == Some(&entry.name)) {
+            let today = entries(section).iter().any(|other| other.name == key.name && !other.value.is_null());
+            if today && !entry.value.is_null() {
+                let message = format!("given twice: it is an older spelling of {}", key.name);
+                unknown.report(entry.value.place, &path, message);
+            }
+        } else {
+            let message = format!("unknown key \"{}\"; {}", shown_key(&entry.name), self.hint(&path, &entry.name));
+            unknown.report(entry.place, &path, message);
+        }
+    }
+
+    /// What an unknown key most likely stands for.
+    fn hint(&self, path: &str, name: &str) -> String {
+        if let Some((_, today)) = OLDER.iter().find(|(old, _)| *old == path) {
+            return format!("it is {today} today");
+        }
+        let known: Vec<&str> = self.keys.iter().map(|key| key.name.as_str()).collect();
+        match nearest(name, &known) {
+            Some(known) => format!("did you mean {known:?}?"),
+            None if name.contains(':') => "a space must follow the colon".to_owned(),
+            None => format!("known here: {}", known.join(", ")),
+        }
+    }
+}
+
+fn entries<'a>(section: &Value<'a>) -> &'a [Entry] {
+    match section.kind() {
+        Some(Kind::Map(entries)) => entries,
+        _ => &[],
+    }
+}
+
+/// The known key that a misspelt one most likely stands for.
+fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    const LONGEST: usize = 40;
+    if name.len() > LONGEST {
+        return None;
+    }
+    let name = name.to_lowercase();
+    let distance = |k: &str| strsim::osa_distance(&name, &k.to_lowercase());
+    let (best, near) = known.iter().map(|k| (distance(k), *k)).min()?;
+    (best <= 1 + near.len() / 5).then_some(near)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tree;
+    use super::*;
+
+    /// The problems of a text where there are these keys, as `LINE:COLUMN KEY: MESSAGE`.
+    fn problems(keys: &[&str], text: &str) -> Vec<String> {
+        let sink = Sink::default();
+        let root = tree::parse(text, &sink).unwrap();
+        Known::of(keys.iter().copied()).check(&Value::root(Some(&root), &sink), &sink);
+        sink.into_list().iter().map(|p| format!("{}:{} {}: {}", p.line, p.column, p.key, p.message)).collect()
+    }
+
+    #[test]
+    fn unknown_keys_name_the_nearest_known_one() {
+        let text = "readTimout: 1\nREADTIMEOUT: 1\nprot: 1\nfoo: 1\nport:6790: \n\"password:hunter2\": 1\n";
+        let want = [
+            "1:1 readTimout: unknown key \"readTimout\"; did you mean \"readTimeout\"?",
+            "2:1 READTIMEOUT: unknown key \"READTIMEOUT\"; did you mean \"readTimeout\"?",
+            "3:1 prot: unknown key \"prot\"; did you mean \"port\"?",
+            "4:1 foo: unknown key \"foo\"; known here: readTimeout, port",
+            "5:1 port:...: unknown key \"port:...\"; a space must follow the colon",
+            "6:1 password:...: unknown key \"password:...\"; a space must follow the colon",
+        ];
+        assert_eq!(problems(&["readTimeout", "port"], text), want);
+    }
+
+    #[test]
+    fn what_is_no_section_or_list_is_told() {
+        let keys = ["a.b", "c[].d", "c[].e[].f"];
+        let text = "a: hunter2\nc: [{d: 1}, 5, ~, {e: {}}, {xyz: 1}]\n";
+        let want = [
+            "1:4 a: expected a section of keys, got a single value",
+            "2:13 c[1]: expected a section of keys, got a single value",
+            "2:16 c[2]: an entry without a value",
+            "2:23 c[3].e: expected a list, got a section of keys",
+            "2:29 c[4].xyz: unknown key \"xyz\"; known here: d, e",
+        ];
+        assert_eq!(problems(&keys, text), want);
+        assert_eq!(problems(&keys, "a: {b: {z: 1}}\nc: ~\n"), [""; 0], "what stands at a key is read by that key");
+    }
+
+    #[test]
+    fn older_keys_name_todays() {
+        let want = ["1:1 log: unknown key \"log\"; it is logging today"];
+        assert_eq!(problems(&["logging.level"], "log: 1\n"), want);
+        let both = "byteCodeExpires: 6\nbytecodeExpires: 5\n";
+        let want = ["2:18 bytecodeExpires: given twice: it is an older spelling of byteCodeExpires"];
+        assert_eq!(problems(&["byteCodeExpires"], both), want);
+        assert_eq!(problems(&["byteCodeExpires"], "bytecodeExpires: 5\n"), [""; 0]);
+    }
+}

@@ -1,0 +1,326 @@
+//! Single values: found by their path, read with a default and bounds, and reported with their place.
+//!
+//! A getter never fails: with a problem reported it returns the default, so that reading goes on. What is no section where
+//! one should be reads as one without keys; `known` has reported that.
+
+use super::older::older_spelling;
+use super::tree::{Kind, Node};
+use super::units::{self, Quantity};
+use super::{Place, Sink, join, quoted};
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A value, or the gap where it would stand.
+#[derive(Clone)]
+pub struct Value<'a> {
+    sink: &'a Sink,
+    /// None when the key is absent or has no value.
+    node: Option<&'a Node>,
+    key: String,
+    place: Place,
+}
+
+impl<'a> Value<'a> {
+    /// The whole file; None: a file without any key.
+    pub fn root(node: Option<&'a Node>, sink: &'a Sink) -> Value<'a> {
+        Value { sink, node, key: String::new(), place: node.map_or(Place::default(), |node| node.place) }
+    }
+
+    /// The value at a path below this one: `apiServer.port`, `servers[0].port`; the empty path is this value itself. A gap
+    /// stands where its key does, or where the section begins that lacks it.
+    pub fn get(&self, path: &str) -> Value<'a> {
+        path.split('.').filter(|name| !name.is_empty()).fold(self.clone(), |value, name| match name.split_once('[') {
+            None => value.key(name),
+            Some((name, index)) => {
+                let index = index.trim_end_matches(']').parse().unwrap_or(usize::MAX);
+                let list = value.key(name);
+                let item = list.items().get(index).and_then(|node| list.item(index, node));
+                item.unwrap_or(Value { node: None, ..list })
+            }
+        })
+    }
+
+    /// The value of one key, in an older spelling if only that is given.
+    fn key(&self, name: &str) -> Value<'a> {
+        let entries = match self.node.map(|node| &node.kind) {
+            Some(Kind::Map(entries)) => entries.as_slice(),
+            _ => &[],
+        };
+        let spelt = |name: &str| entries.iter().find(|entry| entry.name == name);
+        let older = || older_spelling(name).and_then(spelt).filter(|entry| !entry.value.is_null());
+        let entry = match spelt(name) {
+            Some(entry) if entry.value.is_null() => older().or(Some(entry)),
+            found => found.or_else(older),
+        };
+        let place = match entry {
+            Some(e) if e.value.is_null() => e.place,
+            Some(e) => e.value.place,
+            None => self.place,
+        };
+        let node = entry.map(|e| &*e.value).filter(|node| !node.is_null());
+        let name = entry.map_or(name, |entry| &entry.name);
+        Value { sink: self.sink, node, key: join(&self.key, name), place }
+    }
+
+    /// The key's path.
+    pub fn path(&self) -> &str {
+        &self.key
+    }
+
+    /// Whether anything is given.
+    pub fn is_set(&self) -> bool {
+        self.node.is_some()
+    }
+
+    /// Whether it is a list, and nothing is in it.
+    pub fn is_empty_list(&self) -> bool {
+        matches!(self.node.map(|n| &n.kind), Some(Kind::List(items)) if items.is_empty())
+    }
+
+    /// Reports a problem at this value.
+    pub fn report(&self, message: impl Into<String>) {
+        self.sink.report(self.place, &self.key, message);
+    }
+
+    /// Adds a line for the log: this key and what is to be known of it.
+    pub fn note(&self, what: &str) {
+        self.sink.note(format!("{} {what}", self.key));
+    }
+
+    /// The line it stands in, from 1.
+    pub fn line(&self) -> usize {
+        self.place.line
+    }
+
+    fn expected(&self, what: &str, node: &Node) {
+        let got = match &node.kind {
+            Kind::List(_) => "a list".to_owned(),
+            Kind::Map(_) => "a section of keys".to_owned(),
+            Kind::Scalar { text, .. } => quoted(text),
+        };
+        self.report(format!("expected {what}, got {got}"));
+    }
+
+    /// A list or a section was expected. A scalar in its place is not shown: it may hold a password.
+    pub fn expected_many(&self, what: &str) {
+        let Some(node) = self.node else { return };
+        let got = match &node.kind {
+            Kind::List(_) => "a list",
+            Kind::Map(_) => "a section of keys",
+            Kind::Scalar { .. } => "a single value",
+        };
+        self.report(format!("expected {what}, got {got}"));
+    }
+
+    /// What this value is; None for a gap.
+    pub fn kind(&self) -> Option<&'a Kind> {
+        self.node.map(|node| &node.kind)
+    }
+
+    /// The values of a list, gaps left out. A gap in the list's own place is an empty list. What is no list is reported, and
+    /// so are gaps in it.
+    pub fn list(&self) -> Vec<Value<'a>> {
+        if !matches!(self.kind(), None | Some(Kind::List(_))) {
+            self.expected_many("a list");
+        }
+        let items = self.items().iter().enumerate();
+        let mut list = Vec::new();
+        for (i, node) in items {
+            match self.item(i, node) {
+                Some(item) => list.push(item),
+                None => self.gap(i, node).report("an entry without a value"),
+            }
+        }
+        list
+    }
+
+    /// As [`Value::list`], for what `known` has looked at: nothing is reported.
+    pub fn entries(&self) -> Vec<Value<'a>> {
+        self.items().iter().enumerate().filter_map(|(i, node)| self.item(i, node)).collect()
+    }
+
+    fn items(&self) -> &'a [Rc<Node>] {
+        match self.kind() {
+            Some(Kind::List(items)) => items,
+            _ => &[],
+        }
+    }
+
+    fn item(&self, index: usize, node: &'a Node) -> Option<Value<'a>> {
+        (!node.is_null()).then(|| Value { node: Some(node), ..self.gap(index, node) })
+    }
+
+    fn gap(&self, index: usize, node: &Node) -> Value<'a> {
+        Value { sink: self.sink, node: None, key: format!("{}[{index}]", self.key), place: node.place }
+    }
+
+    /// The scalar's text, whatever it looks like. None for a gap or a problem.
+    pub fn text(&self) -> Option<&'a str> {
+        self.scalar("text")
+    }
+
+    fn scalar(&self, expected: &str) -> Option<&'a str> {
+        let node = self.node?;
+        match &node.kind {
+            Kind::Scalar { text, .. } => Some(text),
+            _ => {
+                self.expected(expected, node);
+                None
+            }
+        }
+    }
+
+    /// A text that `parse` understands; what it says otherwise is the problem's message.
+    pub fn parse<T>(&self, expected: &str, default: T, parse: impl FnOnce(&str) -> Option<T>) -> T {
+        let Some(text) = self.scalar(expected) else { return default };
+        parse(text).unwrap_or_else(|| {
+            self.report(format!("expected {expected}, got {}", quoted(text)));
+            default
+        })
+    }
+
+    /// One of a few words, which are what the values are displayed as. Older files have other words: each with what it is
+    /// called today. None for a gap or a problem.
+    pub fn word<T: Copy + Display>(&self, words: &[T], older: &[(&str, &str)]) -> Option<T> {
+        let given = match self.kind() {
+            Some(Kind::Scalar { text, .. }) => older.iter().find(|(old, _)| old == text),
+            _ => None,
+        };
+        if let Some((old, today)) = given {
+            self.report(format!("\"{old}\" is called \"{today}\" today"));
+            return None;
+        }
+        let names: Vec<String> = words.iter().map(ToString::to_string).collect();
+        let expected = format!("one of {}", names.join(", "));
+        self.parse(&expected, None, |text| names.iter().position(|name| name == text).map(|at| Some(words[at])))
+    }
+
+    /// A whole number.
+    pub fn number<T>(&self, range: RangeInclusive<T>, default: T) -> T
+    where
+        T: TryFrom<i128> + PartialOrd + Copy + Display,
+    {
+        let parse = |text: &str| match text.trim().parse::<i128>() {
+            Ok(n) => T::try_from(n).map_or(Quantity::OutOfRange, Quantity::Is),
+            Err(_) => Quantity::Unreadable,
+        };
+        self.quantity("a whole number", parse, |n| n.to_string(), range, default)
+    }
+
+    /// A duration.
+    pub fn duration(&self, range: RangeInclusive<Duration>, default: Duration) -> Duration {
+        const EXPECTED: &str = "a number of seconds or text such as \"10s\"";
+        self.quantity(EXPECTED, units::parse_duration, units::duration, range, default)
+    }
+
+    /// A number of bytes.
+    pub fn size(&self, range: RangeInclusive<usize>, default: usize) -> usize {
+        const EXPECTED: &str = "a number of bytes or text such as \"64KiB\"";
+        self.quantity(EXPECTED, units::parse_size, units::size, range, default)
+    }
+
+    fn quantity<T: PartialOrd + Copy>(
+        &self,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Quantity<T>,
+        show: impl Fn(T) -> String,
+        range: RangeInclusive<T>,
+        default: T,
+    ) -> T {
+        let Some(text) = self.scalar(expected) else { return default };
+        match parse(text) {
+            Quantity::Is(value) if range.contains(&value) => return value,
+            Quantity::Unreadable => self.report(format!("expected {expected}, got {}", quoted(text))),
+            Quantity::Is(_) | Quantity::OutOfRange => {
+                let (least, most) = (show(*range.start()), show(*range.end()));
+                self.report(format!("out of range: {}; it must be from {least} to {most}", quoted(text)));
+            }
+        }
+        default
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tree;
+    use super::*;
+
+    /// Reads a text with `read` and returns its result and the problems as `LINE:COLUMN KEY: MESSAGE`.
+    fn run<T>(text: &str, read: impl FnOnce(&Value<'_>) -> T) -> (T, Vec<String>) {
+        let sink = Sink::default();
+        let root = tree::parse(text, &sink).unwrap();
+        let result = read(&Value::root(Some(&root), &sink));
+        let show = |p: &crate::config::Problem| format!("{}:{} {}: {}", p.line, p.column, p.key, p.message);
+        (result, sink.into_list().iter().map(show).collect())
+    }
+
+    #[test]
+    fn a_gap_reads_as_the_default() {
+        let (got, problems) = run("a:\nb: ~\n", |s| {
+            let secs = s.get("a").duration(Duration::ZERO..=Duration::MAX, Duration::from_secs(3));
+            (secs, s.get("b").list().len(), s.get("c").number(0..=9, 7u8), s.get("d.e[3].f").text().is_none())
+        });
+        assert_eq!(got, (Duration::from_secs(3), 0, 7, true));
+        assert_eq!(problems, [""; 0]);
+    }
+
+    #[test]
+    fn every_wrong_value_is_told_and_reading_goes_on() {
+        let text = "a: [1]\nb: 70000\nc: ten\nd: {x: 1}\ne: 1\nf: loud\ng: 99h\nh: 0\ni: [1, ~]\n";
+        let (_, problems) = run(text, |s| {
+            let hours = |n: u64| Duration::from_secs(n * 3600);
+            s.get("a").duration(hours(0)..=hours(24), hours(1));
+            s.get("b").number(0..=u16::MAX, 1);
+            s.get("c").number(0..=9usize, 1);
+            s.get("d").size(0..=9, 1);
+            s.get("e").list();
+            s.get("f").word(&["text", "json"], &[]);
+            s.get("g").duration(hours(0)..=hours(24), hours(1));
+            s.get("h").size(1..=1 << 20, 1);
+            s.get("i").list();
+        });
+        let want = [
+            "1:4 a: expected a number of seconds or text such as \"10s\", got a list",
+            "2:4 b: out of range: \"70000\"; it must be from 0 to 65535",
+            "3:4 c: expected a whole number, got \"ten\"",
+            "4:4 d: expected a number of bytes or text such as \"64KiB\", got a section of keys",
+            "5:4 e: expected a list, got a single value",
+            "6:4 f: expected one of text, json, got \"loud\"",
+            "7:4 g: out of range: \"99h\"; it must be from 0s to 24h",
+            "8:4 h: out of range: \"0\"; it must be from 1 to 1MiB",
+            "9:8 i[1]: an entry without a value",
+        ];
+        assert_eq!(problems, want);
+    }
+
+    #[test]
+    fn older_keys_and_words_are_taken_or_name_todays() {
+        let read = |s: &Value<'_>| {
+            let age = s.get("byteCodeExpires").number(0..=99, 10);
+            (age, s.get("protocol").word(&["socket"], &[("custom", "socket")]))
+        };
+        assert_eq!(run("bytecodeExpires: 5\nprotocol: socket\n", read), ((5, Some("socket")), vec![]));
+        assert_eq!(run("byteCodeExpires: 6\n", read), ((6, None), vec![]));
+        assert_eq!(run("byteCodeExpires:\nbytecodeExpires: 7\n", read), ((7, None), vec![]));
+        let (got, problems) = run("byteCodeExpires: 6\nbytecodeExpires: 500\nprotocol: custom\n", read);
+        assert_eq!(got, (6, None));
+        assert_eq!(problems, ["3:11 protocol: \"custom\" is called \"socket\" today"]);
+        let (_, problems) = run("x: 1\nbytecodeExpires: 500\n", read);
+        assert_eq!(problems, ["2:18 bytecodeExpires: out of range: \"500\"; it must be from 0 to 99"]);
+    }
+
+    #[test]
+    fn a_value_is_found_by_its_path_and_a_gap_stands_where_its_section_does() {
+        let text = "a:\n  b:\n    - ~\n    - c: 1\n      d:\n";
+        let (found, _) = run(text, |s| {
+            ["a.b[1].c", "a.b[1].d", "a.b[1].x", "a.x.y", ""].map(|path| {
+                let value = s.get(path);
+                format!("{} {}:{}", value.path(), value.place.line, value.place.column)
+            })
+        });
+        let want = ["a.b[1].c 4:10", "a.b[1].d 5:7", "a.b[1].x 4:7", "a.x.y 2:3", " 1:1"];
+        assert_eq!(found, want);
+    }
+}

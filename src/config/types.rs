@@ -1,0 +1,206 @@
+//! What single values of the configuration can be, beyond numbers, texts, durations and sizes; and the engine's own bounds.
+
+use super::raw::units;
+use ipnet::IpNet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// A worker that has not gone on for that long is stuck.
+pub const STUCK_AFTER: Duration = Duration::from_secs(3);
+
+/// `unsentLimit`, unless told; of the APIs always.
+pub const UNSENT_LIMIT: usize = 128 << 10;
+
+/// Handlers that may wait at once in a VM; further messages wait unread for their turn.
+pub const MAX_WAITING: usize = 16_384;
+
+/// The largest text that scripts may compile with `load`, unless the file says another: 64 KiB.
+pub const LOAD_LIMIT: usize = 64 * 1024;
+
+/// The largest script file, in bytes: 8 MiB.
+pub const MAX_SCRIPT: usize = 8 * 1024 * 1024;
+
+/// A log line's severity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// For whoever writes scripts.
+    Debug,
+    /// What went on.
+    Info,
+    /// What somebody should look at.
+    Warn,
+    /// What failed.
+    Error,
+}
+
+impl std::fmt::Display for Level {
+    /// The word in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Level::Debug => "debug",
+            Level::Info => "info",
+            Level::Warn => "warn",
+            Level::Error => "error",
+        })
+    }
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl std::fmt::Display for Format {
+    /// The word in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Format::Text => "text",
+            Format::Json => "json",
+        })
+    }
+}
+
+/// Which addresses a user may call from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum HostPattern {
+    /// `*`
+    Any,
+    /// Four parts, each a number or None for `*`: `172.*.*.*`.
+    V4([Option<u8>; 4]),
+    /// An address or a CIDR.
+    Net(IpNet),
+}
+
+impl HostPattern {
+    /// Whether a caller's address matches. An IPv4 address that came in over IPv6 counts as IPv4.
+    pub fn matches(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        match self {
+            HostPattern::Any => true,
+            HostPattern::Net(net) => net.contains(&ip),
+            HostPattern::V4(parts) => match ip {
+                IpAddr::V4(v4) => parts.iter().zip(v4.octets()).all(|(want, got)| want.is_none_or(|w| w == got)),
+                IpAddr::V6(_) => false,
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for HostPattern {
+    /// As the file spells it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            HostPattern::Any => f.write_str("*"),
+            HostPattern::Net(net) => write!(f, "{net}"),
+            HostPattern::V4(parts) => {
+                let parts = parts.map(|part| part.map_or("*".to_owned(), |n| n.to_string()));
+                f.write_str(&parts.join("."))
+            }
+        }
+    }
+}
+
+/// An address to listen on, with the key that named it, for error messages.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listen {
+    /// `bind` and `port`. Port 0 takes any free one.
+    pub addr: SocketAddr,
+    /// The key's path: `engine.servers[0].port`.
+    pub key: String,
+}
+
+/// What a user may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Roles {
+    /// Metrics, nodes, health.
+    pub read: bool,
+    /// Publish, send and the rest.
+    pub write: bool,
+}
+
+/// What `mix.queue.push` does where its topic is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueFull {
+    /// It fails.
+    Error,
+    /// It suspends its handler until there is room.
+    Block,
+}
+
+impl std::fmt::Display for QueueFull {
+    /// The word in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            QueueFull::Error => "error",
+            QueueFull::Block => "block",
+        })
+    }
+}
+
+/// What the sandbox can let in besides the usual.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Library {
+    /// `io`
+    Io,
+    /// The whole of `os`.
+    Os,
+}
+
+impl std::fmt::Display for Library {
+    /// The word in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Library::Io => "io",
+            Library::Os => "os",
+        })
+    }
+}
+
+/// What a server's clients speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// WebSocket (RFC 6455).
+    Websocket,
+    /// Whatever the script makes of TCP's bytes.
+    Socket,
+}
+
+impl Protocol {
+    /// The word in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Websocket => "websocket",
+            Protocol::Socket => "socket",
+        }
+    }
+}
+
+impl std::fmt::Display for Protocol {
+    /// The word in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// From when on memory is short: see [`Memory`](super::Memory).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum High {
+    /// So many percent.
+    Percent(u8),
+    /// So many bytes; 0 = no mark.
+    Bytes(usize),
+}
+
+impl std::fmt::Display for High {
+    /// As the file spells it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            High::Percent(percent) => write!(f, "{percent}%"),
+            High::Bytes(bytes) => f.write_str(&units::size(*bytes)),
+        }
+    }
+}

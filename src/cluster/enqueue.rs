@@ -1,10 +1,51 @@
-//! Into the mailboxes: the first stage of whatever is told to workers. It waits while a mailbox is full, which is what
-//! slows publishers down when workers don't keep up.
+//! Into the mailboxes, and onto the links to other nodes: the first stage of whatever is told to clients. It waits while a
+//! mailbox or a link is full, which is what slows publishers down when workers or nodes don't keep up.
 
+use bytes::Bytes;
+use smallvec::SmallVec;
 use std::future::poll_fn;
 use std::sync::Arc;
 
+use super::link::{Full, Link, Request};
+use super::members::Shared;
+use super::protocol;
 use crate::hub::{Delivery, Hub, Mailbox, Publication, Refused, Tally, WorkerSet};
+use crate::message::Kind;
+
+/// The other nodes that something is for.
+#[derive(Default)]
+pub(super) struct Remote {
+    links: SmallVec<[Arc<Link>; 2]>,
+    shared: Option<Arc<Shared>>,
+}
+
+impl Remote {
+    /// Those of these links.
+    pub(super) fn new(links: SmallVec<[Arc<Link>; 2]>, shared: &Arc<Shared>) -> Remote {
+        Remote { links, shared: Some(shared.clone()) }
+    }
+
+    fn now(&self) -> u64 {
+        self.shared.as_ref().map_or(0, |shared| shared.now())
+    }
+
+    /// Whether it is for no other node.
+    pub(super) fn is_nobody(&self) -> bool {
+        self.links.is_empty()
+    }
+
+    /// Puts a message onto each link, waiting while one is full.
+    pub(super) async fn put(&mut self, message: &Bytes, mut request: impl FnMut() -> Option<Request>) {
+        while let Some(link) = self.links.first().cloned() {
+            let mut request = request();
+            while let Err(Full(back)) = link.offer(message, request, self.now()) {
+                request = back;
+                poll_fn(|cx| link.poll_room(message.len(), cx)).await;
+            }
+            self.links.remove(0);
+        }
+    }
+}
 
 /// Puts a delivery into a mailbox, waiting while it is full. False: the mailbox does not take it, and it is dropped.
 pub(super) async fn put(mailbox: &Mailbox, mut delivery: Delivery) -> bool {
@@ -18,16 +59,17 @@ pub(super) async fn put(mailbox: &Mailbox, mut delivery: Delivery) -> bool {
     }
 }
 
-/// Puts a publication into the mailboxes of these workers, lowest first, with a share of the tally each. Returns those
-/// of them that have it: the others have failed.
+/// Puts a publication into the mailboxes of these workers, lowest first, and then onto the links to other nodes, with a share of
+/// the tally each. Returns those of the workers that have it: the others have failed.
 pub(super) async fn put_all(
     hub: Arc<Hub>,
     workers: WorkerSet,
     publication: Arc<Publication>,
     tally: Tally,
+    remote: Remote,
 ) -> WorkerSet {
     let mut enqueued = workers.clone();
-    let mut handing_out = HandingOut { hub, publication, tally, left: workers, begun: false };
+    let mut handing_out = HandingOut { hub, publication, tally, left: workers, remote, begun: false };
     while let Some(worker) = handing_out.left.first() {
         if !put(handing_out.hub.mailbox(worker), handing_out.delivery()).await {
             enqueued.remove(worker);
@@ -35,22 +77,40 @@ pub(super) async fn put_all(
         handing_out.left.remove(worker);
         handing_out.begun = true;
     }
+    if !handing_out.remote.is_nobody() {
+        // Boxed, so that a publication for this node alone does not carry what it needs.
+        Box::pin(handing_out.put_remote()).await;
+    }
     enqueued
 }
 
-/// A publication on its way into mailboxes. Once one has it, all get it: if it is dropped then, since its publisher has
-/// gone, the rest get it at once.
+/// A publication on its way into mailboxes and onto links. Once one has it, all get it: if it is dropped then, since its
+/// publisher has gone, the rest get it at once.
 struct HandingOut {
     hub: Arc<Hub>,
     publication: Arc<Publication>,
     tally: Tally,
     /// The workers that do not have it yet.
     left: WorkerSet,
+    /// The nodes that do not have it yet.
+    remote: Remote,
     /// A worker has it.
     begun: bool,
 }
 
 impl HandingOut {
+    async fn put_remote(&mut self) {
+        let (message, tally) = (self.message(), &self.tally);
+        self.remote.put(&message, || request(tally)).await;
+    }
+
+    /// As other nodes get it.
+    fn message(&self) -> Bytes {
+        let Publication { channel, message } = &*self.publication;
+        let (binary, data) = (message.kind() == Kind::Binary, message.data());
+        protocol::Message::Publish { channel: channel.as_str(), binary, data }.to_bytes()
+    }
+
     fn delivery(&self) -> Delivery {
         Delivery::Publish(self.publication.clone(), self.tally.share())
     }
@@ -60,6 +120,15 @@ impl Drop for HandingOut {
     fn drop(&mut self) {
         if self.begun {
             self.left.iter().for_each(|worker| self.hub.mailbox(worker).force(self.delivery()));
+            if !self.remote.is_nobody() {
+                let (message, now) = (self.message(), self.remote.now());
+                self.remote.links.iter().for_each(|link| link.force(&message, request(&self.tally), now));
+            }
         }
     }
+}
+
+/// A node's part of the counts; None where nobody counts.
+fn request(tally: &Tally) -> Option<Request> {
+    tally.is_counted().then(|| Request::Counts(tally.share()))
 }

@@ -75,18 +75,18 @@ impl Shared {
     }
 
     /// The links to nodes that have subscribers of a channel.
-    pub fn links_of(&self, hash: u64) -> SmallVec<[Arc<Link>; 4]> {
+    pub fn links_of(&self, hash: u64) -> SmallVec<[Arc<Link>; 2]> {
         let nodes = self.others.nodes(hash);
         if nodes.is_empty() { SmallVec::new() } else { self.links(&nodes) }
     }
 
     /// The links to nodes whose clients have that number in their ids.
-    pub fn links_of_number(&self, number: u16) -> SmallVec<[Arc<Link>; 4]> {
+    pub fn links_of_number(&self, number: u16) -> SmallVec<[Arc<Link>; 2]> {
         let nodes: Slots = self.read().numbers.get(&number).into_iter().flatten().copied().collect();
         self.links(&nodes)
     }
 
-    fn links(&self, nodes: &[Slot]) -> SmallVec<[Arc<Link>; 4]> {
+    fn links(&self, nodes: &[Slot]) -> SmallVec<[Arc<Link>; 2]> {
         let directory = self.read();
         nodes.iter().filter_map(|slot| directory.links.get(usize::from(*slot))?.clone()).collect()
     }

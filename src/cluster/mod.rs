@@ -5,8 +5,20 @@
 //! [`Receipt`]; the second is the receipt's answer. Who begins the next call when the first stage of the one before is
 //! over keeps the order of both, and need not wait for answers.
 
+pub mod bus;
+pub mod clients;
+mod command;
+pub mod drive;
 mod enqueue;
+pub mod interest;
+pub mod link;
+pub mod members;
+pub mod node;
+mod proof;
+pub mod protocol;
 mod receipt;
+#[cfg(test)]
+mod sim;
 mod unanswered;
 
 use std::future::Future;
@@ -14,11 +26,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::sync::oneshot;
 
-use self::enqueue::{put, put_all};
-use self::receipt::Told;
-use crate::hub::{Delivery, Hub, Order, Publication, Tally, WorkerSet};
+use self::enqueue::{Remote, put, put_all};
+use self::interest::hash;
+use self::link::Request;
+use self::members::{Phase, Shared};
+use self::receipt::{Subscribed, Told};
+use crate::hub::{Delivery, Hub, InterestSink, Order, Publication, Tally, WorkerSet};
 use crate::ids::{ClientId, NodeId, WorkerId};
-use crate::message::{Channel, Message};
+use crate::message::{Channel, Kind, Message};
 
 pub use receipt::{CommandReceipt, Receipt, SendReceipt};
 pub use unanswered::look_again;
@@ -28,6 +43,21 @@ pub struct Mesh {
     hub: Arc<Hub>,
     node: NodeId,
     started: SystemTime,
+    /// The other nodes; none with the memory engine.
+    others: Option<Arc<Shared>>,
+}
+
+/// Tells the other nodes of this one's channels.
+pub struct Interest(pub Arc<Shared>);
+
+impl InterestSink for Interest {
+    fn gained(&self, channel: &Channel) {
+        self.0.own.first(hash(channel.as_str()));
+    }
+
+    fn lost(&self, channel: &Channel) {
+        self.0.own.last(hash(channel.as_str()), self.0.now());
+    }
 }
 
 /// What a publication must not overtake: commands to subscribe clients, which its caller has under way. Such a command may
@@ -39,7 +69,53 @@ pub struct Behind(WorkerSet);
 impl Mesh {
     /// A mesh of this process alone.
     pub fn new(hub: Arc<Hub>, node: NodeId) -> Mesh {
-        Mesh { hub, node, started: SystemTime::now() }
+        Mesh { hub, node, started: SystemTime::now(), others: None }
+    }
+
+    /// One with other nodes. The hub tells them of its channels by [`Interest`].
+    pub fn with_others(self, others: Arc<Shared>) -> Mesh {
+        Mesh { others: Some(others), ..self }
+    }
+
+    /// The other nodes; None with the memory engine.
+    pub fn others(&self) -> Option<&Arc<Shared>> {
+        self.others.as_ref()
+    }
+
+    /// Whether this node serves: it has found the others, if there are any.
+    pub fn is_serving(&self) -> bool {
+        self.others.as_ref().is_none_or(|others| others.phase() == Phase::Serving)
+    }
+
+    /// Waits until all nodes know that clients of this one are in these channels: then a publish on any of them reaches
+    /// them. None: they know already.
+    pub fn told(&self, channels: &[Channel]) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let own = &self.others.as_ref()?.own;
+        let waits: Vec<_> = channels.iter().filter_map(|channel| own.told(hash(channel.as_str()))).collect();
+        (!waits.is_empty()).then(|| async move {
+            for wait in waits {
+                // It is dropped only with the mesh.
+                let _ = wait.await;
+            }
+        })
+    }
+
+    /// The other nodes that have subscribers of a channel.
+    fn others_of(&self, channel: &Channel) -> Remote {
+        match &self.others {
+            Some(others) => Remote::new(others.links_of(hash(channel.as_str())), others),
+            None => Remote::default(),
+        }
+    }
+
+    /// The other node that has a client; nobody: it is one of this node, or of none.
+    fn other_of(&self, client: ClientId) -> Remote {
+        match (&self.others, client.node()) {
+            (Some(others), Some(node)) if node != self.hub.node() => {
+                Remote::new(others.links_of_number(node.get()), others)
+            }
+            _ => Remote::default(),
+        }
     }
 
     /// The workers of this node that are stuck: no client of theirs is served until they go on.
@@ -102,29 +178,62 @@ impl Mesh {
     ) -> impl Future<Output = WorkerSet> + Send + use<> {
         let mut workers = self.hub.workers_of(channel.as_str());
         behind.0.iter().for_each(|worker| workers.add(worker));
-        put_all(self.hub.clone(), workers, Arc::new(Publication { channel, message }), tally)
+        let others = self.others_of(&channel);
+        put_all(self.hub.clone(), workers, Arc::new(Publication { channel, message }), tally, others)
     }
 
-    /// Sends to one client. Gives the receipt when the mailbox of its worker has the message; waits while that is full.
+    /// Sends to one client. Gives the receipt when the mailbox of its worker has the message, or the link to its node; waits
+    /// while that is full.
     pub fn send(&self, client: ClientId, message: Message) -> impl Future<Output = SendReceipt> + Send + use<> {
-        let hub = self.hub.clone();
+        let (hub, mut other) = (self.hub.clone(), self.other_of(client));
         async move {
             let (tally, counts) = Tally::new();
+            if !other.is_nobody() {
+                let (binary, data) = (message.kind() == Kind::Binary, message.data());
+                let message = protocol::Message::Send { client: client.get(), binary, data }.to_bytes();
+                Box::pin(other.put(&message, || Some(Request::Counts(tally.share())))).await;
+                return SendReceipt::new(hub, None, counts);
+            }
             let worker = hub.worker_of(client);
             put(hub.mailbox(worker), Delivery::Send(client, message, tally.share())).await;
-            SendReceipt::new(hub, worker, counts)
+            SendReceipt::new(hub, Some(worker), counts)
         }
     }
 
-    /// Has one client's connection do something. Gives the receipt when the mailbox of its worker has the command; waits
-    /// while that is full.
+    /// Has one client's connection do something. Gives the receipt when the mailbox of its worker has the command, or the
+    /// link to its node; waits while that is full.
     pub fn command(&self, client: ClientId, order: Order) -> impl Future<Output = CommandReceipt> + Send + use<> {
+        let mut other = self.other_of(client);
+        let (hub, here) = (self.hub.clone(), other.is_nobody().then(|| self.command_here(client, order.clone())));
+        async move {
+            if let Some(here) = here {
+                return here.await;
+            }
+            let (done, reply) = oneshot::channel();
+            let command = command::encode(&order);
+            let message = protocol::Message::Command { client: client.get(), command: &command }.to_bytes();
+            let mut done = Some(done);
+            Box::pin(other.put(&message, || done.take().map(|done| Request::Command(client, done)))).await;
+            CommandReceipt::new(hub, client, None, reply, None)
+        }
+    }
+
+    /// The same for a client of this node.
+    pub(in crate::cluster) fn command_here(
+        &self,
+        client: ClientId,
+        order: Order,
+    ) -> impl Future<Output = CommandReceipt> + Send + use<> {
         let hub = self.hub.clone();
+        let subscribed = match (&order, &self.others) {
+            (Order::Subscribe(channels), Some(others)) => Some(Subscribed::new(others.clone(), channels.clone())),
+            _ => None,
+        };
         async move {
             let (done, reply) = oneshot::channel();
             let worker = hub.worker_of(client);
             put(hub.mailbox(worker), Delivery::Order(client, order, done)).await;
-            CommandReceipt::new(hub, client, worker, reply)
+            CommandReceipt::new(hub, client, Some(worker), reply, subscribed)
         }
     }
 }

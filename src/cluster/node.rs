@@ -14,7 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Context;
 
-use crate::hub::{CommandError, Tally};
+use crate::hub::{CommandError, Counts, Tally};
 use crate::cluster::interest::own::Version;
 use crate::cluster::link::{Link, Request, WINDOW};
 use crate::cluster::members::{Phase, Shared};
@@ -132,6 +132,8 @@ pub trait Clients {
     fn deliver(&mut self, delivery: Delivery) -> Option<Waiting>;
     /// How many there are.
     fn count(&self) -> u64;
+    /// Goes on with what was begun.
+    fn poll(&mut self, cx: &mut Context<'_>);
 }
 
 struct Peer {
@@ -473,6 +475,7 @@ impl<C: Clients> Node<C> {
         for run in runs {
             self.work_off(run, cx, now);
         }
+        self.clients.poll(cx);
         self.tell(now);
         self.publish_members();
     }
@@ -534,7 +537,7 @@ impl<C: Clients> Node<C> {
             Message::Replies(bytes) => {
                 for Reply { request, reached, failed } in Reply::read_all(bytes) {
                     if let Some(Request::Counts(share)) = peer.link.take_request(request) {
-                        share.settle(crate::cluster::counts::Counts { reached: reached.into(), failed: failed.into(), unanswered: 0 });
+                        share.settle(Counts { reached: reached.into(), failed: failed.into(), unanswered: 0 });
                     }
                 }
                 return;

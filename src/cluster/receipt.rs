@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::sync::oneshot;
 
+use super::interest::hash;
+use super::members::Shared;
 use super::unanswered::Place;
 use crate::hub::{CommandError, Counts, Hub, SoFar, WorkerSet};
 use crate::ids::{ClientId, WorkerId};
@@ -62,13 +64,14 @@ impl Future for Receipt {
 /// no such client, it can't take the message, or its worker is stuck.
 pub struct SendReceipt {
     counts: oneshot::Receiver<Counts>,
-    worker: WorkerId,
+    /// None: it is a client of another node.
+    worker: Option<WorkerId>,
     hub: Arc<Hub>,
     place: Place,
 }
 
 impl SendReceipt {
-    pub(super) fn new(hub: Arc<Hub>, worker: WorkerId, counts: oneshot::Receiver<Counts>) -> SendReceipt {
+    pub(super) fn new(hub: Arc<Hub>, worker: Option<WorkerId>, counts: oneshot::Receiver<Counts>) -> SendReceipt {
         SendReceipt { counts, worker, hub, place: Place::default() }
     }
 }
@@ -79,7 +82,7 @@ impl Future for SendReceipt {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
         let SendReceipt { counts, worker, hub, place } = &mut *self;
         let answer = Pin::new(counts).poll(cx).map(Result::unwrap_or_default);
-        let lost = || hub.mailbox(*worker).is_stuck().then(Counts::default);
+        let lost = || worker.is_some_and(|worker| hub.mailbox(worker).is_stuck()).then(Counts::default);
         place.wait(answer, lost, cx).map(|counts| counts.reached > 0)
     }
 }
@@ -88,19 +91,23 @@ impl Future for SendReceipt {
 pub struct CommandReceipt {
     reply: oneshot::Receiver<Result<(), CommandError>>,
     client: ClientId,
-    worker: WorkerId,
+    /// None: it is a client of another node.
+    worker: Option<WorkerId>,
     hub: Arc<Hub>,
     place: Place,
+    /// What is to be known to other nodes when it is done.
+    subscribed: Option<Subscribed>,
 }
 
 impl CommandReceipt {
     pub(super) fn new(
         hub: Arc<Hub>,
         client: ClientId,
-        worker: WorkerId,
+        worker: Option<WorkerId>,
         reply: oneshot::Receiver<Result<(), CommandError>>,
+        subscribed: Option<Subscribed>,
     ) -> CommandReceipt {
-        CommandReceipt { reply, client, worker, hub, place: Place::default() }
+        CommandReceipt { reply, client, worker, hub, place: Place::default(), subscribed }
     }
 }
 
@@ -108,15 +115,54 @@ impl Future for CommandReceipt {
     type Output = Result<(), CommandError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), CommandError>> {
-        let CommandReceipt { reply, client, worker, hub, place } = &mut *self;
+        let CommandReceipt { reply, client, worker, hub, place, subscribed } = &mut *self;
         let (client, worker) = (*client, *worker);
-        let lost = || hub.mailbox(worker).is_stuck().then_some(Err(CommandError::Stuck { client, worker }));
+        if let Some(subscribed) = subscribed.as_mut().filter(|subscribed| subscribed.done) {
+            return subscribed.poll_told(cx).map(Ok);
+        }
+        let stuck = || worker.filter(|worker| hub.mailbox(*worker).is_stuck());
+        let lost = || stuck().map(|worker| Err(CommandError::Stuck { client, worker }));
         let answer = Pin::new(reply).poll(cx).map(|reply| match reply {
             Ok(done) => done,
             // It was dropped: there is no such client, or the full mailbox of a stuck worker did not take it.
             Err(_) => lost().unwrap_or(Err(CommandError::NotConnected(client.get()))),
         });
-        place.wait(answer, lost, cx)
+        let outcome = ready!(place.wait(answer, lost, cx));
+        match subscribed {
+            Some(subscribed) if outcome.is_ok() => {
+                subscribed.done = true;
+                subscribed.poll_told(cx).map(Ok)
+            }
+            _ => Poll::Ready(outcome),
+        }
+    }
+}
+
+/// The channels that a command has subscribed a client to.
+pub(super) struct Subscribed {
+    others: Arc<Shared>,
+    channels: Vec<Channel>,
+    /// The client is in them.
+    done: bool,
+    waits: Option<Vec<oneshot::Receiver<()>>>,
+}
+
+impl Subscribed {
+    pub(super) fn new(others: Arc<Shared>, channels: Vec<Channel>) -> Subscribed {
+        Subscribed { others, channels, done: false, waits: None }
+    }
+
+    /// Ready when the other nodes know of it.
+    fn poll_told(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Subscribed { others, channels, waits, .. } = self;
+        let told = || channels.iter().filter_map(|channel| others.own.told(hash(channel.as_str()))).collect();
+        let waits = waits.get_or_insert_with(told);
+        while let Some(wait) = waits.last_mut() {
+            // It is dropped only with the mesh.
+            let _ = ready!(Pin::new(wait).poll(cx));
+            waits.pop();
+        }
+        Poll::Ready(())
     }
 }
 

@@ -72,7 +72,7 @@ impl Clients for SimClients {
         let counts = counts.map(|counts| counts.share());
         if self.0.borrow().busy == 0 {
             let reached = self.publish(&channel, &data);
-            counts.into_iter().for_each(|ack| share.settle(reached));
+            counts.into_iter().for_each(|share| share.settle(reached));
             return None;
         }
         // The future is polled in this thread alone.
@@ -85,13 +85,15 @@ impl Clients for SimClients {
                 return Poll::Pending;
             }
             let reached = clients.0.publish(&channel, &data);
-            counts.take().into_iter().for_each(|ack| share.settle(reached));
+            counts.take().into_iter().for_each(|share| share.settle(reached));
             Poll::Ready(())
         })))
     }
     fn count(&self) -> u64 {
         self.0.borrow().subscribers.values().sum()
     }
+
+    fn poll(&mut self, _: &mut Context<'_>) {}
 }
 
 struct Unsent(SimClients);

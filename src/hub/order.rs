@@ -54,6 +54,9 @@ pub enum CommandError {
         /// Its worker.
         worker: WorkerId,
     },
+    /// The client is of another node, which did not answer in time or can't be reached. It may be carried out all the same.
+    #[error("the node of client {0} does not answer")]
+    Unanswered(ClientId),
     /// The order would break a bound, of the connection or of the engine; the sentence names it.
     #[error("{0}")]
     Bound(String),

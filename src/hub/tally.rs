@@ -49,7 +49,6 @@ enum Waiter {
     Node(Arc<dyn ReplyTo>, u64),
 }
 
-#[derive(Default)]
 struct Sum {
     reached: AtomicU64,
     failed: AtomicU64,
@@ -100,7 +99,8 @@ impl Tally {
     }
 
     fn told_to(waiter: Waiter) -> Tally {
-        let sum = Arc::new(Sum { waiter: Some(waiter), ..Sum::default() });
+        let sum = Sum { reached: 0.into(), failed: 0.into(), unanswered: 0.into(), waiter: Some(waiter) };
+        let sum = Arc::new(sum);
         Tally { sum: Some(sum), ..Tally::ignored() }
     }
 

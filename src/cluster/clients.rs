@@ -1,0 +1,109 @@
+//! What other nodes have for the clients of this one: from the mesh's thread into the workers' mailboxes.
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::{FutureExt, future::BoxFuture};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll};
+
+use super::command;
+use super::enqueue::{Remote, put, put_all};
+use super::node::{Clients, CommandReply, Delivery, Waiting};
+use super::{Mesh, look_again};
+use crate::hub::{self, Hub, Publication, Tally};
+use crate::ids::ClientId;
+use crate::message::{Channel, Kind, Message};
+
+/// This node's clients, as the mesh sees them.
+pub struct LocalClients {
+    mesh: Arc<Mesh>,
+    /// How many each server has.
+    counts: Vec<Arc<AtomicUsize>>,
+    /// Commands that are carried out.
+    commands: FuturesUnordered<BoxFuture<'static, ()>>,
+}
+
+impl LocalClients {
+    /// Those of a mesh.
+    pub fn new(mesh: Arc<Mesh>, counts: Vec<Arc<AtomicUsize>>) -> LocalClients {
+        LocalClients { mesh, counts, commands: FuturesUnordered::new() }
+    }
+
+    fn hub(&self) -> &Arc<Hub> {
+        &self.mesh.hub
+    }
+}
+
+fn message(binary: bool, data: bytes::Bytes) -> Option<Message> {
+    // Text was checked where it came in; it is checked again, since it comes from outside.
+    Message::new(if binary { Kind::Binary } else { Kind::Text }, data).ok()
+}
+
+/// Polled once: there is nearly always room.
+fn begun(future: impl Future<Output = ()> + Send + 'static) -> Option<Waiting> {
+    let mut future: Waiting = Box::pin(future);
+    match future.as_mut().now_or_never() {
+        Some(()) => None,
+        None => Some(future),
+    }
+}
+
+impl Clients for LocalClients {
+    fn deliver(&mut self, delivery: Delivery) -> Option<Waiting> {
+        match delivery {
+            Delivery::Publish { channel, binary, data, counts } => {
+                let workers = self.hub().workers_of(&channel);
+                if workers.first().is_none() {
+                    return None;
+                }
+                let channel = Channel::parse(channel.as_bytes()).ok()?;
+                let publication = Arc::new(Publication { channel, message: message(binary, data)? });
+                let counts = counts.unwrap_or_else(|| Tally::ignored().forwarded());
+                begun(put_all(self.hub().clone(), workers, publication, counts, Remote::default()).map(drop))
+            }
+            Delivery::Send { client, binary, data, counts } => {
+                let (client, message) = (ClientId::new(client)?, message(binary, data)?);
+                let share = counts.unwrap_or_else(|| Tally::ignored().forwarded()).share();
+                let hub = self.hub().clone();
+                let worker = hub.worker_of(client);
+                begun(async move {
+                    put(hub.mailbox(worker), hub::Delivery::Send(client, message, share)).await;
+                })
+            }
+            Delivery::Command { client, command, reply } => {
+                let Some((client, command)) = ClientId::new(client).zip(command::decode(&command)) else {
+                    reply.answer(Some("the command is malformed"), 0);
+                    return None;
+                };
+                // Carried out beside what comes next, but enqueued before it.
+                let mesh = self.mesh.clone();
+                let mut enqueued = mesh.command_here(client, command).boxed();
+                match (&mut enqueued).now_or_never() {
+                    Some(receipt) => self.commands.push(answer(receipt, reply).boxed()),
+                    None => self.commands.push(async move { answer(enqueued.await, reply).await }.boxed()),
+                }
+                None
+            }
+        }
+    }
+
+    fn count(&self) -> u64 {
+        self.counts.iter().map(|count| count.load(Relaxed) as u64).sum()
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        if self.hub().stuck().next().is_some() {
+            // They wait for workers that may be stuck.
+            look_again();
+        }
+        while let Poll::Ready(Some(())) = Pin::new(&mut self.commands).poll_next_unpin(cx) {}
+    }
+}
+
+async fn answer(receipt: super::CommandReceipt, reply: CommandReply) {
+    match receipt.await {
+        Ok(()) => reply.answer(None, 0),
+        Err(error) => reply.answer(Some(&error.to_string()), 0),
+    }
+}

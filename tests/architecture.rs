@@ -22,7 +22,7 @@ const LAYERS: [&[&str]; 11] = [
 
 /// What may be named only in certain places: a crate, and the files or folders below `src/` that may.
 const ONLY_IN: [(&str, &[&str]); 13] = [
-    ("mlua", &["script/"]),
+    ("mlua", &["script/", "testing/harness.rs", "testing/harness/"]),
     ("dashmap", &["hub/"]),
     ("serde_yaml", &["config/raw.rs", "config/raw/"]),
     ("hyper", &["api/", "outbound/http.rs", "outbound/http/"]),

@@ -16,7 +16,7 @@ use super::{check, guard, mix, natives, strings, teach};
 use crate::config::{LOAD_LIMIT, Library, LuaVm, MAX_WAITING, Protocol};
 
 /// The longest an entry file may take to compile and its top level to run, where nobody waits for it.
-pub(super) const LOAD_BUDGET: Duration = Duration::from_secs(5);
+pub(crate) const LOAD_BUDGET: Duration = Duration::from_secs(5);
 
 /// The limits of a VM.
 #[derive(Debug, Clone)]
@@ -100,7 +100,7 @@ pub(super) fn build(program: &Arc<Program>, limits: &VmLimits, budget: Duration)
 }
 
 /// A VM in which nothing of the script has run: with its main thread, and the table that the prelude returned.
-pub(super) fn bare(program: &Arc<Program>, limits: &VmLimits) -> Result<(Lua, State, mlua::Table), String> {
+pub(crate) fn bare(program: &Arc<Program>, limits: &VmLimits) -> Result<(Lua, State, mlua::Table), String> {
     let lua = sandboxed(limits).map_err(|e| e.to_string())?;
     let mut main = std::ptr::null_mut();
     unsafe { lua.exec_raw::<()>((), |state| main = state) }.map_err(|e| e.to_string())?;

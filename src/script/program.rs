@@ -80,7 +80,7 @@ impl Program {
 
     /// Lets modules lie where a search path looks (`/usr/share/lua/5.1/?.lua;./?.lua`): below the folders that stand in
     /// front of its marks.
-    pub(super) fn allow(&self, search_path: &[u8]) {
+    pub(crate) fn allow(&self, search_path: &[u8]) {
         let mut roots = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
         for template in search_path.split(|b| *b == b';').filter(|template| !template.is_empty()) {
             let fixed = template.split(|b| *b == b'?').next().unwrap_or_default();
@@ -96,7 +96,7 @@ impl Program {
 
     /// Whether a module may be read from there: a `.lua` file below the entry's folder or an allowed one, with no `..` on
     /// the way down. Symbolic links are those of the person who set the folder up.
-    pub(super) fn may_be_module(&self, path: &Path) -> bool {
+    pub(crate) fn may_be_module(&self, path: &Path) -> bool {
         let below = |root: &Path| {
             let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
             let rest = path.strip_prefix(root).ok().or_else(|| {

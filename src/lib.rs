@@ -20,7 +20,8 @@ pub mod cluster;
 pub mod outbound;
 // Layer 4: what one worker thread owns.
 pub mod shard;
-// Layer 5: all Lua.
+// Layer 5: all Lua; then what is found in scripts by reading them.
+pub mod lint;
 pub mod script;
 // Layer 6: the back ends' API, then the threads.
 pub mod api;

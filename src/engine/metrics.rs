@@ -7,7 +7,7 @@ use super::Addresses;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::queue::Queue;
-use crate::script::hooks::Hook;
+use crate::script::hook::Hook;
 use crate::telemetry::metrics::{Kind, Metrics, Of, ServerInfo, Watch};
 use crate::worker::Peers;
 use crate::worker::pulse::{Pulse, State};

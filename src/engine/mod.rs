@@ -21,6 +21,7 @@ use crate::cluster::Mesh;
 use crate::config::{Config, Level, QueueFull};
 use crate::hub::Hub;
 use crate::ids::{MAX_WORKERS, WorkerId, new_node_id};
+use crate::lint::{self, Lints};
 use crate::memory::{self, Memory};
 use crate::outbound::Outbound;
 use crate::queue::Queue;
@@ -100,7 +101,7 @@ impl Engine {
             n => n,
         }
         .min(MAX_WORKERS);
-        let programs = compile(&config, |vm| log_warnings(vm, configured)).map_err(StartError::Script)?;
+        let programs = compile(&config, |vm| check_script(vm, configured)).map_err(StartError::Script)?;
         let hub = Arc::new(Hub::new(workers));
         hub.bound_subscriptions(config.max_subscriptions);
         let memory = Arc::new(Memory::new(workers));
@@ -283,18 +284,22 @@ pub fn check_scripts(config: &Config) -> Result<Vec<String>, String> {
     let mut warnings = Vec::new();
     compile(config, |vm| {
         // Two servers may share a script.
-        let new: Vec<_> = vm.warnings(config.workers).into_iter().filter(|w| !warnings.contains(w)).collect();
+        let new: Vec<_> =
+            Lints::of(vm).warnings(config.workers).into_iter().filter(|w| !warnings.contains(w)).collect();
         warnings.extend(new);
     })?;
     Ok(warnings)
 }
 
-/// Logs a script's warnings for its author: where the log is at debug, as in `dev`.
-fn log_warnings(vm: &Vm, workers: usize) {
+/// Checks a script that works, so that its errors can say what was probably meant, without a worker having to look. Logs its
+/// warnings for its author: where the log is at debug, as in `dev`.
+fn check_script(vm: &Vm, workers: usize) {
     ignored::forget();
+    let lints = Lints::of(vm);
     if tracing::enabled!(target: "script", tracing::Level::DEBUG) {
-        vm.warnings(workers).iter().for_each(|warning| tracing::warn!(target: "script", "{warning}"));
+        lints.warnings(workers).iter().for_each(|warning| tracing::warn!(target: "script", "{warning}"));
     }
+    vm.program.hint_with(Box::new(lints));
 }
 
 /// Reads and tries each server's script, on this thread. `tried` sees those that work.
@@ -308,9 +313,13 @@ fn compile(config: &Config, mut tried: impl FnMut(&Vm)) -> Result<Vec<Arc<Progra
                 tried(&vm);
                 programs.push(program);
             }
-            // Two servers may share a script.
-            Err(e) if errors.contains(&e) => {}
-            Err(e) => errors.push(e),
+            Err(e) => {
+                let e = lint::explained(&program, &e);
+                // Two servers may share a script.
+                if !errors.contains(&e) {
+                    errors.push(e);
+                }
+            }
         }
     }
     if errors.is_empty() { Ok(programs) } else { Err(errors.join("\n")) }

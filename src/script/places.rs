@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::task::Waker;
 
-use super::hooks::Hook;
+use super::hook::Hook;
 
 /// Whose handler waits, or wants to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

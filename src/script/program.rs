@@ -6,9 +6,10 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
+use super::teach::{Hints, Mistake};
 use crate::config::{MAX_SCRIPT, Protocol, file};
 
 /// Files that are remembered, absent ones too: further ones are looked for each time, and not watched.
@@ -28,6 +29,8 @@ pub struct Program {
     sources: Mutex<BTreeMap<PathBuf, Source>>,
     /// Below which modules may lie, besides the entry's folder.
     roots: Mutex<Vec<PathBuf>>,
+    /// What its errors can say more, once somebody has checked it.
+    hints: OnceLock<Box<dyn Hints>>,
 }
 
 #[derive(Clone)]
@@ -41,7 +44,18 @@ struct Source {
 impl Program {
     /// A new version; nothing is read yet.
     pub fn new(protocol: Protocol, entry: PathBuf, options: Vec<(String, String)>) -> Program {
-        Program { protocol, entry, options, sources: Mutex::default(), roots: Mutex::default() }
+        let (sources, roots, hints) = Default::default();
+        Program { protocol, entry, options, sources, roots, hints }
+    }
+
+    /// From now on errors of this version say more. Only the first call counts.
+    pub fn hint_with(&self, hints: Box<dyn Hints>) {
+        let _ = self.hints.set(hints);
+    }
+
+    /// The likely fix of an error, if anybody knows.
+    pub(super) fn hint(&self, mistake: &Mistake<'_>) -> Option<String> {
+        self.hints.get()?.fix(mistake)
     }
 
     fn sources(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Source>> {

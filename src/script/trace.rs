@@ -4,7 +4,7 @@
 use mlua::ffi;
 use std::ffi::{CStr, c_int};
 
-use super::stack::State;
+use super::state::State;
 
 /// A traceback's first and last lines; those between are only counted.
 const FIRST: c_int = 12;

@@ -1,7 +1,7 @@
 //! Scripts with one slip each, and scripts that only look as if they had one.
 
-use super::super::vm::{Vm, VmLimits};
 use super::*;
+use crate::script::vm::VmLimits;
 use std::sync::Arc;
 
 /// The warnings of an entry file and its modules.
@@ -21,7 +21,7 @@ fn warned_with(system: &str, files: &[(&str, &str)]) -> Vec<String> {
     program.allow(system.as_bytes());
     let vm = Vm::new(program, &VmLimits { memory: 64 << 20, waiting: 1, ..VmLimits::default() }).unwrap();
     let folder = format!("{}/", dir.path().display());
-    vm.warnings(0).into_iter().map(|w| w.replace(&folder, "").replace(": warning: ", ": ")).collect()
+    Lints::of(&vm).warnings(0).into_iter().map(|w| w.replace(&folder, "").replace(": warning: ", ": ")).collect()
 }
 
 /// The warnings of an entry file that has an `on_message` as its last line.

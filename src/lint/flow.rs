@@ -63,6 +63,9 @@ pub(super) struct Registers<'a> {
     active: Vec<Option<usize>>,
 }
 
+/// Loops write some registers beyond those that a function counts.
+const ROOM: usize = 8;
+
 /// Each round follows a value by one more variable or call; scripts need three or four.
 const MOST_ROUNDS: usize = 16;
 
@@ -127,7 +130,7 @@ impl<'a> Flow<'a> {
                     if (op::USETV..=op::USETP).contains(&ins.op()) {
                         changed.extend(self.upvalue(number, ins.a()));
                     }
-                    for register in written(ins) {
+                    for register in written(ins).take_while(|register| *register < r.temps.len()) {
                         changed.extend(r.local(register).filter(|_| !opens(proto, r.at)).map(|local| (number, local)));
                     }
                 },
@@ -149,12 +152,14 @@ impl<'a> Flow<'a> {
         // What the registers hold where jumps forward arrive.
         let mut joins: BTreeMap<usize, Vec<(usize, Known)>> = BTreeMap::new();
         let mut is_reached = true;
-        let mut r = Registers { flow: self, number, at: 0, temps: vec![None; 264], active: vec![None; 264] };
+        let registers = proto.registers + ROOM;
+        let mut r =
+            Registers { flow: self, number, at: 0, temps: vec![None; registers], active: vec![None; registers] };
         let mut next = 0;
         for (at, ins) in proto.code.iter().copied().enumerate() {
             r.at = at;
             if let Some(arriving) = joins.remove(&at) {
-                let here = std::mem::replace(&mut r.temps, vec![None; 264]);
+                let here = std::mem::replace(&mut r.temps, vec![None; registers]);
                 for (register, known) in arriving {
                     if !is_reached || here[register].as_ref() == Some(&known) {
                         r.temps[register] = Some(known);
@@ -200,7 +205,8 @@ impl<'a> Flow<'a> {
                 }
             }
             for register in written(ins) {
-                r.temps[register] = None;
+                let Some(slot) = r.temps.get_mut(register) else { break };
+                *slot = None;
             }
             if let Some(slot) = r.temps.get_mut(ins.a()).filter(|_| set.is_some()) {
                 *slot = set;

@@ -6,12 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Found;
 use super::bytecode::{Ins, op};
 use super::files::File;
 use super::flow::{Flow, Known, Registers, Root, asks, first};
+use super::found::Found;
 use super::hooks::{ENGINE_READS, Hooks};
-use super::names::LIBRARIES;
+use crate::script::inspect::LIBRARIES;
 
 /// A function: its file and its number there.
 type Function = (usize, usize);

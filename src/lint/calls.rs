@@ -3,13 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use super::Found;
 use super::bytecode::{Ins, Proto, op};
 use super::flow::{Flow, Known, Registers, Var, asks};
+use super::found::Found;
+use super::hints::instead_of;
 use super::hooks::Hooks;
 use super::scan::Facts;
 use crate::message::Channel;
-use crate::script::teach::instead_of;
 
 /// Methods of a connection with what they need besides it: how many arguments.
 const LEAST: [(&str, usize); 7] = [

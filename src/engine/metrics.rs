@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use super::Addresses;
+use super::listeners::Addresses;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::queue::Queue;

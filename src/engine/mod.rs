@@ -3,35 +3,35 @@
 mod listeners;
 mod metrics;
 mod reload;
+mod scripts;
 mod stand_in;
 mod stuck;
 
 use arc_swap::ArcSwap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
+use self::scripts::{check_script, compile};
 use self::stand_in::Doors;
 use crate::api::repeats::Repeats;
 use crate::api::{Callers, Logins};
 use crate::cluster::Mesh;
-use crate::config::{Config, Level, QueueFull};
+use crate::config::{Config, QueueFull};
 use crate::hub::Hub;
 use crate::ids::{MAX_WORKERS, WorkerId, new_node_id};
-use crate::lint::{self, Lints};
 use crate::memory::{self, Memory};
 use crate::outbound::Outbound;
 use crate::queue::Queue;
-use crate::script::program::Program;
-use crate::script::vm::{Vm, VmLimits};
-use crate::script::{guard, ignored};
+use crate::script::guard;
 use crate::worker::pulse::{BEAT, Pulse, State};
 use crate::worker::{self, Control, Peers, Reserve, Spec};
 
-pub use listeners::{BindError, Listeners};
+pub use listeners::{Addresses, BindError, Listeners};
+pub use reload::OnLevel;
+pub use scripts::check_scripts;
 
 /// Why the engine did not start.
 #[derive(Debug, thiserror::Error)]
@@ -69,20 +69,6 @@ pub struct Engine {
     watcher: Option<stuck::Watcher>,
     doors: Arc<Doors>,
 }
-
-/// Where a running engine is reached.
-#[derive(Debug, Clone)]
-pub struct Addresses {
-    /// The servers, in the configuration's order.
-    pub servers: Vec<SocketAddr>,
-    /// `engine.apiServer`
-    pub api: SocketAddr,
-    /// `center.apiServer`
-    pub center: SocketAddr,
-}
-
-/// What is called when the log's level changes.
-pub type OnLevel = Box<dyn Fn(Level) + Send + Sync>;
 
 impl Engine {
     /// Starts an engine: compiles the scripts, starts the workers, and returns when all of them serve. A config that
@@ -276,53 +262,6 @@ fn tell_left(peers: &Peers, workers: &[usize]) {
             tracing::error!("worker {i} was cut off with {open} connections: it is stuck, {}", pulse.whereabouts());
         }
     }
-}
-
-/// Checks every entry script as the workers will run it; all their errors at once, one a line. The warnings are of what
-/// compiles and is yet most likely a slip.
-pub fn check_scripts(config: &Config) -> Result<Vec<String>, String> {
-    let mut warnings = Vec::new();
-    compile(config, |vm| {
-        // Two servers may share a script.
-        let new: Vec<_> =
-            Lints::of(vm).warnings(config.workers).into_iter().filter(|w| !warnings.contains(w)).collect();
-        warnings.extend(new);
-    })?;
-    Ok(warnings)
-}
-
-/// Checks a script that works, so that its errors can say what was probably meant, without a worker having to look. Logs its
-/// warnings for its author: where the log is at debug, as in `dev`.
-fn check_script(vm: &Vm, workers: usize) {
-    ignored::forget();
-    let lints = Lints::of(vm);
-    if tracing::enabled!(target: "script", tracing::Level::DEBUG) {
-        lints.warnings(workers).iter().for_each(|warning| tracing::warn!(target: "script", "{warning}"));
-    }
-    vm.program.hint_with(Box::new(lints));
-}
-
-/// Reads and tries each server's script, on this thread. `tried` sees those that work.
-fn compile(config: &Config, mut tried: impl FnMut(&Vm)) -> Result<Vec<Arc<Program>>, String> {
-    let limits = VmLimits::of(&config.luavm);
-    let (mut programs, mut errors) = (Vec::new(), Vec::new());
-    for server in &config.servers {
-        let program = Arc::new(Program::new(server.protocol, server.entry.clone(), server.options.clone()));
-        match Vm::new(program.clone(), &limits) {
-            Ok(vm) => {
-                tried(&vm);
-                programs.push(program);
-            }
-            Err(e) => {
-                let e = lint::explained(&program, &e);
-                // Two servers may share a script.
-                if !errors.contains(&e) {
-                    errors.push(e);
-                }
-            }
-        }
-    }
-    if errors.is_empty() { Ok(programs) } else { Err(errors.join("\n")) }
 }
 
 /// As many open files as the system lets us have: each connection is one. How many those are.

@@ -11,9 +11,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{OnLevel, check_script};
+use super::scripts::check_script;
 use crate::config::reload::{compare, merge};
-use crate::config::{Config, load};
+use crate::config::{Config, Level, load};
 use crate::lint::explained;
 use crate::script::program::{Program, Stamp, shown, stamp};
 use crate::script::vm::{Vm, VmLimits};
@@ -36,6 +36,9 @@ const PAUSE: Duration = Duration::from_millis(40);
 const RETRY: Duration = Duration::from_secs(1);
 /// The longest a worker may take to build a VM.
 const BUILD: Duration = Duration::from_secs(10);
+
+/// What is called when the log's level changes.
+pub type OnLevel = Box<dyn Fn(Level) + Send + Sync>;
 
 /// What the supervisor is asked.
 pub(super) enum Command {

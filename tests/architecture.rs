@@ -44,7 +44,7 @@ const ONLY_IN: [(&str, &[&str]); 13] = [
 ];
 
 /// Rooms whose files know each other in circles: known, and to be emptied. Nothing may be added.
-const KNOWN_CIRCLES: [&str; 5] = ["api", "config", "hub", "shard", "worker"];
+const KNOWN_CIRCLES: [&str; 4] = ["api", "config", "shard", "worker"];
 
 /// The API's own error codes, spelt in one file only.
 const API_CODES: [&str; 6] = ["101", "201", "202", "203", "301", "401"];

@@ -1,6 +1,7 @@
 //! Channel -> workers: which workers have subscribers of a channel, and the mailbox of each. Any thread may call it. It
 //! knows no sockets and waits for nothing; which of its connections a message is for, the worker knows ([`topics`]).
 
+mod delivery;
 mod mailbox;
 mod order;
 mod tally;
@@ -10,12 +11,12 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use foldhash::fast::RandomState;
 use smallvec::{SmallVec, smallvec};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::*};
 
 use crate::ids::{ClientId, WorkerId, worker_of};
-use crate::message::{Channel, Message};
+use crate::message::Channel;
 
+pub use delivery::{Delivery, Publication};
 pub use mailbox::{MAILBOX_BYTES, Mailbox, Refused};
 pub use order::{Obeyed, Order};
 pub use tally::{Counts, Scenario, Share, SoFar, Tally};
@@ -59,45 +60,6 @@ impl WorkerSet {
             std::iter::successors(some(word), move |&rest| some(rest & (rest - 1)))
                 .map(move |rest| WorkerId(i as u16 * 64 + rest.trailing_zeros() as u16))
         })
-    }
-}
-
-/// A message on its way to all of a channel's connections.
-#[derive(Debug)]
-pub struct Publication {
-    /// The channel.
-    pub channel: Channel,
-    /// What to deliver.
-    pub message: Message,
-}
-
-/// What a worker finds in its mailbox. The other way into a worker is its control lane.
-pub enum Delivery {
-    /// To all connections of this worker that are in the channel.
-    Publish(Arc<Publication>, Share),
-    /// To one connection of this worker.
-    Send(ClientId, Message, Share),
-    /// To one connection of this worker: something it is to do.
-    Order(ClientId, Order, Obeyed),
-}
-
-impl Delivery {
-    /// Its worker is stuck: who waits for a publication's counts waits for this one no more.
-    fn give_up(&mut self) {
-        match self {
-            Delivery::Publish(_, share) | Delivery::Send(_, _, share) => share.give_up(),
-            // Who gave an order looks at its worker.
-            Delivery::Order(..) => {}
-        }
-    }
-
-    /// The bytes it counts for in a mailbox: its payload and its own size.
-    fn weight(&self) -> usize {
-        128 + match self {
-            Delivery::Publish(publication, _) => publication.message.data().len(),
-            Delivery::Send(_, message, _) => message.data().len(),
-            Delivery::Order(_, order, _) => order.weight(),
-        }
     }
 }
 
@@ -249,6 +211,8 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Message;
+    use std::sync::Arc;
 
     fn channel(name: &str) -> Channel {
         Channel::parse(name.as_bytes()).unwrap()

@@ -122,6 +122,7 @@ pub(super) mod op {
     pub const VARG: u8 = 71;
     pub const ISNEXT: u8 = 72;
     pub const FORI: u8 = 77;
+    pub const LOOP: u8 = 85;
     pub const JMP: u8 = 88;
     pub const BNOT: u8 = 89;
     pub const BSAR: u8 = 95;
@@ -385,6 +386,7 @@ mod tests {
             ("for k in pairs(x) do end", op::ISNEXT),
             ("for i = 1, x do end", op::FORI),
             ("while x do end", op::JMP),
+            ("while x do end", op::LOOP),
         ] {
             let protos = read(text.as_bytes()).unwrap();
             let ops: Vec<u8> = protos.iter().flat_map(|p| p.code.iter().map(|ins| ins.op())).collect();

@@ -10,6 +10,7 @@ mod flow;
 mod found;
 mod hints;
 mod hooks;
+mod loops;
 mod names;
 mod scan;
 mod shared;
@@ -108,6 +109,9 @@ fn slips(program: &Program, globals: &Globals) -> Vec<Slip> {
         found.extend(hooks.wrong_order(&file.facts));
         found.extend(hooks.older(&file.facts));
         found.extend(calls::wrong(flow, &names.offered));
+        if !globals.are_watched {
+            found.extend(loops::endless(&file.facts));
+        }
         // A global that nothing reads has been told already.
         let is_told = |new: &Found| found.iter().any(|told| (told.line, &told.name) == (new.line, &new.name));
         let changed: Vec<Found> = changed.next().into_iter().flatten().filter(|new| !is_told(new)).collect();

@@ -467,3 +467,50 @@ fn the_same_slip_is_told_once_a_file() {
     let found = of("function f()\n  foo()\n  foo()\nend\nfunction g()\n  foo()\nend");
     assert_eq!(found, ["entry.lua:2: global 'foo' is read but nothing defines it"]);
 }
+
+#[test]
+fn a_loop_that_nothing_ends_is_told() {
+    let told = |line: u32| {
+        format!(
+            "entry.lua:{line}: this loop never ends: nothing leaves it, and it calls nothing that could; \
+             the handler that comes to it is stopped by its time budget"
+        )
+    };
+    for (body, line) in [
+        ("while true do end", 2),
+        ("local n = 0\n  while true do\n    n = n + 1\n  end", 3),
+        ("local n = 0\n  repeat\n    if n > 5 then n = 0 else n = n + 1 end\n  until false", 3),
+        ("::again::\n  goto again", 3),
+        ("local n = 0\n  while 1 do\n    while n < 5 do n = n + 1 end\n  end", 3),
+        ("local f\n  while true do\n    local x = f\n    f = function() return x end\n  end", 3),
+    ] {
+        assert_eq!(of(&format!("function f()\n  {body}\nend")), [told(line)], "{body}");
+    }
+}
+
+#[test]
+fn a_loop_that_may_end_is_not_told() {
+    for body in [
+        "while true do break end",
+        "while true do return end",
+        "while true do mix.sleep(1) end",
+        "while true do if x then break end end",
+        "while true do if x then return 1 end end",
+        "while true do if x then goto out end end ::out::",
+        "while true do error('x') end",
+        "while true do local v = t.next end",
+        "while true do t.n = 1 end",
+        "local s = '' while true do s = s .. 'x' end",
+        "while x do end",
+        "repeat local done = x until done",
+        "for i = 1, 10 do end",
+        "for k, v in pairs(t) do end",
+        "for i = 1, 3 do while true do break end end",
+        "while true do for i = 1, 10 do if i > x then return end end end",
+        "local function g() while true do if x then break end end end return g",
+        "while true do local f = function() return 1 end if x then break end end",
+    ] {
+        let found = of(&format!("x, t = 1, {{}}\nfunction f()\n  {body}\nend"));
+        assert!(!found.iter().any(|warning| warning.contains("never ends")), "{body}: {found:?}");
+    }
+}

@@ -1,7 +1,8 @@
 //! All Lua: the VMs, what scripts may call, and what keeps a script from harming anybody but its own connection.
 //!
-//! The only module that knows mlua. Native functions are C functions on the raw Lua stack (see [`stack`]), since every
-//! message pays for them; those that wait are in [`wait`]'s hands. [`vm`] runs hooks, [`guard`] stops runaways.
+//! Besides the harness of Lua tests nobody else knows mlua. Native functions are C functions on the raw Lua stack (see
+//! [`stack`]), since every message pays for them; those that wait are in [`wait`]'s hands. [`vm`] runs hooks, [`guard`] stops
+//! runaways. What the linter and the harness see is listed in [`inspect`] and [`harness`].
 
 mod budget;
 mod build;

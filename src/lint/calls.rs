@@ -101,7 +101,7 @@ fn without_self(r: &Registers<'_>, ins: Ins) -> Option<Found> {
     let is_wrong = match arguments.next().map(|first| r.get(first)) {
         Some(Some(Known::Object(_))) => false,
         // It may well be another connection.
-        Some(None | Some(Known::Within(_))) => {
+        Some(None | Some(Known::Variable(_) | Known::Within(_))) => {
             let kind = arguments.next().and_then(|second| r.get(second));
             let is_kind = matches!(kind, Some(Known::Text(kind)) if matches!(kind.as_str(), "text" | "binary"));
             has_fixed_count && count < 1 + least || name == "send" && is_kind

@@ -292,6 +292,14 @@ fn what_handlers_change_and_workers_do_not_share_is_told() {
         ),
         ("local n = 0\nfunction on_handshake()\n  pcall(function() n = n + 1 end)\nend", "3: 'n'"),
         ("do\n  local n = 0\n  function on_handshake()\n    n = n + 1\n  end\nend", "4: 'n'"),
+        (
+            "local stats = { n = 0 }\nfunction stats:count()\n  self.n = self.n + 1\nend\nfunction on_handshake() stats:count() end",
+            "3: 'stats'",
+        ),
+        (
+            "local list = {}\nlist.add = function(self, id)\n  table.insert(self, id)\nend\nfunction on_handshake(id) list:add(id) end",
+            "3: 'list'",
+        ),
     ] {
         let wanted: Vec<String> =
             (!wanted.is_empty()).then(|| format!("entry.lua:{wanted} {SPLIT}")).into_iter().collect();
@@ -334,6 +342,13 @@ fn what_is_the_same_in_all_workers_is_no_split() {
         "local seen = {} -- each worker counts for itself\nfunction on_handshake(id) seen[id] = 1 end",
         "local n = 0\nfunction on_handshake() n = n + 1 end -- each worker",
         "function mix.mine() end\nfunction on_handshake() mix.count = 1 end",
+        // Objects of a class, and what is done to the class itself.
+        "local Room = {}\nRoom.__index = Room\nfunction Room.new() return setmetatable({}, Room) end\n\
+         function Room:set(x) self.x = x end\nfunction on_handshake(id) local r = Room.new() r:set(id) return r end",
+        "local Room = {}\nfunction Room:new(o) o = o or {} setmetatable(o, self) self.__index = self return o end\n\
+         function Room:set(x) self.x = x end\nfunction on_handshake(id) local r = Room:new() r:set(id) return r end",
+        "local config = {}\nfunction config:load() self.x = 1 end\nconfig:load()\n\
+         function on_handshake() return config.x end",
     ] {
         assert_eq!(of(script), [""; 0], "{script}");
     }

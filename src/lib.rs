@@ -20,9 +20,10 @@ pub mod cluster;
 pub mod outbound;
 // Layer 4: what one worker thread owns.
 pub mod shard;
-// Layer 5: all Lua; then what is found in scripts by reading them.
-pub mod lint;
+// Layer 5: all Lua.
 pub mod script;
+// Above it: what is found in scripts by reading them.
+pub mod lint;
 // Layer 6: the back ends' API, then the threads.
 pub mod api;
 pub mod worker;

@@ -4,7 +4,7 @@ use super::dialect::Use;
 
 /// One slip.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slip {
+pub(super) struct Slip {
     /// The file, as messages show it.
     pub file: String,
     /// Its line.

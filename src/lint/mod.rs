@@ -26,11 +26,9 @@ use crate::script::teach::{Hints, Mistake};
 use crate::script::vm::{BuildError, Vm};
 use files::{File, files};
 use flow::Flow;
-use found::Found;
+use found::{Found, Slip};
 use hooks::Hooks;
 use names::Names;
-
-pub use found::Slip;
 
 /// What a check of one version of a script has found.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 //!
 //! Besides the harness of Lua tests nobody else knows mlua. Native functions are C functions on the raw Lua stack (see
 //! [`stack`]), since every message pays for them; those that wait are in [`wait`]'s hands. [`vm`] runs hooks, [`guard`] stops
-//! runaways. What the linter and the harness see is listed in [`inspect`] and [`harness`].
+//! runaways. What the linter and the harness see is listed in `inspect` and `harness`.
 
 mod budget;
 mod build;
@@ -29,7 +29,7 @@ mod push;
 pub mod stack;
 mod state;
 pub mod strings;
-pub mod teach;
+pub(crate) mod teach;
 mod trace;
 pub mod vm;
 pub mod wait;

@@ -20,6 +20,7 @@ const CLASS: &str = "connmix.";
 const LONGEST: usize = 64;
 
 thread_local! {
+    /// The last one.
     static MISSED: RefCell<Missed> = const { RefCell::new(Missed { owner: String::new(), name: String::new() }) };
 }
 

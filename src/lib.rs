@@ -26,6 +26,8 @@ pub mod outbound;
 pub mod shard;
 // Layer 5: all Lua.
 pub mod script;
+// Above it: what is found in scripts by reading them.
+pub mod lint;
 // Layer 6: the back ends' API, then the threads.
 pub mod api;
 pub mod worker;

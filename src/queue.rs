@@ -13,12 +13,11 @@ use foldhash::fast::RandomState;
 use slab::Slab;
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use crate::ids::ClientId;
 use crate::message::Channel;
-use blocked::Blocked;
 
 pub use blocked::{Closed, Pushed, Waiting};
 pub use consumer::Consumer;
@@ -140,6 +139,13 @@ struct Shelf {
     held: usize,
 }
 
+/// A message that waits for room.
+struct Blocked {
+    message: Message,
+    /// None until its pusher has been polled.
+    waker: Option<Waker>,
+}
+
 /// A consumer and what it holds.
 #[derive(Default)]
 struct Holder {
@@ -186,12 +192,6 @@ impl Queue {
         let pushed = self.lock().push(topic, client, data, self.max_topics, &mut wakers);
         wakers.into_iter().for_each(Waker::wake);
         pushed
-    }
-
-    /// A consumer, so far of nothing. What it still holds when it is dropped goes back to the topics' heads.
-    pub fn consumer(self: &Arc<Self>) -> Consumer {
-        let id = self.lock().consumers.insert(Holder::default());
-        Consumer { queue: self.clone(), id }
     }
 
     /// The topics there are, each with how many messages wait in it, in the order of their names.
@@ -314,6 +314,23 @@ impl State {
         topic.bytes -= message.weight();
         self.admit(shelf, wakers);
         Some((number, message))
+    }
+
+    /// Takes messages that wait for room into a topic, as far as there is some.
+    fn admit(&mut self, shelf: usize, wakers: &mut Wakers) {
+        while let Some(topic) = self.topics.get_mut(shelf)
+            && let Some(first) = topic.blocked.first_entry()
+            && topic.waiting.len() < self.topic_size
+            && topic.bytes + first.get().message.weight() <= TOPIC_BYTES
+        {
+            let (ticket, Blocked { message, waker }) = first.remove_entry();
+            topic.blocked_bytes -= message.weight();
+            let number = self.number();
+            self.put(number, message);
+            let waiting = self.topics.get(shelf).map_or(0, |topic| topic.waiting.len());
+            self.admitted.insert(ticket, waiting);
+            wakers.extend(waker);
+        }
     }
 
     /// Gives out what waits in a topic, as far as its consumers have room.

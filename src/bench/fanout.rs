@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
-use super::Common;
 use super::client::{Counters, Crowd, side_by_side};
+use super::common::Common;
 use super::report::Report;
 use super::target::Target;
 

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::time::Instant;
 use tokio::task::spawn_local;
 
-use super::Common;
 use super::client::{Client, Counters, Crowd, text_frame};
+use super::common::Common;
 use super::report::Report;
 use super::target::Target;
 

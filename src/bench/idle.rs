@@ -3,8 +3,8 @@
 use clap::Args;
 use std::time::Duration;
 
-use super::Common;
 use super::client::{Counters, Crowd};
+use super::common::Common;
 use super::report::Report;
 use super::target::Target;
 

@@ -5,6 +5,7 @@
 //! the machine and the moment: compare only what was measured in one sitting.
 
 mod client;
+mod common;
 mod connect;
 mod fanout;
 mod handler;
@@ -12,7 +13,7 @@ mod idle;
 mod report;
 mod target;
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 
 use report::Report;
 use target::Target;
@@ -28,32 +29,6 @@ pub enum Bench {
     Connect(connect::Options),
     /// Memory of a silent connection
     Idle(idle::Options),
-}
-
-/// Where to measure, and how to tell.
-#[derive(Debug, Clone, Args)]
-struct Common {
-    /// The server to measure; without it, an engine is started for the measurement
-    #[arg(long, value_name = "ws://HOST:PORT/PATH")]
-    url: Option<String>,
-    /// Where it is published to; {c} is the channel's number [default: /v1/mesh/publish on port 6789 of the same host]
-    #[arg(long, value_name = "http://HOST:PORT/PATH", requires = "url")]
-    publish: Option<String>,
-    /// Workers of the engine that is started
-    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "url")]
-    workers: u16,
-    /// The core the started engine is bound to
-    #[arg(long, value_name = "CPU", conflicts_with = "url")]
-    server_cpu: Option<usize>,
-    /// The core this client is bound to
-    #[arg(long, value_name = "CPU")]
-    client_cpu: Option<usize>,
-    /// What a client sends first, to be answered once; {c} is its channel's number, {i} its own; "" = nothing
-    #[arg(long, value_name = "TEXT", default_value = r#"{"op":"subscribe","channel":"{c}@video"}"#)]
-    hello: String,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
 }
 
 impl Bench {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::Common;
+use super::common::Common;
 
 /// The handler that a started engine runs: the shipped one.
 const SCRIPT: &str = include_str!("../../lua/entry.websocket.lua");

@@ -4,7 +4,6 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-use super::Addresses;
 use crate::config::{Config, Listen, Server, UNSENT_LIMIT};
 use crate::worker::{Listener, Role};
 
@@ -21,6 +20,17 @@ pub struct BindError {
     pub addr: SocketAddr,
     /// What the system said.
     pub source: io::Error,
+}
+
+/// Where a running engine is reached.
+#[derive(Debug, Clone)]
+pub struct Addresses {
+    /// The servers, in the configuration's order.
+    pub servers: Vec<SocketAddr>,
+    /// `engine.apiServer`
+    pub api: SocketAddr,
+    /// `center.apiServer`
+    pub center: SocketAddr,
 }
 
 /// All sockets that a configuration names.

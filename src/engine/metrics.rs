@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use super::Addresses;
+use super::listeners::Addresses;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::queue::Queue;
-use crate::script::hooks::Hook;
+use crate::script::hook::Hook;
 use crate::telemetry::metrics::{Kind, Metrics, Of, ServerInfo, Watch};
 use crate::worker::Peers;
 use crate::worker::pulse::{Pulse, State};

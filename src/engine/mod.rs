@@ -3,35 +3,36 @@
 mod listeners;
 mod metrics;
 mod reload;
+mod scripts;
 mod stand_in;
 mod stuck;
 
 use arc_swap::ArcSwap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
+use self::scripts::{check_script, compile};
 use self::stand_in::Doors;
 use crate::api::repeats::Repeats;
 use crate::api::{Callers, Logins};
 use crate::cluster::Mesh;
-use crate::config::{Config, Level, QueueFull};
+use crate::config::{Config, QueueFull};
 use crate::hub::Hub;
 use crate::ids::{MAX_WORKERS, NodeId, NodeNumber, WorkerId};
 use crate::memory::{self, Memory};
 use crate::outbound::Outbound;
 use crate::queue::Queue;
-use crate::script::program::Program;
-use crate::script::vm::{Vm, VmLimits};
-use crate::script::{guard, ignored};
+use crate::script::guard;
 use crate::worker::pulse::{BEAT, Pulse, State};
 use crate::worker::thread::{self, Spec};
 use crate::worker::{self, Control, Peers, Reserve};
 
-pub use listeners::{BindError, Listeners};
+pub use listeners::{Addresses, BindError, Listeners};
+pub use reload::OnLevel;
+pub use scripts::check_scripts;
 
 /// Why the engine did not start.
 #[derive(Debug, thiserror::Error)]
@@ -70,20 +71,6 @@ pub struct Engine {
     doors: Arc<Doors>,
 }
 
-/// Where a running engine is reached.
-#[derive(Debug, Clone)]
-pub struct Addresses {
-    /// The servers, in the configuration's order.
-    pub servers: Vec<SocketAddr>,
-    /// `engine.apiServer`
-    pub api: SocketAddr,
-    /// `center.apiServer`
-    pub center: SocketAddr,
-}
-
-/// What is called when the log's level changes.
-pub type OnLevel = Box<dyn Fn(Level) + Send + Sync>;
-
 impl Engine {
     /// Starts an engine: compiles the scripts, starts the workers, and returns when all of them serve. A config that
     /// came from a file is reloaded when that file changes; `on_level` hears of a new log level. `workers` wins over
@@ -101,7 +88,7 @@ impl Engine {
             n => n,
         }
         .min(MAX_WORKERS);
-        let programs = compile(&config, |vm| log_warnings(vm, configured)).map_err(StartError::Script)?;
+        let programs = compile(&config, |vm| check_script(vm, configured)).map_err(StartError::Script)?;
         let node = NodeNumber::random();
         let hub = Arc::new(Hub::new(node, workers));
         hub.bound_subscriptions(config.max_subscriptions);
@@ -277,45 +264,6 @@ fn tell_left(peers: &Peers, workers: &[usize]) {
             tracing::error!("worker {i} was cut off with {open} connections: it is stuck, {}", pulse.whereabouts());
         }
     }
-}
-
-/// Checks every entry script as the workers will run it; all their errors at once, one a line. The warnings are of what
-/// compiles and is yet most likely a slip.
-pub fn check_scripts(config: &Config) -> Result<Vec<String>, String> {
-    let mut warnings = Vec::new();
-    compile(config, |vm| {
-        // Two servers may share a script.
-        let new: Vec<_> = vm.warnings(config.workers).into_iter().filter(|w| !warnings.contains(w)).collect();
-        warnings.extend(new);
-    })?;
-    Ok(warnings)
-}
-
-/// Logs a script's warnings for its author: where the log is at debug, as in `dev`.
-fn log_warnings(vm: &Vm, workers: usize) {
-    ignored::forget();
-    if tracing::enabled!(target: "script", tracing::Level::DEBUG) {
-        vm.warnings(workers).iter().for_each(|warning| tracing::warn!(target: "script", "{warning}"));
-    }
-}
-
-/// Reads and tries each server's script, on this thread. `tried` sees those that work.
-fn compile(config: &Config, mut tried: impl FnMut(&Vm)) -> Result<Vec<Arc<Program>>, String> {
-    let limits = VmLimits::of(&config.luavm);
-    let (mut programs, mut errors) = (Vec::new(), Vec::new());
-    for server in &config.servers {
-        let program = Arc::new(Program::new(server.protocol, server.entry.clone(), server.options.clone()));
-        match Vm::new(program.clone(), &limits) {
-            Ok(vm) => {
-                tried(&vm);
-                programs.push(program);
-            }
-            // Two servers may share a script.
-            Err(e) if errors.contains(&e) => {}
-            Err(e) => errors.push(e),
-        }
-    }
-    if errors.is_empty() { Ok(programs) } else { Err(errors.join("\n")) }
 }
 
 /// As many open files as the system lets us have: each connection is one. How many those are.

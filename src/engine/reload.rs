@@ -11,9 +11,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{OnLevel, log_warnings};
+use super::scripts::check_script;
 use crate::config::reload::{compare, merge};
-use crate::config::{Config, load};
+use crate::config::{Config, Level, load};
+use crate::lint::explained;
 use crate::script::program::{Program, Stamp, shown, stamp};
 use crate::script::vm::{Vm, VmLimits};
 use crate::telemetry::metrics::Metrics;
@@ -36,6 +37,9 @@ const PAUSE: Duration = Duration::from_millis(40);
 const RETRY: Duration = Duration::from_secs(1);
 /// The longest a worker may take to build a VM.
 const BUILD: Duration = Duration::from_secs(10);
+
+/// What is called when the log's level changes.
+pub type OnLevel = Box<dyn Fn(Level) + Send + Sync>;
 
 /// What the supervisor is asked.
 pub(super) enum Command {
@@ -189,7 +193,13 @@ impl Supervisor {
         let limits = VmLimits::of(&config.luavm);
         let file = shown(&program.entry);
         // First here, where a script that loops delays nobody. Its files are compiled here, too.
-        let tried = Vm::new(program.clone(), &limits).map(|vm| log_warnings(&vm, self.workers));
+        let tried = match Vm::new(program.clone(), &limits) {
+            Ok(vm) => {
+                check_script(&vm, self.workers);
+                Ok(())
+            }
+            Err(e) => Err(explained(&program, &e)),
+        };
         if let (Err(_), Due::IfItWorks, Some(change)) = (&tried, due, &mut self.scripts[server].change) {
             change.tried = true;
             return;

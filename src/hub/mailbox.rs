@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use super::Delivery;
+use super::delivery::Delivery;
 
 /// The bytes that may wait in one worker's mailbox. A message larger than that still gets in when the box is empty.
 pub const MAILBOX_BYTES: usize = 16 * 1024 * 1024;

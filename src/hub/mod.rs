@@ -2,6 +2,7 @@
 //! knows no sockets and waits for nothing; which of its connections a message is for, the worker knows ([`topics`]).
 
 mod channel;
+mod delivery;
 mod interest;
 mod lanes;
 mod mailbox;
@@ -18,46 +19,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering::*};
 
 use crate::ids::{ClientId, Lane, NodeNumber, WorkerId};
-use crate::message::{Channel, Message};
+use crate::message::Channel;
 use channel::ChannelState;
 use lanes::LaneTable;
 
 pub use channel::{Joined, Left};
+pub use delivery::{Delivery, Publication};
 pub use interest::InterestSink;
 pub use mailbox::{MAILBOX_BYTES, Mailbox, Refused};
 pub use order::{CommandError, Obeyed, Order};
 pub use tally::{Counts, ReplyTo, Scenario, Share, SoFar, Tally};
 pub use workers::WorkerSet;
-
-/// A message on its way to all of a channel's connections.
-#[derive(Debug)]
-pub struct Publication {
-    /// The channel.
-    pub channel: Channel,
-    /// What to deliver.
-    pub message: Message,
-}
-
-/// What a worker finds in its mailbox. The other way into a worker is its control lane.
-pub enum Delivery {
-    /// To all connections of this worker that are in the channel.
-    Publish(Arc<Publication>, Share),
-    /// To one connection of this worker.
-    Send(ClientId, Message, Share),
-    /// To one connection of this worker: something it is to do.
-    Order(ClientId, Order, Obeyed),
-}
-
-impl Delivery {
-    /// The bytes it counts for in a mailbox: its payload and its own size.
-    fn weight(&self) -> usize {
-        128 + match self {
-            Delivery::Publish(publication, _) => publication.message.data().len(),
-            Delivery::Send(_, message, _) => message.data().len(),
-            Delivery::Order(_, order, _) => order.weight(),
-        }
-    }
-}
 
 /// The process's hub.
 pub struct Hub {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::ids::{ClientIds, MAX_WORKERS};
+use crate::message::Message;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Barrier, Mutex, PoisonError};

@@ -1,8 +1,9 @@
-//! HTTP requests to other servers: what a request may hold, how it is sent, what its response becomes. `exchange` is a
-//! request's way, `pool` has the connections, `socket` is what is below one.
+//! HTTP requests to other servers: what a request may hold, how it is sent, what its response becomes. `client`
+//! bounds what is under way, `exchange` is a request's way, `pool` has the connections, `socket` is what is below one.
 //!
 //! An error's text names the method and the server, never the rest of the URL, nor a header: those hold secrets.
 
+mod client;
 mod exchange;
 mod pool;
 mod socket;
@@ -13,14 +14,12 @@ use bytes::Bytes;
 use hyper::Method;
 use hyper::header::{ACCEPT, AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE, USER_AGENT};
 use std::error::Error;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::Url;
 
-use self::exchange::exchange;
-use self::pool::Pool;
+pub(super) use client::Http;
 
 /// The longest timeout.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
@@ -39,8 +38,6 @@ const MAX_COOKIES: usize = 1000;
 const MAX_HEADER_BYTES: usize = 64 * 1024;
 /// The longest body, either way, in bytes.
 const MAX_BODY: usize = 16 * 1024 * 1024;
-/// Requests that may be under way at once in an engine.
-const MAX_UNDER_WAY: usize = 1024;
 /// Bytes that the bodies of all requests under way may have together, either way.
 const MAX_BYTES: usize = 256 * 1024 * 1024;
 
@@ -222,46 +219,6 @@ pub struct Response {
     pub body: Vec<u8>,
     /// Its share of what all may hold, till the script has it.
     _bytes: OwnedSemaphorePermit,
-}
-
-/// What all requests share.
-pub(super) struct Http {
-    pool: Arc<Pool>,
-    places: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
-}
-
-impl Default for Http {
-    fn default() -> Http {
-        Http {
-            pool: Arc::default(),
-            places: Arc::new(Semaphore::new(MAX_UNDER_WAY)),
-            bytes: Arc::new(Semaphore::new(MAX_BYTES)),
-        }
-    }
-}
-
-impl Http {
-    /// The way of a request, to be run on the outbound thread. It counts as under way from now on.
-    pub(super) fn send(
-        &self,
-        mut request: Request,
-    ) -> Result<impl Future<Output = Result<Response, String>> + Send + use<>, String> {
-        request.finish()?;
-        let place = self.places.clone().try_acquire_owned();
-        let place = place.map_err(|_| format!("{MAX_UNDER_WAY} HTTP requests are under way already"))?;
-        let bytes = self.bytes.clone();
-        let held = reserve(&bytes, request.body.len())?;
-        let pool = self.pool.clone();
-        Ok(async move {
-            let _place = place;
-            let (name, limit) = (request.name(), request.timeout);
-            match tokio::time::timeout(limit, exchange(pool, request, bytes, held)).await {
-                Ok(result) => result.map_err(|why| format!("{name}: {why}")),
-                Err(_) => Err(format!("{name}: no whole response within {limit:?}")),
-            }
-        })
-    }
 }
 
 /// A share of what all bodies may take together.

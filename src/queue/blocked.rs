@@ -7,15 +7,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::{Message, PushError, Queue, State, TOPIC_BYTES, Topic, Wakers};
+use super::{Blocked, Message, PushError, Queue, TOPIC_BYTES, Topic, Wakers};
 use crate::ids::ClientId;
-
-/// A message that waits for room.
-pub(super) struct Blocked {
-    message: Message,
-    /// None until its pusher has been polled.
-    waker: Option<Waker>,
-}
 
 /// How a push goes on that found no room.
 pub struct Waiting {
@@ -78,25 +71,6 @@ impl Queue {
         }
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
-    }
-}
-
-impl State {
-    /// Takes messages that wait for room into a topic, as far as there is some.
-    pub(super) fn admit(&mut self, shelf: usize, wakers: &mut Wakers) {
-        while let Some(topic) = self.topics.get_mut(shelf)
-            && let Some(first) = topic.blocked.first_entry()
-            && topic.waiting.len() < self.topic_size
-            && topic.bytes + first.get().message.weight() <= TOPIC_BYTES
-        {
-            let (ticket, Blocked { message, waker }) = first.remove_entry();
-            topic.blocked_bytes -= message.weight();
-            let number = self.number();
-            self.put(number, message);
-            let waiting = self.topics.get(shelf).map_or(0, |topic| topic.waiting.len());
-            self.admitted.insert(ticket, waiting);
-            wakers.extend(waker);
-        }
     }
 }
 

@@ -3,12 +3,20 @@
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::{Given, PopError, Queue, State, Topic, UnpopError, Wakers};
+use super::{Given, Holder, PopError, Queue, State, Topic, UnpopError, Wakers};
 
 /// One consumer.
 pub struct Consumer {
     pub(super) queue: Arc<Queue>,
     pub(super) id: usize,
+}
+
+impl Queue {
+    /// A consumer, so far of nothing. What it still holds when it is dropped goes back to the topics' heads.
+    pub fn consumer(self: &Arc<Self>) -> Consumer {
+        let id = self.lock().consumers.insert(Holder::default());
+        Consumer { queue: self.clone(), id }
+    }
 }
 
 impl Consumer {

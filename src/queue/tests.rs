@@ -3,6 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, Wake};
 

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use super::hooks::Hook;
+use super::hook::Hook;
 
 /// The shortest budget: the watchdog looks no more often.
 const SHORTEST: Duration = Duration::from_millis(10);

@@ -1,54 +1,23 @@
 //! Making a VM: the sandbox, the native functions, the prelude, the entry file, and the hooks that it defines.
 
 use mlua::{Lua, LuaOptions, StdLib, ffi};
-use std::cell::OnceCell;
 use std::ffi::c_int;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::compile::{self, Loaded};
 use super::doing::Doing;
+use super::globals::Globals;
+use super::hook::Hook;
+use super::limits::VmLimits;
 use super::program::{Program, shown};
 use super::stack::{State, protect};
-use super::teach::Known;
-use super::vm::Hook;
-use super::{check, guard, mix, natives, strings, teach};
-use crate::config::{LOAD_LIMIT, Library, LuaVm, MAX_WAITING, Protocol};
+use super::teach::{self, Missed};
+use super::{guard, mix, natives, strings};
+use crate::config::{Library, Protocol};
 
 /// The longest an entry file may take to compile and its top level to run, where nobody waits for it.
-pub(super) const LOAD_BUDGET: Duration = Duration::from_secs(5);
-
-/// The limits of a VM.
-#[derive(Debug, Clone)]
-pub struct VmLimits {
-    /// Bytes of Lua memory.
-    pub memory: usize,
-    /// What the sandbox lets in.
-    pub libraries: Vec<Library>,
-    /// Handlers that may wait at once.
-    pub waiting: usize,
-    /// Bytes of a text for `load`.
-    pub load: usize,
-}
-
-impl Default for VmLimits {
-    /// Those of an empty configuration.
-    fn default() -> VmLimits {
-        VmLimits { memory: 256 * 1024 * 1024, libraries: Vec::new(), waiting: MAX_WAITING, load: LOAD_LIMIT }
-    }
-}
-
-impl VmLimits {
-    /// Those of a configuration.
-    pub fn of(luavm: &LuaVm) -> VmLimits {
-        VmLimits {
-            memory: luavm.memory_limit,
-            libraries: luavm.libraries.clone(),
-            waiting: luavm.waiting,
-            load: luavm.load_limit,
-        }
-    }
-}
+pub(crate) const LOAD_BUDGET: Duration = Duration::from_secs(5);
 
 /// A hook that the script defines.
 #[derive(Clone, Copy)]
@@ -66,6 +35,47 @@ pub(super) struct Entry {
 /// By [`Hook`], those that the script defines.
 pub(super) type Entries = [Option<Entry>; Hook::COUNT];
 
+/// Why a VM could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The script's own error: its text does not compile, or its top level has failed.
+    #[error("{message}")]
+    Script {
+        /// With file and line.
+        message: String,
+        /// The lookup that failed last before it.
+        missed: Missed,
+        /// What it had defined by then.
+        globals: Box<Globals>,
+    },
+    /// The script lacks a hook that its server must have.
+    #[error("{message}")]
+    NoHook {
+        /// With the file.
+        message: String,
+        /// Its name.
+        hook: &'static str,
+        /// What it defines.
+        globals: Box<Globals>,
+    },
+    /// Its file is not there, or there is no memory for it.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<String> for BuildError {
+    fn from(message: String) -> BuildError {
+        BuildError::Other(message)
+    }
+}
+
+/// Its text, for those who only pass it on.
+impl From<BuildError> for String {
+    fn from(error: BuildError) -> String {
+        error.to_string()
+    }
+}
+
 /// A VM that is ready to run hooks.
 pub(super) struct Built {
     pub lua: Lua,
@@ -79,20 +89,24 @@ pub(super) struct Built {
 
 /// Builds a VM and runs the entry file, for at most `budget`. The error says what is wrong with the script, with file and
 /// line.
-pub(super) fn build(program: &Arc<Program>, limits: &VmLimits, budget: Duration) -> Result<Built, String> {
+pub(super) fn build(program: &Arc<Program>, limits: &VmLimits, budget: Duration) -> Result<Built, BuildError> {
     let (lua, main, prelude) = bare(program, limits)?;
+    let wrong = |message| {
+        let (missed, globals) = (teach::take_missed(), Box::new(Globals::of(&lua)));
+        BuildError::Script { message, missed, globals }
+    };
     {
         // SAFETY: `lua` lives longer than the run.
         let _run = unsafe { guard::enter(main, budget, Doing::loading(&program.entry)) };
         let chunk = match compile::file(&lua, program, &program.entry).map_err(|e| e.to_string())? {
             Loaded::Function(chunk) => chunk,
-            Loaded::Absent => return Err(format!("{}: the entry file is not there", program.entry.display())),
-            Loaded::Unreadable(why) => return Err(why),
-            Loaded::Wrong(why) => return Err(over_time(budget, named(program, why))),
+            Loaded::Absent => return Err(format!("{}: the entry file is not there", program.entry.display()).into()),
+            Loaded::Unreadable(why) => return Err(why.into()),
+            Loaded::Wrong(why) => return Err(wrong(over_time(budget, named(program, why)))),
         };
         let ran = chunk.call::<()>(());
         mix::console::end_of_stretch();
-        ran.map_err(|e| over_time(budget, taught(&lua, program, script_error(program, &e))))?;
+        ran.map_err(|e| wrong(over_time(budget, script_error(program, &e))))?;
     }
     let entries = find_hooks(&lua, &prelude, program)?;
     let encode_shared = matches!(lua.globals().raw_get("protocol_encode_shared"), Ok(mlua::Value::Boolean(true)));
@@ -100,7 +114,7 @@ pub(super) fn build(program: &Arc<Program>, limits: &VmLimits, budget: Duration)
 }
 
 /// A VM in which nothing of the script has run: with its main thread, and the table that the prelude returned.
-pub(super) fn bare(program: &Arc<Program>, limits: &VmLimits) -> Result<(Lua, State, mlua::Table), String> {
+pub(crate) fn bare(program: &Arc<Program>, limits: &VmLimits) -> Result<(Lua, State, mlua::Table), String> {
     let lua = sandboxed(limits).map_err(|e| e.to_string())?;
     let mut main = std::ptr::null_mut();
     unsafe { lua.exec_raw::<()>((), |state| main = state) }.map_err(|e| e.to_string())?;
@@ -127,6 +141,7 @@ fn prelude(lua: &Lua, main: State, program: &Arc<Program>, limits: &VmLimits) ->
             protect(main, |state| {
                 ffi::lua_getglobal(state, c"string".as_ptr());
                 strings::register(state);
+                strings::gsub::register(state);
                 ffi::lua_pop(state, 1);
                 mix::register(state, program);
             })
@@ -139,18 +154,18 @@ fn prelude(lua: &Lua, main: State, program: &Arc<Program>, limits: &VmLimits) ->
 }
 
 /// Finds the script's hooks and anchors them.
-fn find_hooks(lua: &Lua, prelude: &mlua::Table, program: &Program) -> Result<Entries, String> {
+fn find_hooks(lua: &Lua, prelude: &mlua::Table, program: &Program) -> Result<Entries, BuildError> {
     let mut entries = [None; Hook::COUNT];
     // What makes messages of packages.
     let decode = match program.protocol {
         Protocol::Websocket => None,
-        Protocol::Socket => global_function(lua, program, Hook::Decode.name(), true)?,
+        Protocol::Socket => global_function(lua, program, Hook::Decode, true)?,
     };
     for &(hook, required) in Hook::of(program.protocol) {
         if hook == Hook::Decode {
             continue;
         }
-        let Some(function) = global_function(lua, program, hook.name(), required)? else { continue };
+        let Some(function) = global_function(lua, program, hook, required)? else { continue };
         let doing = defined_at(hook, &function, program);
         let find = || -> mlua::Result<Entry> {
             let (entrance, position) = hook.entrance();
@@ -188,19 +203,23 @@ fn is_older_close(prelude: &mlua::Table, function: &mlua::Function) -> mlua::Res
 }
 
 /// A global that must be a function if it is there at all, and must be there if it is `required`.
-fn global_function(lua: &Lua, program: &Program, name: &str, required: bool) -> Result<Option<mlua::Function>, String> {
-    let entry = shown(&program.entry);
-    let protocol = program.protocol.name();
+fn global_function(
+    lua: &Lua,
+    program: &Program,
+    hook: Hook,
+    required: bool,
+) -> Result<Option<mlua::Function>, BuildError> {
+    let (entry, name, protocol) = (shown(&program.entry), hook.name(), program.protocol.name());
     match lua.globals().raw_get(name).map_err(|e| e.to_string())? {
         mlua::Value::Nil if required => {
-            let why = check::why_no_hook(lua, program, name).map_or_else(String::new, |why| format!(" ({why})"));
-            Err(format!("{entry}: no global function {name}; a {protocol} server's script must define it{why}"))
+            let message = format!("{entry}: no global function {name}; a {protocol} server's script must define it");
+            Err(BuildError::NoHook { message, hook: name, globals: Box::new(Globals::of(lua)) })
         }
         mlua::Value::Nil => Ok(None),
         mlua::Value::Function(function) => Ok(Some(function)),
         other => {
             let got = if other.is_integer() { "number" } else { other.type_name() };
-            Err(format!("{entry}: {name} must be a function, not a {got}"))
+            Err(format!("{entry}: {name} must be a function, not a {got}").into())
         }
     }
 }
@@ -215,16 +234,6 @@ fn anchor(lua: &Lua, function: mlua::Function) -> mlua::Result<c_int> {
         })
     }?;
     Ok(reference)
-}
-
-/// Adds the likely fix to the text of an error of the entry file's top level.
-fn taught(lua: &Lua, program: &Program, text: String) -> String {
-    let first = text.lines().next().unwrap_or_default();
-    let known = OnceCell::new();
-    match teach::fix(first, None, || known.get_or_init(|| Known::of(lua, program))) {
-        Some(fix) => text.replacen(first, &format!("{first}; {fix}"), 1),
-        None => text,
-    }
 }
 
 /// A script error's text: it has file and line, or gets the file's name.
@@ -242,8 +251,11 @@ fn named(program: &Program, text: String) -> String {
     if text.contains(&entry) { text } else { format!("{entry}: {text}") }
 }
 
-/// Says of a top level that was stopped how long it may take.
+/// Says of a top level that was stopped how long it may take. To be asked before the run is left.
 fn over_time(budget: Duration, text: String) -> String {
+    if !guard::expired() {
+        return text;
+    }
     let whose = format!("the entry file's top level, with what it requires, took longer than {budget:?}");
     text.replacen(guard::OVER_BUDGET, &whose, 1)
 }

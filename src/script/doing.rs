@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::hooks::Hook;
+use super::hook::Hook;
 use super::program::shown;
 
 /// The most files that are told apart. Only configurations and reloads name new ones.

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::doing::Doing;
+use super::push::push_bytes;
 use super::trace;
 
 /// What a stopped script gets as its error, after file and line.
@@ -118,7 +119,7 @@ unsafe extern "C-unwind" fn stop(state: *mut lua_State, _: *mut lua_Debug) {
             // The engine's own Lua is not where a script's author looks.
             let of_script = |level: &i32| trace::frame_kind(state, *level) == Some(trace::Kind::Script);
             ffi::luaL_where(state, (0..FRAMES_LOOKED_AT).find(of_script).unwrap_or(0));
-            super::stack::push_bytes(state, OVER_BUDGET.as_bytes());
+            push_bytes(state, OVER_BUDGET.as_bytes());
             ffi::lua_concat(state, 2);
             connmix_set_end_all(1);
             #[cfg(test)]

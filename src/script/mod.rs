@@ -1,19 +1,24 @@
 //! All Lua: the VMs, what scripts may call, and what keeps a script from harming anybody but its own connection.
 //!
-//! The only module that knows mlua. Native functions are C functions on the raw Lua stack (see [`stack`]), since every
-//! message pays for them; those that wait are in [`wait`]'s hands. [`vm`] runs hooks, [`guard`] stops runaways.
+//! Besides the harness of Lua tests nobody else knows mlua. Native functions are C functions on the raw Lua stack (see
+//! [`stack`]), since every message pays for them; those that wait are in [`wait`]'s hands. [`vm`] runs hooks, [`guard`] stops
+//! runaways. What the linter and the harness see is listed in `inspect` and `harness`.
 
 mod budget;
 mod build;
-pub mod check;
 mod compile;
 pub mod current;
 pub mod doing;
 mod frames;
+mod globals;
 pub mod guard;
 mod handler;
+pub(crate) mod harness;
+pub mod hook;
 pub mod hooks;
 pub mod ignored;
+pub(crate) mod inspect;
+mod limits;
 pub mod mix;
 mod natives;
 mod outcome;
@@ -22,9 +27,9 @@ mod places;
 pub mod program;
 mod push;
 pub mod stack;
+mod state;
 pub mod strings;
-mod teach;
-pub mod testing;
+pub(crate) mod teach;
 mod trace;
 pub mod vm;
 pub mod wait;

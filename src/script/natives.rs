@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use super::compile::{self, Loaded};
 use super::hooks;
+use super::limits::VmLimits;
 use super::mix::{conn, console, http, log};
 use super::program::Program;
 use super::stack::{Args, Raise, State, set_native, set_raw};
-use super::vm::VmLimits;
 use super::{frames, handler, strings, wait};
 use crate::config::Library;
 

@@ -5,9 +5,9 @@ use std::ffi::c_int;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::hooks::Hook;
+use super::hook::Hook;
 use super::stack::{State, bytes_at, type_name};
-use super::{guard, trace};
+use super::trace;
 
 /// A script's failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,9 +34,8 @@ impl std::fmt::Display for Failure {
 impl Failure {
     /// A failure of that text.
     pub fn new(message: impl Into<String>) -> Failure {
-        let message = message.into();
-        let over_budget = message.contains(guard::OVER_BUDGET);
-        Failure { message, traceback: Vec::new(), over_budget, budget_cut: None, in_decode: false }
+        let (traceback, message) = (Vec::new(), message.into());
+        Failure { message, traceback, over_budget: false, budget_cut: None, in_decode: false }
     }
 
     /// Where it was raised, as the message begins: `entry.lua:12`; empty where it does not.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::task::Waker;
 
-use super::hooks::Hook;
+use super::hook::Hook;
 
 /// Whose handler waits, or wants to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -253,5 +253,35 @@ mod tests {
         places.leave(full, numbers[1]);
         places.give(one);
         assert!(places.lots.borrow().by_address.is_empty());
+    }
+
+    /// One that is woken and then ends, or comes to wait for something else, hands its turn on: no free place is left while
+    /// somebody waits for one.
+    #[test]
+    fn a_wake_up_that_is_not_used_goes_to_the_next() {
+        let places = Places::new(8);
+        let one = whose(Hook::Message, 1);
+        (0..2).for_each(|_| places.take(one));
+        let woken: Vec<Arc<Woken>> = (0..4).map(|_| Arc::default()).collect();
+        let full = places.full_for(one).unwrap();
+        let numbers: Vec<u64> = woken.iter().map(|_| places.number()).collect();
+        for (woken, number) in woken.iter().zip(&numbers) {
+            places.queue(full, *number, woken.clone().into());
+        }
+        let are = || woken.iter().map(|woken| woken.0.load(Relaxed)).collect::<Vec<_>>();
+        // One that ends before there is a place takes nobody's turn, nor gives one.
+        places.leave(full, numbers[1]);
+        assert_eq!(are(), [false, false, false, false]);
+        places.give(one);
+        assert_eq!(are(), [true, false, false, false]);
+        // It ends between its wake-up and its turn.
+        places.leave(full, numbers[0]);
+        assert_eq!(are(), [true, false, true, false], "and not the one that had ended");
+        // The next one takes the place, and goes.
+        places.take(one);
+        places.leave(full, numbers[2]);
+        assert_eq!(are(), [true, false, true, false], "there is no place");
+        places.give(one);
+        assert_eq!(are(), [true, false, true, true]);
     }
 }

@@ -6,9 +6,10 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
+use super::teach::{Hints, Mistake};
 use crate::config::{MAX_SCRIPT, Protocol, file};
 
 /// Files that are remembered, absent ones too: further ones are looked for each time, and not watched.
@@ -28,6 +29,8 @@ pub struct Program {
     sources: Mutex<BTreeMap<PathBuf, Source>>,
     /// Below which modules may lie, besides the entry's folder.
     roots: Mutex<Vec<PathBuf>>,
+    /// What its errors can say more, once somebody has checked it.
+    hints: OnceLock<Box<dyn Hints>>,
 }
 
 #[derive(Clone)]
@@ -41,7 +44,18 @@ struct Source {
 impl Program {
     /// A new version; nothing is read yet.
     pub fn new(protocol: Protocol, entry: PathBuf, options: Vec<(String, String)>) -> Program {
-        Program { protocol, entry, options, sources: Mutex::default(), roots: Mutex::default() }
+        let (sources, roots, hints) = Default::default();
+        Program { protocol, entry, options, sources, roots, hints }
+    }
+
+    /// From now on errors of this version say more. Only the first call counts.
+    pub fn hint_with(&self, hints: Box<dyn Hints>) {
+        let _ = self.hints.set(hints);
+    }
+
+    /// The likely fix of an error, if anybody knows.
+    pub(super) fn hint(&self, mistake: &Mistake<'_>) -> Option<String> {
+        self.hints.get()?.fix(mistake)
     }
 
     fn sources(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Source>> {
@@ -80,7 +94,7 @@ impl Program {
 
     /// Lets modules lie where a search path looks (`/usr/share/lua/5.1/?.lua;./?.lua`): below the folders that stand in
     /// front of its marks.
-    pub(super) fn allow(&self, search_path: &[u8]) {
+    pub(crate) fn allow(&self, search_path: &[u8]) {
         let mut roots = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
         for template in search_path.split(|b| *b == b';').filter(|template| !template.is_empty()) {
             let fixed = template.split(|b| *b == b'?').next().unwrap_or_default();
@@ -96,7 +110,7 @@ impl Program {
 
     /// Whether a module may be read from there: a `.lua` file below the entry's folder or an allowed one, with no `..` on
     /// the way down. Symbolic links are those of the person who set the folder up.
-    pub(super) fn may_be_module(&self, path: &Path) -> bool {
+    pub(crate) fn may_be_module(&self, path: &Path) -> bool {
         let below = |root: &Path| {
             let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
             let rest = path.strip_prefix(root).ok().or_else(|| {

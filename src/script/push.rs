@@ -3,7 +3,7 @@
 use mlua::ffi;
 use std::ffi::c_int;
 
-use super::stack::State;
+use super::state::State;
 use crate::shard::context::Value;
 
 /// Results that can be put on a Lua stack.

@@ -9,7 +9,7 @@
 //! frame, and what `gsub` gathers stands in the frame or in a Lua userdata (`gsub::Output` tells more). Nothing
 //! here panics.
 
-mod gsub;
+pub mod gsub;
 #[cfg(test)]
 mod tests;
 
@@ -38,8 +38,8 @@ fn budget() -> Budget<'static> {
     Budget::new(STEPS_LEFT.get(), &time_is_up)
 }
 
-/// Replaces the pattern functions in the `string` table, which is at the top of the stack and stays there. The methods
-/// of strings follow: their metatable's `__index` is that table.
+/// Replaces the pattern functions in the `string` table, which is at the top of the stack and stays there; [`gsub`] has its
+/// own. The methods of strings follow: their metatable's `__index` is that table.
 ///
 /// # Safety
 /// `state` must be valid and in a protected call.
@@ -48,7 +48,6 @@ pub unsafe fn register(state: State) {
         set_raw(state, c"find", find);
         set_raw(state, c"match", match_);
         set_gmatch(state);
-        set_raw(state, c"gsub", gsub::gsub);
     }
 }
 

@@ -1,16 +1,16 @@
-//! Errors that teach: what a script probably meant by a name that is not there. A lookup that succeeds costs nothing
-//! more for it. One that fails gives nil, as in any table, so that a script may ask `if mix.redis then`; it is
-//! remembered, and only when the handler then fails by calling that nil, its error says what is near.
+//! Errors that teach: what a script asked the engine's tables for in vain. A lookup that succeeds costs nothing more for it.
+//! One that fails gives nil, as in any table, so that a script may ask `if mix.redis then`; it is remembered, and only when
+//! the handler then fails by calling that nil, its error says what was probably meant. That is known above (`lint`), where
+//! scripts are checked.
 
 use mlua::{Lua, ffi};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ffi::{CStr, c_int};
 
-use super::check::{self, Slip};
-use super::program::Program;
-use super::stack::{State, bytes_at, push_bytes};
-use super::vm::{Failure, Hook, Vm};
+use super::hook::Hook;
+use super::push::push_bytes;
+use super::state::{State, bytes_at};
 
 /// What an engine's metatable has under this key: the name of its table.
 const OWNER: &CStr = c"connmix";
@@ -19,16 +19,41 @@ const CLASS: &str = "connmix.";
 /// Longer names are nobody's slip of the pen.
 const LONGEST: usize = 64;
 
-/// How an error ends that was given a table where a message belongs.
-const TABLE_FOR_TEXT: [&str; 3] = [
-    "bad argument #1 to 'send' (string expected, got table)",
-    "bad argument #2 to 'send' (string expected, got table)",
-    "bad argument #2 to 'publish' (string expected, got table)",
-];
-
 thread_local! {
-    /// The lookup that failed last: in what (`mix.mesh`, `conn`), and for which name.
-    static MISSED: RefCell<(String, String)> = const { RefCell::new((String::new(), String::new())) };
+    /// The last one.
+    static MISSED: RefCell<Missed> = const { RefCell::new(Missed { owner: String::new(), name: String::new() }) };
+}
+
+/// A lookup that failed in one of the engine's tables.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Missed {
+    /// In what: `mix.mesh`, `conn`; empty: none has failed.
+    pub owner: String,
+    /// For which name.
+    pub name: String,
+}
+
+/// An error of a script, as far as its likely fix depends on it.
+#[derive(Debug)]
+pub struct Mistake<'a> {
+    /// Its text: `FILE:LINE: attempt to call field 'x' (a nil value)`
+    pub message: &'a str,
+    /// The hook that has failed; None: a file's top level.
+    pub hook: Option<Hook>,
+    /// The lookup that failed last before it.
+    pub missed: Missed,
+}
+
+/// Knows what a script most likely meant. It is made where scripts are checked, and handed to the version that it is of
+/// ([`super::program::Program::hint_with`]): a worker only asks.
+pub trait Hints: Send + Sync {
+    /// The likely fix of an error; None: nothing to add.
+    fn fix(&self, mistake: &Mistake<'_>) -> Option<String>;
+}
+
+/// The lookup on this thread that failed last, which is forgotten then.
+pub(super) fn take_missed() -> Missed {
+    MISSED.take()
 }
 
 /// Watches failing lookups in `mix`, the tables in it, and the methods of the engine's classes. The `mix` table is at the
@@ -100,11 +125,11 @@ unsafe extern "C-unwind" fn missing(state: State) -> c_int {
             && name.len() <= LONGEST
         {
             MISSED.with(|missed| {
-                let (in_what, what) = &mut *missed.borrow_mut();
-                in_what.clear();
-                in_what.push_str(&String::from_utf8_lossy(&owner));
-                what.clear();
-                what.push_str(&String::from_utf8_lossy(&name));
+                let missed = &mut *missed.borrow_mut();
+                missed.owner.clear();
+                missed.owner.push_str(&String::from_utf8_lossy(&owner));
+                missed.name.clear();
+                missed.name.push_str(&String::from_utf8_lossy(&name));
             });
         }
         ffi::lua_pushnil(state);
@@ -162,192 +187,5 @@ fn add_fields(table: &mlua::Table, owner: &str, dot: char, names: &mut BTreeSet<
             }
             _ => drop(names.insert(name)),
         }
-    }
-}
-
-/// The name that a misspelt one most likely stands for. Letter case and underscores count for nothing.
-pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let plain = |name: &str| name.to_lowercase().replace('_', "");
-    let wanted = plain(name);
-    if name.len() > LONGEST || wanted.chars().count() < 3 {
-        return None;
-    }
-    let near = known.filter(|k| k.len() <= LONGEST && *k != name);
-    let (distance, near) = near.map(|k| (strsim::osa_distance(&wanted, &plain(k)), k)).min()?;
-    (distance <= 1 + near.len() / 6).then_some(near)
-}
-
-/// What is known of a script, for its errors. Found out once, when somebody asks.
-pub(super) struct Known {
-    /// What a check of its text finds.
-    pub slips: Vec<Slip>,
-    /// [`offered`].
-    pub offered: BTreeSet<String>,
-}
-
-impl Known {
-    /// Of a script whose entry file has run.
-    pub fn of(lua: &Lua, program: &Program) -> Known {
-        Known { slips: check::slips(lua, program), offered: offered(lua) }
-    }
-}
-
-/// The likely fix of an error, given its text: `FILE:LINE: attempt to call field 'x' (a nil value)`. None: nothing to add.
-/// `known` is asked only for an error of that kind. `hook` is the one that has failed; None: a file's top level.
-pub(super) fn fix<'a>(message: &str, hook: Option<&str>, known: impl FnOnce() -> &'a Known) -> Option<String> {
-    if TABLE_FOR_TEXT.iter().any(|end| message.ends_with(end)) {
-        return Some("mix.json_encode makes a string of a table".into());
-    }
-    let (place, what) = message.split_once(": attempt to ")?;
-    let (file, line) = place.rsplit_once(':')?;
-    if !what.ends_with(" (a nil value)") && !what.ends_with(" a nil value") {
-        return None;
-    }
-    let known = known();
-    let in_file: Vec<&Slip> = known.slips.iter().filter(|slip| is_shown_as(&slip.file, file)).collect();
-    let here = || in_file.iter().filter(|slip| slip.line.to_string() == line);
-    // What gives nil at a file's top level.
-    let is_connection = |slip: &&&Slip| matches!(slip.name.as_str(), "mix.websocket" | "mix.socket.tcp");
-    let Some((kind, name)) = subject(what) else {
-        return here().find(is_connection).map(|slip| slip.fix.clone());
-    };
-    // Of several hooks with arguments in another order: the one in which the line stands, else the one that runs.
-    let order = || {
-        let line: u32 = line.parse().ok()?;
-        let around = in_file.iter().find(|slip| slip.order.is_some_and(|last| (slip.line..=last).contains(&line)));
-        let running = || known.slips.iter().find(|slip| slip.order.is_some() && Some(slip.name.as_str()) == hook);
-        around.copied().or_else(running).map(|slip| slip.fix.clone())
-    };
-    match kind {
-        "global" => {
-            let slip = here().find(|slip| slip.name == name)?;
-            Some(if slip.fix.is_empty() { "nothing defines it".into() } else { slip.fix.clone() })
-        }
-        "field" | "method" => {
-            let (owner, missed) = MISSED.with(RefCell::take);
-            if missed != name {
-                // A message, say, that a hook takes for the connection.
-                let is_method = kind == "method" && known.offered.contains(&format!("conn:{name}"));
-                // Or what a library has not, or not here: io.open.
-                let is_it = |slip: &&&Slip| slip.name.strip_suffix(name).is_some_and(|table| table.ends_with('.'));
-                let with_fix = |slip: &Slip| match &*slip.fix {
-                    "" => slip.what.clone(),
-                    fix => format!("{}; {fix}", slip.what),
-                };
-                let of_library = || here().find(is_it).filter(|_| kind == "field").map(|slip| with_fix(slip));
-                return order().filter(|_| is_method).or_else(of_library);
-            }
-            let fix = instead_of(&owner, name, &known.offered);
-            Some(format!("{owner} has no '{name}'{}{fix}", if fix.is_empty() { "" } else { "; " }))
-        }
-        "local" | "upvalue" if matches!(name, "conn" | "connection") => {
-            let at_top = || in_file.iter().find(is_connection).map(|slip| slip.fix.clone());
-            let general = || format!("inside a hook, local {name} = mix.websocket() gives the connection");
-            Some(order().or_else(at_top).unwrap_or_else(general))
-        }
-        _ => None,
-    }
-}
-
-/// `index local 'conn' (a nil value)` is about the local `conn`.
-fn subject(what: &str) -> Option<(&str, &str)> {
-    let (before, rest) = what.split_once(" '")?;
-    Some((before.rsplit(' ').next()?, rest.split_once('\'')?.0))
-}
-
-/// Lua cuts a long path down to its end.
-fn is_shown_as(file: &str, shown: &str) -> bool {
-    file == shown || shown.strip_prefix("...").is_some_and(|end| file.ends_with(end))
-}
-
-/// What was probably meant by a name that `owner` does not have: `did you mean 'json_decode'?`; empty if there is no
-/// telling.
-pub(super) fn instead_of(owner: &str, name: &str, offered: &BTreeSet<String>) -> String {
-    match (owner, name) {
-        // Names of older versions.
-        ("mix.redis", "llen" | "set" | "get" | "incr" | "decr") => {
-            return format!("today it is mix.redis.connection(\"default\"):command(\"{name}\", ...)");
-        }
-        ("mix.queue", "consume" | "pop") => {
-            return "back ends consume topics, by queue.pop of the WebSocket API".into();
-        }
-        ("mix.queue", "new") => return "a topic is there from the first mix.queue.push on".into(),
-        _ => {}
-    }
-    let fields = offered.iter().filter_map(|full| full.strip_prefix(owner)?.strip_prefix(['.', ':']));
-    if let Some(near) = nearest(name, fields.filter(|field| !field.contains('.'))) {
-        return format!("did you mean '{near}'?");
-    }
-    // It may be at home in another table: mix.publish, conn:publish.
-    let elsewhere = offered.iter().find(|full| full.rsplit(['.', ':']).next() == Some(name));
-    elsewhere.map_or_else(String::new, |full| format!("did you mean {full}?"))
-}
-
-impl Vm {
-    /// Slips of the script that compile, such as names that nothing defines: a line of text each, with file and line.
-    /// `workers` is how many are configured, 0 for one a core: with a single one there is no state that others do not see.
-    pub fn warnings(&self, workers: usize) -> Vec<String> {
-        check::told_once(self.known().slips.iter().filter(|slip| workers != 1 || !slip.is_split))
-    }
-
-    /// Every function and constant that scripts get from the engine, in full: `mix.mesh.publish`, `conn:send`.
-    pub fn offered(&self) -> Vec<String> {
-        self.known().offered.iter().cloned().collect()
-    }
-
-    fn known(&self) -> &Known {
-        self.known.get_or_init(|| Known::of(&self.lua, &self.program))
-    }
-
-    /// Adds the likely fix to an error's text.
-    pub(super) fn taught(&self, mut failure: Failure, hook: Hook) -> Failure {
-        if let Some(fix) = fix(&failure.message, Some(hook.name()), || self.known()) {
-            failure.message = format!("{}; {fix}", failure.message);
-        }
-        failure
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_near_whatever_their_case_and_underscores() {
-        let known = ["json_decode", "json_encode", "send", "on_message", "log"];
-        for (name, near) in [
-            ("json_decod", Some("json_decode")),
-            ("jsonDecode", Some("json_decode")),
-            ("onMessage", Some("on_message")),
-            ("on_mesage", Some("on_message")),
-            ("sned", Some("send")),
-            ("send", None),
-            ("lo", None),
-            ("elephant", None),
-        ] {
-            assert_eq!(nearest(name, known.into_iter()), near, "{name}");
-        }
-        assert_eq!(nearest(&"x".repeat(100_000), known.into_iter()), None);
-    }
-
-    #[test]
-    fn a_path_that_was_cut_is_the_same_file() {
-        let slip = Slip {
-            file: "/a/very/long/way/down/to/entry.lua".into(),
-            line: 7,
-            name: "conn".into(),
-            what: String::new(),
-            fix: "the fix".into(),
-            order: None,
-            is_split: false,
-        };
-        let known = Known { slips: vec![slip], offered: BTreeSet::new() };
-        let known = || &known;
-        let what = "attempt to index global 'conn' (a nil value)";
-        assert_eq!(fix(&format!("...down/to/entry.lua:7: {what}"), None, known).as_deref(), Some("the fix"));
-        for other in ["...down/to/entry.lua:8", "...up/to/entry.lua:7", "entry.lua:7", "entry.lua"] {
-            assert_eq!(fix(&format!("{other}: {what}"), None, known), None, "{other}");
-        }
-        assert_eq!(fix("no place at all", None, known), None);
     }
 }

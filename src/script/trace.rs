@@ -4,7 +4,7 @@
 use mlua::ffi;
 use std::ffi::{CStr, c_int};
 
-use super::stack::State;
+use super::state::State;
 
 /// A traceback's first and last lines; those between are only counted.
 const FIRST: c_int = 12;
@@ -12,7 +12,7 @@ const LAST: c_int = 10;
 
 /// The functions that a coroutine was in, innermost first, one a line: `file:line: in function 'name'`. The frames
 /// through which the engine enters a hook are left out, since they tell the script's author nothing.
-pub(super) fn traceback(co: State) -> Vec<String> {
+pub(crate) fn traceback(co: State) -> Vec<String> {
     let depth = depth(co);
     let skipped = (depth - FIRST - LAST).max(0);
     let mut lines = Vec::new();
@@ -43,7 +43,7 @@ pub(super) fn place(co: State) -> Option<String> {
 }
 
 /// Where the innermost function of a script stands: `file:line`.
-pub(super) fn script_place(co: State) -> Option<String> {
+pub(crate) fn script_place(co: State) -> Option<String> {
     (0..FIRST)
         .map_while(|level| frame(co, level))
         .find(|f| f.line > 0 && !f.place.starts_with("connmix:"))

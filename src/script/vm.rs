@@ -7,7 +7,7 @@
 //! Lua is entered only while nothing of the shard is borrowed.
 
 use mlua::{Lua, ffi};
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 use std::ffi::c_int;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,22 +19,26 @@ use super::budget::Budgets;
 use super::build::{Built, Entries, LOAD_BUDGET, build};
 use super::current::{self, ConnRef, Current};
 use super::doing::Doing;
+use super::globals::Globals;
 use super::hooks::HookArgs;
 use super::mix::console;
 use super::outcome;
 use super::places::{Places, Whose};
 use super::program::{Program, shown};
 use super::stack::{State, protect};
-use super::teach::Known;
+use super::teach::{self, Mistake, offered};
 use super::wait::{self, Wait};
 use super::{guard, handler, trace};
 use crate::config::Protocol;
 
 mod memory;
+#[cfg(test)]
+mod tests;
 mod turn;
 
-pub use super::build::VmLimits;
-pub use super::hooks::Hook;
+pub use super::build::BuildError;
+pub use super::hook::Hook;
+pub use super::limits::VmLimits;
 pub use super::outcome::{Failure, Returned};
 pub use turn::Turn;
 
@@ -70,8 +74,6 @@ pub struct Vm {
     /// Of handlers that wait.
     places: Places,
     memory: Memory,
-    /// What its errors can say more, once somebody asked.
-    pub(super) known: OnceCell<Known>,
     /// The version it runs.
     pub program: Arc<Program>,
     /// Last, so that it goes after all that refers to it.
@@ -81,12 +83,12 @@ pub struct Vm {
 impl Vm {
     /// Builds a VM and runs the entry file, for at most 5 seconds. The error says what is wrong with the script, with file
     /// and line.
-    pub fn new(program: Arc<Program>, limits: &VmLimits) -> Result<Rc<Vm>, String> {
+    pub fn new(program: Arc<Program>, limits: &VmLimits) -> Result<Rc<Vm>, BuildError> {
         Vm::within(LOAD_BUDGET, program, limits)
     }
 
     /// The same where others wait meanwhile: for at most `budget`.
-    pub fn within(budget: Duration, program: Arc<Program>, limits: &VmLimits) -> Result<Rc<Vm>, String> {
+    pub fn within(budget: Duration, program: Arc<Program>, limits: &VmLimits) -> Result<Rc<Vm>, BuildError> {
         let Built { lua, main, entries, encode_shared } = build(&program, limits, budget.min(LOAD_BUDGET))?;
         let vm = Vm {
             main,
@@ -97,11 +99,42 @@ impl Vm {
             budgets: Budgets::default(),
             places: Places::new(limits.waiting),
             memory: Memory::new(limits.memory),
-            known: OnceCell::new(),
             program,
             lua,
         };
         Ok(Rc::new(vm))
+    }
+
+    /// What the script may use, as it stands now: for a check of its files.
+    pub(crate) fn globals(&self) -> Globals {
+        Globals::of(&self.lua)
+    }
+
+    /// Every function and constant that scripts get from the engine, in full: `mix.mesh.publish`, `conn:send`.
+    pub fn offered(&self) -> Vec<String> {
+        offered(&self.lua).into_iter().collect()
+    }
+
+    /// Bytes of Lua memory in use.
+    pub fn memory(&self) -> usize {
+        self.lua.used_memory()
+    }
+
+    /// Whether its memory has come to be seven eighths full, with what is in use. Told once.
+    pub fn has_worn(&self) -> bool {
+        self.memory.has_worn()
+    }
+
+    /// Whether its memory is nearly full still, as far as can be said without a collection. If not, [`Vm::has_worn`] tells
+    /// when it is again.
+    pub fn is_worn(&self) -> bool {
+        self.memory.is_worn(&self.lua)
+    }
+
+    /// The same after a collection.
+    pub fn is_worn_out(&self) -> bool {
+        self.memory.collect(&self.lua);
+        self.is_worn()
     }
 
     /// Whether the script defines that hook.
@@ -153,14 +186,16 @@ impl Vm {
     fn resume(&self, coroutine: Coroutine, args: c_int, hook: Hook, current: Current, budget: Duration) -> Step {
         let co = coroutine.state;
         let doing = self.entries[hook as usize].map_or(Doing::TESTING, |entry| entry.doing);
-        let status = {
+        let (status, over_budget) = {
             let _current = current::enter(Some(current));
-            let status = {
+            let ended = {
                 let _run = unsafe { guard::enter(self.main, self.budgets.of(hook, budget), doing) };
-                unsafe { ffi::lua_resume_(co, args) }
+                let status = unsafe { ffi::lua_resume_(co, args) };
+                // The watchdog knows it, not the error's text, which a script can raise too.
+                (status, status > ffi::LUA_YIELD && guard::expired())
             };
             console::end_of_stretch();
-            status
+            ended
         };
         match status {
             ffi::LUA_OK => {
@@ -169,13 +204,13 @@ impl Vm {
                 let returned = unsafe { outcome::returned(co, hook) };
                 unsafe { ffi::lua_settop(co, 0) };
                 self.keep(coroutine);
-                self.relieve();
+                self.memory.relieve(&self.lua);
                 Step::Done(returned)
             }
             ffi::LUA_YIELD => match wait::take().filter(|_| unsafe { ffi::lua_touserdata(co, 1) } == wait::marker()) {
                 Some(wait) => {
                     unsafe { ffi::lua_settop(co, 0) };
-                    self.relieve();
+                    self.memory.relieve(&self.lua);
                     Step::Waiting(wait)
                 }
                 None => {
@@ -190,20 +225,32 @@ impl Vm {
                 // A wait that was begun by a coroutine that then failed is of no use.
                 drop(wait::take());
                 let mut failure = unsafe { outcome::failure(co, status) };
+                failure.over_budget = over_budget;
                 failure.in_decode = self.is_in_decode(hook, co);
-                if failure.over_budget {
+                if over_budget {
                     self.overrun(hook, budget, &mut failure);
                 }
                 self.drop_coroutine(coroutine);
                 if status == ffi::LUA_ERRMEM {
                     // There is no collection in an emergency: without this one, all that follows would fail too.
-                    self.collect();
-                    self.look_at_wear();
+                    self.memory.collect(&self.lua);
+                    self.memory.look_at_wear(&self.lua);
                 } else {
-                    self.relieve();
+                    self.memory.relieve(&self.lua);
                 }
-                Step::Done(Err(self.taught(failure, hook)))
+                self.hint(&mut failure, hook);
+                Step::Done(Err(failure))
             }
+        }
+    }
+
+    /// Adds the likely fix to an error's text.
+    #[cold]
+    fn hint(&self, failure: &mut Failure, hook: Hook) {
+        let missed = teach::take_missed();
+        let mistake = Mistake { message: &failure.message, hook: Some(hook), missed };
+        if let Some(fix) = self.program.hint(&mistake) {
+            failure.message = format!("{}; {fix}", failure.message);
         }
     }
 
@@ -233,7 +280,7 @@ impl Vm {
             return Ok(coroutine);
         }
         self.new_coroutine().or_else(|_| {
-            self.collect();
+            self.memory.collect(&self.lua);
             self.new_coroutine().map_err(Failure::new)
         })
     }
@@ -320,7 +367,7 @@ impl Handler {
                 })
             };
             if let Err(e) = pushed {
-                self.vm.collect();
+                self.vm.memory.collect(&self.vm.lua);
                 return Poll::Ready(Err(Failure::new(e)));
             }
             match self.vm.resume(self.coroutine, results, self.hook, self.current, self.budget) {

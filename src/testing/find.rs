@@ -36,7 +36,7 @@ pub(super) fn files(named: &[PathBuf], config: Option<&Config>) -> Result<Vec<Pa
     if found.is_empty() {
         return Err(match named {
             [] => format!("no tests: there is no *{SUFFIX} beside an entry script, nor in {FOLDER}"),
-            _ => format!("no tests: there is no *{SUFFIX} in {}", super::list(named)),
+            _ => format!("no tests: there is no *{SUFFIX} in {}", list(named)),
         });
     }
     Ok(found)
@@ -70,4 +70,9 @@ fn walk(folder: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) -> io::Resul
         }
     }
     Ok(())
+}
+
+/// Paths in a sentence.
+pub(super) fn list(files: &[PathBuf]) -> String {
+    files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ")
 }

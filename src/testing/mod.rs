@@ -1,7 +1,8 @@
 //! `connmix test`: runs the Lua tests of scripts, one after the other, and tells what became of them. No socket is opened:
-//! `script::testing` is the world that they run in.
+//! `harness` is the world that they run in, `find` looks for their files, `report` tells what became of them.
 
 mod find;
+mod harness;
 mod report;
 
 use clap::Args;
@@ -10,9 +11,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, load};
-use crate::script::testing::{Settings, cases, run};
 use crate::telemetry::log::escape::for_terminal;
 use crate::worker::STACK;
+use harness::{Settings, cases, run};
 use report::{File, Ran, Report};
 
 /// The configuration that is taken if it is there and no other is named.
@@ -86,7 +87,7 @@ impl Options {
         if report.is_empty() {
             let why = match &self.filter {
                 Some(text) => format!("no test's name holds \"{text}\" (--filter)"),
-                None => format!("no tests in {}: they call test.it", list(&files)),
+                None => format!("no tests in {}: they call test.it", find::list(&files)),
             };
             eprintln!("{}", for_terminal(&why));
             return ExitCode::from(NOTHING);
@@ -122,8 +123,4 @@ impl Options {
             report.ran(&file_report, Ran { case, outcome, took: began.elapsed() });
         }
     }
-}
-
-fn list(files: &[PathBuf]) -> String {
-    files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ")
 }

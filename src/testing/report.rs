@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::harness::{Case, Failure, Outcome};
 use crate::script::program::shown;
-use crate::script::testing::{Case, Failure, Outcome};
 use crate::telemetry::log::escape::{for_terminal, json_for_terminal};
 
 /// The lines of a failed test's log that are shown: the last.

@@ -1,26 +1,20 @@
-//! Redis: commands, which of them a pool can carry, and replies. `pool` keeps connections, `conn` is one.
+//! Redis: commands, which of them a pool can carry, and replies. `client` bounds what is under way, `pool` keeps
+//! connections, `conn` is one.
 //!
 //! A command has a connection to itself till its reply has come. One that leaves something behind in its connection
 //! (a subscription, a transaction) is refused: the next command would run into it. Passwords are in no error's text.
 
+mod client;
 mod conn;
 mod pool;
 
 use redis_codec::{ServerError, Value};
-use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 
-use self::pool::Pool;
-use crate::config;
+pub(super) use client::Redis;
 
 /// The longest command and the longest reply, in bytes.
 pub const MAX_BYTES: usize = 16 * 1024 * 1024;
-/// Commands of one Redis that may be under way or wait for a connection.
-const MAX_COMMANDS: usize = 16_384;
-/// Bytes that these commands may have together.
-const MAX_COMMANDS_BYTES: usize = 64 * 1024 * 1024;
 /// The longest wait for a reply, beyond what a command that blocks asks for.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -202,49 +196,6 @@ fn error_text(e: &ServerError) -> String {
     match e.details() {
         Some(details) => format!("{} {details}", e.code()),
         None => e.code().to_owned(),
-    }
-}
-
-/// One Redis of the configuration.
-pub(super) struct Redis {
-    pool: Arc<Pool>,
-    places: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
-}
-
-impl Redis {
-    pub(super) fn new(config: config::Redis) -> Redis {
-        Redis {
-            pool: Pool::new(config),
-            places: Arc::new(Semaphore::new(MAX_COMMANDS)),
-            bytes: Arc::new(Semaphore::new(MAX_COMMANDS_BYTES)),
-        }
-    }
-
-    /// As scripts call it.
-    pub(super) fn name(&self) -> &str {
-        &self.pool.config.name
-    }
-
-    /// The way of a command, to be run on the outbound thread. It counts as under way from now on.
-    pub(super) fn send(
-        &self,
-        command: Command,
-    ) -> Result<impl Future<Output = Result<Reply, String>> + Send + use<>, String> {
-        let place = self.places.clone().try_acquire_owned();
-        let place = place.map_err(|_| self.pool.error(&format!("{MAX_COMMANDS} commands wait already")))?;
-        let length = u32::try_from(command.packed.len()).unwrap_or(u32::MAX);
-        let share = self.bytes.clone().try_acquire_many_owned(length);
-        let share =
-            share.map_err(|_| self.pool.error(&format!("more than {MAX_COMMANDS_BYTES} bytes of commands wait")))?;
-        let pool = self.pool.clone();
-        Ok(async move {
-            let _held = (place, share);
-            pool.keep_up();
-            let mut lease = pool.lease().await.map_err(|why| pool.error(&why))?;
-            let reply = lease.exchange(&command.packed, command.patience()).await;
-            Reply::read(reply.map_err(|why| pool.error(&why))?)
-        })
     }
 }
 

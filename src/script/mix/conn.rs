@@ -181,7 +181,7 @@ fn context_value(args: &Args) -> Result<Value, Raise> {
 }
 
 /// The names and values of a table, to be set in a context.
-pub(in crate::script) fn context_args(args: &Args) -> Result<Vec<(String, Value)>, Raise> {
+pub(crate) fn context_args(args: &Args) -> Result<Vec<(String, Value)>, Raise> {
     let problem = |problem: String| Err(Raise::Argument { index: 1, problem });
     let pairs = args.table(1)?;
     let mut named = Vec::with_capacity(pairs.len());
@@ -218,7 +218,7 @@ fn wait_context_value(args: &Args) -> Result<Outcome<Value>, Raise> {
 }
 
 /// The channel names from argument 1 on.
-pub(in crate::script) fn channel_args(args: &Args) -> Fallible<Vec<Channel>> {
+pub(crate) fn channel_args(args: &Args) -> Fallible<Vec<Channel>> {
     if args.count() == 0 {
         return Err(args.wrong(1, "string"));
     }
@@ -255,7 +255,7 @@ fn channels(args: &Args) -> Result<Vec<String>, Raise> {
 }
 
 /// The kind of message that an optional argument names; text unless told.
-pub(in crate::script) fn kind_arg(args: &Args, index: i32) -> Result<Kind, Raise> {
+pub(crate) fn kind_arg(args: &Args, index: i32) -> Result<Kind, Raise> {
     let Some(word) = args.optional_bytes(index)? else { return Ok(Kind::Text) };
     Kind::parse(&word).ok_or_else(|| Raise::Argument {
         index,
@@ -292,7 +292,7 @@ fn clear_buffer(args: &Args) -> Fallible<()> {
 }
 
 /// The code and the reason to close with.
-pub(in crate::script) fn close_args(args: &Args) -> Result<(u16, Box<str>), Raise> {
+pub(crate) fn close_args(args: &Args) -> Result<(u16, Box<str>), Raise> {
     let code = if args.is_nil(1) { f64::from(close_code::NORMAL) } else { args.number(1)? };
     // The conversion saturates, at a code that is none.
     if code.fract() != 0.0 || !close_code::may_be_sent(code as u16) {

@@ -34,7 +34,7 @@ pub unsafe fn register(state: State) {
 }
 
 /// The level to log at, and the text.
-pub(in crate::script) fn log_args<'a>(args: &'a Args) -> Result<(Level, Cow<'a, [u8]>), Raise> {
+pub(crate) fn log_args<'a>(args: &'a Args) -> Result<(Level, Cow<'a, [u8]>), Raise> {
     let word = args.bytes(1).map_err(|_| args.wrong(1, "level (mix.DEBUG, mix.INFO, mix.WARN, mix.ERROR)"))?;
     let by_number =
         std::str::from_utf8(&word).ok().and_then(|w| w.parse::<usize>().ok()).and_then(|n| n.checked_sub(1));

@@ -38,7 +38,7 @@ pub unsafe fn register(state: State) {
 type Counted = Result<(Option<f64>, Option<f64>), String>;
 
 /// A publication: to which channel, what, and whether its counts are wanted.
-pub(in crate::script) fn publish_args(args: &Args) -> Fallible<(Channel, Message, bool)> {
+pub(crate) fn publish_args(args: &Args) -> Fallible<(Channel, Message, bool)> {
     let (channel, data, kind) = (args.bytes(1)?, args.bytes(2)?, kind_arg(args, 3)?);
     let counted = if args.is_nil(4) {
         true
@@ -87,7 +87,7 @@ fn publish(args: &Args) -> Result<Outcome<Counted>, Raise> {
 }
 
 /// To whom, and what.
-pub(in crate::script) fn send_args(args: &Args) -> Fallible<(ClientId, Message)> {
+pub(crate) fn send_args(args: &Args) -> Fallible<(ClientId, Message)> {
     let (word, data, kind) = (args.bytes(1)?, args.bytes(2)?, kind_arg(args, 3)?);
     // A number itself, not its text, which has only 14 digits.
     let id = match args.exact_integer(1) {

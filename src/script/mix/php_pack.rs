@@ -10,6 +10,7 @@
 
 mod cast;
 mod code;
+mod functions;
 mod pack;
 #[cfg(test)]
 mod tests;
@@ -17,21 +18,12 @@ mod unpack;
 
 use mlua::ffi;
 
-use crate::script::stack::{Args, Fallible, Raise, State, push_bytes, set_native};
+use crate::script::stack::{Raise, State, push_bytes};
+
+pub use functions::register;
 
 /// The longest format, in bytes. Repeaters keep formats short; a bound keeps the time over one short.
 const MAX_FORMAT: usize = 64 * 1024;
-
-/// Adds this file's functions to the `mix` table at the top of the stack.
-///
-/// # Safety
-/// `state` must be valid and in a protected call, with a table at the top of its stack.
-pub unsafe fn register(state: State) {
-    unsafe {
-        set_native(state, c"php_pack", |a: &Args| outcome("php_pack", pack::check(a)));
-        set_native(state, c"php_unpack", |a: &Args| outcome("php_unpack", unpack::check(a)));
-    }
-}
 
 /// What ends the work on a format.
 enum Trouble {
@@ -50,14 +42,6 @@ impl From<Raise> for Trouble {
 impl From<String> for Trouble {
     fn from(problem: String) -> Trouble {
         Trouble::Fails(problem)
-    }
-}
-
-fn outcome<T>(function: &str, result: Result<T, Trouble>) -> Fallible<T> {
-    match result {
-        Ok(value) => Ok(Ok(value)),
-        Err(Trouble::Fails(problem)) => Ok(Err(format!("{function}: {problem}"))),
-        Err(Trouble::Raise(raise)) => Err(raise),
     }
 }
 

@@ -21,7 +21,7 @@ pub unsafe fn register(state: State) {
 }
 
 /// How long to sleep, in seconds.
-pub(in crate::script) fn sleep_arg(args: &Args) -> Result<f64, Raise> {
+pub(crate) fn sleep_arg(args: &Args) -> Result<f64, Raise> {
     let seconds = args.number(1)?;
     if !(0.0..=MAX_SLEEP).contains(&seconds) {
         return Err(Raise::Argument { index: 1, problem: format!("0 to {MAX_SLEEP} seconds expected, got {seconds}") });

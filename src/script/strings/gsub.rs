@@ -8,7 +8,16 @@ use std::slice;
 
 use super::{STEPS_LEFT, argument, budget, push_capture, push_captures, push_slice, raise, visible};
 use crate::script::pattern::{self, Capture, Matcher};
-use crate::script::stack::State;
+use crate::script::stack::{State, set_raw};
+
+/// Replaces `gsub` in the `string` table, which is at the top of the stack and stays there.
+///
+/// # Safety
+/// `state` must be valid and in a protected call.
+pub unsafe fn register(state: State) {
+    // SAFETY: the caller's; `gsub` does not panic.
+    unsafe { set_raw(state, c"gsub", gsub) }
+}
 
 /// gsub's stack: the three arguments that are read again and again, then the [`Output`]'s memory.
 const REPLACEMENT: c_int = 3;

@@ -75,6 +75,7 @@ fn register_in(lua: &Lua) {
         lua.exec_raw::<()>((), |state| {
             ffi::lua_getglobal(state, c"string".as_ptr());
             register(state);
+            gsub::register(state);
             ffi::lua_pop(state, 1);
         })
         .unwrap();

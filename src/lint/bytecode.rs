@@ -2,9 +2,6 @@
 //! has told globals from locals already, which no second parser could do as exactly. Text in, plain data out: nothing of
 //! a script runs here. The format is that of `lj_bcdump.h` (version 2), the instructions those of `lj_bc.h`.
 
-use crate::script::build::LOAD_BUDGET;
-use crate::script::compile;
-
 /// One compiled function.
 #[derive(Debug, Default)]
 pub(super) struct Proto {
@@ -16,6 +13,8 @@ pub(super) struct Proto {
     /// The line of its `end`.
     pub last_line: u32,
     pub params: usize,
+    /// How many registers it has.
+    pub registers: usize,
     /// In the order in which their scopes begin; parameters first.
     pub locals: Vec<Local>,
     /// What it takes from the functions around it, by the number that instructions use.
@@ -44,7 +43,7 @@ pub(super) struct Local {
 #[derive(Debug)]
 pub(super) enum Constant {
     Text(String),
-    /// The number of a function in [`read`]'s result.
+    /// The number of a function in [`parse`]'s result.
     Function(usize),
     Other,
 }
@@ -123,6 +122,7 @@ pub(super) mod op {
     pub const VARG: u8 = 71;
     pub const ISNEXT: u8 = 72;
     pub const FORI: u8 = 77;
+    pub const LOOP: u8 = 85;
     pub const JMP: u8 = 88;
     pub const BNOT: u8 = 89;
     pub const BSAR: u8 = 95;
@@ -151,13 +151,9 @@ impl Proto {
     }
 }
 
-/// Compiles a file's text and reads the result: its functions, the file itself last. None if it does not compile, or if
-/// the compiler is another one than this was written for.
-pub(super) fn read(text: &[u8]) -> Option<Vec<Proto>> {
-    parse(&compile::dumped(text, LOAD_BUDGET)?)
-}
-
-fn parse(dump: &[u8]) -> Option<Vec<Proto>> {
+/// Reads what was compiled of a file: its functions, the file itself last. None if the compiler is another one than this was
+/// written for.
+pub(super) fn parse(dump: &[u8]) -> Option<Vec<Proto>> {
     const STRIPPED: u32 = 2;
     const BIG_ENDIAN: u32 = 1;
     let mut from = Reader(dump);
@@ -182,7 +178,7 @@ fn parse(dump: &[u8]) -> Option<Vec<Proto>> {
 
 /// `open`: the functions read so far that no other holds yet.
 fn proto(from: &mut Reader<'_>, open: &mut Vec<usize>) -> Option<Proto> {
-    let (_flags, params, _frame, upvalues) = (from.byte()?, from.byte()?, from.byte()?, from.byte()?);
+    let (_flags, params, registers, upvalues) = (from.byte()?, from.byte()?, from.byte()?, from.byte()?);
     let (constants, numbers, count) = (from.number()? as usize, from.number()? as usize, from.number()? as usize);
     let debug = from.number()? as usize;
     let (first_line, lines) = if debug > 0 { (from.number()?, from.number()?) } else { (0, 0) };
@@ -220,9 +216,9 @@ fn proto(from: &mut Reader<'_>, open: &mut Vec<usize>) -> Option<Proto> {
         from.name()?;
     }
     let locals = locals(from)?;
-    let params = usize::from(params);
+    let (params, registers) = (usize::from(params), usize::from(registers));
     let last_line = first_line.saturating_add(lines);
-    Some(Proto { code, constants: known, first_line, last_line, params, locals, upvalues: outer })
+    Some(Proto { code, constants: known, first_line, last_line, params, registers, locals, upvalues: outer })
 }
 
 fn constant(from: &mut Reader<'_>, open: &mut Vec<usize>) -> Option<Constant> {
@@ -319,6 +315,11 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::script::inspect::tests::compiled;
+
+    fn read(text: &[u8]) -> Option<Vec<Proto>> {
+        parse(&compiled(text)?)
+    }
 
     #[test]
     fn a_file_is_read_with_its_functions_lines_and_scopes() {
@@ -385,6 +386,7 @@ mod tests {
             ("for k in pairs(x) do end", op::ISNEXT),
             ("for i = 1, x do end", op::FORI),
             ("while x do end", op::JMP),
+            ("while x do end", op::LOOP),
         ] {
             let protos = read(text.as_bytes()).unwrap();
             let ops: Vec<u8> = protos.iter().flat_map(|p| p.code.iter().map(|ins| ins.op())).collect();
@@ -394,9 +396,8 @@ mod tests {
 
     #[test]
     fn a_damaged_dump_gives_nothing_and_never_panics() {
-        let lua = mlua::Lua::new();
         let text = "local t = { 1, 'x', k = 2.5 } for i = 1, 9 do x(function() return t end) end";
-        let dump = lua.load(text).into_function().unwrap().dump(false);
+        let dump = compiled(text.as_bytes()).unwrap();
         assert!(parse(&dump).is_some());
         for cut in 0..dump.len() {
             assert!(parse(&dump[..cut]).is_none(), "{cut}");

@@ -35,8 +35,22 @@ pub(super) enum Known {
     Object(&'static str),
     /// A method of such a class.
     Method(&'static str, String),
-    /// What a variable holds, or something inside it.
+    /// What a variable of the top level holds.
+    Variable(Var),
+    /// Something inside what a variable holds.
     Within(Root),
+}
+
+impl Known {
+    /// The variable that it is in, if that outlives calls.
+    pub fn root(self) -> Option<Root> {
+        match self {
+            Known::Variable(var) => Some(Root::Local(var)),
+            Known::Within(root) => Some(root),
+            Known::Path(path) => Some(Root::Global(first(&path).to_owned())),
+            _ => None,
+        }
+    }
 }
 
 /// One file.
@@ -46,8 +60,10 @@ pub(super) struct Flow<'a> {
     values: BTreeMap<Var, Known>,
     /// For each function the variables that its upvalues are.
     upvalues: Vec<Vec<Option<Var>>>,
-    /// Parameters that are known to get an object.
-    objects: BTreeMap<Var, &'static str>,
+    /// Parameters that are known to get an object, or as `self` the table of a variable.
+    given: BTreeMap<Var, Known>,
+    /// Functions that the top level puts into the tables of its variables, by their keys, once each.
+    methods: BTreeMap<(Var, &'a str), Option<usize>>,
     changed: BTreeSet<Var>,
     /// Global functions that are written once in the file.
     globals: BTreeMap<&'a str, usize>,
@@ -63,6 +79,9 @@ pub(super) struct Registers<'a> {
     active: Vec<Option<usize>>,
 }
 
+/// Loops write some registers beyond those that a function counts.
+const ROOM: usize = 8;
+
 /// Each round follows a value by one more variable or call; scripts need three or four.
 const MOST_ROUNDS: usize = 16;
 
@@ -70,24 +89,26 @@ impl<'a> Flow<'a> {
     /// `objects`: parameters that get one, by function and position.
     pub fn of(facts: &'a Facts, objects: impl Iterator<Item = (Var, &'static str)>) -> Flow<'a> {
         let upvalues = upvalues(facts);
-        let objects = objects.collect();
+        let given = objects.map(|(var, class)| (var, Known::Object(class))).collect();
         let mut globals: BTreeMap<&str, Option<usize>> = BTreeMap::new();
         for write in &facts.writes {
             globals.entry(&write.path).and_modify(|function| *function = None).or_insert(write.function);
         }
         let globals = globals.into_iter().filter_map(|(name, function)| Some((name, function?))).collect();
-        let mut flow = Flow { facts, values: BTreeMap::new(), upvalues, objects, changed: BTreeSet::new(), globals };
+        let (values, methods, changed) = Default::default();
+        let mut flow = Flow { facts, values, upvalues, given, methods, changed, globals };
         flow.changed = flow.changed();
+        flow.methods = flow.methods();
         for _ in 0..MOST_ROUNDS {
-            let before = (flow.objects.len(), flow.values.len());
+            let before = (flow.given.len(), flow.values.len());
             // The functions around come before those in them.
             for number in (0..facts.protos.len()).rev() {
                 let (mut values, mut passed) = (Vec::new(), Vec::new());
                 flow.walk_with(number, |r, ins| passed.extend(r.passed(ins)), |var, known| values.push((var, known)));
                 flow.values.extend(values);
-                flow.objects.extend(passed);
+                flow.given.extend(passed);
             }
-            if (flow.objects.len(), flow.values.len()) == before {
+            if (flow.given.len(), flow.values.len()) == before {
                 break;
             }
         }
@@ -127,7 +148,7 @@ impl<'a> Flow<'a> {
                     if (op::USETV..=op::USETP).contains(&ins.op()) {
                         changed.extend(self.upvalue(number, ins.a()));
                     }
-                    for register in written(ins) {
+                    for register in written(ins).take_while(|register| *register < r.temps.len()) {
                         changed.extend(r.local(register).filter(|_| !opens(proto, r.at)).map(|local| (number, local)));
                     }
                 },
@@ -135,6 +156,26 @@ impl<'a> Flow<'a> {
             );
         }
         changed
+    }
+
+    /// What the top level puts into its variables' tables.
+    fn methods(&self) -> BTreeMap<(Var, &'a str), Option<usize>> {
+        let mut methods: BTreeMap<(Var, &str), Option<usize>> = BTreeMap::new();
+        let facts = self.facts;
+        let Some(top) = facts.protos.len().checked_sub(1) else { return methods };
+        let Some(proto) = facts.protos.get(top) else { return methods };
+        self.walk(top, |r, ins| {
+            if ins.op() == op::TSETS
+                && let (Some(table), Some(key)) = (r.local(ins.b()), proto.text(ins.c()))
+            {
+                let function = match r.get(ins.a()) {
+                    Some(Known::Function(function)) => Some(function),
+                    _ => None,
+                };
+                methods.entry(((top, table), key)).and_modify(|before| *before = None).or_insert(function);
+            }
+        });
+        methods
     }
 
     fn walk_with(
@@ -149,12 +190,14 @@ impl<'a> Flow<'a> {
         // What the registers hold where jumps forward arrive.
         let mut joins: BTreeMap<usize, Vec<(usize, Known)>> = BTreeMap::new();
         let mut is_reached = true;
-        let mut r = Registers { flow: self, number, at: 0, temps: vec![None; 264], active: vec![None; 264] };
+        let registers = proto.registers + ROOM;
+        let mut r =
+            Registers { flow: self, number, at: 0, temps: vec![None; registers], active: vec![None; registers] };
         let mut next = 0;
         for (at, ins) in proto.code.iter().copied().enumerate() {
             r.at = at;
             if let Some(arriving) = joins.remove(&at) {
-                let here = std::mem::replace(&mut r.temps, vec![None; 264]);
+                let here = std::mem::replace(&mut r.temps, vec![None; registers]);
                 for (register, known) in arriving {
                     if !is_reached || here[register].as_ref() == Some(&known) {
                         r.temps[register] = Some(known);
@@ -164,8 +207,8 @@ impl<'a> Flow<'a> {
             }
             while let Some(local) = proto.locals.get(next).filter(|local| local.from <= at) {
                 let var = (number, next);
-                let known = match self.objects.get(&var) {
-                    Some(class) if next < proto.params => Some(Known::Object(class)),
+                let known = match self.given.get(&var) {
+                    Some(given) if next < proto.params => Some(given.clone()),
                     _ => r.temps.get(local.slot).cloned().flatten(),
                 };
                 if let Some(known) = known.filter(|_| !self.changed.contains(&var)) {
@@ -200,7 +243,8 @@ impl<'a> Flow<'a> {
                 }
             }
             for register in written(ins) {
-                r.temps[register] = None;
+                let Some(slot) = r.temps.get_mut(register) else { break };
+                *slot = None;
             }
             if let Some(slot) = r.temps.get_mut(ins.a()).filter(|_| set.is_some()) {
                 *slot = set;
@@ -242,16 +286,23 @@ impl Registers<'_> {
         ins.a() + 2..ins.a() + 2 + count
     }
 
-    /// Parameters that get an object by a call.
-    fn passed(&self, ins: Ins) -> Vec<(Var, &'static str)> {
+    /// Parameters that get an object by a call, or as `self` the table that the function stands in.
+    fn passed(&self, ins: Ins) -> Vec<(Var, Known)> {
         let is_call = (op::CALLM..=op::CALLT).contains(&ins.op());
         let Some(Known::Function(function)) = is_call.then(|| self.callee(ins)).flatten() else { return Vec::new() };
         let arguments = self.arguments(ins).enumerate();
-        let objects = arguments.filter_map(|(position, register)| match self.get(register) {
-            Some(Known::Object(class)) => Some(((function, position), class)),
+        let is_self = |position| {
+            let proto = self.flow.facts.protos.get(function);
+            position == 0 && proto.is_some_and(|proto| proto.first_param() == Some("self"))
+        };
+        let given = arguments.filter_map(|(position, register)| match self.get(register)? {
+            Known::Variable(var) if is_self(position) => {
+                Some(((function, position), Known::Within(self.flow.root(var)?)))
+            }
+            object @ Known::Object(_) => Some(((function, position), object)),
             _ => None,
         });
-        objects.collect()
+        given.collect()
     }
 
     /// What a call calls. A global function that is written in the same file is that function.
@@ -276,7 +327,7 @@ impl Registers<'_> {
             op::UGET => {
                 let var = self.flow.upvalue(self.number, ins.d())?;
                 let known = self.flow.values.get(&var).filter(|known| **known != Known::Plain).cloned();
-                known.or_else(|| self.flow.root(var).map(Known::Within))
+                known.or_else(|| self.flow.root(var).map(|_| Known::Variable(var)))
             }
             op::TGETV..=op::TGETR => {
                 let key = match (ins.op(), self.get(ins.c())) {
@@ -289,6 +340,10 @@ impl Registers<'_> {
                     (Known::Path(path), Some(key)) => Some(Known::Path(format!("{path}.{key}"))),
                     (Known::Path(path), None) => Some(Known::Within(Root::Global(first(&path).to_owned()))),
                     (Known::Object(class), Some(key)) => Some(Known::Method(class, key)),
+                    (Known::Variable(var), key) => {
+                        let method = key.and_then(|key| self.flow.methods.get(&(var, key.as_str())).copied().flatten());
+                        method.map(Known::Function).or_else(|| self.flow.root(var).map(Known::Within))
+                    }
                     (Known::Within(root), _) => Some(Known::Within(root)),
                     _ => None,
                 }

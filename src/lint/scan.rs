@@ -101,7 +101,7 @@ fn scan(facts: &mut Facts, protos: &[Proto], number: usize) {
     let is_top = number + 1 == protos.len();
     let fallbacks = fallbacks(proto);
     let targets: BTreeSet<usize> = proto.code.iter().enumerate().filter_map(|(at, ins)| ins.target(at)).collect();
-    let mut registers: Vec<Option<Known>> = vec![None; 256 + 8];
+    let mut registers: Vec<Option<Known>> = vec![None; proto.registers + 8];
     // How often the table of globals is fetched, and how often something by name in it.
     let (mut fetched, mut followed) = (0, 0);
     for (at, ins) in proto.code.iter().copied().enumerate() {

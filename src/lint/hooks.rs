@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::Found;
 use super::bytecode::Proto;
+use super::found::Found;
 use super::scan::Facts;
 use crate::script::program::Program;
 use crate::script::vm::Hook;

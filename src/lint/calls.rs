@@ -3,13 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use super::Found;
 use super::bytecode::{Ins, Proto, op};
 use super::flow::{Flow, Known, Registers, Var, asks};
+use super::found::Found;
+use super::hints::instead_of;
 use super::hooks::Hooks;
 use super::scan::Facts;
 use crate::message::Channel;
-use crate::script::teach::instead_of;
 
 /// Methods of a connection with what they need besides it: how many arguments.
 const LEAST: [(&str, usize); 7] = [
@@ -101,7 +101,7 @@ fn without_self(r: &Registers<'_>, ins: Ins) -> Option<Found> {
     let is_wrong = match arguments.next().map(|first| r.get(first)) {
         Some(Some(Known::Object(_))) => false,
         // It may well be another connection.
-        Some(None | Some(Known::Within(_))) => {
+        Some(None | Some(Known::Variable(_) | Known::Within(_))) => {
             let kind = arguments.next().and_then(|second| r.get(second));
             let is_kind = matches!(kind, Some(Known::Text(kind)) if matches!(kind.as_str(), "text" | "binary"));
             has_fixed_count && count < 1 + least || name == "send" && is_kind

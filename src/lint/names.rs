@@ -1,16 +1,14 @@
 //! Names that nothing defines, and globals that nothing reads: judged by what the VM offers and what the script's files assign.
 
-use mlua::Lua;
 use std::collections::BTreeSet;
 
-use super::Found;
 use super::files::File;
+use super::found::Found;
+use super::hints::{instead_of, nearest};
 use super::hooks::{self, ENGINE_READS, Hooks};
 use super::scan::{Facts, Read};
-use crate::script::teach::{instead_of, nearest, offered};
+use crate::script::inspect::Globals;
 
-/// Tables of the language whose fields are all known; with `mix` and what is in it.
-pub(super) const LIBRARIES: [&str; 9] = ["string", "table", "math", "os", "io", "coroutine", "debug", "bit", "package"];
 /// Names of the language that the sandbox keeps from scripts.
 const KEPT: [&str; 6] = ["io", "jit", "ffi", "newproxy", "dofile", "loadfile"];
 /// Names of other versions of the language, for which portable modules ask.
@@ -35,30 +33,13 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub fn of(lua: &Lua, files: &[File]) -> Names {
-        let offered = offered(lua);
-        let (mut defined, mut globals, mut functions) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    pub fn of(globals: &Globals, files: &[File]) -> Names {
+        let Globals { names, functions, libraries, offered, are_watched } = globals;
         let closed = offered.iter().filter_map(|name| Some(name.rsplit_once('.')?.0.to_owned()));
-        let mut closed: BTreeSet<String> = closed.chain(["mix".to_owned()]).collect();
+        let mut closed: BTreeSet<String> = closed.chain(["mix".to_owned()]).chain(libraries.keys().cloned()).collect();
+        let fields = libraries.iter().flat_map(|(name, fields)| fields.iter().map(move |f| format!("{name}.{f}")));
+        let mut defined: BTreeSet<String> = fields.chain(names.iter().cloned()).collect();
         defined.extend(offered.iter().filter(|name| !name.contains(':')).cloned());
-        for (key, value) in lua.globals().pairs::<mlua::Value, mlua::Value>().flatten() {
-            let mlua::Value::String(key) = key else { continue };
-            let key = key.to_string_lossy();
-            match value {
-                mlua::Value::Table(library) if LIBRARIES.contains(&key.as_str()) => {
-                    for (field, _) in library.pairs::<mlua::Value, mlua::Value>().flatten() {
-                        if let mlua::Value::String(field) = field {
-                            defined.insert(format!("{key}.{}", field.to_string_lossy()));
-                        }
-                    }
-                    closed.insert(key.clone());
-                }
-                mlua::Value::Function(_) => drop(functions.insert(key.clone())),
-                _ => {}
-            }
-            globals.insert(key);
-        }
-        defined.extend(globals.iter().cloned());
         let reads = files.iter().flat_map(|f| &f.facts.reads);
         let read = reads.map(|r| r.path.clone()).collect();
         let written: BTreeSet<String> = files.iter().flat_map(|f| &f.facts.writes).map(|w| w.path.clone()).collect();
@@ -73,11 +54,11 @@ impl Names {
         Names {
             defined,
             read,
-            offered,
+            offered: offered.clone(),
             closed,
-            globals,
-            functions,
-            opaque: own().any(|f| f.facts.opaque) || lua.globals().metatable().is_some(),
+            globals: names.clone(),
+            functions: functions.clone(),
+            opaque: own().any(|f| f.facts.opaque) || *are_watched,
             compiles: own().any(|f| f.facts.compiles),
         }
     }

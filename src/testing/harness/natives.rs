@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::message::{Kind, NotUtf8};
 use crate::script::doing::Doing;
-use crate::script::mix::{conn, http, log, mesh, queue, redis, time};
+use crate::script::harness as runtime;
+use crate::script::mix::conn::GONE;
 use crate::script::stack::{Args, Push, Raise, State, push_bytes, set_method, set_native, set_raw};
-use crate::script::{guard, trace, wait};
+use crate::script::{guard, wait};
 use crate::shard::context::{Context, Value};
 
 thread_local! {
@@ -35,7 +36,7 @@ pub(super) unsafe fn register(state: State) {
         set_raw(state, c"proxy", proxy);
         set_raw(state, c"set_globals", set_globals);
         set_native(state, c"trace", traced);
-        set_native(state, c"place", |args: &Args| Ok(trace::script_place(args.state())));
+        set_native(state, c"place", |args: &Args| Ok(runtime::script_place(args.state())));
         set_native(state, c"is_late", |_: &Args| {
             Ok(DEADLINE.with(|deadline| deadline.get().is_some_and(|at| Instant::now() > at)))
         });
@@ -45,22 +46,22 @@ pub(super) unsafe fn register(state: State) {
         set_native(state, c"mesh_send_args", |args: &Args| Ok(Checked(mesh_send_args(args))));
         set_native(state, c"channel_args", |args: &Args| Ok(Checked(channel_args(args))));
         set_native(state, c"close_args", |args: &Args| Ok(Checked(close_args(args))));
-        set_native(state, c"sleep_arg", |args: &Args| Ok(Checked(time::sleep_arg(args))));
+        set_native(state, c"sleep_arg", |args: &Args| Ok(Checked(runtime::sleep_arg(args))));
         set_native(state, c"key_arg", |args: &Args| Ok(Checked(args.text(1).map(Cow::into_owned))));
         set_native(state, c"queue_args", |args: &Args| {
-            Ok(Checked(queue::push_args(args).map(|topic| topic.map(|topic| topic.to_string()))))
+            Ok(Checked(runtime::push_args(args).map(|topic| topic.map(|topic| topic.to_string()))))
         });
         set_native(state, c"command_args", |args: &Args| {
-            Ok(Checked(redis::command_args(args).map(|command| command.map(|(words, _)| Words(words)))))
+            Ok(Checked(runtime::command_args(args).map(|command| command.map(|(words, _)| Words(words)))))
         });
-        set_native(state, c"request_problem", |args: &Args| Ok(Checked(http::problem(args))));
+        set_native(state, c"request_problem", |args: &Args| Ok(Checked(runtime::request_problem(args))));
         set_native(state, c"log_args", |args: &Args| Ok(Checked(log_args(args))));
         set_native(state, c"context_new", context_new);
         set_method(state, c"context_set", |args: &Args| Ok(Checked(context_set(args))));
         set_method(state, c"context_merge", |args: &Args| Ok(Checked(context_merge(args))));
         set_native(state, c"context_all", context_all);
         for (name, text) in [
-            (c"gone", conn::GONE),
+            (c"gone", GONE),
             (c"not_at_top_level", wait::NOT_AT_TOP_LEVEL),
             (c"not_here", wait::NOT_HERE),
             (c"in_vain", wait::IN_VAIN),
@@ -119,14 +120,14 @@ impl Push for Words {
 }
 
 fn send_args(args: &Args) -> Result<(Vec<u8>, &'static str), Raise> {
-    Ok((args.bytes(1)?.into_owned(), conn::kind_arg(args, 2)?.as_str()))
+    Ok((args.bytes(1)?.into_owned(), runtime::kind_arg(args, 2)?.as_str()))
 }
 
 /// Channel, data, kind, whether counts are wanted; else nothing of these and then why it can't be published.
 type Publication = ((Option<String>, Option<Vec<u8>>), ((Option<&'static str>, bool), Option<String>));
 
 fn publish_args(args: &Args) -> Result<Publication, Raise> {
-    Ok(match mesh::publish_args(args)? {
+    Ok(match runtime::publish_args(args)? {
         Ok((channel, message, counted)) => {
             let data = (Some(channel.to_string()), Some(message.data().to_vec()));
             (data, ((Some(message.kind().as_str()), counted), None))
@@ -139,7 +140,7 @@ fn publish_args(args: &Args) -> Result<Publication, Raise> {
 type Sending = ((Option<String>, Option<Vec<u8>>), (Option<&'static str>, Option<String>));
 
 fn mesh_send_args(args: &Args) -> Result<Sending, Raise> {
-    Ok(match mesh::send_args(args)? {
+    Ok(match runtime::mesh_send_args(args)? {
         Ok((id, message)) => {
             ((Some(id.to_string()), Some(message.data().to_vec())), (Some(Kind::as_str(message.kind())), None))
         }
@@ -149,19 +150,19 @@ fn mesh_send_args(args: &Args) -> Result<Sending, Raise> {
 
 /// Why they are no names of channels, or the names.
 fn channel_args(args: &Args) -> Result<(Option<String>, Vec<String>), Raise> {
-    Ok(match conn::channel_args(args)? {
+    Ok(match runtime::channel_args(args)? {
         Ok(channels) => (None, channels.iter().map(ToString::to_string).collect()),
         Err(e) => (Some(e), Vec::new()),
     })
 }
 
 fn close_args(args: &Args) -> Result<(f64, String), Raise> {
-    let (code, reason) = conn::close_args(args)?;
+    let (code, reason) = runtime::close_args(args)?;
     Ok((code.into(), reason.into()))
 }
 
 fn log_args(args: &Args) -> Result<(String, Vec<u8>), Raise> {
-    let (level, text) = log::log_args(args)?;
+    let (level, text) = runtime::log_args(args)?;
     Ok((level.as_str().to_ascii_lowercase(), text.into_owned()))
 }
 
@@ -183,14 +184,14 @@ fn with_context<T>(args: &Args, index: i32, work: impl FnOnce(&mut Context) -> T
 fn context_set(args: &Args) -> Result<Option<String>, Raise> {
     let (key, value) = (args.text(1)?, args.value(2)?);
     let set = with_context(args, 0, |context| context.set(&key, value).map_err(|full| full.to_string()))?;
-    Ok(set.unwrap_or_else(|| Err(conn::GONE.into())).err())
+    Ok(set.unwrap_or_else(|| Err(GONE.into())).err())
 }
 
 /// `context_merge(number, values)`: why not, or nil.
 fn context_merge(args: &Args) -> Result<Option<String>, Raise> {
-    let values = conn::context_args(args)?;
+    let values = runtime::context_args(args)?;
     let set = with_context(args, 0, |context| context.merge(values).map_err(|full| full.to_string()))?;
-    Ok(set.unwrap_or_else(|| Err(conn::GONE.into())).err())
+    Ok(set.unwrap_or_else(|| Err(GONE.into())).err())
 }
 
 /// `context_all(number)`: a copy.
@@ -202,7 +203,7 @@ fn context_all(args: &Args) -> Result<Value, Raise> {
 /// `trace(co)`: where a coroutine stands.
 fn traced(args: &Args) -> Result<Vec<String>, Raise> {
     let co = unsafe { ffi::lua_tothread(args.state(), 1) };
-    if co.is_null() { Err(args.wrong(1, "coroutine")) } else { Ok(trace::traceback(co)) }
+    if co.is_null() { Err(args.wrong(1, "coroutine")) } else { Ok(runtime::traceback(co)) }
 }
 
 /// `set_globals(co, table)`: what is compiled in that coroutine, and the coroutines that it makes, have these globals.

@@ -1,6 +1,6 @@
 //! Tests of scripts that are written in Lua: a VM as the engine's, in which fakes take the place of clients, clock and
-//! back ends. The fakes are `testing/engine.lua` and the files that it is handed to, the library that tests call is
-//! `testing/test.lua`; `natives` lends them what the engine does itself. Which tests there are to run, and how it is told, is not decided here.
+//! back ends. The fakes are `harness/engine.lua` and the files that it is handed to, the library that tests call is
+//! `harness/test.lua`; `natives` lends them what the engine does itself. Which tests there are to run, and how it is told, is not decided here.
 
 mod natives;
 
@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::build::{LOAD_BUDGET, bare};
-use super::doing::Doing;
-use super::guard;
-use super::program::{Program, shown};
-use super::stack::State;
-use super::vm::VmLimits;
 use crate::config::{Config, Protocol, QueueFull, Server};
+use crate::script::doing::Doing;
+use crate::script::guard;
+use crate::script::harness::{LOAD_BUDGET, bare};
+use crate::script::program::{Program, shown};
+use crate::script::stack::State;
+use crate::script::vm::VmLimits;
 
 /// The longest a hook may compute, where no server of the configuration says.
 const HANDLER_TIMEOUT: Duration = Duration::from_millis(200);
@@ -158,17 +158,17 @@ impl Opened {
         let open = || -> mlua::Result<_> {
             let native = natives_table(&lua, &program, settings)?;
             let chunk = |name: &str, text: &str| lua.load(text).set_name(format!("=connmix:{name}")).into_function();
-            let engine: Table = chunk("engine", include_str!("testing/engine.lua"))?.call((&native, &prelude))?;
+            let engine: Table = chunk("engine", include_str!("harness/engine.lua"))?.call((&native, &prelude))?;
             for (name, text) in [
-                ("conns", include_str!("testing/conns.lua")),
-                ("clients", include_str!("testing/clients.lua")),
-                ("script", include_str!("testing/script.lua")),
-                ("backends", include_str!("testing/backends.lua")),
-                ("workers", include_str!("testing/workers.lua")),
+                ("conns", include_str!("harness/conns.lua")),
+                ("clients", include_str!("harness/clients.lua")),
+                ("script", include_str!("harness/script.lua")),
+                ("backends", include_str!("harness/backends.lua")),
+                ("workers", include_str!("harness/workers.lua")),
             ] {
                 chunk(name, text)?.call::<()>((&native, &engine, &prelude))?;
             }
-            let runner: Table = chunk("test", include_str!("testing/test.lua"))?.call((native, engine, prelude))?;
+            let runner: Table = chunk("test", include_str!("harness/test.lua"))?.call((native, engine, prelude))?;
             let opened = Opened { runner, main, timeout: settings.timeout, _lua: lua.clone() };
             let cases = opened.collect()?;
             Ok((opened, cases))

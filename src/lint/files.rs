@@ -7,6 +7,7 @@ use super::bytecode;
 use super::dialect::{self, Use};
 use super::scan::Facts;
 use super::tokens::comments;
+use crate::script::inspect;
 use crate::script::program::{Program, shown};
 
 /// Modules that are required only inside functions are followed so many.
@@ -37,7 +38,7 @@ impl File {
 pub(super) fn files(program: &Program) -> Vec<File> {
     let folder = program.folder();
     let file = |path: &Path, text: &[u8]| {
-        let facts = Facts::of(bytecode::read(text)?);
+        let facts = Facts::of(bytecode::parse(&inspect::bytecode(program, path, text)?)?);
         let (own, is_entry) = (path.starts_with(folder), path == program.entry);
         let dialect = if own { dialect::uses(text) } else { Vec::new() };
         let comments = if own { comments(text) } else { BTreeMap::new() };

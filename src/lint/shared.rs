@@ -6,12 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Found;
 use super::bytecode::{Ins, op};
 use super::files::File;
 use super::flow::{Flow, Known, Registers, Root, asks, first};
+use super::found::Found;
 use super::hooks::{ENGINE_READS, Hooks};
-use super::names::LIBRARIES;
+use crate::script::inspect::LIBRARIES;
 
 /// A function: its file and its number there.
 type Function = (usize, usize);
@@ -159,7 +159,7 @@ fn reached(flows: &[Flow<'_>], names: &Names, hooks: &Hooks) -> BTreeSet<Functio
                 }
                 op::TGETS => open.extend(by_key(proto.text(ins.c()))),
                 op::TGETV => {
-                    if let Some(Known::Within(Root::Local((top, local)))) = r.get(ins.b()) {
+                    if let Some(Root::Local((top, local))) = r.get(ins.b()).and_then(Known::root) {
                         let slot = flow.facts.protos.get(top).and_then(|top| top.locals.get(local)).map(|l| l.slot);
                         let table = slot.and_then(|slot| names.in_table.get(&(file, slot)));
                         open.extend(table.into_iter().flatten());
@@ -186,7 +186,7 @@ fn changes(flow: &Flow<'_>, number: usize, hooks: &Hooks) -> Vec<Change> {
         // A value that is asked for later, by the local that keeps it.
         if (op::ISTC..=op::ISF).contains(&ins.op()) || matches!(ins.op(), op::ISEQP | op::ISNEP) {
             let register = if ins.op() >= op::ISTC { ins.d() } else { ins.a() };
-            asked.extend(r.get(register).and_then(root_of));
+            asked.extend(r.get(register).and_then(Known::root));
         }
         let before = r.at().checked_sub(1).and_then(|before| proto.code.get(before));
         let is_sum = |register: usize| {
@@ -207,19 +207,21 @@ fn changes(flow: &Flow<'_>, number: usize, hooks: &Hooks) -> Vec<Change> {
                 let is_function = matches!(r.get(ins.a()), Some(Known::Function(_)));
                 name.filter(|_| !is_function).map(|name| (Root::Global(name.to_owned()), is_sum(ins.a())))
             }
+            // A class is made one by this, again and again perhaps.
+            op::TSETS if proto.text(ins.c()).is_some_and(|key| key.starts_with("__")) => None,
             op::TSETV..=op::TSETR => {
                 let root = r.get(ins.b()).and_then(|table| match table {
                     Known::Path(path) if path == "_G" && ins.op() == op::TSETS => {
                         proto.text(ins.c()).map(|name| Root::Global(name.to_owned()))
                     }
-                    table => root_of(table),
+                    table => table.root(),
                 });
                 root.map(|root| (root, is_sum(ins.a())))
             }
             op::CALL | op::CALLM | op::CALLT | op::CALLMT => match r.get(ins.a()) {
                 Some(Known::Path(path)) if CHANGERS.contains(&path.as_str()) => {
                     let table = r.arguments(ins).next().and_then(|register| r.get(register));
-                    table.and_then(root_of).map(|root| (root, false))
+                    table.and_then(Known::root).map(|root| (root, false))
                 }
                 _ => None,
             },
@@ -240,15 +242,7 @@ fn read(flow: &Flow<'_>, number: usize, r: &Registers<'_>, ins: Ins) -> Option<R
     match ins.op() {
         op::UGET => flow.root(flow.upvalue(number, ins.d())?),
         op::GGET => proto.text(ins.d()).map(|name| Root::Global(name.to_owned())),
-        op::TGETV..=op::TGETR => root_of(r.get(ins.b())?),
-        _ => None,
-    }
-}
-
-fn root_of(known: Known) -> Option<Root> {
-    match known {
-        Known::Within(root) => Some(root),
-        Known::Path(path) => Some(Root::Global(first(&path).to_owned())),
+        op::TGETV..=op::TGETR => r.get(ins.b())?.root(),
         _ => None,
     }
 }

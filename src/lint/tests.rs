@@ -1,7 +1,7 @@
 //! Scripts with one slip each, and scripts that only look as if they had one.
 
-use super::super::vm::{Vm, VmLimits};
 use super::*;
+use crate::script::vm::VmLimits;
 use std::sync::Arc;
 
 /// The warnings of an entry file and its modules.
@@ -21,7 +21,7 @@ fn warned_with(system: &str, files: &[(&str, &str)]) -> Vec<String> {
     program.allow(system.as_bytes());
     let vm = Vm::new(program, &VmLimits { memory: 64 << 20, waiting: 1, ..VmLimits::default() }).unwrap();
     let folder = format!("{}/", dir.path().display());
-    vm.warnings(0).into_iter().map(|w| w.replace(&folder, "").replace(": warning: ", ": ")).collect()
+    Lints::of(&vm).warnings(0).into_iter().map(|w| w.replace(&folder, "").replace(": warning: ", ": ")).collect()
 }
 
 /// The warnings of an entry file that has an `on_message` as its last line.
@@ -292,6 +292,14 @@ fn what_handlers_change_and_workers_do_not_share_is_told() {
         ),
         ("local n = 0\nfunction on_handshake()\n  pcall(function() n = n + 1 end)\nend", "3: 'n'"),
         ("do\n  local n = 0\n  function on_handshake()\n    n = n + 1\n  end\nend", "4: 'n'"),
+        (
+            "local stats = { n = 0 }\nfunction stats:count()\n  self.n = self.n + 1\nend\nfunction on_handshake() stats:count() end",
+            "3: 'stats'",
+        ),
+        (
+            "local list = {}\nlist.add = function(self, id)\n  table.insert(self, id)\nend\nfunction on_handshake(id) list:add(id) end",
+            "3: 'list'",
+        ),
     ] {
         let wanted: Vec<String> =
             (!wanted.is_empty()).then(|| format!("entry.lua:{wanted} {SPLIT}")).into_iter().collect();
@@ -334,6 +342,13 @@ fn what_is_the_same_in_all_workers_is_no_split() {
         "local seen = {} -- each worker counts for itself\nfunction on_handshake(id) seen[id] = 1 end",
         "local n = 0\nfunction on_handshake() n = n + 1 end -- each worker",
         "function mix.mine() end\nfunction on_handshake() mix.count = 1 end",
+        // Objects of a class, and what is done to the class itself.
+        "local Room = {}\nRoom.__index = Room\nfunction Room.new() return setmetatable({}, Room) end\n\
+         function Room:set(x) self.x = x end\nfunction on_handshake(id) local r = Room.new() r:set(id) return r end",
+        "local Room = {}\nfunction Room:new(o) o = o or {} setmetatable(o, self) self.__index = self return o end\n\
+         function Room:set(x) self.x = x end\nfunction on_handshake(id) local r = Room:new() r:set(id) return r end",
+        "local config = {}\nfunction config:load() self.x = 1 end\nconfig:load()\n\
+         function on_handshake() return config.x end",
     ] {
         assert_eq!(of(script), [""; 0], "{script}");
     }
@@ -466,4 +481,51 @@ fn a_local_of_a_module_may_have_a_hooks_name() {
 fn the_same_slip_is_told_once_a_file() {
     let found = of("function f()\n  foo()\n  foo()\nend\nfunction g()\n  foo()\nend");
     assert_eq!(found, ["entry.lua:2: global 'foo' is read but nothing defines it"]);
+}
+
+#[test]
+fn a_loop_that_nothing_ends_is_told() {
+    let told = |line: u32| {
+        format!(
+            "entry.lua:{line}: this loop never ends: nothing leaves it, and it calls nothing that could; \
+             the handler that comes to it is stopped by its time budget"
+        )
+    };
+    for (body, line) in [
+        ("while true do end", 2),
+        ("local n = 0\n  while true do\n    n = n + 1\n  end", 3),
+        ("local n = 0\n  repeat\n    if n > 5 then n = 0 else n = n + 1 end\n  until false", 3),
+        ("::again::\n  goto again", 3),
+        ("local n = 0\n  while 1 do\n    while n < 5 do n = n + 1 end\n  end", 3),
+        ("local f\n  while true do\n    local x = f\n    f = function() return x end\n  end", 3),
+    ] {
+        assert_eq!(of(&format!("function f()\n  {body}\nend")), [told(line)], "{body}");
+    }
+}
+
+#[test]
+fn a_loop_that_may_end_is_not_told() {
+    for body in [
+        "while true do break end",
+        "while true do return end",
+        "while true do mix.sleep(1) end",
+        "while true do if x then break end end",
+        "while true do if x then return 1 end end",
+        "while true do if x then goto out end end ::out::",
+        "while true do error('x') end",
+        "while true do local v = t.next end",
+        "while true do t.n = 1 end",
+        "local s = '' while true do s = s .. 'x' end",
+        "while x do end",
+        "repeat local done = x until done",
+        "for i = 1, 10 do end",
+        "for k, v in pairs(t) do end",
+        "for i = 1, 3 do while true do break end end",
+        "while true do for i = 1, 10 do if i > x then return end end end",
+        "local function g() while true do if x then break end end end return g",
+        "while true do local f = function() return 1 end if x then break end end",
+    ] {
+        let found = of(&format!("x, t = 1, {{}}\nfunction f()\n  {body}\nend"));
+        assert!(!found.iter().any(|warning| warning.contains("never ends")), "{body}: {found:?}");
+    }
 }

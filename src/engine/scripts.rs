@@ -1,0 +1,56 @@
+//! Scripts before any worker runs them: read, tried and checked, on the thread that asks.
+
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::lint::{self, Lints};
+use crate::script::ignored;
+use crate::script::program::Program;
+use crate::script::vm::{Vm, VmLimits};
+
+/// Checks every entry script as the workers will run it; all their errors at once, one a line. The warnings are of what
+/// compiles and is yet most likely a slip.
+pub fn check_scripts(config: &Config) -> Result<Vec<String>, String> {
+    let mut warnings = Vec::new();
+    compile(config, |vm| {
+        // Two servers may share a script.
+        let new: Vec<_> =
+            Lints::of(vm).warnings(config.workers).into_iter().filter(|w| !warnings.contains(w)).collect();
+        warnings.extend(new);
+    })?;
+    Ok(warnings)
+}
+
+/// Checks a script that works, so that its errors can say what was probably meant, without a worker having to look. Logs its
+/// warnings for its author: where the log is at debug, as in `dev`.
+pub(super) fn check_script(vm: &Vm, workers: usize) {
+    ignored::forget();
+    let lints = Lints::of(vm);
+    if tracing::enabled!(target: "script", tracing::Level::DEBUG) {
+        lints.warnings(workers).iter().for_each(|warning| tracing::warn!(target: "script", "{warning}"));
+    }
+    vm.program.hint_with(Box::new(lints));
+}
+
+/// Reads and tries each server's script, on this thread. `tried` sees those that work.
+pub(super) fn compile(config: &Config, mut tried: impl FnMut(&Vm)) -> Result<Vec<Arc<Program>>, String> {
+    let limits = VmLimits::of(&config.luavm);
+    let (mut programs, mut errors) = (Vec::new(), Vec::new());
+    for server in &config.servers {
+        let program = Arc::new(Program::new(server.protocol, server.entry.clone(), server.options.clone()));
+        match Vm::new(program.clone(), &limits) {
+            Ok(vm) => {
+                tried(&vm);
+                programs.push(program);
+            }
+            Err(e) => {
+                let e = lint::explained(&program, &e);
+                // Two servers may share a script.
+                if !errors.contains(&e) {
+                    errors.push(e);
+                }
+            }
+        }
+    }
+    if errors.is_empty() { Ok(programs) } else { Err(errors.join("\n")) }
+}

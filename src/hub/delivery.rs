@@ -1,0 +1,38 @@
+//! What workers find in their mailboxes.
+
+use std::sync::Arc;
+
+use super::order::{Obeyed, Order};
+use super::tally::Share;
+use crate::ids::ClientId;
+use crate::message::{Channel, Message};
+
+/// A message on its way to all of a channel's connections.
+#[derive(Debug)]
+pub struct Publication {
+    /// The channel.
+    pub channel: Channel,
+    /// What to deliver.
+    pub message: Message,
+}
+
+/// What a worker finds in its mailbox. The other way into a worker is its control lane.
+pub enum Delivery {
+    /// To all connections of this worker that are in the channel.
+    Publish(Arc<Publication>, Share),
+    /// To one connection of this worker.
+    Send(ClientId, Message, Share),
+    /// To one connection of this worker: something it is to do.
+    Order(ClientId, Order, Obeyed),
+}
+
+impl Delivery {
+    /// The bytes it counts for in a mailbox: its payload and its own size.
+    pub(super) fn weight(&self) -> usize {
+        128 + match self {
+            Delivery::Publish(publication, _) => publication.message.data().len(),
+            Delivery::Send(_, message, _) => message.data().len(),
+            Delivery::Order(_, order, _) => order.weight(),
+        }
+    }
+}

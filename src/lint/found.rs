@@ -1,0 +1,55 @@
+//! What a check of a script has found.
+
+use super::dialect::Use;
+
+/// One slip.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Slip {
+    /// The file, as messages show it.
+    pub file: String,
+    /// Its line.
+    pub line: u32,
+    /// The name in question: a global, a hook, or a path such as `mix.mesh.publsh`.
+    pub name: String,
+    /// What is wrong.
+    pub what: String,
+    /// The likely fix; may be empty.
+    pub fix: String,
+    /// It is about the order of this hook's arguments: its last line. [`Slip::line`] is its first.
+    pub order: Option<u32>,
+    /// It is state that each worker has of its own: with one worker no slip.
+    pub is_split: bool,
+}
+
+impl std::fmt::Display for Slip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}: warning: {}", self.file, self.line, self.what)?;
+        if self.fix.is_empty() { Ok(()) } else { write!(f, "; {}", self.fix) }
+    }
+}
+
+/// A slip as the parts of this module find it, in a file that they need not know.
+pub(super) struct Found {
+    pub line: u32,
+    pub name: String,
+    pub what: String,
+    pub fix: String,
+    pub order: Option<u32>,
+    pub is_split: bool,
+}
+
+impl Found {
+    pub fn new(line: u32, name: &str, what: impl Into<String>, fix: impl Into<String>) -> Found {
+        Found { line, name: name.into(), what: what.into(), fix: fix.into(), order: None, is_split: false }
+    }
+
+    pub fn of_dialect((line, spelt, instead): &Use) -> Found {
+        let what = format!("'{spelt}' is neither Lua 5.1 nor stock LuaJIT: such a script runs nowhere else");
+        Found::new(*line, spelt, what, instead.as_str())
+    }
+
+    pub fn slip(self, file: &str) -> Slip {
+        let Found { line, name, what, fix, order, is_split } = self;
+        Slip { file: file.into(), line, name, what, fix, order, is_split }
+    }
+}

@@ -13,7 +13,7 @@ use tracing::level_filters::LevelFilter;
 
 use self::signals::{Signals, Wish};
 use crate::bench::Bench;
-use crate::config::{Config, Format, Level, Listen, load, print};
+use crate::config::{Config, Format, Level, Listen, NodeRole, load, print};
 use crate::engine::{Engine, Listeners, check_scripts, check_watchdog};
 use crate::ids::MAX_WORKERS;
 use crate::telemetry::log::escape::for_terminal;
@@ -38,9 +38,9 @@ enum Command {
     Dev(Run),
     /// For production: center and engine in one process
     Single(Run),
-    /// The center alone (needs a cluster)
+    /// The center of a cluster: engines join it, and clients find them by it
     Center(Run),
-    /// An engine alone (needs a cluster)
+    /// An engine of a cluster: it serves clients
     Engine(Run),
     /// Check the configuration and the scripts it names, and exit: 0 all is well, 1 it is not
     Check(Check),
@@ -100,10 +100,10 @@ pub fn main() -> ExitCode {
         Ok(()) => Ok(()),
     };
     let outcome = match cli.command {
-        Command::Dev(run) => guarded().and_then(|()| serve(&run, true)),
-        Command::Single(run) => guarded().and_then(|()| serve(&run, false)),
-        Command::Center(_) => Err(needs_cluster("center")),
-        Command::Engine(_) => Err(needs_cluster("engine")),
+        Command::Dev(run) => guarded().and_then(|()| serve(&run, true, NodeRole::SINGLE)),
+        Command::Single(run) => guarded().and_then(|()| serve(&run, false, NodeRole::SINGLE)),
+        Command::Center(run) => serve(&run, false, NodeRole { engine: false, center: true }),
+        Command::Engine(run) => guarded().and_then(|()| serve(&run, false, NodeRole { engine: true, center: false })),
         Command::Config(what) => show(&what),
         Command::Check(what) => guarded().and_then(|()| check(&what)),
         Command::Test(options) => match guarded() {
@@ -119,14 +119,6 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn needs_cluster(role: &str) -> String {
-    format!(
-        "connmix {role} runs one role of a cluster, which this version does not have yet; run \"connmix single\", which \
-         is center and engine in one process.\nA cluster will need these lines in the configuration:\n\n\
-         cluster:\n  engine: nats\n  nats: {{servers: [\"nats://127.0.0.1:4222\"]}}"
-    )
 }
 
 fn load(file: &File) -> Result<Config, String> {
@@ -189,15 +181,15 @@ fn open_log(config: &Config, dev: bool) -> Result<Log, String> {
     Log::open(level, style, file).map_err(|e| e.to_string())
 }
 
-/// `dev` and `single`.
-fn serve(run: &Run, dev: bool) -> Result<(), String> {
+/// `dev`, `single`, `center` and `engine`.
+fn serve(run: &Run, dev: bool, role: NodeRole) -> Result<(), String> {
     // Signals first: one that asks for a stop during the start is not lost, and none kills.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| format!("the runtime could not start: {e}"))?;
     let mut signals = runtime.block_on(async { Signals::watch() }).map_err(|e| format!("signals: {e}"))?;
-    let config = load(&run.file)?;
+    let config = load(&run.file)?.for_role(role);
     // Open to the end of this function: what happens during the stop is logged too.
     let log = open_log(&config, dev)?;
     log_panics();
@@ -217,13 +209,14 @@ fn serve(run: &Run, dev: bool) -> Result<(), String> {
     let workers = run.workers.map(usize::from);
     let engine = Engine::start(config, listeners, workers, Box::new(on_level)).map_err(|e| e.to_string())?;
     let at = engine.addresses();
-    for (_, addr) in [(open_api, at.api), (open_center, at.center)].into_iter().filter(|(open, _)| *open) {
+    for (_, addr) in [(open_api && role.engine, at.api), (open_center && role.center, at.center)].into_iter().filter(|(open, _)| *open) {
         tracing::warn!("the API on {addr} is open to everybody: no access.users are configured");
     }
     for server in &at.servers {
         tracing::info!("serving clients on {server}");
     }
-    tracing::info!(workers = engine.workers(), "connmix {} is ready; API on {}", env!("CARGO_PKG_VERSION"), at.api);
+    let api = if role.engine { at.api } else { at.center };
+    tracing::info!(workers = engine.workers(), "connmix {} is ready; API on {api}", env!("CARGO_PKG_VERSION"));
     if let Some(greeting) = greeting {
         greeting.print(at);
     }

@@ -49,6 +49,14 @@ pub struct Published {
     pub s: u64,
     /// Not reached.
     pub f: u64,
+    /// Nodes that did not answer in time; left out where there are none.
+    #[serde(skip_serializing_if = "is_none")]
+    pub u: u64,
+}
+
+/// Whether there is nothing to tell.
+pub(super) fn is_none(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What a publish came to that may be to several channels.
@@ -63,7 +71,7 @@ pub(super) enum Outcome {
 
 impl From<Counts> for Published {
     fn from(counts: Counts) -> Published {
-        Published { s: counts.reached, f: counts.failed }
+        Published { s: counts.reached, f: counts.failed, u: counts.unanswered }
     }
 }
 

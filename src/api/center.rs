@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::UNIX_EPOCH;
 
 use super::state::Api;
+use crate::cluster::protocol::Hello;
 
 /// `GET /version`
 #[derive(Serialize)]
@@ -35,10 +36,26 @@ struct Node {
     clients: usize,
 }
 
+impl Node {
+    /// A member of the mesh.
+    fn of(member: &Hello) -> Node {
+        Node {
+            id: member.run.0.to_string(),
+            api_server: member.api.clone(),
+            start_time: member.started / 1000,
+            clients: usize::try_from(member.clients).unwrap_or(usize::MAX),
+        }
+    }
+}
+
 impl Api {
     /// The live nodes. `local` is the address of ours that the caller reached: what it can dial where nothing is
     /// advertised.
     pub(super) fn nodes(&self, local: IpAddr) -> Nodes {
+        if let Some(others) = self.mesh.others() {
+            let engines = others.members().iter().filter(|member| member.engine && member.serving).map(Node::of).collect();
+            return Nodes { nodes: engines };
+        }
         let advertised = self.config.load().cluster.advertise.clone();
         let bound = self.api_addr;
         let host = if bound.ip().is_unspecified() { local.to_canonical() } else { bound.ip() };

@@ -2,6 +2,7 @@
 
 use super::answer::Answer;
 use super::call::{self, Call};
+use super::error::ApiError;
 use super::params::{Params, object_of};
 use super::state::Api;
 use super::{batch, publish};
@@ -9,6 +10,9 @@ use super::{batch, publish};
 impl Api {
     /// Carries out a call of the mesh.
     pub(super) async fn call(&self, call: Call, body: &[u8]) -> Answer {
+        if !self.mesh.is_serving() {
+            return Answer::failure(&ApiError::Joining, None);
+        }
         // An empty array of publishes is told so.
         let object = if call == Call::Publish { body } else { object_of(body) };
         let params = match Params::parse(object, "the body") {

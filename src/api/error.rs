@@ -42,6 +42,8 @@ pub enum ApiError {
     Timeout,
     /// The engine drains.
     Unavailable,
+    /// The node has not joined its cluster yet.
+    Joining,
     /// Workers are stuck: these.
     Stuck(Vec<WorkerId>),
     /// Wrong credentials have come from there so fast that these were not looked at.
@@ -82,7 +84,7 @@ impl ApiError {
             ApiError::MethodNotAllowed(_) => CallResult::MethodNotAllowed,
             ApiError::TooLarge(_) => CallResult::TooLarge,
             ApiError::Timeout => CallResult::Timeout,
-            ApiError::Unavailable | ApiError::Stuck(_) => CallResult::Unavailable,
+            ApiError::Unavailable | ApiError::Joining | ApiError::Stuck(_) => CallResult::Unavailable,
             ApiError::TooMany => CallResult::TooMany,
             ApiError::Crowded => CallResult::Crowded,
         }
@@ -105,7 +107,9 @@ impl ApiError {
             ApiError::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::Timeout => StatusCode::REQUEST_TIMEOUT,
-            ApiError::Unavailable | ApiError::Stuck(_) | ApiError::Crowded => StatusCode::SERVICE_UNAVAILABLE,
+            ApiError::Unavailable | ApiError::Joining | ApiError::Stuck(_) | ApiError::Crowded => {
+                StatusCode::SERVICE_UNAVAILABLE
+            },
             ApiError::TooMany => StatusCode::TOO_MANY_REQUESTS,
         }
     }
@@ -128,6 +132,7 @@ impl ApiError {
             ApiError::TooLarge(limit) => format!("the body has more than {limit} bytes (engine.apiServer.maxBodySize)"),
             ApiError::Timeout => "the body did not arrive in time".into(),
             ApiError::Unavailable => "the engine is shutting down".into(),
+            ApiError::Joining => "this node has not joined its cluster yet".into(),
             ApiError::Stuck(workers) => {
                 let numbers: Vec<String> = workers.iter().map(|worker| worker.0.to_string()).collect();
                 format!("stuck: {} {}", if workers.len() == 1 { "worker" } else { "workers" }, numbers.join(", "))

@@ -273,6 +273,9 @@ impl Api {
                 if *self.draining.borrow() {
                     return Err(ApiError::Unavailable);
                 }
+                if matches!(route, Route::Ready) && !self.mesh.is_serving() {
+                    return Err(ApiError::Joining);
+                }
                 let stuck: Vec<_> = self.mesh.stuck().collect();
                 if matches!(route, Route::Ready) && !stuck.is_empty() {
                     return Err(ApiError::Stuck(stuck));

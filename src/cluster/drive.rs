@@ -27,12 +27,13 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// Starts a node. `events`: what its bus brings.
+    /// Starts a node. `events`: what its bus brings; `renumbered` hears that the node has another number.
     pub fn start<C: Clients + Send + 'static>(
         make: impl FnOnce(u64) -> Node<C> + Send + 'static,
         shared: Arc<Shared>,
         bus: Arc<dyn Bus>,
         events: mpsc::Receiver<Event>,
+        renumbered: impl Fn(u16) + Send + 'static,
     ) -> std::io::Result<Driver> {
         let (stop, stopped) = oneshot::channel();
         let run = move || {
@@ -41,7 +42,7 @@ impl Driver {
                 Err(error) => return tracing::error!(%error, "the mesh can't start"),
             };
             let clock = Clock(Instant::now());
-            let drive = Drive { node: make(clock.now()), shared, bus, events, clock };
+            let drive = Drive { node: make(clock.now()), shared, bus, events, clock, renumbered: Box::new(renumbered) };
             runtime.block_on(drive.run(stopped));
         };
         let thread = std::thread::Builder::new().name("mesh".into()).spawn(run)?;
@@ -81,6 +82,7 @@ struct Drive<C> {
     bus: Arc<dyn Bus>,
     events: mpsc::Receiver<Event>,
     clock: Clock,
+    renumbered: Box<dyn Fn(u16)>,
 }
 
 impl<C: Clients> Drive<C> {
@@ -133,7 +135,10 @@ impl<C: Clients> Drive<C> {
             match output {
                 Output::Announce(hello) => self.bus.announce(hello),
                 Output::Send(link) => self.send(link),
-                Output::Number(number) => tracing::debug!(number, "another number, since a node has ours"),
+                Output::Number(number) => {
+                    tracing::debug!(number, "another node has the number of this one, which takes another");
+                    (self.renumbered)(number);
+                }
             }
         }
     }

@@ -29,6 +29,8 @@ const GREETING: u64 = 50;
 const SETTLE: u64 = 1200;
 /// A node that joins waits no longer than this for one that does not answer.
 const JOINING: u64 = 5000;
+/// A node that finds no center says so this often.
+const SEEKING: u64 = 4000;
 /// A stream is begun anew no more often than this.
 const RESTART: u64 = 100;
 /// The most nodes of a mesh.
@@ -48,8 +50,8 @@ pub struct Settings {
     pub engine: bool,
     /// It is a center.
     pub center: bool,
-    /// It does not serve before it has found a center.
-    pub needs_center: bool,
+    /// Where centers are looked for. If there are any, it does not serve before it has found one.
+    pub centers: Vec<String>,
     /// Its number in the ids of its clients, unless another has that.
     pub number: u16,
     /// Unix time of its start, in milliseconds.
@@ -191,6 +193,7 @@ pub struct Node<C> {
     phase: Phase,
     /// When the phase began.
     since: u64,
+    sought: u64,
     greeted: u64,
     greet: bool,
     cleaned: u64,
@@ -202,7 +205,7 @@ pub struct Node<C> {
 impl<C: Clients> Node<C> {
     /// A node that has heard of nobody yet.
     pub fn new(settings: Settings, shared: Arc<Shared>, clients: C, now: u64) -> Node<C> {
-        let phase = if settings.needs_center { Phase::Seeking } else { Phase::Joining };
+        let phase = if settings.centers.is_empty() { Phase::Joining } else { Phase::Seeking };
         shared.set_phase(phase);
         shared.set_now(now);
         Node {
@@ -214,6 +217,7 @@ impl<C: Clients> Node<C> {
             telling: None,
             phase,
             since: now,
+            sought: now,
             greeted: 0,
             greet: true,
             cleaned: now,
@@ -669,6 +673,12 @@ impl<C: Clients> Node<C> {
                     false => Phase::Joining,
                 }
             }
+            Phase::Seeking if now >= self.sought + SEEKING => {
+                self.sought = now;
+                let centers = self.settings.centers.join(", ");
+                tracing::warn!("no center is found yet at {centers}; does it run, and is its cluster.secret the same?");
+                Phase::Seeking
+            }
             same => same,
         };
         if self.phase != Phase::Serving && self.settings.engine {
@@ -676,6 +686,10 @@ impl<C: Clients> Node<C> {
         }
         if phase != self.phase {
             (self.phase, self.since, self.greet, self.changed) = (phase, now, true, true);
+            if phase == Phase::Serving {
+                let (number, nodes) = (self.settings.number, 1 + self.peers.values().filter(|peer| peer.proven).count());
+                tracing::info!(number, nodes, "this node serves in the mesh");
+            }
             self.shared.set_phase(phase);
         }
     }

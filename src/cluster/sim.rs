@@ -177,7 +177,7 @@ impl World {
             nonce: [run.0 as u8; 16],
             engine: true,
             center: run.0 % 3 == 1,
-            needs_center: false,
+            centers: Vec::new(),
             number: (run.0 % 4 + 1) as u16,
             started: self.now,
             api: format!("node-{}", run.0),

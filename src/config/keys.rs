@@ -8,12 +8,13 @@ use super::changes::{Changes, Effect, Effect::Live, Effect::Restart};
 use super::kinds::{Leaf, duration, list, number, parsed, required, size, text, word, words};
 use super::raw::address::{HOST_PORT, ORIGIN, host_pattern, host_port, net, origin};
 use super::raw::known::Known;
+use super::raw::tree::Kind::Scalar;
 use super::raw::units::{self, Quantity, parse_size};
 use super::raw::value::Value;
 use super::rows::{Head, Kind, Row, Section, section};
-use super::sections::{Entry, address, named, noted, part, positioned};
+use super::sections::{Entry, address, named, part, positioned};
 use super::types::{
-    Format, High, HostPattern, LOAD_LIMIT, Level, Library, Listen, MAX_SCRIPT, MAX_WAITING, QueueFull, Roles,
+    ClusterEngine, Format, High, HostPattern, LOAD_LIMIT, Level, Library, Listen, MAX_SCRIPT, MAX_WAITING, NodeRole, QueueFull, Roles,
     STUCK_AFTER,
 };
 use crate::ids::MAX_WORKERS;
@@ -35,8 +36,6 @@ pub fn known() -> Known {
     Known::of(rows.iter().map(|row| row.path.as_str()))
 }
 
-const NOT_USED: &str = "is read and not used: how nodes find each other is up to the cluster engine";
-
 section! {
     /// The whole configuration.
     #[derive(Debug, Clone, PartialEq)]
@@ -47,10 +46,16 @@ section! {
         pub users: Vec<User> = "access.users", named("username", |user: &User| &user.username).told_as_one(), Live;
         /// The origins whose web pages may call the APIs, such as https://admin.example.com; none unless listed.
         pub origins: Vec<String> = "access.origins", list(ORIGIN, origin), Live;
+        /// Where engines and other centers join a cluster.
+        pub registry: Listen = "center.registry", address(6786), Restart("the cluster");
         /// The port of the center's API.
         pub center: Listen = "center.apiServer", address(6787), Restart("the listener");
         /// The engine's API, for back ends.
         pub api: ApiServer = "engine.apiServer", part();
+        /// The centers, as an engine reaches them: one, or a list, of which any is enough.
+        pub centers: Vec<String> = "engine.centerRegistry", one_or_more(HOST_PORT, host_port), Restart("the cluster");
+        /// Where other engines link to this one.
+        pub mesh_point: Listen = "engine.meshPoint", address(6788), Restart("the cluster");
         /// Worker threads; 0 = one a core. -p on the command line wins.
         pub workers: usize = "engine.workers", number(0..=MAX_WORKERS, 0), Restart("the workers");
         /// When memory is short.
@@ -72,12 +77,6 @@ section! {
         pub servers: Vec<Server> = "engine.servers", positioned(), Restart("the listener");
     }
     unused {
-        /// Where engines and other centers join a cluster.
-        "center.registry", noted(address(6786), NOT_USED);
-        /// The center, as an engine reaches it.
-        "engine.centerRegistry", noted(unset(HOST_PORT, host_port), NOT_USED);
-        /// Where other engines link to this one.
-        "engine.meshPoint", noted(address(6788), NOT_USED);
         /// Read and ignored.
         "licenses.activationCode", text("");
         /// Read and ignored.
@@ -86,6 +85,8 @@ section! {
     plain {
         /// The file this came from.
         pub file: PathBuf = PathBuf::new();
+        /// Which parts of a cluster this process is; the command line says it.
+        pub role: NodeRole = NodeRole::SINGLE;
         /// How long a worker may not go on until it counts as stuck: [`STUCK_AFTER`], but for tests.
         pub stuck_after: Duration = STUCK_AFTER;
         /// Things worth a line in the log: keys that are read and not used, and the like.
@@ -335,30 +336,49 @@ section! {
 
 section! {
     /// This node among others.
-    #[derive(Debug, Clone, PartialEq)]
+    #[derive(Clone, PartialEq)]
     pub struct Cluster {
-        /// This node's API as others reach it.
-        pub advertise: Option<String> = "advertise", unset(HOST_PORT, host_port), Restart("the cluster");
-        /// The longest a publish waits for a node's counts.
+        /// memory: this process alone. mesh: with other nodes. Only of dev and single; a center and an engine are always of a
+        /// mesh.
+        pub engine: ClusterEngine =
+            "engine", word(&[ClusterEngine::Memory, ClusterEngine::Mesh], ClusterEngine::Memory), Restart("the cluster");
+        /// What all nodes know; one that does not know it does not join. Empty = everybody who reaches the ports joins.
+        pub secret: String = "secret", text("").secret(), Restart("the cluster");
+        /// A file whose first line is the secret, instead of cluster.secret.
+        pub secret_file: String = "secretFile", text(""), Restart("the cluster");
+        /// This node's certificate for links between nodes, a PEM file. With it, links are enciphered.
+        pub tls_cert: String = "tls.cert", text(""), Restart("the cluster");
+        /// The key of cluster.tls.cert, a PEM file.
+        pub tls_key: String = "tls.key", text(""), Restart("the cluster");
+        /// Who signs the certificates of nodes, a PEM file. With it, both ends of a link must show one.
+        pub tls_ca: String = "tls.ca", text(""), Restart("the cluster");
+        /// This node's API as others reach it. Unset: the address that it has towards the center, and the API's port.
+        pub advertise: Option<String> = "advertise.api", unset(HOST_PORT, host_port), Restart("the cluster");
+        /// Where other nodes link to this one, if that is not where it listens.
+        pub advertise_mesh: Option<String> = "advertise.mesh", unset(HOST_PORT, host_port), Restart("the cluster");
+        /// The longest that a publish or a subscribe waits for a node. After that the node is suspect: it is not waited for.
         pub reply_timeout: Duration =
             "replyTimeout", duration(TIMEOUT_NOT_ZERO, Duration::from_millis(500)), Restart("the cluster");
-    }
-    unused {
-        /// memory: this process alone. nats is not available in this version.
-        "engine", word(&["memory", "nats"], "memory").checked(no_nats);
-        /// Not used in this version.
-        "nats.servers", list("a URL such as \"nats://127.0.0.1:4222\"", url);
-        /// Not used in this version.
-        "nats.name", text("");
-        /// Not used in this version.
-        "nats.credentials", text("");
+        /// Silence after which a node counts as gone.
+        pub leave: Duration = "leave", duration(seconds(2)..=seconds(3600), seconds(3)), Restart("the cluster");
     }
 }
 
-fn no_nats(engine: &&'static str) -> Option<&'static str> {
-    (*engine == "nats").then_some("\"nats\" is not available in this version; use memory")
+impl Debug for Cluster {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").field("engine", &self.engine).field("advertise", &self.advertise).finish_non_exhaustive()
+    }
 }
 
-fn url(text: &str) -> Option<String> {
-    text.contains("://").then(|| text.to_owned())
+/// A text that `parse` understands, or a list of such texts; by default none.
+fn one_or_more(expected: &'static str, parse: fn(&str) -> Option<String>) -> Leaf<Vec<String>> {
+    let read = move |at: &Value<'_>| {
+        let one = |item: &Value<'_>| item.parse(expected, None, |text| parse(text).map(Some));
+        if matches!(at.kind(), Some(Scalar { .. })) { one(at).into_iter().collect() } else { at.list().iter().filter_map(one).collect() }
+    };
+    let show = |all: &Vec<String>| match all.as_slice() {
+        [one] => one.as_str().into(),
+        all => all.to_vec().into(),
+    };
+    Leaf::new("text or list", format!("{expected}, or a list of them"), Some(Vec::new()), read, show)
 }

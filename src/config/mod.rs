@@ -27,15 +27,30 @@ pub use problem::{Problem, Problems};
 pub use raw::units::{Quantity, parse_duration};
 pub use rows::Row;
 pub use types::{
-    Format, High, HostPattern, LOAD_LIMIT, Level, Library, Listen, MAX_SCRIPT, MAX_WAITING, Protocol, QueueFull, Roles,
+    ClusterEngine, Format, High, HostPattern, LOAD_LIMIT, Level, Library, Listen, MAX_SCRIPT, MAX_WAITING, NodeRole, Protocol, QueueFull, Roles,
     STUCK_AFTER, UNSENT_LIMIT,
 };
 
 impl Config {
+    /// The same for a process with that part in a cluster: what is not of it is left out.
+    pub fn for_role(mut self, role: NodeRole) -> Config {
+        self.role = role;
+        if !role.engine {
+            self.servers.clear();
+        }
+        self
+    }
+
+    /// Whether there may be other nodes.
+    pub fn is_of_mesh(&self) -> bool {
+        self.role != NodeRole::SINGLE || self.cluster.engine == ClusterEngine::Mesh
+    }
+
     /// The APIs that everybody on the network may call: they listen on more than loopback, and there are no users.
     pub fn open_apis(&self) -> impl Iterator<Item = &Listen> {
         let is_loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
-        let apis = [&self.center, &self.api.listen].into_iter();
+        let center = self.role.center.then_some(&self.center);
+        let apis = self.role.engine.then_some(&self.api.listen).into_iter().chain(center);
         apis.filter(move |api| self.users.is_empty() && !is_loopback(api.addr.ip()))
     }
 }

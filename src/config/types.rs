@@ -141,6 +141,39 @@ impl std::fmt::Display for QueueFull {
     }
 }
 
+/// Who else there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClusterEngine {
+    /// Nobody: this process alone.
+    Memory,
+    /// Other nodes.
+    Mesh,
+}
+
+impl std::fmt::Display for ClusterEngine {
+    /// The word in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            ClusterEngine::Memory => "memory",
+            ClusterEngine::Mesh => "mesh",
+        })
+    }
+}
+
+/// Which parts of a cluster a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeRole {
+    /// It serves clients.
+    pub engine: bool,
+    /// It is where others find the nodes.
+    pub center: bool,
+}
+
+impl NodeRole {
+    /// Both in one process.
+    pub const SINGLE: NodeRole = NodeRole { engine: true, center: true };
+}
+
 /// What the sandbox can let in besides the usual.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Library {

@@ -60,8 +60,15 @@ impl Listeners {
         for (i, server) in config.servers.iter().enumerate() {
             servers.push(one(Role::Server(i), &server.listen));
         }
-        let api = one(Role::Api, &config.api.listen);
-        let center = one(Role::Center, &config.center);
+        let api = if config.role.engine { one(Role::Api, &config.api.listen) } else { config.api.listen.addr };
+        let center = if config.role.center { one(Role::Center, &config.center) } else { config.center.addr };
+        if config.is_of_mesh() {
+            // The bus listens itself, a little later: that it can is looked at here, where the key is known.
+            let listen = if config.role.center { &config.registry } else { &config.mesh_point };
+            if let Err(source) = bind(listen.addr, 0) {
+                errors.push(BindError { key: listen.key.clone(), addr: listen.addr, source });
+            }
+        }
         if errors.is_empty() {
             Ok(Listeners { list, addresses: Addresses { servers, api, center } })
         } else {

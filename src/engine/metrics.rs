@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::listeners::Addresses;
+use crate::cluster::Mesh;
+use crate::cluster::protocol::Hello;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::queue::Queue;
@@ -20,6 +22,7 @@ pub(super) fn metrics(
     queue: &Arc<Queue>,
     clients: &[Arc<AtomicUsize>],
     peers: &Arc<Peers>,
+    mesh: &Arc<Mesh>,
 ) -> Metrics {
     let servers = config.servers.iter().zip(&at.servers).map(|(server, at)| ServerInfo {
         label: at.to_string(),
@@ -35,9 +38,18 @@ pub(super) fn metrics(
         let clients = clients.to_vec();
         Box::new(move || clients.iter().map(|count| count.load(Relaxed)).sum())
     };
-    // This process is all nodes that there are.
-    gauge(Of::Center, "connmix_center_registry_engine_nodes", "Live engine nodes.", Box::new(|| 1));
-    gauge(Of::Center, "connmix_center_registry_clients", "Clients of all nodes.", count(clients));
+    let of_engines = |read: fn(&mut dyn Iterator<Item = &Hello>) -> usize, alone: Box<dyn Fn() -> usize + Send + Sync>| {
+        let mesh = mesh.clone();
+        let read = move || match mesh.others() {
+            Some(others) => read(&mut others.members().iter().filter(|member| member.engine && member.serving)),
+            None => alone(),
+        };
+        Box::new(read)
+    };
+    let (nodes, of_nodes) = ("connmix_center_registry_engine_nodes", "connmix_center_registry_clients");
+    gauge(Of::Center, nodes, "Live engine nodes.", of_engines(|engines| engines.count(), Box::new(|| 1)));
+    let sum: fn(&mut dyn Iterator<Item = &Hello>) -> usize = |engines| engines.map(|engine| engine.clients as usize).sum();
+    gauge(Of::Center, of_nodes, "Clients of all nodes.", of_engines(sum, count(clients)));
     gauge(Of::Engine, "connmix_engine_servers_clients", "Clients of this node.", count(clients));
     let hub = hub.clone();
     let workers = hub.workers();

@@ -1,6 +1,7 @@
 //! All wiring: from a configuration and its listeners to running workers, and back to a clean end.
 
 mod listeners;
+mod mesh;
 mod metrics;
 mod reload;
 mod scripts;
@@ -18,7 +19,9 @@ use self::scripts::{check_script, compile};
 use self::stand_in::Doors;
 use crate::api::repeats::Repeats;
 use crate::api::{Callers, Logins};
-use crate::cluster::Mesh;
+use crate::cluster::drive::Driver;
+use crate::cluster::members::Shared;
+use crate::cluster::{Interest, Mesh};
 use crate::config::{Config, QueueFull};
 use crate::hub::Hub;
 use crate::ids::{MAX_WORKERS, NodeId, NodeNumber, WorkerId};
@@ -31,6 +34,7 @@ use crate::worker::thread::{self, Spec};
 use crate::worker::{self, Control, Peers, Reserve};
 
 pub use listeners::{Addresses, BindError, Listeners};
+pub use mesh::Link;
 pub use reload::OnLevel;
 pub use scripts::check_scripts;
 
@@ -69,6 +73,8 @@ pub struct Engine {
     supervisor: Option<(mpsc::Sender<reload::Command>, JoinHandle<()>)>,
     watcher: Option<stuck::Watcher>,
     doors: Arc<Doors>,
+    /// The mesh's threads, where there are other nodes.
+    mesh: Option<Driver>,
 }
 
 impl Engine {
@@ -76,6 +82,17 @@ impl Engine {
     /// came from a file is reloaded when that file changes; `on_level` hears of a new log level. `workers` wins over
     /// `engine.workers`.
     pub fn start(
+        config: Config,
+        listeners: Listeners,
+        workers: Option<usize>,
+        on_level: OnLevel,
+    ) -> Result<Engine, StartError> {
+        Engine::start_on(Link::Network, config, listeners, workers, on_level)
+    }
+
+    /// The same with its links to other nodes, if there may be any, over `link`.
+    pub fn start_on(
+        link: Link,
         config: Config,
         listeners: Listeners,
         workers: Option<usize>,
@@ -90,10 +107,19 @@ impl Engine {
         .min(MAX_WORKERS);
         let programs = compile(&config, |vm| check_script(vm, configured)).map_err(StartError::Script)?;
         let node = NodeNumber::random();
-        let hub = Arc::new(Hub::new(node, workers));
+        let others: Option<Arc<Shared>> = config.is_of_mesh().then(Arc::default);
+        let hub = match &others {
+            Some(others) => Hub::new(node, workers).telling(Arc::new(Interest(others.clone()))),
+            None => Hub::new(node, workers),
+        };
+        let hub = Arc::new(hub);
         hub.bound_subscriptions(config.max_subscriptions);
         let memory = Arc::new(Memory::new(workers));
-        let mesh = Arc::new(Mesh::new(hub.clone(), NodeId::random()));
+        let mesh = Mesh::new(hub.clone(), NodeId::random());
+        let mesh = Arc::new(match &others {
+            Some(others) => mesh.with_others(others.clone()),
+            None => mesh,
+        });
         let outbound = Arc::new(Outbound::new(&config.luavm.redis));
         let queue = Queue::new(config.luavm.queue_topic_size, config.luavm.queue_max_topics);
         let queue = Arc::new(queue.waiting_for_room(config.luavm.queue_full == QueueFull::Block));
@@ -103,7 +129,7 @@ impl Engine {
         let (peers, lanes) = Peers::new(workers);
         let peers = Arc::new(peers);
         let addresses = listeners.addresses.clone();
-        let metrics = Arc::new(metrics::metrics(&config, &addresses, &hub, &queue, &clients, &peers));
+        let metrics = Arc::new(metrics::metrics(&config, &addresses, &hub, &queue, &clients, &peers, &mesh));
         let logins = Arc::new(Logins::default());
         let callers = Arc::new(Callers::new(reserve.for_a_port()));
         let config = Arc::new(ArcSwap::from_pointee(config));
@@ -121,6 +147,7 @@ impl Engine {
             supervisor: None,
             watcher: None,
             doors: doors.clone(),
+            mesh: None,
         };
         let mut starting = Vec::with_capacity(workers);
         for (i, control) in lanes.into_iter().enumerate() {
@@ -160,6 +187,11 @@ impl Engine {
                 .recv()
                 .unwrap_or_else(|_| Err("a worker ended while it started".into()))
                 .map_err(StartError::Script)?;
+        }
+        if let Some(others) = others {
+            let (config, addresses) = (config.load(), &engine.addresses);
+            let parts = mesh::Parts { config: &config, addresses, hub: &hub, mesh: &mesh, clients };
+            engine.mesh = Some(mesh::join(parts, others, &link)?);
         }
         let stuck_after = config.load().stuck_after;
         let watcher = stuck::Watcher::spawn(peers.clone(), hub, doors, stuck_after);
@@ -234,6 +266,8 @@ impl Engine {
             tell_left(&self.peers, &left);
         }
         supervisor.map(ended);
+        // After the clients, whose last words may be for those of other nodes.
+        self.mesh.take();
         // Not before: until now somebody may be stuck.
         self.watcher.take();
         clean

@@ -200,6 +200,12 @@ pub const MOST_IN_VAIN: u32 = 100;
 pub const IN_VAIN: &str =
     "the connection has closed, and its handler goes on waiting: look at the err that waits return";
 
+/// Whether a function that is called now could wait: in a handler, where Lua can be suspended.
+pub fn can_wait(args: &Args) -> bool {
+    // SAFETY: `args` are those of a running native function, whose state is valid.
+    current::get().is_some_and(|current| current.may_wait) && unsafe { lua_isyieldable(args.state()) } != 0
+}
+
 /// Leaves what is waited for to the driver, and returns None: the handler is to be suspended. Or the results, when its
 /// connection has closed; or why it can't wait.
 fn begin<R: Interruptible>(state: State, mut stage: Stage<R>) -> Result<Option<R>, &'static str> {

@@ -18,6 +18,8 @@ use crate::shard::transport::Transport;
 use crate::telemetry::seldom::seldom;
 use crate::wire::handshake::Refusal;
 
+/// How often is looked whether the node has joined its cluster.
+const JOINING: Duration = Duration::from_millis(20);
 /// After a failure to accept.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -31,6 +33,10 @@ pub(super) async fn run(worker: Rc<Worker>, listener: Listener) {
             return;
         }
     };
+    // No client is served before the node has joined its cluster: those that come wait in the kernel.
+    while matches!(role, Role::Server(_)) && !worker.mesh.is_serving() {
+        tokio::time::sleep(JOINING).await;
+    }
     loop {
         match Transport::accept(&listener).await {
             Ok((transport, peer)) => match role {

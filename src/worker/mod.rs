@@ -39,6 +39,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use self::fair::{Account, Fair};
+use crate::cluster::Mesh;
 use crate::api::Api;
 use crate::config::Config;
 use crate::hub::Hub;
@@ -86,6 +87,7 @@ impl Server {
 
 /// One worker, as its tasks share it.
 pub(crate) struct Worker {
+    mesh: Arc<Mesh>,
     id: WorkerId,
     shard: Rc<Shard>,
     hub: Arc<Hub>,

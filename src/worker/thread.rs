@@ -110,7 +110,7 @@ fn start(spec: Spec) -> Result<Started, String> {
     let config = spec.config.load_full();
     let shard = Rc::new(Shard::new(spec.id, spec.hub.clone()));
     let (mesh, queue, outbound) = (spec.mesh.clone(), spec.queue.clone(), spec.outbound);
-    current::install(Host { shard: shard.clone(), mesh, queue, outbound });
+    current::install(Host { shard: shard.clone(), mesh: mesh.clone(), queue, outbound });
     let vm_limits = VmLimits::of(&config.luavm);
     let mut servers = Vec::with_capacity(config.servers.len());
     for (i, (server, program)) in config.servers.iter().zip(&spec.programs).enumerate() {
@@ -146,6 +146,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         runtime: tokio::runtime::Handle::current().metrics(),
     });
     let worker = Rc::new(Worker {
+        mesh,
         id: spec.id,
         shard,
         hub: spec.hub,

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use super::order;
-use crate::api::call::{Outcome as Several, Published, not_sent};
+use crate::api::call::{Outcome as Several, Published, is_none, not_sent};
 use crate::api::error::ApiError;
 use crate::api::params::{Field, Mark, Params, invalid, object_of};
 use crate::api::publish;
@@ -39,14 +39,17 @@ pub(super) enum Reply {
         f: u64,
         /// Both.
         t: u64,
+        /// Nodes that did not answer in time.
+        #[serde(skip_serializing_if = "is_none")]
+        u: u64,
     },
     /// `mesh.publish` to several channels.
     Each(Vec<Published>),
 }
 
 impl From<Published> for Reply {
-    fn from(Published { s, f }: Published) -> Reply {
-        Reply::Published { s, f, t: s + f }
+    fn from(Published { s, f, u }: Published) -> Reply {
+        Reply::Published { s, f, t: s + f, u }
     }
 }
 

@@ -11,6 +11,9 @@ use bytes::Bytes;
 
 use super::protocol::Run;
 
+/// Events that wait for the mesh. What comes beyond is lost, and asked for again.
+pub const WAITING: usize = 65_536;
+
 /// What a bus brings.
 pub enum Event {
     /// A node has said something to all.

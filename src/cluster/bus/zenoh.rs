@@ -22,8 +22,6 @@ use crate::cluster::protocol::Run;
 
 /// What all nodes hear.
 const ALL: &str = "connmix/all";
-/// Events that wait for the mesh. What comes beyond is lost, and said again.
-pub const WAITING: usize = 65_536;
 
 /// How a node joins.
 pub struct Settings {
@@ -121,7 +119,7 @@ impl ZenohBus {
             ("scouting/multicast/enabled", "false".into()),
             ("listen/endpoints", endpoints(&settings.listen)),
             ("connect/endpoints", endpoints(&settings.connect)),
-            ("connect/timeout_ms", "0".into()),
+            ("connect/timeout_ms", "-1".into()),
             ("connect/exit_on_failure", "false".into()),
             ("connect/retry", "{period_init_ms: 200, period_max_ms: 2000, period_increase_factor: 1.5}".into()),
             ("transport/link/tx/lease", lease.to_string()),

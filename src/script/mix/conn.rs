@@ -1,5 +1,6 @@
 //! The connection as scripts see it: `mix.websocket()` and the methods of what it returns.
 
+use futures_util::FutureExt;
 use mlua::ffi;
 use std::ffi::{CStr, c_int};
 use std::rc::Rc;
@@ -7,7 +8,7 @@ use std::rc::Rc;
 use crate::message::{Channel, CloseReason, Kind, close_code};
 use crate::script::current::{self, ConnRef, Host};
 use crate::script::stack::{Args, Fallible, Push, Raise, State, set_method, type_name};
-use crate::script::wait::{Outcome, set_waiting_method};
+use crate::script::wait::{Outcome, can_wait, set_waiting_method};
 use crate::shard::conn::Conn;
 use crate::shard::context::Value;
 use crate::wire::frame::MAX_REASON;
@@ -89,7 +90,7 @@ pub unsafe fn register(state: State) {
         set_method(state, c"set_context", set_context);
         set_method(state, c"set_context_value", set_context_value);
         set_waiting_method(state, c"wait_context_value", wait_context_value);
-        set_method(state, c"subscribe", subscribe);
+        set_waiting_method(state, c"subscribe", subscribe);
         set_method(state, c"unsubscribe", unsubscribe);
         set_method(state, c"channels", channels);
         set_method(state, c"send", send);
@@ -232,14 +233,28 @@ pub(crate) fn channel_args(args: &Args) -> Fallible<Vec<Channel>> {
     Ok(Ok(channels))
 }
 
-/// Subscribes, or says why not.
-pub(super) fn subscribe_to(host: &Host, conn: &Conn, channels: &[Channel]) -> Result<(), String> {
-    host.shard.subscribe(conn, channels).map_err(|too_many| too_many.to_string())
+/// Subscribes, or says why not. Where there are other nodes that have to know of it, the handler waits until they do: from
+/// then on a publish on any of them reaches the connection. Where a handler can't wait, they know a little later.
+pub(super) fn subscribe_to(
+    args: &Args,
+    (host, conn): (Rc<Host>, Rc<Conn>),
+    channels: &[Channel],
+) -> Outcome<Result<(), String>> {
+    if let Err(too_many) = host.shard.subscribe(&conn, channels) {
+        return Outcome::Now(Err(too_many.to_string()));
+    }
+    match host.mesh.told(channels).filter(|_| can_wait(args)) {
+        Some(told) => Outcome::later(told.map(Ok)),
+        None => Outcome::Now(Ok(())),
+    }
 }
 
-fn subscribe(args: &Args) -> Fallible<()> {
+fn subscribe(args: &Args) -> Result<Outcome<Result<(), String>>, Raise> {
     let (live, channels) = (live(args)?, channel_args(args)?);
-    Ok(live.and_then(|(host, conn)| subscribe_to(&host, &conn, &channels?)))
+    Ok(match live.and_then(|live| Ok((live, channels?))) {
+        Ok((live, channels)) => subscribe_to(args, live, &channels),
+        Err(problem) => Outcome::Now(Err(problem)),
+    })
 }
 
 fn unsubscribe(args: &Args) -> Fallible<()> {

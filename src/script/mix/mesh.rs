@@ -25,7 +25,7 @@ const NO_ENGINE: &str = "no engine: a script that is only checked can't reach it
 /// `state` must be valid and in a protected call.
 pub unsafe fn register(state: State) {
     unsafe {
-        set_native(state, c"subscribe", subscribe);
+        set_waiting(state, c"subscribe", subscribe);
         set_native(state, c"unsubscribe", unsubscribe);
         ffi::lua_createtable(state, 0, 2);
         set_waiting(state, c"publish", publish);
@@ -120,9 +120,12 @@ fn here() -> Result<(Rc<Host>, Rc<Conn>), String> {
     Ok((host, conn))
 }
 
-fn subscribe(args: &Args) -> Fallible<()> {
+fn subscribe(args: &Args) -> Result<Outcome<Result<(), String>>, Raise> {
     let channels = channel_args(args)?;
-    Ok(here().and_then(|(host, conn)| subscribe_to(&host, &conn, &channels?)))
+    Ok(match here().and_then(|here| Ok((here, channels?))) {
+        Ok((here, channels)) => subscribe_to(args, here, &channels),
+        Err(problem) => Outcome::Now(Err(problem)),
+    })
 }
 
 fn unsubscribe(args: &Args) -> Fallible<()> {

@@ -1,0 +1,171 @@
+//! This node among others: what it is to them, from the configuration, and its place on the bus.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc;
+
+use super::StartError;
+use super::listeners::Addresses;
+use crate::cluster::Mesh;
+use crate::cluster::bus::memory::Network;
+use crate::cluster::bus::{Bus, Event, WAITING};
+use crate::cluster::clients::LocalClients;
+use crate::cluster::drive::Driver;
+use crate::cluster::members::Shared;
+use crate::cluster::node::{Node, Settings};
+use crate::cluster::protocol::Run;
+use crate::config::{Config, file};
+use crate::hub::Hub;
+use crate::ids::NodeNumber;
+
+/// Where a center is looked for unless the configuration says it.
+pub(super) const CENTER: &str = "localhost:6786";
+/// The longest file of a secret, in bytes.
+const SECRET: u64 = 4096;
+
+/// What carries frames between nodes.
+#[derive(Clone, Default)]
+pub enum Link {
+    /// The network.
+    #[default]
+    Network,
+    /// Within this process: for tests with several nodes.
+    Memory(Arc<Network>),
+}
+
+/// What of a node is there before its mesh is.
+pub(super) struct Parts<'a> {
+    pub config: &'a Config,
+    pub addresses: &'a Addresses,
+    pub hub: &'a Arc<Hub>,
+    pub mesh: &'a Arc<Mesh>,
+    pub clients: Vec<Arc<AtomicUsize>>,
+}
+
+/// Joins: from now on there are other nodes.
+pub(super) fn join(parts: Parts<'_>, shared: Arc<Shared>, link: &Link) -> Result<Driver, StartError> {
+    let Parts { config, addresses, hub, mesh, clients } = parts;
+    let run = Run(mesh.node().0);
+    let secret = secret(config)?;
+    if secret.is_empty() && matches!(link, Link::Network) && listens_to_others(config) {
+        tracing::warn!(
+            "everybody who reaches {} can join the cluster: there is no cluster.secret",
+            if config.role.center { config.registry.addr } else { config.mesh_point.addr }
+        );
+    }
+    let (events, brought) = mpsc::channel::<Event>(WAITING);
+    let bus: Arc<dyn Bus> = match link {
+        Link::Memory(network) => Arc::new(network.join(run, events)),
+        Link::Network => network(config, run, &secret, events)?,
+    };
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let settings = Settings {
+        run,
+        secret,
+        nonce: uuid::Uuid::new_v4().into_bytes(),
+        engine: config.role.engine,
+        center: config.role.center,
+        centers: if config.role.center { Vec::new() } else { centers(config) },
+        number: hub.node().get(),
+        started,
+        api: config.cluster.advertise.clone().unwrap_or_else(|| api_address(config, addresses.api)),
+        mesh: config.cluster.advertise_mesh.clone().unwrap_or_default(),
+        reply_timeout: millis(config.cluster.reply_timeout),
+        leave: millis(config.cluster.leave),
+    };
+    let (of_node, local) = (shared.clone(), LocalClients::new(mesh.clone(), clients));
+    let hub = hub.clone();
+    let renumbered = move |number| NodeNumber::new(number).into_iter().for_each(|number| hub.set_node(number));
+    let make = move |now| Node::new(settings, of_node, local, now);
+    Driver::start(make, shared, bus, brought, renumbered)
+        .map_err(|error| StartError::System(format!("the mesh's thread could not start: {error}")))
+}
+
+fn centers(config: &Config) -> Vec<String> {
+    if config.centers.is_empty() { vec![CENTER.to_owned()] } else { config.centers.clone() }
+}
+
+/// Whether others than this machine reach the ports of the cluster.
+fn listens_to_others(config: &Config) -> bool {
+    let listen = if config.role.center { &config.registry } else { &config.mesh_point };
+    !listen.addr.ip().to_canonical().is_loopback()
+}
+
+fn secret(config: &Config) -> Result<Vec<u8>, StartError> {
+    let (text, name) = (&config.cluster.secret, &config.cluster.secret_file);
+    match (text.is_empty(), name.is_empty()) {
+        (_, true) => Ok(text.clone().into_bytes()),
+        (false, false) => Err(StartError::System("cluster.secret and cluster.secretFile: only one may be given".into())),
+        (true, false) => {
+            let bytes = file::read(name.as_ref(), SECRET)
+                .map_err(|error| StartError::System(format!("cluster.secretFile: {name} cannot be read: {error}")))?;
+            let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii();
+            match line.is_empty() {
+                true => Err(StartError::System(format!("cluster.secretFile: the first line of {name} is empty"))),
+                false => Ok(line.to_vec()),
+            }
+        }
+    }
+}
+
+/// The API as others reach it where nothing is advertised: the address that this machine has towards the center.
+fn api_address(config: &Config, api: SocketAddr) -> String {
+    let ip = match api.ip() {
+        ip if ip.is_unspecified() => own_address(centers(config).first()),
+        ip => ip,
+    };
+    SocketAddr::new(ip, api.port()).to_string()
+}
+
+/// The address that packets to there would have as their source. None is sent.
+fn own_address(center: Option<&String>) -> IpAddr {
+    let towards = |to: &str| {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+        socket.connect(to).ok()?;
+        socket.local_addr().ok().map(|addr| addr.ip()).filter(|ip| !ip.is_unspecified())
+    };
+    // An address of documentation (RFC 5737) stands for any other machine.
+    let found = center.and_then(|center| towards(center)).or_else(|| towards("192.0.2.1:9"));
+    found.unwrap_or(IpAddr::from(Ipv4Addr::LOCALHOST))
+}
+
+#[cfg(feature = "cluster")]
+fn network(
+    config: &Config,
+    run: Run,
+    secret: &[u8],
+    events: mpsc::Sender<Event>,
+) -> Result<Arc<dyn Bus>, StartError> {
+    use crate::cluster::bus::zenoh::{Settings, Tls, ZenohBus};
+    let listen = if config.role.center { &config.registry } else { &config.mesh_point };
+    let (cert, key, ca) = (&config.cluster.tls_cert, &config.cluster.tls_key, &config.cluster.tls_ca);
+    let tls = match (cert.is_empty(), key.is_empty()) {
+        (true, true) if ca.is_empty() => None,
+        (false, false) => {
+            Some(Tls { cert: cert.clone(), key: key.clone(), ca: (!ca.is_empty()).then(|| ca.clone()) })
+        }
+        _ => return Err(StartError::System("cluster.tls: cert and key are needed together".into())),
+    };
+    let settings = Settings {
+        run,
+        router: config.role.center,
+        listen: vec![listen.addr.to_string()],
+        connect: if config.role.center { config.centers.clone() } else { centers(config) },
+        lease: u64::try_from(config.cluster.leave.as_millis()).unwrap_or(u64::MAX),
+        secret: secret.to_vec(),
+        tls,
+    };
+    let bus = ZenohBus::open(&settings, events)
+        .map_err(|error| StartError::System(format!("{}: the cluster can't be joined: {error}", listen.key)))?;
+    Ok(Arc::new(bus))
+}
+
+#[cfg(not(feature = "cluster"))]
+fn network(_: &Config, _: Run, _: &[u8], _: mpsc::Sender<Event>) -> Result<Arc<dyn Bus>, StartError> {
+    Err(StartError::System(
+        "this connmix was built without the cluster; build it with: cargo build --release --features cluster".into(),
+    ))
+}

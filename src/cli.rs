@@ -209,7 +209,10 @@ fn serve(run: &Run, dev: bool, role: NodeRole) -> Result<(), String> {
     let workers = run.workers.map(usize::from);
     let engine = Engine::start(config, listeners, workers, Box::new(on_level)).map_err(|e| e.to_string())?;
     let at = engine.addresses();
-    for (_, addr) in [(open_api && role.engine, at.api), (open_center && role.center, at.center)].into_iter().filter(|(open, _)| *open) {
+    for (_, addr) in [(open_api && role.engine, at.api), (open_center && role.center, at.center)]
+        .into_iter()
+        .filter(|(open, _)| *open)
+    {
         tracing::warn!("the API on {addr} is open to everybody: no access.users are configured");
     }
     for server in &at.servers {

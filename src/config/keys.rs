@@ -14,8 +14,8 @@ use super::raw::value::Value;
 use super::rows::{Head, Kind, Row, Section, section};
 use super::sections::{Entry, address, named, part, positioned};
 use super::types::{
-    ClusterEngine, Format, High, HostPattern, LOAD_LIMIT, Level, Library, Listen, MAX_SCRIPT, MAX_WAITING, NodeRole, QueueFull, Roles,
-    STUCK_AFTER,
+    ClusterEngine, Format, High, HostPattern, LOAD_LIMIT, Level, Library, Listen, MAX_SCRIPT, MAX_WAITING, NodeRole,
+    QueueFull, Roles, STUCK_AFTER,
 };
 use crate::ids::MAX_WORKERS;
 use ipnet::IpNet;
@@ -366,7 +366,10 @@ section! {
 
 impl Debug for Cluster {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cluster").field("engine", &self.engine).field("advertise", &self.advertise).finish_non_exhaustive()
+        f.debug_struct("Cluster")
+            .field("engine", &self.engine)
+            .field("advertise", &self.advertise)
+            .finish_non_exhaustive()
     }
 }
 
@@ -374,7 +377,11 @@ impl Debug for Cluster {
 fn one_or_more(expected: &'static str, parse: fn(&str) -> Option<String>) -> Leaf<Vec<String>> {
     let read = move |at: &Value<'_>| {
         let one = |item: &Value<'_>| item.parse(expected, None, |text| parse(text).map(Some));
-        if matches!(at.kind(), Some(Scalar { .. })) { one(at).into_iter().collect() } else { at.list().iter().filter_map(one).collect() }
+        if matches!(at.kind(), Some(Scalar { .. })) {
+            one(at).into_iter().collect()
+        } else {
+            at.list().iter().filter_map(one).collect()
+        }
     };
     let show = |all: &Vec<String>| match all.as_slice() {
         [one] => one.as_str().into(),

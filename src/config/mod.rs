@@ -27,8 +27,8 @@ pub use problem::{Problem, Problems};
 pub use raw::units::{Quantity, parse_duration};
 pub use rows::Row;
 pub use types::{
-    ClusterEngine, Format, High, HostPattern, LOAD_LIMIT, Level, Library, Listen, MAX_SCRIPT, MAX_WAITING, NodeRole, Protocol, QueueFull, Roles,
-    STUCK_AFTER, UNSENT_LIMIT,
+    ClusterEngine, Format, High, HostPattern, LOAD_LIMIT, Level, Library, Listen, MAX_SCRIPT, MAX_WAITING, NodeRole,
+    Protocol, QueueFull, Roles, STUCK_AFTER, UNSENT_LIMIT,
 };
 
 impl Config {

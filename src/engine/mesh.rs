@@ -98,7 +98,9 @@ fn secret(config: &Config) -> Result<Vec<u8>, StartError> {
     let (text, name) = (&config.cluster.secret, &config.cluster.secret_file);
     match (text.is_empty(), name.is_empty()) {
         (_, true) => Ok(text.clone().into_bytes()),
-        (false, false) => Err(StartError::System("cluster.secret and cluster.secretFile: only one may be given".into())),
+        (false, false) => {
+            Err(StartError::System("cluster.secret and cluster.secretFile: only one may be given".into()))
+        }
         (true, false) => {
             let bytes = file::read(name.as_ref(), SECRET)
                 .map_err(|error| StartError::System(format!("cluster.secretFile: {name} cannot be read: {error}")))?;
@@ -133,20 +135,13 @@ fn own_address(center: Option<&String>) -> IpAddr {
 }
 
 #[cfg(feature = "cluster")]
-fn network(
-    config: &Config,
-    run: Run,
-    secret: &[u8],
-    events: mpsc::Sender<Event>,
-) -> Result<Arc<dyn Bus>, StartError> {
+fn network(config: &Config, run: Run, secret: &[u8], events: mpsc::Sender<Event>) -> Result<Arc<dyn Bus>, StartError> {
     use crate::cluster::bus::zenoh::{Settings, Tls, ZenohBus};
     let listen = if config.role.center { &config.registry } else { &config.mesh_point };
     let (cert, key, ca) = (&config.cluster.tls_cert, &config.cluster.tls_key, &config.cluster.tls_ca);
     let tls = match (cert.is_empty(), key.is_empty()) {
         (true, true) if ca.is_empty() => None,
-        (false, false) => {
-            Some(Tls { cert: cert.clone(), key: key.clone(), ca: (!ca.is_empty()).then(|| ca.clone()) })
-        }
+        (false, false) => Some(Tls { cert: cert.clone(), key: key.clone(), ca: (!ca.is_empty()).then(|| ca.clone()) }),
         _ => return Err(StartError::System("cluster.tls: cert and key are needed together".into())),
     };
     let settings = Settings {

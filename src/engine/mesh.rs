@@ -11,7 +11,7 @@ use super::listeners::Addresses;
 use crate::cluster::Mesh;
 use crate::cluster::bus::memory::Network;
 use crate::cluster::bus::{Bus, Event, WAITING};
-use crate::cluster::clients::LocalClients;
+use crate::cluster::clients::{LocalClients, PublishOnce};
 use crate::cluster::drive::Driver;
 use crate::cluster::members::Shared;
 use crate::cluster::node::{Node, Settings};
@@ -42,11 +42,12 @@ pub(super) struct Parts<'a> {
     pub hub: &'a Arc<Hub>,
     pub mesh: &'a Arc<Mesh>,
     pub clients: Vec<Arc<AtomicUsize>>,
+    pub once: Arc<dyn PublishOnce>,
 }
 
 /// Joins: from now on there are other nodes.
 pub(super) fn join(parts: Parts<'_>, shared: Arc<Shared>, link: &Link) -> Result<Driver, StartError> {
-    let Parts { config, addresses, hub, mesh, clients } = parts;
+    let Parts { config, addresses, hub, mesh, clients, once } = parts;
     let run = Run(mesh.node().0);
     let secret = secret(config)?;
     if secret.is_empty() && matches!(link, Link::Network) && listens_to_others(config) {
@@ -76,7 +77,7 @@ pub(super) fn join(parts: Parts<'_>, shared: Arc<Shared>, link: &Link) -> Result
         reply_timeout: millis(config.cluster.reply_timeout),
         leave: millis(config.cluster.leave),
     };
-    let (of_node, local) = (shared.clone(), LocalClients::new(mesh.clone(), clients));
+    let (of_node, local) = (shared.clone(), LocalClients::new(mesh.clone(), clients, once));
     let hub = hub.clone();
     let renumbered = move |number| NodeNumber::new(number).into_iter().for_each(|number| hub.set_node(number));
     let make = move |now| Node::new(settings, of_node, local, now);

@@ -20,8 +20,8 @@ use crate::message::{Channel, Message};
 pub(super) enum Enqueued {
     /// One of this caller alone.
     Own(Receipts),
-    /// One with an id, for which others may have asked too.
-    Once(repeats::Enqueued),
+    /// One with an id, for which others may have asked too, and whether this caller gave its channels as a list.
+    Once(repeats::Enqueued, bool),
 }
 
 impl Enqueued {
@@ -29,7 +29,10 @@ impl Enqueued {
     pub(super) async fn outcome(self) -> Outcome {
         match self {
             Enqueued::Own(receipts) => receipts.outcome().await,
-            Enqueued::Once(outcome) => outcome.await,
+            Enqueued::Once(outcome, list) => match outcome.await {
+                Outcome::Each(all) => shaped(all, list),
+                Outcome::One(one) => shaped(vec![one], list),
+            },
         }
     }
 }
@@ -53,6 +56,7 @@ impl Receipts {
 
 /// Begins a publish, or joins the one with its id. Ready when the mailboxes have it.
 pub(super) fn begin(api: &Api, publish: Publish, behind: Behind) -> impl Future<Output = Enqueued> + use<> {
+    let list = publish.list;
     let enqueuing = match publish.id.clone() {
         None => {
             // Counted here, since another worker may drive what follows.
@@ -71,7 +75,7 @@ pub(super) fn begin(api: &Api, publish: Publish, behind: Behind) -> impl Future<
     async move {
         match enqueuing {
             Either::Left(own) => Enqueued::Own(own.await),
-            Either::Right(once) => Enqueued::Once(once.await),
+            Either::Right(once) => Enqueued::Once(once.await, list),
         }
     }
 }
@@ -99,7 +103,11 @@ async fn once(mesh: Arc<Mesh>, id: Arc<str>, publish: Publish, behind: Behind) -
 }
 
 fn outcome(counts: Vec<Counts>, list: bool) -> Outcome {
-    let published: Vec<Published> = counts.into_iter().map(Published::from).collect();
+    shaped(counts.into_iter().map(Published::from).collect(), list)
+}
+
+/// As a caller gets it who gave its channels as a list, or named one.
+fn shaped(published: Vec<Published>, list: bool) -> Outcome {
     match published.first() {
         Some(&one) if !list => Outcome::One(one),
         _ => Outcome::Each(published),

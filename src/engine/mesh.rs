@@ -72,7 +72,7 @@ pub(super) fn join(parts: Parts<'_>, shared: Arc<Shared>, link: &Link) -> Result
         centers: if config.role.center { Vec::new() } else { centers(config) },
         number: hub.node().get(),
         started,
-        api: config.cluster.advertise.clone().unwrap_or_else(|| api_address(config, addresses.api)),
+        api: config.cluster.advertise.clone().unwrap_or_else(|| own_api(config, addresses)),
         mesh: config.cluster.advertise_mesh.clone().unwrap_or_default(),
         reply_timeout: millis(config.cluster.reply_timeout),
         leave: millis(config.cluster.leave),
@@ -115,7 +115,8 @@ fn secret(config: &Config) -> Result<Vec<u8>, StartError> {
 }
 
 /// The API as others reach it where nothing is advertised: the address that this machine has towards the center.
-fn api_address(config: &Config, api: SocketAddr) -> String {
+fn own_api(config: &Config, addresses: &Addresses) -> String {
+    let api = if config.role.engine { addresses.api } else { addresses.center };
     let ip = match api.ip() {
         ip if ip.is_unspecified() => own_address(centers(config).first()),
         ip => ip,

@@ -21,6 +21,7 @@ pub mod pattern;
 mod places;
 pub mod program;
 mod push;
+mod slots;
 pub mod stack;
 pub mod strings;
 mod teach;

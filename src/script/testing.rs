@@ -15,6 +15,7 @@ use super::build::{LOAD_BUDGET, bare};
 use super::doing::Doing;
 use super::guard;
 use super::program::{Program, shown};
+use super::push;
 use super::stack::State;
 use super::vm::VmLimits;
 use crate::config::{Config, Protocol, QueueFull, Server};
@@ -178,6 +179,7 @@ impl Opened {
 
     /// While it lives, nothing in the VM holds this thread for ever. The test itself is stopped long before.
     fn guarded(&self) -> guard::Run {
+        // SAFETY: the world keeps the VM, and outlives what it lends.
         unsafe { guard::enter(self.main, self.timeout * 2 + Duration::from_secs(1), Doing::TESTING) }
     }
 
@@ -224,7 +226,8 @@ impl Opened {
 /// The table that both Lua files get.
 fn natives_table(lua: &Lua, program: &Arc<Program>, settings: &Settings) -> mlua::Result<Table> {
     let native = lua.create_table()?;
-    unsafe { lua.exec_raw::<()>(&native, |state| natives::register(state)) }?;
+    // SAFETY: `exec_raw` protects the call, with the table as the only value on the stack.
+    unsafe { lua.exec_raw::<()>(&native, |state| natives::register(&push::Table::at_top(push::Stack::new(state)))) }?;
     let own = &program.entry;
     native.set("path", lua.create_string(own.as_os_str().as_bytes())?)?;
     native.set("file", shown(own))?;

@@ -1,34 +1,32 @@
 //! `mix.mesh` (any client on any node), and `mix.subscribe` for the current connection.
 
 use bytes::Bytes;
-use mlua::ffi;
 
 use super::conn::{channel_args, kind_arg, subscribe_to};
 use crate::cluster::Behind;
 use crate::ids::ClientId;
 use crate::message::{Channel, Message};
 use crate::script::current::{self, Host};
-use crate::script::stack::{Args, Fallible, Raise, State, set_native};
-use crate::script::wait::{self, Outcome, set_waiting};
+use crate::script::push::{Table, table};
+use crate::script::stack::{Args, Fallible, Raise};
+use crate::script::wait::{self, Outcome};
 use crate::shard::conn::Conn;
 use crate::shard::context::Value;
 use std::rc::Rc;
 
 const NO_ENGINE: &str = "no engine: a script that is only checked can't reach it";
 
-/// Adds `mesh`, `subscribe` and `unsubscribe` to the `mix` table at the top of the stack.
-///
-/// # Safety
-/// `state` must be valid and in a protected call.
-pub unsafe fn register(state: State) {
-    unsafe {
-        set_native(state, c"subscribe", subscribe);
-        set_native(state, c"unsubscribe", unsubscribe);
-        ffi::lua_createtable(state, 0, 2);
-        set_waiting(state, c"publish", publish);
-        set_waiting(state, c"send", send);
-        ffi::lua_setfield(state, -2, c"mesh".as_ptr());
-    }
+/// Adds `mesh`, `subscribe` and `unsubscribe` to the `mix` table.
+pub fn register(mix: &Table<'_>) {
+    mix.native(c"subscribe", subscribe);
+    mix.native(c"unsubscribe", unsubscribe);
+    mix.field(
+        c"mesh",
+        table(2, |mesh| {
+            mesh.waiting(c"publish", publish);
+            mesh.waiting(c"send", send);
+        }),
+    );
 }
 
 /// Connections reached and not; nothing where nobody counts.

@@ -17,20 +17,16 @@ mod unpack;
 
 use mlua::ffi;
 
-use crate::script::stack::{Args, Fallible, Raise, State, push_bytes, set_native};
+use crate::script::push::{One, Stack, Table};
+use crate::script::stack::{Args, Fallible, Raise, push_bytes};
 
 /// The longest format, in bytes. Repeaters keep formats short; a bound keeps the time over one short.
 const MAX_FORMAT: usize = 64 * 1024;
 
-/// Adds this file's functions to the `mix` table at the top of the stack.
-///
-/// # Safety
-/// `state` must be valid and in a protected call, with a table at the top of its stack.
-pub unsafe fn register(state: State) {
-    unsafe {
-        set_native(state, c"php_pack", |a: &Args| outcome("php_pack", pack::check(a)));
-        set_native(state, c"php_unpack", |a: &Args| outcome("php_unpack", unpack::check(a)));
-    }
+/// Adds this file's functions to the `mix` table.
+pub fn register(mix: &Table<'_>) {
+    mix.native(c"php_pack", |a: &Args| outcome("php_pack", pack::check(a)));
+    mix.native(c"php_unpack", |a: &Args| outcome("php_unpack", unpack::check(a)));
 }
 
 /// What ends the work on a format.
@@ -71,17 +67,18 @@ fn format_length(format: &[u8]) -> Result<(), String> {
 
 /// Pushes a Lua string of `length` bytes that `write` makes in a buffer of zeros; it returns how many of them to keep.
 /// Raises a memory error if Lua has no room for them, before `write` runs or after it.
-///
-/// # Safety
-/// `state` must be valid and in a protected call; the caller must own nothing with a destructor.
-unsafe fn push_made<W: FnOnce(&mut [u8]) -> usize>(state: State, length: usize, write: W) {
+fn push_made<W: FnOnce(&mut [u8]) -> usize>(stack: Stack<'_>, length: usize, write: W) -> One {
+    // SAFETY: the buffer is a userdata on the stack, of that length; it is taken off when the string is there, a copy. `write` has no
+    // other way to it.
     unsafe {
-        // A userdata and not a vector: the VM's limit counts it, and the collector frees it whatever is raised.
-        let start = ffi::lua_newuserdata(state, length.max(1)).cast::<u8>();
-        std::ptr::write_bytes(start, 0, length);
-        let buffer = std::slice::from_raw_parts_mut(start, length);
-        let kept = write(&mut *buffer).min(length);
-        push_bytes(state, buffer.get(..kept).unwrap_or_default());
-        ffi::lua_remove(state, -2);
+        stack.by_hand(|state| {
+            // A userdata and not a vector: the VM's limit counts it.
+            let start = ffi::lua_newuserdata(state, length.max(1)).cast::<u8>();
+            std::ptr::write_bytes(start, 0, length);
+            let buffer = std::slice::from_raw_parts_mut(start, length);
+            let kept = write(&mut *buffer).min(length);
+            push_bytes(state, buffer.get(..kept).unwrap_or_default());
+            ffi::lua_remove(state, -2);
+        })
     }
 }

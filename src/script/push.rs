@@ -91,7 +91,7 @@ impl<'call> Stack<'call> {
 
     /// Pushes a light userdata.
     #[inline]
-    pub fn push_pointer(self, pointer: *mut c_void) -> One {
+    pub(in crate::script) fn push_pointer(self, pointer: *mut c_void) -> One {
         // SAFETY: as in `push_nil`; nobody reads through it but who knows what it is.
         unsafe { self.by_hand(|state| ffi::lua_pushlightuserdata(state, pointer)) }
     }

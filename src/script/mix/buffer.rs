@@ -124,9 +124,10 @@ unsafe extern "C-unwind" fn read(state: State) -> c_int {
     // SAFETY: Lua protects the call, which lasts as long as this function.
     let (args, stack) = unsafe { (Args::new(state, 1), Stack::new(state)) };
     _ = match wanted(&args) {
-        // SAFETY: nothing takes or adds bytes of the connection while its worker is in this function.
         Ok((place, Some(range))) => {
-            (stack.push_bytes(unsafe { &*place }.get(range).unwrap_or_default()), stack.push_nil())
+            // SAFETY: nothing takes or adds bytes of the connection while its worker is in this function.
+            let bytes = unsafe { &*place }.get(range).unwrap_or_default();
+            (stack.push_bytes(bytes), stack.push_nil())
         }
         Ok((place, None)) => {
             let nil = stack.push_nil();

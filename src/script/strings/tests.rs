@@ -417,8 +417,10 @@ fn what_explodes_is_stopped_in_time() {
         let function = lua.load(format!("local _ = {code}")).set_name("=slow").into_function().unwrap();
         let begin = Instant::now();
         let mut state = std::ptr::null_mut();
+        // SAFETY: the closure only takes the pointer.
         unsafe { lua.exec_raw::<()>((), |s| state = s) }.unwrap();
         let outcome = {
+            // SAFETY: `lua` lives until the end of this function.
             let _run = unsafe { guard::enter(state, Duration::from_millis(50), Doing::TESTING) };
             function.call::<()>(())
         };

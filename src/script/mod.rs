@@ -27,5 +27,7 @@ pub mod strings;
 mod teach;
 pub mod testing;
 mod trace;
+#[cfg(test)]
+mod unwinding;
 pub mod vm;
 pub mod wait;

@@ -8,7 +8,7 @@ pub mod http;
 pub mod json;
 pub mod log;
 pub mod mesh;
-mod php_pack;
+pub mod php_pack;
 pub mod query;
 pub mod queue;
 pub mod redis;

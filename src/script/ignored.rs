@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use tracing::level_filters::LevelFilter;
 
 use super::current;
-use super::stack::{Args, State};
+use super::slots::{Slots, State};
 use super::trace;
 use crate::ids::ClientId;
 
@@ -37,15 +37,16 @@ pub struct Site {
 impl Site {
     /// The call of the native function that runs, if its results are thrown away and the log would tell. None costs a look at
     /// the log's level.
-    pub fn of(args: &Args) -> Option<Box<Site>> {
+    ///
+    /// # Safety
+    /// The slots must be the running native function's. Its name is at upvalue 1.
+    pub unsafe fn of(slots: Slots<'_>) -> Option<Box<Site>> {
         const NO_RESULTS: u32 = 1;
-        // SAFETY: arguments are those of the running native function.
-        if LevelFilter::current() < LevelFilter::DEBUG || unsafe { wanted(args.state()) }? != NO_RESULTS {
+        // SAFETY: the caller's.
+        if LevelFilter::current() < LevelFilter::DEBUG || unsafe { wanted(slots.state()) }? != NO_RESULTS {
             return None;
         }
-        let slots = args.slots();
         let place = trace::script_place(slots)?;
-        // Upvalue 1 is its name.
         let function = slots.upvalue_string(1).map_or("a function".into(), String::from_utf8_lossy).into_owned();
         let client = current::get().and_then(|current| current.conn).map(|conn| conn.client_id);
         Some(Box::new(Site { place, function, client }))
@@ -128,7 +129,7 @@ mod tests {
     /// For Lua to call.
     unsafe extern "C-unwind" fn probe(state: State) -> std::ffi::c_int {
         // SAFETY: Lua calls this with its own state.
-        let seen = unsafe { (wanted(state), trace::script_place(Args::new(state, 0).slots())) };
+        let seen = unsafe { (wanted(state), trace::script_place(Slots::new(state))) };
         SEEN.with(|all| all.borrow_mut().push(seen));
         0
     }

@@ -3,6 +3,7 @@
 //! The only module that knows mlua. Native functions are C functions on the raw Lua stack (see [`stack`]), since every
 //! message pays for them; those that wait are in [`wait`]'s hands. [`vm`] runs hooks, [`guard`] stops runaways.
 
+mod arrays;
 mod budget;
 mod build;
 pub mod check;
@@ -27,7 +28,9 @@ pub mod strings;
 mod teach;
 pub mod testing;
 mod trace;
-#[cfg(test)]
-mod unwinding;
+mod values;
 pub mod vm;
 pub mod wait;
+
+#[cfg(test)]
+mod tests;

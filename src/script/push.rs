@@ -10,9 +10,8 @@ use std::ffi::{CStr, c_int, c_void};
 use std::marker::PhantomData;
 use std::ops::Deref;
 
-use super::slots::{Handle, Slots, Tagged};
-use super::stack::State;
-use crate::shard::context::Value;
+use super::arrays;
+use super::slots::{Handle, Slots, State, Tagged};
 
 /// A stack on which a native function may push.
 #[derive(Clone, Copy)]
@@ -122,7 +121,7 @@ impl<'call> Stack<'call> {
     /// Pushes the metatable of tables that are arrays even while they are empty; nil in a VM without [`crate::script::mix`].
     pub fn push_array_metatable(self) -> One {
         // SAFETY: alive and protected (`new`).
-        unsafe { self.by_hand(|state| push_array_metatable(state)) }
+        unsafe { self.by_hand(|state| arrays::push_metatable(state)) }
     }
 
     /// Sets what the registry has under a name.
@@ -343,173 +342,4 @@ pub fn table(fields: usize, fill: impl FnOnce(&Table<'_>)) -> impl PushOne {
 pub unsafe fn push_bytes(state: State, bytes: &[u8]) {
     // SAFETY: the caller's; the bytes are copied. By Lua's function itself: the binding's usual one reads back what it pushed.
     unsafe { ffi::lua_pushlstring_(state, bytes.as_ptr().cast(), bytes.len()) }
-}
-
-/// Its address is the key under which the registry keeps the metatable of arrays. No text: that would have to be pushed, which
-/// may raise.
-static ARRAY_METATABLE: u8 = 0;
-
-fn array_key() -> *mut c_void {
-    (&raw const ARRAY_METATABLE).cast_mut().cast()
-}
-
-/// Takes the table at the top of the stack, which goes, for the metatable of tables that are arrays even while they are empty.
-///
-/// # Safety
-/// `state` must be alive and in a protected call, with a table at the top of its stack.
-pub unsafe fn set_array_metatable(state: State) {
-    // SAFETY: the caller's.
-    unsafe {
-        ffi::lua_pushlightuserdata(state, array_key());
-        ffi::lua_insert(state, -2);
-        ffi::lua_rawset(state, ffi::LUA_REGISTRYINDEX);
-    }
-}
-
-/// Pushes that metatable; nil in a VM without [`crate::script::mix`].
-///
-/// # Safety
-/// `state` must be alive, and in a protected call unless its stack has a free slot.
-pub unsafe fn push_array_metatable(state: State) {
-    // SAFETY: the caller's.
-    unsafe {
-        ffi::lua_pushlightuserdata(state, array_key());
-        ffi::lua_rawget(state, ffi::LUA_REGISTRYINDEX);
-    }
-}
-
-/// Whether the table at a stack index, which must be absolute, is marked as an array. Raises nothing.
-///
-/// # Safety
-/// `state` must be alive and have two free slots on its stack, and a table at that index.
-pub unsafe fn is_marked_array(state: State, table: c_int) -> bool {
-    // SAFETY: the caller's; what is pushed is popped.
-    unsafe {
-        if ffi::lua_getmetatable(state, table) == 0 {
-            return false;
-        }
-        push_array_metatable(state);
-        let marked = ffi::lua_rawequal(state, -1, -2) != 0;
-        ffi::lua_pop(state, 2);
-        marked
-    }
-}
-
-impl Push for () {
-    type Pushed = ();
-    fn push_to(self, _: Stack<'_>) {}
-}
-
-impl Push for bool {
-    type Pushed = One;
-    fn push_to(self, stack: Stack<'_>) -> One {
-        // SAFETY: it pushes one value.
-        unsafe { stack.by_hand(|state| ffi::lua_pushboolean(state, self.into())) }
-    }
-}
-
-impl Push for f64 {
-    type Pushed = One;
-    fn push_to(self, stack: Stack<'_>) -> One {
-        // SAFETY: it pushes one value.
-        unsafe { stack.by_hand(|state| ffi::lua_pushnumber(state, self)) }
-    }
-}
-
-impl Push for &[u8] {
-    type Pushed = One;
-    fn push_to(self, stack: Stack<'_>) -> One {
-        stack.push_bytes(self)
-    }
-}
-
-impl Push for &str {
-    type Pushed = One;
-    fn push_to(self, stack: Stack<'_>) -> One {
-        stack.push_bytes(self.as_bytes())
-    }
-}
-
-impl Push for String {
-    type Pushed = One;
-    fn push_to(self, stack: Stack<'_>) -> One {
-        stack.push_bytes(self.as_bytes())
-    }
-}
-
-impl Push for Vec<u8> {
-    type Pushed = One;
-    fn push_to(self, stack: Stack<'_>) -> One {
-        stack.push_bytes(&self)
-    }
-}
-
-/// An array of strings: table with keys 1..n, marked as an array.
-impl Push for Vec<String> {
-    type Pushed = One;
-    fn push_to(self, stack: Stack<'_>) -> One {
-        stack.push_table(self.len(), 0, |table| {
-            for (i, s) in self.iter().enumerate() {
-                table.element(i + 1, s.as_str());
-            }
-            table.mark_array();
-        })
-    }
-}
-
-impl<T: PushOne> Push for Option<T> {
-    type Pushed = One;
-    fn push_to(self, stack: Stack<'_>) -> One {
-        match self {
-            Some(value) => value.push_to(stack),
-            None => stack.push_nil(),
-        }
-    }
-}
-
-impl<A: Push, B: Push> Push for (A, B) {
-    type Pushed = (A::Pushed, B::Pushed);
-    fn push_to(self, stack: Stack<'_>) -> Self::Pushed {
-        (self.0.push_to(stack), self.1.push_to(stack))
-    }
-}
-
-/// The results and then nil, or nil for each of them and then what failed: the API's `v, err`.
-impl<T: Push> Push for Result<T, String> {
-    type Pushed = (T::Pushed, One);
-    fn push_to(self, stack: Stack<'_>) -> Self::Pushed {
-        match self {
-            Ok(value) => (value.push_to(stack), stack.push_nil()),
-            Err(e) => (T::Pushed::nils(stack), stack.push_bytes(e.as_bytes())),
-        }
-    }
-    fn err(&self) -> Option<&str> {
-        self.as_ref().err().map(String::as_str)
-    }
-}
-
-impl Push for &Value {
-    type Pushed = One;
-    fn push_to(self, stack: Stack<'_>) -> One {
-        match self {
-            Value::Nil => stack.push_nil(),
-            Value::Bool(b) => b.push_to(stack),
-            Value::Number(n) => n.push_to(stack),
-            Value::Str(s) => stack.push_bytes(s),
-            Value::Table(pairs) => stack.push_table(0, pairs.len(), |table| {
-                pairs.iter().for_each(|(key, value)| table.set(key, value));
-            }),
-            Value::Array(pairs) => stack.push_table(pairs.len(), 0, |table| {
-                pairs.iter().for_each(|(key, value)| table.set(key, value));
-                table.mark_array();
-            }),
-        }
-    }
-}
-
-impl Push for Value {
-    type Pushed = One;
-    fn push_to(self, stack: Stack<'_>) -> One {
-        (&self).push_to(stack)
-    }
 }

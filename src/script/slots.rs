@@ -6,8 +6,10 @@ use std::borrow::Cow;
 use std::ffi::c_int;
 use std::marker::PhantomData;
 
-use super::push;
-use super::stack::State;
+use super::arrays;
+
+/// A Lua thread (coroutine or main), as LuaJIT has it.
+pub type State = *mut ffi::lua_State;
 
 /// The slots of a Lua thread that is alive for as long as `'call`. Slots count from 1; what is no slot, or lies above the top, is
 /// read as nothing.
@@ -195,10 +197,10 @@ impl<'call> Slots<'call> {
         }
     }
 
-    /// Whether a value is a table that is marked as an array ([`push::Table::mark_array`]). Wants two free slots.
+    /// Whether a value is a table that is marked as an array ([`super::push::Table::mark_array`]). Wants two free slots.
     pub fn is_marked_array(self, slot: c_int) -> bool {
         // SAFETY: a table at a slot above 0.
-        self.kind(slot) == ffi::LUA_TTABLE && unsafe { push::is_marked_array(self.state, valid(slot)) }
+        self.kind(slot) == ffi::LUA_TTABLE && unsafe { arrays::is_marked(self.state, valid(slot)) }
     }
 }
 

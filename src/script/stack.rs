@@ -17,10 +17,7 @@ use crate::shard::context::Value;
 
 pub use super::push::{Push, Stack, push_bytes};
 use super::slots::Plain;
-pub use super::slots::{Slots, number_text};
-
-/// The Lua thread (coroutine or main) that a native function runs on.
-pub type State = *mut ffi::lua_State;
+pub use super::slots::{Slots, State, number_text};
 
 /// A native function's failure that is raised as a Lua error, with the script's file and line in front.
 #[derive(Debug)]
@@ -269,9 +266,15 @@ pub unsafe fn zst_value<F: Copy>() -> F {
 /// Warns of an err that the script does not look at.
 #[cold]
 pub(super) fn tell_ignored(args: &Args, err: &str) {
-    if let Some(site) = Site::of(args) {
+    if let Some(site) = site(args) {
         site.tell(err);
     }
+}
+
+/// The call of the function whose arguments these are, as [`Site::of`] has it.
+pub(super) fn site(args: &Args) -> Option<Box<Site>> {
+    // SAFETY: arguments are those of the native function that runs.
+    unsafe { Site::of(args.slots()) }
 }
 
 /// # Safety

@@ -11,9 +11,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::current;
-use super::ignored::Site;
 use super::push::{Pushed, Stack, Table};
-use super::stack::{Args, Push, Raise, State, finish, tell_ignored, zst_value};
+use super::stack::{self, Args, Push, Raise, State, finish, tell_ignored, zst_value};
 use crate::shard::context::Value;
 
 unsafe extern "C-unwind" {
@@ -228,7 +227,7 @@ fn begin<R: Interruptible>(
     } else if !is_yieldable {
         return Err(NOT_HERE);
     }
-    let site = Site::of(args);
+    let site = stack::site(args);
     let future = Box::pin(async move {
         let results = future.await;
         if let (Some(site), Some(err)) = (site, results.err()) {

@@ -27,7 +27,7 @@ esac
 
 case "$kind" in
 address)
-    [ $# -gt 0 ] || set -- script::unwinding script::mix::json script::mix::text script::mix::php_pack script::stack hub:: wire::frame \
+    [ $# -gt 0 ] || set -- script::tests script::mix::json script::mix::text script::mix::php_pack script::stack hub:: wire::frame \
         shard::outbox
     std=
     ;;

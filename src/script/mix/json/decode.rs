@@ -7,6 +7,7 @@ use mlua::ffi;
 use std::ffi::{CStr, c_int};
 use std::{slice, str};
 
+use super::trouble::position;
 use super::{MAX_DEPTH, MAX_EXACT, give_scratch, mark_array, plain_run, push_null, take_scratch};
 use crate::script::guard;
 use crate::script::push::{Stack, push_bytes};
@@ -56,15 +57,6 @@ pub(super) unsafe extern "C-unwind" fn json_decode(state: State) -> c_int {
         }
         2
     }
-}
-
-/// Line and column, both from 1, of the byte at `at`; of the last byte when the text has ended. Columns are bytes.
-fn position(text: &[u8], at: usize) -> (c_int, c_int) {
-    let before = text.get(..at).unwrap_or(text);
-    let line = before.iter().filter(|&&b| b == b'\n').count() + 1;
-    let line_start = before.iter().rposition(|&b| b == b'\n').map_or(0, |i| i + 1);
-    let column = (at + 1).min(text.len()).saturating_sub(line_start);
-    (line as c_int, column as c_int)
 }
 
 /// What is wrong at [`Parser::at`].

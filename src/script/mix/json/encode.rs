@@ -5,9 +5,9 @@
 use bytes::Bytes;
 use mlua::ffi;
 use std::ffi::c_int;
-use std::fmt::Write;
 use std::str;
 
+use super::trouble::Trouble;
 use super::{MAX_DEPTH, MAX_EXACT, give_scratch, is_marked_array, plain_run, take_scratch};
 use crate::script::guard;
 use crate::script::push::{One, Pushed, Stack};
@@ -82,63 +82,6 @@ unsafe fn encode(slots: Slots<'_>, slot: c_int) -> Result<Vec<u8>, (Vec<u8>, Box
     match unsafe { encoder.value(slot, 0) } {
         Ok(()) => Ok(encoder.out),
         Err(trouble) => Err((encoder.out, trouble)),
-    }
-}
-
-/// What can't be encoded, why and where.
-struct Trouble {
-    /// The type of the value.
-    what: &'static str,
-    reason: String,
-    /// The way to it, innermost step first: `.key` or `[index]`.
-    path: Vec<String>,
-}
-
-impl Trouble {
-    #[cold]
-    fn new(what: &'static str, reason: impl Into<String>) -> Box<Trouble> {
-        Box::new(Trouble { what, reason: reason.into(), path: Vec::new() })
-    }
-
-    #[cold]
-    fn at_key(mut self: Box<Self>, key: &[u8]) -> Box<Trouble> {
-        /// Enough to know a key by.
-        const SHOWN: usize = 40;
-        let shown = String::from_utf8_lossy(key.get(..SHOWN).unwrap_or(key));
-        let ellipsis = if key.len() > SHOWN { "..." } else { "" };
-        let name = shown.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-        self.path.push(if name && !shown.is_empty() {
-            format!(".{shown}{ellipsis}")
-        } else {
-            format!("[{:?}]", format!("{shown}{ellipsis}"))
-        });
-        self
-    }
-
-    #[cold]
-    fn at_index(mut self: Box<Self>, index: usize) -> Box<Trouble> {
-        self.path.push(format!("[{index}]"));
-        self
-    }
-
-    /// `can't encode table at .data.list: sparse array (3 values, highest index 5)`
-    fn message(&self) -> String {
-        /// The way around a cycle is long and says little.
-        const STEPS: usize = 8;
-        let mut message = format!("can't encode {}", self.what);
-        if !self.path.is_empty() {
-            message.push_str(" at ");
-        }
-        message.extend(self.path.iter().rev().take(STEPS).map(String::as_str));
-        if self.path.len() > STEPS {
-            // Writing to a String doesn't fail.
-            _ = write!(message, "... ({} levels down)", self.path.len());
-        }
-        if !self.reason.is_empty() {
-            message.push_str(": ");
-            message.push_str(&self.reason);
-        }
-        message
     }
 }
 

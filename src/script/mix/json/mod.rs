@@ -9,13 +9,15 @@
 
 mod decode;
 mod encode;
+mod trouble;
 
 use mlua::ffi;
 use std::cell::Cell;
 use std::ffi::{CStr, c_int};
 use std::ptr;
 
-use crate::script::push::{self, One, Pushed, Stack, Table, with};
+use crate::script::arrays;
+use crate::script::push::{One, Pushed, Stack, Table, with};
 use crate::script::stack::{Args, Raise, State, throw};
 
 /// The deepest nesting of arrays and objects, in both directions.
@@ -34,7 +36,7 @@ pub fn register(mix: &Table<'_>) {
     // SAFETY: the metatable is the value that has just been pushed, which is taken.
     unsafe {
         _ = mix.stack().push_table(0, 0, |_| ());
-        push::set_array_metatable(mix.stack().state());
+        arrays::set_metatable(mix.stack().state());
     }
     // SAFETY: these are functions for Lua that want no more than what they get, and don't panic.
     unsafe {
@@ -312,8 +314,8 @@ mod tests {
                     }
                 };
                 for text in texts {
-                    calls(c"json_decode", &|| push::push_bytes(state, text.as_bytes()));
-                    calls(c"json_encode", &|| push::push_bytes(state, text.as_bytes()));
+                    calls(c"json_decode", &|| crate::script::push::push_bytes(state, text.as_bytes()));
+                    calls(c"json_encode", &|| crate::script::push::push_bytes(state, text.as_bytes()));
                 }
                 calls(c"json_encode", &|| {
                     // {{{f}}}

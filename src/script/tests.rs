@@ -77,7 +77,7 @@ fn an_error_drops_what_native_functions_own() {
     let lua = lua_with(|mix| {
         mix.native(c"large", |_: &Args| Ok(Large(Owned::new())));
         mix.native(c"fails", |_: &Args| Ok(Err::<(), String>("x".repeat(3000))));
-        mix.waiting(c"waits", |_: &Args| Ok(Outcome::Now(Value::str(&"x".repeat(3000)))));
+        mix.waiting(c"waits", |_: &Args| Ok(Outcome::Now(Value::str("x".repeat(3000)))));
         mix.native(c"raises", |args: &Args| {
             let _owned = Owned::new();
             Err::<(), _>(args.wrong(1, &"y".repeat(3000)))

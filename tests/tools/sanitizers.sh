@@ -29,6 +29,8 @@ case "$kind" in
 address)
     [ $# -gt 0 ] || set -- script::tests script::mix::json script::mix::text script::mix::php_pack script::stack hub:: wire::frame \
         shard::outbox
+    # A frame is to be where the stack is: string.gsub counts by its address how deep it is in.
+    export ASAN_OPTIONS="detect_stack_use_after_return=0 ${ASAN_OPTIONS:-}"
     std=
     ;;
 thread)

@@ -373,6 +373,12 @@ mod tests {
         }
     }
 
+    /// It also calls the C library all the time, which is where the thread sanitizer lets signals through.
+    #[test]
+    fn a_loop_that_allocates_is_stopped() {
+        assert!(stopped("while true do kept = { kept ~= nil } end").contains("time budget"));
+    }
+
     #[test]
     fn a_quick_script_is_left_alone() {
         let lua = mlua::Lua::new();

@@ -36,8 +36,8 @@ address)
 thread)
     [ -e "$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock" ] ||
         skipped "rustup component add --toolchain nightly rust-src"
-    # A signal waits there for the next call of the C library, which a loop of Lua need not make: so none that has to be stopped.
-    [ $# -gt 0 ] || set -- hub:: a_quick_script_is_left_alone telemetry::log::queue queue::tests
+    # A signal waits there for the next call of the C library, which a loop of Lua need not make: so no others that are stopped.
+    [ $# -gt 0 ] || set -- a_loop_that_allocates_is_stopped a_quick_script_is_left_alone hub:: queue::tests telemetry::log::queue
     # The standard library must be built with it.
     std=-Zbuild-std
     ;;

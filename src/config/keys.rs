@@ -5,6 +5,7 @@
 
 use self::bounds::{AGE, BUFFER, GIB, LIMIT, MIB, TIMEOUT, TIMEOUT_NOT_ZERO, no_tls, seconds};
 use super::changes::{Changes, Effect, Effect::Live, Effect::Restart};
+use super::home::Home;
 use super::kinds::{Leaf, duration, list, number, parsed, required, size, text, word, words};
 use super::raw::address::{HOST_PORT, ORIGIN, host_pattern, host_port, net, origin};
 use super::raw::known::Known;
@@ -14,8 +15,8 @@ use super::raw::value::Value;
 use super::rows::{Head, Kind, Row, Section, section};
 use super::sections::{Entry, address, named, part, positioned};
 use super::types::{
-    ClusterEngine, Format, High, HostPattern, LOAD_LIMIT, Level, Library, Listen, MAX_SCRIPT, MAX_WAITING, NodeRole, QueueFull, Roles,
-    STUCK_AFTER,
+    ClusterEngine, Format, High, HostPattern, LOAD_LIMIT, Level, Library, Listen, MAX_SCRIPT, MAX_WAITING, NodeRole,
+    QueueFull, Roles, STUCK_AFTER,
 };
 use crate::ids::MAX_WORKERS;
 use ipnet::IpNet;
@@ -87,6 +88,8 @@ section! {
         pub file: PathBuf = PathBuf::new();
         /// Which parts of a cluster this process is; the command line says it.
         pub role: NodeRole = NodeRole::SINGLE;
+        /// Where it listens, if it is one of several nodes on this machine that share the file.
+        pub home: Option<Home> = None;
         /// How long a worker may not go on until it counts as stuck: [`STUCK_AFTER`], but for tests.
         pub stuck_after: Duration = STUCK_AFTER;
         /// Things worth a line in the log: keys that are read and not used, and the like.
@@ -366,7 +369,10 @@ section! {
 
 impl Debug for Cluster {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cluster").field("engine", &self.engine).field("advertise", &self.advertise).finish_non_exhaustive()
+        f.debug_struct("Cluster")
+            .field("engine", &self.engine)
+            .field("advertise", &self.advertise)
+            .finish_non_exhaustive()
     }
 }
 
@@ -374,7 +380,11 @@ impl Debug for Cluster {
 fn one_or_more(expected: &'static str, parse: fn(&str) -> Option<String>) -> Leaf<Vec<String>> {
     let read = move |at: &Value<'_>| {
         let one = |item: &Value<'_>| item.parse(expected, None, |text| parse(text).map(Some));
-        if matches!(at.kind(), Some(Scalar { .. })) { one(at).into_iter().collect() } else { at.list().iter().filter_map(one).collect() }
+        if matches!(at.kind(), Some(Scalar { .. })) {
+            one(at).into_iter().collect()
+        } else {
+            at.list().iter().filter_map(one).collect()
+        }
     };
     let show = |all: &Vec<String>| match all.as_slice() {
         [one] => one.as_str().into(),

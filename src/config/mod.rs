@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 mod changes;
 pub mod file;
+mod home;
 mod keys;
 mod kinds;
 pub mod load;
@@ -22,13 +23,14 @@ mod sections;
 mod types;
 
 pub use changes::Effect;
+pub use home::Home;
 pub use keys::{ApiServer, Cluster, Config, Limits, Logging, LuaVm, Memory, Redis, Server, Summary, User};
 pub use problem::{Problem, Problems};
 pub use raw::units::{Quantity, parse_duration};
 pub use rows::Row;
 pub use types::{
-    ClusterEngine, Format, High, HostPattern, LOAD_LIMIT, Level, Library, Listen, MAX_SCRIPT, MAX_WAITING, NodeRole, Protocol, QueueFull, Roles,
-    STUCK_AFTER, UNSENT_LIMIT,
+    ClusterEngine, Format, High, HostPattern, LOAD_LIMIT, Level, Library, Listen, MAX_SCRIPT, MAX_WAITING, NodeRole,
+    Protocol, QueueFull, Roles, STUCK_AFTER, UNSENT_LIMIT,
 };
 
 impl Config {

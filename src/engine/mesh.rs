@@ -22,6 +22,11 @@ use crate::ids::NodeNumber;
 
 /// Where a center is looked for unless the configuration says it.
 pub(super) const CENTER: &str = "localhost:6786";
+/// Whether this program can be one node of several.
+pub const HAS_CLUSTER: bool = cfg!(feature = "cluster");
+/// What to do if it can't.
+pub const WITHOUT_CLUSTER: &str =
+    "this connmix was built without the cluster; build it with: cargo build --release --features cluster";
 /// The longest file of a secret, in bytes.
 const SECRET: u64 = 4096;
 
@@ -98,7 +103,9 @@ fn secret(config: &Config) -> Result<Vec<u8>, StartError> {
     let (text, name) = (&config.cluster.secret, &config.cluster.secret_file);
     match (text.is_empty(), name.is_empty()) {
         (_, true) => Ok(text.clone().into_bytes()),
-        (false, false) => Err(StartError::System("cluster.secret and cluster.secretFile: only one may be given".into())),
+        (false, false) => {
+            Err(StartError::System("cluster.secret and cluster.secretFile: only one may be given".into()))
+        }
         (true, false) => {
             let bytes = file::read(name.as_ref(), SECRET)
                 .map_err(|error| StartError::System(format!("cluster.secretFile: {name} cannot be read: {error}")))?;
@@ -133,20 +140,13 @@ fn own_address(center: Option<&String>) -> IpAddr {
 }
 
 #[cfg(feature = "cluster")]
-fn network(
-    config: &Config,
-    run: Run,
-    secret: &[u8],
-    events: mpsc::Sender<Event>,
-) -> Result<Arc<dyn Bus>, StartError> {
+fn network(config: &Config, run: Run, secret: &[u8], events: mpsc::Sender<Event>) -> Result<Arc<dyn Bus>, StartError> {
     use crate::cluster::bus::zenoh::{Settings, Tls, ZenohBus};
     let listen = if config.role.center { &config.registry } else { &config.mesh_point };
     let (cert, key, ca) = (&config.cluster.tls_cert, &config.cluster.tls_key, &config.cluster.tls_ca);
     let tls = match (cert.is_empty(), key.is_empty()) {
         (true, true) if ca.is_empty() => None,
-        (false, false) => {
-            Some(Tls { cert: cert.clone(), key: key.clone(), ca: (!ca.is_empty()).then(|| ca.clone()) })
-        }
+        (false, false) => Some(Tls { cert: cert.clone(), key: key.clone(), ca: (!ca.is_empty()).then(|| ca.clone()) }),
         _ => return Err(StartError::System("cluster.tls: cert and key are needed together".into())),
     };
     let settings = Settings {
@@ -165,7 +165,5 @@ fn network(
 
 #[cfg(not(feature = "cluster"))]
 fn network(_: &Config, _: Run, _: &[u8], _: mpsc::Sender<Event>) -> Result<Arc<dyn Bus>, StartError> {
-    Err(StartError::System(
-        "this connmix was built without the cluster; build it with: cargo build --release --features cluster".into(),
-    ))
+    Err(StartError::System(WITHOUT_CLUSTER.into()))
 }

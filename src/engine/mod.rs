@@ -34,7 +34,7 @@ use crate::worker::thread::{self, Spec};
 use crate::worker::{self, Control, Peers, Reserve};
 
 pub use listeners::{Addresses, BindError, Listeners};
-pub use mesh::Link;
+pub use mesh::{HAS_CLUSTER, Link, WITHOUT_CLUSTER};
 pub use reload::OnLevel;
 pub use scripts::check_scripts;
 
@@ -73,6 +73,8 @@ pub struct Engine {
     supervisor: Option<(mpsc::Sender<reload::Command>, JoinHandle<()>)>,
     watcher: Option<stuck::Watcher>,
     doors: Arc<Doors>,
+    /// All nodes.
+    nodes: Arc<Mesh>,
     /// The mesh's threads, where there are other nodes.
     mesh: Option<Driver>,
 }
@@ -147,6 +149,7 @@ impl Engine {
             supervisor: None,
             watcher: None,
             doors: doors.clone(),
+            nodes: mesh.clone(),
             mesh: None,
         };
         let mut starting = Vec::with_capacity(workers);
@@ -206,6 +209,11 @@ impl Engine {
     /// Where it is reached.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// Whether it serves: a node of a cluster does once it has joined.
+    pub fn is_serving(&self) -> bool {
+        self.nodes.is_serving()
     }
 
     /// How many workers it has.

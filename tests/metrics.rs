@@ -176,7 +176,10 @@ async fn the_page_and_its_table_in_the_documentation_are_the_same() {
     let rig = rig("", "");
     assert_eq!(rig.connect().await.ask("push tasks").await, "ok");
     let page = scrape(rig.at.api).await;
-    assert_eq!(page.table(), documented());
+    // Alone: what is about other nodes is not there.
+    let mut alone = documented();
+    alone.retain(|name, _| !name.starts_with("connmix_engine_mesh_"));
+    assert_eq!(page.table(), alone);
     assert_eq!(page.get("connmix_engine_queue_messages{topic=\"tasks\"}"), 1.0);
     assert!(documented().len() > 30);
 

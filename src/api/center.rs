@@ -53,7 +53,8 @@ impl Api {
     /// advertised.
     pub(super) fn nodes(&self, local: IpAddr) -> Nodes {
         if let Some(others) = self.mesh.others() {
-            let engines = others.members().iter().filter(|member| member.engine && member.serving).map(Node::of).collect();
+            let engines =
+                others.members().iter().filter(|member| member.engine && member.serving).map(Node::of).collect();
             return Nodes { nodes: engines };
         }
         let advertised = self.config.load().cluster.advertise.clone();

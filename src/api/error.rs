@@ -109,7 +109,7 @@ impl ApiError {
             ApiError::Timeout => StatusCode::REQUEST_TIMEOUT,
             ApiError::Unavailable | ApiError::Joining | ApiError::Stuck(_) | ApiError::Crowded => {
                 StatusCode::SERVICE_UNAVAILABLE
-            },
+            }
             ApiError::TooMany => StatusCode::TOO_MANY_REQUESTS,
         }
     }

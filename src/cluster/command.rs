@@ -170,9 +170,8 @@ mod tests {
 
     #[test]
     fn depth_is_bounded() {
-        let nested = |depth: usize| {
-            (0..depth).fold(Value::Nil, |inner, _| Value::Table([(Value::str("k"), inner)].into()))
-        };
+        let nested =
+            |depth: usize| (0..depth).fold(Value::Nil, |inner, _| Value::Table([(Value::str("k"), inner)].into()));
         let command = |depth| encode(&Order::SetContext(vec![("k".into(), nested(depth))]));
         assert!(decode(&command(DEPTH)).is_some());
         assert!(decode(&command(DEPTH + 1)).is_none());

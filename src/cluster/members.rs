@@ -9,6 +9,7 @@ use crate::cluster::interest::others::{Others, Slot, Slots};
 use crate::cluster::interest::own::Own;
 use crate::cluster::link::Link;
 use crate::cluster::protocol::Hello;
+use crate::cluster::stats::Stats;
 
 /// How far a node has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Shared {
     pub own: Own,
     /// The channels of other nodes.
     pub others: Others,
+    /// The figures.
+    pub stats: Arc<Stats>,
     directory: RwLock<Directory>,
     clock: AtomicU64,
 }
@@ -47,6 +50,7 @@ impl Default for Shared {
         Shared {
             own: Own::default(),
             others: Others::default(),
+            stats: Arc::default(),
             directory: RwLock::new(directory),
             clock: AtomicU64::new(0),
         }
@@ -89,6 +93,11 @@ impl Shared {
     fn links(&self, nodes: &[Slot]) -> SmallVec<[Arc<Link>; 2]> {
         let directory = self.read();
         nodes.iter().filter_map(|slot| directory.links.get(usize::from(*slot))?.clone()).collect()
+    }
+
+    /// All links.
+    pub fn all_links(&self) -> Vec<Arc<Link>> {
+        self.read().links.iter().flatten().cloned().collect()
     }
 
     /// All nodes, this one too.

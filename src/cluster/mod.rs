@@ -19,6 +19,7 @@ pub mod protocol;
 mod receipt;
 #[cfg(test)]
 mod sim;
+pub mod stats;
 mod unanswered;
 
 use std::future::Future;

@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::listeners::Addresses;
 use crate::cluster::Mesh;
+use crate::cluster::link::Link;
+use crate::cluster::members::Shared;
 use crate::cluster::protocol::Hello;
+use crate::cluster::stats::Traffic;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::queue::Queue;
@@ -38,7 +41,8 @@ pub(super) fn metrics(
         let clients = clients.to_vec();
         Box::new(move || clients.iter().map(|count| count.load(Relaxed)).sum())
     };
-    let of_engines = |read: fn(&mut dyn Iterator<Item = &Hello>) -> usize, alone: Box<dyn Fn() -> usize + Send + Sync>| {
+    let of_engines = |read: fn(&mut dyn Iterator<Item = &Hello>) -> usize,
+                      alone: Box<dyn Fn() -> usize + Send + Sync>| {
         let mesh = mesh.clone();
         let read = move || match mesh.others() {
             Some(others) => read(&mut others.members().iter().filter(|member| member.engine && member.serving)),
@@ -48,9 +52,13 @@ pub(super) fn metrics(
     };
     let (nodes, of_nodes) = ("connmix_center_registry_engine_nodes", "connmix_center_registry_clients");
     gauge(Of::Center, nodes, "Live engine nodes.", of_engines(|engines| engines.count(), Box::new(|| 1)));
-    let sum: fn(&mut dyn Iterator<Item = &Hello>) -> usize = |engines| engines.map(|engine| engine.clients as usize).sum();
+    let sum: fn(&mut dyn Iterator<Item = &Hello>) -> usize =
+        |engines| engines.map(|engine| engine.clients as usize).sum();
     gauge(Of::Center, of_nodes, "Clients of all nodes.", of_engines(sum, count(clients)));
     gauge(Of::Engine, "connmix_engine_servers_clients", "Clients of this node.", count(clients));
+    if let Some(others) = mesh.others() {
+        of_mesh(&metrics, others);
+    }
     let hub = hub.clone();
     let workers = hub.workers();
     gauge(Of::Engine, "connmix_engine_workers", "Worker threads.", Box::new(move || workers));
@@ -76,4 +84,63 @@ pub(super) fn metrics(
         read: Box::new(move || queue.waiting().into_iter().map(|(topic, n)| (topic.to_string(), n as f64)).collect()),
     });
     metrics
+}
+
+/// The figures of a node among others.
+fn of_mesh(metrics: &Metrics, others: &Arc<Shared>) {
+    let one = |kind, name, help, read: fn(&Shared) -> f64| {
+        let others = others.clone();
+        let read = Box::new(move || vec![(String::new(), read(&others))]);
+        metrics.watch(Watch { of: Of::Engine, kind, name, help, label: None, read });
+    };
+    one(
+        Kind::Gauge,
+        "connmix_engine_mesh_nodes",
+        "Nodes of the mesh that this node knows, itself included.",
+        |others| others.members().len() as f64,
+    );
+    one(Kind::Gauge, "connmix_engine_mesh_suspects", "Nodes that do not answer, and are not waited for.", |others| {
+        others.all_links().iter().filter(|link| link.is_suspect()).count() as f64
+    });
+    one(Kind::Gauge, "connmix_engine_mesh_waiting_bytes", "Bytes on their way to other nodes.", |others| {
+        let holds = |link: &Arc<Link>| link.holds().0 + link.holds().1;
+        others.all_links().iter().map(holds).sum::<usize>() as f64
+    });
+    let (replies, seconds) = ("connmix_engine_mesh_replies_total", "connmix_engine_mesh_reply_seconds_total");
+    one(Kind::Counter, replies, "Replies of other nodes to what was published or sent.", |others| {
+        others.stats.replies().0
+    });
+    one(Kind::Counter, seconds, "The time from a publish to each of these replies, summed up.", |others| {
+        others.stats.replies().1
+    });
+    one(
+        Kind::Counter,
+        "connmix_engine_mesh_unanswered_total",
+        "Requests that a node did not answer in time.",
+        |others| others.stats.losses().0,
+    );
+    one(
+        Kind::Counter,
+        "connmix_engine_mesh_restarts_total",
+        "How often a node was told all anew after a loss.",
+        |others| others.stats.losses().1,
+    );
+    let two = |kind, name, help, label, read: fn(&Shared) -> [(&'static str, f64); 2]| {
+        let others = others.clone();
+        let read = move || read(&others).into_iter().map(|(label, value)| (label.to_owned(), value)).collect();
+        metrics.watch(Watch { of: Of::Engine, kind, name, help, label: Some(label), read: Box::new(read) });
+    };
+    two(Kind::Gauge, "connmix_engine_mesh_channels", "Channels that nodes tell each other of.", "of", |others| {
+        [("own", others.own.len() as f64), ("others", others.others.len() as f64)]
+    });
+    let messages = "connmix_engine_mesh_messages_total";
+    two(Kind::Counter, messages, "Messages to and from other nodes.", "direction", |others| traffic(others, 1));
+    let bytes = "connmix_engine_mesh_bytes_total";
+    two(Kind::Counter, bytes, "Bytes of frames to and from other nodes.", "direction", |others| traffic(others, 2));
+}
+
+/// Both ways, of frames, messages and bytes that one.
+fn traffic(others: &Shared, which: usize) -> [(&'static str, f64); 2] {
+    let of = |traffic: &Traffic| traffic.get()[which] as f64;
+    [("sent", of(&others.stats.sent)), ("received", of(&others.stats.received))]
 }

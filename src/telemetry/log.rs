@@ -14,7 +14,9 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing::subscriber::Interest;
+use tracing::{Metadata, Subscriber};
+use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use self::file::DailyFile;
@@ -78,7 +80,7 @@ impl Log {
             None => None,
         };
         // The filter stands below both, so that what nobody writes is not even put together.
-        let subscriber = tracing_subscriber::registry().with(filter).with(console).with(lines);
+        let subscriber = tracing_subscriber::registry().with(filter).with(OwnLines).with(console).with(lines);
         tracing::subscriber::set_global_default(subscriber).map_err(|_| OpenError::Twice)?;
         Ok(Log { level: LevelHandle(level), file: shared, _writers: writers })
     }
@@ -104,6 +106,26 @@ impl LevelHandle {
     pub fn set(&self, level: LevelFilter) {
         // Fails only when the subscriber is gone, and then nobody logs.
         let _ = self.0.reload(level);
+    }
+}
+
+/// Leaves out what the cluster's bus logs: it tells of its own parts in its own words, at debug its settings with their
+/// secrets too. What matters of it, `cluster` tells.
+struct OwnLines;
+
+impl OwnLines {
+    fn takes(metadata: &Metadata<'_>) -> bool {
+        !metadata.target().starts_with("zenoh")
+    }
+}
+
+impl<S: Subscriber> Layer<S> for OwnLines {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if OwnLines::takes(metadata) { Interest::always() } else { Interest::never() }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        OwnLines::takes(metadata)
     }
 }
 

@@ -39,8 +39,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use self::fair::{Account, Fair};
-use crate::cluster::Mesh;
 use crate::api::Api;
+use crate::cluster::Mesh;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::ids::WorkerId;

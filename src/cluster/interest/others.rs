@@ -79,7 +79,8 @@ impl Others {
     /// A node has no channels but these. Looks at all channels.
     pub fn retain(&self, slot: Slot, hashes: &HashSet<u64>) {
         for shard in &self.shards {
-            let removed = shard.write().unwrap_or_else(PoisonError::into_inner).retain(slot, |hash| hashes.contains(&hash));
+            let removed =
+                shard.write().unwrap_or_else(PoisonError::into_inner).retain(slot, |hash| hashes.contains(&hash));
             self.entries.fetch_sub(removed, Relaxed);
         }
     }

@@ -1,0 +1,108 @@
+//! Tests of `link`.
+
+use super::*;
+use crate::cluster::protocol::Messages;
+use crate::hub::Tally;
+
+fn link() -> Link {
+    Link::new(Run(1), Run(2), 0, 1, Arc::default())
+}
+
+fn frame(link: &Link) -> Option<(Header, Vec<u8>)> {
+    let mut out = Vec::new();
+    link.frame(0, &mut out).then(|| {
+        let (header, body) = Header::read(&out).unwrap();
+        (header, body.to_vec())
+    })
+}
+
+fn publish(data: &[u8]) -> Bytes {
+    Message::Publish { channel: "c", binary: true, data }.to_bytes()
+}
+
+#[test]
+fn many_messages_share_a_frame_and_no_more_than_the_window_is_under_way() {
+    let link = link();
+    for _ in 0..10 {
+        link.force(&publish(b"x"), None, 0);
+    }
+    let (header, body) = frame(&link).unwrap();
+    assert_eq!((header.epoch, header.seq, Messages::new(&body).count()), (1, 0, 10));
+    assert!(frame(&link).is_none());
+    let large = publish(&vec![0; 50_000]);
+    (0..200).for_each(|_| link.force(&large, None, 0));
+    let mut sent = 0;
+    while frame(&link).is_some() {
+        sent += 1;
+    }
+    assert_eq!(sent, WINDOW / 50_000 + 1);
+    link.was_read(1, 1);
+    assert!(frame(&link).is_none(), "that was a small one");
+    link.was_read(1, 3);
+    assert!(frame(&link).is_some());
+    link.was_read(2, 100);
+    assert_eq!(link.unread_since(), Some(0), "another stream's");
+}
+
+#[test]
+fn a_full_link_refuses_and_a_suspect_one_waits_for_nobody() {
+    let link = link();
+    let large = publish(&vec![0; QUEUE - 100]);
+    let (counts, mut told) = Tally::new();
+    assert!(link.offer(&large, Some(Request::Counts(counts.share())), 0).is_ok());
+    let Err(Full(Some(request))) = link.offer(&large, Some(Request::Counts(counts.share())), 0) else { panic!() };
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(link.poll_room(large.len(), &mut cx).is_pending());
+    assert!(link.set_suspect(true));
+    assert!(link.poll_room(large.len(), &mut cx).is_ready());
+    assert!(link.offer(&large, Some(request), 0).is_ok(), "dropped, and told");
+    drop(counts);
+    assert!(told.try_recv().is_err(), "one is on its way");
+    link.close();
+    assert_eq!(told.try_recv(), Ok(Counts { unanswered: 2, ..Counts::default() }));
+    assert!(link.offer(&large, None, 0).is_ok());
+    assert!(frame(&link).is_none());
+}
+
+#[test]
+fn replies_find_their_request_and_late_ones_none() {
+    let link = link();
+    let ask = |at| {
+        let (counts, told) = Tally::new();
+        link.force(&publish(b"x"), Some(Request::Counts(counts.share())), at);
+        told
+    };
+    let (mut first, mut second, mut third) = (ask(0), ask(5), ask(10));
+    let (_, body) = frame(&link).unwrap();
+    let numbers: Vec<u64> = Messages::new(&body).map(|message| message.unwrap().0).collect();
+    let Some(Request::Counts(share)) = link.take_request(numbers[1]) else { panic!() };
+    share.settle(Counts { reached: 3, ..Counts::default() });
+    assert_eq!(second.try_recv().unwrap().reached, 3);
+    assert!(link.take_request(numbers[1]).is_none());
+    assert_eq!(link.expire(10), 1);
+    assert_eq!(first.try_recv().unwrap().unanswered, 1);
+    assert!(link.take_request(numbers[0]).is_none());
+    link.restart_with(2, &[]);
+    assert_eq!(third.try_recv().unwrap().unanswered, 1);
+    assert!(link.take_request(numbers[2]).is_none());
+    let _fourth = ask(11);
+    let (header, body) = frame(&link).unwrap();
+    assert_eq!((header.epoch, header.seq), (2, 0));
+    assert_eq!(Messages::new(&body).next().unwrap().unwrap().0, numbers[2] + 1);
+}
+
+#[test]
+fn what_was_read_is_told_with_frames_or_without() {
+    let link = link();
+    link.has_read(7, 3, false);
+    assert!(frame(&link).is_none());
+    link.has_read(7, 4, true);
+    let (header, _) = frame(&link).unwrap();
+    assert_eq!((header.kind, header.read_epoch, header.read, header.seq), (Kind::Aside, 7, 4, 0));
+    link.aside(Some(&Message::Lost { epoch: 7 }));
+    link.force(&publish(b"x"), None, 0);
+    assert_eq!(frame(&link).unwrap().0.kind, Kind::Stream);
+    let (header, body) = frame(&link).unwrap();
+    assert_eq!((header.kind, header.seq), (Kind::Aside, 1));
+    assert_eq!(Messages::new(&body).next().unwrap().unwrap().1, Message::Lost { epoch: 7 });
+}

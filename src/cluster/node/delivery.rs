@@ -1,0 +1,77 @@
+//! What other nodes have for the clients of this one, and who takes it.
+
+use bytes::Bytes;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Context;
+
+use crate::cluster::link::Link;
+use crate::cluster::protocol::Message;
+use crate::hub::Tally;
+
+/// What comes from another node for the clients of this one.
+pub enum Delivery {
+    /// To all subscribers of a channel.
+    Publish {
+        /// Its name, as it came.
+        channel: String,
+        /// Binary data; else text.
+        binary: bool,
+        /// The data.
+        data: Bytes,
+        /// Where it is counted.
+        counts: Option<Tally>,
+    },
+    /// To one client.
+    Send {
+        /// Its id.
+        client: u64,
+        /// Binary data; else text.
+        binary: bool,
+        /// The data.
+        data: Bytes,
+        /// Where it is counted.
+        counts: Option<Tally>,
+    },
+    /// For one client's connection to do.
+    Command {
+        /// Its id.
+        client: u64,
+        /// In the form of its owner.
+        command: Bytes,
+        /// Who is told what came of it.
+        reply: CommandReply,
+    },
+}
+
+/// Who is told what came of a command.
+pub struct CommandReply {
+    link: Arc<Link>,
+    request: u64,
+}
+
+impl CommandReply {
+    pub(super) fn new(link: Arc<Link>, request: u64) -> CommandReply {
+        CommandReply { link, request }
+    }
+
+    /// What failed, if something did.
+    pub fn answer(self, problem: Option<&str>, now: u64) {
+        let reply = Message::CommandReply { request: self.request, problem };
+        self.link.force(&reply.to_bytes(), None, now);
+    }
+}
+
+/// A delivery that waits for room.
+pub type Waiting = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The clients of this node.
+pub trait Clients {
+    /// Delivers something. Some: it waits for room; nothing else of the same node comes before it is done.
+    fn deliver(&mut self, delivery: Delivery) -> Option<Waiting>;
+    /// How many there are.
+    fn count(&self) -> u64;
+    /// Goes on with what was begun.
+    fn poll(&mut self, cx: &mut Context<'_>);
+}

@@ -1,0 +1,237 @@
+//! What comes from the bus: who is there, and whether a frame is the next one of its stream.
+
+use bytes::Bytes;
+
+use super::peer::{Incoming, Peer, RESTART, complain, suspect};
+use super::{Clients, HELLO, MAX_NODES, Node, Output};
+use crate::cluster::interest::own::Version;
+use crate::cluster::link::{Link, WINDOW};
+use crate::cluster::members::Phase;
+use crate::cluster::proof;
+use crate::cluster::protocol::{self, HEADER, Header, Hello, Kind, MAJOR, Malformed, Message, Messages, Run};
+
+/// Channels in a part of a snapshot.
+const PART: usize = 4096;
+
+impl<C: Clients> Node<C> {
+    /// What another node has said to all.
+    pub fn hear(&mut self, bytes: &[u8], now: u64) {
+        match Hello::read(bytes) {
+            Ok(hello) => {
+                self.meet(hello, now);
+            }
+            Err(error) => tracing::warn!(%error, "the mesh: a hello is malformed"),
+        }
+    }
+
+    /// A node is there. None: it is none that we work with.
+    fn meet(&mut self, hello: Hello, now: u64) -> Option<&mut Peer> {
+        let run = hello.run;
+        if run == self.settings.run || self.phase == Phase::Leaving {
+            return None;
+        }
+        if hello.major != MAJOR {
+            if self.refused.len() < MAX_NODES && self.refused.insert(run) {
+                let (theirs, api) = (hello.major, hello.api.escape_debug());
+                tracing::warn!(node = %api, "a node is refused: its program speaks version {theirs} of the mesh, this one {MAJOR}");
+            }
+            return None;
+        }
+        if let Some(peer) = self.peers.get_mut(&run) {
+            (peer.heard, peer.closed) = (now, false);
+            // What proves the node may not be changed by what is not proven.
+            let same = peer.hello.nonce == hello.nonce;
+            if same && peer.hello != hello {
+                self.changed |= peer.proven;
+                peer.hello = hello;
+            }
+        } else if self.peers.len() < MAX_NODES {
+            let epoch = self.new_epoch(now);
+            let (me, stats) = (self.settings.run, self.shared.stats.clone());
+            let link = self.shared.open(|slot| Link::new(me, run, slot, epoch, stats))?;
+            let first = self.first_messages(&hello, epoch, None);
+            link.restart_with(epoch, &first);
+            self.output.push(Output::Send(link.clone()));
+            self.greet = true;
+            let peer = Peer {
+                hello,
+                proven: false,
+                heard: now,
+                closed: false,
+                link,
+                restarted: now,
+                incoming: Incoming::default(),
+                complete: false,
+                version: 0,
+                knows: None,
+            };
+            self.peers.insert(run, peer);
+        }
+        self.peers.get_mut(&run)
+    }
+
+    /// An epoch that no stream of this run had before.
+    fn new_epoch(&mut self, now: u64) -> u32 {
+        self.last_epoch = (self.last_epoch + 1).max(u32::try_from(now / 1000).unwrap_or(u32::MAX));
+        self.last_epoch
+    }
+
+    /// What a stream to a node begins with. `known`: the version of its channels that is known here.
+    fn first_messages(&self, to: &Hello, epoch: u32, known: Option<Version>) -> Vec<Bytes> {
+        let hello = self.hello();
+        let proof = proof::of(&self.settings.secret, &hello, to, epoch);
+        let mut first = vec![Message::Begin { hello, proof }.to_bytes()];
+        let (version, hashes) = if to.engine { self.shared.own.all() } else { (0, Vec::new()) };
+        let mut parts = hashes.chunks(PART).peekable();
+        loop {
+            let part = parts.next().unwrap_or_default();
+            let (hashes, last) = (protocol::hashes(part.iter().copied()), parts.peek().is_none());
+            first.push(Message::Snapshot { version, hashes: &hashes, last }.to_bytes());
+            if last {
+                break;
+            }
+        }
+        first.extend(known.map(|version| Message::InterestKnown { version }.to_bytes()));
+        first
+    }
+
+    /// A frame has come.
+    pub fn frame(&mut self, frame: Bytes, now: u64) {
+        if let Err(error) = self.take(frame, now) {
+            tracing::warn!(%error, "the mesh: a frame is malformed");
+        }
+    }
+
+    fn take(&mut self, frame: Bytes, now: u64) -> Result<(), Malformed> {
+        let (header, body) = Header::read(&frame)?;
+        self.shared.stats.received.add(0, frame.len());
+        if header.to != self.settings.run || self.phase == Phase::Leaving {
+            // For a run before this one.
+            return Ok(());
+        }
+        let begins = header.kind == Kind::Stream && header.seq == 0;
+        let newer = self.peers.get(&header.from).is_none_or(|peer| header.epoch > peer.incoming.epoch);
+        if begins && newer {
+            let Some((_, Message::Begin { hello, proof })) = Messages::new(body).next().transpose()? else {
+                return Err(Malformed::Message);
+            };
+            if hello.run != header.from || !self.begins(hello, header.epoch, &proof, now) {
+                return Ok(());
+            }
+        }
+        // One whom we have not heard yet: it hears from us soon, and is heard again.
+        let Some(peer) = self.peers.get_mut(&header.from) else {
+            self.greet = true;
+            return Ok(());
+        };
+        if !peer.proven {
+            complain(peer, header.epoch, now);
+            // It may have lost our first frame, as we lost its.
+            if let Some((_, message @ Message::Lost { .. })) = Messages::new(body).next().transpose()? {
+                self.aside(header.from, message, now);
+            }
+            return Ok(());
+        }
+        (peer.heard, peer.closed) = (now, false);
+        peer.link.was_read(header.read_epoch, header.read);
+        let (epoch, came) = (peer.incoming.epoch, peer.incoming.came);
+        if header.epoch < epoch {
+            // Of a stream that has ended.
+            return Ok(());
+        }
+        let in_order = header.epoch == epoch && header.seq == came;
+        // A node that sends more than it may is one whose frames are lost.
+        let flooded = peer.incoming.bytes > 2 * WINDOW;
+        if header.epoch > epoch || header.seq > came || flooded {
+            complain(peer, header.epoch, now);
+        }
+        match header.kind {
+            Kind::Aside => {
+                for message in Messages::new(body) {
+                    self.aside(header.from, message?.1, now);
+                }
+            }
+            Kind::Stream if !in_order || flooded => {}
+            Kind::Stream => {
+                let incoming = &mut peer.incoming;
+                incoming.came += 1;
+                incoming.bytes += frame.len();
+                incoming.backlog.push_back((frame, HEADER));
+            }
+        }
+        Ok(())
+    }
+
+    /// A node begins a stream. False: it is refused.
+    fn begins(&mut self, hello: Hello, epoch: u32, proof: &[u8; 32], now: u64) -> bool {
+        let mine = self.hello();
+        let proven = proof::verify(&self.settings.secret, &hello, &mine, epoch, proof);
+        if !proven {
+            if self.refused.len() < MAX_NODES && self.refused.insert(hello.run) {
+                let api = hello.api.escape_debug();
+                tracing::warn!(node = %api, "a node is refused: its cluster.secret is another one");
+            }
+            return false;
+        }
+        let Some(peer) = self.meet(hello, now) else { return false };
+        if !std::mem::replace(&mut peer.proven, true) {
+            let Hello { api, number, .. } = &peer.hello;
+            tracing::info!(node = %api.escape_debug(), number, "a node has joined the mesh");
+        }
+        let complained = peer.incoming.complained;
+        peer.incoming = Incoming { epoch, complained, ..Incoming::default() };
+        self.changed = true;
+        true
+    }
+
+    /// What a node says outside of its stream.
+    fn aside(&mut self, from: Run, message: Message<'_>, now: u64) {
+        match message {
+            Message::Lost { epoch } => {
+                let Some(peer) = self.peers.get(&from) else { return };
+                if epoch == peer.link.epoch() && (now >= peer.restarted + RESTART || now < peer.restarted) {
+                    self.restart(from, now);
+                }
+            }
+            Message::Leave => self.remove(from, "it has left"),
+            _ => {}
+        }
+    }
+
+    /// Begins the stream to a node anew.
+    fn restart(&mut self, to: Run, now: u64) {
+        let epoch = self.new_epoch(now);
+        let Some(peer) = self.peers.get(&to) else { return };
+        let first = self.first_messages(&peer.hello, epoch, peer.complete.then_some(peer.version));
+        let Some(peer) = self.peers.get_mut(&to) else { return };
+        peer.restarted = now;
+        self.shared.stats.restarted();
+        peer.link.restart_with(epoch, &first);
+        tracing::debug!(node = %peer.hello.api.escape_debug(), epoch, "something was lost on the way to a node; all is told anew");
+    }
+
+    /// The link to a node has ended: it is not waited for, and is gone if nothing is heard of it soon.
+    pub fn link_closed(&mut self, run: Run, now: u64) {
+        let leave = self.settings.leave;
+        if let Some(peer) = self.peers.get_mut(&run) {
+            peer.closed = true;
+            peer.heard = peer.heard.min((now + HELLO + HELLO / 2).saturating_sub(leave));
+            if peer.link.set_suspect(true) && peer.proven {
+                suspect(peer);
+            }
+            peer.link.expire(u64::MAX);
+        }
+    }
+
+    pub(super) fn remove(&mut self, run: Run, why: &str) {
+        let Some(peer) = self.peers.remove(&run) else { return };
+        if peer.proven {
+            tracing::warn!(node = %peer.hello.api.escape_debug(), "a node is gone: {why}");
+        }
+        self.shared.end(&peer.link);
+        if let Some(telling) = &mut self.telling {
+            telling.left.remove(&run);
+        }
+        self.changed = true;
+    }
+}

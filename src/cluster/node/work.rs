@@ -1,0 +1,164 @@
+//! What the frames of other nodes say, and what is told to them.
+
+use bytes::Bytes;
+use std::collections::HashSet;
+use std::task::Context;
+
+use super::peer::suspect;
+use super::{Clients, CommandReply, Delivery, Node, Telling};
+use crate::cluster::link::Request;
+use crate::cluster::protocol::{self, Message, Messages, Reply, Run};
+use crate::hub::{CommandError, Counts, Tally};
+
+impl<C: Clients> Node<C> {
+    /// Does what has come, as far as there is room, and tells what has changed.
+    pub fn work(&mut self, cx: &mut Context<'_>, now: u64) {
+        let runs: Vec<Run> = self.peers.iter().filter(|(_, peer)| peer.has_work()).map(|(run, _)| *run).collect();
+        for run in runs {
+            self.work_off(run, cx, now);
+        }
+        self.clients.poll(cx);
+        self.tell(now);
+        self.publish_members();
+    }
+
+    /// Works off the frames of a node.
+    fn work_off(&mut self, run: Run, cx: &mut Context<'_>, now: u64) {
+        loop {
+            let Some(peer) = self.peers.get_mut(&run) else { return };
+            let incoming = &mut peer.incoming;
+            if let Some(waiting) = &mut incoming.waiting {
+                if waiting.as_mut().poll(cx).is_pending() {
+                    return;
+                }
+                incoming.waiting = None;
+            }
+            let Some((frame, at)) = incoming.backlog.front() else { return };
+            let (frame, at) = (frame.clone(), *at);
+            let mut messages = Messages::new(&frame[at..]);
+            let next = messages.next();
+            if let Some((_, at)) = incoming.backlog.front_mut() {
+                *at = frame.len() - messages.rest().len();
+            }
+            match next {
+                Some(Ok((request, message))) => self.message(run, &frame, request, message, now),
+                Some(Err(error)) => {
+                    tracing::warn!(node = %peer.hello.api.escape_debug(), %error, "the mesh: a message is malformed");
+                }
+                None => {
+                    incoming.backlog.pop_front();
+                    incoming.bytes -= frame.len();
+                    incoming.done += 1;
+                    // A node that waits for room hears of it in time; one that idles, with the next heartbeat.
+                    let soon = incoming.backlog.is_empty() || incoming.done - incoming.told > 16;
+                    if soon {
+                        incoming.told = incoming.done;
+                    }
+                    peer.link.has_read(incoming.epoch, incoming.done, soon);
+                }
+            }
+        }
+    }
+
+    /// Does what a message of a node's stream says.
+    fn message(&mut self, run: Run, frame: &Bytes, request: u64, message: Message<'_>, now: u64) {
+        self.shared.stats.received.message();
+        let Some(peer) = self.peers.get_mut(&run) else { return };
+        let counts = || (request > 0).then(|| Tally::of_request(peer.link.clone(), request));
+        let delivery = match message {
+            Message::Publish { channel, binary, data } => {
+                let data = frame.slice_ref(data);
+                Delivery::Publish { channel: channel.to_owned(), binary, data, counts: counts() }
+            }
+            Message::Send { client, binary, data } => {
+                Delivery::Send { client, binary, data: frame.slice_ref(data), counts: counts() }
+            }
+            Message::Command { client, command } => {
+                let reply = CommandReply::new(peer.link.clone(), request);
+                Delivery::Command { client, command: frame.slice_ref(command), reply }
+            }
+            Message::Replies(bytes) => {
+                for Reply { request, reached, failed } in Reply::read_all(bytes) {
+                    if let Some(Request::Counts(share)) = peer.link.take_request(request) {
+                        self.shared.stats.replied(share.age().1);
+                        share.settle(Counts { reached: reached.into(), failed: failed.into(), unanswered: 0 });
+                    }
+                }
+                return;
+            }
+            Message::CommandReply { request, problem } => {
+                if let Some(Request::Command(_, reply)) = peer.link.take_request(request) {
+                    // One that waits no more needs no answer.
+                    let _ = reply.send(match problem {
+                        None => Ok(()),
+                        Some(problem) => Err(CommandError::Bound(problem.to_owned())),
+                    });
+                }
+                return;
+            }
+            Message::Snapshot { version, hashes, last } => {
+                peer.incoming.snapshot.extend(protocol::read_hashes(hashes));
+                if last {
+                    let all = std::mem::take(&mut peer.incoming.snapshot);
+                    if std::mem::replace(&mut peer.complete, true) {
+                        self.shared.others.retain(peer.link.slot, &all.iter().copied().collect());
+                    }
+                    self.shared.others.come(peer.link.slot, all.into_iter());
+                    peer.knows_ours(version, now);
+                }
+                return;
+            }
+            Message::Interest { version, gone, come } => {
+                self.shared.others.gone(peer.link.slot, protocol::read_hashes(gone));
+                self.shared.others.come(peer.link.slot, protocol::read_hashes(come));
+                peer.knows_ours(version, now);
+                return;
+            }
+            Message::InterestKnown { version } => {
+                peer.knows = peer.knows.max(Some(version));
+                if let Some(telling) = self.telling.as_mut().filter(|telling| version >= telling.version) {
+                    telling.left.remove(&run);
+                }
+                return;
+            }
+            Message::Begin { .. } | Message::Lost { .. } | Message::Leave => return,
+        };
+        peer.incoming.waiting = self.clients.deliver(delivery);
+    }
+
+    /// Tells others which channels have come and gone, if they know of all before.
+    pub(super) fn tell(&mut self, now: u64) {
+        let own = &self.shared.own;
+        if let Some(telling) = &self.telling {
+            let late = now >= telling.since + self.settings.reply_timeout;
+            if !telling.left.is_empty() && !late {
+                return;
+            }
+            for run in &telling.left {
+                if let Some(peer) = self.peers.get(run)
+                    && peer.link.set_suspect(true)
+                {
+                    suspect(peer);
+                }
+            }
+            own.is_known(telling.version);
+            self.telling = None;
+        }
+        if let Some(changes) = own.next() {
+            let (gone, come) = (protocol::hashes(changes.gone), protocol::hashes(changes.come));
+            let message = Message::Interest { version: changes.version, gone: &gone, come: &come }.to_bytes();
+            let mut left = HashSet::new();
+            for (run, peer) in self.peers.iter().filter(|(_, peer)| peer.hello.engine) {
+                peer.link.force(&message, None, now);
+                if peer.proven && !peer.link.is_suspect() {
+                    left.insert(*run);
+                }
+            }
+            if left.is_empty() {
+                own.is_known(changes.version);
+            } else {
+                self.telling = Some(Telling { version: changes.version, since: now, left });
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Tests of `protocol`.
+
+use super::*;
+use proptest::prelude::*;
+
+fn hello() -> Hello {
+    Hello {
+        major: MAJOR,
+        minor: MINOR,
+        run: Run(7),
+        number: 3,
+        engine: true,
+        center: false,
+        serving: true,
+        started: 1,
+        clients: 2,
+        nonce: [9; 16],
+        api: "host:1".into(),
+        mesh: String::new(),
+    }
+}
+
+#[test]
+fn what_is_written_is_read_and_what_is_unknown_is_passed_over() {
+    let mut replies = Vec::new();
+    Reply { request: 1, reached: 2, failed: 3 }.write(&mut replies);
+    let all = [
+        Message::Begin { hello: hello(), proof: [1; 32] },
+        Message::Snapshot { version: 1, hashes: &hashes([1, u64::MAX]), last: true },
+        Message::Interest { version: 2, gone: &hashes([]), come: &hashes([5]) },
+        Message::InterestKnown { version: 2 },
+        Message::Publish { channel: "a", binary: false, data: b"x" },
+        Message::Send { client: 1 << 52, binary: true, data: &[0, 255] },
+        Message::Command { client: 4, command: b"c" },
+        Message::Replies(&replies),
+        Message::CommandReply { request: 3, problem: Some("p") },
+        Message::Lost { epoch: 1 },
+        Message::Leave,
+    ];
+    assert_eq!(all.len(), usize::from(KINDS));
+    let mut bytes = Vec::new();
+    for message in &all {
+        envelop(&message.to_bytes(), 3, &mut bytes);
+        envelop(&[KINDS, 0], 0, &mut bytes);
+    }
+    let read: Vec<_> = Messages::new(&bytes).map(Result::unwrap).collect();
+    assert_eq!(read, all.map(|message| (3, message)));
+    assert_eq!(Reply::read_all(&replies).count(), 1);
+    let mut bytes = Vec::new();
+    hello().write(&mut bytes);
+    assert_eq!(Hello::read(&bytes), Ok(hello()));
+}
+
+proptest! {
+    #[test]
+    fn headers_come_back(from: u64, to: u64, epoch: u32, seq: u64, read_epoch: u32, read: u64, aside: bool) {
+        let kind = if aside { Kind::Aside } else { Kind::Stream };
+        let header = Header { kind, from: Run(from), to: Run(to), epoch, seq, read_epoch, read };
+        let mut bytes = Vec::new();
+        header.write(&mut bytes);
+        bytes.push(1);
+        prop_assert_eq!(Header::read(&bytes), Ok((header, &[1][..])));
+        prop_assert_eq!(Header::read(&bytes[..HEADER - 1]), Err(Malformed::Short));
+    }
+
+    #[test]
+    fn any_bytes_are_read_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Hello::read(&bytes);
+        let _ = Header::read(&bytes);
+        prop_assert!(Messages::new(&bytes).count() <= bytes.len());
+    }
+
+    #[test]
+    fn what_is_cut_or_changed_is_read_without_harm(at in 0..400usize, byte: u8, cut in 0..400usize) {
+        let mut bytes = Vec::new();
+        envelop(&Message::Begin { hello: hello(), proof: [1; 32] }.to_bytes(), 0, &mut bytes);
+        envelop(&Message::Publish { channel: "ä", binary: false, data: b"x" }.to_bytes(), 1, &mut bytes);
+        let at = at % bytes.len();
+        bytes[at] = byte;
+        bytes.truncate(bytes.len() - cut % bytes.len());
+        prop_assert!(Messages::new(&bytes).count() <= 2);
+    }
+}

@@ -1,0 +1,236 @@
+//! The simulated nodes and what connects them: bytes are late, lost, and cut off, in order for each pair of nodes.
+
+use bytes::Bytes;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use tokio::sync::oneshot;
+
+use super::clients::{Random, SimClients};
+use crate::cluster::link::{Full, Link, Request};
+use crate::cluster::members::Shared;
+use crate::cluster::node::{Node as Core, Output, Settings};
+use crate::cluster::protocol::Run;
+use crate::hub::Counts;
+
+/// A channel that a node has subscribers of.
+pub(super) struct Subscription {
+    pub(super) id: u64,
+    pub(super) waits: Option<oneshot::Receiver<()>>,
+    /// The version of this node's channels that tells of it.
+    pub(super) version: u64,
+    pub(super) complete: bool,
+}
+
+/// A node.
+pub(super) struct Node {
+    pub(super) core: Core<SimClients>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) clients: SimClients,
+    pub(super) links: Vec<Arc<Link>>,
+    pub(super) subscriptions: HashMap<String, Subscription>,
+    /// Publications for links that had no room: in order.
+    pub(super) blocked: VecDeque<(Arc<Link>, Bytes, Option<Request>)>,
+    pub(super) frozen_until: u64,
+    pub(super) ticked: u64,
+}
+
+/// A publication under way.
+pub(super) struct Published {
+    pub(super) by: Run,
+    pub(super) number: u64,
+    pub(super) channel: String,
+    /// The nodes that must get it, by which subscription.
+    pub(super) must: Vec<(Run, u64)>,
+    pub(super) local: u64,
+    pub(super) counts: oneshot::Receiver<Counts>,
+}
+
+/// All of it.
+pub(super) struct World {
+    pub(super) random: Random,
+    pub(super) now: u64,
+    pub(super) nodes: BTreeMap<Run, Node>,
+    /// What is on its way: when it comes, in order for each pair.
+    pub(super) network: BTreeMap<(Run, Run), VecDeque<(u64, Bytes, bool)>>,
+    pub(super) cut: HashSet<(Run, Run)>,
+    pub(super) published: Vec<Published>,
+    pub(super) next_run: u64,
+    pub(super) next_number: u64,
+    /// Faults happen now, and in this run.
+    pub(super) faults: bool,
+    pub(super) faulty: bool,
+    pub(super) done: u64,
+    pub(super) unanswered: u64,
+    pub(super) subscribed: u64,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, faults: bool) -> World {
+        World {
+            random: Random::new(seed),
+            now: 1,
+            nodes: BTreeMap::new(),
+            network: BTreeMap::new(),
+            cut: HashSet::new(),
+            published: Vec::new(),
+            next_run: 1,
+            next_number: 1,
+            faults,
+            faulty: faults,
+            done: 0,
+            unanswered: 0,
+            subscribed: 0,
+        }
+    }
+
+    pub(super) fn start(&mut self) {
+        let run = Run(self.next_run);
+        self.next_run += 1;
+        let (shared, clients) = (Arc::new(Shared::default()), SimClients::default());
+        let settings = Settings {
+            run,
+            secret: b"s".to_vec(),
+            nonce: [run.0 as u8; 16],
+            engine: true,
+            center: run.0 % 3 == 1,
+            centers: Vec::new(),
+            number: (run.0 % 4 + 1) as u16,
+            started: self.now,
+            api: format!("node-{}", run.0),
+            mesh: String::new(),
+            reply_timeout: 500,
+            leave: 3000,
+        };
+        let core = Core::new(settings, shared.clone(), clients.clone(), self.now);
+        let node = Node {
+            core,
+            shared,
+            clients,
+            links: Vec::new(),
+            subscriptions: HashMap::new(),
+            blocked: VecDeque::new(),
+            frozen_until: 0,
+            ticked: 0,
+        };
+        self.nodes.insert(run, node);
+    }
+
+    /// A step of some milliseconds.
+    pub(super) fn step(&mut self) {
+        self.now += 1 + self.random.below(4);
+        let runs: Vec<Run> = self.nodes.keys().copied().collect();
+        for &run in &runs {
+            self.arrive(run);
+            self.run_node(run);
+        }
+        self.settle();
+    }
+
+    /// Frames and hellos that have come to a node.
+    pub(super) fn arrive(&mut self, to: Run) {
+        let Some(node) = self.nodes.get_mut(&to) else { return };
+        if node.frozen_until > self.now {
+            return;
+        }
+        for ((_, for_whom), queue) in &mut self.network {
+            if *for_whom != to {
+                continue;
+            }
+            while queue.front().is_some_and(|(at, ..)| *at <= self.now) {
+                let (_, bytes, hello) = queue.pop_front().unwrap();
+                if hello { node.core.hear(&bytes, self.now) } else { node.core.frame(bytes, self.now) }
+            }
+        }
+    }
+
+    pub(super) fn run_node(&mut self, run: Run) {
+        let Some(node) = self.nodes.get_mut(&run) else { return };
+        if node.frozen_until > self.now {
+            return;
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        node.core.work(&mut cx, self.now);
+        if self.now >= node.ticked + 20 {
+            node.ticked = self.now;
+            node.core.tick(self.now);
+        }
+        let mut sent = Vec::new();
+        for output in node.core.outputs() {
+            match output {
+                Output::Announce(bytes) => sent.push((None, Bytes::from(bytes))),
+                Output::Send(link) => node.links.push(link),
+                Output::Number(_) => {}
+            }
+        }
+        // Those without room before: in their order.
+        while let Some((link, bytes, request)) = node.blocked.pop_front() {
+            if let Err(Full(request)) = link.offer(&bytes, request, self.now) {
+                node.blocked.push_front((link, bytes, request));
+                break;
+            }
+        }
+        for link in &node.links {
+            let mut out = Vec::new();
+            let mut frames = 0;
+            while frames < 4 && link.frame(self.now, &mut out) {
+                sent.push((Some(link.peer), Bytes::from(std::mem::take(&mut out))));
+                frames += 1;
+            }
+        }
+        let others: Vec<Run> = self.nodes.keys().copied().filter(|other| *other != run).collect();
+        for (to, bytes) in sent {
+            let hello = to.is_none();
+            let receivers = to.map_or_else(|| others.clone(), |to| vec![to]);
+            for to in receivers {
+                self.send(run, to, bytes.clone(), hello);
+            }
+        }
+    }
+
+    pub(super) fn send(&mut self, from: Run, to: Run, bytes: Bytes, hello: bool) {
+        let lost = self.faults && self.random.below(2000) == 0;
+        if self.cut.contains(&(from, to)) || lost || !self.nodes.contains_key(&to) {
+            return;
+        }
+        let delay = if self.random.chance(2) { 100 } else { 5 };
+        let delay = self.random.below(delay);
+        let queue = self.network.entry((from, to)).or_default();
+        let at = queue.back().map_or(0, |(at, ..)| *at).max(self.now + delay);
+        queue.push_back((at, bytes, hello));
+    }
+
+    pub(super) fn fault(&mut self) {
+        let runs: Vec<Run> = self.nodes.keys().copied().collect();
+        let pick = |random: &mut Random| runs[random.below(runs.len() as u64) as usize];
+        match self.random.below(8) {
+            0 if runs.len() > 2 => {
+                let run = pick(&mut self.random);
+                let mut node = self.nodes.remove(&run).unwrap();
+                if self.random.chance(50) {
+                    // Told, or killed.
+                    node.core.leave();
+                    for link in &node.links {
+                        let mut out = Vec::new();
+                        link.frame(self.now, &mut out);
+                        self.send(run, link.peer, out.into(), false);
+                    }
+                }
+            }
+            1 if runs.len() < 6 => self.start(),
+            2 | 3 => {
+                let pair = (pick(&mut self.random), pick(&mut self.random));
+                self.cut.insert(pair);
+                if self.random.chance(50) {
+                    self.cut.insert((pair.1, pair.0));
+                }
+            }
+            4 | 5 | 6 => self.cut.clear(),
+            _ => {
+                let run = pick(&mut self.random);
+                let long = if self.random.chance(20) { 8000 } else { 1500 };
+                self.nodes.get_mut(&run).unwrap().frozen_until = self.now + self.random.below(long);
+            }
+        }
+    }
+}

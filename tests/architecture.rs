@@ -33,7 +33,7 @@ const ONLY_IN: [(&str, &[&str]); 14] = [
     ("serde_yaml", &["config/raw.rs", "config/raw/"]),
     ("hyper", &["api/", "outbound/http.rs", "outbound/http/"]),
     ("hyper_util", &["api/", "outbound/http/pool.rs"]),
-    ("async_nats", &["cluster/nats.rs"]),
+    ("zenoh", &["cluster/bus/zenoh.rs"]),
     ("prometheus", &["telemetry/metrics/"]),
     ("tokio_rustls", &["outbound/http/pool.rs"]),
     ("rustls_native_certs", &["outbound/http/pool.rs"]),

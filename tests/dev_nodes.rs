@@ -90,10 +90,11 @@ async fn the_nodes_are_one_cluster_with_one_script_and_end_with_their_parent() {
     let reply: Value = serde_json::from_str(&reply).unwrap();
     assert_eq!((status, &reply["r"]["s"]), (200, &1.into()), "{reply}");
     assert_eq!(client.text().await, "hello");
-    let (_, found) = get(nodes.center, "/v1/nodes").await;
-    for api in &nodes.apis {
-        assert!(found.contains(&format!("\"{api}\"")), "{api} in {found}");
-    }
+    eventually("the center knows all engines", async || {
+        let (_, found) = get(nodes.center, "/v1/nodes").await;
+        nodes.apis.iter().all(|api| found.contains(&format!("\"{api}\""))).then_some(())
+    })
+    .await;
     // A saved script is live on all.
     std::fs::write(dir.path().join("entry.lua"), SCRIPT.replace("VERSION", "two")).unwrap();
     for server in &nodes.servers {

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 
-use super::StartError;
+use super::error::StartError;
 use super::listeners::Addresses;
 use crate::cluster::Mesh;
 use crate::cluster::bus::memory::Network;

@@ -1,5 +1,6 @@
 //! All wiring: from a configuration and its listeners to running workers, and back to a clean end.
 
+mod error;
 mod listeners;
 mod mesh;
 mod metrics;
@@ -33,21 +34,11 @@ use crate::worker::pulse::{BEAT, Pulse, State};
 use crate::worker::thread::{self, Spec};
 use crate::worker::{self, Control, Peers, Reserve};
 
+pub use error::StartError;
 pub use listeners::{Addresses, BindError, Listeners};
 pub use mesh::{HAS_CLUSTER, Link, WITHOUT_CLUSTER};
 pub use reload::OnLevel;
 pub use scripts::check_scripts;
-
-/// Why the engine did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A script is wrong; holds its error, with file and line.
-    #[error("{0}")]
-    Script(String),
-    /// The system refused something.
-    #[error("{0}")]
-    System(String),
-}
 
 /// Whether a script that loops without end can be stopped here. If not, one such script holds its worker, and all clients of
 /// it, until the process is killed; the error says what may be the cause. Takes some 20 ms.

@@ -27,4 +27,5 @@ mod ws;
 pub use answer::stuck;
 pub use callers::Callers;
 pub use logins::Logins;
+pub use publish::OnceHere;
 pub use state::{Api, Parts};

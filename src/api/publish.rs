@@ -1,22 +1,27 @@
 //! Publishing to several channels, or once only, in two stages: into the mailboxes, so that what is begun then comes behind
 //! it; then the counts. The plain publish, which is nearly all of the traffic, comes by without this.
 
-use futures_util::future::Either;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Either};
 use std::future::Future;
+use std::sync::Arc;
 
 use super::call::{Outcome, Published};
 use super::error::ApiError;
 use super::params::{Params, Publish};
-use super::repeats;
+use super::repeats::{self, Done, Repeats};
 use super::state::Api;
-use crate::cluster::{Behind, Receipt};
+use crate::cluster::clients::PublishOnce;
+use crate::cluster::{Behind, Mesh, Receipt};
+use crate::hub::Counts;
+use crate::message::{Channel, Message};
 
 /// A publish that the mailboxes have.
 pub(super) enum Enqueued {
     /// One of this caller alone.
     Own(Receipts),
-    /// One with an id, for which others may have asked too.
-    Once(repeats::Enqueued),
+    /// One with an id, for which others may have asked too, and whether this caller gave its channels as a list.
+    Once(repeats::Enqueued, bool),
 }
 
 impl Enqueued {
@@ -24,7 +29,10 @@ impl Enqueued {
     pub(super) async fn outcome(self) -> Outcome {
         match self {
             Enqueued::Own(receipts) => receipts.outcome().await,
-            Enqueued::Once(outcome) => outcome.await,
+            Enqueued::Once(outcome, list) => match outcome.await {
+                Outcome::Each(all) => shaped(all, list),
+                Outcome::One(one) => shaped(vec![one], list),
+            },
         }
     }
 }
@@ -38,30 +46,36 @@ pub(super) struct Receipts {
 
 impl Receipts {
     async fn outcome(self) -> Outcome {
-        let mut published = Vec::with_capacity(self.receipts.len());
+        let mut counts = Vec::with_capacity(self.receipts.len());
         for receipt in self.receipts {
-            published.push(Published::from(receipt.await));
+            counts.push(receipt.await);
         }
-        match published.first() {
-            Some(&one) if !self.list => Outcome::One(one),
-            _ => Outcome::Each(published),
-        }
+        outcome(counts, self.list)
     }
 }
 
 /// Begins a publish, or joins the one with its id. Ready when the mailboxes have it.
 pub(super) fn begin(api: &Api, publish: Publish, behind: Behind) -> impl Future<Output = Enqueued> + use<> {
+    let list = publish.list;
     let enqueuing = match publish.id.clone() {
-        None => Either::Left(enqueue(api, publish, behind)),
-        Some(id) => Either::Right(api.repeats.once(id, publish, |publish| {
-            let enqueued = enqueue(api, publish, behind);
-            async move { enqueued.await.outcome() }
-        })),
+        None => {
+            // Counted here, since another worker may drive what follows.
+            api.counts.published.add(publish.channels.len() as u64);
+            Either::Left(enqueue(api.mesh.clone(), publish, behind))
+        }
+        Some(id) => {
+            let (mesh, counts) = (api.mesh.clone(), api.counts.clone());
+            Either::Right(api.repeats.once(id.clone(), publish, move |publish| {
+                // Counted here, since another worker may drive what follows.
+                counts.published.add(publish.channels.len() as u64);
+                once(mesh, id, publish, behind)
+            }))
+        }
     };
     async move {
         match enqueuing {
             Either::Left(own) => Enqueued::Own(own.await),
-            Either::Right(once) => Enqueued::Once(once.await),
+            Either::Right(once) => Enqueued::Once(once.await, list),
         }
     }
 }
@@ -72,12 +86,63 @@ pub(super) async fn publish(api: &Api, params: &Params<'_>) -> Result<Outcome, A
     Ok(enqueued.outcome().await)
 }
 
+/// Publishes what has an id that this node has not met: on the node that knows whether another has.
+async fn once(mesh: Arc<Mesh>, id: Arc<str>, publish: Publish, behind: Behind) -> BoxFuture<'static, Done> {
+    match mesh.publish_once_elsewhere(&id, &publish.channels, &publish.message) {
+        None => enqueue(mesh, publish, behind).await.outcome().map(Done::Known).boxed(),
+        // What is published there may overtake what follows here: so it is waited for.
+        Some(elsewhere) => {
+            let count = publish.channels.len();
+            let done = match elsewhere.await {
+                Some(counts) if counts.len() == count => Done::Known(outcome(counts, publish.list)),
+                _ => Done::Unknown(outcome(vec![Counts { unanswered: 1, ..Counts::default() }; count], publish.list)),
+            };
+            std::future::ready(done).boxed()
+        }
+    }
+}
+
+fn outcome(counts: Vec<Counts>, list: bool) -> Outcome {
+    shaped(counts.into_iter().map(Published::from).collect(), list)
+}
+
+/// As a caller gets it who gave its channels as a list, or named one.
+fn shaped(published: Vec<Published>, list: bool) -> Outcome {
+    match published.first() {
+        Some(&one) if !list => Outcome::One(one),
+        _ => Outcome::Each(published),
+    }
+}
+
+/// What other nodes ask this one to publish once.
+pub struct OnceHere {
+    /// The ids that are known.
+    pub repeats: Arc<Repeats>,
+    /// The mesh.
+    pub mesh: Arc<Mesh>,
+}
+
+impl PublishOnce for OnceHere {
+    fn publish(&self, id: Arc<str>, channels: Vec<Channel>, message: Message) -> BoxFuture<'static, Vec<Counts>> {
+        let publish = Publish { channels, list: true, message, id: Some(id.clone()) };
+        let mesh = self.mesh.clone();
+        let once = self.repeats.once(id, publish, move |publish| async move {
+            enqueue(mesh, publish, Behind::default()).await.outcome().map(Done::Known).boxed()
+        });
+        let counts = |one: Published| Counts { reached: one.s, failed: one.f, unanswered: one.u };
+        async move {
+            match once.await.await {
+                Outcome::One(one) => vec![counts(one)],
+                Outcome::Each(all) => all.into_iter().map(counts).collect(),
+            }
+        }
+        .boxed()
+    }
+}
+
 /// Enqueues the message for each channel, one after the other.
-fn enqueue(api: &Api, publish: Publish, behind: Behind) -> impl Future<Output = Receipts> + Send + use<> {
+fn enqueue(mesh: Arc<Mesh>, publish: Publish, behind: Behind) -> impl Future<Output = Receipts> + Send + use<> {
     let Publish { channels, list, message, .. } = publish;
-    // Counted here, since another worker may drive what follows.
-    api.counts.published.add(channels.len() as u64);
-    let mesh = api.mesh.clone();
     async move {
         let mut receipts = Vec::with_capacity(channels.len());
         for channel in channels {

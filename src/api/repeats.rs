@@ -22,6 +22,15 @@ const MAX_BYTES: usize = 64 * 1024 * 1024;
 const PER_ID: usize = 512;
 const PER_CHANNEL: usize = 256;
 
+/// What a publish with an id came to, as far as this node knows.
+#[derive(Debug, Clone)]
+pub(super) enum Done {
+    /// It was done.
+    Known(Outcome),
+    /// The node that does it has not answered: it may be asked for again, and is not done twice then.
+    Unknown(Outcome),
+}
+
 /// A publish with an id, in the mailboxes: its outcome, for each of those that ask for it.
 pub(super) type Enqueued = Shared<BoxFuture<'static, Outcome>>;
 /// The same on its way there.
@@ -54,7 +63,7 @@ impl Repeats {
     pub(super) fn once<E, F>(&self, id: Arc<str>, publish: Publish, begin: impl FnOnce(Publish) -> E) -> Enqueuing
     where
         E: Future<Output = F> + Send + 'static,
-        F: Future<Output = Outcome> + Send + 'static,
+        F: Future<Output = Done> + Send + 'static,
     {
         self.once_at(Instant::now(), id, weights(&publish), || begin(publish))
     }
@@ -63,7 +72,7 @@ impl Repeats {
     fn once_at<E, F>(&self, now: Instant, id: Arc<str>, weights: (usize, usize), begin: impl FnOnce() -> E) -> Enqueuing
     where
         E: Future<Output = F> + Send + 'static,
-        F: Future<Output = Outcome> + Send + 'static,
+        F: Future<Output = Done> + Send + 'static,
     {
         let mut table = lock(&self.0);
         let mut forgotten = table.forget_old(now);
@@ -74,10 +83,21 @@ impl Repeats {
                 table.next += 1;
                 let (begun, settling, own) = (begin(), Arc::downgrade(&self.0), id.clone());
                 let under_way = async move {
-                    let outcome = begun.await;
+                    let done = begun.await;
                     if let Some(table) = settling.upgrade() {
                         lock(&table).settle(&own, number, weights.1);
                     }
+                    let outcome = async move {
+                        match done.await {
+                            Done::Known(outcome) => outcome,
+                            Done::Unknown(outcome) => {
+                                if let Some(table) = settling.upgrade() {
+                                    lock(&table).forget(&own, number);
+                                }
+                                outcome
+                            }
+                        }
+                    };
                     outcome.boxed().shared()
                 };
                 let under_way = under_way.boxed().shared();
@@ -133,6 +153,16 @@ impl Table {
         }
     }
 
+    /// What came of that entry is not known: who asks again begins it anew.
+    fn forget(&mut self, id: &str, number: u64) {
+        if self.known.get(id).is_some_and(|entry| entry.number == number)
+            && let Some(entry) = self.known.remove(id)
+        {
+            self.bytes -= entry.weight;
+            self.order.retain(|(_, known)| **known != *id);
+        }
+    }
+
     /// The message of that entry has been enqueued.
     fn settle(&mut self, id: &str, number: u64, weight: usize) {
         if let Some(entry) = self.known.get_mut(id).filter(|entry| entry.number == number) {
@@ -167,7 +197,7 @@ mod tests {
             let begun = self.begun.clone();
             let begin = move || {
                 let number = begun.fetch_add(1, Relaxed) + 1;
-                ready(ready(outcome(number)))
+                ready(ready(Done::Known(outcome(number))))
             };
             let enqueuing = self.repeats.once_at(now, id.into(), (weight, weight.min(1000)), begin);
             enqueuing.now_or_never().unwrap().now_or_never().unwrap()
@@ -214,15 +244,26 @@ mod tests {
         let repeats = Repeats::default();
         let now = Instant::now();
         let (finish, finished) = oneshot::channel::<usize>();
-        let begin = || async move { ready(outcome(finished.await.unwrap())) };
+        let begin = || async move { ready(Done::Known(outcome(finished.await.unwrap()))) };
         let mut first = repeats.once_at(now, "x".into(), (700, 700), begin);
         assert!((&mut first).now_or_never().is_none());
-        let never = || -> Ready<Ready<Outcome>> { panic!("it is begun once") };
+        let never = || -> Ready<Ready<Done>> { panic!("it is begun once") };
         let again = || repeats.once_at(now, "x".into(), (700, 700), never);
         let waiting = tokio::spawn(again());
         drop(first);
         finish.send(7).unwrap();
         assert_eq!(waiting.await.unwrap().await, outcome(7));
         assert_eq!(again().await.await, outcome(7));
+    }
+
+    #[tokio::test]
+    async fn what_nobody_knows_the_outcome_of_is_begun_anew() {
+        let world = World::default();
+        let unknown = || ready(ready(Done::Unknown(outcome(0))));
+        let now = Instant::now();
+        assert_eq!(world.repeats.once_at(now, "x".into(), (700, 700), unknown).await.await, outcome(0));
+        assert_eq!(world.known(), (0, 0));
+        assert_eq!(world.publish(now, "x", 700), outcome(1));
+        assert_eq!(world.publish(now, "x", 700), outcome(1));
     }
 }

@@ -11,23 +11,30 @@ use super::command;
 use super::enqueue::{Remote, put, put_all};
 use super::node::{Clients, CommandReply, Delivery, Waiting};
 use super::{Mesh, look_again};
-use crate::hub::{self, Hub, Publication, Tally};
+use crate::hub::{self, Counts, Hub, Publication, Tally};
 use crate::ids::ClientId;
 use crate::message::{Channel, Kind, Message};
 
+/// What publishes once only.
+pub trait PublishOnce: Send + Sync {
+    /// Publishes to these channels, unless something with that id has been published: then gives what that came to.
+    fn publish(&self, id: Arc<str>, channels: Vec<Channel>, message: Message) -> BoxFuture<'static, Vec<Counts>>;
+}
+
 /// This node's clients, as the mesh sees them.
 pub struct LocalClients {
+    once: Arc<dyn PublishOnce>,
     mesh: Arc<Mesh>,
     /// How many each server has.
     counts: Vec<Arc<AtomicUsize>>,
-    /// Commands that are carried out.
+    /// Commands that are carried out, and publishes that are done once.
     commands: FuturesUnordered<BoxFuture<'static, ()>>,
 }
 
 impl LocalClients {
     /// Those of a mesh.
-    pub fn new(mesh: Arc<Mesh>, counts: Vec<Arc<AtomicUsize>>) -> LocalClients {
-        LocalClients { mesh, counts, commands: FuturesUnordered::new() }
+    pub fn new(mesh: Arc<Mesh>, counts: Vec<Arc<AtomicUsize>>, once: Arc<dyn PublishOnce>) -> LocalClients {
+        LocalClients { once, mesh, counts, commands: FuturesUnordered::new() }
     }
 
     fn hub(&self) -> &Arc<Hub> {
@@ -70,6 +77,13 @@ impl Clients for LocalClients {
                 begun(async move {
                     put(hub.mailbox(worker), hub::Delivery::Send(client, message, share)).await;
                 })
+            }
+            Delivery::Once { id, channels, binary, data, reply } => {
+                let channels: Option<Vec<Channel>> =
+                    channels.iter().map(|channel| Channel::parse(channel.as_bytes()).ok()).collect();
+                let publish = self.once.publish(id.into(), channels?, message(binary, data)?);
+                self.commands.push(async move { reply.answer(&publish.await) }.boxed());
+                None
             }
             Delivery::Command { client, command, reply } => {
                 let Some((client, command)) = ClientId::new(client).zip(command::decode(&command)) else {

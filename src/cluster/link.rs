@@ -27,6 +27,8 @@ pub const QUEUE: usize = 8 << 20;
 pub enum Request {
     /// A publish or a send: its part of the counts.
     Counts(Share),
+    /// A publish that is done once, on that node: its counts for each channel. Dropped if no answer comes.
+    Once(oneshot::Sender<Vec<Counts>>),
     /// A command to that client.
     Command(ClientId, oneshot::Sender<Result<(), CommandError>>),
 }
@@ -34,8 +36,11 @@ pub enum Request {
 impl Request {
     /// The node did not answer, or can't be reached.
     fn unanswered(self) {
-        if let Request::Counts(share) = self {
-            share.settle(Counts { unanswered: 1, ..Counts::default() });
+        match self {
+            Request::Counts(share) => share.settle(Counts { unanswered: 1, ..Counts::default() }),
+            Request::Once(_) => {}
+            // One that waits no more needs no answer.
+            Request::Command(client, reply) => drop(reply.send(Err(CommandError::Unanswered(client)))),
         }
     }
 }

@@ -95,6 +95,19 @@ impl Shared {
         nodes.iter().filter_map(|slot| directory.links.get(usize::from(*slot))?.clone()).collect()
     }
 
+    /// The link to the node that knows whether something with that id has been done; None: this node does. Chosen among the
+    /// nodes that serve, by the largest hash of node and id: so it stays the same for most ids when nodes come and go.
+    pub fn owner_of(&self, id: &str) -> Option<Arc<Link>> {
+        let directory = self.read();
+        let rank = |hello: &&Hello| xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), hello.run.0);
+        let own = directory.members.first()?.run;
+        let owner = directory.members.iter().filter(|hello| hello.engine && hello.serving).max_by_key(rank)?.run;
+        if owner == own {
+            return None;
+        }
+        directory.links.iter().flatten().find(|link| link.peer == owner).cloned()
+    }
+
     /// All links.
     pub fn all_links(&self) -> Vec<Arc<Link>> {
         self.read().links.iter().flatten().cloned().collect()

@@ -32,7 +32,7 @@ use self::interest::hash;
 use self::link::Request;
 use self::members::{Phase, Shared};
 use self::receipt::{Subscribed, Told};
-use crate::hub::{Delivery, Hub, InterestSink, Order, Publication, Tally, WorkerSet};
+use crate::hub::{Counts, Delivery, Hub, InterestSink, Order, Publication, Tally, WorkerSet};
 use crate::ids::{ClientId, NodeId, WorkerId};
 use crate::message::{Channel, Kind, Message};
 
@@ -98,6 +98,28 @@ impl Mesh {
                 // It is dropped only with the mesh.
                 let _ = wait.await;
             }
+        })
+    }
+
+    /// Publishes to these channels on the node that knows whether something with that id has been published, if it is not
+    /// this one. Gives what it came to for each channel; nothing if that node did not answer.
+    pub fn publish_once_elsewhere(
+        &self,
+        id: &str,
+        channels: &[Channel],
+        message: &Message,
+    ) -> Option<impl Future<Output = Option<Vec<Counts>>> + Send + use<>> {
+        let others = self.others.as_ref()?;
+        let owner = others.owner_of(id)?;
+        let channels = channels.iter().map(Channel::as_str).collect();
+        let (binary, data) = (message.kind() == Kind::Binary, message.data());
+        let message = protocol::Message::PublishOnce { id, channels, binary, data }.to_bytes();
+        let mut owner = Remote::new(smallvec::smallvec![owner], others);
+        Some(async move {
+            let (reply, counts) = oneshot::channel();
+            let mut reply = Some(reply);
+            owner.put(&message, || reply.take().map(Request::Once)).await;
+            counts.await.ok()
         })
     }
 
@@ -242,7 +264,7 @@ impl Mesh {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::{CommandError, Counts, MAILBOX_BYTES};
+    use crate::hub::{CommandError, MAILBOX_BYTES};
     use crate::ids::NodeNumber;
     use futures_util::FutureExt;
     use std::collections::VecDeque;

@@ -230,6 +230,52 @@ pub enum Message<'a> {
     },
     /// The sender is about to end.
     Leave,
+    /// A message that is published once only: the receiver knows whether it has been.
+    PublishOnce {
+        /// What tells it from others.
+        id: &'a str,
+        /// The channels' names.
+        channels: Vec<&'a str>,
+        /// The data is binary; else UTF-8.
+        binary: bool,
+        /// The data.
+        data: &'a [u8],
+    },
+    /// What that came to, for each channel in their order: [`Published`] after [`Published`].
+    OnceReply {
+        /// The number of the request.
+        request: u64,
+        /// The counts.
+        counts: &'a [u8],
+    },
+}
+
+/// What a publish to one channel came to on all nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// Connections that took it.
+    pub reached: u64,
+    /// Connections that could not.
+    pub failed: u64,
+    /// Nodes that did not answer.
+    pub unanswered: u64,
+}
+
+impl Published {
+    /// Appends it.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        [self.reached, self.failed, self.unanswered].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
+    }
+
+    /// Reads all that `bytes` holds.
+    pub fn read_all(bytes: &[u8]) -> impl Iterator<Item = Published> {
+        let (numbers, _) = bytes.as_chunks::<8>();
+        let (all, _) = numbers.as_chunks::<3>();
+        all.iter().map(|numbers| {
+            let [reached, failed, unanswered] = numbers.map(u64::from_le_bytes);
+            Published { reached, failed, unanswered }
+        })
+    }
 }
 
 /// What a publish or a send came to on a node.
@@ -367,7 +413,7 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 /// How many kinds of messages this version knows.
-const KINDS: u8 = 11;
+const KINDS: u8 = 13;
 
 #[cfg(test)]
 mod tests;

@@ -43,8 +43,8 @@ fn run(seed: u64, steps: u64, faults: bool) -> (u64, u64, u64) {
 
 #[test]
 fn the_mesh_keeps_its_word() {
-    let seeds = std::env::var("MESH_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
-    let steps = std::env::var("MESH_STEPS").ok().and_then(|text| text.parse().ok()).unwrap_or(2000);
+    let seeds = std::env::var("MESH_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(6);
+    let steps = std::env::var("MESH_STEPS").ok().and_then(|text| text.parse().ok()).unwrap_or(1500);
     let first: u64 = std::env::var("MESH_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     for seed in first..first + seeds {
         for faults in [false, true] {

@@ -11,7 +11,7 @@ use super::listeners::Addresses;
 use crate::cluster::Mesh;
 use crate::cluster::bus::memory::Network;
 use crate::cluster::bus::{Bus, Event, WAITING};
-use crate::cluster::clients::LocalClients;
+use crate::cluster::clients::{LocalClients, PublishOnce};
 use crate::cluster::drive::Driver;
 use crate::cluster::members::Shared;
 use crate::cluster::node::{Node, Settings};
@@ -47,11 +47,12 @@ pub(super) struct Parts<'a> {
     pub hub: &'a Arc<Hub>,
     pub mesh: &'a Arc<Mesh>,
     pub clients: Vec<Arc<AtomicUsize>>,
+    pub once: Arc<dyn PublishOnce>,
 }
 
 /// Joins: from now on there are other nodes.
 pub(super) fn join(parts: Parts<'_>, shared: Arc<Shared>, link: &Link) -> Result<Driver, StartError> {
-    let Parts { config, addresses, hub, mesh, clients } = parts;
+    let Parts { config, addresses, hub, mesh, clients, once } = parts;
     let run = Run(mesh.node().0);
     let secret = secret(config)?;
     if secret.is_empty() && matches!(link, Link::Network) && listens_to_others(config) {
@@ -76,12 +77,12 @@ pub(super) fn join(parts: Parts<'_>, shared: Arc<Shared>, link: &Link) -> Result
         centers: if config.role.center { Vec::new() } else { centers(config) },
         number: hub.node().get(),
         started,
-        api: config.cluster.advertise.clone().unwrap_or_else(|| api_address(config, addresses.api)),
+        api: config.cluster.advertise.clone().unwrap_or_else(|| own_api(config, addresses)),
         mesh: config.cluster.advertise_mesh.clone().unwrap_or_default(),
         reply_timeout: millis(config.cluster.reply_timeout),
         leave: millis(config.cluster.leave),
     };
-    let (of_node, local) = (shared.clone(), LocalClients::new(mesh.clone(), clients));
+    let (of_node, local) = (shared.clone(), LocalClients::new(mesh.clone(), clients, once));
     let hub = hub.clone();
     let renumbered = move |number| NodeNumber::new(number).into_iter().for_each(|number| hub.set_node(number));
     let make = move |now| Node::new(settings, of_node, local, now);
@@ -119,7 +120,8 @@ fn secret(config: &Config) -> Result<Vec<u8>, StartError> {
 }
 
 /// The API as others reach it where nothing is advertised: the address that this machine has towards the center.
-fn api_address(config: &Config, api: SocketAddr) -> String {
+fn own_api(config: &Config, addresses: &Addresses) -> String {
+    let api = if config.role.engine { addresses.api } else { addresses.center };
     let ip = match api.ip() {
         ip if ip.is_unspecified() => own_address(centers(config).first()),
         ip => ip,

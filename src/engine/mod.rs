@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use self::scripts::{check_script, compile};
 use self::stand_in::Doors;
 use crate::api::repeats::Repeats;
-use crate::api::{Callers, Logins};
+use crate::api::{Callers, Logins, OnceHere};
 use crate::cluster::drive::Driver;
 use crate::cluster::members::Shared;
 use crate::cluster::{Interest, Mesh};
@@ -184,7 +184,8 @@ impl Engine {
         }
         if let Some(others) = others {
             let (config, addresses) = (config.load(), &engine.addresses);
-            let parts = mesh::Parts { config: &config, addresses, hub: &hub, mesh: &mesh, clients };
+            let once = Arc::new(OnceHere { repeats, mesh: mesh.clone() });
+            let parts = mesh::Parts { config: &config, addresses, hub: &hub, mesh: &mesh, clients, once };
             engine.mesh = Some(mesh::join(parts, others, &link)?);
         }
         let stuck_after = config.load().stuck_after;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::task::Context;
 
 use crate::cluster::link::Link;
-use crate::cluster::protocol::Message;
-use crate::hub::Tally;
+use crate::cluster::protocol::{Message, Published};
+use crate::hub::{Counts, Tally};
 
 /// What comes from another node for the clients of this one.
 pub enum Delivery {
@@ -34,6 +34,19 @@ pub enum Delivery {
         /// Where it is counted.
         counts: Option<Tally>,
     },
+    /// To all subscribers of channels on all nodes, once only: this node knows whether it has been done.
+    Once {
+        /// What tells it from others.
+        id: String,
+        /// The channels' names, as they came.
+        channels: Vec<String>,
+        /// Binary data; else text.
+        binary: bool,
+        /// The data.
+        data: Bytes,
+        /// Who is told.
+        reply: OnceReply,
+    },
     /// For one client's connection to do.
     Command {
         /// Its id.
@@ -43,6 +56,28 @@ pub enum Delivery {
         /// Who is told what came of it.
         reply: CommandReply,
     },
+}
+
+/// Who is told what a publish that is done once came to.
+pub struct OnceReply {
+    link: Arc<Link>,
+    request: u64,
+}
+
+impl OnceReply {
+    pub(super) fn new(link: Arc<Link>, request: u64) -> OnceReply {
+        OnceReply { link, request }
+    }
+
+    /// The counts for each channel, in their order.
+    pub fn answer(self, all: &[Counts]) {
+        let mut counts = Vec::new();
+        for Counts { reached, failed, unanswered } in all.iter().copied() {
+            Published { reached, failed, unanswered }.write(&mut counts);
+        }
+        let reply = Message::OnceReply { request: self.request, counts: &counts };
+        self.link.force(&reply.to_bytes(), None, 0);
+    }
 }
 
 /// Who is told what came of a command.

@@ -21,7 +21,7 @@ use super::link::Link;
 use super::members::{Phase, Shared};
 use super::protocol::{self, Hello, MAJOR, Message, Run};
 
-pub use delivery::{Clients, CommandReply, Delivery, Waiting};
+pub use delivery::{Clients, CommandReply, Delivery, OnceReply, Waiting};
 
 /// Milliseconds between two hellos.
 const HELLO: u64 = 1000;
@@ -161,7 +161,7 @@ impl<C: Clients> Node<C> {
         let (leave, reply_timeout) = (self.settings.leave, self.settings.reply_timeout);
         let gone: Vec<Run> =
             self.peers.iter().filter(|(_, peer)| now > peer.heard + leave).map(|(run, _)| *run).collect();
-        gone.into_iter().for_each(|run| self.remove(run, "nothing was heard of it for cluster.leave"));
+        gone.into_iter().for_each(|run| self.remove(run, Some("nothing was heard of it for cluster.leave")));
         for peer in self.peers.values() {
             self.shared.stats.unanswered(peer.link.expire(now.saturating_sub(reply_timeout)));
             let silent = peer.closed || peer.link.unread_since().is_some_and(|since| now > since + reply_timeout);

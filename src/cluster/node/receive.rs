@@ -193,7 +193,7 @@ impl<C: Clients> Node<C> {
                     self.restart(from, now);
                 }
             }
-            Message::Leave => self.remove(from, "it has left"),
+            Message::Leave => self.remove(from, None),
             _ => {}
         }
     }
@@ -223,10 +223,14 @@ impl<C: Clients> Node<C> {
         }
     }
 
-    pub(super) fn remove(&mut self, run: Run, why: &str) {
+    /// A node has ended: it has said so, or is gone for that reason.
+    pub(super) fn remove(&mut self, run: Run, why: Option<&str>) {
         let Some(peer) = self.peers.remove(&run) else { return };
-        if peer.proven {
-            tracing::warn!(node = %peer.hello.api.escape_debug(), "a node is gone: {why}");
+        let api = peer.hello.api.escape_debug();
+        match why {
+            _ if !peer.proven => {}
+            None => tracing::info!(node = %api, "a node has left the mesh"),
+            Some(why) => tracing::warn!(node = %api, "a node is gone: {why}"),
         }
         self.shared.end(&peer.link);
         if let Some(telling) = &mut self.telling {

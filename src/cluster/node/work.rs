@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use std::task::Context;
 
 use super::peer::suspect;
-use super::{Clients, CommandReply, Delivery, Node, Telling};
+use super::{Clients, CommandReply, Delivery, Node, OnceReply, Telling};
 use crate::cluster::link::Request;
-use crate::cluster::protocol::{self, Message, Messages, Reply, Run};
+use crate::cluster::protocol::{self, Message, Messages, Published, Reply, Run};
 use crate::hub::{CommandError, Counts, Tally};
 
 impl<C: Clients> Node<C> {
@@ -65,64 +65,79 @@ impl<C: Clients> Node<C> {
         self.shared.stats.received.message();
         let Some(peer) = self.peers.get_mut(&run) else { return };
         let counts = || (request > 0).then(|| Tally::of_request(peer.link.clone(), request));
-        let delivery = match message {
-            Message::Publish { channel, binary, data } => {
-                let data = frame.slice_ref(data);
-                Delivery::Publish { channel: channel.to_owned(), binary, data, counts: counts() }
-            }
-            Message::Send { client, binary, data } => {
-                Delivery::Send { client, binary, data: frame.slice_ref(data), counts: counts() }
-            }
-            Message::Command { client, command } => {
-                let reply = CommandReply::new(peer.link.clone(), request);
-                Delivery::Command { client, command: frame.slice_ref(command), reply }
-            }
-            Message::Replies(bytes) => {
-                for Reply { request, reached, failed } in Reply::read_all(bytes) {
-                    if let Some(Request::Counts(share)) = peer.link.take_request(request) {
-                        self.shared.stats.replied(share.age().1);
-                        share.settle(Counts { reached: reached.into(), failed: failed.into(), unanswered: 0 });
-                    }
+        let delivery =
+            match message {
+                Message::Publish { channel, binary, data } => {
+                    let data = frame.slice_ref(data);
+                    Delivery::Publish { channel: channel.to_owned(), binary, data, counts: counts() }
                 }
-                return;
-            }
-            Message::CommandReply { request, problem } => {
-                if let Some(Request::Command(_, reply)) = peer.link.take_request(request) {
-                    // One that waits no more needs no answer.
-                    let _ = reply.send(match problem {
-                        None => Ok(()),
-                        Some(problem) => Err(CommandError::Bound(problem.to_owned())),
-                    });
+                Message::Send { client, binary, data } => {
+                    Delivery::Send { client, binary, data: frame.slice_ref(data), counts: counts() }
                 }
-                return;
-            }
-            Message::Snapshot { version, hashes, last } => {
-                peer.incoming.snapshot.extend(protocol::read_hashes(hashes));
-                if last {
-                    let all = std::mem::take(&mut peer.incoming.snapshot);
-                    if std::mem::replace(&mut peer.complete, true) {
-                        self.shared.others.retain(peer.link.slot, &all.iter().copied().collect());
+                Message::Command { client, command } => {
+                    let reply = CommandReply::new(peer.link.clone(), request);
+                    Delivery::Command { client, command: frame.slice_ref(command), reply }
+                }
+                Message::PublishOnce { id, channels, binary, data } => {
+                    let reply = OnceReply::new(peer.link.clone(), request);
+                    let channels = channels.into_iter().map(str::to_owned).collect();
+                    Delivery::Once { id: id.to_owned(), channels, binary, data: frame.slice_ref(data), reply }
+                }
+                Message::OnceReply { request, counts } => {
+                    if let Some(Request::Once(reply)) = peer.link.take_request(request) {
+                        let counts = Published::read_all(counts)
+                            .map(|Published { reached, failed, unanswered }| Counts { reached, failed, unanswered });
+                        // One that waits no more needs no answer.
+                        let _ = reply.send(counts.collect());
                     }
-                    self.shared.others.come(peer.link.slot, all.into_iter());
+                    return;
+                }
+                Message::Replies(bytes) => {
+                    for Reply { request, reached, failed } in Reply::read_all(bytes) {
+                        if let Some(Request::Counts(share)) = peer.link.take_request(request) {
+                            self.shared.stats.replied(share.age().1);
+                            share.settle(Counts { reached: reached.into(), failed: failed.into(), unanswered: 0 });
+                        }
+                    }
+                    return;
+                }
+                Message::CommandReply { request, problem } => {
+                    if let Some(Request::Command(_, reply)) = peer.link.take_request(request) {
+                        // One that waits no more needs no answer.
+                        let _ = reply.send(match problem {
+                            None => Ok(()),
+                            Some(problem) => Err(CommandError::Bound(problem.to_owned())),
+                        });
+                    }
+                    return;
+                }
+                Message::Snapshot { version, hashes, last } => {
+                    peer.incoming.snapshot.extend(protocol::read_hashes(hashes));
+                    if last {
+                        let all = std::mem::take(&mut peer.incoming.snapshot);
+                        if std::mem::replace(&mut peer.complete, true) {
+                            self.shared.others.retain(peer.link.slot, &all.iter().copied().collect());
+                        }
+                        self.shared.others.come(peer.link.slot, all.into_iter());
+                        peer.knows_ours(version, now);
+                    }
+                    return;
+                }
+                Message::Interest { version, gone, come } => {
+                    self.shared.others.gone(peer.link.slot, protocol::read_hashes(gone));
+                    self.shared.others.come(peer.link.slot, protocol::read_hashes(come));
                     peer.knows_ours(version, now);
+                    return;
                 }
-                return;
-            }
-            Message::Interest { version, gone, come } => {
-                self.shared.others.gone(peer.link.slot, protocol::read_hashes(gone));
-                self.shared.others.come(peer.link.slot, protocol::read_hashes(come));
-                peer.knows_ours(version, now);
-                return;
-            }
-            Message::InterestKnown { version } => {
-                peer.knows = peer.knows.max(Some(version));
-                if let Some(telling) = self.telling.as_mut().filter(|telling| version >= telling.version) {
-                    telling.left.remove(&run);
+                Message::InterestKnown { version } => {
+                    peer.knows = peer.knows.max(Some(version));
+                    if let Some(telling) = self.telling.as_mut().filter(|telling| version >= telling.version) {
+                        telling.left.remove(&run);
+                    }
+                    return;
                 }
-                return;
-            }
-            Message::Begin { .. } | Message::Lost { .. } | Message::Leave => return,
-        };
+                Message::Begin { .. } | Message::Lost { .. } | Message::Leave => return,
+            };
         peer.incoming.waiting = self.clients.deliver(delivery);
     }
 

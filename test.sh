@@ -16,7 +16,7 @@ fail() {
     exit 1
 }
 
-PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:$tools/usr/bin"
+PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:$tools/usr/bin:/usr/sbin"
 if missing cargo; then
     fail "Rust is missing: install it with rustup, or put cargo on the PATH"
 fi

@@ -2,11 +2,16 @@
 //! environment or the flags of whoever builds:
 //!
 //! - `LUAJIT_ENABLE_CHECKHOOK`. Without it a script that loops in compiled code can't be stopped (`src/script/guard.rs`).
+//! - Unwinding by the system (`LUAJIT_UNWIND_EXTERNAL`, with the tables that it wants). So a Lua error runs the destructors of the
+//!   native functions that it passes (`src/script/push.rs`); LuaJIT's own unwinding would skip them, and without tables the first
+//!   error would end the process.
 //! - A correction of `string.format("%f")`, which prints garbage for numbers below about 1e-153.
 //! - A bound of `table.insert(t, position, value)`, which works for seconds where the position is far below zero.
 //! - Errors that no `pcall` in Lua catches (`connmix_set_end_all`), for a handler that is stopped: with thousands of them inside
 //!   one another, raising its error anew behind each takes seconds.
 //! - A bound of `string.format("%s")` whose `__tostring` calls it again: unwinding takes time with the square of these levels.
+//! - The size of a function whose upvalues there was no memory for, when it is freed. It counted as smaller than it is: each time
+//!   a bit more of the VM's memory seemed to be in use for good, and the allocator was told a wrong size.
 //!
 //! All go in by a makefile that make reads before LuaJIT's own (`MAKEFILES`): what it overrides wins over the environment,
 //! which make is told to prefer otherwise.
@@ -19,7 +24,7 @@ use std::{env, fs};
 /// The correction: at most 99 digits can be asked for behind the point, so what is below 2^-400 (exponent field below 623) is
 /// zero in all of them. LuaJIT's own buffer holds too few digits for such numbers.
 const MAKEFILE: &str = r#"
-override CFLAGS += -DLUAJIT_ENABLE_CHECKHOOK
+override CFLAGS += -DLUAJIT_ENABLE_CHECKHOOK -DLUAJIT_UNWIND_EXTERNAL -funwind-tables
 
 FOUND := int32_t e = (t.u32.hi >> 20) & 0x7ff, ndebias = 0;
 ifeq ($(shell grep -cF '$(FOUND)' lj_strfmt_num.c),1)
@@ -40,8 +45,17 @@ ifneq ($(shell grep -cF 'if (n < 0) lj_err_arg(L, 2, LJ_ERR_IDXRNG);' lib_table.
 $(error lib_table.c of this LuaJIT is not the one that build.rs knows how to bound)
 endif
 
+UNSET := fn->l.nupvalues = 0;
+ifeq ($(shell grep -cF '$(UNSET)' lj_func.c),1)
+IGNORED := $(shell sed -i.orig 's/fn->l.nupvalues = 0;.*/fn->l.nupvalues = (uint8_t)pt->sizeuv;/' lj_func.c)
+endif
+ifneq ($(shell grep -cF 'nupvalues = (uint8_t)pt->sizeuv;' lj_func.c),1)
+$(error lj_func.c of this LuaJIT is not the one that build.rs knows how to correct)
+endif
+
 ifneq ($(shell grep -c 'connmix_end_all' lj_err.c),2)
-IGNORED := $(shell sed -i.orig -e 's/^static void \*err_unwind/static __thread int connmix_end_all;\
+IGNORED := $(shell sed -i.orig -e 's/^static void \*err_unwind/_Static_assert(LJ_UNWIND_EXT, "errors run destructors");\
+static __thread int connmix_end_all;\
 LUA_API void connmix_set_end_all(int on) { connmix_end_all = on; }\
 &/' -e '/^    case FRAME_PCALLH:/{n;s/^      if (errcode) {/      if (connmix_end_all) {\
         frame = frame_prevd(frame);\

@@ -160,6 +160,7 @@ struct Counts {
 
 impl Crowd {
     fn new(messages: usize) -> Crowd {
+        // SAFETY: the call takes flags and returns a number.
         let poll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         assert!(poll >= 0, "{}", std::io::Error::last_os_error());
         let buffer = vec![0; 64 * 1024];
@@ -179,6 +180,7 @@ impl Crowd {
         socket.write_all(request.as_bytes()).unwrap();
         socket.set_nonblocking(true).unwrap();
         let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: self.members.len() as u64 };
+        // SAFETY: the call reads the event.
         let added = unsafe { libc::epoll_ctl(self.poll, libc::EPOLL_CTL_ADD, socket.as_raw_fd(), &mut event) };
         assert_eq!(added, 0, "{}", std::io::Error::last_os_error());
         self.members.push(Member { socket, channel, stage: Stage::Handshake, kept: Vec::new() });
@@ -198,6 +200,7 @@ impl Crowd {
                 self.gone,
                 self.members.len()
             );
+            // SAFETY: the call fills in as many events as it is told that there are.
             let ready = unsafe { libc::epoll_wait(self.poll, events.as_mut_ptr(), events.len() as i32, 100) };
             for event in &events[..ready.max(0) as usize] {
                 self.read(event.u64 as usize);
@@ -210,6 +213,7 @@ impl Crowd {
         match member.socket.read(&mut self.buffer) {
             Ok(0) => {
                 assert!(member.stage == Stage::Gone, "the server ended a connection");
+                // SAFETY: taking one out reads no event.
                 let _ = unsafe {
                     libc::epoll_ctl(self.poll, libc::EPOLL_CTL_DEL, member.socket.as_raw_fd(), std::ptr::null_mut())
                 };
@@ -235,6 +239,7 @@ impl Crowd {
 
 impl Drop for Crowd {
     fn drop(&mut self) {
+        // SAFETY: it is ours, and nobody uses it any more.
         unsafe { libc::close(self.poll) };
     }
 }
@@ -375,6 +380,7 @@ fn round(server: SocketAddr, api: SocketAddr, center: SocketAddr, size: usize, m
 /// As many connections as one process may have; all of them if the system lets it.
 fn size() -> usize {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the calls fill in and read what they are given.
     unsafe {
         assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit), 0);
         limit.rlim_cur = limit.rlim_max;

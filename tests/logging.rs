@@ -112,6 +112,7 @@ async fn a_console_that_nobody_reads_costs_lines_and_little_memory() {
     };
     assert!(told.contains(&format!("{dropped} lines of the log were left out of the console")), "{told}");
     assert!(kept > 1000.0 && kept + dropped <= 30_000.0, "{kept}");
+    // SAFETY: the process is ours, and has not been waited for.
     unsafe { libc::kill(child.0.id() as i32, libc::SIGTERM) };
     std::io::copy(&mut console, &mut std::io::sink()).unwrap();
     assert!(child.0.wait().unwrap().success());

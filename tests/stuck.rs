@@ -35,6 +35,7 @@ fn folder(server: &str, top: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
     let pipe = dir.path().join("pipe");
+    // SAFETY: the name is a C string.
     let made = unsafe { libc::mkfifo(std::ffi::CString::new(pipe.to_str().unwrap()).unwrap().as_ptr(), 0o600) };
     assert_eq!(made, 0);
     let file = dir.path().join("connmix.yaml");

@@ -77,7 +77,7 @@ impl Started {
         if let Some(cpu) = cpu {
             use std::os::unix::process::CommandExt;
             let bind = move || bind_to(cpu).map_err(std::io::Error::other);
-            // Between fork and exec: one system call, nothing else.
+            // SAFETY: between fork and exec it makes one system call, which allocates nothing and takes no lock.
             unsafe { command.pre_exec(bind) };
         }
         let process = command.spawn().map_err(|e| failed("the engine", e))?;
@@ -135,15 +135,14 @@ fn write_files(folder: &Path, [ws, api, center]: [u16; 3]) -> std::io::Result<Pa
 
 /// Binds this thread (and the threads it starts) to one core.
 pub(super) fn bind_to(cpu: usize) -> Result<(), String> {
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        if cpu >= libc::CPU_SETSIZE as usize {
-            return Err(format!("there is no core {cpu}"));
-        }
-        libc::CPU_SET(cpu, &mut set);
-        if libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) != 0 {
-            return Err(format!("cannot use core {cpu}: {}", std::io::Error::last_os_error()));
-        }
+    if cpu >= libc::CPU_SETSIZE as usize {
+        return Err(format!("there is no core {cpu}"));
     }
-    Ok(())
+    // SAFETY: plain bits, of which all zeroes are a set. The core is within it, and its size is told.
+    let bound = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) == 0
+    };
+    if bound { Ok(()) } else { Err(format!("cannot use core {cpu}: {}", std::io::Error::last_os_error())) }
 }

@@ -93,12 +93,13 @@ impl Mesh {
     pub fn told(&self, channels: &[Channel]) -> Option<impl Future<Output = ()> + Send + use<>> {
         let own = &self.others.as_ref()?.own;
         let waits: Vec<_> = channels.iter().filter_map(|channel| own.told(hash(channel.as_str()))).collect();
-        (!waits.is_empty()).then(|| async move {
+        let told = async |waits: Vec<oneshot::Receiver<()>>| {
             for wait in waits {
                 // It is dropped only with the mesh.
                 let _ = wait.await;
             }
-        })
+        };
+        if waits.is_empty() { None } else { Some(told(waits)) }
     }
 
     /// Publishes to these channels on the node that knows whether something with that id has been published, if it is not

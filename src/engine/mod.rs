@@ -302,12 +302,12 @@ fn tell_left(peers: &Peers, workers: &[usize]) {
 
 /// As many open files as the system lets us have: each connection is one. How many those are.
 fn raise_file_limit() -> u64 {
-    unsafe {
-        let mut limit: libc::rlimit = std::mem::zeroed();
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) != 0 {
-            return u64::MAX;
-        }
-        let hard = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
-        if libc::setrlimit(libc::RLIMIT_NOFILE, &hard) == 0 { hard.rlim_cur } else { limit.rlim_cur }
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the call fills in what it is given.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
+        return u64::MAX;
     }
+    let hard = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+    // SAFETY: the call reads what it is given.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &hard) } == 0 { hard.rlim_cur } else { limit.rlim_cur }
 }

@@ -117,6 +117,7 @@ pub(super) fn build(program: &Arc<Program>, limits: &VmLimits, budget: Duration)
 pub(crate) fn bare(program: &Arc<Program>, limits: &VmLimits) -> Result<(Lua, State, mlua::Table), String> {
     let lua = sandboxed(limits).map_err(|e| e.to_string())?;
     let mut main = std::ptr::null_mut();
+    // SAFETY: the closure only takes the pointer.
     unsafe { lua.exec_raw::<()>((), |state| main = state) }.map_err(|e| e.to_string())?;
     let prelude = prelude(&lua, main, program, limits)?;
     Ok((lua, main, prelude))
@@ -137,13 +138,11 @@ fn sandboxed(limits: &VmLimits) -> mlua::Result<Lua> {
 /// Registers all native functions and runs the prelude, which returns how hooks are entered.
 fn prelude(lua: &Lua, main: State, program: &Arc<Program>, limits: &VmLimits) -> Result<mlua::Table, String> {
     let run = || -> mlua::Result<mlua::Table> {
+        // SAFETY: the main thread runs nothing; nothing is left on its stack.
         unsafe {
-            protect(main, |state| {
-                ffi::lua_getglobal(state, c"string".as_ptr());
-                strings::register(state);
-                strings::gsub::register(state);
-                ffi::lua_pop(state, 1);
-                mix::register(state, program);
+            protect(main, |stack| {
+                strings::register(stack);
+                mix::register(stack, program);
             })
         }
         .map_err(mlua::Error::runtime)?;
@@ -228,6 +227,7 @@ fn global_function(
 fn anchor(lua: &Lua, function: mlua::Function) -> mlua::Result<c_int> {
     let mut reference = 0;
     let slot = &mut reference;
+    // SAFETY: the function is the only value on the stack, and is taken off.
     unsafe {
         lua.exec_raw::<()>(function, |state| {
             *slot = ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX);

@@ -16,7 +16,8 @@ use std::time::Duration;
 use super::doing::Doing;
 use super::guard;
 use super::program::{Program, shown};
-use super::stack::{State, bytes_at, push_bytes};
+use super::slots::Slots;
+use super::stack::{State, push_bytes};
 
 /// Bytes that the parser gets between two looks at the time.
 const PIECE: usize = 256;
@@ -39,8 +40,11 @@ struct Rest {
 }
 
 /// Hands out the next piece, or raises if the time is up.
+///
+/// # Safety
+/// For `lua_loadx` to call, with the `Rest` of a text that outlives that call.
 unsafe extern "C-unwind" fn next_piece(state: *mut lua_State, rest: *mut c_void, size: *mut usize) -> *const c_char {
-    // SAFETY: `rest` is what `load` passed, whose text outlives the call; nothing here has a destructor.
+    // SAFETY: the caller's. The pieces are within the text: no piece is longer than what is left.
     unsafe {
         if guard::expired() {
             push_bytes(state, guard::OVER_BUDGET.as_bytes());
@@ -58,24 +62,31 @@ unsafe extern "C-unwind" fn next_piece(state: *mut lua_State, rest: *mut c_void,
 /// Compiles text, never bytecode, which nobody checks. Pushes the function, or the error, and returns Lua's status.
 ///
 /// # Safety
-/// `state` must be valid; `text` and `name` must stay where they are during the call.
+/// `state` must be alive and have a free slot on its stack.
 pub(super) unsafe fn text(state: State, text: &[u8], name: &CStr) -> c_int {
     if text.first() == ffi::LUA_SIGNATURE.first() {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's. An error for lack of memory, which this may raise, is the caller's too.
         unsafe { push_bytes(state, b"attempt to load a binary chunk (mode is 'text')") };
         return ffi::LUA_ERRSYNTAX;
     }
     let mut rest = Rest { start: text.as_ptr(), length: text.len() };
-    // SAFETY: the caller's.
+    // SAFETY: the caller's. `rest` and the text outlive the call, in which errors are caught: they are its result.
     unsafe { lua_loadx(state, next_piece, (&raw mut rest).cast(), name.as_ptr(), c"t".as_ptr()) }
 }
 
-/// Loads what [`dump`] made in this process.
+/// Loads what [`dump`] made. Pushes the function, or the error, and returns Lua's status.
+///
+/// # Safety
+/// `state` must be alive and have a free slot on its stack; the code must be what this process has dumped: nobody checks it.
 unsafe fn bytecode(state: State, code: &[u8], name: &CStr) -> c_int {
-    // SAFETY: the caller's.
+    // SAFETY: the caller's. Errors are the result.
     unsafe { ffi::luaL_loadbufferx(state, code.as_ptr().cast(), code.len(), name.as_ptr(), c"b".as_ptr()) }
 }
 
+/// Adds a piece to a vector.
+///
+/// # Safety
+/// For `lua_dump` to call, with the vector.
 unsafe extern "C-unwind" fn write(_: *mut lua_State, piece: *const c_void, size: usize, into: *mut c_void) -> c_int {
     // SAFETY: `into` is the vector of `dump`; LuaJIT hands over `size` bytes.
     unsafe { (*into.cast::<Vec<u8>>()).extend_from_slice(std::slice::from_raw_parts(piece.cast(), size)) };
@@ -83,6 +94,9 @@ unsafe extern "C-unwind" fn write(_: *mut lua_State, piece: *const c_void, size:
 }
 
 /// Writes the bytecode of the Lua function at the top of the stack; false where there is no memory for it.
+///
+/// # Safety
+/// `state` must be alive, with a Lua function at the top of its stack.
 unsafe fn dump(state: State, code: &mut Vec<u8>) -> bool {
     // SAFETY: the caller's. LuaJIT runs the dump protected: an error is its result.
     unsafe { ffi::lua_dump_(state, write, (&raw mut *code).cast()) == 0 }
@@ -111,7 +125,8 @@ pub(super) fn file(lua: &Lua, program: &Program, path: &Path) -> mlua::Result<Lo
     let name = CString::new(format!("@{}", shown(path)).replace('\0', "")).unwrap_or_default();
     let known = program.code(path);
     let (mut status, mut error, mut dumped, mut code) = (ffi::LUA_OK, String::new(), false, Vec::new());
-    // SAFETY: in there nothing with a destructor is owned while something may raise.
+    // SAFETY: `exec_raw` protects the call, with an empty stack. The code is what this process has dumped: only `keep`, below,
+    // puts it there. What stays on the stack is the function, or nil.
     let function: Option<mlua::Function> = unsafe {
         lua.exec_raw((), |state| {
             status = match &known {
@@ -141,7 +156,7 @@ pub(super) fn dumped(source: &[u8], longest: Duration) -> Option<Vec<u8>> {
     let lua = Lua::new_with(StdLib::NONE, LuaOptions::new()).ok()?;
     let (mut done, mut code) = (false, Vec::new());
     // SAFETY: nothing in there raises: compiling and dumping are protected, and there is room on a fresh stack. `lua`
-    // lives longer than the run.
+    // lives longer than the run, and on top of its stack is a Lua function where `text` has succeeded.
     unsafe {
         lua.exec_raw::<()>((), |state| {
             let _run = guard::enter(state, longest, Doing::TESTING);
@@ -154,8 +169,11 @@ pub(super) fn dumped(source: &[u8], longest: Duration) -> Option<Vec<u8>> {
 }
 
 /// The native function behind `load`: `compile(text, name)` -> function, or nil and an error.
+///
+/// # Safety
+/// For Lua to call.
 pub(super) unsafe extern "C-unwind" fn compile(state: State) -> c_int {
-    // SAFETY: called by Lua; the strings stay in their slots. Nothing with a destructor is owned where something raises.
+    // SAFETY: called by Lua, with a stack of its own; the strings stay in their slots. A name ends with a zero, as all strings do.
     unsafe {
         let mut length = 0;
         let start = ffi::lua_tolstring(state, 1, &mut length);
@@ -178,10 +196,11 @@ pub(super) unsafe extern "C-unwind" fn compile(state: State) -> c_int {
 /// The text of the error at the top of the stack.
 ///
 /// # Safety
-/// `state` must be valid.
+/// `state` must be alive.
 pub(super) unsafe fn error_text(state: State) -> String {
     // SAFETY: the caller's.
-    let text = unsafe { bytes_at(state, -1) }.unwrap_or_default();
+    let slots = unsafe { Slots::new(state) };
+    let text = slots.bytes(slots.top()).unwrap_or_default();
     // The binding adds a traceback to an error of the reader; none of it is the script's.
     String::from_utf8_lossy(&text).split("\nstack traceback:").next().unwrap_or_default().to_owned()
 }
@@ -205,6 +224,7 @@ mod tests {
         let lua = Lua::new();
         let chain = format!("x=a{}", " or a".repeat(1000));
         let (mut before, mut after) = (-1, (-1, String::new()));
+        // SAFETY: `exec_raw`, below, protects the call; nothing is left on the stack.
         let raw = |state| unsafe {
             before = text(state, chain.as_bytes(), c"=chain");
             ffi::lua_settop(state, 0);
@@ -213,6 +233,7 @@ mod tests {
             after = (text(state, chain.as_bytes(), c"=chain"), error_text(state));
             ffi::lua_settop(state, 0);
         };
+        // SAFETY: as told there.
         unsafe { lua.exec_raw::<()>((), raw) }.unwrap();
         assert_eq!(before, ffi::LUA_OK);
         assert_ne!(after.0, ffi::LUA_OK);
@@ -236,19 +257,23 @@ mod tests {
         let lua = Lua::new();
         let code = dumped(b"return 1", Duration::from_secs(60)).unwrap();
         let mut error = String::new();
+        // SAFETY: `exec_raw`, below, protects the call; nothing is left on the stack.
         let raw = |state| unsafe {
             assert_ne!(text(state, &code, c"=code"), ffi::LUA_OK);
             error = error_text(state);
             ffi::lua_settop(state, 0);
         };
+        // SAFETY: as told there.
         unsafe { lua.exec_raw::<()>((), raw) }.unwrap();
         assert!(error.contains("attempt to load a binary chunk"), "{error}");
         let mut hidden = b"#!\n".to_vec();
         hidden.extend(&code);
+        // SAFETY: `exec_raw`, below, protects the call; nothing is left on the stack.
         let raw = |state| unsafe {
             assert_ne!(text(state, &hidden, c"=code"), ffi::LUA_OK);
             ffi::lua_settop(state, 0);
         };
+        // SAFETY: as told there.
         unsafe { lua.exec_raw::<()>((), raw) }.unwrap();
     }
 

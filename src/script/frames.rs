@@ -5,7 +5,8 @@
 use mlua::ffi;
 use std::ffi::c_int;
 
-use super::stack::{Args, Push, Raise, State, bytes_at, push_bytes};
+use super::push::{One, Pushed, Stack};
+use super::stack::{Args, Push, Raise, Slots, State};
 use super::trace::{Frame, Kind, depth, frame, frame_kind};
 use super::{guard, handler};
 
@@ -16,30 +17,30 @@ const LAST: c_int = 10;
 /// How many frames are looked at between two looks at the handler's time.
 const FRAMES_PER_LOOK: c_int = 64;
 
-/// A frame: the Lua thread that it is in, and its level there. The thread is alive while the native function that looks
-/// at it runs: it is the caller's own, one that the caller was given, or one whose error is being handled.
+/// A frame: the Lua thread that it is in, and its level there. The thread is the caller's own, one that the caller was given, or
+/// one whose error is being handled.
 #[derive(Clone, Copy)]
-struct At {
-    co: State,
+struct At<'call> {
+    co: Slots<'call>,
     level: c_int,
 }
 
-impl At {
+impl<'call> At<'call> {
     fn kind(self) -> Option<Kind> {
         frame_kind(self.co, self.level)
     }
 
-    fn above(self) -> At {
+    fn above(self) -> At<'call> {
         At { level: self.level + 1, ..self }
     }
 }
 
 /// Goes through a stack from its innermost frame on.
-struct Walk(At);
+struct Walk<'call>(At<'call>);
 
-impl Walk {
+impl<'call> Walk<'call> {
     /// The frame to look at next, in the thread that a message handler handles once its own has come to an end.
-    fn here(&mut self) -> Option<(At, Kind)> {
+    fn here(&mut self) -> Option<(At<'call>, Kind)> {
         loop {
             if let Some(kind) = self.0.kind() {
                 return Some((self.0, kind));
@@ -50,10 +51,10 @@ impl Walk {
     }
 }
 
-impl Iterator for Walk {
-    type Item = At;
+impl<'call> Iterator for Walk<'call> {
+    type Item = At<'call>;
 
-    fn next(&mut self) -> Option<At> {
+    fn next(&mut self) -> Option<At<'call>> {
         let (mut at, mut kind) = self.here()?;
         loop {
             if at.level % FRAMES_PER_LOOK == 0 && guard::expired() {
@@ -70,13 +71,10 @@ impl Iterator for Walk {
 }
 
 /// The thread that an optional first argument names, else the caller's; and how many arguments that took.
-fn thread(args: &Args) -> (State, i32) {
-    // SAFETY: the state is that of the running native function.
-    unsafe {
-        match ffi::lua_type(args.state(), args.slot(1)) {
-            ffi::LUA_TTHREAD => (ffi::lua_tothread(args.state(), args.slot(1)), 1),
-            _ => (args.state(), 0),
-        }
+fn thread(args: &Args) -> (Slots<'_>, i32) {
+    match args.slots().thread(args.slot(1)) {
+        Some(co) => (co, 1),
+        None => (args.slots(), 0),
     }
 }
 
@@ -88,16 +86,12 @@ pub(super) enum Traced {
 }
 
 impl Push for Traced {
-    const COUNT: c_int = 1;
-    unsafe fn push_to(self, state: State) -> c_int {
-        // SAFETY: the caller's; the argument is still there.
-        unsafe {
-            match self {
-                Traced::Text(text) => push_bytes(state, &text),
-                Traced::Given(slot) => ffi::lua_pushvalue(state, slot),
-            }
+    type Pushed = One;
+    fn push_to(self, stack: Stack<'_>) -> One {
+        match self {
+            Traced::Text(text) => stack.push_bytes(&text),
+            Traced::Given(slot) => stack.push_copy(slot),
         }
-        1
     }
 }
 
@@ -105,13 +99,12 @@ impl Push for Traced {
 pub(super) fn traceback(args: &Args) -> Result<Traced, Raise> {
     let (co, before) = thread(args);
     let message = before + 1;
-    // SAFETY: the state is that of the running native function, and the text is copied at once.
-    let text = unsafe { bytes_at(args.state(), args.slot(message)) }.map(|text| text.into_owned());
+    let text = args.slots().bytes(args.slot(message));
     if text.is_none() && !args.is_nil(message) {
         return Ok(Traced::Given(args.slot(message)));
     }
     let level = match args.is_nil(message + 1) {
-        true => f64::from(u8::from(co == args.state())),
+        true => f64::from(u8::from(co.state() == args.state())),
         false => args.number(message + 1)?,
     };
     let mut out = text.map_or_else(Vec::new, |text| [&text[..], b"\n"].concat());
@@ -139,7 +132,7 @@ pub(super) fn traceback(args: &Args) -> Result<Traced, Raise> {
 }
 
 /// A line of a traceback: `file:line: in function 'name'`.
-fn line(out: &mut Vec<u8>, at: At) {
+fn line(out: &mut Vec<u8>, at: At<'_>) {
     let Some(Frame { mut place, mut function, begins, .. }) = frame(at.co, at.level) else { return };
     // A module: the name is that by which `require` called it.
     if begins == 0 && at.above().kind() == Some(Kind::Engine) {
@@ -154,27 +147,29 @@ fn line(out: &mut Vec<u8>, at: At) {
     out.extend_from_slice(format!("\n\t{place}: in {function}").as_bytes());
 }
 
-/// A thread and a level in it, or nothing.
-pub(super) struct Level(Option<At>);
+/// A thread and a level in it, or two nils.
+pub(super) struct Level(Option<(State, c_int)>);
 
 impl Push for Level {
-    const COUNT: c_int = 2;
-    unsafe fn push_to(self, state: State) -> c_int {
-        let Level(Some(At { co, level })) = self else { return 0 };
-        // SAFETY: the caller's; `co` is alive, as `At` says, and has room for one value.
-        unsafe {
-            if co != state && ffi::lua_tothread(state, 1) == co {
-                ffi::lua_pushvalue(state, 1);
-            } else {
-                // The caller's own, or one in which the native function that runs a handler stands: both have room.
-                ffi::lua_pushthread(co);
-                if co != state {
-                    ffi::lua_xmove(co, state, 1);
-                }
+    type Pushed = (One, One);
+    fn push_to(self, stack: Stack<'_>) -> (One, One) {
+        let Level(Some((co, level))) = self else { return Pushed::nils(stack) };
+        let given = stack.thread(1).is_some_and(|given| given.state() == co);
+        let thread = if co != stack.state() && given {
+            stack.push_copy(1)
+        } else {
+            // SAFETY: `level` has found it: it is the caller's own, or one in which the native function that runs a handler stands.
+            // Both are alive during this call, and have room for one value, which ends up on this stack.
+            unsafe {
+                stack.by_hand(|state| {
+                    ffi::lua_pushthread(co);
+                    if co != state {
+                        ffi::lua_xmove(co, state, 1);
+                    }
+                })
             }
-            ffi::lua_pushnumber(state, level.into());
-        }
-        2
+        };
+        (thread, f64::from(level).push_to(stack))
     }
 }
 
@@ -186,5 +181,5 @@ pub(super) fn level(args: &Args) -> Result<Level, Raise> {
     if !(0.0..1e6).contains(&n) {
         return Ok(Level(None));
     }
-    Ok(Level(Walk(At { co, level: 0 }).nth(n as usize)))
+    Ok(Level(Walk(At { co, level: 0 }).nth(n as usize).map(|at| (at.co.state(), at.level))))
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::doing::Doing;
 use super::push::push_bytes;
+use super::slots::Slots;
 use super::trace;
 
 /// What a stopped script gets as its error, after file and line.
@@ -80,25 +81,25 @@ fn threads() -> &'static Mutex<Vec<Arc<Watched>>> {
 }
 
 fn install_handler() {
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = on_signal as *const () as usize;
-        action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
-        libc::sigaction(SIGNAL, &action, std::ptr::null_mut());
-    }
+    // SAFETY: plain data, of which all zeroes are a value: no signal is blocked meanwhile.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = on_signal as *const () as usize;
+    action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
+    // SAFETY: the handler has the signature of one without SA_SIGINFO, and does only what may be done in one.
+    unsafe { libc::sigaction(SIGNAL, &action, std::ptr::null_mut()) };
 }
 
-/// Runs on the thread that is to be stopped, between any two of its instructions.
+/// Runs on the thread that is to be stopped, between any two of its instructions: so it only reads and writes atomics, a
+/// thread-local without a destructor, and the fields of LuaJIT that `lua_sethook` is documented to change from a signal handler.
 extern "C" fn on_signal(_: i32) {
     let watched = WATCHED.with(Cell::get);
-    if watched.is_null() {
-        return;
-    }
-    let watched = unsafe { &*watched };
+    // SAFETY: null, or what this thread's `OWNER` keeps: it sets the pointer to null before it lets go.
+    let Some(watched) = (unsafe { watched.as_ref() }) else { return };
     let epoch = watched.epoch.load(Relaxed);
     if epoch & 1 == 1 && epoch == watched.kill.load(Relaxed) {
+        let state = watched.state.load(Relaxed);
+        // SAFETY: inside Lua, as the odd number says; then the state is alive (`enter`).
         unsafe {
-            let state = watched.state.load(Relaxed);
             // Off and on: a dispatch table update that was lost by a race with the thread itself is made again.
             ffi::lua_sethook(state, None, 0, 0);
             ffi::lua_sethook(state, Some(stop), ffi::LUA_MASKCOUNT, 1);
@@ -113,11 +114,18 @@ unsafe extern "C" {
     safe fn connmix_set_end_all(on: std::ffi::c_int);
 }
 
+/// Raises, if the time is up.
+///
+/// # Safety
+/// For Lua to call, as a hook.
 unsafe extern "C-unwind" fn stop(state: *mut lua_State, _: *mut lua_Debug) {
+    // SAFETY: called by Lua, in whatever it runs: that is protected, as all calls of scripts are. The two that are joined are
+    // those that are pushed.
     unsafe {
         if expired() {
+            let slots = Slots::new(state);
             // The engine's own Lua is not where a script's author looks.
-            let of_script = |level: &i32| trace::frame_kind(state, *level) == Some(trace::Kind::Script);
+            let of_script = |level: &i32| trace::frame_kind(slots, *level) == Some(trace::Kind::Script);
             ffi::luaL_where(state, (0..FRAMES_LOOKED_AT).find(of_script).unwrap_or(0));
             push_bytes(state, OVER_BUDGET.as_bytes());
             ffi::lua_concat(state, 2);
@@ -133,10 +141,8 @@ unsafe extern "C-unwind" fn stop(state: *mut lua_State, _: *mut lua_Debug) {
 /// Whether what runs on this thread is over its budget. For native functions that work long: the hook can't stop them.
 pub fn expired() -> bool {
     let watched = WATCHED.with(Cell::get);
-    if watched.is_null() {
-        return false;
-    }
-    let watched = unsafe { &*watched };
+    // SAFETY: null, or what this thread's `OWNER` keeps: it sets the pointer to null before it lets go.
+    let Some(watched) = (unsafe { watched.as_ref() }) else { return false };
     watched.kill.load(Relaxed) == watched.epoch.load(Relaxed)
 }
 
@@ -153,6 +159,7 @@ fn watched() -> *const Watched {
         state: AtomicPtr::new(std::ptr::null_mut()),
         budget_ms: AtomicU32::new(0),
         doing: AtomicU64::new(0),
+        // SAFETY: the call has no conditions.
         thread: unsafe { libc::pthread_self() },
         ended: AtomicBool::new(false),
     });
@@ -165,6 +172,7 @@ fn watched() -> *const Watched {
 
 /// While it lives, this thread is inside Lua and its time counts.
 pub struct Run {
+    /// This thread's, which it keeps as long as it lives. A pointer also keeps the run on this thread.
     watched: *const Watched,
     /// What was under way on this thread before: a VM may be built while nothing of another runs, but the guard does
     /// not rely on it.
@@ -174,9 +182,10 @@ pub struct Run {
 /// Enters Lua for at most `budget` (millisecond steps). `doing` is what other threads are told ([`Thread`]).
 ///
 /// # Safety
-/// `state` must stay valid till the result is dropped.
+/// `state` must be alive until the result is dropped, and that must happen: it must not be leaked.
 pub unsafe fn enter(state: *mut lua_State, budget: Duration, doing: Doing) -> Run {
     let pointer = watched();
+    // SAFETY: `OWNER` keeps it until this thread ends.
     let w = unsafe { &*pointer };
     let outer = (w.state.load(Relaxed), w.budget_ms.load(Relaxed), w.doing.load(Relaxed));
     w.state.store(state, Relaxed);
@@ -192,6 +201,7 @@ pub unsafe fn enter(state: *mut lua_State, budget: Duration, doing: Doing) -> Ru
 
 impl Drop for Run {
     fn drop(&mut self) {
+        // SAFETY: this thread's, as it was when the run began: a run stays on its thread, whose `OWNER` keeps it.
         let w = unsafe { &*self.watched };
         let nested = !self.outer.0.is_null();
         compiler_fence(SeqCst);
@@ -200,9 +210,8 @@ impl Drop for Run {
         if w.armed.load(Relaxed) {
             w.armed.store(false, Relaxed);
             connmix_set_end_all(0);
-            unsafe {
-                ffi::lua_sethook(w.state.load(Relaxed), None, 0, 0);
-            }
+            // SAFETY: the state of this run, alive until it is dropped (`enter`).
+            unsafe { ffi::lua_sethook(w.state.load(Relaxed), None, 0, 0) };
         }
         w.state.store(self.outer.0, Relaxed);
         w.budget_ms.store(self.outer.1, Relaxed);
@@ -254,9 +263,8 @@ fn watch() {
                     let over = now - entry.2 >= Duration::from_millis(w.budget_ms.load(Relaxed).into());
                     if over && !w.ended.load(Relaxed) {
                         w.kill.store(epoch, Relaxed);
-                        unsafe {
-                            libc::pthread_kill(w.thread, SIGNAL);
-                        }
+                        // SAFETY: the thread has not ended: before it does, it takes itself off the list, which is locked.
+                        unsafe { libc::pthread_kill(w.thread, SIGNAL) };
                     }
                 }
             }
@@ -326,8 +334,10 @@ mod tests {
         let lua = mlua::Lua::new();
         let f = lua.load(script).set_name("@busy.lua").into_function().unwrap();
         let mut state = std::ptr::null_mut();
+        // SAFETY: the closure only takes the pointer.
         unsafe { lua.exec_raw::<()>((), |s| state = s) }.unwrap();
         let result = {
+            // SAFETY: `lua` lives until the end of this function.
             let _run = unsafe { enter(state, Duration::from_millis(30), Doing::TESTING) };
             f.call::<()>(())
         };
@@ -364,12 +374,20 @@ mod tests {
         }
     }
 
+    /// It also calls the C library all the time, which is where the thread sanitizer lets signals through.
+    #[test]
+    fn a_loop_that_allocates_is_stopped() {
+        assert!(stopped("while true do kept = { kept ~= nil } end").contains("time budget"));
+    }
+
     #[test]
     fn a_quick_script_is_left_alone() {
         let lua = mlua::Lua::new();
         let mut state = std::ptr::null_mut();
+        // SAFETY: the closure only takes the pointer.
         unsafe { lua.exec_raw::<()>((), |s| state = s) }.unwrap();
         for _ in 0..50 {
+            // SAFETY: `lua` lives until the end of this function.
             let _run = unsafe { enter(state, Duration::from_millis(20), Doing::TESTING) };
             lua.load("local x = 0 for i = 1, 1e5 do x = x + 1 end").exec().unwrap();
             assert!(!expired());

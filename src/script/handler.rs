@@ -11,7 +11,9 @@ use std::cell::Cell;
 use std::ffi::{CStr, c_int};
 use std::ptr;
 
-use super::stack::{State, bytes_at, push_bytes};
+use super::push::{One, Stack, push_bytes, table};
+use super::slots::Slots;
+use super::stack::State;
 use super::{guard, strings, wait};
 
 /// How much of the native stack coroutines inside one another may take: far less than a worker has
@@ -40,12 +42,13 @@ thread_local! {
 
 /// The Lua thread whose error is handled in that one, while the failed frames are there. Its level 0 is the native
 /// function that runs the handler.
-pub(super) fn handled_by(co: State) -> Option<State> {
+pub(super) fn handled_by<'call>(co: Slots<'call>) -> Option<Slots<'call>> {
     let mut next = INNERMOST.get();
     // SAFETY: what stands in the list is in the frame of a native function that has not returned.
     while let Some(handling) = unsafe { next.as_ref() } {
-        if handling.co == co {
-            return Some(handling.failed);
+        if handling.co == co.state() {
+            // SAFETY: it runs the native function that runs the handler, which ends after all that runs in `co`.
+            return Some(unsafe { Slots::new(handling.failed) });
         }
         next = handling.outer;
     }
@@ -65,36 +68,21 @@ fn inside_one_another() -> usize {
     count
 }
 
-/// Pushes the set of coroutines that only the engine may resume.
-///
-/// # Safety
-/// `state` must be valid and in a protected call.
-pub(super) unsafe fn push_engaged(state: State) {
-    // SAFETY: the caller's. Nothing with a destructor is owned here, nor in the functions below: all of them may raise.
-    unsafe {
-        ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, ENGAGED.as_ptr());
-        if ffi::lua_type(state, -1) == ffi::LUA_TTABLE {
-            return;
-        }
-        ffi::lua_pop(state, 1);
-        ffi::lua_createtable(state, 0, 0);
-        ffi::lua_createtable(state, 0, 1);
-        push_bytes(state, b"k");
-        ffi::lua_setfield(state, -2, c"__mode".as_ptr());
-        ffi::lua_setmetatable(state, -2);
-        ffi::lua_pushvalue(state, -1);
-        ffi::lua_setfield(state, ffi::LUA_REGISTRYINDEX, ENGAGED.as_ptr());
-    }
+/// Makes the set of coroutines that only the engine may resume, and pushes it.
+pub(super) fn push_engaged(stack: Stack<'_>) -> One {
+    stack.register(ENGAGED, table(0, |set| set.set_metatable(table(1, |weak| weak.field(c"__mode", "k")))));
+    stack.push_registered(ENGAGED)
 }
 
 /// From now on only the engine resumes the coroutine at the top of the stack, which stays there.
 ///
 /// # Safety
-/// As [`push_engaged`].
-pub(super) unsafe fn engage(state: State) {
-    // SAFETY: the caller's.
+/// There must be one, in a VM with the prelude, which wants the set.
+pub(super) unsafe fn engage(stack: Stack<'_>) {
+    let state = stack.state();
+    _ = stack.push_registered(ENGAGED);
+    // SAFETY: the caller's. The set is a table; what is pushed is popped.
     unsafe {
-        push_engaged(state);
         ffi::lua_pushvalue(state, -2);
         ffi::lua_pushboolean(state, 1);
         ffi::lua_rawset(state, -3);
@@ -103,6 +91,9 @@ pub(super) unsafe fn engage(state: State) {
 }
 
 /// `guarded(handler)` -> the function that LuaJIT gets in its place.
+///
+/// # Safety
+/// For Lua to call.
 pub(super) unsafe extern "C-unwind" fn guarded(state: State) -> c_int {
     // SAFETY: called by Lua, with a stack of its own.
     unsafe {
@@ -113,6 +104,9 @@ pub(super) unsafe extern "C-unwind" fn guarded(state: State) -> c_int {
 }
 
 /// `taken()` -> the handler that waits.
+///
+/// # Safety
+/// For Lua to call.
 pub(super) unsafe extern "C-unwind" fn taken(state: State) -> c_int {
     // SAFETY: called by Lua, with a stack of its own.
     unsafe {
@@ -124,6 +118,9 @@ pub(super) unsafe extern "C-unwind" fn taken(state: State) -> c_int {
 }
 
 /// `failed_handler(err)` -> the message of an error whose handler has failed with `err`.
+///
+/// # Safety
+/// For Lua to call.
 pub(super) unsafe extern "C-unwind" fn failed_handler(state: State) -> c_int {
     // SAFETY: called by Lua, with a stack of its own.
     unsafe {
@@ -133,10 +130,13 @@ pub(super) unsafe extern "C-unwind" fn failed_handler(state: State) -> c_int {
 }
 
 /// Makes of the handler's error at the top of the stack what `xpcall` returns; 1.
+///
+/// # Safety
+/// `state` must be alive and in a protected call, with a value at its top.
 unsafe fn failed(state: State) -> c_int {
-    // SAFETY: the caller's stack has the error at its top.
+    // SAFETY: the caller's. What is joined are two texts.
     unsafe {
-        if bytes_at(state, -1).is_some() {
+        if matches!(ffi::lua_type(state, -1), ffi::LUA_TSTRING | ffi::LUA_TNUMBER) {
             push_bytes(state, b"error in error handling: ");
             ffi::lua_insert(state, -2);
             ffi::lua_concat(state, 2);
@@ -150,8 +150,12 @@ unsafe fn failed(state: State) -> c_int {
 /// Runs the handler at upvalue 1 with the message, on top of the stack that has failed.
 ///
 /// What it pushes itself needs memory; an error for lack of it ends the handling, as any error of a handler does in Lua.
+///
+/// # Safety
+/// For Lua to call, as a closure with the handler as upvalue.
 unsafe extern "C-unwind" fn handle(state: State) -> c_int {
-    // SAFETY: called by Lua, with a stack of its own; `co` is kept by that stack as long as it is used.
+    // SAFETY: called by Lua, with a stack of its own; `co` is kept by that stack as long as it is used. An error that is raised
+    // while `handling` is in the list would leave it there; between the two changes of the list nothing raises.
     unsafe {
         ffi::lua_settop(state, 1);
         // The guard's own error, or one that came too late: no more of the script runs.
@@ -163,7 +167,7 @@ unsafe extern "C-unwind" fn handle(state: State) -> c_int {
             return failed(state);
         }
         let co = ffi::lua_newthread(state);
-        engage(state);
+        engage(Stack::new(state));
         ffi::lua_pushvalue(state, ffi::lua_upvalueindex(1));
         ffi::lua_pushvalue(state, 1);
         ffi::lua_xmove(state, co, 2);

@@ -1,5 +1,5 @@
 //! The runtime as the harness of Lua tests uses it (`testing`): a VM in which nothing of a script has run, how the functions
-//! that fakes stand for read their arguments, and where a script stands.
+//! that fakes stand for read their arguments, how results are pushed, and where a script stands.
 
 pub(crate) use super::build::{LOAD_BUDGET, bare};
 pub(crate) use super::mix::conn::{channel_args, close_args, context_args, kind_arg};
@@ -9,4 +9,5 @@ pub(crate) use super::mix::mesh::{publish_args, send_args as mesh_send_args};
 pub(crate) use super::mix::queue::push_args;
 pub(crate) use super::mix::redis::command_args;
 pub(crate) use super::mix::time::sleep_arg;
+pub(crate) use super::push::{One, Pushed, Table, with};
 pub(crate) use super::trace::{script_place, traceback};

@@ -1,12 +1,12 @@
 //! What each hook is called with, and the native function that pushes it.
 
-use mlua::ffi;
 use std::ffi::c_int;
 
 use super::current::ConnRef;
 use super::mix::buffer::push_buffer;
 use super::mix::conn::push_conn;
-use super::stack::{State, push_bytes};
+use super::push::{One, Push, Pushed, Stack, table};
+use super::slots::State;
 use crate::message::{CloseReason, Kind};
 
 /// A hook's arguments, borrowed for the call that starts it. They are pushed inside the handler's own protected call.
@@ -98,94 +98,81 @@ impl<'a> HookArgs<'a> {
 
 /// The prelude's `fill(at)`: pushes the arguments that `at` points to.
 ///
-/// Written for the raw stack: what it pushes is borrowed, so that an error for want of memory leaks nothing.
+/// # Safety
+/// For Lua to call, as [`super::mix::conn::with_conn`] makes it, with a pointer that [`super::vm::Vm::start`] has made.
 pub(super) unsafe extern "C-unwind" fn fill(state: State) -> c_int {
-    unsafe {
-        let args = ffi::lua_touserdata(state, 1).cast::<HookArgs<'_>>();
-        if args.is_null() {
-            return 0;
+    // SAFETY: Lua protects the call, which lasts as long as this function.
+    let stack = unsafe { Stack::new(state) };
+    // SAFETY: null, or the arguments of the hook that is being started, which are there until it has returned or waits.
+    let Some(args) = (unsafe { stack.userdata(1).cast::<HookArgs<'_>>().as_ref() }) else { return 0 };
+    let count = args.what.push(stack);
+    _ = match args.conn {
+        // SAFETY: a function of `with_conn`.
+        Some(conn) => unsafe { push_conn(stack, conn) },
+        None => stack.push_nil(),
+    };
+    if let What::Close { code_and_reason: Some((code, text)), .. } = args.what {
+        _ = (f64::from(code).push_to(stack), text.push_to(stack));
+        return count + 1 + <(One, One)>::COUNT;
+    }
+    count + 1
+}
+
+impl What<'_> {
+    /// Pushes what stands before the connection; how many values that is.
+    fn push(&self, stack: Stack<'_>) -> c_int {
+        fn counted<P: Pushed>(_: P) -> c_int {
+            P::COUNT
         }
-        let args = &*args;
-        let count = match &args.what {
-            What::Message { kind, data } => {
-                push_bytes(state, data);
-                ffi::lua_pushboolean(state, (*kind == Kind::Text).into());
-                2
-            }
+        match self {
+            What::Message { kind, data } => counted((data.push_to(stack), (*kind == Kind::Text).push_to(stack))),
             What::Close { client_id, error, .. } => {
-                push_bytes(state, client_id.as_bytes());
-                match error {
-                    Some(e) => push_bytes(state, e.as_bytes()),
-                    None => ffi::lua_pushnil(state),
-                }
-                2
+                counted((client_id.as_str().push_to(stack), error.as_deref().push_to(stack)))
             }
-            What::Connect { client_id } => {
-                push_bytes(state, client_id.as_bytes());
-                1
-            }
-            What::Input { conn } => {
-                push_buffer(state, *conn);
-                1
-            }
-            What::Bytes(bytes) => {
-                push_bytes(state, bytes);
-                1
-            }
+            What::Connect { client_id } => counted(client_id.as_str().push_to(stack)),
+            What::Input { conn } => counted(push_buffer(stack, *conn)),
+            What::Bytes(bytes) => counted(bytes.push_to(stack)),
             What::Handshake { client_id, request } => {
-                push_bytes(state, client_id.as_bytes());
-                push_headers(state, request);
-                push_server(state, request);
-                3
+                let id = client_id.as_str().push_to(stack);
+                counted((id, (push_headers(stack, request), push_server(stack, request))))
             }
-        };
-        match args.conn {
-            Some(conn) => push_conn(state, conn),
-            None => ffi::lua_pushnil(state),
         }
-        if let What::Close { code_and_reason: Some((code, text)), .. } = args.what {
-            ffi::lua_pushnumber(state, code.into());
-            push_bytes(state, text.as_bytes());
-            return count + 3;
-        }
-        count + 1
     }
 }
 
 /// Headers that come several times are joined by a comma (RFC 9110, section 5.3), cookies by a semicolon, as one line of
 /// them would have it (RFC 9113, section 8.2.3): proxies from HTTP/2 split those.
-unsafe fn push_headers(state: State, request: &HandshakeRequest<'_>) {
-    unsafe {
-        ffi::lua_createtable(state, 0, request.headers.len() as c_int);
+fn push_headers(stack: Stack<'_>, request: &HandshakeRequest<'_>) -> One {
+    stack.push_table(0, request.headers.len(), |table| {
         for (i, (name, value)) in request.headers.iter().enumerate() {
-            if request.headers[..i].iter().any(|(n, _)| n.eq_ignore_ascii_case(name)) {
+            let same = |other: &&(&str, &[u8])| other.0.eq_ignore_ascii_case(name);
+            if request.headers[..i].iter().any(|header| same(&header)) {
                 continue;
             }
-            push_bytes(state, name.as_bytes());
-            push_bytes(state, value);
-            for (_, more) in request.headers[i + 1..].iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)) {
-                push_bytes(state, if name.eq_ignore_ascii_case("cookie") { b"; " } else { b", " });
-                push_bytes(state, more);
-                ffi::lua_concat(state, 3);
+            let more = &request.headers[i + 1..];
+            if !more.iter().any(|header| same(&header)) {
+                table.set(*name, *value);
+                continue;
             }
-            ffi::lua_rawset(state, -3);
+            let between: &[u8] = if name.eq_ignore_ascii_case("cookie") { b"; " } else { b", " };
+            let mut joined = value.to_vec();
+            for (_, value) in more.iter().filter(same) {
+                joined.extend_from_slice(between);
+                joined.extend_from_slice(value);
+            }
+            table.set(*name, joined);
         }
-    }
+    })
 }
 
-unsafe fn push_server(state: State, request: &HandshakeRequest<'_>) {
+fn push_server(stack: Stack<'_>, request: &HandshakeRequest<'_>) -> One {
     let host = request.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case("host")).map_or(&b""[..], |(_, v)| v);
-    unsafe {
-        ffi::lua_createtable(state, 0, 5);
-        for (key, value) in [
-            (c"Method", request.method.as_bytes()),
-            (c"RequestUri", request.uri.as_bytes()),
-            (c"ServerProtocol", request.protocol.as_bytes()),
-            (c"Host", host),
-            (c"RemoteAddr", request.remote.as_bytes()),
-        ] {
-            push_bytes(state, value);
-            ffi::lua_setfield(state, -2, key.as_ptr());
-        }
-    }
+    table(5, |server| {
+        server.field(c"Method", request.method);
+        server.field(c"RequestUri", request.uri);
+        server.field(c"ServerProtocol", request.protocol);
+        server.field(c"Host", host);
+        server.field(c"RemoteAddr", request.remote.as_str());
+    })
+    .push_to(stack)
 }

@@ -7,19 +7,18 @@
 
 use mlua::ffi;
 use std::collections::BTreeSet;
-use std::ffi::{CStr, c_int};
 use std::sync::{Mutex, PoisonError};
 use tracing::level_filters::LevelFilter;
 
 use super::current;
+use super::slots::{Slots, State};
+use super::trace;
 use crate::ids::ClientId;
 
 /// The lines that have been warned of, until a script is loaded anew.
 static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 /// The most lines that are warned of.
 const MOST: usize = 1000;
-/// The functions nearest to a call among which that of the script is looked for.
-const DEPTH: c_int = 12;
 
 /// Forgets what has been told: a script has changed.
 pub fn forget() {
@@ -40,20 +39,17 @@ impl Site {
     /// the log's level.
     ///
     /// # Safety
-    /// `state` must be the running native function's, with its name at upvalue 1.
-    pub unsafe fn of(state: *mut ffi::lua_State) -> Option<Box<Site>> {
+    /// The slots must be the running native function's. Its name is at upvalue 1.
+    pub unsafe fn of(slots: Slots<'_>) -> Option<Box<Site>> {
         const NO_RESULTS: u32 = 1;
-        // SAFETY: that of this function.
-        unsafe {
-            if LevelFilter::current() < LevelFilter::DEBUG || wanted(state)? != NO_RESULTS {
-                return None;
-            }
-            let place = place(state)?;
-            let name = ffi::lua_tolstring(state, ffi::lua_upvalueindex(1), std::ptr::null_mut());
-            let function = if name.is_null() { "a function".into() } else { text(name) };
-            let client = current::get().and_then(|current| current.conn).map(|conn| conn.client_id);
-            Some(Box::new(Site { place, function, client }))
+        // SAFETY: the caller's.
+        if LevelFilter::current() < LevelFilter::DEBUG || unsafe { wanted(slots.state()) }? != NO_RESULTS {
+            return None;
         }
+        let place = trace::script_place(slots)?;
+        let function = slots.upvalue_string(1).map_or("a function".into(), String::from_utf8_lossy).into_owned();
+        let client = current::get().and_then(|current| current.conn).map(|conn| conn.client_id);
+        Some(Box::new(Site { place, function, client }))
     }
 
     /// Warns of it, the first time.
@@ -72,30 +68,6 @@ impl Site {
     }
 }
 
-/// A copy of a text that Lua keeps.
-unsafe fn text(c: *const std::ffi::c_char) -> String {
-    // SAFETY: the caller's: it ends with a zero, and is there for this call.
-    unsafe { CStr::from_ptr(c) }.to_string_lossy().into_owned()
-}
-
-/// Where the innermost function of a script stands.
-unsafe fn place(state: *mut ffi::lua_State) -> Option<String> {
-    (1..DEPTH).find_map(|level| {
-        // SAFETY: `lua_Debug` is plain data; `state` is the running function's.
-        unsafe {
-            let mut info: ffi::lua_Debug = std::mem::zeroed();
-            if ffi::lua_getstack(state, level, &mut info) == 0
-                || ffi::lua_getinfo(state, c"Sl".as_ptr(), &mut info) == 0
-                || info.currentline <= 0
-            {
-                return None;
-            }
-            let source = text(info.short_src.as_ptr());
-            (!source.starts_with("connmix:")).then(|| format!("{source}:{}", info.currentline))
-        }
-    })
-}
-
 /// How many results the caller of the running native function wants, and one more, as the instruction that called has it: 1 for
 /// none, 0 for as many as there are. None: another function of the system called, or this can't be told.
 ///
@@ -103,7 +75,7 @@ unsafe fn place(state: *mut ffi::lua_State) -> Option<String> {
 ///
 /// # Safety
 /// `state` must be the running native function's.
-unsafe fn wanted(state: *mut ffi::lua_State) -> Option<u32> {
+unsafe fn wanted(state: State) -> Option<u32> {
     /// `lua_State::base` and `lua_State::top`, in words.
     const BASE: usize = 4;
     const TOP: usize = 5;
@@ -153,9 +125,11 @@ mod tests {
         static SEEN: RefCell<Vec<(Option<u32>, Option<String>)>> = const { RefCell::new(Vec::new()) };
     }
 
-    unsafe extern "C-unwind" fn probe(state: *mut ffi::lua_State) -> c_int {
+    /// # Safety
+    /// For Lua to call.
+    unsafe extern "C-unwind" fn probe(state: State) -> std::ffi::c_int {
         // SAFETY: Lua calls this with its own state.
-        let seen = unsafe { (wanted(state), place(state)) };
+        let seen = unsafe { (wanted(state), trace::script_place(Slots::new(state))) };
         SEEN.with(|all| all.borrow_mut().push(seen));
         0
     }

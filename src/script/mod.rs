@@ -4,6 +4,7 @@
 //! [`stack`]), since every message pays for them; those that wait are in [`wait`]'s hands. [`vm`] runs hooks, [`guard`] stops
 //! runaways. What the linter and the harness see is listed in `inspect` and `harness`.
 
+mod arrays;
 mod budget;
 mod build;
 mod compile;
@@ -26,10 +27,14 @@ pub mod pattern;
 mod places;
 pub mod program;
 mod push;
+mod slots;
 pub mod stack;
-mod state;
 pub mod strings;
 pub(crate) mod teach;
 mod trace;
+mod values;
 pub mod vm;
 pub mod wait;
+
+#[cfg(test)]
+mod tests;

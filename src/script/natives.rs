@@ -11,7 +11,8 @@ use super::hooks;
 use super::limits::VmLimits;
 use super::mix::{conn, console, http, log};
 use super::program::Program;
-use super::stack::{Args, Raise, State, set_native, set_raw};
+use super::push::{Stack, Table, with};
+use super::stack::{Args, Raise, State};
 use super::{frames, handler, strings, wait};
 use crate::config::Library;
 
@@ -41,37 +42,46 @@ pub(super) fn table(lua: &Lua, program: Arc<Program>, limits: &VmLimits) -> mlua
     table.set("part", lua.create_function(part)?)?;
     // As many bits of chance as a double holds.
     table.set("seed", (uuid::Uuid::new_v4().as_u128() >> 75) as f64)?;
+    // SAFETY: `exec_raw` protects the call, with the table as the only value on the stack, which is taken off in the end.
     unsafe {
         lua.exec_raw::<()>(&table, |state| {
-            conn::with_conn(state, c"fill", hooks::fill);
-            ffi::lua_setfield(state, -2, c"fill".as_ptr());
-            http::push_headers_metatable(state);
-            ffi::lua_setfield(state, -2, c"headers_meta".as_ptr());
-            set_raw(state, c"compile", compile::compile);
-            set_native(state, c"traceback", frames::traceback);
-            set_native(state, c"level", frames::level);
-            set_raw(state, c"guarded", handler::guarded);
-            set_raw(state, c"taken", handler::taken);
-            set_raw(state, c"failed_handler", handler::failed_handler);
-            handler::push_engaged(state);
-            ffi::lua_setfield(state, -2, c"engaged".as_ptr());
-            set_native(state, c"print", print);
-            set_native(state, c"write", write);
-            set_native(state, c"flush", flush);
-            set_raw(state, c"file", file);
-            set_native(state, c"stack_is_used_up", |_: &Args| {
-                Ok(strings::native_stack_used() > handler::CALLBACK_STACK)
-            });
-            // Unwinding takes time with the square of these levels.
-            set_native(state, c"sorts_too_deep", |_: &Args| Ok(strings::native_stack_used() > handler::SORT_STACK));
-            // The whole of `debug`, of which the prelude lends scripts a little.
-            ffi::lua_pushcfunction(state, ffi::luaopen_debug);
-            ffi::lua_call(state, 0, 1);
-            ffi::lua_setfield(state, -2, c"debug".as_ptr());
+            fill(&Table::at_top(Stack::new(state)));
             ffi::lua_settop(state, 0);
         })?;
     }
     Ok(table)
+}
+
+/// Sets the functions in it.
+fn fill(table: &Table<'_>) {
+    table.field(c"headers_meta", http::headers_metatable());
+    table.native(c"traceback", frames::traceback);
+    table.native(c"level", frames::level);
+    table.native(c"print", print);
+    table.native(c"write", write);
+    table.native(c"flush", flush);
+    table.native(c"stack_is_used_up", |_: &Args| Ok(strings::native_stack_used() > handler::CALLBACK_STACK));
+    // Unwinding takes time with the square of these levels.
+    table.native(c"sorts_too_deep", |_: &Args| Ok(strings::native_stack_used() > handler::SORT_STACK));
+    table.field(c"engaged", with(handler::push_engaged));
+    // SAFETY: all are functions for Lua with their names as upvalues, `fill` with those that it wants; none panics.
+    unsafe {
+        table.field(c"fill", conn::with_conn(c"fill", hooks::fill));
+        table.raw(c"compile", compile::compile);
+        table.raw(c"guarded", handler::guarded);
+        table.raw(c"taken", handler::taken);
+        table.raw(c"failed_handler", handler::failed_handler);
+        table.raw(c"file", file);
+    }
+    // The whole of `debug`, of which the prelude lends scripts a little.
+    // SAFETY: LuaJIT's own function, which returns one value.
+    let debug = with(|stack| unsafe {
+        stack.by_hand(|state| {
+            ffi::lua_pushcfunction(state, ffi::luaopen_debug);
+            ffi::lua_call(state, 0, 1);
+        })
+    });
+    table.field(c"debug", debug);
 }
 
 /// Where distributions keep Lua 5.1's modules.
@@ -126,8 +136,11 @@ fn flush(args: &Args) -> Result<(), Raise> {
 }
 
 /// `file(metatable)`: a value that has nothing but a metatable.
+///
+/// # Safety
+/// For the prelude to call, with a table.
 unsafe extern "C-unwind" fn file(state: State) -> c_int {
-    // SAFETY: called by Lua, with a stack of its own.
+    // SAFETY: called by Lua, with a stack of its own; the metatable is one.
     unsafe {
         ffi::lua_settop(state, 1);
         ffi::lua_newuserdata(state, 0);

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::hook::Hook;
-use super::stack::{State, bytes_at, type_name};
+use super::slots::Slots;
 use super::trace;
 
 /// A script's failure.
@@ -74,10 +74,11 @@ pub enum Returned {
 }
 
 /// The error at the top of a failed coroutine's stack, and where it stood. Allocates nothing in Lua.
-pub(super) unsafe fn failure(co: State, status: c_int) -> Failure {
-    let mut message = match unsafe { bytes_at(co, -1) } {
+pub(super) fn failure(co: Slots<'_>, status: c_int) -> Failure {
+    let error = co.top();
+    let mut message = match co.bytes(error) {
         Some(text) => String::from_utf8_lossy(&text).into_owned(),
-        None => format!("error object is a {} value", unsafe { type_name(co, -1) }),
+        None => format!("error object is a {} value", co.type_name(error)),
     };
     // These errors are made where nothing can be allocated.
     if status != ffi::LUA_ERRRUN
@@ -89,48 +90,40 @@ pub(super) unsafe fn failure(co: State, status: c_int) -> Failure {
 }
 
 /// A hook's results; what it must not return is a failure.
-pub(super) unsafe fn returned(co: State, hook: Hook) -> Result<Returned, Failure> {
-    unsafe {
-        match hook {
-            Hook::Handshake if ffi::lua_type(co, 1) == ffi::LUA_TBOOLEAN && ffi::lua_toboolean(co, 1) == 0 => {
-                let number = (ffi::lua_type(co, 2) == ffi::LUA_TNUMBER).then(|| ffi::lua_tonumber(co, 2));
-                Ok(Returned::Refused {
-                    status: number.filter(|n| (400.0..600.0).contains(n)).map(|n| n as u16),
-                    text: bytes_at(co, 3).map(|t| String::from_utf8_lossy(&t).into_owned()),
-                })
+pub(super) fn returned(co: Slots<'_>, hook: Hook) -> Result<Returned, Failure> {
+    match hook {
+        Hook::Handshake if co.kind(1) == ffi::LUA_TBOOLEAN && !co.boolean(1) => Ok(Returned::Refused {
+            status: co.exact_number(2).filter(|n| (400.0..600.0).contains(n)).map(|n| n as u16),
+            text: co.bytes(3).map(|t| String::from_utf8_lossy(&t).into_owned()),
+        }),
+        Hook::Input => {
+            let n = co.exact_number(1).unwrap_or(f64::NAN);
+            if n.fract() == 0.0 {
+                return Ok(Returned::Length(n as i64));
             }
-            Hook::Input => {
-                let n = if ffi::lua_type(co, 1) == ffi::LUA_TNUMBER { ffi::lua_tonumber(co, 1) } else { f64::NAN };
-                if n.fract() == 0.0 {
-                    return Ok(Returned::Length(n as i64));
-                }
-                Err(Failure::new(format!(
-                    "protocol_input must return how many bytes make the next package (0: not known yet, -1: close), \
-                     not {}",
-                    shown(co)
-                )))
-            }
-            Hook::Encode => match bytes_at(co, 1) {
-                Some(bytes) if !bytes.is_empty() => Ok(Returned::Bytes(bytes.as_ref().into())),
-                _ => Err(Failure::new(format!(
-                    "protocol_encode must return the bytes to send, a string that is not empty, not {}",
-                    shown(co)
-                ))),
-            },
-            _ => Ok(Returned::Nothing),
+            Err(Failure::new(format!(
+                "protocol_input must return how many bytes make the next package (0: not known yet, -1: close), not {}",
+                shown(co)
+            )))
         }
+        Hook::Encode => match co.bytes(1) {
+            Some(bytes) if !bytes.is_empty() => Ok(Returned::Bytes(bytes.as_ref().into())),
+            _ => Err(Failure::new(format!(
+                "protocol_encode must return the bytes to send, a string that is not empty, not {}",
+                shown(co)
+            ))),
+        },
+        _ => Ok(Returned::Nothing),
     }
 }
 
 /// The first result, for an error's text.
-unsafe fn shown(co: State) -> String {
-    unsafe {
-        match ffi::lua_type(co, 1) {
-            ffi::LUA_TNUMBER => ffi::lua_tonumber(co, 1).to_string(),
-            ffi::LUA_TSTRING if ffi::lua_objlen(co, 1) == 0 => "\"\"".into(),
-            ffi::LUA_TNONE => "nothing".into(),
-            ffi::LUA_TNIL => "nil".into(),
-            _ => format!("a {}", type_name(co, 1)),
-        }
+fn shown(co: Slots<'_>) -> String {
+    match co.kind(1) {
+        ffi::LUA_TNUMBER => co.exact_number(1).unwrap_or_default().to_string(),
+        ffi::LUA_TSTRING if co.length(1) == 0 => "\"\"".into(),
+        ffi::LUA_TNONE => "nothing".into(),
+        ffi::LUA_TNIL => "nil".into(),
+        _ => format!("a {}", co.type_name(1)),
     }
 }

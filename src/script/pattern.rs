@@ -176,7 +176,7 @@ impl<'a, 'c> Matcher<'a, 'c> {
     #[inline(always)]
     fn slot(&self, index: usize) -> Option<Slot> {
         match self.slots.get(index) {
-            // Opening a capture writes its slot before it raises the level.
+            // SAFETY: below the level all slots are written: opening a capture writes its slot before it raises the level.
             Some(slot) if index < self.level => Some(unsafe { slot.assume_init() }),
             _ => None,
         }

@@ -1,11 +1,9 @@
-//! The Lua stack as native functions see it: reading arguments, pushing results, raising errors.
+//! Native functions: reading arguments, doing the work, pushing results, raising errors.
 //!
-//! A native function works in two phases. First it *computes*: it reads its arguments and does its work, and nothing
-//! in it may raise a Lua error, so a Rust panic can be caught around it and no destructor is skipped. Then its results
-//! are *pushed*, which may raise (memory), with nothing left to lose. Functions that can't be split so (JSON, which
-//! parses straight onto the stack) are written by hand under the same care.
-//!
-//! Everything here is handed a `State` by Lua and is valid for that call only.
+//! A native function works in two phases. First it *computes*: it reads its [`Args`] and does its work, and nothing in it may
+//! raise a Lua error, so that a Rust panic can be caught around it. Then its results are *pushed* on a [`Stack`], which may raise
+//! (memory): that unwinds, and drops what is left of them. Functions that can't be split so (JSON, which parses straight onto the
+//! stack) are written by hand for the raw stack.
 
 use mlua::ffi;
 use std::borrow::Cow;
@@ -13,11 +11,13 @@ use std::ffi::{CStr, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::ignored::Site;
+use super::push::{One, Pushed, Table, with};
 use super::{guard, teach};
 use crate::shard::context::Value;
 
-pub use super::push::{Push, push_bytes};
-pub use super::state::{State, bytes_at, number_text, type_name};
+pub use super::push::{Push, Stack, push_bytes};
+use super::slots::Plain;
+pub use super::slots::{Slots, State, number_text};
 
 /// A native function's failure that is raised as a Lua error, with the script's file and line in front.
 #[derive(Debug)]
@@ -68,9 +68,17 @@ pub struct Args {
 
 impl Args {
     /// # Safety
-    /// `state` must be the running native function's.
+    /// `state` must be that of a native function that runs for as long as these arguments are used.
+    #[inline]
     pub unsafe fn new(state: State, skip: c_int) -> Args {
         Args { state, skip }
+    }
+
+    /// The whole stack of this call.
+    #[inline]
+    pub fn slots(&self) -> Slots<'_> {
+        // SAFETY: the native function runs (`new`), and so its thread is kept.
+        unsafe { Slots::new(self.state) }
     }
 
     /// The Lua thread of this call.
@@ -85,25 +93,23 @@ impl Args {
 
     /// How many arguments were passed.
     pub fn count(&self) -> i32 {
-        unsafe { ffi::lua_gettop(self.state) - self.skip }
+        self.slots().top() - self.skip
     }
 
     /// Whether argument `index` is nil or absent.
     pub fn is_nil(&self, index: i32) -> bool {
-        unsafe { ffi::lua_type(self.state, self.slot(index)) <= ffi::LUA_TNIL }
+        self.slots().kind(self.slot(index)) <= ffi::LUA_TNIL
     }
 
     /// `bad argument #index (wanted expected, got what it is)`
     pub fn wrong(&self, index: i32, wanted: &str) -> Raise {
-        Raise::Argument {
-            index,
-            problem: format!("{wanted} expected, got {}", unsafe { type_name(self.state, self.slot(index)) }),
-        }
+        let got = self.slots().type_name(self.slot(index));
+        Raise::Argument { index, problem: format!("{wanted} expected, got {got}") }
     }
 
     /// A string's bytes; a number counts as its text, as everywhere in Lua.
     pub fn bytes(&self, index: i32) -> Result<Cow<'_, [u8]>, Raise> {
-        unsafe { bytes_at(self.state, self.slot(index)) }.ok_or_else(|| self.wrong(index, "string"))
+        self.slots().bytes(self.slot(index)).ok_or_else(|| self.wrong(index, "string"))
     }
 
     /// As [`Args::bytes`], or None for nil.
@@ -122,23 +128,13 @@ impl Args {
 
     /// A number, or a string that spells one.
     pub fn number(&self, index: i32) -> Result<f64, Raise> {
-        unsafe {
-            if ffi::lua_isnumber(self.state, self.slot(index)) != 0 {
-                return Ok(ffi::lua_tonumber(self.state, self.slot(index)));
-            }
-        }
-        Err(self.wrong(index, "number"))
+        self.slots().number(self.slot(index)).ok_or_else(|| self.wrong(index, "number"))
     }
 
     /// A number (not a string) that is a whole number a double holds exactly.
     pub fn exact_integer(&self, index: i32) -> Option<u64> {
-        unsafe {
-            if ffi::lua_type(self.state, self.slot(index)) != ffi::LUA_TNUMBER {
-                return None;
-            }
-            let n = ffi::lua_tonumber(self.state, self.slot(index));
-            (n.fract() == 0.0 && (0.0..9_007_199_254_740_992.0).contains(&n)).then_some(n as u64)
-        }
+        let n = self.slots().exact_number(self.slot(index))?;
+        (n.fract() == 0.0 && (0.0..9_007_199_254_740_992.0).contains(&n)).then_some(n as u64)
     }
 
     /// Any plain value, copied out of Lua.
@@ -148,7 +144,7 @@ impl Args {
 
     /// The same for values of at most that many bytes, as [`Value::weight`] counts them.
     fn value_within(&self, index: i32, most: usize) -> Result<Value, Raise> {
-        unsafe { value_at(self.state, self.slot(index), 0, &mut { most }) }.map_err(|what| Raise::Argument {
+        value_at(self.slots(), self.slot(index), 0, &mut { most }).map_err(|what| Raise::Argument {
             index,
             problem: match what {
                 NoCopy::TooLarge => format!("plain value expected, got one of more than {most} bytes"),
@@ -186,66 +182,68 @@ enum NoCopy {
 }
 
 /// `left`: bytes that may still be copied.
-unsafe fn value_at(state: State, slot: c_int, depth: usize, left: &mut usize) -> Result<Value, NoCopy> {
-    unsafe {
-        let bytes = if ffi::lua_type(state, slot) == ffi::LUA_TSTRING { ffi::lua_objlen(state, slot) } else { 0 };
-        let weight = size_of::<Value>() + bytes;
-        *left = left.checked_sub(weight).ok_or(NoCopy::TooLarge)?;
-        match ffi::lua_type(state, slot) {
-            ffi::LUA_TNONE | ffi::LUA_TNIL => Ok(Value::Nil),
-            ffi::LUA_TBOOLEAN => Ok(Value::Bool(ffi::lua_toboolean(state, slot) != 0)),
-            ffi::LUA_TNUMBER => Ok(Value::Number(ffi::lua_tonumber(state, slot))),
-            ffi::LUA_TSTRING => Ok(Value::Str(bytes_at(state, slot).unwrap_or_default().into())),
-            ffi::LUA_TTABLE => {
-                // lua_checkstack raises nothing: it returns 0 when the stack can't grow.
-                if depth >= MAX_DEPTH || ffi::lua_checkstack(state, 4) == 0 {
-                    return Err(NoCopy::Other(format!("got a table nested deeper than {MAX_DEPTH} (a cycle?)")));
-                }
-                let table = ffi::lua_absindex(state, slot);
-                let mut pairs = Vec::new();
-                ffi::lua_pushnil(state);
-                // lua_next raises only for a key that is not in the table; ours always is.
-                while ffi::lua_next(state, table) != 0 {
-                    let pair = value_at(state, -2, depth + 1, left)
-                        .and_then(|k| value_at(state, -1, depth + 1, left).map(|v| (k, v)));
-                    match pair {
-                        Ok(pair) => pairs.push(pair),
-                        Err(e) => {
-                            ffi::lua_pop(state, 2);
-                            return Err(e);
-                        }
-                    }
-                    ffi::lua_pop(state, 1);
-                }
-                let marked = super::push::is_marked_array(state, table);
-                Ok(if marked { Value::Array(pairs.into()) } else { Value::Table(pairs.into()) })
+fn value_at(slots: Slots<'_>, slot: c_int, depth: usize, left: &mut usize) -> Result<Value, NoCopy> {
+    let plain = slots.plain(slot);
+    let weight = size_of::<Value>() + if let Plain::Text(text) = plain { text.len() } else { 0 };
+    *left = left.checked_sub(weight).ok_or(NoCopy::TooLarge)?;
+    match plain {
+        Plain::Nil => Ok(Value::Nil),
+        Plain::Bool(b) => Ok(Value::Bool(b)),
+        Plain::Number(n) => Ok(Value::Number(n)),
+        Plain::Text(text) => Ok(Value::Str(text.into())),
+        Plain::Other(ffi::LUA_TTABLE) => {
+            // SAFETY: the thread is alive. It raises nothing: it returns 0 when the stack can't grow.
+            if depth >= MAX_DEPTH || unsafe { ffi::lua_checkstack(slots.state(), 4) } == 0 {
+                return Err(NoCopy::Other(format!("got a table nested deeper than {MAX_DEPTH} (a cycle?)")));
             }
-            _ => Err(NoCopy::Other(format!("got a {}", type_name(state, slot)))),
+            let before = slots.top();
+            let pairs = pairs_at(slots, slot, depth, left);
+            // SAFETY: takes off a key and a value that are left after a failure; nothing of them is in use.
+            unsafe { ffi::lua_settop(slots.state(), before) };
+            let pairs = pairs?.into();
+            Ok(if slots.is_marked_array(slot) { Value::Array(pairs) } else { Value::Table(pairs) })
         }
+        Plain::Other(_) => Err(NoCopy::Other(format!("got a {}", slots.type_name(slot)))),
     }
 }
 
-/// Raises: file and line of the calling script, then the message. Drops everything it owns before it leaves.
+/// The pairs of the table in a slot, where there is room for four values more. A failure leaves some of these behind.
+fn pairs_at(slots: Slots<'_>, table: c_int, depth: usize, left: &mut usize) -> Result<Vec<(Value, Value)>, NoCopy> {
+    let (state, key) = (slots.state(), slots.top() + 1);
+    let mut pairs = Vec::new();
+    // SAFETY: there is room.
+    unsafe { ffi::lua_pushnil(state) };
+    // SAFETY: `table` is one, and the key at the top is nil or the one before: it raises only for a key that is not in the table.
+    while unsafe { ffi::lua_next(state, table) } != 0 {
+        pairs.push((value_at(slots, key, depth + 1, left)?, value_at(slots, key + 1, depth + 1, left)?));
+        // SAFETY: takes off the value, which has been copied.
+        unsafe { ffi::lua_settop(state, key) };
+    }
+    Ok(pairs)
+}
+
+/// Raises: file and line of the calling script, then the message.
 ///
 /// # Safety
-/// `state` must be the running native function's, with its name at upvalue 1; the caller must own nothing.
+/// `state` must be the running native function's, with its name at upvalue 1, and with no `catch_unwind` in between.
 pub unsafe fn throw(state: State, raise: Raise) -> ! {
+    // SAFETY: the caller's.
+    let stack = unsafe { Stack::new(state) };
+    let message = match raise {
+        Raise::Message(message) => message,
+        Raise::Argument { index, problem } => {
+            let name = String::from_utf8_lossy(stack.upvalue_string(1).unwrap_or_default());
+            let owner = teach::owner_at(stack, 1)
+                .map_or_else(String::new, |owner| format!("; call it with a dot: {owner}.{name}(...)"));
+            format!("bad argument #{index} to '{name}' ({problem}){owner}")
+        }
+    };
+    // SAFETY: the caller's. The place and the message are the two that are joined.
     unsafe {
         ffi::luaL_where(state, 1);
-        match raise {
-            Raise::Message(m) => push_bytes(state, m.as_bytes()),
-            Raise::Argument { index, problem } => {
-                let name = bytes_at(state, ffi::lua_upvalueindex(1)).unwrap_or_default();
-                let name = String::from_utf8_lossy(&name);
-                let mut message = format!("bad argument #{index} to '{name}' ({problem})");
-                if let Some(owner) = teach::owner_at(state, 1) {
-                    message.push_str(&format!("; call it with a dot: {owner}.{name}(...)"));
-                }
-                drop((name, problem));
-                push_bytes(state, message.as_bytes());
-                drop(message);
-            }
-        }
+        push_bytes(state, message.as_bytes());
+        // Unwinding would drop it too; but it is not needed any more.
+        drop(message);
         ffi::lua_concat(state, 2);
         ffi::lua_error(state)
     }
@@ -255,52 +253,65 @@ pub unsafe fn throw(state: State, raise: Raise) -> ! {
 pub trait Native<R>: Fn(&Args) -> Result<R, Raise> + Copy + 'static {}
 impl<R, F: Fn(&Args) -> Result<R, Raise> + Copy + 'static> Native<R> for F {}
 
-/// The one value of a zero-sized function type.
-pub fn conjure<F: Copy>() -> F {
+/// The value of a zero-sized function type.
+///
+/// # Safety
+/// There must have been one: a type without a size may also be one that nobody can make.
+pub unsafe fn zst_value<F: Copy>() -> F {
     const { assert!(size_of::<F>() == 0, "only plain fn items can be native functions") };
-    // A zero-sized Copy type of which a value exists (the registering call was passed one): reading it reads nothing.
+    // SAFETY: reading a value without a size reads nothing, and a copy of one that has existed is as good.
     unsafe { std::ptr::NonNull::<F>::dangling().read() }
 }
 
 /// Warns of an err that the script does not look at.
 #[cold]
-pub(super) fn tell_ignored(state: State, err: &str) {
-    // SAFETY: trampolines hand their own state on, and are closures with their name as first upvalue.
-    if let Some(site) = unsafe { Site::of(state) } {
+pub(super) fn tell_ignored(args: &Args, err: &str) {
+    if let Some(site) = site(args) {
         site.tell(err);
     }
 }
 
+/// The call of the function whose arguments these are, as [`Site::of`] has it.
+pub(super) fn site(args: &Args) -> Option<Box<Site>> {
+    // SAFETY: arguments are those of the native function that runs.
+    unsafe { Site::of(args.slots()) }
+}
+
+/// # Safety
+/// For Lua to call, as a closure with its name as first upvalue, of an `F` of which there has been a value.
 unsafe extern "C-unwind" fn trampoline<R: Push, F: Native<R>, const SKIP: c_int>(state: State) -> c_int {
+    // SAFETY: Lua's call lasts as long as this function.
     let args = unsafe { Args::new(state, SKIP) };
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        let results = conjure::<F>()(&args)?;
+        // SAFETY: whoever names this function has one in hand.
+        let function = unsafe { zst_value::<F>() };
+        let results = function(&args)?;
         if let Some(err) = results.err() {
-            tell_ignored(state, err);
+            tell_ignored(&args, err);
         }
         Ok(results)
     }));
-    unsafe {
-        match outcome {
-            Ok(Ok(results)) => {
-                ffi::luaL_checkstack(state, R::COUNT + 4, c"too many results".as_ptr());
-                results.push_to(state)
-            }
-            Ok(Err(raise)) => throw(state, raise),
-            Err(panic) => {
-                drop(panic);
-                throw(state, Raise::Message("internal error; the engine's log tells more".into()))
-            }
-        }
-    }
+    // SAFETY: as Lua calls it; the panics that were to be caught are behind.
+    unsafe { finish(state, outcome) }
 }
 
-/// Sets `table[name]` to a native function; `table` is at the top of the stack and stays there.
+/// Pushes the results of a native function, or raises why there are none.
 ///
 /// # Safety
-/// `state` must be valid and in a protected call.
-pub unsafe fn set_native<R: Push, F: Native<R>>(state: State, name: &CStr, _function: F) {
-    unsafe { set_raw(state, name, trampoline::<R, F, 0>) }
+/// As [`throw`].
+#[inline]
+pub(super) unsafe fn finish<R: Push>(state: State, outcome: std::thread::Result<Result<R, Raise>>) -> c_int {
+    let raise = match outcome {
+        Ok(Ok(results)) => {
+            // SAFETY: the caller's.
+            _ = results.push_to(unsafe { Stack::new(state) });
+            return R::Pushed::COUNT;
+        }
+        Ok(Err(raise)) => raise,
+        Err(_panic) => Raise::Message("internal error; the engine's log tells more".into()),
+    };
+    // SAFETY: the caller's.
+    unsafe { throw(state, raise) }
 }
 
 /// A native function as Lua calls it, for a closure whose first upvalue is its name.
@@ -308,52 +319,76 @@ pub fn native<R: Push, F: Native<R>>(_function: F) -> ffi::lua_CFunction {
     trampoline::<R, F, 0>
 }
 
-/// As [`set_native`] for a method: `self` stands before the arguments.
-///
-/// # Safety
-/// As [`set_native`].
-pub unsafe fn set_method<R: Push, F: Native<R>>(state: State, name: &CStr, _function: F) {
-    unsafe { set_raw(state, name, trampoline::<R, F, 1>) }
+/// As [`native`] for a method: `self` stands before the arguments.
+fn method<R: Push, F: Native<R>>(_function: F) -> ffi::lua_CFunction {
+    trampoline::<R, F, 1>
 }
 
-/// Sets `table[name]` to a function written by hand for the raw stack; its upvalue 1 is its name.
+impl Table<'_> {
+    /// Sets a native function.
+    pub fn native<R: Push, F: Native<R>>(&self, name: &CStr, function: F) {
+        // SAFETY: it is made to be called with its name as upvalue.
+        unsafe { self.raw(name, native(function)) }
+    }
+
+    /// Sets a method: `self` stands before its arguments.
+    pub fn method<R: Push, F: Native<R>>(&self, name: &CStr, function: F) {
+        // SAFETY: it is made to be called with its name as upvalue.
+        unsafe { self.raw(name, method(function)) }
+    }
+
+    /// Sets a function written by hand for the raw stack; its only upvalue is its name.
+    ///
+    /// # Safety
+    /// `function` must be one for Lua to call, and must not panic.
+    pub unsafe fn raw(&self, name: &CStr, function: ffi::lua_CFunction) {
+        // SAFETY: the caller's.
+        self.field(name, with(|stack| unsafe { closure(stack, name, function) }));
+    }
+}
+
+/// Pushes a function with its name as its only upvalue.
 ///
 /// # Safety
-/// As [`set_native`]; `function` must not panic.
-pub unsafe fn set_raw(state: State, name: &CStr, function: ffi::lua_CFunction) {
-    unsafe {
-        ffi::lua_pushstring(state, name.as_ptr());
-        ffi::lua_pushcclosure(state, function, 1);
-        ffi::lua_setfield(state, -2, name.as_ptr());
-    }
+/// As [`Table::raw`].
+unsafe fn closure(stack: Stack<'_>, name: &CStr, function: ffi::lua_CFunction) -> One {
+    // SAFETY: the caller's.
+    unsafe { stack.push_closure(function, |stack| stack.push_bytes(name.to_bytes())) }
 }
 
 /// Runs `work` on the state in a protected call, and returns the error's text if it raised.
 ///
 /// # Safety
-/// `state` must be valid and not running. `work` must leave the stack as it should be on success, and own nothing that
-/// a raise would leak.
-pub unsafe fn protect<W: FnOnce(State)>(state: State, work: W) -> Result<(), String> {
-    unsafe extern "C-unwind" fn call<W: FnOnce(State)>(state: State) -> c_int {
-        unsafe {
+/// `state` must be alive and not running. `work` must leave the stack as it should be on success.
+pub unsafe fn protect<W: FnOnce(Stack<'_>)>(state: State, work: W) -> Result<(), String> {
+    /// # Safety
+    /// For `lua_cpcall` alone, which passes it an `Option<W>`.
+    unsafe extern "C-unwind" fn call<W: FnOnce(Stack<'_>)>(state: State) -> c_int {
+        // SAFETY: the pointer below, to what lives until `lua_cpcall` has returned; it is the only thing on this call's stack.
+        let work = unsafe {
             let work = ffi::lua_touserdata(state, 1).cast::<Option<W>>();
             ffi::lua_settop(state, 0);
-            if let Some(work) = (*work).take() {
-                work(state);
-            }
+            (*work).take()
+        };
+        if let Some(work) = work {
+            // SAFETY: `lua_cpcall` protects this call.
+            work(unsafe { Stack::new(state) });
         }
         0
     }
     let mut work = Some(work);
-    unsafe {
-        if ffi::lua_cpcall(state, call::<W>, (&raw mut work).cast::<c_void>()) == 0 {
-            return Ok(());
-        }
-        let text = bytes_at(state, -1).map_or_else(
-            || format!("error object is a {} value", type_name(state, -1)),
-            |b| String::from_utf8_lossy(&b).into_owned(),
-        );
-        ffi::lua_pop(state, 1);
-        Err(text)
+    // SAFETY: the caller's. `work` outlives the call.
+    if unsafe { ffi::lua_cpcall(state, call::<W>, (&raw mut work).cast::<c_void>()) } == 0 {
+        return Ok(());
     }
+    // SAFETY: the caller's.
+    let slots = unsafe { Slots::new(state) };
+    let error = slots.top();
+    let text = slots.bytes(error).map_or_else(
+        || format!("error object is a {} value", slots.type_name(error)),
+        |b| String::from_utf8_lossy(&b).into_owned(),
+    );
+    // SAFETY: takes off the error, whose text has been copied.
+    unsafe { ffi::lua_settop(state, error - 1) };
+    Err(text)
 }

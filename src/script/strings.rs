@@ -3,16 +3,18 @@
 //! They do what LuaJIT's own do, to the letter of their error messages; what differs is that a match which outlasts the
 //! running handler's time raises an error instead of keeping the worker's thread.
 //!
-//! The functions are written for the raw stack: each calls what may raise a Lua error in the midst of its work, and
-//! LuaJIT then unwinds straight through its frame. So they own nothing that has a destructor: subject and pattern are
-//! slices of Lua strings that the stack (or an upvalue) keeps alive, the matcher and the counters are plain data in the
-//! frame, and what `gsub` gathers stands in the frame or in a Lua userdata (`gsub::Output` tells more). Nothing
-//! here panics.
+//! The functions are written for the raw stack, and own nothing on the heap: subject and pattern are slices of Lua strings
+//! that the stack (or an upvalue) keeps alive, the matcher and the counters are plain data in the frame, and what `gsub` gathers
+//! stands in the frame or in a Lua userdata (`gsub::Output` tells more). Nothing here panics.
+//!
+//! Each of them is for Lua to call: that is what protects it, and gives it a stack of its own with room for 20 values.
 
-pub mod gsub;
+mod functions;
+mod gsub;
 #[cfg(test)]
 mod tests;
 
+pub use functions::register;
 pub(super) use gsub::native_stack_used;
 use mlua::ffi;
 use std::cell::Cell;
@@ -21,7 +23,8 @@ use std::slice;
 
 use crate::script::guard;
 use crate::script::pattern::{self, Budget, Capture, Error, Matcher, STEPS_PER_CHECK};
-use crate::script::stack::{State, set_raw};
+use crate::script::push::push_bytes;
+use crate::script::stack::State;
 
 /// Whether the running handler is over its time.
 fn time_is_up() -> bool {
@@ -38,26 +41,17 @@ fn budget() -> Budget<'static> {
     Budget::new(STEPS_LEFT.get(), &time_is_up)
 }
 
-/// Replaces the pattern functions in the `string` table, which is at the top of the stack and stays there; [`gsub`] has its
-/// own. The methods of strings follow: their metatable's `__index` is that table.
+/// Raises a matcher's error with the script's position in front.
 ///
 /// # Safety
-/// `state` must be valid and in a protected call.
-pub unsafe fn register(state: State) {
-    unsafe {
-        set_raw(state, c"find", find);
-        set_raw(state, c"match", match_);
-        set_gmatch(state);
-    }
-}
-
-/// Raises a matcher's error with the script's position in front.
+/// `state` must be the running native function's.
 unsafe fn raise(state: State, error: Error) -> ! {
+    // SAFETY: the caller's. The two that are joined are those that are pushed; the format takes one text.
     unsafe {
         if error == Error::OutOfTime {
             // In the words that any other script over its time is stopped with.
             ffi::luaL_where(state, 1);
-            push_slice(state, guard::OVER_BUDGET.as_bytes());
+            push_bytes(state, guard::OVER_BUDGET.as_bytes());
             ffi::lua_concat(state, 2);
             ffi::lua_error(state)
         }
@@ -67,9 +61,13 @@ unsafe fn raise(state: State, error: Error) -> ! {
     }
 }
 
-/// The string argument at `slot`; a number there becomes its text in place. The slice lives while the slot keeps it.
+/// The string argument at `slot`; a number there becomes its text in place, and what is no string is an error.
+///
+/// # Safety
+/// `state` must be the running native function's; `slot` must be above 0, and must keep its value as long as the slice is used.
 #[inline]
 unsafe fn argument<'a>(state: State, slot: c_int) -> &'a [u8] {
+    // SAFETY: the caller's. LuaJIT returns the start of as many bytes as it tells, or raises.
     unsafe {
         let mut length = 0;
         let start = ffi::luaL_checklstring(state, slot, &mut length);
@@ -84,18 +82,16 @@ fn visible(pattern: &[u8]) -> &[u8] {
     pattern.get(..end).unwrap_or_default()
 }
 
-/// Pushes bytes by Lua's function itself: the binding's usual one reads back what it pushed, which shows in short calls.
-#[inline]
-unsafe fn push_slice(state: State, bytes: &[u8]) {
-    unsafe { ffi::lua_pushlstring_(state, bytes.as_ptr().cast(), bytes.len()) }
-}
-
 /// Pushes one capture of the last match.
+///
+/// # Safety
+/// `state` must be the running native function's.
 #[inline]
 unsafe fn push_capture(state: State, matcher: &Matcher, subject: &[u8], index: usize) {
+    // SAFETY: the caller's.
     unsafe {
         match matcher.capture(index) {
-            Ok(Capture::Text(range)) => push_slice(state, subject.get(range).unwrap_or_default()),
+            Ok(Capture::Text(range)) => push_bytes(state, subject.get(range).unwrap_or_default()),
             Ok(Capture::Position(offset)) => ffi::lua_pushinteger(state, offset as ffi::lua_Integer + 1),
             Err(error) => raise(state, error),
         }
@@ -103,8 +99,12 @@ unsafe fn push_capture(state: State, matcher: &Matcher, subject: &[u8], index: u
 }
 
 /// Pushes the first `count` captures of the last match.
+///
+/// # Safety
+/// `state` must be the running native function's.
 #[inline]
 unsafe fn push_captures(state: State, matcher: &Matcher, subject: &[u8], count: usize) -> c_int {
+    // SAFETY: the caller's.
     unsafe {
         // A native function has 20 slots for the asking; none of ours holds more than 8 otherwise.
         if count > 12 {
@@ -121,16 +121,25 @@ unsafe fn push_captures(state: State, matcher: &Matcher, subject: &[u8], count: 
 /// never too long, but a loop of them may be.
 const LONG: usize = 4096;
 
+/// # Safety
+/// For Lua to call.
 unsafe extern "C-unwind" fn find(state: State) -> c_int {
+    // SAFETY: called by Lua.
     unsafe { find_or_match::<true>(state) }
 }
 
+/// # Safety
+/// For Lua to call.
 unsafe extern "C-unwind" fn match_(state: State) -> c_int {
+    // SAFETY: called by Lua.
     unsafe { find_or_match::<false>(state) }
 }
 
+/// # Safety
+/// `state` must be the running native function's.
 #[inline(always)]
 unsafe fn find_or_match<const FIND: bool>(state: State) -> c_int {
+    // SAFETY: the caller's. The arguments keep their slots until the end, and with them the subject and the pattern.
     unsafe {
         let subject = argument(state, 1);
         let pattern = argument(state, 2);
@@ -201,8 +210,12 @@ end
 convert = converter(gmatch)
 return gmatch";
 
-/// Sets gmatch in the `string` table, which is at the top of the stack.
+/// Sets gmatch in the `string` table.
+///
+/// # Safety
+/// `state` must be alive and in a protected call, with that table at the top of its stack.
 unsafe fn set_gmatch(state: State) {
+    // SAFETY: the caller's. The code takes three arguments and returns one value; both natives are functions for Lua.
     unsafe {
         let code = GMATCH.to_bytes();
         if ffi::luaL_loadbuffer(state, code.as_ptr().cast(), code.len(), c"=string.gmatch".as_ptr()) != 0 {
@@ -216,7 +229,10 @@ unsafe fn set_gmatch(state: State) {
     }
 }
 
+/// # Safety
+/// For Lua to call.
 unsafe extern "C-unwind" fn gmatch_converter(state: State) -> c_int {
+    // SAFETY: called by Lua; the closure has the upvalue that it wants.
     unsafe {
         ffi::lua_settop(state, 1);
         ffi::lua_pushcclosure(state, gmatch_convert, 1);
@@ -225,7 +241,11 @@ unsafe extern "C-unwind" fn gmatch_converter(state: State) -> c_int {
 }
 
 /// Calls gmatch, upvalue 1, with its arguments made strings, or raises that they can't be.
+///
+/// # Safety
+/// For Lua to call.
 unsafe extern "C-unwind" fn gmatch_convert(state: State) -> c_int {
+    // SAFETY: called by Lua. The slices of the arguments are not used, so they need not stay.
     unsafe {
         argument(state, 1);
         argument(state, 2);
@@ -237,7 +257,10 @@ unsafe extern "C-unwind" fn gmatch_convert(state: State) -> c_int {
     }
 }
 
+/// # Safety
+/// For Lua to call.
 unsafe extern "C-unwind" fn gmatch_step(state: State) -> c_int {
+    // SAFETY: called by Lua. The arguments keep their slots until the end, and the fourth is a table, or an error is raised.
     unsafe {
         let subject = argument(state, 1);
         let pattern = visible(argument(state, 2));

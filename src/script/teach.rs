@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::ffi::{CStr, c_int};
 
 use super::hook::Hook;
-use super::push::push_bytes;
-use super::state::{State, bytes_at};
+use super::push::{Stack, Table, table, with};
+use super::slots::{Slots, State};
 
 /// What an engine's metatable has under this key: the name of its table.
 const OWNER: &CStr = c"connmix";
@@ -56,100 +56,73 @@ pub(super) fn take_missed() -> Missed {
     MISSED.take()
 }
 
-/// Watches failing lookups in `mix`, the tables in it, and the methods of the engine's classes. The `mix` table is at the
-/// top of the stack and complete.
-///
-/// # Safety
-/// `state` must be valid and in a protected call.
-pub(super) unsafe fn watch(state: State) {
-    unsafe {
-        watch_table(state, b"mix");
-        each_field(state, -1, &mut |state, name| {
-            if ffi::lua_type(state, -1) == ffi::LUA_TTABLE {
-                watch_table(state, &[b"mix.", name].concat());
-            }
+/// Watches failing lookups in `mix`, which is complete, the tables in it, and the methods of the engine's classes.
+pub(super) fn watch(mix: &Table<'_>) {
+    watch_table(mix, b"mix");
+    mix.each_table(|name, table| watch_table(table, &[b"mix.", name].concat()));
+    mix.stack().registry(|registry| {
+        registry.each_table(|name, class| {
+            let Some(name) = name.strip_prefix(CLASS.as_bytes()) else { return };
+            class.each_table(|field, methods| {
+                if field == b"__index" {
+                    watch_table(methods, name);
+                }
+            });
         });
-        each_field(state, ffi::LUA_REGISTRYINDEX, &mut |state, name| {
-            let Some(class) = name.strip_prefix(CLASS.as_bytes()) else { return };
-            if ffi::lua_type(state, -1) != ffi::LUA_TTABLE {
-                return;
-            }
-            ffi::lua_pushstring(state, c"__index".as_ptr());
-            ffi::lua_rawget(state, -2);
-            if ffi::lua_type(state, -1) == ffi::LUA_TTABLE {
-                watch_table(state, class);
-            }
-            ffi::lua_pop(state, 1);
-        });
-    }
+    });
 }
 
-/// Calls `visit` with each value that has a string as its key; the value is at the top of the stack.
-unsafe fn each_field(state: State, table: c_int, visit: &mut dyn FnMut(State, &[u8])) {
-    unsafe {
-        let table = ffi::lua_absindex(state, table);
-        ffi::lua_pushnil(state);
-        while ffi::lua_next(state, table) != 0 {
-            if ffi::lua_type(state, -2) == ffi::LUA_TSTRING
-                && let Some(name) = bytes_at(state, -2)
-            {
-                visit(state, &name);
-            }
-            ffi::lua_pop(state, 1);
-        }
+/// Watches a table, unless it has a metatable of its own.
+fn watch_table(watched: &Table<'_>, owner: &[u8]) {
+    if watched.has_metatable() {
+        return;
     }
-}
-
-/// Watches the table at the top of the stack, unless it has a metatable of its own.
-unsafe fn watch_table(state: State, owner: &[u8]) {
-    unsafe {
-        if ffi::lua_getmetatable(state, -1) != 0 {
-            ffi::lua_pop(state, 1);
-            return;
-        }
-        ffi::lua_createtable(state, 0, 2);
-        push_bytes(state, owner);
-        ffi::lua_setfield(state, -2, OWNER.as_ptr());
-        push_bytes(state, owner);
-        ffi::lua_pushcclosure(state, missing, 1);
-        ffi::lua_setfield(state, -2, c"__index".as_ptr());
-        ffi::lua_setmetatable(state, -2);
-    }
+    watched.set_metatable(table(2, |metatable| {
+        metatable.field(OWNER, owner);
+        // SAFETY: `missing` is a function for Lua with the owner as upvalue.
+        metatable
+            .field(c"__index", with(|stack| unsafe { stack.push_closure(missing, |stack| stack.push_bytes(owner)) }));
+    }));
 }
 
 /// `__index` of what is watched: upvalue 1 is the owner.
-unsafe extern "C-unwind" fn missing(state: State) -> c_int {
-    unsafe {
-        if ffi::lua_type(state, 2) == ffi::LUA_TSTRING
-            && let (Some(owner), Some(name)) = (bytes_at(state, ffi::lua_upvalueindex(1)), bytes_at(state, 2))
-            && name.len() <= LONGEST
-        {
-            MISSED.with(|missed| {
-                let missed = &mut *missed.borrow_mut();
-                missed.owner.clear();
-                missed.owner.push_str(&String::from_utf8_lossy(&owner));
-                missed.name.clear();
-                missed.name.push_str(&String::from_utf8_lossy(&name));
-            });
-        }
-        ffi::lua_pushnil(state);
-        1
-    }
-}
-
-/// The name of the engine's table at a stack index, if it is one: `mix.mesh`.
 ///
 /// # Safety
-/// `state` must be the running native function's.
-pub(super) unsafe fn owner_at(state: State, slot: c_int) -> Option<String> {
+/// For Lua to call.
+unsafe extern "C-unwind" fn missing(state: State) -> c_int {
+    // SAFETY: Lua's call lasts as long as this function.
+    let slots = unsafe { Slots::new(state) };
+    if let (Some(owner), Some(name)) = (slots.upvalue_string(1), slots.string(2))
+        && name.len() <= LONGEST
+    {
+        MISSED.with(|missed| {
+            let missed = &mut *missed.borrow_mut();
+            missed.owner.clear();
+            missed.owner.push_str(&String::from_utf8_lossy(owner));
+            missed.name.clear();
+            missed.name.push_str(&String::from_utf8_lossy(name));
+        });
+    }
+    // SAFETY: a native function's stack has room.
+    unsafe { ffi::lua_pushnil(state) };
+    1
+}
+
+/// The name of the engine's table in a slot, if it is one: `mix.mesh`.
+pub(super) fn owner_at(stack: Stack<'_>, slot: c_int) -> Option<String> {
+    if stack.kind(slot) != ffi::LUA_TTABLE {
+        return None;
+    }
+    let metatable = stack.top() + 1;
+    // SAFETY: a table in a slot above 0; then its metatable. What is pushed is popped when its text has been copied.
     unsafe {
-        if ffi::lua_type(state, slot) != ffi::LUA_TTABLE || ffi::lua_getmetatable(state, slot) == 0 {
+        if ffi::lua_getmetatable(stack.state(), slot) == 0 {
             return None;
         }
-        ffi::lua_pushstring(state, OWNER.as_ptr());
-        ffi::lua_rawget(state, -2);
-        let owner = bytes_at(state, -1).map(|owner| String::from_utf8_lossy(&owner).into_owned());
-        ffi::lua_pop(state, 2);
+        ffi::lua_pushstring(stack.state(), OWNER.as_ptr());
+        ffi::lua_rawget(stack.state(), metatable);
+        let owner = stack.string(metatable + 1).map(|owner| String::from_utf8_lossy(owner).into_owned());
+        ffi::lua_settop(stack.state(), metatable - 1);
         owner
     }
 }
@@ -161,6 +134,7 @@ pub(super) fn offered(lua: &Lua) -> BTreeSet<String> {
     if let Ok(mix) = lua.globals().raw_get::<mlua::Table>("mix") {
         add_fields(&mix, "mix", '.', &mut names);
     }
+    // SAFETY: it pushes one value, the result.
     let registry =
         unsafe { lua.exec_raw::<mlua::Table>((), |state| ffi::lua_pushvalue(state, ffi::LUA_REGISTRYINDEX)) };
     for (key, value) in registry.iter().flat_map(|r| r.pairs::<mlua::Value, mlua::Value>().flatten()) {

@@ -1,10 +1,10 @@
 //! Where a failed coroutine stood. It is read off the frames without a call that allocates in Lua or touches a Lua
-//! stack: the coroutine may have failed for want of memory, or because its stack is full.
+//! stack: the coroutine may have failed for lack of memory, or because its stack is full.
 
 use mlua::ffi;
 use std::ffi::{CStr, c_int};
 
-use super::state::State;
+use super::slots::Slots;
 
 /// A traceback's first and last lines; those between are only counted.
 const FIRST: c_int = 12;
@@ -12,7 +12,7 @@ const LAST: c_int = 10;
 
 /// The functions that a coroutine was in, innermost first, one a line: `file:line: in function 'name'`. The frames
 /// through which the engine enters a hook are left out, since they tell the script's author nothing.
-pub(crate) fn traceback(co: State) -> Vec<String> {
+pub(crate) fn traceback(co: Slots<'_>) -> Vec<String> {
     let depth = depth(co);
     let skipped = (depth - FIRST - LAST).max(0);
     let mut lines = Vec::new();
@@ -28,13 +28,13 @@ pub(crate) fn traceback(co: State) -> Vec<String> {
 }
 
 /// Whether the outermost function is one of the engine's own: those through which hooks are entered, while they are.
-pub(super) fn began_in_prelude(co: State) -> bool {
+pub(super) fn began_in_prelude(co: Slots<'_>) -> bool {
     frame(co, depth(co) - 1).is_some_and(|frame| frame.place.starts_with("connmix:"))
 }
 
 /// Where the innermost function that is Lua stood: `file:line`. The line may be lost with the error; then where the
 /// function begins.
-pub(super) fn place(co: State) -> Option<String> {
+pub(super) fn place(co: Slots<'_>) -> Option<String> {
     let frame = (0..FIRST).map_while(|level| frame(co, level)).find(|f| f.line > 0 || f.begins >= 0)?;
     Some(match frame.begins {
         begins if frame.line <= 0 && begins > 0 => format!("{}, in the function of line {begins}", frame.place),
@@ -43,7 +43,7 @@ pub(super) fn place(co: State) -> Option<String> {
 }
 
 /// Where the innermost function of a script stands: `file:line`.
-pub(crate) fn script_place(co: State) -> Option<String> {
+pub(crate) fn script_place(co: Slots<'_>) -> Option<String> {
     (0..FIRST)
         .map_while(|level| frame(co, level))
         .find(|f| f.line > 0 && !f.place.starts_with("connmix:"))
@@ -72,47 +72,58 @@ pub(super) struct Frame {
     pub function: String,
 }
 
-/// What stands at a level of a Lua thread, which must be alive, if it is that deep.
-pub(super) fn frame_kind(co: State, level: c_int) -> Option<Kind> {
-    unsafe {
-        let mut info: ffi::lua_Debug = std::mem::zeroed();
-        if ffi::lua_getstack(co, level, &mut info) == 0 || ffi::lua_getinfo(co, c"S".as_ptr(), &mut info) == 0 {
-            return None;
-        }
-        Some(match *info.what as u8 {
-            b'C' => Kind::Native,
-            _ if CStr::from_ptr(info.source).to_bytes().starts_with(b"=connmix:") => Kind::Engine,
-            _ => Kind::Script,
-        })
-    }
+/// What Lua tells of a level of a thread, by the letters of `lua_getinfo`, if it is that deep. Raises nothing, and allocates
+/// nothing with the letters that are used here.
+fn info(co: Slots<'_>, level: c_int, letters: &CStr) -> Option<ffi::lua_Debug> {
+    // SAFETY: plain data, of which all zeroes are a value.
+    let mut info: ffi::lua_Debug = unsafe { std::mem::zeroed() };
+    // SAFETY: the thread is alive. `lua_getinfo` gets the frame that `lua_getstack` has found.
+    let known = unsafe {
+        ffi::lua_getstack(co.state(), level, &mut info) != 0
+            && ffi::lua_getinfo(co.state(), letters.as_ptr(), &mut info) != 0
+    };
+    known.then_some(info)
 }
 
-/// The frame at a level of a Lua thread, which must be alive, if it is that deep.
-pub(super) fn frame(co: State, level: c_int) -> Option<Frame> {
-    unsafe {
-        let mut info: ffi::lua_Debug = std::mem::zeroed();
-        if ffi::lua_getstack(co, level, &mut info) == 0 || ffi::lua_getinfo(co, c"nSl".as_ptr(), &mut info) == 0 {
-            return None;
-        }
-        let text = |p: *const std::ffi::c_char| CStr::from_ptr(p).to_string_lossy();
-        let source = text(info.short_src.as_ptr());
-        let line = info.currentline;
-        let function = match info.name {
-            name if !name.is_null() => format!("function '{}'", text(name)),
-            _ if *info.what == b'm' as std::ffi::c_char => "main chunk".into(),
-            _ if info.linedefined > 0 => format!("function <{source}:{}>", info.linedefined),
-            _ => "?".into(),
-        };
-        let place = if line > 0 { format!("{source}:{line}") } else { source.into_owned() };
-        Some(Frame { place, line, begins: info.linedefined, function })
-    }
+/// What stands at a level of a Lua thread, if it is that deep.
+pub(super) fn frame_kind(co: Slots<'_>, level: c_int) -> Option<Kind> {
+    let info = info(co, level, c"S")?;
+    // SAFETY: with `S` both are C strings, which live as long as the function that is in the frame.
+    let (what, source) = unsafe { (*info.what as u8, CStr::from_ptr(info.source)) };
+    Some(match what {
+        b'C' => Kind::Native,
+        _ if source.to_bytes().starts_with(b"=connmix:") => Kind::Engine,
+        _ => Kind::Script,
+    })
+}
+
+/// The frame at a level of a Lua thread, if it is that deep.
+pub(super) fn frame(co: Slots<'_>, level: c_int) -> Option<Frame> {
+    let info = info(co, level, c"nSl")?;
+    // SAFETY: with `n` and `S` these are C strings, the name null where there is none; they live as long as the function that is
+    // in the frame.
+    let (source, name, is_main) = unsafe {
+        let name = (!info.name.is_null()).then(|| CStr::from_ptr(info.name).to_string_lossy());
+        (CStr::from_ptr(info.short_src.as_ptr()).to_string_lossy(), name, *info.what == b'm' as std::ffi::c_char)
+    };
+    let line = info.currentline;
+    let function = match name {
+        Some(name) => format!("function '{name}'"),
+        None if is_main => "main chunk".into(),
+        None if info.linedefined > 0 => format!("function <{source}:{}>", info.linedefined),
+        None => "?".into(),
+    };
+    let place = if line > 0 { format!("{source}:{line}") } else { source.into_owned() };
+    Some(Frame { place, line, begins: info.linedefined, function })
 }
 
 /// How many functions it was in.
-pub(super) fn depth(co: State) -> c_int {
-    let is_there = |level| unsafe {
-        let mut info: ffi::lua_Debug = std::mem::zeroed();
-        ffi::lua_getstack(co, level, &mut info) != 0
+pub(super) fn depth(co: Slots<'_>) -> c_int {
+    let is_there = |level| {
+        // SAFETY: plain data, of which all zeroes are a value.
+        let mut info: ffi::lua_Debug = unsafe { std::mem::zeroed() };
+        // SAFETY: the thread is alive.
+        unsafe { ffi::lua_getstack(co.state(), level, &mut info) != 0 }
     };
     // The steps double till one is too far, and halve from there on: looking for a level takes as long as it is deep.
     let (mut below, mut above) = (0, 1);
@@ -143,10 +154,11 @@ mod tests {
         if memory > 0 {
             lua.set_memory_limit(lua.used_memory() + memory).unwrap();
         }
-        let co = thread.state();
-        unsafe {
-            assert!(ffi::lua_resume_(co, 0) > ffi::LUA_YIELD, "{script}");
-        }
+        // SAFETY: `thread` keeps the coroutine, in which nothing has been run.
+        let co = unsafe {
+            assert!(ffi::lua_resume_(thread.state(), 0) > ffi::LUA_YIELD, "{script}");
+            Slots::new(thread.state())
+        };
         (place(co), traceback(co))
     }
 

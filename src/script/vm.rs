@@ -25,6 +25,7 @@ use super::mix::console;
 use super::outcome;
 use super::places::{Places, Whose};
 use super::program::{Program, shown};
+use super::slots::Slots;
 use super::stack::{State, protect};
 use super::teach::{self, Mistake, offered};
 use super::wait::{self, Wait};
@@ -53,11 +54,26 @@ pub enum Started {
     Suspended(Handler),
 }
 
-/// A coroutine that nobody uses, or that a handler uses: a Lua thread, and the registry reference that keeps it.
+/// A coroutine that nobody uses, or that a handler uses: a Lua thread, and the registry reference that keeps it. There is one
+/// only between [`Vm::new_coroutine`] and [`Vm::drop_coroutine`], and the VM lives longer than all of its coroutines.
 #[derive(Clone, Copy)]
 struct Coroutine {
     state: State,
     anchor: c_int,
+}
+
+impl Coroutine {
+    /// What is on its stack.
+    fn slots(&self) -> Slots<'_> {
+        // SAFETY: the registry keeps the thread, as above.
+        unsafe { Slots::new(self.state) }
+    }
+
+    /// Takes everything off its stack, of which nothing may be in use.
+    fn clear(&self) {
+        // SAFETY: alive, as above; it has returned or yielded, and nothing is lent of its slots: that would borrow `self`.
+        unsafe { ffi::lua_settop(self.state, 0) }
+    }
 }
 
 /// One VM.
@@ -157,8 +173,10 @@ impl Vm {
         };
         args.set_conn(conn.filter(|_| entry.takes_conn));
         let co = coroutine.state;
+        // SAFETY: the registry keeps the coroutine and both functions. None of these calls allocates, as there is room on the
+        // stack: an unprotected error would end the process. `args` is there until `resume` returns; the prelude hands the pointer
+        // to `fill` before anything of the script runs, and to nobody else.
         unsafe {
-            // None of these allocates: an unprotected error would end the process.
             ffi::lua_rawgeti(co, ffi::LUA_REGISTRYINDEX, entry.enter.into());
             ffi::lua_rawgeti(co, ffi::LUA_REGISTRYINDEX, entry.hook.into());
             ffi::lua_pushlightuserdata(co, (&raw const args).cast_mut().cast());
@@ -189,7 +207,10 @@ impl Vm {
         let (status, over_budget) = {
             let _current = current::enter(Some(current));
             let ended = {
+                // SAFETY: the VM's main thread lives as long as the VM.
                 let _run = unsafe { guard::enter(self.main, self.budgets.of(hook, budget), doing) };
+                // SAFETY: the coroutine is kept by the registry, and has a function and its arguments on its stack, or has yielded
+                // and has its results there. What fails in there is the status: nothing is raised.
                 let status = unsafe { ffi::lua_resume_(co, args) };
                 // The watchdog knows it, not the error's text, which a script can raise too.
                 (status, status > ffi::LUA_YIELD && guard::expired())
@@ -201,22 +222,22 @@ impl Vm {
             ffi::LUA_OK => {
                 // One that a coroutine of the script began where it could not be passed on.
                 drop(wait::take());
-                let returned = unsafe { outcome::returned(co, hook) };
-                unsafe { ffi::lua_settop(co, 0) };
+                let returned = outcome::returned(coroutine.slots(), hook);
+                coroutine.clear();
                 self.keep(coroutine);
                 self.memory.relieve(&self.lua);
                 Step::Done(returned)
             }
-            ffi::LUA_YIELD => match wait::take().filter(|_| unsafe { ffi::lua_touserdata(co, 1) } == wait::marker()) {
+            ffi::LUA_YIELD => match wait::take().filter(|_| coroutine.slots().userdata(1) == wait::marker()) {
                 Some(wait) => {
-                    unsafe { ffi::lua_settop(co, 0) };
+                    coroutine.clear();
                     self.memory.relieve(&self.lua);
                     Step::Waiting(wait)
                 }
                 None => {
                     let mut failure = Failure::new("attempt to yield from outside a coroutine");
-                    failure.traceback = trace::traceback(co);
-                    failure.in_decode = self.is_in_decode(hook, co);
+                    failure.traceback = trace::traceback(coroutine.slots());
+                    failure.in_decode = self.is_in_decode(hook, coroutine.slots());
                     self.drop_coroutine(coroutine);
                     Step::Done(Err(failure))
                 }
@@ -224,9 +245,9 @@ impl Vm {
             status => {
                 // A wait that was begun by a coroutine that then failed is of no use.
                 drop(wait::take());
-                let mut failure = unsafe { outcome::failure(co, status) };
+                let mut failure = outcome::failure(coroutine.slots(), status);
                 failure.over_budget = over_budget;
-                failure.in_decode = self.is_in_decode(hook, co);
+                failure.in_decode = self.is_in_decode(hook, coroutine.slots());
                 if over_budget {
                     self.overrun(hook, budget, &mut failure);
                 }
@@ -271,7 +292,7 @@ impl Vm {
 
     /// Whether a handler that has failed was still in `protocol_decode`: what calls that is left by a tail call when
     /// `on_message` begins.
-    fn is_in_decode(&self, hook: Hook, co: State) -> bool {
+    fn is_in_decode(&self, hook: Hook, co: Slots<'_>) -> bool {
         hook == Hook::Message && self.program.protocol == Protocol::Socket && trace::began_in_prelude(co)
     }
 
@@ -289,10 +310,13 @@ impl Vm {
         let mut made = Coroutine { state: std::ptr::null_mut(), anchor: 0 };
         let slot = &mut made;
         let free = self.free.borrow_mut().pop();
+        // SAFETY: the main thread runs nothing. The coroutine is on its stack until the registry has it. An anchor that is free is
+        // a slot of the registry that exists.
         let result = unsafe {
-            protect(self.main, |state| {
+            protect(self.main, |stack| {
+                let state = stack.state();
                 slot.state = ffi::lua_newthread(state);
-                handler::engage(state);
+                handler::engage(stack);
                 slot.anchor = match free {
                     Some(anchor) => {
                         ffi::lua_rawseti(state, ffi::LUA_REGISTRYINDEX, anchor.into());
@@ -320,9 +344,10 @@ impl Vm {
 
     /// Gives up a coroutine and all that its stack holds.
     fn drop_coroutine(&self, coroutine: Coroutine) {
+        // Not in a protected call, nor back to the registry's own free list: both may allocate, and a coroutine that failed for
+        // lack of memory would keep it as long as the VM lives. Setting a slot that exists does not.
+        // SAFETY: the main thread lives as long as the VM, and has room for one value; the anchor is a slot of the registry.
         unsafe {
-            // Not in a protected call, nor back to the registry's own free list: both may allocate, and a coroutine that
-            // failed for want of memory would keep it for ever. Setting a slot that exists does not.
             ffi::lua_pushboolean(self.main, 0);
             ffi::lua_rawseti(self.main, ffi::LUA_REGISTRYINDEX, coroutine.anchor.into());
         }
@@ -360,10 +385,12 @@ impl Handler {
             let co = self.coroutine.state;
             let mut results = 0;
             let count = &mut results;
+            // SAFETY: the main thread runs nothing. The coroutine has yielded and is kept by the registry; `answer` tells how many
+            // values it has pushed, which all go over.
             let pushed = unsafe {
-                protect(self.vm.main, |state| {
-                    *count = answer(state);
-                    ffi::lua_xmove(state, co, *count);
+                protect(self.vm.main, |stack| {
+                    *count = answer(stack);
+                    ffi::lua_xmove(stack.state(), co, *count);
                 })
             };
             if let Err(e) = pushed {

@@ -11,7 +11,8 @@ use std::task::{Context, Poll, Waker, ready};
 
 use super::current;
 use super::ignored::Site;
-use super::stack::{Args, Push, Raise, State, conjure, set_raw, tell_ignored, throw};
+use super::push::{Pushed, Stack, Table};
+use super::stack::{self, Args, Push, Raise, State, finish, tell_ignored, zst_value};
 use crate::shard::context::Value;
 
 unsafe extern "C-unwind" {
@@ -20,7 +21,7 @@ unsafe extern "C-unwind" {
 }
 
 /// What a wait gives its handler: pushes the results and returns how many.
-pub type Answer = Box<dyn FnOnce(State) -> c_int>;
+pub type Answer = Box<dyn FnOnce(Stack<'_>) -> c_int>;
 
 /// A future that a handler waits for.
 pub type Waited<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -105,7 +106,10 @@ impl Interruptible for Value {
 }
 
 fn answer<R: Push + 'static>(results: R) -> Answer {
-    Box::new(move |state| unsafe { results.push_to(state) })
+    Box::new(move |stack| {
+        _ = results.push_to(stack);
+        R::Pushed::COUNT
+    })
 }
 
 thread_local! {
@@ -128,57 +132,66 @@ pub fn marker() -> *mut c_void {
 pub trait WaitingNative<R>: Fn(&Args) -> Result<Outcome<R>, Raise> + Copy + 'static {}
 impl<R, F: Fn(&Args) -> Result<Outcome<R>, Raise> + Copy + 'static> WaitingNative<R> for F {}
 
-/// Sets `table[name]` to a native function that may wait; `table` is at the top of the stack and stays there.
-///
-/// # Safety
-/// `state` must be valid and in a protected call.
-pub unsafe fn set_waiting<R: Interruptible, F: WaitingNative<R>>(state: State, name: &CStr, _function: F) {
-    unsafe { set_raw(state, name, trampoline::<R, F, 0>) }
-}
-
 /// A function that may wait as Lua calls it, for a closure whose first upvalue is its name.
 pub fn waiting<R: Interruptible, F: WaitingNative<R>>(_function: F) -> ffi::lua_CFunction {
     trampoline::<R, F, 0>
 }
 
-/// As [`set_waiting`] for a method.
-///
-/// # Safety
-/// As [`set_waiting`].
-pub unsafe fn set_waiting_method<R: Interruptible, F: WaitingNative<R>>(state: State, name: &CStr, _function: F) {
-    unsafe { set_raw(state, name, trampoline::<R, F, 1>) }
+/// As [`waiting`] for a method: `self` stands before the arguments.
+fn waiting_method<R: Interruptible, F: WaitingNative<R>>(_function: F) -> ffi::lua_CFunction {
+    trampoline::<R, F, 1>
 }
 
+impl Table<'_> {
+    /// Sets a native function that may wait.
+    pub fn waiting<R: Interruptible, F: WaitingNative<R>>(&self, name: &CStr, function: F) {
+        // SAFETY: it is made to be called with its name as upvalue.
+        unsafe { self.raw(name, waiting(function)) }
+    }
+
+    /// Sets a method that may wait.
+    pub fn waiting_method<R: Interruptible, F: WaitingNative<R>>(&self, name: &CStr, function: F) {
+        // SAFETY: it is made to be called with its name as upvalue.
+        unsafe { self.raw(name, waiting_method(function)) }
+    }
+}
+
+/// # Safety
+/// For Lua to call, as a closure with its name as first upvalue, of an `F` of which there has been a value.
 unsafe extern "C-unwind" fn trampoline<R: Interruptible, F: WaitingNative<R>, const SKIP: c_int>(
     state: State,
 ) -> c_int {
+    // SAFETY: Lua's call lasts as long as this function.
     let args = unsafe { Args::new(state, SKIP) };
-    let outcome = catch_unwind(AssertUnwindSafe(|| match conjure::<F>()(&args)? {
-        Outcome::Now(results) => {
-            if let Some(err) = results.err() {
-                tell_ignored(state, err);
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: whoever names this function has one in hand.
+        let function = unsafe { zst_value::<F>() };
+        match function(&args)? {
+            Outcome::Now(results) => {
+                if let Some(err) = results.err() {
+                    tell_ignored(&args, err);
+                }
+                Ok(Some(results))
             }
-            Ok(Some(results))
+            Outcome::Wait(stage) => begin(&args, stage).map_err(Raise::from),
         }
-        Outcome::Wait(stage) => begin(state, stage).map_err(Raise::from),
     }));
-    unsafe {
-        let results = match outcome {
-            Ok(Ok(Some(results))) => results,
-            Ok(Ok(None)) => {
+    let outcome = match outcome {
+        Ok(Ok(None)) => {
+            // SAFETY: nothing of the arguments is in use any more. Yielding only marks the state; it does so since `begin` has found
+            // that this is possible.
+            return unsafe {
                 ffi::lua_settop(state, 0);
                 ffi::lua_pushlightuserdata(state, marker());
-                return ffi::lua_yield(state, 1);
-            }
-            Ok(Err(raise)) => throw(state, raise),
-            Err(panic) => {
-                drop(panic);
-                throw(state, Raise::Message("internal error; the engine's log tells more".into()))
-            }
-        };
-        ffi::luaL_checkstack(state, R::COUNT + 4, c"too many results".as_ptr());
-        results.push_to(state)
-    }
+                ffi::lua_yield(state, 1)
+            };
+        }
+        Ok(Ok(Some(results))) => Ok(Ok(results)),
+        Ok(Err(raise)) => Ok(Err(raise)),
+        Err(panic) => Err(panic),
+    };
+    // SAFETY: as Lua calls it; the panics that were to be caught are behind.
+    unsafe { finish(state, outcome) }
 }
 
 /// What a waiting function raises outside handlers.
@@ -208,7 +221,7 @@ pub fn can_wait(args: &Args) -> bool {
 
 /// Leaves what is waited for to the driver, and returns None: the handler is to be suspended. Or the results, when its
 /// connection has closed; or why it can't wait.
-fn begin<R: Interruptible>(state: State, mut stage: Stage<R>) -> Result<Option<R>, &'static str> {
+fn begin<R: Interruptible>(args: &Args, mut stage: Stage<R>) -> Result<Option<R>, &'static str> {
     let Some(current) = current::get() else {
         return Err(NOT_AT_TOP_LEVEL);
     };
@@ -220,8 +233,8 @@ fn begin<R: Interruptible>(state: State, mut stage: Stage<R>) -> Result<Option<R
     }
     // What has closed waits for nothing but room.
     let may_suspend = !current.interrupted || matches!(stage, Stage::Enqueuing(_));
-    // SAFETY: `state` is that of a trampoline.
-    if may_suspend && unsafe { lua_isyieldable(state) } == 0 {
+    // SAFETY: the thread of a running call. It only looks.
+    if may_suspend && unsafe { lua_isyieldable(args.state()) } == 0 {
         return Err(NOT_HERE);
     }
     let mut cx = Context::from_waker(Waker::noop());
@@ -231,8 +244,7 @@ fn begin<R: Interruptible>(state: State, mut stage: Stage<R>) -> Result<Option<R
     {
         stage = Stage::Waiting(waited);
     }
-    // SAFETY: `state` is that of a trampoline, with its name as first upvalue.
-    let site = unsafe { Site::of(state) };
+    let site = stack::site(args);
     let stage = match stage {
         Stage::Waiting(mut waited) if current.interrupted => {
             // What it does is begun all the same.

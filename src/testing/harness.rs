@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use crate::config::{Config, Protocol, QueueFull, Server};
 use crate::script::doing::Doing;
 use crate::script::guard;
-use crate::script::harness::{LOAD_BUDGET, bare};
+use crate::script::harness::{self as runtime, LOAD_BUDGET, bare};
 use crate::script::program::{Program, shown};
-use crate::script::stack::State;
+use crate::script::stack::{Stack, State};
 use crate::script::vm::VmLimits;
 
 /// The longest a hook may compute, where no server of the configuration says.
@@ -178,6 +178,7 @@ impl Opened {
 
     /// While it lives, nothing in the VM holds this thread for ever. The test itself is stopped long before.
     fn guarded(&self) -> guard::Run {
+        // SAFETY: the world keeps the VM, and outlives what it lends.
         unsafe { guard::enter(self.main, self.timeout * 2 + Duration::from_secs(1), Doing::TESTING) }
     }
 
@@ -224,7 +225,8 @@ impl Opened {
 /// The table that both Lua files get.
 fn natives_table(lua: &Lua, program: &Arc<Program>, settings: &Settings) -> mlua::Result<Table> {
     let native = lua.create_table()?;
-    unsafe { lua.exec_raw::<()>(&native, |state| natives::register(state)) }?;
+    // SAFETY: `exec_raw` protects the call, with the table as the only value on the stack.
+    unsafe { lua.exec_raw::<()>(&native, |state| natives::register(&runtime::Table::at_top(Stack::new(state)))) }?;
     let own = &program.entry;
     native.set("path", lua.create_string(own.as_os_str().as_bytes())?)?;
     native.set("file", shown(own))?;

@@ -49,7 +49,7 @@ impl Pulse {
         self.id.store(unsafe { libc::gettid() }, Relaxed);
     }
 
-    /// Shows for ever that the calling thread, a worker's, lives.
+    /// Shows, until it is dropped, that the calling thread, a worker's, lives.
     pub(super) async fn beat(&self, hub: &Hub) {
         self.begin();
         let mut timer = interval(BEAT);
@@ -109,16 +109,43 @@ impl Pulse {
     }
 }
 
+/// What is said of a thread that computes.
+const COMPUTING: &str = "computing";
+
+/// How often a thread is looked at until it is taken to compute, and with what pauses: one that waits is woken for a moment by
+/// the guard's signals again and again.
+const LOOKS: u32 = 5;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(3);
+
 /// What a thread of this process does, as the system tells it.
 fn on_the_system(id: i32) -> Option<String> {
+    settled(|| look(id))
+}
+
+/// What a thread does, which computes only if all looks say so.
+fn settled(mut look: impl FnMut() -> Option<String>) -> Option<String> {
+    for _ in 1..LOOKS {
+        let seen = look()?;
+        if seen != COMPUTING {
+            return Some(seen);
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
+    }
+    look()
+}
+
+/// What it does at this moment.
+fn look(id: i32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/self/task/{id}/stat")).ok()?;
     Some(match stat.rsplit(") ").next()?.chars().next()? {
-        'R' => "computing".into(),
+        'R' => COMPUTING.into(),
         'T' | 't' => "halted by a debugger".into(),
         'D' => "waiting for a disk".into(),
         'S' => {
             let call = std::fs::read_to_string(format!("/proc/self/task/{id}/syscall")).ok();
             match call.as_deref().and_then(|call| call.split(' ').next()?.parse().ok()) {
+                // It has been woken since.
+                None if call.as_deref().is_some_and(|call| call.starts_with("running")) => COMPUTING.into(),
                 Some(number) => format!("waiting in the system ({})", call_name(number)),
                 None => "waiting in the system".into(),
             }
@@ -141,4 +168,25 @@ fn call_name(number: i64) -> String {
     ];
     let name = known.iter().find(|(call, _)| *call == number);
     name.map_or_else(|| format!("call {number}"), |(_, name)| (*name).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_a_signal_has_woken_is_not_taken_to_compute() {
+        let told = |looks: &[&str]| {
+            let mut looks = looks.iter();
+            settled(|| looks.next().map(|&said| said.to_owned()))
+        };
+        assert_eq!(told(&["waiting in the system (open)"]).unwrap(), "waiting in the system (open)");
+        assert_eq!(
+            told(&[COMPUTING, COMPUTING, "waiting in the system (open)"]).unwrap(),
+            "waiting in the system (open)"
+        );
+        assert_eq!(told(&[COMPUTING; LOOKS as usize]).unwrap(), COMPUTING);
+        // It has ended.
+        assert_eq!(told(&[COMPUTING]), None);
+    }
 }

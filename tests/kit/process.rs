@@ -141,6 +141,7 @@ impl Process {
     }
 
     pub fn signal(&self, signal: i32) {
+        // SAFETY: the process is ours, and has not been waited for.
         assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
     }
 
@@ -168,6 +169,7 @@ impl Process {
     /// Its resident memory, in bytes.
     pub fn resident(&self) -> usize {
         let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.pid())).unwrap();
+        // SAFETY: it takes a number and returns one.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
         statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * page
     }

@@ -46,13 +46,16 @@ pub(super) struct Published {
     pub(super) counts: oneshot::Receiver<Counts>,
 }
 
+/// When something comes, its bytes, and whether it is a hello.
+type UnderWay = (u64, Bytes, bool);
+
 /// All of it.
 pub(super) struct World {
     pub(super) random: Random,
     pub(super) now: u64,
     pub(super) nodes: BTreeMap<Run, Node>,
     /// What is on its way: when it comes, in order for each pair.
-    pub(super) network: BTreeMap<(Run, Run), VecDeque<(u64, Bytes, bool)>>,
+    pub(super) network: BTreeMap<(Run, Run), VecDeque<UnderWay>>,
     pub(super) cut: HashSet<(Run, Run)>,
     pub(super) published: Vec<Published>,
     pub(super) next_run: u64,
@@ -225,7 +228,7 @@ impl World {
                     self.cut.insert((pair.1, pair.0));
                 }
             }
-            4 | 5 | 6 => self.cut.clear(),
+            4..=6 => self.cut.clear(),
             _ => {
                 let run = pick(&mut self.random);
                 let long = if self.random.chance(20) { 8000 } else { 1500 };

@@ -1,76 +1,65 @@
 //! `mix.buffer`: what a socket server's client has sent and its script has not consumed, as `protocol_input` sees it. It is
 //! a view: nothing is copied till the script reads.
 
-use mlua::ffi;
 use std::cell::Cell;
 use std::ffi::{CStr, c_int};
 
 use crate::script::current::{self, ConnRef};
-use crate::script::stack::{Args, Raise, State, push_bytes, set_method, set_raw, throw, type_name};
+use crate::script::push::{One, Pushed, Stack, Table, table, with};
+use crate::script::slots;
+use crate::script::stack::{Args, Raise, State, throw};
 
-/// What a buffer's userdata holds. The tag tells it from any other userdata.
-#[repr(C)]
+/// What a buffer's userdata holds.
 struct Handle {
-    tag: *const u8,
     conn: ConnRef,
     /// Bytes that `read` has passed.
     position: Cell<usize>,
 }
 
-static TAG: u8 = 0;
+// SAFETY: the static is this type's alone.
+unsafe impl slots::Handle for Handle {
+    fn tag() -> *const u8 {
+        static TAG: u8 = 0;
+        &raw const TAG
+    }
+}
 
 /// The name under which the registry keeps the metatable.
 const METATABLE: &CStr = c"connmix.buffer";
 
 /// Makes the metatable.
-///
-/// # Safety
-/// `state` must be valid and in a protected call.
-pub unsafe fn register(state: State) {
-    unsafe {
-        ffi::lua_createtable(state, 0, 3);
-        ffi::lua_createtable(state, 0, 5);
-        set_raw(state, c"tostring", to_string);
-        set_raw(state, c"read", read);
-        set_method(state, c"position", position);
-        set_method(state, c"length", length);
-        set_method(state, c"find", find);
-        ffi::lua_setfield(state, -2, c"__index".as_ptr());
-        set_method(state, c"__tostring", describe);
-        ffi::lua_pushboolean(state, 0);
-        ffi::lua_setfield(state, -2, c"__metatable".as_ptr());
-        ffi::lua_setfield(state, ffi::LUA_REGISTRYINDEX, METATABLE.as_ptr());
-    }
+pub fn register(mix: &Table<'_>) {
+    let methods = table(5, |buffer| {
+        // SAFETY: both are functions for Lua, and don't panic.
+        unsafe {
+            buffer.raw(c"tostring", to_string);
+            buffer.raw(c"read", read);
+        }
+        buffer.method(c"position", position);
+        buffer.method(c"length", length);
+        buffer.method(c"find", find);
+    });
+    let class = table(3, |class| {
+        class.field(c"__index", methods);
+        class.method(c"__tostring", describe);
+        class.field(c"__metatable", false);
+    });
+    mix.stack().register(METATABLE, class);
 }
 
-/// Pushes a buffer over what a connection has not consumed, at its beginning.
-///
-/// # Safety
-/// `state` must be valid and in a protected call, after [`register`].
-pub unsafe fn push_buffer(state: State, conn: ConnRef) {
-    unsafe {
-        let handle = ffi::lua_newuserdata(state, size_of::<Handle>()).cast::<Handle>();
-        handle.write(Handle { tag: &raw const TAG, conn, position: Cell::new(0) });
-        ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, METATABLE.as_ptr());
-        ffi::lua_setmetatable(state, -2);
-    }
+/// Pushes a buffer over what a connection has not consumed, at its beginning. After [`register`].
+pub fn push_buffer(stack: Stack<'_>, conn: ConnRef) -> One {
+    stack.push_handle(Handle { conn, position: Cell::new(0) }, with(|stack| stack.push_registered(METATABLE)))
 }
 
 /// `self`.
 fn this(args: &Args) -> Result<&Handle, Raise> {
-    unsafe {
-        let state = args.state();
-        if ffi::lua_type(state, 1) == ffi::LUA_TUSERDATA && ffi::lua_objlen(state, 1) == size_of::<Handle>() {
-            let handle = &*ffi::lua_touserdata(state, 1).cast::<Handle>();
-            if std::ptr::eq(handle.tag, &raw const TAG) {
-                return Ok(handle);
-            }
-        }
-        Err(Raise::Message(format!(
+    args.slots().handle(1).ok_or_else(|| {
+        Raise::Message(format!(
             "not a buffer: got {} where buf was expected (call methods with a colon: buf:read(n))",
-            type_name(state, 1)
-        )))
-    }
+            args.slots().type_name(1)
+        ))
+    })
 }
 
 /// What the connection has not consumed, lent to `look`; nothing when it has ended.
@@ -110,48 +99,59 @@ fn describe(args: &Args) -> Result<String, Raise> {
 }
 
 /// `buf:tostring()`: all of it, wherever the position is.
+///
+/// # Safety
+/// For Lua to call, with its name as upvalue.
 unsafe extern "C-unwind" fn to_string(state: State) -> c_int {
-    unsafe {
-        match this(&Args::new(state, 1)).map(place) {
-            Ok(place) => push_bytes(state, &*place),
-            Err(raise) => throw(state, raise),
+    // SAFETY: Lua protects the call, which lasts as long as this function.
+    let (args, stack) = unsafe { (Args::new(state, 1), Stack::new(state)) };
+    match this(&args).map(place) {
+        Ok(place) => {
+            // SAFETY: nothing takes or adds bytes of the connection while its worker is in this function.
+            _ = stack.push_bytes(unsafe { &*place });
+            One::COUNT
         }
+        // SAFETY: as Lua calls it.
+        Err(raise) => unsafe { throw(state, raise) },
     }
-    1
 }
 
 /// `s, err = buf:read(n)`: the next `n` bytes; all or none.
+///
+/// # Safety
+/// For Lua to call, with its name as upvalue.
 unsafe extern "C-unwind" fn read(state: State) -> c_int {
-    let args = unsafe { Args::new(state, 1) };
-    // Where all of them are, and which to take; none when there are too few.
-    type Wanted = (*const [u8], Option<std::ops::Range<usize>>);
-    let wanted = || -> Result<Wanted, Raise> {
-        let (handle, n) = (this(&args)?, args.number(1)?);
-        if !(n >= 0.0 && n.fract() == 0.0) {
-            return Err(Raise::Argument { index: 1, problem: format!("number of bytes expected, got {n}") });
+    // SAFETY: Lua protects the call, which lasts as long as this function.
+    let (args, stack) = unsafe { (Args::new(state, 1), Stack::new(state)) };
+    _ = match wanted(&args) {
+        Ok((place, Some(range))) => {
+            // SAFETY: nothing takes or adds bytes of the connection while its worker is in this function.
+            let bytes = unsafe { &*place }.get(range).unwrap_or_default();
+            (stack.push_bytes(bytes), stack.push_nil())
         }
-        let place = place(handle);
-        let start = handle.position.get().min(place.len());
-        // A number beyond all memory saturates, and is more than there is.
-        let end = start.saturating_add(n as usize);
-        if end > place.len() {
-            return Ok((place, None));
+        Ok((place, None)) => {
+            let nil = stack.push_nil();
+            (nil, stack.push_bytes(format!("only {} bytes have come", place.len()).as_bytes()))
         }
-        handle.position.set(end);
-        Ok((place, Some(start..end)))
+        // SAFETY: as Lua calls it.
+        Err(raise) => unsafe { throw(state, raise) },
     };
-    unsafe {
-        match wanted() {
-            Ok((place, Some(range))) => {
-                push_bytes(state, (&*place).get(range).unwrap_or_default());
-                ffi::lua_pushnil(state);
-            }
-            Ok((place, None)) => {
-                ffi::lua_pushnil(state);
-                ffi::lua_pushfstring(state, c"only %d bytes have come".as_ptr(), place.len() as c_int);
-            }
-            Err(raise) => throw(state, raise),
-        }
+    <(One, One)>::COUNT
+}
+
+/// Where all bytes of a buffer are, and which of them to read, which its position then has passed; none when there are too few.
+fn wanted(args: &Args) -> Result<(*const [u8], Option<std::ops::Range<usize>>), Raise> {
+    let (handle, n) = (this(args)?, args.number(1)?);
+    if !(n >= 0.0 && n.fract() == 0.0) {
+        return Err(Raise::Argument { index: 1, problem: format!("number of bytes expected, got {n}") });
     }
-    2
+    let place = place(handle);
+    let start = handle.position.get().min(place.len());
+    // A number beyond all memory saturates, and is more than there is.
+    let end = start.saturating_add(n as usize);
+    if end > place.len() {
+        return Ok((place, None));
+    }
+    handle.position.set(end);
+    Ok((place, Some(start..end)))
 }

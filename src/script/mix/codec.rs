@@ -8,27 +8,23 @@ use md5::{Digest, Md5};
 use sha1::Sha1;
 use sha2::Sha256;
 
-use crate::script::stack::{Args, BYTES_PER_LOOK, Raise, State, in_time, set_native};
+use crate::script::push::Table;
+use crate::script::stack::{Args, BYTES_PER_LOOK, Raise, in_time};
 
-/// Adds this file's functions to the `mix` table at the top of the stack.
-///
-/// # Safety
-/// `state` must be valid and in a protected call, with a table at the top of its stack.
-pub unsafe fn register(state: State) {
-    unsafe {
-        set_native(state, c"base64_encode", base64_encode);
-        set_native(state, c"base64_decode", base64_decode);
-        set_native(state, c"md5", |a: &Args| Ok(hex(&digest::<Md5>(a)?)));
-        set_native(state, c"md5_bin", digest::<Md5>);
-        set_native(state, c"sha1", |a: &Args| Ok(hex(&digest::<Sha1>(a)?)));
-        set_native(state, c"sha1_bin", digest::<Sha1>);
-        set_native(state, c"sha256", |a: &Args| Ok(hex(&digest::<Sha256>(a)?)));
-        set_native(state, c"sha256_bin", digest::<Sha256>);
-        set_native(state, c"hmac_sha1", |a: &Args| Ok(hex(&hmac::<Sha1, Hmac<Sha1>>(a)?)));
-        set_native(state, c"hmac_sha1_bin", hmac::<Sha1, Hmac<Sha1>>);
-        set_native(state, c"hmac_sha256", |a: &Args| Ok(hex(&hmac::<Sha256, Hmac<Sha256>>(a)?)));
-        set_native(state, c"hmac_sha256_bin", hmac::<Sha256, Hmac<Sha256>>);
-    }
+/// Adds this file's functions to the `mix` table.
+pub fn register(mix: &Table<'_>) {
+    mix.native(c"base64_encode", base64_encode);
+    mix.native(c"base64_decode", base64_decode);
+    mix.native(c"md5", |a: &Args| Ok(hex(&digest::<Md5>(a)?)));
+    mix.native(c"md5_bin", digest::<Md5>);
+    mix.native(c"sha1", |a: &Args| Ok(hex(&digest::<Sha1>(a)?)));
+    mix.native(c"sha1_bin", digest::<Sha1>);
+    mix.native(c"sha256", |a: &Args| Ok(hex(&digest::<Sha256>(a)?)));
+    mix.native(c"sha256_bin", digest::<Sha256>);
+    mix.native(c"hmac_sha1", |a: &Args| Ok(hex(&hmac::<Sha1, Hmac<Sha1>>(a)?)));
+    mix.native(c"hmac_sha1_bin", hmac::<Sha1, Hmac<Sha1>>);
+    mix.native(c"hmac_sha256", |a: &Args| Ok(hex(&hmac::<Sha256, Hmac<Sha256>>(a)?)));
+    mix.native(c"hmac_sha256_bin", hmac::<Sha256, Hmac<Sha256>>);
 }
 
 /// Padding may be missing (RFC 4648, section 3.2), and unused last bits may be set (section 3.5 leaves that open, and

@@ -7,20 +7,21 @@ use std::rc::Rc;
 
 use crate::message::{Channel, CloseReason, Kind, close_code};
 use crate::script::current::{self, ConnRef, Host};
-use crate::script::stack::{Args, Fallible, Push, Raise, State, set_method, type_name};
-use crate::script::wait::{Outcome, can_wait, set_waiting_method};
+use crate::script::push::{One, PushOne, Pushed, Stack, Table, table, with};
+use crate::script::slots::Handle;
+use crate::script::stack::{Args, Fallible, Push, Raise, State};
+use crate::script::wait::{Outcome, can_wait};
 use crate::shard::conn::Conn;
 use crate::shard::context::Value;
 use crate::wire::frame::MAX_REASON;
 
-/// What a connection's userdata holds. The tag tells it from any other userdata without a look at metatables.
-#[repr(C)]
-struct Handle {
-    tag: *const u8,
-    conn: ConnRef,
+// SAFETY: the static is this type's alone.
+unsafe impl Handle for ConnRef {
+    fn tag() -> *const u8 {
+        static TAG: u8 = 0;
+        &raw const TAG
+    }
 }
-
-static TAG: u8 = 0;
 
 /// What fails when the connection has ended.
 pub const GONE: &str = "the connection has closed";
@@ -28,33 +29,22 @@ pub const GONE: &str = "the connection has closed";
 /// Pushes a connection. The same connection is the same userdata for as long as a script holds it.
 ///
 /// # Safety
-/// To be called by a native function of [`with_conn`], in a protected call.
-pub unsafe fn push_conn(state: State, conn: ConnRef) {
-    let (metatable, cache) = (ffi::lua_upvalueindex(2), ffi::lua_upvalueindex(3));
+/// To be called by a native function of [`with_conn`].
+pub unsafe fn push_conn(stack: Stack<'_>, conn: ConnRef) -> One {
+    let (state, metatable, cache) = (stack.state(), ffi::lua_upvalueindex(2), ffi::lua_upvalueindex(3));
     let place = i64::from(conn.slot) as ffi::lua_Integer + 1;
+    // SAFETY: the upvalues are those tables. The first value that is pushed is the result, or is taken off; then the new handle is.
     unsafe {
-        ffi::lua_rawgeti(state, cache, place);
-        if handle_at(state, -1).is_some_and(|known| known == conn) {
-            return;
-        }
-        ffi::lua_pop(state, 1);
-        let handle = ffi::lua_newuserdata(state, size_of::<Handle>()).cast::<Handle>();
-        handle.write(Handle { tag: &raw const TAG, conn });
-        ffi::lua_pushvalue(state, metatable);
-        ffi::lua_setmetatable(state, -2);
-        ffi::lua_pushvalue(state, -1);
-        ffi::lua_rawseti(state, cache, place);
-    }
-}
-
-/// The connection at a stack index, if that is one.
-unsafe fn handle_at(state: State, slot: c_int) -> Option<ConnRef> {
-    unsafe {
-        if ffi::lua_type(state, slot) != ffi::LUA_TUSERDATA || ffi::lua_objlen(state, slot) != size_of::<Handle>() {
-            return None;
-        }
-        let handle = &*ffi::lua_touserdata(state, slot).cast::<Handle>();
-        std::ptr::eq(handle.tag, &raw const TAG).then_some(handle.conn)
+        stack.by_hand(|_| {
+            ffi::lua_rawgeti(state, cache, place);
+            if stack.handle_at::<ConnRef>(-1).is_some_and(|known| *known == conn) {
+                return;
+            }
+            ffi::lua_pop(state, 1);
+            _ = stack.push_handle(conn, with(|stack| stack.by_hand(|state| ffi::lua_pushvalue(state, metatable))));
+            ffi::lua_pushvalue(state, -1);
+            ffi::lua_rawseti(state, cache, place);
+        })
     }
 }
 
@@ -62,86 +52,80 @@ unsafe fn handle_at(state: State, slot: c_int) -> Option<ConnRef> {
 const METATABLE: &CStr = c"connmix.conn";
 const CACHE: &CStr = c"connmix.conns";
 
-/// Pushes a function that may call [`push_conn`]: its upvalues are its name, the metatable and the cache.
+/// A function that may call [`push_conn`]: its upvalues are its name, the metatable and the cache. After [`register`].
 ///
 /// # Safety
-/// `state` must be valid, in a protected call, after [`register`].
-pub unsafe fn with_conn(state: State, name: &CStr, function: ffi::lua_CFunction) {
-    unsafe {
-        ffi::lua_pushstring(state, name.as_ptr());
-        ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, METATABLE.as_ptr());
-        ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, CACHE.as_ptr());
-        ffi::lua_pushcclosure(state, function, 3);
-    }
+/// `function` must be one for Lua to call; it must not panic.
+pub unsafe fn with_conn(name: &CStr, function: ffi::lua_CFunction) -> impl PushOne {
+    with(move |stack| {
+        let upvalues = |stack: Stack<'_>| {
+            let name = stack.push_bytes(name.to_bytes());
+            (name, (stack.push_registered(METATABLE), stack.push_registered(CACHE)))
+        };
+        // SAFETY: the caller's.
+        unsafe { stack.push_closure(function, upvalues) }
+    })
 }
 
-/// Adds `websocket` and `socket` to the `mix` table at the top of the stack.
-///
-/// # Safety
-/// `state` must be valid and in a protected call.
-pub unsafe fn register(state: State) {
-    unsafe {
-        ffi::lua_createtable(state, 0, 4);
-        ffi::lua_createtable(state, 0, 16);
-        set_method(state, c"client_id", client_id);
-        set_method(state, c"remote_addr", remote_addr);
-        set_method(state, c"context", context);
-        set_method(state, c"context_value", context_value);
-        set_method(state, c"set_context", set_context);
-        set_method(state, c"set_context_value", set_context_value);
-        set_waiting_method(state, c"wait_context_value", wait_context_value);
-        set_waiting_method(state, c"subscribe", subscribe);
-        set_method(state, c"unsubscribe", unsubscribe);
-        set_method(state, c"channels", channels);
-        set_method(state, c"send", send);
-        set_method(state, c"close", close);
-        set_method(state, c"clear_buffer", clear_buffer);
-        ffi::lua_setfield(state, -2, c"__index".as_ptr());
-        set_method(state, c"__tostring", to_string);
+/// Adds `websocket` and `socket` to the `mix` table.
+pub fn register(mix: &Table<'_>) {
+    let methods = table(16, |conn| {
+        conn.method(c"client_id", client_id);
+        conn.method(c"remote_addr", remote_addr);
+        conn.method(c"context", context);
+        conn.method(c"context_value", context_value);
+        conn.method(c"set_context", set_context);
+        conn.method(c"set_context_value", set_context_value);
+        conn.waiting_method(c"wait_context_value", wait_context_value);
+        conn.waiting_method(c"subscribe", subscribe);
+        conn.method(c"unsubscribe", unsubscribe);
+        conn.method(c"channels", channels);
+        conn.method(c"send", send);
+        conn.method(c"close", close);
+        conn.method(c"clear_buffer", clear_buffer);
+    });
+    let class = table(4, |class| {
+        class.field(c"__index", methods);
+        class.method(c"__tostring", to_string);
         // Scripts can't reach the metatable and change what other handlers call.
-        ffi::lua_pushboolean(state, 0);
-        ffi::lua_setfield(state, -2, c"__metatable".as_ptr());
-        ffi::lua_setfield(state, ffi::LUA_REGISTRYINDEX, METATABLE.as_ptr());
-
-        // Slot -> userdata, weak: a handle lives as long as a script holds it, or till the next collection.
-        ffi::lua_createtable(state, 0, 0);
-        ffi::lua_createtable(state, 0, 1);
-        ffi::lua_pushstring(state, c"v".as_ptr());
-        ffi::lua_setfield(state, -2, c"__mode".as_ptr());
-        ffi::lua_setmetatable(state, -2);
-        ffi::lua_setfield(state, ffi::LUA_REGISTRYINDEX, CACHE.as_ptr());
-
-        with_conn(state, c"websocket", this_conn);
-        ffi::lua_setfield(state, -2, c"websocket".as_ptr());
-        ffi::lua_createtable(state, 0, 1);
-        with_conn(state, c"tcp", this_conn);
-        ffi::lua_setfield(state, -2, c"tcp".as_ptr());
-        ffi::lua_setfield(state, -2, c"socket".as_ptr());
-    }
+        class.field(c"__metatable", false);
+    });
+    mix.stack().register(METATABLE, class);
+    // Slot -> userdata, weak: a handle lives as long as a script holds it, or until the next collection.
+    let cache = table(0, |cache| cache.set_metatable(table(1, |weak| weak.field(c"__mode", "v"))));
+    mix.stack().register(CACHE, cache);
+    // SAFETY: `this_conn` is such a function.
+    let (websocket, tcp) = unsafe { (with_conn(c"websocket", this_conn), with_conn(c"tcp", this_conn)) };
+    mix.field(c"websocket", websocket);
+    mix.field(c"socket", table(1, |socket| socket.field(c"tcp", tcp)));
 }
 
 /// `mix.websocket()`, `mix.socket.tcp()` -> conn, or nil and why not. On the raw stack: every message calls it.
+///
+/// # Safety
+/// For Lua to call, as [`with_conn`] makes it.
 unsafe extern "C-unwind" fn this_conn(state: State) -> c_int {
-    unsafe {
-        match current::get().and_then(|current| current.conn) {
-            Some(conn) => {
-                push_conn(state, conn);
-                1
-            }
-            None => {
-                let result: Result<Option<f64>, String> = Err("no connection: not inside a handler".into());
-                result.push_to(state)
-            }
+    // SAFETY: Lua protects the call, which lasts as long as this function.
+    let stack = unsafe { Stack::new(state) };
+    match current::get().and_then(|current| current.conn) {
+        Some(conn) => {
+            // SAFETY: a function of `with_conn`.
+            _ = unsafe { push_conn(stack, conn) };
+            One::COUNT
+        }
+        None => {
+            _ = (stack.push_nil(), "no connection: not inside a handler".push_to(stack));
+            <(One, One)>::COUNT
         }
     }
 }
 
 /// `self`, whether its connection still lives or not.
 fn this(args: &Args) -> Result<ConnRef, Raise> {
-    unsafe { handle_at(args.state(), 1) }.ok_or_else(|| {
+    args.slots().handle(1).copied().ok_or_else(|| {
         Raise::Message(format!(
             "not a connection: got {} where conn was expected (call methods with a colon: conn:send(data))",
-            unsafe { type_name(args.state(), 1) }
+            args.slots().type_name(1)
         ))
     })
 }

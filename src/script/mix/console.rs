@@ -61,7 +61,7 @@ pub fn write(args: &Args, stream: Stream, mut text: &[u8]) {
         let begun = &mut begun[stream as usize];
         while !text.is_empty() {
             if begun.place.is_none() {
-                begun.place = trace::script_place(args.state());
+                begun.place = trace::script_place(args.slots());
             }
             let end = memchr::memchr(b'\n', text);
             let piece = &text[..end.unwrap_or(text.len())];

@@ -1,14 +1,14 @@
 //! `mix.http`: requests to HTTP servers. What a request may hold is checked where it is sent ([`crate::outbound::http`]).
 
-use mlua::ffi;
-use std::ffi::{CStr, c_int};
+use std::ffi::CStr;
 use std::time::Duration;
 
 use crate::config::{Quantity, parse_duration};
 use crate::outbound::http::{MAX_IDLE, MAX_REDIRECTS, MAX_TIMEOUT, Request, Response};
 use crate::script::current;
-use crate::script::stack::{Args, Fallible, Push, Raise, State, number_text, push_bytes};
-use crate::script::wait::{self, Outcome, set_waiting};
+use crate::script::push::{One, PushOne, Stack, Table, table, with};
+use crate::script::stack::{Args, Fallible, Push, Raise, number_text};
+use crate::script::wait::{self, Outcome};
 use crate::shard::context::Value;
 
 /// The most that the options may hold, in bytes: more than any body that is sent, so that one a little too long gets an
@@ -18,29 +18,16 @@ const MAX_OPTIONS: usize = 20 * 1024 * 1024;
 /// The name under which the registry keeps what makes header names found under any letter case.
 const HEADERS_METATABLE: &CStr = c"connmix.headers";
 
-/// Adds `http` to the `mix` table at the top of the stack.
-///
-/// # Safety
-/// `state` must be valid and in a protected call.
-pub unsafe fn register(state: State) {
-    unsafe {
-        // The prelude fills it.
-        ffi::lua_createtable(state, 0, 1);
-        ffi::lua_setfield(state, ffi::LUA_REGISTRYINDEX, HEADERS_METATABLE.as_ptr());
-        ffi::lua_createtable(state, 0, 1);
-        set_waiting(state, c"request", request);
-        ffi::lua_setfield(state, -2, c"http".as_ptr());
-    }
+/// Adds `http` to the `mix` table.
+pub fn register(mix: &Table<'_>) {
+    // The prelude fills it.
+    mix.stack().register(HEADERS_METATABLE, table(1, |_| ()));
+    mix.field(c"http", table(1, |http| http.waiting(c"request", request)));
 }
 
-/// Pushes the metatable of tables of headers.
-///
-/// # Safety
-/// `state` must be valid, in a protected call, after [`register`].
-pub unsafe fn push_headers_metatable(state: State) {
-    unsafe {
-        ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, HEADERS_METATABLE.as_ptr());
-    }
+/// The metatable of tables of headers; nil before [`register`].
+pub fn headers_metatable() -> impl PushOne {
+    with(|stack| stack.push_registered(HEADERS_METATABLE))
 }
 
 /// `mix.http.request(method, url[, options])` -> `resp, err`
@@ -181,37 +168,22 @@ fn kind(value: &Value) -> &'static str {
 }
 
 impl Push for Response {
-    const COUNT: c_int = 1;
-    unsafe fn push_to(self, state: State) -> c_int {
-        unsafe {
-            ffi::luaL_checkstack(state, 6, c"response".as_ptr());
-            ffi::lua_createtable(state, 0, 6);
-            push_bytes(state, &self.body);
-            ffi::lua_setfield(state, -2, c"body".as_ptr());
-            ffi::lua_pushnumber(state, self.body.len() as f64);
-            ffi::lua_setfield(state, -2, c"body_size".as_ptr());
-            ffi::lua_pushnumber(state, self.status.into());
-            ffi::lua_setfield(state, -2, c"status_code".as_ptr());
-            push_bytes(state, self.url.as_bytes());
-            ffi::lua_setfield(state, -2, c"url".as_ptr());
-            push_pairs(state, &self.headers);
-            push_headers_metatable(state);
-            ffi::lua_setmetatable(state, -2);
-            ffi::lua_setfield(state, -2, c"headers".as_ptr());
-            push_pairs(state, &self.cookies);
-            ffi::lua_setfield(state, -2, c"cookies".as_ptr());
-        }
-        1
-    }
-}
-
-unsafe fn push_pairs(state: State, pairs: &[(impl AsRef<[u8]>, Vec<u8>)]) {
-    unsafe {
-        ffi::lua_createtable(state, 0, pairs.len() as c_int);
-        for (name, value) in pairs {
-            push_bytes(state, name.as_ref());
-            push_bytes(state, value);
-            ffi::lua_rawset(state, -3);
-        }
+    type Pushed = One;
+    fn push_to(self, stack: Stack<'_>) -> One {
+        stack.push_table(0, 6, |response| {
+            response.field(c"body", &self.body[..]);
+            response.field(c"body_size", self.body.len() as f64);
+            response.field(c"status_code", f64::from(self.status));
+            response.field(c"url", self.url.as_str());
+            let headers = table(self.headers.len(), |headers| {
+                self.headers.iter().for_each(|(name, value)| headers.set(name.as_str(), value.as_slice()));
+                headers.set_metatable(headers_metatable());
+            });
+            response.field(c"headers", headers);
+            let cookies = table(self.cookies.len(), |cookies| {
+                self.cookies.iter().for_each(|(name, value)| cookies.set(name.as_slice(), value.as_slice()));
+            });
+            response.field(c"cookies", cookies);
+        })
     }
 }

@@ -1,11 +1,11 @@
 //! `mix.log` and `print`: lines for the log, with the script's file and line.
 
-use mlua::ffi;
 use std::borrow::Cow;
 use std::ffi::CStr;
 use tracing::Level;
 
-use crate::script::stack::{Args, Raise, State, set_native};
+use crate::script::push::Table;
+use crate::script::stack::{Args, Raise};
 use crate::script::{current, trace};
 
 /// The levels as scripts name them: the constants' values.
@@ -19,17 +19,11 @@ const LEVELS: [(&CStr, &str, Level); 4] = [
 /// The longest text that one call logs, in bytes; the rest is cut off.
 pub(super) const MAX_TEXT: usize = 64 * 1024;
 
-/// Adds `log` and the levels to the `mix` table at the top of the stack.
-///
-/// # Safety
-/// `state` must be valid and in a protected call.
-pub unsafe fn register(state: State) {
-    unsafe {
-        set_native(state, c"log", log);
-        for (i, (name, _, _)) in LEVELS.iter().enumerate() {
-            ffi::lua_pushnumber(state, i as f64 + 1.0);
-            ffi::lua_setfield(state, -2, name.as_ptr());
-        }
+/// Adds `log` and the levels to the `mix` table.
+pub fn register(mix: &Table<'_>) {
+    mix.native(c"log", log);
+    for (i, (name, _, _)) in LEVELS.iter().enumerate() {
+        mix.field(name, i as f64 + 1.0);
     }
 }
 
@@ -62,7 +56,7 @@ fn log(args: &Args) -> Result<bool, Raise> {
 /// Writes a line for the script that is running.
 pub fn from_script(args: &Args, level: Level, text: &str) {
     if is_wanted(level) {
-        line(level, trace::script_place(args.state()).as_deref(), text);
+        line(level, trace::script_place(args.slots()).as_deref(), text);
     }
 }
 

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use mlua::ffi;
 use std::future::ready;
 use std::rc::Rc;
 
@@ -12,26 +11,25 @@ use crate::hub::Counts;
 use crate::ids::ClientId;
 use crate::message::{Channel, Message};
 use crate::script::current::{self, Host};
-use crate::script::stack::{Args, Fallible, Raise, State, set_native};
-use crate::script::wait::{self, Outcome, set_waiting};
+use crate::script::push::{Table, table};
+use crate::script::stack::{Args, Fallible, Raise};
+use crate::script::wait::{self, Outcome};
 use crate::shard::conn::Conn;
 use crate::shard::context::Value;
 
 const NO_ENGINE: &str = "no engine: a script that is only checked can't reach it";
 
-/// Adds `mesh`, `subscribe` and `unsubscribe` to the `mix` table at the top of the stack.
-///
-/// # Safety
-/// `state` must be valid and in a protected call.
-pub unsafe fn register(state: State) {
-    unsafe {
-        set_waiting(state, c"subscribe", subscribe);
-        set_native(state, c"unsubscribe", unsubscribe);
-        ffi::lua_createtable(state, 0, 2);
-        set_waiting(state, c"publish", publish);
-        set_waiting(state, c"send", send);
-        ffi::lua_setfield(state, -2, c"mesh".as_ptr());
-    }
+/// Adds `mesh`, `subscribe` and `unsubscribe` to the `mix` table.
+pub fn register(mix: &Table<'_>) {
+    mix.waiting(c"subscribe", subscribe);
+    mix.native(c"unsubscribe", unsubscribe);
+    mix.field(
+        c"mesh",
+        table(2, |mesh| {
+            mesh.waiting(c"publish", publish);
+            mesh.waiting(c"send", send);
+        }),
+    );
 }
 
 /// Connections reached and not; nothing where nobody counts.

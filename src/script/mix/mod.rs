@@ -8,7 +8,7 @@ pub mod http;
 pub mod json;
 pub mod log;
 pub mod mesh;
-mod php_pack;
+pub mod php_pack;
 pub mod query;
 pub mod queue;
 pub mod redis;
@@ -17,36 +17,30 @@ pub mod text;
 pub mod time;
 pub mod url;
 
-use mlua::ffi;
-
 use super::program::Program;
-use super::stack::State;
+use super::push::{Stack, table};
 use super::teach;
 
 /// Makes the global `mix`.
-///
-/// # Safety
-/// `state` must be valid and in a protected call.
-pub(super) unsafe fn register(state: State, program: &Program) {
-    unsafe {
-        ffi::lua_createtable(state, 0, 40);
-        conn::register(state);
-        buffer::register(state);
-        mesh::register(state);
-        log::register(state);
-        time::register(state);
-        server::register(state, program);
-        json::register(state);
-        queue::register(state);
-        text::register(state);
-        codec::register(state);
-        php_pack::register(state);
-        url::register(state);
-        http::register(state);
-        redis::register(state);
-        teach::watch(state);
-        ffi::lua_setglobal(state, c"mix".as_ptr());
-    }
+pub(super) fn register(stack: Stack<'_>, program: &Program) {
+    let mix = table(40, |mix| {
+        conn::register(mix);
+        buffer::register(mix);
+        mesh::register(mix);
+        log::register(mix);
+        time::register(mix);
+        server::register(mix, program);
+        json::register(mix);
+        queue::register(mix);
+        text::register(mix);
+        codec::register(mix);
+        php_pack::register(mix);
+        url::register(mix);
+        http::register(mix);
+        redis::register(mix);
+        teach::watch(mix);
+    });
+    stack.set_global(c"mix", mix);
 }
 
 #[cfg(test)]
@@ -57,21 +51,17 @@ pub(crate) mod tests {
     use std::process::Command;
     use std::time::Duration;
 
+    use mlua::ffi;
+
     use super::*;
     use crate::script::guard;
-    use crate::script::stack::bytes_at;
+    use crate::script::push::Table;
 
     /// A Lua state whose global `mix` holds what `register` adds, for the tests of this folder.
-    pub(crate) fn lua_with(register: unsafe fn(State)) -> mlua::Lua {
+    pub(crate) fn lua_with(register: fn(&Table<'_>)) -> mlua::Lua {
         let lua = mlua::Lua::new();
-        let mix: mlua::Table = unsafe {
-            lua.exec_raw((), |state| {
-                ffi::lua_newtable(state);
-                register(state);
-            })
-        }
-        .unwrap();
-        lua.globals().set("mix", mix).unwrap();
+        // SAFETY: `exec_raw` protects the call, and nothing is left on the stack.
+        unsafe { lua.exec_raw::<()>((), |state| Stack::new(state).set_global(c"mix", table(0, register))) }.unwrap();
         lua
     }
 
@@ -101,6 +91,7 @@ pub(crate) mod tests {
     fn over_time(lua: &mlua::Lua, call: &str) -> String {
         let call: mlua::MultiValue = lua.load(format!("return {call}")).eval().unwrap();
         let mut said = String::new();
+        // SAFETY: the state is alive during the run; the function and its arguments are all of the stack.
         unsafe {
             lua.exec_raw::<()>(call, |state| {
                 let _run = guard::enter(state, Duration::from_millis(1), crate::script::doing::Doing::TESTING);
@@ -109,7 +100,9 @@ pub(crate) mod tests {
                 }
                 // Called by C: no hook of Lua's is asked, so the function itself must have looked.
                 ffi::lua_pcall(state, ffi::lua_gettop(state) - 1, ffi::LUA_MULTRET, 0);
-                said = bytes_at(state, -1).map_or_else(String::new, |b| String::from_utf8_lossy(&b).into_owned());
+                let stack = Stack::new(state);
+                let text = stack.bytes(stack.top());
+                said = text.map_or_else(String::new, |b| String::from_utf8_lossy(&b).into_owned());
                 ffi::lua_settop(state, 0);
             })
         }
@@ -119,13 +112,12 @@ pub(crate) mod tests {
 
     #[test]
     fn functions_that_work_long_look_at_the_time() {
-        let all = |state| unsafe {
-            text::register(state);
-            codec::register(state);
-            json::register(state);
-            php_pack::register(state);
-        };
-        let lua = lua_with(all);
+        let lua = lua_with(|mix| {
+            text::register(mix);
+            codec::register(mix);
+            json::register(mix);
+            php_pack::register(mix);
+        });
         lua.load(
             "long = ('x'):rep(2 ^ 18) numbers, objects = {}, {}
              for i = 1, 2 ^ 16 do numbers[i], objects[i] = 65, { a = 1 } end

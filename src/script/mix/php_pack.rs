@@ -18,7 +18,8 @@ mod unpack;
 
 use mlua::ffi;
 
-use crate::script::stack::{Raise, State, push_bytes};
+use crate::script::push::{One, Stack};
+use crate::script::stack::{Raise, push_bytes};
 
 pub use functions::register;
 
@@ -55,17 +56,18 @@ fn format_length(format: &[u8]) -> Result<(), String> {
 
 /// Pushes a Lua string of `length` bytes that `write` makes in a buffer of zeros; it returns how many of them to keep.
 /// Raises a memory error if Lua has no room for them, before `write` runs or after it.
-///
-/// # Safety
-/// `state` must be valid and in a protected call; the caller must own nothing with a destructor.
-unsafe fn push_made<W: FnOnce(&mut [u8]) -> usize>(state: State, length: usize, write: W) {
+fn push_made<W: FnOnce(&mut [u8]) -> usize>(stack: Stack<'_>, length: usize, write: W) -> One {
+    // SAFETY: the buffer is a userdata on the stack, of that length; it is taken off when the string is there, a copy. `write` has no
+    // other way to it.
     unsafe {
-        // A userdata and not a vector: the VM's limit counts it, and the collector frees it whatever is raised.
-        let start = ffi::lua_newuserdata(state, length.max(1)).cast::<u8>();
-        std::ptr::write_bytes(start, 0, length);
-        let buffer = std::slice::from_raw_parts_mut(start, length);
-        let kept = write(&mut *buffer).min(length);
-        push_bytes(state, buffer.get(..kept).unwrap_or_default());
-        ffi::lua_remove(state, -2);
+        stack.by_hand(|state| {
+            // A userdata and not a vector: the VM's limit counts it.
+            let start = ffi::lua_newuserdata(state, length.max(1)).cast::<u8>();
+            std::ptr::write_bytes(start, 0, length);
+            let buffer = std::slice::from_raw_parts_mut(start, length);
+            let kept = write(&mut *buffer).min(length);
+            push_bytes(state, buffer.get(..kept).unwrap_or_default());
+            ffi::lua_remove(state, -2);
+        })
     }
 }

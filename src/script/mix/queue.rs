@@ -1,24 +1,17 @@
 //! `mix.queue`: from handlers to the back ends that consume a topic.
 
-use mlua::ffi;
-
 use super::json;
 use crate::message::Channel;
 use crate::queue::Pushed;
 use crate::script::current;
-use crate::script::stack::{Args, Fallible, Raise, State};
+use crate::script::push::{Table, table};
+use crate::script::stack::{Args, Fallible, Raise};
 use crate::script::wait::{Outcome, waiting};
 
-/// Adds `queue` to the `mix` table at the top of the stack.
-///
-/// # Safety
-/// `state` must be valid and in a protected call, after [`json::register`].
-pub unsafe fn register(state: State) {
-    unsafe {
-        ffi::lua_createtable(state, 0, 1);
-        json::set_encoding(state, c"push", waiting(push));
-        ffi::lua_setfield(state, -2, c"queue".as_ptr());
-    }
+/// Adds `queue` to the `mix` table, after [`json::register`].
+pub fn register(mix: &Table<'_>) {
+    // SAFETY: `waiting` makes a function for Lua, which wants its name as first upvalue.
+    mix.field(c"queue", table(1, |queue| unsafe { json::set_encoding(queue, c"push", waiting(push)) }));
 }
 
 /// The topic that a push names; or what is wrong with its name.

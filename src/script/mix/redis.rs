@@ -2,16 +2,15 @@
 
 use mlua::ffi;
 use serde_json::value::RawValue;
-use std::ffi::{CStr, c_int};
-use std::slice;
+use std::ffi::CStr;
 
 use super::json;
 use crate::outbound;
 use crate::outbound::redis::{Command, Reply};
 use crate::script::current;
-use crate::script::push::mark_array;
-use crate::script::stack::{Args, Fallible, Push, Raise, State, push_bytes, set_method, set_native, type_name};
-use crate::script::wait::{self, Outcome, set_waiting_method, waiting};
+use crate::script::push::{One, Stack, Table, table};
+use crate::script::stack::{Args, Fallible, Push, Raise};
+use crate::script::wait::{self, Outcome, waiting};
 
 /// The longest name of a Redis, in bytes.
 const MAX_NAME: usize = 255;
@@ -23,64 +22,61 @@ const METATABLE: &CStr = c"connmix.redis";
 static TAG: u8 = 0;
 const TAG_BYTES: usize = size_of::<*const u8>();
 
-/// Adds `redis` to the `mix` table at the top of the stack.
-///
-/// # Safety
-/// `state` must be valid and in a protected call, after [`json::register`].
-pub unsafe fn register(state: State) {
-    unsafe {
-        ffi::lua_createtable(state, 0, 3);
-        ffi::lua_createtable(state, 0, 1);
-        set_waiting_method(state, c"command", command);
-        ffi::lua_setfield(state, -2, c"__index".as_ptr());
-        set_method(state, c"__tostring", to_string);
+/// Adds `redis` to the `mix` table, after [`json::register`].
+pub fn register(mix: &Table<'_>) {
+    let class = table(3, |class| {
+        class.field(c"__index", table(1, |methods| methods.waiting_method(c"command", command)));
+        class.method(c"__tostring", to_string);
         // Scripts can't reach the metatable and change what other handlers call.
-        ffi::lua_pushboolean(state, 0);
-        ffi::lua_setfield(state, -2, c"__metatable".as_ptr());
-        ffi::lua_setfield(state, ffi::LUA_REGISTRYINDEX, METATABLE.as_ptr());
-
-        ffi::lua_createtable(state, 0, 2);
-        set_native(state, c"connection", connection);
-        json::set_encoding(state, c"push", waiting(push));
-        ffi::lua_setfield(state, -2, c"redis".as_ptr());
-    }
+        class.field(c"__metatable", false);
+    });
+    mix.stack().register(METATABLE, class);
+    let redis = table(2, |redis| {
+        redis.native(c"connection", connection);
+        // SAFETY: `waiting` makes a function for Lua, which wants its name as first upvalue.
+        unsafe { json::set_encoding(redis, c"push", waiting(push)) };
+    });
+    mix.field(c"redis", redis);
 }
 
 /// A Redis as scripts hold it: its name, nothing that has to be closed.
 struct Named(String);
 
 impl Push for Named {
-    const COUNT: c_int = 1;
-    unsafe fn push_to(self, state: State) -> c_int {
+    type Pushed = One;
+    fn push_to(self, stack: Stack<'_>) -> One {
         let name = self.0.as_bytes();
+        // SAFETY: it pushes a userdata of as many bytes as are written, aligned for a pointer, and gives it the metatable, which
+        // `register` has made.
         unsafe {
-            let place = ffi::lua_newuserdata(state, TAG_BYTES + name.len()).cast::<u8>();
-            place.cast::<*const u8>().write(&raw const TAG);
-            place.add(TAG_BYTES).copy_from_nonoverlapping(name.as_ptr(), name.len());
-            ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, METATABLE.as_ptr());
-            ffi::lua_setmetatable(state, -2);
+            stack.by_hand(|state| {
+                let place = ffi::lua_newuserdata(state, TAG_BYTES + name.len()).cast::<u8>();
+                place.cast::<*const u8>().write(&raw const TAG);
+                place.add(TAG_BYTES).copy_from_nonoverlapping(name.as_ptr(), name.len());
+                ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, METATABLE.as_ptr());
+                ffi::lua_setmetatable(state, -2);
+            })
         }
-        1
     }
 }
 
 /// The name of `self`.
 fn this(args: &Args) -> Result<&str, Raise> {
-    let name = unsafe {
-        let length = match ffi::lua_type(args.state(), 1) {
-            ffi::LUA_TUSERDATA => ffi::lua_objlen(args.state(), 1),
-            _ => 0,
-        };
-        length.checked_sub(TAG_BYTES).and_then(|length| {
-            let place = ffi::lua_touserdata(args.state(), 1).cast::<u8>();
+    let slots = args.slots();
+    let length = if slots.kind(1) == ffi::LUA_TUSERDATA { slots.length(1) } else { 0 };
+    let name = length.checked_sub(TAG_BYTES).and_then(|length| {
+        let place = slots.userdata(1).cast::<u8>();
+        // SAFETY: a full userdata of at least a pointer's length, aligned for one. Where the tag is ours, the rest is the name, which
+        // stays while the argument does.
+        unsafe {
             let ours = std::ptr::eq(place.cast::<*const u8>().read(), &raw const TAG);
-            ours.then(|| slice::from_raw_parts(place.add(TAG_BYTES), length))
-        })
-    };
+            ours.then(|| std::slice::from_raw_parts(place.add(TAG_BYTES), length))
+        }
+    });
     name.and_then(|name| std::str::from_utf8(name).ok()).ok_or_else(|| {
         Raise::Message(format!(
             "not a Redis: got {} where one was expected (call methods with a colon: r:command(\"get\", \"k\"))",
-            unsafe { type_name(args.state(), 1) }
+            slots.type_name(1)
         ))
     })
 }
@@ -118,7 +114,7 @@ fn command(args: &Args) -> Result<Outcome<Result<Reply, String>>, Raise> {
 
 /// An argument's bytes. A number is written so that none of it is lost, which Lua's own text would do beyond 14 digits.
 fn word(args: &Args, index: i32) -> Result<Vec<u8>, Raise> {
-    if unsafe { ffi::lua_type(args.state(), args.slot(index)) } != ffi::LUA_TNUMBER {
+    if args.slots().kind(args.slot(index)) != ffi::LUA_TNUMBER {
         return args.bytes(index).map(|bytes| bytes.into_owned());
     }
     let n = args.number(index)?;
@@ -169,42 +165,26 @@ fn push(args: &Args) -> Result<Outcome<Result<Reply, String>>, Raise> {
 
 /// A number that a double can't hold comes as its decimal text.
 impl Push for Reply {
-    const COUNT: c_int = 1;
-    unsafe fn push_to(self, state: State) -> c_int {
-        unsafe { (&self).push_to(state) }
+    type Pushed = One;
+    fn push_to(self, stack: Stack<'_>) -> One {
+        (&self).push_to(stack)
     }
 }
 
 impl Push for &Reply {
-    const COUNT: c_int = 1;
-    unsafe fn push_to(self, state: State) -> c_int {
-        unsafe {
-            match self {
-                Reply::Nil => ffi::lua_pushnil(state),
-                Reply::Integer(n) if n.unsigned_abs() <= MAX_EXACT => ffi::lua_pushnumber(state, *n as f64),
-                Reply::Integer(n) => {
-                    let mut digits = itoa::Buffer::new();
-                    push_bytes(state, digits.format(*n).as_bytes());
-                }
-                Reply::Bytes(bytes) => push_bytes(state, bytes),
-                // As scripts in Redis have it.
-                Reply::Error(text) => {
-                    ffi::luaL_checkstack(state, 2, c"reply nested too deep".as_ptr());
-                    ffi::lua_createtable(state, 0, 1);
-                    push_bytes(state, text.as_bytes());
-                    ffi::lua_setfield(state, -2, c"err".as_ptr());
-                }
-                Reply::Array(list) => {
-                    ffi::luaL_checkstack(state, 3, c"reply nested too deep".as_ptr());
-                    ffi::lua_createtable(state, list.len() as c_int, 0);
-                    for (i, reply) in list.iter().enumerate() {
-                        reply.push_to(state);
-                        ffi::lua_rawseti(state, -2, i as ffi::lua_Integer + 1);
-                    }
-                    mark_array(state);
-                }
-            }
+    type Pushed = One;
+    fn push_to(self, stack: Stack<'_>) -> One {
+        match self {
+            Reply::Nil => stack.push_nil(),
+            Reply::Integer(n) if n.unsigned_abs() <= MAX_EXACT => (*n as f64).push_to(stack),
+            Reply::Integer(n) => itoa::Buffer::new().format(*n).push_to(stack),
+            Reply::Bytes(bytes) => stack.push_bytes(bytes),
+            // As scripts in Redis have it.
+            Reply::Error(text) => stack.push_table(0, 1, |table| table.field(c"err", text.as_str())),
+            Reply::Array(list) => stack.push_table(list.len(), 0, |table| {
+                list.iter().enumerate().for_each(|(i, reply)| table.element(i + 1, reply));
+                table.mark_array();
+            }),
         }
-        1
     }
 }

@@ -4,37 +4,34 @@ use mlua::ffi;
 use std::ffi::c_int;
 
 use crate::script::program::Program;
-use crate::script::stack::{Raise, State, push_bytes, throw, type_name};
+use crate::script::push::{Table, table, with};
+use crate::script::stack::{Args, Push, State, throw};
 
-/// Adds `server` to the `mix` table at the top of the stack.
-///
-/// # Safety
-/// `state` must be valid and in a protected call.
-pub unsafe fn register(state: State, program: &Program) {
-    unsafe {
-        ffi::lua_createtable(state, 0, 1);
-        ffi::lua_pushstring(state, c"option".as_ptr());
-        ffi::lua_createtable(state, 0, program.options.len() as c_int);
-        for (name, value) in &program.options {
-            push_bytes(state, name.as_bytes());
-            push_bytes(state, value.as_bytes());
-            ffi::lua_rawset(state, -3);
-        }
-        ffi::lua_pushcclosure(state, option, 2);
-        ffi::lua_setfield(state, -2, c"option".as_ptr());
-        ffi::lua_setfield(state, -2, c"server".as_ptr());
-    }
+/// Adds `server` to the `mix` table.
+pub fn register(mix: &Table<'_>, program: &Program) {
+    let options = table(program.options.len(), |options| {
+        program.options.iter().for_each(|(name, value)| options.set(name.as_str(), value.as_str()));
+    });
+    // SAFETY: `option` is a function for Lua with these upvalues.
+    let function = with(|stack| unsafe { stack.push_closure(option, |stack| ("option", options).push_to(stack)) });
+    mix.field(c"server", table(1, |server| server.field(c"option", function)));
 }
 
 /// `mix.server.option(name)`: upvalue 2 holds the options.
+///
+/// # Safety
+/// For Lua to call, as a closure with its name and a table as upvalues.
 unsafe extern "C-unwind" fn option(state: State) -> c_int {
+    // SAFETY: Lua's call lasts as long as this function.
+    let args = unsafe { Args::new(state, 0) };
+    if args.slots().string(1).is_none() {
+        // SAFETY: as Lua calls it.
+        unsafe { throw(state, args.wrong(1, "string")) }
+    }
+    // SAFETY: the arguments are not in use any more; the upvalue is a table.
     unsafe {
-        if ffi::lua_type(state, 1) != ffi::LUA_TSTRING {
-            let problem = format!("string expected, got {}", type_name(state, 1));
-            throw(state, Raise::Argument { index: 1, problem });
-        }
         ffi::lua_settop(state, 1);
         ffi::lua_rawget(state, ffi::lua_upvalueindex(2));
-        1
     }
+    1
 }

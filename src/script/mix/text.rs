@@ -4,20 +4,14 @@ use memchr::{memchr_iter, memmem};
 use mlua::ffi;
 use std::ffi::c_int;
 
-use crate::script::push::mark_array;
-use crate::script::stack::{
-    Args, Raise, State, VALUES_PER_LOOK, bytes_at, in_time, push_bytes, set_native, set_raw, throw, type_name,
-};
+use crate::script::push::{One, Pushed, Stack, Table};
+use crate::script::stack::{Args, Raise, Slots, State, VALUES_PER_LOOK, in_time, throw};
 
-/// Adds this file's functions to the `mix` table at the top of the stack.
-///
-/// # Safety
-/// `state` must be valid and in a protected call, with a table at the top of its stack.
-pub unsafe fn register(state: State) {
-    unsafe {
-        set_raw(state, c"str_split", str_split);
-        set_native(state, c"bytes_tostring", bytes_tostring);
-    }
+/// Adds this file's functions to the `mix` table.
+pub fn register(mix: &Table<'_>) {
+    // SAFETY: a function for Lua, which does not panic.
+    unsafe { mix.raw(c"str_split", str_split) };
+    mix.native(c"bytes_tostring", bytes_tostring);
 }
 
 /// The pieces of `text` between the separators; empty pieces are kept. An empty separator gives the UTF-8 characters,
@@ -33,8 +27,7 @@ pub struct Pieces<'a> {
     cut: Cut<'a>,
 }
 
-/// How pieces are found. Holds nothing on the heap, since a raise out of [`str_split`] runs no destructor; so the large
-/// variant is not boxed.
+/// How pieces are found. One is made for each call of [`str_split`], so the large variant is not boxed.
 #[allow(clippy::large_enum_variant)]
 enum Cut<'a> {
     Characters,
@@ -102,86 +95,70 @@ impl<'a> Iterator for Pieces<'a> {
 }
 
 /// `mix.str_split(s, sep)`: written for the raw stack, since it pushes the pieces straight from the argument's bytes.
+///
+/// # Safety
+/// For Lua to call, with its name as upvalue.
 unsafe extern "C-unwind" fn str_split(state: State) -> c_int {
-    unsafe {
-        let args = Args::new(state, 0);
-        for index in 1..=2 {
-            if !matches!(ffi::lua_type(state, args.slot(index)), ffi::LUA_TSTRING | ffi::LUA_TNUMBER) {
-                throw(state, args.wrong(index, "string"));
-            }
-            // A number is made a string in its slot: the bytes below must be Lua's own, as a raise would leak ours.
-            ffi::lua_tolstring(state, args.slot(index), std::ptr::null_mut());
-        }
-        let (text, separator) = (raw_bytes(state, 1), raw_bytes(state, 2));
-        let pieces = pieces(text, separator);
-        ffi::lua_createtable(state, c_int::try_from(pieces.cut.count(text)).unwrap_or(c_int::MAX), 0);
+    // SAFETY: Lua protects the call, which lasts as long as this function.
+    let (args, stack) = unsafe { (Args::new(state, 0), Stack::new(state)) };
+    let (text, separator) = match args.bytes(1).and_then(|text| Ok((text, args.bytes(2)?))) {
+        Ok(arguments) => arguments,
+        // SAFETY: as Lua calls it.
+        Err(raise) => unsafe { throw(state, raise) },
+    };
+    let pieces = pieces(&text, &separator);
+    _ = stack.push_table(pieces.cut.count(&text), 0, |table| {
         for (i, piece) in pieces.enumerate() {
             if i % VALUES_PER_LOOK == 0
                 && let Err(over) = in_time()
             {
-                throw(state, over);
+                // SAFETY: as Lua calls it.
+                unsafe { throw(state, over) }
             }
-            push_bytes(state, piece);
-            ffi::lua_rawseti(state, -2, i as ffi::lua_Integer + 1);
+            table.element(i + 1, piece);
         }
-        mark_array(state);
-    }
-    1
-}
-
-/// The bytes of the Lua string in a slot, which must outlive the result.
-unsafe fn raw_bytes<'a>(state: State, slot: c_int) -> &'a [u8] {
-    unsafe {
-        let mut length = 0;
-        let start = ffi::lua_tolstring(state, slot, &mut length);
-        std::slice::from_raw_parts(start.cast(), length)
-    }
+        table.mark_array();
+    });
+    One::COUNT
 }
 
 /// `mix.bytes_tostring(t)`: the bytes whose values are `t[1]` to `t[#t]`. As for `string.char`, a string may spell a
 /// number.
 fn bytes_tostring(args: &Args) -> Result<Vec<u8>, Raise> {
-    let (state, table) = (args.state(), args.slot(1));
-    // Nothing here raises: the length and the elements are read raw.
-    unsafe {
-        if ffi::lua_type(state, table) != ffi::LUA_TTABLE {
-            return Err(args.wrong(1, "table"));
-        }
-        let length = ffi::lua_rawlen(state, table);
-        // A table with holes can claim any length; reading it ends at its first hole.
-        let mut bytes = Vec::with_capacity(length.min(1 << 16));
-        for i in 1..=length {
-            if i % VALUES_PER_LOOK == 0 {
-                in_time()?;
-            }
-            ffi::lua_rawgeti(state, table, i as ffi::lua_Integer);
-            let byte = byte_at(state, -1).ok_or_else(|| describe(state, -1));
-            ffi::lua_pop(state, 1);
-            bytes.push(byte.map_err(|got| Raise::Argument {
-                index: 1,
-                problem: format!("element {i} must be an integer from 0 to 255, got {got}"),
-            })?);
-        }
-        Ok(bytes)
+    let (slots, table) = (args.slots(), args.slot(1));
+    if slots.kind(table) != ffi::LUA_TTABLE {
+        return Err(args.wrong(1, "table"));
     }
+    let (length, element) = (slots.length(table), slots.top() + 1);
+    // A table with holes can claim any length; reading it ends at its first hole.
+    let mut bytes = Vec::with_capacity(length.min(1 << 16));
+    for i in 1..=length {
+        if i % VALUES_PER_LOOK == 0 {
+            in_time()?;
+        }
+        // SAFETY: a table, read raw, which raises nothing; a native function's stack has room for one value.
+        unsafe { ffi::lua_rawgeti(slots.state(), table, i as ffi::lua_Integer) };
+        let byte = byte_at(slots, element).ok_or_else(|| describe(slots, element));
+        // SAFETY: takes off the element, of which nothing is lent.
+        unsafe { ffi::lua_settop(slots.state(), element - 1) };
+        bytes.push(byte.map_err(|got| Raise::Argument {
+            index: 1,
+            problem: format!("element {i} must be an integer from 0 to 255, got {got}"),
+        })?);
+    }
+    Ok(bytes)
 }
 
-unsafe fn byte_at(state: State, slot: c_int) -> Option<u8> {
-    unsafe {
-        if ffi::lua_isnumber(state, slot) == 0 {
-            return None;
-        }
-        let n = ffi::lua_tonumber(state, slot);
-        (n.fract() == 0.0 && (0.0..=255.0).contains(&n)).then_some(n as u8)
-    }
+fn byte_at(slots: Slots<'_>, slot: c_int) -> Option<u8> {
+    slots.number(slot).filter(|n| n.fract() == 0.0 && (0.0..=255.0).contains(n)).map(|n| n as u8)
 }
 
 /// A value as an error message shows it.
-unsafe fn describe(state: State, slot: c_int) -> String {
-    match unsafe { (ffi::lua_type(state, slot), bytes_at(state, slot)) } {
-        (ffi::LUA_TSTRING, Some(s)) => format!("'{}'", s[..s.len().min(40)].escape_ascii()),
+fn describe(slots: Slots<'_>, slot: c_int) -> String {
+    match (slots.string(slot), slots.bytes(slot)) {
+        (Some(s), _) => format!("'{}'", s[..s.len().min(40)].escape_ascii()),
         (_, Some(number)) => String::from_utf8_lossy(&number).into_owned(),
-        _ => unsafe { type_name(state, slot) }.into(),
+        _ => slots.type_name(slot).into(),
     }
 }
 

@@ -2,22 +2,18 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::script::stack::{Args, Raise, State, set_native};
-use crate::script::wait::{Outcome, set_waiting};
+use crate::script::push::Table;
+use crate::script::stack::{Args, Raise};
+use crate::script::wait::Outcome;
 
 /// The longest sleep, in seconds: a day.
 const MAX_SLEEP: f64 = 86_400.0;
 
-/// Adds its functions to the `mix` table at the top of the stack.
-///
-/// # Safety
-/// `state` must be valid and in a protected call.
-pub unsafe fn register(state: State) {
-    unsafe {
-        set_waiting(state, c"sleep", sleep);
-        set_native(state, c"now", now);
-        set_native(state, c"uuid", uuid);
-    }
+/// Adds its functions to the `mix` table.
+pub fn register(mix: &Table<'_>) {
+    mix.waiting(c"sleep", sleep);
+    mix.native(c"now", now);
+    mix.native(c"uuid", uuid);
 }
 
 /// How long to sleep, in seconds.

@@ -10,20 +10,16 @@ use std::net::Ipv6Addr;
 
 use self::escape::{Part, decoded, escape, unescape};
 use super::query;
-use crate::script::stack::{Args, Raise, State, set_native};
+use crate::script::push::Table;
+use crate::script::stack::{Args, Raise};
 use crate::shard::context::Value;
 
-/// Adds this file's functions to the `mix` table at the top of the stack.
-///
-/// # Safety
-/// `state` must be valid and in a protected call, with a table at the top of its stack.
-pub unsafe fn register(state: State) {
-    unsafe {
-        set_native(state, c"parse_str", parse_str);
-        set_native(state, c"parse_url", parse_url);
-        // What parse_url was called at first.
-        set_native(state, c"url_parse", parse_url);
-    }
+/// Adds this file's functions to the `mix` table.
+pub fn register(mix: &Table<'_>) {
+    mix.native(c"parse_str", parse_str);
+    mix.native(c"parse_url", parse_url);
+    // What parse_url was called at first.
+    mix.native(c"url_parse", parse_url);
 }
 
 fn parse_str(args: &Args) -> Result<Result<Value, String>, Raise> {

@@ -6,18 +6,10 @@ use std::ffi::c_int;
 use std::mem::MaybeUninit;
 use std::slice;
 
-use super::{STEPS_LEFT, argument, budget, push_capture, push_captures, push_slice, raise, visible};
+use super::{STEPS_LEFT, argument, budget, push_capture, push_captures, raise, visible};
 use crate::script::pattern::{self, Capture, Matcher};
-use crate::script::stack::{State, set_raw};
-
-/// Replaces `gsub` in the `string` table, which is at the top of the stack and stays there.
-///
-/// # Safety
-/// `state` must be valid and in a protected call.
-pub unsafe fn register(state: State) {
-    // SAFETY: the caller's; `gsub` does not panic.
-    unsafe { set_raw(state, c"gsub", gsub) }
-}
+use crate::script::push::push_bytes;
+use crate::script::stack::State;
 
 /// gsub's stack: the three arguments that are read again and again, then the [`Output`]'s memory.
 const REPLACEMENT: c_int = 3;
@@ -26,9 +18,11 @@ const MEMORY: c_int = 4;
 /// How much of gsub's result is gathered in its own frame, before memory of Lua's is asked for.
 const IN_FRAME: usize = 1024;
 
-/// gsub's result in the making: short ones in gsub's frame, longer ones in a userdata anchored on the stack. Either is
-/// simply left behind by an error in a callback, and the collector frees the userdata; a `Vec` would leak, or would need
-/// a finalizer to free it. The userdata counts against the script's limit of memory, too, as every string does.
+/// gsub's result in the making: short ones in gsub's frame, longer ones in a userdata anchored on the stack. That counts against
+/// the script's limit of memory, as every string does, which a `Vec` would not.
+///
+/// `start` is the beginning of `capacity` bytes, of which the first `length` are written: in a frame that outlives this, or in the
+/// userdata at [`MEMORY`], which only `grow` replaces. `state` is the running function's.
 struct Output {
     state: State,
     start: *mut u8,
@@ -37,9 +31,13 @@ struct Output {
 }
 
 impl Output {
-    /// Appends bytes. May raise a memory error. `bytes` must not be of this very output.
+    /// Appends bytes. May raise a memory error.
+    ///
+    /// # Safety
+    /// [`MEMORY`] must be a slot of its own, and `bytes` must not be of this very output.
     #[inline]
     unsafe fn append(&mut self, bytes: &[u8]) {
+        // SAFETY: the caller's. There is room behind what is written.
         unsafe {
             if bytes.len() > self.capacity - self.length {
                 self.grow(bytes.len());
@@ -49,8 +47,13 @@ impl Output {
         self.length += bytes.len();
     }
 
+    /// Makes room for so many bytes more.
+    ///
+    /// # Safety
+    /// As [`Output::append`].
     #[cold]
     unsafe fn grow(&mut self, more: usize) {
+        // SAFETY: the caller's. The new memory is larger than what is copied into it, and takes the place of the old one.
         unsafe {
             // A size that can't be had raises in lua_newuserdata.
             let capacity = self.length.saturating_add(more).max(self.capacity.saturating_mul(2));
@@ -84,7 +87,11 @@ pub(in crate::script) fn native_stack_used() -> usize {
     top.saturating_sub(here)
 }
 
+/// # Safety
+/// For Lua to call.
 pub(super) unsafe extern "C-unwind" fn gsub(state: State) -> c_int {
+    // SAFETY: called by Lua. The arguments keep their slots until the end, and with them subject, pattern and replacement; the slot
+    // behind them is the output's, which is not used by anybody else. `frame` outlives the output.
     unsafe {
         let subject = argument(state, 1);
         let pattern = visible(argument(state, 2));
@@ -148,7 +155,7 @@ pub(super) unsafe extern "C-unwind" fn gsub(state: State) -> c_int {
             ffi::lua_pushvalue(state, 1);
         } else {
             output.append(subject.get(done..).unwrap_or_default());
-            push_slice(state, slice::from_raw_parts(output.start, output.length));
+            push_bytes(state, slice::from_raw_parts(output.start, output.length));
         }
         ffi::lua_pushinteger(state, count as ffi::lua_Integer);
         2
@@ -157,8 +164,13 @@ pub(super) unsafe extern "C-unwind" fn gsub(state: State) -> c_int {
 
 /// Appends what a replacement function or table says, with `kept` in front of it; or nothing at all, and returns false,
 /// if it says to leave the match alone.
+///
+/// # Safety
+/// As [`Output::append`]; the replacement must be a function or a table, as `kind` says.
 unsafe fn computed(output: &mut Output, kind: c_int, matcher: &Matcher, subject: &[u8], kept: &[u8]) -> bool {
     let state = output.state;
+    // SAFETY: the caller's. The captures are all of the function's arguments, and it returns one value, as the table does; that stays
+    // on the stack while its bytes are copied.
     unsafe {
         if kind == ffi::LUA_TFUNCTION {
             ffi::lua_pushvalue(state, REPLACEMENT);
@@ -188,8 +200,12 @@ unsafe fn computed(output: &mut Output, kind: c_int, matcher: &Matcher, subject:
 
 /// Appends a replacement string: `%0` is the match, `%1` to `%9` are captures, and any other character behind a `%`
 /// stands for itself.
+///
+/// # Safety
+/// As [`Output::append`], of the replacement and the subject.
 unsafe fn expanded(output: &mut Output, replacement: &[u8], matcher: &Matcher, subject: &[u8]) {
     let mut rest = replacement;
+    // SAFETY: the caller's.
     unsafe {
         while let Some(percent) = rest.iter().position(|&c| c == b'%') {
             let (plain, escape) = rest.split_at(percent);
@@ -216,6 +232,9 @@ unsafe fn expanded(output: &mut Output, replacement: &[u8], matcher: &Matcher, s
 }
 
 /// Appends a number's decimal digits.
+///
+/// # Safety
+/// As [`Output::append`].
 unsafe fn append_number(output: &mut Output, mut number: usize) {
     let mut digits = [0; 20];
     let mut start = digits.len();
@@ -227,5 +246,6 @@ unsafe fn append_number(output: &mut Output, mut number: usize) {
             break;
         }
     }
+    // SAFETY: the caller's; the digits are of this frame.
     unsafe { output.append(digits.get(start..).unwrap_or_default()) }
 }

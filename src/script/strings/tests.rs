@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::script::doing::Doing;
-use crate::script::stack::protect;
+use crate::script::stack::{Stack, protect};
 use mlua::{Function, Lua, LuaString, MultiValue, Value};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -71,15 +71,8 @@ const HARNESS: &str = r#"
 "#;
 
 fn register_in(lua: &Lua) {
-    unsafe {
-        lua.exec_raw::<()>((), |state| {
-            ffi::lua_getglobal(state, c"string".as_ptr());
-            register(state);
-            gsub::register(state);
-            ffi::lua_pop(state, 1);
-        })
-        .unwrap();
-    }
+    // SAFETY: `exec_raw` protects the call; nothing is left on the stack.
+    unsafe { lua.exec_raw::<()>((), |state| register(Stack::new(state))) }.unwrap();
 }
 
 struct Pair {
@@ -90,7 +83,8 @@ struct Pair {
 impl Pair {
     fn new() -> Pair {
         // What cases call from the string library besides must be the same function in both.
-        let (ours, stock) = (unsafe { Lua::unsafe_new() }, unsafe { Lua::unsafe_new() });
+        // SAFETY: the scripts below do no harm with the libraries that they get.
+        let (ours, stock) = unsafe { (Lua::unsafe_new(), Lua::unsafe_new()) };
         register_in(&ours);
         for lua in [&ours, &stock] {
             lua.load(HARNESS).set_name("=harness").exec().unwrap();
@@ -330,6 +324,7 @@ fn calls_of_every_kind_are_as_the_original() {
 
 #[test]
 fn methods_of_strings_are_replaced_too() {
+    // SAFETY: the scripts below do no harm with the libraries that they get.
     let lua = unsafe { Lua::unsafe_new() };
     let stock: Function = lua.load("return ('x').find").eval().unwrap();
     register_in(&lua);
@@ -422,8 +417,10 @@ fn what_explodes_is_stopped_in_time() {
         let function = lua.load(format!("local _ = {code}")).set_name("=slow").into_function().unwrap();
         let begin = Instant::now();
         let mut state = std::ptr::null_mut();
+        // SAFETY: the closure only takes the pointer.
         unsafe { lua.exec_raw::<()>((), |s| state = s) }.unwrap();
         let outcome = {
+            // SAFETY: `lua` lives until the end of this function.
             let _run = unsafe { guard::enter(state, Duration::from_millis(50), Doing::TESTING) };
             function.call::<()>(())
         };
@@ -450,14 +447,13 @@ fn a_limit_of_memory_holds() {
 #[test]
 fn registering_keeps_the_stack() {
     let lua = Lua::new();
+    // SAFETY: the state runs nothing, and nothing is left on the stack.
     unsafe {
         lua.exec_raw::<()>((), |state| {
-            let outcome = protect(state, |state| {
-                ffi::lua_getglobal(state, c"string".as_ptr());
-                let top = ffi::lua_gettop(state);
-                register(state);
-                assert_eq!(ffi::lua_gettop(state), top);
-                assert_eq!(ffi::lua_type(state, -1), ffi::LUA_TTABLE);
+            let outcome = protect(state, |stack| {
+                let top = stack.top();
+                register(stack);
+                assert_eq!(stack.top(), top);
             });
             assert_eq!(outcome, Ok(()));
         })

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::message::{Kind, NotUtf8};
 use crate::script::doing::Doing;
-use crate::script::harness as runtime;
+use crate::script::harness::{self as runtime, One, Pushed, Table, with};
 use crate::script::mix::conn::GONE;
-use crate::script::stack::{Args, Push, Raise, State, push_bytes, set_method, set_native, set_raw};
+use crate::script::stack::{Args, Push, Raise, Stack, State};
 use crate::script::{guard, wait};
 use crate::shard::context::{Context, Value};
 
@@ -26,79 +26,70 @@ pub(super) fn begin(timeout: Duration) {
     DEADLINE.with(|deadline| deadline.set(Instant::now().checked_add(timeout)));
 }
 
-/// Sets them in the table at the top of the stack.
-///
-/// # Safety
-/// `state` must be valid and in a protected call.
-pub(super) unsafe fn register(state: State) {
+/// Sets them in a table.
+pub(super) fn register(table: &Table<'_>) {
+    // SAFETY: all are functions for Lua, which don't panic.
     unsafe {
-        set_raw(state, c"resume", resume);
-        set_raw(state, c"proxy", proxy);
-        set_raw(state, c"set_globals", set_globals);
-        set_native(state, c"trace", traced);
-        set_native(state, c"place", |args: &Args| Ok(runtime::script_place(args.state())));
-        set_native(state, c"is_late", |_: &Args| {
-            Ok(DEADLINE.with(|deadline| deadline.get().is_some_and(|at| Instant::now() > at)))
-        });
-        set_native(state, c"is_utf8", |args: &Args| Ok(std::str::from_utf8(&args.bytes(1)?).is_ok()));
-        set_native(state, c"send_args", |args: &Args| Ok(Checked(send_args(args))));
-        set_native(state, c"publish_args", |args: &Args| Ok(Checked(publish_args(args))));
-        set_native(state, c"mesh_send_args", |args: &Args| Ok(Checked(mesh_send_args(args))));
-        set_native(state, c"channel_args", |args: &Args| Ok(Checked(channel_args(args))));
-        set_native(state, c"close_args", |args: &Args| Ok(Checked(close_args(args))));
-        set_native(state, c"sleep_arg", |args: &Args| Ok(Checked(runtime::sleep_arg(args))));
-        set_native(state, c"key_arg", |args: &Args| Ok(Checked(args.text(1).map(Cow::into_owned))));
-        set_native(state, c"queue_args", |args: &Args| {
-            Ok(Checked(runtime::push_args(args).map(|topic| topic.map(|topic| topic.to_string()))))
-        });
-        set_native(state, c"command_args", |args: &Args| {
-            Ok(Checked(runtime::command_args(args).map(|command| command.map(|(words, _)| Words(words)))))
-        });
-        set_native(state, c"request_problem", |args: &Args| Ok(Checked(runtime::request_problem(args))));
-        set_native(state, c"log_args", |args: &Args| Ok(Checked(log_args(args))));
-        set_native(state, c"context_new", context_new);
-        set_method(state, c"context_set", |args: &Args| Ok(Checked(context_set(args))));
-        set_method(state, c"context_merge", |args: &Args| Ok(Checked(context_merge(args))));
-        set_native(state, c"context_all", context_all);
-        for (name, text) in [
-            (c"gone", GONE),
-            (c"not_at_top_level", wait::NOT_AT_TOP_LEVEL),
-            (c"not_here", wait::NOT_HERE),
-            (c"in_vain", wait::IN_VAIN),
-            (c"over_budget", guard::OVER_BUDGET),
-        ] {
-            push_bytes(state, text.as_bytes());
-            ffi::lua_setfield(state, -2, name.as_ptr());
-        }
-        NotUtf8.to_string().push_to(state);
-        ffi::lua_setfield(state, -2, c"not_utf8".as_ptr());
-        ffi::lua_pushnumber(state, wait::MOST_IN_VAIN.into());
-        ffi::lua_setfield(state, -2, c"most_in_vain".as_ptr());
-        ffi::lua_pushlightuserdata(state, wait::marker());
-        ffi::lua_setfield(state, -2, c"marker".as_ptr());
+        table.raw(c"resume", resume);
+        table.raw(c"proxy", proxy);
+        table.raw(c"set_globals", set_globals);
     }
+    table.native(c"trace", traced);
+    table.native(c"place", |args: &Args| Ok(runtime::script_place(args.slots())));
+    table.native(c"is_late", |_: &Args| {
+        Ok(DEADLINE.with(|deadline| deadline.get().is_some_and(|at| Instant::now() > at)))
+    });
+    table.native(c"is_utf8", |args: &Args| Ok(std::str::from_utf8(&args.bytes(1)?).is_ok()));
+    table.native(c"send_args", |args: &Args| Ok(Checked(send_args(args))));
+    table.native(c"publish_args", |args: &Args| Ok(Checked(publish_args(args))));
+    table.native(c"mesh_send_args", |args: &Args| Ok(Checked(mesh_send_args(args))));
+    table.native(c"channel_args", |args: &Args| Ok(Checked(channel_args(args))));
+    table.native(c"close_args", |args: &Args| Ok(Checked(close_args(args))));
+    table.native(c"sleep_arg", |args: &Args| Ok(Checked(runtime::sleep_arg(args))));
+    table.native(c"key_arg", |args: &Args| Ok(Checked(args.text(1).map(Cow::into_owned))));
+    table.native(c"queue_args", |args: &Args| {
+        Ok(Checked(runtime::push_args(args).map(|topic| topic.map(|topic| topic.to_string()))))
+    });
+    table.native(c"command_args", |args: &Args| {
+        Ok(Checked(runtime::command_args(args).map(|command| command.map(|(words, _)| Words(words)))))
+    });
+    table.native(c"request_problem", |args: &Args| Ok(Checked(runtime::request_problem(args))));
+    table.native(c"log_args", |args: &Args| Ok(Checked(log_args(args))));
+    table.native(c"context_new", context_new);
+    table.method(c"context_set", |args: &Args| Ok(Checked(context_set(args))));
+    table.method(c"context_merge", |args: &Args| Ok(Checked(context_merge(args))));
+    table.native(c"context_all", context_all);
+    for (name, text) in [
+        (c"gone", GONE),
+        (c"not_at_top_level", wait::NOT_AT_TOP_LEVEL),
+        (c"not_here", wait::NOT_HERE),
+        (c"in_vain", wait::IN_VAIN),
+        (c"over_budget", guard::OVER_BUDGET),
+    ] {
+        table.field(name, text);
+    }
+    table.field(c"not_utf8", NotUtf8.to_string());
+    table.field(c"most_in_vain", f64::from(wait::MOST_IN_VAIN));
+    // SAFETY: it pushes one value.
+    let marker = with(|stack| unsafe { stack.by_hand(|state| ffi::lua_pushlightuserdata(state, wait::marker())) });
+    table.field(c"marker", marker);
 }
 
 /// Arguments as they were read, behind two values that say what was wrong with them: which (0: not one of them), and how.
 struct Checked<T>(Result<T, Raise>);
 
 impl<T: Push> Push for Checked<T> {
-    const COUNT: c_int = T::COUNT + 2;
-    unsafe fn push_to(self, state: State) -> c_int {
+    type Pushed = ((One, One), T::Pushed);
+    fn push_to(self, stack: Stack<'_>) -> Self::Pushed {
         let (index, problem) = match self.0 {
-            Ok(values) => unsafe {
-                ffi::lua_pushnumber(state, 0.0);
-                ffi::lua_pushnil(state);
-                return values.push_to(state) + 2;
-            },
+            Ok(values) => {
+                let right = (0.0.push_to(stack), stack.push_nil());
+                return (right, values.push_to(stack));
+            }
             Err(Raise::Argument { index, problem }) => (index, problem),
             Err(Raise::Message(problem)) => (0, problem),
         };
-        unsafe {
-            ffi::lua_pushnumber(state, index.into());
-            problem.push_to(state);
-        }
-        2
+        ((f64::from(index).push_to(stack), problem.push_to(stack)), Pushed::nils(stack))
     }
 }
 
@@ -106,16 +97,11 @@ impl<T: Push> Push for Checked<T> {
 struct Words(Vec<Vec<u8>>);
 
 impl Push for Words {
-    const COUNT: c_int = 1;
-    unsafe fn push_to(self, state: State) -> c_int {
-        unsafe {
-            ffi::lua_createtable(state, c_int::try_from(self.0.len()).unwrap_or_default(), 0);
-            for (i, word) in self.0.iter().enumerate() {
-                push_bytes(state, word);
-                ffi::lua_rawseti(state, -2, i as ffi::lua_Integer + 1);
-            }
-        }
-        1
+    type Pushed = One;
+    fn push_to(self, stack: Stack<'_>) -> One {
+        stack.push_table(self.0.len(), 0, |table| {
+            self.0.iter().enumerate().for_each(|(i, word)| table.element(i + 1, word.as_slice()));
+        })
     }
 }
 
@@ -202,11 +188,13 @@ fn context_all(args: &Args) -> Result<Value, Raise> {
 
 /// `trace(co)`: where a coroutine stands.
 fn traced(args: &Args) -> Result<Vec<String>, Raise> {
-    let co = unsafe { ffi::lua_tothread(args.state(), 1) };
-    if co.is_null() { Err(args.wrong(1, "coroutine")) } else { Ok(runtime::traceback(co)) }
+    args.slots().thread(1).map(runtime::traceback).ok_or_else(|| args.wrong(1, "coroutine"))
 }
 
 /// `set_globals(co, table)`: what is compiled in that coroutine, and the coroutines that it makes, have these globals.
+///
+/// # Safety
+/// For Lua to call.
 unsafe extern "C-unwind" fn set_globals(state: State) -> c_int {
     // SAFETY: Lua calls this with its own state; `lua_setfenv` takes a table from the top of the stack, which is one.
     unsafe {
@@ -219,7 +207,11 @@ unsafe extern "C-unwind" fn set_globals(state: State) -> c_int {
 }
 
 /// `proxy(metatable)`: a value that has nothing but a metatable.
+///
+/// # Safety
+/// For the harness to call, with a table.
 unsafe extern "C-unwind" fn proxy(state: State) -> c_int {
+    // SAFETY: called by Lua, with a stack of its own; the metatable is one.
     unsafe {
         ffi::lua_newuserdata(state, 0);
         ffi::lua_pushvalue(state, 1);
@@ -230,14 +222,19 @@ unsafe extern "C-unwind" fn proxy(state: State) -> c_int {
 
 /// `resume(co, milliseconds, ...)`: goes on with a coroutine that nothing holds up longer than that; its waits come out
 /// as they are. True and what it gave, or false and its error.
+///
+/// # Safety
+/// For Lua to call.
 unsafe extern "C-unwind" fn resume(state: State) -> c_int {
+    // SAFETY: called by Lua, with a stack of its own, whose first slot keeps the coroutine. There is room on it for what it is given.
+    // What fails in the coroutine is the status; so nothing is raised while `_run` is there.
     unsafe {
         let co = ffi::lua_tothread(state, 1);
         let given = ffi::lua_gettop(state) - 2;
         if co.is_null() || given < 0 || ffi::lua_checkstack(co, given) == 0 {
-            ffi::lua_pushboolean(state, 0);
-            push_bytes(state, b"a coroutine, its milliseconds and what it can hold are wanted");
-            return 2;
+            let stack = Stack::new(state);
+            _ = (false.push_to(stack), "a coroutine, its milliseconds and what it can hold are wanted".push_to(stack));
+            return <(One, One)>::COUNT;
         }
         let budget = Duration::from_millis(ffi::lua_tonumber(state, 2) as u64);
         ffi::lua_xmove(state, co, given);

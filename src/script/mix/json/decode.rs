@@ -1,18 +1,25 @@
 //! `mix.json_decode`: from text to Lua tables in one pass.
 //!
 //! Pushing may raise (memory), anywhere in a parse. What is half built then goes with the Lua stack; on the Rust side
-//! only the scratch buffer is owned, and only once a string had escapes.
+//! only the scratch buffer is owned, and only once a string had escapes: it is dropped.
 
 use mlua::ffi;
 use std::ffi::{CStr, c_int};
 use std::{slice, str};
 
-use super::{MAX_DEPTH, MAX_EXACT, give_scratch, mark_array, plain_run, push_null, push_string, take_scratch};
+use super::trouble::position;
+use super::{MAX_DEPTH, MAX_EXACT, give_scratch, mark_array, plain_run, push_null, take_scratch};
 use crate::script::guard;
-use crate::script::stack::{Args, BYTES_PER_LOOK, State, VALUES_PER_LOOK, throw};
+use crate::script::push::{Stack, push_bytes};
+use crate::script::stack::{Args, BYTES_PER_LOOK, Push, State, VALUES_PER_LOOK, throw};
 
 /// `mix.json_decode(s[, {null = true}])` -> `v, err`.
+///
+/// # Safety
+/// For Lua to call, as [`super::set_encoding`] makes it.
 pub(super) unsafe extern "C-unwind" fn json_decode(state: State) -> c_int {
+    // SAFETY: called by Lua, with a stack of its own. Slot 1 keeps the text until the end; what is above it is the parser's, which
+    // takes off nothing of what was there before.
     unsafe {
         if !matches!(ffi::lua_type(state, 1), ffi::LUA_TSTRING | ffi::LUA_TNUMBER) {
             throw(state, Args::new(state, 0).wrong(1, "string"));
@@ -20,7 +27,7 @@ pub(super) unsafe extern "C-unwind" fn json_decode(state: State) -> c_int {
         let keep_null = match ffi::lua_type(state, 2) {
             ffi::LUA_TNONE | ffi::LUA_TNIL => false,
             ffi::LUA_TTABLE => {
-                push_string(state, b"null");
+                push_bytes(state, b"null");
                 ffi::lua_rawget(state, 2);
                 ffi::lua_toboolean(state, -1) != 0
             }
@@ -32,7 +39,8 @@ pub(super) unsafe extern "C-unwind" fn json_decode(state: State) -> c_int {
         let start = ffi::lua_tolstring(state, 1, &mut len);
         let text = slice::from_raw_parts(start.cast::<u8>(), len);
 
-        let mut parser = Parser { state, text, at: 0, depth: 0, keep_null, values: 0, scratch: Vec::new() };
+        let mut parser =
+            Parser { stack: Stack::new(state), text, at: 0, depth: 0, keep_null, values: 0, scratch: Vec::new() };
         let outcome = parser.document();
         let Parser { at, scratch, .. } = parser;
         if scratch.capacity() > 0 {
@@ -51,23 +59,16 @@ pub(super) unsafe extern "C-unwind" fn json_decode(state: State) -> c_int {
     }
 }
 
-/// Line and column, both from 1, of the byte at `at`; of the last byte when the text has ended. Columns are bytes.
-fn position(text: &[u8], at: usize) -> (c_int, c_int) {
-    let before = text.get(..at).unwrap_or(text);
-    let line = before.iter().filter(|&&b| b == b'\n').count() + 1;
-    let line_start = before.iter().rposition(|&b| b == b'\n').map_or(0, |i| i + 1);
-    let column = (at + 1).min(text.len()).saturating_sub(line_start);
-    (line as c_int, column as c_int)
-}
-
 /// What is wrong at [`Parser::at`].
 type Problem = &'static CStr;
 
 /// The handler is stopped as soon as it is back in Lua; this is hardly ever seen.
 const OUT_OF_TIME: Problem = c"the handler's time is over";
 
+/// What parses a text, in a function that [`super::set_encoding`] has set. Each of its methods pushes one value, or none after a
+/// failure but for what is half built, and takes off only what it has pushed.
 struct Parser<'a> {
-    state: State,
+    stack: Stack<'a>,
     text: &'a [u8],
     /// The next byte to read.
     at: usize,
@@ -81,21 +82,19 @@ struct Parser<'a> {
 
 impl Parser<'_> {
     /// The whole text: pushes one value.
-    unsafe fn document(&mut self) -> Result<(), Problem> {
-        unsafe {
-            // Checked at once for the whole text: a byte beyond ASCII outside a string is wrong anyway.
-            if let Err(e) = str::from_utf8(self.text) {
-                self.at = e.valid_up_to();
-                return Err(c"invalid UTF-8");
-            }
-            if !self.value()? {
-                ffi::lua_pushnil(self.state);
-            }
-            if self.token().is_some() {
-                return Err(c"trailing characters");
-            }
-            Ok(())
+    fn document(&mut self) -> Result<(), Problem> {
+        // Checked at once for the whole text: a byte beyond ASCII outside a string is wrong anyway.
+        if let Err(e) = str::from_utf8(self.text) {
+            self.at = e.valid_up_to();
+            return Err(c"invalid UTF-8");
         }
+        if !self.value()? {
+            _ = self.stack.push_nil();
+        }
+        if self.token().is_some() {
+            return Err(c"trailing characters");
+        }
+        Ok(())
     }
 
     /// The byte at [`Parser::at`].
@@ -118,37 +117,35 @@ impl Parser<'_> {
     }
 
     /// Pushes the next value; false and nothing pushed for a null that is to be nil.
-    unsafe fn value(&mut self) -> Result<bool, Problem> {
+    fn value(&mut self) -> Result<bool, Problem> {
         self.values = self.values.wrapping_add(1);
         if self.values.is_multiple_of(VALUES_PER_LOOK as u32) && guard::expired() {
             return Err(OUT_OF_TIME);
         }
-        unsafe {
-            match self.token() {
-                Some(b'"') => self.string()?,
-                Some(b'{') => self.object()?,
-                Some(b'[') => self.array()?,
-                Some(b'-' | b'0'..=b'9') => self.number()?,
-                Some(b't') => {
-                    self.word(b"true")?;
-                    ffi::lua_pushboolean(self.state, 1);
-                }
-                Some(b'f') => {
-                    self.word(b"false")?;
-                    ffi::lua_pushboolean(self.state, 0);
-                }
-                Some(b'n') => {
-                    self.word(b"null")?;
-                    if !self.keep_null {
-                        return Ok(false);
-                    }
-                    push_null(self.state);
-                }
-                Some(_) => return Err(c"expected value"),
-                None => return Err(c"EOF while parsing a value"),
+        match self.token() {
+            Some(b'"') => self.string()?,
+            Some(b'{') => self.object()?,
+            Some(b'[') => self.array()?,
+            Some(b'-' | b'0'..=b'9') => self.number()?,
+            Some(b't') => {
+                self.word(b"true")?;
+                _ = true.push_to(self.stack);
             }
-            Ok(true)
+            Some(b'f') => {
+                self.word(b"false")?;
+                _ = false.push_to(self.stack);
+            }
+            Some(b'n') => {
+                self.word(b"null")?;
+                if !self.keep_null {
+                    return Ok(false);
+                }
+                _ = push_null(self.stack);
+            }
+            Some(_) => return Err(c"expected value"),
+            None => return Err(c"EOF while parsing a value"),
         }
+        Ok(true)
     }
 
     fn word(&mut self, word: &[u8]) -> Result<(), Problem> {
@@ -163,12 +160,13 @@ impl Parser<'_> {
     }
 
     /// Goes past an opening bracket.
-    unsafe fn enter(&mut self) -> Result<(), Problem> {
+    fn enter(&mut self) -> Result<(), Problem> {
         if self.depth == MAX_DEPTH {
             return Err(c"nested deeper than 128");
         }
-        // Table, key and value, and one more to look up a key. Returns 0 when the stack can't grow.
-        if unsafe { ffi::lua_checkstack(self.state, 4) } == 0 {
+        // Table, key and value, and one more to look up a key.
+        // SAFETY: the thread is alive. It raises nothing: it returns 0 when the stack can't grow.
+        if unsafe { ffi::lua_checkstack(self.stack.state(), 4) } == 0 {
             return Err(c"out of Lua stack");
         }
         self.depth += 1;
@@ -182,113 +180,126 @@ impl Parser<'_> {
         self.at += 1;
     }
 
-    unsafe fn object(&mut self) -> Result<(), Problem> {
-        unsafe {
-            self.enter()?;
-            if self.token() == Some(b'}') {
-                ffi::lua_createtable(self.state, 0, 0);
-                self.leave();
-                return Ok(());
+    /// Pushes an empty table with room for so many elements and fields.
+    #[inline]
+    fn table(&self, elements: c_int, fields: c_int) {
+        // SAFETY: a stack's thread is alive and protected; `enter` has seen to the room.
+        unsafe { ffi::lua_createtable(self.stack.state(), elements, fields) }
+    }
+
+    fn object(&mut self) -> Result<(), Problem> {
+        self.enter()?;
+        if self.token() == Some(b'}') {
+            self.table(0, 0);
+            self.leave();
+            return Ok(());
+        }
+        self.table(0, 4);
+        loop {
+            match self.token() {
+                Some(b'"') => self.string()?,
+                Some(_) => return Err(c"key must be a string"),
+                None => return Err(c"EOF while parsing an object"),
             }
-            ffi::lua_createtable(self.state, 0, 4);
-            loop {
-                match self.token() {
-                    Some(b'"') => self.string()?,
-                    Some(_) => return Err(c"key must be a string"),
-                    None => return Err(c"EOF while parsing an object"),
+            match self.token() {
+                Some(b':') => self.at += 1,
+                Some(_) => return Err(c"expected `:`"),
+                None => return Err(c"EOF while parsing an object"),
+            }
+            if self.value()? {
+                // SAFETY: at the top are the table, a key and a value, each pushed by a method that pushes one.
+                unsafe { ffi::lua_rawset(self.stack.state(), -3) };
+            } else {
+                // SAFETY: at the top are the table and a key.
+                unsafe { self.forget() };
+            }
+            match self.token() {
+                Some(b',') => self.at += 1,
+                Some(b'}') => {
+                    self.leave();
+                    return Ok(());
                 }
-                match self.token() {
-                    Some(b':') => self.at += 1,
-                    Some(_) => return Err(c"expected `:`"),
-                    None => return Err(c"EOF while parsing an object"),
-                }
-                if self.value()? {
-                    ffi::lua_rawset(self.state, -3);
-                } else {
-                    self.forget();
-                }
-                match self.token() {
-                    Some(b',') => self.at += 1,
-                    Some(b'}') => {
-                        self.leave();
-                        return Ok(());
-                    }
-                    Some(_) => return Err(c"expected `,` or `}`"),
-                    None => return Err(c"EOF while parsing an object"),
-                }
-                if self.token() == Some(b'}') {
-                    return Err(c"trailing comma");
-                }
+                Some(_) => return Err(c"expected `,` or `}`"),
+                None => return Err(c"EOF while parsing an object"),
+            }
+            if self.token() == Some(b'}') {
+                return Err(c"trailing comma");
             }
         }
     }
 
     /// Pops a key whose value is nil, and takes it from the table below: of equal keys the last one counts.
+    ///
+    /// # Safety
+    /// Both must be at the top of the stack.
     unsafe fn forget(&mut self) {
+        let state = self.stack.state();
+        // SAFETY: the caller's.
         unsafe {
-            ffi::lua_pushvalue(self.state, -1);
+            ffi::lua_pushvalue(state, -1);
             // Setting an absent key to nil would make room for it.
-            if ffi::lua_rawget(self.state, -3) == ffi::LUA_TNIL {
-                ffi::lua_pop(self.state, 2);
+            if ffi::lua_rawget(state, -3) == ffi::LUA_TNIL {
+                ffi::lua_pop(state, 2);
             } else {
-                ffi::lua_pop(self.state, 1);
-                ffi::lua_pushnil(self.state);
-                ffi::lua_rawset(self.state, -3);
+                ffi::lua_pop(state, 1);
+                ffi::lua_pushnil(state);
+                ffi::lua_rawset(state, -3);
             }
         }
     }
 
-    unsafe fn array(&mut self) -> Result<(), Problem> {
-        unsafe {
-            self.enter()?;
-            if self.token() == Some(b']') {
-                ffi::lua_createtable(self.state, 0, 0);
-                mark_array(self.state, -1);
-                self.leave();
-                return Ok(());
-            }
-            ffi::lua_createtable(self.state, 4, 0);
-            // A Lua string is shorter than 2 GiB, and each element takes two bytes of it.
-            let mut index: c_int = 0;
-            loop {
-                index += 1;
-                if self.value()? {
-                    ffi::lua_rawseti_(self.state, -2, index);
-                }
-                match self.token() {
-                    Some(b',') => self.at += 1,
-                    Some(b']') => break,
-                    Some(_) => return Err(c"expected `,` or `]`"),
-                    None => return Err(c"EOF while parsing a list"),
-                }
-                if self.token() == Some(b']') {
-                    return Err(c"trailing comma");
-                }
-            }
-            // It may hold nothing but nulls, or be emptied by the script: it should not turn into an object then.
-            mark_array(self.state, -1);
+    fn array(&mut self) -> Result<(), Problem> {
+        self.enter()?;
+        if self.token() == Some(b']') {
+            self.table(0, 0);
+            // SAFETY: the table has just been pushed, in a function that has the metatable.
+            unsafe { mark_array(self.stack.state(), -1) };
             self.leave();
-            Ok(())
+            return Ok(());
         }
+        self.table(4, 0);
+        // A Lua string is shorter than 2 GiB, and each element takes two bytes of it.
+        let mut index: c_int = 0;
+        loop {
+            index += 1;
+            if self.value()? {
+                // SAFETY: at the top are the table and a value.
+                unsafe { ffi::lua_rawseti_(self.stack.state(), -2, index) };
+            }
+            match self.token() {
+                Some(b',') => self.at += 1,
+                Some(b']') => break,
+                Some(_) => return Err(c"expected `,` or `]`"),
+                None => return Err(c"EOF while parsing a list"),
+            }
+            if self.token() == Some(b']') {
+                return Err(c"trailing comma");
+            }
+        }
+        // It may hold nothing but nulls, or be emptied by the script: it should not turn into an object then.
+        // SAFETY: the table is at the top, in a function that has the metatable.
+        unsafe { mark_array(self.stack.state(), -1) };
+        self.leave();
+        Ok(())
     }
 
     /// A string, from its opening quote.
-    unsafe fn string(&mut self) -> Result<(), Problem> {
+    fn string(&mut self) -> Result<(), Problem> {
         self.at += 1;
         let rest = self.text.get(self.at..).unwrap_or_default();
         let run = plain_run(rest);
         self.at += run;
         if self.byte() == Some(b'"') {
             self.at += 1;
-            unsafe { push_string(self.state, rest.get(..run).unwrap_or_default()) };
+            _ = self.stack.push_bytes(rest.get(..run).unwrap_or_default());
             return Ok(());
         }
-        unsafe { self.string_with_escapes(rest.get(..run).unwrap_or_default()) }
+        self.string_with_escapes(rest.get(..run).unwrap_or_default())
     }
 
     /// The rest of a string whose plain beginning has been read.
     #[cold]
-    unsafe fn string_with_escapes(&mut self, beginning: &[u8]) -> Result<(), Problem> {
+    fn string_with_escapes(&mut self, beginning: &[u8]) -> Result<(), Problem> {
         if self.scratch.capacity() == 0 {
             self.scratch = take_scratch();
         }
@@ -314,7 +325,7 @@ impl Parser<'_> {
             self.at += run;
         }
         self.at += 1;
-        unsafe { push_string(self.state, &self.scratch) };
+        _ = self.stack.push_bytes(&self.scratch);
         Ok(())
     }
 
@@ -376,7 +387,7 @@ impl Parser<'_> {
         Ok(code)
     }
 
-    unsafe fn number(&mut self) -> Result<(), Problem> {
+    fn number(&mut self) -> Result<(), Problem> {
         let start = self.at;
         let negative = self.byte() == Some(b'-');
         if negative {
@@ -410,10 +421,10 @@ impl Parser<'_> {
             if negative { -(magnitude as f64) } else { magnitude as f64 }
         } else {
             // An id, most likely: as a double it would be another one. The literal has no leading zeros.
-            unsafe { push_string(self.state, literal) };
+            _ = self.stack.push_bytes(literal);
             return Ok(());
         };
-        unsafe { ffi::lua_pushnumber(self.state, number) };
+        _ = number.push_to(self.stack);
         Ok(())
     }
 

@@ -5,12 +5,14 @@
 use bytes::Bytes;
 use mlua::ffi;
 use std::ffi::c_int;
-use std::fmt::Write;
-use std::{slice, str};
+use std::str;
 
-use super::{MAX_DEPTH, MAX_EXACT, give_scratch, is_marked_array, plain_run, push_string, take_scratch};
+use super::trouble::Trouble;
+use super::{MAX_DEPTH, MAX_EXACT, give_scratch, is_marked_array, plain_run, take_scratch};
 use crate::script::guard;
-use crate::script::stack::{Args, BYTES_PER_LOOK, State, number_text, type_name};
+use crate::script::push::{One, Pushed, Stack};
+use crate::script::slots::{Plain, Slots};
+use crate::script::stack::{Args, BYTES_PER_LOOK, State, number_text};
 
 /// The longest text that is made. Tables that hold one another many times over may stand for one without end, and a
 /// native function can't be interrupted.
@@ -23,99 +25,63 @@ const ALL_DIGITS: f64 = 1e21;
 const ELEMENTS_PER_LOOK: u32 = 4096;
 
 /// `mix.json_encode(v)` -> `s, err`.
+///
+/// # Safety
+/// For Lua to call, as [`super::set_encoding`] makes it.
 pub(super) unsafe extern "C-unwind" fn json_encode(state: State) -> c_int {
-    unsafe {
+    // SAFETY: Lua protects the call, which lasts as long as this function.
+    let stack = unsafe { Stack::new(state) };
+    // SAFETY: in such a function, with one value in its slot.
+    let outcome = unsafe {
         ffi::lua_settop(state, 1);
-        let mut encoder = Encoder { state, out: take_scratch(), elements: 0 };
-        let outcome = encoder.value(1, 0);
-        let mut out = encoder.out;
-        match outcome {
-            Ok(()) => {
-                push_string(state, &out);
-                ffi::lua_pushnil(state);
-            }
-            Err(trouble) => {
-                out.clear();
-                out.extend_from_slice(trouble.message().as_bytes());
-                drop(trouble);
-                ffi::lua_settop(state, 0);
-                ffi::lua_pushnil(state);
-                push_string(state, &out);
-            }
+        encode(*stack, 1)
+    };
+    let (out, err) = match outcome {
+        Ok(out) => {
+            _ = (stack.push_bytes(&out), stack.push_nil());
+            (out, None)
         }
-        give_scratch(out);
-        2
+        Err((out, trouble)) => (out, Some(trouble.message())),
+    };
+    if let Some(err) = err {
+        // SAFETY: nothing is lent of the slots any more.
+        unsafe { ffi::lua_settop(state, 0) };
+        _ = (stack.push_nil(), stack.push_bytes(err.as_bytes()));
     }
+    give_scratch(out);
+    <(One, One)>::COUNT
 }
 
 /// The JSON text of argument `index`, which must be the last, for another function that takes any value: to be set by
 /// [`super::set_encoding`].
 pub(in crate::script::mix) fn encoded(args: &Args, index: c_int) -> Result<Bytes, String> {
-    let mut encoder = Encoder { state: args.state(), out: take_scratch(), elements: 0 };
-    // SAFETY: the state is that of a running native function, and raises nothing meanwhile.
+    let slot = args.slot(index);
+    // SAFETY: in such a function, with one value in its slot at the top.
     let outcome = unsafe {
-        ffi::lua_settop(args.state(), args.slot(index));
-        encoder.value(args.slot(index), 0)
+        ffi::lua_settop(args.state(), slot);
+        encode(args.slots(), slot)
     };
-    let text = outcome.map(|()| Bytes::copy_from_slice(&encoder.out)).map_err(|trouble| trouble.message());
-    give_scratch(encoder.out);
-    text
+    let (out, result) = match outcome {
+        Ok(out) => {
+            let text = Bytes::copy_from_slice(&out);
+            (out, Ok(text))
+        }
+        Err((out, trouble)) => (out, Err(trouble.message())),
+    };
+    give_scratch(out);
+    result
 }
 
-/// What can't be encoded, why and where.
-struct Trouble {
-    /// The type of the value.
-    what: &'static str,
-    reason: String,
-    /// The way to it, innermost step first: `.key` or `[index]`.
-    path: Vec<String>,
-}
-
-impl Trouble {
-    #[cold]
-    fn new(what: &'static str, reason: impl Into<String>) -> Box<Trouble> {
-        Box::new(Trouble { what, reason: reason.into(), path: Vec::new() })
-    }
-
-    #[cold]
-    fn at_key(mut self: Box<Self>, key: &[u8]) -> Box<Trouble> {
-        /// Enough to know a key by.
-        const SHOWN: usize = 40;
-        let shown = String::from_utf8_lossy(key.get(..SHOWN).unwrap_or(key));
-        let ellipsis = if key.len() > SHOWN { "..." } else { "" };
-        let name = shown.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-        self.path.push(if name && !shown.is_empty() {
-            format!(".{shown}{ellipsis}")
-        } else {
-            format!("[{:?}]", format!("{shown}{ellipsis}"))
-        });
-        self
-    }
-
-    #[cold]
-    fn at_index(mut self: Box<Self>, index: usize) -> Box<Trouble> {
-        self.path.push(format!("[{index}]"));
-        self
-    }
-
-    /// `can't encode table at .data.list: sparse array (3 values, highest index 5)`
-    fn message(&self) -> String {
-        /// The way around a cycle is long and says little.
-        const STEPS: usize = 8;
-        let mut message = format!("can't encode {}", self.what);
-        if !self.path.is_empty() {
-            message.push_str(" at ");
-        }
-        message.extend(self.path.iter().rev().take(STEPS).map(String::as_str));
-        if self.path.len() > STEPS {
-            // Writing to a String doesn't fail.
-            _ = write!(message, "... ({} levels down)", self.path.len());
-        }
-        if !self.reason.is_empty() {
-            message.push_str(": ");
-            message.push_str(&self.reason);
-        }
-        message
+/// The JSON text of the value in a slot, in the thread's scratch buffer. After an error there may be more on the stack.
+///
+/// # Safety
+/// The slots must be those of a running function that [`super::set_encoding`] has set, and `slot` the top one.
+unsafe fn encode(slots: Slots<'_>, slot: c_int) -> Result<Vec<u8>, (Vec<u8>, Box<Trouble>)> {
+    let mut encoder = Encoder { slots, out: take_scratch(), elements: 0 };
+    // SAFETY: the caller's.
+    match unsafe { encoder.value(slot, 0) } {
+        Ok(()) => Ok(encoder.out),
+        Err(trouble) => Err((encoder.out, trouble)),
     }
 }
 
@@ -128,49 +94,42 @@ fn index_text(index: f64) -> String {
     String::from_utf8_lossy(&number_text(index)).into_owned()
 }
 
-/// The bytes of what must be a string: a number would be turned into one in its slot.
-unsafe fn string_at<'a>(state: State, slot: c_int) -> &'a [u8] {
-    let mut len = 0;
-    unsafe {
-        let start = ffi::lua_tolstring(state, slot, &mut len);
-        slice::from_raw_parts(start.cast(), len)
-    }
-}
-
 type Encoded = Result<(), Box<Trouble>>;
 
-struct Encoder {
-    state: State,
+/// What encodes a value, in a function that [`super::set_encoding`] has set. Nothing here raises.
+struct Encoder<'a> {
+    slots: Slots<'a>,
     out: Vec<u8>,
     /// Elements put together so far.
     elements: u32,
 }
 
-impl Encoder {
-    /// Appends the value at a stack index, which must be absolute and the top of the stack; `depth` tables are around
-    /// it. After an error there may be more on the stack.
+impl Encoder<'_> {
+    /// Appends the value in a slot, which must be the top one; `depth` tables are around it. After an error there may be more on the
+    /// stack.
+    ///
+    /// # Safety
+    /// As [`encode`].
     unsafe fn value(&mut self, slot: c_int, depth: usize) -> Encoded {
-        unsafe {
-            match ffi::lua_type(self.state, slot) {
-                ffi::LUA_TNIL => self.out.extend_from_slice(b"null"),
-                ffi::LUA_TBOOLEAN => {
-                    let word: &[u8] = if ffi::lua_toboolean(self.state, slot) != 0 { b"true" } else { b"false" };
-                    self.out.extend_from_slice(word);
+        let slots = self.slots;
+        match slots.plain(slot) {
+            Plain::Nil => self.out.extend_from_slice(b"null"),
+            Plain::Bool(true) => self.out.extend_from_slice(b"true"),
+            Plain::Bool(false) => self.out.extend_from_slice(b"false"),
+            Plain::Number(n) => return self.number(n),
+            Plain::Text(text) => {
+                if !self.string(text)? {
+                    return Err(Trouble::new("string", "not valid UTF-8"));
                 }
-                ffi::LUA_TNUMBER => return self.number(ffi::lua_tonumber(self.state, slot)),
-                ffi::LUA_TSTRING => {
-                    if !self.string(string_at(self.state, slot))? {
-                        return Err(Trouble::new("string", "not valid UTF-8"));
-                    }
-                }
-                ffi::LUA_TTABLE => return self.table(slot, depth),
-                ffi::LUA_TLIGHTUSERDATA if ffi::lua_touserdata(self.state, slot).is_null() => {
-                    self.out.extend_from_slice(b"null");
-                }
-                _ => return Err(Trouble::new(type_name(self.state, slot), "")),
             }
-            Ok(())
+            // SAFETY: the caller's, and a table.
+            Plain::Other(ffi::LUA_TTABLE) => return unsafe { self.table(slot, depth) },
+            Plain::Other(ffi::LUA_TLIGHTUSERDATA) if slots.userdata(slot).is_null() => {
+                self.out.extend_from_slice(b"null");
+            }
+            Plain::Other(_) => return Err(Trouble::new(slots.type_name(slot), "")),
         }
+        Ok(())
     }
 
     fn number(&mut self, n: f64) -> Encoded {
@@ -263,132 +222,173 @@ impl Encoder {
         self.out.extend_from_slice(&[b'\\', short]);
     }
 
+    /// # Safety
+    /// As [`encode`], of a table.
     unsafe fn table(&mut self, slot: c_int, depth: usize) -> Encoded {
-        unsafe {
-            if depth == MAX_DEPTH {
-                return Err(Trouble::new("table", format!("nested deeper than {MAX_DEPTH} (a cycle?)")));
-            }
-            // A key, a value, and one more to compare a metatable. Returns 0 when the stack can't grow.
-            if ffi::lua_checkstack(self.state, 4) == 0 {
-                return Err(Trouble::new("table", "out of Lua stack"));
-            }
-            ffi::lua_pushnil(self.state);
-            // lua_next raises only for a key that is not in the table; ours always is.
-            if ffi::lua_next(self.state, slot) == 0 {
-                let empty: &[u8] = if is_marked_array(self.state, slot) { b"[]" } else { b"{}" };
-                self.out.extend_from_slice(empty);
-                return self.check();
-            }
-            match ffi::lua_type(self.state, slot + 1) {
-                ffi::LUA_TSTRING => self.object(slot, depth),
-                ffi::LUA_TNUMBER => self.array(slot, depth),
-                _ => Err(self.wrong_key(slot + 1)),
-            }
+        if depth == MAX_DEPTH {
+            return Err(Trouble::new("table", format!("nested deeper than {MAX_DEPTH} (a cycle?)")));
+        }
+        let state = self.slots.state();
+        // A key, a value, and one more to compare a metatable.
+        // SAFETY: the thread is alive. It raises nothing: it returns 0 when the stack can't grow.
+        if unsafe { ffi::lua_checkstack(state, 4) } == 0 {
+            return Err(Trouble::new("table", "out of Lua stack"));
+        }
+        // SAFETY: there is room.
+        unsafe { ffi::lua_pushnil(state) };
+        // SAFETY: the caller's; the key is nil, with which the first one is asked for.
+        if !unsafe { self.next(slot) } {
+            // SAFETY: the caller's; there is room.
+            let empty: &[u8] = if unsafe { is_marked_array(state, slot) } { b"[]" } else { b"{}" };
+            self.out.extend_from_slice(empty);
+            return self.check();
+        }
+        match self.slots.kind(slot + 1) {
+            // SAFETY: the caller's, with the first key and value above the table.
+            ffi::LUA_TSTRING => unsafe { self.object(slot, depth) },
+            // SAFETY: the same.
+            ffi::LUA_TNUMBER => unsafe { self.array(slot, depth) },
+            _ => Err(self.wrong_key(slot + 1)),
         }
     }
 
+    /// Takes the key above a table for the next one and its value; false when it was the last one.
+    ///
+    /// # Safety
+    /// There must be a table in the slot, and above it, at the top, a key that it gave, or nil.
+    #[inline]
+    unsafe fn next(&self, slot: c_int) -> bool {
+        // SAFETY: the caller's. It raises only for a key that is not in the table.
+        unsafe { ffi::lua_next(self.slots.state(), slot) != 0 }
+    }
+
+    /// Takes off what is above a slot.
+    ///
+    /// # Safety
+    /// The slot must be in use, and nothing may be lent of those above it.
+    #[inline]
+    unsafe fn drop_above(&self, slot: c_int) {
+        // SAFETY: the caller's.
+        unsafe { ffi::lua_settop(self.slots.state(), slot) }
+    }
+
     /// A table with its first key and value above it on the stack.
+    ///
+    /// # Safety
+    /// As [`encode`], but for these two.
     unsafe fn object(&mut self, slot: c_int, depth: usize) -> Encoded {
-        unsafe {
-            let key_slot = slot + 1;
-            let mut before = b'{';
-            loop {
-                // Asking a number for its text would turn it into a string in its slot and lead lua_next astray.
-                if ffi::lua_type(self.state, key_slot) != ffi::LUA_TSTRING {
-                    return Err(self.wrong_key(key_slot));
-                }
-                let key = string_at(self.state, key_slot);
-                self.out.push(before);
-                if !self.string(key).map_err(|e| e.at_key(key))? {
-                    return Err(Trouble::new("table", "a key is not valid UTF-8"));
-                }
-                self.out.push(b':');
-                self.value(key_slot + 1, depth + 1).map_err(|e| e.at_key(key))?;
-                self.check()?;
-                before = b',';
-                ffi::lua_settop(self.state, key_slot);
-                if ffi::lua_next(self.state, slot) == 0 {
-                    break;
-                }
+        let key_slot = slot + 1;
+        let mut before = b'{';
+        loop {
+            // Asking a number for its text would turn it into a string in its slot and lead lua_next astray.
+            let Some(key) = self.slots.string(key_slot) else { return Err(self.wrong_key(key_slot)) };
+            self.out.push(before);
+            if !self.string(key).map_err(|e| e.at_key(key))? {
+                return Err(Trouble::new("table", "a key is not valid UTF-8"));
             }
-            self.out.push(b'}');
-            Ok(())
+            self.out.push(b':');
+            // SAFETY: the caller's: the key's value is at the top.
+            unsafe { self.value(key_slot + 1, depth + 1) }.map_err(|e| e.at_key(key))?;
+            self.check()?;
+            before = b',';
+            // SAFETY: the value has been encoded; then the key is at the top, as the table gave it.
+            let more = unsafe {
+                self.drop_above(key_slot);
+                self.next(slot)
+            };
+            if !more {
+                break;
+            }
         }
+        self.out.push(b'}');
+        Ok(())
     }
 
     /// A table with its first key and value above it on the stack.
+    ///
+    /// # Safety
+    /// As [`encode`], but for these two.
     unsafe fn array(&mut self, slot: c_int, depth: usize) -> Encoded {
-        unsafe {
-            let key_slot = slot + 1;
-            self.out.push(b'[');
-            // Lua goes through the array part of a table in order, which is nearly always all of it.
-            let mut len = 0;
-            loop {
-                if ffi::lua_type(self.state, key_slot) != ffi::LUA_TNUMBER {
-                    return Err(self.wrong_key(key_slot));
-                }
-                if ffi::lua_tonumber(self.state, key_slot) != (len + 1) as f64 {
-                    return self.array_rest(slot, depth, len);
-                }
-                len += 1;
-                self.element(key_slot + 1, depth, len)?;
-                ffi::lua_settop(self.state, key_slot);
-                if ffi::lua_next(self.state, slot) == 0 {
-                    break;
-                }
+        let key_slot = slot + 1;
+        self.out.push(b'[');
+        // Lua goes through the array part of a table in order, which is nearly always all of it.
+        let mut len = 0;
+        loop {
+            match self.slots.exact_number(key_slot) {
+                None => return Err(self.wrong_key(key_slot)),
+                Some(key) if key == (len + 1) as f64 => len += 1,
+                // SAFETY: the caller's.
+                Some(_) => return unsafe { self.array_rest(slot, depth, len) },
             }
-            self.out.push(b']');
-            Ok(())
+            // SAFETY: the caller's: the key's value is at the top. When it has been encoded, the key is, as the table gave it.
+            let more = unsafe {
+                self.element(key_slot + 1, depth, len)?;
+                self.drop_above(key_slot);
+                self.next(slot)
+            };
+            if !more {
+                break;
+            }
         }
+        self.out.push(b']');
+        Ok(())
     }
 
     /// The rest of an array after `len` elements that came in order, with a key and value above it on the stack that
     /// did not: looks first whether there are only keys 1 to n, then fetches them in order.
+    ///
+    /// # Safety
+    /// As [`encode`], but for these two.
     #[cold]
     unsafe fn array_rest(&mut self, slot: c_int, depth: usize, mut len: usize) -> Encoded {
-        unsafe {
-            let key_slot = slot + 1;
-            let mut values = len;
-            let mut highest = len as f64;
-            loop {
-                if ffi::lua_type(self.state, key_slot) != ffi::LUA_TNUMBER {
-                    return Err(self.wrong_key(key_slot));
-                }
-                let key = ffi::lua_tonumber(self.state, key_slot);
-                if key < 1.0 || key.trunc() != key {
-                    return Err(Trouble::new("table", format!("index {} in an array", index_text(key))));
-                }
-                values += 1;
-                highest = highest.max(key);
-                self.check()?;
-                ffi::lua_settop(self.state, key_slot);
-                if ffi::lua_next(self.state, slot) == 0 {
-                    break;
-                }
+        let key_slot = slot + 1;
+        let mut values = len;
+        let mut highest = len as f64;
+        loop {
+            let Some(key) = self.slots.exact_number(key_slot) else { return Err(self.wrong_key(key_slot)) };
+            if key < 1.0 || key.trunc() != key {
+                return Err(Trouble::new("table", format!("index {} in an array", index_text(key))));
             }
-            if highest != values as f64 {
-                let plural = if values == 1 { "" } else { "s" };
-                let highest = index_text(highest);
-                let reason = format!("sparse array ({values} value{plural}, highest index {highest})");
-                return Err(Trouble::new("table", reason));
+            values += 1;
+            highest = highest.max(key);
+            self.check()?;
+            // SAFETY: nothing is lent of the value; then the key is at the top, as the table gave it.
+            let more = unsafe {
+                self.drop_above(key_slot);
+                self.next(slot)
+            };
+            if !more {
+                break;
             }
-            while len < values {
-                len += 1;
-                // As many as there are keys in a table: they fit.
-                ffi::lua_rawgeti_(self.state, slot, len as c_int);
-                self.element(key_slot, depth, len)?;
-                ffi::lua_settop(self.state, slot);
-            }
-            self.out.push(b']');
-            Ok(())
         }
+        if highest != values as f64 {
+            let plural = if values == 1 { "" } else { "s" };
+            let highest = index_text(highest);
+            let reason = format!("sparse array ({values} value{plural}, highest index {highest})");
+            return Err(Trouble::new("table", reason));
+        }
+        while len < values {
+            len += 1;
+            // SAFETY: the caller's, and there is room above the table. (As many as there are keys in a table: they fit.)
+            unsafe {
+                ffi::lua_rawgeti_(self.slots.state(), slot, len as c_int);
+                self.element(key_slot, depth, len)?;
+                self.drop_above(slot);
+            }
+        }
+        self.out.push(b']');
+        Ok(())
     }
 
     /// Appends element `index` of an array, at the top of the stack.
+    ///
+    /// # Safety
+    /// As [`encode`].
     unsafe fn element(&mut self, slot: c_int, depth: usize, index: usize) -> Encoded {
         if index > 1 {
             self.out.push(b',');
         }
+        // SAFETY: the caller's.
         unsafe { self.value(slot, depth + 1) }.map_err(|e| e.at_index(index))?;
         self.check()
     }
@@ -405,12 +405,12 @@ impl Encoder {
         Ok(())
     }
 
-    /// Why the key at a stack index fits neither an object nor an array.
+    /// Why the key in a slot fits neither an object nor an array.
     #[cold]
-    unsafe fn wrong_key(&self, key_slot: c_int) -> Box<Trouble> {
-        let reason = match unsafe { ffi::lua_type(self.state, key_slot) } {
+    fn wrong_key(&self, key_slot: c_int) -> Box<Trouble> {
+        let reason = match self.slots.kind(key_slot) {
             ffi::LUA_TSTRING | ffi::LUA_TNUMBER => "both string and number keys".into(),
-            _ => format!("a {} as key", unsafe { type_name(self.state, key_slot) }),
+            _ => format!("a {} as key", self.slots.type_name(key_slot)),
         };
         Trouble::new("table", reason)
     }

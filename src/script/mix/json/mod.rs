@@ -10,13 +10,14 @@
 mod decode;
 mod encode;
 mod functions;
+mod trouble;
 
 use mlua::ffi;
 use std::cell::Cell;
 use std::ffi::{CStr, c_int};
 use std::ptr;
 
-use crate::script::push;
+use crate::script::push::{One, Pushed, Stack, Table, with};
 use crate::script::stack::{Args, Raise, State, throw};
 
 /// The deepest nesting of arrays and objects, in both directions.
@@ -31,49 +32,39 @@ const ARRAY_METATABLE: c_int = ffi::lua_upvalueindex(2);
 pub(super) use encode::encoded;
 pub use functions::register;
 
-/// Sets `table[name]` to a function that may call [`encoded`]; `table` is at the top of the stack and stays there.
+/// Sets a function that may call [`encoded`]: its upvalues are its name and the metatable of arrays. After [`register`].
 ///
 /// # Safety
-/// `state` must be valid, in a protected call, after [`register`].
-pub(super) unsafe fn set_encoding(state: State, name: &CStr, function: ffi::lua_CFunction) {
-    unsafe {
-        let table = ffi::lua_gettop(state);
-        push::push_array_metatable(state);
-        set_function(state, table, name, function);
-        ffi::lua_pop(state, 1);
-    }
-}
-
-/// Sets `mix[name]` to a function with its name and the metatable at the top of the stack as upvalues.
-unsafe fn set_function(state: State, mix: c_int, name: &CStr, function: ffi::lua_CFunction) {
-    unsafe {
-        ffi::lua_pushstring(state, name.as_ptr());
-        ffi::lua_pushvalue(state, -2);
-        ffi::lua_pushcclosure(state, function, 2);
-        ffi::lua_setfield(state, mix, name.as_ptr());
-    }
+/// `function` must be one for Lua to call; it must not panic.
+pub(super) unsafe fn set_encoding(table: &Table<'_>, name: &CStr, function: ffi::lua_CFunction) {
+    let upvalues = |stack: Stack<'_>| (stack.push_bytes(name.to_bytes()), stack.push_array_metatable());
+    // SAFETY: the caller's.
+    table.field(name, with(|stack| unsafe { stack.push_closure(function, upvalues) }));
 }
 
 /// Pushes `mix.null`: the null pointer, so that it equals itself in every version of a script.
-unsafe fn push_null(state: State) {
-    unsafe { ffi::lua_pushlightuserdata(state, ptr::null_mut()) }
-}
-
-/// Pushes a string. As `stack::push_bytes`, but without a look back at what was pushed.
-unsafe fn push_string(state: State, bytes: &[u8]) {
-    unsafe { ffi::lua_pushlstring_(state, bytes.as_ptr().cast(), bytes.len()) }
+fn push_null(stack: Stack<'_>) -> One {
+    stack.push_pointer(ptr::null_mut())
 }
 
 /// Marks the table at a stack index as an array even while it is empty.
+///
+/// # Safety
+/// `state` must be that of a running function that [`set_encoding`] has set, with a table at that index.
 unsafe fn mark_array(state: State, table: c_int) {
+    // SAFETY: the caller's; the upvalue is a metatable.
     unsafe {
         ffi::lua_pushvalue(state, ARRAY_METATABLE);
         ffi::lua_setmetatable(state, table - c_int::from(table < 0));
     }
 }
 
-/// Whether the table at a stack index is marked as an array. Needs one free stack slot.
+/// Whether the table at a stack index is marked as an array.
+///
+/// # Safety
+/// As [`mark_array`]; there must be one free slot.
 unsafe fn is_marked_array(state: State, table: c_int) -> bool {
+    // SAFETY: the caller's; what is pushed is popped.
     unsafe {
         if ffi::lua_getmetatable(state, table) == 0 {
             return false;
@@ -85,7 +76,11 @@ unsafe fn is_marked_array(state: State, table: c_int) -> bool {
 }
 
 /// `mix.json_array(t)`: marks `t` as an array and returns it.
+///
+/// # Safety
+/// For Lua to call, as [`set_encoding`] makes it.
 unsafe extern "C-unwind" fn json_array(state: State) -> c_int {
+    // SAFETY: called by Lua, with a stack of its own. What is marked is a table.
     unsafe {
         if ffi::lua_type(state, 1) != ffi::LUA_TTABLE {
             throw(state, Args::new(state, 0).wrong(1, "table"));
@@ -98,21 +93,24 @@ unsafe extern "C-unwind" fn json_array(state: State) -> c_int {
             }
             mark_array(state, 1);
         }
-        1
     }
+    1
 }
 
 /// `tostring` of a light userdata.
+///
+/// # Safety
+/// For Lua to call.
 unsafe extern "C-unwind" fn light_to_string(state: State) -> c_int {
-    unsafe {
-        let pointer = ffi::lua_touserdata(state, 1);
-        if pointer.is_null() {
-            push_string(state, b"null");
-        } else {
-            ffi::lua_pushfstring(state, c"userdata: %p".as_ptr(), pointer);
-        }
-        1
-    }
+    // SAFETY: Lua protects the call, which lasts as long as this function.
+    let stack = unsafe { Stack::new(state) };
+    let pointer = stack.userdata(1);
+    _ = if pointer.is_null() {
+        stack.push_bytes(b"null")
+    } else {
+        stack.push_bytes(format!("userdata: {pointer:p}").as_bytes())
+    };
+    One::COUNT
 }
 
 /// How many bytes from the start can stand in a JSON string as they are: no quote, backslash or control character.
@@ -145,8 +143,8 @@ thread_local! {
 /// The largest scratch buffer that is kept.
 const MAX_SCRATCH: usize = 64 * 1024;
 
-/// Takes the thread's scratch buffer, empty. It is taken rather than borrowed so that a raise, which may skip the
-/// giving back, costs an allocation and no more.
+/// Takes the thread's scratch buffer, empty. It is taken rather than borrowed so that a raise, which skips the giving back, costs
+/// an allocation and no more.
 fn take_scratch() -> Vec<u8> {
     SCRATCH.try_with(Cell::take).unwrap_or_default()
 }
@@ -162,6 +160,7 @@ fn give_scratch(mut buffer: Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::lua_with;
     use super::*;
     use mlua::Lua;
     use proptest::prelude::*;
@@ -169,15 +168,7 @@ mod tests {
 
     /// A VM with the functions in the global `mix`, and `show`, which prints a table with its keys in order.
     pub(super) fn vm() -> Lua {
-        let lua = Lua::new();
-        let mix: mlua::Table = unsafe {
-            lua.exec_raw((), |state| {
-                ffi::lua_createtable(state, 0, 4);
-                register(state);
-            })
-        }
-        .unwrap();
-        lua.globals().set("mix", mix).unwrap();
+        let lua = lua_with(register);
         let show = r#"
             function show(v)
                 if type(v) == "string" then return "'" .. v .. "'" end
@@ -279,6 +270,8 @@ mod tests {
         let lua = vm();
         let mix: mlua::Table = lua.globals().get("mix").unwrap();
         let texts = [r#"{"a":[1,{"b":null}],"c":"\n"}"#, r#"[[{"a":[1,"#, "\"\\ud800\"", "[1,[2,[3,?", ""];
+        // SAFETY: `exec_raw` protects the call, with the table in slot 1; each call gets a function and its argument, and what it leaves
+        // is taken off.
         let tops = unsafe {
             lua.exec_raw::<mlua::Variadic<i32>>(mix, move |state| {
                 let calls = |name: &CStr, push: &dyn Fn()| {
@@ -292,8 +285,8 @@ mod tests {
                     }
                 };
                 for text in texts {
-                    calls(c"json_decode", &|| push_string(state, text.as_bytes()));
-                    calls(c"json_encode", &|| push_string(state, text.as_bytes()));
+                    calls(c"json_decode", &|| crate::script::push::push_bytes(state, text.as_bytes()));
+                    calls(c"json_encode", &|| crate::script::push::push_bytes(state, text.as_bytes()));
                 }
                 calls(c"json_encode", &|| {
                     // {{{f}}}

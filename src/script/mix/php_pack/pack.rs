@@ -3,12 +3,11 @@
 use std::borrow::Cow;
 use std::ffi::c_int;
 
-use mlua::ffi;
-
 use super::code::{Element, Kind, Order, Padding, Repeat};
 use super::{Trouble, cast, code, format_length, push_made};
-use crate::script::push::Push;
-use crate::script::stack::{Args, Raise, State};
+use crate::script::push::{One, Push, Stack};
+use crate::script::slots::Plain;
+use crate::script::stack::{Args, Raise};
 
 /// The most bytes that one call writes, in all: `X` and `@` may take some back again.
 const MAX_LENGTH: usize = 64 << 20;
@@ -34,18 +33,16 @@ pub(super) fn check(args: &Args) -> Result<Packed, Trouble> {
 }
 
 impl Push for Packed {
-    const COUNT: c_int = 1;
-    unsafe fn push_to(self, state: State) -> c_int {
-        unsafe {
-            push_made(state, self.room, |bytes| {
-                let args = Args::new(state, 0);
-                let mut output = Output { bytes, ..Output::default() };
-                // It has been checked that this does not fail.
-                _ = Packer { args: &args, next: 2, last: self.arguments, output: &mut output }.run();
-                output.position
-            });
-        }
-        1
+    type Pushed = One;
+    fn push_to(self, stack: Stack<'_>) -> One {
+        push_made(stack, self.room, |bytes| {
+            // SAFETY: the function whose arguments have been checked still runs.
+            let args = unsafe { Args::new(stack.state(), 0) };
+            let mut output = Output { bytes, ..Output::default() };
+            // It has been checked that this does not fail.
+            _ = Packer { args: &args, next: 2, last: self.arguments, output: &mut output }.run();
+            output.position
+        })
     }
 }
 
@@ -181,10 +178,9 @@ impl<'a> Packer<'a, '_> {
     fn number<T>(&mut self, of_number: fn(f64) -> T, of_text: impl Fn(&[u8]) -> T) -> Result<T, Raise> {
         let argument = self.next;
         self.next += 1;
-        let (state, slot) = (self.args.state(), self.args.slot(argument));
-        match unsafe { ffi::lua_type(state, slot) } {
-            ffi::LUA_TNUMBER => Ok(of_number(unsafe { ffi::lua_tonumber(state, slot) })),
-            ffi::LUA_TSTRING => Ok(of_text(&self.args.bytes(argument)?)),
+        match self.args.slots().plain(self.args.slot(argument)) {
+            Plain::Number(n) => Ok(of_number(n)),
+            Plain::Text(text) => Ok(of_text(text)),
             _ => Err(self.args.wrong(argument, "number")),
         }
     }

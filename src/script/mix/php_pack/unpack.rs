@@ -1,15 +1,11 @@
 //! `mix.php_unpack(fmt, s)`: bytes to a table.
 
-use std::ffi::c_int;
-
-use mlua::ffi;
-
 use super::code::{Kind, Padding, Repeat};
 use super::{Trouble, code, format_length, push_made};
 use crate::script::guard;
 use crate::script::mix::query;
-use crate::script::push::Push;
-use crate::script::stack::{Args, Raise, State, push_bytes, throw};
+use crate::script::push::{One, Push, Stack};
+use crate::script::stack::{Args, Raise, throw};
 
 /// As much of a name as counts, in bytes: PHP's rule too.
 const MAX_NAME: usize = 200;
@@ -36,42 +32,30 @@ pub(super) fn check(args: &Args) -> Result<Unpacked, Trouble> {
 }
 
 impl Push for Unpacked {
-    const COUNT: c_int = 1;
-    unsafe fn push_to(self, state: State) -> c_int {
-        unsafe {
-            // In their slots, so that nothing of ours is lost when Lua has no memory left.
-            let (format, data) = (string_at(state, 1), string_at(state, 2));
-            ffi::lua_createtable(state, 0, 0);
-            let mut runs = Runs { rest: format, position: 0, end: data.len() };
+    type Pushed = One;
+    fn push_to(self, stack: Stack<'_>) -> One {
+        // From their slots, once more: so nothing has to be copied.
+        let (format, data) = (stack.bytes(1).unwrap_or_default(), stack.bytes(2).unwrap_or_default());
+        stack.push_table(0, 0, |table| {
+            let mut runs = Runs { rest: &format, position: 0, end: data.len() };
             let mut since_look = 0;
             // It has been checked that this does not fail.
             while let Ok(Some(run)) = runs.next() {
                 for index in 0..run.count {
                     let start = run.start + index * run.length;
                     let bytes = data.get(start..start + run.length).unwrap_or_default();
-                    push_key(state, &run, index + 1);
-                    push_value(state, &run, bytes);
-                    ffi::lua_rawset(state, -3);
+                    table.set(Key(&run, index + 1), Element(&run, bytes));
                     since_look += VALUE_WEIGHT + run.length;
                     if since_look > BYTES_PER_LOOK {
                         since_look = 0;
                         if guard::expired() {
-                            throw(state, Raise::Message(guard::OVER_BUDGET.into()));
+                            // SAFETY: a native function pushes its results, with its name as upvalue.
+                            unsafe { throw(stack.state(), Raise::Message(guard::OVER_BUDGET.into())) }
                         }
                     }
                 }
             }
-        }
-        1
-    }
-}
-
-/// The bytes of the string in a slot, which must outlive the result; a number there becomes its text.
-unsafe fn string_at<'a>(state: State, slot: c_int) -> &'a [u8] {
-    unsafe {
-        let mut length = 0;
-        let start = ffi::lua_tolstring(state, slot, &mut length);
-        if start.is_null() { &[] } else { std::slice::from_raw_parts(start.cast(), length) }
+        })
     }
 }
 
@@ -160,49 +144,58 @@ impl<'a> Runs<'a> {
     }
 }
 
-/// Pushes the key of a run's value: the name, and its number where they are numbered. What looks like an integer is one.
-unsafe fn push_key(state: State, run: &Run, number: usize) {
-    let mut key = [0; MAX_NAME + 20];
-    let mut digits = itoa::Buffer::new();
-    let suffix = if run.numbered { digits.format(number).as_bytes() } else { &[] };
-    let length = run.name.len() + suffix.len();
-    key.iter_mut().zip(run.name.iter().chain(suffix)).for_each(|(to, byte)| *to = *byte);
-    let key = key.get(..length).unwrap_or_default();
-    match query::integer_key(key).filter(|i| i.unsigned_abs() <= EXACT) {
-        Some(integer) => unsafe { ffi::lua_pushnumber(state, integer as f64) },
-        None => unsafe { push_bytes(state, key) },
+/// The key of a run's value: the name, and its number where they are numbered. What looks like an integer is one.
+struct Key<'a>(&'a Run<'a>, usize);
+
+impl Push for Key<'_> {
+    type Pushed = One;
+    fn push_to(self, stack: Stack<'_>) -> One {
+        let Key(run, number) = self;
+        let mut key = [0; MAX_NAME + 20];
+        let mut digits = itoa::Buffer::new();
+        let suffix = if run.numbered { digits.format(number).as_bytes() } else { &[] };
+        let length = run.name.len() + suffix.len();
+        key.iter_mut().zip(run.name.iter().chain(suffix)).for_each(|(to, byte)| *to = *byte);
+        let key = key.get(..length).unwrap_or_default();
+        match query::integer_key(key).filter(|i| i.unsigned_abs() <= EXACT) {
+            Some(integer) => (integer as f64).push_to(stack),
+            None => stack.push_bytes(key),
+        }
     }
 }
 
-unsafe fn push_value(state: State, run: &Run, bytes: &[u8]) {
-    unsafe {
+/// The value of a run that these bytes are.
+struct Element<'a>(&'a Run<'a>, &'a [u8]);
+
+impl Push for Element<'_> {
+    type Pushed = One;
+    fn push_to(self, stack: Stack<'_>) -> One {
+        let Element(run, bytes) = self;
         match run.kind {
-            Kind::Text(padding) => push_bytes(state, without_padding(bytes, padding)),
-            Kind::Hex { low_first } => push_made(state, run.digits, |digits| {
+            Kind::Text(padding) => stack.push_bytes(without_padding(bytes, padding)),
+            Kind::Hex { low_first } => push_made(stack, run.digits, |digits| {
                 put_digits(bytes, low_first, digits);
                 run.digits
             }),
             Kind::Integer { width, signed, order } => {
                 let unused = 64 - 8 * width as u32;
                 let bits = order.read(bytes);
-                push_integer(state, if signed { ((bits << unused) as i64) >> unused } else { bits as i64 });
+                push_integer(stack, if signed { ((bits << unused) as i64) >> unused } else { bits as i64 })
             }
-            Kind::Float { width: 4, order } => {
-                ffi::lua_pushnumber(state, f32::from_bits(order.read(bytes) as u32).into());
-            }
-            Kind::Float { order, .. } => ffi::lua_pushnumber(state, f64::from_bits(order.read(bytes))),
+            Kind::Float { width: 4, order } => f64::from(f32::from_bits(order.read(bytes) as u32)).push_to(stack),
+            Kind::Float { order, .. } => f64::from_bits(order.read(bytes)).push_to(stack),
             // These have no values.
-            Kind::Skip | Kind::Back | Kind::Jump => ffi::lua_pushnil(state),
+            Kind::Skip | Kind::Back | Kind::Jump => stack.push_nil(),
         }
     }
 }
 
 /// A number, or the decimal text of one that a Lua number does not hold.
-unsafe fn push_integer(state: State, integer: i64) {
+fn push_integer(stack: Stack<'_>, integer: i64) -> One {
     if integer.unsigned_abs() <= EXACT {
-        unsafe { ffi::lua_pushnumber(state, integer as f64) };
+        (integer as f64).push_to(stack)
     } else {
-        unsafe { push_bytes(state, itoa::Buffer::new().format(integer).as_bytes()) };
+        itoa::Buffer::new().format(integer).push_to(stack)
     }
 }
 

@@ -1,0 +1,54 @@
+//! What marks a table as an array even while it is empty: a metatable that all arrays of a VM share.
+
+use mlua::ffi;
+use std::ffi::{c_int, c_void};
+
+/// Its address is the key under which the registry keeps the metatable of arrays. No text: that would have to be pushed, which
+/// may raise.
+static METATABLE: u8 = 0;
+
+fn key() -> *mut c_void {
+    (&raw const METATABLE).cast_mut().cast()
+}
+
+/// Takes the table at the top of the stack, which goes, for the metatable of tables that are arrays even while they are empty.
+///
+/// # Safety
+/// `state` must be alive and in a protected call, with a table at the top of its stack.
+pub unsafe fn set_metatable(state: *mut ffi::lua_State) {
+    // SAFETY: the caller's.
+    unsafe {
+        ffi::lua_pushlightuserdata(state, key());
+        ffi::lua_insert(state, -2);
+        ffi::lua_rawset(state, ffi::LUA_REGISTRYINDEX);
+    }
+}
+
+/// Pushes that metatable; nil in a VM without [`crate::script::mix`].
+///
+/// # Safety
+/// `state` must be alive, and in a protected call unless its stack has a free slot.
+pub unsafe fn push_metatable(state: *mut ffi::lua_State) {
+    // SAFETY: the caller's.
+    unsafe {
+        ffi::lua_pushlightuserdata(state, key());
+        ffi::lua_rawget(state, ffi::LUA_REGISTRYINDEX);
+    }
+}
+
+/// Whether the table at a stack index, which must be absolute, is marked as an array. Raises nothing.
+///
+/// # Safety
+/// `state` must be alive and have two free slots on its stack, and a table at that index.
+pub unsafe fn is_marked(state: *mut ffi::lua_State, table: c_int) -> bool {
+    // SAFETY: the caller's; what is pushed is popped.
+    unsafe {
+        if ffi::lua_getmetatable(state, table) == 0 {
+            return false;
+        }
+        push_metatable(state);
+        let marked = ffi::lua_rawequal(state, -1, -2) != 0;
+        ffi::lua_pop(state, 2);
+        marked
+    }
+}

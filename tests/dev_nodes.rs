@@ -133,6 +133,7 @@ async fn a_node_that_is_killed_leaves_the_others_as_they_are() {
     // The processes were started in the order center, 1, 2.
     let mut children = nodes.children();
     children.sort_unstable();
+    // SAFETY: a system call that touches no memory of ours.
     assert_eq!(unsafe { libc::kill(children[2], libc::SIGKILL) }, 0);
     nodes.parent.line("has ended: signal: 9 (SIGKILL)");
     let (status, _) = post(nodes.apis[0], "/v1/mesh/publish", r#"{"c":"room","d":"on"}"#).await;

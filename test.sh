@@ -1,8 +1,8 @@
 #!/bin/sh
-# Runs all tests; arguments go to `cargo test`. What they need besides Rust is installed first where it is missing, through apt,
+# Runs all tests, with the cluster; arguments go to `cargo test`. What they need besides Rust is installed first where it is missing, through apt,
 # as root or with sudo. Without these the tests can't be built or run: a C compiler and make (LuaJIT is built from its source), a
 # Redis. Without the others the tests that need them are skipped, which the last lines tell: a browser, the languages of
-# docs/clients, Prometheus' checker.
+# docs/clients, Prometheus' checker, nginx.
 set -eu
 cd "$(dirname "$0")"
 tools="$PWD/target/tools"
@@ -16,7 +16,7 @@ fail() {
     exit 1
 }
 
-PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:$tools/usr/bin"
+PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:$tools/usr/bin:/usr/sbin"
 if missing cargo; then
     fail "Rust is missing: install it with rustup, or put cargo on the PATH"
 fi
@@ -28,6 +28,7 @@ missing make && required="$required make"
 missing redis-server && required="$required redis-server"
 missing chromium && optional="$optional chromium"
 missing curl && optional="$optional curl"
+missing nginx && optional="$optional nginx-light"
 missing python3 && optional="$optional python3"
 python3 -m pip --version >/dev/null 2>&1 || optional="$optional python3-pip"
 missing node && optional="$optional nodejs"
@@ -77,7 +78,7 @@ fi
 mkdir -p target
 log=target/test.log
 status=target/test.status
-{ cargo test "$@" && echo 0 >"$status" || echo 1 >"$status"; } 2>&1 | tee "$log"
+{ cargo test --features cluster "$@" && echo 0 >"$status" || echo 1 >"$status"; } 2>&1 | tee "$log"
 echo
 grep -E '^test .*\.\.\. ignored' "$log" | sed 's/^test \([^ ]*\) *\.\.\. ignored/skipped: \1/' || true
 awk '/^test result:/ { passed += $4; failed += $6; skipped += $8 }

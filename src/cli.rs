@@ -3,23 +3,26 @@
 //! 2 wrong usage.
 
 mod greeting;
+mod nodes;
 mod signals;
 
 use clap::{Args, Parser, Subcommand};
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 
 use self::signals::{Signals, Wish};
 use crate::bench::Bench;
-use crate::config::{Config, Format, Level, Listen, NodeRole, load, print};
-use crate::engine::{Engine, Listeners, check_scripts, check_watchdog};
+use crate::config::{Config, Format, Home, Level, Listen, NodeRole, load, print};
+use crate::engine::{Engine, HAS_CLUSTER, Listeners, WITHOUT_CLUSTER, check_scripts, check_watchdog};
 use crate::ids::MAX_WORKERS;
 use crate::telemetry::log::escape::for_terminal;
 use crate::telemetry::log::{Log, Rotation, Style};
 use crate::testing;
 use greeting::Greeting;
+use nodes::{Common, MOST, Report};
 
 /// A scriptable engine for long-lived connections: WebSocket clients, Lua handlers, channels, publishing by HTTP.
 #[derive(Debug, Parser)]
@@ -35,7 +38,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// For writing scripts: center and engine in one process, the log on the console at debug
-    Dev(Run),
+    Dev(Dev),
     /// For production: center and engine in one process
     Single(Run),
     /// The center of a cluster: engines join it, and clients find them by it
@@ -88,6 +91,18 @@ struct Run {
     workers: Option<u16>,
 }
 
+#[derive(Debug, Args)]
+struct Dev {
+    #[command(flatten)]
+    run: Run,
+    /// A cluster on this machine: N engines and a center, each a process with ports of its own beside the configured ones
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=MOST), conflicts_with = "home")]
+    nodes: Option<u16>,
+    /// One of these nodes: where it listens, as JSON.
+    #[arg(long, hide = true)]
+    home: Option<String>,
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -100,10 +115,12 @@ pub fn main() -> ExitCode {
         Ok(()) => Ok(()),
     };
     let outcome = match cli.command {
-        Command::Dev(run) => guarded().and_then(|()| serve(&run, true, NodeRole::SINGLE)),
-        Command::Single(run) => guarded().and_then(|()| serve(&run, false, NodeRole::SINGLE)),
-        Command::Center(run) => serve(&run, false, NodeRole { engine: false, center: true }),
-        Command::Engine(run) => guarded().and_then(|()| serve(&run, false, NodeRole { engine: true, center: false })),
+        Command::Dev(dev) => guarded().and_then(|()| develop(&dev, cli.allow_unguarded)),
+        Command::Single(run) => guarded().and_then(|()| serve(&run, false, NodeRole::SINGLE, None)),
+        Command::Center(run) => serve(&run, false, NodeRole { engine: false, center: true }, None),
+        Command::Engine(run) => {
+            guarded().and_then(|()| serve(&run, false, NodeRole { engine: true, center: false }, None))
+        }
         Command::Config(what) => show(&what),
         Command::Check(what) => guarded().and_then(|()| check(&what)),
         Command::Test(options) => match guarded() {
@@ -181,15 +198,36 @@ fn open_log(config: &Config, dev: bool) -> Result<Log, String> {
     Log::open(level, style, file).map_err(|e| e.to_string())
 }
 
-/// `dev`, `single`, `center` and `engine`.
-fn serve(run: &Run, dev: bool, role: NodeRole) -> Result<(), String> {
+/// `dev`
+fn develop(dev: &Dev, unguarded: bool) -> Result<(), String> {
+    match (dev.nodes, &dev.home) {
+        (Some(nodes), _) => {
+            let common = Common { file: &dev.run.file.file, workers: dev.run.workers, unguarded };
+            nodes::run(&common, || load(&dev.run.file), nodes)
+        }
+        (None, Some(home)) => {
+            let home: Home = serde_json::from_str(home).map_err(|e| format!("--home: {e}"))?;
+            serve(&dev.run, true, home.role(), Some(home))
+        }
+        (None, None) => serve(&dev.run, true, NodeRole::SINGLE, None),
+    }
+}
+
+/// `dev`, `single`, `center` and `engine`. `home`: one of several nodes that a parent process has started.
+fn serve(run: &Run, dev: bool, role: NodeRole, home: Option<Home>) -> Result<(), String> {
     // Signals first: one that asks for a stop during the start is not lost, and none kills.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| format!("the runtime could not start: {e}"))?;
     let mut signals = runtime.block_on(async { Signals::watch() }).map_err(|e| format!("signals: {e}"))?;
-    let config = load(&run.file)?.for_role(role);
+    if home.is_some() {
+        signals.stop_at_end_of_input().map_err(|e| format!("the parent can't be watched: {e}"))?;
+    }
+    let config = load(&run.file)?.for_role(role).at_home(home);
+    if config.is_of_mesh() && !HAS_CLUSTER {
+        return Err(WITHOUT_CLUSTER.to_owned());
+    }
     // Open to the end of this function: what happens during the stop is logged too.
     let log = open_log(&config, dev)?;
     log_panics();
@@ -198,7 +236,8 @@ fn serve(run: &Run, dev: bool, role: NodeRole) -> Result<(), String> {
     let (open_api, open_center) = (is_open(&config.api.listen), is_open(&config.center));
     let listeners = Listeners::bind(&config)
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
-    let greeting = dev.then(|| Greeting::of(&config));
+    let mut report = config.home.as_ref().map(Report::of);
+    let greeting = (dev && report.is_none()).then(|| Greeting::of(&config));
 
     let log_level = log.level();
     let on_level = move |level| {
@@ -221,15 +260,20 @@ fn serve(run: &Run, dev: bool, role: NodeRole) -> Result<(), String> {
     let api = if role.engine { at.api } else { at.center };
     tracing::info!(workers = engine.workers(), "connmix {} is ready; API on {api}", env!("CARGO_PKG_VERSION"));
     if let Some(greeting) = greeting {
-        greeting.print(at);
+        greeting.print(std::slice::from_ref(at), at.center);
     }
 
     let clean = runtime.block_on(async {
         let asked = loop {
-            match signals.next().await {
-                (name, Wish::Stop | Wish::StopOnce) => break name,
-                (_, Wish::Reload) => engine.reload(),
-                (name, wish) => answer(&log, name, wish),
+            tokio::select! {
+                come = signals.next() => match come {
+                    (name, Wish::Stop | Wish::StopOnce) => break name,
+                    (_, Wish::Reload) => engine.reload(),
+                    (name, wish) => answer(&log, name, wish),
+                },
+                () = serving(&engine), if report.is_some() => {
+                    report.take().iter().for_each(|report| report.print(engine.addresses()));
+                }
             }
         };
         tracing::info!("stopping ({asked})");
@@ -254,6 +298,13 @@ fn serve(run: &Run, dev: bool, role: NodeRole) -> Result<(), String> {
             Ok(())
         }
         Err(why) => Err(format!("stopped before all connections had ended: {why}")),
+    }
+}
+
+/// Waits until an engine has joined its cluster.
+async fn serving(engine: &Engine) {
+    while !engine.is_serving() {
+        tokio::time::sleep(Duration::from_millis(25)).await;
     }
 }
 

@@ -290,7 +290,7 @@ async fn health_version_and_nodes() {
 
 #[tokio::test]
 async fn a_node_is_found_where_it_is_advertised_or_where_it_was_reached() {
-    let rig = Rig::with_top(SCRIPT, "", "workers: 1", "cluster: {advertise: 'node-1.example.com:6789'}");
+    let rig = Rig::with_top(SCRIPT, "", "workers: 1", "cluster: {advertise: {api: 'node-1.example.com:6789'}}");
     let (_, nodes) = get(rig.at.center, "/v1/nodes").await;
     assert!(nodes.contains(r#""api_server":"node-1.example.com:6789""#), "{nodes}");
 

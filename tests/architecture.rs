@@ -33,7 +33,8 @@ const ONLY_IN: [(&str, &[&str]); 14] = [
     ("serde_yaml", &["config/raw.rs", "config/raw/"]),
     ("hyper", &["api/", "outbound/http.rs", "outbound/http/"]),
     ("hyper_util", &["api/", "outbound/http/pool.rs"]),
-    ("async_nats", &["cluster/nats.rs"]),
+    // Besides the crate, the module of that name.
+    ("zenoh", &["cluster/bus/", "engine/mesh.rs"]),
     ("prometheus", &["telemetry/metrics/"]),
     ("tokio_rustls", &["outbound/http/pool.rs"]),
     ("rustls_native_certs", &["outbound/http/pool.rs"]),
@@ -49,6 +50,9 @@ const KNOWN_CIRCLES: [&str; 0] = [];
 
 /// The API's own error codes, spelt in one file only.
 const API_CODES: [&str; 6] = ["101", "201", "202", "203", "301", "401"];
+
+/// Whole clusters in one thread, for unit tests.
+const SIMULATION: &str = "cluster/sim";
 
 /// Lines of a file, its unit tests not counted.
 const MAX_LINES: usize = 450;
@@ -83,9 +87,9 @@ impl Source {
         if self.path.ends_with("/mod.rs") { parts - 1 } else { parts }
     }
 
-    /// Whether all of it is tests: `x/tests.rs`, declared under `#[cfg(test)]`.
+    /// Whether all of it is tests: `x/tests.rs` and the simulation, declared under `#[cfg(test)]`.
     fn is_tests(&self) -> bool {
-        self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
+        self.path.ends_with("/tests.rs") || self.path.contains("/tests/") || self.path.starts_with(SIMULATION)
     }
 
     /// The code with what is compiled for unit tests alone blanked out.

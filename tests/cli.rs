@@ -74,6 +74,8 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
         (&["single", "-p", "many"], "invalid value 'many' for '--workers <N>'"),
         (&["single", "-p", "257"], "257 is not in 0..=256"),
         (&["check", "-p", "1"], "unexpected argument '-p'"),
+        (&["dev", "--nodes", "1"], "1 is not in 2..=16"),
+        (&["dev", "--nodes", "17"], "17 is not in 2..=16"),
         (&["config", "--yaml"], "unexpected argument '--yaml'"),
         (&["config", "-f"], "a value is required for '--file <FILE>'"),
     ] {
@@ -128,14 +130,18 @@ fn config_tells_problems_of_a_file_as_check_does() {
 }
 
 #[test]
-fn the_roles_of_a_cluster_say_what_to_add() {
+#[cfg(not(feature = "cluster"))]
+fn the_roles_of_a_cluster_say_what_to_build() {
     let dir = folder(ECHO, "", "");
-    for role in ["center", "engine"] {
-        let ended = run(dir.path(), &[role]);
+    let of_mesh = folder(ECHO, "", "cluster: {engine: mesh}");
+    for (dir, args) in
+        [(&dir, &["center"][..]), (&dir, &["engine"]), (&dir, &["dev", "--nodes", "3"]), (&of_mesh, &["single"])]
+    {
+        let ended = run(dir.path(), args);
         assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""), "{ended:?}");
-        for says in [role, "cluster:\n  engine: nats\n", "nats: {servers: [\"nats://127.0.0.1:4222\"]}"] {
-            assert!(ended.err.contains(says), "{says:?} in {}", ended.err);
-        }
+        let says =
+            "this connmix was built without the cluster; build it with: cargo build --release --features cluster";
+        assert_eq!(ended.err, says, "{args:?}");
     }
 }
 
@@ -367,10 +373,6 @@ async fn the_stock_configuration_of_connmix_starts_unchanged() {
                    'conn' becomes a local on line 8";
     assert_eq!((ended.code, ended.err.as_str()), (Some(0), warning));
     let process = Process::ready(dir.path(), &["single"]);
-    for unused in ["center.registry", "engine.centerRegistry", "engine.meshPoint"] {
-        assert!(ended.out.contains(&format!("note: {unused} is read and not used")), "{unused} in {}", ended.out);
-        process.line(&format!("{unused} is read and not used"));
-    }
     let mut client = Client::connect(process.ws(), "/chat").await;
     assert_eq!(client.ask(r#"{"op":"subscribe","channel":"7@video"}"#).await, r#"{"result":true}"#);
     let request = |auth: &str| {

@@ -40,8 +40,14 @@ fn connmix_own_file_loads_unchanged() {
     assert_eq!((redis.pool_size, redis.idle_timeout), (20, Duration::from_secs(300)));
     assert_eq!(config.servers[0].option("path"), Some("/chat"));
     assert_eq!(config.servers[0].reload_within, Some(Duration::from_secs(10)));
-    let named: Vec<&str> = config.notes.iter().filter_map(|note| note.split(' ').next()).collect();
-    assert_eq!(named, ["center.registry", "engine.centerRegistry", "engine.meshPoint"]);
+    assert_eq!(
+        (config.registry.addr.to_string(), config.mesh_point.addr.to_string()),
+        ("0.0.0.0:6786".into(), "0.0.0.0:6788".into())
+    );
+    assert_eq!(
+        (config.centers.as_slice(), config.notes.as_slice()),
+        (["localhost:6786".to_owned()].as_slice(), [].as_slice())
+    );
 }
 
 #[test]
@@ -115,7 +121,7 @@ fn which_apis_are_open_to_the_network_is_known() {
     let open = |text: &str| -> Vec<String> { read(text).open_apis().map(|api| api.addr.to_string()).collect() };
     let stock = include_str!("fixtures/connmix-stock.yaml");
     assert_eq!(open(stock), [""; 0], "it has users");
-    assert_eq!(open("engine: {servers: [{}]}"), ["0.0.0.0:6787", "0.0.0.0:6789"]);
+    assert_eq!(open("engine: {servers: [{}]}"), ["0.0.0.0:6789", "0.0.0.0:6787"]);
     assert_eq!(open("engine: {servers: [{}], apiServer: {bind: '::1'}}"), ["0.0.0.0:6787"]);
     let local =
         "center: {apiServer: {bind: 127.0.0.2}}\nengine: {servers: [{}], apiServer: {bind: '::ffff:127.0.0.1'}}";
@@ -211,7 +217,7 @@ cluster: {engine: nats}
         r#"29:13: engine.servers[2].port: 127.0.0.1:7001 overlaps engine.servers[1].port (0.0.0.0:7001)"#,
         r#"31:23: engine.servers[2].allowedOrigins: expected a list, got a single value"#,
         r#"32:18: trustedProxies[0]: expected an IP address or a CIDR such as "10.0.0.0/8", got "10.0.0.0/99""#,
-        r#"33:19: cluster.engine: "nats" is not available in this version; use memory"#,
+        r#"33:19: cluster.engine: expected one of memory, mesh, got "nats""#,
     ];
     let shown = problems.to_string();
     let found: Vec<&str> = shown.lines().collect();

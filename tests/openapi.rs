@@ -5,6 +5,8 @@ mod kit;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use connmix::config::{NodeRole, load};
+use connmix::engine::{Engine, Link, Listeners};
 use kit::raw::{Raw, Reply};
 use kit::*;
 use serde_json::{Value, json};
@@ -12,6 +14,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A method (in lower case), a path as the document spells it, and a status.
 type Case = (String, String, u16);
@@ -375,7 +378,30 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
         prober.read(&mut raw, "get", path, 503).await;
     }
     drop(stopping);
+
+    // A node of a cluster that has not found the others.
+    let (_dir, lonely) = lonely_node();
+    let body = r#"{"c":"7","d":"x"}"#;
+    for path in [PUBLISH, SEND] {
+        prober.probe(lonely.addresses().api, "post", path, 503, post(path, "", body)).await;
+    }
+    let upgrade = ask("GET", WS, &format!("{UPGRADE}{KEY}"));
+    prober.probe(lonely.addresses().api, "get", WS, 503, upgrade).await;
+    prober.probe(lonely.addresses().api, "get", "/readyz", 503, ask("GET", "/readyz", "")).await;
+    tokio::task::spawn_blocking(|| lonely.shutdown()).await.unwrap();
     assert_eq!(prober.seen, document.promised(), "left: provoked; right: promised");
+}
+
+/// An engine whose center is nowhere.
+fn lonely_node() -> (tempfile::TempDir, Engine) {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("entry.lua"), "function on_message() end").unwrap();
+    let file = dir.path().join("connmix.yaml");
+    kit::write_config(&file, "", "workers: 1\nmeshPoint: {port: 0}", "");
+    let config = load::load(&file).unwrap().for_role(NodeRole { engine: true, center: false });
+    let listeners = Listeners::bind(&config).unwrap();
+    let engine = Engine::start_on(Link::Memory(Arc::default()), config, listeners, None, Box::new(|_| ()));
+    (dir, engine.unwrap_or_else(|e| panic!("{e}")))
 }
 
 #[test]

@@ -230,7 +230,7 @@ const OWN_NAMES: [&str; 7] =
 #[tokio::test]
 async fn an_open_api_on_loopback_answers_to_its_own_names_alone() {
     let plain = rig("");
-    let advertised = Rig::with_top(SCRIPT, "", "workers: 1", "cluster: {advertise: 'Node-1.example:6789'}");
+    let advertised = Rig::with_top(SCRIPT, "", "workers: 1", "cluster: {advertise: {api: 'Node-1.example:6789'}}");
     for rig in [&plain, &advertised] {
         for (at, method, path, status) in paths(rig) {
             for name in FOREIGN_NAMES {

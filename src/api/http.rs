@@ -262,6 +262,9 @@ impl Api {
                 if *self.draining.borrow() {
                     return Err(ApiError::Unavailable);
                 }
+                if !self.mesh.is_serving() {
+                    return Err(ApiError::Joining);
+                }
                 let response = ws::upgrade(&request)?;
                 if !on.taken.open_websocket() {
                     return Err(ApiError::Crowded);

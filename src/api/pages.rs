@@ -65,7 +65,7 @@ pub(super) fn check_page(
             let name = shown(name.as_bytes());
             let why = format!(
                 "\"{name}\" is no name of this API, which has no users: call it by its IP address or as localhost, or set \
-                 access.users or cluster.advertise"
+                 access.users or cluster.advertise.api"
             );
             Err(ApiError::Forbidden(why.into()))
         }

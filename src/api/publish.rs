@@ -11,17 +11,17 @@ use super::error::ApiError;
 use super::params::{Params, Publish};
 use super::repeats::{self, Done, Repeats};
 use super::state::Api;
-use crate::cluster::clients::PublishOnce;
+use crate::cluster::clients::{Channels, PublishOnce};
 use crate::cluster::{Behind, Mesh, Receipt};
 use crate::hub::Counts;
-use crate::message::{Channel, Message};
+use crate::message::Message;
 
 /// A publish that the mailboxes have.
 pub(super) enum Enqueued {
     /// One of this caller alone.
     Own(Receipts),
-    /// One with an id, for which others may have asked too, and whether this caller gave its channels as a list.
-    Once(repeats::Enqueued, bool),
+    /// One with an id, for which others may have asked too.
+    Once(repeats::Enqueued),
 }
 
 impl Enqueued {
@@ -29,10 +29,7 @@ impl Enqueued {
     pub(super) async fn outcome(self) -> Outcome {
         match self {
             Enqueued::Own(receipts) => receipts.outcome().await,
-            Enqueued::Once(outcome, list) => match outcome.await {
-                Outcome::Each(all) => shaped(all, list),
-                Outcome::One(one) => shaped(vec![one], list),
-            },
+            Enqueued::Once(outcome) => outcome.await,
         }
     }
 }
@@ -56,7 +53,6 @@ impl Receipts {
 
 /// Begins a publish, or joins the one with its id. Ready when the mailboxes have it.
 pub(super) fn begin(api: &Api, publish: Publish, behind: Behind) -> impl Future<Output = Enqueued> + use<> {
-    let list = publish.list;
     let enqueuing = match publish.id.clone() {
         None => {
             // Counted here, since another worker may drive what follows.
@@ -75,7 +71,7 @@ pub(super) fn begin(api: &Api, publish: Publish, behind: Behind) -> impl Future<
     async move {
         match enqueuing {
             Either::Left(own) => Enqueued::Own(own.await),
-            Either::Right(once) => Enqueued::Once(once.await, list),
+            Either::Right(once) => Enqueued::Once(once.await),
         }
     }
 }
@@ -88,7 +84,7 @@ pub(super) async fn publish(api: &Api, params: &Params<'_>) -> Result<Outcome, A
 
 /// Publishes what has an id that this node has not met: on the node that knows whether another has.
 async fn once(mesh: Arc<Mesh>, id: Arc<str>, publish: Publish, behind: Behind) -> BoxFuture<'static, Done> {
-    match mesh.publish_once_elsewhere(&id, &publish.channels, &publish.message) {
+    match mesh.publish_once_elsewhere(&id, (&publish.channels, publish.list), &publish.message) {
         None => enqueue(mesh, publish, behind).await.outcome().map(Done::Known).boxed(),
         // What is published there may overtake what follows here: so it is waited for.
         Some(elsewhere) => {
@@ -103,11 +99,7 @@ async fn once(mesh: Arc<Mesh>, id: Arc<str>, publish: Publish, behind: Behind) -
 }
 
 fn outcome(counts: Vec<Counts>, list: bool) -> Outcome {
-    shaped(counts.into_iter().map(Published::from).collect(), list)
-}
-
-/// As a caller gets it who gave its channels as a list, or named one.
-fn shaped(published: Vec<Published>, list: bool) -> Outcome {
+    let published: Vec<Published> = counts.into_iter().map(Published::from).collect();
     match published.first() {
         Some(&one) if !list => Outcome::One(one),
         _ => Outcome::Each(published),
@@ -123,8 +115,9 @@ pub struct OnceHere {
 }
 
 impl PublishOnce for OnceHere {
-    fn publish(&self, id: Arc<str>, channels: Vec<Channel>, message: Message) -> BoxFuture<'static, Vec<Counts>> {
-        let publish = Publish { channels, list: true, message, id: Some(id.clone()) };
+    fn publish(&self, id: Arc<str>, to: Channels, message: Message) -> BoxFuture<'static, Vec<Counts>> {
+        let Channels { channels, list } = to;
+        let publish = Publish { channels, list, message, id: Some(id.clone()) };
         let mesh = self.mesh.clone();
         let once = self.repeats.once(id, publish, move |publish| async move {
             enqueue(mesh, publish, Behind::default()).await.outcome().map(Done::Known).boxed()

@@ -52,15 +52,24 @@ impl Greeting {
         }
     }
 
-    pub(super) fn print(&self, at: &Addresses) {
-        println!();
-        for ((addr, (what, scheme, path)), entry) in at.servers.iter().zip(&self.servers).zip(&self.entries) {
-            let place = format!("{scheme}{}{path}", reachable(*addr));
-            let line = format!("  {what:<11} {place}    handled by {entry} (save it, and it is live)");
-            println!("{}", for_terminal(&line));
+    /// Where the engines are, in their order, and the center.
+    pub(super) fn print(&self, engines: &[Addresses], center: SocketAddr) {
+        for (i, at) in engines.iter().enumerate() {
+            println!();
+            if engines.len() > 1 {
+                println!("  Node {}", i + 1);
+            }
+            for ((addr, (what, scheme, path)), entry) in at.servers.iter().zip(&self.servers).zip(&self.entries) {
+                let place = format!("{scheme}{}{path}", reachable(*addr));
+                let line = format!("  {what:<11} {place}    handled by {entry} (save it, and it is live)");
+                println!("{}", for_terminal(&line));
+            }
+            println!("  API         http://{}/v1/mesh/publish", reachable(at.api));
         }
-        println!("  API         http://{}/v1/mesh/publish", reachable(at.api));
-        println!("  Center      http://{}/v1/nodes", reachable(at.center));
+        if engines.len() > 1 {
+            println!();
+        }
+        println!("  Center      http://{}/v1/nodes", reachable(center));
         println!();
         let channel = if self.shipped { "video:100001" } else { "CHANNEL" };
         if self.shipped {
@@ -68,7 +77,8 @@ impl Greeting {
         } else {
             println!("  Publish to those that a script has subscribed to CHANNEL:");
         }
-        let api = reachable(at.api);
+        // Any of them will do: the last, so that one sees it.
+        let Some(api) = engines.last().map(|at| reachable(at.api)) else { return };
         let (user, note) = match &self.access {
             Access::Everybody => (String::new(), None),
             Access::User(name) => (format!(" -u {}", quoted(name)), Some("(curl asks for the password of that user.)")),

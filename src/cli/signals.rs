@@ -66,6 +66,7 @@ fn unblock() -> io::Result<()> {
 /// The signals that have come.
 pub(super) struct Signals {
     come: mpsc::Receiver<(&'static str, Wish)>,
+    tell: mpsc::Sender<(&'static str, Wish)>,
 }
 
 impl Signals {
@@ -85,7 +86,19 @@ impl Signals {
                 async move { while signals.recv().await.is_some() && tell.send((name, wish)).await.is_ok() {} },
             );
         }
-        Ok(Signals { come })
+        Ok(Signals { come, tell })
+    }
+
+    /// From now on the end of standard input asks for a stop, too: it is a pipe from the parent process, which may have been
+    /// killed.
+    pub(super) fn stop_at_end_of_input(&self) -> io::Result<()> {
+        let tell = self.tell.clone();
+        let wait = move || {
+            // Whatever ends it.
+            let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+            let _ = tell.blocking_send(("the parent process", Wish::Stop));
+        };
+        std::thread::Builder::new().name("input".into()).spawn(wait).map(drop)
     }
 
     /// The next one, with its name.

@@ -15,10 +15,18 @@ use crate::hub::{self, Counts, Hub, Publication, Tally};
 use crate::ids::ClientId;
 use crate::message::{Channel, Kind, Message};
 
+/// The channels of a publish.
+pub struct Channels {
+    /// At least one.
+    pub channels: Vec<Channel>,
+    /// They came as a list, and so go the counts.
+    pub list: bool,
+}
+
 /// What publishes once only.
 pub trait PublishOnce: Send + Sync {
     /// Publishes to these channels, unless something with that id has been published: then gives what that came to.
-    fn publish(&self, id: Arc<str>, channels: Vec<Channel>, message: Message) -> BoxFuture<'static, Vec<Counts>>;
+    fn publish(&self, id: Arc<str>, to: Channels, message: Message) -> BoxFuture<'static, Vec<Counts>>;
 }
 
 /// This node's clients, as the mesh sees them.
@@ -77,10 +85,11 @@ impl Clients for LocalClients {
                     put(hub.mailbox(worker), hub::Delivery::Send(client, message, share)).await;
                 })
             }
-            Delivery::Once { id, channels, binary, data, reply } => {
+            Delivery::Once { id, channels, list, binary, data, reply } => {
                 let channels: Option<Vec<Channel>> =
                     channels.iter().map(|channel| Channel::parse(channel.as_bytes()).ok()).collect();
-                let publish = self.once.publish(id.into(), channels?, message(binary, data)?);
+                let to = Channels { channels: channels?, list };
+                let publish = self.once.publish(id.into(), to, message(binary, data)?);
                 self.commands.push(async move { reply.answer(&publish.await) }.boxed());
                 None
             }

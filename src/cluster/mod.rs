@@ -107,14 +107,14 @@ impl Mesh {
     pub fn publish_once_elsewhere(
         &self,
         id: &str,
-        channels: &[Channel],
+        (channels, list): (&[Channel], bool),
         message: &Message,
     ) -> Option<impl Future<Output = Option<Vec<Counts>>> + Send + use<>> {
         let others = self.others.as_ref()?;
         let owner = others.owner_of(id)?;
         let channels = channels.iter().map(Channel::as_str).collect();
         let (binary, data) = (message.kind() == Kind::Binary, message.data());
-        let message = protocol::Message::PublishOnce { id, channels, binary, data }.to_bytes();
+        let message = protocol::Message::PublishOnce { id, channels, list, binary, data }.to_bytes();
         let mut owner = Remote::new(smallvec::smallvec![owner], others);
         Some(async move {
             let (reply, counts) = oneshot::channel();

@@ -236,6 +236,8 @@ pub enum Message<'a> {
         id: &'a str,
         /// The channels' names.
         channels: Vec<&'a str>,
+        /// They came as a list.
+        list: bool,
         /// The data is binary; else UTF-8.
         binary: bool,
         /// The data.

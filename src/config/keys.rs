@@ -5,6 +5,7 @@
 
 use self::bounds::{AGE, BUFFER, GIB, LIMIT, MIB, TIMEOUT, TIMEOUT_NOT_ZERO, no_tls, seconds};
 use super::changes::{Changes, Effect, Effect::Live, Effect::Restart};
+use super::home::Home;
 use super::kinds::{Leaf, duration, list, number, parsed, required, size, text, word, words};
 use super::raw::address::{HOST_PORT, ORIGIN, host_pattern, host_port, net, origin};
 use super::raw::known::Known;
@@ -87,6 +88,8 @@ section! {
         pub file: PathBuf = PathBuf::new();
         /// Which parts of a cluster this process is; the command line says it.
         pub role: NodeRole = NodeRole::SINGLE;
+        /// Where it listens, if it is one of several nodes on this machine that share the file.
+        pub home: Option<Home> = None;
         /// How long a worker may not go on until it counts as stuck: [`STUCK_AFTER`], but for tests.
         pub stuck_after: Duration = STUCK_AFTER;
         /// Things worth a line in the log: keys that are read and not used, and the like.

@@ -71,7 +71,7 @@ fn both(file: &Path, text: &str) -> Result<(Config, Config), Problems> {
         if config.servers.is_empty() {
             root.get("engine.servers").report("at least one server is needed");
         }
-        (config.clone(), in_force(file, config, &root, &sink))
+        (config.clone(), in_force(file, config, &root))
     });
     let list = sink.into_list();
     match config {
@@ -81,9 +81,8 @@ fn both(file: &Path, text: &str) -> Result<(Config, Config), Problems> {
 }
 
 /// The configuration with its paths resolved and its notes.
-fn in_force(file: &Path, mut config: Config, root: &Value<'_>, sink: &Sink) -> Config {
+fn in_force(file: &Path, mut config: Config, root: &Value<'_>) -> Config {
     config.file = file.to_owned();
-    config.notes = sink.take_notes();
     config.logging.filename = config.logging.filename.map(|name| std::path::absolute(&name).unwrap_or(name));
     for server in &mut config.servers {
         server.entry = find_entry(file, &server.entry).unwrap_or_else(|looked| {
@@ -276,33 +275,22 @@ engine: {servers: [{allowedOrigins: ['wss://example.com', 'https://example.com/p
     }
 
     #[test]
-    fn what_is_read_and_not_used_is_noted() {
-        let text = "center: {registry: {port: 1}}
-engine:
-  centerRegistry: localhost:6786
-  meshPoint: {port: 6788}
-  servers: [{pingInterval: 60s}, {port: 1, pingInterval: 60, readTimeout: 0}]
-";
+    fn a_server_whose_pings_come_too_late_is_noted() {
+        let text = "engine: {servers: [{pingInterval: 60s}, {port: 1, pingInterval: 60, readTimeout: 0}]}";
         let notes = read(text).unwrap().notes;
-        let begins = [
-            "center.registry is",
-            "engine.centerRegistry is",
-            "engine.meshPoint is",
-            "engine.servers[0].pingInterval (60s)",
-        ];
+        let begins = ["engine.servers[0].pingInterval (60s)"];
         assert_eq!(notes.len(), begins.len(), "{notes:?}");
         assert!(notes.iter().zip(begins).all(|(note, begin)| note.starts_with(begin)), "{notes:?}");
     }
 
     #[test]
     fn what_is_not_there_yet_says_so() {
-        let text = "cluster: {engine: nats}
-engine:
+        let text = "engine:
   apiServer: {tls: {cert: , key: }}
   servers: [{tls: {cert: a.pem, key: b.pem}}]
 ";
         let found = read(text).unwrap_err();
-        assert_eq!(found.len(), 3);
+        assert_eq!(found.len(), 2);
         assert!(found.iter().all(|problem| problem.contains("is not available in this version")), "{found:?}");
     }
 
@@ -344,7 +332,7 @@ engine:
             "access: {users: [hunter2]}",
             "access: hunter2",
             "engine: {luavm: {redis: [{addr: 'redis://:hunter2@localhost:6379'}]}}",
-            "cluster: {nats: {servers: ['me:hunter2@localhost']}}",
+            "engine: {centerRegistry: ['me:hunter2@localhost']}",
         ] {
             let found = read(text).unwrap_err();
             assert!(!format!("{found:?}").contains("hunter2"), "{text}: {found:?}");

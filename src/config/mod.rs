@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 mod changes;
 pub mod file;
+mod home;
 mod keys;
 mod kinds;
 pub mod load;
@@ -22,6 +23,7 @@ mod sections;
 mod types;
 
 pub use changes::Effect;
+pub use home::Home;
 pub use keys::{ApiServer, Cluster, Config, Limits, Logging, LuaVm, Memory, Redis, Server, Summary, User};
 pub use problem::{Problem, Problems};
 pub use raw::units::{Quantity, parse_duration};
@@ -38,6 +40,27 @@ impl Config {
         if !role.engine {
             self.servers.clear();
         }
+        self
+    }
+
+    /// The same for that node; None: it stays as it is.
+    pub fn at_home(mut self, home: Option<Home>) -> Config {
+        let Some(home) = home else { return self };
+        self.role = home.role();
+        self.api.listen.addr = home.api;
+        self.center.addr = home.center;
+        self.registry.addr = home.registry;
+        self.mesh_point.addr = home.mesh_point;
+        self.centers = if self.role.center { Vec::new() } else { vec![home.registry.to_string()] };
+        // What the file says is true of one node at most.
+        (self.cluster.advertise, self.cluster.advertise_mesh) = (None, None);
+        for (server, addr) in self.servers.iter_mut().zip(&home.servers) {
+            server.listen.addr = *addr;
+        }
+        if self.role.center {
+            self.servers.clear();
+        }
+        self.home = Some(home);
         self
     }
 

@@ -28,11 +28,10 @@ pub struct Place {
     pub column: usize,
 }
 
-/// Collects what is wrong, from every step, and what is worth a note.
+/// Collects what is wrong, from every step.
 #[derive(Debug, Default)]
 pub struct Sink {
     problems: RefCell<Vec<Problem>>,
-    notes: RefCell<Vec<String>>,
 }
 
 impl Sink {
@@ -45,16 +44,6 @@ impl Sink {
     /// Adds the problems of another.
     pub fn append(&self, other: Sink) {
         self.problems.borrow_mut().append(&mut other.problems.into_inner());
-    }
-
-    /// Adds a line for the log about something that is no problem. It must hold no secret.
-    pub fn note(&self, note: String) {
-        self.notes.borrow_mut().push(note);
-    }
-
-    /// The notes, in the order they came; none are left.
-    pub fn take_notes(&self) -> Vec<String> {
-        self.notes.take()
     }
 
     /// All problems in the file's order. One that an alias brought in twice is told once.

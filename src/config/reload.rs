@@ -109,7 +109,7 @@ engine:
         let new = config(&[
             (
                 "access:",
-                "logging: {filename: '', maxFiles: 3, maxSize: 1MiB, format: json}\ncluster: {advertise: 'a:1'}\naccess:",
+                "logging: {filename: '', maxFiles: 3, maxSize: 1MiB, format: json}\ncluster: {secret: hunter2, advertise: {api: 'a:1'}}\naccess:",
             ),
             ("engine:", "engine:\n  workers: 2\n  apiServer: {port: 6799, bind: 127.0.0.1}"),
             ("luavm: {", "luavm: {memoryLimit: 1GiB, libraries: [io], queue: {topicSize: 5, full: block}, "),
@@ -131,7 +131,8 @@ engine:
             "engine.luavm.memoryLimit: 256MiB -> 1GiB",
             "engine.luavm.libraries: [] -> [io]",
             "engine.luavm.redis[default].db: 0 -> 3",
-            "cluster.advertise: none -> a:1",
+            "cluster.secret: *** -> ***",
+            "cluster.advertise.api: none -> a:1",
         ];
         assert_eq!(&found[1..], want);
         let merged = merge(&old, &new);

@@ -328,30 +328,3 @@ impl Kind for Options {
         }
     }
 }
-
-/// A key that has no effect, with a line in the log where it is given.
-pub struct Noted<K>(K, &'static str);
-
-/// `kind`; where it is given, `note` is told with its key.
-pub fn noted<K: Kind>(kind: K, note: &'static str) -> Noted<K> {
-    Noted(kind, note)
-}
-
-impl<K: Kind> Kind for Noted<K> {
-    type Value = K::Value;
-
-    fn read(&self, at: &Value<'_>) -> K::Value {
-        if at.is_set() {
-            at.note(self.1);
-        }
-        self.0.read(at)
-    }
-
-    fn rows(&self, head: &Head, value: Option<&K::Value>, rows: &mut Vec<Row>) {
-        self.0.rows(head, value, rows);
-    }
-
-    fn compare(&self, head: &Head, old: &K::Value, new: &K::Value, changes: &mut Changes) {
-        self.0.compare(head, old, new, changes);
-    }
-}

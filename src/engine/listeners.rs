@@ -1,5 +1,6 @@
 //! The listening sockets, bound before anything else is started.
 
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -23,7 +24,7 @@ pub struct BindError {
 }
 
 /// Where a running engine is reached.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Addresses {
     /// The servers, in the configuration's order.
     pub servers: Vec<SocketAddr>,

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 
-use super::StartError;
+use super::error::StartError;
 use super::listeners::Addresses;
 use crate::cluster::Mesh;
 use crate::cluster::bus::memory::Network;
@@ -22,6 +22,11 @@ use crate::ids::NodeNumber;
 
 /// Where a center is looked for unless the configuration says it.
 pub(super) const CENTER: &str = "localhost:6786";
+/// Whether this program can be one node of several.
+pub const HAS_CLUSTER: bool = cfg!(feature = "cluster");
+/// What to do if it can't.
+pub const WITHOUT_CLUSTER: &str =
+    "this connmix was built without the cluster; build it with: cargo build --release --features cluster";
 /// The longest file of a secret, in bytes.
 const SECRET: u64 = 4096;
 
@@ -162,7 +167,5 @@ fn network(config: &Config, run: Run, secret: &[u8], events: mpsc::Sender<Event>
 
 #[cfg(not(feature = "cluster"))]
 fn network(_: &Config, _: Run, _: &[u8], _: mpsc::Sender<Event>) -> Result<Arc<dyn Bus>, StartError> {
-    Err(StartError::System(
-        "this connmix was built without the cluster; build it with: cargo build --release --features cluster".into(),
-    ))
+    Err(StartError::System(WITHOUT_CLUSTER.into()))
 }

@@ -1,5 +1,6 @@
 //! All wiring: from a configuration and its listeners to running workers, and back to a clean end.
 
+mod error;
 mod listeners;
 mod mesh;
 mod metrics;
@@ -33,21 +34,11 @@ use crate::worker::pulse::{BEAT, Pulse, State};
 use crate::worker::thread::{self, Spec};
 use crate::worker::{self, Control, Peers, Reserve};
 
+pub use error::StartError;
 pub use listeners::{Addresses, BindError, Listeners};
-pub use mesh::Link;
+pub use mesh::{HAS_CLUSTER, Link, WITHOUT_CLUSTER};
 pub use reload::OnLevel;
 pub use scripts::check_scripts;
-
-/// Why the engine did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A script is wrong; holds its error, with file and line.
-    #[error("{0}")]
-    Script(String),
-    /// The system refused something.
-    #[error("{0}")]
-    System(String),
-}
 
 /// Whether a script that loops without end can be stopped here. If not, one such script holds its worker, and all clients of
 /// it, until the process is killed; the error says what may be the cause. Takes some 20 ms.
@@ -73,6 +64,8 @@ pub struct Engine {
     supervisor: Option<(mpsc::Sender<reload::Command>, JoinHandle<()>)>,
     watcher: Option<stuck::Watcher>,
     doors: Arc<Doors>,
+    /// All nodes.
+    nodes: Arc<Mesh>,
     /// The mesh's threads, where there are other nodes.
     mesh: Option<Driver>,
 }
@@ -147,6 +140,7 @@ impl Engine {
             supervisor: None,
             watcher: None,
             doors: doors.clone(),
+            nodes: mesh.clone(),
             mesh: None,
         };
         let mut starting = Vec::with_capacity(workers);
@@ -207,6 +201,11 @@ impl Engine {
     /// Where it is reached.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// Whether it serves: a node of a cluster does once it has joined.
+    pub fn is_serving(&self) -> bool {
+        self.nodes.is_serving()
     }
 
     /// How many workers it has.

@@ -257,7 +257,7 @@ impl Supervisor {
         let old = self.config.load_full();
         self.config_stamp = stamp(&old.file);
         self.config_seen = self.config_stamp;
-        let new = match load::load(&old.file).map(|new| new.for_role(old.role)) {
+        let new = match load::load(&old.file).map(|new| new.for_role(old.role).at_home(old.home.clone())) {
             Ok(new) => new,
             Err(problems) => {
                 let problems = problems.to_string();

@@ -40,6 +40,8 @@ pub enum Delivery {
         id: String,
         /// The channels' names, as they came.
         channels: Vec<String>,
+        /// They came as a list.
+        list: bool,
         /// Binary data; else text.
         binary: bool,
         /// The data.

@@ -78,10 +78,10 @@ impl<C: Clients> Node<C> {
                     let reply = CommandReply::new(peer.link.clone(), request);
                     Delivery::Command { client, command: frame.slice_ref(command), reply }
                 }
-                Message::PublishOnce { id, channels, binary, data } => {
+                Message::PublishOnce { id, channels, list, binary, data } => {
                     let reply = OnceReply::new(peer.link.clone(), request);
                     let channels = channels.into_iter().map(str::to_owned).collect();
-                    Delivery::Once { id: id.to_owned(), channels, binary, data: frame.slice_ref(data), reply }
+                    Delivery::Once { id: id.to_owned(), channels, list, binary, data: frame.slice_ref(data), reply }
                 }
                 Message::OnceReply { request, counts } => {
                     if let Some(Request::Once(reply)) = peer.link.take_request(request) {

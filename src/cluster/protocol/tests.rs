@@ -36,7 +36,7 @@ fn what_is_written_is_read_and_what_is_unknown_is_passed_over() {
         Message::CommandReply { request: 3, problem: Some("p") },
         Message::Lost { epoch: 1 },
         Message::Leave,
-        Message::PublishOnce { id: "i", channels: vec!["a", "b"], binary: false, data: b"x" },
+        Message::PublishOnce { id: "i", channels: vec!["a", "b"], list: true, binary: false, data: b"x" },
         Message::OnceReply { request: 4, counts: &[0; 24] },
     ];
     assert_eq!(all.len(), usize::from(KINDS));

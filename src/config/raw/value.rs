@@ -84,11 +84,6 @@ impl<'a> Value<'a> {
         self.sink.report(self.place, &self.key, message);
     }
 
-    /// Adds a line for the log: this key and what is to be known of it.
-    pub fn note(&self, what: &str) {
-        self.sink.note(format!("{} {what}", self.key));
-    }
-
     /// The line it stands in, from 1.
     pub fn line(&self) -> usize {
         self.place.line

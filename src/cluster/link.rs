@@ -33,8 +33,10 @@ pub enum Request {
 impl Request {
     /// The node did not answer, or can't be reached.
     fn unanswered(self) {
-        if let Request::Counts(share) = self {
-            share.settle(Counts { unanswered: 1, ..Counts::default() });
+        match self {
+            Request::Counts(share) => share.settle(Counts { unanswered: 1, ..Counts::default() }),
+            // One that waits no more needs no answer.
+            Request::Command(client, reply) => drop(reply.send(Err(CommandError::Unanswered(client)))),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Several nodes as one mesh: whole engines in one process, their links in its memory.
 
 mod kit;
+#[cfg(feature = "cluster")]
+#[path = "cluster/processes.rs"]
+mod processes;
 
 use connmix::cluster::bus::memory::Network;
 use connmix::config::NodeRole;

@@ -117,6 +117,9 @@ impl ZenohBus {
             ("mode", format!("\"{}\"", if settings.router { "router" } else { "peer" })),
             ("id", format!("\"{:x}\"", settings.run.0)),
             ("scouting/multicast/enabled", "false".into()),
+            // Of two engines that learn of each other, one dials: where both do, at the same moment, each end closes what
+            // the other one opened, and neither tries again.
+            ("scouting/gossip/autoconnect_strategy", "{peer: {to_router: 'always', to_peer: 'greater-zid'}}".into()),
             ("listen/endpoints", endpoints(&settings.listen)),
             ("connect/endpoints", endpoints(&settings.connect)),
             ("connect/timeout_ms", "-1".into()),

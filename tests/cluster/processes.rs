@@ -13,6 +13,8 @@ use tempfile::TempDir;
 struct Node {
     process: Process,
     api: SocketAddr,
+    /// Where other engines link to it.
+    mesh: u16,
     _dir: TempDir,
 }
 
@@ -24,19 +26,19 @@ impl Node {
     fn start(role: &str, registry: u16, cluster: &str) -> Node {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
+        let mesh = free_port();
         let config = format!(
             "logging: {{filename: ''}}\ncluster: {{{cluster}}}\n\
              center:\n  registry: {{port: {registry}, bind: 127.0.0.1}}\n  apiServer: {{port: 0, bind: 127.0.0.1}}\n\
              engine:\n  workers: 2\n  centerRegistry: 127.0.0.1:{registry}\n\
-             \x20 meshPoint: {{port: {}, bind: 127.0.0.1}}\n  apiServer: {{port: 0, bind: 127.0.0.1}}\n\
+             \x20 meshPoint: {{port: {mesh}, bind: 127.0.0.1}}\n  apiServer: {{port: 0, bind: 127.0.0.1}}\n\
              \x20 servers:\n    - port: 0\n      bind: 127.0.0.1\n      protocol: websocket\n      entry: entry.lua\n\
-             \x20     options: [{{name: path, value: /ws}}]\n",
-            free_port()
+             \x20     options: [{{name: path, value: /ws}}]\n"
         );
         std::fs::write(dir.path().join("connmix.yaml"), config).unwrap();
         let process = Process::start(dir.path(), &[role]);
         let api = process.api();
-        Node { process, api, _dir: dir }
+        Node { process, api, mesh, _dir: dir }
     }
 
     fn ws(&self) -> SocketAddr {
@@ -247,4 +249,20 @@ async fn engines_that_start_together_find_each_other() {
             engines[engine].process.line(&format!("joined the mesh node={}", engines[other].api));
         }
     }
+}
+
+/// The center stays linked to both.
+#[tokio::test]
+async fn a_link_between_two_engines_that_breaks_is_made_again() {
+    let (_center, engines, _) = cluster(2).await;
+    is_whole(&engines, "before").await;
+    for engine in &engines {
+        let mut kill = std::process::Command::new("ss");
+        let out = kill.args(["-K", "dst", "127.0.0.1", "dport", "=", &engine.mesh.to_string()]).output().unwrap();
+        println!("{}", String::from_utf8_lossy(&out.stdout));
+    }
+    let mut member = member(engines[1].ws(), "room").await;
+    publish_until(engines[0].api, "room", "x", reached(1)).await;
+    read_to(&mut member, "x").await;
+    is_whole(&engines, "after").await;
 }

@@ -41,9 +41,13 @@ impl Driver {
                 Ok(runtime) => runtime,
                 Err(error) => return tracing::error!(%error, "the mesh can't start"),
             };
+            // A bus may have a runtime of its own, which it can't end from within another one.
+            let outlives = bus.clone();
             let clock = Clock(Instant::now());
             let drive = Drive { node: make(clock.now()), shared, bus, events, clock, renumbered: Box::new(renumbered) };
             runtime.block_on(drive.run(stopped));
+            drop(runtime);
+            drop(outlives);
         };
         let thread = std::thread::Builder::new().name("mesh".into()).spawn(run)?;
         Ok(Driver { stop: Some(stop), thread: Some(thread) })

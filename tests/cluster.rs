@@ -262,7 +262,8 @@ async fn errors_are_those_of_one_node() {
     }
     // A bound of the client's node, in its words.
     let mut client = nodes.engines[0].connect().await;
-    let params = json!({"c": kit::cluster::id(&mut client).await, "f": "set_context_value", "a": ["k", "x".repeat(600_000)]});
+    let params =
+        json!({"c": kit::cluster::id(&mut client).await, "f": "set_context_value", "a": ["k", "x".repeat(600_000)]});
     let want = call(&mut here, "conn.call", params.clone()).await;
     assert_eq!(want["E"]["c"], json!(301), "{want}");
     assert_eq!(call(&mut there, "conn.call", params).await, want);
@@ -490,6 +491,22 @@ async fn a_command_that_is_not_answered_says_so() {
     nodes.network.cut(a, b);
     let reply = call(&mut api, "conn.call", json!({"c": id, "f": "subscribe", "a": ["room"]})).await;
     assert_eq!(reply["E"], json!({"c": 301, "m": format!("the node of client {id} does not answer")}));
+}
+
+/// Its answer waits for a third node, which does not answer.
+#[tokio::test]
+async fn a_command_to_subscribe_is_answered_though_a_third_node_is_silent() {
+    let nodes = Nodes::with(3, "cluster: {secret: s3cret, leave: 60s}").await;
+    let (a, c) = (nodes.run(0).await, nodes.run(2).await);
+    let mut client = nodes.engines[0].connect().await;
+    let id = id(&mut client).await;
+    let mut api = back_end(nodes.engines[1].at.api).await;
+    nodes.network.cut(a, c);
+    nodes.network.cut(c, a);
+    let reply = call(&mut api, "conn.call", json!({"c": id, "f": "subscribe", "a": ["room"]})).await;
+    assert_eq!(reply, json!({"E": null, "r": {"s": true}, "i": 1}));
+    assert_eq!(publish(nodes.engines[1].at.api, "room", "x").await, reached(1));
+    assert_eq!(client.text().await, "x");
 }
 
 // Queues.

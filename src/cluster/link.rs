@@ -21,6 +21,9 @@ use crate::cluster::protocol::{ENVELOPE, FRAME, HEADER, Header, Kind, Message, R
 pub const WINDOW: usize = 4 << 20;
 /// Bytes that may wait to be sent. A single message may be larger.
 pub const QUEUE: usize = 8 << 20;
+/// Bytes beyond all that a stream begins with that may wait for a node that reads nothing. Then they are dropped, which the node
+/// learns as of any other loss.
+const MOST: usize = 4 * QUEUE;
 
 /// Who waits for the reply to a request.
 pub enum Request {
@@ -65,6 +68,8 @@ struct State {
     next: u64,
     queue: VecDeque<Part>,
     queued: usize,
+    /// The most that may be queued.
+    most: usize,
     replies: Vec<u8>,
     /// Frames that were sent and not read: their number, bytes, and when.
     unread: VecDeque<(u64, usize, u64)>,
@@ -100,6 +105,7 @@ impl Link {
             next: 0,
             queue: VecDeque::new(),
             queued: 0,
+            most: MOST,
             replies: Vec::new(),
             unread: VecDeque::new(),
             unread_bytes: 0,
@@ -136,14 +142,22 @@ impl Link {
         Ok(())
     }
 
-    /// The same without a bound, for what has to go: a message that other nodes have already, and what the mesh itself says.
+    /// The same without waiting for room, for what has to go: a message that other nodes have already, and what the mesh itself
+    /// says. Where far too much waits already, all of it is lost, and the node will ask for a new stream.
     pub fn force(&self, message: &Bytes, request: Option<Request>, now: u64) {
         let mut state = self.lock();
         if state.closed {
             drop(state);
             request.into_iter().for_each(Request::unanswered);
-        } else {
-            self.put(&mut state, message, request, now);
+            return;
+        }
+        self.put(&mut state, message, request, now);
+        if state.queued > state.most {
+            // A gap in the stream's numbers.
+            state.next += 1;
+            let lost = state.clear_queue();
+            drop(state);
+            lost.into_iter().flatten().for_each(|(_, request)| request.unanswered());
         }
     }
 
@@ -210,17 +224,21 @@ impl Link {
         Some(request)
     }
 
-    /// Gives up waiting for what was asked before `since`. How many there were.
-    pub fn expire(&self, since: u64) -> usize {
+    /// Gives up waiting for the counts of what was asked before `since`, and for commands that were asked before `commands`.
+    /// How many there were.
+    pub fn expire(&self, since: u64, commands: u64) -> usize {
         let mut expired = Vec::new();
         {
             let state = &mut *self.lock();
-            while let Some(request) = state.requests.front_mut()
-                && request.as_ref().is_none_or(|(asked, _)| *asked < since)
-            {
-                expired.extend(request.take());
-                state.forget_replied();
+            for place in &mut state.requests {
+                match place {
+                    Some((asked, _)) if *asked >= since.max(commands) => break,
+                    Some((asked, Request::Counts(_))) if *asked < since => expired.extend(place.take()),
+                    Some((asked, Request::Command(..))) if *asked < commands => expired.extend(place.take()),
+                    _ => {}
+                }
             }
+            state.forget_replied();
         }
         let count = expired.len();
         expired.into_iter().for_each(|(_, request)| request.unanswered());
@@ -256,6 +274,7 @@ impl Link {
             state.next = 0;
             let requests = state.clear();
             first.iter().for_each(|message| state.push(message.clone(), 0));
+            state.most = state.queued + MOST;
             self.ready.notify_one();
             requests
         };
@@ -349,7 +368,8 @@ impl Link {
 impl ReplyTo for Link {
     fn counts(&self, request: u64, counts: Counts) {
         let mut state = self.lock();
-        if !state.closed {
+        // Who reads no replies gets no more of them.
+        if !state.closed && state.replies.len() < QUEUE {
             let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
             Reply { request, reached: number(counts.reached), failed: number(counts.failed) }.write(&mut state.replies);
             self.ready.notify_one();
@@ -373,10 +393,15 @@ impl State {
 
     /// Drops all that is on its way; replies stay, since they belong to the other stream.
     fn clear(&mut self) -> VecDeque<Option<(u64, Request)>> {
-        self.queue = VecDeque::new();
-        self.queued = 0;
         self.unread = VecDeque::new();
         self.unread_bytes = 0;
+        self.clear_queue()
+    }
+
+    /// Drops all that waits to be sent.
+    fn clear_queue(&mut self) -> VecDeque<Option<(u64, Request)>> {
+        self.queue = VecDeque::new();
+        self.queued = 0;
         self.room.drain(..).for_each(Waker::wake);
         self.first += self.requests.len() as u64;
         std::mem::take(&mut self.requests)
@@ -464,7 +489,7 @@ mod tests {
         share.settle(Counts { reached: 3, ..Counts::default() });
         assert_eq!(second.try_recv().unwrap().reached, 3);
         assert!(link.take_request(numbers[1]).is_none());
-        assert_eq!(link.expire(10), 1);
+        assert_eq!(link.expire(10, 10), 1);
         assert_eq!(first.try_recv().unwrap().unanswered, 1);
         assert!(link.take_request(numbers[0]).is_none());
         link.restart_with(2, &[]);
@@ -474,6 +499,53 @@ mod tests {
         let (header, body) = frame(&link).unwrap();
         assert_eq!((header.epoch, header.seq), (2, 0));
         assert_eq!(Messages::new(&body).next().unwrap().unwrap().0, numbers[2] + 1);
+    }
+
+    #[test]
+    fn replies_to_a_node_that_reads_nothing_are_bounded() {
+        let link = link();
+        let large = publish(&vec![0; 50_000]);
+        (0..200).for_each(|_| link.force(&large, None, 0));
+        while frame(&link).is_some() {}
+        (0..QUEUE as u64).for_each(|request| link.counts(request, Counts::default()));
+        assert!(link.holds().0 <= 2 * QUEUE, "{:?}", link.holds());
+    }
+
+    #[test]
+    fn what_waits_for_a_node_that_reads_nothing_is_bounded_and_its_loss_is_told() {
+        let link = link();
+        let (counts, mut told) = Tally::new();
+        let large = publish(&vec![0; 50_000]);
+        link.force(&large, Some(Request::Counts(counts.share())), 0);
+        drop(counts);
+        for _ in 0..2000 {
+            link.force(&large, None, 0);
+            assert!(link.holds().0 <= MOST);
+        }
+        assert_eq!(told.try_recv(), Ok(Counts { unanswered: 1, ..Counts::default() }));
+        let (header, _) = frame(&link).unwrap();
+        assert!(header.seq > 0, "a gap: nothing was sent before");
+        // What a stream begins with does not count.
+        let first: Vec<Bytes> = (0..2000).map(|_| large.clone()).collect();
+        link.restart_with(2, &first);
+        link.force(&large, None, 0);
+        assert_eq!(frame(&link).unwrap().0.seq, 0);
+        assert!(link.holds().0 > 1999 * 50_000);
+    }
+
+    #[test]
+    fn commands_are_waited_for_longer_than_counts() {
+        let link = link();
+        let (done, mut command) = oneshot::channel();
+        let client = ClientId::new(7).unwrap();
+        link.force(&publish(b"x"), Some(Request::Command(client, done)), 0);
+        let (counts, mut told) = Tally::new();
+        link.force(&publish(b"x"), Some(Request::Counts(counts.share())), 5);
+        drop(counts);
+        assert_eq!(link.expire(10, 0), 1);
+        assert!(told.try_recv().is_ok() && command.try_recv().is_err());
+        assert_eq!(link.expire(20, 10), 1);
+        assert_eq!(command.try_recv(), Ok(Err(CommandError::Unanswered(client))));
     }
 
     #[test]

@@ -33,6 +33,8 @@ const JOINING: u64 = 5000;
 const SEEKING: u64 = 4000;
 /// A stream is begun anew no more often than this.
 const RESTART: u64 = 100;
+/// A command is waited for so many times as long as a publish.
+const COMMAND: u64 = 3;
 /// The most nodes of a mesh.
 pub const MAX_NODES: usize = 1023;
 /// Channels in a part of a snapshot.
@@ -457,7 +459,7 @@ impl<C: Clients> Node<C> {
             if peer.link.set_suspect(true) && peer.proven {
                 suspect(peer);
             }
-            peer.link.expire(u64::MAX);
+            peer.link.expire(u64::MAX, u64::MAX);
         }
     }
 
@@ -630,7 +632,9 @@ impl<C: Clients> Node<C> {
             self.peers.iter().filter(|(_, peer)| now > peer.heard + leave).map(|(run, _)| *run).collect();
         gone.into_iter().for_each(|run| self.remove(run, "nothing was heard of it for cluster.leave"));
         for peer in self.peers.values() {
-            peer.link.expire(now.saturating_sub(reply_timeout));
+            // The answer to a command may have to wait for other nodes, each of which is waited for that long.
+            let commands = if peer.link.is_suspect() { reply_timeout } else { COMMAND * reply_timeout };
+            peer.link.expire(now.saturating_sub(reply_timeout), now.saturating_sub(commands));
             let silent = peer.closed || peer.link.unread_since().is_some_and(|since| now > since + reply_timeout);
             if peer.link.set_suspect(silent && peer.proven) && peer.proven {
                 if silent {

@@ -11,8 +11,8 @@ use super::command;
 use super::enqueue::{Remote, put, put_all};
 use super::node::{Clients, CommandReply, Delivery, Waiting};
 use super::{Mesh, look_again};
-use crate::hub::{self, Counts, Hub, Publication, Tally};
-use crate::ids::ClientId;
+use crate::hub::{self, Counts, Hub, Order, Publication, Tally};
+use crate::ids::{ClientId, WorkerId};
 use crate::message::{Channel, Kind, Message};
 
 /// The channels of a publish.
@@ -35,14 +35,17 @@ pub struct LocalClients {
     mesh: Arc<Mesh>,
     /// How many each server has.
     counts: Vec<Arc<AtomicUsize>>,
-    /// Commands that are carried out, and publishes that are done once.
-    commands: FuturesUnordered<BoxFuture<'static, ()>>,
+    /// Commands that are carried out, with the worker of each that subscribes a client, and publishes that are done once.
+    commands: FuturesUnordered<BoxFuture<'static, Option<WorkerId>>>,
+    /// How many commands that subscribe are under way on each worker. Publications that come meanwhile go behind them.
+    joining: Vec<usize>,
 }
 
 impl LocalClients {
     /// Those of a mesh.
     pub fn new(mesh: Arc<Mesh>, counts: Vec<Arc<AtomicUsize>>, once: Arc<dyn PublishOnce>) -> LocalClients {
-        LocalClients { once, mesh, counts, commands: FuturesUnordered::new() }
+        let joining = vec![0; mesh.hub.workers()];
+        LocalClients { once, mesh, counts, commands: FuturesUnordered::new(), joining }
     }
 
     fn hub(&self) -> &Arc<Hub> {
@@ -68,7 +71,9 @@ impl Clients for LocalClients {
     fn deliver(&mut self, delivery: Delivery) -> Option<Waiting> {
         match delivery {
             Delivery::Publish { channel, binary, data, counts } => {
-                let workers = self.hub().workers_of(&channel);
+                let mut workers = self.hub().workers_of(&channel);
+                let joining = self.joining.iter().enumerate().filter(|(_, commands)| **commands > 0);
+                joining.for_each(|(worker, _)| workers.add(WorkerId(worker as u16)));
                 // Nobody: what is counted is settled as nothing.
                 workers.first()?;
                 let channel = Channel::parse(channel.as_bytes()).ok()?;
@@ -90,7 +95,11 @@ impl Clients for LocalClients {
                     channels.iter().map(|channel| Channel::parse(channel.as_bytes()).ok()).collect();
                 let to = Channels { channels: channels?, list };
                 let publish = self.once.publish(id.into(), to, message(binary, data)?);
-                self.commands.push(async move { reply.answer(&publish.await) }.boxed());
+                let answered = async move {
+                    reply.answer(&publish.await);
+                    None
+                };
+                self.commands.push(answered.boxed());
                 None
             }
             Delivery::Command { client, command, reply } => {
@@ -99,12 +108,19 @@ impl Clients for LocalClients {
                     return None;
                 };
                 // Carried out beside what comes next, but enqueued before it.
-                let mesh = self.mesh.clone();
-                let mut enqueued = mesh.command_here(client, command).boxed();
-                match (&mut enqueued).now_or_never() {
-                    Some(receipt) => self.commands.push(answer(receipt, reply).boxed()),
-                    None => self.commands.push(async move { answer(enqueued.await, reply).await }.boxed()),
-                }
+                let joining = matches!(command, Order::Subscribe(_)).then(|| self.hub().worker_of(client));
+                joining.iter().for_each(|worker| self.joining[usize::from(worker.0)] += 1);
+                let mut enqueued = self.mesh.command_here(client, command).boxed();
+                let receipt = (&mut enqueued).now_or_never();
+                let answered = async move {
+                    let receipt = match receipt {
+                        Some(receipt) => receipt,
+                        None => enqueued.await,
+                    };
+                    answer(receipt, reply).await;
+                    joining
+                };
+                self.commands.push(answered.boxed());
                 None
             }
         }
@@ -119,7 +135,9 @@ impl Clients for LocalClients {
             // They wait for workers that may be stuck.
             look_again();
         }
-        while let Poll::Ready(Some(())) = Pin::new(&mut self.commands).poll_next_unpin(cx) {}
+        while let Poll::Ready(Some(joined)) = Pin::new(&mut self.commands).poll_next_unpin(cx) {
+            joined.iter().for_each(|worker| self.joining[usize::from(worker.0)] -= 1);
+        }
     }
 }
 

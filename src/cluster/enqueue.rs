@@ -25,6 +25,21 @@ impl Remote {
         Remote { links, shared: Some(shared.clone()) }
     }
 
+    /// And those of these links, once each.
+    pub(super) fn add(&mut self, links: impl IntoIterator<Item = Arc<Link>>, shared: &Arc<Shared>) {
+        self.shared.get_or_insert_with(|| shared.clone());
+        for link in links {
+            if !self.links.iter().any(|known| Arc::ptr_eq(known, &link)) {
+                self.links.push(link);
+            }
+        }
+    }
+
+    /// The links to them.
+    pub(super) fn into_links(self) -> SmallVec<[Arc<Link>; 2]> {
+        self.links
+    }
+
     fn now(&self) -> u64 {
         self.shared.as_ref().map_or(0, |shared| shared.now())
     }

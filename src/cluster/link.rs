@@ -22,6 +22,9 @@ use crate::ids::ClientId;
 pub const WINDOW: usize = 4 << 20;
 /// Bytes that may wait to be sent. A single message may be larger.
 pub const QUEUE: usize = 8 << 20;
+/// Bytes beyond all that a stream begins with that may wait for a node that reads nothing. Then they are dropped, which the node
+/// learns as of any other loss.
+const MOST: usize = 4 * QUEUE;
 
 /// Who waits for the reply to a request.
 pub enum Request {
@@ -70,6 +73,8 @@ struct State {
     next: u64,
     queue: VecDeque<Part>,
     queued: usize,
+    /// The most that may be queued.
+    most: usize,
     replies: Vec<u8>,
     /// Frames that were sent and not read: their number, bytes, and when.
     unread: VecDeque<(u64, usize, u64)>,
@@ -105,6 +110,7 @@ impl Link {
             next: 0,
             queue: VecDeque::new(),
             queued: 0,
+            most: MOST,
             replies: Vec::new(),
             unread: VecDeque::new(),
             unread_bytes: 0,
@@ -141,14 +147,22 @@ impl Link {
         Ok(())
     }
 
-    /// The same without a bound, for what has to go: a message that other nodes have already, and what the mesh itself says.
+    /// The same without waiting for room, for what has to go: a message that other nodes have already, and what the mesh itself
+    /// says. Where far too much waits already, all of it is lost, and the node will ask for a new stream.
     pub fn force(&self, message: &Bytes, request: Option<Request>, now: u64) {
         let mut state = self.lock();
         if state.closed {
             drop(state);
             request.into_iter().for_each(Request::unanswered);
-        } else {
-            self.put(&mut state, message, request, now);
+            return;
+        }
+        self.put(&mut state, message, request, now);
+        if state.queued > state.most {
+            // A gap in the stream's numbers.
+            state.next += 1;
+            let lost = state.clear_queue();
+            drop(state);
+            lost.into_iter().flatten().for_each(|(_, request)| request.unanswered());
         }
     }
 
@@ -215,17 +229,24 @@ impl Link {
         Some(request)
     }
 
-    /// Gives up waiting for what was asked before `since`. How many there were.
-    pub fn expire(&self, since: u64) -> usize {
+    /// Gives up waiting for the counts of what was asked before `since`, and for commands and publishes that are done once, which were
+    /// asked before `commands`.
+    /// How many there were.
+    pub fn expire(&self, since: u64, commands: u64) -> usize {
         let mut expired = Vec::new();
         {
             let state = &mut *self.lock();
-            while let Some(request) = state.requests.front_mut()
-                && request.as_ref().is_none_or(|(asked, _)| *asked < since)
-            {
-                expired.extend(request.take());
-                state.forget_replied();
+            for place in &mut state.requests {
+                match place {
+                    Some((asked, _)) if *asked >= since.max(commands) => break,
+                    Some((asked, Request::Counts(_))) if *asked < since => expired.extend(place.take()),
+                    Some((asked, Request::Command(..) | Request::Once(_))) if *asked < commands => {
+                        expired.extend(place.take())
+                    }
+                    _ => {}
+                }
             }
+            state.forget_replied();
         }
         let count = expired.len();
         expired.into_iter().for_each(|(_, request)| request.unanswered());
@@ -261,6 +282,7 @@ impl Link {
             state.next = 0;
             let requests = state.clear();
             first.iter().for_each(|message| state.push(message.clone(), 0));
+            state.most = state.queued + MOST;
             self.ready.notify_one();
             requests
         };
@@ -359,7 +381,8 @@ impl Link {
 impl ReplyTo for Link {
     fn counts(&self, request: u64, counts: Counts) {
         let mut state = self.lock();
-        if !state.closed {
+        // Who reads no replies gets no more of them.
+        if !state.closed && state.replies.len() < QUEUE {
             let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
             Reply { request, reached: number(counts.reached), failed: number(counts.failed) }.write(&mut state.replies);
             self.ready.notify_one();
@@ -383,10 +406,15 @@ impl State {
 
     /// Drops all that is on its way; replies stay, since they belong to the other stream.
     fn clear(&mut self) -> VecDeque<Option<(u64, Request)>> {
-        self.queue = VecDeque::new();
-        self.queued = 0;
         self.unread = VecDeque::new();
         self.unread_bytes = 0;
+        self.clear_queue()
+    }
+
+    /// Drops all that waits to be sent.
+    fn clear_queue(&mut self) -> VecDeque<Option<(u64, Request)>> {
+        self.queue = VecDeque::new();
+        self.queued = 0;
         self.room.drain(..).for_each(Waker::wake);
         self.first += self.requests.len() as u64;
         std::mem::take(&mut self.requests)

@@ -22,6 +22,7 @@ mod sim;
 pub mod stats;
 mod unanswered;
 
+use smallvec::SmallVec;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -29,7 +30,7 @@ use tokio::sync::oneshot;
 
 use self::enqueue::{Remote, put, put_all};
 use self::interest::hash;
-use self::link::Request;
+use self::link::{Link, Request};
 use self::members::{Phase, Shared};
 use self::receipt::{Subscribed, Told};
 use crate::hub::{Counts, Delivery, Hub, InterestSink, Order, Publication, Tally, WorkerSet};
@@ -63,9 +64,13 @@ impl InterestSink for Interest {
 
 /// What a publication must not overtake: commands to subscribe clients, which its caller has under way. Such a command may
 /// still wait in its worker's mailbox, and no subscriber be known there yet. So the publication goes to that worker too: behind
-/// the command, it finds the client subscribed. A worker that has no subscriber after all delivers nothing.
-#[derive(Debug, Clone, Default)]
-pub struct Behind(WorkerSet);
+/// the command, it finds the client subscribed. A worker that has no subscriber after all delivers nothing. The same holds for
+/// the other nodes that have such clients.
+#[derive(Clone, Default)]
+pub struct Behind {
+    workers: WorkerSet,
+    others: SmallVec<[Arc<Link>; 2]>,
+}
 
 impl Mesh {
     /// A mesh of this process alone.
@@ -161,7 +166,11 @@ impl Mesh {
     pub fn behind(&self, clients: impl IntoIterator<Item = ClientId>) -> Behind {
         let mut behind = Behind::default();
         for client in clients {
-            behind.0.add(self.hub.worker_of(client));
+            let other = self.other_of(client);
+            match other.is_nobody() {
+                true => behind.workers.add(self.hub.worker_of(client)),
+                false => behind.others.extend(other.into_links()),
+            }
         }
         behind
     }
@@ -201,8 +210,11 @@ impl Mesh {
         tally: Tally,
     ) -> impl Future<Output = WorkerSet> + Send + use<> {
         let mut workers = self.hub.workers_of(channel.as_str());
-        behind.0.iter().for_each(|worker| workers.add(worker));
-        let others = self.others_of(&channel);
+        behind.workers.iter().for_each(|worker| workers.add(worker));
+        let mut others = self.others_of(&channel);
+        if let Some(shared) = self.others.as_ref().filter(|_| !behind.others.is_empty()) {
+            others.add(behind.others, shared);
+        }
         put_all(self.hub.clone(), workers, Arc::new(Publication { channel, message }), tally, others)
     }
 

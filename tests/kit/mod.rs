@@ -2,13 +2,14 @@
 
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 
+pub mod cluster;
 pub mod optional;
 pub mod process;
 pub mod raw;
 pub mod redis;
 
 use connmix::config::{Config, Level, load};
-use connmix::engine::{Addresses, Engine, Listeners};
+use connmix::engine::{Addresses, Engine, Link, Listeners};
 use futures_util::{SinkExt, StreamExt};
 use proptest::test_runner::Config as ProptestConfig;
 use serde_json::Value;
@@ -70,10 +71,16 @@ impl Rig {
 
     /// Starts with a configuration that says what no file can.
     pub fn try_start_with(dir: TempDir, change: impl FnOnce(&mut Config)) -> Result<Rig, String> {
+        Rig::try_start_on(Link::Network, dir, change)
+    }
+
+    /// The same with its links to other nodes over `link`.
+    pub fn try_start_on(link: Link, dir: TempDir, change: impl FnOnce(&mut Config)) -> Result<Rig, String> {
         let mut config = load::load(&dir.path().join("connmix.yaml")).map_err(|e| e.to_string())?;
         change(&mut config);
         let listeners = Listeners::bind(&config).map_err(|e| format!("{e:?}"))?;
-        let engine = Engine::start(config, listeners, None, Box::new(|_: Level| {})).map_err(|e| e.to_string())?;
+        let engine = Engine::start_on(link, config, listeners, None, Box::new(|_: Level| {}));
+        let engine = engine.map_err(|e| e.to_string())?;
         Ok(Rig { dir, at: engine.addresses().clone(), engine: Some(engine) })
     }
 

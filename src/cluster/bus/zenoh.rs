@@ -6,12 +6,16 @@
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use zenoh::Wait;
+use zenoh::config::{Locator, ZenohId};
+use zenoh::internal::runtime::{Runtime, RuntimeBuilder, ZRuntime};
 use zenoh::key_expr::OwnedKeyExpr;
 use zenoh::pubsub::Publisher;
 use zenoh::qos::CongestionControl;
@@ -61,6 +65,58 @@ pub struct ZenohBus {
     session: zenoh::Session,
     all: Publisher<'static>,
     nodes: Mutex<HashMap<Run, Publisher<'static>>>,
+    runtime: Runtime,
+    redial: AbortHandle,
+}
+
+impl Drop for ZenohBus {
+    fn drop(&mut self) {
+        self.redial.abort();
+        if let Err(error) = self.session.close().wait().and_then(|()| self.runtime.close().wait()) {
+            tracing::debug!(%error, "the bus did not end as it should");
+        }
+    }
+}
+
+/// Links between engines are looked at so often.
+const LOOK: Duration = Duration::from_secs(1);
+/// The longest between two attempts to link to the same engine again.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+/// An engine that was not reached for that long is forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
+
+/// An engine that this one has linked to.
+struct Dialled {
+    at: Locator,
+    linked: Instant,
+    next: Instant,
+    pause: Duration,
+}
+
+/// Links again to engines whose link has ended. Zenoh does that with the nodes that it was told of at its start, and not
+/// with those that it has learned of from others: two engines would stay apart for as long as both have their center.
+async fn redial(runtime: Runtime, session: zenoh::Session) {
+    let (mut dialled, own) = (HashMap::<ZenohId, Dialled>::new(), session.zid());
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = Instant::now();
+        let linked: HashSet<ZenohId> = session.info().peers_zid().await.collect();
+        for link in session.info().links().await {
+            // The one with the greater number has dialled.
+            let zid = *link.zid();
+            if linked.contains(&zid) && own > zid {
+                dialled.insert(zid, Dialled { at: link.dst().clone(), linked: now, next: now, pause: LOOK });
+            }
+        }
+        dialled.retain(|_, engine| now - engine.linked < FORGOTTEN);
+        let due = dialled.iter_mut().filter(|(zid, engine)| !linked.contains(zid) && now >= engine.next);
+        for (zid, engine) in due {
+            (engine.next, engine.pause) = (now + engine.pause, (engine.pause * 2).min(MAX_PAUSE));
+            let (runtime, zid, at) = (runtime.clone(), *zid, engine.at.clone());
+            // It takes a while where nobody answers; the others need not wait for that.
+            tokio::spawn(async move { runtime.connect_peer(&zid.into(), &[at]).await });
+        }
+    }
 }
 
 fn key(run: Run) -> String {
@@ -117,6 +173,9 @@ impl ZenohBus {
             ("mode", format!("\"{}\"", if settings.router { "router" } else { "peer" })),
             ("id", format!("\"{:x}\"", settings.run.0)),
             ("scouting/multicast/enabled", "false".into()),
+            // Of two engines that learn of each other, one dials: where both do, at the same moment, each end closes what
+            // the other one opened, and neither tries again.
+            ("scouting/gossip/autoconnect_strategy", "{peer: {to_router: 'always', to_peer: 'greater-zid'}}".into()),
             ("listen/endpoints", endpoints(&settings.listen)),
             ("connect/endpoints", endpoints(&settings.connect)),
             ("connect/timeout_ms", "-1".into()),
@@ -158,7 +217,13 @@ impl ZenohBus {
         for (name, value) in keys {
             config.insert_json5(name, &value).map_err(|error| OpenError(format!("{name}: {error}")))?;
         }
-        let session = zenoh::open(config).wait().map_err(failed)?;
+        let opened = ZRuntime::Application.block_in_place(async {
+            let mut runtime = RuntimeBuilder::new(config).build().await?;
+            let session = zenoh::session::init(runtime.clone().into()).await?;
+            runtime.start().await?;
+            Ok::<_, zenoh::Error>((runtime, session))
+        });
+        let (runtime, session) = opened.map_err(failed)?;
         let hear = |key: String, event: fn(Bytes) -> Event| {
             let events = events.clone();
             let callback = move |sample: zenoh::sample::Sample| {
@@ -190,7 +255,8 @@ impl ZenohBus {
             .express(true)
             .wait()
             .map_err(failed)?;
-        Ok(ZenohBus { session, all, nodes: Mutex::default() })
+        let redial = ZRuntime::Net.spawn(redial(runtime.clone(), session.clone()));
+        Ok(ZenohBus { session, all, nodes: Mutex::default(), runtime, redial: redial.abort_handle() })
     }
 
     /// The publisher for a node: made once, since each declaration costs all nodes something.

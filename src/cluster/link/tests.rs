@@ -79,7 +79,7 @@ fn replies_find_their_request_and_late_ones_none() {
     share.settle(Counts { reached: 3, ..Counts::default() });
     assert_eq!(second.try_recv().unwrap().reached, 3);
     assert!(link.take_request(numbers[1]).is_none());
-    assert_eq!(link.expire(10), 1);
+    assert_eq!(link.expire(10, 10), 1);
     assert_eq!(first.try_recv().unwrap().unanswered, 1);
     assert!(link.take_request(numbers[0]).is_none());
     link.restart_with(2, &[]);
@@ -105,4 +105,51 @@ fn what_was_read_is_told_with_frames_or_without() {
     let (header, body) = frame(&link).unwrap();
     assert_eq!((header.kind, header.seq), (Kind::Aside, 1));
     assert_eq!(Messages::new(&body).next().unwrap().unwrap().1, Message::Lost { epoch: 7 });
+}
+
+#[test]
+fn replies_to_a_node_that_reads_nothing_are_bounded() {
+    let link = link();
+    let large = publish(&vec![0; 50_000]);
+    (0..200).for_each(|_| link.force(&large, None, 0));
+    while frame(&link).is_some() {}
+    (0..QUEUE as u64).for_each(|request| link.counts(request, Counts::default()));
+    assert!(link.holds().0 <= 2 * QUEUE, "{:?}", link.holds());
+}
+
+#[test]
+fn what_waits_for_a_node_that_reads_nothing_is_bounded_and_its_loss_is_told() {
+    let link = link();
+    let (counts, mut told) = Tally::new();
+    let large = publish(&vec![0; 50_000]);
+    link.force(&large, Some(Request::Counts(counts.share())), 0);
+    drop(counts);
+    for _ in 0..2000 {
+        link.force(&large, None, 0);
+        assert!(link.holds().0 <= MOST);
+    }
+    assert_eq!(told.try_recv(), Ok(Counts { unanswered: 1, ..Counts::default() }));
+    let (header, _) = frame(&link).unwrap();
+    assert!(header.seq > 0, "a gap: nothing was sent before");
+    // What a stream begins with does not count.
+    let first: Vec<Bytes> = (0..2000).map(|_| large.clone()).collect();
+    link.restart_with(2, &first);
+    link.force(&large, None, 0);
+    assert_eq!(frame(&link).unwrap().0.seq, 0);
+    assert!(link.holds().0 > 1999 * 50_000);
+}
+
+#[test]
+fn commands_are_waited_for_longer_than_counts() {
+    let link = link();
+    let (done, mut command) = oneshot::channel();
+    let client = ClientId::new(7).unwrap();
+    link.force(&publish(b"x"), Some(Request::Command(client, done)), 0);
+    let (counts, mut told) = Tally::new();
+    link.force(&publish(b"x"), Some(Request::Counts(counts.share())), 5);
+    drop(counts);
+    assert_eq!(link.expire(10, 0), 1);
+    assert!(told.try_recv().is_ok() && command.try_recv().is_err());
+    assert_eq!(link.expire(20, 10), 1);
+    assert_eq!(command.try_recv(), Ok(Err(CommandError::Unanswered(client))));
 }

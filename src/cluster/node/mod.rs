@@ -33,6 +33,8 @@ const SETTLE: u64 = 1200;
 const JOINING: u64 = 5000;
 /// A node that finds no center says so this often.
 const SEEKING: u64 = 4000;
+/// A command is waited for so many times as long as a publish.
+const COMMAND: u64 = 3;
 /// The most nodes of a mesh.
 pub const MAX_NODES: usize = 1023;
 
@@ -163,7 +165,10 @@ impl<C: Clients> Node<C> {
             self.peers.iter().filter(|(_, peer)| now > peer.heard + leave).map(|(run, _)| *run).collect();
         gone.into_iter().for_each(|run| self.remove(run, Some("nothing was heard of it for cluster.leave")));
         for peer in self.peers.values() {
-            self.shared.stats.unanswered(peer.link.expire(now.saturating_sub(reply_timeout)));
+            // The answer to a command may have to wait for other nodes, each of which is waited for that long.
+            let commands = if peer.link.is_suspect() { reply_timeout } else { COMMAND * reply_timeout };
+            let expired = peer.link.expire(now.saturating_sub(reply_timeout), now.saturating_sub(commands));
+            self.shared.stats.unanswered(expired);
             let silent = peer.closed || peer.link.unread_since().is_some_and(|since| now > since + reply_timeout);
             if peer.link.set_suspect(silent && peer.proven) && peer.proven {
                 if silent {

@@ -219,7 +219,7 @@ impl<C: Clients> Node<C> {
             if peer.link.set_suspect(true) && peer.proven {
                 suspect(peer);
             }
-            peer.link.expire(u64::MAX);
+            peer.link.expire(u64::MAX, u64::MAX);
         }
     }
 

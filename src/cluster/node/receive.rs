@@ -213,6 +213,8 @@ impl<C: Clients> Node<C> {
     /// The link to a node has ended: it is not waited for, and is gone if nothing is heard of it soon.
     pub fn link_closed(&mut self, run: Run, now: u64) {
         let leave = self.settings.leave;
+        // The other end sees it as well: so each hears soon that the other one is still there, by another way.
+        self.greet = true;
         if let Some(peer) = self.peers.get_mut(&run) {
             peer.closed = true;
             peer.heard = peer.heard.min((now + HELLO + HELLO / 2).saturating_sub(leave));

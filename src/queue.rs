@@ -36,7 +36,7 @@ const OVERHEAD: usize = 128;
 
 /// A message on its way to a consumer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Given {
+pub struct QueuedMessage {
     /// Where it was pushed.
     pub topic: Topic,
     /// The client whose handler pushed it.
@@ -95,9 +95,9 @@ pub struct Queue {
 struct State {
     /// The most messages that wait in a topic.
     topic_size: usize,
-    topics: Slab<Shelf>,
+    topics: Slab<TopicQueue>,
     names: HashMap<Topic, usize, RandomState>,
-    consumers: Slab<Holder>,
+    consumers: Slab<ConsumerState>,
     /// The last number that was given, to a message or to one that waits for room.
     last: u64,
     /// Those that waited for room and got it, until their pushers hear of it: how many waited in the topic then.
@@ -123,7 +123,7 @@ impl Message {
 }
 
 /// A topic. It is there for as long as it has messages, waiting or held, or consumers.
-struct Shelf {
+struct TopicQueue {
     name: Topic,
     waiting: BTreeMap<u64, Message>,
     /// Of those that wait.
@@ -148,7 +148,7 @@ struct Blocked {
 
 /// A consumer and what it holds.
 #[derive(Default)]
-struct Holder {
+struct ConsumerState {
     /// The topics that it consumes, and whether it settles their messages.
     topics: BTreeMap<usize, bool>,
     /// Those of them in whose turn it is not, for want of room.
@@ -164,7 +164,7 @@ struct Holder {
     waker: Option<Waker>,
 }
 
-impl Holder {
+impl ConsumerState {
     fn has_room(&self) -> bool {
         self.bytes < WINDOW_BYTES && self.inbox.len() + self.unwritten.len() + self.unsettled.len() < WINDOW
     }
@@ -248,7 +248,7 @@ impl State {
     }
 
     fn add_topic(&mut self, name: &Topic) -> usize {
-        let shelf = self.topics.insert(Shelf {
+        let shelf = self.topics.insert(TopicQueue {
             name: name.clone(),
             waiting: BTreeMap::new(),
             bytes: 0,
@@ -351,7 +351,7 @@ impl State {
             return;
         }
         let mut untried: VecDeque<usize> = std::mem::take(&mut holder.passed).into();
-        let has_room = |state: &State| state.consumers.get(consumer).is_some_and(Holder::has_room);
+        let has_room = |state: &State| state.consumers.get(consumer).is_some_and(ConsumerState::has_room);
         while has_room(self)
             && let Some(shelf) = untried.pop_front()
         {

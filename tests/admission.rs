@@ -1,12 +1,12 @@
 //! Who is let in when many come: the API beside a flooded public port and beside callers that idle, credentials beside
 //! guessers, and the log of all that.
 
-mod kit;
+mod common;
 
 use base64::Engine as _;
-use kit::process::Process;
-use kit::raw::{Raw, Reply, text, upgrade};
-use kit::{Rig, eventually, get, write_config};
+use common::process::Process;
+use common::raw::{Raw, Reply, text, upgrade};
+use common::{TestEngine, eventually, get, write_config};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -120,17 +120,17 @@ async fn callers_that_idle_make_room_the_oldest_first() {
 
 #[tokio::test]
 async fn handshakes_under_way_count_as_connections() {
-    let rig = Rig::with(ECHO, "maxConnections: 2", "workers: 1");
-    let mut silent = [Raw::dial(rig.ws()).await, Raw::dial(rig.ws()).await];
+    let engine = TestEngine::with(ECHO, "maxConnections: 2", "workers: 1");
+    let mut silent = [Raw::dial(engine.ws()).await, Raw::dial(engine.ws()).await];
     // It is not asked what it wants.
-    let mut third = Raw::dial(rig.ws()).await;
+    let mut third = Raw::dial(engine.ws()).await;
     let reply = third.reply().await;
     assert_eq!(reply.status, 503, "{reply:?}");
     assert!(reply.body.contains("maxConnections"), "{reply:?}");
     assert_eq!(silent[0].ask_open().await, 101);
     // A refused one gives its place back before its client has gone.
     assert_eq!(silent[1].call("GET /other HTTP/1.1\r\nHost: x\r\n\r\n").await.status, 404);
-    let _open = Raw::open(rig.ws()).await;
+    let _open = Raw::open(engine.ws()).await;
 }
 
 impl Raw {
@@ -148,14 +148,14 @@ async fn a_handshake_has_its_time_with_all_that_on_handshake_waits_for() {
 end
 function on_message(msg, conn) conn:send(msg.data) end
 function on_close(id, err, conn) end";
-    let rig = Rig::with(script, "handshakeTimeout: 700ms", "workers: 1");
-    let (mut waits, mut half) = (Raw::dial(rig.ws()).await, Raw::dial(rig.ws()).await);
+    let engine = TestEngine::with(script, "handshakeTimeout: 700ms", "workers: 1");
+    let (mut waits, mut half) = (Raw::dial(engine.ws()).await, Raw::dial(engine.ws()).await);
     half.write("GET /ws HTTP/1.1\r\nHost: ").await;
     let reply = waits.call(upgrade().replace("/ws ", "/ws?wait ")).await;
     assert_eq!(reply.status, 503, "{reply:?}");
     assert!(reply.body.contains("handshakeTimeout"), "{reply:?}");
     assert_eq!(half.reply().await.status, 408);
-    let mut other = Raw::open(rig.ws()).await;
+    let mut other = Raw::open(engine.ws()).await;
     assert_eq!(other.ask("hello").await, "hello");
 }
 
@@ -221,8 +221,8 @@ async fn logged(part: &str) {
 }
 
 /// An open connection from that address of this machine.
-async fn open_from(n: u8, rig: &Rig) -> Raw {
-    Raw::dial_from([127, 0, 0, n].into(), rig.ws()).await.opened().await
+async fn open_from(n: u8, engine: &TestEngine) -> Raw {
+    Raw::dial_from([127, 0, 0, n].into(), engine.ws()).await.opened().await
 }
 
 const WAITING: &str = "function on_message(msg, conn)
@@ -239,17 +239,17 @@ async fn no_address_and_no_hook_takes_all_places_of_handlers_that_wait() {
     capture_log();
     let script = format!("{WAITING}\nfunction on_handshake() mix.sleep(0.001) end");
     // An address may have two of them, a hook four.
-    let rig = Rig::with_waiting(&script, 8, "pingInterval: 0");
-    let mut first = [open_from(1, &rig).await, open_from(1, &rig).await, open_from(1, &rig).await];
-    let mut second = [open_from(2, &rig).await, open_from(2, &rig).await];
-    let mut third = [open_from(3, &rig).await, open_from(3, &rig).await];
+    let engine = TestEngine::with_waiting(&script, 8, "pingInterval: 0");
+    let mut first = [open_from(1, &engine).await, open_from(1, &engine).await, open_from(1, &engine).await];
+    let mut second = [open_from(2, &engine).await, open_from(2, &engine).await];
+    let mut third = [open_from(3, &engine).await, open_from(3, &engine).await];
     for raw in &mut first[..2] {
         assert_eq!(raw.ask("wait").await, "waiting");
     }
     // Its address has no place left, nor has one that wants in.
     first[2].write(text("hello")).await;
     logged("wait for clients of one address").await;
-    let mut late = Raw::dial_from([127, 0, 0, 1].into(), rig.ws()).await;
+    let mut late = Raw::dial_from([127, 0, 0, 1].into(), engine.ws()).await;
     late.write(upgrade()).await;
     assert_eq!(second[0].ask("hello").await, "hello", "another address");
     for raw in &mut second {
@@ -258,7 +258,7 @@ async fn no_address_and_no_hook_takes_all_places_of_handlers_that_wait() {
     // Now the hook has no place left; another one has.
     third[0].write(text("hello")).await;
     logged("wait in one hook").await;
-    let _in = open_from(4, &rig).await;
+    let _in = open_from(4, &engine).await;
     // A handler that ends gives its place to its like.
     let [one, _, waits] = first;
     drop(one);
@@ -273,20 +273,20 @@ async fn no_address_and_no_hook_takes_all_places_of_handlers_that_wait() {
 async fn a_vm_whose_memory_waiting_handlers_use_up_is_replaced() {
     capture_log();
     let dir = folder(WAITING, "pingInterval: 0", "workers: 1\nluavm: {memoryLimit: 16MiB}", "");
-    let rig = Rig::start(dir);
+    let engine = TestEngine::start(dir);
     let mut crowd = Vec::new();
     for i in 100..140 {
-        let mut raw = Raw::open(rig.ws()).await;
+        let mut raw = Raw::open(engine.ws()).await;
         // Lua keeps equal texts once.
         raw.write(text(&i.to_string().repeat(600 * 1024 / i.to_string().len()))).await;
         assert_eq!(raw.frame().await.map(|(_, payload)| payload), Some(b"waiting".to_vec()), "handler {i}");
         crowd.push(raw);
     }
     logged("a fresh VM takes over").await;
-    let mut other = Raw::open(rig.ws()).await;
+    let mut other = Raw::open(engine.ws()).await;
     assert_eq!(other.ask("hello").await, "hello");
     let waiting = async || {
-        let page = get(rig.at.api, "/metrics").await.1;
+        let page = get(engine.at.api, "/metrics").await.1;
         let line = page.lines().find(|line| line.starts_with("connmix_engine_waiting_handlers")).unwrap().to_owned();
         line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
     };
@@ -315,8 +315,8 @@ async fn guess(api: SocketAddr, seen: std::sync::Arc<std::sync::Mutex<Vec<u16>>>
 #[tokio::test]
 async fn guesses_beyond_those_that_wait_are_not_looked_at_and_back_ends_get_in() {
     for (users, is_known) in [(USERS.to_owned(), false), (USERS.replace("right", "right, host: 127.0.0.1"), true)] {
-        let rig = Rig::with_top(ECHO, "", "workers: 2", &users);
-        let api = rig.at.api;
+        let engine = TestEngine::with_top(ECHO, "", "workers: 2", &users);
+        let api = engine.at.api;
         let seen = std::sync::Arc::default();
         let mut tasks = tokio::task::JoinSet::new();
         let guessers = |tasks: &mut tokio::task::JoinSet<()>, n: usize| {
@@ -357,8 +357,8 @@ async fn guesses_beyond_those_that_wait_are_not_looked_at_and_back_ends_get_in()
 
 #[tokio::test]
 async fn a_caller_that_calls_and_does_not_read_does_not_hold_the_stop_up() {
-    let rig = Rig::with_top(ECHO, "", "workers: 1", "shutdownTimeout: 15");
-    let caller = TcpStream::connect(rig.at.api).await.unwrap();
+    let engine = TestEngine::with_top(ECHO, "", "workers: 1", "shutdownTimeout: 15");
+    let caller = TcpStream::connect(engine.at.api).await.unwrap();
     let calls = publish("").repeat(100);
     // Until the answers that it does not take fill all buffers.
     let mut stuck = 0;
@@ -371,5 +371,5 @@ async fn a_caller_that_calls_and_does_not_read_does_not_hold_the_stop_up() {
             }
         }
     }
-    assert!(rig.shutdown().await, "nobody was cut off");
+    assert!(engine.shutdown().await, "nobody was cut off");
 }

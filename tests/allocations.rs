@@ -15,7 +15,7 @@ use connmix::api::call;
 use connmix::api::params::Params;
 use connmix::cluster::Mesh;
 use connmix::config::{Protocol, load};
-use connmix::hub::{Delivery, Hub, Publication, Tally};
+use connmix::hub::{Delivery, Hub, PendingCounts, Publication};
 use connmix::ids::{NodeId, NodeNumber, WorkerId};
 use connmix::message::{Channel, Kind, Message};
 use connmix::outbound::Outbound;
@@ -25,9 +25,9 @@ use connmix::script::hooks::HookArgs;
 use connmix::script::program::Program;
 use connmix::script::vm::{Hook, Started, Vm, VmLimits};
 use connmix::shard::conn::Conn;
-use connmix::shard::served::Served;
+use connmix::shard::server_context::ServerContext;
 use connmix::shard::{Arrival, Shard};
-use connmix::telemetry::metrics::count::Count;
+use connmix::telemetry::metrics::counter::Counter;
 use tokio::net::{TcpListener, TcpStream};
 
 /// Counts what each thread allocates.
@@ -77,15 +77,15 @@ fn channel(name: &str) -> Channel {
 }
 
 /// One worker's shard with connections over real sockets.
-struct Rig {
+struct TestEngine {
     hub: Arc<Hub>,
     shard: Rc<Shard>,
     conns: Vec<Rc<Conn>>,
     _clients: Vec<TcpStream>,
 }
 
-impl Rig {
-    async fn new(connections: usize) -> Rig {
+impl TestEngine {
+    async fn new(connections: usize) -> TestEngine {
         let config = load::parse(
             Path::new("connmix.yaml"),
             "center: {apiServer: {port: 0}}\nengine:\n  apiServer: {port: 0}\n  servers: [{port: 0, entry: lua/entry.websocket.lua}]\n",
@@ -93,7 +93,7 @@ impl Rig {
         .unwrap_or_else(|e| panic!("{e}"));
         let hub = Arc::new(Hub::new(NodeNumber::random(), 1));
         let shard = Rc::new(Shard::new(WorkerId(0), hub.clone()));
-        let served = Rc::new(Served::new(0, &config.servers[0], Arc::default()));
+        let served = Rc::new(ServerContext::new(0, &config.servers[0], Arc::default()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (mut conns, mut clients) = (Vec::new(), Vec::new());
         for _ in 0..connections {
@@ -104,9 +104,9 @@ impl Rig {
             shard.open(&conn, Some(b"HTTP/1.1 101\r\n\r\n".to_vec().into()));
             conns.push(conn);
         }
-        let rig = Rig { hub, shard, conns, _clients: clients };
-        rig.write_all();
-        rig
+        let engine = TestEngine { hub, shard, conns, _clients: clients };
+        engine.write_all();
+        engine
     }
 
     fn write_all(&self) {
@@ -114,30 +114,30 @@ impl Rig {
     }
 
     fn publish(&self, publication: &Arc<Publication>) {
-        self.shard.deliver(Delivery::Publish(publication.clone(), Tally::ignored().share()));
+        self.shard.deliver(Delivery::Publish(publication.clone(), PendingCounts::ignored().ack()));
         self.write_all();
     }
 }
 
 #[tokio::test]
 async fn a_publish_allocates_its_frame_and_nothing_for_a_delivery() {
-    let rig = Rig::new(200).await;
-    for conn in &rig.conns {
-        assert!(rig.shard.subscribe(conn, &[channel("all")]).is_ok());
+    let engine = TestEngine::new(200).await;
+    for conn in &engine.conns {
+        assert!(engine.shard.subscribe(conn, &[channel("all")]).is_ok());
     }
-    assert!(rig.shard.subscribe(&rig.conns[0], &[channel("one")]).is_ok());
+    assert!(engine.shard.subscribe(&engine.conns[0], &[channel("one")]).is_ok());
     for (name, reached) in [("nobody", 0), ("one", 1), ("all", 200)] {
         let publication = Arc::new(Publication { channel: channel(name), message: Message::text("hello") });
         // The first one makes room for all that are to be written.
-        rig.publish(&publication);
+        engine.publish(&publication);
         let frames = u64::from(reached > 0);
         assert_eq!(
-            allocations(|| (0..10).for_each(|_| rig.publish(&publication))),
+            allocations(|| (0..10).for_each(|_| engine.publish(&publication))),
             10 * frames,
             "{reached} subscribers"
         );
     }
-    assert!(rig.conns.iter().all(|conn| conn.waiting() == 0), "all was written");
+    assert!(engine.conns.iter().all(|conn| conn.waiting() == 0), "all was written");
 }
 
 /// What the call of a back end that publishes to nobody allocates: the channel's name, the text, the publication, and
@@ -146,7 +146,7 @@ const CALL: u64 = 5;
 
 #[test]
 fn a_call_that_publishes_one_message_allocates_no_more_than_that() {
-    let (mesh, published) = (Mesh::new(Arc::new(Hub::new(NodeNumber::random(), 1)), NodeId(1)), Count::default());
+    let (mesh, published) = (Mesh::new(Arc::new(Hub::new(NodeNumber::random(), 1)), NodeId(1)), Counter::default());
     let call = || {
         let params = Params::parse(br#"{"c":"news","d":"hello","t":"text","i":7}"#, "the body").unwrap();
         let mut publish = pin!(call::publish(&mesh, &published, &params));
@@ -163,30 +163,30 @@ const HANDLER: f64 = 8.1;
 
 #[tokio::test]
 async fn a_call_of_the_shipped_handler_allocates_little() {
-    let rig = Rig::new(1).await;
+    let engine = TestEngine::new(1).await;
     let folder = tempfile::tempdir().unwrap();
     let entry = folder.path().join("entry.lua");
     fs::copy("lua/entry.websocket.lua", &entry).unwrap();
     current::install(Host {
-        shard: rig.shard.clone(),
-        mesh: Arc::new(Mesh::new(rig.hub.clone(), NodeId(1))),
+        shard: engine.shard.clone(),
+        mesh: Arc::new(Mesh::new(engine.hub.clone(), NodeId(1))),
         outbound: Arc::new(Outbound::new(&[])),
         queue: Arc::new(Queue::new(1, 1)),
     });
     let limits = VmLimits { memory: 64 << 20, waiting: 1, ..VmLimits::default() };
     let vm = Vm::new(Arc::new(Program::new(Protocol::Websocket, entry, Vec::new())), &limits).unwrap();
-    let conn = &rig.conns[0];
+    let conn = &engine.conns[0];
     let call = || {
         let args = HookArgs::message(Kind::Text, br#"{"op":"subscribe","channel":"100001@video"}"#);
         match vm.start(Hook::Message, Some(ConnRef::of(conn)), args, Duration::from_secs(5)) {
-            Started::Done(Ok(_)) => rig.write_all(),
+            Started::Done(Ok(_)) => engine.write_all(),
             Started::Done(Err(e)) => panic!("{}", e.message),
             Started::Suspended(_) => panic!("it does not wait"),
         }
     };
     (0..2000).for_each(|_| call());
     let mean = allocations(|| (0..1000).for_each(|_| call())) as f64 / 1000.0;
-    assert_eq!(rig.shard.channels_of(conn), ["video:100001"]);
+    assert_eq!(engine.shard.channels_of(conn), ["video:100001"]);
     println!("a call of the handler: {mean} allocations");
     assert!(mean <= HANDLER, "{mean} allocations");
     current::uninstall();

@@ -1,11 +1,11 @@
 //! The API of back ends and the center, byte for byte as a caller meets them.
 
-mod kit;
+mod common;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use kit::raw::{Raw, Reply};
-use kit::*;
+use common::raw::{Raw, Reply};
+use common::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -30,11 +30,11 @@ end
 const PUBLISH: &str = "/v1/mesh/publish";
 const SEND: &str = "/v1/mesh/send";
 
-fn rig() -> Rig {
-    Rig::new(SCRIPT)
+fn engine() -> TestEngine {
+    TestEngine::new(SCRIPT)
 }
 
-fn rig_with_api(lines: &str, top: &str) -> Rig {
+fn rig_with_api(lines: &str, top: &str) -> TestEngine {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
     let file = dir.path().join("connmix.yaml");
@@ -43,11 +43,11 @@ fn rig_with_api(lines: &str, top: &str) -> Rig {
     let before = "engine:\n  apiServer: {port: 0, bind: 127.0.0.1";
     assert!(config.contains(before));
     std::fs::write(&file, config.replace(before, &format!("{before}, {lines}"))).unwrap();
-    Rig::start(dir)
+    TestEngine::start(dir)
 }
 
-async fn subscriber(rig: &Rig, channel: &str) -> Client {
-    let mut client = rig.connect().await;
+async fn subscriber(engine: &TestEngine, channel: &str) -> Client {
+    let mut client = engine.connect().await;
     assert_eq!(client.ask(channel).await, "ok");
     client
 }
@@ -78,9 +78,9 @@ fn assert_error(reply: &Reply, status: u16, code: u16, part: &str) {
 
 #[tokio::test]
 async fn a_publish_reaches_the_channel_and_says_how_many() {
-    let rig = rig();
-    let (mut a, mut b) = (subscriber(&rig, "video:弹幕").await, subscriber(&rig, "video:弹幕").await);
-    let mut api = Raw::dial(rig.at.api).await;
+    let engine = engine();
+    let (mut a, mut b) = (subscriber(&engine, "video:弹幕").await, subscriber(&engine, "video:弹幕").await);
+    let mut api = Raw::dial(engine.at.api).await;
     for (body, text) in [
         (r#"{"c":"video:弹幕","d":"Hello, \u4e16\u754c \ud83d\ude00"}"#, "Hello, 世界 \u{1F600}"),
         (r#"{"d":"","c":"video:\u5f39\u5e55","t":"text"}"#, ""),
@@ -101,14 +101,14 @@ async fn a_publish_reaches_the_channel_and_says_how_many() {
 
 #[tokio::test]
 async fn binary_data_comes_as_base64_and_leaves_as_bytes() {
-    let rig = rig();
-    let mut client = subscriber(&rig, "bytes").await;
+    let engine = engine();
+    let mut client = subscriber(&engine, "bytes").await;
     let id = client.ask("id").await;
     let bytes: Vec<u8> = (0..=255).cycle().take(70_000).collect();
     for data in [&b""[..], b"\0", b"\xFF\xFE", &bytes] {
         for (path, to) in [(PUBLISH, "bytes"), (SEND, id.as_str())] {
             let body = json!({"c": to, "d": STANDARD.encode(data), "t": "binary"}).to_string();
-            let (status, reply) = post(rig.at.api, path, &body).await;
+            let (status, reply) = post(engine.at.api, path, &body).await;
             assert_eq!(status, 200, "{reply}");
             assert_eq!(client.next().await, Ok(Message::binary(data.to_vec())));
         }
@@ -117,18 +117,18 @@ async fn binary_data_comes_as_base64_and_leaves_as_bytes() {
 
 #[tokio::test]
 async fn a_send_reaches_one_client_by_string_or_number() {
-    let rig = rig();
-    let (mut client, mut other) = (rig.connect().await, rig.connect().await);
+    let engine = engine();
+    let (mut client, mut other) = (engine.connect().await, engine.connect().await);
     let id = client.ask("id").await;
     for c in [format!("\"{id}\""), id.clone(), format!("{id}.0")] {
         let (status, reply) =
-            post(rig.at.api, SEND, &format!(r#"{{"c":{c},"d":"for {}"}}"#, c.replace('"', "'"))).await;
+            post(engine.at.api, SEND, &format!(r#"{{"c":{c},"d":"for {}"}}"#, c.replace('"', "'"))).await;
         assert_eq!((status, reply.as_str()), (200, r#"{"E":null,"r":{"s":true}}"#));
         assert_eq!(client.text().await, format!("for {}", c.replace('"', "'")));
     }
     other.expect_only_reply("lobby", "ok").await;
 
-    let mut api = Raw::dial(rig.at.api).await;
+    let mut api = Raw::dial(engine.at.api).await;
     // The same but for the node's number.
     let elsewhere = (id.parse::<u64>().unwrap() ^ (1 << 43)).to_string();
     let reply = api.call(request(SEND, &format!(r#"{{"c":{elsewhere},"d":"x"}}"#))).await;
@@ -147,9 +147,9 @@ async fn a_send_reaches_one_client_by_string_or_number() {
 
 #[tokio::test]
 async fn what_is_wrong_with_a_body_is_said_by_name() {
-    let rig = rig();
-    let mut client = subscriber(&rig, "c").await;
-    let mut api = Raw::dial(rig.at.api).await;
+    let engine = engine();
+    let mut client = subscriber(&engine, "c").await;
+    let mut api = Raw::dial(engine.at.api).await;
     let long = format!(r#"{{"c":"{}","d":"x"}}"#, "x".repeat(256));
     for (path, body, part) in [
         (PUBLISH, "", "JSON object"),
@@ -213,8 +213,8 @@ async fn what_is_wrong_with_a_body_is_said_by_name() {
 
 #[tokio::test]
 async fn a_callers_mark_comes_back() {
-    let rig = rig();
-    let mut api = Raw::dial(rig.at.api).await;
+    let engine = engine();
+    let mut api = Raw::dial(engine.at.api).await;
     for (i, back) in [("7", json!(7)), ("\"a-1\"", json!("a-1")), ("[]", Value::Null), ("null", Value::Null)] {
         let reply = api.call(request(PUBLISH, &format!(r#"{{"c":"c","d":"x","i":{i}}}"#))).await;
         assert_eq!(reply.status, 200, "{reply:?}");
@@ -227,8 +227,8 @@ async fn a_callers_mark_comes_back() {
 
 #[tokio::test]
 async fn other_paths_and_methods_are_errors_with_a_body() {
-    let rig = rig();
-    let (mut api, mut center) = (Raw::dial(rig.at.api).await, Raw::dial(rig.at.center).await);
+    let engine = engine();
+    let (mut api, mut center) = (Raw::dial(engine.at.api).await, Raw::dial(engine.at.center).await);
     for path in ["/", "/v1/mesh/publish/", "/v1/mesh", "/V1/mesh/publish", "/version", "/v1/nodes", "//", "/%2e", "*"] {
         let reply = api.call(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
         assert_error(&reply, 404, 404, "no such path");
@@ -254,17 +254,17 @@ async fn other_paths_and_methods_are_errors_with_a_body() {
 
 #[tokio::test]
 async fn health_version_and_nodes() {
-    let rig = rig();
-    for addr in [rig.at.api, rig.at.center] {
+    let engine = engine();
+    for addr in [engine.at.api, engine.at.center] {
         for path in ["/healthz", "/readyz"] {
             assert_eq!(get(addr, path).await, (200, r#"{"status":"ok"}"#.into()));
         }
     }
-    let (status, version) = get(rig.at.center, "/version").await;
+    let (status, version) = get(engine.at.center, "/version").await;
     assert_eq!((status, version), (200, format!(r#"{{"apis":["v1"],"version":"{}"}}"#, env!("CARGO_PKG_VERSION"))));
 
     let nodes = async || {
-        let (status, nodes) = get(rig.at.center, "/v1/nodes").await;
+        let (status, nodes) = get(engine.at.center, "/v1/nodes").await;
         assert_eq!(status, 200);
         serde_json::from_str::<Value>(&nodes).unwrap()
     };
@@ -279,9 +279,9 @@ async fn health_version_and_nodes() {
     assert!((now - 60..=now).contains(&node["start_time"].as_u64().unwrap()), "{node}");
     // As it stands, it can be dialled.
     let addr: SocketAddr = node["api_server"].as_str().unwrap().parse().unwrap();
-    assert_eq!(addr, rig.at.api);
+    assert_eq!(addr, engine.at.api);
 
-    let (client, _other) = (rig.connect().await, rig.connect().await);
+    let (client, _other) = (engine.connect().await, engine.connect().await);
     assert_eq!(nodes().await["nodes"][0]["clients"], 2);
     assert_eq!(nodes().await["nodes"][0]["id"], node["id"]);
     client.close().await;
@@ -290,8 +290,9 @@ async fn health_version_and_nodes() {
 
 #[tokio::test]
 async fn a_node_is_found_where_it_is_advertised_or_where_it_was_reached() {
-    let rig = Rig::with_top(SCRIPT, "", "workers: 1", "cluster: {advertise: {api: 'node-1.example.com:6789'}}");
-    let (_, nodes) = get(rig.at.center, "/v1/nodes").await;
+    let engine =
+        TestEngine::with_top(SCRIPT, "", "workers: 1", "cluster: {advertise: {api: 'node-1.example.com:6789'}}");
+    let (_, nodes) = get(engine.at.center, "/v1/nodes").await;
     assert!(nodes.contains(r#""api_server":"node-1.example.com:6789""#), "{nodes}");
 
     let dir = tempfile::tempdir().unwrap();
@@ -300,16 +301,16 @@ async fn a_node_is_found_where_it_is_advertised_or_where_it_was_reached() {
     write_config(&file, "", "workers: 1", "");
     let everywhere = std::fs::read_to_string(&file).unwrap().replace("bind: 127.0.0.1", "bind: 0.0.0.0");
     std::fs::write(&file, everywhere).unwrap();
-    let rig = Rig::start(dir);
-    let (_, nodes) = get(SocketAddr::new([127, 0, 0, 1].into(), rig.at.center.port()), "/v1/nodes").await;
-    let here = format!(r#""api_server":"127.0.0.1:{}""#, rig.at.api.port());
+    let engine = TestEngine::start(dir);
+    let (_, nodes) = get(SocketAddr::new([127, 0, 0, 1].into(), engine.at.center.port()), "/v1/nodes").await;
+    let here = format!(r#""api_server":"127.0.0.1:{}""#, engine.at.api.port());
     assert!(nodes.contains(&here), "{nodes}");
 }
 
 #[tokio::test]
 async fn head_asks_like_get_and_gets_no_body() {
-    let rig = rig();
-    let mut center = Raw::dial(rig.at.center).await;
+    let engine = engine();
+    let mut center = Raw::dial(engine.at.center).await;
     center.write("HEAD /version HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     let head = center.head().await;
     assert_eq!(head.status, 200);
@@ -319,7 +320,7 @@ async fn head_asks_like_get_and_gets_no_body() {
     assert_eq!(next.header("Content-Length"), head.header("Content-Length"));
     center.write(format!("HEAD {PUBLISH} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
     assert_eq!(center.head().await.status, 404);
-    let mut api = Raw::dial(rig.at.api).await;
+    let mut api = Raw::dial(engine.at.api).await;
     api.write(format!("HEAD {PUBLISH} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
     let head = api.head().await;
     assert_eq!((head.status, head.header("Allow")), (405, Some("POST")));
@@ -327,9 +328,9 @@ async fn head_asks_like_get_and_gets_no_body() {
 
 #[tokio::test]
 async fn one_connection_carries_many_calls() {
-    let rig = rig();
-    let mut client = subscriber(&rig, "c").await;
-    let mut api = Raw::dial(rig.at.api).await;
+    let engine = engine();
+    let mut client = subscriber(&engine, "c").await;
+    let mut api = Raw::dial(engine.at.api).await;
     for i in 0..300 {
         let reply = api.call(request(PUBLISH, &format!(r#"{{"c":"c","d":"{i}"}}"#))).await;
         assert_eq!(reply.body, r#"{"E":null,"r":{"s":1,"f":0}}"#);
@@ -342,9 +343,9 @@ async fn one_connection_carries_many_calls() {
 
 #[tokio::test]
 async fn pipelined_calls_are_answered_in_order() {
-    let rig = rig();
-    let mut client = subscriber(&rig, "c").await;
-    let mut api = Raw::dial(rig.at.api).await;
+    let engine = engine();
+    let mut client = subscriber(&engine, "c").await;
+    let mut api = Raw::dial(engine.at.api).await;
     let calls: String = (0..200)
         .map(|i| match i % 4 {
             3 => request(SEND, &format!(r#"{{"c":{},"d":"x"}}"#, i + 1)),
@@ -368,16 +369,16 @@ async fn pipelined_calls_are_answered_in_order() {
 
 #[tokio::test]
 async fn http_1_0_is_served() {
-    let rig = rig();
-    let mut client = subscriber(&rig, "c").await;
+    let engine = engine();
+    let mut client = subscriber(&engine, "c").await;
     let body = r#"{"c":"c","d":"old"}"#;
-    let mut api = Raw::dial(rig.at.api).await;
+    let mut api = Raw::dial(engine.at.api).await;
     let reply = api.call(format!("POST {PUBLISH} HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
     assert_eq!((reply.status, reply.body.as_str()), (200, r#"{"E":null,"r":{"s":1,"f":0}}"#));
     assert!(reply.head.starts_with("HTTP/1.0 "), "{reply:?}");
     api.ends().await;
     assert_eq!(client.text().await, "old");
-    let mut api = Raw::dial(rig.at.center).await;
+    let mut api = Raw::dial(engine.at.center).await;
     for _ in 0..2 {
         let reply = api.call("GET /version HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").await;
         assert_eq!(reply.status, 200);
@@ -387,9 +388,9 @@ async fn http_1_0_is_served() {
 
 #[tokio::test]
 async fn a_body_may_come_in_chunks_or_after_a_go_ahead() {
-    let rig = rig();
-    let mut client = subscriber(&rig, "c").await;
-    let mut api = Raw::dial(rig.at.api).await;
+    let engine = engine();
+    let mut client = subscriber(&engine, "c").await;
+    let mut api = Raw::dial(engine.at.api).await;
     api.write(format!("POST {PUBLISH} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")).await;
     for byte in r#"{"c":"c","d":"chunked"}"#.bytes() {
         api.write([b'1', b'\r', b'\n', byte, b'\r', b'\n']).await;
@@ -411,20 +412,20 @@ async fn a_body_may_come_in_chunks_or_after_a_go_ahead() {
 
 #[tokio::test]
 async fn a_body_over_the_limit_is_refused() {
-    let rig = rig_with_api("maxBodySize: 1000", "");
-    let mut client = subscriber(&rig, "c").await;
+    let engine = rig_with_api("maxBodySize: 1000", "");
+    let mut client = subscriber(&engine, "c").await;
     let body_of = |len: usize| format!(r#"{{"c":"c","d":"{}"}}"#, "x".repeat(len - 16));
-    let mut api = Raw::dial(rig.at.api).await;
+    let mut api = Raw::dial(engine.at.api).await;
     assert_eq!(api.call(request(PUBLISH, &body_of(1000))).await.status, 200);
     assert_eq!(client.text().await.len(), 984);
     assert_error(&api.call(request(PUBLISH, &body_of(1001))).await, 413, 413, "1000 bytes");
 
-    let mut api = Raw::dial(rig.at.api).await;
+    let mut api = Raw::dial(engine.at.api).await;
     api.write(format!("POST {PUBLISH} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")).await;
     let reply = api.call(format!("7d0\r\n{}\r\n0\r\n\r\n", body_of(2000))).await;
     assert_error(&reply, 413, 413, "1000 bytes");
 
-    let mut api = Raw::dial(rig.at.api).await;
+    let mut api = Raw::dial(engine.at.api).await;
     let head = format!(
         "POST {PUBLISH} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 99999999999\r\n\r\n"
     );
@@ -434,10 +435,10 @@ async fn a_body_over_the_limit_is_refused() {
 
 #[tokio::test]
 async fn whoever_writes_a_large_body_to_its_end_still_hears_why_it_was_refused() {
-    let rig = rig_with_api("maxBodySize: 64KiB", "");
+    let engine = rig_with_api("maxBodySize: 64KiB", "");
     let body = "x".repeat(8 << 20);
     for (path, status, part) in [(PUBLISH, 413, "65536 bytes"), ("/other", 404, "no such path")] {
-        let mut api = Raw::dial(rig.at.api).await;
+        let mut api = Raw::dial(engine.at.api).await;
         api.write(request(path, &body)).await;
         assert_error(&api.reply().await, status, status, part);
         api.ends().await;
@@ -446,26 +447,26 @@ async fn whoever_writes_a_large_body_to_its_end_still_hears_why_it_was_refused()
 
 #[tokio::test]
 async fn a_call_that_does_not_arrive_ends_in_time() {
-    let rig = rig_with_api("readTimeout: 300ms", "");
-    let mut slow = Raw::dial(rig.at.api).await;
+    let engine = rig_with_api("readTimeout: 300ms", "");
+    let mut slow = Raw::dial(engine.at.api).await;
     slow.write(request(PUBLISH, r#"{"c":"c","d":"x"}"#).trim_end_matches("\"}")).await;
-    let mut half = Raw::dial(rig.at.api).await;
+    let mut half = Raw::dial(engine.at.api).await;
     half.write("POST /v1/mesh/publish HTT").await;
-    let mut idle = Raw::dial(rig.at.api).await;
+    let mut idle = Raw::dial(engine.at.api).await;
     assert_eq!(idle.call("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.status, 200);
     assert_error(&slow.reply().await, 408, 408, "body");
     slow.ends().await;
     half.rest().await;
     idle.ends().await;
-    assert_eq!(get(rig.at.api, "/healthz").await.0, 200);
+    assert_eq!(get(engine.at.api, "/healthz").await.0, 200);
 }
 
 #[tokio::test]
 async fn a_head_that_comes_byte_by_byte_ends_in_time() {
-    let rig = rig_with_api("readTimeout: 300ms", "");
+    let engine = rig_with_api("readTimeout: 300ms", "");
     // At once, and behind a call that was answered.
     for before in [String::new(), request(PUBLISH, r#"{"c":"c","d":"x"}"#)] {
-        let mut socket = TcpStream::connect(rig.at.api).await.unwrap();
+        let mut socket = TcpStream::connect(engine.at.api).await.unwrap();
         socket.write_all((before + "POST /v1/mesh/publish HTTP/1.1\r\nX: ").as_bytes()).await.unwrap();
         let (mut input, mut output) = socket.split();
         let dripping = async {
@@ -497,9 +498,9 @@ access:
 
 #[tokio::test]
 async fn with_users_every_call_needs_one_of_them() {
-    let rig = Rig::with_top(SCRIPT, "", "workers: 1", USERS);
-    let mut client = subscriber(&rig, "c").await;
-    let (mut api, mut center) = (Raw::dial(rig.at.api).await, Raw::dial(rig.at.center).await);
+    let engine = TestEngine::with_top(SCRIPT, "", "workers: 1", USERS);
+    let mut client = subscriber(&engine, "c").await;
+    let (mut api, mut center) = (Raw::dial(engine.at.api).await, Raw::dial(engine.at.center).await);
     let basic = |credentials: &str| format!("Authorization: Basic {}\r\n", STANDARD.encode(credentials));
     let publish = |headers: &str| request_with(PUBLISH, headers, r#"{"c":"c","d":"x"}"#);
     let ask = |path: &str, headers: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
@@ -555,24 +556,24 @@ async fn with_users_every_call_needs_one_of_them() {
 
 #[tokio::test]
 async fn what_is_no_http_ends_its_connection_alone() {
-    let rig = rig();
-    let mut api = Raw::dial(rig.at.api).await;
+    let engine = engine();
+    let mut api = Raw::dial(engine.at.api).await;
     for garbage in
         ["\0\0\0\0", "hello\r\n\r\n", "GET\r\n\r\n", "GET / HTTP/1.1\r\nX Y: 1\r\n\r\n", "\x16\x03\x01\x02\0\x01"]
     {
-        let mut raw = Raw::dial(rig.at.api).await;
+        let mut raw = Raw::dial(engine.at.api).await;
         raw.write(garbage).await;
         let rest = String::from_utf8(raw.rest().await).unwrap();
         assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 400 "), "{garbage:?}: {rest}");
     }
     // Two lengths, or a length that is none, may hide a second request.
     for lengths in ["Content-Length: 2\r\nContent-Length: 3\r\n", "Content-Length: +2\r\n", "Content-Length: x\r\n"] {
-        let mut raw = Raw::dial(rig.at.api).await;
+        let mut raw = Raw::dial(engine.at.api).await;
         raw.write(format!("POST {PUBLISH} HTTP/1.1\r\nHost: localhost\r\n{lengths}\r\n{{}}")).await;
         let rest = String::from_utf8(raw.rest().await).unwrap();
         assert!(rest.starts_with("HTTP/1.1 400 "), "{lengths:?}: {rest}");
     }
-    let mut raw = Raw::dial(rig.at.api).await;
+    let mut raw = Raw::dial(engine.at.api).await;
     let long = format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\nCookie: {}\r\n\r\n", "x".repeat(200_000));
     raw.write_into_the_dark(long).await;
     let rest = raw.rest().await;
@@ -610,11 +611,11 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 #[test]
 fn any_body_gets_an_answer() {
-    let rig = rig();
+    let engine = engine();
     let config = cases(64);
     proptest!(config, |(bodies in vec(bodies(), 1..20))| {
         block_on(async {
-            let mut api = Raw::dial(rig.at.api).await;
+            let mut api = Raw::dial(engine.at.api).await;
             for (i, body) in bodies.iter().enumerate() {
                 let reply = api.call(request([PUBLISH, SEND][i % 2], body)).await;
                 let answer = json_of(&reply);
@@ -636,7 +637,7 @@ fn any_body_gets_an_answer() {
 
 #[test]
 fn no_bytes_harm_the_api() {
-    let rig = rig();
+    let engine = engine();
     let config = cases(48);
     // Anything, and requests of which a few bytes are others.
     let valid = request(PUBLISH, r#"{"c":"c","d":"x"}"#).into_bytes();
@@ -648,7 +649,7 @@ fn no_bytes_harm_the_api() {
     let bytes = prop_oneof![vec(any::<u8>(), 0..300), flipped];
     proptest!(config, |(bytes in bytes, center in any::<bool>())| {
         block_on(async {
-            let addr = if center { rig.at.center } else { rig.at.api };
+            let addr = if center { engine.at.center } else { engine.at.api };
             let mut raw = Raw::dial(addr).await;
             raw.write_into_the_dark(&bytes).await;
             let _ = tokio::io::AsyncWriteExt::shutdown(&mut raw.stream).await;

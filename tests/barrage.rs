@@ -1,8 +1,8 @@
 //! The barrage tutorial, step by step, with its exact texts: on the shipped files, and on its own Lua code.
 
-mod kit;
+mod common;
 
-use kit::*;
+use common::*;
 use serde_json::Value;
 use std::path::Path;
 
@@ -20,7 +20,7 @@ fn root() -> &'static Path {
 }
 
 /// The shipped configuration and scripts, on free ports; `entry` replaces the shipped one.
-fn shipped(entry: Option<&str>) -> Rig {
+fn shipped(entry: Option<&str>) -> TestEngine {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(dir.path().join("lua")).unwrap();
     let shipped = std::fs::read_to_string(root().join("lua/entry.websocket.lua")).unwrap();
@@ -32,17 +32,17 @@ fn shipped(entry: Option<&str>) -> Rig {
     });
     let config = config.replace("bind: 0.0.0.0", "bind: 127.0.0.1");
     std::fs::write(dir.path().join("connmix.yaml"), config).unwrap();
-    Rig::start(dir)
+    TestEngine::start(dir)
 }
 
-async fn steps(rig: &Rig) {
-    let mut client = Client::connect(rig.ws(), "/barrage-videos").await;
+async fn steps(engine: &TestEngine) {
+    let mut client = Client::connect(engine.ws(), "/barrage-videos").await;
     assert_eq!(client.ask(SUBSCRIBE).await, OK);
-    let (status, reply) = post(rig.at.api, "/v1/mesh/publish", PUBLISH).await;
+    let (status, reply) = post(engine.at.api, "/v1/mesh/publish", PUBLISH).await;
     assert_eq!((status, reply.as_str()), (200, r#"{"E":null,"r":{"s":1,"f":0}}"#));
     assert_eq!(client.text().await, BARRAGE);
     assert_eq!(client.ask(UNSUBSCRIBE).await, OK);
-    let (status, reply) = post(rig.at.api, "/v1/mesh/publish", PUBLISH).await;
+    let (status, reply) = post(engine.at.api, "/v1/mesh/publish", PUBLISH).await;
     assert_eq!((status, reply.as_str()), (200, r#"{"E":null,"r":{"s":0,"f":0}}"#));
     // Nothing of the second publish arrives before the answer to a later message.
     assert_eq!(client.ask(SUBSCRIBE).await, OK);
@@ -71,20 +71,20 @@ async fn the_tutorial_works_with_its_own_code_over_the_shipped_handler() {
 #[tokio::test]
 async fn a_fault_in_the_tutorials_code_costs_one_connection() {
     // Its code closes a connection for a binary message before it has one: `conn` is nil there.
-    let rig = shipped(Some(TUTORIAL));
-    let mut other = Client::connect(rig.ws(), "/barrage-videos").await;
+    let engine = shipped(Some(TUTORIAL));
+    let mut other = Client::connect(engine.ws(), "/barrage-videos").await;
     assert_eq!(other.ask(SUBSCRIBE).await, OK);
-    let mut client = Client::connect(rig.ws(), "/barrage-videos").await;
+    let mut client = Client::connect(engine.ws(), "/barrage-videos").await;
     client.send_binary(b"\x00\x01").await;
     assert_eq!(client.close_frame().await.0, 1011);
-    rig.publish_to("video:100001", "still here", 1).await;
+    engine.publish_to("video:100001", "still here", 1).await;
     assert_eq!(other.text().await, "still here");
 }
 
 #[tokio::test]
 async fn the_shipped_handler_answers_what_it_does_not_understand() {
-    let rig = shipped(None);
-    let mut client = Client::connect(rig.ws(), "/barrage-videos").await;
+    let engine = shipped(None);
+    let mut client = Client::connect(engine.ws(), "/barrage-videos").await;
     for wrong in [
         "no json",
         "null",

@@ -1,9 +1,9 @@
 //! Publishing several messages in one request, and one message once only, over HTTP and the WebSocket API.
 
-mod kit;
+mod common;
 
-use kit::raw::{self, Raw, Reply};
-use kit::*;
+use common::raw::{self, Raw, Reply};
+use common::*;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use tokio::io::AsyncWriteExt;
@@ -19,12 +19,12 @@ end
 
 const PUBLISH: &str = "/v1/mesh/publish";
 
-fn rig() -> Rig {
-    Rig::with(SCRIPT, "", "workers: 2")
+fn engine() -> TestEngine {
+    TestEngine::with(SCRIPT, "", "workers: 2")
 }
 
-async fn subscriber(rig: &Rig, channels: &str) -> Client {
-    let mut client = rig.connect().await;
+async fn subscriber(engine: &TestEngine, channels: &str) -> Client {
+    let mut client = engine.connect().await;
     assert_eq!(client.ask(channels).await, "ok");
     client
 }
@@ -62,9 +62,9 @@ fn counts(reached: u64) -> Value {
 
 #[tokio::test]
 async fn one_message_goes_to_several_channels_with_counts_for_each() {
-    let rig = rig();
-    let (mut both, mut one) = (subscriber(&rig, "a b").await, subscriber(&rig, "a").await);
-    let mut api = Raw::dial(rig.at.api).await;
+    let engine = engine();
+    let (mut both, mut one) = (subscriber(&engine, "a b").await, subscriber(&engine, "a").await);
+    let mut api = Raw::dial(engine.at.api).await;
     let (status, reply) = publish(&mut api, &json!({"c": ["b", "nobody", "a"], "d": "x", "i": 7})).await;
     assert_eq!((status, reply), (200, json!({"E": null, "r": [counts(1), counts(0), counts(2)], "i": 7})));
     assert_eq!([both.text().await, both.text().await], ["x", "x"]);
@@ -77,7 +77,7 @@ async fn one_message_goes_to_several_channels_with_counts_for_each() {
     for _ in 0..2 {
         assert_eq!(both.next().await.unwrap().into_data(), "2");
     }
-    let mut ws = Client::connect(rig.at.api, "/ws/v1").await;
+    let mut ws = Client::connect(engine.at.api, "/ws/v1").await;
     let reply = ask(&mut ws, json!({"m": "mesh.publish", "p": {"c": ["a", "b"], "d": "ws"}, "i": "m"})).await;
     assert_eq!(reply, json!({"E": null, "r": [counts(2), counts(1)], "i": "m"}));
     assert_eq!([both.text().await, both.text().await, one.text().await], ["ws", "ws", "ws"]);
@@ -87,9 +87,9 @@ async fn one_message_goes_to_several_channels_with_counts_for_each() {
 
 #[tokio::test]
 async fn an_array_of_publishes_is_done_in_order_and_each_is_answered() {
-    let rig = rig();
-    let mut client = subscriber(&rig, "a b").await;
-    let mut api = Raw::dial(rig.at.api).await;
+    let engine = engine();
+    let mut client = subscriber(&engine, "a b").await;
+    let mut api = Raw::dial(engine.at.api).await;
     let body = json!([
         {"c": "a", "d": "0", "i": "first"},
         {"c": "a"},
@@ -132,9 +132,9 @@ async fn an_array_of_publishes_is_done_in_order_and_each_is_answered() {
 
 #[tokio::test]
 async fn what_is_too_much_or_no_list_is_refused_and_nothing_is_published() {
-    let rig = rig();
-    let mut client = subscriber(&rig, "a").await;
-    let mut api = Raw::dial(rig.at.api).await;
+    let engine = engine();
+    let mut client = subscriber(&engine, "a").await;
+    let mut api = Raw::dial(engine.at.api).await;
     let object = json!({"c": "a", "d": "x"});
     let names = |n| vec!["a"; n];
     let long = "x".repeat(129);
@@ -168,7 +168,7 @@ async fn what_is_too_much_or_no_list_is_refused_and_nothing_is_published() {
     for body in ["[]", r#"[{"c":1,"d":"x"}]"#, r#"{"c":[1],"d":"x"}"#] {
         assert_eq!(api.call(request("/v1/mesh/send", body)).await.status, 400, "{body}");
     }
-    let mut ws = Client::connect(rig.at.api, "/ws/v1").await;
+    let mut ws = Client::connect(engine.at.api, "/ws/v1").await;
     for p in [json!([object]), json!({"c": [], "d": "x"}), json!({"c": "a", "d": "x", "id": 1})] {
         let reply = ask(&mut ws, json!({"m": "mesh.publish", "p": p, "i": 1})).await;
         assert_eq!((&reply["E"]["c"], &reply["i"]), (&json!(101), &json!(1)), "{reply}");
@@ -181,14 +181,14 @@ async fn what_is_too_much_or_no_list_is_refused_and_nothing_is_published() {
 
 #[tokio::test]
 async fn a_publish_with_an_id_is_delivered_once_whoever_asks() {
-    let rig = rig();
-    let mut client = subscriber(&rig, "a b").await;
-    let mut ws = Client::connect(rig.at.api, "/ws/v1").await;
+    let engine = engine();
+    let mut client = subscriber(&engine, "a b").await;
+    let mut ws = Client::connect(engine.at.api, "/ws/v1").await;
     let id = "ü".repeat(64);
     let mut apis = Vec::new();
     // Connections of both workers.
     for _ in 0..4 {
-        apis.push(Raw::dial(rig.at.api).await);
+        apis.push(Raw::dial(engine.at.api).await);
     }
     for (i, api) in apis.iter_mut().enumerate() {
         let body = json!({"c": "a", "d": format!("try {i}"), "i": i, "id": id});
@@ -204,7 +204,7 @@ async fn a_publish_with_an_id_is_delivered_once_whoever_asks() {
     let list = json!({"c": ["a", "b", "none"], "d": "list", "id": "l"});
     let first = publish(api, &list).await.1;
     assert_eq!(first["r"], json!([counts(1), counts(1), counts(0)]));
-    let _another = subscriber(&rig, "a").await;
+    let _another = subscriber(&engine, "a").await;
     assert_eq!(publish(api, &list).await.1, first);
     let call = json!({"m": "mesh.publish", "p": {"c": "b", "d": "ws", "id": "l"}});
     assert_eq!(ask(&mut ws, call).await, first);
@@ -232,11 +232,11 @@ async fn a_publish_with_an_id_is_delivered_once_whoever_asks() {
 
 #[tokio::test]
 async fn many_that_ask_at_once_with_one_id_get_one_reply() {
-    let rig = rig();
-    let mut client = subscriber(&rig, "a").await;
+    let engine = engine();
+    let mut client = subscriber(&engine, "a").await;
     let mut calls = tokio::task::JoinSet::new();
     for i in 0..50 {
-        let addr = rig.at.api;
+        let addr = engine.at.api;
         calls.spawn(async move {
             let mut api = Raw::dial(addr).await;
             publish(&mut api, &json!({"c": "a", "d": i.to_string(), "id": "same"})).await
@@ -251,9 +251,9 @@ async fn many_that_ask_at_once_with_one_id_get_one_reply() {
 
 #[tokio::test]
 async fn over_the_websocket_api_all_publishes_keep_their_order() {
-    let rig = rig();
-    let mut client = subscriber(&rig, "a b").await;
-    let mut api = open(rig.at.api).await;
+    let engine = engine();
+    let mut client = subscriber(&engine, "a b").await;
+    let mut api = open(engine.at.api).await;
     let mut bytes = Vec::new();
     for i in 0..300 {
         let p = match i % 3 {
@@ -274,8 +274,8 @@ async fn over_the_websocket_api_all_publishes_keep_their_order() {
 
 #[tokio::test]
 async fn long_answers_to_many_requests_are_all_there_however_late_they_are_taken() {
-    let rig = rig();
-    let mut api = open(rig.at.api).await;
+    let engine = engine();
+    let mut api = open(engine.at.api).await;
     // Each answer has some 14 KB; more of them than a connection may have waiting, and than the kernel takes.
     let names = vec!["none"; 1000];
     let stream = api.stream.into_std().unwrap();

@@ -1,11 +1,11 @@
 //! What people do first, in a real browser, driven over the DevTools protocol: README's first minutes, word for word, and the
 //! page `docs/clients/browser.html`, in whose DOM comments arrive.
 
-mod kit;
+mod common;
 
-use kit::optional::{Missing, Outcome, need};
-use kit::process::Process;
-use kit::{Client, eventually, get, post};
+use common::optional::{Missing, Outcome, need};
+use common::process::Process;
+use common::{Client, eventually, get, post};
 use serde_json::{Value, json};
 use std::fs;
 use std::net::SocketAddr;
@@ -170,7 +170,7 @@ async fn first_minutes(readme: &str, heading: &str) -> Outcome {
     let dir = tempfile::tempdir().unwrap();
     let profile = tempfile::tempdir().unwrap();
     let engine = serve(dir.path(), 0);
-    let center = kit::process::address(&engine.line("Center "), "http://");
+    let center = common::process::address(&engine.line("Center "), "http://");
     let local = |text: &str| {
         let text = text.replace("127.0.0.1:6787", &center.to_string());
         let text = text.replace("127.0.0.1:6789", &engine.api().to_string());

@@ -1,9 +1,9 @@
 //! The real program: its command line, what it prints, its log, and how it hears signals.
 
-mod kit;
+mod common;
 
-use kit::process::{Process, address, run};
-use kit::*;
+use common::process::{Process, address, run};
+use common::*;
 use serde_json::Value;
 use std::path::Path;
 use tempfile::TempDir;

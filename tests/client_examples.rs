@@ -1,10 +1,10 @@
 //! The clients of `docs/clients`, run as they are against the real program.
 
-mod kit;
+mod common;
 
-use kit::optional::{Outcome, need};
-use kit::process::{Ended, Process};
-use kit::{Client, PATIENCE, eventually, http};
+use common::optional::{Outcome, need};
+use common::process::{Ended, Process};
+use common::{Client, PATIENCE, eventually, http};
 use serde_json::{Value, json};
 use std::fs;
 use std::net::SocketAddr;

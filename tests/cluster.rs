@@ -1,16 +1,16 @@
 //! Several nodes as one mesh: whole engines in one process, their links in its memory.
 
-mod kit;
+mod common;
 #[cfg(feature = "cluster")]
 #[path = "cluster/processes.rs"]
 mod processes;
 
+use common::cluster::*;
+use common::raw::{self, Raw};
+use common::*;
 use connmix::cluster::bus::memory::Network;
 use connmix::config::NodeRole;
 use futures_util::future::join_all;
-use kit::cluster::*;
-use kit::raw::{self, Raw};
-use kit::*;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -176,7 +176,7 @@ async fn nine_hundred_subscribers_on_three_nodes_are_all_reached_and_counted() {
     // The center lists how many clients each has, and sums them up.
     let center = nodes.center.at.center;
     eventually("the center knows how many clients there are", async || {
-        let all = kit::cluster::nodes(center).await;
+        let all = common::cluster::nodes(center).await;
         all.iter().all(|node| node["clients"] == json!(EACH)).then_some(())
     })
     .await;
@@ -263,7 +263,7 @@ async fn errors_are_those_of_one_node() {
     // A bound of the client's node, in its words.
     let mut client = nodes.engines[0].connect().await;
     let params =
-        json!({"c": kit::cluster::id(&mut client).await, "f": "set_context_value", "a": ["k", "x".repeat(600_000)]});
+        json!({"c": common::cluster::id(&mut client).await, "f": "set_context_value", "a": ["k", "x".repeat(600_000)]});
     let want = call(&mut here, "conn.call", params.clone()).await;
     assert_eq!(want["E"]["c"], json!(301), "{want}");
     assert_eq!(call(&mut there, "conn.call", params).await, want);
@@ -411,7 +411,7 @@ async fn cut_links_are_told_and_heal() {
         let nodes = Nodes::with(2, SHORT).await;
         let (a, b) = (nodes.run(0).await, nodes.run(1).await);
         let mut member = member(nodes.engines[1].ws(), "room").await;
-        let mut local = kit::cluster::member(nodes.engines[0].ws(), "room").await;
+        let mut local = common::cluster::member(nodes.engines[0].ws(), "room").await;
         let api = nodes.engines[0].at.api;
         assert_eq!(publish(api, "room", "before").await, reached(2));
         if there {
@@ -516,7 +516,7 @@ async fn a_command_to_subscribe_is_answered_though_a_third_node_is_silent() {
 async fn a_back_end_that_asks_the_center_consumes_on_all_nodes_and_calls_on_any() {
     let nodes = Nodes::start(2).await;
     let mut consumers = Vec::new();
-    for node in kit::cluster::nodes(nodes.center.at.center).await {
+    for node in common::cluster::nodes(nodes.center.at.center).await {
         let mut api = back_end(node["api_server"].as_str().unwrap().parse().unwrap()).await;
         let done = json!({"E": null, "r": {"s": true}, "i": 1});
         assert_eq!(call(&mut api, "queue.pop", json!({"t": ["login"]})).await, done);

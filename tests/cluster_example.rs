@@ -1,11 +1,11 @@
 //! `docs/examples/cluster` as it is: its nodes, started by its script, behind a real nginx, and restarted one after the other under
 //! clients.
 
-mod kit;
+mod common;
 
-use kit::optional::{Outcome, need};
-use kit::process::Process;
-use kit::{Client, PATIENCE, eventually, get, post};
+use common::optional::{Outcome, need};
+use common::process::Process;
+use common::{Client, PATIENCE, eventually, get, post};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fs;

@@ -2,10 +2,10 @@
 
 #![cfg(feature = "cluster")]
 
-mod kit;
+mod common;
 
-use kit::process::{Process, address};
-use kit::{Client, PATIENCE, eventually, get, post};
+use common::process::{Process, address};
+use common::{Client, PATIENCE, eventually, get, post};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -22,7 +22,12 @@ const SCRIPT: &str = "
 fn folder() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("entry.lua"), SCRIPT.replace("VERSION", "one")).unwrap();
-    kit::write_config(&dir.path().join("connmix.yaml"), "byteCodeExpires: 1", "workers: 1\nmeshPoint: {port: 0}", "");
+    common::write_config(
+        &dir.path().join("connmix.yaml"),
+        "byteCodeExpires: 1",
+        "workers: 1\nmeshPoint: {port: 0}",
+        "",
+    );
     // One section of that name is written already.
     let text = std::fs::read_to_string(dir.path().join("connmix.yaml")).unwrap();
     let text = text.replace("center:\n", "center:\n  registry: {port: 0}\n");
@@ -145,7 +150,7 @@ async fn a_node_that_is_killed_leaves_the_others_as_they_are() {
 fn a_script_that_is_wrong_is_told_once() {
     let dir = folder();
     std::fs::write(dir.path().join("entry.lua"), "function on_message(").unwrap();
-    let ended = kit::process::run(dir.path(), &["dev", "--nodes", "2"]);
+    let ended = common::process::run(dir.path(), &["dev", "--nodes", "2"]);
     assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""));
     assert_eq!(ended.err.matches("entry.lua").count(), 1, "{}", ended.err);
 }

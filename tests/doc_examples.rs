@@ -1,8 +1,8 @@
 //! Every example of the table in `docs/lua-api.md` does what the table says.
 
-mod kit;
+mod common;
 
-use kit::{Client, Rig};
+use common::{Client, TestEngine};
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -108,7 +108,7 @@ impl Drop for Redis {
     }
 }
 
-async fn rig() -> (Rig, Redis) {
+async fn engine() -> (TestEngine, Redis) {
     let dir = tempfile::tempdir().unwrap();
     let redis = Redis::start(dir.path());
     let web = format!("{SHOW} function on_message(msg, conn) conn:send('= ' .. try(msg.data, conn)) end");
@@ -141,7 +141,7 @@ async fn rig() -> (Rig, Redis) {
         backend().await
     );
     fs::write(dir.path().join("connmix.yaml"), text).unwrap();
-    (Rig::start(dir), redis)
+    (TestEngine::start(dir), redis)
 }
 
 /// The answer, behind what an example itself has sent.
@@ -161,10 +161,10 @@ async fn answer(client: &mut Client) -> String {
 
 #[tokio::test]
 async fn every_example_gives_what_the_table_says() {
-    let (rig, _redis) = rig().await;
+    let (engine, _redis) = engine().await;
     let mut wrong = Vec::new();
     for row in rows("On any server") {
-        let mut client = Client::connect(rig.at.servers[0], "/ws").await;
+        let mut client = Client::connect(engine.at.servers[0], "/ws").await;
         client.send(&row.example).await;
         let got = if row.functions[0] == "conn:close" {
             // Nothing can be sent after it.
@@ -178,7 +178,7 @@ async fn every_example_gives_what_the_table_says() {
         }
     }
     for row in rows("On socket servers") {
-        let mut raw = kit::raw::Raw::dial(rig.at.servers[1]).await;
+        let mut raw = common::raw::Raw::dial(engine.at.servers[1]).await;
         raw.write(format!("{}\n", row.example)).await;
         assert_eq!(raw.take(6).await, b"ready\n");
         raw.write("hello world").await;
@@ -192,8 +192,8 @@ async fn every_example_gives_what_the_table_says() {
 
 #[tokio::test]
 async fn every_function_has_an_example() {
-    let (rig, _redis) = rig().await;
-    let mut client = Client::connect(rig.at.servers[0], "/ws").await;
+    let (engine, _redis) = engine().await;
+    let mut client = Client::connect(engine.at.servers[0], "/ws").await;
     let list = "local names = {} for name, v in pairs(mix) do if type(v) == 'table' then for inner in pairs(v) do \
                 names[#names + 1] = name .. '.' .. inner end else names[#names + 1] = name end end \
                 return table.concat(names, ' ')";

@@ -1,10 +1,10 @@
 //! How connections end while nobody reads from them: the client's end is seen all the same, its place is given back, and
 //! the script is told once.
 
-mod kit;
+mod common;
 
-use kit::raw::{FIN, PING, PONG, Raw, TEXT, close, frame, text, upgrade_with};
-use kit::{Client, PATIENCE, Rig, eventually, get};
+use common::raw::{FIN, PING, PONG, Raw, TEXT, close, frame, text, upgrade_with};
+use common::{Client, PATIENCE, TestEngine, eventually, get};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -48,8 +48,8 @@ const EARLY: &str = "the client ended the connection during its handshake";
 /// Nothing ends by time.
 const NO_TIMES: &str = "readTimeout: 0\npingInterval: 0\nmaxConnections: 2";
 
-async fn watching(rig: &Rig) -> Client {
-    let mut watcher = rig.connect().await;
+async fn watching(engine: &TestEngine) -> Client {
+    let mut watcher = engine.connect().await;
     assert_eq!(watcher.ask("watch").await, "watching");
     watcher
 }
@@ -74,34 +74,34 @@ fn vanish(raw: &Raw) {
 
 #[tokio::test]
 async fn a_client_that_leaves_while_much_waits_for_its_handler_is_noticed() {
-    let rig = Rig::with(SCRIPT, NO_TIMES, "workers: 1");
-    let mut watcher = watching(&rig).await;
-    drop(waiting(rig.ws()).await);
+    let engine = TestEngine::with(SCRIPT, NO_TIMES, "workers: 1");
+    let mut watcher = watching(&engine).await;
+    drop(waiting(engine.ws()).await);
     // What it sent before is handled.
     assert_eq!(watcher.text().await, format!("{MUCH} {SILENTLY}"));
     // Its end stands behind more than the system usually takes.
-    let mut raw = waiting(rig.ws()).await;
+    let mut raw = waiting(engine.ws()).await;
     raw.write(much().repeat(4)).await;
     drop(raw);
     assert_eq!(watcher.text().await, format!("{} {SILENTLY}", MUCH * 5));
-    reset(waiting(rig.ws()).await);
+    reset(waiting(engine.ws()).await);
     let end = watcher.text().await;
     assert!(end.ends_with(" Connection reset by peer (os error 104)"), "{end}");
     // It closes in order and waits for the answer: its socket goes on.
-    let mut raw = Raw::open(rig.ws()).await;
+    let mut raw = Raw::open(engine.ws()).await;
     assert_eq!(raw.ask("wait").await, "waiting");
     raw.write([much(), close(1000)].concat()).await;
     assert_eq!(watcher.text().await, format!("{MUCH} nil"));
     assert_eq!(raw.close_frame().await.0, 1000);
     // The place of each was given back.
-    eventually("the place is free", async || Client::try_connect(rig.ws(), "/ws").await.ok()).await;
+    eventually("the place is free", async || Client::try_connect(engine.ws(), "/ws").await.ok()).await;
 }
 
 #[tokio::test]
 async fn a_client_that_closes_after_a_while_in_what_is_not_read_is_noticed() {
-    let rig = Rig::with(SCRIPT, NO_TIMES, "workers: 1");
-    let mut watcher = watching(&rig).await;
-    let mut raw = Raw::open(rig.ws()).await;
+    let engine = TestEngine::with(SCRIPT, NO_TIMES, "workers: 1");
+    let mut watcher = watching(&engine).await;
+    let mut raw = Raw::open(engine.ws()).await;
     assert_eq!(raw.ask("wait").await, "waiting");
     raw.write(much()).await;
     // It is not read any more when this comes.
@@ -113,9 +113,9 @@ async fn a_client_that_closes_after_a_while_in_what_is_not_read_is_noticed() {
 #[tokio::test]
 async fn a_client_that_leaves_with_more_than_the_system_holds_is_noticed_at_the_next_ping() {
     // Its end stands behind what has no room here, so that only an answer can tell.
-    let rig = Rig::with(SCRIPT, "readTimeout: 0\npingInterval: 200ms", "workers: 1");
-    let mut watcher = watching(&rig).await;
-    let mut raw = Raw::open(rig.ws()).await;
+    let engine = TestEngine::with(SCRIPT, "readTimeout: 0\npingInterval: 200ms", "workers: 1");
+    let mut watcher = watching(&engine).await;
+    let mut raw = Raw::open(engine.ws()).await;
     assert_eq!(raw.ask("wait").await, "waiting");
     let _ = timeout(Duration::from_millis(300), raw.stream.write_all(&much().repeat(100))).await;
     drop(raw);
@@ -126,10 +126,10 @@ async fn a_client_that_leaves_with_more_than_the_system_holds_is_noticed_at_the_
 
 #[tokio::test]
 async fn a_client_that_leaves_with_much_behind_its_handshake_is_noticed_and_on_close_is_told_once() {
-    let rig = Rig::with(SCRIPT, NO_TIMES, "workers: 1");
-    let mut watcher = watching(&rig).await;
+    let engine = TestEngine::with(SCRIPT, NO_TIMES, "workers: 1");
+    let mut watcher = watching(&engine).await;
     for way in ["end", "reset", "close frame", "little", "little reset"] {
-        let mut raw = Raw::dial(rig.ws()).await;
+        let mut raw = Raw::dial(engine.ws()).await;
         raw.write(upgrade_with("wait: yes\r\n")).await;
         assert_eq!(watcher.text().await, "asked");
         match way {
@@ -145,7 +145,7 @@ async fn a_client_that_leaves_with_much_behind_its_handshake_is_noticed_and_on_c
         assert_eq!(watcher.text().await, format!("0 {EARLY}"), "{way}");
     }
     // Once each, and the place is free.
-    let mut other = eventually("the place is free", async || Client::try_connect(rig.ws(), "/ws").await.ok()).await;
+    let mut other = eventually("the place is free", async || Client::try_connect(engine.ws(), "/ws").await.ok()).await;
     other.send("something").await;
     other.close().await;
     assert_eq!(watcher.text().await, "1 nil");
@@ -153,10 +153,10 @@ async fn a_client_that_leaves_with_much_behind_its_handshake_is_noticed_and_on_c
 
 #[tokio::test]
 async fn a_machine_that_is_off_is_silent_while_much_waits_too() {
-    let rig = Rig::with(SCRIPT, "readTimeout: 2s\npingInterval: 200ms", "workers: 1");
-    let mut watcher = Raw::open(rig.ws()).await;
+    let engine = TestEngine::with(SCRIPT, "readTimeout: 2s\npingInterval: 200ms", "workers: 1");
+    let mut watcher = Raw::open(engine.ws()).await;
     assert_eq!(watcher.ask("watch").await, "watching");
-    let (gone, mut alive) = (waiting(rig.ws()).await, waiting(rig.ws()).await);
+    let (gone, mut alive) = (waiting(engine.ws()).await, waiting(engine.ws()).await);
     vanish(&gone);
     let end = heard(&mut watcher).await;
     assert!(end.ends_with(" read timeout"), "{end}");
@@ -164,7 +164,7 @@ async fn a_machine_that_is_off_is_silent_while_much_waits_too() {
     assert_eq!(alive.frame().await, Some((PING, Vec::new())));
     assert_eq!(alive.frame().await, Some((PING, Vec::new())));
     // In a handshake too, where no pings go.
-    let mut early = Raw::dial(rig.ws()).await;
+    let mut early = Raw::dial(engine.ws()).await;
     early.write([upgrade_with("wait: yes\r\n").as_bytes(), &much()].concat()).await;
     assert_eq!(heard(&mut watcher).await, "asked");
     vanish(&early);
@@ -210,18 +210,18 @@ const LINES: &str = r#"
     function on_close(id, err) mix.mesh.publish("log", "close " .. tostring(err)) end
 "#;
 
-fn lines(server: &str) -> Rig {
+fn lines(server: &str) -> TestEngine {
     lines_with(LINES, server)
 }
 
-fn lines_with(script: &str, server: &str) -> Rig {
-    Rig::start(lines_folder(script, server))
+fn lines_with(script: &str, server: &str) -> TestEngine {
+    TestEngine::start(lines_folder(script, server))
 }
 
 fn lines_folder(script: &str, server: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("entry.lua"), script).unwrap();
-    kit::write_config(&dir.path().join("connmix.yaml"), server, "workers: 1", "");
+    common::write_config(&dir.path().join("connmix.yaml"), server, "workers: 1", "");
     let file = dir.path().join("connmix.yaml");
     let config = std::fs::read_to_string(&file).unwrap();
     // Whoever watches comes in by a server that closes nobody.
@@ -240,15 +240,15 @@ async fn line(raw: &mut Raw) -> String {
     }
 }
 
-async fn line_watcher(rig: &Rig) -> Raw {
-    let mut watcher = Raw::dial(rig.at.servers[1]).await;
+async fn line_watcher(engine: &TestEngine) -> Raw {
+    let mut watcher = Raw::dial(engine.at.servers[1]).await;
     watcher.write("watch\n").await;
     assert_eq!(line(&mut watcher).await, "watching");
     watcher
 }
 
-async fn line_waiting(rig: &Rig, watcher: &mut Raw) -> Raw {
-    let mut raw = Raw::dial(rig.ws()).await;
+async fn line_waiting(engine: &TestEngine, watcher: &mut Raw) -> Raw {
+    let mut raw = Raw::dial(engine.ws()).await;
     raw.write("wait\n").await;
     assert_eq!(line(&mut raw).await, "waiting");
     assert_eq!(line(watcher).await, "connect");
@@ -258,19 +258,19 @@ async fn line_waiting(rig: &Rig, watcher: &mut Raw) -> Raw {
 
 #[tokio::test]
 async fn a_socket_servers_client_that_is_reset_while_much_waits_is_noticed() {
-    let rig = lines("readTimeout: 0");
-    let mut watcher = line_watcher(&rig).await;
-    reset(line_waiting(&rig, &mut watcher).await);
+    let engine = lines("readTimeout: 0");
+    let mut watcher = line_watcher(&engine).await;
+    reset(line_waiting(&engine, &mut watcher).await);
     assert_eq!(line(&mut watcher).await, "close Connection reset by peer (os error 104)");
 }
 
 #[tokio::test]
 async fn a_socket_servers_client_that_ends_or_vanishes_while_much_waits_is_silent() {
-    let rig = lines("readTimeout: 1s");
-    let mut watcher = line_watcher(&rig).await;
+    let engine = lines("readTimeout: 1s");
+    let mut watcher = line_watcher(&engine).await;
     // One that only sends no more, and one whose machine is off.
     for way in ["end", "vanish"] {
-        let mut raw = line_waiting(&rig, &mut watcher).await;
+        let mut raw = line_waiting(&engine, &mut watcher).await;
         if way == "end" {
             raw.stream.shutdown().await.unwrap();
         } else {
@@ -299,18 +299,18 @@ async fn what_came_before_the_end_is_handled_though_nobody_takes_the_answers() {
         end"#;
     // Its end comes before the reset that answers gone astray cause.
     let leave = |socket: std::net::TcpStream| socket.shutdown(std::net::Shutdown::Write).unwrap();
-    let rig = Rig::with(script, "outboxLimit: 64MiB", "workers: 1");
-    let mut watcher = watching(&rig).await;
+    let engine = TestEngine::with(script, "outboxLimit: 64MiB", "workers: 1");
+    let mut watcher = watching(&engine).await;
     for (last, end) in [(close(1000), "nil"), (Vec::new(), SILENTLY)] {
-        let mut socket = std::net::TcpStream::connect(rig.ws()).unwrap();
+        let mut socket = std::net::TcpStream::connect(engine.ws()).unwrap();
         let request = upgrade_with("");
         socket.write_all(&[request.as_bytes(), &text("x").repeat(ALL), &last].concat()).unwrap();
         leave(socket);
         assert_eq!(watcher.text().await, format!("{ALL} {end}"));
     }
-    let rig = lines("outboxLimit: 64MiB");
-    let mut watcher = line_watcher(&rig).await;
-    let mut socket = std::net::TcpStream::connect(rig.ws()).unwrap();
+    let engine = lines("outboxLimit: 64MiB");
+    let mut watcher = line_watcher(&engine).await;
+    let mut socket = std::net::TcpStream::connect(engine.ws()).unwrap();
     socket.write_all("x\n".repeat(ALL).as_bytes()).unwrap();
     leave(socket);
     assert_eq!(line(&mut watcher).await, "connect");
@@ -320,8 +320,8 @@ async fn what_came_before_the_end_is_handled_though_nobody_takes_the_answers() {
 // A VM that is full.
 
 /// The value of a figure on the engine's page.
-async fn figure(rig: &Rig, name: &str) -> f64 {
-    let (_, page) = get(rig.at.api, "/metrics").await;
+async fn figure(engine: &TestEngine, name: &str) -> f64 {
+    let (_, page) = get(engine.at.api, "/metrics").await;
     let line = page.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}: {page}"));
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
@@ -340,57 +340,61 @@ const FULL: &str = r#"
 
 #[tokio::test]
 async fn clients_that_leave_while_a_vm_is_full_are_not_counted_any_more() {
-    let rig = Rig::with_waiting(FULL, 1, "readTimeout: 0\npingInterval: 0");
+    let engine = TestEngine::with_waiting(FULL, 1, "readTimeout: 0\npingInterval: 0");
     let mut clients = Vec::new();
     for _ in 0..20 {
-        clients.push(Raw::open(rig.ws()).await);
+        clients.push(Raw::open(engine.ws()).await);
     }
-    let mut first = rig.connect().await;
+    let mut first = engine.connect().await;
     assert_eq!(first.ask("wait").await, "waiting");
     for client in &mut clients {
         client.write([text("one"), text("two")].concat()).await;
     }
     // These wait for a place even to be asked.
     for _ in 0..20 {
-        let mut raw = Raw::dial(rig.ws()).await;
+        let mut raw = Raw::dial(engine.ws()).await;
         raw.write(upgrade_with("") + "and early").await;
         clients.push(raw);
     }
-    eventually("all are there", async || (figure(&rig, "connmix_engine_servers_clients").await == 41.0).then_some(()))
-        .await;
+    eventually("all are there", async || {
+        (figure(&engine, "connmix_engine_servers_clients").await == 41.0).then_some(())
+    })
+    .await;
     drop(clients);
-    eventually("they are gone", async || (figure(&rig, "connmix_engine_servers_clients").await == 1.0).then_some(()))
-        .await;
+    eventually("they are gone", async || {
+        (figure(&engine, "connmix_engine_servers_clients").await == 1.0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_reload_lets_go_on_who_waits_for_a_place_and_what_still_runs_is_measured() {
-    let rig = Rig::with_waiting(&FULL.replace("VERSION", "1"), 1, "readTimeout: 0\npingInterval: 0");
-    let mut second = rig.connect().await;
-    let mut first = rig.connect().await;
+    let engine = TestEngine::with_waiting(&FULL.replace("VERSION", "1"), 1, "readTimeout: 0\npingInterval: 0");
+    let mut second = engine.connect().await;
+    let mut first = engine.connect().await;
     assert_eq!(first.ask("wait").await, "waiting");
     second.send("hello").await;
-    let mut third = Raw::dial(rig.ws()).await;
+    let mut third = Raw::dial(engine.ws()).await;
     third.write(upgrade_with("ask: yes\r\n")).await;
     eventually("they wait", async || {
-        let there = figure(&rig, "connmix_engine_servers_clients").await == 3.0;
-        (there && figure(&rig, "connmix_engine_waiting_handlers").await == 1.0).then_some(())
+        let there = figure(&engine, "connmix_engine_servers_clients").await == 3.0;
+        (there && figure(&engine, "connmix_engine_waiting_handlers").await == 1.0).then_some(())
     })
     .await;
-    let before = figure(&rig, "connmix_engine_lua_memory_bytes").await;
-    std::fs::write(rig.path("entry.lua"), FULL.replace("VERSION", "2")).unwrap();
+    let before = figure(&engine, "connmix_engine_lua_memory_bytes").await;
+    std::fs::write(engine.path("entry.lua"), FULL.replace("VERSION", "2")).unwrap();
     assert_eq!(second.text().await, "2 hello");
     assert_eq!(third.head().await.status, 418);
     // The first still waits in the VM that was replaced.
     eventually("both are measured", async || {
-        let memory = figure(&rig, "connmix_engine_lua_memory_bytes").await;
-        (memory > before * 1.5 && figure(&rig, "connmix_engine_waiting_handlers").await == 1.0).then_some(())
+        let memory = figure(&engine, "connmix_engine_lua_memory_bytes").await;
+        (memory > before * 1.5 && figure(&engine, "connmix_engine_waiting_handlers").await == 1.0).then_some(())
     })
     .await;
     first.close().await;
     eventually("it has ended", async || {
-        let memory = figure(&rig, "connmix_engine_lua_memory_bytes").await;
-        (memory < before * 1.5 && figure(&rig, "connmix_engine_waiting_handlers").await == 0.0).then_some(())
+        let memory = figure(&engine, "connmix_engine_lua_memory_bytes").await;
+        (memory < before * 1.5 && figure(&engine, "connmix_engine_waiting_handlers").await == 0.0).then_some(())
     })
     .await;
 }
@@ -421,11 +425,11 @@ async fn a_publish_that_waits_for_room_reaches_all_though_its_client_has_gone() 
         end"#
     );
     let server = "outboxLimit: 64MiB\nhandlerTimeout: 10s\nwriteTimeout: 60s";
-    let rig = Rig::with(&script, server, "workers: 2");
+    let engine = TestEngine::with(&script, server, "workers: 2");
     // Two on each worker: one that listens, and one that keeps its worker busy or publishes.
     let mut clients: Vec<Vec<Client>> = vec![Vec::new(), Vec::new()];
     for _ in 0..6 {
-        let mut client = rig.connect().await;
+        let mut client = engine.connect().await;
         let id: usize = client.ask("join").await.parse().unwrap();
         clients[id % 2].push(client);
     }
@@ -457,10 +461,10 @@ async fn a_value_that_is_set_and_removed_at_once_ends_the_wait_for_it() {
           conn:send(conn:client_id())
           conn:send("got " .. tostring(conn:wait_context_value("key")))
         end"#;
-    let rig = Rig::with(script, "", "workers: 2");
-    let mut api = Client::connect(rig.at.api, "/ws/v1").await;
+    let engine = TestEngine::with(script, "", "workers: 2");
+    let mut api = Client::connect(engine.at.api, "/ws/v1").await;
     for n in 0..20 {
-        let mut client = rig.connect().await;
+        let mut client = engine.connect().await;
         let id = client.ask("wait").await;
         let set = |value: &str| {
             format!(r#"{{"m":"conn.call","p":{{"c":"{id}","f":"set_context_value","a":["key",{value}]}},"i":1}}"#)
@@ -488,10 +492,10 @@ async fn small_messages_count_for_what_they_take() {
     let watched = format!(
         "{script}\nlocal f = on_handshake function on_handshake(id, headers, server, conn) if headers.watch then conn:subscribe('log') else f(id, headers, server, conn) end end"
     );
-    let rig = Rig::with(&watched, "outboxLimit: 64KiB\nhandlerTimeout: 10s", "workers: 1");
-    let mut watcher = Raw::dial(rig.ws()).await;
+    let engine = TestEngine::with(&watched, "outboxLimit: 64KiB\nhandlerTimeout: 10s", "workers: 1");
+    let mut watcher = Raw::dial(engine.ws()).await;
     assert_eq!(watcher.call(upgrade_with("watch: yes\r\n")).await.status, 101);
-    let mut raw = Raw::dial(rig.ws()).await;
+    let mut raw = Raw::dial(engine.ws()).await;
     raw.write(upgrade_with("")).await;
     // Frames of two bytes: without what each takes besides, 32,768 would have room.
     assert_eq!(watcher.text().await, "1927 client too slow: outbox limit reached");
@@ -511,8 +515,8 @@ async fn subscribing_again_at_the_limit_of_channels_is_no_error() {
             try("a", "b"), try("a", "a", "c1"), try("a", "c1", "c2"), try("b"), try("c1", "b"), #conn:channels(),
           }, " "))
         end"#;
-    let rig = Rig::with(script, "handlerTimeout: 20s", "workers: 1");
-    assert_eq!(rig.connect().await.ask("go").await, "err nil nil err err 65536");
+    let engine = TestEngine::with(script, "handlerTimeout: 20s", "workers: 1");
+    assert_eq!(engine.connect().await.ask("go").await, "err nil nil err err 65536");
 }
 
 #[tokio::test]
@@ -522,16 +526,16 @@ async fn an_error_of_the_decoding_is_counted_as_that() {
         "if line == 'bad\\n' then mix.sleep(0.001) error('not that') end return line:sub(1, -2)",
     );
     let script = script.replace("if msg == \"watch\"", "if msg == 'oops' then error('oops') end if msg == \"watch\"");
-    let rig = lines_with(&script, "");
+    let engine = lines_with(&script, "");
     let figure = async |hook: &str| {
-        let (_, page) = get(rig.at.api, "/metrics").await;
+        let (_, page) = get(engine.at.api, "/metrics").await;
         let wanted = format!("hook=\"{hook}\"");
         let lines =
             page.lines().filter(|l| l.starts_with("connmix_engine_handler_errors_total") && l.contains(&wanted));
         lines.filter_map(|l| l.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>()
     };
     for (package, decode, message) in [("bad\n", 1, 0), ("oops\n", 1, 1)] {
-        let mut raw = Raw::dial(rig.ws()).await;
+        let mut raw = Raw::dial(engine.ws()).await;
         raw.write(package).await;
         raw.ends().await;
         assert_eq!((figure("protocol_decode").await, figure("on_message").await), (decode, message));
@@ -540,27 +544,27 @@ async fn an_error_of_the_decoding_is_counted_as_that() {
 
 #[tokio::test]
 async fn a_connection_that_ends_before_on_connect_ran_is_none_for_on_close() {
-    let rig = {
+    let engine = {
         let dir = lines_folder(LINES, "readTimeout: 1s");
-        Rig::try_start_with(dir, |config| config.luavm.waiting = 1).unwrap()
+        TestEngine::try_start_with(dir, |config| config.luavm.waiting = 1).unwrap()
     };
-    let mut watcher = line_watcher(&rig).await;
-    let mut first = Raw::dial(rig.ws()).await;
+    let mut watcher = line_watcher(&engine).await;
+    let mut first = Raw::dial(engine.ws()).await;
     first.write("wait\n").await;
     assert_eq!(line(&mut first).await, "waiting");
     assert_eq!(line(&mut watcher).await, "connect");
     // There is no place for its on_connect.
-    let mut second = Raw::dial(rig.ws()).await;
-    eventually("it is there", async || (figure(&rig, "connmix_engine_servers_clients").await == 3.0).then_some(()))
+    let mut second = Raw::dial(engine.ws()).await;
+    eventually("it is there", async || (figure(&engine, "connmix_engine_servers_clients").await == 3.0).then_some(()))
         .await;
     second.stream.shutdown().await.unwrap();
     eventually("it has gone", async || {
         first.write("\n").await;
-        (figure(&rig, "connmix_engine_servers_clients").await == 2.0).then_some(())
+        (figure(&engine, "connmix_engine_servers_clients").await == 2.0).then_some(())
     })
     .await;
     drop(first);
     assert_eq!(line(&mut watcher).await, "close read timeout");
-    let _third = Raw::dial(rig.ws()).await;
+    let _third = Raw::dial(engine.ws()).await;
     assert_eq!(line(&mut watcher).await, "connect");
 }

@@ -1,12 +1,12 @@
 //! The examples of `docs/examples`, each run by the real program with its own configuration and used by real clients;
 //! and each goes on with them when its script changes.
 
-mod kit;
+mod common;
 
-use kit::process::{Process, address};
-use kit::raw::Raw;
-use kit::redis::Redis;
-use kit::{Client, post};
+use common::process::{Process, address};
+use common::raw::Raw;
+use common::redis::Redis;
+use common::{Client, post};
 use serde_json::{Value, json};
 use std::fs;
 use std::net::SocketAddr;

@@ -1,10 +1,10 @@
 //! One worker's clients share its time: whoever takes much of it waits for those who take little.
 
-mod kit;
+mod common;
 
-use kit::process::Process;
-use kit::raw::{Raw, text};
-use kit::*;
+use common::process::Process;
+use common::raw::{Raw, text};
+use common::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -31,11 +31,11 @@ async fn run_meanwhile(client: &mut Client) -> usize {
 
 #[tokio::test]
 async fn a_bystander_waits_for_the_handler_that_runs_and_not_for_all_that_others_have_waiting() {
-    let rig = Rig::with(BUSY, "", "workers: 1");
-    let mut bystander = rig.connect().await;
+    let engine = TestEngine::with(BUSY, "", "workers: 1");
+    let mut bystander = engine.connect().await;
     let mut heavy = Vec::new();
     for _ in 0..20 {
-        let mut raw = Raw::dial(rig.ws()).await;
+        let mut raw = Raw::dial(engine.ws()).await;
         raw.write(raw::upgrade()).await;
         assert_eq!(raw.head().await.status, 101);
         // Two hundred handlers of 10 ms each, in one write.
@@ -60,12 +60,12 @@ async fn a_bystander_waits_for_the_handler_that_runs_and_not_for_all_that_others
 
 #[tokio::test]
 async fn fragments_count_as_what_they_take() {
-    let rig = Rig::with(BUSY, "maxMessageSize: 16MiB", "workers: 1");
-    let mut bystander = rig.connect().await;
+    let engine = TestEngine::with(BUSY, "maxMessageSize: 16MiB", "workers: 1");
+    let mut bystander = engine.connect().await;
     let sent = Arc::new(AtomicUsize::new(0));
     let mut floods = Vec::new();
     for _ in 0..4 {
-        let mut raw = Raw::dial(rig.ws()).await;
+        let mut raw = Raw::dial(engine.ws()).await;
         raw.write(raw::upgrade()).await;
         assert_eq!(raw.head().await.status, 101);
         let sent = sent.clone();
@@ -105,10 +105,10 @@ async fn a_hook_that_keeps_overrunning_gets_less_time_and_others_keep_theirs() {
           while mix.now() < till do end
           conn:send("done")
         end"#;
-    let rig = Rig::with(script, "handlerTimeout: 400ms", "workers: 1");
+    let engine = TestEngine::with(script, "handlerTimeout: 400ms", "workers: 1");
     let mut took = Vec::new();
     for _ in 0..5 {
-        let mut client = rig.connect().await;
+        let mut client = engine.connect().await;
         let began = Instant::now();
         client.send("loop").await;
         assert_eq!(client.close_frame().await.0, 1011);
@@ -117,20 +117,20 @@ async fn a_hook_that_keeps_overrunning_gets_less_time_and_others_keep_theirs() {
     // The first two have all of it.
     assert!(took[0] >= Duration::from_millis(390), "{took:?}");
     // What would have been allowed is stopped by now: a fifth overrun leaves 25 ms.
-    let mut client = rig.connect().await;
+    let mut client = engine.connect().await;
     client.send("300").await;
     assert_eq!(client.close_frame().await.0, 1011);
     // on_handshake takes 60 ms, and may: every connect above shows it.
-    let page = get(rig.at.api, "/metrics").await.1;
+    let page = get(engine.at.api, "/metrics").await.1;
     let cuts = |hook: &str| {
         let mut lines = page.lines().filter(|line| line.contains("handler_budget_cuts_total{") && line.contains(hook));
         lines.next().and_then(|line| line.rsplit(' ').next()?.parse::<u32>().ok())
     };
     assert_eq!((cuts("on_handshake"), cuts("on_message")), (Some(0), Some(5)), "{page}");
     // A corrected script begins with the whole.
-    std::fs::write(rig.path("entry.lua"), format!("{script}\n-- corrected")).unwrap();
+    std::fs::write(engine.path("entry.lua"), format!("{script}\n-- corrected")).unwrap();
     eventually("the corrected script may take its time", async || {
-        let mut client = rig.connect().await;
+        let mut client = engine.connect().await;
         client.send("300").await;
         matches!(client.next().await, Ok(message) if message.to_string() == "done").then_some(())
     })
@@ -157,12 +157,12 @@ async fn deliveries_that_scripts_encode_are_done_in_parts() {
     let config = "logging: {filename: ''}\ncenter: {apiServer: {port: 0, bind: 127.0.0.1}}\nengine:\n  workers: 1\n  \
                   apiServer: {port: 0, bind: 127.0.0.1}\n  servers:\n    - {port: 0, bind: 127.0.0.1, protocol: socket, entry: entry.lua, handlerTimeout: 10s}\n";
     std::fs::write(dir.path().join("connmix.yaml"), config).unwrap();
-    let rig = Rig::start(dir);
+    let engine = TestEngine::start(dir);
     let mut members = Vec::new();
     for _ in 0..50 {
-        members.push(Raw::dial(rig.ws()).await);
+        members.push(Raw::dial(engine.ws()).await);
     }
-    let mut bystander = Raw::dial(rig.ws()).await;
+    let mut bystander = Raw::dial(engine.ws()).await;
     let ask = async |raw: &mut Raw| {
         raw.write("ping").await;
         let mut line = String::new();
@@ -173,7 +173,7 @@ async fn deliveries_that_scripts_encode_are_done_in_parts() {
         line
     };
     assert!(ask(&mut bystander).await.contains("pong 0"));
-    let api = rig.at.api;
+    let api = engine.at.api;
     let publishing = tokio::spawn(async move { post(api, "/v1/mesh/publish", r#"{"c":"news","d":"x"}"#).await });
     // It is asked until an answer shows that some have been encoded, and some have not.
     eventually("the bystander has its answer between two encodings", async || {
@@ -191,7 +191,7 @@ async fn silence_while_the_process_was_stopped_is_not_the_clients() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("entry.lua"), BUSY).unwrap();
     let server = "readTimeout: 2s\npingInterval: 500ms";
-    kit::write_config(&dir.path().join("connmix.yaml"), server, "workers: 1", "");
+    common::write_config(&dir.path().join("connmix.yaml"), server, "workers: 1", "");
     let process = Process::ready(dir.path(), &["dev"]);
     let mut raw = Raw::dial(process.ws()).await;
     raw.write(raw::upgrade()).await;

@@ -2,10 +2,10 @@
 //! clients of socket servers send. Right and nearly right, cut and flipped: there is an answer or an end, others go on,
 //! and nothing panics. `PROPTEST_CASES` makes it try for longer.
 
-mod kit;
+mod common;
 
-use kit::raw::{self, CLOSE, Raw, TEXT};
-use kit::*;
+use common::raw::{self, CLOSE, Raw, TEXT};
+use common::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -128,8 +128,8 @@ fn damaged(bytes: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u
 
 #[test]
 fn any_batch_gets_an_answer_to_each_of_its_items() {
-    let (rig, runtime) = (Rig::with(SCRIPT, "", "workers: 2"), runtime());
-    let mut client = runtime.block_on(rig.connect());
+    let (engine, runtime) = (TestEngine::with(SCRIPT, "", "workers: 2"), runtime());
+    let mut client = runtime.block_on(engine.connect());
     let id = runtime.block_on(client.ask("id"));
     let batch = prop_oneof![
         8 => vec(params(), 0..8).prop_map(|items| format!("[{}]", items.join(","))),
@@ -139,7 +139,7 @@ fn any_batch_gets_an_answer_to_each_of_its_items() {
     let body = damaged(batch.prop_map(move |text| text.replace("CLIENT", &id).into_bytes()));
     proptest!(cases(48), |(bodies in vec(body, 1..10))| {
         runtime.block_on(async {
-            let mut api = Raw::dial(rig.at.api).await;
+            let mut api = Raw::dial(engine.at.api).await;
             for body in bodies.iter().filter(|body| body.len() <= 1 << 20) {
                 let reply = api.call(post(body)).await;
                 let text = String::from_utf8_lossy(body);
@@ -178,12 +178,12 @@ fn requests() -> impl Strategy<Value = Vec<String>> {
 
 #[test]
 fn any_requests_over_the_websocket_api_are_answered_in_order() {
-    let (rig, runtime) = (Rig::with(SCRIPT, "", "workers: 2"), runtime());
+    let (engine, runtime) = (TestEngine::with(SCRIPT, "", "workers: 2"), runtime());
     proptest!(cases(48), |(requests in requests())| {
         runtime.block_on(async {
-            let mut client = rig.connect().await;
+            let mut client = engine.connect().await;
             let id = client.ask("id").await;
-            let mut api = Raw::dial(rig.at.api).await;
+            let mut api = Raw::dial(engine.at.api).await;
             api.write(raw::upgrade().replace("/ws", "/ws/v1")).await;
             assert_eq!(api.head().await.status, 101);
             let requests: Vec<String> = requests.iter().map(|text| text.replace("CLIENT", &id)).collect();
@@ -226,11 +226,11 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
 
 #[test]
 fn no_frames_harm_the_websocket_api() {
-    let (rig, runtime) = (Rig::with(SCRIPT, "", "workers: 2"), runtime());
-    let other = Mutex::new(runtime.block_on(Client::connect(rig.at.api, "/ws/v1")));
+    let (engine, runtime) = (TestEngine::with(SCRIPT, "", "workers: 2"), runtime());
+    let other = Mutex::new(runtime.block_on(Client::connect(engine.at.api, "/ws/v1")));
     proptest!(cases(64), |(frames in vec(frames(), 1..12), pieces in any::<bool>())| {
         runtime.block_on(async {
-            let mut api = Raw::dial(rig.at.api).await;
+            let mut api = Raw::dial(engine.at.api).await;
             api.write(raw::upgrade().replace("/ws", "/ws/v1")).await;
             assert_eq!(api.head().await.status, 101);
             if pieces {
@@ -279,7 +279,7 @@ function on_message(msg, conn) conn:send(protocol_encode(msg)) end
 const MODULES: [&str; 3] = ["text", "jsonrpc", "websocket"];
 
 /// An engine with a server for [`COUNTED`] and one for each shipped protocol.
-fn sockets() -> Rig {
+fn sockets() -> TestEngine {
     let dir = tempfile::tempdir().unwrap();
     let (lua, shipped) = (dir.path().join("lua"), Path::new(env!("CARGO_MANIFEST_DIR")).join("lua"));
     fs::create_dir_all(lua.join("protocols")).unwrap();
@@ -301,7 +301,7 @@ fn sockets() -> Rig {
          apiServer: {{port: 0, bind: 127.0.0.1}}\n  servers:\n{servers}"
     );
     fs::write(dir.path().join("connmix.yaml"), text).unwrap();
-    Rig::start(dir)
+    TestEngine::start(dir)
 }
 
 /// Whole packages of any of the protocols.
@@ -318,8 +318,8 @@ fn packages() -> impl Strategy<Value = Vec<u8>> {
 
 #[test]
 fn no_bytes_harm_a_socket_server() {
-    let (rig, runtime) = (sockets(), runtime());
-    let dial = |at: usize| Raw::dial(rig.at.servers[at]);
+    let (engine, runtime) = (sockets(), runtime());
+    let dial = |at: usize| Raw::dial(engine.at.servers[at]);
     let others = async { [dial(0).await, dial(1).await, dial(2).await] };
     let others = Mutex::new(runtime.block_on(others));
     let rpc = r#"{"jsonrpc":"2.0","id":1,"method":"echo","params":[1]}"#.to_owned() + "\n";
@@ -327,7 +327,7 @@ fn no_bytes_harm_a_socket_server() {
     let input = vec(damaged(packages()), 1..10);
     proptest!(cases(64), |(packages in input, upgraded in any::<bool>(), cuts in vec(any::<Index>(), 0..4))| {
         runtime.block_on(async {
-            for (at, addr) in rig.at.servers.iter().enumerate() {
+            for (at, addr) in engine.at.servers.iter().enumerate() {
                 let mut bytes = packages.concat();
                 if upgraded && at == 3 {
                     bytes = [raw::upgrade().as_bytes(), &bytes].concat();
@@ -361,7 +361,7 @@ fn no_bytes_harm_a_socket_server() {
 
 #[test]
 fn packages_come_back_however_they_are_cut() {
-    let (rig, runtime) = (sockets(), runtime());
+    let (engine, runtime) = (sockets(), runtime());
     let packages = vec(vec(any::<u8>(), 0..99), 1..20);
     proptest!(cases(48), |(packages in packages, cuts in vec(any::<Index>(), 0..20))| {
         runtime.block_on(async {
@@ -370,7 +370,7 @@ fn packages_come_back_however_they_are_cut() {
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len())).collect();
             cuts.extend([0, bytes.len()]);
             cuts.sort_unstable();
-            let mut raw = Raw::dial(rig.at.servers[0]).await;
+            let mut raw = Raw::dial(engine.at.servers[0]).await;
             for piece in cuts.windows(2) {
                 raw.write(&bytes[piece[0]..piece[1]]).await;
             }

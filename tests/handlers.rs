@@ -1,10 +1,10 @@
 //! Hooks and their conventions over real connections: what waits and what does not, whose connection a handler sees,
 //! how errors and ends reach it, and what it can do to connections, its own and others.
 
-mod kit;
+mod common;
 
+use common::*;
 use futures_util::{SinkExt, StreamExt};
-use kit::*;
 use std::time::Duration;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
@@ -37,7 +37,7 @@ async fn leave(mut client: Client) {
 
 #[tokio::test]
 async fn handlers_that_wait_delay_nobody_and_keep_their_connection() {
-    let rig = Rig::new(
+    let engine = TestEngine::new(
         r#"
         waiting, released = {}, 0
         function on_message(msg, conn)
@@ -113,17 +113,17 @@ async fn handlers_that_wait_delay_nobody_and_keep_their_connection() {
     // If one of these held the worker, nobody would get an answer any more.
     let mut long = Vec::new();
     for _ in 0..20 {
-        let mut client = rig.connect().await;
+        let mut client = engine.connect().await;
         assert_eq!(client.ask("long").await, "sleeping");
         long.push(client);
     }
     let mut sleepers = Vec::new();
     for i in 0..20 {
-        let mut client = rig.connect().await;
+        let mut client = engine.connect().await;
         client.send(&format!("c{i}")).await;
         sleepers.push(client);
     }
-    let mut other = rig.connect().await;
+    let mut other = engine.connect().await;
     for _ in 0..40 {
         assert!(other.ask("ping").await.starts_with("pong "));
     }
@@ -136,7 +136,7 @@ async fn handlers_that_wait_delay_nobody_and_keep_their_connection() {
 
 #[tokio::test]
 async fn one_connections_messages_wait_for_each_other() {
-    let rig = Rig::new(
+    let engine = TestEngine::new(
         r#"
         local running = {}
         function on_message(msg, conn)
@@ -151,7 +151,7 @@ async fn one_connections_messages_wait_for_each_other() {
     );
     // Far more than a connection's inbox holds, and the last ones larger than it each.
     let sizes: Vec<usize> = (0..2000).map(|i| if i < 1990 { 200 } else { 60_000 }).collect();
-    let client = rig.connect().await;
+    let client = engine.connect().await;
     let (mut to, mut from) = client.0.split();
     let send = async {
         for (i, size) in sizes.iter().enumerate() {
@@ -169,8 +169,8 @@ async fn one_connections_messages_wait_for_each_other() {
 
 #[tokio::test]
 async fn pings_are_answered_while_a_handler_waits() {
-    let rig = Rig::new("function on_message(msg, conn) conn:wait_context_value('never') end");
-    let mut client = rig.connect().await;
+    let engine = TestEngine::new("function on_message(msg, conn) conn:wait_context_value('never') end");
+    let mut client = engine.connect().await;
     client.send("wait").await;
     client.send("queued").await;
     for payload in ["a", "b"] {
@@ -227,9 +227,9 @@ async fn a_wait_ends_when_its_connection_does() {
         ("value", format!("value nil, sleep {GONE}, close nil")),
         ("nested", format!("nested true {GONE} {GONE}, close nil")),
     ] {
-        let rig = Rig::new(ENDS);
-        let mut other = rig.connect().await;
-        let mut client = rig.connect().await;
+        let engine = TestEngine::new(ENDS);
+        let mut other = engine.connect().await;
+        let mut client = engine.connect().await;
         client.send(how).await;
         ask_till(&mut other, "report", "1: ").await;
         client.close().await;
@@ -242,9 +242,9 @@ async fn a_wait_ends_when_its_connection_does() {
 
 #[tokio::test]
 async fn a_wait_ends_when_the_socket_just_ends() {
-    let rig = Rig::new(ENDS);
-    let mut other = rig.connect().await;
-    let mut client = rig.connect().await;
+    let engine = TestEngine::new(ENDS);
+    let mut other = engine.connect().await;
+    let mut client = engine.connect().await;
     client.send("value").await;
     ask_till(&mut other, "report", "1: ").await;
     drop(client);
@@ -255,7 +255,7 @@ async fn a_wait_ends_when_the_socket_just_ends() {
 
 #[tokio::test]
 async fn messages_that_came_before_the_end_are_handled() {
-    let rig = Rig::new(
+    let engine = TestEngine::new(
         r#"
         function on_message(msg, conn)
           if msg.data == "watch" then
@@ -267,9 +267,9 @@ async fn messages_that_came_before_the_end_are_handled() {
         end
         function on_close() mix.mesh.publish("log", "close") end"#,
     );
-    let mut watcher = rig.connect().await;
+    let mut watcher = engine.connect().await;
     assert_eq!(watcher.ask("watch").await, "watching");
-    let mut client = rig.connect().await;
+    let mut client = engine.connect().await;
     for text in ["one", "two", "three"] {
         client.0.feed(Message::text(text)).await.unwrap();
     }
@@ -283,9 +283,9 @@ async fn messages_that_came_before_the_end_are_handled() {
 #[tokio::test]
 async fn a_loop_that_waits_without_looking_ends_soon_after_its_connection() {
     // Only the end of the wait can end it: the time budget is no help here.
-    let rig = Rig::with(ENDS, "handlerTimeout: 60s", "workers: 1");
-    let mut other = rig.connect().await;
-    let mut client = rig.connect().await;
+    let engine = TestEngine::with(ENDS, "handlerTimeout: 60s", "workers: 1");
+    let mut other = engine.connect().await;
+    let mut client = engine.connect().await;
     client.send("heartbeat").await;
     ask_till(&mut other, "report", "1: ").await;
     client.close().await;
@@ -294,7 +294,7 @@ async fn a_loop_that_waits_without_looking_ends_soon_after_its_connection() {
 
 #[tokio::test]
 async fn the_last_hook_can_wait_too() {
-    let rig = Rig::new(
+    let engine = TestEngine::new(
         r#"
         function on_message(msg, conn)
           if msg.data == "watch" then
@@ -317,21 +317,21 @@ async fn the_last_hook_can_wait_too() {
           mix.mesh.publish("ends", tostring(reached) .. " " .. tostring(conn:wait_context_value("never")))
         end"#,
     );
-    let mut watcher = rig.connect().await;
+    let mut watcher = engine.connect().await;
     assert_eq!(watcher.ask("watch").await, "watching");
-    let mut client = rig.connect().await;
+    let mut client = engine.connect().await;
     assert_eq!(client.ask("ann").await, "ready");
-    rig.publish_to("a", "x", 1).await;
+    engine.publish_to("a", "x", 1).await;
     client.close().await;
     assert_eq!(watcher.text().await, "ann nil true a+b the connection has closed");
     assert_eq!(watcher.text().await, "1 nil");
-    eventually("the subscriptions have gone", async || (rig.publish("a", "x").await["r"]["s"] == 0).then_some(()))
+    eventually("the subscriptions have gone", async || (engine.publish("a", "x").await["r"]["s"] == 0).then_some(()))
         .await;
 }
 
 #[tokio::test]
 async fn the_handshake_can_wait() {
-    let rig = Rig::new(
+    let engine = TestEngine::new(
         r#"
         function on_handshake(client_id, headers, server, conn)
           mix.sleep(0.02)
@@ -343,19 +343,19 @@ async fn the_handshake_can_wait() {
         end
         function on_message(msg, conn) conn:send(tostring(conn:context_value("host")) .. msg.data) end"#,
     );
-    let mut client = rig.connect().await;
+    let mut client = engine.connect().await;
     client.send("!").await;
     assert_eq!(client.text().await, "early");
     assert_eq!(client.text().await, "true!");
-    rig.publish_to("news", "x", 1).await;
-    let refused = Client::try_connect(rig.ws(), "/ws?refuse").await.map(drop).unwrap_err();
+    engine.publish_to("news", "x", 1).await;
+    let refused = Client::try_connect(engine.ws(), "/ws?refuse").await.map(drop).unwrap_err();
     assert!(refused.to_string().contains("418"), "{refused}");
-    rig.publish_to("news", "x", 1).await;
+    engine.publish_to("news", "x", 1).await;
 }
 
 #[tokio::test]
 async fn waiting_where_lua_cannot_is_an_error_that_says_so() {
-    let rig = Rig::new(
+    let engine = TestEngine::new(
         r#"function on_message(msg, conn) if msg.data == "yield" then return coroutine.yield() end
           local function wait() mix.sleep(0) end
           local function nested() coroutine.wrap(wait)() end
@@ -370,7 +370,7 @@ async fn waiting_where_lua_cannot_is_an_error_that_says_so() {
           conn:send(tostring(ok) .. " " .. e)
         end"#,
     );
-    let mut client = rig.connect().await;
+    let mut client = engine.connect().await;
     for place in ["sort", "gsub", "index", "format"] {
         for (how, line) in [("plain", 2), ("nested", 3)] {
             let error = client.ask(&format!("{place} {how}")).await;
@@ -382,7 +382,7 @@ async fn waiting_where_lua_cannot_is_an_error_that_says_so() {
         }
     }
     // A wait that was begun there and came to nothing is nobody else's.
-    let mut yielding = rig.connect().await;
+    let mut yielding = engine.connect().await;
     assert!(client.ask("sort nested").await.starts_with("false "));
     yielding.send("yield").await;
     assert_eq!(yielding.close_frame().await.0, 1011);
@@ -401,14 +401,14 @@ async fn waiting_at_a_files_top_level_is_refused() {
         std::fs::write(dir.path().join("entry.lua"), script).unwrap();
         std::fs::write(dir.path().join("m.lua"), module).unwrap();
         write_config(&dir.path().join("connmix.yaml"), "", "workers: 1", "");
-        let error = Rig::try_start(dir).map(drop).expect_err(script);
+        let error = TestEngine::try_start(dir).map(drop).expect_err(script);
         assert!(error.contains(place) && error.contains("not a file's top level"), "{script}: {error}");
     }
 }
 
 #[tokio::test]
 async fn three_thousand_handlers_wait_at_once() {
-    let rig = Rig::new(
+    let engine = TestEngine::new(
         r#"
         local waiting = 0
         function on_message(msg, conn)
@@ -425,7 +425,7 @@ async fn three_thousand_handlers_wait_at_once() {
     );
     let mut clients = Vec::new();
     for _ in 0..3000 {
-        clients.push(rig.connect().await);
+        clients.push(engine.connect().await);
     }
     for (i, client) in clients.iter_mut().enumerate() {
         client.send(&i.to_string()).await;
@@ -440,7 +440,7 @@ async fn three_thousand_handlers_wait_at_once() {
 
 #[tokio::test]
 async fn an_error_costs_its_connection_and_no_other() {
-    let rig = Rig::new(
+    let engine = TestEngine::new(
         r#"
         function on_message(msg, conn)
           if msg.data == "ping" then return conn:send("pong") end
@@ -457,7 +457,7 @@ async fn an_error_costs_its_connection_and_no_other() {
           if server.RequestUri:find("fail") then error("in the handshake") end
         end"#,
     );
-    let mut other = rig.connect().await;
+    let mut other = engine.connect().await;
     for raise in [
         "error('text')",
         "error({ code = 1 })",
@@ -477,21 +477,21 @@ async fn an_error_costs_its_connection_and_no_other() {
         "mix.json_decode(nil)",
     ] {
         for when in ["", "later "] {
-            let mut client = rig.connect().await;
+            let mut client = engine.connect().await;
             client.send(&format!("{when}{raise}")).await;
             assert_eq!(client.text().await, "last words");
             assert_eq!(client.close_frame().await, (1011, "handler error".into()), "{when}{raise}");
             assert_eq!(other.ask("ping").await, "pong", "{when}{raise}");
         }
     }
-    let refused = Client::try_connect(rig.ws(), "/ws?fail").await.map(drop).unwrap_err();
+    let refused = Client::try_connect(engine.ws(), "/ws?fail").await.map(drop).unwrap_err();
     assert!(refused.to_string().contains("500"), "{refused}");
     assert_eq!(other.ask("ping").await, "pong");
 }
 
 #[tokio::test]
 async fn a_connection_whose_handler_failed_handles_nothing_more() {
-    let rig = Rig::new(
+    let engine = TestEngine::new(
         r#"
         function on_message(msg, conn)
           if msg.data == "count" then return conn:send(tostring(count)) end
@@ -501,12 +501,12 @@ async fn a_connection_whose_handler_failed_handles_nothing_more() {
         end
         function on_close() closes = (closes or 0) + 1 count = count .. "," .. closes end"#,
     );
-    let mut client = rig.connect().await;
+    let mut client = engine.connect().await;
     for _ in 0..5 {
         client.send("x").await;
     }
     assert_eq!(client.close_frame().await.0, 1011);
-    let mut other = rig.connect().await;
+    let mut other = engine.connect().await;
     ask_till(&mut other, "count", "1,1").await;
 }
 
@@ -530,9 +530,9 @@ const EVAL: &str = r#"
 
 #[tokio::test]
 async fn a_publish_counts_whom_it_reached() {
-    let rig = Rig::new(EVAL);
-    let mut a = rig.connect().await;
-    let mut b = rig.connect().await;
+    let engine = TestEngine::new(EVAL);
+    let mut a = engine.connect().await;
+    let mut b = engine.connect().await;
     let publish = "local s, f, e = mix.mesh.publish('room', 'hello') return s, f, e";
     assert_eq!(a.ask(publish).await, "0 0 nil");
     assert_eq!(b.ask("return conn:subscribe('room', 'room')").await, "nil");
@@ -561,10 +561,10 @@ async fn a_publish_counts_whom_it_reached() {
 
 #[tokio::test]
 async fn publishes_of_one_handler_arrive_in_order() {
-    let rig = Rig::new(EVAL);
-    let mut reader = rig.connect().await;
+    let engine = TestEngine::new(EVAL);
+    let mut reader = engine.connect().await;
     assert_eq!(reader.ask("return conn:subscribe('seq')").await, "nil");
-    let mut writer = rig.connect().await;
+    let mut writer = engine.connect().await;
     writer
         .send(
             "for i = 1, 300 do \
@@ -582,9 +582,9 @@ async fn publishes_of_one_handler_arrive_in_order() {
 
 #[tokio::test]
 async fn a_client_can_be_sent_to_by_its_number() {
-    let rig = Rig::new(EVAL);
-    let mut a = rig.connect().await;
-    let mut b = rig.connect().await;
+    let engine = TestEngine::new(EVAL);
+    let mut a = engine.connect().await;
+    let mut b = engine.connect().await;
     let id = b.ask("return conn:client_id()").await;
     assert_eq!(a.ask(&format!("local e = mix.mesh.send('{id}', 'as text') return e")).await, "nil");
     assert_eq!(b.text().await, "as text");
@@ -621,9 +621,9 @@ async fn a_client_can_be_sent_to_by_its_number() {
 
 #[tokio::test]
 async fn a_client_id_is_taken_as_a_number() {
-    let rig = Rig::new(EVAL);
-    let mut a = rig.connect().await;
-    let mut b = rig.connect().await;
+    let engine = TestEngine::new(EVAL);
+    let mut a = engine.connect().await;
+    let mut b = engine.connect().await;
     let id = b.ask("return conn:client_id()").await;
     assert_eq!(a.ask(&format!("local e = mix.mesh.send({id}, 'hello') return e")).await, "nil");
     assert_eq!(b.text().await, "hello");
@@ -631,8 +631,8 @@ async fn a_client_id_is_taken_as_a_number() {
 
 #[tokio::test]
 async fn subscribing_is_all_or_nothing() {
-    let rig = Rig::with(EVAL, "handlerTimeout: 10s", "workers: 1");
-    let mut client = rig.connect().await;
+    let engine = TestEngine::with(EVAL, "handlerTimeout: 10s", "workers: 1");
+    let mut client = engine.connect().await;
     let channels = "local c = conn:channels() table.sort(c) return table.concat(c, ',')";
     for (names, error) in [
         ("'a', 'b c'", "channel name \"b c\" holds a space or control character"),
@@ -671,8 +671,8 @@ async fn subscribing_is_all_or_nothing() {
 
 #[tokio::test]
 async fn a_context_holds_plain_values_by_copy() {
-    let rig = Rig::new(EVAL);
-    let mut client = rig.connect().await;
+    let engine = TestEngine::new(EVAL);
+    let mut client = engine.connect().await;
     for (code, result) in [
         ("return conn:context()", "{}"),
         ("return conn:context_value('x')", "nil"),
@@ -732,9 +732,9 @@ async fn a_context_holds_plain_values_by_copy() {
 
 #[tokio::test]
 async fn a_context_value_is_waited_for() {
-    let rig = Rig::new(EVAL);
-    let mut a = rig.connect().await;
-    let mut b = rig.connect().await;
+    let engine = TestEngine::new(EVAL);
+    let mut a = engine.connect().await;
+    let mut b = engine.connect().await;
     assert_eq!(
         a.ask("held.a = conn conn:set_context_value('set', 1) return conn:wait_context_value('set')").await,
         "1"
@@ -759,11 +759,11 @@ async fn a_context_value_is_waited_for() {
 
 #[tokio::test]
 async fn a_connection_that_has_gone_gives_errors() {
-    let rig = Rig::new(EVAL);
-    let mut gone = rig.connect().await;
+    let engine = TestEngine::new(EVAL);
+    let mut gone = engine.connect().await;
     let id =
         gone.ask("held.gone = conn conn:subscribe('x') conn:set_context_value('k', 1) return conn:client_id()").await;
-    let mut client = rig.connect().await;
+    let mut client = engine.connect().await;
     gone.close().await;
     ask_till(&mut client, "return (held.gone:send('x'))", "the connection has closed").await;
     for (code, result) in [
@@ -785,15 +785,15 @@ async fn a_connection_that_has_gone_gives_errors() {
         assert_eq!(client.ask(code).await, result, "{code}");
     }
     // Whoever gets its slot is not taken for it.
-    let mut next = rig.connect().await;
+    let mut next = engine.connect().await;
     assert_eq!(next.ask("return mix.websocket() == held.gone, conn == held.gone").await, "false false");
     assert_eq!(client.ask("local e = held.gone:send('x') return e").await, "the connection has closed");
 }
 
 #[tokio::test]
 async fn methods_want_a_colon() {
-    let rig = Rig::new(EVAL);
-    let mut client = rig.connect().await;
+    let engine = TestEngine::new(EVAL);
+    let mut client = engine.connect().await;
     for (code, got) in [
         ("conn.send('x')", "string"),
         ("conn.send()", "no value"),
@@ -827,8 +827,8 @@ async fn methods_want_a_colon() {
 
 #[tokio::test]
 async fn bytes_go_out_as_they_are() {
-    let rig = Rig::new(EVAL);
-    let mut client = rig.connect().await;
+    let engine = TestEngine::new(EVAL);
+    let mut client = engine.connect().await;
     client
         .send("local all = {} for i = 0, 255 do all[i + 1] = string.char(i) end return conn:send(table.concat(all), 'binary')")
         .await;
@@ -867,12 +867,12 @@ async fn bytes_go_out_as_they_are() {
 
 #[tokio::test]
 async fn messages_carry_their_kind() {
-    let rig = Rig::new(
+    let engine = TestEngine::new(
         "function on_message(msg, ...) local conn = ... \
          conn:send(msg.type .. ' ' .. #msg.data .. ' ' .. tostring(msg.finish) .. ' ' .. select('#', ...)) \
          conn:send(msg.data, msg.type) end",
     );
-    let mut client = rig.connect().await;
+    let mut client = engine.connect().await;
     assert_eq!(client.ask("").await, "text 0 true 1");
     assert_eq!(client.text().await, "");
     client.send_binary(&[0, 255, 128]).await;
@@ -882,7 +882,7 @@ async fn messages_carry_their_kind() {
 
 #[tokio::test]
 async fn a_handler_can_close_its_connection() {
-    let rig = Rig::new(EVAL);
+    let engine = TestEngine::new(EVAL);
     for (code, frame) in [
         ("conn:close()", (1000, "")),
         ("conn:close(nil, 'bye')", (1000, "bye")),
@@ -894,12 +894,12 @@ async fn a_handler_can_close_its_connection() {
         ("conn:close(4001) error('x')", (4001, "")),
         ("conn:close(4001) mix.sleep(60)", (4001, "")),
     ] {
-        let mut client = rig.connect().await;
+        let mut client = engine.connect().await;
         client.send(&format!("conn:send('before') {code} held.after = conn:send('after')")).await;
         assert_eq!(client.text().await, "before", "{code}");
         assert_eq!(client.close_frame().await, (frame.0, frame.1.to_owned()), "{code}");
     }
-    let mut client = rig.connect().await;
+    let mut client = engine.connect().await;
     assert_eq!(client.ask("return held.after").await, "the connection has closed");
     for code in ["999", "1004", "1005", "1006", "1015", "2000", "2999", "5000", "66536", "1000.5", "-1", "0/0", "1e300"]
     {
@@ -918,7 +918,7 @@ async fn a_handler_can_close_its_connection() {
         assert_eq!(client.ask(&format!("conn:close({arguments})")).await, format!("chunk.lua:1: {problem}"));
     }
     // Another's.
-    let mut victim = rig.connect().await;
+    let mut victim = engine.connect().await;
     assert_eq!(victim.ask("held.victim = conn return 1").await, "1");
     assert_eq!(client.ask("local e = held.victim:close(4005, 'go') return e").await, "nil");
     assert_eq!(victim.close_frame().await, (4005, "go".into()));
@@ -928,8 +928,8 @@ async fn a_handler_can_close_its_connection() {
 
 #[tokio::test]
 async fn scripts_can_log_what_they_like() {
-    let rig = Rig::new(EVAL);
-    let mut client = rig.connect().await;
+    let engine = TestEngine::new(EVAL);
+    let mut client = engine.connect().await;
     for (code, result) in [
         ("return mix.log(mix.INFO, 'x')", "true"),
         ("return mix.log(mix.ERROR, '\\255\\0\\n'), mix.log(mix.WARN, 1.5), mix.log(mix.DEBUG, '')", "true true true"),
@@ -972,8 +972,8 @@ async fn outside_a_handler_there_is_no_connection() {
     let config = std::fs::read_to_string(&file).unwrap();
     let more = "value: /ws}, {name: color, value: blue}, {name: size, value: 42}]";
     std::fs::write(&file, config.replace("value: /ws}]", more)).unwrap();
-    let rig = Rig::start(dir);
-    let mut client = rig.connect().await;
+    let engine = TestEngine::start(dir);
+    let mut client = engine.connect().await;
     assert_eq!(
         client.ask("").await,
         "nil|no connection: not inside a handler|/ws|nil|no connection: not inside a handler|blue|42|0"
@@ -982,7 +982,7 @@ async fn outside_a_handler_there_is_no_connection() {
 
 #[tokio::test]
 async fn on_close_hears_how_it_ended() {
-    let rig = Rig::new(
+    let engine = TestEngine::new(
         r#"
         function on_message(msg, conn)
           if msg.data == "watch" then
@@ -995,14 +995,14 @@ async fn on_close_hears_how_it_ended() {
           mix.mesh.publish("ends", type(client_id) .. " " .. tostring(err) .. " " .. tostring((...)) .. " " .. tostring(select(2, ...)))
         end"#,
     );
-    let mut watcher = rig.connect().await;
+    let mut watcher = engine.connect().await;
     assert_eq!(watcher.ask("watch").await, "watching");
-    rig.connect().await.close().await;
+    engine.connect().await.close().await;
     assert_eq!(watcher.text().await, "string nil nil nil");
-    let mut client = rig.connect().await;
+    let mut client = engine.connect().await;
     client.send("close me").await;
     assert_eq!(client.close_frame().await.0, 4000);
     assert_eq!(watcher.text().await, "string nil nil nil", "the close frame was ours");
-    drop(rig.connect().await);
+    drop(engine.connect().await);
     assert_eq!(watcher.text().await, "string the client ended the connection without a close frame nil nil");
 }

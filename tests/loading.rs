@@ -1,10 +1,10 @@
 //! Loading scripts: what compiling and a top level may cost those who are served meanwhile, which files are scripts and
 //! modules, and what is taken up of a file that is saved again and again.
 
-mod kit;
+mod common;
 
-use kit::process::Process;
-use kit::*;
+use common::process::Process;
+use common::*;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -43,10 +43,10 @@ fn folder(script: &str) -> tempfile::TempDir {
 #[tokio::test]
 async fn a_module_that_compiles_for_ever_costs_the_handler_that_wants_it() {
     let entry = "function on_message(msg, conn) conn:send(type(require(msg.data))) end";
-    let rig = Rig::with(entry, "", "workers: 1");
-    std::fs::write(rig.path("endless.lua"), endless()).unwrap();
-    std::fs::write(rig.path("quick.lua"), "return {}").unwrap();
-    let (mut client, mut other) = (rig.connect().await, rig.connect().await);
+    let engine = TestEngine::with(entry, "", "workers: 1");
+    std::fs::write(engine.path("endless.lua"), endless()).unwrap();
+    std::fs::write(engine.path("quick.lua"), "return {}").unwrap();
+    let (mut client, mut other) = (engine.connect().await, engine.connect().await);
     client.send("endless").await;
     other.send("quick").await;
     assert_eq!(client.close_frame().await, (1011, "handler error".into()));
@@ -55,13 +55,13 @@ async fn a_module_that_compiles_for_ever_costs_the_handler_that_wants_it() {
 
 #[tokio::test]
 async fn a_script_that_compiles_for_ever_is_not_loaded() {
-    let rig = Rig::new(&slow("one", 0.0));
-    let mut client = rig.connect().await;
-    std::fs::write(rig.path("entry.lua"), endless()).unwrap();
+    let engine = TestEngine::new(&slow("one", 0.0));
+    let mut client = engine.connect().await;
+    std::fs::write(engine.path("entry.lua"), endless()).unwrap();
     // Given up after the five seconds that loading may take: the next save is looked at again.
     tokio::time::sleep(Duration::from_millis(400)).await;
     assert_eq!(client.ask("hi").await, "one: hi");
-    std::fs::write(rig.path("entry.lua"), slow("two", 0.0)).unwrap();
+    std::fs::write(engine.path("entry.lua"), slow("two", 0.0)).unwrap();
     eventually("two", async || (client.ask("hi").await == "two: hi").then_some(())).await;
 }
 
@@ -91,20 +91,20 @@ async fn modules_are_lua_files_of_the_script_and_of_the_system() {
         local ok, result = pcall(require, name)
         conn:send(ok and 'loaded ' .. tostring(result) or result)
       end";
-    let rig = Rig::with(entry, "", "workers: 1");
+    let engine = TestEngine::with(entry, "", "workers: 1");
     let outside = tempfile::tempdir().unwrap();
     std::fs::write(outside.path().join("secret.lua"), "return 'secret'").unwrap();
-    std::fs::write(rig.path("notes.txt"), "return 'notes'").unwrap();
-    std::fs::create_dir(rig.path("deep")).unwrap();
-    std::fs::write(rig.path("deep/own.lua"), "return 'own'").unwrap();
-    std::os::unix::fs::symlink(outside.path(), rig.path("linked")).unwrap();
-    fifo(&rig.path("fifo.lua"));
-    std::fs::create_dir(rig.path("folder.lua")).unwrap();
-    let (here, there) = (rig.path("").display().to_string(), outside.path().display().to_string());
+    std::fs::write(engine.path("notes.txt"), "return 'notes'").unwrap();
+    std::fs::create_dir(engine.path("deep")).unwrap();
+    std::fs::write(engine.path("deep/own.lua"), "return 'own'").unwrap();
+    std::os::unix::fs::symlink(outside.path(), engine.path("linked")).unwrap();
+    fifo(&engine.path("fifo.lua"));
+    std::fs::create_dir(engine.path("folder.lua")).unwrap();
+    let (here, there) = (engine.path("").display().to_string(), outside.path().display().to_string());
     let here = here.trim_end_matches('/');
     let up = format!("{here}/../{}", outside.path().file_name().unwrap().to_str().unwrap());
     let refused = "it is no .lua file below the script's folder or the system's Lua path";
-    let mut client = rig.connect().await;
+    let mut client = engine.connect().await;
     for (question, answer) in [
         (format!("{here}/deep/?.lua own"), "loaded own"),
         (format!("{here}/?.lua linked.secret"), "loaded secret"),
@@ -143,23 +143,23 @@ async fn what_is_no_regular_file_is_no_script_and_no_configuration() {
     assert_eq!((told("entry.lua: it is a FIFO"), told("yaml: cannot be read: it is a FIFO")), (1, 1));
     // At the start.
     fifo(&entry);
-    let error = Rig::try_start(dir).map(drop).expect_err("a FIFO is no script");
+    let error = TestEngine::try_start(dir).map(drop).expect_err("a FIFO is no script");
     assert!(error.contains("entry.lua is a FIFO; a script is a regular file"), "{error}");
 }
 
 #[tokio::test]
 async fn a_script_that_is_saved_all_the_time_is_taken_up() {
     // The time that is configured would take longer than the test.
-    let rig = Rig::with(&slow("one", 0.0), "byteCodeExpires: 1h", "workers: 2");
-    let mut client = rig.connect().await;
+    let engine = TestEngine::with(&slow("one", 0.0), "byteCodeExpires: 1h", "workers: 2");
+    let mut client = engine.connect().await;
     let (mut i, mut seen) = (0, std::collections::BTreeSet::new());
     eventually("two versions are taken up while saving goes on", async || {
         i += 1;
         // Some of them don't compile.
         match i % 5 {
-            0 => std::fs::write(rig.path("entry.lua"), "function on_message(").unwrap(),
-            1 => rename_over(&rig.path("entry.lua"), &slow(&format!("v{i}"), 0.0)),
-            _ => std::fs::write(rig.path("entry.lua"), slow(&format!("v{i}"), 0.0)).unwrap(),
+            0 => std::fs::write(engine.path("entry.lua"), "function on_message(").unwrap(),
+            1 => rename_over(&engine.path("entry.lua"), &slow(&format!("v{i}"), 0.0)),
+            _ => std::fs::write(engine.path("entry.lua"), slow(&format!("v{i}"), 0.0)).unwrap(),
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
         seen.insert(client.ask("hi").await);

@@ -1,9 +1,9 @@
 //! What the log may take: of a line, of memory while nobody reads it, of the disk.
 
-mod kit;
+mod common;
 
-use kit::process::Process;
-use kit::*;
+use common::process::Process;
+use common::*;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -1,8 +1,8 @@
 //! The Lua API row by row, as `docs/lua-api.md` has it: what each call returns, and how it fails.
 
-mod kit;
+mod common;
 
-use kit::*;
+use common::*;
 use std::time::Duration;
 
 /// Runs what it is sent with `conn` as a local, and sends back what that returns in the form of Lua's own literals, or
@@ -45,8 +45,8 @@ const SHOW: &str = r#"
     end"#;
 
 async fn check(rows: &[(&str, &str)]) {
-    let rig = Rig::with(SHOW, "handlerTimeout: 10s", "workers: 1");
-    let mut client = rig.connect().await;
+    let engine = TestEngine::with(SHOW, "handlerTimeout: 10s", "workers: 1");
+    let mut client = engine.connect().await;
     check_on(&mut client, rows).await;
 }
 
@@ -142,8 +142,8 @@ async fn modules_are_found_beside_the_entry_file() {
     write("more/extra.lua", "return 'extra'");
     write_config(&dir.path().join("connmix.yaml"), "handlerTimeout: 10s", "workers: 1", "");
     let folder = dir.path().display().to_string();
-    let rig = Rig::start(dir);
-    let mut client = rig.connect().await;
+    let engine = TestEngine::start(dir);
+    let mut client = engine.connect().await;
     let not_found = format!(
         "'module 'not.there' not found:\n\tno file '{folder}/not/there.lua'\n\tno file '{folder}/not/there/init.lua''"
     );
@@ -176,7 +176,7 @@ async fn modules_are_found_beside_the_entry_file() {
     )
     .await;
     // One that failed elsewhere may be tried again.
-    let mut other = rig.connect().await;
+    let mut other = engine.connect().await;
     other.send("for i = 1, 1e300 do package.loaded.endless = nil require 'endless' end").await;
     assert!(other.text().await.contains("module 'endless' not found"));
 }
@@ -361,8 +361,8 @@ async fn time_options_and_the_log() {
 
 #[tokio::test]
 async fn the_connection() {
-    let rig = Rig::with(SHOW, "handlerTimeout: 10s", "workers: 1");
-    let mut client = rig.connect().await;
+    let engine = TestEngine::with(SHOW, "handlerTimeout: 10s", "workers: 1");
+    let mut client = engine.connect().await;
     let id = client.ask("return conn:client_id()").await.trim_matches('\'').to_owned();
     let number: u64 = id.parse().unwrap();
     assert!(number < 1 << 53, "{id}");
@@ -411,14 +411,14 @@ async fn the_connection() {
         ],
     )
     .await;
-    let other = rig.connect().await.ask("return conn:client_id()").await;
+    let other = engine.connect().await.ask("return conn:client_id()").await;
     assert_ne!(other.trim_matches('\''), id);
 }
 
 /// Memory and whatever else a handler takes is given back, however long an engine runs.
 #[tokio::test]
 async fn handlers_leave_nothing_behind() {
-    let rig = Rig::with(
+    let engine = TestEngine::with(
         r#"
         function on_message(msg, conn)
           if msg.data == "count" then
@@ -447,11 +447,11 @@ async fn handlers_leave_nothing_behind() {
         "handlerTimeout: 10s",
         "workers: 1",
     );
-    let mut watcher = rig.connect().await;
-    async fn crowd(rig: &Rig, clients: usize, messages: usize) {
+    let mut watcher = engine.connect().await;
+    async fn crowd(engine: &TestEngine, clients: usize, messages: usize) {
         let mut tasks = tokio::task::JoinSet::new();
         for c in 0..clients {
-            let mut client = rig.connect().await;
+            let mut client = engine.connect().await;
             tasks.spawn(async move {
                 for n in 0..messages {
                     let n = if n == messages - 1 { 49 } else { n % 49 };
@@ -469,12 +469,12 @@ async fn handlers_leave_nothing_behind() {
     }
     let mut counts = Vec::new();
     for (clients, messages) in [(100, 20), (100, 100), (100, 100)] {
-        crowd(&rig, clients, messages).await;
+        crowd(&engine, clients, messages).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
         counts.push(watcher.ask("count").await.parse::<i64>().unwrap());
     }
     assert!(counts[2] <= counts[0] + 128 && counts[2] <= counts[1] + 64, "KiB: {counts:?}");
-    assert_eq!(rig.publish("room", "x").await["r"]["s"], 0);
+    assert_eq!(engine.publish("room", "x").await["r"]["s"], 0);
 }
 
 #[tokio::test]
@@ -492,8 +492,8 @@ async fn the_shipped_prettyprint_shows_any_value() {
         end"#;
     std::fs::write(dir.path().join("entry.lua"), script).unwrap();
     write_config(&dir.path().join("connmix.yaml"), "", "workers: 1", "");
-    let rig = Rig::start(dir);
+    let engine = TestEngine::start(dir);
     let want = "{\n  1,\n  \"two\",\n  {\n    deep = true,\n  },\n  empty = {},\n  name = \"x\",\n  \
                 [\"odd key\"] = 0.5,\n  self = <cycle>,\n}";
-    assert_eq!(rig.connect().await.ask("show").await, want);
+    assert_eq!(engine.connect().await.ask("show").await, want);
 }

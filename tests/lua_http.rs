@@ -1,10 +1,10 @@
 //! `mix.http` against real HTTP servers of the test's own: what they are sent, what scripts get back, and what happens
 //! when they are slow, wrong, too generous or gone.
 
-mod kit;
+mod common;
 
-use kit::process::Process;
-use kit::*;
+use common::process::Process;
+use common::*;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -196,8 +196,8 @@ fn ask(arguments: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_is_sent_as_its_options_say() {
     let server = Server::start().await;
-    let rig = Rig::new(&script(&server));
-    let mut client = rig.connect().await;
+    let engine = TestEngine::new(&script(&server));
+    let mut client = engine.connect().await;
     let sent = client.ask(&ask("'get', url .. '/echo'")).await;
     assert!(sent.starts_with("GET /echo HTTP/1.1\r\n"), "{sent}");
     assert!(sent.contains(&format!("\r\nhost: {}", server.addr)), "{sent}");
@@ -258,8 +258,8 @@ async fn a_request_is_sent_as_its_options_say() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_response_has_body_headers_cookies_status_and_url() {
     let server = Server::start().await;
-    let rig = Rig::new(&script(&server));
-    let mut client = rig.connect().await;
+    let engine = TestEngine::new(&script(&server));
+    let mut client = engine.connect().await;
     let get = |path: &str, result: &str| {
         format!("local resp, err = mix.http.request('GET', url .. '{path}') if err then return err end return {result}")
     };
@@ -288,8 +288,8 @@ async fn a_response_has_body_headers_cookies_status_and_url() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_not_be_sent_is_an_err_and_a_wrong_type_raises() {
     let server = Server::start().await;
-    let rig = Rig::new(&script(&server));
-    let mut client = rig.connect().await;
+    let engine = TestEngine::new(&script(&server));
+    let mut client = engine.connect().await;
     for (arguments, err) in [
         ("'GET', 'ftp://x/'", "http: a URL begins with http:// or https://, not with ftp:"),
         ("'GET', '/echo'", "http: no URL: relative URL without a base"),
@@ -354,8 +354,8 @@ async fn what_can_not_be_sent_is_an_err_and_a_wrong_type_raises() {
 #[tokio::test(flavor = "multi_thread")]
 async fn redirects_are_followed_as_far_as_asked_and_keep_secrets_at_home() {
     let (server, other) = (Server::start().await, Server::start().await);
-    let rig = Rig::new(&script(&server));
-    let mut client = rig.connect().await;
+    let engine = TestEngine::new(&script(&server));
+    let mut client = engine.connect().await;
     let place = format!("GET http://{}", server.addr);
     let result = |arguments: &str| {
         format!("local resp, err = mix.http.request({arguments}) return err or resp.status_code .. ' ' .. resp.url")
@@ -394,8 +394,8 @@ async fn redirects_are_followed_as_far_as_asked_and_keep_secrets_at_home() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_timeout_covers_all_of_a_request() {
     let server = Server::start().await;
-    let rig = Rig::new(&script(&server));
-    let mut client = rig.connect().await;
+    let engine = TestEngine::new(&script(&server));
+    let mut client = engine.connect().await;
     for (path, timeout) in [("/silent", "'200ms'"), ("/slow", "0.2"), ("/slow", "'0.2'")] {
         let asked = Instant::now();
         let answer = client.ask(&ask(&format!("'GET', url .. '{path}?secret', {{timeout = {timeout}}}"))).await;
@@ -410,8 +410,8 @@ async fn the_timeout_covers_all_of_a_request() {
 async fn servers_that_fail_are_an_err_that_names_them_and_no_secret() {
     let server = Server::start().await;
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let rig = Rig::new(&script(&server));
-    let mut client = rig.connect().await;
+    let engine = TestEngine::new(&script(&server));
+    let mut client = engine.connect().await;
     let place = format!("http: GET http://{}: ", server.addr);
     for (path, why) in [
         ("/drop", "connection closed before message completed"),
@@ -432,9 +432,9 @@ async fn servers_that_fail_are_an_err_that_names_them_and_no_secret() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_are_used_again_by_all_workers() {
     let server = Server::start().await;
-    let rig = Rig::with(&script(&server), "", "workers: 3");
+    let engine = TestEngine::with(&script(&server), "", "workers: 3");
     for _ in 0..6 {
-        let mut client = rig.connect().await;
+        let mut client = engine.connect().await;
         for _ in 0..5 {
             assert_eq!(client.ask(&ask("'GET', url")).await, "plain");
         }
@@ -448,8 +448,8 @@ async fn connections_are_used_again_by_all_workers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kept_connection_that_the_server_has_ended_is_not_used() {
     let server = Server::start().await;
-    let rig = Rig::new(&script(&server));
-    let mut client = rig.connect().await;
+    let engine = TestEngine::new(&script(&server));
+    let mut client = engine.connect().await;
     for i in 1..=50 {
         assert_eq!(client.ask(&ask("'POST', url .. '/bye', {body = 'x'}")).await, "bye");
         eventually("the server has ended it", async || (server.count(|s| &s.left) == i).then_some(())).await;
@@ -509,8 +509,8 @@ async fn closing_server() -> (SocketAddr, Arc<AtomicUsize>) {
 async fn no_request_is_lost_to_a_server_that_closes_at_the_worst_moment() {
     const REQUESTS: usize = 300;
     let (addr, requests) = closing_server().await;
-    let rig = Rig::with(&script_at(&format!("http://{addr}")), "handlerTimeout: 10s", "workers: 1");
-    let mut client = rig.connect().await;
+    let engine = TestEngine::with(&script_at(&format!("http://{addr}")), "handlerTimeout: 10s", "workers: 1");
+    let mut client = engine.connect().await;
     for method in ["GET", "PUT", "DELETE", "POST", "PATCH"] {
         let before = requests.load(Ordering::SeqCst);
         let lost = client
@@ -535,8 +535,8 @@ async fn no_request_is_lost_to_a_server_that_closes_at_the_worst_moment() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_server_may_have_done_is_asked_twice_only_where_that_does_no_harm() {
     let server = Server::start().await;
-    let rig = Rig::new(&script(&server));
-    let mut client = rig.connect().await;
+    let engine = TestEngine::new(&script(&server));
+    let mut client = engine.connect().await;
     let place = format!("http: POST http://{}: connection closed before message completed", server.addr);
     let key = "headers = {['Idempotency-Key'] = '1'}";
     for (method, options, sent) in
@@ -557,8 +557,8 @@ async fn what_a_server_may_have_done_is_asked_twice_only_where_that_does_no_harm
 #[tokio::test(flavor = "multi_thread")]
 async fn how_long_a_connection_may_be_idle_is_the_requests_choice_and_the_servers() {
     let server = Server::start().await;
-    let rig = Rig::new(&script(&server));
-    let mut client = rig.connect().await;
+    let engine = TestEngine::new(&script(&server));
+    let mut client = engine.connect().await;
     let connections = || server.count(|s| &s.connections);
     for i in 1..=3 {
         assert_eq!(client.ask(&ask("'GET', url, {idle = 0}")).await, "plain");
@@ -583,8 +583,8 @@ async fn how_long_a_connection_may_be_idle_is_the_requests_choice_and_the_server
 #[tokio::test(flavor = "multi_thread")]
 async fn while_a_request_waits_others_are_served_and_its_client_may_leave() {
     let server = Server::start().await;
-    let rig = Rig::new(&script(&server));
-    let (mut waiting, mut other) = (rig.connect().await, rig.connect().await);
+    let engine = TestEngine::new(&script(&server));
+    let (mut waiting, mut other) = (engine.connect().await, engine.connect().await);
     waiting.send("local r, e = mix.http.request('GET', url .. '/silent', {timeout = '1h'}) err = e return e").await;
     eventually("it has been asked", async || (server.count(|s| &s.requests) == 1).then_some(())).await;
     assert_eq!(other.ask(&ask("'GET', url")).await, "plain");
@@ -600,14 +600,14 @@ async fn while_a_request_waits_others_are_served_and_its_client_may_leave() {
         other.close().await;
         code
     });
-    assert!(rig.shutdown().await, "the engine ends in time");
+    assert!(engine.shutdown().await, "the engine ends in time");
     assert_eq!(leaving.await.unwrap(), 1001);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_so_many_requests_are_under_way_at_once() {
     let server = Server::start().await;
-    let rig = Rig::new(
+    let engine = TestEngine::new(
         &(script(&server)
             + r#"
         function on_handshake(client_id, headers, server, conn)
@@ -616,7 +616,7 @@ async fn only_so_many_requests_are_under_way_at_once() {
     );
     let mut clients = Vec::new();
     for _ in 0..1025 {
-        let mut client = rig.connect().await;
+        let mut client = engine.connect().await;
         client.send("local r, e = mix.http.request('GET', url .. '/silent', {timeout = 600}) return e").await;
         clients.push(client);
     }
@@ -630,8 +630,8 @@ async fn only_so_many_requests_are_under_way_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_does_not_fit_into_lua_costs_only_its_connection() {
     let server = Server::start().await;
-    let rig = Rig::with(&script(&server), "", "workers: 1\nluavm: {memoryLimit: 4MiB}");
-    let (mut greedy, mut other) = (rig.connect().await, rig.connect().await);
+    let engine = TestEngine::with(&script(&server), "", "workers: 1\nluavm: {memoryLimit: 4MiB}");
+    let (mut greedy, mut other) = (engine.connect().await, engine.connect().await);
     greedy.send(&ask("'GET', url .. '/sized?16000000'")).await;
     assert_eq!(greedy.close_frame().await.0, 1011);
     assert_eq!(other.ask(&ask("'GET', url")).await, "plain");

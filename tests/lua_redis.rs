@@ -1,10 +1,10 @@
 //! `mix.redis` against a real Redis that each test starts: values both ways, the pool and its ends, passwords, and a
 //! server that is killed and comes back.
 
-mod kit;
+mod common;
 
-use kit::redis::Redis;
-use kit::*;
+use common::redis::Redis;
+use common::*;
 use std::time::{Duration, Instant};
 
 /// Runs what it is sent as Lua and answers with all that it returns. `r` is the Redis "default".
@@ -30,19 +30,19 @@ const SCRIPT: &str = r#"
     end
 "#;
 
-fn rig(script: &str, redis: &str, workers: usize) -> Rig {
-    Rig::with(script, "", &format!("workers: {workers}\nluavm:\n  redis:\n    - {{{redis}}}"))
+fn engine(script: &str, redis: &str, workers: usize) -> TestEngine {
+    TestEngine::with(script, "", &format!("workers: {workers}\nluavm:\n  redis:\n    - {{{redis}}}"))
 }
 
-fn rig_of(redis: &Redis, keys: &str) -> Rig {
-    rig(SCRIPT, &format!("name: default, addr: '127.0.0.1:{}'{keys}", redis.port), 1)
+fn rig_of(redis: &Redis, keys: &str) -> TestEngine {
+    engine(SCRIPT, &format!("name: default, addr: '127.0.0.1:{}'{keys}", redis.port), 1)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replies_are_numbers_strings_tables_and_nil() {
     let redis = Redis::start(&[]);
-    let rig = rig_of(&redis, "");
-    let mut client = rig.connect().await;
+    let engine = rig_of(&redis, "");
+    let mut client = engine.connect().await;
     for (call, answer) in [
         ("r:command('set', 'k', 'v')", "'OK' nil"),
         ("r:command('GET', 'k')", "'v' nil"),
@@ -96,8 +96,8 @@ async fn replies_are_numbers_strings_tables_and_nil() {
 #[tokio::test(flavor = "multi_thread")]
 async fn large_and_deep_replies_arrive_and_too_large_ones_are_an_err() {
     let redis = Redis::start(&[]);
-    let rig = rig_of(&redis, "");
-    let mut client = rig.connect().await;
+    let engine = rig_of(&redis, "");
+    let mut client = engine.connect().await;
     let deep = "local t = {} for i = 1, 90 do t = {t} end return t";
     assert_eq!(
         client.ask(&format!("local v, e = r:command('eval', '{deep}', 0) return e")).await,
@@ -132,10 +132,10 @@ async fn a_thousand_handlers_share_a_few_connections() {
           local mine = r:command("echo", conn:client_id())
           conn:send(err or mine ~= conn:client_id() and "another's reply" or "ok " .. n)
         end"#;
-    let rig = rig(script, &format!("name: default, addr: 'localhost:{}', poolSize: 4", redis.port), 3);
+    let engine = engine(script, &format!("name: default, addr: 'localhost:{}', poolSize: 4", redis.port), 3);
     let mut clients = Vec::new();
     for _ in 0..HANDLERS {
-        clients.push(rig.connect().await);
+        clients.push(engine.connect().await);
     }
     for client in &mut clients {
         client.send("go").await;
@@ -154,12 +154,12 @@ async fn a_thousand_handlers_share_a_few_connections() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_is_away_is_an_err_and_its_return_is_noticed() {
     let mut redis = Redis::start(&[]);
-    let rig = rig_of(&redis, ", minIdleConns: 3");
-    let mut client = rig.connect().await;
+    let engine = rig_of(&redis, ", minIdleConns: 3");
+    let mut client = engine.connect().await;
     assert_eq!(client.ask("return r:command('set', 'k', 1)").await, "'OK' nil");
     eventually("the pool holds idle connections", async || (redis.connections() >= 3).then_some(())).await;
     // A handler's command is under way when it goes.
-    let mut waiting = rig.connect().await;
+    let mut waiting = engine.connect().await;
     waiting.send("return r:command('blpop', 'q', 0)").await;
     eventually("the command has arrived", async || redis.ask("CLIENT LIST").contains("cmd=blpop").then_some(())).await;
     redis.kill();
@@ -186,7 +186,7 @@ async fn a_redis_that_is_away_is_an_err_and_its_return_is_noticed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn password_and_database_are_used_and_never_told() {
     let redis = Redis::start(&["--requirepass", "sesame-1"]);
-    let rig = rig(
+    let engine = engine(
         SCRIPT,
         &format!(
             "name: default, addr: '127.0.0.1:{0}', password: sesame-1, db: 3}}\n    \
@@ -197,7 +197,7 @@ async fn password_and_database_are_used_and_never_told() {
         ),
         1,
     );
-    let mut client = rig.connect().await;
+    let mut client = engine.connect().await;
     assert_eq!(client.ask("return r:command('set', 'k', 'in 3')").await, "'OK' nil");
     let info = client.ask("return r:command('client', 'list')").await;
     assert!(info.contains(" db=3 "), "{info}");
@@ -215,8 +215,8 @@ async fn password_and_database_are_used_and_never_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_finds_all_connections_in_use_waits_and_then_gets_an_err() {
     let redis = Redis::start(&[]);
-    let rig = rig_of(&redis, ", poolSize: 1, minIdleConns: 1");
-    let (mut holder, mut waiter, mut late) = (rig.connect().await, rig.connect().await, rig.connect().await);
+    let engine = rig_of(&redis, ", poolSize: 1, minIdleConns: 1");
+    let (mut holder, mut waiter, mut late) = (engine.connect().await, engine.connect().await, engine.connect().await);
     holder.send("return r:command('blpop', 'q', 0)").await;
     eventually("the connection is in use", async || redis.ask("CLIENT LIST").contains("cmd=blpop").then_some(())).await;
     // Asked while all are in use, served when one is free.
@@ -242,8 +242,8 @@ async fn who_finds_all_connections_in_use_waits_and_then_gets_an_err() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_end_with_their_age() {
     let redis = Redis::start(&[]);
-    let rig = rig_of(&redis, ", maxConnAge: 300ms, idleTimeout: 0, minIdleConns: 0");
-    let mut client = rig.connect().await;
+    let engine = rig_of(&redis, ", maxConnAge: 300ms, idleTimeout: 0, minIdleConns: 0");
+    let mut client = engine.connect().await;
     let id = "return r:command('client', 'id')";
     let first = client.ask(id).await;
     assert_eq!(client.ask(id).await, first, "one that is free is used again");
@@ -257,10 +257,10 @@ async fn connections_end_with_their_age() {
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_connections_beyond_the_least_number_end() {
     let redis = Redis::start(&[]);
-    let rig = rig_of(&redis, ", idleTimeout: 300ms, minIdleConns: 1");
+    let engine = rig_of(&redis, ", idleTimeout: 300ms, minIdleConns: 1");
     let mut clients = Vec::new();
     for _ in 0..4 {
-        let mut client = rig.connect().await;
+        let mut client = engine.connect().await;
         client.send("return r:command('blpop', 'q', 0)").await;
         clients.push(client);
     }
@@ -271,15 +271,15 @@ async fn idle_connections_beyond_the_least_number_end() {
         assert!(client.text().await.starts_with("['q' '"));
     }
     eventually("one is left", async || (redis.connections() == 1).then_some(())).await;
-    assert!(rig.shutdown().await);
+    assert!(engine.shutdown().await);
     eventually("none outlives the engine", async || (redis.connections() == 0).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_that_would_change_a_shared_connection_are_refused() {
     let redis = Redis::start(&[]);
-    let rig = rig_of(&redis, "");
-    let mut client = rig.connect().await;
+    let engine = rig_of(&redis, "");
+    let mut client = engine.connect().await;
     for command in ["'subscribe', 'c'", "'MULTI'", "'select', 1", "'monitor'", "'client', 'reply', 'off'"] {
         let answer = client.ask(&format!("return r:command({command})")).await;
         assert!(
@@ -293,8 +293,8 @@ async fn commands_that_would_change_a_shared_connection_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn push_puts_data_and_whose_it_is_into_a_list() {
     let redis = Redis::start(&[]);
-    let rig = rig_of(&redis, "");
-    let mut client = rig.connect().await;
+    let engine = rig_of(&redis, "");
+    let mut client = engine.connect().await;
     let id = client.ask("return mix.websocket():client_id()").await.replace('\'', "");
     assert_eq!(client.ask("return mix.redis.push('q', 'a \"b\"')").await, "1 nil");
     assert_eq!(client.ask("return mix.redis.push('q', {list = mix.json_array({}), n = 1})").await, "2 nil");
@@ -327,8 +327,8 @@ async fn a_command_runs_though_its_client_has_gone() {
         function on_close(client_id, err, conn)
           local v, e = mix.redis.connection("default"):command("set", "closed", ended)
         end"#;
-    let rig = rig(script, &format!("name: default, addr: '127.0.0.1:{}'", redis.port), 1);
-    let mut client = rig.connect().await;
+    let engine = engine(script, &format!("name: default, addr: '127.0.0.1:{}'", redis.port), 1);
+    let mut client = engine.connect().await;
     client.send("go").await;
     eventually("the handler has begun", async || (redis.ask("GET began") != "$-1").then_some(())).await;
     client.close().await;

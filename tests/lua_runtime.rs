@@ -1,8 +1,8 @@
 //! What Lua itself does for scripts: errors and where they were, coroutines, the console, numbers of chance.
 
-mod kit;
+mod common;
 
-use kit::*;
+use common::*;
 use std::collections::BTreeSet;
 
 /// Runs what it is sent, with `conn` as a local, and sends back the texts of what that returns, or its error.
@@ -17,8 +17,8 @@ const EVAL: &str = r#"
 
 /// Runs each code, and compares what it gives.
 async fn check(rows: &[(&str, &str)]) {
-    let rig = Rig::with(EVAL, "handlerTimeout: 10s", "workers: 1");
-    let mut client = rig.connect().await;
+    let engine = TestEngine::with(EVAL, "handlerTimeout: 10s", "workers: 1");
+    let mut client = engine.connect().await;
     let mut wrong = Vec::new();
     for (code, result) in rows {
         let got = client.ask(code).await;
@@ -37,8 +37,8 @@ const FAILED: &str = "t.lua:1: boom\nstack traceback:\n\t[C]: in function 'error
 
 #[tokio::test]
 async fn a_message_handler_runs_where_the_error_is_raised() {
-    let rig = Rig::with(EVAL, "handlerTimeout: 10s", "workers: 1");
-    let mut client = rig.connect().await;
+    let engine = TestEngine::with(EVAL, "handlerTimeout: 10s", "workers: 1");
+    let mut client = engine.connect().await;
     let mut wrong = Vec::new();
     for (code, wanted) in [
         (
@@ -177,8 +177,8 @@ async fn a_traceback_is_of_the_thread_and_from_the_level_that_it_is_asked_for() 
     let co = "local co = coroutine.create(function() local function deep() coroutine.yield(1) end deep() end) coroutine.resume(co) ";
     let all =
         "stack traceback:\n\t[C]: in function 'yield'\n\tt.lua:1: in function 'deep'\n\tt.lua:1: in function <t.lua:1>";
-    let rig = Rig::with(EVAL, "handlerTimeout: 10s", "workers: 1");
-    let mut client = rig.connect().await;
+    let engine = TestEngine::with(EVAL, "handlerTimeout: 10s", "workers: 1");
+    let mut client = engine.connect().await;
     let deep = all.replacen("\n\t[C]: in function 'yield'", "", 1);
     for (code, wanted) in [
         ("return debug.traceback(co)", all.to_owned()),
@@ -246,8 +246,8 @@ async fn debug_getinfo_says_where_functions_stand_and_gives_none_away() {
             "0",
         ),
     ];
-    let rig = Rig::with(EVAL, "handlerTimeout: 10s", "workers: 1");
-    let mut client = rig.connect().await;
+    let engine = TestEngine::with(EVAL, "handlerTimeout: 10s", "workers: 1");
+    let mut client = engine.connect().await;
     for (code, wanted) in rows {
         assert_eq!(client.ask(&format!("{info}{code}")).await, wanted, "{code}");
     }
@@ -303,9 +303,9 @@ async fn nobody_else_resumes_a_handler_that_waits() {
         function on_handshake(id, headers, server, conn)
           if server.RequestUri == "/ws?saved" then saved.conn = conn end
         end"#;
-    let rig = Rig::new(script);
-    let mut waits = Client::connect(rig.ws(), "/ws?saved").await;
-    let mut other = rig.connect().await;
+    let engine = TestEngine::new(script);
+    let mut waits = Client::connect(engine.ws(), "/ws?saved").await;
+    let mut other = engine.connect().await;
     waits.send("wait").await;
     let refused = "cannot resume a coroutine that waits for the engine: it is a handler's, or a wait in it is not over";
     let is_refused = |text: &str, names: &[&str]| {
@@ -346,12 +346,12 @@ async fn every_vm_has_numbers_of_its_own() {
         seeded.insert(repeatable.to_owned());
         firsts.insert(first.to_owned())
     };
-    let rig = Rig::with(script, "", "workers: 2");
-    let (mut one, mut two) = (rig.connect().await, rig.connect().await);
+    let engine = TestEngine::with(script, "", "workers: 2");
+    let (mut one, mut two) = (engine.connect().await, engine.connect().await);
     assert!(note(one.ask("").await));
     assert!(note(two.ask("").await), "the two workers have the same numbers");
-    assert!(note(Rig::new(script).connect().await.ask("").await), "two starts have the same numbers");
-    std::fs::write(rig.path("entry.lua"), format!("{script} -- anew")).unwrap();
+    assert!(note(TestEngine::new(script).connect().await.ask("").await), "two starts have the same numbers");
+    std::fs::write(engine.path("entry.lua"), format!("{script} -- anew")).unwrap();
     let before = one.ask("").await;
     let after = eventually("the reload", async || Some(one.ask("").await).filter(|answer| *answer != before)).await;
     assert!(note(after), "a version has the numbers of the one before");
@@ -376,7 +376,7 @@ async fn a_module_that_the_engine_ships_is_there_for_every_script() {
     std::fs::write(dir.path().join("entry.lua"), "function on_message(_, conn) conn:send(require('prettyprint')) end")
         .unwrap();
     write_config(&dir.path().join("connmix.yaml"), "", "workers: 1", "");
-    assert_eq!(Rig::start(dir).connect().await.ask("").await, "mine");
+    assert_eq!(TestEngine::start(dir).connect().await.ask("").await, "mine");
 }
 
 #[tokio::test]
@@ -466,15 +466,15 @@ async fn on_close_is_told_the_clients_code_and_reason() {
         ),
         (older, ["nil|table0", "nil|table0", "nil|table0", "LOST|table0"]),
     ] {
-        let rig = Rig::new(&hooks(script));
-        let mut watcher = rig.connect().await;
+        let engine = TestEngine::new(&hooks(script));
+        let mut watcher = engine.connect().await;
         assert_eq!(watcher.ask("").await, "watching");
         for (frame, wanted) in [close(4321, "bye"), close(1001, ""), None].into_iter().zip(ends) {
-            let mut client = rig.connect().await;
+            let mut client = engine.connect().await;
             client.0.close(frame).await.unwrap();
             assert_eq!(watcher.text().await, wanted, "{script}");
         }
-        drop(rig.connect().await);
+        drop(engine.connect().await);
         let lost = ends[3].replace("LOST", "the client ended the connection without a close frame");
         assert_eq!(watcher.text().await, lost);
     }

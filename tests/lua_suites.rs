@@ -7,10 +7,10 @@
 //! split into their tests, and lua5.1-tests, whose files are run whole. What passes in LuaJIT itself must pass in the sandbox, too,
 //! but for what asks for things that the sandbox keeps from scripts.
 
-mod kit;
+mod common;
 
-use kit::Rig;
-use kit::optional::{Missing, Outcome};
+use common::TestEngine;
+use common::optional::{Missing, Outcome};
 use proptest::prelude::*;
 use proptest::sample::select;
 use std::collections::BTreeMap;
@@ -155,8 +155,8 @@ async fn the_suites_of_luajit_and_lua_pass_in_the_sandbox() -> Outcome {
             }
         }
         let server = "handlerTimeout: 8s\nreadTimeout: 0\npingInterval: 0";
-        kit::write_config(&dir.path().join("connmix.yaml"), server, "workers: 1", "");
-        let rig = Rig::start(dir);
+        common::write_config(&dir.path().join("connmix.yaml"), server, "workers: 1", "");
+        let engine = TestEngine::start(dir);
         let split = tests(&String::from_utf8_lossy(&text)).into_iter();
         let mut cases: Vec<_> = split.map(|(test, text)| (test, text.into_bytes())).collect();
         if cases.is_empty() {
@@ -164,7 +164,7 @@ async fn the_suites_of_luajit_and_lua_pass_in_the_sandbox() -> Outcome {
             cases.push((String::new(), text));
         }
         for (test, text) in cases.into_iter().filter(|(test, _)| !is_elsewhere(test)) {
-            let mut client = rig.connect().await;
+            let mut client = engine.connect().await;
             client.send_binary(&[name.as_bytes(), b"\n", &text].concat()).await;
             let reply = match client.next().await {
                 Ok(Message::Binary(reply)) => String::from_utf8_lossy(&reply).into_owned(),
@@ -211,7 +211,7 @@ async fn numbers_are_formatted_as_in_c() -> Outcome {
             check(spec, -number * 1.3);
         }
     }
-    proptest!(kit::cases(2000), |(bits in any::<u64>(), precision in 0..100usize, kind in select(vec!['e', 'f', 'g']))| {
+    proptest!(common::cases(2000), |(bits in any::<u64>(), precision in 0..100usize, kind in select(vec!['e', 'f', 'g']))| {
         let number = f64::from_bits(bits);
         if number.is_finite() {
             check(&format!("%.{precision}{kind}"), number);

@@ -1,10 +1,10 @@
 //! `connmix test` as authors of scripts use it: the real program in a folder with scripts and their tests. And that what
 //! it fakes behaves as the engine does.
 
-mod kit;
+mod common;
 
-use kit::process::{Ended, run};
-use kit::*;
+use common::process::{Ended, run};
+use common::*;
 use serde_json::{Value, json};
 use std::path::Path;
 use tempfile::TempDir;
@@ -964,8 +964,8 @@ async fn the_fakes_answer_as_the_engine_does() {
     let script = PROBE
         .replace("LATE_CALLS", &format!("{{{}}}", quoted(&LATE_CALLS)))
         .replace("CALLS", &format!("{{{}}}", quoted(&CALLS)));
-    let rig = Rig::new(&script);
-    let (mut probed, mut asking) = (rig.connect().await, rig.connect().await);
+    let engine = TestEngine::new(&script);
+    let (mut probed, mut asking) = (engine.connect().await, engine.connect().await);
     probed.send("probe").await;
     let frame = loop {
         match probed.next().await {
@@ -994,9 +994,9 @@ async fn the_fakes_answer_as_the_engine_does() {
           test.equal(mix.str_split(got, '\\n'), mix.str_split(want, '\\n'))
         end)"
     );
-    std::fs::write(rig.path("app_test.lua"), tests.replace("[==[\n", "[=====[\n").replace("]==]\n", "]=====]\n"))
+    std::fs::write(engine.path("app_test.lua"), tests.replace("[==[\n", "[=====[\n").replace("]==]\n", "]=====]\n"))
         .unwrap();
-    let ended = run(rig.dir.path(), &["test", "app_test.lua"]);
+    let ended = run(engine.dir.path(), &["test", "app_test.lua"]);
     assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.err);
 }
 

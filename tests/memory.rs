@@ -1,10 +1,10 @@
 //! Memory that clients can make the process hold, its own and the system's: bounded, and the largest holders go first.
 
-mod kit;
+mod common;
 
-use kit::process::Process;
-use kit::raw::{CLOSE, CONTINUE, FIN, PONG, Raw, TEXT, frame, text};
-use kit::{PATIENCE, Rig, eventually, get, post, write_config};
+use common::process::Process;
+use common::raw::{CLOSE, CONTINUE, FIN, PONG, Raw, TEXT, frame, text};
+use common::{PATIENCE, TestEngine, eventually, get, post, write_config};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,7 +19,7 @@ use connmix::config::load;
 use connmix::hub::Hub;
 use connmix::ids::{NodeNumber, WorkerId};
 use connmix::message::Channel;
-use connmix::shard::served::Served;
+use connmix::shard::server_context::ServerContext;
 use connmix::shard::{Arrival, Shard};
 
 const SCRIPT: &str = r#"
@@ -125,7 +125,7 @@ async fn above_the_mark_new_clients_are_refused_and_those_that_are_there_stay() 
     set("4MiB");
     let refused = eventually("new clients are refused", async || {
         let mut raw = Raw::dial(process.ws()).await;
-        raw.write_into_the_dark(kit::raw::upgrade()).await;
+        raw.write_into_the_dark(common::raw::upgrade()).await;
         let head = raw.head().await;
         if head.status == 101 { None } else { Some((head.status, raw.rest().await)) }
     })
@@ -139,7 +139,7 @@ async fn above_the_mark_new_clients_are_refused_and_those_that_are_there_stay() 
     set("0");
     eventually("new clients come in", async || {
         let mut raw = Raw::dial(process.ws()).await;
-        raw.write_into_the_dark(kit::raw::upgrade()).await;
+        raw.write_into_the_dark(common::raw::upgrade()).await;
         (raw.head().await.status == 101).then_some(())
     })
     .await;
@@ -154,9 +154,9 @@ async fn a_socket_servers_client_is_cut_off_above_the_mark() {
     let file = dir.path().join("connmix.yaml");
     let config = fs::read_to_string(&file).unwrap().replace("protocol: websocket", "protocol: socket");
     fs::write(&file, config.replace("      options: [{name: path, value: /ws}]\n", "")).unwrap();
-    let rig = Rig::start(dir);
+    let engine = TestEngine::start(dir);
     eventually("it is refused", async || {
-        let mut stream = TcpStream::connect(rig.ws()).await.unwrap();
+        let mut stream = TcpStream::connect(engine.ws()).await.unwrap();
         matches!(timeout(Duration::from_millis(200), stream.read(&mut [0; 1])).await, Ok(Ok(0) | Err(_))).then_some(())
     })
     .await;
@@ -164,8 +164,8 @@ async fn a_socket_servers_client_is_cut_off_above_the_mark() {
 
 #[tokio::test]
 async fn a_message_must_be_finished_in_time_whatever_else_the_client_sends() {
-    let rig = Rig::with(SCRIPT, "messageTimeout: 300ms", "workers: 1");
-    let (mut stuck, mut fine) = (Raw::open(rig.ws()).await, Raw::open(rig.ws()).await);
+    let engine = TestEngine::with(SCRIPT, "messageTimeout: 300ms", "workers: 1");
+    let (mut stuck, mut fine) = (Raw::open(engine.ws()).await, Raw::open(engine.ws()).await);
     stuck.write(frame(TEXT, b"begun")).await;
     let began = Instant::now();
     // One is never done with its message and answers pings; the other always has a part of the next one under way.
@@ -195,10 +195,10 @@ async fn a_package_must_be_finished_in_time_but_not_while_a_handler_waits() {
     let file = dir.path().join("connmix.yaml");
     let config = fs::read_to_string(&file).unwrap().replace("protocol: websocket", "protocol: socket");
     fs::write(&file, config.replace("      options: [{name: path, value: /ws}]\n", "")).unwrap();
-    let rig = Rig::start(dir);
-    let mut waits = Raw::dial(rig.ws()).await;
+    let engine = TestEngine::start(dir);
+    let mut waits = Raw::dial(engine.ws()).await;
     waits.write("sleep\nnext\n").await;
-    let mut stuck = Raw::dial(rig.ws()).await;
+    let mut stuck = Raw::dial(engine.ws()).await;
     stuck.write("no end").await;
     stuck.ends().await;
     assert_eq!(waits.take(11).await, b"sleep\nnext\n");
@@ -206,25 +206,25 @@ async fn a_package_must_be_finished_in_time_but_not_while_a_handler_waits() {
 
 #[tokio::test]
 async fn subscriptions_of_all_clients_are_bounded_and_few_find_room_beside_many() {
-    let rig = Rig::with(SCRIPT, "", "workers: 2\nmaxSubscriptions: 10000");
+    let engine = TestEngine::with(SCRIPT, "", "workers: 2\nmaxSubscriptions: 10000");
     let mut greedy = Vec::new();
     for _ in 0..20 {
-        let mut raw = Raw::open(rig.ws()).await;
+        let mut raw = Raw::open(engine.ws()).await;
         raw.write(text("3000")).await;
         let err = raw.text().await;
         assert!(err.starts_with("too many subscriptions: all clients together can have 10000"), "{err}");
         greedy.push(raw);
     }
-    let mut modest = Raw::open(rig.ws()).await;
+    let mut modest = Raw::open(engine.ws()).await;
     assert_eq!(modest.ask("60").await, "subscribed");
     // What is there already is no more.
     assert_eq!(modest.ask("60").await, "subscribed");
-    let page = get(rig.at.api, "/metrics").await.1;
+    let page = get(engine.at.api, "/metrics").await.1;
     let line = page.lines().find(|line| line.starts_with("connmix_engine_subscriptions ")).unwrap();
     let there: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
     assert!((60.0..=10_000.0).contains(&there), "{there}");
     drop(greedy);
-    let mut next = Raw::open(rig.ws()).await;
+    let mut next = Raw::open(engine.ws()).await;
     eventually("their room is free again", async || (next.ask("600").await == "subscribed").then_some(())).await;
 }
 
@@ -238,7 +238,7 @@ async fn a_connection_in_very_many_channels_leaves_them_in_parts() {
     let config = load::parse(Path::new("connmix.yaml"), text).unwrap_or_else(|e| panic!("{e}"));
     let hub = Arc::new(Hub::new(NodeNumber::random(), 1));
     let shard = Shard::new(WorkerId(0), hub.clone());
-    let served = Rc::new(Served::new(0, &config.servers[0], Arc::default()));
+    let served = Rc::new(ServerContext::new(0, &config.servers[0], Arc::default()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut clients = Vec::new();
     let mut insert = async || {
@@ -282,13 +282,13 @@ fn queued(at: SocketAddr) -> Vec<usize> {
 
 #[tokio::test]
 async fn the_system_holds_little_for_a_client_that_reads_nothing() {
-    let rig = Rig::with(SCRIPT, "pingInterval: 0", "workers: 1");
-    let mut stalled = Raw::narrow(rig.ws()).await.opened().await;
+    let engine = TestEngine::with(SCRIPT, "pingInterval: 0", "workers: 1");
+    let mut stalled = Raw::narrow(engine.ws()).await.opened().await;
     assert_eq!(stalled.ask("join").await, "joined");
     let data = "x".repeat(60_000);
     let mut most = 0;
-    while rig.publish("all", &data).await["r"]["s"] == 1 {
-        most = most.max(queued(rig.ws()).into_iter().max().unwrap_or(0));
+    while engine.publish("all", &data).await["r"]["s"] == 1 {
+        most = most.max(queued(engine.ws()).into_iter().max().unwrap_or(0));
     }
     assert!(most > 64 * 1024, "{most}: it was given something");
     assert!(most < 512 * 1024, "{most} bytes are held unsent");
@@ -296,13 +296,14 @@ async fn the_system_holds_little_for_a_client_that_reads_nothing() {
 
 #[tokio::test]
 async fn what_a_silent_client_did_not_take_is_dropped_soon_after_its_end() {
-    let rig = Rig::with(SCRIPT, "readTimeout: 500ms\nwriteTimeout: 60\npingInterval: 0", "workers: 1");
-    let mut stalled = Raw::narrow(rig.ws()).await.opened().await;
+    let engine = TestEngine::with(SCRIPT, "readTimeout: 500ms\nwriteTimeout: 60\npingInterval: 0", "workers: 1");
+    let mut stalled = Raw::narrow(engine.ws()).await.opened().await;
     assert_eq!(stalled.ask("join").await, "joined");
     let data = "x".repeat(60_000);
-    rig.publish_to("all", &data, 1).await;
-    assert!(queued(rig.ws()).iter().any(|bytes| *bytes > 10_000), "{:?}", queued(rig.ws()));
-    eventually("nothing is held for it", async || queued(rig.ws()).iter().all(|bytes| *bytes < 2).then_some(())).await;
-    let reply = post(rig.at.api, "/v1/mesh/publish", r#"{"c":"all","d":"x"}"#).await.1;
+    engine.publish_to("all", &data, 1).await;
+    assert!(queued(engine.ws()).iter().any(|bytes| *bytes > 10_000), "{:?}", queued(engine.ws()));
+    eventually("nothing is held for it", async || queued(engine.ws()).iter().all(|bytes| *bytes < 2).then_some(()))
+        .await;
+    let reply = post(engine.at.api, "/v1/mesh/publish", r#"{"c":"all","d":"x"}"#).await.1;
     assert!(reply.contains(r#""s":0"#), "{reply}");
 }

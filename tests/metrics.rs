@@ -1,12 +1,12 @@
 //! `GET /metrics`: what is on the page, that it counts right, who gets it, and what wrong credentials cost.
 
-mod kit;
+mod common;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use common::raw::{Raw, Reply};
+use common::*;
 use connmix::telemetry::metrics::labels::{ApiCall, CallResult, DropCause, EndReason, Label, ReloadResult};
-use kit::raw::{Raw, Reply};
-use kit::*;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -51,7 +51,7 @@ end
 "#;
 
 /// An engine with a WebSocket server at `/ws` and a socket server.
-fn rig(server: &str, top: &str) -> Rig {
+fn engine(server: &str, top: &str) -> TestEngine {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
     fs::write(dir.path().join("lines.lua"), LINES).unwrap();
@@ -59,7 +59,7 @@ fn rig(server: &str, top: &str) -> Rig {
     write_config(&file, server, "workers: 2", top);
     let config = fs::read_to_string(&file).unwrap();
     fs::write(&file, config + "    - {port: 0, bind: 127.0.0.1, protocol: socket, entry: lines.lua}\n").unwrap();
-    Rig::start(dir)
+    TestEngine::start(dir)
 }
 
 /// A page, read.
@@ -173,9 +173,9 @@ fn the_values_of_labels_are_those_of_the_documentation() {
 
 #[tokio::test]
 async fn the_page_and_its_table_in_the_documentation_are_the_same() {
-    let rig = rig("", "");
-    assert_eq!(rig.connect().await.ask("push tasks").await, "ok");
-    let page = scrape(rig.at.api).await;
+    let engine = engine("", "");
+    assert_eq!(engine.connect().await.ask("push tasks").await, "ok");
+    let page = scrape(engine.at.api).await;
     // Alone: what is about other nodes is not there.
     let mut alone = documented();
     alone.retain(|name, _| !name.starts_with("connmix_engine_mesh_"));
@@ -184,7 +184,7 @@ async fn the_page_and_its_table_in_the_documentation_are_the_same() {
     assert!(documented().len() > 30);
 
     // The center's own page is the part that its documentation says.
-    let center = scrape(rig.at.center).await.table();
+    let center = scrape(engine.at.center).await.table();
     let parts = ["connmix_center_", "connmix_api_", "connmix_log_", "connmix_build_info", "process_"];
     let mut want = documented();
     want.retain(|name, _| parts.iter().any(|part| name.starts_with(part)));
@@ -220,10 +220,10 @@ async fn the_dashboard_asks_for_metrics_and_labels_that_exist() {
 
 #[tokio::test]
 async fn messages_deliveries_and_connections_are_counted() {
-    let rig = rig("", "");
-    let ws = rig.ws();
-    let (mut a, mut b) = (rig.connect().await, rig.connect().await);
-    let mut line = Raw::dial(rig.at.servers[1]).await;
+    let engine = engine("", "");
+    let ws = engine.ws();
+    let (mut a, mut b) = (engine.connect().await, engine.connect().await);
+    let mut line = Raw::dial(engine.at.servers[1]).await;
     for client in [&mut a, &mut b] {
         assert_eq!(client.ask("join c").await, "ok");
     }
@@ -231,17 +231,17 @@ async fn messages_deliveries_and_connections_are_counted() {
     line.write("c\n").await;
     assert_eq!(line.take(3).await, b"ok\n");
 
-    rig.publish_to("c", "one", 3).await;
-    rig.publish_to("d", "two", 1).await;
-    rig.publish_to("nobody", "three", 0).await;
-    assert_eq!(rig.publish("c", "bad").await["r"], serde_json::json!({"s": 2, "f": 1}));
+    engine.publish_to("c", "one", 3).await;
+    engine.publish_to("d", "two", 1).await;
+    engine.publish_to("nobody", "three", 0).await;
+    assert_eq!(engine.publish("c", "bad").await["r"], serde_json::json!({"s": 2, "f": 1}));
     for text in ["one", "two", "bad"] {
         assert_eq!(a.text().await, text);
     }
     let id = b.ask_past("id", 2).await;
     for (c, status) in [(id.as_str(), 200), ("17", 404)] {
         let body = serde_json::json!({"c": c, "d": "to you"}).to_string();
-        assert_eq!(post(rig.at.api, "/v1/mesh/send", &body).await.0, status);
+        assert_eq!(post(engine.at.api, "/v1/mesh/send", &body).await.0, status);
     }
     assert_eq!(b.text().await, "to you");
     // From scripts; the answer comes after what is published to all three.
@@ -254,7 +254,7 @@ async fn messages_deliveries_and_connections_are_counted() {
     assert_eq!([b.text().await, b.text().await], ["from a script", "from a script"]);
     line.take("one\nfrom a script\nfrom a script\n".len()).await;
 
-    let page = scrape(rig.at.api).await;
+    let page = scrape(engine.at.api).await;
     for (sample, want) in [
         ("connmix_engine_servers_clients", 3.0),
         ("connmix_center_registry_clients", 3.0),
@@ -291,9 +291,9 @@ async fn messages_deliveries_and_connections_are_counted() {
     assert_eq!(hook("duration_seconds_count", ws, "on_message"), 6.0);
     assert_eq!(hook("duration_seconds_count", ws, "on_handshake"), 2.0);
     assert_eq!(hook("duration_seconds_count", ws, "on_close"), 0.0, "the script has none");
-    assert_eq!(hook("duration_seconds_count", rig.at.servers[1], "protocol_encode"), 4.0);
-    assert_eq!(hook("errors_total", rig.at.servers[1], "protocol_encode"), 1.0);
-    assert_eq!(hook("timeouts_total", rig.at.servers[1], "protocol_encode"), 0.0);
+    assert_eq!(hook("duration_seconds_count", engine.at.servers[1], "protocol_encode"), 4.0);
+    assert_eq!(hook("errors_total", engine.at.servers[1], "protocol_encode"), 1.0);
+    assert_eq!(hook("timeouts_total", engine.at.servers[1], "protocol_encode"), 0.0);
     assert!(page.get("process_resident_memory_bytes") > 1e6);
     assert_eq!(page.get(&format!("connmix_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"))), 1.0);
 }
@@ -311,21 +311,21 @@ impl Client {
 
 #[tokio::test]
 async fn failures_and_ends_are_counted_by_what_they_were() {
-    let rig = rig("", "");
-    let ws = rig.ws();
+    let engine = engine("", "");
+    let ws = engine.ws();
     for (message, code) in [("boom", 1011), ("boom", 1011), ("spin", 1011), ("bye", 4000)] {
-        let mut client = rig.connect().await;
+        let mut client = engine.connect().await;
         client.send(message).await;
         assert_eq!(client.close_frame().await.0, code);
     }
-    rig.connect().await.close().await;
+    engine.connect().await.close().await;
     drop(Raw::open(ws).await);
     let mut raw = Raw::open(ws).await;
     raw.write([0xFF, 0]).await;
     assert_eq!(raw.close_frame().await.0, 1002);
     let refusals = [
         "GET /elsewhere HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
-        kit::raw::upgrade_with("X-Refuse: yes\r\n"),
+        common::raw::upgrade_with("X-Refuse: yes\r\n"),
         "nonsense\r\n\r\n".to_owned(),
     ];
     for refused in refusals {
@@ -345,7 +345,7 @@ async fn failures_and_ends_are_counted_by_what_they_were() {
         page.get(&format!("connmix_engine_connections_closed_total{{server=\"{ws}\",reason=\"{reason}\"}}"))
     };
     let page = eventually("seven ends", async || {
-        let page = scrape(rig.at.api).await;
+        let page = scrape(engine.at.api).await;
         (page.sum("connmix_engine_connections_closed_total") == 7.0).then_some(page)
     })
     .await;
@@ -368,8 +368,8 @@ async fn failures_and_ends_are_counted_by_what_they_were() {
 
 #[tokio::test]
 async fn calls_over_a_websocket_are_counted_as_those_over_http() {
-    let rig = rig("", "");
-    let mut api = Client::connect(rig.at.api, "/ws/v1").await;
+    let engine = engine("", "");
+    let mut api = Client::connect(engine.at.api, "/ws/v1").await;
     for request in [
         r#"{"m":"mesh.publish","p":{"c":"c","d":"x"}}"#,
         r#"{"m":"mesh.publish","p":{"c":"c","d":"x"}}"#,
@@ -384,7 +384,7 @@ async fn calls_over_a_websocket_are_counted_as_those_over_http() {
         api.ask(request).await;
     }
     assert_eq!(api.ask("ping").await, "pong");
-    let page = scrape(rig.at.api).await;
+    let page = scrape(engine.at.api).await;
     let want = [
         ("mesh.publish", "ok", 2.0),
         ("mesh.publish", "invalid", 1.0),
@@ -404,11 +404,11 @@ async fn calls_over_a_websocket_are_counted_as_those_over_http() {
 
 #[tokio::test]
 async fn a_publish_counts_once_for_each_message_and_channel_whatever_the_call() {
-    let rig = rig("", "");
-    let published = async || scrape(rig.at.api).await.get("connmix_engine_publishes_total{origin=\"api\"}");
+    let engine = engine("", "");
+    let published = async || scrape(engine.at.api).await.get("connmix_engine_publishes_total{origin=\"api\"}");
     let messages: Vec<_> = (0..100).map(|_| json!({"c": "c", "d": "x"})).collect();
     let repeats: Vec<_> = (0..50).map(|_| json!({"c": "c", "d": "x", "id": "again"})).collect();
-    let mut ws = Client::connect(rig.at.api, "/ws/v1").await;
+    let mut ws = Client::connect(engine.at.api, "/ws/v1").await;
     let mut want = 0.0;
     for (body, n) in [
         (json!({"c": "c", "d": "x"}), 1.0),
@@ -420,7 +420,7 @@ async fn a_publish_counts_once_for_each_message_and_channel_whatever_the_call() 
         (json!({"c": "c"}), 0.0),
         (json!([{"c": "c"}, {"c": "c", "d": "x"}]), 1.0),
     ] {
-        post(rig.at.api, "/v1/mesh/publish", &body.to_string()).await;
+        post(engine.at.api, "/v1/mesh/publish", &body.to_string()).await;
         want += n;
         assert_eq!(published().await, want, "over HTTP: {body}");
         if body.is_object() {
@@ -433,25 +433,25 @@ async fn a_publish_counts_once_for_each_message_and_channel_whatever_the_call() 
 
 #[tokio::test]
 async fn a_client_that_takes_nothing_is_a_drop() {
-    let rig = rig("outboxLimit: 64KiB", "");
-    let mut slow = Raw::narrow(rig.ws()).await.opened().await;
+    let engine = engine("outboxLimit: 64KiB", "");
+    let mut slow = Raw::narrow(engine.ws()).await.opened().await;
     assert_eq!(slow.ask("join c").await, "ok");
     let data = "x".repeat(60_000);
     let (mut reached, mut failed) = (0.0, 0.0);
     while failed == 0.0 {
-        let reply = rig.publish("c", &data).await;
+        let reply = engine.publish("c", &data).await;
         reached += reply["r"]["s"].as_f64().unwrap();
         failed += reply["r"]["f"].as_f64().unwrap();
     }
     let page = eventually("the slow client's end", async || {
-        let page = scrape(rig.at.api).await;
+        let page = scrape(engine.at.api).await;
         (page.sum("connmix_engine_connections_closed_total") == 1.0).then_some(page)
     })
     .await;
     assert_eq!(page.get("connmix_engine_dropped_messages_total{cause=\"too_slow\"}"), failed);
     assert_eq!(page.get("connmix_engine_servers_send_errors_total{protocol=\"websocket\"}"), failed);
     assert_eq!(page.get("connmix_engine_deliveries_total{protocol=\"websocket\"}"), reached);
-    let ws = rig.ws();
+    let ws = engine.ws();
     assert_eq!(
         page.get(&format!("connmix_engine_connections_closed_total{{server=\"{ws}\",reason=\"too_slow\"}}")),
         1.0
@@ -462,25 +462,25 @@ async fn a_client_that_takes_nothing_is_a_drop() {
 
 #[tokio::test]
 async fn delays_are_quantiles_over_the_window() {
-    let rig = rig("", "prometheus: {summary: {maxAge: 1s, ageBuckets: 4}}");
-    let mut client = rig.connect().await;
+    let engine = engine("", "prometheus: {summary: {maxAge: 1s, ageBuckets: 4}}");
+    let mut client = engine.connect().await;
     assert_eq!(client.ask("join c").await, "ok");
     let delay = "connmix_engine_servers_send_duration_seconds";
     let at = |page: &Page, scenario: &str, quantile: &str| {
         page.get(&format!("{delay}{{protocol=\"websocket\",scenario=\"{scenario}\",quantile=\"{quantile}\"}}"))
     };
     let count = |page: &Page| page.get(&format!("{delay}_count{{protocol=\"websocket\",scenario=\"local\"}}"));
-    let page = scrape(rig.at.api).await;
+    let page = scrape(engine.at.api).await;
     assert!(at(&page, "local", "0.5").is_nan() && count(&page) == 0.0, "{}", page.text);
-    rig.publish_to("nobody", "x", 0).await;
+    engine.publish_to("nobody", "x", 0).await;
     let mut published = 0.0;
     // Again if the machine was so slow that the window has passed meanwhile.
     let page = eventually("delays are told", async || {
         for _ in 0..20 {
-            rig.publish_to("c", "x", 1).await;
+            engine.publish_to("c", "x", 1).await;
         }
         published += 20.0;
-        let page = scrape(rig.at.api).await;
+        let page = scrape(engine.at.api).await;
         (!at(&page, "local", "0.5").is_nan()).then_some(page)
     })
     .await;
@@ -491,7 +491,7 @@ async fn delays_are_quantiles_over_the_window() {
     assert!(sum >= half * 9.0, "{sum} for half of it {half}");
     assert!(at(&page, "forward", "0.99").is_nan());
     let page = eventually("the window has passed", async || {
-        let page = scrape(rig.at.api).await;
+        let page = scrape(engine.at.api).await;
         at(&page, "local", "0.5").is_nan().then_some(page)
     })
     .await;
@@ -500,11 +500,11 @@ async fn delays_are_quantiles_over_the_window() {
 
 #[tokio::test]
 async fn waiting_handlers_and_lua_memory_are_told_by_worker() {
-    let rig = rig("pingInterval: 80ms", "");
-    let mut client = rig.connect().await;
+    let engine = engine("pingInterval: 80ms", "");
+    let mut client = engine.connect().await;
     client.send("sleep 1000").await;
     let page = eventually("a handler waits", async || {
-        let page = scrape(rig.at.api).await;
+        let page = scrape(engine.at.api).await;
         (page.sum("connmix_engine_waiting_handlers") == 1.0).then_some(page)
     })
     .await;
@@ -517,26 +517,26 @@ async fn waiting_handlers_and_lua_memory_are_told_by_worker() {
 
 #[tokio::test]
 async fn reloads_are_counted_by_result() {
-    let rig = rig("", "");
+    let engine = engine("", "");
     let at = |page: &Page, what: &str, result: &str| {
         page.get(&format!("connmix_engine_reloads_total{{what=\"{what}\",result=\"{result}\"}}"))
     };
     let reached = async |what: &str, result: &str| {
         eventually(&format!("{what} {result}"), async || {
-            let page = scrape(rig.at.api).await;
+            let page = scrape(engine.at.api).await;
             (at(&page, what, result) == 1.0).then_some(page)
         })
         .await
     };
-    fs::write(rig.path("entry.lua"), "this is no Lua").unwrap();
+    fs::write(engine.path("entry.lua"), "this is no Lua").unwrap();
     reached("script", "error").await;
-    fs::write(rig.path("entry.lua"), SCRIPT).unwrap();
+    fs::write(engine.path("entry.lua"), SCRIPT).unwrap();
     reached("script", "ok").await;
-    rig.engine().reload();
+    engine.engine().reload();
     let page = reached("config", "ok").await;
     assert_eq!((at(&page, "script", "error"), at(&page, "config", "error")), (1.0, 0.0));
-    let config = fs::read_to_string(rig.path("connmix.yaml")).unwrap();
-    fs::write(rig.path("connmix.yaml"), config + "nonsense: true\n").unwrap();
+    let config = fs::read_to_string(engine.path("connmix.yaml")).unwrap();
+    fs::write(engine.path("connmix.yaml"), config + "nonsense: true\n").unwrap();
     reached("config", "error").await;
 }
 
@@ -569,8 +569,8 @@ fn publish(credentials: &str) -> String {
 
 #[tokio::test]
 async fn the_page_is_for_readers() {
-    let rig = rig("", USERS);
-    for addr in [rig.at.api, rig.at.center] {
+    let engine = engine("", USERS);
+    for addr in [engine.at.api, engine.at.center] {
         let mut raw = Raw::dial(addr).await;
         assert_eq!(raw.call(metrics("reader:r")).await.status, 200);
         assert_eq!(raw.call(metrics("writer:w")).await.status, 403);
@@ -579,7 +579,7 @@ async fn the_page_is_for_readers() {
         let head = raw.call(metrics("reader:r").replace("GET", "POST")).await;
         assert_eq!((head.status, head.header("Allow")), (405, Some("GET, HEAD")));
     }
-    let page = Page::parse(Raw::dial(rig.at.api).await.call(metrics("reader:r")).await.body);
+    let page = Page::parse(Raw::dial(engine.at.api).await.call(metrics("reader:r")).await.body);
     assert_eq!(page.get("connmix_api_calls_total{call=\"metrics\",result=\"unauthorized\"}"), 4.0);
     assert_eq!(page.get("connmix_api_calls_total{call=\"metrics\",result=\"forbidden\"}"), 2.0);
     assert_eq!(page.get("connmix_api_failed_logins_total"), 2.0);
@@ -587,17 +587,17 @@ async fn the_page_is_for_readers() {
 
 #[tokio::test]
 async fn whoever_guesses_passwords_waits_and_nobody_else_does() {
-    let rig = rig("", USERS);
-    let mut raw = Raw::dial(rig.at.api).await;
+    let engine = engine("", USERS);
+    let mut raw = Raw::dial(engine.at.api).await;
     // Without credentials nobody guesses anything.
     for _ in 0..10 {
         assert_eq!(raw.call(publish("")).await.status, 401);
     }
     for request in [publish("writer:1"), metrics("reader:2"), publish("writer:3"), metrics("reader:4")] {
-        assert_eq!(Raw::dial(rig.at.api).await.call(request).await.status, 401);
+        assert_eq!(Raw::dial(engine.at.api).await.call(request).await.status, 401);
     }
     let delayed = async || {
-        let page = Page::parse(Raw::dial(rig.at.api).await.call(metrics("reader:r")).await.body);
+        let page = Page::parse(Raw::dial(engine.at.api).await.call(metrics("reader:r")).await.body);
         page.get("connmix_api_delayed_logins_total")
     };
     for request in [publish("writer:5"), metrics("reader:6")] {
@@ -605,7 +605,7 @@ async fn whoever_guesses_passwords_waits_and_nobody_else_does() {
         // long as the guess waits proves nothing, so there is more than one try.
         let mut proven = false;
         for _ in 0..5 {
-            let (mut guesser, began, before) = (Raw::dial(rig.at.api).await, Instant::now(), delayed().await);
+            let (mut guesser, began, before) = (Raw::dial(engine.at.api).await, Instant::now(), delayed().await);
             let request = request.clone();
             let guess = tokio::spawn(async move { (guesser.call(request).await.status, began.elapsed()) });
             eventually("it waits", async || (delayed().await > before).then_some(())).await;
@@ -624,10 +624,10 @@ async fn whoever_guesses_passwords_waits_and_nobody_else_does() {
 
 #[tokio::test]
 async fn guesses_that_pile_up_are_ended() {
-    let rig = rig("", USERS);
+    let engine = engine("", USERS);
     let mut raws = Vec::new();
     for i in 0..24 {
-        let mut raw = Raw::dial(rig.at.api).await;
+        let mut raw = Raw::dial(engine.at.api).await;
         raw.write(if i % 2 == 0 { publish("writer:x") } else { metrics("reader:x") }).await;
         raws.push(raw);
     }
@@ -650,17 +650,17 @@ async fn guesses_that_pile_up_are_ended() {
 
 #[tokio::test]
 async fn the_page_does_not_grow_with_clients_and_channels() {
-    let rig = rig("", "");
-    let before = scrape(rig.at.api).await;
+    let engine = engine("", "");
+    let before = scrape(engine.at.api).await;
     let mut clients = Vec::new();
     for i in 0..100 {
-        let mut client = rig.connect().await;
+        let mut client = engine.connect().await;
         for channel in 0..10 {
             assert_eq!(client.ask(&format!("join channel:{}", i * 10 + channel)).await, "ok");
         }
         clients.push(client);
     }
-    let after = scrape(rig.at.api).await;
+    let after = scrape(engine.at.api).await;
     assert_eq!(after.get("connmix_engine_channels"), 1000.0);
     assert_eq!(after.get("connmix_engine_subscriptions"), 1000.0);
     let names = |page: &Page| page.samples.keys().cloned().collect::<Vec<_>>();

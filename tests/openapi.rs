@@ -1,14 +1,14 @@
 //! Holds `docs/openapi.yaml` against the server: every answer that it promises is provoked over a real socket and
 //! validated, its examples are what they are examples of, and it knows every status that the API's tests expect.
 
-mod kit;
+mod common;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use common::raw::{Raw, Reply};
+use common::*;
 use connmix::config::{NodeRole, load};
 use connmix::engine::{Engine, Link, Listeners};
-use kit::raw::{Raw, Reply};
-use kit::*;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -169,7 +169,7 @@ access:
 ";
 
 /// An engine with these users, small bodies and little patience for them.
-fn rig() -> Rig {
+fn engine() -> TestEngine {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
     let file = dir.path().join("connmix.yaml");
@@ -178,7 +178,7 @@ fn rig() -> Rig {
     let before = "engine:\n  apiServer: {port: 0, bind: 127.0.0.1";
     assert!(config.contains(before));
     fs::write(&file, config.replace(before, &format!("{before}, maxBodySize: 30000, readTimeout: 1"))).unwrap();
-    Rig::start(dir)
+    TestEngine::start(dir)
 }
 
 fn basic(credentials: &str) -> String {
@@ -204,10 +204,10 @@ const WS: &str = "/ws/v1";
 async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
     let document = document();
     let mut prober = Prober { document: &document, seen: BTreeSet::new() };
-    let rig = rig();
-    let (api, center) = (rig.at.api, rig.at.center);
+    let engine = engine();
+    let (api, center) = (engine.at.api, engine.at.center);
     let ann = basic("ann:secret");
-    let mut client = rig.connect().await;
+    let mut client = engine.connect().await;
     let id = client.ask("id").await;
     assert_eq!(client.ask("news").await, "ok");
 
@@ -371,7 +371,7 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
     }
     // They have been accepted: later ones have been served.
     assert_eq!(get(api, "/healthz").await.0, 200);
-    let stopping = tokio::spawn(rig.shutdown());
+    let stopping = tokio::spawn(engine.shutdown());
     while !client.next().await.unwrap().is_close() {}
     for (mut raw, path) in begun {
         raw.write("\r\n\r\n").await;
@@ -397,7 +397,7 @@ fn lonely_node() -> (tempfile::TempDir, Engine) {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("entry.lua"), "function on_message() end").unwrap();
     let file = dir.path().join("connmix.yaml");
-    kit::write_config(&file, "", "workers: 1\nmeshPoint: {port: 0}", "");
+    common::write_config(&file, "", "workers: 1\nmeshPoint: {port: 0}", "");
     let config = load::load(&file).unwrap().for_role(NodeRole { engine: true, center: false });
     let listeners = Listeners::bind(&config).unwrap();
     let engine = Engine::start_on(Link::Memory(Arc::default()), config, listeners, None, Box::new(|_| ()));

@@ -1,12 +1,12 @@
 //! What web pages can make a browser send to the APIs, and what comes of it: nothing, unless their origin is listed. And
 //! what any request to them must be.
 
-mod kit;
+mod common;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use kit::raw::{self, Raw, Reply};
-use kit::*;
+use common::raw::{self, Raw, Reply};
+use common::*;
 use serde_json::Value;
 use std::fs;
 use std::net::SocketAddr;
@@ -23,8 +23,8 @@ const USERS: &str = "users: [{username: ann, password: secret}]";
 const BODY: &str = r#"{"c":"c","d":"x"}"#;
 
 /// An engine with these lines under `access`.
-fn rig(access: &str) -> Rig {
-    Rig::with_top(SCRIPT, "", "workers: 2", &format!("access: {{{access}}}"))
+fn engine(access: &str) -> TestEngine {
+    TestEngine::with_top(SCRIPT, "", "workers: 2", &format!("access: {{{access}}}"))
 }
 
 /// A request with these headers besides its length, each ending in CRLF, and nothing that is not given.
@@ -72,8 +72,8 @@ async fn refused(at: SocketAddr, request: &str, status: u16, part: &str) {
 }
 
 /// Every path of both ports that answers something, and one that does not: method, path, what it is answered.
-fn paths(rig: &Rig) -> Vec<(SocketAddr, &'static str, &'static str, u16)> {
-    let (api, center) = (rig.at.api, rig.at.center);
+fn paths(engine: &TestEngine) -> Vec<(SocketAddr, &'static str, &'static str, u16)> {
+    let (api, center) = (engine.at.api, engine.at.center);
     let mut paths = vec![
         (api, "POST", PUBLISH, 200),
         (api, "POST", "/v1/mesh/send", 400),
@@ -113,19 +113,19 @@ const FOREIGN: [&str; 12] = [
 #[tokio::test]
 async fn a_page_that_is_not_listed_may_do_nothing() {
     for access in ["", "origins: ['https://app.example']", "users: [{username: ann, password: secret}]"] {
-        let rig = rig(access);
-        let mut client = rig.connect().await;
+        let engine = engine(access);
+        let mut client = engine.connect().await;
         assert_eq!(client.ask("c").await, "ok");
         // A browser may know the password.
         let user = if access.starts_with("users") { basic() } else { String::new() };
         for foreign in FOREIGN {
-            for (at, method, path, _) in paths(&rig) {
+            for (at, method, path, _) in paths(&engine) {
                 refused(at, &ask(method, path, &local(&format!("{user}{foreign}"))), 403, "may not call here").await;
             }
-            refused(rig.at.api, &upgrade(&format!("{user}{foreign}")), 403, "may not call here").await;
+            refused(engine.at.api, &upgrade(&format!("{user}{foreign}")), 403, "may not call here").await;
             let preflight = format!("{foreign}Access-Control-Request-Method: POST\r\n");
-            refused(rig.at.api, &ask("OPTIONS", PUBLISH, &local(&preflight)), 403, "may not call here").await;
-            for at in [rig.at.api, rig.at.center] {
+            refused(engine.at.api, &ask("OPTIONS", PUBLISH, &local(&preflight)), 403, "may not call here").await;
+            for at in [engine.at.api, engine.at.center] {
                 assert_eq!(reply(at, &ask("GET", "/healthz", &local(foreign))).await.status, 200, "a probe");
             }
         }
@@ -135,25 +135,25 @@ async fn a_page_that_is_not_listed_may_do_nothing() {
 
 #[tokio::test]
 async fn what_no_page_sends_and_what_a_person_opens_is_answered_as_before() {
-    let rig = rig("");
+    let engine = engine("");
     for headers in
         ["", "Sec-Fetch-Site: none\r\n", "Sec-Fetch-Site: same-origin\r\n", "Referer: https://x.example/\r\n"]
     {
-        for (at, method, path, status) in paths(&rig) {
+        for (at, method, path, status) in paths(&engine) {
             assert_eq!(
                 reply(at, &ask(method, path, &local(headers))).await.status,
                 status,
                 "{method} {path} {headers}"
             );
         }
-        assert_eq!(reply(rig.at.api, &upgrade(headers)).await.status, 101);
+        assert_eq!(reply(engine.at.api, &upgrade(headers)).await.status, 101);
     }
 }
 
 #[tokio::test]
 async fn a_foreign_call_behind_plain_ones_is_refused_alone() {
-    let rig = rig("");
-    let mut api = Raw::dial(rig.at.api).await;
+    let engine = engine("");
+    let mut api = Raw::dial(engine.at.api).await;
     let (fine, foreign) =
         (ask("POST", PUBLISH, &local("")), ask("POST", PUBLISH, &local("Origin: https://evil.example\r\n")));
     api.write([fine.as_str(), &foreign, &fine].concat()).await;
@@ -164,13 +164,13 @@ async fn a_foreign_call_behind_plain_ones_is_refused_alone() {
 
 #[tokio::test]
 async fn a_listed_page_asks_first_and_then_may_call() {
-    let rig = rig(&format!("{USERS}, origins: ['HTTPS://App.example:443/', 'https://münchen.example']"));
+    let engine = engine(&format!("{USERS}, origins: ['HTTPS://App.example:443/', 'https://münchen.example']"));
     for origin in ["https://app.example", "https://xn--mnchen-3ya.example"] {
         let page = format!("Origin: {origin}\r\nSec-Fetch-Site: cross-site\r\n");
         for path in [PUBLISH, "/v1/mesh/send", "/metrics", "/none"] {
             let wanted = "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization\r\n";
             // Without credentials, since browsers ask so.
-            let reply = reply(rig.at.api, &ask("OPTIONS", path, &local(&format!("{page}{wanted}")))).await;
+            let reply = reply(engine.at.api, &ask("OPTIONS", path, &local(&format!("{page}{wanted}")))).await;
             assert_eq!(reply.status, 204, "{reply:?}");
             assert_eq!(reply.header("Access-Control-Allow-Origin"), Some(origin));
             assert_eq!(reply.header("Access-Control-Allow-Methods"), Some("GET, HEAD, POST"));
@@ -178,8 +178,8 @@ async fn a_listed_page_asks_first_and_then_may_call() {
             assert_eq!(reply.header("Access-Control-Max-Age"), Some("600"));
             assert_eq!(reply.header("Vary"), Some("origin"));
         }
-        let mut all = paths(&rig);
-        all.extend([(rig.at.api, "GET", "/healthz", 200), (rig.at.center, "GET", "/healthz", 200)]);
+        let mut all = paths(&engine);
+        all.extend([(engine.at.api, "GET", "/healthz", 200), (engine.at.center, "GET", "/healthz", 200)]);
         for (at, method, path, status) in all {
             let reply = reply(at, &ask(method, path, &local(&format!("{page}{}", basic())))).await;
             assert_eq!(reply.status, status, "{method} {path}");
@@ -187,9 +187,9 @@ async fn a_listed_page_asks_first_and_then_may_call() {
             assert_eq!(reply.header("Vary"), Some("origin"), "{method} {path}");
         }
         // It needs its user all the same, and hears that it does.
-        let reply = reply(rig.at.api, &ask("POST", PUBLISH, &local(&page))).await;
+        let reply = reply(engine.at.api, &ask("POST", PUBLISH, &local(&page))).await;
         assert_eq!((reply.status, reply.header("Access-Control-Allow-Origin")), (401, Some(origin)));
-        let mut raw = Raw::dial(rig.at.api).await;
+        let mut raw = Raw::dial(engine.at.api).await;
         raw.write(upgrade(&format!("{page}{}", basic()))).await;
         assert_eq!(raw.head().await.status, 101);
         assert_eq!(raw.ask("ping").await, "pong");
@@ -198,27 +198,27 @@ async fn a_listed_page_asks_first_and_then_may_call() {
 
 #[tokio::test]
 async fn a_page_that_is_listed_or_no_longer_is_so_at_once() {
-    let rig = rig("origins: []");
-    let file = rig.path("connmix.yaml");
+    let engine = engine("origins: []");
+    let file = engine.path("connmix.yaml");
     let config = fs::read_to_string(&file).unwrap();
     let page = "Origin: https://app.example\r\n";
-    refused(rig.at.api, &upgrade(page), 403, "access.origins").await;
+    refused(engine.at.api, &upgrade(page), 403, "access.origins").await;
     fs::write(&file, config.replace("origins: []", "origins: ['https://app.example']")).unwrap();
-    rig.engine().reload();
+    engine.engine().reload();
     let mut raw = eventually("the page is listed", async || {
-        let mut raw = Raw::dial(rig.at.api).await;
+        let mut raw = Raw::dial(engine.at.api).await;
         raw.write(upgrade(page)).await;
         (raw.head().await.status == 101).then_some(raw)
     })
     .await;
-    let mut other = Raw::dial(rig.at.api).await;
+    let mut other = Raw::dial(engine.at.api).await;
     other.write(upgrade("")).await;
     assert_eq!(other.head().await.status, 101);
     fs::write(&file, config).unwrap();
-    rig.engine().reload();
+    engine.engine().reload();
     assert_eq!(raw.close_frame().await, (1008, "access was taken away".into()));
     assert_eq!(other.ask("ping").await, "pong", "it is no page's");
-    refused(rig.at.api, &ask("POST", PUBLISH, &local(page)), 403, "access.origins").await;
+    refused(engine.at.api, &ask("POST", PUBLISH, &local(page)), 403, "access.origins").await;
 }
 
 /// Names under which a page's own server may come to be this machine.
@@ -229,10 +229,11 @@ const OWN_NAMES: [&str; 7] =
 
 #[tokio::test]
 async fn an_open_api_on_loopback_answers_to_its_own_names_alone() {
-    let plain = rig("");
-    let advertised = Rig::with_top(SCRIPT, "", "workers: 1", "cluster: {advertise: {api: 'Node-1.example:6789'}}");
-    for rig in [&plain, &advertised] {
-        for (at, method, path, status) in paths(rig) {
+    let plain = engine("");
+    let advertised =
+        TestEngine::with_top(SCRIPT, "", "workers: 1", "cluster: {advertise: {api: 'Node-1.example:6789'}}");
+    for engine in [&plain, &advertised] {
+        for (at, method, path, status) in paths(engine) {
             for name in FOREIGN_NAMES {
                 refused(at, &ask(method, path, &format!("Host: {name}\r\n")), 403, "is no name of this API").await;
                 // The target's host is the one that counts.
@@ -247,12 +248,12 @@ async fn an_open_api_on_loopback_answers_to_its_own_names_alone() {
                 assert_eq!(reply.status, status, "{method} {path} {name}");
             }
             let node = ask(method, path, "Host: node-1.EXAMPLE:6789\r\n");
-            match std::ptr::eq(rig, &advertised) {
+            match std::ptr::eq(engine, &advertised) {
                 true => assert_eq!(reply(at, &node).await.status, status),
                 false => refused(at, &node, 403, "cluster.advertise").await,
             }
         }
-        for at in [rig.at.api, rig.at.center] {
+        for at in [engine.at.api, engine.at.center] {
             let probe = ask("GET", "/healthz", "Host: evil.example\r\n");
             assert_eq!(reply(at, &probe).await.status, 200, "a probe");
         }
@@ -263,7 +264,7 @@ async fn an_open_api_on_loopback_answers_to_its_own_names_alone() {
     api.write([ask("POST", PUBLISH, &local("")), foreign].concat()).await;
     assert_eq!((api.reply().await.status, api.reply().await.status), (200, 403));
     // A page of that name can't know the password.
-    let users = rig(USERS);
+    let users = engine(USERS);
     for name in FOREIGN_NAMES {
         refused(users.at.api, &ask("POST", PUBLISH, &format!("Host: {name}\r\n")), 401, "credentials").await;
         let known = ask("POST", PUBLISH, &format!("Host: {name}\r\n{}", basic()));
@@ -274,10 +275,10 @@ async fn an_open_api_on_loopback_answers_to_its_own_names_alone() {
 #[tokio::test]
 async fn a_request_names_one_host_or_is_refused() {
     for access in ["", USERS] {
-        let rig = rig(access);
+        let engine = engine(access);
         let user = if access.is_empty() { String::new() } else { basic() };
-        let mut all = paths(&rig);
-        all.extend([(rig.at.api, "GET", "/healthz", 200), (rig.at.center, "GET", "/healthz", 200)]);
+        let mut all = paths(&engine);
+        all.extend([(engine.at.api, "GET", "/healthz", 200), (engine.at.center, "GET", "/healthz", 200)]);
         for (at, method, path, status) in all {
             for (hosts, part) in [
                 ("", "Host header is missing"),
@@ -299,13 +300,13 @@ async fn a_request_names_one_host_or_is_refused() {
             assert_eq!(reply(at, &old("Host: localhost\r\n")).await.status, wanted, "{method} {path}");
             refused(at, &old("Host: a\r\nHost: a\r\n"), 400, "more than once").await;
         }
-        refused(rig.at.api, &upgrade(&user).replace("Host: localhost\r\n", ""), 400, "Host").await;
+        refused(engine.at.api, &upgrade(&user).replace("Host: localhost\r\n", ""), 400, "Host").await;
     }
 }
 
 #[tokio::test]
 async fn a_body_in_another_coding_than_chunks_is_not_read() {
-    let rig = rig("");
+    let engine = engine("");
     let chunked = format!("{:x}\r\n{BODY}\r\n0\r\n\r\n", BODY.len());
     for (coding, status) in [
         ("Transfer-Encoding: chunked\r\n", 200),
@@ -313,10 +314,10 @@ async fn a_body_in_another_coding_than_chunks_is_not_read() {
         ("Transfer-Encoding: gzip, chunked\r\n", 501),
         ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", 501),
     ] {
-        let mut api = Raw::dial(rig.at.api).await;
+        let mut api = Raw::dial(engine.at.api).await;
         let reply = api.call(format!("POST {PUBLISH} HTTP/1.1\r\n{}\r\n{chunked}", local(coding))).await;
         assert_eq!(reply.status, status, "{coding}: {reply:?}");
-        let mut center = Raw::dial(rig.at.center).await;
+        let mut center = Raw::dial(engine.at.center).await;
         let reply = center.call(format!("POST /version HTTP/1.1\r\n{}\r\n{chunked}", local(coding))).await;
         assert_eq!(reply.status, if status == 200 { 405 } else { status }, "{coding}: {reply:?}");
     }
@@ -324,14 +325,14 @@ async fn a_body_in_another_coding_than_chunks_is_not_read() {
 
 #[tokio::test]
 async fn another_version_of_websocket_is_told_which_one_is_spoken() {
-    let rig = rig("");
+    let engine = engine("");
     for request in [
         upgrade("").replace("Version: 13", "Version: 8"),
         upgrade("").replace("Sec-WebSocket-Version: 13\r\n", ""),
         upgrade("").replace("Upgrade: websocket\r\n", ""),
         upgrade("").replace("GET", "HEAD"),
     ] {
-        let mut raw = Raw::dial(rig.at.api).await;
+        let mut raw = Raw::dial(engine.at.api).await;
         raw.write(&request).await;
         let head = raw.head().await;
         assert_eq!(head.status, 426, "{request}: {head:?}");
@@ -340,7 +341,7 @@ async fn another_version_of_websocket_is_told_which_one_is_spoken() {
         }
     }
     // The connection is good for more, behind HEAD too, which has no body.
-    let mut raw = Raw::dial(rig.at.api).await;
+    let mut raw = Raw::dial(engine.at.api).await;
     raw.write([upgrade("").replace("GET", "HEAD"), ask("GET", "/readyz", &local(""))].concat()).await;
     assert_eq!((raw.head().await.status, raw.reply().await.status), (426, 200));
 }

@@ -1,17 +1,17 @@
 //! What Prometheus' own checker says of the page of metrics.
 
-mod kit;
+mod common;
 
-use kit::Rig;
-use kit::optional::{Outcome, need};
-use kit::raw::Raw;
+use common::TestEngine;
+use common::optional::{Outcome, need};
+use common::raw::Raw;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 async fn promtool_finds_nothing_wrong() -> Outcome {
     need("promtool", &["--version"])?;
-    let rig = Rig::new("function on_message() end");
-    for at in [rig.at.api, rig.at.center] {
+    let engine = TestEngine::new("function on_message() end");
+    for at in [engine.at.api, engine.at.center] {
         let page = Raw::dial(at).await.call("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await.body;
         assert!(page.contains("# TYPE connmix_"), "{page}");
         let mut command = Command::new("promtool");

@@ -1,17 +1,17 @@
 //! The shipped protocol modules, and the shipped socket handler, over real sockets; and a module in the older form.
 
-mod kit;
+mod common;
 
+use common::raw::{CLOSE, CONTINUE, FIN, PING, PONG, Raw, TEXT, close, frame, text, upgrade, upgrade_with};
+use common::{Client, TestEngine};
 use futures_util::{SinkExt, StreamExt};
-use kit::raw::{CLOSE, CONTINUE, FIN, PING, PONG, Raw, TEXT, close, frame, text, upgrade, upgrade_with};
-use kit::{Client, Rig};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use tokio_tungstenite::tungstenite::Message;
 
 /// An engine with the shipped socket handler for that module, or with another script in the same folder.
-fn rig(module: &str, script: Option<&str>) -> Rig {
+fn engine(module: &str, script: Option<&str>) -> TestEngine {
     let dir = tempfile::tempdir().unwrap();
     let lua = dir.path().join("lua");
     fs::create_dir_all(lua.join("protocols")).unwrap();
@@ -28,7 +28,7 @@ fn rig(module: &str, script: Option<&str>) -> Rig {
          protocol: socket\n      options: [{{name: module, value: {module}}}, {{name: path, value: /ws}}]\n"
     );
     fs::write(dir.path().join("connmix.yaml"), text).unwrap();
-    Rig::start(dir)
+    TestEngine::start(dir)
 }
 
 async fn line(raw: &mut Raw) -> String {
@@ -42,24 +42,24 @@ async fn line(raw: &mut Raw) -> String {
 
 #[tokio::test]
 async fn lines_come_and_go() {
-    let rig = rig("text", None);
-    let mut raw = Raw::dial(rig.ws()).await;
+    let engine = engine("text", None);
+    let mut raw = Raw::dial(engine.ws()).await;
     raw.write("hello\r\n\nsplit").await;
     assert_eq!([line(&mut raw).await, line(&mut raw).await], ["hello", ""]);
     raw.write(" in two\nsubscribe room\n").await;
     assert_eq!([line(&mut raw).await, line(&mut raw).await], ["split in two", "ok"]);
-    rig.publish_to("room", "two\nlines", 1).await;
+    engine.publish_to("room", "two\nlines", 1).await;
     assert_eq!(line(&mut raw).await, "two lines");
     raw.write("subscribe \u{1}\nunsubscribe room\n").await;
     assert!(line(&mut raw).await.contains("control character"));
     assert_eq!(line(&mut raw).await, "ok");
-    rig.publish_to("room", "x", 0).await;
+    engine.publish_to("room", "x", 0).await;
 }
 
 #[tokio::test]
 async fn json_rpc_is_answered_as_its_specification_says() {
-    let rig = rig("jsonrpc", None);
-    let mut raw = Raw::dial(rig.ws()).await;
+    let engine = engine("jsonrpc", None);
+    let mut raw = Raw::dial(engine.ws()).await;
     let cases = [
         (
             r#"{"jsonrpc":"2.0","id":1,"method":"echo","params":[1,"a",null]}"#,
@@ -96,7 +96,7 @@ async fn json_rpc_is_answered_as_its_specification_says() {
     raw.write("no json\n").await;
     let got: Value = serde_json::from_str(&line(&mut raw).await).unwrap();
     assert_eq!((&got["id"], &got["error"]["code"]), (&Value::Null, &json!(-32700)));
-    rig.publish_to("room", "{\"jsonrpc\":\"2.0\",\n\"method\":\"news\"}", 1).await;
+    engine.publish_to("room", "{\"jsonrpc\":\"2.0\",\n\"method\":\"news\"}", 1).await;
     let got: Value = serde_json::from_str(&line(&mut raw).await).unwrap();
     assert_eq!(got, json!({"jsonrpc":"2.0","method":"news"}));
 }
@@ -113,8 +113,8 @@ local methods = {
 }
 function on_message(msg) jsonrpc.serve(msg, methods) end
 "#;
-    let rig = rig("text", Some(script));
-    let mut raw = Raw::dial(rig.ws()).await;
+    let engine = engine("text", Some(script));
+    let mut raw = Raw::dial(engine.ws()).await;
     let call = |id: u32, method: &str| json!({"jsonrpc":"2.0","id":id,"method":method});
     raw.write(format!("{}\n{}\n", json!([call(1, "bad"), call(2, "good")]), call(3, "tell"))).await;
     let got: Value = serde_json::from_str(&line(&mut raw).await).unwrap();
@@ -131,19 +131,19 @@ function on_message(msg) jsonrpc.serve(msg, methods) end
 
 #[tokio::test]
 async fn websocket_in_lua_serves_a_websocket_client() {
-    let rig = rig("websocket", None);
-    let mut client = Client::connect(rig.ws(), "/ws").await;
+    let engine = engine("websocket", None);
+    let mut client = Client::connect(engine.ws(), "/ws").await;
     for length in [0, 1, 125, 126, 65_535, 65_536, 300_000] {
         let text: String = "aé漢🎈".chars().cycle().take(length).collect();
         assert!(client.ask(&text).await == text, "{length} characters");
     }
     assert_eq!(client.ask("subscribe room").await, "ok");
-    rig.publish_to("room", "to all", 1).await;
+    engine.publish_to("room", "to all", 1).await;
     assert_eq!(client.text().await, "to all");
     client.0.send(Message::Ping("p".into())).await.unwrap();
     assert_eq!(client.0.next().await.unwrap().unwrap(), Message::Pong("p".into()));
     client.close().await;
-    assert!(Client::try_connect(rig.ws(), "/other").await.is_err());
+    assert!(Client::try_connect(engine.ws(), "/other").await.is_err());
 }
 
 #[tokio::test]
@@ -167,8 +167,8 @@ function on_message(msg, conn)
   conn:send(conn:context_value("cookie") .. " " .. conn:context_value("many"))
 end
 "#;
-    for rig in [rig("websocket", Some(in_lua)), Rig::new(native)] {
-        let mut raw = Raw::dial(rig.ws()).await;
+    for engine in [engine("websocket", Some(in_lua)), TestEngine::new(native)] {
+        let mut raw = Raw::dial(engine.ws()).await;
         let headers = "Cookie: a=1; b=2\r\nX-Many: 1\r\ncookie: c=3\r\nx-many: 2\r\nCOOKIE: d=\r\n";
         raw.write(upgrade_with(headers)).await;
         assert_eq!(raw.head().await.status, 101);
@@ -178,9 +178,9 @@ end
 
 #[tokio::test]
 async fn websocket_in_lua_keeps_to_the_protocol() {
-    let rig = rig("websocket", None);
+    let engine = engine("websocket", None);
     // In fragments, byte by byte.
-    let mut raw = Raw::open(rig.ws()).await;
+    let mut raw = Raw::open(engine.ws()).await;
     let parts = [frame(TEXT, b"one "), frame(CONTINUE, b"two "), frame(FIN | CONTINUE, b"three")].concat();
     for byte in parts {
         raw.write([byte]).await;
@@ -206,7 +206,7 @@ async fn websocket_in_lua_keeps_to_the_protocol() {
         (&frame(FIN | CLOSE, b"\x03\xe8\xff"), 1002),
     ];
     for (bytes, code) in wrong {
-        let mut raw = Raw::open(rig.ws()).await;
+        let mut raw = Raw::open(engine.ws()).await;
         raw.write(bytes).await;
         assert_eq!(raw.close_frame().await.0, code, "{bytes:?}");
         raw.ends().await;
@@ -217,7 +217,7 @@ async fn websocket_in_lua_keeps_to_the_protocol() {
         ("GET", "PUT", 400),
         ("Upgrade: websocket", "Upgrade: h2c", 400),
     ] {
-        let mut raw = Raw::dial(rig.ws()).await;
+        let mut raw = Raw::dial(engine.ws()).await;
         raw.write(upgrade().replace(from, to)).await;
         assert_eq!(raw.head().await.status, status);
         raw.ends().await;
@@ -226,14 +226,14 @@ async fn websocket_in_lua_keeps_to_the_protocol() {
 
 #[tokio::test]
 async fn websocket_in_lua_bounds_the_fragments_of_a_message() {
-    let rig = rig("websocket", None);
+    let engine = engine("websocket", None);
     let fragments = |n: usize| {
         let mut bytes = frame(TEXT, b"");
         (2..n).for_each(|_| bytes.extend(frame(CONTINUE, b"x")));
         bytes.extend(frame(FIN | CONTINUE, b"x"));
         bytes
     };
-    let mut raw = Raw::open(rig.ws()).await;
+    let mut raw = Raw::open(engine.ws()).await;
     raw.write(fragments(1000)).await;
     assert_eq!(raw.text().await, "x".repeat(999));
     raw.write_into_the_dark(fragments(1001)).await;
@@ -275,8 +275,8 @@ function protocol_decode(str) return proto.decode(mix.socket.tcp(), str) end
 function protocol_encode(data) return string.char(#data) .. data end
 function on_message(msg) proto.send_text(mix.socket.tcp(), msg.n .. ":" .. msg.data) end
 "#;
-    let rig = rig("text", Some(older));
-    let mut raw = Raw::dial(rig.ws()).await;
+    let engine = engine("text", Some(older));
+    let mut raw = Raw::dial(engine.ws()).await;
     raw.write("junk!").await;
     assert_eq!(raw.take(4).await, b"WHO?");
     raw.write("HEL").await;
@@ -289,8 +289,8 @@ function on_message(msg) proto.send_text(mix.socket.tcp(), msg.n .. ":" .. msg.d
 
 #[tokio::test]
 async fn a_large_text_message_is_masked_back_right() {
-    let rig = rig("websocket", None);
-    let mut raw = Raw::open(rig.ws()).await;
+    let engine = engine("websocket", None);
+    let mut raw = Raw::open(engine.ws()).await;
     let long: String = (0..20_000).map(|i| char::from(b'a' + (i % 26) as u8)).collect();
     raw.write(text(&long)).await;
     assert!(raw.text().await == long);

@@ -1,9 +1,9 @@
 //! The queue from end to end: handlers push, back ends consume over the WebSocket API.
 
-mod kit;
+mod common;
 
-use kit::raw::{self, Raw};
-use kit::*;
+use common::raw::{self, Raw};
+use common::*;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -33,12 +33,12 @@ end
 
 const PATH: &str = "/ws/v1";
 
-fn rig(queue: &str) -> Rig {
-    Rig::with(SCRIPT, "handlerTimeout: 10", &format!("workers: 2\nluavm: {{queue: {{{queue}}}}}"))
+fn engine(queue: &str) -> TestEngine {
+    TestEngine::with(SCRIPT, "handlerTimeout: 10", &format!("workers: 2\nluavm: {{queue: {{{queue}}}}}"))
 }
 
-async fn back_end(rig: &Rig) -> Client {
-    Client::connect(rig.at.api, PATH).await
+async fn back_end(engine: &TestEngine) -> Client {
+    Client::connect(engine.at.api, PATH).await
 }
 
 async fn ask(api: &mut Client, request: Value) -> Value {
@@ -77,11 +77,11 @@ fn key(event: &str) -> u64 {
 
 #[tokio::test]
 async fn a_handler_pushes_any_value_and_a_back_end_gets_it() {
-    let rig = rig("");
-    let mut client = rig.connect().await;
+    let engine = engine("");
+    let mut client = engine.connect().await;
     let id = client.ask("id").await;
-    let mut api = back_end(&rig).await;
-    let nodes: Value = serde_json::from_str(&get(rig.at.center, "/v1/nodes").await.1).unwrap();
+    let mut api = back_end(&engine).await;
+    let nodes: Value = serde_json::from_str(&get(engine.at.center, "/v1/nodes").await.1).unwrap();
     let node = nodes["nodes"][0]["id"].as_str().unwrap();
     assert_eq!(client.ask("push early 'waits'").await, "true 1 nil");
     assert_eq!(client.ask("push early 2").await, "true 2 nil");
@@ -105,8 +105,8 @@ async fn a_handler_pushes_any_value_and_a_back_end_gets_it() {
 
 #[tokio::test]
 async fn what_cannot_be_pushed_is_an_err_and_wrong_arguments_raise() {
-    let rig = rig("topicSize: 3, maxTopics: 2");
-    let mut client = rig.connect().await;
+    let engine = engine("topicSize: 3, maxTopics: 2");
+    let mut client = engine.connect().await;
     for (question, answer) in [
         ("push a print", "true nil can't encode function"),
         ("push a {1, nil, 3}", "true nil can't encode table: sparse array (2 values, highest index 3)"),
@@ -120,7 +120,7 @@ async fn what_cannot_be_pushed_is_an_err_and_wrong_arguments_raise() {
         let got = client.ask(question).await;
         assert!(got.starts_with(answer), "{question}: {got}");
     }
-    let mut api = back_end(&rig).await;
+    let mut api = back_end(&engine).await;
     let reply = ask(&mut api, json!({"m": "queue.pop", "p": ["a", "c"]})).await;
     let problem = "topic \"c\" can't be made: there are 2 already (engine.luavm.queue.maxTopics)";
     assert_eq!(reply, json!({"E": {"c": 201, "m": problem}}));
@@ -133,8 +133,8 @@ async fn what_cannot_be_pushed_is_an_err_and_wrong_arguments_raise() {
         ("mix.queue.push('a')", "bad argument #2 to 'push' (value expected, got no value)"),
     ] {
         let script = format!("function on_message(msg, conn) conn:send(select(2, pcall(function() {call} end))) end");
-        let rig = Rig::new(&script);
-        let got = rig.connect().await.ask("").await;
+        let engine = TestEngine::new(&script);
+        let got = engine.connect().await.ask("").await;
         assert!(got.ends_with(error), "{got}");
     }
 }
@@ -152,12 +152,12 @@ async fn ask_past_events(api: &mut Client, request: Value) -> Value {
 
 #[tokio::test]
 async fn with_full_block_a_push_waits_for_room_and_others_are_served() {
-    let rig = rig("topicSize: 2, full: block");
-    let (mut filler, mut leaver, mut other) = (rig.connect().await, rig.connect().await, rig.connect().await);
+    let engine = engine("topicSize: 2, full: block");
+    let (mut filler, mut leaver, mut other) = (engine.connect().await, engine.connect().await, engine.connect().await);
     filler.send("fill work 6").await;
     // Its third push waits: no further message is in the topic, and whoever is behind it waits too.
     eventually("two messages wait", async || {
-        let (_, page) = get(rig.at.api, "/metrics").await;
+        let (_, page) = get(engine.at.api, "/metrics").await;
         page.contains("connmix_engine_queue_messages{topic=\"work\"} 2").then_some(())
     })
     .await;
@@ -166,12 +166,12 @@ async fn with_full_block_a_push_waits_for_room_and_others_are_served() {
     drop(leaver);
     // Until it is gone.
     eventually("one waits no more", async || {
-        let (_, page) = get(rig.at.api, "/metrics").await;
+        let (_, page) = get(engine.at.api, "/metrics").await;
         let clients = page.lines().find_map(|l| l.strip_prefix("connmix_engine_servers_clients "))?;
         (clients == "2").then_some(())
     })
     .await;
-    let mut api = back_end(&rig).await;
+    let mut api = back_end(&engine).await;
     pop(&mut api, &["work"], false).await;
     for i in 1..=6 {
         assert_eq!(event(&mut api).await["d"], i);
@@ -187,24 +187,24 @@ async fn a_stop_does_not_wait_for_room_that_nobody_makes() {
     let script = "
       function on_message(msg, conn) conn:send(tostring(mix.queue.push('work', msg.data))) end
       function on_close(id) mix.queue.push('left', id) mix.queue.push('work', id) end";
-    let rig = Rig::with(script, "", "workers: 2\nluavm: {queue: {topicSize: 1, full: block}}");
-    let (mut first, mut waits) = (rig.connect().await, rig.connect().await);
+    let engine = TestEngine::with(script, "", "workers: 2\nluavm: {queue: {topicSize: 1, full: block}}");
+    let (mut first, mut waits) = (engine.connect().await, engine.connect().await);
     assert_eq!(first.ask("1").await, "1");
     waits.send("2").await;
-    let mut gone = rig.connect().await;
+    let mut gone = engine.connect().await;
     gone.send("3").await;
     drop(gone);
-    assert!(rig.shutdown().await, "the stop is over before shutdownTimeout is");
+    assert!(engine.shutdown().await, "the stop is over before shutdownTimeout is");
 }
 
 #[tokio::test]
 async fn a_login_is_checked_by_a_back_end_while_the_handler_waits() {
-    let rig = rig("");
-    let mut api = back_end(&rig).await;
+    let engine = engine("");
+    let mut api = back_end(&engine).await;
     pop(&mut api, &["login"], false).await;
     let mut clients = Vec::new();
     for name in ["ann", "bob", "eve"] {
-        let mut client = rig.connect().await;
+        let mut client = engine.connect().await;
         client.send(&format!("login {name}")).await;
         let asked = event(&mut api).await;
         assert_eq!((&asked["t"], &asked["d"]), (&json!("login"), &json!({"name": name})));
@@ -220,9 +220,9 @@ async fn a_login_is_checked_by_a_back_end_while_the_handler_waits() {
 
 #[tokio::test]
 async fn two_consumers_get_messages_in_turn_and_unpop_leaves_the_rest_to_the_other() {
-    let rig = rig("");
-    let mut client = rig.connect().await;
-    let (mut a, mut b) = (back_end(&rig).await, back_end(&rig).await);
+    let engine = engine("");
+    let mut client = engine.connect().await;
+    let (mut a, mut b) = (back_end(&engine).await, back_end(&engine).await);
     pop(&mut a, &["work", "other"], false).await;
     pop(&mut b, &["work"], false).await;
     assert_eq!(client.ask("fill work 100").await, "0");
@@ -248,10 +248,10 @@ async fn two_consumers_get_messages_in_turn_and_unpop_leaves_the_rest_to_the_oth
 
 #[tokio::test]
 async fn the_answers_to_pop_and_unpop_stand_around_the_messages() {
-    let rig = rig("");
-    let mut client = rig.connect().await;
+    let engine = engine("");
+    let mut client = engine.connect().await;
     assert_eq!(client.ask("fill t 5").await, "5");
-    let mut api = Raw::dial(rig.at.api).await;
+    let mut api = Raw::dial(engine.at.api).await;
     api.write(raw::upgrade().replace("/ws", PATH)).await;
     assert_eq!(api.head().await.status, 101);
     let requests =
@@ -266,10 +266,10 @@ async fn the_answers_to_pop_and_unpop_stand_around_the_messages() {
 
 #[tokio::test]
 async fn what_is_not_settled_is_delivered_again() {
-    let rig = rig("");
-    let mut client = rig.connect().await;
+    let engine = engine("");
+    let mut client = engine.connect().await;
     assert_eq!(client.ask("fill jobs 5").await, "5");
-    let mut first = back_end(&rig).await;
+    let mut first = back_end(&engine).await;
     pop(&mut first, &["jobs"], true).await;
     let mut keys = Vec::new();
     for i in 1..=5 {
@@ -279,7 +279,7 @@ async fn what_is_not_settled_is_delivered_again() {
     }
     let reply = ask(&mut first, json!({"m": "queue.ack", "p": {"k": [keys[0], keys[2]]}, "i": 1})).await;
     assert_eq!(reply, json!({"E": null, "r": {"s": true}, "i": 1}));
-    let mut second = back_end(&rig).await;
+    let mut second = back_end(&engine).await;
     pop(&mut second, &["jobs"], true).await;
     // The last word of a back end that closes counts.
     let last = json!({"m": "queue.ack", "p": {"k": [keys[4].to_string()]}});
@@ -298,9 +298,9 @@ const MANY: u64 = 20_000;
 /// Pushes 1 to [`MANY`] and kills a consumer in the midst of them. Returns what it had seen, and what came to the one
 /// after it.
 async fn killed_in_the_middle(ack: bool) -> (Vec<u64>, Vec<u64>) {
-    let rig = rig("topicSize: 100000, maxTopics: 2");
-    let mut client = rig.connect().await;
-    let addr = rig.at.api;
+    let engine = engine("topicSize: 100000, maxTopics: 2");
+    let mut client = engine.connect().await;
+    let addr = engine.at.api;
     let mut first = consumer(Raw::narrow(addr).await, &["t", "its-own"], ack).await;
     client.send(&format!("fill t {MANY}")).await;
     let mut seen = Vec::new();
@@ -365,9 +365,9 @@ async fn without_ack_nothing_comes_twice_though_a_consumer_is_killed() {
 
 #[tokio::test]
 async fn what_a_slow_consumer_does_not_take_stays_in_the_queue() {
-    let rig = rig("topicSize: 100");
-    let mut client = rig.connect().await;
-    let mut slow = consumer(Raw::narrow(rig.at.api).await, &["t"], false).await;
+    let engine = engine("topicSize: 100");
+    let mut client = engine.connect().await;
+    let mut slow = consumer(Raw::narrow(engine.at.api).await, &["t"], false).await;
     // Its socket fills up, then its window, then the topic.
     let mut pushed = 0;
     let full = loop {
@@ -381,7 +381,7 @@ async fn what_a_slow_consumer_does_not_take_stays_in_the_queue() {
     };
     assert!(full.contains("topic \"t\" is full"), "{full}");
     // Another consumer gets what waits; the slow one what was on its way to it.
-    let mut quick = consumer(Raw::dial(rig.at.api).await, &["t"], false).await;
+    let mut quick = consumer(Raw::dial(engine.at.api).await, &["t"], false).await;
     for _ in 0..90 {
         assert!(quick.text().await.contains("xxx"));
     }
@@ -397,8 +397,8 @@ async fn what_a_slow_consumer_does_not_take_stays_in_the_queue() {
 
 #[tokio::test]
 async fn methods_of_older_versions_name_todays() {
-    let rig = rig("");
-    let mut api = back_end(&rig).await;
+    let engine = engine("");
+    let mut api = back_end(&engine).await;
     for (older, today) in [("queue.consume", "queue.pop"), ("queue.unconsume", "queue.unpop")] {
         let reply = ask(&mut api, json!({"m": older, "p": ["login"], "i": 1})).await;
         let says = format!("field \"m\": there is no method \"{older}\"; it is {today} today");

@@ -1,9 +1,9 @@
 //! Changes while the engine runs: scripts that are saved, a configuration that is edited.
 
-mod kit;
+mod common;
 
-use kit::process::Process;
-use kit::*;
+use common::process::Process;
+use common::*;
 use std::path::Path;
 
 /// A script whose answers begin with `version`.
@@ -35,21 +35,21 @@ async fn becomes(client: &mut Client, question: &str, answer: &str) {
 }
 
 /// Looks at files that are not to be taken up, for long enough that they would have been.
-async fn stays(rig: &Rig, client: &mut Client, question: &str, answer: &str) {
+async fn stays(engine: &TestEngine, client: &mut Client, question: &str, answer: &str) {
     // A second change after it, to the configuration, shows when the files have been looked at.
-    let config = rig.path("connmix.yaml");
+    let config = engine.path("connmix.yaml");
     let text = std::fs::read_to_string(&config).unwrap();
     let users = "access: {users: [{username: u, password: p}]}\n";
     std::fs::write(&config, format!("{users}{text}")).unwrap();
     eventually("the configuration is reloaded", async || {
         assert_eq!(client.ask(question).await, answer);
-        (post(rig.at.api, "/v1/mesh/publish", "{}").await.0 == 401).then_some(())
+        (post(engine.at.api, "/v1/mesh/publish", "{}").await.0 == 401).then_some(())
     })
     .await;
     std::fs::write(&config, text).unwrap();
     eventually("the configuration is reloaded", async || {
         assert_eq!(client.ask(question).await, answer);
-        (post(rig.at.api, "/v1/mesh/publish", "{}").await.0 != 401).then_some(())
+        (post(engine.at.api, "/v1/mesh/publish", "{}").await.0 != 401).then_some(())
     })
     .await;
 }
@@ -67,7 +67,7 @@ fn edit(file: &Path, from: &str, to: &str) {
 }
 
 /// An engine of two servers, at `/ws` and `/`, and their scripts.
-fn two_servers(first: &str, second: &str) -> Rig {
+fn two_servers(first: &str, second: &str) -> TestEngine {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("connmix.yaml");
     write_config(&config, "", "workers: 2", "");
@@ -77,31 +77,31 @@ fn two_servers(first: &str, second: &str) -> Rig {
     for script in [first, second] {
         std::fs::write(dir.path().join(script), version("one")).unwrap();
     }
-    Rig::start(dir)
+    TestEngine::start(dir)
 }
 
 // Scripts.
 
 #[tokio::test]
 async fn a_saved_script_handles_the_next_message_and_connections_keep_what_they_have() {
-    let rig = Rig::with(&version("one"), "", "workers: 2");
-    let mut clients = vec![rig.connect().await, rig.connect().await, rig.connect().await];
+    let engine = TestEngine::with(&version("one"), "", "workers: 2");
+    let mut clients = vec![engine.connect().await, engine.connect().await, engine.connect().await];
     for client in &mut clients {
         assert_eq!(client.ask("set").await, "one: set");
     }
     let saved = std::time::Instant::now();
-    std::fs::write(rig.path("entry.lua"), version("two")).unwrap();
+    std::fs::write(engine.path("entry.lua"), version("two")).unwrap();
     for client in &mut clients {
         becomes(client, "hi", "two: hi").await;
         assert_eq!(client.ask("get").await, "one", "the context");
     }
     assert!(saved.elapsed().as_secs() < 9, "live after {:?}", saved.elapsed());
-    rig.publish_to("news", "still subscribed", 3).await;
+    engine.publish_to("news", "still subscribed", 3).await;
     for client in &mut clients {
         assert_eq!(client.text().await, "still subscribed");
     }
     // New connections as well.
-    assert_eq!(rig.connect().await.ask("hi").await, "two: hi");
+    assert_eq!(engine.connect().await.ask("hi").await, "two: hi");
 }
 
 #[tokio::test]
@@ -118,8 +118,8 @@ async fn a_required_module_is_reloaded_with_whoever_requires_it() {
     .unwrap();
     std::fs::write(&inner, "return 'one'").unwrap();
     write_config(&dir.path().join("connmix.yaml"), "", "workers: 2", "");
-    let rig = Rig::start(dir);
-    let mut client = rig.connect().await;
+    let engine = TestEngine::start(dir);
+    let mut client = engine.connect().await;
     assert_eq!(client.ask("").await, "one");
     std::fs::write(&inner, "return 'two'").unwrap();
     becomes(&mut client, "", "two").await;
@@ -129,46 +129,46 @@ async fn a_required_module_is_reloaded_with_whoever_requires_it() {
 
 #[tokio::test]
 async fn a_script_replaced_by_rename_is_reloaded() {
-    let rig = Rig::new(&version("one"));
-    let mut client = rig.connect().await;
+    let engine = TestEngine::new(&version("one"));
+    let mut client = engine.connect().await;
     for next in ["two", "three"] {
-        rename_over(&rig.path("entry.lua"), &version(next));
+        rename_over(&engine.path("entry.lua"), &version(next));
         becomes(&mut client, "hi", &format!("{next}: hi")).await;
     }
 }
 
 #[tokio::test]
 async fn a_script_that_is_away_for_a_while_goes_on_running() {
-    let rig = two_servers("entry.lua", "other.lua");
-    let mut client = rig.connect().await;
-    let mut other = Client::connect(rig.at.servers[1], "/").await;
-    std::fs::remove_file(rig.path("entry.lua")).unwrap();
+    let engine = two_servers("entry.lua", "other.lua");
+    let mut client = engine.connect().await;
+    let mut other = Client::connect(engine.at.servers[1], "/").await;
+    std::fs::remove_file(engine.path("entry.lua")).unwrap();
     // By the time that the other's change is taken up, this one's has been looked at.
-    std::fs::write(rig.path("other.lua"), version("two")).unwrap();
+    std::fs::write(engine.path("other.lua"), version("two")).unwrap();
     becomes(&mut other, "hi", "two: hi").await;
     assert_eq!(client.ask("hi").await, "one: hi");
-    std::fs::write(rig.path("entry.lua"), version("two")).unwrap();
+    std::fs::write(engine.path("entry.lua"), version("two")).unwrap();
     becomes(&mut client, "hi", "two: hi").await;
 }
 
 #[tokio::test]
 async fn a_module_that_appears_is_loaded() {
-    let rig = Rig::new(
+    let engine = TestEngine::new(
         "local ok, found = pcall(require, 'extra')\n\
          function on_message(msg, conn) conn:send(ok and found or 'none') end",
     );
-    let mut client = rig.connect().await;
+    let mut client = engine.connect().await;
     assert_eq!(client.ask("").await, "none");
-    std::fs::write(rig.path("extra.lua"), "return 'there'").unwrap();
+    std::fs::write(engine.path("extra.lua"), "return 'there'").unwrap();
     becomes(&mut client, "", "there").await;
-    std::fs::remove_file(rig.path("extra.lua")).unwrap();
+    std::fs::remove_file(engine.path("extra.lua")).unwrap();
     becomes(&mut client, "", "none").await;
 }
 
 #[tokio::test]
 async fn a_broken_script_changes_nothing_and_the_next_save_is_taken_up() {
-    let rig = Rig::with(&version("one"), "", "workers: 2");
-    let mut client = rig.connect().await;
+    let engine = TestEngine::with(&version("one"), "", "workers: 2");
+    let mut client = engine.connect().await;
     let mut last = "one".to_owned();
     for (i, broken) in [
         "function on_message(",
@@ -181,29 +181,29 @@ async fn a_broken_script_changes_nothing_and_the_next_save_is_taken_up() {
     .into_iter()
     .enumerate()
     {
-        std::fs::write(rig.path("entry.lua"), broken).unwrap();
-        stays(&rig, &mut client, "hi", &format!("{last}: hi")).await;
+        std::fs::write(engine.path("entry.lua"), broken).unwrap();
+        stays(&engine, &mut client, "hi", &format!("{last}: hi")).await;
         last = format!("good{i}");
-        std::fs::write(rig.path("entry.lua"), version(&last)).unwrap();
+        std::fs::write(engine.path("entry.lua"), version(&last)).unwrap();
         becomes(&mut client, "hi", &format!("{last}: hi")).await;
     }
 }
 
 #[tokio::test]
 async fn a_module_that_was_missing_ends_the_failure() {
-    let rig = Rig::new(&version("one"));
-    let mut client = rig.connect().await;
-    std::fs::write(rig.path("entry.lua"), format!("require('later')\n{}", version("two"))).unwrap();
-    stays(&rig, &mut client, "hi", "one: hi").await;
-    std::fs::write(rig.path("later.lua"), "return {}").unwrap();
+    let engine = TestEngine::new(&version("one"));
+    let mut client = engine.connect().await;
+    std::fs::write(engine.path("entry.lua"), format!("require('later')\n{}", version("two"))).unwrap();
+    stays(&engine, &mut client, "hi", "one: hi").await;
+    std::fs::write(engine.path("later.lua"), "return {}").unwrap();
     becomes(&mut client, "hi", "two: hi").await;
 }
 
 #[tokio::test]
 async fn a_script_that_never_ends_loading_holds_nobody_up() {
-    let rig = Rig::new(&version("one"));
-    let mut client = rig.connect().await;
-    std::fs::write(rig.path("entry.lua"), "while true do pcall(function() while true do end end) end").unwrap();
+    let engine = TestEngine::new(&version("one"));
+    let mut client = engine.connect().await;
+    std::fs::write(engine.path("entry.lua"), "while true do pcall(function() while true do end end) end").unwrap();
     // It is found out after the five seconds that loading may take; till then the messages go on.
     let started = std::time::Instant::now();
     while started.elapsed().as_secs() < 2 {
@@ -211,17 +211,17 @@ async fn a_script_that_never_ends_loading_holds_nobody_up() {
         assert_eq!(client.ask("hi").await, "one: hi");
         assert!(asked.elapsed().as_secs() < 4, "an answer took {:?}", asked.elapsed());
     }
-    std::fs::write(rig.path("entry.lua"), version("two")).unwrap();
+    std::fs::write(engine.path("entry.lua"), version("two")).unwrap();
     becomes(&mut client, "hi", "two: hi").await;
 }
 
 #[tokio::test]
 async fn a_waiting_handler_ends_in_the_code_it_began_in() {
-    let rig = Rig::new(&version("one"));
-    let (mut waiting, mut other) = (rig.connect().await, rig.connect().await);
+    let engine = TestEngine::new(&version("one"));
+    let (mut waiting, mut other) = (engine.connect().await, engine.connect().await);
     assert_eq!(waiting.ask("wait").await, "waiting");
     for next in ["two", "three"] {
-        std::fs::write(rig.path("entry.lua"), version(next)).unwrap();
+        std::fs::write(engine.path("entry.lua"), version(next)).unwrap();
         becomes(&mut other, "hi", &format!("{next}: hi")).await;
     }
     // What comes while the handler waits is for the newest code.
@@ -234,32 +234,32 @@ async fn a_waiting_handler_ends_in_the_code_it_began_in() {
 
 #[tokio::test]
 async fn the_last_of_many_quick_saves_wins() {
-    let rig = Rig::with(&version("one"), "", "workers: 2");
-    let mut client = rig.connect().await;
+    let engine = TestEngine::with(&version("one"), "", "workers: 2");
+    let mut client = engine.connect().await;
     for round in 0..3 {
         for i in 0..100 {
             // Half of them by rename; the same length, so that only time and file tell them apart.
             let text = version(&format!("save{round}{i:03}"));
             if i % 2 == 0 {
-                std::fs::write(rig.path("entry.lua"), text).unwrap();
+                std::fs::write(engine.path("entry.lua"), text).unwrap();
             } else {
-                rename_over(&rig.path("entry.lua"), &text);
+                rename_over(&engine.path("entry.lua"), &text);
             }
             tokio::task::yield_now().await;
         }
         becomes(&mut client, "hi", &format!("save{round}099: hi")).await;
     }
-    stays(&rig, &mut client, "hi", "save2099: hi").await;
+    stays(&engine, &mut client, "hi", "save2099: hi").await;
 }
 
 #[tokio::test]
 async fn files_that_never_rest_are_taken_up_within_the_time_that_is_configured() {
-    let rig = Rig::with(&version("one"), "byteCodeExpires: 1", "workers: 1");
-    let mut client = rig.connect().await;
+    let engine = TestEngine::with(&version("one"), "byteCodeExpires: 1", "workers: 1");
+    let mut client = engine.connect().await;
     let mut i = 0;
     eventually("a version is taken up while saving goes on", async || {
         i += 1;
-        rename_over(&rig.path("entry.lua"), &version(&format!("v{i}")));
+        rename_over(&engine.path("entry.lua"), &version(&format!("v{i}")));
         (client.ask("hi").await != "one: hi").then_some(())
     })
     .await;
@@ -267,20 +267,20 @@ async fn files_that_never_rest_are_taken_up_within_the_time_that_is_configured()
 
 #[tokio::test]
 async fn without_expiry_scripts_are_not_reloaded_until_it_is_set_again() {
-    let rig = Rig::with(&version("one"), "byteCodeExpires: 0", "workers: 1");
-    let mut client = rig.connect().await;
-    std::fs::write(rig.path("entry.lua"), version("two")).unwrap();
-    stays(&rig, &mut client, "hi", "one: hi").await;
-    edit(&rig.path("connmix.yaml"), "byteCodeExpires: 0", "byteCodeExpires: 10");
+    let engine = TestEngine::with(&version("one"), "byteCodeExpires: 0", "workers: 1");
+    let mut client = engine.connect().await;
+    std::fs::write(engine.path("entry.lua"), version("two")).unwrap();
+    stays(&engine, &mut client, "hi", "one: hi").await;
+    edit(&engine.path("connmix.yaml"), "byteCodeExpires: 0", "byteCodeExpires: 10");
     becomes(&mut client, "hi", "two: hi").await;
 }
 
 #[tokio::test]
 async fn two_servers_of_one_script_are_both_reloaded() {
-    let rig = two_servers("entry.lua", "entry.lua");
-    let mut first = rig.connect().await;
-    let mut second = Client::connect(rig.at.servers[1], "/").await;
-    std::fs::write(rig.path("entry.lua"), version("two")).unwrap();
+    let engine = two_servers("entry.lua", "entry.lua");
+    let mut first = engine.connect().await;
+    let mut second = Client::connect(engine.at.servers[1], "/").await;
+    std::fs::write(engine.path("entry.lua"), version("two")).unwrap();
     becomes(&mut first, "hi", "two: hi").await;
     becomes(&mut second, "hi", "two: hi").await;
 }
@@ -289,11 +289,11 @@ async fn two_servers_of_one_script_are_both_reloaded() {
 
 #[tokio::test]
 async fn limits_change_for_connections_that_are_already_there() {
-    let rig = Rig::with(&version("one"), "maxMessageSize: 1KiB", "workers: 2");
-    let mut client = rig.connect().await;
+    let engine = TestEngine::with(&version("one"), "maxMessageSize: 1KiB", "workers: 2");
+    let mut client = engine.connect().await;
     let long = "x".repeat(500);
     assert_eq!(client.ask(&long).await, format!("one: {long}"));
-    edit(&rig.path("connmix.yaml"), "maxMessageSize: 1KiB", "maxMessageSize: 499");
+    edit(&engine.path("connmix.yaml"), "maxMessageSize: 1KiB", "maxMessageSize: 499");
     let refused = eventually("the connection is closed", async || {
         client.send(&long).await;
         client.next().await.ok().filter(tokio_tungstenite::tungstenite::Message::is_close)
@@ -302,24 +302,24 @@ async fn limits_change_for_connections_that_are_already_there() {
     let tokio_tungstenite::tungstenite::Message::Close(Some(frame)) = refused else { panic!("{refused:?}") };
     assert_eq!(u16::from(frame.code), 1009);
     // A smaller one is served on.
-    assert_eq!(rig.connect().await.ask("hi").await, "one: hi");
+    assert_eq!(engine.connect().await.ask("hi").await, "one: hi");
 }
 
 #[tokio::test]
 async fn a_time_limit_that_is_set_closes_who_is_silent_already() {
-    let rig = Rig::with(&version("one"), "readTimeout: 0\npingInterval: 0", "workers: 1");
-    let mut client = rig.connect().await;
+    let engine = TestEngine::with(&version("one"), "readTimeout: 0\npingInterval: 0", "workers: 1");
+    let mut client = engine.connect().await;
     assert_eq!(client.ask("hi").await, "one: hi");
-    edit(&rig.path("connmix.yaml"), "readTimeout: 0", "readTimeout: 100ms");
+    edit(&engine.path("connmix.yaml"), "readTimeout: 0", "readTimeout: 100ms");
     assert_eq!(client.close_frame().await, (1001, "read timeout".into()));
 }
 
 #[tokio::test]
 async fn who_may_connect_changes_at_once_and_who_is_there_stays() {
-    let rig = Rig::with(&version("one"), "", "workers: 2");
-    let (config, mut client) = (rig.path("connmix.yaml"), rig.connect().await);
+    let engine = TestEngine::with(&version("one"), "", "workers: 2");
+    let (config, mut client) = (engine.path("connmix.yaml"), engine.connect().await);
     let refused = async |path: &str, status: u16| {
-        eventually("refused", async || match Client::try_connect(rig.ws(), path).await {
+        eventually("refused", async || match Client::try_connect(engine.ws(), path).await {
             Err(tokio_tungstenite::tungstenite::Error::Http(response)) => {
                 (response.status().as_u16() == status).then_some(())
             }
@@ -332,20 +332,20 @@ async fn who_may_connect_changes_at_once_and_who_is_there_stays() {
     edit(&config, "maxConnections: 1", "maxConnections: 0");
     edit(&config, "value: /ws", "value: /chat");
     refused("/ws", 404).await;
-    assert_eq!(Client::connect(rig.ws(), "/chat").await.ask("hi").await, "one: hi");
+    assert_eq!(Client::connect(engine.ws(), "/chat").await.ask("hi").await, "one: hi");
     assert_eq!(client.ask("hi").await, "one: hi");
 }
 
 #[tokio::test]
 async fn users_take_effect_at_once() {
-    let rig = Rig::new(&version("one"));
-    let config = rig.path("connmix.yaml");
+    let engine = TestEngine::new(&version("one"));
+    let config = engine.path("connmix.yaml");
     let becomes = async |auth: &str, status: u16| {
         let request = format!(
             "POST /v1/mesh/publish HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{auth}Content-Length: 17\r\n\r\n\
              {{\"c\":\"a\",\"d\":\"b\"}}"
         );
-        eventually("the status", async || (http(rig.at.api, &request).await.0 == status).then_some(())).await;
+        eventually("the status", async || (http(engine.at.api, &request).await.0 == status).then_some(())).await;
     };
     // u:p
     let auth = "Authorization: Basic dTpw\r\n";
@@ -361,40 +361,40 @@ async fn users_take_effect_at_once() {
 
 #[tokio::test]
 async fn another_entry_takes_over_and_connections_stay() {
-    let rig = Rig::new(&version("one"));
-    let (config, mut client) = (rig.path("connmix.yaml"), rig.connect().await);
+    let engine = TestEngine::new(&version("one"));
+    let (config, mut client) = (engine.path("connmix.yaml"), engine.connect().await);
     assert_eq!(client.ask("set").await, "one: set");
-    std::fs::write(rig.path("other.lua"), version("other")).unwrap();
+    std::fs::write(engine.path("other.lua"), version("other")).unwrap();
     edit(&config, "entry: entry.lua", "entry: other.lua");
     becomes(&mut client, "hi", "other: hi").await;
     assert_eq!(client.ask("get").await, "one");
-    rig.publish_to("news", "n", 1).await;
+    engine.publish_to("news", "n", 1).await;
     assert_eq!(client.text().await, "n");
     // From now on this file is watched.
-    std::fs::write(rig.path("entry.lua"), version("unused")).unwrap();
-    std::fs::write(rig.path("other.lua"), version("newer")).unwrap();
+    std::fs::write(engine.path("entry.lua"), version("unused")).unwrap();
+    std::fs::write(engine.path("other.lua"), version("newer")).unwrap();
     becomes(&mut client, "hi", "newer: hi").await;
     // One that is broken changes nothing, till it is mended.
-    std::fs::write(rig.path("third.lua"), "oops").unwrap();
+    std::fs::write(engine.path("third.lua"), "oops").unwrap();
     edit(&config, "entry: other.lua", "entry: third.lua");
-    stays(&rig, &mut client, "hi", "newer: hi").await;
-    std::fs::write(rig.path("third.lua"), version("third")).unwrap();
+    stays(&engine, &mut client, "hi", "newer: hi").await;
+    std::fs::write(engine.path("third.lua"), version("third")).unwrap();
     becomes(&mut client, "hi", "third: hi").await;
 }
 
 #[tokio::test]
 async fn options_reach_the_script_anew() {
-    let rig = Rig::new("function on_message(msg, conn) conn:send(tostring(mix.server.option('motd'))) end");
-    let mut client = rig.connect().await;
+    let engine = TestEngine::new("function on_message(msg, conn) conn:send(tostring(mix.server.option('motd'))) end");
+    let mut client = engine.connect().await;
     assert_eq!(client.ask("").await, "nil");
-    edit(&rig.path("connmix.yaml"), "value: /ws}", "value: /ws}, {name: motd, value: hello}");
+    edit(&engine.path("connmix.yaml"), "value: /ws}", "value: /ws}, {name: motd, value: hello}");
     becomes(&mut client, "", "hello").await;
 }
 
 #[tokio::test]
 async fn a_bad_configuration_changes_nothing() {
-    let rig = Rig::with(&version("one"), "maxMessageSize: 1KiB", "workers: 1");
-    let (config, mut client) = (rig.path("connmix.yaml"), rig.connect().await);
+    let engine = TestEngine::with(&version("one"), "maxMessageSize: 1KiB", "workers: 1");
+    let (config, mut client) = (engine.path("connmix.yaml"), engine.connect().await);
     let good = std::fs::read_to_string(&config).unwrap();
     let smaller = good.replace("maxMessageSize: 1KiB", "maxMessageSize: 1");
     for bad in [
@@ -404,18 +404,18 @@ async fn a_bad_configuration_changes_nothing() {
         String::new(),
     ] {
         std::fs::write(&config, bad).unwrap();
-        rig.engine().reload();
+        engine.engine().reload();
         // A good one behind it, whose effect shows that the bad one was looked at.
         std::fs::write(&config, format!("access: {{users: [{{username: u, password: p}}]}}\n{good}")).unwrap();
-        rig.engine().reload();
+        engine.engine().reload();
         eventually("it is reloaded", async || {
             assert_eq!(client.ask("hello").await, "one: hello");
-            (post(rig.at.api, "/v1/mesh/publish", "{}").await.0 == 401).then_some(())
+            (post(engine.at.api, "/v1/mesh/publish", "{}").await.0 == 401).then_some(())
         })
         .await;
         std::fs::write(&config, &good).unwrap();
         eventually("it is reloaded", async || {
-            (post(rig.at.api, "/v1/mesh/publish", "{}").await.0 != 401).then_some(())
+            (post(engine.at.api, "/v1/mesh/publish", "{}").await.0 != 401).then_some(())
         })
         .await;
     }
@@ -423,8 +423,8 @@ async fn a_bad_configuration_changes_nothing() {
 
 #[tokio::test]
 async fn a_configuration_that_moves_servers_waits_for_the_restart() {
-    let rig = Rig::new(&version("one"));
-    let (config, mut client) = (rig.path("connmix.yaml"), rig.connect().await);
+    let engine = TestEngine::new(&version("one"));
+    let (config, mut client) = (engine.path("connmix.yaml"), engine.connect().await);
     let good = std::fs::read_to_string(&config).unwrap();
     let users = "access: {users: [{username: u, password: p}]}\n";
     // No free port is taken for the new server: it is not opened.
@@ -435,14 +435,14 @@ async fn a_configuration_that_moves_servers_waits_for_the_restart() {
         assert_ne!(moved, good);
         std::fs::write(&config, format!("{users}{moved}")).unwrap();
         eventually("it is reloaded", async || {
-            (post(rig.at.api, "/v1/mesh/publish", "{}").await.0 == 401).then_some(())
+            (post(engine.at.api, "/v1/mesh/publish", "{}").await.0 == 401).then_some(())
         })
         .await;
         assert_eq!(client.ask("hi").await, "one: hi");
-        assert_eq!(rig.connect().await.ask("hi").await, "one: hi");
+        assert_eq!(engine.connect().await.ask("hi").await, "one: hi");
         std::fs::write(&config, &good).unwrap();
         eventually("it is reloaded", async || {
-            (post(rig.at.api, "/v1/mesh/publish", "{}").await.0 != 401).then_some(())
+            (post(engine.at.api, "/v1/mesh/publish", "{}").await.0 != 401).then_some(())
         })
         .await;
     }

@@ -1,8 +1,8 @@
 //! What a script can't do: hold its worker, take its memory, reach what is not its own, or start when it is broken.
 
-mod kit;
+mod common;
 
-use kit::*;
+use common::*;
 use std::time::{Duration, Instant};
 
 /// Runs what it is sent, and sends back what that returns, or its error.
@@ -36,7 +36,7 @@ const RUNAWAYS: &[&str] = &[
     "local function f() pcall(f) while true do pcall(f) end end f()",
     "while true do xpcall(error, function() while true do end end) end",
     "xpcall(error, function() while true do end end)",
-    // The guard's own error is not handled by what loops again.
+    // The watchdog's own error is not handled by what loops again.
     "xpcall(function() while true do end end, function() while true do end end)",
     "coroutine.wrap(function() xpcall(function() while true do end end, function() while true do end end) end)()",
     "xpcall(function() xpcall(function() while true do end end, function() while true do end end) end, function() while true do end end)",
@@ -111,10 +111,11 @@ const RUNAWAYS: &[&str] = &[
 
 #[tokio::test]
 async fn a_runaway_costs_its_connection_and_nobody_else() {
-    let rig = Rig::with(EVAL, "handlerTimeout: 100ms", "workers: 1\nluavm: {memoryLimit: 256MiB, loadLimit: 8MiB}");
-    let mut witness = rig.connect().await;
+    let engine =
+        TestEngine::with(EVAL, "handlerTimeout: 100ms", "workers: 1\nluavm: {memoryLimit: 256MiB, loadLimit: 8MiB}");
+    let mut witness = engine.connect().await;
     for (nth, script) in RUNAWAYS.iter().enumerate() {
-        let mut client = rig.connect().await;
+        let mut client = engine.connect().await;
         let began = Instant::now();
         client.send(script).await;
         let end = client.next().await;
@@ -130,12 +131,12 @@ async fn a_runaway_costs_its_connection_and_nobody_else() {
         client.close().await;
     }
     // The last one has spoilt it for all, as scripts can.
-    let mut client = rig.connect().await;
+    let mut client = engine.connect().await;
     assert_eq!(client.ask("setmetatable(_G, nil) return 1 + 1").await, "2");
     // All of them at once.
     let mut clients = Vec::new();
     for script in &RUNAWAYS[..10] {
-        let mut client = rig.connect().await;
+        let mut client = engine.connect().await;
         client.send(script).await;
         clients.push(client);
     }
@@ -147,8 +148,8 @@ async fn a_runaway_costs_its_connection_and_nobody_else() {
 
 #[tokio::test]
 async fn each_stretch_between_waits_has_its_own_budget() {
-    let rig = Rig::with(EVAL, "handlerTimeout: 150ms", "workers: 1");
-    let mut client = rig.connect().await;
+    let engine = TestEngine::with(EVAL, "handlerTimeout: 150ms", "workers: 1");
+    let mut client = engine.connect().await;
     let script = "local function work() local e = mix.now() + 0.04 while mix.now() < e do end end \
                   for i = 1, 10 do work() mix.sleep(0) end return 'done'";
     assert_eq!(client.ask(script).await, "done");
@@ -170,20 +171,20 @@ async fn a_hook_that_ends_in_a_runaway_is_stopped_too() {
         function on_close(id)
           while true do pcall(mix.websocket) end
         end"#;
-    let rig = Rig::with(script, "handlerTimeout: 50ms", "workers: 1");
-    let refused = Client::try_connect(rig.ws(), "/ws?loop").await.map(drop).unwrap_err();
+    let engine = TestEngine::with(script, "handlerTimeout: 50ms", "workers: 1");
+    let refused = Client::try_connect(engine.ws(), "/ws?loop").await.map(drop).unwrap_err();
     assert!(refused.to_string().contains("500"), "{refused}");
-    let mut client = Client::connect(rig.ws(), "/ws?header").await;
+    let mut client = Client::connect(engine.ws(), "/ws?header").await;
     assert_eq!(client.ask("ping").await, "pong");
     client.close().await;
-    assert_eq!(rig.connect().await.ask("ping").await, "pong");
+    assert_eq!(engine.connect().await.ask("ping").await, "pong");
 }
 
 /// What fails at once, with an error that says why.
 #[tokio::test]
 async fn what_can_not_be_done_fails_with_an_error() {
-    let rig = Rig::with(EVAL, "handlerTimeout: 5s", "workers: 1\nluavm: {memoryLimit: 64MiB}");
-    let mut client = rig.connect().await;
+    let engine = TestEngine::with(EVAL, "handlerTimeout: 5s", "workers: 1\nluavm: {memoryLimit: 64MiB}");
+    let mut client = engine.connect().await;
     for (script, error) in [
         ("local function f() return 1 + f() end f()", "stack overflow"),
         ("local t = setmetatable({}, { __index = function(t, k) return t[k + 1] end }) return t[1]", "stack overflow"),
@@ -277,7 +278,9 @@ async fn what_can_not_be_done_fails_with_an_error() {
         match client.next().await {
             Ok(m) if m.is_text() => assert!(m.to_text().unwrap().contains(error), "{script}: {m}"),
             // Where memory is short, nothing more can be made of the error.
-            Ok(m) if m.is_close() && (error.is_empty() || error == "not enough memory") => client = rig.connect().await,
+            Ok(m) if m.is_close() && (error.is_empty() || error == "not enough memory") => {
+                client = engine.connect().await
+            }
             other => panic!("{script}: {other:?}"),
         }
         // The VM is as good as new.
@@ -287,8 +290,8 @@ async fn what_can_not_be_done_fails_with_an_error() {
 
 #[tokio::test]
 async fn dangerous_things_are_not_there() {
-    let rig = Rig::new(EVAL);
-    let mut client = rig.connect().await;
+    let engine = TestEngine::new(EVAL);
+    let mut client = engine.connect().await;
     for name in [
         "io.open",
         "io.popen",
@@ -365,8 +368,8 @@ async fn dangerous_things_are_not_there() {
 
 #[tokio::test]
 async fn memory_that_a_bomb_took_comes_back() {
-    let rig = Rig::with(EVAL, "handlerTimeout: 10s", "workers: 1\nluavm: {memoryLimit: 16MiB}");
-    let mut client = rig.connect().await;
+    let engine = TestEngine::with(EVAL, "handlerTimeout: 10s", "workers: 1\nluavm: {memoryLimit: 16MiB}");
+    let mut client = engine.connect().await;
     let count = "collectgarbage() collectgarbage() return math.floor(collectgarbage('count'))";
     assert_eq!(client.ask("return #('x'):rep(3e6)").await, "3000000");
     let before: i64 = client.ask(count).await.parse().unwrap();
@@ -392,24 +395,24 @@ async fn memory_that_a_bomb_took_comes_back() {
     ] {
         // Caught, and then the handler returns as if nothing had been: whoever comes next has room.
         client.send(&format!("caught: {bomb}")).await;
-        assert_eq!(rig.connect().await.ask("return #('x'):rep(3e6)").await, "3000000", "after {bomb}");
+        assert_eq!(engine.connect().await.ask("return #('x'):rep(3e6)").await, "3000000", "after {bomb}");
         assert_eq!(client.ask("ping").await, "pong");
-        let mut other = rig.connect().await;
+        let mut other = engine.connect().await;
         other.send(&format!("uncaught: {bomb}")).await;
         assert_eq!(other.close_frame().await.0, 1011, "{bomb}");
-        assert_eq!(rig.connect().await.ask("return #('x'):rep(3e6)").await, "3000000", "after {bomb}, uncaught");
+        assert_eq!(engine.connect().await.ask("return #('x'):rep(3e6)").await, "3000000", "after {bomb}, uncaught");
         // In a coroutine, by a handler that then goes on.
-        let mut other = rig.connect().await;
+        let mut other = engine.connect().await;
         other.send(&format!("caught: coroutine.wrap(function() {bomb} end)() mix.sleep(60)")).await;
-        assert_eq!(rig.connect().await.ask("return #('x'):rep(3e6)").await, "3000000", "after {bomb}, inside");
+        assert_eq!(engine.connect().await.ask("return #('x'):rep(3e6)").await, "3000000", "after {bomb}, inside");
         let after: i64 = client.ask(count).await.parse().unwrap();
         assert!(after < before + 4096, "{after} KiB after {bomb}, {before} before");
     }
     // One that grows from wait to wait, never over its time budget.
-    let mut other = rig.connect().await;
+    let mut other = engine.connect().await;
     other.send("uncaught: local t = {} for i = 1, 1e9 do t[i] = {} if i % 20000 == 0 then mix.sleep(0) end end").await;
     assert_eq!(other.close_frame().await.0, 1011);
-    assert_eq!(rig.connect().await.ask("return #('x'):rep(3e6)").await, "3000000");
+    assert_eq!(engine.connect().await.ask("return #('x'):rep(3e6)").await, "3000000");
 }
 
 /// Whatever a script does to its globals, the engine's own Lua goes on.
@@ -463,9 +466,9 @@ async fn a_script_may_spoil_its_globals() {
     std::fs::write(dir.path().join("entry.lua"), script).unwrap();
     std::fs::write(dir.path().join("m.lua"), "return { name = 'module' }").unwrap();
     write_config(&dir.path().join("connmix.yaml"), "", "workers: 1", "");
-    let rig = Rig::start(dir);
+    let engine = TestEngine::start(dir);
     for _ in 0..3 {
-        let mut client = rig.connect().await;
+        let mut client = engine.connect().await;
         assert_eq!(client.ask("x").await, r#"[true,"text",true,7,1,5,"x","heLLo",5,"module"]"#);
         client.close().await;
     }
@@ -481,12 +484,12 @@ async fn libraries_let_in_what_they_name() {
         ("os", "nil function nil function"),
         ("io, os", "function function function function"),
     ] {
-        let rig = Rig::with(EVAL, "", &libraries(names));
-        assert_eq!(rig.connect().await.ask(look).await, found, "{names}");
+        let engine = TestEngine::with(EVAL, "", &libraries(names));
+        assert_eq!(engine.connect().await.ask(look).await, found, "{names}");
     }
-    let rig = Rig::with(EVAL, "", &libraries("io, os"));
-    let mut client = rig.connect().await;
-    let file = rig.path("written").display().to_string();
+    let engine = TestEngine::with(EVAL, "", &libraries("io, os"));
+    let mut client = engine.connect().await;
+    let file = engine.path("written").display().to_string();
     let script = format!(
         "local f = assert(io.open('{file}', 'w')) f:write('hello') f:close() \
          local g = require('io').open('{file}') local text = g:read('*a') g:close() \
@@ -512,7 +515,7 @@ fn start_error(entry: Option<&str>, more: &[(&str, &str)]) -> String {
         std::fs::write(dir.path().join(name), text).unwrap();
     }
     write_config(&dir.path().join("connmix.yaml"), "", "workers: 1", "");
-    Rig::try_start(dir).map(drop).expect_err("it must not start")
+    TestEngine::try_start(dir).map(drop).expect_err("it must not start")
 }
 
 #[tokio::test]
@@ -558,7 +561,7 @@ async fn a_broken_script_does_not_start() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("entry.lua")).unwrap();
     write_config(&dir.path().join("connmix.yaml"), "", "workers: 1", "");
-    let error = Rig::try_start(dir).map(drop).expect_err("a folder is no script");
+    let error = TestEngine::try_start(dir).map(drop).expect_err("a folder is no script");
     assert!(error.contains("entry.lua"), "{error}");
 }
 
@@ -573,10 +576,10 @@ async fn an_endless_top_level_is_given_up() {
 /// Modules such as "strict" that forbid the use of globals that are not there.
 #[tokio::test]
 async fn strict_globals_are_no_obstacle() {
-    let rig = Rig::new(
+    let engine = TestEngine::new(
         "setmetatable(_G, { __index = function(_, name) error('undeclared ' .. name, 2) end, \
                             __newindex = function(_, name) error('undeclared ' .. name, 2) end }) \
          rawset(_G, 'on_message', function(msg, conn) conn:send(tostring(pcall(function() return nothing end))) end)",
     );
-    assert_eq!(rig.connect().await.ask("x").await, "false");
+    assert_eq!(engine.connect().await.ask("x").await, "false");
 }

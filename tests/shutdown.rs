@@ -1,10 +1,10 @@
 //! The end of an engine: nobody new, everybody gets what they are owed and a 1001, scripts are told, and all of it takes
 //! no longer than `shutdownTimeout`.
 
-mod kit;
+mod common;
 
-use kit::process::Process;
-use kit::*;
+use common::process::Process;
+use common::*;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -48,9 +48,9 @@ end
 ";
 
 /// Begins the stop, and gives what it returns: whether nobody was cut off, and how long it took.
-fn stop(rig: Rig) -> JoinHandle<(bool, Duration)> {
+fn stop(engine: TestEngine) -> JoinHandle<(bool, Duration)> {
     let started = Instant::now();
-    tokio::spawn(async move { (rig.shutdown().await, started.elapsed()) })
+    tokio::spawn(async move { (engine.shutdown().await, started.elapsed()) })
 }
 
 /// Waits till nothing accepts there.
@@ -67,13 +67,13 @@ fn folder(top: &str) -> tempfile::TempDir {
 
 #[tokio::test]
 async fn everybody_is_told_and_the_doors_are_shut() {
-    let rig = Rig::with_top(SCRIPT, "", "workers: 2", LONG);
-    let at = rig.at.clone();
+    let engine = TestEngine::with_top(SCRIPT, "", "workers: 2", LONG);
+    let at = engine.at.clone();
     let mut clients = Vec::new();
     for _ in 0..50 {
-        clients.push(rig.connect().await);
+        clients.push(engine.connect().await);
     }
-    let stopping = stop(rig);
+    let stopping = stop(engine);
     for client in &mut clients {
         assert_eq!(client.close_frame().await, (1001, "server shutdown".into()));
         assert!(client.next().await.is_err(), "nothing comes after it");
@@ -87,24 +87,24 @@ async fn everybody_is_told_and_the_doors_are_shut() {
 
 #[tokio::test]
 async fn an_engine_without_clients_ends_at_once() {
-    let rig = Rig::with_top(SCRIPT, "", "workers: 2", LONG);
-    let (clean, took) = stop(rig).await.unwrap();
+    let engine = TestEngine::with_top(SCRIPT, "", "workers: 2", LONG);
+    let (clean, took) = stop(engine).await.unwrap();
     assert!(clean && took < Duration::from_secs(10), "{took:?}");
 }
 
 #[tokio::test]
 async fn what_a_client_is_owed_comes_before_the_end() {
-    let rig = Rig::with_top(SCRIPT, "outboxLimit: 64MiB\nhandlerTimeout: 10s", "workers: 2", LONG);
-    let (mut flooded, mut subscriber) = (rig.connect().await, rig.connect().await);
+    let engine = TestEngine::with_top(SCRIPT, "outboxLimit: 64MiB\nhandlerTimeout: 10s", "workers: 2", LONG);
+    let (mut flooded, mut subscriber) = (engine.connect().await, engine.connect().await);
     subscriber.ask("subscribe").await;
     flooded.send("flood").await;
     // The first has come, so that all the others wait; far more of them than a socket takes.
     assert!(flooded.text().await.starts_with("1."));
     for i in 0..100 {
-        rig.publish_to("news", &i.to_string(), 1).await;
+        engine.publish_to("news", &i.to_string(), 1).await;
     }
-    let api = rig.at.api;
-    let stopping = stop(rig);
+    let api = engine.at.api;
+    let stopping = stop(engine);
     refuses(api).await;
     for i in 0..100 {
         assert_eq!(subscriber.text().await, i.to_string());
@@ -157,8 +157,8 @@ async fn a_handshake_that_the_stop_cuts_off_is_closed_once_too() {
     let process = Process::ready(dir.path(), &["single"]);
     let mut clients = Vec::new();
     for n in 0..10 {
-        let mut raw = kit::raw::Raw::dial(process.ws()).await;
-        raw.write(kit::raw::upgrade_with(if n < 2 { "refuse: yes\r\n" } else { "" })).await;
+        let mut raw = common::raw::Raw::dial(process.ws()).await;
+        raw.write(common::raw::upgrade_with(if n < 2 { "refuse: yes\r\n" } else { "" })).await;
         clients.push(raw);
     }
     let asked = || process.lines().iter().filter(|l| l.contains("asked\t")).count();
@@ -200,11 +200,12 @@ async fn handlers_that_wait_end_with_an_error() {
 
 #[tokio::test]
 async fn a_client_that_reads_nothing_holds_nobody_up_for_long() {
-    let rig = Rig::with_top(SCRIPT, "outboxLimit: 64MiB\nhandlerTimeout: 10s\nwriteTimeout: 0", "workers: 1", LONG);
-    let (mut stuck, mut other) = (rig.connect().await, rig.connect().await);
+    let engine =
+        TestEngine::with_top(SCRIPT, "outboxLimit: 64MiB\nhandlerTimeout: 10s\nwriteTimeout: 0", "workers: 1", LONG);
+    let (mut stuck, mut other) = (engine.connect().await, engine.connect().await);
     stuck.send("flood").await;
     assert_eq!(other.ask("after the flood").await, "after the flood");
-    let stopping = stop(rig);
+    let stopping = stop(engine);
     assert_eq!(other.close_frame().await.0, 1001);
     let (_, took) = stopping.await.unwrap();
     assert!(took < Duration::from_secs(10), "{took:?}");
@@ -213,10 +214,10 @@ async fn a_client_that_reads_nothing_holds_nobody_up_for_long() {
 
 #[tokio::test]
 async fn a_last_hook_that_does_not_end_is_cut_off_in_time() {
-    let rig = Rig::with_top(SCRIPT, "", "workers: 2", "shutdownTimeout: 300ms");
-    let (mut slow, mut other) = (rig.connect().await, rig.connect().await);
+    let engine = TestEngine::with_top(SCRIPT, "", "workers: 2", "shutdownTimeout: 300ms");
+    let (mut slow, mut other) = (engine.connect().await, engine.connect().await);
     slow.ask("slow close").await;
-    let stopping = stop(rig);
+    let stopping = stop(engine);
     assert_eq!(slow.close_frame().await.0, 1001);
     assert_eq!(other.close_frame().await.0, 1001);
     let (clean, took) = stopping.await.unwrap();
@@ -246,9 +247,9 @@ async fn a_script_that_is_being_tried_holds_nobody_up() {
 
 #[tokio::test]
 async fn sockets_that_have_not_asked_for_anything_hold_nobody_up() {
-    let rig = Rig::with_top(SCRIPT, "", "workers: 2", LONG);
+    let engine = TestEngine::with_top(SCRIPT, "", "workers: 2", LONG);
     let mut sockets = Vec::new();
-    for addr in [rig.at.servers[0], rig.at.api, rig.at.center] {
+    for addr in [engine.at.servers[0], engine.at.api, engine.at.center] {
         // What browsers open ahead, and half a request.
         for sent in ["", "GET /ws HTTP/1.1\r\nHost: localhost\r\n"] {
             let mut socket = TcpStream::connect(addr).await.unwrap();
@@ -257,11 +258,11 @@ async fn sockets_that_have_not_asked_for_anything_hold_nobody_up() {
         }
     }
     // All have been accepted: a later one has been served.
-    let mut client = rig.connect().await;
+    let mut client = engine.connect().await;
     assert_eq!(client.ask("hi").await, "hi");
-    assert_eq!(get(rig.at.api, "/healthz").await.0, 200);
-    assert_eq!(get(rig.at.center, "/healthz").await.0, 200);
-    let stopping = stop(rig);
+    assert_eq!(get(engine.at.api, "/healthz").await.0, 200);
+    assert_eq!(get(engine.at.center, "/healthz").await.0, 200);
+    let stopping = stop(engine);
     assert_eq!(client.close_frame().await.0, 1001);
     let (clean, took) = stopping.await.unwrap();
     assert!(clean && took < Duration::from_secs(10), "clean: {clean}, {took:?}");
@@ -273,10 +274,10 @@ async fn sockets_that_have_not_asked_for_anything_hold_nobody_up() {
 
 #[tokio::test]
 async fn a_call_under_way_is_answered_and_a_probe_says_not_ready() {
-    let rig = Rig::with_top(SCRIPT, "", "workers: 1", "shutdownTimeout: 3");
-    let api = rig.at.api;
+    let engine = TestEngine::with_top(SCRIPT, "", "workers: 1", "shutdownTimeout: 3");
+    let api = engine.at.api;
     // A connection whose last hook keeps the engine up.
-    let mut slow = rig.connect().await;
+    let mut slow = engine.connect().await;
     slow.ask("slow close").await;
     let mut call = TcpStream::connect(api).await.unwrap();
     let body = r#"{"c":"news","d":"x"}"#;
@@ -286,7 +287,7 @@ async fn a_call_under_way_is_answered_and_a_probe_says_not_ready() {
     probe.write_all(b"GET /readyz HTTP/1.1\r\n").await.unwrap();
     assert_eq!(get(api, "/readyz").await.0, 200);
 
-    let stopping = stop(rig);
+    let stopping = stop(engine);
     assert_eq!(slow.close_frame().await.0, 1001);
     call.write_all(body.as_bytes()).await.unwrap();
     let mut reply = String::new();
@@ -349,25 +350,25 @@ async fn callers_that_never_pause_do_not_hold_the_stop_up() {
     let plain =
         format!("POST /v1/mesh/publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{call}", call.len());
     let general = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    let request = kit::raw::text(r#"{"m":"mesh.publish","p":{"c":"news","d":"x"}}"#);
-    let upgrade = kit::raw::upgrade().replace("/ws ", "/ws/v1 ");
-    let rig = Rig::with_top(SCRIPT, "", "workers: 2", "shutdownTimeout: 15");
+    let request = common::raw::text(r#"{"m":"mesh.publish","p":{"c":"news","d":"x"}}"#);
+    let upgrade = common::raw::upgrade().replace("/ws ", "/ws/v1 ");
+    let engine = TestEngine::with_top(SCRIPT, "", "workers: 2", "shutdownTimeout: 15");
     for (open, unit) in [("", plain.as_bytes()), ("", general), (&upgrade, &request)].repeat(4) {
-        let (api, open, unit) = (rig.at.api, open.to_owned(), unit.to_vec());
+        let (api, open, unit) = (engine.at.api, open.to_owned(), unit.to_vec());
         tokio::task::spawn_blocking(move || flood(api, &open, &unit)).await.unwrap();
     }
-    let (clean, took) = stop(rig).await.unwrap();
+    let (clean, took) = stop(engine).await.unwrap();
     assert!(clean, "{took:?}");
 }
 
 #[tokio::test]
 async fn clients_that_leave_by_themselves_meanwhile_are_no_trouble() {
-    let rig = Rig::with_top(SCRIPT, "", "workers: 2", LONG);
+    let engine = TestEngine::with_top(SCRIPT, "", "workers: 2", LONG);
     let mut clients = Vec::new();
     for _ in 0..30 {
-        clients.push(rig.connect().await);
+        clients.push(engine.connect().await);
     }
-    let stopping = stop(rig);
+    let stopping = stop(engine);
     for (i, mut client) in clients.into_iter().enumerate() {
         match i % 3 {
             0 => client.close().await,
@@ -388,7 +389,7 @@ async fn signals_are_heard_though_whoever_started_it_had_blocked_them() {
     let dir = folder(LONG);
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_connmix"));
     command.arg("single").current_dir(dir.path());
-    kit::process::block_signals(&mut command, &[libc::SIGTERM, libc::SIGUSR2]);
+    common::process::block_signals(&mut command, &[libc::SIGTERM, libc::SIGUSR2]);
     let process = Process::of(command);
     process.line(" is ready; ");
     process.signal(libc::SIGUSR2);

@@ -1,9 +1,9 @@
 //! Socket servers: the wire protocol is Lua. Packages out of bytes, deliveries encoded by scripts, and how it all ends.
 
-mod kit;
+mod common;
 
-use kit::raw::Raw;
-use kit::{Client, Rig, eventually, post};
+use common::raw::Raw;
+use common::{Client, TestEngine, eventually, post};
 use serde_json::json;
 use std::fs;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -29,7 +29,7 @@ end
 "#;
 
 /// An engine with a socket server that speaks what `script` says, and a websocket server at `/ws` with the same channels.
-fn rig(script: &str, server: &str) -> Rig {
+fn engine(script: &str, server: &str) -> TestEngine {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("entry.lua"), script).unwrap();
     fs::write(
@@ -44,7 +44,7 @@ fn rig(script: &str, server: &str) -> Rig {
          entry: entry.lua\n{lines}    - {{port: 0, bind: 127.0.0.1, entry: ws.lua, options: [{{name: path, value: /ws}}]}}\n"
     );
     fs::write(dir.path().join("connmix.yaml"), text).unwrap();
-    Rig::start(dir)
+    TestEngine::start(dir)
 }
 
 fn counted(text: &str) -> String {
@@ -65,8 +65,8 @@ impl Raw {
 
 #[tokio::test]
 async fn packages_come_out_of_bytes_however_they_arrive() {
-    let rig = rig(COUNTED, "");
-    let mut raw = Raw::dial(rig.at.servers[0]).await;
+    let engine = engine(COUNTED, "");
+    let mut raw = Raw::dial(engine.at.servers[0]).await;
     // Byte by byte; several at once; the end of one with the beginning of the next.
     for byte in counted("hello").into_bytes() {
         raw.write([byte]).await;
@@ -85,8 +85,8 @@ async fn a_package_of_a_megabyte_comes_back_whole() {
         .replace("n + 4", "n + 8")
         .replace("sub(5)", "sub(9)")
         .replace("%04d", "%08d");
-    let rig = rig(&script, "maxMessageSize: 2MiB\noutboxLimit: 4MiB");
-    let mut raw = Raw::dial(rig.at.servers[0]).await;
+    let engine = engine(&script, "maxMessageSize: 2MiB\noutboxLimit: 4MiB");
+    let mut raw = Raw::dial(engine.at.servers[0]).await;
     let body: Vec<u8> = (0..1_048_576u32).map(|i| (i % 251) as u8).collect();
     for _ in 0..3 {
         raw.write(format!("{:08}", body.len())).await;
@@ -101,10 +101,10 @@ async fn a_package_of_a_megabyte_comes_back_whole() {
 
 #[tokio::test]
 async fn garbage_costs_only_its_own_connection() {
-    let rig = rig(COUNTED, "maxMessageSize: 100");
-    let mut good = Raw::dial(rig.at.servers[0]).await;
+    let engine = engine(COUNTED, "maxMessageSize: 100");
+    let mut good = Raw::dial(engine.at.servers[0]).await;
     for bytes in ["garbage", "9999", &format!("0200{}", "x".repeat(200)), &counted("boom")] {
-        let mut bad = Raw::dial(rig.at.servers[0]).await;
+        let mut bad = Raw::dial(engine.at.servers[0]).await;
         bad.write(bytes).await;
         assert_eq!(bad.rest().await, b"", "{bytes}");
     }
@@ -113,10 +113,10 @@ async fn garbage_costs_only_its_own_connection() {
 
 #[tokio::test]
 async fn what_makes_no_package_is_bounded() {
-    let rig = rig(&COUNTED.replace("local digits", "do return 0 end local digits"), "maxMessageSize: 1000");
-    let mut raw = Raw::dial(rig.at.servers[0]).await;
+    let engine = engine(&COUNTED.replace("local digits", "do return 0 end local digits"), "maxMessageSize: 1000");
+    let mut raw = Raw::dial(engine.at.servers[0]).await;
     raw.write("x".repeat(999)).await;
-    let mut other = Raw::dial(rig.at.servers[0]).await;
+    let mut other = Raw::dial(engine.at.servers[0]).await;
     other.write("x".repeat(1000)).await;
     assert_eq!(other.rest().await, b"");
     raw.write("x").await;
@@ -125,8 +125,8 @@ async fn what_makes_no_package_is_bounded() {
 
 #[tokio::test]
 async fn whoever_only_stops_sending_still_gets_the_answers() {
-    let rig = rig(COUNTED, "");
-    let mut raw = Raw::dial(rig.at.servers[0]).await;
+    let engine = engine(COUNTED, "");
+    let mut raw = Raw::dial(engine.at.servers[0]).await;
     raw.write(counted("sleep") + &counted("last") + "00").await;
     raw.stream.shutdown().await.unwrap();
     assert_eq!([raw.counted().await, raw.counted().await], ["sleep", "last"]);
@@ -148,16 +148,16 @@ async fn a_client_that_has_ended_does_not_hold_its_place_while_a_handler_waits_f
          end
          function on_close(client_id, err) mix.mesh.publish('log', tostring(err)) end"
     );
-    let rig = rig(&script, "readTimeout: 300ms");
-    let mut web = Client::connect(rig.at.servers[1], "/ws").await;
+    let engine = engine(&script, "readTimeout: 300ms");
+    let mut web = Client::connect(engine.at.servers[1], "/ws").await;
     web.ask("log").await;
     // One that only stops sending, and one that has gone.
-    let mut half = Raw::dial(rig.at.servers[0]).await;
+    let mut half = Raw::dial(engine.at.servers[0]).await;
     assert_eq!(half.count("forever").await, "waiting");
     half.stream.shutdown().await.unwrap();
     half.ends().await;
     assert_eq!(web.text().await, "read timeout");
-    let mut gone = Raw::dial(rig.at.servers[0]).await;
+    let mut gone = Raw::dial(engine.at.servers[0]).await;
     assert_eq!(gone.count("forever").await, "waiting");
     drop(gone);
     assert_eq!(web.text().await, "read timeout");
@@ -179,8 +179,8 @@ async fn a_flood_of_small_packages_does_not_keep_others_waiting() {
     fs::write(dir.path().join("entry.lua"), script).unwrap();
     let config = "center: {apiServer: {port: 0}}\nengine:\n  workers: 1\n  apiServer: {port: 0}\n  servers: [{port: 0, protocol: socket, entry: entry.lua}]\n";
     fs::write(dir.path().join("connmix.yaml"), config).unwrap();
-    let rig = Rig::start(dir);
-    let (mut flood, mut other) = (Raw::dial(rig.ws()).await, Raw::dial(rig.ws()).await);
+    let engine = TestEngine::start(dir);
+    let (mut flood, mut other) = (Raw::dial(engine.ws()).await, Raw::dial(engine.ws()).await);
     const ALL: usize = 400_000;
     let (mut reader, mut writer) = flood.stream.split();
     let ask = async {
@@ -216,10 +216,10 @@ async fn every_hook_may_wait_but_the_encoding() {
         function protocol_encode(s) return string.char(#s) .. s end
         function on_message(msg, conn) mix.sleep(0.01) conn:send(protocol_encode(msg)) end
         function on_close(id, err, conn) mix.sleep(0.01) mix.mesh.publish('log', conn:client_id() == id and 'closed' or '?') end";
-    let rig = rig(script, "");
-    let mut web = Client::connect(rig.at.servers[1], "/ws").await;
+    let engine = engine(script, "");
+    let mut web = Client::connect(engine.at.servers[1], "/ws").await;
     web.ask("log").await;
-    let mut raw = Raw::dial(rig.at.servers[0]).await;
+    let mut raw = Raw::dial(engine.at.servers[0]).await;
     raw.write(b"\x03abc\x00\x02d").await;
     assert_eq!(raw.take(1).await, b"c");
     for byte in *b"e\x01f" {
@@ -250,10 +250,10 @@ async fn an_error_in_any_hook_costs_the_connection_alone_and_on_close_is_told() 
             "{COUNTED} {at}
              function on_close(id, err, conn) mix.mesh.publish('log', tostring(err)) end"
         );
-        let rig = rig(&script, "handlerTimeout: 50ms");
-        let mut web = Client::connect(rig.at.servers[1], "/ws").await;
+        let engine = engine(&script, "handlerTimeout: 50ms");
+        let mut web = Client::connect(engine.at.servers[1], "/ws").await;
         web.ask("log").await;
-        let mut raw = Raw::dial(rig.at.servers[0]).await;
+        let mut raw = Raw::dial(engine.at.servers[0]).await;
         raw.write_into_the_dark(sends).await;
         assert_eq!(raw.rest().await, b"", "{at}");
         assert_eq!(web.text().await, "handler error", "{at}");
@@ -264,8 +264,8 @@ async fn an_error_in_any_hook_costs_the_connection_alone_and_on_close_is_told() 
 async fn lengths_out_of_all_bounds_close_the_connection() {
     for length in ["-1", "-1e300", "1e300", "math.huge", "-math.huge", "2^53", "1025"] {
         let script = COUNTED.replace("local digits", &format!("do return {length} end local digits"));
-        let rig = rig(&script, "maxMessageSize: 1KiB");
-        let mut raw = Raw::dial(rig.at.servers[0]).await;
+        let engine = engine(&script, "maxMessageSize: 1KiB");
+        let mut raw = Raw::dial(engine.at.servers[0]).await;
         raw.write_into_the_dark("x").await;
         assert_eq!(raw.rest().await, b"", "{length}");
     }
@@ -282,20 +282,20 @@ async fn an_encoding_may_do_what_a_handler_may_and_does_not_disturb_the_delivery
            if data == 'publish' then mix.mesh.publish('second', 'from the encoding', 'text', {counts = false}) end
            if data == 'close' then conn:close() end",
     );
-    let rig = rig(&script, "");
-    let mut raw = Raw::dial(rig.at.servers[0]).await;
+    let engine = engine(&script, "");
+    let mut raw = Raw::dial(engine.at.servers[0]).await;
     assert_eq!(raw.count("join c").await, "join c");
-    rig.publish_to("c", "join", 1).await;
+    engine.publish_to("c", "join", 1).await;
     assert_eq!(raw.counted().await, "join");
-    rig.publish_to("c", "send", 1).await;
+    engine.publish_to("c", "send", 1).await;
     assert_eq!(raw.take(6).await, b"before");
     assert_eq!(raw.counted().await, "send");
-    rig.publish_to("c", "publish", 1).await;
+    engine.publish_to("c", "publish", 1).await;
     assert_eq!([raw.counted().await, raw.counted().await], ["publish", "from the encoding"]);
-    rig.publish_to("c", "quit", 1).await;
+    engine.publish_to("c", "quit", 1).await;
     assert_eq!(raw.counted().await, "quit");
-    rig.publish_to("c", "unheard", 0).await;
-    assert_eq!(rig.publish("second", "close").await["r"], json!({"s": 0, "f": 1}));
+    engine.publish_to("c", "unheard", 0).await;
+    assert_eq!(engine.publish("second", "close").await["r"], json!({"s": 0, "f": 1}));
     raw.ends().await;
 }
 
@@ -306,8 +306,8 @@ async fn packages_longer_than_what_may_wait_come_whole_while_a_handler_waits() {
         .replace("n + 4", "n + 8")
         .replace("sub(5)", "sub(9)")
         .replace("%04d", "%08d");
-    let rig = rig(&script, "maxMessageSize: 1MiB");
-    let mut raw = Raw::dial(rig.at.servers[0]).await;
+    let engine = engine(&script, "maxMessageSize: 1MiB");
+    let mut raw = Raw::dial(engine.at.servers[0]).await;
     let long = "y".repeat(300_000);
     let all = format!("00000005sleep00300000{long}00000005sleep00300000{long}00000003end");
     let (mut reader, mut writer) = raw.stream.split();
@@ -333,13 +333,13 @@ async fn a_buffer_that_a_script_keeps_never_shows_another_connections_bytes() {
            answer(msg == 'kept' and kept:tostring() .. '|' .. kept:length() or msg, conn)
          end"
     );
-    let rig = rig(&script, "");
-    let mut first = Raw::dial(rig.at.servers[0]).await;
-    let mut same = Raw::dial(rig.at.servers[0]).await;
+    let engine = engine(&script, "");
+    let mut first = Raw::dial(engine.at.servers[0]).await;
+    let mut same = Raw::dial(engine.at.servers[0]).await;
     assert_eq!([first.count("secret").await, same.count("x").await], ["secret", "x"]);
     drop(first);
     for _ in 0..20 {
-        let mut other = Raw::dial(rig.at.servers[0]).await;
+        let mut other = Raw::dial(engine.at.servers[0]).await;
         other.write(counted("kept") + "00").await;
         let told = other.counted().await;
         assert!(told == "|0" || told == "00|2", "{told}");
@@ -348,26 +348,26 @@ async fn a_buffer_that_a_script_keeps_never_shows_another_connections_bytes() {
 
 #[tokio::test]
 async fn a_script_may_end_the_connection_after_its_answer() {
-    let rig = rig(COUNTED, "");
-    let mut raw = Raw::dial(rig.at.servers[0]).await;
+    let engine = engine(COUNTED, "");
+    let mut raw = Raw::dial(engine.at.servers[0]).await;
     assert_eq!(raw.count("bye").await, "farewell");
     raw.ends().await;
 }
 
 #[tokio::test]
 async fn a_publish_reaches_both_protocols_each_in_its_own_encoding() {
-    let rig = rig(COUNTED, "");
+    let engine = engine(COUNTED, "");
     // On both workers.
-    let (mut a, mut b) = (Raw::dial(rig.at.servers[0]).await, Raw::dial(rig.at.servers[0]).await);
+    let (mut a, mut b) = (Raw::dial(engine.at.servers[0]).await, Raw::dial(engine.at.servers[0]).await);
     assert_eq!(a.count("join room").await, "join room");
     assert_eq!(b.count("join room").await, "join room");
-    let mut web = Client::connect(rig.at.servers[1], "/ws").await;
+    let mut web = Client::connect(engine.at.servers[1], "/ws").await;
     assert_eq!(web.ask("room").await, "joined");
-    rig.publish_to("room", "to all", 3).await;
+    engine.publish_to("room", "to all", 3).await;
     assert_eq!([a.counted().await, b.counted().await, web.text().await], ["to all", "to all", "to all"]);
     // To one alone, from outside and from a script.
     let id = a.count("id").await;
-    let (status, reply) = post(rig.at.api, "/v1/mesh/send", &json!({"c": id, "d": "to one"}).to_string()).await;
+    let (status, reply) = post(engine.at.api, "/v1/mesh/send", &json!({"c": id, "d": "to one"}).to_string()).await;
     assert_eq!((status, reply.as_str()), (200, r#"{"E":null,"r":{"s":true}}"#));
     assert_eq!(a.counted().await, "to one");
 }
@@ -386,8 +386,8 @@ async fn publishing_from_a_script_is_encoded_and_sending_is_raw() {
          end
          if msg == \"boom\"",
     );
-    let rig = rig(&script, "");
-    let mut raw = Raw::dial(rig.at.servers[0]).await;
+    let engine = engine(&script, "");
+    let mut raw = Raw::dial(engine.at.servers[0]).await;
     raw.write(counted("publish")).await;
     assert_eq!([raw.counted().await, raw.counted().await], ["from lua", "sent"]);
     assert_eq!(raw.take(4).await, b"raw!");
@@ -405,14 +405,14 @@ async fn an_encoding_that_fails_fails_its_delivery_alone() {
            if data == 'loop' then while true do end end
            if data == 'who' then return conn and '0003yes' or '0002no' end",
     );
-    let rig = rig(&script, "handlerTimeout: 50ms");
-    let mut raw = Raw::dial(rig.at.servers[0]).await;
+    let engine = engine(&script, "handlerTimeout: 50ms");
+    let mut raw = Raw::dial(engine.at.servers[0]).await;
     assert_eq!(raw.count("join c").await, "join c");
     for data in ["err", "nil", "empty", "wait", "loop"] {
-        let reply = rig.publish("c", data).await;
+        let reply = engine.publish("c", data).await;
         assert_eq!(reply["r"], json!({"s": 0, "f": 1}), "{data}");
     }
-    rig.publish_to("c", "who", 1).await;
+    engine.publish_to("c", "who", 1).await;
     assert_eq!(raw.counted().await, "yes");
 }
 
@@ -426,15 +426,15 @@ async fn a_shared_encoding_is_made_once_for_all() {
            calls = calls + 1
            data = data .. calls .. tostring(conn) .. tostring(mix.socket.tcp())",
     );
-    let rig = rig(&script.replace("conn:send(protocol_encode(msg))", "conn:send('0002ok')"), "");
+    let engine = engine(&script.replace("conn:send(protocol_encode(msg))", "conn:send('0002ok')"), "");
     let mut all = Vec::new();
     for _ in 0..6 {
-        let mut raw = Raw::dial(rig.at.servers[0]).await;
+        let mut raw = Raw::dial(engine.at.servers[0]).await;
         assert_eq!(raw.count("join c").await, "ok");
         all.push(raw);
     }
     for round in 1..=3 {
-        rig.publish_to("c", "n", 6).await;
+        engine.publish_to("c", "n", 6).await;
         for raw in &mut all {
             // Two workers, each with its own VM.
             assert_eq!(raw.counted().await, format!("n{round}nilnil"));
@@ -456,17 +456,17 @@ async fn hooks_of_a_connections_life_run_in_order() {
            mix.mesh.publish('log', client_id .. ' ' .. tostring(err) .. ' ' .. tostring(conn:context_value('greeted')))
          end"
     );
-    let rig = rig(&script, "");
-    let mut web = Client::connect(rig.at.servers[1], "/ws").await;
+    let engine = engine(&script, "");
+    let mut web = Client::connect(engine.at.servers[1], "/ws").await;
     web.ask("log").await;
-    let mut raw = Raw::dial(rig.at.servers[0]).await;
+    let mut raw = Raw::dial(engine.at.servers[0]).await;
     // What comes before on_connect has returned waits for it.
     raw.write(counted("id")).await;
     assert_eq!(raw.counted().await, "hello");
     let id = raw.counted().await;
     drop(raw);
     assert_eq!(web.text().await, format!("{id} nil true"));
-    let mut bad = Raw::dial(rig.at.servers[0]).await;
+    let mut bad = Raw::dial(engine.at.servers[0]).await;
     assert_eq!(bad.counted().await, "hello");
     bad.write("junk").await;
     let told = web.text().await;
@@ -475,21 +475,21 @@ async fn hooks_of_a_connections_life_run_in_order() {
 
 #[tokio::test]
 async fn a_silent_client_is_closed_and_pings_are_none() {
-    let rig = rig(COUNTED, "readTimeout: 300ms\npingInterval: 100ms");
-    let mut raw = Raw::dial(rig.at.servers[0]).await;
+    let engine = engine(COUNTED, "readTimeout: 300ms\npingInterval: 100ms");
+    let mut raw = Raw::dial(engine.at.servers[0]).await;
     assert_eq!(raw.rest().await, b"");
 }
 
 #[tokio::test]
 async fn beyond_max_connections_a_socket_is_closed_at_once() {
-    let rig = rig(COUNTED, "maxConnections: 1");
-    let mut first = Raw::dial(rig.at.servers[0]).await;
+    let engine = engine(COUNTED, "maxConnections: 1");
+    let mut first = Raw::dial(engine.at.servers[0]).await;
     assert_eq!(first.count("x").await, "x");
-    assert_eq!(Raw::dial(rig.at.servers[0]).await.rest().await, b"");
+    assert_eq!(Raw::dial(engine.at.servers[0]).await.rest().await, b"");
     assert_eq!(first.count("y").await, "y");
     drop(first);
     eventually("a place is free again", async || {
-        let mut raw = Raw::dial(rig.at.servers[0]).await;
+        let mut raw = Raw::dial(engine.at.servers[0]).await;
         let _ = raw.stream.write_all(counted("z").as_bytes()).await;
         (raw.rest_of(5).await == counted("z").as_bytes()).then_some(())
     })
@@ -498,12 +498,12 @@ async fn beyond_max_connections_a_socket_is_closed_at_once() {
 
 #[tokio::test]
 async fn a_client_that_takes_nothing_is_closed_as_too_slow() {
-    let rig = rig(COUNTED, "outboxLimit: 64KiB\nwriteTimeout: 0");
-    let mut slow = Raw::narrow(rig.at.servers[0]).await;
+    let engine = engine(COUNTED, "outboxLimit: 64KiB\nwriteTimeout: 0");
+    let mut slow = Raw::narrow(engine.at.servers[0]).await;
     assert_eq!(slow.count("join c").await, "join c");
     let big = "x".repeat(9000);
-    eventually("it is refused", async || (rig.publish("c", &big).await["r"]["f"] == 1).then_some(())).await;
-    eventually("it is gone", async || (rig.publish("c", &big).await["r"] == json!({"s": 0, "f": 0})).then_some(()))
+    eventually("it is refused", async || (engine.publish("c", &big).await["r"]["f"] == 1).then_some(())).await;
+    eventually("it is gone", async || (engine.publish("c", &big).await["r"] == json!({"s": 0, "f": 0})).then_some(()))
         .await;
 }
 
@@ -531,8 +531,8 @@ async fn the_buffer_is_read_searched_and_cleared() {
         function protocol_decode(s) return s end
         function protocol_encode(s) return s end
         function on_message(line, conn) conn:send(line) end";
-    let rig = rig(script, "");
-    let mut raw = Raw::dial(rig.at.servers[0]).await;
+    let engine = engine(script, "");
+    let mut raw = Raw::dial(engine.at.servers[0]).await;
     raw.write("abc\n").await;
     assert_eq!(raw.take(4).await, b"abc\n");
     raw.write("clear\n").await;
@@ -551,13 +551,13 @@ async fn a_package_that_began_in_one_version_of_a_script_ends_in_it() {
             "local n = tonumber(digits) if buf:length() == 6 then mix.socket.tcp():send('?') end",
         )
     };
-    let rig = rig(&version(1), "");
-    let mut raw = Raw::dial(rig.at.servers[0]).await;
+    let engine = engine(&version(1), "");
+    let mut raw = Raw::dial(engine.at.servers[0]).await;
     assert_eq!(raw.count("x").await, "v1 x");
-    let mut midway = Raw::dial(rig.at.servers[0]).await;
+    let mut midway = Raw::dial(engine.at.servers[0]).await;
     midway.write("0003ab").await;
     assert_eq!(midway.take(1).await, b"?");
-    fs::write(rig.path("entry.lua"), version(2)).unwrap();
+    fs::write(engine.path("entry.lua"), version(2)).unwrap();
     eventually("the new version is live", async || (raw.count("z").await == "v2 z").then_some(())).await;
     midway.write("c").await;
     assert_eq!(midway.counted().await, "v1 abc");
@@ -566,8 +566,8 @@ async fn a_package_that_began_in_one_version_of_a_script_ends_in_it() {
 
 #[tokio::test]
 async fn a_handler_that_waits_holds_its_connection_back_and_no_other() {
-    let rig = rig(COUNTED, "");
-    let (mut slow, mut quick) = (Raw::dial(rig.at.servers[0]).await, Raw::dial(rig.at.servers[0]).await);
+    let engine = engine(COUNTED, "");
+    let (mut slow, mut quick) = (Raw::dial(engine.at.servers[0]).await, Raw::dial(engine.at.servers[0]).await);
     slow.write(counted("sleep") + &counted("after")).await;
     assert_eq!(quick.count("now").await, "now");
     assert_eq!([slow.counted().await, slow.counted().await], ["sleep", "after"]);
@@ -581,7 +581,7 @@ fn a_script_without_its_hooks_is_refused_and_told_which() {
             .unwrap();
         let config = "center: {apiServer: {port: 0}}\nengine:\n  apiServer: {port: 0}\n  servers: [{port: 0, protocol: socket, entry: entry.lua}]\n";
         fs::write(dir.path().join("connmix.yaml"), config).unwrap();
-        let error = Rig::try_start(dir).err().unwrap();
+        let error = TestEngine::try_start(dir).err().unwrap();
         let want = format!("entry.lua: no global function {name}; a socket server's script must define it");
         assert!(error.contains(&want), "{error}");
     }

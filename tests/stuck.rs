@@ -1,9 +1,9 @@
 //! A worker that is stuck: it is seen and told, nobody waits for it, the others go on, and a stop ends in time.
 
-mod kit;
+mod common;
 
-use kit::process::Process;
-use kit::*;
+use common::process::Process;
+use common::*;
 use serde_json::json;
 use std::fs::OpenOptions;
 use std::path::Path;
@@ -46,8 +46,8 @@ fn folder(server: &str, top: &str) -> tempfile::TempDir {
     dir
 }
 
-fn rig(dir: tempfile::TempDir) -> Rig {
-    Rig::try_start_with(dir, |config| config.stuck_after = Duration::from_millis(500)).unwrap()
+fn engine(dir: tempfile::TempDir) -> TestEngine {
+    TestEngine::try_start_with(dir, |config| config.stuck_after = Duration::from_millis(500)).unwrap()
 }
 
 /// Lets a handler go on that waits in `block`.
@@ -55,15 +55,15 @@ fn unblock(dir: &Path) {
     OpenOptions::new().read(true).write(true).open(dir.join("pipe")).unwrap();
 }
 
-async fn metric(rig: &Rig, line: &str) -> bool {
-    get(rig.at.api, "/metrics").await.1.lines().any(|l| l == line)
+async fn metric(engine: &TestEngine, line: &str) -> bool {
+    get(engine.at.api, "/metrics").await.1.lines().any(|l| l == line)
 }
 
 /// Clients of both workers, each in the channel `news`, by the worker.
-async fn one_of_each(rig: &Rig) -> [(Client, u64); 2] {
+async fn one_of_each(engine: &TestEngine) -> [(Client, u64); 2] {
     let mut found = [None, None];
     while found.iter().any(Option::is_none) {
-        let mut client = rig.connect().await;
+        let mut client = engine.connect().await;
         let id: u64 = client.ask("id").await.parse().unwrap();
         assert_eq!(client.ask("news").await, "done");
         let worker = (id % 2) as usize;
@@ -77,55 +77,57 @@ async fn one_of_each(rig: &Rig) -> [(Client, u64); 2] {
 
 #[tokio::test]
 async fn a_worker_that_is_stuck_costs_the_others_nothing() {
-    let rig = rig(folder("handlerTimeout: 60s", ""));
-    let [(mut first, first_id), (mut second, _)] = one_of_each(&rig).await;
-    assert_eq!(get(rig.at.api, "/readyz").await.0, 200);
+    let engine = engine(folder("handlerTimeout: 60s", ""));
+    let [(mut first, first_id), (mut second, _)] = one_of_each(&engine).await;
+    assert_eq!(get(engine.at.api, "/readyz").await.0, 200);
     assert_eq!(second.ask("started").await, "done");
     first.send("block").await;
     assert_eq!(second.text().await, "blocking");
     // Of these it is given some, before it is known to be stuck. Others serve them.
     let mut newcomers = Vec::new();
     for _ in 0..6 {
-        newcomers.push(rig.connect().await);
+        newcomers.push(engine.connect().await);
         assert_eq!(newcomers.last_mut().unwrap().ask("id").await.parse::<u64>().unwrap() % 2, 1);
     }
-    eventually("it is seen", async || metric(&rig, "connmix_engine_worker_stuck{worker=\"0\"} 1").await.then_some(()))
-        .await;
-    for at in [rig.at.api, rig.at.center] {
+    eventually("it is seen", async || {
+        metric(&engine, "connmix_engine_worker_stuck{worker=\"0\"} 1").await.then_some(())
+    })
+    .await;
+    for at in [engine.at.api, engine.at.center] {
         let (status, body) = get(at, "/readyz").await;
         assert!(status == 503 && body.contains("stuck: worker 0"), "{status} {body}");
         assert_eq!(get(at, "/healthz").await.0, 200);
     }
-    assert!(metric(&rig, "connmix_engine_worker_stuck_total{worker=\"0\"} 1").await);
-    assert_eq!(rig.publish("news", "a").await, json!({"E": null, "r": {"s": 1, "f": 1}}));
+    assert!(metric(&engine, "connmix_engine_worker_stuck_total{worker=\"0\"} 1").await);
+    assert_eq!(engine.publish("news", "a").await, json!({"E": null, "r": {"s": 1, "f": 1}}));
     assert_eq!(second.text().await, "a");
     let body = json!({"c": first_id.to_string(), "d": "to one"}).to_string();
-    let (status, reply) = post(rig.at.api, "/v1/mesh/send", &body).await;
+    let (status, reply) = post(engine.at.api, "/v1/mesh/send", &body).await;
     assert!(status == 404 && reply.contains("401"), "{status} {reply}");
     // Newcomers go to the other worker, though it has more connections.
     for _ in 0..5 {
-        let mut client = rig.connect().await;
+        let mut client = engine.connect().await;
         let id: u64 = client.ask("id").await.parse().unwrap();
         assert_eq!(id % 2, 1);
         std::mem::forget(client);
     }
-    unblock(rig.dir.path());
+    unblock(engine.dir.path());
     assert_eq!(first.text().await, "done");
     // What it was given meanwhile is not lost.
     assert_eq!([first.text().await, first.text().await], ["a", "to one"]);
-    eventually("ready again", async || (get(rig.at.api, "/readyz").await.0 == 200).then_some(())).await;
-    assert_eq!(rig.publish("news", "b").await, json!({"E": null, "r": {"s": 2, "f": 0}}));
+    eventually("ready again", async || (get(engine.at.api, "/readyz").await.0 == 200).then_some(())).await;
+    assert_eq!(engine.publish("news", "b").await, json!({"E": null, "r": {"s": 2, "f": 0}}));
 }
 
 /// The call begins before the worker counts as stuck, and its message may have been taken out of the mailbox already.
 #[tokio::test]
 async fn who_waits_for_a_worker_is_answered_when_it_is_stuck() {
-    let rig = rig(folder("handlerTimeout: 60s", ""));
-    let [(mut first, first_id), (mut second, _)] = one_of_each(&rig).await;
+    let engine = engine(folder("handlerTimeout: 60s", ""));
+    let [(mut first, first_id), (mut second, _)] = one_of_each(&engine).await;
     // Of these the workers serve some each. Those of the stuck one are not answered.
     let mut back_ends = Vec::new();
     for _ in 0..4 {
-        back_ends.push(Client::connect(rig.at.api, "/ws/v1").await);
+        back_ends.push(Client::connect(engine.at.api, "/ws/v1").await);
     }
     assert_eq!(second.ask("started").await, "done");
     first.send("block").await;
@@ -148,18 +150,18 @@ async fn who_waits_for_a_worker_is_answered_when_it_is_stuck() {
     assert!(replies.contains("\"f\":1"), "{replies}");
     assert!(replies.contains("401") && replies.contains("worker 0, which serves client"), "{replies}");
     assert_eq!(second.text().await, "x");
-    unblock(rig.dir.path());
+    unblock(engine.dir.path());
     assert_eq!(first.text().await, "done");
 }
 
 /// Nobody is left to answer but the thread that watches.
 #[tokio::test]
 async fn probes_are_answered_while_all_workers_are_stuck() {
-    let rig = rig(folder("handlerTimeout: 60s", ""));
-    let [(mut first, _), (mut second, _)] = one_of_each(&rig).await;
+    let engine = engine(folder("handlerTimeout: 60s", ""));
+    let [(mut first, _), (mut second, _)] = one_of_each(&engine).await;
     first.send("block").await;
     second.send("block").await;
-    for at in [rig.at.api, rig.at.center] {
+    for at in [engine.at.api, engine.at.center] {
         let answer = eventually("told that both are stuck", async || {
             // One that a worker has taken before it was known to be stuck is not answered.
             let request = format!("GET /readyz HTTP/1.1\r\nHost: {at}\r\n\r\n");
@@ -169,14 +171,14 @@ async fn probes_are_answered_while_all_workers_are_stuck() {
         let (status, body) = answer.await;
         assert_eq!((status, body.as_str()), (503, r#"{"E":{"c":503,"m":"stuck: workers 0, 1"}}"#));
     }
-    unblock(rig.dir.path());
-    unblock(rig.dir.path());
+    unblock(engine.dir.path());
+    unblock(engine.dir.path());
     assert_eq!([first.text().await, second.text().await], ["done", "done"]);
-    eventually("ready again", async || (get(rig.at.api, "/readyz").await.0 == 200).then_some(())).await;
-    let at = rig.at.clone();
+    eventually("ready again", async || (get(engine.at.api, "/readyz").await.0 == 200).then_some(())).await;
+    let at = engine.at.clone();
     assert!({
         drop((first, second));
-        rig.shutdown().await
+        engine.shutdown().await
     });
     assert!(tokio::net::TcpStream::connect(at.api).await.is_err(), "the doors are shut");
 }

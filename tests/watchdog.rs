@@ -1,15 +1,15 @@
 //! A process in which runaway scripts can't be stopped does not run scripts, unless it is told to.
 
-mod kit;
+mod common;
 
-use kit::process::{Ended, Process};
+use common::process::{Ended, Process};
 use std::process::Command;
 
 /// Runs the program in a folder with the watchdog's signal blocked: to LuaJIT that is as if it could not be interrupted.
 fn unguarded(dir: &std::path::Path, args: &[&str]) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_connmix"));
     command.args(args).current_dir(dir);
-    kit::process::block_signals(&mut command, &[libc::SIGURG]);
+    common::process::block_signals(&mut command, &[libc::SIGURG]);
     Process::of(command).ended()
 }
 
@@ -17,7 +17,7 @@ fn unguarded(dir: &std::path::Path, args: &[&str]) -> Ended {
 fn scripts_are_not_run_where_they_could_not_be_stopped() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("entry.lua"), "function on_message() end").unwrap();
-    kit::write_config(&dir.path().join("connmix.yaml"), "", "workers: 1", "");
+    common::write_config(&dir.path().join("connmix.yaml"), "", "workers: 1", "");
     for command in ["dev", "single", "check", "test"] {
         let ended = unguarded(dir.path(), &[command]);
         let said = format!("{}{}", ended.out, ended.err);

@@ -1,10 +1,10 @@
 //! WebSocket connections over real sockets: how they open, what they may send, how they end, and who gets what.
 
-mod kit;
+mod common;
 
-use kit::process::Process;
-use kit::raw::*;
-use kit::*;
+use common::process::Process;
+use common::raw::*;
+use common::*;
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -59,24 +59,24 @@ function on_close(client_id, err)
 end
 "#;
 
-fn rig() -> Rig {
-    Rig::new(SCRIPT)
+fn engine() -> TestEngine {
+    TestEngine::new(SCRIPT)
 }
 
-fn rig_with(server: &str) -> Rig {
-    Rig::with(SCRIPT, server, "workers: 1")
+fn engine_with(server: &str) -> TestEngine {
+    TestEngine::with(SCRIPT, server, "workers: 1")
 }
 
 /// Hears how each connection ends.
-async fn observer(rig: &Rig) -> Client {
-    let mut client = rig.connect().await;
+async fn observer(engine: &TestEngine) -> Client {
+    let mut client = engine.connect().await;
     assert_eq!(client.ask("!sub closed").await, "ok");
     client
 }
 
 /// A request that must be refused, after which the connection must end.
-async fn refused(rig: &Rig, request: impl AsRef<[u8]>) -> Reply {
-    let mut raw = Raw::dial(rig.ws()).await;
+async fn refused(engine: &TestEngine, request: impl AsRef<[u8]>) -> Reply {
+    let mut raw = Raw::dial(engine.ws()).await;
     let reply = raw.call(request).await;
     raw.ends().await;
     reply
@@ -84,7 +84,7 @@ async fn refused(rig: &Rig, request: impl AsRef<[u8]>) -> Reply {
 
 #[tokio::test]
 async fn requests_that_open_nothing_are_told_why() {
-    let rig = rig();
+    let engine = engine();
     let good = upgrade();
     for (from, to, status, why) in [
         ("GET /ws ", "GET /other ", 404, "path"),
@@ -120,7 +120,7 @@ async fn requests_that_open_nothing_are_told_why() {
     ] {
         let request = good.replacen(from, to, 1);
         assert_ne!(request, good);
-        let reply = refused(&rig, &request).await;
+        let reply = refused(&engine, &request).await;
         assert_eq!(reply.status, status, "{to}: {reply:?}");
         assert!(reply.body.contains(why), "{to}: {reply:?}");
         if status == 426 {
@@ -139,7 +139,7 @@ async fn requests_that_open_nothing_are_told_why() {
         (good.replacen("GET /ws", "HEAD /other", 1), 404),
         (good.replacen("GET", "HEAD", 1).replace("localhost", "local host"), 400),
     ] {
-        let mut raw = Raw::dial(rig.ws()).await;
+        let mut raw = Raw::dial(engine.ws()).await;
         raw.write(&request).await;
         let head = raw.head().await;
         assert_eq!(head.status, status, "{request}");
@@ -147,56 +147,56 @@ async fn requests_that_open_nothing_are_told_why() {
         raw.ends().await;
     }
     // What the target says wins over the header.
-    let mut raw = Raw::dial(rig.ws()).await;
+    let mut raw = Raw::dial(engine.ws()).await;
     raw.write(good.replacen("GET /ws", "GET http://example.com:80/ws", 1)).await;
     assert_eq!(raw.head().await.status, 101);
-    assert_eq!(rig.connect().await.ask("hello").await, "hello", "the server goes on");
+    assert_eq!(engine.connect().await.ask("hello").await, "hello", "the server goes on");
 }
 
 #[tokio::test]
 async fn bytes_that_are_no_request_are_refused_at_once() {
-    let rig = rig();
+    let engine = engine();
     for garbage in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"\0\0\0\0", b"hello\r\n\r\n"] {
-        assert_eq!(refused(&rig, garbage).await.status, 400, "{garbage:?}");
+        assert_eq!(refused(&engine, garbage).await.status, 400, "{garbage:?}");
     }
     // Silence and half a request cost nothing either.
     for half in [&b""[..], b"GET /ws HT"] {
-        let mut raw = Raw::dial(rig.ws()).await;
+        let mut raw = Raw::dial(engine.ws()).await;
         raw.write(half).await;
     }
-    assert_eq!(rig.connect().await.ask("hello").await, "hello");
+    assert_eq!(engine.connect().await.ask("hello").await, "hello");
 }
 
 #[tokio::test]
 async fn a_huge_head_is_refused() {
-    let rig = rig();
+    let engine = engine();
     let long = upgrade_with(&format!("Cookie: {}\r\n", "x".repeat(17_000)));
-    assert_eq!(refused(&rig, long).await.status, 431);
+    assert_eq!(refused(&engine, long).await.status, 431);
     let endless = format!("GET /ws HTTP/1.1\r\nCookie: {}", "x".repeat(200_000));
-    assert_eq!(refused(&rig, endless).await.status, 431, "before its end has come");
+    assert_eq!(refused(&engine, endless).await.status, 431, "before its end has come");
     let many: String = (0..101).map(|i| format!("X-{i}: 1\r\n")).collect();
-    assert_eq!(refused(&rig, upgrade_with(&many)).await.status, 431);
+    assert_eq!(refused(&engine, upgrade_with(&many)).await.status, 431);
     let fits = upgrade_with(&format!("Cookie: {}\r\n", "x".repeat(15_000)));
-    assert_eq!(Raw::dial(rig.ws()).await.call(fits).await.status, 101);
+    assert_eq!(Raw::dial(engine.ws()).await.call(fits).await.status, 101);
 }
 
 #[tokio::test]
 async fn the_query_is_no_part_of_the_path() {
-    let rig = rig();
+    let engine = engine();
     for target in ["/ws?", "/ws?token=1&path=/other", "http://example.com/ws", "http://example.com/ws?x"] {
         let request = upgrade().replacen("/ws", target, 1);
-        assert_eq!(Raw::dial(rig.ws()).await.call(request).await.status, 101, "{target}");
+        assert_eq!(Raw::dial(engine.ws()).await.call(request).await.status, 101, "{target}");
     }
 }
 
 #[tokio::test]
 async fn the_answer_proves_that_the_key_was_read() {
-    let rig = rig();
+    let engine = engine();
     // Names in any case, values in lists: as proxies and old clients write them.
     let request = upgrade()
         .replace("Upgrade: websocket", "UPGRADE: foo, WebSocket")
         .replace("Connection: Upgrade", "connection: keep-alive, upgrade");
-    let reply = Raw::dial(rig.ws()).await.call(request).await;
+    let reply = Raw::dial(engine.ws()).await.call(request).await;
     assert_eq!(reply.status, 101);
     assert_eq!(reply.header("Sec-WebSocket-Accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "RFC 6455, section 1.3");
     assert_eq!(reply.header("Upgrade"), Some("websocket"));
@@ -207,7 +207,8 @@ async fn the_answer_proves_that_the_key_was_read() {
 
 #[tokio::test]
 async fn foreign_origins_are_refused_where_some_are_named() {
-    let rig = rig_with("allowedOrigins: ['https://Example.com:443/', 'http://localhost:8080', 'https://münchen.de']");
+    let engine =
+        engine_with("allowedOrigins: ['https://Example.com:443/', 'http://localhost:8080', 'https://münchen.de']");
     for (origin, status) in [
         ("https://example.com", 101),
         ("https://EXAMPLE.com", 101),
@@ -220,41 +221,41 @@ async fn foreign_origins_are_refused_where_some_are_named() {
         ("", 403),
     ] {
         let request = upgrade_with(&format!("Origin: {origin}\r\n"));
-        assert_eq!(Raw::dial(rig.ws()).await.call(request).await.status, status, "{origin:?}");
+        assert_eq!(Raw::dial(engine.ws()).await.call(request).await.status, status, "{origin:?}");
     }
-    let reply = Raw::dial(rig.ws()).await.call(upgrade()).await;
+    let reply = Raw::dial(engine.ws()).await.call(upgrade()).await;
     assert_eq!(reply.status, 101, "no browser, no origin");
-    let open = self::rig();
+    let open = self::engine();
     let anywhere = upgrade_with("Origin: https://anywhere.example\r\n");
     assert_eq!(Raw::dial(open.ws()).await.call(anywhere).await.status, 101);
 }
 
 #[tokio::test]
 async fn a_full_server_refuses_till_somebody_leaves() {
-    let rig = rig_with("maxConnections: 2");
-    let first = rig.connect().await;
-    let mut second = rig.connect().await;
-    let reply = refused(&rig, upgrade()).await;
+    let engine = engine_with("maxConnections: 2");
+    let first = engine.connect().await;
+    let mut second = engine.connect().await;
+    let reply = refused(&engine, upgrade()).await;
     assert_eq!(reply.status, 503);
     assert!(reply.body.contains("maxConnections"), "{reply:?}");
-    assert_eq!(refused(&rig, upgrade().replace("/ws", "/no")).await.status, 503, "whatever it asks");
+    assert_eq!(refused(&engine, upgrade().replace("/ws", "/no")).await.status, 503, "whatever it asks");
     first.close().await;
     eventually("a request is looked at", async || {
-        (refused(&rig, upgrade().replace("/ws", "/no")).await.status == 404).then_some(())
+        (refused(&engine, upgrade().replace("/ws", "/no")).await.status == 404).then_some(())
     })
     .await;
-    eventually("a place is free", async || Client::try_connect(rig.ws(), "/ws").await.ok()).await;
+    eventually("a place is free", async || Client::try_connect(engine.ws(), "/ws").await.ok()).await;
     assert_eq!(second.ask("still here").await, "still here");
 }
 
 #[tokio::test]
 async fn a_subprotocol_is_agreed_on() {
-    async fn agreed(rig: &Rig, offer: &str) -> Option<String> {
-        let reply = Raw::dial(rig.ws()).await.call(upgrade_with(offer)).await;
+    async fn agreed(engine: &TestEngine, offer: &str) -> Option<String> {
+        let reply = Raw::dial(engine.ws()).await.call(upgrade_with(offer)).await;
         assert_eq!(reply.status, 101);
         reply.header("Sec-WebSocket-Protocol").map(str::to_owned)
     }
-    let any = rig();
+    let any = engine();
     assert_eq!(agreed(&any, "Sec-WebSocket-Protocol: chat, mqtt\r\n").await.as_deref(), Some("chat"));
     let two = "Sec-WebSocket-Protocol: x.y\r\nSec-WebSocket-Protocol: chat\r\n";
     assert_eq!(agreed(&any, two).await.as_deref(), Some("x.y"));
@@ -267,21 +268,21 @@ async fn a_subprotocol_is_agreed_on() {
     let named = config.replace("options: [", "options: [{name: subprotocols, value: 'v2.chat, v1.chat'}, ");
     assert_ne!(config, named);
     std::fs::write(&file, named).unwrap();
-    let rig = Rig::start(dir);
+    let engine = TestEngine::start(dir);
     assert_eq!(
-        agreed(&rig, "Sec-WebSocket-Protocol: v1.chat, x, v2.chat\r\n").await.as_deref(),
+        agreed(&engine, "Sec-WebSocket-Protocol: v1.chat, x, v2.chat\r\n").await.as_deref(),
         Some("v2.chat"),
         "the server's order counts"
     );
-    assert_eq!(agreed(&rig, "Sec-WebSocket-Protocol: v1.chat\r\n").await.as_deref(), Some("v1.chat"));
-    assert_eq!(agreed(&rig, "Sec-WebSocket-Protocol: V1.CHAT\r\n").await, None);
-    assert_eq!(agreed(&rig, "").await, None);
+    assert_eq!(agreed(&engine, "Sec-WebSocket-Protocol: v1.chat\r\n").await.as_deref(), Some("v1.chat"));
+    assert_eq!(agreed(&engine, "Sec-WebSocket-Protocol: V1.CHAT\r\n").await, None);
+    assert_eq!(agreed(&engine, "").await, None);
 }
 
 #[tokio::test]
 async fn everything_may_arrive_byte_by_byte() {
-    let rig = rig();
-    let mut raw = Raw::dial(rig.ws()).await;
+    let engine = engine();
+    let mut raw = Raw::dial(engine.ws()).await;
     let mut bytes = upgrade().into_bytes();
     bytes.extend(text("Hello, 世界"));
     bytes.extend(frame(TEXT, "split \u{1F600}".as_bytes().split_at(8).0));
@@ -304,8 +305,8 @@ async fn everything_may_arrive_byte_by_byte() {
 
 #[tokio::test]
 async fn frames_right_behind_the_request_are_handled() {
-    let rig = rig();
-    let mut raw = Raw::dial(rig.ws()).await;
+    let engine = engine();
+    let mut raw = Raw::dial(engine.ws()).await;
     let mut bytes = upgrade().into_bytes();
     for i in 0..500 {
         bytes.extend(text(&format!("early {i}")));
@@ -336,9 +337,9 @@ async fn the_handshake_hook_sees_the_request() {
         end
         function on_message() end
     "#;
-    let rig = Rig::with_top(script, "", "workers: 1", "trustedProxies: [127.0.0.1, 10.0.0.0/8]");
+    let engine = TestEngine::with_top(script, "", "workers: 1", "trustedProxies: [127.0.0.1, 10.0.0.0/8]");
     let seen = async |headers: &str| {
-        let mut raw = Raw::dial(rig.ws()).await;
+        let mut raw = Raw::dial(engine.ws()).await;
         let peer = raw.stream.local_addr().unwrap().to_string();
         raw.write(upgrade_with(headers).replace("/ws", "/ws?a=1")).await;
         assert_eq!(raw.head().await.status, 101);
@@ -374,10 +375,10 @@ async fn the_handshake_hook_sees_the_request() {
 
 #[tokio::test]
 async fn a_peer_that_is_not_trusted_cannot_say_where_it_is() {
-    let rig = Rig::new(
+    let engine = TestEngine::new(
         "function on_handshake(_, _, server, conn) conn:send(server.RemoteAddr) end function on_message() end",
     );
-    let mut raw = Raw::dial(rig.ws()).await;
+    let mut raw = Raw::dial(engine.ws()).await;
     raw.write(upgrade_with("X-Forwarded-For: 203.0.113.9\r\n")).await;
     assert_eq!(raw.head().await.status, 101);
     assert_eq!(raw.text().await, raw.stream.local_addr().unwrap().to_string());
@@ -404,7 +405,7 @@ async fn the_handshake_hook_can_refuse() {
         function on_message(msg, conn) conn:send(msg.data) end
         function on_close(id, err) mix.mesh.publish("closed", id) end
     "#;
-    let rig = Rig::with(script, "handlerTimeout: 100ms\nmaxConnections: 2", "workers: 1");
+    let engine = TestEngine::with(script, "handlerTimeout: 100ms\nmaxConnections: 2", "workers: 1");
     let request = |wish: &str| upgrade_with(&format!("wish: {wish}\r\n"));
     for (wish, status, text) in [
         ("plain", 403, "refused\n"),
@@ -416,20 +417,20 @@ async fn the_handshake_hook_can_refuse() {
         ("late_raise", 500, "the handshake handler failed\n"),
         ("endless", 500, "the handshake handler failed\n"),
     ] {
-        let reply = refused(&rig, request(wish)).await;
+        let reply = refused(&engine, request(wish)).await;
         assert_eq!((reply.status, reply.body.as_str()), (status, text), "{wish}");
         assert_eq!(reply.header("X-Evil"), None);
     }
-    rig.publish_to("lobby", "anybody?", 0).await;
+    engine.publish_to("lobby", "anybody?", 0).await;
     for wish in ["fine", "nothing", "null"] {
-        let mut raw = Raw::dial(rig.ws()).await;
+        let mut raw = Raw::dial(engine.ws()).await;
         assert_eq!(raw.call(request(wish)).await.status, 101, "{wish}");
         assert_eq!(raw.ask("hello").await, "hello");
         raw.write(close(1000)).await;
         assert_eq!(raw.close_frame().await.0, 1000);
         raw.ends().await;
     }
-    let mut raw = Raw::dial(rig.ws()).await;
+    let mut raw = Raw::dial(engine.ws()).await;
     assert_eq!(raw.call(request("close")).await.status, 101, "it opens and closes again");
     assert_eq!(raw.text().await, "first");
     assert_eq!(raw.close_frame().await, (4000, "full".into()));
@@ -466,8 +467,8 @@ async fn what_the_handshake_hook_sends_comes_right_after_the_101() {
         end
         function on_message(msg, conn) conn:send(msg.data .. tostring(conn:context_value("greeted"))) end
     "#;
-    let rig = Rig::new(script);
-    let mut raw = Raw::dial(rig.ws()).await;
+    let engine = TestEngine::new(script);
+    let mut raw = Raw::dial(engine.ws()).await;
     raw.write([upgrade().into_bytes(), text("hello ")].concat()).await;
     assert_eq!(raw.head().await.status, 101);
     assert_eq!(raw.text().await, "first");
@@ -475,7 +476,7 @@ async fn what_the_handshake_hook_sends_comes_right_after_the_101() {
     assert_eq!(raw.text().await, "I am here");
     assert_eq!(raw.text().await, "last");
     assert_eq!(raw.text().await, "hello true");
-    rig.publish_to("news", "extra", 1).await;
+    engine.publish_to("news", "extra", 1).await;
     assert_eq!(raw.text().await, "extra");
 }
 
@@ -493,32 +494,34 @@ const WAITING: &str = r#"
 
 #[tokio::test]
 async fn a_client_that_leaves_during_its_handshake_leaves_nothing_behind() {
-    let rig = Rig::with(WAITING, "maxConnections: 1", "workers: 1");
+    let engine = TestEngine::with(WAITING, "maxConnections: 1", "workers: 1");
     for part in ["", "and a frame"] {
-        let mut raw = Raw::dial(rig.ws()).await;
+        let mut raw = Raw::dial(engine.ws()).await;
         raw.write(upgrade_with("wait: 3600\r\n")).await;
         raw.write(part).await;
         let here = async |count: u64| {
-            eventually("the subscribers", async || (rig.publish("lobby", "?").await["r"]["s"] == count).then_some(()))
-                .await;
+            eventually("the subscribers", async || {
+                (engine.publish("lobby", "?").await["r"]["s"] == count).then_some(())
+            })
+            .await;
         };
         here(1).await;
         drop(raw);
         here(0).await;
     }
-    let mut next = eventually("the place is free", async || Client::try_connect(rig.ws(), "/ws").await.ok()).await;
+    let mut next = eventually("the place is free", async || Client::try_connect(engine.ws(), "/ws").await.ok()).await;
     assert_eq!(next.ask("hello").await, "hello");
 }
 
 #[tokio::test]
 async fn a_waiting_handshake_misses_nothing() {
-    let rig = Rig::new(WAITING);
-    let mut raw = Raw::dial(rig.ws()).await;
+    let engine = TestEngine::new(WAITING);
+    let mut raw = Raw::dial(engine.ws()).await;
     raw.write(upgrade_with("wait: 0.3\r\n")).await;
-    eventually("it waits", async || (rig.publish("lobby", "?").await["r"]["s"] == 1).then_some(())).await;
+    eventually("it waits", async || (engine.publish("lobby", "?").await["r"]["s"] == 1).then_some(())).await;
     raw.write(text("sent too early")).await;
-    rig.publish_to("lobby", "published meanwhile", 1).await;
-    let (mut other, request) = (Raw::dial(rig.ws()).await, upgrade());
+    engine.publish_to("lobby", "published meanwhile", 1).await;
+    let (mut other, request) = (Raw::dial(engine.ws()).await, upgrade());
     assert_eq!(other.call(request).await.status, 101, "others are not held up");
     assert_eq!(raw.head().await.status, 101);
     assert_eq!(raw.text().await, "?");
@@ -528,8 +531,8 @@ async fn a_waiting_handshake_misses_nothing() {
 
 #[tokio::test]
 async fn a_message_may_come_in_fragments_with_control_frames_between() {
-    let rig = rig();
-    let mut raw = Raw::open(rig.ws()).await;
+    let engine = engine();
+    let mut raw = Raw::open(engine.ws()).await;
     raw.write(frame(TEXT, b"one ")).await;
     raw.write(frame(FIN | PING, b"first")).await;
     assert_eq!(raw.frame().await, Some((PONG, b"first".to_vec())));
@@ -551,8 +554,8 @@ async fn a_message_may_come_in_fragments_with_control_frames_between() {
 
 #[tokio::test]
 async fn a_client_that_breaks_the_protocol_is_closed_with_the_code_that_says_how() {
-    let rig = rig_with("maxMessageSize: 1000");
-    let mut observer = observer(&rig).await;
+    let engine = engine_with("maxMessageSize: 1000");
+    let mut observer = observer(&engine).await;
     let fragments = |parts: &[(u8, &[u8])]| parts.iter().flat_map(|(first, part)| frame(*first, part)).collect();
     let cases: Vec<(&str, u16, Vec<u8>)> = vec![
         ("unmasked", 1002, b"\x81\x05Hello".to_vec()),
@@ -579,7 +582,7 @@ async fn a_client_that_breaks_the_protocol_is_closed_with_the_code_that_says_how
         ("too big in sum", 1009, fragments(&[(BINARY, &[0; 600]), (CONTINUE, &[0; 400]), (FIN | CONTINUE, &[0])])),
     ];
     for (what, code, bytes) in cases {
-        let mut raw = Raw::open(rig.ws()).await;
+        let mut raw = Raw::open(engine.ws()).await;
         let id = raw.ask("!id").await;
         let mut all = text("before it");
         all.extend(bytes);
@@ -597,20 +600,20 @@ async fn a_client_that_breaks_the_protocol_is_closed_with_the_code_that_says_how
 
 #[tokio::test]
 async fn a_close_is_answered_with_its_own_code_and_the_server_ends_the_connection() {
-    let rig = rig();
+    let engine = engine();
     for code in [1000, 1001, 1002, 1003, 1007, 1010, 1011, 1014, 3000, 3999, 4000, 4999] {
-        let mut raw = Raw::open(rig.ws()).await;
+        let mut raw = Raw::open(engine.ws()).await;
         raw.write(frame(FIN | CLOSE, &[&u16::to_be_bytes(code)[..], "Ende".as_bytes()].concat())).await;
         assert_eq!(raw.close_frame().await, (code, String::new()));
         raw.ends().await;
     }
     for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, 65535] {
-        let mut raw = Raw::open(rig.ws()).await;
+        let mut raw = Raw::open(engine.ws()).await;
         raw.write(close(code)).await;
         assert_eq!(raw.close_frame().await, (1002, "invalid close code".into()), "{code}");
         raw.ends().await;
     }
-    let mut raw = Raw::open(rig.ws()).await;
+    let mut raw = Raw::open(engine.ws()).await;
     raw.write(frame(FIN | CLOSE, b"")).await;
     assert_eq!(raw.close_frame().await, (0, String::new()), "no code for no code");
     raw.ends().await;
@@ -618,10 +621,10 @@ async fn a_close_is_answered_with_its_own_code_and_the_server_ends_the_connectio
 
 #[tokio::test]
 async fn what_follows_a_close_is_not_handled() {
-    let rig = rig();
-    let mut observer = rig.connect().await;
+    let engine = engine();
+    let mut observer = engine.connect().await;
     assert_eq!(observer.ask("!sub news").await, "ok");
-    let mut raw = Raw::open(rig.ws()).await;
+    let mut raw = Raw::open(engine.ws()).await;
     let bytes =
         [text("!pub news before"), close(1000), text("!pub news after"), frame(FIN | PING, b""), vec![0xFF; 99]];
     raw.write(bytes.concat()).await;
@@ -633,8 +636,8 @@ async fn what_follows_a_close_is_not_handled() {
 
 #[tokio::test]
 async fn messages_of_any_size_and_content_come_back_as_they_went() {
-    let rig = rig();
-    let mut raw = Raw::open(rig.ws()).await;
+    let engine = engine();
+    let mut raw = Raw::open(engine.ws()).await;
     let every: Vec<u8> = (0..=255).collect();
     for len in [0, 1, 125, 126, 127, 255, 65_535, 65_536, 65_537, 300_000, 1 << 20] {
         let data: Vec<u8> = every.iter().copied().cycle().take(len).collect();
@@ -653,8 +656,8 @@ async fn messages_of_any_size_and_content_come_back_as_they_went() {
 
 #[tokio::test]
 async fn a_long_conversation_at_once_is_answered_in_order() {
-    let rig = rig();
-    let raw = Raw::open(rig.ws()).await;
+    let engine = engine();
+    let raw = Raw::open(engine.ws()).await;
     let (mut reading, writing) = raw.stream.into_split();
     let bytes: Vec<u8> = (0..20_000).flat_map(|i| text(&format!("message {i}"))).collect();
     let write = tokio::spawn(async move {
@@ -676,9 +679,9 @@ async fn a_long_conversation_at_once_is_answered_in_order() {
 
 #[tokio::test]
 async fn a_flood_of_pings_is_answered_while_somebody_reads_and_bounded_when_nobody_does() {
-    let rig = rig_with("outboxLimit: 64KiB");
-    let mut observer = observer(&rig).await;
-    let mut raw = Raw::open(rig.ws()).await;
+    let engine = engine_with("outboxLimit: 64KiB");
+    let mut observer = observer(&engine).await;
+    let mut raw = Raw::open(engine.ws()).await;
     let pings: Vec<u8> = (0..1000u32).flat_map(|i| frame(FIN | PING, &i.to_be_bytes())).collect();
     raw.write(pings).await;
     for i in 0..1000u32 {
@@ -686,7 +689,7 @@ async fn a_flood_of_pings_is_answered_while_somebody_reads_and_bounded_when_nobo
     }
     assert_eq!(raw.ask("hello").await, "hello");
 
-    let mut deaf = Raw::narrow(rig.ws()).await.opened().await;
+    let mut deaf = Raw::narrow(engine.ws()).await.opened().await;
     let id = deaf.ask("!id").await;
     let flood: Vec<u8> = (0..500).flat_map(|_| frame(FIN | PING, &[7; 125])).collect();
     let flooding = tokio::spawn(async move {
@@ -700,10 +703,10 @@ async fn a_flood_of_pings_is_answered_while_somebody_reads_and_bounded_when_nobo
 
 #[tokio::test]
 async fn silent_clients_are_closed_and_a_ping_is_a_sign_of_life() {
-    let rig = rig_with("readTimeout: 300ms\npingInterval: 0");
-    let mut silent = Raw::open(rig.ws()).await;
-    let mut half = Raw::open(rig.ws()).await;
-    let mut alive = Raw::open(rig.ws()).await;
+    let engine = engine_with("readTimeout: 300ms\npingInterval: 0");
+    let mut silent = Raw::open(engine.ws()).await;
+    let mut half = Raw::open(engine.ws()).await;
+    let mut alive = Raw::open(engine.ws()).await;
     let started = tokio::time::Instant::now();
     half.write(&text("never finished")[..5]).await;
     let closed = tokio::spawn(async move {
@@ -723,8 +726,8 @@ async fn silent_clients_are_closed_and_a_ping_is_a_sign_of_life() {
 
 #[tokio::test]
 async fn pings_keep_whoever_answers_them() {
-    let rig = rig_with("readTimeout: 400ms\npingInterval: 60ms");
-    let mut mute = Raw::open(rig.ws()).await;
+    let engine = engine_with("readTimeout: 400ms\npingInterval: 60ms");
+    let mut mute = Raw::open(engine.ws()).await;
     let ended = tokio::spawn(async move {
         let mut pings = 0;
         loop {
@@ -735,7 +738,7 @@ async fn pings_keep_whoever_answers_them() {
             }
         }
     });
-    let mut alive = Raw::open(rig.ws()).await;
+    let mut alive = Raw::open(engine.ws()).await;
     for _ in 0..15 {
         let (opcode, payload) = alive.frame().await.unwrap();
         assert_eq!(opcode, PING);
@@ -750,9 +753,9 @@ async fn pings_keep_whoever_answers_them() {
 }
 
 /// Subscribes somebody who then reads nothing, and somebody who does.
-async fn deaf_and_hearing(rig: &Rig) -> (Raw, Client) {
-    let mut deaf = Raw::narrow(rig.ws()).await.opened().await;
-    let mut hearing = rig.connect().await;
+async fn deaf_and_hearing(engine: &TestEngine) -> (Raw, Client) {
+    let mut deaf = Raw::narrow(engine.ws()).await.opened().await;
+    let mut hearing = engine.connect().await;
     assert_eq!(deaf.ask("!sub news").await, "ok");
     assert_eq!(hearing.ask("!sub news").await, "ok");
     (deaf, hearing)
@@ -760,13 +763,13 @@ async fn deaf_and_hearing(rig: &Rig) -> (Raw, Client) {
 
 #[tokio::test]
 async fn a_client_that_reads_nothing_is_closed_and_fails_once() {
-    let rig = rig_with("outboxLimit: 512KiB");
-    let mut observer = observer(&rig).await;
-    let (mut deaf, mut hearing) = deaf_and_hearing(&rig).await;
+    let engine = engine_with("outboxLimit: 512KiB");
+    let mut observer = observer(&engine).await;
+    let (mut deaf, mut hearing) = deaf_and_hearing(&engine).await;
     let news = "n".repeat(200_000);
     let mut failed = 0;
     for i in 0..200 {
-        let counts = rig.publish("news", &news).await;
+        let counts = engine.publish("news", &news).await;
         assert_eq!(hearing.text().await.len(), news.len());
         match (counts["r"]["s"].as_u64().unwrap(), counts["r"]["f"].as_u64().unwrap()) {
             (2, 0) if failed == 0 => assert!(i < 100, "nobody can take that much unread"),
@@ -795,15 +798,15 @@ async fn a_client_that_reads_nothing_is_closed_and_fails_once() {
 
 #[tokio::test]
 async fn a_slow_client_that_takes_no_close_frame_does_not_hold_its_place() {
-    let rig = rig_with("outboxLimit: 64KiB\nmaxConnections: 1\nwriteTimeout: 0\nreadTimeout: 0\npingInterval: 0");
-    let mut deaf = Raw::narrow(rig.ws()).await.opened().await;
+    let engine = engine_with("outboxLimit: 64KiB\nmaxConnections: 1\nwriteTimeout: 0\nreadTimeout: 0\npingInterval: 0");
+    let mut deaf = Raw::narrow(engine.ws()).await.opened().await;
     assert_eq!(deaf.ask("!sub news").await, "ok");
     let news = "n".repeat(60_000);
-    let refused = async || (rig.publish("news", &news).await["r"]["f"] == 1).then(tokio::time::Instant::now);
+    let refused = async || (engine.publish("news", &news).await["r"]["f"] == 1).then(tokio::time::Instant::now);
     let refused = eventually("it is too slow", refused).await;
-    rig.publish_to("news", "it is out of its channels at once", 0).await;
+    engine.publish_to("news", "it is out of its channels at once", 0).await;
     let mut next = eventually("its place is free", async || {
-        let mut raw = Raw::dial(rig.ws()).await;
+        let mut raw = Raw::dial(engine.ws()).await;
         raw.write(upgrade()).await;
         (raw.head().await.status == 101).then_some(raw)
     })
@@ -829,20 +832,20 @@ async fn a_client_that_is_too_slow_already_for_long_is_not_waited_for() {
 
 /// How long the place of a client stays taken that is closed as too slow when it has taken nothing for over two seconds.
 async fn place_of_a_client_that_is_too_slow_for_long() -> Duration {
-    let rig = rig_with("outboxLimit: 16MiB\nmaxConnections: 1\nwriteTimeout: 0\nreadTimeout: 0\npingInterval: 0");
-    let mut deaf = Raw::narrow(rig.ws()).await.opened().await;
+    let engine = engine_with("outboxLimit: 16MiB\nmaxConnections: 1\nwriteTimeout: 0\nreadTimeout: 0\npingInterval: 0");
+    let mut deaf = Raw::narrow(engine.ws()).await.opened().await;
     assert_eq!(deaf.ask("!sub news").await, "ok");
     // More than the kernel takes, and less than the limit.
     let news = "n".repeat(900_000);
     for _ in 0..14 {
-        rig.publish_to("news", &news, 1).await;
+        engine.publish_to("news", &news, 1).await;
     }
     // So long it has taken nothing then.
     tokio::time::sleep(Duration::from_millis(2500)).await;
-    let refused = async || (rig.publish("news", &news).await["r"]["f"] == 1).then(tokio::time::Instant::now);
+    let refused = async || (engine.publish("news", &news).await["r"]["f"] == 1).then(tokio::time::Instant::now);
     let closed = eventually("it is too slow", refused).await;
     eventually("its place is free", async || {
-        let mut raw = Raw::dial(rig.ws()).await;
+        let mut raw = Raw::dial(engine.ws()).await;
         raw.write(upgrade()).await;
         (raw.head().await.status == 101).then_some(())
     })
@@ -852,14 +855,14 @@ async fn place_of_a_client_that_is_too_slow_for_long() -> Duration {
 
 #[tokio::test]
 async fn a_client_that_takes_nothing_for_the_write_timeout_is_closed() {
-    let rig = rig_with("outboxLimit: 64MiB\nwriteTimeout: 200ms\nreadTimeout: 0\npingInterval: 0");
-    let mut observer = observer(&rig).await;
-    let (deaf, mut hearing) = deaf_and_hearing(&rig).await;
+    let engine = engine_with("outboxLimit: 64MiB\nwriteTimeout: 200ms\nreadTimeout: 0\npingInterval: 0");
+    let mut observer = observer(&engine).await;
+    let (deaf, mut hearing) = deaf_and_hearing(&engine).await;
     let news = "n".repeat(500_000);
     let mut published = 0;
     // As much as no kernel takes for a client.
     while published < 30 {
-        let counts = rig.publish("news", &news).await;
+        let counts = engine.publish("news", &news).await;
         published += 1;
         assert_eq!(hearing.text().await.len(), news.len());
         if counts["r"]["s"] == 1 {
@@ -867,7 +870,7 @@ async fn a_client_that_takes_nothing_for_the_write_timeout_is_closed() {
         }
     }
     assert!(observer.text().await.ends_with(": write timeout"));
-    rig.publish_to("news", "more", 1).await;
+    engine.publish_to("news", "more", 1).await;
     assert_eq!(hearing.text().await, "more");
     assert_eq!(hearing.ask("hello").await, "hello", "who reads stays");
     drop(deaf);
@@ -875,8 +878,8 @@ async fn a_client_that_takes_nothing_for_the_write_timeout_is_closed() {
 
 #[tokio::test]
 async fn a_slow_but_steady_client_gets_everything() {
-    let rig = rig_with("outboxLimit: 64MiB\nwriteTimeout: 400ms");
-    let (slow, mut hearing) = deaf_and_hearing(&rig).await;
+    let engine = engine_with("outboxLimit: 64MiB\nwriteTimeout: 400ms");
+    let (slow, mut hearing) = deaf_and_hearing(&engine).await;
     let started = tokio::time::Instant::now();
     let reading = tokio::spawn(async move {
         let (mut slow, mut got, mut chunk) = (slow, 0, vec![0; 32_768]);
@@ -895,7 +898,7 @@ async fn a_slow_but_steady_client_gets_everything() {
     });
     let news = "n".repeat(500_000);
     for _ in 0..16 {
-        rig.publish_to("news", &news, 2).await;
+        engine.publish_to("news", &news, 2).await;
         assert_eq!(hearing.text().await.len(), news.len());
     }
     reading.await.unwrap();
@@ -903,8 +906,8 @@ async fn a_slow_but_steady_client_gets_everything() {
 
 #[tokio::test]
 async fn what_was_sent_before_a_close_still_goes_out() {
-    let rig = rig();
-    let mut raw = Raw::open(rig.ws()).await;
+    let engine = engine();
+    let mut raw = Raw::open(engine.ws()).await;
     raw.write([text("!flood 5000"), text("not handled any more")].concat()).await;
     for i in 1..=5000 {
         assert_eq!(raw.text().await, i.to_string());
@@ -917,15 +920,15 @@ async fn what_was_sent_before_a_close_still_goes_out() {
 
 #[tokio::test]
 async fn the_bound_is_for_what_a_client_does_not_take() {
-    let rig = rig_with("outboxLimit: 1000");
-    let mut raw = Raw::open(rig.ws()).await;
+    let engine = engine_with("outboxLimit: 1000");
+    let mut raw = Raw::open(engine.ws()).await;
     raw.write(text("!flood 3000")).await;
     for i in 1..=3000 {
         assert_eq!(raw.text().await, i.to_string());
     }
     assert_eq!(raw.close_frame().await.0, 4001);
     // One message may be larger than the bound.
-    assert_eq!(rig.connect().await.ask(&"x".repeat(5000)).await.len(), 5000);
+    assert_eq!(engine.connect().await.ask(&"x".repeat(5000)).await.len(), 5000);
 }
 
 #[tokio::test]
@@ -936,8 +939,8 @@ async fn a_slow_client_gets_all_that_was_sent_before_a_close() {
           conn:close(4001, "enough")
         end
     "#;
-    let rig = Rig::with(script, "outboxLimit: 64MiB\nhandlerTimeout: 10", "workers: 1");
-    let mut slow = Raw::narrow(rig.ws()).await.opened().await;
+    let engine = TestEngine::with(script, "outboxLimit: 64MiB\nhandlerTimeout: 10", "workers: 1");
+    let mut slow = Raw::narrow(engine.ws()).await.opened().await;
     slow.write(text("go")).await;
     for i in 1..=12 {
         let message = slow.text().await;
@@ -950,8 +953,8 @@ async fn a_slow_client_gets_all_that_was_sent_before_a_close() {
 
 #[tokio::test]
 async fn the_end_is_told_once_however_it_came() {
-    let rig = rig_with("readTimeout: 1\npingInterval: 0");
-    let mut observer = observer(&rig).await;
+    let engine = engine_with("readTimeout: 1\npingInterval: 0");
+    let mut observer = observer(&engine).await;
     let ended = "the client ended the connection without a close frame";
     let ends: Vec<(&str, Vec<u8>, &str)> = vec![
         ("clean close", close(1000), "clean"),
@@ -967,7 +970,7 @@ async fn the_end_is_told_once_however_it_came() {
         ("violation while a handler waits", [text("!wait"), b"\x81\x00".to_vec()].concat(), "frame not masked"),
     ];
     for (what, bytes, err) in ends {
-        let mut raw = Raw::open(rig.ws()).await;
+        let mut raw = Raw::open(engine.ws()).await;
         let id = raw.ask("!id").await;
         raw.write(bytes).await;
         assert_eq!(observer.text().await, format!("{id}: {err}"), "{what}");
@@ -975,21 +978,21 @@ async fn the_end_is_told_once_however_it_came() {
         observer.expect_only_reply(what, what).await;
     }
     for bytes in [vec![], text("!wait"), text("half")[..3].to_vec()] {
-        let mut raw = Raw::open(rig.ws()).await;
+        let mut raw = Raw::open(engine.ws()).await;
         let id = raw.ask("!id").await;
         raw.write(&bytes).await;
         drop(raw);
         assert_eq!(observer.text().await, format!("{id}: {ended}"), "{bytes:?}");
         observer.expect_only_reply("again", "again").await;
     }
-    let mut raw = Raw::open(rig.ws()).await;
+    let mut raw = Raw::open(engine.ws()).await;
     let id = raw.ask("!id").await;
     socket2::SockRef::from(&raw.stream).set_linger(Some(Duration::ZERO)).unwrap();
     drop(raw);
     let told = observer.text().await;
     assert!(told.starts_with(&format!("{id}: ")) && !told.ends_with("clean"), "a reset is no clean end: {told}");
 
-    let mut raw = Raw::open(rig.ws()).await;
+    let mut raw = Raw::open(engine.ws()).await;
     let id = raw.ask("!id").await;
     let mut told = None;
     while told.is_none() {
@@ -1004,11 +1007,11 @@ async fn the_end_is_told_once_however_it_came() {
 
 #[tokio::test]
 async fn who_leaves_is_in_no_channel_any_more() {
-    let rig = rig();
-    let mut raw = Raw::open(rig.ws()).await;
+    let engine = engine();
+    let mut raw = Raw::open(engine.ws()).await;
     assert_eq!(raw.ask("!sub a b c").await, "ok");
     let id = raw.ask("!id").await;
-    let (mut other, mut stays) = (rig.connect().await, rig.connect().await);
+    let (mut other, mut stays) = (engine.connect().await, engine.connect().await);
     assert_eq!(stays.ask("!sub a").await, "ok");
     raw.write(close(1000)).await;
     raw.rest().await;
@@ -1017,25 +1020,25 @@ async fn who_leaves_is_in_no_channel_any_more() {
     assert_ne!(other.ask(&format!("!to {id} hello")).await, "sent");
     assert_eq!(stays.text().await, "hello");
     // Whoever comes next, in its place, is somebody else.
-    let mut next = rig.connect().await;
+    let mut next = engine.connect().await;
     assert_ne!(next.ask("!id").await, id);
     assert_eq!(next.ask("!channels").await, "");
 }
 
 #[tokio::test]
 async fn workers_share_the_connections_and_reach_all_of_them() {
-    let rig = Rig::with(SCRIPT, "", "workers: 2");
+    let engine = TestEngine::with(SCRIPT, "", "workers: 2");
     let mut clients = Vec::new();
     let mut ids = Vec::new();
     for _ in 0..6 {
-        let mut client = rig.connect().await;
+        let mut client = engine.connect().await;
         assert_eq!(client.ask("!sub news").await, "ok");
         ids.push(client.ask("!id").await);
         clients.push(client);
     }
     let odd = ids.iter().filter(|id| id.parse::<u64>().unwrap() % 2 == 1).count();
     assert_eq!(odd, 3, "a client's number tells its worker: {ids:?}");
-    rig.publish_to("news", "from a back end", 6).await;
+    engine.publish_to("news", "from a back end", 6).await;
     for client in &mut clients {
         assert_eq!(client.text().await, "from a back end");
     }
@@ -1054,7 +1057,7 @@ async fn workers_share_the_connections_and_reach_all_of_them() {
     }
     let unsubscribed = clients[0].ask("!unsub news").await;
     assert_eq!(unsubscribed, "ok");
-    rig.publish_to("news", "to the others", 5).await;
+    engine.publish_to("news", "to the others", 5).await;
     clients[0].expect_only_reply("hello", "hello").await;
 }
 
@@ -1094,8 +1097,8 @@ struct Modelled {
 }
 
 impl Modelled {
-    async fn new(rig: &Rig) -> Modelled {
-        let mut client = rig.connect().await;
+    async fn new(engine: &TestEngine) -> Modelled {
+        let mut client = engine.connect().await;
         let id = client.ask("!id").await;
         Modelled { client, id, channels: BTreeSet::new(), owed: Vec::new() }
     }
@@ -1114,10 +1117,10 @@ fn names(channels: &BTreeSet<usize>) -> String {
     channels.iter().map(|c| format!(" channel:{c}")).collect()
 }
 
-async fn follow(rig: &Rig, steps: &[Step]) {
+async fn follow(engine: &TestEngine, steps: &[Step]) {
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
-        clients.push(Modelled::new(rig).await);
+        clients.push(Modelled::new(engine).await);
     }
     for (i, step) in steps.iter().enumerate() {
         match step {
@@ -1134,7 +1137,7 @@ async fn follow(rig: &Rig, steps: &[Step]) {
                 let reached = members.map(|c| c.owed.push(format!("message {i}"))).count();
                 match by {
                     None => {
-                        rig.publish_to(&format!("channel:{channel}"), &format!("message {i}"), reached as u64).await
+                        engine.publish_to(&format!("channel:{channel}"), &format!("message {i}"), reached as u64).await
                     }
                     Some(by) => {
                         let question = format!("!pub channel:{channel} message {i}");
@@ -1148,7 +1151,7 @@ async fn follow(rig: &Rig, steps: &[Step]) {
                 assert_eq!(clients[*by].ask(&question).await, "sent");
             }
             Step::Leave(c, clean) => {
-                let gone = std::mem::replace(&mut clients[*c], Modelled::new(rig).await);
+                let gone = std::mem::replace(&mut clients[*c], Modelled::new(engine).await);
                 if *clean {
                     gone.client.close().await;
                 } else {
@@ -1173,10 +1176,10 @@ async fn follow(rig: &Rig, steps: &[Step]) {
 #[test]
 fn everybody_gets_what_a_simple_model_says_in_order() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let rigs = [1, 2].map(|workers| Rig::with(SCRIPT, "", &format!("workers: {workers}")));
+    let rigs = [1, 2].map(|workers| TestEngine::with(SCRIPT, "", &format!("workers: {workers}")));
     let config = ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() };
-    proptest!(config, |(steps in steps(), rig in 0..2usize)| {
-        runtime.block_on(follow(&rigs[rig], &steps));
+    proptest!(config, |(steps in steps(), engine in 0..2usize)| {
+        runtime.block_on(follow(&rigs[engine], &steps));
     });
 }
 
@@ -1188,10 +1191,10 @@ proptest! {
     fn no_bytes_harm_the_server(garbage in vec(vec(any::<u8>(), 0..200), 10), open in vec(any::<bool>(), 10)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let rig = rig();
-            let mut other = rig.connect().await;
+            let engine = engine();
+            let mut other = engine.connect().await;
             for (garbage, open) in garbage.iter().zip(open) {
-                let mut raw = Raw::dial(rig.ws()).await;
+                let mut raw = Raw::dial(engine.ws()).await;
                 if open {
                     raw = raw.opened().await;
                 }
@@ -1208,12 +1211,12 @@ proptest! {
 
 #[tokio::test]
 async fn a_long_handshake_is_no_silence() {
-    let rig = Rig::with(
+    let engine = TestEngine::with(
         "function on_handshake() mix.sleep(1) end function on_message(msg, conn) conn:send(msg.data) end",
         "readTimeout: 300ms\npingInterval: 0",
         "workers: 1",
     );
-    let mut client = rig.connect().await;
+    let mut client = engine.connect().await;
     assert_eq!(client.ask("still here").await, "still here");
 }
 
@@ -1228,8 +1231,8 @@ async fn a_flood_of_small_messages_does_not_keep_others_waiting() {
           for i = 1, 500 do math.sin(i) end
           if handled == 1 or msg.data == 'last' then conn:send(msg.data) end
         end";
-    let rig = Rig::new(script);
-    let (mut flood, mut other) = (Raw::open(rig.ws()).await, Raw::open(rig.ws()).await);
+    let engine = TestEngine::new(script);
+    let (mut flood, mut other) = (Raw::open(engine.ws()).await, Raw::open(engine.ws()).await);
     const ALL: usize = 50_000;
     let bytes = [frame(FIN | TEXT, b"").repeat(ALL), text("last")].concat();
     let (mut reader, mut writer) = flood.stream.split();
@@ -1247,7 +1250,7 @@ async fn a_flood_of_small_messages_does_not_keep_others_waiting() {
 
 #[tokio::test]
 async fn a_client_that_waits_for_its_handler_is_not_silent() {
-    let rig = Rig::with(
+    let engine = TestEngine::with(
         "local n = 0
          function on_message(msg, conn)
            n = n + 1
@@ -1257,7 +1260,7 @@ async fn a_client_that_waits_for_its_handler_is_not_silent() {
         "readTimeout: 300ms\npingInterval: 0",
         "workers: 1",
     );
-    let mut client = rig.connect().await;
+    let mut client = engine.connect().await;
     // Far more than what is read ahead of a handler.
     let message = "x".repeat(16 * 1024);
     for _ in 0..20 {

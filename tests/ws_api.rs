@@ -1,11 +1,11 @@
 //! The WebSocket API of back ends, over real sockets: calls, their order, their errors, and who may call.
 
-mod kit;
+mod common;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use kit::raw::{self, Raw};
-use kit::*;
+use common::raw::{self, Raw};
+use common::*;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use tokio::task::JoinSet;
@@ -33,7 +33,7 @@ end
 const PATH: &str = "/ws/v1";
 
 /// A rig with further keys of `engine.apiServer` and further top-level lines.
-fn rig_with(workers: usize, api: &str, top: &str) -> Rig {
+fn engine_with(workers: usize, api: &str, top: &str) -> TestEngine {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
     let file = dir.path().join("connmix.yaml");
@@ -42,15 +42,15 @@ fn rig_with(workers: usize, api: &str, top: &str) -> Rig {
     let before = "engine:\n  apiServer: {port: 0, bind: 127.0.0.1";
     assert!(config.contains(before));
     std::fs::write(&file, config.replace(before, &format!("{before}{api}"))).unwrap();
-    Rig::start(dir)
+    TestEngine::start(dir)
 }
 
-fn rig() -> Rig {
-    Rig::new(SCRIPT)
+fn engine() -> TestEngine {
+    TestEngine::new(SCRIPT)
 }
 
-async fn back_end(rig: &Rig) -> Client {
-    Client::connect(rig.at.api, PATH).await
+async fn back_end(engine: &TestEngine) -> Client {
+    Client::connect(engine.at.api, PATH).await
 }
 
 async fn ask(api: &mut Client, request: Value) -> Value {
@@ -73,11 +73,11 @@ fn publish(channel: &str, data: &str, i: usize) -> Vec<u8> {
 
 #[tokio::test]
 async fn publish_and_send_reach_connections_of_any_worker() {
-    let rig = rig_with(3, "", "");
-    let mut api = back_end(&rig).await;
+    let engine = engine_with(3, "", "");
+    let mut api = back_end(&engine).await;
     let mut clients = Vec::new();
     for _ in 0..6 {
-        let mut client = rig.connect().await;
+        let mut client = engine.connect().await;
         assert_eq!(client.ask("news").await, "ok");
         clients.push(client);
     }
@@ -100,8 +100,8 @@ async fn publish_and_send_reach_connections_of_any_worker() {
 
 #[tokio::test]
 async fn what_is_wrong_with_a_request_is_told_and_the_connection_stays() {
-    let rig = rig();
-    let mut api = back_end(&rig).await;
+    let engine = engine();
+    let mut api = back_end(&engine).await;
     for (request, code, part) in [
         ("", 101, "must be a JSON object"),
         ("[1]", 101, "must be a JSON object"),
@@ -167,12 +167,12 @@ async fn what_is_wrong_with_a_request_is_told_and_the_connection_stays() {
 
 #[tokio::test]
 async fn a_thousand_requests_in_one_write_are_answered_in_order() {
-    let rig = rig_with(2, "", "");
-    let (mut a, mut b) = (rig.connect().await, rig.connect().await);
+    let engine = engine_with(2, "", "");
+    let (mut a, mut b) = (engine.connect().await, engine.connect().await);
     for client in [&mut a, &mut b] {
         assert_eq!(client.ask("all").await, "ok");
     }
-    let mut api = open(rig.at.api).await;
+    let mut api = open(engine.at.api).await;
     let mut bytes = Vec::new();
     for i in 0..1000 {
         match i % 10 {
@@ -218,12 +218,12 @@ async fn a_thousand_requests_in_one_write_are_answered_in_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_many_connections_publish_arrives_in_the_order_of_each() {
     const EACH: usize = 10_000;
-    let rig = Rig::with(SCRIPT, "outboxLimit: 256MiB", "workers: 2");
-    let mut subscriber = rig.connect().await;
+    let engine = TestEngine::with(SCRIPT, "outboxLimit: 256MiB", "workers: 2");
+    let mut subscriber = engine.connect().await;
     assert_eq!(subscriber.ask("flood").await, "ok");
     let mut publishers = JoinSet::new();
     for p in 0..8 {
-        let addr = rig.at.api;
+        let addr = engine.at.api;
         publishers.spawn(async move {
             let (mut api, mut answered) = (open(addr).await, 0);
             for part in 0..EACH / 500 {
@@ -269,11 +269,11 @@ fn order(client: &str, f: &str, a: Value) -> Vec<u8> {
 #[tokio::test]
 async fn requests_in_one_segment_take_effect_in_the_order_in_which_they_came() {
     for workers in [1, 2] {
-        let rig = rig_with(workers, "", "");
+        let engine = engine_with(workers, "", "");
         // Several, so that the clients of each are of the connection's own worker and of another.
         for round in 0..4 {
-            let (mut a, mut b) = (rig.connect().await, rig.connect().await);
-            let mut api = open(rig.at.api).await;
+            let (mut a, mut b) = (engine.connect().await, engine.connect().await);
+            let mut api = open(engine.at.api).await;
             let (id_a, id_b) = (a.ask("id").await, b.ask("id").await);
             let (one, two) = (format!("one:{round}"), format!("two:{round}"));
             let publish = |c: Value, d: &str| call("mesh.publish", json!({"c": c, "d": d}));
@@ -356,17 +356,17 @@ async fn requests_in_one_segment_take_effect_in_the_order_in_which_they_came() {
 
 #[tokio::test]
 async fn many_clients_are_subscribed_and_greeted_in_one_write() {
-    let rig = rig_with(2, "", "");
+    let engine = engine_with(2, "", "");
     let (mut clients, mut requests) = (Vec::new(), Vec::new());
     for i in 0..200 {
-        let mut client = rig.connect().await;
+        let mut client = engine.connect().await;
         let id = client.ask("id").await;
         requests.extend(order(&id, "subscribe", json!([format!("user:{i}"), "all"])));
         requests.extend(publish(&format!("user:{i}"), &format!("hello {i}"), i));
         clients.push(client);
     }
     requests.extend(publish("all", "everybody", 200));
-    let mut api = open(rig.at.api).await;
+    let mut api = open(engine.at.api).await;
     api.write(&requests).await;
     for i in 0..200 {
         assert_eq!(api.text().await, r#"{"E":null,"r":{"s":true}}"#);
@@ -381,8 +381,8 @@ async fn many_clients_are_subscribed_and_greeted_in_one_write() {
 
 #[tokio::test]
 async fn a_back_end_that_reads_no_answers_is_not_read_either() {
-    let rig = rig();
-    let mut api = Raw::narrow(rig.at.api).await;
+    let engine = engine();
+    let mut api = Raw::narrow(engine.at.api).await;
     api.write(raw::upgrade().replace("/ws", PATH)).await;
     assert_eq!(api.head().await.status, 101);
     let request = raw::text(&json!({"m": "none", "i": "x".repeat(4000)}).to_string());
@@ -403,11 +403,11 @@ async fn a_back_end_that_reads_no_answers_is_not_read_either() {
 
 #[tokio::test]
 async fn conn_call_works_on_connections_of_any_worker() {
-    let rig = rig_with(3, "", "");
-    let mut api = back_end(&rig).await;
+    let engine = engine_with(3, "", "");
+    let mut api = back_end(&engine).await;
     let done = json!({"E": null, "r": {"s": true}});
     for i in 0..6 {
-        let mut client = rig.connect().await;
+        let mut client = engine.connect().await;
         let id = client.ask("id").await;
         let mut call =
             async |f: &str, a: Value| ask(&mut api, json!({"m": "conn.call", "p": {"c": id, "f": f, "a": a}})).await;
@@ -421,7 +421,7 @@ async fn conn_call_works_on_connections_of_any_worker() {
         assert_eq!(call("subscribe", json!(["one", "two"])).await, done);
         assert_eq!(call("unsubscribe", json!(["one", "never"])).await, done);
         assert_eq!(client.ask("channels").await, "two");
-        rig.publish_to("two", "hello", 1).await;
+        engine.publish_to("two", "hello", 1).await;
         assert_eq!(client.text().await, "hello");
         let reply = call("set_context_value", json!(["big", "x".repeat(300_000)])).await;
         assert_eq!(reply["E"]["c"], 301);
@@ -439,9 +439,9 @@ async fn conn_call_works_on_connections_of_any_worker() {
 
 #[tokio::test]
 async fn a_value_that_a_back_end_sets_wakes_the_handler_that_waits() {
-    let rig = rig();
-    let mut api = back_end(&rig).await;
-    let mut client = rig.connect().await;
+    let engine = engine();
+    let mut api = back_end(&engine).await;
+    let mut client = engine.connect().await;
     let id = client.ask("id").await;
     client.send("wait uid").await;
     let reply =
@@ -463,9 +463,9 @@ fn upgrade_as(user: &str) -> String {
 
 #[tokio::test]
 async fn only_a_user_who_may_write_opens_a_connection() {
-    let rig = rig_with(1, "", USERS);
+    let engine = engine_with(1, "", USERS);
     for (user, status) in [("", 401), ("x", 401), ("r", 403), ("w", 101)] {
-        let mut raw = Raw::dial(rig.at.api).await;
+        let mut raw = Raw::dial(engine.at.api).await;
         raw.write(upgrade_as(user)).await;
         assert_eq!(raw.head().await.status, status, "{user}");
     }
@@ -473,28 +473,28 @@ async fn only_a_user_who_may_write_opens_a_connection() {
 
 #[tokio::test]
 async fn a_user_who_is_taken_away_is_cut_off() {
-    let rig = rig_with(1, "", USERS);
-    let mut raw = Raw::dial(rig.at.api).await;
+    let engine = engine_with(1, "", USERS);
+    let mut raw = Raw::dial(engine.at.api).await;
     raw.write(upgrade_as("w")).await;
     assert_eq!(raw.head().await.status, 101);
     assert_eq!(raw.ask("ping").await, "pong");
-    let file = rig.path("connmix.yaml");
+    let file = engine.path("connmix.yaml");
     let config = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, config.replace("username: w", "username: v")).unwrap();
-    rig.engine().reload();
+    engine.engine().reload();
     // It need not say anything for that.
     assert_eq!(raw.close_frame().await, (1008, "access was taken away".into()));
     raw.write(raw::close(1008)).await;
     raw.ends().await;
-    let mut late = Raw::dial(rig.at.api).await;
+    let mut late = Raw::dial(engine.at.api).await;
     late.write(upgrade_as("w")).await;
     assert_eq!(late.head().await.status, 401);
 }
 
 #[tokio::test]
 async fn a_right_that_is_taken_away_cuts_off_and_what_else_changes_does_not() {
-    let rig = rig_with(2, "", USERS);
-    let file = rig.path("connmix.yaml");
+    let engine = engine_with(2, "", USERS);
+    let file = engine.path("connmix.yaml");
     let config = std::fs::read_to_string(&file).unwrap();
     for (from, to, cut) in [
         ("roles: [write]", "roles: [read]", true),
@@ -506,13 +506,13 @@ async fn a_right_that_is_taken_away_cuts_off_and_what_else_changes_does_not() {
         // One on each worker.
         let mut open = Vec::new();
         for _ in 0..2 {
-            let mut raw = Raw::dial(rig.at.api).await;
+            let mut raw = Raw::dial(engine.at.api).await;
             raw.write(upgrade_as("w")).await;
             assert_eq!(raw.head().await.status, 101);
             open.push(raw);
         }
         std::fs::write(&file, config.replacen(from, to, 1)).unwrap();
-        rig.engine().reload();
+        engine.engine().reload();
         for raw in &mut open {
             match cut {
                 true => assert_eq!(raw.close_frame().await, (1008, "access was taken away".into()), "{to}"),
@@ -521,9 +521,9 @@ async fn a_right_that_is_taken_away_cuts_off_and_what_else_changes_does_not() {
         }
         drop(open);
         std::fs::write(&file, &config).unwrap();
-        rig.engine().reload();
+        engine.engine().reload();
         eventually("the file is in force again", async || {
-            let mut raw = Raw::dial(rig.at.api).await;
+            let mut raw = Raw::dial(engine.at.api).await;
             raw.write(upgrade_as("w")).await;
             (raw.head().await.status == 101).then_some(())
         })
@@ -533,23 +533,23 @@ async fn a_right_that_is_taken_away_cuts_off_and_what_else_changes_does_not() {
 
 #[tokio::test]
 async fn a_request_that_opens_nothing_is_told_why() {
-    let rig = rig();
+    let engine = engine();
     for (request, status, part) in [
         (format!("GET {PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"), 426, "Upgrade: websocket"),
         (raw::upgrade().replace("/ws", PATH).replace("Version: 13", "Version: 8"), 426, "not 13"),
         (raw::upgrade().replace("/ws", PATH).replace("GET", "POST"), 405, "GET"),
         (raw::upgrade().replace("/ws", "/ws/v2"), 404, "no such path"),
     ] {
-        let mut raw = Raw::dial(rig.at.api).await;
+        let mut raw = Raw::dial(engine.at.api).await;
         let reply = raw.call(request).await;
         let body: Value = serde_json::from_str(&reply.body).unwrap();
         assert_eq!((reply.status, &body["E"]["c"]), (status, &json!(status)), "{reply:?}");
         assert!(body["E"]["m"].as_str().unwrap().contains(part), "{reply:?}");
     }
     // Not on the center's port, and behind other requests as well as at once.
-    let mut raw = Raw::dial(rig.at.center).await;
+    let mut raw = Raw::dial(engine.at.center).await;
     assert_eq!(raw.call(raw::upgrade().replace("/ws", PATH)).await.status, 404);
-    let mut raw = Raw::dial(rig.at.api).await;
+    let mut raw = Raw::dial(engine.at.api).await;
     let early = [raw::text("ping"), raw::text("ping")].concat();
     let health = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
     assert_eq!(raw.call(health).await.status, 200);
@@ -560,8 +560,8 @@ async fn a_request_that_opens_nothing_is_told_why() {
 
 #[tokio::test]
 async fn a_message_over_the_body_limit_ends_the_connection() {
-    let rig = rig_with(1, ", maxBodySize: 1000", "");
-    let mut api = open(rig.at.api).await;
+    let engine = engine_with(1, ", maxBodySize: 1000", "");
+    let mut api = open(engine.at.api).await;
     api.write(raw::text(&" ".repeat(1000))).await;
     assert!(api.text().await.contains("must be a JSON object"));
     api.write(raw::text(&" ".repeat(1001))).await;
@@ -571,8 +571,8 @@ async fn a_message_over_the_body_limit_ends_the_connection() {
 
 #[tokio::test]
 async fn a_violation_is_told_behind_the_answers_that_are_owed() {
-    let rig = rig();
-    let mut api = open(rig.at.api).await;
+    let engine = engine();
+    let mut api = open(engine.at.api).await;
     let mut bytes: Vec<u8> = (0..50).flat_map(|i| publish("nobody", "x", i)).collect();
     bytes.extend([0x81, 0x00]);
     api.write(&bytes).await;
@@ -584,8 +584,8 @@ async fn a_violation_is_told_behind_the_answers_that_are_owed() {
 
 #[tokio::test]
 async fn a_close_frame_is_answered_and_the_connection_ends() {
-    let rig = rig();
-    let mut api = open(rig.at.api).await;
+    let engine = engine();
+    let mut api = open(engine.at.api).await;
     api.write(raw::close(3000)).await;
     assert_eq!(api.close_frame().await, (3000, String::new()));
     api.ends().await;
@@ -593,8 +593,8 @@ async fn a_close_frame_is_answered_and_the_connection_ends() {
 
 #[tokio::test]
 async fn a_silent_back_end_is_pinged_and_then_let_go() {
-    let rig = rig_with(1, ", readTimeout: 1", "");
-    let mut lively = back_end(&rig).await;
+    let engine = engine_with(1, ", readTimeout: 1", "");
+    let mut lively = back_end(&engine).await;
     let (lived, mut silent) = (
         tokio::spawn(async move {
             // Its pongs go out while it is read from.
@@ -602,7 +602,7 @@ async fn a_silent_back_end_is_pinged_and_then_let_go() {
             assert!(message.is_err(), "{message:?}");
             lively.ask("ping").await
         }),
-        open(rig.at.api).await,
+        open(engine.at.api).await,
     );
     assert_eq!(silent.frame().await, Some((raw::PING, Vec::new())));
     assert_eq!(silent.close_frame().await, (1001, "read timeout".into()));
@@ -611,12 +611,12 @@ async fn a_silent_back_end_is_pinged_and_then_let_go() {
 
 #[tokio::test]
 async fn a_stop_answers_what_is_under_way_and_says_goodbye() {
-    let rig = rig();
-    let mut api = open(rig.at.api).await;
+    let engine = engine();
+    let mut api = open(engine.at.api).await;
     let bytes: Vec<u8> = (0..100).flat_map(|i| publish("nobody", "x", i)).collect();
     api.write(&bytes).await;
     assert!(api.text().await.ends_with("\"i\":0}"));
-    let stopped = tokio::spawn(rig.shutdown());
+    let stopped = tokio::spawn(engine.shutdown());
     let mut answered = 1;
     let close = loop {
         match api.frame().await {

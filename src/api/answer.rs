@@ -10,7 +10,7 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 
 use super::error::ApiError;
-use super::params::Mark;
+use super::params::RequestId;
 use crate::ids::WorkerId;
 use crate::telemetry::metrics::labels::CallResult;
 
@@ -37,7 +37,7 @@ struct Envelope<T> {
     #[serde(skip_serializing_if = "Option::is_none")]
     r: Option<T>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    i: Option<Mark>,
+    i: Option<RequestId>,
 }
 
 #[derive(Serialize)]
@@ -59,19 +59,19 @@ impl Answer {
     }
 
     /// What a call came to, with its caller's mark.
-    pub(super) fn to_call<T: Serialize>(outcome: Result<T, ApiError>, mark: Option<Mark>) -> Answer {
+    pub(super) fn to_call<T: Serialize>(outcome: Result<T, ApiError>, request_id: Option<RequestId>) -> Answer {
         match outcome {
-            Ok(result) => Answer::ok(&Envelope { error: None, r: Some(result), i: mark }),
-            Err(error) => Answer::failure(&error, mark),
+            Ok(result) => Answer::ok(&Envelope { error: None, r: Some(result), i: request_id }),
+            Err(error) => Answer::failure(&error, request_id),
         }
     }
 
     /// 200 with what several calls came to, in their order.
-    pub(super) fn to_calls<T: Serialize>(outcomes: Vec<(Result<T, ApiError>, Option<Mark>)>) -> Answer {
+    pub(super) fn to_calls<T: Serialize>(outcomes: Vec<(Result<T, ApiError>, Option<RequestId>)>) -> Answer {
         let mut body = Vec::with_capacity(64 * outcomes.len());
-        for (outcome, mark) in outcomes {
+        for (outcome, request_id) in outcomes {
             body.push(if body.is_empty() { b'[' } else { b',' });
-            Answer::write_text(outcome, mark, &mut body);
+            Answer::write_text(outcome, request_id, &mut body);
         }
         body.push(b']');
         Answer {
@@ -85,16 +85,22 @@ impl Answer {
     }
 
     /// Appends the JSON text that answers a call.
-    pub(super) fn write_text<T: Serialize>(outcome: Result<T, ApiError>, mark: Option<Mark>, out: &mut Vec<u8>) {
+    pub(super) fn write_text<T: Serialize>(
+        outcome: Result<T, ApiError>,
+        request_id: Option<RequestId>,
+        out: &mut Vec<u8>,
+    ) {
         let envelope = match outcome {
-            Ok(result) => Envelope { error: None, r: Some(result), i: mark },
-            Err(error) => Envelope { error: Some(Problem { c: error.code(), m: error.message() }), r: None, i: mark },
+            Ok(result) => Envelope { error: None, r: Some(result), i: request_id },
+            Err(error) => {
+                Envelope { error: Some(Problem { c: error.code(), m: error.message() }), r: None, i: request_id }
+            }
         };
         write(out, &envelope);
     }
 
     /// An error.
-    pub(super) fn failure(error: &ApiError, mark: Option<Mark>) -> Answer {
+    pub(super) fn failure(error: &ApiError, request_id: Option<RequestId>) -> Answer {
         let extra = match error {
             ApiError::Unauthorized => vec![(WWW_AUTHENTICATE, "Basic realm=\"connmix\", charset=\"UTF-8\"")],
             ApiError::TooMany => vec![(RETRY_AFTER, "1")],
@@ -106,7 +112,8 @@ impl Answer {
             _ => Vec::new(),
         };
         let problem = Problem { c: error.code(), m: error.message() };
-        let answer = Answer::new(error.status(), extra, &Envelope::<()> { error: Some(problem), r: None, i: mark });
+        let answer =
+            Answer::new(error.status(), extra, &Envelope::<()> { error: Some(problem), r: None, i: request_id });
         Answer { result: error.label(), ..answer }
     }
 

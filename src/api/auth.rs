@@ -11,10 +11,10 @@ use tokio::task::spawn_local;
 use super::answer::Answer;
 use super::callers::{Caller, Taken};
 use super::error::ApiError;
-use super::logins::Verdict;
+use super::login_throttle::Verdict;
 use super::state::Api;
 use crate::config::{Config, HostPattern, User};
-use crate::telemetry::seldom::seldom;
+use crate::telemetry::rate_limited::rate_limited;
 
 /// What a call needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Api {
         let is_known =
             || config.users.iter().any(|user| user.host != HostPattern::Any && user.host.matches(caller.peer));
         if authorization.is_some() && !self.logins.may_try(caller.peer, seat, is_known) {
-            seldom!(WARN, "credentials are not looked at", "";
+            rate_limited!(WARN, "credentials are not looked at", "";
                 target: "connmix::api", peer = %caller.peer, "wrong credentials come faster than answers wait: those of this address are not looked at");
             return Err(ApiError::TooMany);
         }

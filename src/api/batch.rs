@@ -7,7 +7,7 @@ use std::fmt;
 use super::answer::Answer;
 use super::call::Outcome;
 use super::error::ApiError;
-use super::params::{MAX_MESSAGES, Mark, Params, Publish, bounded, invalid};
+use super::params::{MAX_MESSAGES, Params, Publish, RequestId, bounded, invalid};
 use super::publish;
 use super::state::Api;
 use crate::cluster::Behind;
@@ -44,7 +44,7 @@ pub(super) async fn answer(api: &Api, body: &[u8]) -> Answer {
     }
 }
 
-async fn answers(api: &Api, body: &[u8]) -> Result<Vec<(Result<Outcome, ApiError>, Option<Mark>)>, ApiError> {
+async fn answers(api: &Api, body: &[u8]) -> Result<Vec<(Result<Outcome, ApiError>, Option<RequestId>)>, ApiError> {
     let Objects(objects) =
         serde_json::from_slice(body).map_err(|e| invalid(format!("the body is not valid JSON: {e}")))?;
     let wanted = "a JSON object, or an array of 1 to";
@@ -58,27 +58,27 @@ async fn answers(api: &Api, body: &[u8]) -> Result<Vec<(Result<Outcome, ApiError
         return Err(invalid(format!("field \"c\": {most}; these are {messages}")));
     }
     let mut under_way = Vec::with_capacity(publishes.len());
-    for (publish, mark) in publishes {
+    for (publish, request_id) in publishes {
         let enqueued = match publish {
             Ok(publish) => Ok(publish::begin(api, publish, Behind::default()).await),
             Err(error) => Err(error),
         };
-        under_way.push((enqueued, mark));
+        under_way.push((enqueued, request_id));
     }
     let mut answers = Vec::with_capacity(under_way.len());
-    for (enqueued, mark) in under_way {
+    for (enqueued, request_id) in under_way {
         let outcome = match enqueued {
             Ok(enqueued) => Ok(enqueued.outcome().await),
             Err(error) => Err(error),
         };
-        answers.push((outcome, mark));
+        answers.push((outcome, request_id));
     }
     Ok(answers)
 }
 
-fn read(object: &RawValue) -> (Result<Publish, ApiError>, Option<Mark>) {
+fn read(object: &RawValue) -> (Result<Publish, ApiError>, Option<RequestId>) {
     match Params::parse(object.get().as_bytes(), "each item") {
-        Ok(params) => (params.publish(), params.mark()),
+        Ok(params) => (params.publish(), params.request_id()),
         Err(error) => (Err(error), None),
     }
 }

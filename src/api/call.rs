@@ -6,7 +6,7 @@ use super::error::ApiError;
 use super::params::Params;
 use crate::cluster::{Behind, Mesh};
 use crate::hub::Counts;
-use crate::telemetry::metrics::count::Count;
+use crate::telemetry::metrics::counter::Counter;
 use crate::telemetry::metrics::labels::ApiCall;
 
 /// The calls that HTTP carries.
@@ -76,7 +76,7 @@ impl From<Counts> for Published {
 }
 
 /// Publishes one message to one channel, at once; `published` counts it.
-pub async fn publish(mesh: &Mesh, published: &Count, params: &Params<'_>) -> Result<Published, ApiError> {
+pub async fn publish(mesh: &Mesh, published: &Counter, params: &Params<'_>) -> Result<Published, ApiError> {
     let (channel, message) = (params.channel()?, params.message()?);
     published.add(1);
     let receipt = mesh.publish(channel, message, Behind::default()).await;

@@ -25,10 +25,10 @@ impl Api {
         };
         match call {
             Call::Publish if params.is_plain() => {
-                Answer::to_call(call::publish(&self.mesh, &self.counts.published, &params).await, params.mark())
+                Answer::to_call(call::publish(&self.mesh, &self.counts.published, &params).await, params.request_id())
             }
-            Call::Publish => Answer::to_call(Box::pin(publish::publish(self, &params)).await, params.mark()),
-            Call::Send => Answer::to_call(call::send(&self.mesh, &params).await, params.mark()),
+            Call::Publish => Answer::to_call(Box::pin(publish::publish(self, &params)).await, params.request_id()),
+            Call::Send => Answer::to_call(call::send(&self.mesh, &params).await, params.request_id()),
         }
     }
 }

@@ -104,7 +104,7 @@ struct Connection<'a> {
 impl Api {
     /// Serves a connection with hyper from what has been read of it on; `late`: the time for the first request's body is
     /// up.
-    pub(super) async fn serve_general(
+    pub(super) async fn serve_hyper(
         self: Rc<Self>,
         socket: Transport,
         read: Vec<u8>,
@@ -123,14 +123,14 @@ impl Api {
         let service = service_fn(move |request: Request<Incoming>| {
             let (api, unread, opening, taken) = (api.clone(), unread.clone(), opening.clone(), seat.clone());
             unread.set(!request.body().is_end_stream());
-            let patience = if late.take() { Some(Duration::ZERO) } else { api.read_timeout() };
+            let timeout_after = if late.take() { Some(Duration::ZERO) } else { api.read_timeout() };
             async move {
                 if !taken.begin() {
                     // It makes room: its task is about to end.
                     std::future::pending::<()>().await;
                 }
                 let on = Connection { unread: &unread, opening: &opening, taken: &taken };
-                let mut response = api.answer(request, caller, patience, on).await;
+                let mut response = api.answer(request, caller, timeout_after, on).await;
                 if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     // A caller that does not take the answer is idle, too.
                     taken.rest(Instant::now());
@@ -177,7 +177,7 @@ impl Api {
         &self,
         request: Request<Incoming>,
         caller: Caller,
-        patience: Option<Duration>,
+        timeout_after: Option<Duration>,
         on: Connection<'_>,
     ) -> Response<Full<Bytes>> {
         let route = Route::find(request.uri().path(), caller.center);
@@ -192,7 +192,7 @@ impl Api {
                 return response;
             }
             Ok(origin) => {
-                let (response, result) = match self.route(route, request, caller, patience, on).await {
+                let (response, result) = match self.route(route, request, caller, timeout_after, on).await {
                     Ok(answered) => answered,
                     Err(error) => Answer::failure(&error, None).into_parts(),
                 };
@@ -234,7 +234,7 @@ impl Api {
         route: Option<Route>,
         request: Request<Incoming>,
         caller: Caller,
-        patience: Option<Duration>,
+        timeout_after: Option<Duration>,
         on: Connection<'_>,
     ) -> Result<(Response<Full<Bytes>>, CallResult), ApiError> {
         let config = self.config.load();
@@ -254,7 +254,7 @@ impl Api {
         drop(config);
         let answer = match route {
             Route::Mesh(call) => {
-                let body = read_body(request, limit, patience).await?;
+                let body = read_body(request, limit, timeout_after).await?;
                 on.unread.set(false);
                 self.call(call, &body).await
             }
@@ -303,15 +303,19 @@ impl Api {
     }
 }
 
-/// `patience`: how long the body may take; None: for ever.
-async fn read_body(request: Request<Incoming>, limit: usize, patience: Option<Duration>) -> Result<Bytes, ApiError> {
+/// `timeout_after`: how long the body may take; None: for ever.
+async fn read_body(
+    request: Request<Incoming>,
+    limit: usize,
+    timeout_after: Option<Duration>,
+) -> Result<Bytes, ApiError> {
     let body = request.into_body();
     if body.size_hint().lower() > limit as u64 {
         return Err(ApiError::TooLarge(limit));
     }
     let collect = Limited::new(body, limit).collect();
-    let collected = match patience {
-        Some(patience) => timeout(patience, collect).await.map_err(|_| ApiError::Timeout)?,
+    let collected = match timeout_after {
+        Some(timeout_after) => timeout(timeout_after, collect).await.map_err(|_| ApiError::Timeout)?,
         None => collect.await,
     };
     match collected {

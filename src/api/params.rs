@@ -38,7 +38,7 @@ const MAX_ID: usize = 128;
 /// A request's mark, as its reply bears it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(untagged)]
-pub enum Mark {
+pub enum RequestId {
     /// An integer.
     Integer(u64),
     /// An integer below zero.
@@ -132,11 +132,11 @@ pub(super) fn invalid(what: impl Into<String>) -> ApiError {
 
 impl Field<'_> {
     /// A caller's mark: an integer or a string.
-    pub(super) fn mark(&self) -> Option<Mark> {
+    pub(super) fn request_id(&self) -> Option<RequestId> {
         match self {
-            Field::Integer(n) => Some(Mark::Integer(*n)),
-            Field::Negative(n) => Some(Mark::Negative(*n)),
-            Field::Text(text) => Some(Mark::Text(text.to_string())),
+            Field::Integer(n) => Some(RequestId::Integer(*n)),
+            Field::Negative(n) => Some(RequestId::Negative(*n)),
+            Field::Text(text) => Some(RequestId::Text(text.to_string())),
             Field::List(_) | Field::Other(_) => None,
         }
     }
@@ -182,8 +182,8 @@ impl<'a> Params<'a> {
     }
 
     /// The caller's mark, if it gave one that is an integer or a string.
-    pub fn mark(&self) -> Option<Mark> {
-        self.i.as_ref()?.mark()
+    pub fn request_id(&self) -> Option<RequestId> {
+        self.i.as_ref()?.request_id()
     }
 
     fn text<'f>(field: &'f Option<Field<'a>>, name: &str, what: &str) -> Result<&'f str, ApiError> {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use super::call::{Outcome, Published};
 use super::error::ApiError;
+use super::idempotency::{self, Done, IdempotencyTable};
 use super::params::{Params, Publish};
-use super::repeats::{self, Done, Repeats};
 use super::state::Api;
 use crate::cluster::clients::{Channels, PublishOnce};
 use crate::cluster::{Behind, Mesh, Receipt};
@@ -21,7 +21,7 @@ pub(super) enum Enqueued {
     /// One of this caller alone.
     Own(Receipts),
     /// One with an id, for which others may have asked too.
-    Once(repeats::Enqueued),
+    Once(idempotency::Enqueued),
 }
 
 impl Enqueued {
@@ -109,7 +109,7 @@ fn outcome(counts: Vec<Counts>, list: bool) -> Outcome {
 /// What other nodes ask this one to publish once.
 pub struct OnceHere {
     /// The ids that are known.
-    pub repeats: Arc<Repeats>,
+    pub repeats: Arc<IdempotencyTable>,
     /// The mesh.
     pub mesh: Arc<Mesh>,
 }

@@ -5,10 +5,10 @@ use std::rc::Rc;
 use tokio::task::spawn_local;
 
 use super::callers::{Caller, Taken};
-use super::plain::Next;
+use super::fast_path::Next;
 use super::state::Api;
 use crate::shard::transport::Transport;
-use crate::telemetry::seldom::seldom;
+use crate::telemetry::rate_limited::rate_limited;
 
 /// What a connection is told that finds no place.
 const FULL: &[u8] =
@@ -19,7 +19,7 @@ impl Api {
     /// of its own. `load` is dropped with it.
     pub fn adopt<T: 'static>(self: &Rc<Self>, socket: Transport, peer: SocketAddr, center: bool, load: T) {
         let Some(taken) = self.callers.admit(peer.ip(), center) else {
-            seldom!(WARN, "API connections are refused", if center { "center" } else { "engine" };
+            rate_limited!(WARN, "API connections are refused", if center { "center" } else { "engine" };
                 target: "connmix::api", %peer, "an API connection was refused: there are as many as may be, and none is idle");
             // As much as it takes at once: it has no place to wait in.
             let _ = socket.try_write(FULL);
@@ -48,12 +48,12 @@ impl Api {
         let local = socket.local_ip().unwrap_or(IpAddr::from([127, 0, 0, 1]));
         let caller = Caller { peer: peer.ip().to_canonical(), local, center };
         let next = match center {
-            false => self.serve_plain(&mut socket, caller, &taken).await,
+            false => self.serve_fast_path(&mut socket, caller, &taken).await,
             true => Next::General { read: Vec::new(), late: false },
         };
         if let Next::General { read, late } = next {
             // Boxed, so that a connection of plain requests does not carry what hyper needs.
-            Box::pin(self.serve_general(socket, read, late, caller, taken)).await;
+            Box::pin(self.serve_hyper(socket, read, late, caller, taken)).await;
         }
     }
 }

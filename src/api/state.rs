@@ -9,19 +9,19 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 
 use super::callers::Callers;
-use super::logins::Logins;
-use super::repeats::Repeats;
+use super::idempotency::IdempotencyTable;
+use super::login_throttle::LoginThrottle;
 use crate::cluster::Mesh;
 use crate::config::Config;
 use crate::queue::Queue;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::metrics::blocks::ApiCounts;
+use crate::telemetry::metrics::counters::ApiCounts;
 
 /// The API as one worker serves it.
 pub struct Api {
     pub(super) mesh: Arc<Mesh>,
     pub(super) queue: Arc<Queue>,
-    pub(super) repeats: Arc<Repeats>,
+    pub(super) repeats: Arc<IdempotencyTable>,
     pub(super) config: Arc<ArcSwap<Config>>,
     /// Connections of each server.
     pub(super) clients: Vec<Arc<AtomicUsize>>,
@@ -33,7 +33,7 @@ pub struct Api {
     /// Held while a page of metrics is made: one at a time.
     pub(super) scraping: Semaphore,
     /// Failed logins, of all workers.
-    pub(super) logins: Arc<Logins>,
+    pub(super) logins: Arc<LoginThrottle>,
     /// Tells WebSocket connections that another configuration is in force.
     pub(super) reconfigured: watch::Sender<()>,
     /// Connections under way, of all workers.
@@ -49,7 +49,7 @@ pub struct Parts {
     /// The queue.
     pub queue: Arc<Queue>,
     /// Publishes that are done once.
-    pub repeats: Arc<Repeats>,
+    pub repeats: Arc<IdempotencyTable>,
     /// The configuration in force.
     pub config: Arc<ArcSwap<Config>>,
     /// Connections of each server.
@@ -59,7 +59,7 @@ pub struct Parts {
     /// The process's figures.
     pub metrics: Arc<Metrics>,
     /// Failed logins, of all workers.
-    pub logins: Arc<Logins>,
+    pub logins: Arc<LoginThrottle>,
     /// Connections of callers, of all workers.
     pub callers: Arc<Callers>,
     /// True while the engine drains.

@@ -11,7 +11,7 @@ use super::command;
 use super::enqueue::{Remote, put, put_all};
 use super::node::{Clients, CommandReply, Delivery, Waiting};
 use super::{Mesh, look_again};
-use crate::hub::{self, Counts, Hub, Order, Publication, Tally};
+use crate::hub::{self, ConnCommand, Counts, Hub, PendingCounts, Publication};
 use crate::ids::{ClientId, WorkerId};
 use crate::message::{Channel, Kind, Message};
 
@@ -78,16 +78,16 @@ impl Clients for LocalClients {
                 workers.first()?;
                 let channel = Channel::parse(channel.as_bytes()).ok()?;
                 let publication = Arc::new(Publication { channel, message: message(binary, data)? });
-                let counts = counts.unwrap_or_else(|| Tally::ignored().forwarded());
+                let counts = counts.unwrap_or_else(|| PendingCounts::ignored().forwarded());
                 begun(put_all(self.hub().clone(), workers, publication, counts, Remote::default()).map(drop))
             }
             Delivery::Send { client, binary, data, counts } => {
                 let (client, message) = (ClientId::new(client)?, message(binary, data)?);
-                let share = counts.unwrap_or_else(|| Tally::ignored().forwarded()).share();
+                let ack = counts.unwrap_or_else(|| PendingCounts::ignored().forwarded()).ack();
                 let hub = self.hub().clone();
                 let worker = hub.worker_of(client);
                 begun(async move {
-                    put(hub.mailbox(worker), hub::Delivery::Send(client, message, share)).await;
+                    put(hub.mailbox(worker), hub::Delivery::Send(client, message, ack)).await;
                 })
             }
             Delivery::Once { id, channels, list, binary, data, reply } => {
@@ -108,7 +108,7 @@ impl Clients for LocalClients {
                     return None;
                 };
                 // Carried out beside what comes next, but enqueued before it.
-                let joining = matches!(command, Order::Subscribe(_)).then(|| self.hub().worker_of(client));
+                let joining = matches!(command, ConnCommand::Subscribe(_)).then(|| self.hub().worker_of(client));
                 joining.iter().for_each(|worker| self.joining[usize::from(worker.0)] += 1);
                 let mut enqueued = self.mesh.command_here(client, command).boxed();
                 let receipt = (&mut enqueued).now_or_never();

@@ -1,7 +1,7 @@
 //! Commands to a connection as bytes, for the way to another node. What is read comes from outside: it is bounded in depth,
 //! and costs no more than its length.
 
-use crate::hub::Order;
+use crate::hub::ConnCommand;
 use crate::message::Channel;
 use crate::value::Value;
 
@@ -9,10 +9,10 @@ use crate::value::Value;
 const DEPTH: usize = 64;
 
 /// The bytes of a command.
-pub fn encode(command: &Order) -> Vec<u8> {
+pub fn encode(command: &ConnCommand) -> Vec<u8> {
     let mut out = Vec::new();
     match command {
-        Order::SetContext(values) => {
+        ConnCommand::SetContext(values) => {
             out.push(0);
             length(&mut out, values.len());
             for (key, value) in values {
@@ -20,9 +20,9 @@ pub fn encode(command: &Order) -> Vec<u8> {
                 encode_value(&mut out, value);
             }
         }
-        Order::Subscribe(channels) => names(&mut out, 1, channels),
-        Order::Unsubscribe(channels) => names(&mut out, 2, channels),
-        Order::Close { code, reason } => {
+        ConnCommand::Subscribe(channels) => names(&mut out, 1, channels),
+        ConnCommand::Unsubscribe(channels) => names(&mut out, 2, channels),
+        ConnCommand::Close { code, reason } => {
             out.push(3);
             out.extend_from_slice(&code.to_le_bytes());
             bytes(&mut out, reason.as_bytes());
@@ -70,7 +70,7 @@ fn encode_value(out: &mut Vec<u8>, value: &Value) {
 }
 
 /// The command that such bytes are; None: they are none.
-pub fn decode(bytes: &[u8]) -> Option<Order> {
+pub fn decode(bytes: &[u8]) -> Option<ConnCommand> {
     let mut reader = Reader(bytes);
     let command = match reader.byte()? {
         0 => {
@@ -79,13 +79,13 @@ pub fn decode(bytes: &[u8]) -> Option<Order> {
                 let key = reader.text()?.to_owned();
                 values.push((key, reader.value(DEPTH)?));
             }
-            Order::SetContext(values)
+            ConnCommand::SetContext(values)
         }
-        1 => Order::Subscribe(reader.channels()?),
-        2 => Order::Unsubscribe(reader.channels()?),
+        1 => ConnCommand::Subscribe(reader.channels()?),
+        2 => ConnCommand::Unsubscribe(reader.channels()?),
         3 => {
             let code = u16::from_le_bytes(*reader.array()?);
-            Order::Close { code, reason: reader.text()?.into() }
+            ConnCommand::Close { code, reason: reader.text()?.into() }
         }
         _ => return None,
     };
@@ -156,11 +156,11 @@ mod tests {
         let channel = |name: &str| Channel::parse(name.as_bytes()).unwrap();
         let table = Value::Table([(Value::str("a"), Value::Array([(Value::Number(1.0), Value::Nil)].into()))].into());
         for command in [
-            Order::SetContext(vec![("k".into(), table), ("b".into(), Value::Bool(true))]),
-            Order::SetContext(vec![]),
-            Order::Subscribe(vec![channel("a"), channel("b")]),
-            Order::Unsubscribe(vec![]),
-            Order::Close { code: 4001, reason: "bye".into() },
+            ConnCommand::SetContext(vec![("k".into(), table), ("b".into(), Value::Bool(true))]),
+            ConnCommand::SetContext(vec![]),
+            ConnCommand::Subscribe(vec![channel("a"), channel("b")]),
+            ConnCommand::Unsubscribe(vec![]),
+            ConnCommand::Close { code: 4001, reason: "bye".into() },
         ] {
             let bytes = encode(&command);
             assert_eq!(decode(&bytes), Some(command));
@@ -172,7 +172,7 @@ mod tests {
     fn depth_is_bounded() {
         let nested =
             |depth: usize| (0..depth).fold(Value::Nil, |inner, _| Value::Table([(Value::str("k"), inner)].into()));
-        let command = |depth| encode(&Order::SetContext(vec![("k".into(), nested(depth))]));
+        let command = |depth| encode(&ConnCommand::SetContext(vec![("k".into(), nested(depth))]));
         assert!(decode(&command(DEPTH)).is_some());
         assert!(decode(&command(DEPTH + 1)).is_none());
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::link::{Full, Link, Request};
 use super::members::Shared;
 use super::protocol;
-use crate::hub::{Delivery, Hub, Mailbox, Publication, Refused, Tally, WorkerSet};
+use crate::hub::{Delivery, Hub, Mailbox, PendingCounts, Publication, Refused, WorkerSet};
 use crate::message::Kind;
 
 /// The other nodes that something is for.
@@ -80,11 +80,11 @@ pub(super) async fn put_all(
     hub: Arc<Hub>,
     workers: WorkerSet,
     publication: Arc<Publication>,
-    tally: Tally,
+    pending_counts: PendingCounts,
     remote: Remote,
 ) -> WorkerSet {
     let mut enqueued = workers.clone();
-    let mut handing_out = HandingOut { hub, publication, tally, left: workers, remote, begun: false };
+    let mut handing_out = HandingOut { hub, publication, pending_counts, left: workers, remote, begun: false };
     while let Some(worker) = handing_out.left.first() {
         if !put(handing_out.hub.mailbox(worker), handing_out.delivery()).await {
             enqueued.remove(worker);
@@ -104,7 +104,7 @@ pub(super) async fn put_all(
 struct HandingOut {
     hub: Arc<Hub>,
     publication: Arc<Publication>,
-    tally: Tally,
+    pending_counts: PendingCounts,
     /// The workers that do not have it yet.
     left: WorkerSet,
     /// The nodes that do not have it yet.
@@ -115,8 +115,8 @@ struct HandingOut {
 
 impl HandingOut {
     async fn put_remote(&mut self) {
-        let (message, tally) = (self.message(), &self.tally);
-        self.remote.put(&message, || request(tally)).await;
+        let (message, pending_counts) = (self.message(), &self.pending_counts);
+        self.remote.put(&message, || request(pending_counts)).await;
     }
 
     /// As other nodes get it.
@@ -127,7 +127,7 @@ impl HandingOut {
     }
 
     fn delivery(&self) -> Delivery {
-        Delivery::Publish(self.publication.clone(), self.tally.share())
+        Delivery::Publish(self.publication.clone(), self.pending_counts.ack())
     }
 }
 
@@ -137,13 +137,13 @@ impl Drop for HandingOut {
             self.left.iter().for_each(|worker| self.hub.mailbox(worker).force(self.delivery()));
             if !self.remote.is_nobody() {
                 let (message, now) = (self.message(), self.remote.now());
-                self.remote.links.iter().for_each(|link| link.force(&message, request(&self.tally), now));
+                self.remote.links.iter().for_each(|link| link.force(&message, request(&self.pending_counts), now));
             }
         }
     }
 }
 
 /// A node's part of the counts; None where nobody counts.
-fn request(tally: &Tally) -> Option<Request> {
-    tally.is_counted().then(|| Request::Counts(tally.share()))
+fn request(pending_counts: &PendingCounts) -> Option<Request> {
+    pending_counts.is_counted().then(|| Request::Counts(pending_counts.ack()))
 }

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use crate::cluster::interest::others::Slot;
 use crate::cluster::protocol::{ENVELOPE, FRAME, HEADER, Header, Kind, Message, Reply, Run, envelop};
 use crate::cluster::stats::Stats;
-use crate::hub::{CommandError, Counts, ReplyTo, Share};
+use crate::hub::{Ack, CommandError, Counts, ReplyTo};
 use crate::ids::ClientId;
 
 /// Bytes that may be under way to a node, not worked off there yet.
@@ -29,7 +29,7 @@ const MOST: usize = 4 * QUEUE;
 /// Who waits for the reply to a request.
 pub enum Request {
     /// A publish or a send: its part of the counts.
-    Counts(Share),
+    Counts(Ack),
     /// A publish that is done once, on that node: its counts for each channel. Dropped if no answer comes.
     Once(oneshot::Sender<Vec<Counts>>),
     /// A command to that client.
@@ -40,7 +40,7 @@ impl Request {
     /// The node did not answer, or can't be reached.
     fn unanswered(self) {
         match self {
-            Request::Counts(share) => share.settle(Counts { unanswered: 1, ..Counts::default() }),
+            Request::Counts(ack) => ack.settle(Counts { unanswered: 1, ..Counts::default() }),
             Request::Once(_) => {}
             // One that waits no more needs no answer.
             Request::Command(client, reply) => drop(reply.send(Err(CommandError::Unanswered(client)))),

@@ -33,7 +33,7 @@ use self::interest::hash;
 use self::link::{Link, Request};
 use self::members::{Phase, Shared};
 use self::receipt::{Subscribed, Told};
-use crate::hub::{Counts, Delivery, Hub, InterestSink, Order, Publication, Tally, WorkerSet};
+use crate::hub::{ConnCommand, Counts, Delivery, Hub, InterestSink, PendingCounts, Publication, WorkerSet};
 use crate::ids::{ClientId, NodeId, WorkerId};
 use crate::message::{Channel, Kind, Message};
 
@@ -184,10 +184,10 @@ impl Mesh {
         message: Message,
         behind: Behind,
     ) -> impl Future<Output = Receipt> + Send + use<> {
-        let (tally, counts) = Tally::new();
+        let (pending_counts, counts) = PendingCounts::new();
         let told = Told::of(&channel, &message);
-        let so_far = tally.so_far();
-        let enqueued = self.enqueue(channel, message, behind, tally);
+        let so_far = pending_counts.so_far();
+        let enqueued = self.enqueue(channel, message, behind, pending_counts);
         let hub = self.hub.clone();
         async move { Receipt::new(hub, enqueued.await, counts, so_far, told) }
     }
@@ -197,7 +197,7 @@ impl Mesh {
         if let Some(Told { channel, bytes }) = Told::of(&channel, &message) {
             tracing::debug!(%channel, bytes, "published, uncounted");
         }
-        let enqueued = self.enqueue(channel, message, Behind::default(), Tally::ignored());
+        let enqueued = self.enqueue(channel, message, Behind::default(), PendingCounts::ignored());
         async move { drop(enqueued.await) }
     }
 
@@ -207,7 +207,7 @@ impl Mesh {
         channel: Channel,
         message: Message,
         behind: Behind,
-        tally: Tally,
+        pending_counts: PendingCounts,
     ) -> impl Future<Output = WorkerSet> + Send + use<> {
         let mut workers = self.hub.workers_of(channel.as_str());
         behind.workers.iter().for_each(|worker| workers.add(worker));
@@ -215,7 +215,7 @@ impl Mesh {
         if let Some(shared) = self.others.as_ref().filter(|_| !behind.others.is_empty()) {
             others.add(behind.others, shared);
         }
-        put_all(self.hub.clone(), workers, Arc::new(Publication { channel, message }), tally, others)
+        put_all(self.hub.clone(), workers, Arc::new(Publication { channel, message }), pending_counts, others)
     }
 
     /// Sends to one client. Gives the receipt when the mailbox of its worker has the message, or the link to its node; waits
@@ -223,30 +223,34 @@ impl Mesh {
     pub fn send(&self, client: ClientId, message: Message) -> impl Future<Output = SendReceipt> + Send + use<> {
         let (hub, mut other) = (self.hub.clone(), self.other_of(client));
         async move {
-            let (tally, counts) = Tally::new();
+            let (pending_counts, counts) = PendingCounts::new();
             if !other.is_nobody() {
                 let (binary, data) = (message.kind() == Kind::Binary, message.data());
                 let message = protocol::Message::Send { client: client.get(), binary, data }.to_bytes();
-                Box::pin(other.put(&message, || Some(Request::Counts(tally.share())))).await;
+                Box::pin(other.put(&message, || Some(Request::Counts(pending_counts.ack())))).await;
                 return SendReceipt::new(hub, None, counts);
             }
             let worker = hub.worker_of(client);
-            put(hub.mailbox(worker), Delivery::Send(client, message, tally.share())).await;
+            put(hub.mailbox(worker), Delivery::Send(client, message, pending_counts.ack())).await;
             SendReceipt::new(hub, Some(worker), counts)
         }
     }
 
     /// Has one client's connection do something. Gives the receipt when the mailbox of its worker has the command, or the
     /// link to its node; waits while that is full.
-    pub fn command(&self, client: ClientId, order: Order) -> impl Future<Output = CommandReceipt> + Send + use<> {
+    pub fn command(
+        &self,
+        client: ClientId,
+        command: ConnCommand,
+    ) -> impl Future<Output = CommandReceipt> + Send + use<> {
         let mut other = self.other_of(client);
-        let (hub, here) = (self.hub.clone(), other.is_nobody().then(|| self.command_here(client, order.clone())));
+        let (hub, here) = (self.hub.clone(), other.is_nobody().then(|| self.command_here(client, command.clone())));
         async move {
             if let Some(here) = here {
                 return here.await;
             }
             let (done, reply) = oneshot::channel();
-            let command = command::encode(&order);
+            let command = command::encode(&command);
             let message = protocol::Message::Command { client: client.get(), command: &command }.to_bytes();
             let mut done = Some(done);
             Box::pin(other.put(&message, || done.take().map(|done| Request::Command(client, done)))).await;
@@ -258,17 +262,17 @@ impl Mesh {
     pub(in crate::cluster) fn command_here(
         &self,
         client: ClientId,
-        order: Order,
+        command: ConnCommand,
     ) -> impl Future<Output = CommandReceipt> + Send + use<> {
         let hub = self.hub.clone();
-        let subscribed = match (&order, &self.others) {
-            (Order::Subscribe(channels), Some(others)) => Some(Subscribed::new(others.clone(), channels.clone())),
+        let subscribed = match (&command, &self.others) {
+            (ConnCommand::Subscribe(channels), Some(others)) => Some(Subscribed::new(others.clone(), channels.clone())),
             _ => None,
         };
         async move {
             let (done, reply) = oneshot::channel();
             let worker = hub.worker_of(client);
-            put(hub.mailbox(worker), Delivery::Order(client, order, done)).await;
+            put(hub.mailbox(worker), Delivery::ConnCommand(client, command, done)).await;
             CommandReceipt::new(hub, client, Some(worker), reply, subscribed)
         }
     }
@@ -303,15 +307,15 @@ mod tests {
     fn a_publish_goes_behind_the_commands_that_it_must_not_overtake() {
         let (hub, mesh, channel) = world(3);
         let client = ClientId::new(7).unwrap();
-        let mut command = mesh.command(client, Order::Subscribe(vec![channel.clone()])).now_or_never().unwrap();
+        let mut command = mesh.command(client, ConnCommand::Subscribe(vec![channel.clone()])).now_or_never().unwrap();
         let behind = mesh.behind([client]);
         let mut publish = mesh.publish(channel, Message::text("x"), behind).now_or_never().unwrap();
         assert!((&mut command).now_or_never().is_none() && (&mut publish).now_or_never().is_none());
         let mut taken = take(&hub, hub.worker_of(client).0);
-        assert!(matches!(taken.pop_front(), Some(Delivery::Order(..))));
+        assert!(matches!(taken.pop_front(), Some(Delivery::ConnCommand(..))));
         assert!(matches!(taken.pop_front(), Some(Delivery::Publish(..))));
         assert!(taken.is_empty());
-        assert_eq!(command.now_or_never(), Some(Err(CommandError::NotConnected(7))), "the order was dropped");
+        assert_eq!(command.now_or_never(), Some(Err(CommandError::NotConnected(7))), "the command was dropped");
         assert_eq!(publish.now_or_never(), Some(Counts { reached: 0, failed: 1, ..Counts::default() }));
     }
 
@@ -351,8 +355,8 @@ mod tests {
         let taken = take(&hub, 0);
         assert_eq!(taken.len(), 2, "a receipt that is dropped undoes nothing");
         for delivery in taken {
-            let Delivery::Publish(_, share) = delivery else { panic!("only publications are there") };
-            share.settle(Counts { reached: 3, failed: 0, ..Counts::default() });
+            let Delivery::Publish(_, ack) = delivery else { panic!("only publications are there") };
+            ack.settle(Counts { reached: 3, failed: 0, ..Counts::default() });
         }
         assert_eq!(receipt.now_or_never(), Some(Counts { reached: 3, failed: 0, ..Counts::default() }));
     }
@@ -370,8 +374,8 @@ mod tests {
         let mut after = publish();
         assert!((&mut before).now_or_never().is_none() && (&mut after).now_or_never().is_none());
         for delivery in take(&hub, 1) {
-            let Delivery::Publish(_, share) = delivery else { panic!("only publications are there") };
-            share.settle(Counts { reached: 2, failed: 0, ..Counts::default() });
+            let Delivery::Publish(_, ack) = delivery else { panic!("only publications are there") };
+            ack.settle(Counts { reached: 2, failed: 0, ..Counts::default() });
         }
         let counts = Some(Counts { reached: 2, failed: 1, ..Counts::default() });
         assert_eq!((before.now_or_never(), after.now_or_never()), (counts, counts));
@@ -396,10 +400,10 @@ mod tests {
         }
         let mut publish = mesh.publish(channel, Message::text("x"), Behind::default()).now_or_never().unwrap();
         let mut send = mesh.send(client, Message::text("x")).now_or_never().unwrap();
-        let mut command = mesh.command(client, Order::Unsubscribe(Vec::new())).now_or_never().unwrap();
+        let mut command = mesh.command(client, ConnCommand::Unsubscribe(Vec::new())).now_or_never().unwrap();
         let (_held, mut answered) = (take(&hub, own.0), take(&hub, other.0));
-        let Some(Delivery::Publish(_, share)) = answered.pop_front() else { panic!("one publication is there") };
-        share.settle(Counts { reached: 4, failed: 0, ..Counts::default() });
+        let Some(Delivery::Publish(_, ack)) = answered.pop_front() else { panic!("one publication is there") };
+        ack.settle(Counts { reached: 4, failed: 0, ..Counts::default() });
         assert!((&mut publish).now_or_never().is_none());
         assert!((&mut send).now_or_never().is_none());
         assert!((&mut command).now_or_never().is_none());

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::hub::Hub;
 use crate::queue::Queue;
 use crate::script::hook::Hook;
-use crate::telemetry::metrics::{Kind, Metrics, Of, ServerInfo, Watch};
+use crate::telemetry::metrics::{GaugeFunction, Kind, Metrics, Of, ServerInfo};
 use crate::worker::Peers;
 use crate::worker::pulse::{Pulse, State};
 
@@ -35,7 +35,7 @@ pub(super) fn metrics(
     let metrics = Metrics::new(servers.collect(), config.summary.max_age, config.summary.age_buckets as usize);
     let gauge = |of, name, help, read: Box<dyn Fn() -> usize + Send + Sync>| {
         let read = Box::new(move || vec![(String::new(), read() as f64)]);
-        metrics.watch(Watch { of, kind: Kind::Gauge, name, help, label: None, read });
+        metrics.watch(GaugeFunction { of, kind: Kind::Gauge, name, help, label: None, read });
     };
     let count = |clients: &[Arc<AtomicUsize>]| {
         let clients = clients.to_vec();
@@ -66,7 +66,7 @@ pub(super) fn metrics(
     let by_worker = |kind, name, help, read: fn(&Pulse) -> f64| {
         let peers = peers.clone();
         let read = move || peers.pulses.iter().enumerate().map(|(at, pulse)| (at.to_string(), read(pulse))).collect();
-        metrics.watch(Watch { of: Of::Engine, kind, name, help, label: Some("worker"), read: Box::new(read) });
+        metrics.watch(GaugeFunction { of: Of::Engine, kind, name, help, label: Some("worker"), read: Box::new(read) });
     };
     by_worker(Kind::Gauge, "connmix_engine_worker_stuck", "1 while a worker is stuck, else 0.", |pulse| {
         f64::from(u8::from(pulse.state() == State::Stuck))
@@ -75,7 +75,7 @@ pub(super) fn metrics(
         pulse.times() as f64
     });
     let queue = queue.clone();
-    metrics.watch(Watch {
+    metrics.watch(GaugeFunction {
         of: Of::Engine,
         kind: Kind::Gauge,
         name: "connmix_engine_queue_messages",
@@ -91,7 +91,7 @@ fn of_mesh(metrics: &Metrics, others: &Arc<Shared>) {
     let one = |kind, name, help, read: fn(&Shared) -> f64| {
         let others = others.clone();
         let read = Box::new(move || vec![(String::new(), read(&others))]);
-        metrics.watch(Watch { of: Of::Engine, kind, name, help, label: None, read });
+        metrics.watch(GaugeFunction { of: Of::Engine, kind, name, help, label: None, read });
     };
     one(
         Kind::Gauge,
@@ -128,7 +128,7 @@ fn of_mesh(metrics: &Metrics, others: &Arc<Shared>) {
     let two = |kind, name, help, label, read: fn(&Shared) -> [(&'static str, f64); 2]| {
         let others = others.clone();
         let read = move || read(&others).into_iter().map(|(label, value)| (label.to_owned(), value)).collect();
-        metrics.watch(Watch { of: Of::Engine, kind, name, help, label: Some(label), read: Box::new(read) });
+        metrics.watch(GaugeFunction { of: Of::Engine, kind, name, help, label: Some(label), read: Box::new(read) });
     };
     two(Kind::Gauge, "connmix_engine_mesh_channels", "Channels that nodes tell each other of.", "of", |others| {
         [("own", others.own.len() as f64), ("others", others.others.len() as f64)]

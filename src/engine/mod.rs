@@ -18,8 +18,8 @@ use tokio::sync::{mpsc, watch};
 
 use self::scripts::{check_script, compile};
 use self::stand_in::Doors;
-use crate::api::repeats::Repeats;
-use crate::api::{Callers, Logins, OnceHere};
+use crate::api::idempotency::IdempotencyTable;
+use crate::api::{Callers, LoginThrottle, OnceHere};
 use crate::cluster::drive::Driver;
 use crate::cluster::members::Shared;
 use crate::cluster::{Interest, Mesh};
@@ -29,7 +29,7 @@ use crate::ids::{MAX_WORKERS, NodeId, NodeNumber, WorkerId};
 use crate::memory::{self, Memory};
 use crate::outbound::Outbound;
 use crate::queue::Queue;
-use crate::script::guard;
+use crate::script::watchdog;
 use crate::worker::pulse::{BEAT, Pulse, State};
 use crate::worker::thread::{self, Spec};
 use crate::worker::{self, Control, Peers, Reserve};
@@ -43,7 +43,7 @@ pub use scripts::check_scripts;
 /// Whether a script that loops without end can be stopped here. If not, one such script holds its worker, and all clients of
 /// it, until the process is killed; the error says what may be the cause. Takes some 20 ms.
 pub fn check_watchdog() -> Result<(), String> {
-    if guard::self_test() {
+    if watchdog::self_test() {
         return Ok(());
     }
     Err("runaway scripts cannot be stopped in this process. Either LuaJIT was built without LUAJIT_ENABLE_CHECKHOOK (it must be \
@@ -116,14 +116,14 @@ impl Engine {
         let outbound = Arc::new(Outbound::new(&config.luavm.redis));
         let queue = Queue::new(config.luavm.queue_topic_size, config.luavm.queue_max_topics);
         let queue = Arc::new(queue.waiting_for_room(config.luavm.queue_full == QueueFull::Block));
-        let repeats = Arc::new(Repeats::default());
+        let repeats = Arc::new(IdempotencyTable::default());
         let clients: Vec<Arc<AtomicUsize>> = config.servers.iter().map(|_| Arc::default()).collect();
         let (draining, drain) = watch::channel(false);
         let (peers, lanes) = Peers::new(workers);
         let peers = Arc::new(peers);
         let addresses = listeners.addresses.clone();
         let metrics = Arc::new(metrics::metrics(&config, &addresses, &hub, &queue, &clients, &peers, &mesh));
-        let logins = Arc::new(Logins::default());
+        let logins = Arc::new(LoginThrottle::default());
         let callers = Arc::new(Callers::new(reserve.for_a_port()));
         let config = Arc::new(ArcSwap::from_pointee(config));
 

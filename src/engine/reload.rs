@@ -19,7 +19,7 @@ use crate::script::program::{Program, Stamp, shown, stamp};
 use crate::script::vm::{Vm, VmLimits};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::labels::ReloadResult;
-use crate::telemetry::seldom;
+use crate::telemetry::rate_limited;
 use crate::worker::pulse::State;
 use crate::worker::{Control, Peers};
 
@@ -140,10 +140,10 @@ impl Supervisor {
         let work = async move {
             loop {
                 self.metrics.tick();
-                seldom::tell(false);
+                rate_limited::tell(false);
                 let look = if self.scripts.iter().any(|s| s.change.is_some()) { CLOSE_LOOK } else { LOOK };
                 match tokio::time::timeout(look, inbox.recv()).await {
-                    Ok(None) => return seldom::tell(true),
+                    Ok(None) => return rate_limited::tell(true),
                     Ok(Some(Command::Reload)) => self.reload_config(true).await,
                     Err(_) => self.look().await,
                 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::order::{Obeyed, Order};
-use super::tally::Share;
+use super::command::{CommandReply, ConnCommand};
+use super::pending::Ack;
 use crate::ids::ClientId;
 use crate::message::{Channel, Message};
 
@@ -19,11 +19,11 @@ pub struct Publication {
 /// What a worker finds in its mailbox. The other way into a worker is its control lane.
 pub enum Delivery {
     /// To all connections of this worker that are in the channel.
-    Publish(Arc<Publication>, Share),
+    Publish(Arc<Publication>, Ack),
     /// To one connection of this worker.
-    Send(ClientId, Message, Share),
+    Send(ClientId, Message, Ack),
     /// To one connection of this worker: something it is to do.
-    Order(ClientId, Order, Obeyed),
+    ConnCommand(ClientId, ConnCommand, CommandReply),
 }
 
 impl Delivery {
@@ -32,7 +32,7 @@ impl Delivery {
         128 + match self {
             Delivery::Publish(publication, _) => publication.message.data().len(),
             Delivery::Send(_, message, _) => message.data().len(),
-            Delivery::Order(_, order, _) => order.weight(),
+            Delivery::ConnCommand(_, order, _) => order.weight(),
         }
     }
 }

@@ -2,12 +2,12 @@
 //! knows no sockets and waits for nothing; which of its connections a message is for, the worker knows ([`topics`]).
 
 mod channel;
+mod command;
 mod delivery;
 mod interest;
 mod lanes;
 mod mailbox;
-mod order;
-mod tally;
+mod pending;
 #[cfg(test)]
 mod tests;
 pub mod topics;
@@ -24,11 +24,11 @@ use channel::ChannelState;
 use lanes::LaneTable;
 
 pub use channel::{Joined, Left};
+pub use command::{CommandError, CommandReply, ConnCommand};
 pub use delivery::{Delivery, Publication};
 pub use interest::InterestSink;
 pub use mailbox::{MAILBOX_BYTES, Mailbox, Refused};
-pub use order::{CommandError, Obeyed, Order};
-pub use tally::{Counts, ReplyTo, Scenario, Share, SoFar, Tally};
+pub use pending::{Ack, Counts, PendingCounts, ReplyTo, Scenario, SoFar};
 pub use workers::WorkerSet;
 
 /// The process's hub.
@@ -196,7 +196,7 @@ impl Hub {
     }
 
     /// Gives memory back after a crowd has left. For a timer: it visits every part of the map.
-    pub fn give_back(&self) {
+    pub fn shrink(&self) {
         let capacity = self.channels.capacity();
         if capacity > 4096 && self.channels.len() < capacity / 8 {
             self.channels.shrink_to_fit();

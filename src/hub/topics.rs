@@ -144,14 +144,14 @@ impl Topics {
         if self.topics[key as usize].members.is_empty() {
             let topic = self.topics.remove(key as usize);
             self.by_name.remove(&topic.channel);
-            self.give_back();
+            self.shrink();
             return Left::Last;
         }
         Left::Removed
     }
 
     /// After a crowd has left, gives its memory back.
-    fn give_back(&mut self) {
+    fn shrink(&mut self) {
         if self.topics.is_empty() {
             *self = Topics::default();
         } else if self.by_name.capacity() > 1024 && self.by_name.len() < self.by_name.capacity() / 8 {

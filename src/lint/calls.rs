@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::bytecode::{Ins, Proto, op};
-use super::flow::{Flow, Known, Registers, Var, asks};
+use super::flow::{Flow, LintContext, Registers, Var, asks};
 use super::found::Found;
 use super::hints::instead_of;
 use super::hooks::Hooks;
@@ -71,7 +71,7 @@ pub(super) fn wrong(flow: &Flow<'_>, offered: &BTreeSet<String>) -> Vec<Found> {
 /// The class and the name of a method that an instruction fetches.
 fn fetched(proto: &Proto, r: &Registers<'_>, ins: Ins) -> Option<(&'static str, String)> {
     match (ins.op(), r.get(ins.b())?) {
-        (op::TGETS, Known::Object(class)) => Some((class, proto.text(ins.c())?.to_owned())),
+        (op::TGETS, LintContext::Object(class)) => Some((class, proto.text(ins.c())?.to_owned())),
         _ => None,
     }
 }
@@ -93,17 +93,17 @@ fn without_self(r: &Registers<'_>, ins: Ins) -> Option<Found> {
     if !(op::CALLM..=op::CALLT).contains(&ins.op()) {
         return None;
     }
-    let Some(Known::Method(class, name)) = r.get(ins.a()) else { return None };
+    let Some(LintContext::Method(class, name)) = r.get(ins.a()) else { return None };
     let mut arguments = r.arguments(ins);
     let count = arguments.len();
     let has_fixed_count = matches!(ins.op(), op::CALL | op::CALLT);
     let least = LEAST.iter().find(|(known, _)| *known == name).map_or(0, |(_, least)| *least);
     let is_wrong = match arguments.next().map(|first| r.get(first)) {
-        Some(Some(Known::Object(_))) => false,
+        Some(Some(LintContext::Object(_))) => false,
         // It may well be another connection.
-        Some(None | Some(Known::Variable(_) | Known::Within(_))) => {
+        Some(None | Some(LintContext::Variable(_) | LintContext::Within(_))) => {
             let kind = arguments.next().and_then(|second| r.get(second));
-            let is_kind = matches!(kind, Some(Known::Text(kind)) if matches!(kind.as_str(), "text" | "binary"));
+            let is_kind = matches!(kind, Some(LintContext::Text(kind)) if matches!(kind.as_str(), "text" | "binary"));
             has_fixed_count && count < 1 + least || name == "send" && is_kind
         }
         Some(Some(_)) => true,
@@ -123,20 +123,20 @@ fn in_vain(r: &Registers<'_>, ins: Ins) -> Option<Found> {
     }
     let arguments = r.arguments(ins);
     let (name, named) = match r.get(ins.a())? {
-        Known::Path(path) => {
+        LintContext::Path(path) => {
             let (_, all) = NAMED.iter().find(|(known, _)| *known == path)?;
             let end = if *all { arguments.end } else { arguments.end.min(arguments.start + 1) };
             (path, arguments.start..end)
         }
-        Known::Method("conn", name) if matches!(name.as_str(), "subscribe" | "unsubscribe") => {
+        LintContext::Method("conn", name) if matches!(name.as_str(), "subscribe" | "unsubscribe") => {
             (format!("conn:{name}"), arguments.start + 1..arguments.end)
         }
         _ => return None,
     };
     let problem = named.into_iter().find_map(|register| match r.get(register)? {
-        Known::Text(text) => Channel::from_script(text.as_bytes()).err().map(|e| e.to_string()),
+        LintContext::Text(text) => Channel::from_script(text.as_bytes()).err().map(|e| e.to_string()),
         // What is put around it does not make it better.
-        Known::Piece(text) => {
+        LintContext::Piece(text) => {
             let is_wrong = text.chars().any(|c| c.is_whitespace() || c.is_control());
             is_wrong.then(|| {
                 format!("a channel's name with \"{}\" holds a space or control character", text.escape_debug())

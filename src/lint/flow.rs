@@ -22,7 +22,7 @@ pub(super) enum Root {
 
 /// What a register holds.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Known {
+pub(super) enum LintContext {
     /// A global, or a field of one.
     Path(String),
     Text(String),
@@ -41,13 +41,13 @@ pub(super) enum Known {
     Within(Root),
 }
 
-impl Known {
+impl LintContext {
     /// The variable that it is in, if that outlives calls.
     pub fn root(self) -> Option<Root> {
         match self {
-            Known::Variable(var) => Some(Root::Local(var)),
-            Known::Within(root) => Some(root),
-            Known::Path(path) => Some(Root::Global(first(&path).to_owned())),
+            LintContext::Variable(var) => Some(Root::Local(var)),
+            LintContext::Within(root) => Some(root),
+            LintContext::Path(path) => Some(Root::Global(first(&path).to_owned())),
             _ => None,
         }
     }
@@ -57,11 +57,11 @@ impl Known {
 pub(super) struct Flow<'a> {
     pub facts: &'a Facts,
     /// What variables hold that are assigned once.
-    values: BTreeMap<Var, Known>,
+    values: BTreeMap<Var, LintContext>,
     /// For each function the variables that its upvalues are.
     upvalues: Vec<Vec<Option<Var>>>,
     /// Parameters that are known to get an object, or as `self` the table of a variable.
-    given: BTreeMap<Var, Known>,
+    given: BTreeMap<Var, LintContext>,
     /// Functions that the top level puts into the tables of its variables, by their keys, once each.
     methods: BTreeMap<(Var, &'a str), Option<usize>>,
     changed: BTreeSet<Var>,
@@ -74,7 +74,7 @@ pub(super) struct Registers<'a> {
     flow: &'a Flow<'a>,
     number: usize,
     at: usize,
-    temps: Vec<Option<Known>>,
+    temps: Vec<Option<LintContext>>,
     /// For each register the local that it was given to last.
     active: Vec<Option<usize>>,
 }
@@ -89,7 +89,7 @@ impl<'a> Flow<'a> {
     /// `objects`: parameters that get one, by function and position.
     pub fn of(facts: &'a Facts, objects: impl Iterator<Item = (Var, &'static str)>) -> Flow<'a> {
         let upvalues = upvalues(facts);
-        let given = objects.map(|(var, class)| (var, Known::Object(class))).collect();
+        let given = objects.map(|(var, class)| (var, LintContext::Object(class))).collect();
         let mut globals: BTreeMap<&str, Option<usize>> = BTreeMap::new();
         for write in &facts.writes {
             globals.entry(&write.path).and_modify(|function| *function = None).or_insert(write.function);
@@ -133,7 +133,7 @@ impl<'a> Flow<'a> {
     /// The function that a variable holds.
     pub fn function(&self, var: Var) -> Option<usize> {
         match self.values.get(&var) {
-            Some(Known::Function(function)) => Some(*function),
+            Some(LintContext::Function(function)) => Some(*function),
             _ => None,
         }
     }
@@ -169,7 +169,7 @@ impl<'a> Flow<'a> {
                 && let (Some(table), Some(key)) = (r.local(ins.b()), proto.text(ins.c()))
             {
                 let function = match r.get(ins.a()) {
-                    Some(Known::Function(function)) => Some(function),
+                    Some(LintContext::Function(function)) => Some(function),
                     _ => None,
                 };
                 methods.entry(((top, table), key)).and_modify(|before| *before = None).or_insert(function);
@@ -182,13 +182,13 @@ impl<'a> Flow<'a> {
         &self,
         number: usize,
         mut visit: impl FnMut(&Registers<'_>, Ins),
-        mut declared: impl FnMut(Var, Known),
+        mut declared: impl FnMut(Var, LintContext),
     ) {
         let Some(proto) = self.facts.protos.get(number) else { return };
         let back = |(at, ins): (usize, &Ins)| ins.target(at).filter(|target| *target <= at);
         let loops: BTreeSet<usize> = proto.code.iter().enumerate().filter_map(back).collect();
         // What the registers hold where jumps forward arrive.
-        let mut joins: BTreeMap<usize, Vec<(usize, Known)>> = BTreeMap::new();
+        let mut joins: BTreeMap<usize, Vec<(usize, LintContext)>> = BTreeMap::new();
         let mut is_reached = true;
         let registers = proto.registers + ROOM;
         let mut r =
@@ -260,7 +260,7 @@ impl Registers<'_> {
     }
 
     /// What a register holds.
-    pub fn get(&self, register: usize) -> Option<Known> {
+    pub fn get(&self, register: usize) -> Option<LintContext> {
         match self.local(register) {
             Some(local) => self.flow.values.get(&(self.number, local)).cloned(),
             None => self.temps.get(register)?.clone(),
@@ -287,78 +287,80 @@ impl Registers<'_> {
     }
 
     /// Parameters that get an object by a call, or as `self` the table that the function stands in.
-    fn passed(&self, ins: Ins) -> Vec<(Var, Known)> {
+    fn passed(&self, ins: Ins) -> Vec<(Var, LintContext)> {
         let is_call = (op::CALLM..=op::CALLT).contains(&ins.op());
-        let Some(Known::Function(function)) = is_call.then(|| self.callee(ins)).flatten() else { return Vec::new() };
+        let Some(LintContext::Function(function)) = is_call.then(|| self.callee(ins)).flatten() else {
+            return Vec::new();
+        };
         let arguments = self.arguments(ins).enumerate();
         let is_self = |position| {
             let proto = self.flow.facts.protos.get(function);
             position == 0 && proto.is_some_and(|proto| proto.first_param() == Some("self"))
         };
         let given = arguments.filter_map(|(position, register)| match self.get(register)? {
-            Known::Variable(var) if is_self(position) => {
-                Some(((function, position), Known::Within(self.flow.root(var)?)))
+            LintContext::Variable(var) if is_self(position) => {
+                Some(((function, position), LintContext::Within(self.flow.root(var)?)))
             }
-            object @ Known::Object(_) => Some(((function, position), object)),
+            object @ LintContext::Object(_) => Some(((function, position), object)),
             _ => None,
         });
         given.collect()
     }
 
     /// What a call calls. A global function that is written in the same file is that function.
-    fn callee(&self, ins: Ins) -> Option<Known> {
+    fn callee(&self, ins: Ins) -> Option<LintContext> {
         let known = self.get(ins.a())?;
         let written = match &known {
-            Known::Path(name) => self.flow.globals.get(name.as_str()),
+            LintContext::Path(name) => self.flow.globals.get(name.as_str()),
             _ => None,
         };
-        Some(written.map_or(known.clone(), |function| Known::Function(*function)))
+        Some(written.map_or(known.clone(), |function| LintContext::Function(*function)))
     }
 
     /// What an instruction puts into its register.
-    fn result(&self, proto: &Proto, ins: Ins) -> Option<Known> {
+    fn result(&self, proto: &Proto, ins: Ins) -> Option<LintContext> {
         let text = |number: usize| proto.text(number).map(str::to_owned);
         match ins.op() {
-            op::KSTR => text(ins.d()).map(Known::Text),
-            op::KSHORT..=op::KPRI | op::TNEW | op::TDUP => Some(Known::Plain),
+            op::KSTR => text(ins.d()).map(LintContext::Text),
+            op::KSHORT..=op::KPRI | op::TNEW | op::TDUP => Some(LintContext::Plain),
             op::MOV => self.get(ins.d()),
-            op::FNEW => proto.function(ins.d()).map(Known::Function),
-            op::GGET => text(ins.d()).map(Known::Path),
+            op::FNEW => proto.function(ins.d()).map(LintContext::Function),
+            op::GGET => text(ins.d()).map(LintContext::Path),
             op::UGET => {
                 let var = self.flow.upvalue(self.number, ins.d())?;
-                let known = self.flow.values.get(&var).filter(|known| **known != Known::Plain).cloned();
-                known.or_else(|| self.flow.root(var).map(|_| Known::Variable(var)))
+                let known = self.flow.values.get(&var).filter(|known| **known != LintContext::Plain).cloned();
+                known.or_else(|| self.flow.root(var).map(|_| LintContext::Variable(var)))
             }
             op::TGETV..=op::TGETR => {
                 let key = match (ins.op(), self.get(ins.c())) {
                     (op::TGETS, _) => text(ins.c()),
-                    (op::TGETV, Some(Known::Text(key))) => Some(key),
+                    (op::TGETV, Some(LintContext::Text(key))) => Some(key),
                     _ => None,
                 };
                 match (self.get(ins.b())?, key) {
-                    (Known::Path(path), Some(key)) if path == "_G" => Some(Known::Path(key)),
-                    (Known::Path(path), Some(key)) => Some(Known::Path(format!("{path}.{key}"))),
-                    (Known::Path(path), None) => Some(Known::Within(Root::Global(first(&path).to_owned()))),
-                    (Known::Object(class), Some(key)) => Some(Known::Method(class, key)),
-                    (Known::Variable(var), key) => {
+                    (LintContext::Path(path), Some(key)) if path == "_G" => Some(LintContext::Path(key)),
+                    (LintContext::Path(path), Some(key)) => Some(LintContext::Path(format!("{path}.{key}"))),
+                    (LintContext::Path(path), None) => Some(LintContext::Within(Root::Global(first(&path).to_owned()))),
+                    (LintContext::Object(class), Some(key)) => Some(LintContext::Method(class, key)),
+                    (LintContext::Variable(var), key) => {
                         let method = key.and_then(|key| self.flow.methods.get(&(var, key.as_str())).copied().flatten());
-                        method.map(Known::Function).or_else(|| self.flow.root(var).map(Known::Within))
+                        method.map(LintContext::Function).or_else(|| self.flow.root(var).map(LintContext::Within))
                     }
-                    (Known::Within(root), _) => Some(Known::Within(root)),
+                    (LintContext::Within(root), _) => Some(LintContext::Within(root)),
                     _ => None,
                 }
             }
             op::CAT => {
                 let pieces = (ins.b()..=ins.c()).filter_map(|register| match self.get(register) {
-                    Some(Known::Text(text) | Known::Piece(text)) => Some(text),
+                    Some(LintContext::Text(text) | LintContext::Piece(text)) => Some(text),
                     _ => None,
                 });
-                Some(Known::Piece(pieces.collect()))
+                Some(LintContext::Piece(pieces.collect()))
             }
             op::CALL | op::CALLM if ins.b() != 1 => match self.get(ins.a())? {
-                Known::Path(path) => match path.as_str() {
-                    "mix.websocket" | "mix.socket.tcp" => Some(Known::Object("conn")),
-                    "mix.redis.connection" => Some(Known::Object("redis")),
+                LintContext::Path(path) => match path.as_str() {
+                    "mix.websocket" | "mix.socket.tcp" => Some(LintContext::Object("conn")),
+                    "mix.redis.connection" => Some(LintContext::Object("redis")),
                     _ => None,
                 },
                 _ => None,

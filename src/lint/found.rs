@@ -4,7 +4,7 @@ use super::dialect::Use;
 
 /// One slip.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Slip {
+pub(super) struct Lint {
     /// The file, as messages show it.
     pub file: String,
     /// Its line.
@@ -15,13 +15,13 @@ pub(super) struct Slip {
     pub what: String,
     /// The likely fix; may be empty.
     pub fix: String,
-    /// It is about the order of this hook's arguments: its last line. [`Slip::line`] is its first.
+    /// It is about the order of this hook's arguments: its last line. [`Lint::line`] is its first.
     pub order: Option<u32>,
     /// It is state that each worker has of its own: with one worker no slip.
     pub is_split: bool,
 }
 
-impl std::fmt::Display for Slip {
+impl std::fmt::Display for Lint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}:{}: warning: {}", self.file, self.line, self.what)?;
         if self.fix.is_empty() { Ok(()) } else { write!(f, "; {}", self.fix) }
@@ -48,8 +48,8 @@ impl Found {
         Found::new(*line, spelt, what, instead.as_str())
     }
 
-    pub fn slip(self, file: &str) -> Slip {
+    pub fn slip(self, file: &str) -> Lint {
         let Found { line, name, what, fix, order, is_split } = self;
-        Slip { file: file.into(), line, name, what, fix, order, is_split }
+        Lint { file: file.into(), line, name, what, fix, order, is_split }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::found::Slip;
-use crate::script::teach::Mistake;
+use super::found::Lint;
+use crate::script::hints::Mistake;
 
 /// Longer names are nobody's slip of the pen.
 const LONGEST: usize = 64;
@@ -28,7 +28,7 @@ pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
 }
 
 /// The likely fix of an error of a script, given its slips and what the engine offers it. None: nothing to add.
-pub(super) fn fix(mistake: &Mistake<'_>, slips: &[Slip], offered: &BTreeSet<String>) -> Option<String> {
+pub(super) fn fix(mistake: &Mistake<'_>, slips: &[Lint], offered: &BTreeSet<String>) -> Option<String> {
     let Mistake { message, hook, missed } = mistake;
     if TABLE_FOR_TEXT.iter().any(|end| message.ends_with(end)) {
         return Some("mix.json_encode makes a string of a table".into());
@@ -38,10 +38,10 @@ pub(super) fn fix(mistake: &Mistake<'_>, slips: &[Slip], offered: &BTreeSet<Stri
     if !what.ends_with(" (a nil value)") && !what.ends_with(" a nil value") {
         return None;
     }
-    let in_file: Vec<&Slip> = slips.iter().filter(|slip| is_shown_as(&slip.file, file)).collect();
+    let in_file: Vec<&Lint> = slips.iter().filter(|slip| is_shown_as(&slip.file, file)).collect();
     let here = || in_file.iter().filter(|slip| slip.line.to_string() == line);
     // What gives nil at a file's top level.
-    let is_connection = |slip: &&&Slip| matches!(slip.name.as_str(), "mix.websocket" | "mix.socket.tcp");
+    let is_connection = |slip: &&&Lint| matches!(slip.name.as_str(), "mix.websocket" | "mix.socket.tcp");
     let Some((kind, name)) = subject(what) else {
         return here().find(is_connection).map(|slip| slip.fix.clone());
     };
@@ -63,8 +63,8 @@ pub(super) fn fix(mistake: &Mistake<'_>, slips: &[Slip], offered: &BTreeSet<Stri
                 // A message, say, that a hook takes for the connection.
                 let is_method = kind == "method" && offered.contains(&format!("conn:{name}"));
                 // Or what a library has not, or not here: io.open.
-                let is_it = |slip: &&&Slip| slip.name.strip_suffix(name).is_some_and(|table| table.ends_with('.'));
-                let with_fix = |slip: &Slip| match &*slip.fix {
+                let is_it = |slip: &&&Lint| slip.name.strip_suffix(name).is_some_and(|table| table.ends_with('.'));
+                let with_fix = |slip: &Lint| match &*slip.fix {
                     "" => slip.what.clone(),
                     fix => format!("{}; {fix}", slip.what),
                 };
@@ -120,7 +120,7 @@ pub(super) fn instead_of(owner: &str, name: &str, offered: &BTreeSet<String>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::script::teach::Missed;
+    use crate::script::hints::Missed;
 
     #[test]
     fn names_are_near_whatever_their_case_and_underscores() {
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_path_that_was_cut_is_the_same_file() {
-        let slip = Slip {
+        let slip = Lint {
             file: "/a/very/long/way/down/to/entry.lua".into(),
             line: 7,
             name: "conn".into(),

@@ -20,13 +20,13 @@ mod tokens;
 
 use std::collections::BTreeSet;
 
+use crate::script::hints::{Hints, Mistake};
 use crate::script::inspect::Globals;
 use crate::script::program::Program;
-use crate::script::teach::{Hints, Mistake};
 use crate::script::vm::{BuildError, Vm};
 use files::{File, files};
 use flow::Flow;
-use found::{Found, Slip};
+use found::{Found, Lint};
 use hooks::Hooks;
 use names::Names;
 
@@ -34,7 +34,7 @@ use names::Names;
 #[derive(Debug)]
 pub struct Lints {
     /// By file and line.
-    slips: Vec<Slip>,
+    slips: Vec<Lint>,
     /// What the engine offers scripts.
     offered: BTreeSet<String>,
 }
@@ -87,7 +87,7 @@ pub fn explained(program: &Program, error: &BuildError) -> String {
 }
 
 /// All slips of a version whose entry file has run in a VM with these globals, by file and line.
-fn slips(program: &Program, globals: &Globals) -> Vec<Slip> {
+fn slips(program: &Program, globals: &Globals) -> Vec<Lint> {
     let files = files(program);
     let names = Names::of(globals, &files);
     let hooks = Hooks::of(program);

@@ -49,7 +49,7 @@ pub(super) struct Facts {
 
 /// What a register holds, as far as it is known.
 #[derive(Clone)]
-enum Known {
+enum LintContext {
     Path(String),
     Text(String),
     Function(usize),
@@ -101,19 +101,19 @@ fn scan(facts: &mut Facts, protos: &[Proto], number: usize) {
     let is_top = number + 1 == protos.len();
     let fallbacks = fallbacks(proto);
     let targets: BTreeSet<usize> = proto.code.iter().enumerate().filter_map(|(at, ins)| ins.target(at)).collect();
-    let mut registers: Vec<Option<Known>> = vec![None; proto.registers + 8];
+    let mut registers: Vec<Option<LintContext>> = vec![None; proto.registers + 8];
     // How often the table of globals is fetched, and how often something by name in it.
     let (mut fetched, mut followed) = (0, 0);
     for (at, ins) in proto.code.iter().copied().enumerate() {
         if targets.contains(&at) {
             registers.fill(None);
         }
-        let path_of = |registers: &[Option<Known>], r: usize| match registers.get(r) {
-            Some(Some(Known::Path(path))) => Some(path.clone()),
+        let path_of = |registers: &[Option<LintContext>], r: usize| match registers.get(r) {
+            Some(Some(LintContext::Path(path))) => Some(path.clone()),
             _ => None,
         };
-        let text_of = |registers: &[Option<Known>], r: usize| match registers.get(r) {
-            Some(Some(Known::Text(text))) => Some(text.clone()),
+        let text_of = |registers: &[Option<LintContext>], r: usize| match registers.get(r) {
+            Some(Some(LintContext::Text(text))) => Some(text.clone()),
             _ => None,
         };
         let key = || match ins.op() {
@@ -128,25 +128,25 @@ fn scan(facts: &mut Facts, protos: &[Proto], number: usize) {
                 facts.compiles |= COMPILERS.contains(&name);
                 fetched += usize::from(name == GLOBALS);
                 read(facts, proto, number, at, name.to_owned(), &fallbacks);
-                set = Some(Known::Path(name.to_owned()));
+                set = Some(LintContext::Path(name.to_owned()));
             }
             op::GSET => {
                 let Some(name) = proto.text(ins.d()) else { continue };
                 let function = match registers.get(ins.a()) {
-                    Some(Some(Known::Function(f))) => Some(*f),
+                    Some(Some(LintContext::Function(f))) => Some(*f),
                     _ => None,
                 };
                 facts.writes.push(Write { path: name.to_owned(), line: ins.line, proto: number, at, function });
                 continue;
             }
-            op::KSTR => set = proto.text(ins.d()).map(|text| Known::Text(text.to_owned())),
+            op::KSTR => set = proto.text(ins.d()).map(|text| LintContext::Text(text.to_owned())),
             op::MOV => set = registers.get(ins.d()).cloned().flatten(),
             op::FNEW => {
                 let function = proto.function(ins.d());
                 if let Some(parent) = function.and_then(|f| facts.parents.get_mut(f)) {
                     *parent = Some((number, at));
                 }
-                set = function.map(Known::Function);
+                set = function.map(LintContext::Function);
             }
             op::TGETS | op::TGETV => {
                 if let (Some(path), Some(key)) = (path_of(&registers, ins.b()), key()) {
@@ -156,7 +156,7 @@ fn scan(facts: &mut Facts, protos: &[Proto], number: usize) {
                         facts.tested.insert(path.clone());
                     }
                     read(facts, proto, number, at, path.clone(), &fallbacks);
-                    set = Some(Known::Path(path));
+                    set = Some(LintContext::Path(path));
                 }
             }
             op::TSETS | op::TSETV => {
@@ -230,7 +230,7 @@ fn read(
 }
 
 /// Forgets what an instruction overwrites; after a jump nothing is certain.
-fn forget(registers: &mut [Option<Known>], ins: Ins) {
+fn forget(registers: &mut [Option<LintContext>], ins: Ins) {
     let from = ins.a().min(registers.len());
     match ins.op() {
         // Compare, store or return: they write no register.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::bytecode::{Ins, op};
 use super::files::File;
-use super::flow::{Flow, Known, Registers, Root, asks, first};
+use super::flow::{Flow, LintContext, Registers, Root, asks, first};
 use super::found::Found;
 use super::hooks::{ENGINE_READS, Hooks};
 use crate::script::inspect::LIBRARIES;
@@ -106,7 +106,7 @@ impl Names {
         for (file, flow) in flows.iter().enumerate() {
             for (number, proto) in flow.facts.protos.iter().enumerate() {
                 flow.walk(number, |r, ins| {
-                    let Some(Known::Function(function)) = r.get(ins.a()) else { return };
+                    let Some(LintContext::Function(function)) = r.get(ins.a()) else { return };
                     let key = match ins.op() {
                         op::GSET => proto.text(ins.d()),
                         op::TSETS => proto.text(ins.c()),
@@ -138,7 +138,7 @@ fn reached(flows: &[Flow<'_>], names: &Names, hooks: &Hooks) -> BTreeSet<Functio
         flow.walk(top, |r, ins| match ins.op() {
             op::TGETS => drop(proto.text(ins.c()).map(|key| keys.insert(ins.a(), key.to_owned()))),
             op::GSET if proto.text(ins.d()).is_some_and(is_hook) => match r.get(ins.a()) {
-                Some(Known::Function(function)) => open.push((file, function)),
+                Some(LintContext::Function(function)) => open.push((file, function)),
                 _ => open.extend(keys.get(&ins.a()).and_then(|key| names.by_key.get(key)).into_iter().flatten()),
             },
             _ => {}
@@ -159,7 +159,7 @@ fn reached(flows: &[Flow<'_>], names: &Names, hooks: &Hooks) -> BTreeSet<Functio
                 }
                 op::TGETS => open.extend(by_key(proto.text(ins.c()))),
                 op::TGETV => {
-                    if let Some(Root::Local((top, local))) = r.get(ins.b()).and_then(Known::root) {
+                    if let Some(Root::Local((top, local))) = r.get(ins.b()).and_then(LintContext::root) {
                         let slot = flow.facts.protos.get(top).and_then(|top| top.locals.get(local)).map(|l| l.slot);
                         let table = slot.and_then(|slot| names.in_table.get(&(file, slot)));
                         open.extend(table.into_iter().flatten());
@@ -186,7 +186,7 @@ fn changes(flow: &Flow<'_>, number: usize, hooks: &Hooks) -> Vec<Change> {
         // A value that is asked for later, by the local that keeps it.
         if (op::ISTC..=op::ISF).contains(&ins.op()) || matches!(ins.op(), op::ISEQP | op::ISNEP) {
             let register = if ins.op() >= op::ISTC { ins.d() } else { ins.a() };
-            asked.extend(r.get(register).and_then(Known::root));
+            asked.extend(r.get(register).and_then(LintContext::root));
         }
         let before = r.at().checked_sub(1).and_then(|before| proto.code.get(before));
         let is_sum = |register: usize| {
@@ -198,20 +198,20 @@ fn changes(flow: &Flow<'_>, number: usize, hooks: &Hooks) -> Vec<Change> {
         let changed = match ins.op() {
             op::USETV..=op::USETP => {
                 let root = flow.upvalue(number, ins.a()).and_then(|var| flow.root(var));
-                let is_function = ins.op() == op::USETV && matches!(r.get(ins.d()), Some(Known::Function(_)));
+                let is_function = ins.op() == op::USETV && matches!(r.get(ins.d()), Some(LintContext::Function(_)));
                 root.filter(|_| !is_function).map(|root| (root, ins.op() == op::USETV && is_sum(ins.d())))
             }
             op::GSET => {
                 let name =
                     proto.text(ins.d()).filter(|name| !hooks.names.contains(name) && !ENGINE_READS.contains(name));
-                let is_function = matches!(r.get(ins.a()), Some(Known::Function(_)));
+                let is_function = matches!(r.get(ins.a()), Some(LintContext::Function(_)));
                 name.filter(|_| !is_function).map(|name| (Root::Global(name.to_owned()), is_sum(ins.a())))
             }
             // A class is made one by this, again and again perhaps.
             op::TSETS if proto.text(ins.c()).is_some_and(|key| key.starts_with("__")) => None,
             op::TSETV..=op::TSETR => {
                 let root = r.get(ins.b()).and_then(|table| match table {
-                    Known::Path(path) if path == "_G" && ins.op() == op::TSETS => {
+                    LintContext::Path(path) if path == "_G" && ins.op() == op::TSETS => {
                         proto.text(ins.c()).map(|name| Root::Global(name.to_owned()))
                     }
                     table => table.root(),
@@ -219,9 +219,9 @@ fn changes(flow: &Flow<'_>, number: usize, hooks: &Hooks) -> Vec<Change> {
                 root.map(|root| (root, is_sum(ins.a())))
             }
             op::CALL | op::CALLM | op::CALLT | op::CALLMT => match r.get(ins.a()) {
-                Some(Known::Path(path)) if CHANGERS.contains(&path.as_str()) => {
+                Some(LintContext::Path(path)) if CHANGERS.contains(&path.as_str()) => {
                     let table = r.arguments(ins).next().and_then(|register| r.get(register));
-                    table.and_then(Known::root).map(|root| (root, false))
+                    table.and_then(LintContext::root).map(|root| (root, false))
                 }
                 _ => None,
             },

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::telemetry::metrics::blocks::ShardCounts;
+use crate::telemetry::metrics::counters::ShardCounts;
 pub use sizes::{Cut, LEAST, Sizes};
 
 /// How often is looked at the memory in use.

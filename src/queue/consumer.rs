@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::{Given, Holder, PopError, Queue, State, Topic, UnpopError, Wakers};
+use super::{ConsumerState, PopError, Queue, QueuedMessage, State, Topic, UnpopError, Wakers};
 
 /// One consumer.
 pub struct Consumer {
@@ -14,7 +14,7 @@ pub struct Consumer {
 impl Queue {
     /// A consumer, so far of nothing. What it still holds when it is dropped goes back to the topics' heads.
     pub fn consumer(self: &Arc<Self>) -> Consumer {
-        let id = self.lock().consumers.insert(Holder::default());
+        let id = self.lock().consumers.insert(ConsumerState::default());
         Consumer { queue: self.clone(), id }
     }
 }
@@ -88,7 +88,7 @@ impl Consumer {
     }
 
     /// Takes the next message that was put by. None: `waker` is called when there is one.
-    pub fn take(&self, waker: &Waker) -> Option<Given> {
+    pub fn take(&self, waker: &Waker) -> Option<QueuedMessage> {
         let mut state = self.queue.lock();
         let State { topics, consumers, .. } = &mut *state;
         let holder = consumers.get_mut(self.id)?;
@@ -106,7 +106,7 @@ impl Consumer {
         } else {
             holder.unwritten.push_back((number, message));
         }
-        Some(Given { topic, client, data, key: ack.then_some(number) })
+        Some(QueuedMessage { topic, client, data, key: ack.then_some(number) })
     }
 
     /// The first `count` of the messages that were taken, and are not to be settled, have been written: they are gone.

@@ -8,12 +8,12 @@ use std::time::Duration;
 use super::compile::{self, Loaded};
 use super::doing::Doing;
 use super::globals::Globals;
+use super::hints::{self, Missed};
 use super::hook::Hook;
 use super::limits::VmLimits;
 use super::program::{Program, shown};
 use super::stack::{State, protect};
-use super::teach::{self, Missed};
-use super::{guard, mix, natives, strings};
+use super::{mix, natives, strings, watchdog};
 use crate::config::{Library, Protocol};
 
 /// The longest an entry file may take to compile and its top level to run, where nobody waits for it.
@@ -92,12 +92,12 @@ pub(super) struct Built {
 pub(super) fn build(program: &Arc<Program>, limits: &VmLimits, budget: Duration) -> Result<Built, BuildError> {
     let (lua, main, prelude) = bare(program, limits)?;
     let wrong = |message| {
-        let (missed, globals) = (teach::take_missed(), Box::new(Globals::of(&lua)));
+        let (missed, globals) = (hints::take_missed(), Box::new(Globals::of(&lua)));
         BuildError::Script { message, missed, globals }
     };
     {
         // SAFETY: `lua` lives longer than the run.
-        let _run = unsafe { guard::enter(main, budget, Doing::loading(&program.entry)) };
+        let _run = unsafe { watchdog::enter(main, budget, Doing::loading(&program.entry)) };
         let chunk = match compile::file(&lua, program, &program.entry).map_err(|e| e.to_string())? {
             Loaded::Function(chunk) => chunk,
             Loaded::Absent => return Err(format!("{}: the entry file is not there", program.entry.display()).into()),
@@ -253,9 +253,9 @@ fn named(program: &Program, text: String) -> String {
 
 /// Says of a top level that was stopped how long it may take. To be asked before the run is left.
 fn over_time(budget: Duration, text: String) -> String {
-    if !guard::expired() {
+    if !watchdog::expired() {
         return text;
     }
     let whose = format!("the entry file's top level, with what it requires, took longer than {budget:?}");
-    text.replacen(guard::OVER_BUDGET, &whose, 1)
+    text.replacen(watchdog::OVER_BUDGET, &whose, 1)
 }

@@ -14,10 +14,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::doing::Doing;
-use super::guard;
 use super::program::{Program, shown};
 use super::slots::Slots;
 use super::stack::{State, push_bytes};
+use super::watchdog;
 
 /// Bytes that the parser gets between two looks at the time.
 const PIECE: usize = 256;
@@ -46,8 +46,8 @@ struct Rest {
 unsafe extern "C-unwind" fn next_piece(state: *mut lua_State, rest: *mut c_void, size: *mut usize) -> *const c_char {
     // SAFETY: the caller's. The pieces are within the text: no piece is longer than what is left.
     unsafe {
-        if guard::expired() {
-            push_bytes(state, guard::OVER_BUDGET.as_bytes());
+        if watchdog::expired() {
+            push_bytes(state, watchdog::OVER_BUDGET.as_bytes());
             ffi::lua_error(state);
         }
         let rest = &mut *rest.cast::<Rest>();
@@ -159,7 +159,7 @@ pub(super) fn dumped(source: &[u8], longest: Duration) -> Option<Vec<u8>> {
     // lives longer than the run, and on top of its stack is a Lua function where `text` has succeeded.
     unsafe {
         lua.exec_raw::<()>((), |state| {
-            let _run = guard::enter(state, longest, Doing::TESTING);
+            let _run = watchdog::enter(state, longest, Doing::TESTING);
             done = text(state, source, c"=") == ffi::LUA_OK && dump(state, &mut code);
             ffi::lua_settop(state, 0);
         })
@@ -214,7 +214,7 @@ mod tests {
 
     /// Waits until the time of what is entered is up.
     fn until_expired() {
-        while !guard::expired() {
+        while !watchdog::expired() {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -228,7 +228,7 @@ mod tests {
         let raw = |state| unsafe {
             before = text(state, chain.as_bytes(), c"=chain");
             ffi::lua_settop(state, 0);
-            let _run = guard::enter(state, Duration::from_millis(1), Doing::TESTING);
+            let _run = watchdog::enter(state, Duration::from_millis(1), Doing::TESTING);
             until_expired();
             after = (text(state, chain.as_bytes(), c"=chain"), error_text(state));
             ffi::lua_settop(state, 0);
@@ -237,7 +237,7 @@ mod tests {
         unsafe { lua.exec_raw::<()>((), raw) }.unwrap();
         assert_eq!(before, ffi::LUA_OK);
         assert_ne!(after.0, ffi::LUA_OK);
-        assert_eq!(after.1, guard::OVER_BUDGET);
+        assert_eq!(after.1, watchdog::OVER_BUDGET);
     }
 
     /// 8 MiB of these take many minutes to compile.

@@ -8,7 +8,7 @@ use std::ffi::c_int;
 use super::push::{One, Pushed, Stack};
 use super::stack::{Args, Push, Raise, Slots, State};
 use super::trace::{Frame, Kind, depth, frame, frame_kind};
-use super::{guard, handler};
+use super::{handler, watchdog};
 
 /// A traceback's first and last lines; those between are left out.
 const FIRST: usize = 12;
@@ -57,7 +57,7 @@ impl<'call> Iterator for Walk<'call> {
     fn next(&mut self) -> Option<At<'call>> {
         let (mut at, mut kind) = self.here()?;
         loop {
-            if at.level % FRAMES_PER_LOOK == 0 && guard::expired() {
+            if at.level % FRAMES_PER_LOOK == 0 && watchdog::expired() {
                 return None;
             }
             self.0 = at.above();

@@ -3,7 +3,7 @@
 use mlua::Lua;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::teach::offered;
+use super::hints::offered;
 
 /// Tables of the language whose fields are all known; with `mix` and what is in it.
 pub(crate) const LIBRARIES: [&str; 9] = ["string", "table", "math", "os", "io", "coroutine", "debug", "bit", "package"];

@@ -1,6 +1,6 @@
 //! Message handlers of `xpcall`. Lua runs them where the error is raised, on top of the stack that has failed, so that
 //! they can say where that was. Left to LuaJIT alone, one that loops could not be stopped: an error that a hook raises
-//! (the guard's) is handled inside the hook, where no hook is called. So LuaJIT gets a native function instead, which
+//! (the watchdog's) is handled inside the hook, where no hook is called. So LuaJIT gets a native function instead, which
 //! looks at the time first, and runs the script's handler in a coroutine: there its errors and its time are its own.
 //!
 //! A handler that waits can't keep the failed stack, since `xpcall` has to return some time: the stack is unwound then,
@@ -14,7 +14,7 @@ use std::ptr;
 use super::push::{One, Stack, push_bytes, table};
 use super::slots::Slots;
 use super::stack::State;
-use super::{guard, strings, wait};
+use super::{strings, wait, watchdog};
 
 /// How much of the native stack coroutines inside one another may take: far less than a worker has
 /// ([`crate::worker::STACK`]), so that the innermost can still fill its Lua stack with native functions' callbacks.
@@ -158,8 +158,8 @@ unsafe extern "C-unwind" fn handle(state: State) -> c_int {
     // while `handling` is in the list would leave it there; between the two changes of the list nothing raises.
     unsafe {
         ffi::lua_settop(state, 1);
-        // The guard's own error, or one that came too late: no more of the script runs.
-        if guard::expired() {
+        // The watchdog's own error, or one that came too late: no more of the script runs.
+        if watchdog::expired() {
             return 1;
         }
         if strings::native_stack_used() > CALLBACK_STACK || inside_one_another() >= MOST_HANDLERS {

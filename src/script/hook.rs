@@ -22,7 +22,7 @@ pub enum Hook {
 }
 
 impl Hook {
-    pub(super) const COUNT: usize = crate::telemetry::metrics::blocks::HOOKS;
+    pub(super) const COUNT: usize = crate::telemetry::metrics::counters::HOOKS;
 
     /// All of them.
     pub(super) const ALL: [Hook; Hook::COUNT] =

@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
-use super::teach::{Hints, Mistake};
+use super::hints::{Hints, Mistake};
 use crate::config::{MAX_SCRIPT, Protocol, file};
 
 /// Files that are remembered, absent ones too: further ones are looked for each time, and not watched.

@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::ignored::Site;
 use super::push::{One, Pushed, Table, with};
-use super::{guard, teach};
+use super::{hints, watchdog};
 use crate::shard::context::Value;
 
 pub use super::push::{Push, Stack, push_bytes};
@@ -41,7 +41,7 @@ pub const VALUES_PER_LOOK: usize = 4096;
 
 /// For native functions that work long: fails when the running handler's time is up.
 pub fn in_time() -> Result<(), Raise> {
-    if guard::expired() { Err(guard::OVER_BUDGET.into()) } else { Ok(()) }
+    if watchdog::expired() { Err(watchdog::OVER_BUDGET.into()) } else { Ok(()) }
 }
 
 /// A native function's outcome when it can also fail in operation: the API's `v, err`.
@@ -233,7 +233,7 @@ pub unsafe fn throw(state: State, raise: Raise) -> ! {
         Raise::Message(message) => message,
         Raise::Argument { index, problem } => {
             let name = String::from_utf8_lossy(stack.upvalue_string(1).unwrap_or_default());
-            let owner = teach::owner_at(stack, 1)
+            let owner = hints::owner_at(stack, 1)
                 .map_or_else(String::new, |owner| format!("; call it with a dot: {owner}.{name}(...)"));
             format!("bad argument #{index} to '{name}' ({problem}){owner}")
         }

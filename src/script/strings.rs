@@ -21,14 +21,14 @@ use std::cell::Cell;
 use std::ffi::{CStr, c_int};
 use std::slice;
 
-use crate::script::guard;
 use crate::script::pattern::{self, Budget, Capture, Error, Matcher, STEPS_PER_CHECK};
 use crate::script::push::push_bytes;
 use crate::script::stack::State;
+use crate::script::watchdog;
 
 /// Whether the running handler is over its time.
 fn time_is_up() -> bool {
-    guard::expired()
+    watchdog::expired()
 }
 
 thread_local! {
@@ -51,7 +51,7 @@ unsafe fn raise(state: State, error: Error) -> ! {
         if error == Error::OutOfTime {
             // In the words that any other script over its time is stopped with.
             ffi::luaL_where(state, 1);
-            push_bytes(state, guard::OVER_BUDGET.as_bytes());
+            push_bytes(state, watchdog::OVER_BUDGET.as_bytes());
             ffi::lua_concat(state, 2);
             ffi::lua_error(state)
         }

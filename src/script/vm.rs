@@ -20,6 +20,7 @@ use super::build::{Built, Entries, LOAD_BUDGET, build};
 use super::current::{self, ConnRef, Current};
 use super::doing::Doing;
 use super::globals::Globals;
+use super::hints::{self, Mistake, offered};
 use super::hooks::HookArgs;
 use super::mix::console;
 use super::outcome;
@@ -27,9 +28,8 @@ use super::places::{Places, Whose};
 use super::program::{Program, shown};
 use super::slots::Slots;
 use super::stack::{State, protect};
-use super::teach::{self, Mistake, offered};
 use super::wait::{self, Wait};
-use super::{guard, handler, trace};
+use super::{handler, trace, watchdog};
 use crate::config::Protocol;
 
 mod memory;
@@ -208,12 +208,12 @@ impl Vm {
             let _current = current::enter(Some(current));
             let ended = {
                 // SAFETY: the VM's main thread lives as long as the VM.
-                let _run = unsafe { guard::enter(self.main, self.budgets.of(hook, budget), doing) };
+                let _run = unsafe { watchdog::enter(self.main, self.budgets.of(hook, budget), doing) };
                 // SAFETY: the coroutine is kept by the registry, and has a function and its arguments on its stack, or has yielded
                 // and has its results there. What fails in there is the status: nothing is raised.
                 let status = unsafe { ffi::lua_resume_(co, args) };
                 // The watchdog knows it, not the error's text, which a script can raise too.
-                (status, status > ffi::LUA_YIELD && guard::expired())
+                (status, status > ffi::LUA_YIELD && watchdog::expired())
             };
             console::end_of_stretch();
             ended
@@ -225,13 +225,13 @@ impl Vm {
                 let returned = outcome::returned(coroutine.slots(), hook);
                 coroutine.clear();
                 self.keep(coroutine);
-                self.memory.relieve(&self.lua);
+                self.memory.collect_if_nearly_full(&self.lua);
                 Step::Done(returned)
             }
             ffi::LUA_YIELD => match wait::take().filter(|_| coroutine.slots().userdata(1) == wait::marker()) {
                 Some(wait) => {
                     coroutine.clear();
-                    self.memory.relieve(&self.lua);
+                    self.memory.collect_if_nearly_full(&self.lua);
                     Step::Waiting(wait)
                 }
                 None => {
@@ -257,7 +257,7 @@ impl Vm {
                     self.memory.collect(&self.lua);
                     self.memory.look_at_wear(&self.lua);
                 } else {
-                    self.memory.relieve(&self.lua);
+                    self.memory.collect_if_nearly_full(&self.lua);
                 }
                 self.hint(&mut failure, hook);
                 Step::Done(Err(failure))
@@ -268,7 +268,7 @@ impl Vm {
     /// Adds the likely fix to an error's text.
     #[cold]
     fn hint(&self, failure: &mut Failure, hook: Hook) {
-        let missed = teach::take_missed();
+        let missed = hints::take_missed();
         let mistake = Mistake { message: &failure.message, hook: Some(hook), missed };
         if let Some(fix) = self.program.hint(&mistake) {
             failure.message = format!("{}; {fix}", failure.message);

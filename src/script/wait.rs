@@ -210,7 +210,7 @@ pub const NOT_HERE: &str = "this function waits, which is not possible inside a 
 pub const MOST_IN_VAIN: u32 = 100;
 
 /// What it raises.
-pub const IN_VAIN: &str =
+pub const MAX_FAILED_WAITS: &str =
     "the connection has closed, and its handler goes on waiting: look at the err that waits return";
 
 /// Whether a function that is called now could wait: in a handler, where Lua can be suspended.
@@ -229,7 +229,7 @@ fn begin<R: Interruptible>(args: &Args, mut stage: Stage<R>) -> Result<Option<R>
         return Err(NOT_IN_ENCODE);
     }
     if current.interrupted && current::count_in_vain() > MOST_IN_VAIN {
-        return Err(IN_VAIN);
+        return Err(MAX_FAILED_WAITS);
     }
     // What has closed waits for nothing but room.
     let may_suspend = !current.interrupted || matches!(stage, Stage::Enqueuing(_));

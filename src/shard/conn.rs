@@ -10,7 +10,7 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use super::context::Context;
 use super::framing::Framing;
 use super::outbox::{FRAME, Frame, Outbox};
-use super::served::Served;
+use super::server_context::ServerContext;
 use super::transport::Transport;
 use crate::hub::topics::Member;
 use crate::ids::ClientId;
@@ -64,7 +64,7 @@ pub struct Conn {
     /// How its messages are framed.
     pub framing: Framing,
     /// The server it came in by.
-    pub served: Rc<Served>,
+    pub served: Rc<ServerContext>,
     /// Its socket.
     pub transport: Transport,
     outbox: RefCell<Outbox>,
@@ -95,7 +95,7 @@ pub struct Conn {
     /// The shard's clock when the message began that the client has not finished.
     pub(super) unfinished: Cell<Option<u32>>,
     /// In its handshake: what is pushed waits for the response to go first. It counts as blocked.
-    held: Cell<bool>,
+    corked: Cell<bool>,
     /// The client's socket is full; the connection's task waits till it has room.
     blocked: Cell<bool>,
     /// In the shard's list of connections to be written.
@@ -107,7 +107,7 @@ impl Conn {
         client_id: ClientId,
         slot: Member,
         remote: SocketAddr,
-        served: Rc<Served>,
+        served: Rc<ServerContext>,
         transport: Transport,
         now: u32,
     ) -> Conn {
@@ -138,7 +138,7 @@ impl Conn {
             attended: Cell::new(false),
             holding: Cell::new(0),
             unfinished: Cell::new(None),
-            held: Cell::new(true),
+            corked: Cell::new(true),
             blocked: Cell::new(true),
             dirty: Cell::new(false),
         }
@@ -343,7 +343,7 @@ impl Conn {
 
     /// Tries to write to a socket that is full, although the system has not said that there is room; true if the client has
     /// taken something since.
-    pub fn nudge(&self, scratch: &RefCell<Vec<u8>>, now: u32) -> bool {
+    pub fn probe_write(&self, scratch: &RefCell<Vec<u8>>, now: u32) -> bool {
         let mut outbox = self.outbox.borrow_mut();
         let sent = self.transport.probe_write(outbox.next_write(&mut scratch.borrow_mut()));
         let Ok(written @ 1..) = sent else { return false };
@@ -361,20 +361,20 @@ impl Conn {
 
     /// The clock when the client last took something, while something waits that it does not take.
     pub fn stalled_since(&self) -> Option<u32> {
-        (self.blocked.get() && !self.held.get()).then(|| self.stalled.get())
+        (self.blocked.get() && !self.corked.get()).then(|| self.stalled.get())
     }
 
     /// Whether it is in its handshake.
-    pub fn is_held(&self) -> bool {
-        self.held.get()
+    pub fn is_corked(&self) -> bool {
+        self.corked.get()
     }
 
     /// Ends the held state: `head` goes before all that waits.
-    pub(super) fn release(&self, head: Option<Frame>) {
+    pub(super) fn uncork(&self, head: Option<Frame>) {
         if let Some(head) = head {
             self.outbox.borrow_mut().push_front(head);
         }
-        self.held.set(false);
+        self.corked.set(false);
         self.blocked.set(false);
     }
 

@@ -6,7 +6,7 @@ use super::Shard;
 use super::conn::Conn;
 use super::encoding::{Encode, Encoded, Encoding};
 use super::framing::Framing;
-use crate::hub::{Counts, Delivery, Publication, Share};
+use crate::hub::{Ack, Counts, Delivery, Publication};
 use crate::telemetry::metrics::labels::DropCause;
 use crate::wire::frame;
 
@@ -15,19 +15,19 @@ impl Shard {
     /// written yet. What scripts must encode is left to [`Shard::encode_on`], before which nothing else may be delivered.
     pub fn deliver(&self, delivery: Delivery) -> usize {
         let mut counts = Counts::default();
-        let (rest, share) = match delivery {
-            Delivery::Publish(publication, share) => {
-                let scripted = self.fan_out(&publication, &share, &mut counts);
-                ((!scripted.is_empty()).then(|| (scripted, publication.message.clone())), share)
+        let (rest, ack) = match delivery {
+            Delivery::Publish(publication, ack) => {
+                let scripted = self.fan_out(&publication, &ack, &mut counts);
+                ((!scripted.is_empty()).then(|| (scripted, publication.message.clone())), ack)
             }
-            Delivery::Send(client_id, message, share) => {
+            Delivery::Send(client_id, message, ack) => {
                 let mut rest = None;
                 match self.get(client_id) {
                     Some(conn) => match conn.framing {
                         Framing::Script => rest = Some((vec![conn], message)),
                         Framing::WebSocket => {
                             counts.add(self.send(&conn, message.kind(), message.data()));
-                            self.count_delivered(Framing::WebSocket, counts.reached, &share);
+                            self.count_delivered(Framing::WebSocket, counts.reached, &ack);
                         }
                     },
                     None => {
@@ -35,22 +35,22 @@ impl Shard {
                         self.counts.no_client.add(1);
                     }
                 }
-                (rest, share)
+                (rest, ack)
             }
-            Delivery::Order(client_id, order, obeyed) => {
+            Delivery::ConnCommand(client_id, command, reply) => {
                 if let Some(conn) = self.get(client_id) {
                     // Whoever asked may have gone.
-                    let _ = obeyed.send(self.obey(&conn, order));
+                    let _ = reply.send(self.apply(&conn, command));
                 }
                 return 1;
             }
         };
         let done = (counts.reached + counts.failed) as usize;
         match rest {
-            None => share.settle(counts),
+            None => ack.settle(counts),
             Some((conns, message)) => {
                 let (conns, encoded) = (conns.into_iter(), Encoded::default());
-                self.encoding.replace(Some(Encoding { conns, message, encoded, share, counts, reached: 0 }));
+                self.encoding.replace(Some(Encoding { conns, message, encoded, ack, counts, reached: 0 }));
             }
         }
         done
@@ -84,13 +84,13 @@ impl Shard {
             }
         }
         Framing::Script.counts(&self.counts).sent.add(encoding.reached);
-        self.count_delivered(Framing::Script, encoding.reached, &encoding.share);
-        encoding.share.settle(encoding.counts);
+        self.count_delivered(Framing::Script, encoding.reached, &encoding.ack);
+        encoding.ack.settle(encoding.counts);
         done
     }
 
     /// Gives each member of the channel a reference to the same encoded frame; returns those for which their script encodes.
-    fn fan_out(&self, publication: &Publication, share: &Share, counts: &mut Counts) -> Vec<Rc<Conn>> {
+    fn fan_out(&self, publication: &Publication, ack: &Ack, counts: &mut Counts) -> Vec<Rc<Conn>> {
         let (topics, conns) = (self.topics.borrow(), self.conns.borrow());
         let (mut frame, mut scripted) = (None, Vec::new());
         for &member in topics.members(publication.channel.as_str()) {
@@ -112,16 +112,16 @@ impl Shard {
             }
         }
         Framing::WebSocket.counts(&self.counts).sent.add(counts.reached);
-        self.count_delivered(Framing::WebSocket, counts.reached, share);
+        self.count_delivered(Framing::WebSocket, counts.reached, ack);
         scripted
     }
 
     /// The outboxes have a publication, as far as it was for connections that are framed so.
-    fn count_delivered(&self, framing: Framing, reached: u64, share: &Share) {
+    fn count_delivered(&self, framing: Framing, reached: u64, ack: &Ack) {
         if reached > 0 {
             let counts = framing.counts(&self.counts);
             counts.delivered.add(reached);
-            let (scenario, age) = share.age();
+            let (scenario, age) = ack.age();
             counts.delays[scenario as usize].record(age);
         }
     }

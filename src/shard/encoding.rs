@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::conn::Conn;
 use super::outbox::Frame;
-use crate::hub::{Counts, Share};
+use crate::hub::{Ack, Counts};
 use crate::message::Message;
 
 /// What a message is for connections of socket servers: their scripts say it. Called only while nothing of the shard is
@@ -28,7 +28,7 @@ pub(super) struct Encoding {
     pub(super) conns: std::vec::IntoIter<Rc<Conn>>,
     pub(super) message: Message,
     pub(super) encoded: Encoded,
-    pub(super) share: Share,
+    pub(super) ack: Ack,
     pub(super) counts: Counts,
     /// Those of `counts` that scripts encode for.
     pub(super) reached: u64,

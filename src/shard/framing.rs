@@ -5,7 +5,7 @@
 use super::outbox::Frame;
 use crate::config::Protocol;
 use crate::message::{CloseReason, Kind};
-use crate::telemetry::metrics::blocks::{ProtocolCounts, ShardCounts};
+use crate::telemetry::metrics::counters::{ProtocolCounts, ShardCounts};
 use crate::wire::frame;
 
 /// What stands between messages and a connection's bytes.
@@ -88,7 +88,7 @@ impl Framing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::metrics::blocks::PROTOCOLS;
+    use crate::telemetry::metrics::counters::PROTOCOLS;
 
     /// The page tells the protocols by their position.
     #[test]

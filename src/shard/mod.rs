@@ -1,6 +1,7 @@
 //! What one worker's thread owns: its connections, their subscriptions, and what is to be written. Nothing here is locked
 //! or shared with another thread; the way in from elsewhere is the worker's mailbox.
 
+mod commands;
 pub mod conn;
 pub mod context;
 pub mod context_wait;
@@ -10,10 +11,9 @@ mod end_reason;
 pub mod framing;
 mod holding;
 mod leaving;
-mod orders;
 pub mod outbox;
 pub mod peer;
-pub mod served;
+pub mod server_context;
 pub mod transport;
 mod waits;
 
@@ -31,12 +31,12 @@ use crate::hub::topics::{Member, Topics};
 use crate::hub::{Hub, Joined, Left};
 use crate::ids::{ClientId, ClientIds, WorkerId};
 use crate::message::{Channel, Kind};
-use crate::telemetry::metrics::blocks::{ProtocolCounts, ShardCounts};
+use crate::telemetry::metrics::counters::{ProtocolCounts, ShardCounts};
 use crate::telemetry::metrics::labels::{DropCause, EndReason};
 use conn::{Conn, Pushed};
 use encoding::Encoding;
 use outbox::Frame;
-use served::Served;
+use server_context::ServerContext;
 use transport::Transport;
 use waits::Waits;
 
@@ -74,7 +74,7 @@ pub struct Shard {
 /// A connection to be made: all that is known of it before it has a number.
 pub struct Arrival {
     /// The server it came in by.
-    pub served: Rc<Served>,
+    pub served: Rc<ServerContext>,
     /// Its socket.
     pub transport: Transport,
     /// The client's address.
@@ -308,7 +308,7 @@ impl Shard {
 
     /// Opens a connection that was held during its handshake: `head`, the response, goes out before all else.
     pub fn open(&self, conn: &Rc<Conn>, head: Option<Frame>) {
-        conn.release(head);
+        conn.uncork(head);
         if !conn.dirty.replace(true) {
             self.mark_dirty(conn.clone());
         }
@@ -320,7 +320,7 @@ impl Shard {
     }
 
     /// Gives memory back after a crowd has left. For a timer.
-    pub fn give_back(&self) {
+    pub fn shrink(&self) {
         let mut by_client = self.by_client.borrow_mut();
         if by_client.capacity() > 1024 && by_client.len() < by_client.capacity() / 8 {
             by_client.shrink_to_fit();

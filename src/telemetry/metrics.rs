@@ -1,10 +1,10 @@
 //! The process's figures: who counts what, and the page that `GET /metrics` answers with.
 //!
 //! Workers count in blocks of their own ([`blocks`]); whoever asks for the page sums them up. What is counted elsewhere,
-//! or is known only at the moment, is read by a [`Watch`] that its owner leaves here.
+//! or is known only at the moment, is read by a [`GaugeFunction`] that its owner leaves here.
 
-pub mod blocks;
-pub mod count;
+pub mod counter;
+pub mod counters;
 pub mod labels;
 mod page;
 mod process;
@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::RuntimeMetrics;
 
-use self::blocks::{ApiCounts, PROTOCOLS, ReloadCounts, SCENARIOS, ServerCounts, ShardCounts};
+use self::counters::{ApiCounts, PROTOCOLS, ReloadCounts, SCENARIOS, ServerCounts, ShardCounts};
 use self::window::{Sums, Window};
 
 pub use page::TEXT;
@@ -27,7 +27,7 @@ const MAX_PARTS: usize = 100;
 pub struct Metrics {
     servers: Vec<ServerInfo>,
     workers: Mutex<Vec<WorkerCounts>>,
-    watches: Mutex<Vec<Watch>>,
+    watches: Mutex<Vec<GaugeFunction>>,
     /// By protocol and scenario.
     windows: Mutex<[[Window; SCENARIOS.len()]; PROTOCOLS.len()]>,
     /// Written by the thread that reloads, and by no other.
@@ -68,7 +68,7 @@ pub enum Kind {
 }
 
 /// A figure that is read when somebody asks for it.
-pub struct Watch {
+pub struct GaugeFunction {
     /// On whose pages it is.
     pub of: Of,
     /// What it is.
@@ -115,7 +115,7 @@ impl Metrics {
     }
 
     /// From here on, that figure is on the page.
-    pub fn watch(&self, watch: Watch) {
+    pub fn watch(&self, watch: GaugeFunction) {
         lock(&self.watches).push(watch);
     }
 

@@ -2,4 +2,4 @@
 
 pub mod log;
 pub mod metrics;
-pub mod seldom;
+pub mod rate_limited;

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use crate::config::{Config, Protocol, QueueFull, Server};
 use crate::script::doing::Doing;
-use crate::script::guard;
 use crate::script::harness::{self as runtime, LOAD_BUDGET, bare};
 use crate::script::program::{Program, shown};
 use crate::script::stack::{Stack, State};
 use crate::script::vm::VmLimits;
+use crate::script::watchdog;
 
 /// The longest a hook may compute, where no server of the configuration says.
 const HANDLER_TIMEOUT: Duration = Duration::from_millis(200);
@@ -177,9 +177,9 @@ impl Opened {
     }
 
     /// While it lives, nothing in the VM holds this thread for ever. The test itself is stopped long before.
-    fn guarded(&self) -> guard::Run {
+    fn guarded(&self) -> watchdog::Run {
         // SAFETY: the world keeps the VM, and outlives what it lends.
-        unsafe { guard::enter(self.main, self.timeout * 2 + Duration::from_secs(1), Doing::TESTING) }
+        unsafe { watchdog::enter(self.main, self.timeout * 2 + Duration::from_secs(1), Doing::TESTING) }
     }
 
     fn collect(&self) -> mlua::Result<Result<Vec<Case>, Failure>> {

@@ -10,12 +10,12 @@ use tokio::net::TcpListener;
 use tokio::task::spawn_local;
 
 use super::arrivals::Arrival;
-use super::load::Load;
+use super::load::LoadPermit;
 use super::pulse::State;
 use super::{Listener, Role, Worker, socket, websocket};
 use crate::config::Protocol;
 use crate::shard::transport::Transport;
-use crate::telemetry::seldom::seldom;
+use crate::telemetry::rate_limited::rate_limited;
 use crate::wire::handshake::Refusal;
 
 /// How often is looked whether the node has joined its cluster.
@@ -46,7 +46,7 @@ pub(super) async fn run(worker: Rc<Worker>, listener: Listener) {
             Err(e) if is_the_peers(&e) => {}
             // Out of file descriptors, most likely: the kernel keeps new connections waiting meanwhile.
             Err(e) => {
-                seldom!(ERROR, "connections cannot be accepted", ""; "cannot accept connections: {e}");
+                rate_limited!(ERROR, "connections cannot be accepted", ""; "cannot accept connections: {e}");
                 // Clients do not have all of them, so back ends have many.
                 let made = !matches!(role, Role::Server(_)) && worker.api.make_room();
                 tokio::time::sleep(if made { PAUSE / 100 } else { PAUSE }).await;
@@ -65,7 +65,7 @@ fn is_the_peers(e: &io::Error) -> bool {
 fn refuse(worker: &Worker, server: usize, transport: &Transport) {
     let served = &worker.servers[server].served;
     served.counts.refused.add(1);
-    seldom!(WARN, "no descriptors are left for clients", "";
+    rate_limited!(WARN, "no descriptors are left for clients", "";
         "clients are refused: only the {} file descriptors are left that are kept for the rest of the engine (ulimit -n)",
         worker.reserve.kept());
     match served.protocol {
@@ -87,7 +87,7 @@ fn place(worker: &Rc<Worker>, role: Role, transport: Transport, peer: SocketAddr
     // One that has not gone on for a while may be stuck.
     let going = (0..loads.len()).filter(|&i| i == own || pulses[i].state() == State::Fine);
     let least = going.min_by_key(|&i| (loads[i].load(Relaxed), i != own)).unwrap_or(own);
-    let load = Load::take(&loads[least]);
+    let load = LoadPermit::take(&loads[least]);
     if least == own {
         adopt(worker, role, transport, peer, load);
         return;
@@ -99,15 +99,15 @@ fn place(worker: &Rc<Worker>, role: Role, transport: Transport, peer: SocketAddr
                 && let Ok(transport) = Transport::adopt(socket)
             {
                 // That worker has its hands full, or is ending.
-                adopt(worker, role, transport, peer, Load::take(&loads[own]));
+                adopt(worker, role, transport, peer, LoadPermit::take(&loads[own]));
             }
         }
-        Err(e) => seldom!(WARN, "connections are lost", ""; "a connection from {peer} was lost: {e}"),
+        Err(e) => rate_limited!(WARN, "connections are lost", ""; "a connection from {peer} was lost: {e}"),
     }
 }
 
 /// Serves a connection on this worker.
-pub(super) fn adopt(worker: &Rc<Worker>, role: Role, transport: Transport, peer: SocketAddr, load: Load) {
+pub(super) fn adopt(worker: &Rc<Worker>, role: Role, transport: Transport, peer: SocketAddr, load: LoadPermit) {
     match role {
         Role::Server(server) => {
             let worker = worker.clone();
@@ -122,14 +122,14 @@ pub(super) fn adopt(worker: &Rc<Worker>, role: Role, transport: Transport, peer:
 
 #[cfg(test)]
 mod tests {
-    use super::super::socket::Packages;
+    use super::super::socket::Packets;
     use super::super::task::Task;
     use super::super::websocket::Frames;
 
     /// With what the runtime keeps of a task (about 100 bytes) each fits 256, which the allocator has a class of sizes for.
     #[test]
     fn the_task_of_a_silent_connection_is_small() {
-        let (frames, packages) = (size_of::<Task<Frames>>(), size_of::<Task<Packages>>());
+        let (frames, packages) = (size_of::<Task<Frames>>(), size_of::<Task<Packets>>());
         assert!(frames.max(packages) <= 152, "{frames} and {packages} bytes");
     }
 }

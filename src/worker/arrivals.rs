@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::load::Load;
+use super::load::LoadPermit;
 use super::role::Role;
 
 /// A socket for another worker.
@@ -17,7 +17,7 @@ pub(super) struct Arrival {
     /// Where it comes from.
     pub peer: SocketAddr,
     /// Its place among that worker's connections.
-    pub load: Load,
+    pub load: LoadPermit,
 }
 
 /// Those of one worker, the oldest first; no more than its control lane has room for.

@@ -11,7 +11,7 @@ use crate::message::CloseReason;
 use crate::script::program::Program;
 use crate::script::vm::Vm;
 use crate::shard::transport::Transport;
-use crate::telemetry::seldom::seldom;
+use crate::telemetry::rate_limited::rate_limited;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -26,7 +26,9 @@ pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, a
                 if let Some(Arrival { role, socket, peer, load }) = worker.peers.arrived(worker.id) {
                     match Transport::adopt(socket) {
                         Ok(transport) => accept::adopt(&worker, role, transport, peer, load),
-                        Err(e) => seldom!(WARN, "connections are lost", ""; "a connection from {peer} was lost: {e}"),
+                        Err(e) => {
+                            rate_limited!(WARN, "connections are lost", ""; "a connection from {peer} was lost: {e}")
+                        }
                     }
                 }
             }

@@ -2,12 +2,12 @@
 
 use crate::script::vm::{Failure, Hook};
 use crate::shard::conn::Conn;
-use crate::telemetry::seldom::seldom;
+use crate::telemetry::rate_limited::rate_limited;
 
 /// Logs a hook's failure, once, with all that its author needs; of those at one place, one a second.
 pub(super) fn report(hook: Hook, failure: &Failure, conn: &Conn) {
     let hook = failure.hook(hook).name();
-    seldom!(ERROR, "handlers fail", &format!("{hook} {}", failure.place());
+    rate_limited!(ERROR, "handlers fail", &format!("{hook} {}", failure.place());
         target: "script",
         client_id = conn.client_id.get(),
         remote = %conn.remote(),

@@ -23,7 +23,7 @@ use crate::script::vm::{Handler, Hook, Returned, Started, Vm};
 use crate::shard::Arrival;
 use crate::shard::conn::Conn;
 use crate::shard::transport::Transport;
-use crate::telemetry::seldom::seldom;
+use crate::telemetry::rate_limited::rate_limited;
 use crate::wire::handshake::{self as http, MAX_HEAD, Parsed, Refusal, Request, Rules};
 use crate::wire::reader::Reader;
 
@@ -339,7 +339,7 @@ async fn watch_for_end(worker: &Worker, early: &mut Vec<u8>, conn: &Conn) {
 
 fn log_refusal(refusal: &Refusal, peer: SocketAddr) {
     let mut status = itoa::Buffer::new();
-    seldom!(DEBUG, "handshakes are refused", status.format(refusal.status);
+    rate_limited!(DEBUG, "handshakes are refused", status.format(refusal.status);
         %peer, status = refusal.status, "handshake refused: {refusal}");
 }
 

@@ -16,7 +16,7 @@ use crate::telemetry::metrics::labels::EndReason;
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// Those that have had their time already: they took too little, or sent nothing.
-const NO_PATIENCE: [EndReason; 4] =
+const NO_GRACE: [EndReason; 4] =
     [EndReason::TooSlow, EndReason::Memory, EndReason::ReadTimeout, EndReason::MessageTimeout];
 
 /// The longest that a client may go on taking what it is owed.
@@ -46,13 +46,13 @@ impl Lingering {
 }
 
 impl Owed {
-    /// Whether the client still takes what the system holds for it, with no pause over `patience`.
-    fn is_taken(&mut self, conn: &Conn, now: u32, patience: Duration) -> bool {
+    /// Whether the client still takes what the system holds for it, with no pause over `grace`.
+    fn is_taken(&mut self, conn: &Conn, now: u32, grace: Duration) -> bool {
         let queued = conn.transport.queued();
         if queued < std::mem::replace(&mut self.queued, queued) {
             self.taken_at = now;
         }
-        queued > 1 && within(now, self.taken_at, patience)
+        queued > 1 && within(now, self.taken_at, grace)
     }
 }
 
@@ -82,7 +82,7 @@ impl Worker {
     pub(super) fn takes_nothing(&self, conn: &Conn) -> bool {
         let now = self.shard.now();
         let stalled = conn.stalled_since().is_some_and(|since| !within(now, since, LINGER));
-        conn.nudge(self.shard.scratch(), now);
+        conn.probe_write(self.shard.scratch(), now);
         let nothing = stalled && conn.waiting() > 0;
         if nothing {
             conn.transport.reset();
@@ -94,27 +94,27 @@ impl Worker {
     /// engine waits for no such one.
     pub(super) fn outlasts(&self, conn: &Conn, lingering: &mut Lingering) -> bool {
         let ended_by = conn.ended_by();
-        let patience = match ended_by.is_some_and(|reason| NO_PATIENCE.contains(&reason)) {
+        let grace = match ended_by.is_some_and(|reason| NO_GRACE.contains(&reason)) {
             true => LINGER,
             false => conn.served.limits.get().write_timeout.max(LINGER),
         };
         let now = self.shard.now();
-        let recently = |since| within(now, since, patience);
+        let recently = |since| within(now, since, grace);
         let owed = &mut lingering.owed;
         let too_slow = matches!(ended_by, Some(EndReason::TooSlow | EndReason::Memory));
         if too_slow {
             // It has had its time. There may be room for its close frame since, though the kernel has not said so.
-            conn.nudge(self.shard.scratch(), now);
+            conn.probe_write(self.shard.scratch(), now);
         }
-        let taking = || conn.stalled_since().is_some_and(recently) || conn.nudge(self.shard.scratch(), now);
+        let taking = || conn.stalled_since().is_some_and(recently) || conn.probe_write(self.shard.scratch(), now);
         let draining = *self.draining.borrow();
         let takes = match conn.waiting() {
-            0 => owed.is_taken(conn, now, patience),
+            0 => owed.is_taken(conn, now, grace),
             _ => !too_slow && taking(),
         };
         let outlasts = takes && !draining && within(now, owed.ended_at, LONGEST);
         if !outlasts {
-            conn.leave(patience, draining);
+            conn.leave(grace, draining);
         }
         outlasts
     }

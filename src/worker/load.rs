@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// A connection's place among its worker's, given back when dropped.
-pub struct Load(Arc<AtomicUsize>);
+pub struct LoadPermit(Arc<AtomicUsize>);
 
-impl Load {
-    pub(super) fn take(count: &Arc<AtomicUsize>) -> Load {
+impl LoadPermit {
+    pub(super) fn take(count: &Arc<AtomicUsize>) -> LoadPermit {
         count.fetch_add(1, Relaxed);
-        Load(count.clone())
+        LoadPermit(count.clone())
     }
 }
 
-impl Drop for Load {
+impl Drop for LoadPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }

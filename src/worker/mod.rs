@@ -11,7 +11,6 @@ mod failures;
 mod fair;
 mod handshake;
 mod inbox;
-mod incoming;
 mod leaving;
 mod linger;
 mod load;
@@ -19,6 +18,7 @@ mod measure;
 mod memory;
 mod newcomers;
 mod peers;
+mod protocol;
 pub mod pulse;
 mod renew;
 mod reserve;
@@ -48,7 +48,7 @@ use crate::memory::Memory;
 use crate::script::vm::{Vm, VmLimits};
 use crate::shard::Shard;
 use crate::shard::peer::LOOK;
-use crate::shard::served::Served;
+use crate::shard::server_context::ServerContext;
 
 pub use peers::{Control, Peers};
 pub use reserve::Reserve;
@@ -62,7 +62,7 @@ pub const STACK: usize = 8 * 1024 * 1024;
 
 /// One of `engine.servers` on this worker.
 pub(crate) struct Server {
-    served: Rc<Served>,
+    served: Rc<ServerContext>,
     vm: RefCell<Rc<Vm>>,
     /// Built in a reload's first phase.
     next: RefCell<Option<Rc<Vm>>>,

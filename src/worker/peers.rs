@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use tokio::sync::{mpsc, oneshot};
 
 use super::arrivals::{Arrival, Arrivals};
-use super::load::Load;
+use super::load::LoadPermit;
 use super::pulse::{Pulse, State};
 use crate::ids::WorkerId;
 use crate::script::program::Program;
@@ -85,7 +85,7 @@ impl Peers {
         let going = |to: &usize| self.pulses[*to].state() == State::Fine && self.pulses[*to].progress().is_some();
         while let Some(to) = (0..self.loads.len()).filter(going).min_by_key(|&to| self.loads[to].load(Relaxed)) {
             let Some(arrival) = self.arrivals[from].lock().pop_front() else { return };
-            let load = Load::take(&self.loads[to]);
+            let load = LoadPermit::take(&self.loads[to]);
             if let Err(back) = self.hand(to, Arrival { load, ..arrival }) {
                 self.arrivals[from].lock().push_front(back);
                 return;

@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::cluster;
 use crate::hub::Hub;
-use crate::script::guard::Thread;
+use crate::script::watchdog::Thread;
 
 /// How often an idle worker shows that it lives.
 pub const BEAT: Duration = Duration::from_millis(250);
@@ -113,7 +113,7 @@ impl Pulse {
 const COMPUTING: &str = "computing";
 
 /// How often a thread is looked at until it is taken to compute, and with what pauses: one that waits is woken for a moment by
-/// the guard's signals again and again.
+/// the watchdog's signals again and again.
 const LOOKS: u32 = 5;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(3);
 

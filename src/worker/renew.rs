@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::Worker;
 use crate::script::program::shown;
 use crate::script::vm::Vm;
-use crate::telemetry::seldom::seldom;
+use crate::telemetry::rate_limited::rate_limited;
 
 /// Between two fresh VMs of a server: a script may fill one as it is loaded, or soon after.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -41,7 +41,7 @@ fn renew(worker: &Worker, server: usize) -> bool {
     // A crowd that fills one VM after the other would have all memory of the machine.
     let before = server.worn.borrow().strong_count() > 0;
     if before || server.renewed.get().is_some_and(|then| then.elapsed() < PAUSE) {
-        seldom!(WARN, "VMs are nearly full", &entry; target: "script",
+        rate_limited!(WARN, "VMs are nearly full", &entry; target: "script",
             "the memory of {entry} is nearly full ({mib} MiB) with what is in use, and so it was lately: its next VM waits");
         return false;
     }
@@ -51,7 +51,7 @@ fn renew(worker: &Worker, server: usize) -> bool {
     server.renewed.set(Some(Instant::now()));
     match Vm::new(vm.program.clone(), &worker.vm_limits) {
         Ok(fresh) if fresh.memory() < vm.memory() / 2 => {
-            seldom!(WARN, "VMs are replaced", &entry; target: "script",
+            rate_limited!(WARN, "VMs are replaced", &entry; target: "script",
                 waiting = vm.waiting(), "the memory of {entry} is nearly full ({mib} MiB) with what is in use: a fresh VM takes \
                 over, without what the script has kept in variables");
             server.worn.replace(Rc::downgrade(&vm));
@@ -59,12 +59,12 @@ fn renew(worker: &Worker, server: usize) -> bool {
             true
         }
         Ok(_) => {
-            seldom!(ERROR, "VMs are full from the start", &entry; target: "script",
+            rate_limited!(ERROR, "VMs are full from the start", &entry; target: "script",
                 "{entry} takes half of the memory of a VM to be loaded (engine.luavm.memoryLimit): it is not replaced");
             false
         }
         Err(e) => {
-            seldom!(ERROR, "VMs cannot be replaced", &entry; target: "script", "{entry} could not be loaded anew: {e}");
+            rate_limited!(ERROR, "VMs cannot be replaced", &entry; target: "script", "{entry} could not be loaded anew: {e}");
             false
         }
     }

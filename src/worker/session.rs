@@ -15,13 +15,13 @@ use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Failure, Handler, Hook, Returned, Started, Turn, Vm};
 use crate::shard::conn::Conn;
-use crate::shard::served::Place;
+use crate::shard::server_context::ConnectionPermit;
 use crate::telemetry::metrics::labels::{EndReason, Label};
 
 /// A connection that has been let in.
 pub(super) struct Opened {
     pub(super) conn: Rc<Conn>,
-    pub(super) place: Place,
+    pub(super) place: ConnectionPermit,
 }
 
 /// How far a connection's life has come.
@@ -55,7 +55,7 @@ pub(super) struct State {
     pub(super) stretch: u32,
     /// A defect of the engine ends it.
     broken: bool,
-    _place: Place,
+    _place: ConnectionPermit,
 }
 
 impl State {

@@ -1,12 +1,12 @@
-//! Connections of socket servers: what their bytes mean, the script says. Packages out of bytes, by `protocol_input`.
+//! Connections of socket servers: what their bytes mean, the script says. Packets out of bytes, by `protocol_input`.
 
 use bytes::BytesMut;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
 use super::Worker;
-use super::incoming::Incoming;
-use super::load::Load;
+use super::load::LoadPermit;
+use super::protocol::ProtocolHandler;
 use super::session::{Opened, State};
 use super::task::Task;
 use crate::message::{CloseReason, close_code};
@@ -15,7 +15,7 @@ use crate::script::hooks::HookArgs;
 use crate::script::vm::{Hook, Returned};
 use crate::shard::Arrival;
 use crate::shard::transport::Transport;
-use crate::telemetry::seldom::seldom;
+use crate::telemetry::rate_limited::rate_limited;
 
 /// The bytes that may wait while a handler is running; then the socket is not read.
 const WAITING_BYTES: usize = 64 * 1024;
@@ -26,8 +26,8 @@ pub(super) fn task(
     server: usize,
     transport: Transport,
     peer: SocketAddr,
-    load: Load,
-) -> Option<Task<Packages>> {
+    load: LoadPermit,
+) -> Option<Task<Packets>> {
     let served = worker.servers[server].served.clone();
     if worker.memory.refuses() {
         served.counts.refused.add(1);
@@ -36,18 +36,18 @@ pub(super) fn task(
     }
     let Some(place) = served.admit() else {
         served.counts.refused.add(1);
-        seldom!(DEBUG, "connections are refused", ""; %peer, "a connection was refused: maxConnections are open");
+        rate_limited!(DEBUG, "connections are refused", ""; %peer, "a connection was refused: maxConnections are open");
         return None;
     };
     let remote = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let conn = worker.shard.insert(Arrival { served, transport, remote });
     worker.shard.open(&conn, None);
-    Some(Task::open(worker, Opened { conn, place }, Packages::default(), load))
+    Some(Task::open(worker, Opened { conn, place }, Packets::default(), load))
 }
 
-/// Packages, and where the one under way stands. Its bytes are with the connection, for scripts to see.
+/// Packets, and where the one under way stands. Its bytes are with the connection, for scripts to see.
 #[derive(Default)]
-pub(super) struct Packages {
+pub(super) struct Packets {
     /// `on_connect` has been run.
     connected: bool,
     /// The next package's bytes, once `protocol_input` has told; 0 before.
@@ -65,7 +65,7 @@ fn waiting(state: &State) -> usize {
     state.conn.received().map_or(0, |received| received.borrow().len())
 }
 
-impl Packages {
+impl Packets {
     /// `protocol_input` has told how long the next package is.
     fn measured(&mut self, state: &mut State, length: i64) {
         let limit = state.conn.served.limits.get().max_message_size;
@@ -116,7 +116,7 @@ impl Packages {
     }
 }
 
-impl Incoming for Packages {
+impl ProtocolHandler for Packets {
     fn take(&mut self, state: &mut State, bytes: &mut [u8]) {
         if let Some(received) = state.conn.received() {
             let mut received = received.borrow_mut();
@@ -183,7 +183,7 @@ impl Incoming for Packages {
         }
     }
 
-    fn go_on(&mut self, state: &mut State, idle: bool) -> bool {
+    fn resume_work(&mut self, state: &mut State, idle: bool) -> bool {
         // Whoever only sends no more still gets the answers to what was sent.
         let over = self.ended && idle && !state.conn.is_closed();
         if over {
@@ -196,7 +196,7 @@ impl Incoming for Packages {
         !self.ended && (!self.has_work(state) || waiting(state) < WAITING_BYTES)
     }
 
-    fn farewell(&mut self, state: &State) {
+    fn on_closing(&mut self, state: &State) {
         if let Some(received) = state.conn.received() {
             received.take();
         }

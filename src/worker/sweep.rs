@@ -59,10 +59,10 @@ fn sweep(worker: &Worker, at_most: Duration) {
             visit(worker, conn, now);
         }
     });
-    shard.give_back();
+    shard.shrink();
     worker.measure();
     if worker.id.0 == 0 {
-        worker.hub.give_back();
+        worker.hub.shrink();
     }
 }
 
@@ -71,7 +71,7 @@ fn visit(worker: &Worker, conn: &Rc<Conn>, now: u32) {
     let over =
         |since: u32, limit: Duration| !limit.is_zero() && u128::from(now.wrapping_sub(since)) >= limit.as_millis();
     let stalled = || conn.stalled_since().is_some_and(|since| over(since, limits.write_timeout));
-    if stalled() && !conn.nudge(worker.shard.scratch(), now) {
+    if stalled() && !conn.probe_write(worker.shard.scratch(), now) {
         conn.close(CloseReason::WriteTimeout);
         return;
     }
@@ -84,7 +84,7 @@ fn visit(worker: &Worker, conn: &Rc<Conn>, now: u32) {
         conn.close(CloseReason::MessageTimeout);
     }
     // While a client is not read, its pong is not seen; but what is between it and here sees that something comes.
-    if !conn.is_held()
+    if !conn.is_corked()
         && !conn.is_closing()
         && silent(limits.ping_interval)
         && over(conn.last_ping.get(), limits.ping_interval)
@@ -112,7 +112,7 @@ fn listen(conn: &Rc<Conn>, read_timeout: Duration, now: u32, over: impl Fn(u32, 
             conn.last_read.set(now.wrapping_sub(unanswered.as_millis() as u32));
         }
     }
-    if conn.framing.clients_close() && !conn.is_held() {
+    if conn.framing.clients_close() && !conn.is_corked() {
         conn.look_again();
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! One task a connection: it reads what the client sends, runs the script's hooks one after the other, and writes only
 //! what the worker's turn could not. It is a state machine by hand, since there may be a million of them idle. What the
-//! bytes mean is the business of [`Incoming`].
+//! bytes mean is the business of [`ProtocolHandler`].
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -12,9 +12,9 @@ use std::time::Instant;
 use tokio::io::ReadBuf;
 use tokio::task::yield_now;
 
-use super::incoming::Incoming;
 use super::linger::LINGER;
-use super::load::Load;
+use super::load::LoadPermit;
+use super::protocol::ProtocolHandler;
 use super::session::{Opened, Phase, State};
 use super::{Worker, defect};
 use crate::message::CloseReason;
@@ -29,7 +29,7 @@ type Opening<I> = Pin<Box<dyn Future<Output = Option<(Opened, I)>>>>;
 pub(super) struct Task<I> {
     stage: Stage<I>,
     /// Given back after all else.
-    _load: Load,
+    _load: LoadPermit,
 }
 
 enum Stage<I> {
@@ -38,19 +38,19 @@ enum Stage<I> {
     Open(Session<I>),
 }
 
-impl<I: Incoming> Task<I> {
+impl<I: ProtocolHandler> Task<I> {
     /// That of a connection which is let in already.
-    pub(super) fn open(worker: Rc<Worker>, opened: Opened, incoming: I, load: Load) -> Task<I> {
+    pub(super) fn open(worker: Rc<Worker>, opened: Opened, incoming: I, load: LoadPermit) -> Task<I> {
         Task { stage: Stage::Open(Session::new(worker, opened, incoming)), _load: load }
     }
 
     /// That of a connection whose handshake is to come.
-    pub(super) fn opening(worker: Rc<Worker>, opening: Opening<I>, load: Load) -> Task<I> {
+    pub(super) fn opening(worker: Rc<Worker>, opening: Opening<I>, load: LoadPermit) -> Task<I> {
         Task { stage: Stage::Opening(worker, opening), _load: load }
     }
 }
 
-impl<I: Incoming> Future for Task<I> {
+impl<I: ProtocolHandler> Future for Task<I> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -75,7 +75,7 @@ struct Session<I> {
     state: State,
 }
 
-impl<I: Incoming> Session<I> {
+impl<I: ProtocolHandler> Session<I> {
     fn new(worker: Rc<Worker>, opened: Opened, incoming: I) -> Session<I> {
         Session { incoming, state: State::new(worker, opened) }
     }
@@ -149,7 +149,7 @@ impl<I: Incoming> Session<I> {
             incoming.work(state);
             return Poll::Ready(());
         }
-        if incoming.go_on(state, state.handler.is_none()) {
+        if incoming.resume_work(state, state.handler.is_none()) {
             return Poll::Ready(());
         }
         if state.conn.is_closed() || !incoming.has_room(state) {
@@ -218,7 +218,7 @@ impl<I: Incoming> Session<I> {
         if let Some(words) = state.conn.framing.close(&reason) {
             state.worker.shard.push_control(&state.conn, words);
         }
-        incoming.farewell(state);
+        incoming.on_closing(state);
         (state.pinned, state.turn) = (None, None);
         state.phase = Phase::Ending;
         if incoming.is_known() {

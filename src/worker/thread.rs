@@ -12,8 +12,8 @@ use tokio::task::spawn_local;
 
 use super::{Control, Listener, Peers, Reserve, Server, Worker};
 use super::{accept, control, leaving, memory, renew, sweep, turn};
-use crate::api::repeats::Repeats;
-use crate::api::{Api, Callers, Logins, Parts};
+use crate::api::idempotency::IdempotencyTable;
+use crate::api::{Api, Callers, LoginThrottle, Parts};
 use crate::cluster::Mesh;
 use crate::config::Config;
 use crate::hub::Hub;
@@ -25,7 +25,7 @@ use crate::script::current::{self, Host};
 use crate::script::program::Program;
 use crate::script::vm::{Vm, VmLimits};
 use crate::shard::Shard;
-use crate::shard::served::Served;
+use crate::shard::server_context::ServerContext;
 use crate::telemetry::metrics::{Metrics, WorkerCounts};
 
 /// What all workers share, and what one is made of.
@@ -41,7 +41,7 @@ pub struct Spec {
     /// From handlers to back ends.
     pub queue: Arc<Queue>,
     /// What back ends publish once only.
-    pub repeats: Arc<Repeats>,
+    pub repeats: Arc<IdempotencyTable>,
     /// The process's memory.
     pub memory: Arc<Memory>,
     /// The configuration in force.
@@ -59,7 +59,7 @@ pub struct Spec {
     /// The process's figures.
     pub metrics: Arc<Metrics>,
     /// Failed logins of all workers.
-    pub logins: Arc<Logins>,
+    pub logins: Arc<LoginThrottle>,
     /// Connections of callers, of all workers.
     pub callers: Arc<Callers>,
     /// The descriptors that clients do not get.
@@ -115,7 +115,7 @@ fn start(spec: Spec) -> Result<Started, String> {
     let mut servers = Vec::with_capacity(config.servers.len());
     for (i, (server, program)) in config.servers.iter().zip(&spec.programs).enumerate() {
         servers.push(Server {
-            served: Rc::new(Served::new(i, server, spec.clients[i].clone())),
+            served: Rc::new(ServerContext::new(i, server, spec.clients[i].clone())),
             vm: RefCell::new(Vm::new(program.clone(), &vm_limits)?),
             next: RefCell::default(),
             replaced: RefCell::default(),

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use super::inbox::Inbox;
-use super::incoming::Incoming;
-use super::load::Load;
+use super::load::LoadPermit;
+use super::protocol::ProtocolHandler;
 use super::session::State;
 use super::task::Task;
 use super::{Worker, handshake};
@@ -22,7 +22,7 @@ pub(super) fn task(
     server: usize,
     transport: Transport,
     peer: SocketAddr,
-    load: Load,
+    load: LoadPermit,
 ) -> Task<Frames> {
     let opening = {
         let worker = worker.clone();
@@ -71,7 +71,7 @@ impl Frames {
     }
 }
 
-impl Incoming for Frames {
+impl ProtocolHandler for Frames {
     /// Takes events from what was read (or kept) until it is used up, the inbox is full, or it is others' turn.
     fn take(&mut self, state: &mut State, bytes: &mut [u8]) {
         let limit = state.conn.served.limits.get().max_message_size;
@@ -133,7 +133,7 @@ impl Incoming for Frames {
 
     fn returned(&mut self, _: &mut State, _: Returned) {}
 
-    fn go_on(&mut self, state: &mut State, _: bool) -> bool {
+    fn resume_work(&mut self, state: &mut State, _: bool) -> bool {
         if !self.kept || self.inbox.is_full() {
             return false;
         }
@@ -146,7 +146,7 @@ impl Incoming for Frames {
         !self.inbox.is_full()
     }
 
-    fn farewell(&mut self, _: &State) {
+    fn on_closing(&mut self, _: &State) {
         self.inbox.clear();
         self.reader = Reader::new();
     }

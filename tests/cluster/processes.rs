@@ -1,8 +1,8 @@
 //! The same with the real program: a process for each node, linked over the network.
 
-use crate::kit::cluster::*;
-use crate::kit::process::Process;
-use crate::kit::*;
+use crate::common::cluster::*;
+use crate::common::process::Process;
+use crate::common::*;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener};

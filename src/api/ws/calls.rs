@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use super::request::{self, Call, Ready, Work};
 use crate::api::error::ApiError;
-use crate::api::params::Mark;
+use crate::api::params::RequestId;
 use crate::api::state::Api;
 use crate::ids::ClientId;
 use crate::telemetry::metrics::labels::ApiCall;
@@ -63,7 +63,7 @@ impl Calls {
     }
 
     /// The oldest call, if it waits no more: its method, its mark, and what is to be done to answer it now.
-    pub(super) fn next_ready(&mut self, cx: &mut Context<'_>) -> Option<(ApiCall, Option<Mark>, Ready)> {
+    pub(super) fn next_ready(&mut self, cx: &mut Context<'_>) -> Option<(ApiCall, Option<RequestId>, Ready)> {
         let oldest = &mut self.under_way.front_mut()?.work;
         if let Work::Wait(enqueued) = oldest
             && let Poll::Ready(outcome) = enqueued.poll(cx)
@@ -73,14 +73,16 @@ impl Calls {
         if !matches!(oldest, Work::Ready(_)) {
             return None;
         }
-        let Call { method, mark, work: Work::Ready(ready), joins } = self.under_way.pop_front()? else { return None };
+        let Call { method, request_id, work: Work::Ready(ready), joins } = self.under_way.pop_front()? else {
+            return None;
+        };
         if joins.is_some() {
             self.joining.pop_front();
         }
         if self.under_way.is_empty() && self.under_way.capacity() > 64 {
             self.under_way.shrink_to(64);
         }
-        Some((method, mark, ready))
+        Some((method, request_id, ready))
     }
 
     /// Takes all calls that are not answered.

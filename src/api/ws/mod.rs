@@ -3,10 +3,10 @@
 
 mod access;
 mod calls;
-mod order;
-mod out;
+mod command;
 mod request;
 mod session;
+mod write_buffer;
 
 pub(super) use access::{Access, PATH, upgrade};
 pub(super) use session::serve;

@@ -7,14 +7,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::order;
+use super::command;
 use crate::api::call::{Outcome as Several, Published, is_none, not_sent};
 use crate::api::error::ApiError;
-use crate::api::params::{Field, Mark, Params, invalid, object_of};
+use crate::api::params::{Field, Params, RequestId, invalid, object_of};
 use crate::api::publish;
 use crate::api::state::Api;
 use crate::cluster::{Behind, CommandReceipt, Receipt, SendReceipt};
-use crate::hub::{CommandError, Order};
+use crate::hub::{CommandError, ConnCommand};
 use crate::ids::ClientId;
 use crate::queue::{Consumer, PopError, Topic};
 use crate::telemetry::metrics::labels::{ApiCall, Label};
@@ -61,7 +61,7 @@ pub(super) struct Call {
     /// The method, as figures call it.
     pub method: ApiCall,
     /// The caller's mark.
-    pub mark: Option<Mark>,
+    pub request_id: Option<RequestId>,
     /// How far it is.
     pub work: Work,
     /// The client that it subscribes: until it is answered, publishes must stay behind it.
@@ -71,7 +71,7 @@ pub(super) struct Call {
 impl Call {
     /// One of a method that figures do not tell apart, without a mark.
     fn of(work: Work) -> Call {
-        Call { method: ApiCall::Other, mark: None, work, joins: None }
+        Call { method: ApiCall::Other, request_id: None, work, joins: None }
     }
 
     fn ready(ready: Ready) -> Call {
@@ -180,20 +180,20 @@ pub(super) fn read(text: &[u8], api: &Api, behind: impl FnOnce() -> Behind) -> C
         Ok(request) => request,
         Err(e) => return Call::wrong(invalid(format!("the request is not valid JSON: {e}"))),
     };
-    let mark = request.i.as_ref().or(request.id.as_ref()).and_then(Field::mark);
+    let request_id = request.i.as_ref().or(request.id.as_ref()).and_then(Field::request_id);
     let method = match &request.m {
         Some(Field::Text(method)) => &**method,
         Some(other) => {
             let error = invalid(format!("field \"m\" (method) must be a string, not {}", other.name()));
-            return Call { mark, ..Call::wrong(error) };
+            return Call { request_id, ..Call::wrong(error) };
         }
-        None => return Call { mark, ..Call::wrong(invalid("field \"m\" (method) is missing")) },
+        None => return Call { request_id, ..Call::wrong(invalid("field \"m\" (method) is missing")) },
     };
     let params = request.p.map(RawValue::get);
     let call = call(method, params, api, behind).unwrap_or_else(Call::wrong);
     // Those without a dot are of HTTP alone.
     let known = ApiCall::find(method).filter(|_| method.contains('.'));
-    Call { method: known.unwrap_or(ApiCall::Other), mark, ..call }
+    Call { method: known.unwrap_or(ApiCall::Other), request_id, ..call }
 }
 
 fn call(method: &str, params: Option<&str>, api: &Api, behind: impl FnOnce() -> Behind) -> Result<Call, ApiError> {
@@ -219,9 +219,9 @@ fn call(method: &str, params: Option<&str>, api: &Api, behind: impl FnOnce() -> 
             return Ok(Call::enqueue(async move { Enqueued::Send(client, receipt.await) }));
         }
         "conn.call" => {
-            let (client, order) = order::parse(object()?)?;
+            let (client, order) = command::parse(object()?)?;
             let client = client.map_err(|n| ApiError::NotObeyed(CommandError::NotConnected(n)))?;
-            let joins = matches!(order, Order::Subscribe(_)).then_some(client);
+            let joins = matches!(order, ConnCommand::Subscribe(_)).then_some(client);
             let receipt = api.mesh.command(client, order);
             return Ok(Call { joins, ..Call::enqueue(async move { Enqueued::Command(receipt.await) }) });
         }

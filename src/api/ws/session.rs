@@ -14,8 +14,8 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::access::Access;
 use super::calls::Calls;
-use super::out::{Out, What, write_event};
 use super::request::{Call, Ready, Work};
+use super::write_buffer::{FrameKind, WriteBuffer, write_event};
 use crate::api::answer::Answer;
 use crate::api::callers::Caller;
 use crate::api::error::ApiError;
@@ -103,7 +103,7 @@ struct State {
     /// The configuration when access was last looked at.
     config: Arc<Config>,
     calls: Calls,
-    out: Out,
+    out: WriteBuffer,
     /// An answer's text, while it is made.
     text: Vec<u8>,
     consumer: Option<Consumer>,
@@ -128,7 +128,7 @@ impl Session {
             access,
             config,
             calls: Calls::default(),
-            out: Out::default(),
+            out: WriteBuffer::default(),
             text: Vec::new(),
             consumer: None,
             ending: None,
@@ -250,7 +250,7 @@ impl State {
     fn poll_calls(&mut self, cx: &mut Context<'_>) {
         self.calls.poll_newest(cx);
         while self.out.len() < MAX_WAITING
-            && let Some((method, mark, ready)) = self.calls.next_ready(cx)
+            && let Some((method, request_id, ready)) = self.calls.next_ready(cx)
         {
             let outcome = match ready {
                 Ready::Done(outcome) => outcome,
@@ -262,14 +262,14 @@ impl State {
                     call.run(consumer)
                 }
                 Ready::Ping => {
-                    self.out.text(b"pong", What::Other);
+                    self.out.text(b"pong", FrameKind::Other);
                     continue;
                 }
             };
             self.api.counts.called(method, outcome.as_ref().map_or_else(ApiError::label, |_| CallResult::Ok));
             self.text.clear();
-            Answer::write_text(outcome, mark, &mut self.text);
-            self.out.text(&self.text, What::Other);
+            Answer::write_text(outcome, request_id, &mut self.text);
+            self.out.text(&self.text, FrameKind::Other);
         }
     }
 
@@ -283,7 +283,7 @@ impl State {
         {
             self.text.clear();
             write_event(&given, self.api.mesh.node().0, &mut self.text);
-            let what = if given.key.is_some() { What::Other } else { What::Event };
+            let what = if given.key.is_some() { FrameKind::Other } else { FrameKind::Event };
             self.out.text(&self.text, what);
         }
         // A large message leaves nothing behind.
@@ -334,7 +334,7 @@ impl State {
     fn left(&mut self) {
         self.settle_rest();
         let begun = self.out.cut();
-        if let (Some(consumer), Some(What::Event)) = (self.consumer.take(), begun) {
+        if let (Some(consumer), Some(FrameKind::Event)) = (self.consumer.take(), begun) {
             consumer.written(1);
         }
     }
@@ -372,7 +372,7 @@ impl State {
             if self.ending.is_some() {
                 return Poll::Ready(());
             }
-            let Some(patience) = self.api.read_timeout() else {
+            let Some(timeout_after) = self.api.read_timeout() else {
                 self.alarm.as_mut().reset(Instant::now() + UNLIMITED);
                 continue;
             };
@@ -381,15 +381,15 @@ impl State {
                 self.last_read = Instant::now();
             }
             let silent = self.last_read.elapsed();
-            if silent >= patience {
+            if silent >= timeout_after {
                 self.end(CloseReason::ReadTimeout);
                 continue;
             }
-            if silent >= patience / 2 && !self.pinged {
+            if silent >= timeout_after / 2 && !self.pinged {
                 self.out.frame(&frame::encode_ping(b""));
                 self.pinged = true;
             }
-            let next = if self.pinged { patience } else { patience / 2 };
+            let next = if self.pinged { timeout_after } else { timeout_after / 2 };
             // Not at once again: times may have changed.
             let soonest = Instant::now() + Duration::from_millis(1);
             self.alarm.as_mut().reset((self.last_read + next).max(soonest));

@@ -229,7 +229,7 @@ impl ZenohBus {
             let callback = move |sample: zenoh::sample::Sample| {
                 let bytes = Bytes::from(sample.payload().to_bytes().into_owned());
                 if events.try_send(event(bytes)).is_err() {
-                    crate::telemetry::seldom::seldom!(WARN, "the mesh is overrun", ""; "the mesh can't keep up; some of what came is asked for again");
+                    crate::telemetry::rate_limited::rate_limited!(WARN, "the mesh is overrun", ""; "the mesh can't keep up; some of what came is asked for again");
                 }
             };
             let own = OwnedKeyExpr::new(key).map_err(failed)?;

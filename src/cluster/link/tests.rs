@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cluster::protocol::Messages;
-use crate::hub::Tally;
+use crate::hub::PendingCounts;
 
 fn link() -> Link {
     Link::new(Run(1), Run(2), 0, 1, Arc::default())
@@ -48,9 +48,9 @@ fn many_messages_share_a_frame_and_no_more_than_the_window_is_under_way() {
 fn a_full_link_refuses_and_a_suspect_one_waits_for_nobody() {
     let link = link();
     let large = publish(&vec![0; QUEUE - 100]);
-    let (counts, mut told) = Tally::new();
-    assert!(link.offer(&large, Some(Request::Counts(counts.share())), 0).is_ok());
-    let Err(Full(Some(request))) = link.offer(&large, Some(Request::Counts(counts.share())), 0) else { panic!() };
+    let (counts, mut told) = PendingCounts::new();
+    assert!(link.offer(&large, Some(Request::Counts(counts.ack())), 0).is_ok());
+    let Err(Full(Some(request))) = link.offer(&large, Some(Request::Counts(counts.ack())), 0) else { panic!() };
     let mut cx = Context::from_waker(Waker::noop());
     assert!(link.poll_room(large.len(), &mut cx).is_pending());
     assert!(link.set_suspect(true));
@@ -68,15 +68,15 @@ fn a_full_link_refuses_and_a_suspect_one_waits_for_nobody() {
 fn replies_find_their_request_and_late_ones_none() {
     let link = link();
     let ask = |at| {
-        let (counts, told) = Tally::new();
-        link.force(&publish(b"x"), Some(Request::Counts(counts.share())), at);
+        let (counts, told) = PendingCounts::new();
+        link.force(&publish(b"x"), Some(Request::Counts(counts.ack())), at);
         told
     };
     let (mut first, mut second, mut third) = (ask(0), ask(5), ask(10));
     let (_, body) = frame(&link).unwrap();
     let numbers: Vec<u64> = Messages::new(&body).map(|message| message.unwrap().0).collect();
-    let Some(Request::Counts(share)) = link.take_request(numbers[1]) else { panic!() };
-    share.settle(Counts { reached: 3, ..Counts::default() });
+    let Some(Request::Counts(ack)) = link.take_request(numbers[1]) else { panic!() };
+    ack.settle(Counts { reached: 3, ..Counts::default() });
     assert_eq!(second.try_recv().unwrap().reached, 3);
     assert!(link.take_request(numbers[1]).is_none());
     assert_eq!(link.expire(10, 10), 1);
@@ -120,9 +120,9 @@ fn replies_to_a_node_that_reads_nothing_are_bounded() {
 #[test]
 fn what_waits_for_a_node_that_reads_nothing_is_bounded_and_its_loss_is_told() {
     let link = link();
-    let (counts, mut told) = Tally::new();
+    let (counts, mut told) = PendingCounts::new();
     let large = publish(&vec![0; 50_000]);
-    link.force(&large, Some(Request::Counts(counts.share())), 0);
+    link.force(&large, Some(Request::Counts(counts.ack())), 0);
     drop(counts);
     for _ in 0..2000 {
         link.force(&large, None, 0);
@@ -145,8 +145,8 @@ fn commands_are_waited_for_longer_than_counts() {
     let (done, mut command) = oneshot::channel();
     let client = ClientId::new(7).unwrap();
     link.force(&publish(b"x"), Some(Request::Command(client, done)), 0);
-    let (counts, mut told) = Tally::new();
-    link.force(&publish(b"x"), Some(Request::Counts(counts.share())), 5);
+    let (counts, mut told) = PendingCounts::new();
+    link.force(&publish(b"x"), Some(Request::Counts(counts.ack())), 5);
     drop(counts);
     assert_eq!(link.expire(10, 0), 1);
     assert!(told.try_recv().is_ok() && command.try_recv().is_err());

@@ -8,7 +8,7 @@ use std::task::Context;
 
 use crate::cluster::link::Link;
 use crate::cluster::protocol::{Message, Published};
-use crate::hub::{Counts, Tally};
+use crate::hub::{Counts, PendingCounts};
 
 /// What comes from another node for the clients of this one.
 pub enum Delivery {
@@ -21,7 +21,7 @@ pub enum Delivery {
         /// The data.
         data: Bytes,
         /// Where it is counted.
-        counts: Option<Tally>,
+        counts: Option<PendingCounts>,
     },
     /// To one client.
     Send {
@@ -32,7 +32,7 @@ pub enum Delivery {
         /// The data.
         data: Bytes,
         /// Where it is counted.
-        counts: Option<Tally>,
+        counts: Option<PendingCounts>,
     },
     /// To all subscribers of channels on all nodes, once only: this node knows whether it has been done.
     Once {

@@ -8,7 +8,7 @@ use super::peer::suspect;
 use super::{Clients, CommandReply, Delivery, Node, OnceReply, Telling};
 use crate::cluster::link::Request;
 use crate::cluster::protocol::{self, Message, Messages, Published, Reply, Run};
-use crate::hub::{CommandError, Counts, Tally};
+use crate::hub::{CommandError, Counts, PendingCounts};
 
 impl<C: Clients> Node<C> {
     /// Does what has come, as far as there is room, and tells what has changed.
@@ -64,7 +64,7 @@ impl<C: Clients> Node<C> {
     fn message(&mut self, run: Run, frame: &Bytes, request: u64, message: Message<'_>, now: u64) {
         self.shared.stats.received.message();
         let Some(peer) = self.peers.get_mut(&run) else { return };
-        let counts = || (request > 0).then(|| Tally::of_request(peer.link.clone(), request));
+        let counts = || (request > 0).then(|| PendingCounts::of_request(peer.link.clone(), request));
         let delivery =
             match message {
                 Message::Publish { channel, binary, data } => {
@@ -94,9 +94,9 @@ impl<C: Clients> Node<C> {
                 }
                 Message::Replies(bytes) => {
                     for Reply { request, reached, failed } in Reply::read_all(bytes) {
-                        if let Some(Request::Counts(share)) = peer.link.take_request(request) {
-                            self.shared.stats.replied(share.age().1);
-                            share.settle(Counts { reached: reached.into(), failed: failed.into(), unanswered: 0 });
+                        if let Some(Request::Counts(ack)) = peer.link.take_request(request) {
+                            self.shared.stats.replied(ack.age().1);
+                            ack.settle(Counts { reached: reached.into(), failed: failed.into(), unanswered: 0 });
                         }
                     }
                     return;

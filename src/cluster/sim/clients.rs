@@ -66,10 +66,10 @@ impl SimClients {
 impl Clients for SimClients {
     fn deliver(&mut self, delivery: Delivery) -> Option<Waiting> {
         let Delivery::Publish { channel, data, counts, .. } = delivery else { panic!() };
-        let counts = counts.map(|counts| counts.share());
+        let counts = counts.map(|counts| counts.ack());
         if self.local().busy == 0 {
             let reached = self.publish(&channel, &data);
-            counts.into_iter().for_each(|share| share.settle(reached));
+            counts.into_iter().for_each(|ack| ack.settle(reached));
             return None;
         }
         let (clients, mut counts) = (self.clone(), counts);
@@ -80,7 +80,7 @@ impl Clients for SimClients {
                 return Poll::Pending;
             }
             let reached = clients.publish(&channel, &data);
-            counts.take().into_iter().for_each(|share| share.settle(reached));
+            counts.take().into_iter().for_each(|ack| ack.settle(reached));
             Poll::Ready(())
         })))
     }

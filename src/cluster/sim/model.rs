@@ -8,7 +8,7 @@ use crate::cluster::interest::hash;
 use crate::cluster::link::{Full, Request};
 use crate::cluster::members::Phase;
 use crate::cluster::protocol::{Message, Run};
-use crate::hub::Tally;
+use crate::hub::PendingCounts;
 
 /// Channels that there are.
 const CHANNELS: u64 = 12;
@@ -70,12 +70,12 @@ impl World {
         let size = if self.random.chance(1) { 200_000 } else { 16 };
         let mut data = [by.0.to_le_bytes(), number.to_le_bytes()].concat();
         data.resize(size, 0);
-        let (counts, receipt) = Tally::new();
+        let (counts, receipt) = PendingCounts::new();
         let local = node.clients.publish(&channel, &data);
-        counts.share().settle(local);
+        counts.ack().settle(local);
         let message = Message::Publish { channel: &channel, binary: true, data: &data }.to_bytes();
         for link in node.shared.links_of(key) {
-            let request = Some(Request::Counts(counts.share()));
+            let request = Some(Request::Counts(counts.ack()));
             if !node.blocked.is_empty() {
                 node.blocked.push_back((link, message.clone(), request));
             } else if let Err(Full(request)) = link.offer(&message, request, self.now) {

@@ -50,7 +50,7 @@ impl Redis {
             let _held = (place, share);
             pool.keep_up();
             let mut lease = pool.lease().await.map_err(|why| pool.error(&why))?;
-            let reply = lease.exchange(&command.packed, command.patience()).await;
+            let reply = lease.exchange(&command.packed, command.reply_timeout()).await;
             Reply::read(reply.map_err(|why| pool.error(&why))?)
         })
     }

@@ -118,7 +118,7 @@ impl Command {
     }
 
     /// The longest wait for its reply; None: for ever.
-    fn patience(&self) -> Option<Duration> {
+    fn reply_timeout(&self) -> Option<Duration> {
         match self.blocks {
             Some(Duration::ZERO) => None,
             Some(wait) => wait.checked_add(REPLY_TIMEOUT),

@@ -110,14 +110,14 @@ pub(super) struct Lease {
 
 impl Lease {
     /// Sends a command and reads its reply, which may take that long.
-    pub(super) async fn exchange(&mut self, packed: &[u8], patience: Option<Duration>) -> Result<Value, String> {
+    pub(super) async fn exchange(&mut self, packed: &[u8], reply_timeout: Option<Duration>) -> Result<Value, String> {
         // Out of here, so that it goes wherever this ends.
         let Some(mut conn) = self.conn.take() else { return Err("the connection has been given up".into()) };
-        let reply = match patience {
+        let reply = match reply_timeout {
             None => conn.exchange(packed).await?,
-            Some(patience) => match timeout(patience, conn.exchange(packed)).await {
+            Some(reply_timeout) => match timeout(reply_timeout, conn.exchange(packed)).await {
                 Ok(reply) => reply?,
-                Err(_) => return Err(format!("no reply within {patience:?}")),
+                Err(_) => return Err(format!("no reply within {reply_timeout:?}")),
             },
         };
         self.conn = Some(conn);

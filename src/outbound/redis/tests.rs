@@ -29,18 +29,18 @@ fn commands_that_change_the_connection_are_refused() {
 
 #[test]
 fn a_command_that_blocks_may_take_its_own_time_and_ours() {
-    let patience = |words: &str| command(words).unwrap().patience();
+    let reply_timeout = |words: &str| command(words).unwrap().reply_timeout();
     let plus = |seconds: f64| Some(Duration::from_secs_f64(seconds) + REPLY_TIMEOUT);
-    assert_eq!(patience("GET k"), plus(0.0));
-    assert_eq!(patience("blpop a b 2.5"), plus(2.5));
-    assert_eq!(patience("BLMPOP 3 1 k LEFT"), plus(3.0));
-    assert_eq!(patience("xread COUNT 1 block 1500 STREAMS s $"), plus(1.5));
-    assert_eq!(patience("XREADGROUP GROUP g c BLOCK 20 STREAMS s >"), plus(0.02));
-    assert_eq!(patience("xread STREAMS s 0"), plus(0.0));
-    assert_eq!(patience("BRPOP k 0"), None, "for ever");
+    assert_eq!(reply_timeout("GET k"), plus(0.0));
+    assert_eq!(reply_timeout("blpop a b 2.5"), plus(2.5));
+    assert_eq!(reply_timeout("BLMPOP 3 1 k LEFT"), plus(3.0));
+    assert_eq!(reply_timeout("xread COUNT 1 block 1500 STREAMS s $"), plus(1.5));
+    assert_eq!(reply_timeout("XREADGROUP GROUP g c BLOCK 20 STREAMS s >"), plus(0.02));
+    assert_eq!(reply_timeout("xread STREAMS s 0"), plus(0.0));
+    assert_eq!(reply_timeout("BRPOP k 0"), None, "for ever");
     // The server refuses these at once.
     for words in ["BLPOP k soon", "BLPOP k -1", "BLPOP", "BLPOP k nan", "BLPOP k 1e300", "XREAD BLOCK"] {
-        assert_eq!(patience(words), plus(0.0), "{words}");
+        assert_eq!(reply_timeout(words), plus(0.0), "{words}");
     }
 }
 

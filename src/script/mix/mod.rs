@@ -17,9 +17,9 @@ pub mod text;
 pub mod time;
 pub mod url;
 
+use super::hints;
 use super::program::Program;
 use super::push::{Stack, table};
-use super::teach;
 
 /// Makes the global `mix`.
 pub(super) fn register(stack: Stack<'_>, program: &Program) {
@@ -38,7 +38,7 @@ pub(super) fn register(stack: Stack<'_>, program: &Program) {
         url::register(mix);
         http::register(mix);
         redis::register(mix);
-        teach::watch(mix);
+        hints::watch(mix);
     });
     stack.set_global(c"mix", mix);
 }
@@ -54,8 +54,8 @@ pub(crate) mod tests {
     use mlua::ffi;
 
     use super::*;
-    use crate::script::guard;
     use crate::script::push::Table;
+    use crate::script::watchdog;
 
     /// A Lua state whose global `mix` holds what `register` adds, for the tests of this folder.
     pub(crate) fn lua_with(register: fn(&Table<'_>)) -> mlua::Lua {
@@ -94,8 +94,8 @@ pub(crate) mod tests {
         // SAFETY: the state is alive during the run; the function and its arguments are all of the stack.
         unsafe {
             lua.exec_raw::<()>(call, |state| {
-                let _run = guard::enter(state, Duration::from_millis(1), crate::script::doing::Doing::TESTING);
-                while !guard::expired() {
+                let _run = watchdog::enter(state, Duration::from_millis(1), crate::script::doing::Doing::TESTING);
+                while !watchdog::expired() {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 // Called by C: no hook of Lua's is asked, so the function itself must have looked.

@@ -27,22 +27,22 @@ pub use functions::register;
 const MAX_FORMAT: usize = 64 * 1024;
 
 /// What ends the work on a format.
-enum Trouble {
+enum PackError {
     /// An argument of the wrong type.
     Raise(Raise),
     /// What the format or the data makes fail: the `err` that the script gets.
     Fails(String),
 }
 
-impl From<Raise> for Trouble {
-    fn from(raise: Raise) -> Trouble {
-        Trouble::Raise(raise)
+impl From<Raise> for PackError {
+    fn from(raise: Raise) -> PackError {
+        PackError::Raise(raise)
     }
 }
 
-impl From<String> for Trouble {
-    fn from(problem: String) -> Trouble {
-        Trouble::Fails(problem)
+impl From<String> for PackError {
+    fn from(problem: String) -> PackError {
+        PackError::Fails(problem)
     }
 }
 

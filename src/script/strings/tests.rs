@@ -421,11 +421,11 @@ fn what_explodes_is_stopped_in_time() {
         unsafe { lua.exec_raw::<()>((), |s| state = s) }.unwrap();
         let outcome = {
             // SAFETY: `lua` lives until the end of this function.
-            let _run = unsafe { guard::enter(state, Duration::from_millis(50), Doing::TESTING) };
+            let _run = unsafe { watchdog::enter(state, Duration::from_millis(50), Doing::TESTING) };
             function.call::<()>(())
         };
         let error = outcome.unwrap_err().to_string();
-        assert!(error.contains(&format!("slow:1: {}", guard::OVER_BUDGET)), "{code}: {error}");
+        assert!(error.contains(&format!("slow:1: {}", watchdog::OVER_BUDGET)), "{code}: {error}");
         assert!(begin.elapsed() < Duration::from_secs(5), "{code}");
     }
 }

@@ -4,7 +4,7 @@
 use mlua::Lua;
 use std::cell::Cell;
 
-use crate::telemetry::seldom::seldom;
+use crate::telemetry::rate_limited::rate_limited;
 
 /// From how many bytes on a VM's memory counts as nearly full.
 fn nearly_full(memory: usize) -> usize {
@@ -73,13 +73,13 @@ impl Memory {
         self.collected.update(|times| times + 1);
         let collected = lua.set_memory_limit(0).and_then(|_| lua.gc_collect());
         if let Err(e) = collected.and_then(|()| lua.set_memory_limit(self.limit)) {
-            seldom!(ERROR, "garbage is not collected", ""; "a script's garbage could not be collected: {e}");
+            rate_limited!(ERROR, "garbage is not collected", ""; "a script's garbage could not be collected: {e}");
         }
     }
 
     /// Collects garbage when memory is nearly full: the next handler may be another connection's, and there is no
     /// collection in an emergency. Before that, has it collected in steps.
-    pub(super) fn relieve(&self, lua: &Lua) {
+    pub(super) fn collect_if_nearly_full(&self, lua: &Lua) {
         let used = lua.used_memory();
         if used > self.nearly_full.get() {
             self.collect(lua);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::message::Kind;
-use crate::script::teach::{Hints, Missed};
+use crate::script::hints::{Hints, Missed};
 
 /// A VM of that `on_message`.
 fn vm(body: &str) -> Rc<Vm> {
@@ -27,13 +27,13 @@ const LONG: Duration = Duration::from_secs(60);
 #[test]
 fn only_the_watchdog_says_that_a_handler_was_over_its_budget() {
     let over = failure(&vm("while true do end"), Duration::from_millis(20));
-    assert!(over.over_budget && over.message.contains(guard::OVER_BUDGET), "{over:?}");
-    for forged in [format!("error('{}')", guard::OVER_BUDGET), format!("error('{}', 0)", guard::OVER_BUDGET)] {
+    assert!(over.over_budget && over.message.contains(watchdog::OVER_BUDGET), "{over:?}");
+    for forged in [format!("error('{}')", watchdog::OVER_BUDGET), format!("error('{}', 0)", watchdog::OVER_BUDGET)] {
         let vm = vm(&forged);
         // As often as it takes for an overrun to cost a hook half of its budget.
         for _ in 0..10 {
             let failure = failure(&vm, LONG);
-            assert!(failure.message.contains(guard::OVER_BUDGET), "{failure:?}");
+            assert!(failure.message.contains(watchdog::OVER_BUDGET), "{failure:?}");
             assert!(!failure.over_budget && failure.budget_cut.is_none(), "{failure:?}");
         }
     }
@@ -43,10 +43,10 @@ fn only_the_watchdog_says_that_a_handler_was_over_its_budget() {
 fn an_entry_file_cannot_say_that_it_took_too_long() {
     let dir = tempfile::tempdir().unwrap();
     let entry = dir.path().join("entry.lua");
-    std::fs::write(&entry, format!("error('{}')", guard::OVER_BUDGET)).unwrap();
+    std::fs::write(&entry, format!("error('{}')", watchdog::OVER_BUDGET)).unwrap();
     let program = Arc::new(Program::new(Protocol::Websocket, entry, Vec::new()));
     let error = Vm::new(program, &VmLimits::default()).err().unwrap().to_string();
-    assert!(error.contains(guard::OVER_BUDGET) && !error.contains("took longer"), "{error}");
+    assert!(error.contains(watchdog::OVER_BUDGET) && !error.contains("took longer"), "{error}");
 }
 
 /// Says all that it is asked.

@@ -7,7 +7,7 @@ use super::{Hook, Vm};
 use crate::script::places::{Full, Whose};
 use crate::script::program::shown;
 use crate::shard::conn::Conn;
-use crate::telemetry::seldom::seldom;
+use crate::telemetry::rate_limited::rate_limited;
 
 impl Vm {
     /// Handlers that wait.
@@ -55,15 +55,15 @@ impl Vm {
     fn tell_full(&self, full: Full) {
         let (most, entry) = (self.places.most(full), shown(&self.program.entry));
         match full {
-            Full::All => seldom!(WARN, "handlers wait for places", &entry; target: "script",
+            Full::All => rate_limited!(WARN, "handlers wait for places", &entry; target: "script",
                 "{most} handlers of {entry} wait, as many as may on a worker: further ones begin when others have ended"),
             Full::Hook(hook) => {
-                seldom!(WARN, "handlers wait for places", &format!("{entry} {}", hook.name()); target: "script",
+                rate_limited!(WARN, "handlers wait for places", &format!("{entry} {}", hook.name()); target: "script",
                 hook = hook.name(), "{most} handlers of {entry} wait in one hook, as many as may on a worker: further ones of it \
                 begin when others have ended")
             }
             Full::Address(address) => {
-                seldom!(WARN, "handlers wait for places", &format!("{entry} of addresses"); target: "script",
+                rate_limited!(WARN, "handlers wait for places", &format!("{entry} of addresses"); target: "script",
                 remote = %address, "{most} handlers of {entry} wait for clients of one address, as many as may on a worker: \
                 further ones begin when others have ended (of clients behind a proxy: trustedProxies)")
             }

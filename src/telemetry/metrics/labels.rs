@@ -1,13 +1,13 @@
 //! The values of labels that code counts under: closed lists, each value spelt once. `docs/metrics.md` names them all.
 
-use super::count::Count;
+use super::counter::Counter;
 
 /// The values of one label.
 pub trait Label: Copy + Eq + std::fmt::Debug + 'static {
     /// All of them, in the order of the page.
     const ALL: &'static [Self];
     /// A count for each of them.
-    type Counts: Default + std::fmt::Debug + AsRef<[Count]>;
+    type Counts: Default + std::fmt::Debug + AsRef<[Counter]>;
 
     /// The word on the page.
     fn word(self) -> &'static str;
@@ -41,12 +41,12 @@ impl<L: Label> Labelled<L> {
 
     /// The number under one label.
     pub fn get(&self, label: L) -> u64 {
-        self.0.as_ref().get(label.position()).map_or(0, Count::get)
+        self.0.as_ref().get(label.position()).map_or(0, Counter::get)
     }
 
     /// All of them together.
     pub fn sum(&self) -> u64 {
-        self.0.as_ref().iter().map(Count::get).sum()
+        self.0.as_ref().iter().map(Counter::get).sum()
     }
 }
 
@@ -61,7 +61,7 @@ macro_rules! labels {
 
         impl Label for $Name {
             const ALL: &'static [Self] = &[$( $Name::$Value, )+];
-            type Counts = [Count; [$( $word, )+].len()];
+            type Counts = [Counter; [$( $word, )+].len()];
 
             fn word(self) -> &'static str {
                 match self { $( $Name::$Value => $word, )+ }

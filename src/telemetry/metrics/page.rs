@@ -4,7 +4,7 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType, Quantile, Summary,
 };
 
-use super::count::BOUNDS;
+use super::counter::BOUNDS;
 
 /// The content type of such a page.
 pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";

@@ -1,8 +1,8 @@
 //! The page itself: every metric with its name, its help and where its values come from. `docs/metrics.md` is its table.
 
 use super::super::log::Output;
-use super::blocks::{HandlerCounts, PROTOCOLS, SCENARIOS, ServerCounts};
-use super::count::BOUNDS;
+use super::counter::BOUNDS;
+use super::counters::{HandlerCounts, PROTOCOLS, SCENARIOS, ServerCounts};
 use super::labels::{ApiCall, CallResult, DropCause, EndReason, Label, ReloadResult};
 use super::page::Page;
 use super::process::Process;
@@ -275,13 +275,13 @@ fn process(page: &mut Page) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::metrics::Watch;
+    use crate::telemetry::metrics::GaugeFunction;
     use std::time::Duration;
 
     #[test]
     fn a_watch_is_on_the_pages_it_is_for() {
         let metrics = Metrics::new(Vec::new(), Duration::from_secs(60), 5);
-        let watch = |of, name, label, read| Watch { of, kind: Kind::Gauge, name, help: "Help.", label, read };
+        let watch = |of, name, label, read| GaugeFunction { of, kind: Kind::Gauge, name, help: "Help.", label, read };
         let two = || vec![("a\"b".to_owned(), 1.5), ("c".to_owned(), 2.0)];
         metrics.watch(watch(Of::Engine, "depth", Some("topic"), Box::new(two)));
         metrics.watch(watch(Of::Center, "nodes", None, Box::new(|| vec![(String::new(), 3.0)])));

@@ -1,4 +1,4 @@
-//! Delays as quantiles over a sliding window of time.
+//! LatencyHistogram as quantiles over a sliding window of time.
 //!
 //! A worker counts each delay in one of many narrow steps, for ever. Whoever renders takes differences: what has been
 //! counted since some moment is what happened since then. So the window costs the workers nothing, and its parts
@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::count::{Count, nanos};
+use super::counter::{Counter, nanos};
 
 /// Steps in each doubling of a delay: a quantile is told within 1/32 of itself.
 const FINE: u32 = 16;
@@ -20,19 +20,19 @@ pub const STEPS: usize = 1 + ((LONGEST - SHORTEST + 1) * FINE) as usize;
 
 /// How long something took, each time.
 #[derive(Debug)]
-pub struct Delays {
-    steps: [Count; STEPS],
+pub struct LatencyHistogram {
+    steps: [Counter; STEPS],
     /// Nanoseconds.
-    sum: Count,
+    sum: Counter,
 }
 
-impl Default for Delays {
-    fn default() -> Delays {
-        Delays { steps: std::array::from_fn(|_| Count::default()), sum: Count::default() }
+impl Default for LatencyHistogram {
+    fn default() -> LatencyHistogram {
+        LatencyHistogram { steps: std::array::from_fn(|_| Counter::default()), sum: Counter::default() }
     }
 }
 
-impl Delays {
+impl LatencyHistogram {
     /// Once more.
     pub fn record(&self, took: Duration) {
         let took = nanos(took);
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn sums(delays: &Delays) -> Sums {
+    fn sums(delays: &LatencyHistogram) -> Sums {
         let mut sums = Sums::default();
         delays.add_to(&mut sums);
         sums
@@ -170,7 +170,7 @@ mod tests {
         /// Quantiles against those of the sorted list.
         #[test]
         fn quantiles_are_those_of_the_sorted_delays(mut list in prop::collection::vec(1024..(1u64 << 34), 1..200)) {
-            let delays = Delays::default();
+            let delays = LatencyHistogram::default();
             list.iter().for_each(|nanos| delays.record(Duration::from_nanos(*nanos)));
             list.sort_unstable();
             let window = Window::new(Duration::from_secs(60), 5, Instant::now());
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn what_is_older_than_the_window_is_forgotten() {
-        let (delays, start) = (Delays::default(), Instant::now());
+        let (delays, start) = (LatencyHistogram::default(), Instant::now());
         let mut window = Window::new(Duration::from_secs(50), 5, start);
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         assert!(window.quantiles(&sums(&delays), [0.5])[0].is_nan());

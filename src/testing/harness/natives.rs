@@ -1,4 +1,4 @@
-//! What the fake engine of a test needs of the real one: how arguments are read and judged, contexts, the guard.
+//! What the fake engine of a test needs of the real one: how arguments are read and judged, contexts, the watchdog.
 
 use mlua::ffi;
 use std::borrow::Cow;
@@ -11,7 +11,7 @@ use crate::script::doing::Doing;
 use crate::script::harness::{self as runtime, One, Pushed, Table, with};
 use crate::script::mix::conn::GONE;
 use crate::script::stack::{Args, Push, Raise, Stack, State};
-use crate::script::{guard, wait};
+use crate::script::{wait, watchdog};
 use crate::shard::context::{Context, Value};
 
 thread_local! {
@@ -63,8 +63,8 @@ pub(super) fn register(table: &Table<'_>) {
         (c"gone", GONE),
         (c"not_at_top_level", wait::NOT_AT_TOP_LEVEL),
         (c"not_here", wait::NOT_HERE),
-        (c"in_vain", wait::IN_VAIN),
-        (c"over_budget", guard::OVER_BUDGET),
+        (c"in_vain", wait::MAX_FAILED_WAITS),
+        (c"over_budget", watchdog::OVER_BUDGET),
     ] {
         table.field(name, text);
     }
@@ -239,7 +239,7 @@ unsafe extern "C-unwind" fn resume(state: State) -> c_int {
         let budget = Duration::from_millis(ffi::lua_tonumber(state, 2) as u64);
         ffi::lua_xmove(state, co, given);
         let status = {
-            let _run = guard::enter(state, budget, Doing::TESTING);
+            let _run = watchdog::enter(state, budget, Doing::TESTING);
             ffi::lua_resume_(co, given)
         };
         let ended_well = matches!(status, ffi::LUA_OK | ffi::LUA_YIELD);

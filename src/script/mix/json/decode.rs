@@ -9,9 +9,9 @@ use std::{slice, str};
 
 use super::trouble::position;
 use super::{MAX_DEPTH, MAX_EXACT, give_scratch, mark_array, plain_run, push_null, take_scratch};
-use crate::script::guard;
 use crate::script::push::{Stack, push_bytes};
 use crate::script::stack::{Args, BYTES_PER_LOOK, Push, State, VALUES_PER_LOOK, throw};
+use crate::script::watchdog;
 
 /// `mix.json_decode(s[, {null = true}])` -> `v, err`.
 ///
@@ -108,7 +108,7 @@ impl Parser<'_> {
     fn token(&mut self) -> Option<u8> {
         while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.byte() {
             self.at += 1;
-            if self.at.is_multiple_of(BYTES_PER_LOOK) && guard::expired() {
+            if self.at.is_multiple_of(BYTES_PER_LOOK) && watchdog::expired() {
                 // As if the text ended here: what failed is of no interest any more.
                 self.text = self.text.get(..self.at).unwrap_or_default();
             }
@@ -119,7 +119,7 @@ impl Parser<'_> {
     /// Pushes the next value; false and nothing pushed for a null that is to be nil.
     fn value(&mut self) -> Result<bool, Problem> {
         self.values = self.values.wrapping_add(1);
-        if self.values.is_multiple_of(VALUES_PER_LOOK as u32) && guard::expired() {
+        if self.values.is_multiple_of(VALUES_PER_LOOK as u32) && watchdog::expired() {
             return Err(OUT_OF_TIME);
         }
         match self.token() {
@@ -311,7 +311,7 @@ impl Parser<'_> {
                 Some(b'"') => break,
                 Some(b'\\') => {
                     escapes += 1;
-                    if escapes % VALUES_PER_LOOK == 0 && guard::expired() {
+                    if escapes % VALUES_PER_LOOK == 0 && watchdog::expired() {
                         return Err(OUT_OF_TIME);
                     }
                     self.escape()?;

@@ -7,12 +7,12 @@ use mlua::ffi;
 use std::ffi::c_int;
 use std::str;
 
-use super::trouble::Trouble;
+use super::trouble::EncodeError;
 use super::{MAX_DEPTH, MAX_EXACT, give_scratch, is_marked_array, plain_run, take_scratch};
-use crate::script::guard;
 use crate::script::push::{One, Pushed, Stack};
 use crate::script::slots::{Plain, Slots};
 use crate::script::stack::{Args, BYTES_PER_LOOK, State, number_text};
+use crate::script::watchdog;
 
 /// The longest text that is made. Tables that hold one another many times over may stand for one without end, and a
 /// native function can't be interrupted.
@@ -76,7 +76,7 @@ pub(in crate::script::mix) fn encoded(args: &Args, index: c_int) -> Result<Bytes
 ///
 /// # Safety
 /// The slots must be those of a running function that [`super::set_encoding`] has set, and `slot` the top one.
-unsafe fn encode(slots: Slots<'_>, slot: c_int) -> Result<Vec<u8>, (Vec<u8>, Box<Trouble>)> {
+unsafe fn encode(slots: Slots<'_>, slot: c_int) -> Result<Vec<u8>, (Vec<u8>, Box<EncodeError>)> {
     let mut encoder = Encoder { slots, out: take_scratch(), elements: 0 };
     // SAFETY: the caller's.
     match unsafe { encoder.value(slot, 0) } {
@@ -86,15 +86,15 @@ unsafe fn encode(slots: Slots<'_>, slot: c_int) -> Result<Vec<u8>, (Vec<u8>, Box
 }
 
 #[cold]
-fn too_long() -> Box<Trouble> {
-    Trouble::new("table", format!("its text is longer than {} MiB", MAX_LENGTH >> 20))
+fn too_long() -> Box<EncodeError> {
+    EncodeError::new("table", format!("its text is longer than {} MiB", MAX_LENGTH >> 20))
 }
 
 fn index_text(index: f64) -> String {
     String::from_utf8_lossy(&number_text(index)).into_owned()
 }
 
-type Encoded = Result<(), Box<Trouble>>;
+type Encoded = Result<(), Box<EncodeError>>;
 
 /// What encodes a value, in a function that [`super::set_encoding`] has set. Nothing here raises.
 struct Encoder<'a> {
@@ -119,7 +119,7 @@ impl Encoder<'_> {
             Plain::Number(n) => return self.number(n),
             Plain::Text(text) => {
                 if !self.string(text)? {
-                    return Err(Trouble::new("string", "not valid UTF-8"));
+                    return Err(EncodeError::new("string", "not valid UTF-8"));
                 }
             }
             // SAFETY: the caller's, and a table.
@@ -127,7 +127,7 @@ impl Encoder<'_> {
             Plain::Other(ffi::LUA_TLIGHTUSERDATA) if slots.userdata(slot).is_null() => {
                 self.out.extend_from_slice(b"null");
             }
-            Plain::Other(_) => return Err(Trouble::new(slots.type_name(slot), "")),
+            Plain::Other(_) => return Err(EncodeError::new(slots.type_name(slot), "")),
         }
         Ok(())
     }
@@ -147,13 +147,13 @@ impl Encoder<'_> {
         } else if n.is_finite() {
             serde_json::to_writer(&mut self.out, &n)
         } else {
-            return Err(Trouble::new("number", if n.is_nan() { "NaN" } else { "infinite" }));
+            return Err(EncodeError::new("number", if n.is_nan() { "NaN" } else { "infinite" }));
         };
         Ok(())
     }
 
     /// False when it is not UTF-8, as RFC 8259, section 8.1 demands.
-    fn string(&mut self, text: &[u8]) -> Result<bool, Box<Trouble>> {
+    fn string(&mut self, text: &[u8]) -> Result<bool, Box<EncodeError>> {
         if text.len() > BYTES_PER_LOOK {
             return self.long_string(text);
         }
@@ -170,7 +170,7 @@ impl Encoder<'_> {
 
     /// As [`Encoder::string`], with looks at length and time.
     #[cold]
-    fn long_string(&mut self, text: &[u8]) -> Result<bool, Box<Trouble>> {
+    fn long_string(&mut self, text: &[u8]) -> Result<bool, Box<EncodeError>> {
         if text.len() > MAX_LENGTH {
             return Err(too_long());
         }
@@ -183,8 +183,8 @@ impl Encoder<'_> {
             if self.out.len() > MAX_LENGTH {
                 return Err(too_long());
             }
-            if guard::expired() {
-                return Err(Trouble::new("string", guard::OVER_BUDGET));
+            if watchdog::expired() {
+                return Err(EncodeError::new("string", watchdog::OVER_BUDGET));
             }
         }
         self.out.push(b'"');
@@ -226,13 +226,13 @@ impl Encoder<'_> {
     /// As [`encode`], of a table.
     unsafe fn table(&mut self, slot: c_int, depth: usize) -> Encoded {
         if depth == MAX_DEPTH {
-            return Err(Trouble::new("table", format!("nested deeper than {MAX_DEPTH} (a cycle?)")));
+            return Err(EncodeError::new("table", format!("nested deeper than {MAX_DEPTH} (a cycle?)")));
         }
         let state = self.slots.state();
         // A key, a value, and one more to compare a metatable.
         // SAFETY: the thread is alive. It raises nothing: it returns 0 when the stack can't grow.
         if unsafe { ffi::lua_checkstack(state, 4) } == 0 {
-            return Err(Trouble::new("table", "out of Lua stack"));
+            return Err(EncodeError::new("table", "out of Lua stack"));
         }
         // SAFETY: there is room.
         unsafe { ffi::lua_pushnil(state) };
@@ -284,7 +284,7 @@ impl Encoder<'_> {
             let Some(key) = self.slots.string(key_slot) else { return Err(self.wrong_key(key_slot)) };
             self.out.push(before);
             if !self.string(key).map_err(|e| e.at_key(key))? {
-                return Err(Trouble::new("table", "a key is not valid UTF-8"));
+                return Err(EncodeError::new("table", "a key is not valid UTF-8"));
             }
             self.out.push(b':');
             // SAFETY: the caller's: the key's value is at the top.
@@ -347,7 +347,7 @@ impl Encoder<'_> {
         loop {
             let Some(key) = self.slots.exact_number(key_slot) else { return Err(self.wrong_key(key_slot)) };
             if key < 1.0 || key.trunc() != key {
-                return Err(Trouble::new("table", format!("index {} in an array", index_text(key))));
+                return Err(EncodeError::new("table", format!("index {} in an array", index_text(key))));
             }
             values += 1;
             highest = highest.max(key);
@@ -365,7 +365,7 @@ impl Encoder<'_> {
             let plural = if values == 1 { "" } else { "s" };
             let highest = index_text(highest);
             let reason = format!("sparse array ({values} value{plural}, highest index {highest})");
-            return Err(Trouble::new("table", reason));
+            return Err(EncodeError::new("table", reason));
         }
         while len < values {
             len += 1;
@@ -399,20 +399,20 @@ impl Encoder<'_> {
         if self.out.len() > MAX_LENGTH {
             return Err(too_long());
         }
-        if self.elements.is_multiple_of(ELEMENTS_PER_LOOK) && guard::expired() {
-            return Err(Trouble::new("table", guard::OVER_BUDGET));
+        if self.elements.is_multiple_of(ELEMENTS_PER_LOOK) && watchdog::expired() {
+            return Err(EncodeError::new("table", watchdog::OVER_BUDGET));
         }
         Ok(())
     }
 
     /// Why the key in a slot fits neither an object nor an array.
     #[cold]
-    fn wrong_key(&self, key_slot: c_int) -> Box<Trouble> {
+    fn wrong_key(&self, key_slot: c_int) -> Box<EncodeError> {
         let reason = match self.slots.kind(key_slot) {
             ffi::LUA_TSTRING | ffi::LUA_TNUMBER => "both string and number keys".into(),
             _ => format!("a {} as key", self.slots.type_name(key_slot)),
         };
-        Trouble::new("table", reason)
+        EncodeError::new("table", reason)
     }
 }
 

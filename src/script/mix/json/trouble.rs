@@ -4,7 +4,7 @@ use std::ffi::c_int;
 use std::fmt::Write;
 
 /// What can't be encoded, why and where.
-pub(super) struct Trouble {
+pub(super) struct EncodeError {
     /// The type of the value.
     what: &'static str,
     reason: String,
@@ -12,14 +12,14 @@ pub(super) struct Trouble {
     path: Vec<String>,
 }
 
-impl Trouble {
+impl EncodeError {
     #[cold]
-    pub(super) fn new(what: &'static str, reason: impl Into<String>) -> Box<Trouble> {
-        Box::new(Trouble { what, reason: reason.into(), path: Vec::new() })
+    pub(super) fn new(what: &'static str, reason: impl Into<String>) -> Box<EncodeError> {
+        Box::new(EncodeError { what, reason: reason.into(), path: Vec::new() })
     }
 
     #[cold]
-    pub(super) fn at_key(mut self: Box<Self>, key: &[u8]) -> Box<Trouble> {
+    pub(super) fn at_key(mut self: Box<Self>, key: &[u8]) -> Box<EncodeError> {
         /// Enough to know a key by.
         const SHOWN: usize = 40;
         let shown = String::from_utf8_lossy(key.get(..SHOWN).unwrap_or(key));
@@ -34,7 +34,7 @@ impl Trouble {
     }
 
     #[cold]
-    pub(super) fn at_index(mut self: Box<Self>, index: usize) -> Box<Trouble> {
+    pub(super) fn at_index(mut self: Box<Self>, index: usize) -> Box<EncodeError> {
         self.path.push(format!("[{index}]"));
         self
     }

@@ -1,6 +1,6 @@
 //! The functions of this folder as scripts get them.
 
-use super::{Trouble, pack, unpack};
+use super::{PackError, pack, unpack};
 use crate::script::push::Table;
 use crate::script::stack::{Args, Fallible};
 
@@ -10,10 +10,10 @@ pub fn register(mix: &Table<'_>) {
     mix.native(c"php_unpack", |a: &Args| outcome("php_unpack", unpack::check(a)));
 }
 
-fn outcome<T>(function: &str, result: Result<T, Trouble>) -> Fallible<T> {
+fn outcome<T>(function: &str, result: Result<T, PackError>) -> Fallible<T> {
     match result {
         Ok(value) => Ok(Ok(value)),
-        Err(Trouble::Fails(problem)) => Ok(Err(format!("{function}: {problem}"))),
-        Err(Trouble::Raise(raise)) => Err(raise),
+        Err(PackError::Fails(problem)) => Ok(Err(format!("{function}: {problem}"))),
+        Err(PackError::Raise(raise)) => Err(raise),
     }
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ffi::c_int;
 
 use super::code::{Element, Kind, Order, Padding, Repeat};
-use super::{Trouble, cast, code, format_length, push_made};
+use super::{PackError, cast, code, format_length, push_made};
 use crate::script::push::{One, Push, Stack};
 use crate::script::slots::Plain;
 use crate::script::stack::{Args, Raise};
@@ -25,7 +25,7 @@ pub(super) struct Packed {
 }
 
 /// Checks format and arguments.
-pub(super) fn check(args: &Args) -> Result<Packed, Trouble> {
+pub(super) fn check(args: &Args) -> Result<Packed, PackError> {
     let arguments = args.count();
     let mut output = Output::default();
     Packer { args, next: 2, last: arguments, output: &mut output }.run()?;
@@ -89,7 +89,7 @@ struct Packer<'a, 'b> {
 }
 
 impl<'a> Packer<'a, '_> {
-    fn run(&mut self) -> Result<(), Trouble> {
+    fn run(&mut self) -> Result<(), PackError> {
         let format = self.args.bytes(1)?;
         format_length(&format)?;
         let mut rest = &*format;
@@ -99,8 +99,8 @@ impl<'a> Packer<'a, '_> {
         }
         match self.left() {
             0 => Ok(()),
-            1 => Err(Trouble::Fails("no code takes the last argument".into())),
-            left => Err(Trouble::Fails(format!("no code takes the last {left} arguments"))),
+            1 => Err(PackError::Fails("no code takes the last argument".into())),
+            left => Err(PackError::Fails(format!("no code takes the last {left} arguments"))),
         }
     }
 
@@ -108,7 +108,7 @@ impl<'a> Packer<'a, '_> {
         usize::try_from(self.last - self.next + 1).unwrap_or(0)
     }
 
-    fn element(&mut self, element: &Element) -> Result<(), Trouble> {
+    fn element(&mut self, element: &Element) -> Result<(), PackError> {
         match element.kind {
             Kind::Skip => self.output.advance(element.times()?)?.fill(0),
             Kind::Jump => self.output.jump(element.times()?)?,
@@ -166,9 +166,9 @@ impl<'a> Packer<'a, '_> {
         }
     }
 
-    fn text(&mut self, element: &Element) -> Result<Cow<'a, [u8]>, Trouble> {
+    fn text(&mut self, element: &Element) -> Result<Cow<'a, [u8]>, PackError> {
         if self.left() == 0 {
-            return Err(Trouble::Fails(format!("no argument is left for code '{}'", element.code)));
+            return Err(PackError::Fails(format!("no argument is left for code '{}'", element.code)));
         }
         self.next += 1;
         Ok(self.args.bytes(self.next - 1)?)
@@ -185,9 +185,9 @@ impl<'a> Packer<'a, '_> {
         }
     }
 
-    fn integer(&mut self, code: char) -> Result<u64, Trouble> {
+    fn integer(&mut self, code: char) -> Result<u64, PackError> {
         let bits = self.number(|n| Ok(cast::integer_of_number(n)), cast::integer_of_text)?;
-        bits.map_err(|problem: String| Trouble::Fails(format!("code '{code}': {problem}")))
+        bits.map_err(|problem: String| PackError::Fails(format!("code '{code}': {problem}")))
     }
 
     fn float(&mut self) -> Result<f64, Raise> {

@@ -1,11 +1,11 @@
 //! `mix.php_unpack(fmt, s)`: bytes to a table.
 
 use super::code::{Kind, Padding, Repeat};
-use super::{Trouble, code, format_length, push_made};
-use crate::script::guard;
+use super::{PackError, code, format_length, push_made};
 use crate::script::mix::query;
 use crate::script::push::{One, Push, Stack};
 use crate::script::stack::{Args, Raise, throw};
+use crate::script::watchdog;
 
 /// As much of a name as counts, in bytes: PHP's rule too.
 const MAX_NAME: usize = 200;
@@ -23,7 +23,7 @@ const EXACT: u64 = 1 << 53;
 pub(super) struct Unpacked;
 
 /// Checks the format against the data.
-pub(super) fn check(args: &Args) -> Result<Unpacked, Trouble> {
+pub(super) fn check(args: &Args) -> Result<Unpacked, PackError> {
     let (format, data) = (args.bytes(1)?, args.bytes(2)?);
     format_length(&format)?;
     let mut runs = Runs { rest: &format, position: 0, end: data.len() };
@@ -48,9 +48,9 @@ impl Push for Unpacked {
                     since_look += VALUE_WEIGHT + run.length;
                     if since_look > BYTES_PER_LOOK {
                         since_look = 0;
-                        if guard::expired() {
+                        if watchdog::expired() {
                             // SAFETY: a native function pushes its results, with its name as upvalue.
-                            unsafe { throw(stack.state(), Raise::Message(guard::OVER_BUDGET.into())) }
+                            unsafe { throw(stack.state(), Raise::Message(watchdog::OVER_BUDGET.into())) }
                         }
                     }
                 }

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use crate::message::Kind;
-use crate::queue::Given;
+use crate::queue::QueuedMessage;
 use crate::wire::frame;
 
 /// What an idle connection keeps of its buffer.
@@ -14,7 +14,7 @@ const COMPACT: usize = 64 * 1024;
 
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum What {
+pub(super) enum FrameKind {
     /// A message of a queue, which its consumer does not settle.
     Event,
     /// Anything else.
@@ -23,7 +23,7 @@ pub(super) enum What {
 
 /// The frames that wait. Positions count the connection's bytes from its beginning.
 #[derive(Default)]
-pub(super) struct Out {
+pub(super) struct WriteBuffer {
     bytes: Vec<u8>,
     /// The position of the first byte of `bytes`.
     base: u64,
@@ -32,12 +32,12 @@ pub(super) struct Out {
     /// Up to where whole frames are written.
     whole: u64,
     /// Where each frame ends that is not wholly written.
-    ends: VecDeque<(u64, What)>,
+    ends: VecDeque<(u64, FrameKind)>,
 }
 
-impl Out {
+impl WriteBuffer {
     /// Adds a text message.
-    pub(super) fn text(&mut self, payload: &[u8], what: What) {
+    pub(super) fn text(&mut self, payload: &[u8], what: FrameKind) {
         frame::append(&mut self.bytes, Kind::Text, payload);
         self.end(what);
     }
@@ -45,10 +45,10 @@ impl Out {
     /// Adds a frame.
     pub(super) fn frame(&mut self, frame: &[u8]) {
         self.bytes.extend_from_slice(frame);
-        self.end(What::Other);
+        self.end(FrameKind::Other);
     }
 
-    fn end(&mut self, what: What) {
+    fn end(&mut self, what: FrameKind) {
         self.ends.push_back((self.base + self.bytes.len() as u64, what));
     }
 
@@ -74,7 +74,7 @@ impl Out {
         while let Some(&(end, what)) = self.ends.front()
             && end <= self.done
         {
-            events += usize::from(what == What::Event);
+            events += usize::from(what == FrameKind::Event);
             self.whole = end;
             self.ends.pop_front();
         }
@@ -91,7 +91,7 @@ impl Out {
     }
 
     /// Drops all but the rest of a frame that is begun; what that is.
-    pub(super) fn cut(&mut self) -> Option<What> {
+    pub(super) fn cut(&mut self) -> Option<FrameKind> {
         let begun = self.ends.front().copied().filter(|_| self.whole < self.done);
         let end = begun.map_or(self.done, |(end, _)| end);
         self.bytes.truncate((end - self.base) as usize);
@@ -101,7 +101,7 @@ impl Out {
 }
 
 /// Appends a message of a queue as its consumer gets it.
-pub(super) fn write_event(given: &Given, node: u64, out: &mut Vec<u8>) {
+pub(super) fn write_event(given: &QueuedMessage, node: u64, out: &mut Vec<u8>) {
     let mut digits = itoa::Buffer::new();
     out.extend_from_slice(b"{\"e\":\"queue.pop\",\"p\":{\"n\":\"");
     out.extend_from_slice(digits.format(node).as_bytes());
@@ -126,10 +126,10 @@ mod tests {
 
     #[test]
     fn frames_leave_in_order_and_events_are_counted() {
-        let mut out = Out::default();
-        out.text(b"ab", What::Event);
-        out.text(b"c", What::Other);
-        out.text(b"d", What::Event);
+        let mut out = WriteBuffer::default();
+        out.text(b"ab", FrameKind::Event);
+        out.text(b"c", FrameKind::Other);
+        out.text(b"d", FrameKind::Event);
         assert_eq!(out.rest(), b"\x81\x02ab\x81\x01c\x81\x01d");
         assert_eq!(out.advance(3), 0);
         assert_eq!(out.advance(1), 1);
@@ -141,14 +141,14 @@ mod tests {
 
     #[test]
     fn what_is_begun_is_finished() {
-        let mut out = Out::default();
-        out.text(b"ab", What::Event);
-        out.text(b"cd", What::Event);
+        let mut out = WriteBuffer::default();
+        out.text(b"ab", FrameKind::Event);
+        out.text(b"cd", FrameKind::Event);
         assert_eq!(out.advance(5), 1);
-        assert_eq!(out.cut(), Some(What::Event));
+        assert_eq!(out.cut(), Some(FrameKind::Event));
         assert_eq!(out.rest(), b"\x02cd");
         assert_eq!(out.advance(3), 1);
-        out.text(b"x", What::Other);
+        out.text(b"x", FrameKind::Other);
         assert_eq!(out.cut(), None);
         assert!(out.is_empty());
         out.frame(b"yz");
@@ -158,10 +158,10 @@ mod tests {
     proptest! {
         #[test]
         fn all_bytes_leave_once(sizes in prop::collection::vec(0..90_000usize, 1..20), cut in 1..100_000usize) {
-            let (mut out, mut want, mut got, mut events) = (Out::default(), Vec::new(), Vec::new(), 0);
+            let (mut out, mut want, mut got, mut events) = (WriteBuffer::default(), Vec::new(), Vec::new(), 0);
             for (i, size) in sizes.iter().enumerate() {
                 let payload = vec![b'a' + (i % 26) as u8; *size];
-                out.text(&payload, What::Event);
+                out.text(&payload, FrameKind::Event);
                 frame::append(&mut want, Kind::Text, &payload);
                 let some = out.len().min(cut);
                 got.extend_from_slice(&out.rest()[..some]);

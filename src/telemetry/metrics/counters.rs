@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use super::count::{Count, Durations};
+use super::counter::{Counter, Durations};
 use super::labels::{ApiCall, CallResult, DropCause, EndReason, Label, Labelled, ReloadResult};
-use super::window::Delays;
+use super::window::LatencyHistogram;
 
 /// What clients speak, in the order of what is kept for each.
 pub const PROTOCOLS: [&str; 2] = ["websocket", "socket"];
@@ -20,34 +20,34 @@ pub struct ShardCounts {
     /// By [`PROTOCOLS`].
     pub protocols: [ProtocolCounts; PROTOCOLS.len()],
     /// Messages for one client that there is not.
-    pub no_client: Count,
+    pub no_client: Counter,
     /// Channels that nobody on the node was in when the first one came.
-    pub channels_opened: Count,
+    pub channels_opened: Counter,
     /// Subscriptions there are now.
-    pub subscriptions: Count,
+    pub subscriptions: Counter,
     /// Bytes of clients' messages that are unfinished, or wait for a handler.
-    pub held: Count,
+    pub held: Counter,
     /// Messages that scripts published.
-    pub published: Count,
+    pub published: Counter,
     /// Bytes that the Lua VMs use.
-    pub lua_memory: Count,
+    pub lua_memory: Counter,
     /// Handlers that wait.
-    pub waiting_handlers: Count,
+    pub waiting_handlers: Counter,
 }
 
 /// What is counted of connections that speak one protocol.
 #[derive(Debug, Default)]
 pub struct ProtocolCounts {
     /// Whole messages that clients have sent.
-    pub read: Count,
+    pub read: Counter,
     /// Messages that were put into outboxes.
-    pub sent: Count,
+    pub sent: Counter,
     /// Those of them that came by way of the mesh.
-    pub delivered: Count,
+    pub delivered: Counter,
     /// Messages that were not.
     pub dropped: Labelled<DropCause>,
     /// By [`SCENARIOS`]: from when the mesh accepted a message till the outboxes had it.
-    pub delays: [Delays; SCENARIOS.len()],
+    pub delays: [LatencyHistogram; SCENARIOS.len()],
 }
 
 /// What a worker counts of one server.
@@ -55,11 +55,11 @@ pub struct ProtocolCounts {
 #[repr(align(128))]
 pub struct ServerCounts {
     /// Connections that were opened.
-    pub opened: Count,
+    pub opened: Counter,
     /// Connections that have ended.
     pub closed: Labelled<EndReason>,
     /// Connections that were refused.
-    pub refused: Count,
+    pub refused: Counter,
     /// By hook.
     pub handlers: [HandlerCounts; HOOKS],
 }
@@ -70,11 +70,11 @@ pub struct HandlerCounts {
     /// How long its calls took, their waits included.
     pub durations: Durations,
     /// Calls that failed.
-    pub errors: Count,
+    pub errors: Counter,
     /// Those of them that were stopped for holding the worker too long.
-    pub timeouts: Count,
+    pub timeouts: Counter,
     /// Those of these after which the hook got a shorter budget.
-    pub budget_cuts: Count,
+    pub budget_cuts: Counter,
 }
 
 impl HandlerCounts {
@@ -94,11 +94,11 @@ pub struct ApiCounts {
     /// By call.
     calls: [Labelled<CallResult>; ApiCall::ALL.len()],
     /// Messages that back ends published, one for each channel; repeats that are not done again do not count.
-    pub published: Count,
+    pub published: Counter,
     /// Wrong credentials.
-    pub logins_failed: Count,
+    pub logins_failed: Counter,
     /// Those of them whose answer had to wait.
-    pub logins_delayed: Count,
+    pub logins_delayed: Counter,
 }
 
 impl ApiCounts {

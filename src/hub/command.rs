@@ -8,7 +8,7 @@ use crate::value::Value;
 
 /// Something that a connection is to do.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Order {
+pub enum ConnCommand {
     /// Set these values of its context; [`Value::Nil`] removes one.
     SetContext(Vec<(String, Value)>),
     /// Enter these channels.
@@ -24,15 +24,15 @@ pub enum Order {
     },
 }
 
-impl Order {
+impl ConnCommand {
     /// The bytes it counts for in a mailbox.
     pub(super) fn weight(&self) -> usize {
         match self {
-            Order::SetContext(values) => values.iter().map(|(key, value)| key.len() + value.weight()).sum(),
-            Order::Subscribe(channels) | Order::Unsubscribe(channels) => {
+            ConnCommand::SetContext(values) => values.iter().map(|(key, value)| key.len() + value.weight()).sum(),
+            ConnCommand::Subscribe(channels) | ConnCommand::Unsubscribe(channels) => {
                 channels.iter().map(|channel| size_of::<Channel>() + channel.as_str().len()).sum()
             }
-            Order::Close { reason, .. } => reason.len(),
+            ConnCommand::Close { reason, .. } => reason.len(),
         }
     }
 }
@@ -63,4 +63,4 @@ pub enum CommandError {
 }
 
 /// Where the outcome of an order goes. Dropped unused, it says that there is no such client.
-pub type Obeyed = oneshot::Sender<Result<(), CommandError>>;
+pub type CommandReply = oneshot::Sender<Result<(), CommandError>>;

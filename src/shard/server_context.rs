@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::config::{Limits, Protocol, Server};
-use crate::telemetry::metrics::blocks::ServerCounts;
+use crate::telemetry::metrics::counters::ServerCounts;
 
 /// One configured server as one worker serves it.
-pub struct Served {
+pub struct ServerContext {
     /// Its position under `engine.servers`.
     pub index: usize,
     /// What its clients speak.
@@ -23,26 +23,26 @@ pub struct Served {
     pub counts: Arc<ServerCounts>,
 }
 
-impl Served {
+impl ServerContext {
     /// The server at that position, whose connections all workers count together.
-    pub fn new(index: usize, server: &Server, clients: Arc<AtomicUsize>) -> Served {
+    pub fn new(index: usize, server: &Server, clients: Arc<AtomicUsize>) -> ServerContext {
         let (limits, unsent_at_first) = (Cell::new(server.limits), server.limits.unsent_limit);
-        Served { index, protocol: server.protocol, limits, unsent_at_first, clients, counts: Arc::default() }
+        ServerContext { index, protocol: server.protocol, limits, unsent_at_first, clients, counts: Arc::default() }
     }
 
     /// Takes a place among the server's connections; None when there are `maxConnections` already.
-    pub fn admit(&self) -> Option<Place> {
+    pub fn admit(&self) -> Option<ConnectionPermit> {
         let max = self.limits.get().max_connections;
         let before = self.clients.fetch_add(1, Relaxed);
-        let place = Place(self.clients.clone());
+        let place = ConnectionPermit(self.clients.clone());
         (max == 0 || before < max).then_some(place)
     }
 }
 
 /// A connection's place among its server's connections, given back when dropped.
-pub struct Place(Arc<AtomicUsize>);
+pub struct ConnectionPermit(Arc<AtomicUsize>);
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }

@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 
 use crate::api::error::ApiError;
 use crate::api::params::{self, Addressee, Field, invalid};
-use crate::hub::Order;
+use crate::hub::ConnCommand;
 use crate::message::{Channel, close_code};
 use crate::value::Value;
 use crate::wire::frame::MAX_REASON;
@@ -26,7 +26,7 @@ struct Params<'a> {
 }
 
 /// Reads the parameters of `conn.call`.
-pub(super) fn parse(params: &[u8]) -> Result<(Addressee, Order), ApiError> {
+pub(super) fn parse(params: &[u8]) -> Result<(Addressee, ConnCommand), ApiError> {
     if !params.trim_ascii_start().starts_with(b"{") {
         return Err(invalid(
             "field \"p\" must be an object such as {\"c\": client_id, \"f\": function, \"a\": [args]}",
@@ -47,8 +47,8 @@ pub(super) fn parse(params: &[u8]) -> Result<(Addressee, Order), ApiError> {
     let order = match &**function {
         "set_context_value" => set_context_value(args)?,
         "set_context" => set_context(args)?,
-        "subscribe" => Order::Subscribe(channels(args)?),
-        "unsubscribe" => Order::Unsubscribe(channels(args)?),
+        "subscribe" => ConnCommand::Subscribe(channels(args)?),
+        "unsubscribe" => ConnCommand::Unsubscribe(channels(args)?),
         "close" => close(args)?,
         _ => {
             return Err(invalid(
@@ -59,21 +59,21 @@ pub(super) fn parse(params: &[u8]) -> Result<(Addressee, Order), ApiError> {
     Ok((client, order))
 }
 
-fn set_context_value(args: Vec<Json>) -> Result<Order, ApiError> {
+fn set_context_value(args: Vec<Json>) -> Result<ConnCommand, ApiError> {
     match <[Json; 2]>::try_from(args) {
-        Ok([Json::String(key), json]) => Ok(Order::SetContext(vec![(key, value(json, 0)?)])),
+        Ok([Json::String(key), json]) => Ok(ConnCommand::SetContext(vec![(key, value(json, 0)?)])),
         _ => Err(invalid("field \"a\": set_context_value takes [key, value], the key a string")),
     }
 }
 
-fn set_context(args: Vec<Json>) -> Result<Order, ApiError> {
+fn set_context(args: Vec<Json>) -> Result<ConnCommand, ApiError> {
     match <[Json; 1]>::try_from(args) {
         Ok([Json::Object(pairs)]) => {
             let values = pairs.into_iter().map(|(key, json)| Ok((key, value(json, 0)?)));
-            Ok(Order::SetContext(values.collect::<Result<_, ApiError>>()?))
+            Ok(ConnCommand::SetContext(values.collect::<Result<_, ApiError>>()?))
         }
         // PHP's empty object.
-        Ok([Json::Array(none)]) if none.is_empty() => Ok(Order::SetContext(Vec::new())),
+        Ok([Json::Array(none)]) if none.is_empty() => Ok(ConnCommand::SetContext(Vec::new())),
         _ => Err(invalid("field \"a\": set_context takes [object]")),
     }
 }
@@ -89,7 +89,7 @@ fn channels(args: Vec<Json>) -> Result<Vec<Channel>, ApiError> {
     args.into_iter().map(name).collect()
 }
 
-fn close(args: Vec<Json>) -> Result<Order, ApiError> {
+fn close(args: Vec<Json>) -> Result<ConnCommand, ApiError> {
     let mut args = args.into_iter();
     let code = match args.next() {
         None | Some(Json::Null) => close_code::NORMAL,
@@ -109,7 +109,7 @@ fn close(args: Vec<Json>) -> Result<Order, ApiError> {
     if args.next().is_some() {
         return Err(invalid("field \"a\": close takes [code, reason]"));
     }
-    Ok(Order::Close { code, reason: reason.into() })
+    Ok(ConnCommand::Close { code, reason: reason.into() })
 }
 
 /// A JSON value as scripts would have decoded it: null is nothing, integers that a double does not hold are strings.
@@ -150,7 +150,7 @@ mod tests {
     use crate::ids::ClientId;
     use serde_json::json;
 
-    fn order(f: &str, a: Json) -> Result<Order, ApiError> {
+    fn order(f: &str, a: Json) -> Result<ConnCommand, ApiError> {
         parse(json!({"c": "7", "f": f, "a": a}).to_string().as_bytes()).map(|(client, order)| {
             assert_eq!(client.map(ClientId::get), Ok(7));
             order
@@ -163,7 +163,7 @@ mod tests {
             "set_context",
             json!([{"a": [1, null, "x"], "b": null, "n": 9007199254740993u64, "m": -3, "d": 0.5}]),
         );
-        let Ok(Order::SetContext(mut values)) = got else { panic!("{got:?}") };
+        let Ok(ConnCommand::SetContext(mut values)) = got else { panic!("{got:?}") };
         values.sort_by(|a, b| a.0.cmp(&b.0));
         let list = [(Value::Number(1.0), Value::Number(1.0)), (Value::Number(3.0), Value::str("x"))];
         let want = [
@@ -179,10 +179,10 @@ mod tests {
     #[test]
     fn each_function_checks_its_arguments() {
         // In PHP an empty object is an empty array.
-        assert_eq!(order("set_context", json!([[]])), Ok(Order::SetContext(vec![])));
-        assert_eq!(order("set_context", json!([{}])), Ok(Order::SetContext(vec![])));
-        assert_eq!(order("close", json!([])), Ok(Order::Close { code: 1000, reason: "".into() }));
-        assert_eq!(order("close", json!([4001, "bye"])), Ok(Order::Close { code: 4001, reason: "bye".into() }));
+        assert_eq!(order("set_context", json!([[]])), Ok(ConnCommand::SetContext(vec![])));
+        assert_eq!(order("set_context", json!([{}])), Ok(ConnCommand::SetContext(vec![])));
+        assert_eq!(order("close", json!([])), Ok(ConnCommand::Close { code: 1000, reason: "".into() }));
+        assert_eq!(order("close", json!([4001, "bye"])), Ok(ConnCommand::Close { code: 4001, reason: "bye".into() }));
         let deep = (0..66).fold(json!(1), |inner, _| json!([inner]));
         for (f, a) in [
             ("set_context_value", json!(["k"])),

@@ -80,7 +80,7 @@ struct Request<'a> {
 
 impl Api {
     /// Answers plain requests for as long as only they come.
-    pub(super) async fn serve_plain(&self, socket: &mut Transport, caller: Caller, taken: &Taken) -> Next {
+    pub(super) async fn serve_fast_path(&self, socket: &mut Transport, caller: Caller, taken: &Taken) -> Next {
         let (mut input, mut output, mut date) = (Vec::new(), Vec::new(), Date::default());
         // One for the connection's whole life: when it goes off, it is seen how much time is left.
         let mut alarm = pin!(sleep(self.read_timeout().unwrap_or_default()));
@@ -195,9 +195,9 @@ impl Api {
     async fn time_up(&self, mut alarm: Pin<&mut Sleep>, since: Instant) {
         loop {
             alarm.as_mut().await;
-            let Some(patience) = self.read_timeout() else { return std::future::pending().await };
-            match patience.checked_sub(since.elapsed()) {
-                Some(left) if !left.is_zero() => alarm.as_mut().reset(since + patience),
+            let Some(timeout_after) = self.read_timeout() else { return std::future::pending().await };
+            match timeout_after.checked_sub(since.elapsed()) {
+                Some(left) if !left.is_zero() => alarm.as_mut().reset(since + timeout_after),
                 _ => return,
             }
         }

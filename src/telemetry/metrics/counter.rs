@@ -5,9 +5,9 @@ use std::time::Duration;
 
 /// A whole number. Only one thread may change it: what two add at a time would be lost.
 #[derive(Debug, Default)]
-pub struct Count(AtomicU64);
+pub struct Counter(AtomicU64);
 
-impl Count {
+impl Counter {
     /// Adds to it.
     pub fn add(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
@@ -45,9 +45,9 @@ pub const BOUNDS: [u64; 13] = [
 #[derive(Debug, Default)]
 pub struct Durations {
     /// Not summed up from the shortest on, as they are shown; the last one is for what is beyond all bounds.
-    counts: [Count; BOUNDS.len() + 1],
+    counts: [Counter; BOUNDS.len() + 1],
     /// Nanoseconds.
-    sum: Count,
+    sum: Counter,
 }
 
 impl Durations {

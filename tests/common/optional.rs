@@ -51,7 +51,7 @@ pub fn run(tests: Vec<Trial>) -> ExitCode {
 macro_rules! optional_tests {
     ($($name:ident),+ $(,)?) => {
         fn main() -> std::process::ExitCode {
-            kit::optional::run(vec![$(kit::optional::test(stringify!($name), $name)),+])
+            common::optional::run(vec![$(common::optional::test(stringify!($name), $name)),+])
         }
     };
 }

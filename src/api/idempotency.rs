@@ -38,7 +38,7 @@ pub(super) type Enqueuing = Shared<BoxFuture<'static, Enqueued>>;
 
 /// The ids that are known, and what was or is being done for each.
 #[derive(Default)]
-pub struct Repeats(Arc<Mutex<Table>>);
+pub struct IdempotencyTable(Arc<Mutex<Table>>);
 
 #[derive(Default)]
 struct Table {
@@ -57,7 +57,7 @@ struct Entry {
     under_way: Enqueuing,
 }
 
-impl Repeats {
+impl IdempotencyTable {
     /// The publish with that id: the earlier one where it is known, else the one that `begin` begins. Its first stage ends
     /// when the mailboxes have it, its second with its outcome.
     pub(super) fn once<E, F>(&self, id: Arc<str>, publish: Publish, begin: impl FnOnce(Publish) -> E) -> Enqueuing
@@ -183,7 +183,7 @@ mod tests {
     /// Publishes of which each counts itself.
     #[derive(Default)]
     struct World {
-        repeats: Repeats,
+        repeats: IdempotencyTable,
         begun: Arc<AtomicUsize>,
     }
 
@@ -241,7 +241,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_repeat_waits_for_the_first_and_goes_on_if_that_is_dropped() {
-        let repeats = Repeats::default();
+        let repeats = IdempotencyTable::default();
         let now = Instant::now();
         let (finish, finished) = oneshot::channel::<usize>();
         let begin = || async move { ready(Done::Known(outcome(finished.await.unwrap()))) };

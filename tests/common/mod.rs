@@ -27,61 +27,61 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An engine with one server, `/ws`, whose script the test gives; its files lie in a folder of its own.
-pub struct Rig {
+pub struct TestEngine {
     pub dir: TempDir,
     pub at: Addresses,
     engine: Option<Engine>,
 }
 
-impl Rig {
+impl TestEngine {
     /// With the defaults and one worker.
-    pub fn new(script: &str) -> Rig {
-        Rig::with(script, "", "workers: 1")
+    pub fn new(script: &str) -> TestEngine {
+        TestEngine::with(script, "", "workers: 1")
     }
 
     /// `server`: lines of further keys for the server; `engine`: for the engine (each "key: value", no indentation).
-    pub fn with(script: &str, server: &str, engine: &str) -> Rig {
-        Rig::with_top(script, server, engine, "")
+    pub fn with(script: &str, server: &str, engine: &str) -> TestEngine {
+        TestEngine::with_top(script, server, engine, "")
     }
 
     /// The same with further top-level lines.
-    pub fn with_top(script: &str, server: &str, engine: &str, top: &str) -> Rig {
+    pub fn with_top(script: &str, server: &str, engine: &str, top: &str) -> TestEngine {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("entry.lua"), script).unwrap();
         write_config(&dir.path().join("connmix.yaml"), server, engine, top);
-        Rig::start(dir)
+        TestEngine::start(dir)
     }
 
     /// Starts from the files of a folder: `connmix.yaml` and what it names.
-    pub fn start(dir: TempDir) -> Rig {
-        Rig::try_start(dir).unwrap_or_else(|e| panic!("{e}"))
+    pub fn start(dir: TempDir) -> TestEngine {
+        TestEngine::try_start(dir).unwrap_or_else(|e| panic!("{e}"))
     }
 
-    pub fn try_start(dir: TempDir) -> Result<Rig, String> {
-        Rig::try_start_with(dir, |_| ())
+    pub fn try_start(dir: TempDir) -> Result<TestEngine, String> {
+        TestEngine::try_start_with(dir, |_| ())
     }
 
     /// Starts with one worker and room for so many handlers that wait.
-    pub fn with_waiting(script: &str, waiting: usize, server: &str) -> Rig {
+    pub fn with_waiting(script: &str, waiting: usize, server: &str) -> TestEngine {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("entry.lua"), script).unwrap();
         write_config(&dir.path().join("connmix.yaml"), server, "workers: 1", "");
-        Rig::try_start_with(dir, |config| config.luavm.waiting = waiting).unwrap_or_else(|e| panic!("{e}"))
+        TestEngine::try_start_with(dir, |config| config.luavm.waiting = waiting).unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// Starts with a configuration that says what no file can.
-    pub fn try_start_with(dir: TempDir, change: impl FnOnce(&mut Config)) -> Result<Rig, String> {
-        Rig::try_start_on(Link::Network, dir, change)
+    pub fn try_start_with(dir: TempDir, change: impl FnOnce(&mut Config)) -> Result<TestEngine, String> {
+        TestEngine::try_start_on(Link::Network, dir, change)
     }
 
     /// The same with its links to other nodes over `link`.
-    pub fn try_start_on(link: Link, dir: TempDir, change: impl FnOnce(&mut Config)) -> Result<Rig, String> {
+    pub fn try_start_on(link: Link, dir: TempDir, change: impl FnOnce(&mut Config)) -> Result<TestEngine, String> {
         let mut config = load::load(&dir.path().join("connmix.yaml")).map_err(|e| e.to_string())?;
         change(&mut config);
         let listeners = Listeners::bind(&config).map_err(|e| format!("{e:?}"))?;
         let engine = Engine::start_on(link, config, listeners, None, Box::new(|_: Level| {}));
         let engine = engine.map_err(|e| e.to_string())?;
-        Ok(Rig { dir, at: engine.addresses().clone(), engine: Some(engine) })
+        Ok(TestEngine { dir, at: engine.addresses().clone(), engine: Some(engine) })
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

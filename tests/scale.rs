@@ -3,9 +3,9 @@
 //! The program runs as a child, so that its memory and its file descriptors are its own. The clients are one thread that
 //! polls all their sockets and takes the frames apart by hand: on a small machine it must not be what is measured.
 
-mod kit;
+mod common;
 
-use kit::process::Process;
+use common::process::Process;
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::{ErrorKind, Read, Write};
@@ -401,7 +401,7 @@ fn a_crowd_gets_everything_in_order_and_leaves_nothing_behind() {
     // The center's port is known beforehand: it is told nowhere.
     let center = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let config = dir.path().join("connmix.yaml");
-    kit::write_config(&config, "", "", "");
+    common::write_config(&config, "", "", "");
     let text = std::fs::read_to_string(&config).unwrap();
     let text = text.replacen("port: 0", &format!("port: {}", center.port()), 1);
     std::fs::write(&config, text).unwrap();

@@ -1,6 +1,6 @@
 //! Several engines in one process as one mesh, and what their tests say to them.
 
-use super::{Client, Rig, eventually, get, post, write_config};
+use super::{Client, TestEngine, eventually, get, post, write_config};
 use connmix::cluster::bus::memory::Network;
 use connmix::cluster::protocol::Run;
 use connmix::config::NodeRole;
@@ -46,8 +46,8 @@ end
 /// A center and engines, linked within this process.
 pub struct Nodes {
     pub network: Arc<Network>,
-    pub center: Rig,
-    pub engines: Vec<Rig>,
+    pub center: TestEngine,
+    pub engines: Vec<TestEngine>,
     /// Lines under `cluster:` and such.
     top: String,
 }
@@ -56,17 +56,17 @@ pub const ENGINE: NodeRole = NodeRole { engine: true, center: false };
 pub const CENTER: NodeRole = NodeRole { engine: false, center: true };
 
 /// A node on that network. It may not serve yet.
-pub fn node(network: &Arc<Network>, role: NodeRole, top: &str) -> Rig {
+pub fn node(network: &Arc<Network>, role: NodeRole, top: &str) -> TestEngine {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
     write_config(&dir.path().join("connmix.yaml"), "", "workers: 2", top);
-    let rig = Rig::try_start_on(Link::Memory(network.clone()), dir, |config| {
+    let engine = TestEngine::try_start_on(Link::Memory(network.clone()), dir, |config| {
         *config = config.clone().for_role(role);
         for listen in [&mut config.registry, &mut config.mesh_point] {
             listen.addr = SocketAddr::from(([127, 0, 0, 1], 0));
         }
     });
-    rig.unwrap_or_else(|e| panic!("{e}"))
+    engine.unwrap_or_else(|e| panic!("{e}"))
 }
 
 impl Nodes {
@@ -85,7 +85,7 @@ impl Nodes {
     }
 
     /// One more, which may not serve yet.
-    pub fn more(&self, role: NodeRole) -> Rig {
+    pub fn more(&self, role: NodeRole) -> TestEngine {
         node(&self.network, role, &self.top)
     }
 

@@ -19,23 +19,23 @@ static TABLE: LazyLock<Mutex<Table>> = LazyLock::new(Mutex::default);
 
 /// Writes a line, unless one of the same cause was written within a second: `seldom!(WARN, "what happens", "of what"; the
 /// rest as of tracing's macros)`, after which `target: "...",` may stand.
-macro_rules! seldom {
+macro_rules! rate_limited {
     ($level:ident, $cause:literal, $of:expr; target: $target:literal, $($line:tt)+) => {
         if tracing::enabled!(target: $target, tracing::Level::$level)
-            && let Some(left_out) = $crate::telemetry::seldom::due($cause, $of, tracing::Level::$level)
+            && let Some(left_out) = $crate::telemetry::rate_limited::due($cause, $of, tracing::Level::$level)
         {
             tracing::event!(target: $target, tracing::Level::$level, left_out, $($line)+)
         }
     };
     ($level:ident, $cause:literal, $of:expr; $($line:tt)+) => {
         if tracing::enabled!(tracing::Level::$level)
-            && let Some(left_out) = $crate::telemetry::seldom::due($cause, $of, tracing::Level::$level)
+            && let Some(left_out) = $crate::telemetry::rate_limited::due($cause, $of, tracing::Level::$level)
         {
             tracing::event!(tracing::Level::$level, left_out, $($line)+)
         }
     };
 }
-pub(crate) use seldom;
+pub(crate) use rate_limited;
 
 #[derive(Default)]
 struct Table {

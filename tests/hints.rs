@@ -1,9 +1,9 @@
 //! Errors that teach: what a script's author reads after a slip, from `check`, at the start, and in the log of `dev`.
 
-mod kit;
+mod common;
 
-use kit::process::{Ended, Process, run};
-use kit::*;
+use common::process::{Ended, Process, run};
+use common::*;
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -342,7 +342,7 @@ async fn an_ignored_err_is_warned_of_once_a_line_in_dev() {
 
 #[tokio::test]
 async fn asking_for_what_is_not_there_is_no_error() {
-    let rig = Rig::new(
+    let engine = TestEngine::new(
         r#"
         mix.mine = function() return "mine" end
         function on_message(msg, conn)
@@ -352,7 +352,7 @@ async fn asking_for_what_is_not_there_is_no_error() {
           conn:send(table.concat(words, " "))
         end"#,
     );
-    assert_eq!(rig.connect().await.ask("x").await, "nil nil nil mine true");
+    assert_eq!(engine.connect().await.ask("x").await, "nil nil nil mine true");
 }
 
 #[test]

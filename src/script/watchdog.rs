@@ -6,7 +6,7 @@
 //! resumed in a loop does not go on either. Setting the hook from the watchdog thread itself would be a race, hence the signal.
 //!
 //! LuaJIT looks at hooks inside compiled loops only when built with `LUAJIT_ENABLE_CHECKHOOK` (`build.rs` sees to it).
-//! Losing that define would be silent, so [`self_test`] says at the start whether the guard works.
+//! Losing that define would be silent, so [`self_test`] says at the start whether the watchdog works.
 
 use mlua::ffi::{self, lua_Debug, lua_State};
 use std::cell::Cell;
@@ -174,7 +174,7 @@ fn watched() -> *const Watched {
 pub struct Run {
     /// This thread's, which it keeps as long as it lives. A pointer also keeps the run on this thread.
     watched: *const Watched,
-    /// What was under way on this thread before: a VM may be built while nothing of another runs, but the guard does
+    /// What was under way on this thread before: a VM may be built while nothing of another runs, but the watchdog does
     /// not rely on it.
     outer: (*mut lua_State, u32, u64),
 }

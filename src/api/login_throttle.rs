@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::callers::{Seat, network};
-use crate::telemetry::seldom::seldom;
+use crate::telemetry::rate_limited::rate_limited;
 
 /// As many wrong logins of an address are answered at once.
 const FREE: u32 = 4;
@@ -35,7 +35,7 @@ const PROVEN: Duration = Duration::from_secs(3600);
 
 /// The logins of the process. Touched when one fails, and once by each connection whose does not.
 #[derive(Default)]
-pub struct Logins {
+pub struct LoginThrottle {
     table: Mutex<Table>,
     /// Answers to some address wait: those that are to be looked at are asked about first.
     guessed: AtomicBool,
@@ -75,11 +75,11 @@ pub(super) enum Verdict {
 
 /// An answer that waits. It counts as long as this lives.
 pub(super) struct Waiting {
-    logins: Arc<Logins>,
+    logins: Arc<LoginThrottle>,
     place: Option<IpAddr>,
 }
 
-impl Logins {
+impl LoginThrottle {
     fn table(&self) -> MutexGuard<'_, Table> {
         // Nothing below can panic halfway through a change.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
@@ -152,7 +152,7 @@ impl Logins {
             return Verdict::Now;
         }
         if entry.failed == FREE + 1 {
-            seldom!(WARN, "logins to the API fail", "";
+            rate_limited!(WARN, "logins to the API fail", "";
                 peer = %from, "logins to the API have failed {} times; answers to this address wait", FREE + 1);
         }
         if entry.waiting >= WAITING || *waiting >= WAITING_IN_ALL {
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn the_fifth_failure_of_an_address_waits_and_a_pause_forgives() {
-        let (logins, now) = (Arc::new(Logins::default()), Instant::now());
+        let (logins, now) = (Arc::new(LoginThrottle::default()), Instant::now());
         for i in 0..4 {
             assert!(matches!(logins.failed_at(v4(7), now), Verdict::Now), "{i}");
         }
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn no_more_answers_wait_than_may() {
-        let (logins, now) = (Arc::new(Logins::default()), Instant::now());
+        let (logins, now) = (Arc::new(LoginThrottle::default()), Instant::now());
         let mut waiting = Vec::new();
         for address in 0..100 {
             for _ in 0..FREE {
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn beyond_those_that_wait_credentials_are_not_looked_at_but_for_who_has_proven_itself() {
-        let (logins, now) = (Arc::new(Logins::default()), Instant::now());
+        let (logins, now) = (Arc::new(LoginThrottle::default()), Instant::now());
         assert!(logins.may_try_at(v4(1), true, now));
         let mut waiting = Vec::new();
         for _ in 0..FREE + WAITING {
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn addresses_beyond_the_table_share_a_place_and_an_old_one_makes_room() {
-        let (logins, now) = (Arc::new(Logins::default()), Instant::now());
+        let (logins, now) = (Arc::new(LoginThrottle::default()), Instant::now());
         for address in 0..ADDRESSES as u32 {
             assert!(matches!(logins.failed_at(v4(address), now), Verdict::Now));
         }
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn an_ipv6_network_counts_as_one() {
-        let (logins, now) = (Arc::new(Logins::default()), Instant::now());
+        let (logins, now) = (Arc::new(LoginThrottle::default()), Instant::now());
         let host = |n: u128| IpAddr::V6(Ipv6Addr::from_bits((0x2001_0DB8 << 96) + n));
         for n in 0..u128::from(FREE) {
             assert!(matches!(logins.failed_at(host(n), now), Verdict::Now));

@@ -4,7 +4,7 @@ use super::session::State;
 use crate::script::vm::{Hook, Returned};
 
 /// What a protocol makes of the bytes that come.
-pub(super) trait Incoming: Unpin {
+pub(super) trait ProtocolHandler: Unpin {
     /// Takes what was read.
     fn take(&mut self, state: &mut State, bytes: &mut [u8]);
     /// The client sends no more.
@@ -20,7 +20,7 @@ pub(super) trait Incoming: Unpin {
     /// What a hook that it ran has returned.
     fn returned(&mut self, state: &mut State, returned: Returned);
     /// Goes on with what it had to leave; true if there was something to do. `idle`: no handler is running.
-    fn go_on(&mut self, state: &mut State, idle: bool) -> bool;
+    fn resume_work(&mut self, state: &mut State, idle: bool) -> bool;
     /// Whether more may be read.
     fn has_room(&self, state: &State) -> bool;
     /// Whether the client closes in what is not handled yet; `unread`: what follows of that. Only asked where
@@ -35,5 +35,5 @@ pub(super) trait Incoming: Unpin {
     /// The memory that it holds for what has come and is not handled, in bytes.
     fn held(&self, state: &State) -> usize;
     /// The connection ends: forgets what waits.
-    fn farewell(&mut self, state: &State);
+    fn on_closing(&mut self, state: &State);
 }

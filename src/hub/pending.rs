@@ -80,28 +80,28 @@ pub enum Scenario {
 }
 
 /// The shares of one publication, before they are handed out. It is made when the publication is accepted.
-pub struct Tally {
+pub struct PendingCounts {
     sum: Option<Arc<Sum>>,
     accepted: Instant,
     scenario: Scenario,
 }
 
-impl Tally {
+impl PendingCounts {
     /// A tally, and where its counts will arrive.
-    pub fn new() -> (Tally, oneshot::Receiver<Counts>) {
+    pub fn new() -> (PendingCounts, oneshot::Receiver<Counts>) {
         let (done, counts) = oneshot::channel();
-        (Tally::told_to(Waiter::Caller(done)), counts)
+        (PendingCounts::told_to(Waiter::Caller(done)), counts)
     }
 
     /// A tally of what another node has passed on, which is told its counts as those of that request.
-    pub fn of_request(node: Arc<dyn ReplyTo>, request: u64) -> Tally {
-        Tally::told_to(Waiter::Node(node, request)).forwarded()
+    pub fn of_request(node: Arc<dyn ReplyTo>, request: u64) -> PendingCounts {
+        PendingCounts::told_to(Waiter::Node(node, request)).forwarded()
     }
 
-    fn told_to(waiter: Waiter) -> Tally {
+    fn told_to(waiter: Waiter) -> PendingCounts {
         let sum = Sum { reached: 0.into(), failed: 0.into(), unanswered: 0.into(), waiter: Some(waiter) };
         let sum = Arc::new(sum);
-        Tally { sum: Some(sum), ..Tally::ignored() }
+        PendingCounts { sum: Some(sum), ..PendingCounts::ignored() }
     }
 
     /// Whether somebody waits for its counts.
@@ -110,13 +110,13 @@ impl Tally {
     }
 
     /// A tally that nobody waits for.
-    pub fn ignored() -> Tally {
-        Tally { sum: None, accepted: Instant::now(), scenario: Scenario::Local }
+    pub fn ignored() -> PendingCounts {
+        PendingCounts { sum: None, accepted: Instant::now(), scenario: Scenario::Local }
     }
 
     /// The same for what another node has passed on.
-    pub fn forwarded(self) -> Tally {
-        Tally { scenario: Scenario::Forward, ..self }
+    pub fn forwarded(self) -> PendingCounts {
+        PendingCounts { scenario: Scenario::Forward, ..self }
     }
 
     /// What tells how far it is, without keeping it from its end.
@@ -125,8 +125,8 @@ impl Tally {
     }
 
     /// One more share.
-    pub fn share(&self) -> Share {
-        Share { sum: self.sum.clone(), settled: false, accepted: self.accepted, scenario: self.scenario }
+    pub fn ack(&self) -> Ack {
+        Ack { sum: self.sum.clone(), settled: false, accepted: self.accepted, scenario: self.scenario }
     }
 }
 
@@ -148,16 +148,16 @@ impl SoFar {
     }
 }
 
-/// One worker's part of a tally. Dropped without [`Share::settle`], it counts as one failure: a publication that a dead
+/// One worker's part of a tally. Dropped without [`Ack::settle`], it counts as one failure: a publication that a dead
 /// worker never processed keeps no caller waiting.
-pub struct Share {
+pub struct Ack {
     sum: Option<Arc<Sum>>,
     settled: bool,
     accepted: Instant,
     scenario: Scenario,
 }
 
-impl Share {
+impl Ack {
     /// How long ago the publication was accepted, and where.
     pub fn age(&self) -> (Scenario, Duration) {
         (self.scenario, self.accepted.elapsed())
@@ -176,7 +176,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for Ack {
     fn drop(&mut self) {
         if let (Some(sum), false) = (&self.sum, self.settled) {
             sum.failed.fetch_add(1, Relaxed);
@@ -190,9 +190,9 @@ mod tests {
 
     #[test]
     fn counts_arrive_with_the_last_share() {
-        let (tally, mut counts) = Tally::new();
-        let (a, b) = (tally.share(), tally.share());
-        drop(tally);
+        let (pending_counts, mut counts) = PendingCounts::new();
+        let (a, b) = (pending_counts.ack(), pending_counts.ack());
+        drop(pending_counts);
         a.settle(Counts { reached: 3, failed: 1, ..Counts::default() });
         assert!(counts.try_recv().is_err());
         b.settle(Counts { reached: 2, failed: 0, ..Counts::default() });
@@ -201,16 +201,16 @@ mod tests {
 
     #[test]
     fn a_share_knows_where_its_publication_came_from() {
-        assert_eq!(Tally::ignored().share().age().0, Scenario::Local);
-        let (tally, _counts) = Tally::new();
-        assert_eq!(tally.forwarded().share().age().0, Scenario::Forward);
+        assert_eq!(PendingCounts::ignored().ack().age().0, Scenario::Local);
+        let (pending_counts, _counts) = PendingCounts::new();
+        assert_eq!(pending_counts.forwarded().ack().age().0, Scenario::Forward);
     }
 
     #[test]
     fn a_share_that_is_dropped_counts_as_failed() {
-        let (tally, mut counts) = Tally::new();
-        drop(tally.share());
-        drop(tally);
+        let (pending_counts, mut counts) = PendingCounts::new();
+        drop(pending_counts.ack());
+        drop(pending_counts);
         assert_eq!(counts.try_recv(), Ok(Counts { reached: 0, failed: 1, ..Counts::default() }));
     }
 }

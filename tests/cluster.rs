@@ -453,6 +453,24 @@ async fn cut_links_are_told_and_heal() {
     }
 }
 
+/// Two engines that have lost each other, and have their center: each learns from it that the other one is still there.
+#[tokio::test]
+async fn an_engine_that_only_the_center_reaches_is_told_of() {
+    let nodes = Nodes::with(2, SHORT).await;
+    let (a, b) = (nodes.run(0).await, nodes.run(1).await);
+    let _member = member(nodes.engines[1].ws(), "room").await;
+    let api = nodes.engines[0].at.api;
+    assert_eq!(publish(api, "room", "before").await, reached(1));
+    nodes.network.cut(a, b);
+    nodes.network.cut(b, a);
+    publish_until(api, "room", "it counts as gone", reached(0)).await;
+    publish_until(api, "room", "it is missed", json!({"s": 0, "f": 0, "u": 1})).await;
+    publish_until(api, "another", "which may be there", json!({"s": 0, "f": 0, "u": 1})).await;
+    nodes.network.heal();
+    publish_until(api, "room", "it is back", reached(1)).await;
+    publish_until(api, "another", "x", reached(0)).await;
+}
+
 /// A link that is cut for a moment only: nobody is gone, and what was lost is told as not answered.
 #[tokio::test]
 async fn a_link_that_is_cut_for_a_moment_comes_back_whole() {

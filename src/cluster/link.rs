@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::sync::oneshot;
 
 use crate::cluster::interest::others::Slot;
-use crate::cluster::protocol::{ENVELOPE, FRAME, HEADER, Header, Kind, Message, Reply, Run, envelop};
+use crate::cluster::protocol::{ENVELOPE, FRAME, HEADER, Header, Kind, MAX_MESSAGE, Message, Reply, Run, envelop};
 use crate::cluster::stats::Stats;
 use crate::hub::{Ack, CommandError, Counts, ReplyTo};
 use crate::ids::ClientId;
@@ -125,11 +125,17 @@ impl Link {
         Link { slot, peer, me, stats, suspect: AtomicBool::new(false), state: Mutex::new(state), ready: Condvar::new() }
     }
 
-    /// Puts a message behind all others; with a request, its reply is waited for. Full: there is no room.
+    /// Puts a message behind all others; with a request, its reply is waited for. Full: there is no room. One that is longer
+    /// than [`MAX_MESSAGE`] is unanswered at once.
     ///
     /// A node that is suspect gets what there is room for, and is not waited for: its request is unanswered at once.
     pub fn offer(&self, message: &Bytes, request: Option<Request>, now: u64) -> Result<(), Full> {
         let mut state = self.lock();
+        if message.len() > MAX_MESSAGE {
+            drop(state);
+            request.into_iter().for_each(Request::unanswered);
+            return Ok(());
+        }
         let full = state.queued > 0 && state.queued + message.len() > QUEUE;
         if state.closed || self.is_suspect() {
             if !full && !state.closed {

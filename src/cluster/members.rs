@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::cluster::interest::others::{Others, Slot, Slots};
@@ -34,6 +34,8 @@ pub struct Shared {
     pub stats: Arc<Stats>,
     directory: RwLock<Directory>,
     clock: AtomicU64,
+    /// Engines that a center knows and this node has no link to.
+    missed: AtomicUsize,
 }
 
 struct Directory {
@@ -53,6 +55,7 @@ impl Default for Shared {
             stats: Arc::default(),
             directory: RwLock::new(directory),
             clock: AtomicU64::new(0),
+            missed: AtomicUsize::new(0),
         }
     }
 }
@@ -66,6 +69,16 @@ impl Shared {
     /// Moves the clock.
     pub fn set_now(&self, now: u64) {
         self.clock.store(now, Relaxed);
+    }
+
+    /// How many engines there are that this node has no link to: what is published does not reach their clients.
+    pub fn missed(&self) -> usize {
+        self.missed.load(Relaxed)
+    }
+
+    /// So many there are; gives how many there were.
+    pub fn set_missed(&self, missed: usize) -> usize {
+        self.missed.swap(missed, Relaxed)
     }
 
     /// How far this node has come.

@@ -211,6 +211,9 @@ impl Mesh {
     ) -> impl Future<Output = WorkerSet> + Send + use<> {
         let mut workers = self.hub.workers_of(channel.as_str());
         behind.workers.iter().for_each(|worker| workers.add(worker));
+        if let Some(missed) = self.others.as_ref().map(|others| others.missed() as u64).filter(|missed| *missed > 0) {
+            pending_counts.ack().settle(Counts { unanswered: missed, ..Counts::default() });
+        }
         let mut others = self.others_of(&channel);
         if let Some(shared) = self.others.as_ref().filter(|_| !behind.others.is_empty()) {
             others.add(behind.others, shared);

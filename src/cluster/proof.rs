@@ -47,7 +47,6 @@ mod tests {
             clients: 0,
             nonce: [nonce; 16],
             api: String::new(),
-            mesh: String::new(),
         };
         let (a, b) = (hello(1, 1), hello(2, 2));
         let proof = of(b"secret", &a, &b, 1);

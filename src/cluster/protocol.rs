@@ -14,7 +14,7 @@ pub const MINOR: u16 = 0;
 
 /// The longest frame, in bytes; a single message that is longer travels in a frame of its own.
 pub const FRAME: usize = 64 * 1024;
-/// The longest message, in bytes: a published message has a bound of its own, far below.
+/// The longest message that goes to another node, in bytes. One that is longer does not reach it, which its publisher is told.
 pub const MAX_MESSAGE: usize = 64 << 20;
 /// The longest text in a hello.
 const MAX_TEXT: usize = 255;
@@ -134,8 +134,6 @@ pub struct Hello {
     pub nonce: [u8; 16],
     /// `host:port` of its API, as others reach it.
     pub api: String,
-    /// `host:port` where other nodes link to it, if they are to dial just that; else empty.
-    pub mesh: String,
 }
 
 impl Hello {
@@ -145,7 +143,7 @@ impl Hello {
     }
 
     fn is_too_long(&self) -> bool {
-        self.api.len() > MAX_TEXT || self.mesh.len() > MAX_TEXT
+        self.api.len() > MAX_TEXT
     }
 
     /// Reads one that stands alone.
@@ -249,6 +247,11 @@ pub enum Message<'a> {
         request: u64,
         /// The counts.
         counts: &'a [u8],
+    },
+    /// The engines that the sender, a center, knows to serve.
+    Members {
+        /// Their runs, 8 bytes each, little-endian.
+        runs: &'a [u8],
     },
 }
 
@@ -415,7 +418,7 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 /// How many kinds of messages this version knows.
-const KINDS: u8 = 13;
+const KINDS: u8 = 14;
 
 #[cfg(test)]
 mod tests;

@@ -78,7 +78,6 @@ pub(super) fn join(parts: Parts<'_>, shared: Arc<Shared>, link: &Link) -> Result
         number: hub.node().get(),
         started,
         api: config.cluster.advertise.clone().unwrap_or_else(|| own_api(config, addresses)),
-        mesh: config.cluster.advertise_mesh.clone().unwrap_or_default(),
         reply_timeout: millis(config.cluster.reply_timeout),
         leave: millis(config.cluster.leave),
     };

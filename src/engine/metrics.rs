@@ -102,6 +102,12 @@ fn of_mesh(metrics: &Metrics, others: &Arc<Shared>) {
     one(Kind::Gauge, "connmix_engine_mesh_suspects", "Nodes that do not answer, and are not waited for.", |others| {
         others.all_links().iter().filter(|link| link.is_suspect()).count() as f64
     });
+    one(
+        Kind::Gauge,
+        "connmix_engine_mesh_missed",
+        "Engines that a center knows and this node has no link to.",
+        |others| others.missed() as f64,
+    );
     one(Kind::Gauge, "connmix_engine_mesh_waiting_bytes", "Bytes on their way to other nodes.", |others| {
         let holds = |link: &Arc<Link>| link.holds().0 + link.holds().1;
         others.all_links().iter().map(holds).sum::<usize>() as f64

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::protocol::Run;
 
 /// Events that wait for the mesh. What comes beyond is lost, and asked for again.
-pub const WAITING: usize = 65_536;
+pub const WAITING: usize = 8192;
 
 /// What a bus brings.
 pub enum Event {

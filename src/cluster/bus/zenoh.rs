@@ -22,7 +22,7 @@ use zenoh::qos::CongestionControl;
 use zenoh::sample::SampleKind;
 
 use super::{Bus, Event};
-use crate::cluster::protocol::Run;
+use crate::cluster::protocol::{FRAME, MAX_MESSAGE, Run};
 
 /// What all nodes hear.
 const ALL: &str = "connmix/all";
@@ -182,6 +182,7 @@ impl ZenohBus {
             ("connect/exit_on_failure", "false".into()),
             ("connect/retry", "{period_init_ms: 200, period_max_ms: 2000, period_increase_factor: 1.5}".into()),
             ("transport/link/tx/lease", lease.to_string()),
+            ("transport/link/rx/max_message_size", (MAX_MESSAGE + FRAME).to_string()),
             ("transport/unicast/open_timeout", "3000".into()),
             ("transport/unicast/accept_timeout", "3000".into()),
         ];

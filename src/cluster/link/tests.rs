@@ -153,3 +153,14 @@ fn commands_are_waited_for_longer_than_counts() {
     assert_eq!(link.expire(20, 10), 1);
     assert_eq!(command.try_recv(), Ok(Err(CommandError::Unanswered(client))));
 }
+
+#[test]
+fn what_is_too_long_for_another_node_is_told_at_once() {
+    let link = link();
+    let (counts, mut told) = PendingCounts::new();
+    let large = Bytes::from(vec![0; MAX_MESSAGE + 1]);
+    assert!(link.offer(&large, Some(Request::Counts(counts.ack())), 0).is_ok());
+    drop(counts);
+    assert_eq!(told.try_recv(), Ok(Counts { unanswered: 1, ..Counts::default() }));
+    assert!(frame(&link).is_none());
+}

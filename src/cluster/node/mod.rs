@@ -8,6 +8,7 @@
 //! begins anew: so the table of channels is whole again, and what was on the way is told as unanswered.
 
 mod delivery;
+mod missing;
 mod peer;
 mod receive;
 mod work;
@@ -15,6 +16,7 @@ mod work;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use self::missing::Missing;
 use self::peer::{Peer, suspect};
 use super::interest::own::Version;
 use super::link::Link;
@@ -58,8 +60,6 @@ pub struct Settings {
     pub started: u64,
     /// `host:port` of its API.
     pub api: String,
-    /// `host:port` where others are to dial it; empty: where its bus listens.
-    pub mesh: String,
     /// Milliseconds after which a node that does not answer is not waited for.
     pub reply_timeout: u64,
     /// Milliseconds of silence after which a node is gone.
@@ -102,6 +102,7 @@ pub struct Node<C> {
     last_epoch: u32,
     changed: bool,
     refused: HashSet<Run>,
+    missing: Missing,
 }
 
 impl<C: Clients> Node<C> {
@@ -126,6 +127,7 @@ impl<C: Clients> Node<C> {
             last_epoch: 0,
             changed: true,
             refused: HashSet::new(),
+            missing: Missing::default(),
         }
     }
 
@@ -140,7 +142,7 @@ impl<C: Clients> Node<C> {
     }
 
     fn hello(&self) -> Hello {
-        let Settings { run, nonce, engine, center, number, started, ref api, ref mesh, .. } = self.settings;
+        let Settings { run, nonce, engine, center, number, started, ref api, .. } = self.settings;
         Hello {
             major: MAJOR,
             minor: protocol::MINOR,
@@ -153,7 +155,6 @@ impl<C: Clients> Node<C> {
             clients: self.clients.count(),
             nonce,
             api: api.clone(),
-            mesh: mesh.clone(),
         }
     }
 
@@ -193,7 +194,9 @@ impl<C: Clients> Node<C> {
             }
         }
         self.advance(now);
+        self.look_for_missing(now);
         self.tell(now);
+        self.tell_members(now);
         self.publish_members();
     }
 
@@ -206,7 +209,7 @@ impl<C: Clients> Node<C> {
             Phase::Joining if now >= self.since + SETTLE => {
                 let exchanged = |peer: &Peer| peer.complete && peer.knows.is_some();
                 let all = self.peers.values().filter(|peer| peer.hello.engine).all(exchanged);
-                match all || now >= self.since + JOINING {
+                match (all && self.missed(now, true) == 0) || now >= self.since + JOINING {
                     true => Phase::Serving,
                     false => Phase::Joining,
                 }

@@ -91,6 +91,7 @@ impl<C: Clients> Node<C> {
                 break;
             }
         }
+        first.extend(self.members_message());
         first.extend(known.map(|version| Message::InterestKnown { version }.to_bytes()));
         first
     }

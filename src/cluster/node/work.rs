@@ -136,6 +136,12 @@ impl<C: Clients> Node<C> {
                     }
                     return;
                 }
+                Message::Members { runs } => {
+                    if peer.hello.center {
+                        self.center_knows(run, runs);
+                    }
+                    return;
+                }
                 Message::Begin { .. } | Message::Lost { .. } | Message::Leave => return,
             };
         peer.incoming.waiting = self.clients.deliver(delivery);

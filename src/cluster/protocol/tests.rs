@@ -16,7 +16,6 @@ fn hello() -> Hello {
         clients: 2,
         nonce: [9; 16],
         api: "host:1".into(),
-        mesh: String::new(),
     }
 }
 
@@ -38,6 +37,7 @@ fn what_is_written_is_read_and_what_is_unknown_is_passed_over() {
         Message::Leave,
         Message::PublishOnce { id: "i", channels: vec!["a", "b"], list: true, binary: false, data: b"x" },
         Message::OnceReply { request: 4, counts: &[0; 24] },
+        Message::Members { runs: &[1; 16] },
     ];
     assert_eq!(all.len(), usize::from(KINDS));
     let mut bytes = Vec::new();

@@ -101,7 +101,6 @@ impl World {
             number: (run.0 % 4 + 1) as u16,
             started: self.now,
             api: format!("node-{}", run.0),
-            mesh: String::new(),
             reply_timeout: 500,
             leave: 3000,
         };

@@ -135,10 +135,10 @@ async fn engines_wait_for_a_center_and_outlive_it() {
     let mut client = member(engines[0].ws(), "room").await;
     center.process.signal(libc::SIGKILL);
     drop(center);
-    is_whole(&engines, "alone").await;
+    becomes_whole(&engines, "alone").await;
     let center = Node::start("center", registry, CLUSTER);
     settled(&center, &engines).await;
-    is_whole(&engines, "second").await;
+    becomes_whole(&engines, "second").await;
     assert_eq!(publish(engines[1].api, "room", "still there").await, reached(1));
     assert_eq!(client.text().await, "still there");
     // They know a newcomer, too, and one that ends as it should.
@@ -213,7 +213,7 @@ async fn an_engine_that_is_frozen_comes_back_whole() {
         publish_until(engines[2].api, &format!("during:{round}"), "after", reached(1)).await;
         read_to(&mut frozen, "after").await;
         settled(&center, &engines).await;
-        is_whole(&engines, &format!("round{round}")).await;
+        becomes_whole(&engines, &format!("round{round}")).await;
     }
 }
 

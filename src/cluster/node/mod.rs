@@ -7,6 +7,7 @@
 //! what follows are changes of these, publications, and replies. If a frame is lost, the receiver says so, and the sender
 //! begins anew: so the table of channels is whole again, and what was on the way is told as unanswered.
 
+mod census;
 mod delivery;
 mod missing;
 mod peer;

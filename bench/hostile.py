@@ -93,7 +93,7 @@ async def receive(reader, writer):
             return payload
 
 
-# The bad ones. Each goes on until it is cancelled; what becomes of it is its own affair.
+# The bad ones. Each goes on until it is cancelled, and connects again after an error of its connection.
 
 async def again(work, *arguments):
     while True:

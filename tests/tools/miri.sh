@@ -20,7 +20,7 @@ rooms="wire:: script::pattern:: hub:: shard::outbox queue:: telemetry::"
 case "${1:-some}" in
 some)
     # Only those that take seconds there.
-    set -- wire::frame wire::host script::pattern:: hub::tests hub::tally shard::outbox queue::tests telemetry::metrics::count \
+    set -- wire::frame wire::host script::pattern:: hub::tests hub::pending shard::outbox queue::tests telemetry::metrics::counter \
         --skip telemetry::log --skip a_queue_behaves_as_the_model --skip bytes_come_out_as_they_went_in \
         --skip a_consumer_with --skip an_exploding_pattern_is_stopped --skip long_scans_look_at_the_clock \
         --skip recursion_is_bounded --skip classes_have_the_members

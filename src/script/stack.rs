@@ -22,7 +22,7 @@ pub use super::slots::{Slots, State, number_text};
 /// A native function's failure that is raised as a Lua error, with the script's file and line in front.
 #[derive(Debug)]
 pub enum Raise {
-    /// Argument `index` (from 1, without `self`) was not what was wanted.
+    /// Argument `index` (from 1, without `self`) has a wrong type or value.
     Argument {
         /// The argument's position.
         index: i32,
@@ -33,10 +33,10 @@ pub enum Raise {
     Message(String),
 }
 
-/// Bytes that a native function works on between two looks at the handler's time, since no hook of Lua's is asked
-/// meanwhile. A multiple of 4 and of 64, for those that work in blocks.
+/// Bytes that a native function works on between two checks of the handler's time, since Lua calls no hook meanwhile. A
+/// multiple of 4 and of 64, for functions that work in blocks.
 pub const BYTES_PER_LOOK: usize = 64 * 1024;
-/// How many values of a table it works on between two looks.
+/// Values of a table between two such checks.
 pub const VALUES_PER_LOOK: usize = 4096;
 
 /// For native functions that work long: fails when the running handler's time is up.
@@ -170,8 +170,8 @@ impl Args {
 /// The deepest nesting of tables that is copied between Lua and plain values.
 const MAX_DEPTH: usize = 64;
 
-/// The most that is copied at once, in bytes as [`Value::weight`] counts them: a small table can hold itself many times
-/// over.
+/// The most that is copied at once, in bytes as [`Value::weight`] counts them: a small table can contain itself many
+/// times over.
 const MAX_COPY: usize = 4 * crate::shard::context::MAX_BYTES;
 
 /// Why a value is not copied.
@@ -263,7 +263,7 @@ pub unsafe fn zst_value<F: Copy>() -> F {
     unsafe { std::ptr::NonNull::<F>::dangling().read() }
 }
 
-/// Warns of an err that the script does not look at.
+/// Warns of an err that the script ignores.
 #[cold]
 pub(super) fn tell_ignored(args: &Args, err: &str) {
     if let Some(site) = site(args) {

@@ -116,7 +116,7 @@ impl Relay {
         self.counts.borrow().accepted
     }
 
-    /// Ends all connections there are. `noticed`: waits till their clients have ended them, too.
+    /// Ends all connections there are. `noticed`: waits until their clients have ended them, too.
     async fn cut(&self, noticed: bool) {
         let all = self.accepted();
         self.cuts.send_modify(|n| *n += 1);
@@ -126,7 +126,7 @@ impl Relay {
     }
 }
 
-/// Carries one connection's bytes till either side ends it.
+/// Carries one connection's bytes until either side ends it.
 async fn carry(client: &mut TcpStream, target: SocketAddr, mut open: watch::Receiver<bool>) -> std::io::Result<()> {
     let mut engine = TcpStream::connect(target).await?;
     let (mut from_client, mut to_client) = client.split();

@@ -1,4 +1,5 @@
-//! Memory that clients can make the process hold, its own and the system's: bounded, and the largest holders go first.
+//! Memory that clients can make the process hold, its own and the system's: it is bounded, and the largest holders are
+//! closed first.
 
 mod common;
 
@@ -62,7 +63,7 @@ fn unfinished() -> Vec<u8> {
     message
 }
 
-/// The real program with that mark; its memory is its own.
+/// The real program with that high mark. As a process of its own it has its own memory.
 fn process(high: &str) -> (tempfile::TempDir, Process) {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();

@@ -1,5 +1,5 @@
-//! Holds `docs/openapi.yaml` against the server: every answer that it promises is provoked over a real socket and
-//! validated, its examples are what they are examples of, and it knows every status that the API's tests expect.
+//! Checks `docs/openapi.yaml` against the server: every answer in it is provoked over a real socket and validated, its
+//! examples are checked, and it has every status that the API's tests expect.
 
 mod common;
 

@@ -29,12 +29,12 @@ fn version(version: &str) -> String {
     )
 }
 
-/// Asks till the answer is `answer`.
+/// Asks until the answer is `answer`.
 async fn becomes(client: &mut Client, question: &str, answer: &str) {
     eventually(answer, async || (client.ask(question).await == answer).then_some(())).await;
 }
 
-/// Looks at files that are not to be taken up, for long enough that they would have been.
+/// Waits long enough for a change of these files to be loaded, and asserts that it is not.
 async fn stays(engine: &TestEngine, client: &mut Client, question: &str, answer: &str) {
     // A second change after it, to the configuration, shows when the files have been looked at.
     let config = engine.path("connmix.yaml");
@@ -204,7 +204,7 @@ async fn a_script_that_never_ends_loading_holds_nobody_up() {
     let engine = TestEngine::new(&version("one"));
     let mut client = engine.connect().await;
     std::fs::write(engine.path("entry.lua"), "while true do pcall(function() while true do end end) end").unwrap();
-    // It is found out after the five seconds that loading may take; till then the messages go on.
+    // It is found out after the five seconds that loading may take; until then the messages go on.
     let started = std::time::Instant::now();
     while started.elapsed().as_secs() < 2 {
         let asked = std::time::Instant::now();
@@ -374,7 +374,7 @@ async fn another_entry_takes_over_and_connections_stay() {
     std::fs::write(engine.path("entry.lua"), version("unused")).unwrap();
     std::fs::write(engine.path("other.lua"), version("newer")).unwrap();
     becomes(&mut client, "hi", "newer: hi").await;
-    // One that is broken changes nothing, till it is mended.
+    // One that is broken changes nothing, until it is mended.
     std::fs::write(engine.path("third.lua"), "oops").unwrap();
     edit(&config, "entry: other.lua", "entry: third.lua");
     stays(&engine, &mut client, "hi", "newer: hi").await;
@@ -524,7 +524,7 @@ end";
     let process = Process::ready(dir.path(), &["single"]);
     let mut client = Client::connect(process.ws(), "/ws").await;
     let mut next = 0;
-    // Every tenth version is held by a handler that waits, till its connection ends.
+    // Every tenth version is held by a handler that waits, until its connection ends.
     let mut rounds = Vec::new();
     for _ in 0..2 {
         let mut waiting = Vec::new();

@@ -1,4 +1,5 @@
-//! Socket servers: the wire protocol is Lua. Packages out of bytes, deliveries encoded by scripts, and how it all ends.
+//! Socket servers: the wire protocol is Lua. Splitting bytes into packets, encoding of deliveries by scripts, and how
+//! connections end.
 
 mod common;
 
@@ -8,7 +9,7 @@ use serde_json::json;
 use std::fs;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Packages are a length of four digits and then that many bytes; answered in the same form.
+/// Packets are a length of four digits and then that many bytes; answered in the same form.
 const COUNTED: &str = r#"
 function protocol_input(buf)
   local digits = buf:read(4)

@@ -1,4 +1,5 @@
-//! A worker that is stuck: it is seen and told, nobody waits for it, the others go on, and a stop ends in time.
+//! A worker that is stuck: this is noticed and reported, no caller waits for it, the other workers go on, and a stop
+//! ends in time.
 
 mod common;
 

@@ -480,7 +480,7 @@ async fn what_the_handshake_hook_sends_comes_right_after_the_101() {
     assert_eq!(raw.text().await, "extra");
 }
 
-/// Waits in its handshake till somebody publishes "go" to the client, if the client wants that.
+/// Waits in its handshake until somebody publishes "go" to the client, if the client wants that.
 const WAITING: &str = r#"
     function on_handshake(id, headers, server, conn)
       if headers.wait then
@@ -1019,7 +1019,7 @@ async fn who_leaves_is_in_no_channel_any_more() {
     assert_eq!(other.ask("!pub b hello").await, "0 0");
     assert_ne!(other.ask(&format!("!to {id} hello")).await, "sent");
     assert_eq!(stays.text().await, "hello");
-    // Whoever comes next, in its place, is somebody else.
+    // The next connection in its place is a different client.
     let mut next = engine.connect().await;
     assert_ne!(next.ask("!id").await, id);
     assert_eq!(next.ask("!channels").await, "");

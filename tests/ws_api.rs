@@ -32,7 +32,7 @@ end
 
 const PATH: &str = "/ws/v1";
 
-/// A rig with further keys of `engine.apiServer` and further top-level lines.
+/// An engine with further keys of `engine.apiServer` and further top-level lines.
 fn engine_with(workers: usize, api: &str, top: &str) -> TestEngine {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
@@ -256,7 +256,7 @@ async fn what_many_connections_publish_arrives_in_the_order_of_each() {
     }
 }
 
-/// A request without a mark.
+/// A request without a request id.
 fn call(method: &str, params: Value) -> Vec<u8> {
     raw::text(&json!({"m": method, "p": params}).to_string())
 }

@@ -278,12 +278,13 @@ pub(super) fn site(args: &Args) -> Option<Box<Site>> {
 }
 
 /// # Safety
-/// For Lua to call, as a closure with its name as first upvalue, of an `F` of which there has been a value.
+/// For Lua to call, as a closure with its name as first upvalue, for an `F` that is the type of an existing function
+/// item.
 unsafe extern "C-unwind" fn trampoline<R: Push, F: Native<R>, const SKIP: c_int>(state: State) -> c_int {
     // SAFETY: Lua's call lasts as long as this function.
     let args = unsafe { Args::new(state, SKIP) };
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: whoever names this function has one in hand.
+        // SAFETY: `F` is the type of a function item that exists.
         let function = unsafe { zst_value::<F>() };
         let results = function(&args)?;
         if let Some(err) = results.err() {

@@ -158,7 +158,8 @@ impl Table<'_> {
 }
 
 /// # Safety
-/// For Lua to call, as a closure with its name as first upvalue, of an `F` of which there has been a value.
+/// For Lua to call, as a closure with its name as first upvalue, for an `F` that is the type of an existing function
+/// item.
 unsafe extern "C-unwind" fn trampoline<R: Interruptible, F: WaitingNative<R>, const SKIP: c_int>(
     state: State,
 ) -> c_int {

@@ -354,7 +354,7 @@ async fn consumes(program: &Path, args: &[&str]) {
         assert_eq!(logged_in(client).await, 1001);
     }
     eventually("all are told of", async || (seen("user 1001") >= before + 51).then_some(())).await;
-    // Each of them once, and nobody from before again.
+    // Each of them once, and none of the earlier ones again.
     let seen = (seen("user 1001") - before, seen("user 1002"), seen("user unknown"));
     assert_eq!(seen, (51, 2, 1), "{:?}", consumer.lines());
 

@@ -369,7 +369,7 @@ async fn an_engine_that_ends_takes_its_channels_along() {
     let gone = nodes.engines.pop().unwrap();
     members.pop();
     assert!(gone.shutdown().await);
-    // It has said so: nobody waits for it.
+    // It has announced its end, so no node waits for it.
     assert_eq!(publish(api, "room", "x").await, reached(2));
     nodes.settled().await;
     let new = nodes.more(ENGINE);

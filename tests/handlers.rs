@@ -110,7 +110,7 @@ async fn handlers_that_wait_delay_nobody_and_keep_their_connection() {
           conn:send(table.concat({ msg.data, two, six, tostring(ok), e, handled, table.concat(words), go }, " "))
         end"#,
     );
-    // If one of these held the worker, nobody would get an answer any more.
+    // If one of these held the worker, no client would get an answer any more.
     let mut long = Vec::new();
     for _ in 0..20 {
         let mut client = engine.connect().await;

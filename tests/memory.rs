@@ -136,7 +136,7 @@ async fn above_the_mark_new_clients_are_refused_and_those_that_are_there_stay() 
     assert!(line.contains(" MiB are in use, engine.memory.high is 4 MiB") && line.contains("refused="), "{line}");
     assert_eq!(before.ask("hello").await, "5 bytes");
     assert_eq!(get(process.api(), "/healthz").await.0, 200);
-    // No mark any more.
+    // The high mark is switched off.
     set("0");
     eventually("new clients come in", async || {
         let mut raw = Raw::dial(process.ws()).await;

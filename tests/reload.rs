@@ -36,7 +36,7 @@ async fn becomes(client: &mut Client, question: &str, answer: &str) {
 
 /// Waits long enough for a change of these files to be loaded, and asserts that it is not.
 async fn stays(engine: &TestEngine, client: &mut Client, question: &str, answer: &str) {
-    // A second change after it, to the configuration, shows when the files have been looked at.
+    // A second change after it, to the configuration, shows when the files have been checked.
     let config = engine.path("connmix.yaml");
     let text = std::fs::read_to_string(&config).unwrap();
     let users = "access: {users: [{username: u, password: p}]}\n";
@@ -143,7 +143,7 @@ async fn a_script_that_is_away_for_a_while_goes_on_running() {
     let mut client = engine.connect().await;
     let mut other = Client::connect(engine.at.servers[1], "/").await;
     std::fs::remove_file(engine.path("entry.lua")).unwrap();
-    // By the time that the other's change is taken up, this one's has been looked at.
+    // When the other script's change is loaded, this one's has been checked, too.
     std::fs::write(engine.path("other.lua"), version("two")).unwrap();
     becomes(&mut other, "hi", "two: hi").await;
     assert_eq!(client.ask("hi").await, "one: hi");
@@ -405,7 +405,7 @@ async fn a_bad_configuration_changes_nothing() {
     ] {
         std::fs::write(&config, bad).unwrap();
         engine.engine().reload();
-        // A good one behind it, whose effect shows that the bad one was looked at.
+        // A good one after it, whose effect shows that the bad one was checked.
         std::fs::write(&config, format!("access: {{users: [{{username: u, password: p}}]}}\n{good}")).unwrap();
         engine.engine().reload();
         eventually("it is reloaded", async || {

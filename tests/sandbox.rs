@@ -277,7 +277,7 @@ async fn what_can_not_be_done_fails_with_an_error() {
         client.send(script).await;
         match client.next().await {
             Ok(m) if m.is_text() => assert!(m.to_text().unwrap().contains(error), "{script}: {m}"),
-            // Where memory is short, nothing more can be made of the error.
+            // When memory is short, the error can't be shown.
             Ok(m) if m.is_close() && (error.is_empty() || error == "not enough memory") => {
                 client = engine.connect().await
             }

@@ -47,7 +47,7 @@ function on_close(id, err, conn)
 end
 ";
 
-/// Begins the stop, and gives what it returns: whether nobody was cut off, and how long it took.
+/// Begins the stop. Returns whether no connection was cut off, and how long it took.
 fn stop(engine: TestEngine) -> JoinHandle<(bool, Duration)> {
     let started = Instant::now();
     tokio::spawn(async move { (engine.shutdown().await, started.elapsed()) })

@@ -10,8 +10,8 @@ use std::fs::OpenOptions;
 use std::path::Path;
 use std::time::Duration;
 
-/// `block` waits in the system, where nothing interrupts it, until somebody writes to the pipe. `spin` computes, for as long as
-/// it may.
+/// `block` waits in the system, where nothing interrupts it, until the test writes to the pipe. `spin` computes for as
+/// long as it may.
 const SCRIPT: &str = "\
 function on_message(msg, conn)
   if msg.data == 'block' then

@@ -270,7 +270,7 @@ mod tests {
             places.queue(full, *number, woken.clone().into());
         }
         let are = || woken.iter().map(|woken| woken.0.load(Relaxed)).collect::<Vec<_>>();
-        // One that ends before there is a place takes nobody's turn, nor gives one.
+        // One that ends before there is a place neither uses nor passes on a wake-up.
         places.leave(full, numbers[1]);
         assert_eq!(are(), [false, false, false, false]);
         places.give(one);

@@ -256,7 +256,7 @@ impl<R, F: Fn(&Args) -> Result<R, Raise> + Copy + 'static> Native<R> for F {}
 /// The value of a zero-sized function type.
 ///
 /// # Safety
-/// There must have been one: a type without a size may also be one that nobody can make.
+/// A value of the type must have existed: a type without a size may also be one that has no values.
 pub unsafe fn zst_value<F: Copy>() -> F {
     const { assert!(size_of::<F>() == 0, "only plain fn items can be native functions") };
     // SAFETY: reading a value without a size reads nothing, and a copy of one that has existed is as good.

@@ -29,7 +29,7 @@ pub struct Settings {
     /// The longest one test may take by the real clock.
     pub timeout: Duration,
     limits: VmLimits,
-    /// Where scripts are looked for, after the folder of the file that names one.
+    /// The folders in which scripts are searched for, after the folder of the file that names one.
     folders: Vec<PathBuf>,
     servers: Vec<Server>,
     /// The names of the configured Redis connections; None: any name is accepted.

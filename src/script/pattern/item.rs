@@ -5,7 +5,7 @@
 pub(super) enum Item<'p> {
     Any,
     Byte(u8),
-    /// The bits of [`KINDS`] that are looked at, and whether one of them must be set or none.
+    /// The bits of [`KINDS`] that are tested, and whether one of them must be set or none.
     Class(u16, bool),
     /// What stands between the brackets.
     Set(&'p [u8]),

@@ -15,7 +15,7 @@ use crate::script::stack::State;
 const REPLACEMENT: c_int = 3;
 const MEMORY: c_int = 4;
 
-/// How much of gsub's result is gathered in its own frame, before memory of Lua's is asked for.
+/// How many bytes of gsub's result are gathered in its own frame before it takes memory of Lua's.
 const IN_FRAME: usize = 1024;
 
 /// gsub's result in the making: short ones in gsub's frame, longer ones in a userdata anchored on the stack. That counts against

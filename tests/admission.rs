@@ -1,5 +1,5 @@
-//! Who is let in when many come: the API beside a flooded public port and beside callers that idle, credentials beside
-//! guessers, and the log of all that.
+//! Admission under load: the API beside a flooded public port and beside idle callers, correct credentials beside wrong
+//! ones, and the log of all that.
 
 mod common;
 
@@ -92,7 +92,7 @@ async fn clients_that_use_all_descriptors_up_do_not_shut_the_api() {
 #[tokio::test]
 async fn callers_that_idle_make_room_the_oldest_first() {
     let dir = folder(ECHO, "", "workers: 2", "");
-    // Of which a port may have 12 connections, and an address 6.
+    // A port may have 12 connections, and an address 6.
     let process = with_files(&dir, 256);
     let api = process.api();
     let mut busy = Raw::dial(api).await;
@@ -122,7 +122,7 @@ async fn callers_that_idle_make_room_the_oldest_first() {
 async fn handshakes_under_way_count_as_connections() {
     let engine = TestEngine::with(ECHO, "maxConnections: 2", "workers: 1");
     let mut silent = [Raw::dial(engine.ws()).await, Raw::dial(engine.ws()).await];
-    // It is not asked what it wants.
+    // It gets no chance to send a request.
     let mut third = Raw::dial(engine.ws()).await;
     let reply = third.reply().await;
     assert_eq!(reply.status, 503, "{reply:?}");
@@ -184,7 +184,7 @@ function on_message(msg, conn) error('nor here') end";
     assert_eq!(one.close_frame().await.0, 1011);
     let about = |part: &str| {
         let lines: Vec<_> = process.lines().into_iter().filter(|line| line.contains(part)).collect();
-        // Those that only tell of others are none themselves.
+        // Lines that only tell of left-out ones are not counted.
         let own = lines.iter().filter(|line| !line.contains("lines were left out")).count();
         (own + lines.iter().map(|line| left_out(line)).sum::<usize>(), lines.len())
     };
@@ -246,7 +246,7 @@ async fn no_address_and_no_hook_takes_all_places_of_handlers_that_wait() {
     for raw in &mut first[..2] {
         assert_eq!(raw.ask("wait").await, "waiting");
     }
-    // Its address has no place left, nor has one that wants in.
+    // Its address has no place left, and neither has a newcomer from it.
     first[2].write(text("hello")).await;
     logged("wait for clients of one address").await;
     let mut late = Raw::dial_from([127, 0, 0, 1].into(), engine.ws()).await;
@@ -331,7 +331,7 @@ async fn guesses_beyond_those_that_wait_are_not_looked_at_and_back_ends_get_in()
             }
             continue;
         }
-        // Right ones are not, either: else each look were a guess.
+        // Correct credentials are not checked either: otherwise each answer would tell something about a guess.
         eventually("right ones are not looked at", async || {
             let reply = call(api, &login("right")).await;
             assert!([200, 429].contains(&reply.status), "{reply:?}");
@@ -360,7 +360,7 @@ async fn a_caller_that_calls_and_does_not_read_does_not_hold_the_stop_up() {
     let engine = TestEngine::with_top(ECHO, "", "workers: 1", "shutdownTimeout: 15");
     let caller = TcpStream::connect(engine.at.api).await.unwrap();
     let calls = publish("").repeat(100);
-    // Until the answers that it does not take fill all buffers.
+    // Until the answers that it does not read fill all buffers.
     let mut stuck = 0;
     while stuck < 20 {
         match caller.try_write(calls.as_bytes()) {

@@ -405,7 +405,7 @@ async fn a_body_may_come_in_chunks_or_after_a_go_ahead() {
     assert_eq!(api.head().await.status, 100);
     assert_eq!(api.call(body).await.body, r#"{"E":null,"r":{"s":1,"f":0}}"#);
     assert_eq!(client.text().await, "expected");
-    // Where the body will not be looked at, there is no go-ahead.
+    // If the body will not be read, there is no go-ahead.
     api.write(format!("POST /other HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n")).await;
     assert_eq!(api.reply().await.status, 404);
 }
@@ -532,7 +532,7 @@ async fn with_users_every_call_needs_one_of_them() {
             assert_eq!(reply.header("WWW-Authenticate"), Some(r#"Basic realm="connmix", charset="UTF-8""#));
         }
     }
-    // Probes need nobody.
+    // Probes need no credentials.
     for path in ["/healthz", "/readyz"] {
         assert_eq!(api.call(ask(path, "")).await.status, 200);
         assert_eq!(center.call(ask(path, "")).await.status, 200);

@@ -1,5 +1,6 @@
-//! Holds what `docs/architecture.md` promises of the sources: the layers, who may use which library, and the size and
-//! form of files. It reads the text of `src/`, without a compiler: comments and literals are blanked out first.
+//! Checks what `docs/architecture.md` promises of the sources: the layers, which modules may use which library, and the
+//! size and form of files. It reads the text of `src/`, without a compiler: comments and literals are blanked out
+//! first.
 
 #[path = "architecture/circles.rs"]
 mod circles;
@@ -574,7 +575,7 @@ fn arrows_one_way_are_no_circle() {
         let files = [("room/a.rs", "use super::R;"), ("room/mod.rs", parent)];
         assert_eq!(circles_of(&files), [[""; 0]; 0], "{parent}");
     }
-    // Tests know whom they like.
+    // Tests may use any file.
     let files =
         [("room/a/tests.rs", "use crate::room::b::B;"), ("room/a.rs", ""), ("room/b.rs", "use super::a::tests::T;")];
     assert_eq!(circles_of(&files), [[""; 0]; 0]);

@@ -84,14 +84,14 @@ impl Page {
         done["result"]["value"].take()
     }
 
-    /// Waits till the line below the picture holds that; all it holds.
+    /// Waits until the line below the picture holds that; all it holds.
     async fn state(&mut self, part: &str) -> String {
         let read = "document.getElementById('state').textContent";
         let read = async || self.value(read).await.as_str().filter(|text| text.contains(part)).map(str::to_owned);
         eventually(&format!("the page shows {part:?}"), read).await
     }
 
-    /// Waits till a comment is on the screen.
+    /// Waits until a comment is on the screen.
     async fn comment(&mut self, text: &str) {
         let read = "[...document.querySelectorAll('#screen span')].map((line) => line.textContent)";
         let read = async || self.value(read).await.as_array()?.contains(&json!(text)).then_some(());

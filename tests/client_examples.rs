@@ -116,7 +116,7 @@ impl Relay {
         self.counts.borrow().accepted
     }
 
-    /// Ends all connections there are. `noticed`: waits till their clients have ended them, too.
+    /// Ends all connections there are. `noticed`: waits until their clients have ended them, too.
     async fn cut(&self, noticed: bool) {
         let all = self.accepted();
         self.cuts.send_modify(|n| *n += 1);
@@ -126,7 +126,7 @@ impl Relay {
     }
 }
 
-/// Carries one connection's bytes till either side ends it.
+/// Carries one connection's bytes until either side ends it.
 async fn carry(client: &mut TcpStream, target: SocketAddr, mut open: watch::Receiver<bool>) -> std::io::Result<()> {
     let mut engine = TcpStream::connect(target).await?;
     let (mut from_client, mut to_client) = client.split();
@@ -354,7 +354,7 @@ async fn consumes(program: &Path, args: &[&str]) {
         assert_eq!(logged_in(client).await, 1001);
     }
     eventually("all are told of", async || (seen("user 1001") >= before + 51).then_some(())).await;
-    // Each of them once, and nobody from before again.
+    // Each of them once, and none of the earlier ones again.
     let seen = (seen("user 1001") - before, seen("user 1002"), seen("user unknown"));
     assert_eq!(seen, (51, 2, 1), "{:?}", consumer.lines());
 

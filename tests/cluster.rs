@@ -55,7 +55,7 @@ async fn a_publish_on_any_node_in_any_way_reaches_subscribers_on_all() {
     publish_until(nodes.engines[0].at.api, "room", "x", reached(1)).await;
 }
 
-/// The heart: no wait between the answer to a subscribe and the publish elsewhere.
+/// The central guarantee: a publish elsewhere reaches a subscriber as soon as the subscribe is answered.
 #[tokio::test]
 async fn what_is_published_anywhere_after_subscribe_has_returned_reaches_the_subscriber() {
     let nodes = Nodes::start(3).await;
@@ -88,7 +88,7 @@ async fn what_is_published_anywhere_after_subscribe_has_returned_reaches_the_sub
     join_all(tasks).await;
 }
 
-/// The same when others on this node have just entered the channel, and wait for the same telling.
+/// The same when others on this node have just entered the channel, and wait for the other nodes to know of it.
 #[tokio::test]
 async fn many_who_subscribe_at_once_are_all_told_when_all_nodes_know() {
     let nodes = Nodes::start(3).await;
@@ -235,7 +235,7 @@ async fn sends_and_commands_find_clients_of_other_nodes() {
     assert_eq!(client.close_frame().await, (4321, "enough".to_owned()));
 }
 
-/// A client that has gone is told of in the same words wherever it was.
+/// A client that has gone is reported in the same words, whatever its node was.
 #[tokio::test]
 async fn errors_are_those_of_one_node() {
     let nodes = Nodes::start(2).await;
@@ -369,7 +369,7 @@ async fn an_engine_that_ends_takes_its_channels_along() {
     let gone = nodes.engines.pop().unwrap();
     members.pop();
     assert!(gone.shutdown().await);
-    // It has said so: nobody waits for it.
+    // It has announced its end, so no node waits for it.
     assert_eq!(publish(api, "room", "x").await, reached(2));
     nodes.settled().await;
     let new = nodes.more(ENGINE);
@@ -471,7 +471,7 @@ async fn an_engine_that_only_the_center_reaches_is_told_of() {
     publish_until(api, "another", "x", reached(0)).await;
 }
 
-/// A link that is cut for a moment only: nobody is gone, and what was lost is told as not answered.
+/// A link that is cut only for a moment: no node counts as gone, and what was lost is reported as not answered.
 #[tokio::test]
 async fn a_link_that_is_cut_for_a_moment_comes_back_whole() {
     let nodes = Nodes::with(2, "cluster: {secret: s3cret, leave: 60s}").await;

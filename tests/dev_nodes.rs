@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Answers with its version, and subscribes to what it is told.
+/// Answers with its version, and subscribes to the channel that a message names.
 const SCRIPT: &str = "
   function on_message(msg, conn)
     if msg.data == 'version' then return conn:send('VERSION') end

@@ -68,7 +68,7 @@ fn rows(heading: &str) -> Vec<Row> {
     table.lines().filter_map(cells).map(row).collect()
 }
 
-/// A back end that tells what it was asked for.
+/// A back end that answers with the request that it got.
 async fn backend() -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();

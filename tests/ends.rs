@@ -1,5 +1,5 @@
-//! How connections end while nobody reads from them: the client's end is seen all the same, its place is given back, and
-//! the script is told once.
+//! How connections end while nobody reads from them: the client's end is noticed all the same, its place becomes free,
+//! and the script is called once.
 
 mod common;
 
@@ -19,7 +19,7 @@ fn much() -> Vec<u8> {
     frame(FIN | TEXT, &[b'x'; 16 * 1024]).repeat(MUCH)
 }
 
-/// Whoever sends "watch" hears of every end; "wait" waits without end.
+/// A client that sends "watch" hears of every end; "wait" waits without end.
 const SCRIPT: &str = r#"
     function on_handshake(client_id, headers)
       if headers.wait then
@@ -66,7 +66,7 @@ fn reset(raw: Raw) {
     socket2::SockRef::from(&raw.stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
-/// From here on, nothing that is sent to the client arrives, and it answers nothing: its machine is off.
+/// From here on the client answers nothing, and nothing sent to it arrives, as if its machine were off.
 fn vanish(raw: &Raw) {
     let drop_all = socket2::SockFilter::new(6, 0, 0, 0);
     socket2::SockRef::from(&raw.stream).attach_filter(&[drop_all]).unwrap();
@@ -104,7 +104,7 @@ async fn a_client_that_closes_after_a_while_in_what_is_not_read_is_noticed() {
     let mut raw = Raw::open(engine.ws()).await;
     assert_eq!(raw.ask("wait").await, "waiting");
     raw.write(much()).await;
-    // It is not read any more when this comes.
+    // The connection is not read any more when this arrives.
     tokio::time::sleep(Duration::from_millis(100)).await;
     raw.write(close(1000)).await;
     assert_eq!(watcher.text().await, format!("{MUCH} nil"));
@@ -224,7 +224,7 @@ fn lines_folder(script: &str, server: &str) -> tempfile::TempDir {
     common::write_config(&dir.path().join("connmix.yaml"), server, "workers: 1", "");
     let file = dir.path().join("connmix.yaml");
     let config = std::fs::read_to_string(&file).unwrap();
-    // Whoever watches comes in by a server that closes nobody.
+    // The watching clients use a server without these timeouts.
     let more = "    - {port: 0, bind: 127.0.0.1, protocol: socket, entry: entry.lua, readTimeout: 0}\n";
     std::fs::write(&file, config.replace("protocol: websocket", "protocol: socket") + more).unwrap();
     dir

@@ -63,7 +63,7 @@ impl Example {
         assert_eq!((status, reply), (200, want), "publish to {channel}");
     }
 
-    /// Changes a script, and waits till it is live.
+    /// Changes a script, and waits until it is live.
     fn change(&self, script: &str, from: &str, to: &str) {
         let lines = self.process.lines().len();
         replace(&self.dir.path().join(script), from, to);

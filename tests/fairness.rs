@@ -1,4 +1,4 @@
-//! One worker's clients share its time: whoever takes much of it waits for those who take little.
+//! One worker's clients share its time: a client that takes much of it waits for those that take little.
 
 mod common;
 
@@ -51,7 +51,7 @@ async fn a_bystander_waits_for_the_handler_that_runs_and_not_for_all_that_others
     for _ in 0..20 {
         meanwhile.push(run_meanwhile(&mut bystander).await);
     }
-    // The one that runs; more where this test's own thread was held up. It was all twenty, again and again.
+    // The one that runs; more where this test's own thread was delayed. Before the fix it was regularly all twenty.
     meanwhile.sort_unstable();
     assert!(meanwhile[10] <= 3 && meanwhile[19] <= 12, "{meanwhile:?}");
     // They are not starved either.
@@ -127,7 +127,7 @@ async fn a_hook_that_keeps_overrunning_gets_less_time_and_others_keep_theirs() {
         lines.next().and_then(|line| line.rsplit(' ').next()?.parse::<u32>().ok())
     };
     assert_eq!((cuts("on_handshake"), cuts("on_message")), (Some(0), Some(5)), "{page}");
-    // A corrected script begins with the whole.
+    // A corrected script begins with the full budget.
     std::fs::write(engine.path("entry.lua"), format!("{script}\n-- corrected")).unwrap();
     eventually("the corrected script may take its time", async || {
         let mut client = engine.connect().await;

@@ -166,7 +166,7 @@ fn any_batch_gets_an_answer_to_each_of_its_items() {
     no_panic();
 }
 
-/// Requests of the WebSocket API, most of them nearly right, each marked with its place.
+/// Requests of the WebSocket API, most of them nearly right, each with its index as request id.
 fn requests() -> impl Strategy<Value = Vec<String>> {
     let methods = vec!["mesh.publish", "mesh.send", "queue.pop", "queue.unpop", "queue.ack", "conn.call"];
     let method = prop_oneof![12 => select(methods).prop_map(|m| format!("\"{m}\"")), 1 => value()];
@@ -193,7 +193,7 @@ fn any_requests_over_the_websocket_api_are_answered_in_order() {
                 let answer: Value = serde_json::from_str(&api.text().await).unwrap();
                 assert!(answer.as_object().unwrap().contains_key("E"), "{answer} to {text}");
                 assert!(answer["E"].is_null() || answer["E"]["m"].as_str().is_some_and(|m| !m.is_empty()), "{answer}");
-                // What the answer says is no JSON bears no mark.
+                // An answer about a request that is not JSON has no request id.
                 if serde_json::from_str::<Value>(text).is_ok() {
                     assert_eq!(answer["i"], i, "{answer} to {text}");
                 }
@@ -257,8 +257,8 @@ fn no_frames_harm_the_websocket_api() {
     no_panic();
 }
 
-/// Packages are a length of two digits and then that many bytes; answered in the same form. Some lengths make the script
-/// ask its buffer for what it can't have.
+/// Packets are a length of two digits and then that many bytes; answered in the same form. Some lengths make the script
+/// ask its buffer for more than it can give.
 const COUNTED: &str = r#"
 function protocol_input(buf)
   local digits = buf:read(2)
@@ -304,7 +304,7 @@ fn sockets() -> TestEngine {
     TestEngine::start(dir)
 }
 
-/// Whole packages of any of the protocols.
+/// Whole packets of any of the protocols.
 fn packages() -> impl Strategy<Value = Vec<u8>> {
     let counted = vec(any::<u8>(), 0..99).prop_map(|data| [format!("{:02}", data.len()).as_bytes(), &data].concat());
     let line = "(subscribe|unsubscribe|[a-z]{0,5}) .{0,9}\r?\n".prop_map(String::into_bytes);

@@ -14,7 +14,7 @@ async fn any(client: &mut Client) -> Message {
     timeout(PATIENCE, client.0.next()).await.expect("a message in time").expect("a message").expect("no error")
 }
 
-/// Asks till the answer is `wanted`.
+/// Asks until the answer is `wanted`.
 async fn ask_till(client: &mut Client, question: &str, wanted: &str) {
     let mut last = String::new();
     let found = timeout(PATIENCE, async {
@@ -110,7 +110,7 @@ async fn handlers_that_wait_delay_nobody_and_keep_their_connection() {
           conn:send(table.concat({ msg.data, two, six, tostring(ok), e, handled, table.concat(words), go }, " "))
         end"#,
     );
-    // If one of these held the worker, nobody would get an answer any more.
+    // If one of these held the worker, no client would get an answer any more.
     let mut long = Vec::new();
     for _ in 0..20 {
         let mut client = engine.connect().await;
@@ -381,7 +381,7 @@ async fn waiting_where_lua_cannot_is_an_error_that_says_so() {
             );
         }
     }
-    // A wait that was begun there and came to nothing is nobody else's.
+    // A wait that was begun there and failed must not reach another handler.
     let mut yielding = engine.connect().await;
     assert!(client.ask("sort nested").await.starts_with("false "));
     yielding.send("yield").await;
@@ -740,7 +740,7 @@ async fn a_context_value_is_waited_for() {
         "1"
     );
     a.send("return conn:wait_context_value('uid'), conn:context_value('uid')").await;
-    // Others are set before it, and it is told of none of them.
+    // Other values are set before it; none of them ends the wait.
     assert_eq!(b.ask("held.a:set_context_value('else', 1) return held.a:set_context({ more = 2 })").await, "nil");
     assert_eq!(b.ask("return held.a:set_context_value('uid', { 1, 2 })").await, "nil");
     assert_eq!(a.text().await, "[1,2] [1,2]");
@@ -784,7 +784,7 @@ async fn a_connection_that_has_gone_gives_errors() {
     ] {
         assert_eq!(client.ask(code).await, result, "{code}");
     }
-    // Whoever gets its slot is not taken for it.
+    // The connection that gets its slot is not taken for it.
     let mut next = engine.connect().await;
     assert_eq!(next.ask("return mix.websocket() == held.gone, conn == held.gone").await, "false false");
     assert_eq!(client.ask("local e = held.gone:send('x') return e").await, "the connection has closed");

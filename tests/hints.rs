@@ -1,4 +1,4 @@
-//! Errors that teach: what a script's author reads after a slip, from `check`, at the start, and in the log of `dev`.
+//! Error hints: what a script's author reads after a mistake, from `check`, at the start, and in the log of `dev`.
 
 mod common;
 
@@ -19,7 +19,7 @@ fn check(script: &str, args: &[&str]) -> Ended {
     run(folder(script).path(), &[&["check"], args].concat())
 }
 
-/// The model of a slip that compiles: `conn` is used above its declaration.
+/// A typical mistake that compiles: `conn` is used above its declaration.
 const ABOVE: &str = "function on_message(msg)\n\n  conn:close()\n\n\n  local conn = mix.websocket()\nend";
 const ABOVE_WARNED: &str =
     "entry.lua:3: warning: global 'conn' is read but nothing defines it; 'conn' becomes a local on line 6";

@@ -1,5 +1,5 @@
-//! Loading scripts: what compiling and a top level may cost those who are served meanwhile, which files are scripts and
-//! modules, and what is taken up of a file that is saved again and again.
+//! Loading scripts: what compiling and running a top level may cost the clients served meanwhile, which files count as
+//! scripts and modules, and what is loaded of a file that is saved again and again.
 
 mod common;
 

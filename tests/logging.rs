@@ -1,4 +1,4 @@
-//! What the log may take: of a line, of memory while nobody reads it, of the disk.
+//! Bounds of the log: the length of a line, the memory while its output is not read, the disk space.
 
 mod common;
 

@@ -61,7 +61,7 @@ impl Server {
     }
 }
 
-/// Answers requests till the client leaves.
+/// Answers requests until the client leaves.
 async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, seen: &Seen) -> Option<()> {
     let mut input = Vec::new();
     loop {
@@ -377,7 +377,7 @@ async fn redirects_are_followed_as_far_as_asked_and_keep_secrets_at_home() {
     assert!(sent.starts_with("GET /echo") && !sent.contains("data"), "{sent}");
     let sent = client.ask(&ask("'POST', url .. '/same', {body = 'data'}")).await;
     assert!(sent.starts_with("POST /echo") && sent.ends_with("\n\ndata"), "{sent}");
-    // Another server is told neither password nor cookies, nor where the request came from.
+    // Another server gets neither password nor cookies, and no referrer.
     let secret = "{auth = {username = 'u', password = 'p'}, cookies = {id = 1}, headers = {['X-Kept'] = 'yes'}}";
     let sent = client.ask(&ask(&format!("'GET', url .. '/hops/0', {secret}"))).await;
     assert!(sent.contains("authorization: ") && sent.contains("cookie: "), "{sent}");

@@ -45,7 +45,7 @@ fn timeless(out: &str) -> String {
     out.rsplit_once(" (").map_or(out, |(out, _)| out).to_owned()
 }
 
-// What is run, and how it is told.
+// What is run, and how it is reported.
 
 #[test]
 fn passing_tests_are_listed_and_counted() {

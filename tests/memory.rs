@@ -1,4 +1,5 @@
-//! Memory that clients can make the process hold, its own and the system's: bounded, and the largest holders go first.
+//! Memory that clients can make the process hold, its own and the system's: it is bounded, and the largest holders are
+//! closed first.
 
 mod common;
 
@@ -62,7 +63,7 @@ fn unfinished() -> Vec<u8> {
     message
 }
 
-/// The real program with that mark; its memory is its own.
+/// The real program with that high mark. As a process of its own it has its own memory.
 fn process(high: &str) -> (tempfile::TempDir, Process) {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
@@ -135,7 +136,7 @@ async fn above_the_mark_new_clients_are_refused_and_those_that_are_there_stay() 
     assert!(line.contains(" MiB are in use, engine.memory.high is 4 MiB") && line.contains("refused="), "{line}");
     assert_eq!(before.ask("hello").await, "5 bytes");
     assert_eq!(get(process.api(), "/healthz").await.0, 200);
-    // No mark any more.
+    // The high mark is switched off.
     set("0");
     eventually("new clients come in", async || {
         let mut raw = Raw::dial(process.ws()).await;

@@ -634,7 +634,8 @@ async fn guesses_that_pile_up_are_ended() {
     let (mut kept, mut ended) = (0, 0);
     for mut raw in raws {
         let reply: Reply = raw.reply().await;
-        // Beyond those that wait, credentials are not looked at; but for some that two workers looked at in the same moment.
+        // Beyond those that wait, credentials are not checked, except for a few that two workers checked at the same
+        // moment.
         if reply.header("Connection") == Some("close") {
             assert!([401, 429].contains(&reply.status), "{reply:?}");
             raw.ends().await;

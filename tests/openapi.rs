@@ -1,5 +1,5 @@
-//! Holds `docs/openapi.yaml` against the server: every answer that it promises is provoked over a real socket and
-//! validated, its examples are what they are examples of, and it knows every status that the API's tests expect.
+//! Checks `docs/openapi.yaml` against the server: every answer in it is provoked over a real socket and validated, its
+//! examples are checked, and it has every status that the API's tests expect.
 
 mod common;
 
@@ -130,7 +130,7 @@ impl Prober<'_> {
         reply
     }
 
-    /// The same from an address that only guesses, until so many of its guesses wait that this one is not looked at.
+    /// The same from an address that only guesses, until so many of its guesses wait that this one is not checked.
     async fn probe_among_guesses(&mut self, at: SocketAddr, method: &str, path: &str, request: String) {
         let mut guesses = Vec::new();
         let reply = loop {
@@ -349,7 +349,7 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
         prober.probe(center, "get", path, 405, post(path, &ann, "{}")).await;
     }
 
-    // Credentials that are not looked at.
+    // Credentials that are not checked.
     for path in [PUBLISH, SEND] {
         prober.probe_among_guesses(api, "post", path, post(path, &ann, "{}")).await;
     }

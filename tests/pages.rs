@@ -1,5 +1,5 @@
-//! What web pages can make a browser send to the APIs, and what comes of it: nothing, unless their origin is listed. And
-//! what any request to them must be.
+//! What web pages can make a browser send to the APIs: it has no effect unless their origin is listed. Also what any
+//! request to the APIs must contain.
 
 mod common;
 
@@ -258,7 +258,7 @@ async fn an_open_api_on_loopback_answers_to_its_own_names_alone() {
             assert_eq!(reply(at, &probe).await.status, 200, "a probe");
         }
     }
-    // Behind calls that are answered without ado.
+    // Behind calls that are answered normally.
     let mut api = Raw::dial(plain.at.api).await;
     let foreign = ask("POST", PUBLISH, "Host: evil.example\r\n");
     api.write([ask("POST", PUBLISH, &local("")), foreign].concat()).await;

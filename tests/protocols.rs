@@ -124,7 +124,7 @@ function on_message(msg) jsonrpc.serve(msg, methods) end
         {"jsonrpc":"2.0","id":2,"result":1},
     ]);
     assert_eq!(got, want);
-    // What can't be told is told to the script, not to the client.
+    // A notification that can't be encoded is reported to the script, not to the client.
     let got: Value = serde_json::from_str(&line(&mut raw).await).unwrap();
     assert_eq!(got, json!({"jsonrpc":"2.0","id":3,"result":"can't encode function at .params"}));
 }

@@ -155,7 +155,7 @@ async fn with_full_block_a_push_waits_for_room_and_others_are_served() {
     let engine = engine("topicSize: 2, full: block");
     let (mut filler, mut leaver, mut other) = (engine.connect().await, engine.connect().await, engine.connect().await);
     filler.send("fill work 6").await;
-    // Its third push waits: no further message is in the topic, and whoever is behind it waits too.
+    // Its third push waits: no further message is in the topic, and later pushes wait too.
     eventually("two messages wait", async || {
         let (_, page) = get(engine.at.api, "/metrics").await;
         page.contains("connmix_engine_queue_messages{topic=\"work\"} 2").then_some(())
@@ -295,8 +295,8 @@ async fn what_is_not_settled_is_delivered_again() {
 
 const MANY: u64 = 20_000;
 
-/// Pushes 1 to [`MANY`] and kills a consumer in the midst of them. Returns what it had seen, and what came to the one
-/// after it.
+/// Pushes 1 to [`MANY`] and kills a consumer in the middle of them. Returns what that consumer had seen, and what the
+/// next one got.
 async fn killed_in_the_middle(ack: bool) -> (Vec<u64>, Vec<u64>) {
     let engine = engine("topicSize: 100000, maxTopics: 2");
     let mut client = engine.connect().await;

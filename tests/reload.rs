@@ -29,14 +29,14 @@ fn version(version: &str) -> String {
     )
 }
 
-/// Asks till the answer is `answer`.
+/// Asks until the answer is `answer`.
 async fn becomes(client: &mut Client, question: &str, answer: &str) {
     eventually(answer, async || (client.ask(question).await == answer).then_some(())).await;
 }
 
-/// Looks at files that are not to be taken up, for long enough that they would have been.
+/// Waits long enough for a change of these files to be loaded, and asserts that it is not.
 async fn stays(engine: &TestEngine, client: &mut Client, question: &str, answer: &str) {
-    // A second change after it, to the configuration, shows when the files have been looked at.
+    // A second change after it, to the configuration, shows when the files have been checked.
     let config = engine.path("connmix.yaml");
     let text = std::fs::read_to_string(&config).unwrap();
     let users = "access: {users: [{username: u, password: p}]}\n";
@@ -143,7 +143,7 @@ async fn a_script_that_is_away_for_a_while_goes_on_running() {
     let mut client = engine.connect().await;
     let mut other = Client::connect(engine.at.servers[1], "/").await;
     std::fs::remove_file(engine.path("entry.lua")).unwrap();
-    // By the time that the other's change is taken up, this one's has been looked at.
+    // When the other script's change is loaded, this one's has been checked, too.
     std::fs::write(engine.path("other.lua"), version("two")).unwrap();
     becomes(&mut other, "hi", "two: hi").await;
     assert_eq!(client.ask("hi").await, "one: hi");
@@ -204,7 +204,7 @@ async fn a_script_that_never_ends_loading_holds_nobody_up() {
     let engine = TestEngine::new(&version("one"));
     let mut client = engine.connect().await;
     std::fs::write(engine.path("entry.lua"), "while true do pcall(function() while true do end end) end").unwrap();
-    // It is found out after the five seconds that loading may take; till then the messages go on.
+    // It is found out after the five seconds that loading may take; until then the messages go on.
     let started = std::time::Instant::now();
     while started.elapsed().as_secs() < 2 {
         let asked = std::time::Instant::now();
@@ -374,7 +374,7 @@ async fn another_entry_takes_over_and_connections_stay() {
     std::fs::write(engine.path("entry.lua"), version("unused")).unwrap();
     std::fs::write(engine.path("other.lua"), version("newer")).unwrap();
     becomes(&mut client, "hi", "newer: hi").await;
-    // One that is broken changes nothing, till it is mended.
+    // One that is broken changes nothing, until it is mended.
     std::fs::write(engine.path("third.lua"), "oops").unwrap();
     edit(&config, "entry: other.lua", "entry: third.lua");
     stays(&engine, &mut client, "hi", "newer: hi").await;
@@ -405,7 +405,7 @@ async fn a_bad_configuration_changes_nothing() {
     ] {
         std::fs::write(&config, bad).unwrap();
         engine.engine().reload();
-        // A good one behind it, whose effect shows that the bad one was looked at.
+        // A good one after it, whose effect shows that the bad one was checked.
         std::fs::write(&config, format!("access: {{users: [{{username: u, password: p}}]}}\n{good}")).unwrap();
         engine.engine().reload();
         eventually("it is reloaded", async || {
@@ -524,7 +524,7 @@ end";
     let process = Process::ready(dir.path(), &["single"]);
     let mut client = Client::connect(process.ws(), "/ws").await;
     let mut next = 0;
-    // Every tenth version is held by a handler that waits, till its connection ends.
+    // Every tenth version is held by a handler that waits, until its connection ends.
     let mut rounds = Vec::new();
     for _ in 0..2 {
         let mut waiting = Vec::new();

@@ -277,7 +277,7 @@ async fn what_can_not_be_done_fails_with_an_error() {
         client.send(script).await;
         match client.next().await {
             Ok(m) if m.is_text() => assert!(m.to_text().unwrap().contains(error), "{script}: {m}"),
-            // Where memory is short, nothing more can be made of the error.
+            // When memory is short, the error can't be shown.
             Ok(m) if m.is_close() && (error.is_empty() || error == "not enough memory") => {
                 client = engine.connect().await
             }
@@ -393,7 +393,7 @@ async fn memory_that_a_bomb_took_comes_back() {
         "local t = {} while true do t[#t + 1] = mix.websocket():context() end",
         "local t = {} while true do t[#t + 1] = mix.base64_encode('x' .. #t) end",
     ] {
-        // Caught, and then the handler returns as if nothing had been: whoever comes next has room.
+        // The error is caught and the handler returns normally: the next handler has room.
         client.send(&format!("caught: {bomb}")).await;
         assert_eq!(engine.connect().await.ask("return #('x'):rep(3e6)").await, "3000000", "after {bomb}");
         assert_eq!(client.ask("ping").await, "pong");

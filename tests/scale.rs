@@ -186,7 +186,7 @@ impl Crowd {
         self.members.push(Member { socket, channel, stage: Stage::Handshake, kept: Vec::new() });
     }
 
-    /// Reads whatever comes, till `done`.
+    /// Reads whatever comes, until `done`.
     fn run(&mut self, what: &str, done: impl Fn(&Crowd) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; 1024];
@@ -200,7 +200,7 @@ impl Crowd {
                 self.gone,
                 self.members.len()
             );
-            // SAFETY: the call fills in as many events as it is told that there are.
+            // SAFETY: the call fills in at most as many events as there is room for.
             let ready = unsafe { libc::epoll_wait(self.poll, events.as_mut_ptr(), events.len() as i32, 100) };
             for event in &events[..ready.max(0) as usize] {
                 self.read(event.u64 as usize);
@@ -323,7 +323,7 @@ fn clients(center: SocketAddr) -> u64 {
     serde_json::from_str::<Value>(body).unwrap()["nodes"][0]["clients"].as_u64().unwrap()
 }
 
-/// Tries till it is so.
+/// Tries until it is so.
 fn until(what: &str, check: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !check() {
@@ -398,7 +398,7 @@ fn a_crowd_gets_everything_in_order_and_leaves_nothing_behind() {
     let size = size();
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
-    // The center's port is known beforehand: it is told nowhere.
+    // The center's port is chosen beforehand, since the program does not print it.
     let center = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let config = dir.path().join("connmix.yaml");
     common::write_config(&config, "", "", "");

@@ -1,5 +1,5 @@
-//! The end of an engine: nobody new, everybody gets what they are owed and a 1001, scripts are told, and all of it takes
-//! no longer than `shutdownTimeout`.
+//! The end of an engine: no new clients, every client gets its outstanding messages and a 1001, scripts are called, and
+//! all of it takes no longer than `shutdownTimeout`.
 
 mod common;
 
@@ -47,13 +47,13 @@ function on_close(id, err, conn)
 end
 ";
 
-/// Begins the stop, and gives what it returns: whether nobody was cut off, and how long it took.
+/// Begins the stop. Returns whether no connection was cut off, and how long it took.
 fn stop(engine: TestEngine) -> JoinHandle<(bool, Duration)> {
     let started = Instant::now();
     tokio::spawn(async move { (engine.shutdown().await, started.elapsed()) })
 }
 
-/// Waits till nothing accepts there.
+/// Waits until nothing accepts there.
 async fn refuses(addr: SocketAddr) {
     eventually("new connections are refused", async || TcpStream::connect(addr).await.err().map(drop)).await;
 }
@@ -328,7 +328,7 @@ fn a_call_that_ends_during_the_stop_costs_no_panic() {
     assert!(!ended.out.contains("panic") && !ended.err.contains("panic"), "{}{}", ended.out, ended.err);
 }
 
-/// Sends that again and again, and reads what comes, till the connection ends.
+/// Sends that again and again, and reads what comes, until the connection ends.
 fn flood(addr: SocketAddr, open: &str, unit: &[u8]) {
     let mut socket = std::net::TcpStream::connect(addr).unwrap();
     socket.write_all(open.as_bytes()).unwrap();

@@ -1,4 +1,5 @@
-//! Socket servers: the wire protocol is Lua. Packages out of bytes, deliveries encoded by scripts, and how it all ends.
+//! Socket servers: the wire protocol is Lua. Splitting bytes into packets, encoding of deliveries by scripts, and how
+//! connections end.
 
 mod common;
 
@@ -8,7 +9,7 @@ use serde_json::json;
 use std::fs;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Packages are a length of four digits and then that many bytes; answered in the same form.
+/// Packets are a length of four digits and then that many bytes; answered in the same form.
 const COUNTED: &str = r#"
 function protocol_input(buf)
   local digits = buf:read(4)
@@ -545,7 +546,7 @@ async fn the_buffer_is_read_searched_and_cleared() {
 async fn a_package_that_began_in_one_version_of_a_script_ends_in_it() {
     let version = |n: u8| {
         let script = COUNTED.replace("return package:sub(5)", &format!("return 'v{n} ' .. package:sub(5)"));
-        // It tells when it has been asked for a package that is not there yet.
+        // The script reports when it was asked for a packet that is not complete yet.
         script.replace(
             "local n = tonumber(digits)",
             "local n = tonumber(digits) if buf:length() == 6 then mix.socket.tcp():send('?') end",

@@ -1,4 +1,5 @@
-//! A worker that is stuck: it is seen and told, nobody waits for it, the others go on, and a stop ends in time.
+//! A worker that is stuck: this is noticed and reported, no caller waits for it, the other workers go on, and a stop
+//! ends in time.
 
 mod common;
 
@@ -9,8 +10,8 @@ use std::fs::OpenOptions;
 use std::path::Path;
 use std::time::Duration;
 
-/// `block` waits in the system, where nothing interrupts it, until somebody writes to the pipe. `spin` computes, for as long as
-/// it may.
+/// `block` waits in the system, where nothing interrupts it, until the test writes to the pipe. `spin` computes for as
+/// long as it may.
 const SCRIPT: &str = "\
 function on_message(msg, conn)
   if msg.data == 'block' then

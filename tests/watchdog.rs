@@ -1,4 +1,4 @@
-//! A process in which runaway scripts can't be stopped does not run scripts, unless it is told to.
+//! A process in which runaway scripts can't be stopped does not run scripts, unless `--allow-unguarded` is given.
 
 mod common;
 

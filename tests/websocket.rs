@@ -480,7 +480,7 @@ async fn what_the_handshake_hook_sends_comes_right_after_the_101() {
     assert_eq!(raw.text().await, "extra");
 }
 
-/// Waits in its handshake till somebody publishes "go" to the client, if the client wants that.
+/// Waits in its handshake until a "go" is published to the client, if the client wants that.
 const WAITING: &str = r#"
     function on_handshake(id, headers, server, conn)
       if headers.wait then
@@ -752,7 +752,7 @@ async fn pings_keep_whoever_answers_them() {
     while alive.frame().await.unwrap() != (TEXT, b"hello".to_vec()) {}
 }
 
-/// Subscribes somebody who then reads nothing, and somebody who does.
+/// Subscribes a client that then reads nothing, and one that reads.
 async fn deaf_and_hearing(engine: &TestEngine) -> (Raw, Client) {
     let mut deaf = Raw::narrow(engine.ws()).await.opened().await;
     let mut hearing = engine.connect().await;
@@ -1019,7 +1019,7 @@ async fn who_leaves_is_in_no_channel_any_more() {
     assert_eq!(other.ask("!pub b hello").await, "0 0");
     assert_ne!(other.ask(&format!("!to {id} hello")).await, "sent");
     assert_eq!(stays.text().await, "hello");
-    // Whoever comes next, in its place, is somebody else.
+    // The next connection in its place is a different client.
     let mut next = engine.connect().await;
     assert_ne!(next.ask("!id").await, id);
     assert_eq!(next.ask("!channels").await, "");
@@ -1068,7 +1068,7 @@ enum Step {
     /// By a client; None: by a back end.
     Publish(Option<usize>, usize),
     Send(usize, usize),
-    /// Leaves, with a close frame or without, and comes back as somebody new.
+    /// Leaves, with a close frame or without, and comes back as a new client.
     Leave(usize, bool),
 }
 

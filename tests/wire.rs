@@ -1,4 +1,4 @@
-//! The wire format held against arbitrary input, against how the input is cut into reads, and against tungstenite.
+//! The wire format checked against arbitrary input, against how the input is cut into reads, and against tungstenite.
 
 use connmix::message::Kind;
 use connmix::wire::frame::{self, encode, encode_close, encode_close_reply, encode_ping, encode_pong};

@@ -32,7 +32,7 @@ end
 
 const PATH: &str = "/ws/v1";
 
-/// A rig with further keys of `engine.apiServer` and further top-level lines.
+/// An engine with further keys of `engine.apiServer` and further top-level lines.
 fn engine_with(workers: usize, api: &str, top: &str) -> TestEngine {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
@@ -256,7 +256,7 @@ async fn what_many_connections_publish_arrives_in_the_order_of_each() {
     }
 }
 
-/// A request without a mark.
+/// A request without a request id.
 fn call(method: &str, params: Value) -> Vec<u8> {
     raw::text(&json!({"m": method, "p": params}).to_string())
 }
@@ -279,7 +279,7 @@ async fn requests_in_one_segment_take_effect_in_the_order_in_which_they_came() {
             let publish = |c: Value, d: &str| call("mesh.publish", json!({"c": c, "d": d}));
             let send = |c: &str, d: &str| call("mesh.send", json!({"c": c, "d": d}));
             let requests = [
-                // Into a channel that nobody is in, and into one that the other is in already.
+                // Into a channel without members, and into one that the other is in already.
                 order(&id_a, "subscribe", json!([one])),
                 publish(json!(one), "1"),
                 order(&id_b, "subscribe", json!([one, two])),
@@ -290,7 +290,7 @@ async fn requests_in_one_segment_take_effect_in_the_order_in_which_they_came() {
                 call("mesh.publish", json!({"c": two, "d": "4", "id": format!("{workers}-{round}")})),
                 order(&id_a, "unsubscribe", json!([one])),
                 publish(json!(one), "5"),
-                // Nobody is left, and somebody comes back.
+                // The channel is empty, and a client comes back.
                 order(&id_b, "unsubscribe", json!([one])),
                 publish(json!(one), "6"),
                 order(&id_b, "subscribe", json!([one])),

@@ -17,7 +17,7 @@ local websocket = {}
 
 local OPEN = "__websocket"
 local MAX_HEAD = 16384
--- All frames of a message are looked at whenever more has come.
+-- All frames of a message are checked again whenever more bytes arrive, so their number is limited.
 local MAX_FRAGMENTS = 1000
 local CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
@@ -182,7 +182,7 @@ local function answer_close(conn, data)
   conn:close()
 end
 
--- A package as a message; nil where it is the protocol's own affair.
+-- Turns a package into a message; nil for a frame that the protocol handles itself.
 function websocket.decode(package)
   local conn = mix.socket.tcp()
   if not conn:context_value(OPEN) then

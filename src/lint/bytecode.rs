@@ -1,6 +1,6 @@
 //! Reading what LuaJIT compiled: functions, their instructions with lines, and the scopes of their locals. The compiler
-//! has told globals from locals already, which no second parser could do as exactly. Text in, plain data out: nothing of
-//! a script runs here. The format is that of `lj_bcdump.h` (version 2), the instructions those of `lj_bc.h`.
+//! has already told globals from locals, more exactly than a second parser could. Nothing of a script runs here. The
+//! format is that of `lj_bcdump.h` (version 2), the instructions those of `lj_bc.h`.
 
 /// One compiled function.
 #[derive(Debug, Default)]
@@ -83,7 +83,7 @@ impl Ins {
     }
 }
 
-/// The instructions that somebody asks for, in the order of `BCDEF`.
+/// The instructions that the linter uses, in the order of `BCDEF`.
 pub(super) mod op {
     pub const ISEQP: u8 = 10;
     pub const ISNEP: u8 = 11;
@@ -151,8 +151,8 @@ impl Proto {
     }
 }
 
-/// Reads what was compiled of a file: its functions, the file itself last. None if the compiler is another one than this was
-/// written for.
+/// Reads the bytecode of a file: its functions, the file itself last. None if the bytecode is not of the compiler that
+/// this was written for.
 pub(super) fn parse(dump: &[u8]) -> Option<Vec<Proto>> {
     const STRIPPED: u32 = 2;
     const BIG_ENDIAN: u32 = 1;

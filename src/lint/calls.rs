@@ -1,5 +1,5 @@
-//! Calls that can't go well: methods of the engine's objects that are misspelt or called with a dot, and names of channels and
-//! topics that are wrong, where the call's err is thrown away.
+//! Calls that must fail: methods of the engine's objects that are misspelt or called with a dot, and invalid names of
+//! channels and topics in calls whose err is ignored.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use super::hooks::Hooks;
 use super::scan::Facts;
 use crate::message::Channel;
 
-/// Methods of a connection with what they need besides it: how many arguments.
+/// Methods of a connection, with the fewest arguments that each needs besides the connection.
 const LEAST: [(&str, usize); 7] = [
     ("send", 1),
     ("subscribe", 1),
@@ -42,7 +42,7 @@ pub(super) fn objects(facts: &Facts, hooks: &Hooks) -> Vec<(Var, &'static str)> 
 pub(super) fn wrong(flow: &Flow<'_>, offered: &BTreeSet<String>) -> Vec<Found> {
     let mut found = Vec::new();
     for (number, proto) in flow.facts.protos.iter().enumerate() {
-        // Methods that are asked for first may be anybody's.
+        // A method that is tested for first may belong to another object.
         let mut asked = BTreeSet::new();
         flow.walk(number, |r, ins| {
             if let Some((class, name)) = fetched(proto, r, ins)
@@ -88,7 +88,7 @@ fn is_called(proto: &Proto, at: usize, fetch: Ins) -> bool {
     false
 }
 
-/// A method that is called with a dot, and gets something else than the connection.
+/// A method called with a dot whose first argument is not the connection.
 fn without_self(r: &Registers<'_>, ins: Ins) -> Option<Found> {
     if !(op::CALLM..=op::CALLT).contains(&ins.op()) {
         return None;
@@ -115,7 +115,7 @@ fn without_self(r: &Registers<'_>, ins: Ins) -> Option<Found> {
     })
 }
 
-/// A call that fails for its constant name of a channel, and whose results are all thrown away.
+/// A call that fails because of its constant channel name, and whose results are all ignored.
 fn in_vain(r: &Registers<'_>, ins: Ins) -> Option<Found> {
     const NO_RESULTS: usize = 1;
     if !matches!(ins.op(), op::CALL | op::CALLM) || ins.b() != NO_RESULTS {
@@ -135,7 +135,7 @@ fn in_vain(r: &Registers<'_>, ins: Ins) -> Option<Found> {
     };
     let problem = named.into_iter().find_map(|register| match r.get(register)? {
         LintContext::Text(text) => Channel::from_script(text.as_bytes()).err().map(|e| e.to_string()),
-        // What is put around it does not make it better.
+        // Adding text around it does not make the name valid.
         LintContext::Piece(text) => {
             let is_wrong = text.chars().any(|c| c.is_whitespace() || c.is_control());
             is_wrong.then(|| {

@@ -1,5 +1,6 @@
-//! What the bundled LuaJIT takes beyond Lua 5.1 and stock LuaJIT: operators of C, assignments with an operator, `continue`,
-//! `const`, short functions. A script that uses it runs here and nowhere else. Bytecode does not show it: tokens do.
+//! What the bundled LuaJIT accepts beyond Lua 5.1 and stock LuaJIT: operators of C, assignments with an operator,
+//! `continue`, `const`, short functions. A script that uses it runs only here. Bytecode does not show it, so the tokens
+//! are read.
 
 use super::tokens::{Kind, Token, tokens};
 
@@ -120,7 +121,7 @@ fn first_of_prefix(tokens: &[Token<'_>], end: usize) -> Option<usize> {
             (Kind::Text, _) => {}
             (Kind::Symbol, b")" | b"]" | b"}") => {
                 at = opening(tokens, at)?;
-                // A bracket of its own begins the variable; one behind something belongs to that.
+                // A bracket that stands alone begins the variable; one behind a name or bracket belongs to that.
                 let is_suffix = before(at).is_some_and(|t| match t.kind {
                     Kind::Name => !is_word(t, &RESERVED),
                     Kind::Text => true,
@@ -153,7 +154,7 @@ fn opening(tokens: &[Token<'_>], close: usize) -> Option<usize> {
     None
 }
 
-/// Whether the parameters of a short function begin here: `|a, b| ->`, `|| ->`. Its arrow is what is told.
+/// Whether the parameters of a short function begin here: `|a, b| ->`, `|| ->`. The arrow is what decides.
 fn is_short_function(tokens: &[Token<'_>], at: usize) -> bool {
     let is_arrow = |at: usize| tokens.get(at).is_some_and(|t| is_symbol(t, b"->"));
     if tokens.get(at).is_some_and(|t| is_symbol(t, b"||")) {
@@ -179,7 +180,7 @@ mod tests {
         uses(text.as_bytes()).into_iter().map(|(_, spelt, _)| spelt).collect()
     }
 
-    /// What each gives on the VM of this build: so the list is of what it really takes.
+    /// What each gives on the VM of this build, so that the list holds only what it really accepts.
     #[test]
     fn each_is_taken_by_the_vm_and_told() {
         for (text, found, gives) in [

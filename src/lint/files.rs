@@ -10,7 +10,7 @@ use super::tokens::comments;
 use crate::script::inspect;
 use crate::script::program::{Program, shown};
 
-/// Modules that are required only inside functions are followed so many.
+/// The most files that are followed from modules required only inside functions.
 const MOST_FILES: usize = 1000;
 
 /// One file of the script.
@@ -28,7 +28,7 @@ pub(super) struct File {
 }
 
 impl File {
-    /// Whether a comment on that line says so.
+    /// Whether a comment on that line contains the text.
     pub fn is_commented(&self, line: u32, text: &str) -> bool {
         self.comments.get(&line).is_some_and(|comment| comment.contains(text))
     }

@@ -1,5 +1,5 @@
-//! What registers hold, as far as that is certain: constants, functions, fields of globals, connections, and what comes from
-//! variables of a file's top level. It follows variables that are assigned once, into the functions that see them, and
+//! What registers hold, as far as it is certain: constants, functions, fields of globals, connections, and values from
+//! a file's top-level variables. It follows variables that are assigned once into the functions that use them, and
 //! connections into the functions that they are passed to.
 
 use std::collections::btree_map::Entry;

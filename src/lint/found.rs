@@ -1,8 +1,8 @@
-//! What a check of a script has found.
+//! The findings of the linter.
 
 use super::dialect::Use;
 
-/// One slip.
+/// One lint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Lint {
     /// The file, as messages show it.
@@ -15,9 +15,9 @@ pub(super) struct Lint {
     pub what: String,
     /// The likely fix; may be empty.
     pub fix: String,
-    /// It is about the order of this hook's arguments: its last line. [`Lint::line`] is its first.
+    /// For a hook with its arguments in the wrong order: the hook's last line. [`Lint::line`] is its first.
     pub order: Option<u32>,
-    /// It is state that each worker has of its own: with one worker no slip.
+    /// It is state that each worker has of its own, which is no problem with a single worker.
     pub is_split: bool,
 }
 
@@ -28,7 +28,7 @@ impl std::fmt::Display for Lint {
     }
 }
 
-/// A slip as the parts of this module find it, in a file that they need not know.
+/// A lint as the parts of this module find it, in a file that they need not know.
 pub(super) struct Found {
     pub line: u32,
     pub name: String,

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use super::found::Lint;
 use crate::script::hints::Mistake;
 
-/// Longer names are nobody's slip of the pen.
+/// Longer names are not taken for typing errors.
 const LONGEST: usize = 64;
 
-/// How an error ends that was given a table where a message belongs.
+/// The ends of errors that mean that a table was given where a message belongs.
 const TABLE_FOR_TEXT: [&str; 3] = [
     "bad argument #1 to 'send' (string expected, got table)",
     "bad argument #2 to 'send' (string expected, got table)",
@@ -27,7 +27,7 @@ pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
     (distance <= 1 + near.len() / 6).then_some(near)
 }
 
-/// The likely fix of an error of a script, given its slips and what the engine offers it. None: nothing to add.
+/// The likely fix of a script's error, given its lints and what the engine offers it. None: nothing to add.
 pub(super) fn fix(mistake: &Mistake<'_>, slips: &[Lint], offered: &BTreeSet<String>) -> Option<String> {
     let Mistake { message, hook, missed } = mistake;
     if TABLE_FOR_TEXT.iter().any(|end| message.ends_with(end)) {
@@ -60,9 +60,9 @@ pub(super) fn fix(mistake: &Mistake<'_>, slips: &[Lint], offered: &BTreeSet<Stri
         }
         "field" | "method" => {
             if missed.name != name {
-                // A message, say, that a hook takes for the connection.
+                // For example a message that a hook takes for the connection.
                 let is_method = kind == "method" && offered.contains(&format!("conn:{name}"));
-                // Or what a library has not, or not here: io.open.
+                // Or a field that a library lacks, or lacks here: io.open.
                 let is_it = |slip: &&&Lint| slip.name.strip_suffix(name).is_some_and(|table| table.ends_with('.'));
                 let with_fix = |slip: &Lint| match &*slip.fix {
                     "" => slip.what.clone(),
@@ -89,7 +89,7 @@ fn subject(what: &str) -> Option<(&str, &str)> {
     Some((before.rsplit(' ').next()?, rest.split_once('\'')?.0))
 }
 
-/// Lua cuts a long path down to its end.
+/// Lua shows only the end of a long path.
 fn is_shown_as(file: &str, shown: &str) -> bool {
     file == shown || shown.strip_prefix("...").is_some_and(|end| file.ends_with(end))
 }
@@ -98,7 +98,7 @@ fn is_shown_as(file: &str, shown: &str) -> bool {
 /// telling.
 pub(super) fn instead_of(owner: &str, name: &str, offered: &BTreeSet<String>) -> String {
     match (owner, name) {
-        // Names of older versions.
+        // Names from older versions.
         ("mix.redis", "llen" | "set" | "get" | "incr" | "decr") => {
             return format!("today it is mix.redis.connection(\"default\"):command(\"{name}\", ...)");
         }
@@ -112,7 +112,7 @@ pub(super) fn instead_of(owner: &str, name: &str, offered: &BTreeSet<String>) ->
     if let Some(near) = nearest(name, fields.filter(|field| !field.contains('.'))) {
         return format!("did you mean '{near}'?");
     }
-    // It may be at home in another table: mix.publish, conn:publish.
+    // The name may belong to another table: mix.publish, conn:publish.
     let elsewhere = offered.iter().find(|full| full.rsplit(['.', ':']).next() == Some(name));
     elsewhere.map_or_else(String::new, |full| format!("did you mean {full}?"))
 }

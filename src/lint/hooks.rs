@@ -1,4 +1,4 @@
-//! Which hooks a server's script may have, and what goes wrong with them besides their spelling.
+//! Which hooks a server's script may define, and mistakes in them other than their spelling.
 
 use std::collections::BTreeSet;
 
@@ -33,7 +33,7 @@ impl Hooks {
     pub fn wrong_order(&self, facts: &Facts) -> Vec<Found> {
         let wrong = self.written(facts).filter_map(|(line, (name, arguments, gets), function)| {
             let first = function.first_param()?;
-            // Elsewhere the name of an error in its place is no slip, but an older form: see below.
+            // Elsewhere an error's name in that place is no mistake, but an older form: see below.
             let is_wrong = matches!(first, "conn" | "connection") || name == "on_close" && first == "error";
             let what = format!("the first argument of {name} is {gets}, not '{first}'");
             let found = Found::new(line, name, what, format!("write function {name}{arguments}"));
@@ -42,7 +42,7 @@ impl Hooks {
         wrong.collect()
     }
 
-    /// Hooks in the form that scripts of before CONNMIX 1.0 have.
+    /// Hooks in the form from before CONNMIX 1.0.
     pub fn older(&self, facts: &Facts) -> Vec<Found> {
         let older = self.written(facts).filter_map(|(line, (name, arguments, _), function)| {
             let is_older = name == "on_close" && function.first_param() == Some("err");

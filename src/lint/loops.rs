@@ -1,6 +1,6 @@
-//! Loops that nothing ends: `while true do n = n + 1 end`. Told are only those of which it is certain: whichever way a loop
-//! goes, it comes to no return, no call, and no field of a table, behind which a metatable may call something. Arithmetic is
-//! taken for that of numbers.
+//! Loops that never end: `while true do n = n + 1 end`. Only certain cases are reported: on no path does the loop reach
+//! a return, a call, or a field of a table (whose metatable may call something). Arithmetic is assumed to be on
+//! numbers.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use super::bytecode::{Ins, Proto, op};
 use super::found::Found;
 use super::scan::Facts;
 
-/// The first of each function of a file: what comes behind it is never reached.
+/// The first endless loop of each function of a file: the code behind it is never reached.
 pub(super) fn endless(facts: &Facts) -> Vec<Found> {
     let found = facts.protos.iter().filter_map(|proto| {
         let begins: BTreeSet<usize> =
@@ -21,12 +21,12 @@ pub(super) fn endless(facts: &Facts) -> Vec<Found> {
     found.collect()
 }
 
-/// Where an instruction jumps to, if that is backwards whenever it is reached: the beginning of a loop.
+/// Where an instruction jumps to, if it always jumps backwards: the beginning of a loop.
 fn goes_back(at: usize, ins: Ins) -> Option<usize> {
     ins.target(at).filter(|target| *target <= at && matches!(ins.op(), op::JMP | op::UCLO))
 }
 
-/// Whether what begins there stays among instructions that lead nowhere else.
+/// Whether every path from there stays within the loop.
 fn is_endless(proto: &Proto, begin: usize) -> bool {
     let (mut seen, mut open) = (BTreeSet::new(), vec![begin]);
     while let Some(at) = open.pop() {
@@ -45,7 +45,8 @@ fn is_endless(proto: &Proto, begin: usize) -> bool {
     true
 }
 
-/// Whether an instruction only computes: on registers, upvalues and globals. Concatenations end with the memory.
+/// Whether an instruction only computes, on registers, upvalues and globals. Concatenations are excluded: they end when
+/// memory runs out.
 fn is_plain(code: u8) -> bool {
     matches!(code, op::MOV..=op::GSET | op::LOOP | op::BNOT..=op::BSAR) && code != op::CAT
 }

@@ -1,6 +1,6 @@
-//! The linter (`connmix check`): slips in a script that compile, such as names that nothing defines and hooks that nothing
-//! calls. It knows what a VM offers and what the script's files assign, and warns only of what is certain. It reads text and
-//! bytecode, and runs nothing.
+//! The linter (`connmix check`): mistakes in a script that still compiles, such as names that nothing defines and hooks
+//! that nothing calls. It knows what a VM offers and what the script's files assign, and warns only of what is certain.
+//! It reads text and bytecode, and runs nothing.
 
 mod bytecode;
 mod calls;
@@ -49,8 +49,9 @@ impl Lints {
         Lints { slips: slips(program, globals), offered: globals.offered.clone() }
     }
 
-    /// A line of text each, with file and line; each thing once a file, at its first line. `workers` is how many are
-    /// configured, 0 for one a core: with a single one there is no state that others do not see.
+    /// One line of text each, with file and line. The same finding is reported once in a file, at its first line.
+    /// `workers` is how many are configured, 0 for one for each core: with a single worker there is no state that
+    /// others do not see.
     pub fn warnings(&self, workers: usize) -> Vec<String> {
         let mut seen = BTreeSet::new();
         let told = self.slips.iter().filter(|slip| workers != 1 || !slip.is_split);
@@ -65,7 +66,7 @@ impl Hints for Lints {
     }
 }
 
-/// Why a VM could not be built, with the likely fix where the script's files tell it.
+/// Why a VM could not be built, with the likely fix if the linter finds it.
 pub fn explained(program: &Program, error: &BuildError) -> String {
     let text = error.to_string();
     match error {
@@ -86,7 +87,7 @@ pub fn explained(program: &Program, error: &BuildError) -> String {
     }
 }
 
-/// All slips of a version whose entry file has run in a VM with these globals, by file and line.
+/// All lints of a version whose entry file has run in a VM with these globals, by file and line.
 fn slips(program: &Program, globals: &Globals) -> Vec<Lint> {
     let files = files(program);
     let names = Names::of(globals, &files);
@@ -110,12 +111,12 @@ fn slips(program: &Program, globals: &Globals) -> Vec<Lint> {
         if !globals.are_watched {
             found.extend(loops::endless(&file.facts));
         }
-        // A global that nothing reads has been told already.
+        // A global that nothing reads has already been reported.
         let is_told = |new: &Found| found.iter().any(|told| (told.line, &told.name) == (new.line, &new.name));
         let changed: Vec<Found> = changed.next().into_iter().flatten().filter(|new| !is_told(new)).collect();
         found.extend(changed);
         if file.is_entry {
-            // Elsewhere such a name may be anything.
+            // In other files such a name may mean anything.
             found.extend(hooks.local(&file.facts, &names.functions));
         }
         slips.extend(found.into_iter().map(|found| found.slip(&file.shown)));

@@ -11,7 +11,7 @@ use crate::script::inspect::Globals;
 
 /// Names of the language that the sandbox keeps from scripts.
 const KEPT: [&str; 6] = ["io", "jit", "ffi", "newproxy", "dofile", "loadfile"];
-/// Names of other versions of the language, for which portable modules ask.
+/// Names of other versions of Lua that portable modules test for.
 const FOREIGN: [&str; 4] = ["utf8", "bit32", "warn", "_ENV"];
 /// What is known of all files together.
 pub(super) struct Names {
@@ -43,7 +43,7 @@ impl Names {
         let reads = files.iter().flat_map(|f| &f.facts.reads);
         let read = reads.map(|r| r.path.clone()).collect();
         let written: BTreeSet<String> = files.iter().flat_map(|f| &f.facts.writes).map(|w| w.path.clone()).collect();
-        // A table that a script replaces is the script's own affair.
+        // The linter does not know a table that a script replaces.
         let is_replaced = |table: &str| {
             let mut around = std::iter::successors(Some(table), |t| Some(t.rsplit_once('.')?.0));
             around.any(|table| written.contains(table))
@@ -72,7 +72,7 @@ impl Names {
         wrong.collect()
     }
 
-    /// What is wrong with reading that, and the fix.
+    /// What is wrong with reading that name, and the fix.
     fn wrong_read(&self, facts: &Facts, read: &Read) -> Option<(String, String)> {
         let path = read.path.as_str();
         if self.defined.contains(path) {

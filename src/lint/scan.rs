@@ -1,5 +1,5 @@
-//! What a file does with globals: which it reads, writes and calls, at which lines. Fields of globals are followed as
-//! paths (`mix.mesh.publish`) for as long as they can be told for certain, from one jump to the next.
+//! What a file does with globals: which ones it reads, writes and calls, and on which lines. Fields of globals are
+//! followed as paths (`mix.mesh.publish`) as long as they are certain, from one jump to the next.
 
 use std::collections::BTreeSet;
 
@@ -33,7 +33,7 @@ pub(super) struct Facts {
     pub parents: Vec<Option<(usize, usize)>>,
     pub reads: Vec<Read>,
     pub writes: Vec<Write>,
-    /// Paths that the file asks for before it uses them: `if mix.x then`, `x or y`, `type(x)`.
+    /// Paths that the file tests for before it uses them: `if mix.x then`, `x or y`, `type(x)`.
     pub tested: BTreeSet<String>,
     /// Names of modules, where they are spelt out.
     pub requires: Vec<String>,
@@ -70,7 +70,7 @@ impl Facts {
         proto + 1 == self.protos.len()
     }
 
-    /// The function and those around it, each with the instruction at which it is left inwards.
+    /// The function and those around it, each with the instruction of it that leads inwards.
     pub fn around(&self, proto: usize, at: usize) -> impl Iterator<Item = (&Proto, usize)> {
         std::iter::successors(Some((proto, at)), |(proto, _)| self.parents.get(*proto).copied().flatten())
             .filter_map(|(proto, at)| Some((self.protos.get(proto)?, at)))
@@ -217,7 +217,7 @@ fn read(
     fallbacks: &BTreeSet<(usize, usize)>,
 ) {
     let Some(ins) = proto.code.get(at) else { return };
-    // Only asked for: the value goes straight into a test.
+    // Only tested: the value goes straight into a condition.
     let asked = proto.code.get(at + 1).is_some_and(|next| match next.op() {
         op::ISTC..=op::ISF | op::NOT => next.d() == ins.a(),
         op::ISEQP | op::ISNEP => next.a() == ins.a(),

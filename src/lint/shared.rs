@@ -1,8 +1,8 @@
-//! State that workers do not share: variables of a file's top level, globals, and the tables in them, that handlers change. Each
-//! worker has a VM of its own, so a counter of clients counts those of one worker.
+//! State that workers do not share: top-level variables, globals, and the tables in them, if handlers change them. Each
+//! worker has a VM of its own, so a counter of clients counts only those of one worker.
 //!
-//! Handlers are the hooks and what they reach: by name, since Lua tells no more. What only the top level calls is none; and what
-//! is made once, where it is asked for first, is the same in all workers.
+//! Handlers are the hooks and the functions that they reach, found by name. Functions that only the top level calls are
+//! not handlers. State that is created once, when it is first needed, is the same in all workers and is not reported.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +19,8 @@ type Function = (usize, usize);
 /// Functions of the language that change their first argument.
 const CHANGERS: [&str; 4] = ["table.insert", "table.remove", "table.sort", "rawset"];
 
-/// What a comment on the line of a variable, or of its change, says where each worker is meant to have its own.
+/// The text of a comment, on the line of a variable or of its change, that says that each worker is meant to have its
+/// own.
 const MEANT: &str = "each worker";
 
 /// By which names functions are reached.
@@ -45,7 +46,7 @@ struct Change {
 pub(super) fn changed(files: &[&File], flows: &[Flow<'_>], hooks: &Hooks) -> Vec<Vec<Found>> {
     let names = Names::of(flows);
     let reached = reached(flows, &names, hooks);
-    // Globals that some file makes at its top level; others are locals that lack the word.
+    // Globals that some file assigns at its top level. Others are probably locals without the keyword.
     let mut made = BTreeSet::new();
     for flow in flows {
         let top = flow.facts.writes.iter().filter(|write| flow.facts.is_top(write.proto));
@@ -172,7 +173,7 @@ fn reached(flows: &[Flow<'_>], names: &Names, hooks: &Hooks) -> BTreeSet<Functio
     reached
 }
 
-/// What a function changes that outlives its call, but for what it makes once.
+/// What a function changes that outlives its call, except what it creates once.
 fn changes(flow: &Flow<'_>, number: usize, hooks: &Hooks) -> Vec<Change> {
     let Some(proto) = flow.facts.protos.get(number) else { return Vec::new() };
     let (mut asked, mut changes) = (BTreeSet::new(), Vec::new());
@@ -183,7 +184,7 @@ fn changes(flow: &Flow<'_>, number: usize, hooks: &Hooks) -> Vec<Change> {
         {
             asked.insert(root);
         }
-        // A value that is asked for later, by the local that keeps it.
+        // A value that is tested later, by the local that keeps it.
         if (op::ISTC..=op::ISF).contains(&ins.op()) || matches!(ins.op(), op::ISEQP | op::ISNEP) {
             let register = if ins.op() >= op::ISTC { ins.d() } else { ins.a() };
             asked.extend(r.get(register).and_then(LintContext::root));
@@ -207,7 +208,7 @@ fn changes(flow: &Flow<'_>, number: usize, hooks: &Hooks) -> Vec<Change> {
                 let is_function = matches!(r.get(ins.a()), Some(LintContext::Function(_)));
                 name.filter(|_| !is_function).map(|name| (Root::Global(name.to_owned()), is_sum(ins.a())))
             }
-            // A class is made one by this, again and again perhaps.
+            // A class uses this to make an object, perhaps many times.
             op::TSETS if proto.text(ins.c()).is_some_and(|key| key.starts_with("__")) => None,
             op::TSETV..=op::TSETR => {
                 let root = r.get(ins.b()).and_then(|table| match table {
@@ -230,7 +231,7 @@ fn changes(flow: &Flow<'_>, number: usize, hooks: &Hooks) -> Vec<Change> {
         let assigned = (op::USETV..=op::USETP).contains(&ins.op()) || ins.op() == op::GSET;
         changes.extend(changed.map(|(root, counts)| Change { root, line: ins.line, counts, assigned }));
     });
-    // What is made once may be several variables, of which one is asked for.
+    // Several variables may be created together, of which only one is tested.
     let makes = changes.iter().any(|change| change.assigned && !change.counts && asked.contains(&change.root));
     changes.retain(|change| change.counts || !(asked.contains(&change.root) || makes && change.assigned));
     changes

@@ -1,4 +1,4 @@
-//! Scripts with one slip each, and scripts that only look as if they had one.
+//! Scripts with one mistake each, and scripts that only look as if they had one.
 
 use super::*;
 use crate::script::vm::VmLimits;
@@ -328,7 +328,7 @@ fn what_is_the_same_in_all_workers_is_no_split() {
         "local routes = {}\nlocal function add(name, f) routes[name] = f end\nadd('a', print)\n\
          function on_handshake(id) return routes[id] end",
         "local n = 0\nfor i = 1, 3 do n = n + i end\nfunction on_handshake() return n end",
-        // Made once, where it is asked for first.
+        // Created once, when it is first needed.
         "local r\nfunction on_handshake()\n  if not r then r = mix.redis.connection('default') end\n  return r\nend",
         "local r\nfunction on_handshake()\n  r = r or mix.redis.connection('default')\n  return r\nend",
         "local cache = {}\nfunction on_handshake(id)\n  local v = cache[id]\n  if v == nil then v = #id cache[id] = v end\n  \
@@ -338,7 +338,7 @@ fn what_is_the_same_in_all_workers_is_no_split() {
         // Locals of a handler, and of what it calls.
         "function on_handshake() local n = 0 local function f() n = n + 1 end f() return n end",
         "function on_handshake() local t = {} t.n = 1 t[#t + 1] = 2 table.insert(t, 3) return t end",
-        // It is meant.
+        // Marked as intended.
         "local seen = {} -- each worker counts for itself\nfunction on_handshake(id) seen[id] = 1 end",
         "local n = 0\nfunction on_handshake() n = n + 1 end -- each worker",
         "function mix.mine() end\nfunction on_handshake() mix.count = 1 end",
@@ -456,7 +456,7 @@ fn modules_are_checked_with_the_script_and_those_of_others_are_not() {
             "lib/a.lua:3: global 'usre' is read but nothing defines it"
         ]
     );
-    // A module from elsewhere: its own slips are not the author's, what it defines counts.
+    // A module from elsewhere: its own mistakes are not reported to the script's author, but what it defines counts.
     let elsewhere = tempfile::tempdir().unwrap();
     let text = "local M = {}\nfunction M.f() made_there = 1 return nothing_of_this end\nreturn M";
     std::fs::write(elsewhere.path().join("other.lua"), text).unwrap();

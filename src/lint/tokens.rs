@@ -24,14 +24,14 @@ pub(super) enum Kind {
     Symbol,
 }
 
-/// Operators of several characters; of those that begin alike the longest first. An assignment with an operator counts as
-/// one token, which it is not for LuaJIT, but nothing else may begin so.
+/// Operators of several characters; the longest of those that begin alike comes first. An assignment with an operator
+/// counts as one token here; LuaJIT reads two.
 const SYMBOLS: [&[u8]; 31] = [
     b"~>>=", b"...", b"..=", b"<<=", b">>=", b"~>>", b"==", b"~=", b"<=", b">=", b"..", b"::", b"!=", b"&&", b"||",
     b"->", b"?.", b"??", b"+=", b"-=", b"*=", b"/=", b"%=", b"&=", b"|=", b"<<", b">>", b"?", b"!", b"&", b"|",
 ];
 
-/// The tokens of a text that compiles; of another one those up to where it can't be read.
+/// The tokens of a text that compiles. For any other text, the tokens up to the first that can't be read.
 pub(super) fn tokens(text: &[u8]) -> Vec<Token<'_>> {
     let mut lexer = Lexer::new(text);
     std::iter::from_fn(|| lexer.next()).collect()

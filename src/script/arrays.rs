@@ -3,15 +3,16 @@
 use mlua::ffi;
 use std::ffi::{c_int, c_void};
 
-/// Its address is the key under which the registry keeps the metatable of arrays. No text: that would have to be pushed, which
-/// may raise.
+/// The registry keeps the metatable of arrays under this address. A text as key would have to be pushed, which may
+/// raise.
 static METATABLE: u8 = 0;
 
 fn key() -> *mut c_void {
     (&raw const METATABLE).cast_mut().cast()
 }
 
-/// Takes the table at the top of the stack, which goes, for the metatable of tables that are arrays even while they are empty.
+/// Pops the table at the top of the stack and makes it the metatable of tables that are arrays even while they are
+/// empty.
 ///
 /// # Safety
 /// `state` must be alive and in a protected call, with a table at the top of its stack.

@@ -1,18 +1,18 @@
-//! How long a hook may hold its worker between two waits. That is `handlerTimeout`; but a hook that has overrun it again and
-//! again gets half of it, then a quarter and so on, since each overrun costs all other clients of the worker that time. The
-//! budget grows back as long as the hook overruns no more. It belongs to one version of a script: a corrected one begins
-//! with the whole.
+//! How long a hook may hold its worker between two waits. The budget is `handlerTimeout`. A hook that overruns it
+//! repeatedly gets half of it, then a quarter and so on, since each overrun costs all other clients of the worker that
+//! time. The budget grows back while the hook stays within it. It belongs to one version of a script: a corrected
+//! script starts with the full budget.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use super::hook::Hook;
 
-/// The shortest budget: the watchdog looks no more often.
+/// The shortest budget. The watchdog samples no more often than this.
 const SHORTEST: Duration = Duration::from_millis(10);
-/// For each time that passes without an overrun, one of them is forgotten.
+/// One overrun is forgotten each time this passes without another.
 const FORGOTTEN: Duration = Duration::from_secs(5);
-/// More overruns than these are not remembered.
+/// The most overruns that are remembered.
 const MOST: u32 = 6;
 
 /// The budgets of a VM's hooks.
@@ -22,7 +22,7 @@ pub(super) struct Budgets([Cell<Overruns>; Hook::COUNT]);
 #[derive(Clone, Copy, Default)]
 struct Overruns {
     count: u32,
-    /// When the last one was, or one was forgotten.
+    /// When the last overrun happened, or when one was last forgotten.
     since: Option<Instant>,
 }
 
@@ -38,7 +38,7 @@ impl Overruns {
         }
     }
 
-    /// One overrun may happen to anybody: from the second on, half the time for each.
+    /// A single overrun costs nothing. From the second on, each halves the budget.
     fn budget(&self, whole: Duration) -> Duration {
         let shorter = whole / (1 << self.count.saturating_sub(1));
         shorter.max(SHORTEST).min(whole)
@@ -46,7 +46,7 @@ impl Overruns {
 }
 
 impl Budgets {
-    /// What a hook may take now, of so much at best. No look at the clock as long as it has not overrun.
+    /// The current budget of a hook whose full budget is `whole`. Reads the clock only for hooks that have overrun.
     pub fn of(&self, hook: Hook, whole: Duration) -> Duration {
         let Some(cell) = self.0.get(hook as usize) else { return whole };
         let mut overruns = cell.get();
@@ -58,7 +58,7 @@ impl Budgets {
         overruns.budget(whole)
     }
 
-    /// A hook has overrun its budget; what it may take from now on, if that is less than before.
+    /// Records an overrun. Returns the hook's new budget if it is shorter than before.
     pub fn overrun(&self, hook: Hook, whole: Duration) -> Option<Duration> {
         let cell = self.0.get(hook as usize)?;
         let (mut overruns, now) = (cell.get(), Instant::now());

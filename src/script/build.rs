@@ -16,7 +16,7 @@ use super::stack::{State, protect};
 use super::{mix, natives, strings, watchdog};
 use crate::config::{Library, Protocol};
 
-/// The longest an entry file may take to compile and its top level to run, where nobody waits for it.
+/// The longest that an entry file may take to compile and run its top level while nobody waits for it.
 pub(crate) const LOAD_BUDGET: Duration = Duration::from_secs(5);
 
 /// A hook that the script defines.
@@ -26,26 +26,26 @@ pub(super) struct Entry {
     pub enter: c_int,
     /// Registry reference of the hook.
     pub hook: c_int,
-    /// Whether it looks at its connection argument, which then has to be made.
+    /// Whether the hook uses its connection argument, which then has to be made.
     pub takes_conn: bool,
-    /// What watching threads are told while it runs.
+    /// What the watching threads see while the hook runs.
     pub doing: Doing,
 }
 
-/// By [`Hook`], those that the script defines.
+/// The hooks that the script defines, indexed by [`Hook`].
 pub(super) type Entries = [Option<Entry>; Hook::COUNT];
 
 /// Why a VM could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// The script's own error: its text does not compile, or its top level has failed.
+    /// The script's own error: its text does not compile, or its top level failed.
     #[error("{message}")]
     Script {
         /// With file and line.
         message: String,
-        /// The lookup that failed last before it.
+        /// The last failed lookup before the error.
         missed: Missed,
-        /// What it had defined by then.
+        /// The globals that it had defined by then.
         globals: Box<Globals>,
     },
     /// The script lacks a hook that its server must have.
@@ -58,7 +58,7 @@ pub enum BuildError {
         /// What it defines.
         globals: Box<Globals>,
     },
-    /// Its file is not there, or there is no memory for it.
+    /// The file is missing, or there is not enough memory for the VM.
     #[error("{0}")]
     Other(String),
 }
@@ -87,8 +87,7 @@ pub(super) struct Built {
     pub encode_shared: bool,
 }
 
-/// Builds a VM and runs the entry file, for at most `budget`. The error says what is wrong with the script, with file and
-/// line.
+/// Builds a VM and runs the entry file, for at most `budget`. The error names file and line.
 pub(super) fn build(program: &Arc<Program>, limits: &VmLimits, budget: Duration) -> Result<Built, BuildError> {
     let (lua, main, prelude) = bare(program, limits)?;
     let wrong = |message| {
@@ -113,7 +112,7 @@ pub(super) fn build(program: &Arc<Program>, limits: &VmLimits, budget: Duration)
     Ok(Built { lua, main, entries, encode_shared })
 }
 
-/// A VM in which nothing of the script has run: with its main thread, and the table that the prelude returned.
+/// A VM in which nothing of the script has run. Returns its main thread and the table that the prelude returned, too.
 pub(crate) fn bare(program: &Arc<Program>, limits: &VmLimits) -> Result<(Lua, State, mlua::Table), String> {
     let lua = sandboxed(limits).map_err(|e| e.to_string())?;
     let mut main = std::ptr::null_mut();
@@ -155,7 +154,7 @@ fn prelude(lua: &Lua, main: State, program: &Arc<Program>, limits: &VmLimits) ->
 /// Finds the script's hooks and anchors them.
 fn find_hooks(lua: &Lua, prelude: &mlua::Table, program: &Program) -> Result<Entries, BuildError> {
     let mut entries = [None; Hook::COUNT];
-    // What makes messages of packages.
+    // The function that turns packets into messages.
     let decode = match program.protocol {
         Protocol::Websocket => None,
         Protocol::Socket => global_function(lua, program, Hook::Decode, true)?,
@@ -196,7 +195,7 @@ fn defined_at(hook: Hook, function: &mlua::Function, program: &Program) -> Doing
     }
 }
 
-/// Whether an `on_close` is of before CONNMIX 1.0, with the error as its first argument.
+/// Whether an `on_close` has the argument order from before CONNMIX 1.0, with the error first.
 fn is_older_close(prelude: &mlua::Table, function: &mlua::Function) -> mlua::Result<bool> {
     prelude.get::<mlua::Function>("is_older_close")?.call(function)
 }
@@ -236,7 +235,7 @@ fn anchor(lua: &Lua, function: mlua::Function) -> mlua::Result<c_int> {
     Ok(reference)
 }
 
-/// A script error's text: it has file and line, or gets the file's name.
+/// A script error's text. The file's name is put in front if the text does not name a place.
 fn script_error(program: &Program, e: &mlua::Error) -> String {
     let text = match e {
         mlua::Error::SyntaxError { message, .. } | mlua::Error::RuntimeError(message) => message.clone(),
@@ -251,7 +250,7 @@ fn named(program: &Program, text: String) -> String {
     if text.contains(&entry) { text } else { format!("{entry}: {text}") }
 }
 
-/// Says of a top level that was stopped how long it may take. To be asked before the run is left.
+/// Adds the allowed time to the error of a top level that was stopped. Must be called before the run is left.
 fn over_time(budget: Duration, text: String) -> String {
     if !watchdog::expired() {
         return text;

@@ -1,11 +1,11 @@
-//! Compiling Lua text so that it can be stopped, and keeping what came of a script's files.
+//! Compiling Lua text so that it can be stopped, and keeping the bytecode of a script's files.
 //!
-//! LuaJIT's parser calls no hook, and some texts take it time that grows with the square of their length. But it asks for
-//! its text piece by piece: so each piece is small, and before it is handed out the time is looked at. What is parsed
-//! after the last piece is over soon.
+//! LuaJIT's parser calls no hook, and for some texts its time grows with the square of their length. But it asks for
+//! its text piece by piece. So each piece is small, and the time is checked before it is handed out. Parsing what is
+//! left after the last piece takes little time.
 //!
-//! A script's files are compiled once for each version, by the thread that tries it first; the workers load what LuaJIT
-//! dumped of that. The dump has all lines and names of locals in it.
+//! A script's files are compiled once for each version, by the thread that loads it first. The workers load the
+//! bytecode that LuaJIT dumped. It includes all lines and the names of locals.
 
 use mlua::ffi::{self, lua_State};
 use mlua::{Lua, LuaOptions, StdLib};
@@ -19,11 +19,11 @@ use super::slots::Slots;
 use super::stack::{State, push_bytes};
 use super::watchdog;
 
-/// Bytes that the parser gets between two looks at the time.
+/// Bytes that the parser gets between two checks of the time.
 const PIECE: usize = 256;
 
 unsafe extern "C-unwind" {
-    /// LuaJIT's own, which the binding does not name: as `lua_load`, with the kinds that are taken (`t`, `b`).
+    /// LuaJIT's own, which the binding does not name. Like `lua_load`, with the accepted kinds (`t`, `b`).
     fn lua_loadx(
         state: *mut lua_State,
         reader: ffi::lua_Reader,
@@ -59,7 +59,8 @@ unsafe extern "C-unwind" fn next_piece(state: *mut lua_State, rest: *mut c_void,
     }
 }
 
-/// Compiles text, never bytecode, which nobody checks. Pushes the function, or the error, and returns Lua's status.
+/// Compiles text. Bytecode is refused, since nothing verifies it. Pushes the function or the error, and returns Lua's
+/// status.
 ///
 /// # Safety
 /// `state` must be alive and have a free slot on its stack.
@@ -77,7 +78,8 @@ pub(super) unsafe fn text(state: State, text: &[u8], name: &CStr) -> c_int {
 /// Loads what [`dump`] made. Pushes the function, or the error, and returns Lua's status.
 ///
 /// # Safety
-/// `state` must be alive and have a free slot on its stack; the code must be what this process has dumped: nobody checks it.
+/// `state` must be alive and have a free slot on its stack. The code must have been dumped by this process: nothing
+/// verifies it.
 unsafe fn bytecode(state: State, code: &[u8], name: &CStr) -> c_int {
     // SAFETY: the caller's. Errors are the result.
     unsafe { ffi::luaL_loadbufferx(state, code.as_ptr().cast(), code.len(), name.as_ptr(), c"b".as_ptr()) }
@@ -93,7 +95,7 @@ unsafe extern "C-unwind" fn write(_: *mut lua_State, piece: *const c_void, size:
     0
 }
 
-/// Writes the bytecode of the Lua function at the top of the stack; false where there is no memory for it.
+/// Writes the bytecode of the Lua function at the top of the stack. False if there is not enough memory.
 ///
 /// # Safety
 /// `state` must be alive, with a Lua function at the top of its stack.
@@ -102,7 +104,7 @@ unsafe fn dump(state: State, code: &mut Vec<u8>) -> bool {
     unsafe { ffi::lua_dump_(state, write, (&raw mut *code).cast()) == 0 }
 }
 
-/// What came of a file of a script.
+/// The result of loading one of a script's files.
 pub(super) enum Loaded {
     /// Its main function.
     Function(mlua::Function),
@@ -110,12 +112,12 @@ pub(super) enum Loaded {
     Absent,
     /// It can't be read.
     Unreadable(String),
-    /// Its text is wrong, or takes too long.
+    /// Its text does not compile, or takes too long.
     Wrong(String),
 }
 
-/// Loads a file of a script: what was compiled of it for this version, or its text, of which the next VM then gets what was
-/// compiled.
+/// Loads a file of a script: the bytecode that this version has of it, else its text, whose bytecode is then kept for
+/// the next VM.
 pub(super) fn file(lua: &Lua, program: &Program, path: &Path) -> mlua::Result<Loaded> {
     let source = match program.source(path) {
         Ok(Some(source)) => source,
@@ -151,7 +153,8 @@ pub(super) fn file(lua: &Lua, program: &Program, path: &Path) -> mlua::Result<Lo
     })
 }
 
-/// The bytecode of a text, compiled in a VM of its own. None if it does not compile, or takes longer than that.
+/// The bytecode of a text, compiled in a VM of its own. None if the text does not compile or takes longer than
+/// `longest`.
 pub(super) fn dumped(source: &[u8], longest: Duration) -> Option<Vec<u8>> {
     let lua = Lua::new_with(StdLib::NONE, LuaOptions::new()).ok()?;
     let (mut done, mut code) = (false, Vec::new());
@@ -201,7 +204,7 @@ pub(super) unsafe fn error_text(state: State) -> String {
     // SAFETY: the caller's.
     let slots = unsafe { Slots::new(state) };
     let text = slots.bytes(slots.top()).unwrap_or_default();
-    // The binding adds a traceback to an error of the reader; none of it is the script's.
+    // The binding adds a traceback to an error of the reader. It is not the script's.
     String::from_utf8_lossy(&text).split("\nstack traceback:").next().unwrap_or_default().to_owned()
 }
 
@@ -277,7 +280,7 @@ mod tests {
         unsafe { lua.exec_raw::<()>((), raw) }.unwrap();
     }
 
-    /// What was compiled of a file is what the next VM of the version runs: it parses nothing.
+    /// The next VM of the version runs the bytecode that was kept of a file, and parses nothing.
     #[test]
     fn the_second_vm_of_a_version_runs_what_the_first_compiled() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Whose handler is running on this thread, and what native functions reach the engine by.
+//! The connection whose handler runs on this thread, and the parts of the engine that native functions use.
 //!
 //! The current connection is set around each stretch of a handler, so that it is right after every wait and inside
 //! coroutines that the script makes.
@@ -55,11 +55,11 @@ impl ConnRef {
 pub struct Current {
     /// Its connection; none for what is done for all of a server's.
     pub conn: Option<ConnRef>,
-    /// Whether it may wait.
+    /// Whether the handler may wait.
     pub may_wait: bool,
-    /// Its connection has ended while it waited: every further wait fails at once.
+    /// The connection ended while the handler waited. Every further wait fails at once.
     pub interrupted: bool,
-    /// How many have failed so.
+    /// How many waits have failed for that reason.
     pub in_vain: u32,
 }
 
@@ -96,7 +96,7 @@ pub fn get() -> Option<Current> {
     CURRENT.with(Cell::get)
 }
 
-/// Counts a wait of the running handler that failed since its connection has ended; how many these are now.
+/// Counts a wait of the running handler that failed because its connection has ended. Returns the number so far.
 pub fn count_in_vain() -> u32 {
     CURRENT.with(|c| {
         let current = c.get().map(|current| Current { in_vain: current.in_vain + 1, ..current });
@@ -105,7 +105,7 @@ pub fn count_in_vain() -> u32 {
     })
 }
 
-/// While it lives, that handler is the current one.
+/// Makes a handler the current one until it is dropped.
 pub struct Entered(Option<Current>);
 
 /// Makes a handler the current one.

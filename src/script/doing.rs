@@ -1,5 +1,5 @@
-//! What a thread does in Lua, told to the threads that watch it: a number, so that entering Lua costs one plain store. Files
-//! have numbers for that, in a table of the process.
+//! What a thread does in Lua, as the threads that watch it see it. It is one number, so that entering Lua costs one
+//! plain store. Files are numbered for that in a table of the process.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,18 +7,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::hook::Hook;
 use super::program::shown;
 
-/// The most files that are told apart. Only configurations and reloads name new ones.
+/// The most files that are distinguished. Only configurations and reloads add new ones.
 const MAX_FILES: usize = 4096;
-/// What stands in the lowest byte where no hook runs.
+/// The value of the lowest byte while no hook runs.
 const LOADING: u64 = 0xff;
 const TESTING: u64 = 0xfe;
 
-/// A script's function that runs: of which file, from which line on.
+/// A script's function that runs: its file, and the line it begins on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Doing(u64);
 
 impl Doing {
-    /// Something that has no place in a file.
+    /// For runs that have no place in a file.
     pub const TESTING: Doing = Doing(TESTING);
 
     /// The top level of an entry file.
@@ -26,7 +26,7 @@ impl Doing {
         Doing(number_of(&shown(entry)) << 40 | LOADING)
     }
 
-    /// A hook that is defined there; `line` 0: it is not known.
+    /// A hook defined in that file. `line` is 0 where it is not known.
     pub fn hook(hook: Hook, file: &str, line: u32) -> Doing {
         Doing(number_of(file) << 40 | u64::from(line) << 8 | hook as u64)
     }

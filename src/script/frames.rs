@@ -14,7 +14,7 @@ use super::{handler, watchdog};
 const FIRST: usize = 12;
 const LAST: c_int = 10;
 
-/// How many frames are looked at between two looks at the handler's time.
+/// How many frames are visited between two checks of the handler's time.
 const FRAMES_PER_LOOK: c_int = 64;
 
 /// A frame: the Lua thread that it is in, and its level there. The thread is the caller's own, one that the caller was given, or
@@ -39,7 +39,8 @@ impl<'call> At<'call> {
 struct Walk<'call>(At<'call>);
 
 impl<'call> Walk<'call> {
-    /// The frame to look at next, in the thread that a message handler handles once its own has come to an end.
+    /// The frame to visit next. When a message handler's own thread is exhausted, the walk goes on in the thread whose
+    /// error it handles.
     fn here(&mut self) -> Option<(At<'call>, Kind)> {
         loop {
             if let Some(kind) = self.0.kind() {
@@ -70,7 +71,7 @@ impl<'call> Iterator for Walk<'call> {
     }
 }
 
-/// The thread that an optional first argument names, else the caller's; and how many arguments that took.
+/// The thread named by an optional first argument, else the caller's, and how many arguments that took.
 fn thread(args: &Args) -> (Slots<'_>, i32) {
     match args.slots().thread(args.slot(1)) {
         Some(co) => (co, 1),
@@ -134,7 +135,7 @@ pub(super) fn traceback(args: &Args) -> Result<Traced, Raise> {
 /// A line of a traceback: `file:line: in function 'name'`.
 fn line(out: &mut Vec<u8>, at: At<'_>) {
     let Some(Frame { mut place, mut function, begins, .. }) = frame(at.co, at.level) else { return };
-    // A module: the name is that by which `require` called it.
+    // A module. It is named as `require` was called for it.
     if begins == 0 && at.above().kind() == Some(Kind::Engine) {
         function = "main chunk".into();
     }
@@ -173,8 +174,8 @@ impl Push for Level {
     }
 }
 
-/// `level(thread or nil, n)` -> the thread and the level in it that `n` is to a script; nothing if there is none. To be
-/// called by a function that `n` counts as level 0.
+/// `level(thread or nil, n)` -> the thread, and the level in it that corresponds to level `n` of a script; nothing if
+/// there is none. The calling function counts as level 0.
 pub(super) fn level(args: &Args) -> Result<Level, Raise> {
     let co = thread(args).0;
     let n = args.number(2)?;

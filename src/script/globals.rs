@@ -1,11 +1,11 @@
-//! What the scripts of a VM may use, as plain data: for those who check a script's text against it.
+//! What the scripts of a VM may use, as plain data, for the linter.
 
 use mlua::Lua;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::hints::offered;
 
-/// Tables of the language whose fields are all known; with `mix` and what is in it.
+/// Tables of the language whose fields are all known. `mix` and the tables in it belong to them.
 pub(crate) const LIBRARIES: [&str; 9] = ["string", "table", "math", "os", "io", "coroutine", "debug", "bit", "package"];
 
 /// A VM's globals at one moment.
@@ -19,7 +19,7 @@ pub struct Globals {
     pub libraries: BTreeMap<String, BTreeSet<String>>,
     /// Every function and constant that the engine offers, by its full name: `mix.null`, `conn:send`.
     pub offered: BTreeSet<String>,
-    /// A metatable of the script's stands behind them.
+    /// A metatable of the script's watches the globals.
     pub are_watched: bool,
 }
 

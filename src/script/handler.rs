@@ -1,10 +1,10 @@
-//! Message handlers of `xpcall`. Lua runs them where the error is raised, on top of the stack that has failed, so that
-//! they can say where that was. Left to LuaJIT alone, one that loops could not be stopped: an error that a hook raises
-//! (the watchdog's) is handled inside the hook, where no hook is called. So LuaJIT gets a native function instead, which
-//! looks at the time first, and runs the script's handler in a coroutine: there its errors and its time are its own.
+//! Message handlers of `xpcall`. Lua runs a message handler where the error is raised, on top of the failed stack, so
+//! that it can report where that was. LuaJIT alone could not stop a handler that loops: an error raised by a hook (the
+//! watchdog's) is handled inside the hook, where no hook is called. So LuaJIT gets a native function instead. It checks
+//! the time first and then runs the script's handler in a coroutine, which has its own errors and can be stopped.
 //!
-//! A handler that waits can't keep the failed stack, since `xpcall` has to return some time: the stack is unwound then,
-//! and the prelude goes on with the coroutine.
+//! A handler that waits can't keep the failed stack, since `xpcall` has to return eventually. The stack is then
+//! unwound, and the prelude continues the coroutine.
 
 use mlua::ffi;
 use std::cell::Cell;
@@ -20,12 +20,12 @@ use super::{strings, wait, watchdog};
 /// ([`crate::worker::STACK`]), so that the innermost can still fill its Lua stack with native functions' callbacks.
 pub(super) const CALLBACK_STACK: usize = 1024 * 1024;
 
-/// The same for the orders of `table.sort` that sort themselves.
+/// The same for comparison functions of `table.sort` that call `table.sort` themselves.
 pub(super) const SORT_STACK: usize = 256 * 1024;
 
-/// Where the registry has the set of coroutines that only the engine may resume: a table with weak keys.
+/// The registry key of the set of coroutines that only the engine may resume: a table with weak keys.
 const ENGAGED: &CStr = c"connmix's engaged coroutines";
-/// Where it has a handler that waits, between the native function and the prelude.
+/// The registry key of a handler that waits, between the native function and the prelude.
 const WAITS: &CStr = c"connmix's waiting message handler";
 
 /// A handler that runs, in the frame of the native function that runs it.
@@ -36,12 +36,12 @@ struct Handling {
 }
 
 thread_local! {
-    /// The innermost of those that run.
+    /// The innermost running handler.
     static INNERMOST: Cell<*const Handling> = const { Cell::new(ptr::null()) };
 }
 
-/// The Lua thread whose error is handled in that one, while the failed frames are there. Its level 0 is the native
-/// function that runs the handler.
+/// The Lua thread whose error `co` handles, while its failed frames still exist. Its level 0 is the native function
+/// that runs the handler.
 pub(super) fn handled_by<'call>(co: Slots<'call>) -> Option<Slots<'call>> {
     let mut next = INNERMOST.get();
     // SAFETY: what stands in the list is in the frame of a native function that has not returned.
@@ -55,7 +55,7 @@ pub(super) fn handled_by<'call>(co: Slots<'call>) -> Option<Slots<'call>> {
     None
 }
 
-/// Message handlers that may run inside one another. Each can fill a Lua stack of its own.
+/// The most message handlers that may run inside one another. Each can fill a Lua stack of its own.
 const MOST_HANDLERS: usize = 16;
 
 /// How many handlers run inside one another.
@@ -129,7 +129,7 @@ pub(super) unsafe extern "C-unwind" fn failed_handler(state: State) -> c_int {
     }
 }
 
-/// Makes of the handler's error at the top of the stack what `xpcall` returns; 1.
+/// Turns the handler's error at the top of the stack into what `xpcall` returns. Returns 1.
 ///
 /// # Safety
 /// `state` must be alive and in a protected call, with a value at its top.
@@ -149,7 +149,7 @@ unsafe fn failed(state: State) -> c_int {
 
 /// Runs the handler at upvalue 1 with the message, on top of the stack that has failed.
 ///
-/// What it pushes itself needs memory; an error for lack of it ends the handling, as any error of a handler does in Lua.
+/// Pushing its values needs memory. A memory error ends the handling, as any error of a handler does in Lua.
 ///
 /// # Safety
 /// For Lua to call, as a closure with the handler as upvalue.
@@ -158,7 +158,7 @@ unsafe extern "C-unwind" fn handle(state: State) -> c_int {
     // while `handling` is in the list would leave it there; between the two changes of the list nothing raises.
     unsafe {
         ffi::lua_settop(state, 1);
-        // The watchdog's own error, or one that came too late: no more of the script runs.
+        // The watchdog's own error, or one raised after the time was up: no more of the script runs.
         if watchdog::expired() {
             return 1;
         }

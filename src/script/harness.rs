@@ -1,5 +1,5 @@
-//! The runtime as the harness of Lua tests uses it (`testing`): a VM in which nothing of a script has run, how the functions
-//! that fakes stand for read their arguments, how results are pushed, and where a script stands.
+//! The runtime as the harness of Lua tests uses it (`testing`): a VM in which nothing of a script has run, the argument
+//! readers of the functions that the fakes replace, the pushing of results, and a script's position.
 
 pub(crate) use super::build::{LOAD_BUDGET, bare};
 pub(crate) use super::mix::conn::{channel_args, close_args, context_args, kind_arg};

@@ -1,7 +1,7 @@
-//! Errors that teach: what a script asked the engine's tables for in vain. A lookup that succeeds costs nothing more for it.
-//! One that fails gives nil, as in any table, so that a script may ask `if mix.redis then`; it is remembered, and only when
-//! the handler then fails by calling that nil, its error says what was probably meant. That is known above (`lint`), where
-//! scripts are checked.
+//! Error hints: failed lookups in the engine's tables. A successful lookup costs nothing extra. A failed one gives nil,
+//! as in any table, so that a script may write `if mix.redis then`. The lookup is remembered. If the handler then fails
+//! by calling that nil, the error says what was probably meant. The suggestion itself comes from `lint`, which checks
+//! scripts.
 
 use mlua::{Lua, ffi};
 use std::cell::RefCell;
@@ -12,51 +12,52 @@ use super::hook::Hook;
 use super::push::{Stack, Table, table, with};
 use super::slots::{Slots, State};
 
-/// What an engine's metatable has under this key: the name of its table.
+/// The key in an engine's metatable that holds the name of its table.
 const OWNER: &CStr = c"connmix";
 /// Engine's classes stand in the registry under names with this prefix.
 const CLASS: &str = "connmix.";
-/// Longer names are nobody's slip of the pen.
+/// Longer names are not taken for typing errors.
 const LONGEST: usize = 64;
 
 thread_local! {
-    /// The last one.
+    /// The last failed lookup.
     static MISSED: RefCell<Missed> = const { RefCell::new(Missed { owner: String::new(), name: String::new() }) };
 }
 
 /// A lookup that failed in one of the engine's tables.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Missed {
-    /// In what: `mix.mesh`, `conn`; empty: none has failed.
+    /// The table: `mix.mesh`, `conn`. Empty if no lookup has failed.
     pub owner: String,
-    /// For which name.
+    /// The name that was looked up.
     pub name: String,
 }
 
-/// An error of a script, as far as its likely fix depends on it.
+/// A script's error, with what its likely fix depends on.
 #[derive(Debug)]
 pub struct Mistake<'a> {
     /// Its text: `FILE:LINE: attempt to call field 'x' (a nil value)`
     pub message: &'a str,
     /// The hook that has failed; None: a file's top level.
     pub hook: Option<Hook>,
-    /// The lookup that failed last before it.
+    /// The last failed lookup before it.
     pub missed: Missed,
 }
 
-/// Knows what a script most likely meant. It is made where scripts are checked, and handed to the version that it is of
-/// ([`super::program::Program::hint_with`]): a worker only asks.
+/// Suggests what a script most likely meant. `lint` makes it and hands it to the version it belongs to
+/// ([`super::program::Program::hint_with`]). The workers only ask it.
 pub trait Hints: Send + Sync {
     /// The likely fix of an error; None: nothing to add.
     fn fix(&self, mistake: &Mistake<'_>) -> Option<String>;
 }
 
-/// The lookup on this thread that failed last, which is forgotten then.
+/// Returns this thread's last failed lookup and forgets it.
 pub(super) fn take_missed() -> Missed {
     MISSED.take()
 }
 
-/// Watches failing lookups in `mix`, which is complete, the tables in it, and the methods of the engine's classes.
+/// Records failed lookups in `mix` (which must be complete), in the tables in it, and among the methods of the engine's
+/// classes.
 pub(super) fn watch(mix: &Table<'_>) {
     watch_table(mix, b"mix");
     mix.each_table(|name, table| watch_table(table, &[b"mix.", name].concat()));
@@ -72,7 +73,7 @@ pub(super) fn watch(mix: &Table<'_>) {
     });
 }
 
-/// Watches a table, unless it has a metatable of its own.
+/// Records failed lookups in a table, unless it has a metatable of its own.
 fn watch_table(watched: &Table<'_>, owner: &[u8]) {
     if watched.has_metatable() {
         return;
@@ -152,7 +153,7 @@ fn add_fields(table: &mlua::Table, owner: &str, dot: char, names: &mut BTreeSet<
         let mlua::Value::String(key) = key else { continue };
         let name = format!("{owner}{dot}{}", key.to_string_lossy());
         match value {
-            // A table that a script put there is its own affair.
+            // A table that a script put there is not the engine's.
             mlua::Value::Table(inner)
                 if inner.metatable().is_some_and(|m| m.contains_key("connmix").unwrap_or(false)) =>
             {

@@ -5,19 +5,19 @@ use crate::config::Protocol;
 /// The hooks that a script may define.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
-    /// Before the 101.
+    /// Before the response 101 is sent.
     Handshake,
-    /// A socket server's connection is there.
+    /// A socket server has accepted a connection.
     Connect,
-    /// How long is the next package?
+    /// Returns the length of the next packet.
     Input,
-    /// A whole message or package. A package is decoded first.
+    /// A whole message or packet. A packet is decoded first.
     Message,
-    /// What is a package, as a message? It is called as the beginning of [`Hook::Message`], never alone.
+    /// Turns a packet into a message. Called at the beginning of [`Hook::Message`], never alone.
     Decode,
-    /// What is a message, as bytes of this connection?
+    /// Turns a message into bytes for this connection.
     Encode,
-    /// The end.
+    /// The connection has ended.
     Close,
 }
 
@@ -66,7 +66,7 @@ impl Hook {
         }
     }
 
-    /// Whether it may wait. Deliveries can't be held up.
+    /// Whether the hook may wait. `protocol_encode` may not, since deliveries can't be delayed.
     pub(super) fn may_wait(self) -> bool {
         self != Hook::Encode
     }

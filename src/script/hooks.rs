@@ -36,7 +36,7 @@ enum What<'a> {
     Input {
         conn: ConnRef,
     },
-    /// A package to be decoded, or data to be encoded.
+    /// A packet to decode, or data to encode.
     Bytes(&'a [u8]),
 }
 
@@ -85,12 +85,12 @@ impl<'a> HookArgs<'a> {
         HookArgs { what: What::Input { conn }, conn: None }
     }
 
-    /// For `protocol_decode` and then `on_message`: a package; for `protocol_encode`: the data.
+    /// For `protocol_decode` followed by `on_message`: a packet. For `protocol_encode`: the data.
     pub fn bytes(bytes: &'a [u8]) -> HookArgs<'a> {
         HookArgs { what: What::Bytes(bytes), conn: None }
     }
 
-    /// The connection to pass as the last argument, if the hook looks at it.
+    /// Sets the connection that is passed as the last argument, if the hook uses it.
     pub(super) fn set_conn(&mut self, conn: Option<ConnRef>) {
         self.conn = conn;
     }
@@ -119,7 +119,7 @@ pub(super) unsafe extern "C-unwind" fn fill(state: State) -> c_int {
 }
 
 impl What<'_> {
-    /// Pushes what stands before the connection; how many values that is.
+    /// Pushes the arguments before the connection. Returns their number.
     fn push(&self, stack: Stack<'_>) -> c_int {
         fn counted<P: Pushed>(_: P) -> c_int {
             P::COUNT
@@ -140,8 +140,8 @@ impl What<'_> {
     }
 }
 
-/// Headers that come several times are joined by a comma (RFC 9110, section 5.3), cookies by a semicolon, as one line of
-/// them would have it (RFC 9113, section 8.2.3): proxies from HTTP/2 split those.
+/// Repeated headers are joined by a comma (RFC 9110, section 5.3). Cookies are joined by a semicolon, as in a single
+/// line (RFC 9113, section 8.2.3), since proxies from HTTP/2 split them.
 fn push_headers(stack: Stack<'_>, request: &HandshakeRequest<'_>) -> One {
     stack.push_table(0, request.headers.len(), |table| {
         for (i, (name, value)) in request.headers.iter().enumerate() {

@@ -1,9 +1,10 @@
-//! Errs that scripts throw away: `conn:subscribe("my room")` fails, and nobody looks. Where the log is at debug, as in `dev`, it is
-//! warned of once a line of code. A native function is asked only once it has failed, so a call that works pays nothing.
+//! Errs that scripts ignore: `conn:subscribe("my room")` fails, and the script does not check. With the log level
+//! debug, as in `dev`, each such line of code is warned of once. The check runs only after a native function has
+//! failed, so a call that works costs nothing extra.
 //!
-//! Whether anybody looks is in the bytecode: the instruction that called says how many results it wants. LuaJIT has no function
-//! that tells it, so it is read off the frame; a test holds that against the LuaJIT of the build, and a check of its own against
-//! another layout.
+//! The bytecode shows whether the err is used: the calling instruction says how many results it wants. LuaJIT has no
+//! function for that, so the number is read from the frame. A test compares this with the LuaJIT of the build, and a
+//! check at run time rejects any other layout.
 
 use mlua::ffi;
 use std::collections::BTreeSet;
@@ -15,12 +16,12 @@ use super::slots::{Slots, State};
 use super::trace;
 use crate::ids::ClientId;
 
-/// The lines that have been warned of, until a script is loaded anew.
+/// The lines that have been warned of since a script was last loaded.
 static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 /// The most lines that are warned of.
 const MOST: usize = 1000;
 
-/// Forgets what has been told: a script has changed.
+/// Forgets the warnings given so far, because a script has changed.
 pub fn forget() {
     TOLD.lock().unwrap_or_else(PoisonError::into_inner).clear();
 }
@@ -35,8 +36,8 @@ pub struct Site {
 }
 
 impl Site {
-    /// The call of the native function that runs, if its results are thrown away and the log would tell. None costs a look at
-    /// the log's level.
+    /// The call of the running native function, if all its results are thrown away and the log takes the warning. At
+    /// other log levels this costs one comparison.
     ///
     /// # Safety
     /// The slots must be the running native function's. Its name is at upvalue 1.
@@ -52,7 +53,7 @@ impl Site {
         Some(Box::new(Site { place, function, client }))
     }
 
-    /// Warns of it, the first time.
+    /// Logs the warning, unless this line has been warned of before.
     pub fn tell(&self, err: &str) {
         let Site { place, function, client } = self;
         let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
@@ -68,8 +69,8 @@ impl Site {
     }
 }
 
-/// How many results the caller of the running native function wants, and one more, as the instruction that called has it: 1 for
-/// none, 0 for as many as there are. None: another function of the system called, or this can't be told.
+/// One more than the number of results that the caller of the running native function wants, as the calling instruction
+/// encodes it: 1 for none, 0 for all. None: another native function called, or the number can't be determined.
 ///
 /// The layout is that of `lua_State` and of frames in `lj_obj.h` and `lj_frame.h`, with 64-bit pointers.
 ///
@@ -79,7 +80,8 @@ unsafe fn wanted(state: State) -> Option<u32> {
     /// `lua_State::base` and `lua_State::top`, in words.
     const BASE: usize = 4;
     const TOP: usize = 5;
-    /// The kinds of frames: the lowest two bits are zero where a Lua function called, whose instruction is the link itself.
+    /// Mask for the kind of a frame. The lowest two bits are zero where a Lua function called; then the link is the
+    /// instruction itself.
     const KIND: u64 = 7;
     const LUA: u64 = 3;
     const CONTINUATION: u64 = 2;

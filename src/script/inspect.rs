@@ -1,4 +1,4 @@
-//! The runtime as the linter sees it (`lint`): what a VM offers, and what LuaJIT makes of a file.
+//! The runtime as the linter uses it (`lint`): what a VM offers, and the bytecode of a file.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use super::program::Program;
 
 pub(crate) use super::globals::{Globals, LIBRARIES};
 
-/// The bytecode of a file of that version: what a VM made of it, where one has loaded it, else it is compiled now, for at
-/// most 5 seconds. None if it does not compile.
+/// The bytecode of a file of that version: what a VM loaded, else compiled now, for at most 5 seconds. None if it does
+/// not compile.
 pub(crate) fn bytecode(program: &Program, path: &Path, text: &[u8]) -> Option<Arc<[u8]>> {
     program.code(path).or_else(|| compile::dumped(text, LOAD_BUDGET).map(Arc::from))
 }
@@ -24,7 +24,7 @@ pub(crate) mod tests {
         compile::dumped(text, LOAD_BUDGET)
     }
 
-    /// The text of what a chunk returns in a VM of this build, or of its error.
+    /// Runs a chunk in a VM of this build. Returns the text of its result, or of its error.
     pub(crate) fn evaluated(text: &str) -> Result<String, String> {
         let lua = mlua::Lua::new();
         let value: mlua::Value = lua.load(text).eval().map_err(|e| e.to_string())?;

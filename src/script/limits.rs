@@ -1,4 +1,4 @@
-//! What a VM may take, and what it lets in.
+//! The limits of a VM, and the libraries that its sandbox admits.
 
 use crate::config::{LOAD_LIMIT, Library, LuaVm, MAX_WAITING};
 
@@ -7,23 +7,23 @@ use crate::config::{LOAD_LIMIT, Library, LuaVm, MAX_WAITING};
 pub struct VmLimits {
     /// Bytes of Lua memory.
     pub memory: usize,
-    /// What the sandbox lets in.
+    /// The libraries that the sandbox admits.
     pub libraries: Vec<Library>,
     /// Handlers that may wait at once.
     pub waiting: usize,
-    /// Bytes of a text for `load`.
+    /// The longest text that `load` takes, in bytes.
     pub load: usize,
 }
 
 impl Default for VmLimits {
-    /// Those of an empty configuration.
+    /// The limits of an empty configuration.
     fn default() -> VmLimits {
         VmLimits { memory: 256 * 1024 * 1024, libraries: Vec::new(), waiting: MAX_WAITING, load: LOAD_LIMIT }
     }
 }
 
 impl VmLimits {
-    /// Those of a configuration.
+    /// The limits of a configuration.
     pub fn of(luavm: &LuaVm) -> VmLimits {
         VmLimits {
             memory: luavm.memory_limit,

@@ -1,8 +1,8 @@
-//! All Lua: the VMs, what scripts may call, and what keeps a script from harming anybody but its own connection.
+//! All Lua: the VMs, what scripts may call, and what keeps a script from harming other connections.
 //!
-//! Besides the harness of Lua tests nobody else knows mlua. Native functions are C functions on the raw Lua stack (see
-//! [`stack`]), since every message pays for them; those that wait are in [`wait`]'s hands. [`vm`] runs hooks, [`watchdog`] stops
-//! runaways. What the linter and the harness see is listed in `inspect` and `harness`.
+//! Only this module and the harness of Lua tests use mlua. Native functions are C functions on the raw Lua stack (see
+//! [`stack`]), since every message pays for them. Functions that wait are in [`wait`]. [`vm`] runs hooks, and
+//! [`watchdog`] stops runaway scripts. `inspect` and `harness` list what the linter and the harness use.
 
 mod arrays;
 mod budget;

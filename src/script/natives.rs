@@ -31,16 +31,17 @@ pub(super) fn table(lua: &Lua, program: Arc<Program>, limits: &VmLimits) -> mlua
     table.set("no_wait_here", wait::NOT_HERE)?;
     let folder = program.folder().display().to_string();
     table.set("path", format!("{folder}/?.lua;{folder}/?/init.lua"))?;
-    // What the system says (LUA_PATH, LuaJIT's default) counts as it is now; what a script makes of it later does not.
+    // The system's setting (LUA_PATH, or LuaJIT's default) counts as it is now. Changes that a script makes later do
+    // not.
     let system: mlua::LuaString = lua.globals().get::<mlua::Table>("package")?.get("path")?;
     program.allow(&system.as_bytes());
     program.allow(SYSTEM_PATH.as_bytes());
     table.set("system_path", SYSTEM_PATH)?;
     table.set("load_limit", limits.load)?;
-    // Rarely called and holding the program: through mlua's closure.
+    // Rarely called, and holds the program: so a closure of mlua's.
     table.set("module", lua.create_function(move |lua, path| module(lua, &program, path))?)?;
     table.set("part", lua.create_function(part)?)?;
-    // As many bits of chance as a double holds.
+    // As many random bits as a double holds.
     table.set("seed", (uuid::Uuid::new_v4().as_u128() >> 75) as f64)?;
     // SAFETY: `exec_raw` protects the call, with the table as the only value on the stack, which is taken off in the end.
     unsafe {
@@ -61,7 +62,7 @@ fn fill(table: &Table<'_>) {
     table.native(c"write", write);
     table.native(c"flush", flush);
     table.native(c"stack_is_used_up", |_: &Args| Ok(strings::native_stack_used() > handler::CALLBACK_STACK));
-    // Unwinding takes time with the square of these levels.
+    // The time of unwinding grows with the square of these levels.
     table.native(c"sorts_too_deep", |_: &Args| Ok(strings::native_stack_used() > handler::SORT_STACK));
     table.field(c"engaged", with(handler::push_engaged));
     // SAFETY: all are functions for Lua with their names as upvalues, `fill` with those that it wants; none panics.
@@ -73,7 +74,7 @@ fn fill(table: &Table<'_>) {
         table.raw(c"failed_handler", handler::failed_handler);
         table.raw(c"file", file);
     }
-    // The whole of `debug`, of which the prelude lends scripts a little.
+    // All of `debug`, of which the prelude gives scripts a small part.
     // SAFETY: LuaJIT's own function, which returns one value.
     let debug = with(|stack| unsafe {
         stack.by_hand(|state| {
@@ -87,7 +88,7 @@ fn fill(table: &Table<'_>) {
 /// Where distributions keep Lua 5.1's modules.
 const SYSTEM_PATH: &str = "/usr/share/lua/5.1/?.lua;/usr/share/lua/5.1/?/init.lua";
 
-/// `module(path)` -> its main function; or nil, where there is no such file; or nil, what is the matter, and why.
+/// `module(path)` -> its main function; or nil if there is no such file; or nil, what kind of failure it is, and why.
 fn module(
     lua: &Lua,
     program: &Program,

@@ -1,4 +1,4 @@
-//! What a hook came to: what it returned, or how it failed. Read off its stack, without converting anything in place.
+//! The result of a hook: what it returned, or how it failed. Read from its stack, without converting a value in place.
 
 use mlua::ffi;
 use std::ffi::c_int;
@@ -14,11 +14,11 @@ use super::trace;
 pub struct Failure {
     /// The error's text, with file and line where Lua knows them.
     pub message: String,
-    /// The functions that it was in, innermost first; may be empty.
+    /// The functions on the stack, innermost first; may be empty.
     pub traceback: Vec<String>,
     /// It was stopped for exceeding its time budget.
     pub over_budget: bool,
-    /// It has overrun again and again, and its hook has so much less from now on.
+    /// The new time budget of the hook, if it was cut for repeated overruns.
     pub budget_cut: Option<Duration>,
     /// It failed in `protocol_decode`, before the hook itself began.
     pub in_decode: bool,
@@ -55,19 +55,19 @@ impl Failure {
     }
 }
 
-/// What a hook returned, as far as anybody looks at it.
+/// What a hook returned, as far as the engine uses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Returned {
-    /// Of no interest.
+    /// Results that are ignored.
     Nothing,
     /// `on_handshake` refuses.
     Refused {
-        /// With that HTTP status, if it gave one that refuses.
+        /// With that HTTP status, if the script gave one that refuses.
         status: Option<u16>,
         /// And that text.
         text: Option<String>,
     },
-    /// `protocol_input`: how many bytes make the next package; negative: close.
+    /// `protocol_input`: the length of the next packet in bytes; negative: close.
     Length(i64),
     /// `protocol_encode`: what is sent.
     Bytes(Rc<[u8]>),
@@ -80,7 +80,7 @@ pub(super) fn failure(co: Slots<'_>, status: c_int) -> Failure {
         Some(text) => String::from_utf8_lossy(&text).into_owned(),
         None => format!("error object is a {} value", co.type_name(error)),
     };
-    // These errors are made where nothing can be allocated.
+    // These errors arise where nothing can be allocated.
     if status != ffi::LUA_ERRRUN
         && let Some(place) = trace::place(co)
     {
@@ -89,7 +89,7 @@ pub(super) fn failure(co: Slots<'_>, status: c_int) -> Failure {
     Failure { traceback: trace::traceback(co), ..Failure::new(message) }
 }
 
-/// A hook's results; what it must not return is a failure.
+/// A hook's results. A result of a wrong type is a failure.
 pub(super) fn returned(co: Slots<'_>, hook: Hook) -> Result<Returned, Failure> {
     match hook {
         Hook::Handshake if co.kind(1) == ffi::LUA_TBOOLEAN && !co.boolean(1) => Ok(Returned::Refused {

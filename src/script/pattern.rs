@@ -4,8 +4,8 @@
 //! pattern are found when the matcher reaches them, as in the original: scripts may depend on a broken tail that no
 //! subject ever reaches.
 //!
-//! A backtracking matcher can take time exponential in its pattern, and nothing that watches Lua code can interrupt it.
-//! So every step is paid from a [`Budget`], which asks now and then whether time is up.
+//! A backtracking matcher can take time exponential in its pattern, and the watchdog's hook can't interrupt it. So
+//! every step is paid from a [`Budget`], which checks at intervals whether the time is up.
 
 mod budget;
 mod item;
@@ -22,7 +22,7 @@ pub use item::{has_specials, split_anchor};
 /// The most captures that a pattern may have.
 pub const MAX_CAPTURES: usize = 32;
 
-/// How deep the matcher may recurse: LuaJIT's own limit. It is what bounds the use of the native stack.
+/// How deep the matcher may recurse: LuaJIT's own limit. It bounds the use of the native stack.
 const MAX_DEPTH: u32 = 200;
 
 /// What a pair of parentheses caught.
@@ -50,7 +50,7 @@ const POSITION: usize = usize::MAX - 1;
 enum Miss {
     /// It doesn't match here; there may be another way.
     Mismatch,
-    /// There is no use in going on.
+    /// The match can't succeed in any way.
     Fault(Error),
 }
 
@@ -97,7 +97,7 @@ impl<'a, 'c> Matcher<'a, 'c> {
         if from > self.subject.len() {
             return Ok(false);
         }
-        // The first place may do, and then there is no use in preparing for more of them.
+        // The first place may match, which saves the preparation for a search.
         Ok(self.match_at(from)? || (from < self.subject.len() && self.search(from + 1)?))
     }
 
@@ -187,7 +187,7 @@ impl<'a, 'c> Matcher<'a, 'c> {
         self.pattern.get(p).copied()
     }
 
-    /// The item that every match starts with, if that is plain to see: lets a search skip what can't be a start.
+    /// The item that every match starts with, if it is easy to determine. A search can then skip other places.
     #[inline]
     fn find_lead(&mut self) -> Result<Option<Item<'a>>, Error> {
         // One capture may open in front. (More of them may be too many, which must not go unnoticed.)
@@ -263,7 +263,7 @@ impl<'a, 'c> Matcher<'a, 'c> {
         }
     }
 
-    /// As [`Matcher::run`]; spares the call at the pattern's end, where most matches get to by way of a `+` or a `)`.
+    /// As [`Matcher::run`], but saves the call at the pattern's end, which most matches reach by a `+` or a `)`.
     #[inline(always)]
     fn go_on(&mut self, s: usize, p: usize, depth: u32) -> Step {
         if p == self.pattern.len() && depth < MAX_DEPTH { Ok(s) } else { self.run(s, p, depth) }
@@ -296,7 +296,7 @@ impl<'a, 'c> Matcher<'a, 'c> {
     #[inline(always)]
     fn scan(&mut self, s: usize, item: Item<'a>, among: bool) -> Result<usize, Error> {
         let mut rest = self.subject.get(s..).unwrap_or_default();
-        // A long run is measured in pieces, so that the clock is looked at in between.
+        // A long run is measured in pieces, so that the clock is checked in between.
         let (piece, cost) = item.piece_and_cost();
         let mut total = 0;
         loop {

@@ -1,5 +1,6 @@
-//! Places for handlers that wait: so many in a VM, of which no hook takes more than half and no client's address more than a
-//! quarter. What would exceed its share waits behind its like, while others go on.
+//! Places for waiting handlers. A VM has a fixed number of them. One hook takes at most half of them, and one client
+//! address at most a quarter. A handler that would exceed its share queues behind others of the same kind, while the
+//! rest go on.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -8,7 +9,7 @@ use std::task::Waker;
 
 use super::hook::Hook;
 
-/// Whose handler waits, or wants to begin.
+/// Whose handler waits, or is to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Whose {
     hook: Hook,
@@ -26,7 +27,7 @@ impl Whose {
     }
 }
 
-/// What there is no place in.
+/// What has no free place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Full {
     /// The VM.
@@ -37,11 +38,11 @@ pub(super) enum Full {
     Address(IpAddr),
 }
 
-/// Those that have places of one kind, and those that wait for one.
+/// The handlers that have places of one kind, and those that queue for one.
 #[derive(Default)]
 struct Lot {
     taken: usize,
-    /// By the number of their turn.
+    /// By the numbers of [`Places::number`].
     queue: BTreeMap<u64, Waker>,
 }
 
@@ -98,12 +99,12 @@ impl Places {
         }
     }
 
-    /// Whether nobody can have reached a share, however few each has.
+    /// Whether no share can be exhausted, whatever hooks and addresses have the places.
     pub(super) fn is_roomy(&self) -> bool {
         self.taken.get() < (self.most / 4).max(1)
     }
 
-    /// What there is no place in for that one; None: it may begin.
+    /// What has no place left for that handler; None: it may begin.
     pub(super) fn full_for(&self, whose: Whose) -> Option<Full> {
         if self.is_roomy() {
             return None;
@@ -116,7 +117,7 @@ impl Places {
         full.map(|(full, _)| full).or((self.taken.get() >= self.most).then_some(Full::All))
     }
 
-    /// A handler waits from now on. One that has to run takes a place that there is not.
+    /// A handler begins to wait. A handler that is running already takes a place even if none is free.
     pub(super) fn take(&self, whose: Whose) {
         self.taken.set(self.taken.get() + 1);
         let mut lots = self.lots.borrow_mut();
@@ -125,7 +126,7 @@ impl Places {
         }
     }
 
-    /// It waits no more.
+    /// The handler waits no more.
     pub(super) fn give(&self, whose: Whose) {
         self.taken.set(self.taken.get() - 1);
         let mut lots = self.lots.borrow_mut();
@@ -138,7 +139,7 @@ impl Places {
         }
     }
 
-    /// A number by which to queue.
+    /// A number that defines the order in the queue.
     pub(super) fn number(&self) -> u64 {
         self.next.replace(self.next.get() + 1)
     }
@@ -148,13 +149,13 @@ impl Places {
         self.lots.borrow_mut().get(full).queue.insert(number, waker);
     }
 
-    /// Leaves that queue, in which the next may have its turn.
+    /// Leaves that queue, so that the next one can have a free place.
     pub(super) fn leave(&self, full: Full, number: u64) {
         self.lots.borrow_mut().get(full).queue.remove(&number);
         self.wake_next(full);
     }
 
-    /// Wakes the first that waits for such a place, if there is one. It wakes the next when it leaves the queue.
+    /// Wakes the first in the queue for such a place, if any. That one wakes the next when it leaves the queue.
     fn wake_next(&self, full: Full) {
         let mut lots = self.lots.borrow_mut();
         let lot = lots.get(full);
@@ -177,7 +178,7 @@ impl Places {
     }
 }
 
-/// The kinds of places besides all that a handler has one of.
+/// The kinds of places, besides the VM's own, that a handler takes one of.
 fn kinds(whose: Whose) -> impl Iterator<Item = Full> {
     [Some(Full::Hook(whose.hook)), whose.address.map(Full::Address)].into_iter().flatten()
 }
@@ -255,8 +256,8 @@ mod tests {
         assert!(places.lots.borrow().by_address.is_empty());
     }
 
-    /// One that is woken and then ends, or comes to wait for something else, hands its turn on: no free place is left while
-    /// somebody waits for one.
+    /// A waiter that is woken and then ends, or begins to wait for something else, passes its wake-up on: no place
+    /// stays free while somebody queues for it.
     #[test]
     fn a_wake_up_that_is_not_used_goes_to_the_next() {
         let places = Places::new(8);
@@ -269,7 +270,7 @@ mod tests {
             places.queue(full, *number, woken.clone().into());
         }
         let are = || woken.iter().map(|woken| woken.0.load(Relaxed)).collect::<Vec<_>>();
-        // One that ends before there is a place takes nobody's turn, nor gives one.
+        // One that ends before there is a place neither uses nor passes on a wake-up.
         places.leave(full, numbers[1]);
         assert_eq!(are(), [false, false, false, false]);
         places.give(one);

@@ -8,7 +8,7 @@ local gsub, gmatch, concat, sort = string.gsub, string.gmatch, table.concat, tab
 local stock_setfenv, util = setfenv, require("jit.util")
 local parameter = native.debug.getlocal -- of a function: the name of its n-th parameter
 
--- What a script has no business with.
+-- What scripts must not have.
 jit, newproxy, dofile, loadfile, string.dump = nil, nil, nil, nil, nil
 package.preload, package.loaders, package.loadlib, package.cpath = {}, nil, nil, nil
 package.searchpath, package.searchers = nil, nil
@@ -27,10 +27,11 @@ function os.date(format, time)
   return date(format, time)
 end
 
--- A game's dice, a room's code: every VM has numbers of its own. `math.randomseed` still makes them repeatable.
+-- For dice in games and codes of rooms, every VM has random numbers of its own. `math.randomseed` makes them
+-- repeatable.
 math.randomseed(native.seed)
 
--- The collector keeps the VM within its memory: a script may ask and collect, not turn it off.
+-- The collector keeps the VM within its memory. A script may query it and run it, but not turn it off.
 local collect = collectgarbage
 function collectgarbage(what, arg)
   what = what or "collect"
@@ -71,7 +72,7 @@ local function step(level, co, ok, first, ...)
   end
   return ok, first, ...
 end
--- Coroutines inside one another take native stack, which no limit of Lua's counts.
+-- Nested coroutines take native stack, which no limit of Lua's counts.
 local function resume_through(level, co, ...)
   if native.stack_is_used_up() then
     error("stack overflow (coroutines inside one another)", level)
@@ -139,7 +140,8 @@ function xpcall(f, handler, ...)
   return handled(stock_xpcall(f, guarded(handler), ...))
 end
 
--- Chunks: text only (bytecode could break out), and a reader's pieces are collected first (it would run unguarded).
+-- Chunks: text only (bytecode could break out). A reader's pieces are collected first, since no hook could stop it
+-- inside the parser.
 local load_limit = native.load_limit
 local too_long = "chunk has more than " .. load_limit .. " bytes (engine.luavm.loadLimit)"
 local function compile(text, name, env)
@@ -197,7 +199,7 @@ function require(name)
   if loaded[key] ~= nil then
     return loaded[key]
   end
-  -- One whose loading was given up midway may be tried again.
+  -- A module whose loading was given up midway may be tried again.
   local loader = loading[key]
   if loader == true or loader and status(loader) ~= "dead" then
     error("loop, or an earlier error, in loading module '" .. name .. "'", 2)
@@ -239,7 +241,7 @@ function require(name)
   return loaded[key]
 end
 
--- Sorting a large table with the built-in order would run unguarded; an order of ours is seen by the guard.
+-- Sorting a large table with the built-in order could not be stopped; a comparison in Lua can be.
 local function less(a, b)
   return a < b
 end
@@ -260,7 +262,7 @@ function setfenv(f, env)
   end
   local level = tonumber(f)
   if level then
-    -- Stock cuts off the fraction.
+    -- The stock function cuts off the fraction.
     level = level - level % 1
     if level == 0 then
       error("setfenv(0) is not allowed: all handlers share those globals", 2)
@@ -277,7 +279,7 @@ end
 native.part("debug")(native)
 local console = native.part("console")(native, shipped)
 
--- Names that scripts of CONNMIX take for granted.
+-- Globals that scripts of CONNMIX rely on.
 mix_log, mix_DEBUG, mix_INFO, mix_WARN, mix_ERROR = mix.log, mix.DEBUG, mix.INFO, mix.WARN, mix.ERROR
 
 -- Header names under any letter case, of requests and responses.
@@ -312,12 +314,12 @@ return {
     local client_id, err, conn, code, reason = fill(at)
     return hook(client_id, err, conn, code, reason)
   end,
-  -- Scripts of before CONNMIX 1.0: on_close(err, conn).
+  -- The arguments from before CONNMIX 1.0: on_close(err, conn).
   older_close = function(hook, at)
     local _, err, conn = fill(at)
     return hook(err, conn)
   end,
-  -- A socket server's package: what `decode` makes of it is the message.
+  -- A socket server's packet: `decode` turns it into the message.
   package = function(decode)
     return function(hook, at)
       local bytes, conn = fill(at)

@@ -1,5 +1,5 @@
-//! One version of a server's script: its entry file, and every module it requires, as they were read for this version.
-//! Every VM of the version runs the same text, whatever happens to the files meanwhile.
+//! One version of a server's script: its entry file and the modules it requires, as they were read for this version.
+//! Every VM of the version runs the same text, even if the files change meanwhile.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -12,10 +12,11 @@ use std::time::SystemTime;
 use super::hints::{Hints, Mistake};
 use crate::config::{MAX_SCRIPT, Protocol, file};
 
-/// Files that are remembered, absent ones too: further ones are looked for each time, and not watched.
+/// The most files that are remembered, absent ones included. Further files are looked up each time, and not watched.
 const MAX_FILES: usize = 4096;
 
-/// What tells whether a file has changed: modified, length, inode, kind and rights. None: the file is not there.
+/// What tells whether a file has changed: time of modification, length, inode, and kind and permissions. None: no such
+/// file.
 pub type Stamp = Option<(SystemTime, u64, u64, u32)>;
 
 /// One version of a script.
@@ -27,9 +28,9 @@ pub struct Program {
     /// The server's options, for `mix.server.option`.
     pub options: Vec<(String, String)>,
     sources: Mutex<BTreeMap<PathBuf, Source>>,
-    /// Below which modules may lie, besides the entry's folder.
+    /// The folders below which modules may lie, besides the entry's folder.
     roots: Mutex<Vec<PathBuf>>,
-    /// What its errors can say more, once somebody has checked it.
+    /// Suggests fixes for errors, once the linter has checked this version.
     hints: OnceLock<Box<dyn Hints>>,
 }
 
@@ -48,12 +49,12 @@ impl Program {
         Program { protocol, entry, options, sources, roots, hints }
     }
 
-    /// From now on errors of this version say more. Only the first call counts.
+    /// Sets what suggests fixes for this version's errors. Only the first call counts.
     pub fn hint_with(&self, hints: Box<dyn Hints>) {
         let _ = self.hints.set(hints);
     }
 
-    /// The likely fix of an error, if anybody knows.
+    /// The likely fix of an error, if one is known.
     pub(super) fn hint(&self, mistake: &Mistake<'_>) -> Option<String> {
         self.hints.get()?.fix(mistake)
     }
@@ -108,8 +109,8 @@ impl Program {
         }
     }
 
-    /// Whether a module may be read from there: a `.lua` file below the entry's folder or an allowed one, with no `..` on
-    /// the way down. Symbolic links are those of the person who set the folder up.
+    /// Whether a module may be read from there: it must be a `.lua` file below the entry's folder or an allowed one,
+    /// with no `..` in the path below that. Symbolic links are followed.
     pub(crate) fn may_be_module(&self, path: &Path) -> bool {
         let below = |root: &Path| {
             let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };

@@ -61,7 +61,7 @@ pub trait Push {
     type Pushed: Pushed;
     /// Pushes them. May raise a memory error.
     fn push_to(self, stack: Stack<'_>) -> Self::Pushed;
-    /// What failed, if they say that.
+    /// The text of the err, if the results are a failure.
     fn err(&self) -> Option<&str> {
         None
     }
@@ -91,7 +91,7 @@ impl<'call> Stack<'call> {
     /// Pushes a light userdata.
     #[inline]
     pub(in crate::script) fn push_pointer(self, pointer: *mut c_void) -> One {
-        // SAFETY: as in `push_nil`; nobody reads through it but who knows what it is.
+        // SAFETY: as in `push_nil`. Only code that knows the pointer's type reads through it.
         unsafe { self.by_hand(|state| ffi::lua_pushlightuserdata(state, pointer)) }
     }
 
@@ -281,7 +281,7 @@ impl<'call> Table<'call> {
         }
     }
 
-    /// Gives it a metatable. A value that is no table is passed over.
+    /// Sets the table's metatable. A value that is no table is ignored.
     pub fn set_metatable(&self, metatable: impl PushOne) {
         let One(_) = self.stack.push_copy(self.slot);
         let One(_) = metatable.push_to(self.stack);

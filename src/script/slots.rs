@@ -14,8 +14,8 @@ pub type State = *mut ffi::lua_State;
 /// The slots of a Lua thread that is alive for as long as `'call`. Slots count from 1; what is no slot, or lies above the top, is
 /// read as nothing.
 ///
-/// What is lent of a slot (bytes, another thread) is there while the value is. Only unsafe code takes values off a stack, and it
-/// has to see to it that nobody still looks at them.
+/// What is lent from a slot (bytes, another thread) stays valid while the value is on the stack. Only unsafe code
+/// removes values, and it must make sure that nothing lent from them is still in use.
 #[derive(Clone, Copy)]
 pub struct Slots<'call> {
     state: State,
@@ -80,7 +80,7 @@ impl<'call> Slots<'call> {
         unsafe { (ffi::lua_isnumber(self.state, valid(slot)) != 0).then(|| ffi::lua_tonumber(self.state, valid(slot))) }
     }
 
-    /// A number that is not spelt.
+    /// A number, but not a string that spells one.
     #[inline]
     pub fn exact_number(self, slot: c_int) -> Option<f64> {
         // SAFETY: as in `kind`.
@@ -218,7 +218,7 @@ pub enum Plain<'call> {
     Other(c_int),
 }
 
-/// A slot, or an index that LuaJIT finds to be above the top: it trusts those from 0 down.
+/// The slot, or for one from 0 down an index that LuaJIT finds to be above the top, since it does not check those.
 #[inline]
 fn valid(slot: c_int) -> c_int {
     if slot > 0 { slot } else { c_int::MAX }

@@ -22,7 +22,7 @@ pub use super::slots::{Slots, State, number_text};
 /// A native function's failure that is raised as a Lua error, with the script's file and line in front.
 #[derive(Debug)]
 pub enum Raise {
-    /// Argument `index` (from 1, without `self`) was not what was wanted.
+    /// Argument `index` (from 1, without `self`) has a wrong type or value.
     Argument {
         /// The argument's position.
         index: i32,
@@ -33,10 +33,10 @@ pub enum Raise {
     Message(String),
 }
 
-/// Bytes that a native function works on between two looks at the handler's time, since no hook of Lua's is asked
-/// meanwhile. A multiple of 4 and of 64, for those that work in blocks.
+/// Bytes that a native function works on between two checks of the handler's time, since Lua calls no hook meanwhile. A
+/// multiple of 4 and of 64, for functions that work in blocks.
 pub const BYTES_PER_LOOK: usize = 64 * 1024;
-/// How many values of a table it works on between two looks.
+/// Values of a table between two such checks.
 pub const VALUES_PER_LOOK: usize = 4096;
 
 /// For native functions that work long: fails when the running handler's time is up.
@@ -170,8 +170,8 @@ impl Args {
 /// The deepest nesting of tables that is copied between Lua and plain values.
 const MAX_DEPTH: usize = 64;
 
-/// The most that is copied at once, in bytes as [`Value::weight`] counts them: a small table can hold itself many times
-/// over.
+/// The most that is copied at once, in bytes as [`Value::weight`] counts them: a small table can contain itself many
+/// times over.
 const MAX_COPY: usize = 4 * crate::shard::context::MAX_BYTES;
 
 /// Why a value is not copied.
@@ -256,14 +256,14 @@ impl<R, F: Fn(&Args) -> Result<R, Raise> + Copy + 'static> Native<R> for F {}
 /// The value of a zero-sized function type.
 ///
 /// # Safety
-/// There must have been one: a type without a size may also be one that nobody can make.
+/// A value of the type must have existed: a type without a size may also be one that has no values.
 pub unsafe fn zst_value<F: Copy>() -> F {
     const { assert!(size_of::<F>() == 0, "only plain fn items can be native functions") };
     // SAFETY: reading a value without a size reads nothing, and a copy of one that has existed is as good.
     unsafe { std::ptr::NonNull::<F>::dangling().read() }
 }
 
-/// Warns of an err that the script does not look at.
+/// Warns of an err that the script ignores.
 #[cold]
 pub(super) fn tell_ignored(args: &Args, err: &str) {
     if let Some(site) = site(args) {
@@ -278,12 +278,13 @@ pub(super) fn site(args: &Args) -> Option<Box<Site>> {
 }
 
 /// # Safety
-/// For Lua to call, as a closure with its name as first upvalue, of an `F` of which there has been a value.
+/// For Lua to call, as a closure with its name as first upvalue, for an `F` that is the type of an existing function
+/// item.
 unsafe extern "C-unwind" fn trampoline<R: Push, F: Native<R>, const SKIP: c_int>(state: State) -> c_int {
     // SAFETY: Lua's call lasts as long as this function.
     let args = unsafe { Args::new(state, SKIP) };
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: whoever names this function has one in hand.
+        // SAFETY: `F` is the type of a function item that exists.
         let function = unsafe { zst_value::<F>() };
         let results = function(&args)?;
         if let Some(err) = results.err() {

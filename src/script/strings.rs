@@ -1,7 +1,7 @@
-//! `string.find`, `match`, `gmatch` and `gsub` on the matcher that can be stopped.
+//! `string.find`, `match`, `gmatch` and `gsub` with a matcher that can be stopped.
 //!
-//! They do what LuaJIT's own do, to the letter of their error messages; what differs is that a match which outlasts the
-//! running handler's time raises an error instead of keeping the worker's thread.
+//! They behave as LuaJIT's own functions, down to the error messages. The difference: a match that outlasts the running
+//! handler's time raises an error instead of blocking the worker's thread.
 //!
 //! The functions are written for the raw stack, and own nothing on the heap: subject and pattern are slices of Lua strings
 //! that the stack (or an upvalue) keeps alive, the matcher and the counters are plain data in the frame, and what `gsub` gathers
@@ -32,8 +32,8 @@ fn time_is_up() -> bool {
 }
 
 thread_local! {
-    /// The steps until the next look at the clock. They carry over from call to call: many short matches are as long as
-    /// one long match.
+    /// The steps until the next check of the clock. They carry over from call to call, since many short matches take as
+    /// long as one long match.
     static STEPS_LEFT: Cell<u32> = const { Cell::new(STEPS_PER_CHECK) };
 }
 
@@ -49,7 +49,7 @@ unsafe fn raise(state: State, error: Error) -> ! {
     // SAFETY: the caller's. The two that are joined are those that are pushed; the format takes one text.
     unsafe {
         if error == Error::OutOfTime {
-            // In the words that any other script over its time is stopped with.
+            // The same text as for any other script that exceeds its time.
             ffi::luaL_where(state, 1);
             push_bytes(state, watchdog::OVER_BUDGET.as_bytes());
             ffi::lua_concat(state, 2);
@@ -75,7 +75,7 @@ unsafe fn argument<'a>(state: State, slot: c_int) -> &'a [u8] {
     }
 }
 
-/// As much of a pattern as the matcher is to see: a zero byte ends patterns in LuaJIT (`%z` is for matching one).
+/// The part of a pattern that the matcher sees: a zero byte ends patterns in LuaJIT (`%z` matches one).
 #[inline]
 fn visible(pattern: &[u8]) -> &[u8] {
     let end = pattern.iter().position(|&c| c == 0).unwrap_or(pattern.len());
@@ -117,8 +117,8 @@ unsafe fn push_captures(state: State, matcher: &Matcher, subject: &[u8], count: 
     }
 }
 
-/// From how many bytes on a search for plain text is worth counting. It is quick and can't explode, so one search is
-/// never too long, but a loop of them may be.
+/// From how many bytes on a search for plain text is counted. A single search is quick and can't explode, but a loop of
+/// them may take long.
 const LONG: usize = 4096;
 
 /// # Safety
@@ -194,10 +194,10 @@ fn start_of_search(init: i64, length: usize) -> usize {
     (start.max(0) as usize).min(length)
 }
 
-/// gmatch's Lua half. A native closure for each iteration would do as well, were it not for the compiler: LuaJIT
-/// compiles a loop for the one native function that it saw there, and for each new closure it would compile the loop
-/// once more, hundreds of times. Closures of Lua code it knows by their code. Both natives are tail-called, so errors
-/// tell of the caller: its position, and gmatch by the name that it was called by.
+/// gmatch's Lua half. A native closure for each iteration would be slow: LuaJIT compiles a loop for the one native
+/// function that it saw there, and would compile the loop again for each new closure, hundreds of times. It recognizes
+/// closures of Lua code by their code. Both natives are tail-called, so errors name the caller: its position, and
+/// gmatch by the name that it was called by.
 const GMATCH: &CStr = c"
 local step, converter, type = ...
 local convert
@@ -276,7 +276,7 @@ unsafe extern "C-unwind" fn gmatch_step(state: State) -> c_int {
             Err(error) => raise(state, error),
         }
         let whole = matcher.whole();
-        // An empty match would be found again for ever.
+        // An empty match would be found again without end.
         let next = if whole.is_empty() { whole.end + 1 } else { whole.end };
         ffi::lua_pushnumber(state, next as ffi::lua_Number);
         ffi::lua_rawseti_(state, 4, 3);

@@ -1,5 +1,5 @@
-//! Lua errors pass through native functions: what these own is dropped. (`tests/tools/sanitizers.sh` looks for the memory that no
-//! counter here sees.)
+//! Lua errors pass through native functions and drop what these own. (`tests/tools/sanitizers.sh` looks for leaks of
+//! memory that no counter here sees.)
 
 use mlua::Lua;
 use std::cell::Cell;
@@ -44,7 +44,8 @@ impl Push for Large {
     }
 }
 
-/// Calls a function with little memory left, and a little more each time, until it succeeds twice; how often it failed.
+/// Calls a function with little memory left, and a little more each time, until it succeeds twice. Returns how often it
+/// failed.
 fn with_falling_memory(lua: &Lua, call: &str) -> usize {
     let call: mlua::Function = lua.load(call).set_name("@app.lua").into_function().unwrap();
     let (mut failed, mut well) = (0, 0);
@@ -115,7 +116,7 @@ fn an_error_drops_what_a_protected_call_owns() {
     assert_eq!(OWNED.get(), 0);
 }
 
-/// Whatever fails for lack of memory in the middle of its work: the VM goes on as before.
+/// When memory runs out at any point of a call, the VM goes on as before.
 #[test]
 fn natives_bear_that_memory_ends_anywhere() {
     let lua = lua_with(|mix| {
@@ -158,8 +159,8 @@ fn natives_bear_that_memory_ends_anywhere() {
     }
 }
 
-/// LuaJIT told the allocator a wrong size, and its own count of bytes was wrong from then on: a build with assertions ends there
-/// when the VM does.
+/// LuaJIT told the allocator a wrong size, and its own count of bytes was wrong from then on. A build with assertions
+/// fails there when the VM ends.
 #[test]
 fn a_function_that_was_not_finished_is_freed_with_its_size() {
     let lua = Lua::new();

@@ -1,5 +1,5 @@
-//! Where a failed coroutine stood. It is read off the frames without a call that allocates in Lua or touches a Lua
-//! stack: the coroutine may have failed for lack of memory, or because its stack is full.
+//! Where a failed coroutine stood. This is read from the frames without a call that allocates in Lua or touches a Lua
+//! stack: the coroutine may have failed because memory ran out or its stack is full.
 
 use mlua::ffi;
 use std::ffi::{CStr, c_int};
@@ -27,13 +27,12 @@ pub(crate) fn traceback(co: Slots<'_>) -> Vec<String> {
     lines
 }
 
-/// Whether the outermost function is one of the engine's own: those through which hooks are entered, while they are.
+/// Whether the outermost function is one of the engine's own, as while a hook is entered.
 pub(super) fn began_in_prelude(co: Slots<'_>) -> bool {
     frame(co, depth(co) - 1).is_some_and(|frame| frame.place.starts_with("connmix:"))
 }
 
-/// Where the innermost function that is Lua stood: `file:line`. The line may be lost with the error; then where the
-/// function begins.
+/// Where the innermost Lua function stood: `file:line`. If the error has lost the line, where the function begins.
 pub(super) fn place(co: Slots<'_>) -> Option<String> {
     let frame = (0..FIRST).map_while(|level| frame(co, level)).find(|f| f.line > 0 || f.begins >= 0)?;
     Some(match frame.begins {
@@ -50,7 +49,7 @@ pub(crate) fn script_place(co: Slots<'_>) -> Option<String> {
         .map(|f| f.place)
 }
 
-/// What a frame is, to a script.
+/// How a script's author sees a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A function of the script's.
@@ -125,7 +124,8 @@ pub(super) fn depth(co: Slots<'_>) -> c_int {
         // SAFETY: the thread is alive.
         unsafe { ffi::lua_getstack(co.state(), level, &mut info) != 0 }
     };
-    // The steps double till one is too far, and halve from there on: looking for a level takes as long as it is deep.
+    // The steps double until one is too far, and halve from there: finding a level takes time in proportion to its
+    // depth.
     let (mut below, mut above) = (0, 1);
     while is_there(above) {
         (below, above) = (above, above * 2);

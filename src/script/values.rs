@@ -1,4 +1,4 @@
-//! What plain Rust values are to Lua, when they are pushed.
+//! How plain Rust values are pushed on a Lua stack.
 
 use mlua::ffi;
 

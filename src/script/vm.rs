@@ -43,10 +43,10 @@ pub use super::limits::VmLimits;
 pub use super::outcome::{Failure, Returned};
 pub use turn::Turn;
 
-/// Idle coroutines that are kept for the next handlers.
+/// The most idle coroutines that are kept for the next handlers.
 const POOL: usize = 256;
 
-/// How far a hook came.
+/// The state of a hook after a stretch.
 pub enum Started {
     /// It has returned or failed.
     Done(Result<Returned, Failure>),
@@ -80,19 +80,19 @@ impl Coroutine {
 pub struct Vm {
     main: State,
     entries: Entries,
-    /// `protocol_encode` makes the same of a message for all connections.
+    /// Whether `protocol_encode` gives the same bytes for all connections.
     pub encode_shared: bool,
     idle: RefCell<Vec<Coroutine>>,
     /// Registry slots of coroutines that were given up.
     free: RefCell<Vec<c_int>>,
-    /// What its hooks may take, after what they took.
+    /// The time budgets of its hooks.
     budgets: Budgets,
-    /// Of handlers that wait.
+    /// The places of waiting handlers.
     places: Places,
     memory: Memory,
     /// The version it runs.
     pub program: Arc<Program>,
-    /// Last, so that it goes after all that refers to it.
+    /// The last field, so that it is dropped after everything that refers to it.
     pub(super) lua: Lua,
 }
 
@@ -103,7 +103,7 @@ impl Vm {
         Vm::within(LOAD_BUDGET, program, limits)
     }
 
-    /// The same where others wait meanwhile: for at most `budget`.
+    /// The same while other scripts wait for it: for at most `budget`.
     pub fn within(budget: Duration, program: Arc<Program>, limits: &VmLimits) -> Result<Rc<Vm>, BuildError> {
         let Built { lua, main, entries, encode_shared } = build(&program, limits, budget.min(LOAD_BUDGET))?;
         let vm = Vm {
@@ -136,13 +136,13 @@ impl Vm {
         self.lua.used_memory()
     }
 
-    /// Whether its memory has come to be seven eighths full, with what is in use. Told once.
+    /// Whether seven eighths of its memory are in use. Returns true only once.
     pub fn has_worn(&self) -> bool {
         self.memory.has_worn()
     }
 
-    /// Whether its memory is nearly full still, as far as can be said without a collection. If not, [`Vm::has_worn`] tells
-    /// when it is again.
+    /// Whether its memory is still nearly full, as far as can be told without a collection. If not, [`Vm::has_worn`]
+    /// reports it the next time.
     pub fn is_worn(&self) -> bool {
         self.memory.is_worn(&self.lua)
     }
@@ -158,7 +158,8 @@ impl Vm {
         self.entries[hook as usize].is_some()
     }
 
-    /// Runs a hook till it returns, fails or waits. `conn`: none for `protocol_encode` of all connections. `budget` is the longest it may hold the thread between two waits.
+    /// Runs a hook until it returns, fails or waits. `conn` is None for a `protocol_encode` that serves all
+    /// connections. `budget` is the longest that the hook may hold the thread between two waits.
     pub fn start(
         self: &Rc<Self>,
         hook: Hook,
@@ -212,7 +213,7 @@ impl Vm {
                 // SAFETY: the coroutine is kept by the registry, and has a function and its arguments on its stack, or has yielded
                 // and has its results there. What fails in there is the status: nothing is raised.
                 let status = unsafe { ffi::lua_resume_(co, args) };
-                // The watchdog knows it, not the error's text, which a script can raise too.
+                // The watchdog is asked rather than the error's text, since a script can raise the same text.
                 (status, status > ffi::LUA_YIELD && watchdog::expired())
             };
             console::end_of_stretch();
@@ -220,7 +221,7 @@ impl Vm {
         };
         match status {
             ffi::LUA_OK => {
-                // One that a coroutine of the script began where it could not be passed on.
+                // A wait that a coroutine of the script began where it could not be passed on.
                 drop(wait::take());
                 let returned = outcome::returned(coroutine.slots(), hook);
                 coroutine.clear();
@@ -243,7 +244,7 @@ impl Vm {
                 }
             },
             status => {
-                // A wait that was begun by a coroutine that then failed is of no use.
+                // A wait begun by a coroutine that then failed is dropped.
                 drop(wait::take());
                 let mut failure = outcome::failure(coroutine.slots(), status);
                 failure.over_budget = over_budget;
@@ -253,7 +254,7 @@ impl Vm {
                 }
                 self.drop_coroutine(coroutine);
                 if status == ffi::LUA_ERRMEM {
-                    // There is no collection in an emergency: without this one, all that follows would fail too.
+                    // Lua makes no emergency collection: without this one, all later calls would fail too.
                     self.memory.collect(&self.lua);
                     self.memory.look_at_wear(&self.lua);
                 } else {
@@ -290,8 +291,8 @@ impl Vm {
         }
     }
 
-    /// Whether a handler that has failed was still in `protocol_decode`: what calls that is left by a tail call when
-    /// `on_message` begins.
+    /// Whether a handler that has failed was still in `protocol_decode`. The caller of `protocol_decode` is gone from
+    /// the stack once `on_message` begins, by a tail call.
     fn is_in_decode(&self, hook: Hook, co: Slots<'_>) -> bool {
         hook == Hook::Message && self.program.protocol == Protocol::Socket && trace::began_in_prelude(co)
     }
@@ -360,7 +361,7 @@ enum Step {
     Waiting(Wait),
 }
 
-/// A handler that waits. Poll it till it is done; dropped before that, its coroutine is given up.
+/// A handler that waits. It is to be polled until it is done. If it is dropped before, its coroutine is given up.
 pub struct Handler {
     vm: Rc<Vm>,
     hook: Hook,
@@ -372,8 +373,8 @@ pub struct Handler {
 }
 
 impl Handler {
-    /// Goes on when the wait is over. From the moment that it is told that the connection has closed, its waits end at
-    /// once with an error; but what is being enqueued is enqueued first.
+    /// Continues when the wait is over. Once it is told that the connection has closed, its waits end at once with an
+    /// error; but an enqueue in progress completes first.
     pub fn poll(&mut self, cx: &mut Context<'_>, closed: bool) -> Poll<Result<Returned, Failure>> {
         self.current.interrupted |= closed;
         loop {
@@ -400,7 +401,7 @@ impl Handler {
             match self.vm.resume(self.coroutine, results, self.hook, self.current, self.budget) {
                 Step::Waiting(next) => self.wait = Some(next),
                 Step::Done(result) => {
-                    // The coroutine has been given back.
+                    // The coroutine has returned to the pool.
                     self.coroutine.anchor = 0;
                     return Poll::Ready(result);
                 }

@@ -1,5 +1,5 @@
-//! Native functions that wait. Such a function leaves a future behind and yields; whoever drives the handler takes the
-//! future, polls it, and resumes the handler with its answer. Only the calling handler is suspended.
+//! Native functions that wait. Such a function leaves a future behind and yields. The driver of the handler takes the
+//! future, polls it, and resumes the handler with the answer. Only the calling handler is suspended.
 
 use mlua::ffi;
 use std::cell::Cell;
@@ -26,25 +26,25 @@ pub type Answer = Box<dyn FnOnce(Stack<'_>) -> c_int>;
 /// A future that a handler waits for.
 pub type Waited<T> = Pin<Box<dyn Future<Output = T>>>;
 
-/// How far a wait is.
+/// The progress of a wait.
 pub enum Stage<T> {
-    /// Something is being enqueued, which goes on though the connection closes. So it must never take long, and have no
-    /// bound but room at the other end.
+    /// Something is being enqueued. This continues even if the connection closes, so it must never take long, and may
+    /// wait only for room at the other end.
     Enqueuing(Waited<Waited<T>>),
-    /// The answer is waited for.
+    /// It waits for the answer.
     Waiting(Waited<T>),
 }
 
 /// A wait that a handler has begun.
 pub struct Wait {
     stage: Stage<Answer>,
-    /// The answer when the connection closes first.
+    /// The answer if the connection closes first.
     interrupted: fn() -> Answer,
 }
 
 impl Wait {
-    /// Ready with the answer. Once the connection has closed (`closed`) no answer is waited for, but what is being enqueued
-    /// is enqueued first.
+    /// Ready with the answer. Once the connection has closed (`closed`), it no longer waits for the answer, but an
+    /// enqueue in progress completes first.
     pub fn poll(&mut self, cx: &mut Context<'_>, closed: bool) -> Poll<Answer> {
         loop {
             match &mut self.stage {
@@ -74,7 +74,8 @@ impl<R: 'static> Outcome<R> {
         Outcome::Wait(Stage::Waiting(Box::pin(future)))
     }
 
-    /// Suspends the handler until what `enqueued` gives has answered; that is made results by `results`.
+    /// Suspends the handler until the future that `enqueued` gives has answered. `results` turns that answer into
+    /// results.
     pub fn enqueue<F: Future + 'static>(
         enqueued: impl Future<Output = F> + 'static,
         results: impl FnOnce(F::Output) -> R + 'static,
@@ -122,7 +123,7 @@ pub fn take() -> Option<Wait> {
     BEGUN.with(Cell::take)
 }
 
-/// What a waiting function yields, so that it is told from a script's own yields.
+/// The value that a waiting function yields, to distinguish it from a script's own yields.
 pub fn marker() -> *mut c_void {
     static MARKER: u8 = 0;
     (&raw const MARKER).cast_mut().cast()
@@ -157,14 +158,15 @@ impl Table<'_> {
 }
 
 /// # Safety
-/// For Lua to call, as a closure with its name as first upvalue, of an `F` of which there has been a value.
+/// For Lua to call, as a closure with its name as first upvalue, for an `F` that is the type of an existing function
+/// item.
 unsafe extern "C-unwind" fn trampoline<R: Interruptible, F: WaitingNative<R>, const SKIP: c_int>(
     state: State,
 ) -> c_int {
     // SAFETY: Lua's call lasts as long as this function.
     let args = unsafe { Args::new(state, SKIP) };
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: whoever names this function has one in hand.
+        // SAFETY: `F` is the type of a function item that exists.
         let function = unsafe { zst_value::<F>() };
         match function(&args)? {
             Outcome::Now(results) => {
@@ -178,7 +180,8 @@ unsafe extern "C-unwind" fn trampoline<R: Interruptible, F: WaitingNative<R>, co
     }));
     let outcome = match outcome {
         Ok(Ok(None)) => {
-            // SAFETY: nothing of the arguments is in use any more. Yielding only marks the state; it does so since `begin` has found
+            // SAFETY: nothing of the arguments is in use any more. Yielding only marks the state, and `begin` has
+            // checked that it is possible.
             // that this is possible.
             return unsafe {
                 ffi::lua_settop(state, 0);
@@ -205,11 +208,11 @@ const NOT_IN_ENCODE: &str = "this function waits, which protocol_encode can't: a
 pub const NOT_HERE: &str = "this function waits, which is not possible inside a callback of table.sort or string.gsub; \
                             call it before or after";
 
-/// How many waits may fail because the connection has closed, before the next one raises an error: a loop that does not
-/// look at what they return would hold the worker for all of its time budget.
+/// The most waits that may fail because the connection has closed. The next one raises an error: a loop that ignores
+/// the results would otherwise hold the worker for its whole time budget.
 pub const MOST_IN_VAIN: u32 = 100;
 
-/// What it raises.
+/// The text of that error.
 pub const MAX_FAILED_WAITS: &str =
     "the connection has closed, and its handler goes on waiting: look at the err that waits return";
 
@@ -219,8 +222,8 @@ pub fn can_wait(args: &Args) -> bool {
     current::get().is_some_and(|current| current.may_wait) && unsafe { lua_isyieldable(args.state()) } != 0
 }
 
-/// Leaves what is waited for to the driver, and returns None: the handler is to be suspended. Or the results, when its
-/// connection has closed; or why it can't wait.
+/// Leaves the future to the driver and returns None: the handler is to be suspended. Or returns the results if the
+/// connection has closed, or the reason why the function can't wait.
 fn begin<R: Interruptible>(args: &Args, mut stage: Stage<R>) -> Result<Option<R>, &'static str> {
     let Some(current) = current::get() else {
         return Err(NOT_AT_TOP_LEVEL);
@@ -231,7 +234,7 @@ fn begin<R: Interruptible>(args: &Args, mut stage: Stage<R>) -> Result<Option<R>
     if current.interrupted && current::count_in_vain() > MOST_IN_VAIN {
         return Err(MAX_FAILED_WAITS);
     }
-    // What has closed waits for nothing but room.
+    // After the connection has closed, only enqueuing may wait.
     let may_suspend = !current.interrupted || matches!(stage, Stage::Enqueuing(_));
     // SAFETY: the thread of a running call. It only looks.
     if may_suspend && unsafe { lua_isyieldable(args.state()) } == 0 {
@@ -247,7 +250,7 @@ fn begin<R: Interruptible>(args: &Args, mut stage: Stage<R>) -> Result<Option<R>
     let site = stack::site(args);
     let stage = match stage {
         Stage::Waiting(mut waited) if current.interrupted => {
-            // What it does is begun all the same.
+            // The operation is started all the same.
             return Ok(Some(match waited.as_mut().poll(&mut cx) {
                 Poll::Ready(results) => results,
                 Poll::Pending => R::interrupted(),
@@ -260,7 +263,7 @@ fn begin<R: Interruptible>(args: &Args, mut stage: Stage<R>) -> Result<Option<R>
     Ok(None)
 }
 
-/// The answer that the results make; an error among them is told to whom ignores it at `site`.
+/// Turns the results into an answer. An ignored err is reported for `site`.
 fn answered<R: Interruptible>(waited: Waited<R>, site: Option<Box<Site>>) -> Waited<Answer> {
     Box::pin(async move {
         let results = waited.await;

@@ -25,10 +25,10 @@ pub const OVER_BUDGET: &str = "handler exceeded its time budget (handlerTimeout)
 /// How often the watchdog looks.
 const SAMPLE: Duration = Duration::from_millis(10);
 
-/// How far up the stack a script's function is looked for, to name its line.
+/// How many frames from the top are searched for a script's function, to name its line.
 const FRAMES_LOOKED_AT: i32 = 12;
 
-/// Must not be used otherwise in the process; its default action is to be ignored.
+/// Must not be used otherwise in the process. Its default action must be to ignore it.
 const SIGNAL: i32 = libc::SIGURG;
 
 /// One thread that runs Lua, as its watchdog sees it.
@@ -54,7 +54,7 @@ thread_local! {
     static OWNER: Owner = const { Owner(Cell::new(None)) };
 }
 
-/// Ends the watching when its thread ends.
+/// Removes the thread from the watched list when the thread ends.
 struct Owner(Cell<Option<Arc<Watched>>>);
 
 impl Drop for Owner {
@@ -109,8 +109,8 @@ extern "C" fn on_signal(_: i32) {
 }
 
 unsafe extern "C" {
-    /// From now on no `pcall` or `xpcall` of this thread's Lua code catches an error, or each does again. Calls from native
-    /// code and coroutines do, always. It is ours (`build.rs`).
+    /// While on, no `pcall` or `xpcall` of this thread's Lua code catches an error; off restores them. Calls from
+    /// native code and coroutines always catch. This function is a patch of ours to LuaJIT (`build.rs`).
     safe fn connmix_set_end_all(on: std::ffi::c_int);
 }
 
@@ -124,7 +124,7 @@ unsafe extern "C-unwind" fn stop(state: *mut lua_State, _: *mut lua_Debug) {
     unsafe {
         if expired() {
             let slots = Slots::new(state);
-            // The engine's own Lua is not where a script's author looks.
+            // A script's author does not know the engine's own Lua.
             let of_script = |level: &i32| trace::frame_kind(slots, *level) == Some(trace::Kind::Script);
             ffi::luaL_where(state, (0..FRAMES_LOOKED_AT).find(of_script).unwrap_or(0));
             push_bytes(state, OVER_BUDGET.as_bytes());
@@ -138,7 +138,7 @@ unsafe extern "C-unwind" fn stop(state: *mut lua_State, _: *mut lua_Debug) {
     }
 }
 
-/// Whether what runs on this thread is over its budget. For native functions that work long: the hook can't stop them.
+/// Whether this thread's Lua is over its budget. For native functions that take long, which the hook can't stop.
 pub fn expired() -> bool {
     let watched = WATCHED.with(Cell::get);
     // SAFETY: null, or what this thread's `OWNER` keeps: it sets the pointer to null before it lets go.
@@ -174,8 +174,8 @@ fn watched() -> *const Watched {
 pub struct Run {
     /// This thread's, which it keeps as long as it lives. A pointer also keeps the run on this thread.
     watched: *const Watched,
-    /// What was under way on this thread before: a VM may be built while nothing of another runs, but the watchdog does
-    /// not rely on it.
+    /// The run that was active on this thread before. A VM may be built while no other runs, but the watchdog does not
+    /// rely on that.
     outer: (*mut lua_State, u32, u64),
 }
 
@@ -233,12 +233,12 @@ impl Thread {
         })
     }
 
-    /// A number that moves whenever the thread enters or leaves Lua.
+    /// A number that changes whenever the thread enters or leaves Lua.
     pub fn steps(&self) -> u64 {
         self.0.epoch.load(Relaxed)
     }
 
-    /// What it does in Lua; None: it is outside of it.
+    /// What the thread does in Lua; None: it is outside Lua.
     pub fn doing(&self) -> Option<Doing> {
         (self.0.epoch.load(Relaxed) & 1 == 1).then(|| Doing::from_bits(self.0.doing.load(Relaxed)))
     }
@@ -277,8 +277,8 @@ pub fn self_test() -> bool {
     stops_within(LOOP, Duration::from_millis(1))
 }
 
-/// Counts in a global. It ends by itself where it is not stopped, after some seconds at worst; the error of a hook that fires
-/// only then would look like a stop, so the count is what tells.
+/// Counts in a global. If it is not stopped, it ends by itself after some seconds at most. The error of a hook that
+/// fires only then would look like a stop, so the count decides.
 const LOOP: &str = "count = 0 for i = 1, 1e9 do count = i end";
 const LOOPS: f64 = 1e9;
 

@@ -10,11 +10,11 @@ use crate::config::Config;
 const SUFFIX: &str = "_test.lua";
 /// The folder of tests beside the configuration.
 const FOLDER: &str = "tests/lua";
-/// How deep folders inside one another are looked through.
+/// How many levels of folders are searched.
 const DEPTH: usize = 16;
 
-/// The files that are named, and those in the folders that are; without any, those that the configuration leads to. The
-/// error says what is not there.
+/// The named files and the test files in the named folders. If none are named, those that the configuration leads to.
+/// The error says what is missing.
 pub(super) fn files(named: &[PathBuf], config: Option<&Config>) -> Result<Vec<PathBuf>, String> {
     let mut found = Vec::new();
     for path in named {
@@ -56,7 +56,7 @@ fn beside(config: &Config) -> Result<BTreeSet<PathBuf>, String> {
     Ok(found)
 }
 
-/// Links to folders are not followed: they may lead round in a circle.
+/// Links to folders are not followed, since they may form a circle.
 fn walk(folder: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;

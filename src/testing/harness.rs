@@ -1,6 +1,7 @@
-//! Tests of scripts that are written in Lua: a VM as the engine's, in which fakes take the place of clients, clock and
-//! back ends. The fakes are `harness/engine.lua` and the files that it is handed to, the library that tests call is
-//! `harness/test.lua`; `natives` lends them what the engine does itself. Which tests there are to run, and how it is told, is not decided here.
+//! Tests of scripts that are written in Lua: a VM like the engine's, in which fakes replace clients, clock and back
+//! ends. The fakes are `harness/engine.lua` and the files that get its table; the library that tests call is
+//! `harness/test.lua`; `natives` lends them the engine's own functions. Which tests run, and how results are reported,
+//! is decided elsewhere.
 
 mod natives;
 
@@ -19,7 +20,7 @@ use crate::script::stack::{Stack, State};
 use crate::script::vm::VmLimits;
 use crate::script::watchdog;
 
-/// The longest a hook may compute, where no server of the configuration says.
+/// The longest that a hook may compute, if the configuration has no value for its server.
 const HANDLER_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// What tests run in.
@@ -28,16 +29,16 @@ pub struct Settings {
     /// The longest one test may take by the real clock.
     pub timeout: Duration,
     limits: VmLimits,
-    /// Where scripts are looked for, after the folder of the file that names one.
+    /// The folders in which scripts are searched for, after the folder of the file that names one.
     folders: Vec<PathBuf>,
     servers: Vec<Server>,
-    /// The names of the configured Redis connections; None: any name will do.
+    /// The names of the configured Redis connections; None: any name is accepted.
     redis: Option<Vec<String>>,
     topic_size: usize,
     max_topics: usize,
     queue_full: QueueFull,
-    /// In how many workers a script is loaded: one where the configuration has one, else two, since what they do not share
-    /// shows with the second already.
+    /// In how many workers a script is loaded: one if the configuration has one, else two, which is enough to show what
+    /// workers do not share.
     workers: usize,
 }
 
@@ -82,7 +83,7 @@ pub struct Failure {
     pub traceback: Vec<String>,
 }
 
-/// What became of a test.
+/// The outcome of a test.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// None: it passed.
@@ -100,9 +101,9 @@ pub fn cases(file: &Path, settings: &Settings) -> Result<Vec<Case>, Failure> {
     cases
 }
 
-/// Runs the test of that name, in a VM of its own. With two workers, unless the configuration has one; again with one where the
-/// test looks at what the script keeps, since there is no telling which worker's it means; and again with one to find out
-/// whether it fails for the second.
+/// Runs the test of that name in a VM of its own, with two workers unless the configuration has one. It runs again with
+/// one worker if the test looks at the script's state, since it is not clear which worker's is meant. It also runs
+/// again with one if it fails, to find out whether the second worker is the reason.
 pub fn run(file: &Path, settings: &Settings, name: &str) -> Outcome {
     let began = Instant::now();
     let (mut outcome, has_peeked) = run_once(file, settings, name);
@@ -113,7 +114,7 @@ pub fn run(file: &Path, settings: &Settings, name: &str) -> Outcome {
     if has_peeked {
         return run_once(file, &alone, name).0;
     }
-    // One that never ends would again.
+    // A test that never ends would not end the second time either.
     if let Some(failure) = outcome.failure.as_mut().filter(|_| began.elapsed() < settings.timeout / 2)
         && run_once(file, &alone, name).0.failure.is_none()
     {
@@ -125,7 +126,7 @@ pub fn run(file: &Path, settings: &Settings, name: &str) -> Outcome {
 /// What is added to the message of a test that a single worker would pass.
 const FAILS_WITH_TWO: &str = "\nwith one worker it passes: the script keeps what workers do not share";
 
-/// What came of a test, and whether it looked into one of two workers.
+/// The outcome of a test, and whether it looked into one of two workers.
 fn run_once(file: &Path, settings: &Settings, name: &str) -> (Outcome, bool) {
     let failed = |failure| Outcome { failure: Some(failure), log: Vec::new() };
     let (opened, cases) = match Opened::new(file, settings) {
@@ -144,7 +145,7 @@ struct Opened {
     runner: Table,
     main: State,
     timeout: Duration,
-    /// Last, so that it goes after all that refers to it.
+    /// The last field, so that it is dropped after everything that refers to it.
     _lua: Lua,
 }
 
@@ -176,7 +177,7 @@ impl Opened {
         open().map_err(|e| internal(&e))
     }
 
-    /// While it lives, nothing in the VM holds this thread for ever. The test itself is stopped long before.
+    /// While this lives, nothing in the VM can hold the thread without end. The test itself is stopped long before.
     fn guarded(&self) -> watchdog::Run {
         // SAFETY: the world keeps the VM, and outlives what it lends.
         unsafe { watchdog::enter(self.main, self.timeout * 2 + Duration::from_secs(1), Doing::TESTING) }
@@ -329,7 +330,7 @@ fn text(table: &Table, key: &str) -> mlua::Result<String> {
     Ok(table.get::<Option<mlua::LuaString>>(key)?.map(|text| text.to_string_lossy()).unwrap_or_default())
 }
 
-/// What failed outside of the test's own code: for want of memory, most likely.
+/// A failure outside the test's own code: most likely memory ran out.
 fn internal(e: &mlua::Error) -> Failure {
     Failure { message: e.to_string(), ..Failure::default() }
 }

@@ -1,5 +1,5 @@
-//! `connmix test`: runs the Lua tests of scripts, one after the other, and tells what became of them. No socket is opened:
-//! `harness` is the world that they run in, `find` looks for their files, `report` tells what became of them.
+//! `connmix test`: runs the Lua tests of scripts one after the other, and reports the results. No socket is opened:
+//! `harness` is the world that the tests run in, `find` looks for their files, `report` prints the results.
 
 mod find;
 mod harness;
@@ -45,7 +45,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     seconds.map(Duration::from_secs_f64).ok_or_else(|| "a number from 0.01 to 3600 is expected".into())
 }
 
-/// There was nothing to run: how the process ends then, as after any wrong usage.
+/// The exit code if there was nothing to run, as after any wrong usage.
 const NOTHING: u8 = 2;
 
 impl Options {

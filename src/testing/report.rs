@@ -1,5 +1,5 @@
-//! What is told of the tests: a line each as they run, then all that is known of those that failed, then the sum. Or all of
-//! it as one JSON object.
+//! The report of a test run: one line for each test as it runs, then the details of the failures, then the totals. Or
+//! all of it as one JSON object.
 
 use serde_json::{Value, json};
 use std::path::Path;
@@ -9,7 +9,7 @@ use super::harness::{Case, Failure, Outcome};
 use crate::script::program::shown;
 use crate::telemetry::log::escape::{for_terminal, json_for_terminal};
 
-/// The lines of a failed test's log that are shown: the last.
+/// How many of the last log lines of a failed test are shown.
 const LOG_LINES: usize = 20;
 
 /// A test that has run.
@@ -145,7 +145,7 @@ impl Report {
     }
 }
 
-/// What is told of one failure.
+/// The details of one failure.
 fn details(place: &str, name: &str, failure: &Failure, log: &[String]) -> String {
     let mut text = format!("FAIL  {}\n", for_terminal(&format!("{place}: {name}")));
     let mut lines = |lines: &mut dyn Iterator<Item = String>, indent: &str| {

@@ -42,7 +42,7 @@ pub fn circles(sources: &[Source]) -> Vec<Circle> {
     for first in 0..sources.len() {
         let members: Vec<usize> =
             reached[first].iter().copied().filter(|file| reached[*file].contains(&first)).collect();
-        // Each is told once, by its first file.
+        // Each is reported once, by its first file.
         if members.first() != Some(&first) {
             continue;
         }

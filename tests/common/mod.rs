@@ -240,7 +240,7 @@ pub fn cases(usual: u32) -> ProptestConfig {
     ProptestConfig { cases: wanted.unwrap_or(usual), failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// Tries till `check` says Some, at most [`PATIENCE`].
+/// Tries until `check` says Some, at most [`PATIENCE`].
 pub async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {

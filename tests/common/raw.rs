@@ -138,7 +138,7 @@ impl Raw {
         let _ = in_time(self.stream.write_all(bytes.as_ref())).await;
     }
 
-    /// Reads till there are `wanted` bytes; false if the connection ends before.
+    /// Reads until there are `wanted` bytes; false if the connection ends before.
     async fn fill(&mut self, wanted: usize) -> bool {
         while self.got.len() < wanted {
             match in_time(self.stream.read_buf(&mut self.got)).await {

@@ -35,7 +35,7 @@ impl Redis {
             .expect("redis-server is installed (test.sh sees to it)")
     }
 
-    /// Till it answers, with an error or not.
+    /// Until it answers, with an error or not.
     pub fn wait(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         while self.try_ask("PING").is_none() {

@@ -1,5 +1,5 @@
-//! `mix.buffer`: what a socket server's client has sent and its script has not consumed, as `protocol_input` sees it. It is
-//! a view: nothing is copied till the script reads.
+//! `mix.buffer`: the received bytes of a socket connection that its script has not consumed, as `protocol_input` gets
+//! them. It is a view: nothing is copied until the script reads.
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_int};
@@ -62,7 +62,7 @@ fn this(args: &Args) -> Result<&Handle, Raise> {
     })
 }
 
-/// What the connection has not consumed, lent to `look`; nothing when it has ended.
+/// Lends the connection's unconsumed bytes to `look`; an empty slice if the connection has ended.
 fn bytes<T>(handle: &Handle, look: impl FnOnce(&[u8]) -> T) -> T {
     let host = current::host();
     let conn = host.and_then(|host| host.shard.get_at(handle.conn.slot, handle.conn.client_id));
@@ -72,8 +72,8 @@ fn bytes<T>(handle: &Handle, look: impl FnOnce(&[u8]) -> T) -> T {
     }
 }
 
-/// The same as a place in memory, which stays as it is until the script goes on: pushing may raise, and must not leave
-/// anything borrowed.
+/// The same as a place in memory, which stays valid until the script goes on. Pushing may raise, so nothing may stay
+/// borrowed.
 fn place(handle: &Handle) -> *const [u8] {
     bytes(handle, |bytes| &raw const *bytes)
 }
@@ -98,7 +98,7 @@ fn describe(args: &Args) -> Result<String, Raise> {
     Ok(format!("buffer of {} bytes", bytes(this(args)?, <[u8]>::len)))
 }
 
-/// `buf:tostring()`: all of it, wherever the position is.
+/// `buf:tostring()`: all bytes, whatever the position.
 ///
 /// # Safety
 /// For Lua to call, with its name as upvalue.
@@ -139,7 +139,8 @@ unsafe extern "C-unwind" fn read(state: State) -> c_int {
     <(One, One)>::COUNT
 }
 
-/// Where all bytes of a buffer are, and which of them to read, which its position then has passed; none when there are too few.
+/// Where all bytes of a buffer are, and the range to read. Moves the position past that range. No range if there are
+/// too few bytes.
 fn wanted(args: &Args) -> Result<(*const [u8], Option<std::ops::Range<usize>>), Raise> {
     let (handle, n) = (this(args)?, args.number(1)?);
     if !(n >= 0.0 && n.fract() == 0.0) {
@@ -147,7 +148,7 @@ fn wanted(args: &Args) -> Result<(*const [u8], Option<std::ops::Range<usize>>), 
     }
     let place = place(handle);
     let start = handle.position.get().min(place.len());
-    // A number beyond all memory saturates, and is more than there is.
+    // A number larger than any memory saturates, and so exceeds the length.
     let end = start.saturating_add(n as usize);
     if end > place.len() {
         return Ok((place, None));

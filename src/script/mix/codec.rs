@@ -57,7 +57,7 @@ fn base64_decode(args: &Args) -> Result<Result<Vec<u8>, String>, Raise> {
 /// The bytes that a base64 text stands for (RFC 4648): standard or URL-safe alphabet, padding optional, line ends
 /// skipped as Go's decoder does. The error names the offset, from 0, and the byte there.
 pub fn decode(text: &[u8]) -> Result<Result<Vec<u8>, String>, Raise> {
-    // Most texts are plain base64, and need no copy.
+    // Most texts are standard base64, and need no copy.
     if let Some(plain) = decode_plain(text)? {
         return Ok(Ok(plain));
     }
@@ -67,7 +67,7 @@ pub fn decode(text: &[u8]) -> Result<Result<Vec<u8>, String>, Raise> {
     }
 }
 
-/// Decodes a text in the standard alphabet; None if it is none.
+/// Decodes a text in the standard alphabet; None if the text is in no such form.
 fn decode_plain(text: &[u8]) -> Result<Option<Vec<u8>>, Raise> {
     let mut plain = Vec::with_capacity(text.len() / 4 * 3 + 3);
     let mut rest = text;
@@ -103,8 +103,8 @@ fn line_end(byte: &u8) -> bool {
     matches!(byte, b'\r' | b'\n')
 }
 
-/// Finds what is wrong with a text that was not decoded. The decoder's own words are of no use here: its offsets don't
-/// count line ends, and it names no byte for wrong padding.
+/// Finds the fault in a text that could not be decoded. The decoder's own error does not help: its offsets don't count
+/// line ends, and it names no byte for wrong padding.
 fn explain(text: &[u8]) -> Result<String, Raise> {
     let mut symbols = 0;
     let mut padding = 0;
@@ -151,7 +151,7 @@ fn digest_of<D: Digest>(data: &[u8]) -> Result<Vec<u8>, Raise> {
 fn hmac<D: Digest, M: Mac + KeyInit>(args: &Args) -> Result<Vec<u8>, Raise> {
     let (mut key, data) = (args.bytes(1)?, args.bytes(2)?);
     if key.len() > BYTES_PER_LOOK {
-        // Of a key that is longer than a block the digest is the key.
+        // A key longer than a block is replaced by its digest.
         key = digest_of::<D>(&key)?.into();
     }
     let mut mac = <M as KeyInit>::new_from_slice(&key).map_err(|e| Raise::Message(e.to_string()))?;

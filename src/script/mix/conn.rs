@@ -23,7 +23,7 @@ unsafe impl Handle for ConnRef {
     }
 }
 
-/// What fails when the connection has ended.
+/// The err of a call on a connection that has ended.
 pub const GONE: &str = "the connection has closed";
 
 /// Pushes a connection. The same connection is the same userdata for as long as a script holds it.
@@ -100,7 +100,8 @@ pub fn register(mix: &Table<'_>) {
     mix.field(c"socket", table(1, |socket| socket.field(c"tcp", tcp)));
 }
 
-/// `mix.websocket()`, `mix.socket.tcp()` -> conn, or nil and why not. On the raw stack: every message calls it.
+/// `mix.websocket()`, `mix.socket.tcp()` -> conn, or nil and an err. On the raw stack, since most handlers call it for
+/// every message.
 ///
 /// # Safety
 /// For Lua to call, as [`with_conn`] makes it.
@@ -130,7 +131,7 @@ fn this(args: &Args) -> Result<ConnRef, Raise> {
     })
 }
 
-/// The engine and the connection of `self`; Err inside when it has ended.
+/// The engine and the connection of `self`; an inner Err if the connection has ended.
 fn live(args: &Args) -> Fallible<(Rc<Host>, Rc<Conn>)> {
     let this = this(args)?;
     let Some(host) = current::host() else { return Ok(Err(GONE.into())) };
@@ -217,8 +218,9 @@ pub(crate) fn channel_args(args: &Args) -> Fallible<Vec<Channel>> {
     Ok(Ok(channels))
 }
 
-/// Subscribes, or says why not. Where there are other nodes that have to know of it, the handler waits until they do: from
-/// then on a publish on any of them reaches the connection. Where a handler can't wait, they know a little later.
+/// Subscribes, or returns why it can't. If other nodes have to know of the subscription, the handler waits until they
+/// do: from then on a publish on any of them reaches the connection. Where the handler can't wait, they learn of it a
+/// little later.
 pub(super) fn subscribe_to(
     args: &Args,
     (host, conn): (Rc<Host>, Rc<Conn>),
@@ -253,7 +255,7 @@ fn channels(args: &Args) -> Result<Vec<String>, Raise> {
     Ok(live(args)?.map(|(host, conn)| host.shard.channels_of(&conn)).unwrap_or_default())
 }
 
-/// The kind of message that an optional argument names; text unless told.
+/// The kind of message that an optional argument names; text by default.
 pub(crate) fn kind_arg(args: &Args, index: i32) -> Result<Kind, Raise> {
     let Some(word) = args.optional_bytes(index)? else { return Ok(Kind::Text) };
     Kind::parse(&word).ok_or_else(|| Raise::Argument {
@@ -279,7 +281,7 @@ fn send(args: &Args) -> Fallible<()> {
     })
 }
 
-/// Forgets what has come and is not consumed.
+/// Drops the received bytes that have not been consumed.
 fn clear_buffer(args: &Args) -> Fallible<()> {
     Ok(live(args)?.and_then(|(_, conn)| match conn.received() {
         Some(received) => {
@@ -293,7 +295,7 @@ fn clear_buffer(args: &Args) -> Fallible<()> {
 /// The code and the reason to close with.
 pub(crate) fn close_args(args: &Args) -> Result<(u16, Box<str>), Raise> {
     let code = if args.is_nil(1) { f64::from(close_code::NORMAL) } else { args.number(1)? };
-    // The conversion saturates, at a code that is none.
+    // The conversion saturates to a code that is not valid.
     if code.fract() != 0.0 || !close_code::may_be_sent(code as u16) {
         return Err(Raise::Argument {
             index: 1,

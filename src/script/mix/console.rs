@@ -1,5 +1,5 @@
-//! What scripts write to `io.stdout` and `io.stderr`: lines for the log, which may come in pieces. A piece without an end of
-//! line waits for the rest of its line, until the script asks for it or its handler waits or ends.
+//! What scripts write to `io.stdout` and `io.stderr`: lines for the log, which may come in pieces. A piece without a
+//! line end is kept until the rest of the line comes, the script flushes, or its handler waits or ends.
 
 use std::cell::{Cell, RefCell};
 use tracing::Level;
@@ -18,7 +18,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// By the name that the prelude knows it by.
+    /// The stream by its name in the prelude.
     pub fn named(name: &[u8]) -> Stream {
         if name == b"stderr" { Stream::Err } else { Stream::Out }
     }
@@ -47,7 +47,7 @@ impl Begun {
 
 thread_local! {
     static BEGUN: RefCell<[Begun; 2]> = RefCell::default();
-    /// Whether one of them has text: looked at after every stretch of a handler.
+    /// Whether a stream has text. Checked after every stretch of a handler.
     static WAITS: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -65,7 +65,7 @@ pub fn write(args: &Args, stream: Stream, mut text: &[u8]) {
             }
             let end = memchr::memchr(b'\n', text);
             let piece = &text[..end.unwrap_or(text.len())];
-            // What is longer is cut off in the log.
+            // The log cuts off what is longer.
             begun.text.extend_from_slice(&piece[..piece.len().min((MAX_TEXT + 1).saturating_sub(begun.text.len()))]);
             text = end.map_or(&[][..], |end| &text[end + 1..]);
             if end.is_some() {
@@ -76,7 +76,7 @@ pub fn write(args: &Args, stream: Stream, mut text: &[u8]) {
     });
 }
 
-/// Logs what has no end of line yet.
+/// Logs the text that has no line end yet.
 pub fn flush(stream: Stream) {
     BEGUN.with_borrow_mut(|begun| {
         let begun = &mut begun[stream as usize];
@@ -86,7 +86,7 @@ pub fn flush(stream: Stream) {
     });
 }
 
-/// The same for both, when a handler waits or ends: what it wrote is not to be joined with what another one writes.
+/// Flushes both streams when a handler waits or ends, so that its text is not joined with another handler's.
 #[inline]
 pub(in crate::script) fn end_of_stretch() {
     if WAITS.replace(false) {

@@ -1,4 +1,4 @@
-//! `mix.http`: requests to HTTP servers. What a request may hold is checked where it is sent ([`crate::outbound::http`]).
+//! `mix.http`: requests to HTTP servers. [`crate::outbound::http`] checks the contents of a request when it sends it.
 
 use std::ffi::CStr;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use crate::script::stack::{Args, Fallible, Push, Raise, number_text};
 use crate::script::wait::{self, Outcome};
 use crate::shard::context::Value;
 
-/// The most that the options may hold, in bytes: more than any body that is sent, so that one a little too long gets an
-/// err that says so.
+/// The most bytes that the options may hold. This is more than the largest body, so that a body slightly too long gets
+/// an err that says so.
 const MAX_OPTIONS: usize = 20 * 1024 * 1024;
 
-/// The name under which the registry keeps what makes header names found under any letter case.
+/// The registry key of the metatable that finds header names under any letter case.
 const HEADERS_METATABLE: &CStr = c"connmix.headers";
 
 /// Adds `http` to the `mix` table.
@@ -41,7 +41,7 @@ fn request(args: &Args) -> Result<Outcome<Result<Response, String>>, Raise> {
     Ok(Outcome::later(async move { response.await.map_err(|e| format!("http: {e}")) }))
 }
 
-/// What is wrong with the arguments of a request, in the words in which a request says so; nothing is sent.
+/// What is wrong with the arguments of a request, as the err that the request would return. Nothing is sent.
 pub fn problem(args: &Args) -> Result<Option<String>, Raise> {
     Ok(read(args)?.err().map(|e| format!("http: {e}")))
 }
@@ -54,7 +54,7 @@ fn read(args: &Args) -> Fallible<Request> {
         Err(e) => return Ok(Err(e)),
     };
     for (name, value) in options {
-        // Names that are not known are passed over, as everywhere in the API.
+        // Unknown names are ignored, as everywhere in the API.
         let Value::Str(name) = name else { continue };
         if let Err(e) = set(&mut request, &name, value).map_err(|problem| Raise::Argument { index: 3, problem })? {
             return Ok(Err(e));
@@ -63,7 +63,7 @@ fn read(args: &Args) -> Fallible<Request> {
     Ok(Ok(request))
 }
 
-/// Sets an option. The outer error is a wrong type, the inner one what can't be sent.
+/// Sets an option. The outer error is a wrong type, the inner one a value that can't be sent.
 fn set(request: &mut Request, name: &[u8], value: Value) -> Result<Result<(), String>, String> {
     Ok(match name {
         b"query" => request.add_query(&text("query", value)?),
@@ -122,7 +122,7 @@ fn pairs(what: &str, value: Value) -> Result<Box<[(Value, Value)]>, String> {
     }
 }
 
-/// Sets every pair of a table, till one can't be.
+/// Sets every pair of a table, up to the first that fails.
 fn each(
     what: &str,
     value: Value,

@@ -65,7 +65,7 @@ pub(super) fn is_wanted(level: Level) -> bool {
     level <= tracing::level_filters::LevelFilter::current()
 }
 
-/// Writes a line of the script that is running, or has just stopped, which stood at `place`: `file:line`.
+/// Writes a line for a script that stands, or stopped, at `place`: `file:line`.
 pub(super) fn line(level: Level, place: Option<&str>, text: &str) {
     let end = (0..=text.len().min(MAX_TEXT)).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
     let colon = if place.is_some() { ": " } else { "" };

@@ -32,7 +32,7 @@ pub fn register(mix: &Table<'_>) {
     );
 }
 
-/// Connections reached and not; nothing where nobody counts.
+/// Connections reached and not reached; nothing if the script asked for no counts.
 type Counted = Result<(Option<f64>, Option<f64>), String>;
 
 /// A publication: to which channel, what, and whether its counts are wanted.
@@ -77,17 +77,17 @@ fn publish(args: &Args) -> Result<Outcome<Counted>, Raise> {
         }));
     }
     let mut enqueued = Box::pin(host.mesh.publish_uncounted(channel, message));
-    // There is nearly always room: then there is nothing to wait for, and it may be called where nothing can wait.
+    // There is nearly always room. Then there is nothing to wait for, and the call works even where nothing can wait.
     if (&mut enqueued).now_or_never().is_some() {
         return Ok(Outcome::Now(Ok((None, None))));
     }
     Ok(Outcome::enqueue(enqueued.map(ready), |()| Ok((None, None))))
 }
 
-/// To whom, and what.
+/// The recipient and the message of a send.
 pub(crate) fn send_args(args: &Args) -> Fallible<(ClientId, Message)> {
     let (word, data, kind) = (args.bytes(1)?, args.bytes(2)?, kind_arg(args, 3)?);
-    // A number itself, not its text, which has only 14 digits.
+    // A number is read as it is, not by its text, which has only 14 digits.
     let id = match args.exact_integer(1) {
         Some(number) => ClientId::new(number),
         None => ClientId::parse(&word),

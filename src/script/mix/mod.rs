@@ -1,4 +1,4 @@
-//! The `mix` API, one file a topic. Each registers its functions in the `mix` table.
+//! The `mix` API, one file for each topic. Each registers its functions in the `mix` table.
 
 pub mod buffer;
 pub mod codec;
@@ -71,8 +71,8 @@ pub(crate) mod tests {
         lua.load(call).set_name("@app.lua").eval().unwrap()
     }
 
-    /// The cases that PHP's results are kept for: what `tests/php/NAME.php` printed into `tests/php/NAME.json`. Where
-    /// that version of PHP is installed, it must print the same again.
+    /// Cases with the results that PHP gave: `tests/php/NAME.php` printed them into `tests/php/NAME.json`. If that
+    /// version of PHP is installed, it must print the same again.
     pub(crate) fn php_cases(name: &str) -> Vec<serde_json::Value> {
         let file = |end: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/php/{name}.{end}"));
         let kept = std::fs::read_to_string(file("json")).unwrap();
@@ -87,7 +87,7 @@ pub(crate) mod tests {
         serde_json::from_value(table["cases"].take()).unwrap()
     }
 
-    /// What a function says after its time is up: its error, or the second of its results.
+    /// The error, or the second result, of a function called after its time is up.
     fn over_time(lua: &mlua::Lua, call: &str) -> String {
         let call: mlua::MultiValue = lua.load(format!("return {call}")).eval().unwrap();
         let mut said = String::new();
@@ -98,7 +98,7 @@ pub(crate) mod tests {
                 while !watchdog::expired() {
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                // Called by C: no hook of Lua's is asked, so the function itself must have looked.
+                // Called by C, so no hook of Lua's runs: the function itself must have checked.
                 ffi::lua_pcall(state, ffi::lua_gettop(state) - 1, ffi::LUA_MULTRET, 0);
                 let stack = Stack::new(state);
                 let text = stack.bytes(stack.top());
@@ -152,7 +152,7 @@ pub(crate) mod tests {
             let said = over_time(&lua, call);
             assert!(said.contains("time budget") || said.contains("time is over"), "{call}: {said}");
         }
-        // White space ends where the time does.
+        // White space is skipped until the time is up.
         let said = over_time(&lua, "mix.json_decode, (' '):rep(2 ^ 18) .. '1'");
         assert!(said.starts_with("EOF while parsing a value at line 1 column 65537"), "{said}");
     }

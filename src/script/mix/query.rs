@@ -1,6 +1,6 @@
 //! Query strings as PHP's `parse_str` reads them, as Lua tables.
 //!
-//! PHP has one kind of array; Lua's tables start at 1 and tell numbers from strings. So here:
+//! PHP has one kind of array, while Lua's tables start at 1 and distinguish numbers from strings. So here:
 //!
 //! - A variable's name is always a string: `5=x` gives `tb["5"]`.
 //! - Below that, a table whose keys are exactly the integers 0 to n-1, which PHP takes for a list, becomes a Lua array
@@ -9,8 +9,8 @@
 //! - What counts as an integer key is PHP's rule: an integer of 64 bits in its shortest form, so `05` and `1.5` are
 //!   strings. One beyond 2^53 stays text, as a Lua number would change it.
 //!
-//! What PHP cuts off with a warning (variables beyond `max_input_vars`, names nested beyond
-//! `max_input_nesting_level`) is an error here.
+//! PHP cuts off variables beyond `max_input_vars` and names nested beyond `max_input_nesting_level` with a warning.
+//! Here both are errors.
 
 use memchr::memchr;
 use std::borrow::Cow;
@@ -108,7 +108,7 @@ fn assign(root: &mut Table, name: &[u8], value: Box<[u8]>) -> Result<(), String>
         return Ok(());
     }
     let keys = brackets(name, head.len())?;
-    // A first bracket that nothing closes is a part of the name.
+    // A first bracket without a closing one is part of the name.
     let head = if keys.is_empty() { name } else { head };
     let mut table = root;
     let mut key = Key::Text(head.iter().map(|b| if matches!(b, b' ' | b'.' | b'[') { b'_' } else { *b }).collect());
@@ -123,7 +123,7 @@ fn assign(root: &mut Table, name: &[u8], value: Box<[u8]>) -> Result<(), String>
             Some(text) => key_of(text),
             None => match next_index(table) {
                 Some(i) => Key::Integer(i),
-                // The greatest integer is taken: PHP drops the variable.
+                // The greatest integer is in use: PHP drops the variable.
                 None => return Ok(()),
             },
         };
@@ -132,8 +132,7 @@ fn assign(root: &mut Table, name: &[u8], value: Box<[u8]>) -> Result<(), String>
     Ok(())
 }
 
-/// The keys in the brackets that follow each other from `at` on; None for `[]`. What is not such a bracket ends them,
-/// and all after it is ignored.
+/// The keys in the adjacent brackets from `at` on; None for `[]`. Anything else ends them, and the rest is ignored.
 fn brackets(name: &[u8], mut at: usize) -> Result<Vec<Option<&[u8]>>, String> {
     let mut keys = Vec::new();
     while let Some((b'[', inner)) = name.get(at..).and_then(<[u8]>::split_first) {
@@ -141,7 +140,7 @@ fn brackets(name: &[u8], mut at: usize) -> Result<Vec<Option<&[u8]>>, String> {
             let start = name[..name.len().min(40)].escape_ascii();
             return Err(format!("the variable '{start}' is nested deeper than {MAX_NESTING} levels"));
         }
-        // One space is as good as none: `a[ ]` is `a[]`.
+        // A single space counts as nothing: `a[ ]` is `a[]`.
         let spaces = usize::from(inner.first().is_some_and(|b| b.is_ascii_whitespace() || *b == 0x0B));
         let Some(end) = memchr(b']', inner) else { break };
         keys.push((end > spaces).then(|| &inner[..end]));
@@ -169,7 +168,7 @@ fn next_index(table: &Table) -> Option<i64> {
 }
 
 fn is_list(table: &Table) -> bool {
-    // Distinct integers from 0 to n-1 that are n must be all of them.
+    // n distinct integers from 0 to n-1 must be all of them.
     let last = i64::try_from(table.len()).unwrap_or(i64::MAX) - 1;
     matches!(
         (table.first_key_value(), table.last_key_value()),
@@ -382,7 +381,7 @@ mod tests {
         let key = "k".repeat(1000);
         let query: String = (0..1000).map(|i| format!("a[{key}{i}]=1&")).collect();
         assert!(parse(query.as_bytes()).is_ok());
-        // Far more than it needs without optimization, far less than quadratic work would take.
+        // Far more than it needs even without optimization, and far less than quadratic work would take.
         assert!(start.elapsed().as_secs() < 10);
     }
 

@@ -18,7 +18,7 @@ const MAX_NAME: usize = 255;
 const MAX_EXACT: u64 = 1 << 53;
 /// The name under which the registry keeps the metatable.
 const METATABLE: &CStr = c"connmix.redis";
-/// Begins each of our userdata, and tells it from any other without a look at metatables. The name follows.
+/// The first word of each of our userdata. It identifies them without a look at metatables. The name follows it.
 static TAG: u8 = 0;
 const TAG_BYTES: usize = size_of::<*const u8>();
 
@@ -39,7 +39,7 @@ pub fn register(mix: &Table<'_>) {
     mix.field(c"redis", redis);
 }
 
-/// A Redis as scripts hold it: its name, nothing that has to be closed.
+/// A Redis as scripts hold it: only its name, so nothing has to be closed.
 struct Named(String);
 
 impl Push for Named {
@@ -81,7 +81,7 @@ fn this(args: &Args) -> Result<&str, Raise> {
     })
 }
 
-/// `mix.redis.connection(name)` -> `r, err`. At a file's top level, where there may be no engine, any name will do.
+/// `mix.redis.connection(name)` -> `r, err`. At a file's top level, where there may be no engine, any name is accepted.
 fn connection(args: &Args) -> Fallible<Named> {
     let name = String::from_utf8_lossy(&args.bytes(1)?).into_owned();
     let known = match current::host() {
@@ -95,7 +95,7 @@ fn to_string(args: &Args) -> Result<String, Raise> {
     Ok(format!("redis {}", this(args)?))
 }
 
-/// A command's words and what is sent for them; or why it can't be sent.
+/// The words of a command and its encoded form, or why it can't be sent.
 pub fn command_args(args: &Args) -> Fallible<(Vec<Vec<u8>>, Command)> {
     let words = (1..=args.count().max(1)).map(|i| word(args, i)).collect::<Result<Vec<_>, Raise>>()?;
     Ok(Command::new(&words).map(|command| (words, command)))
@@ -112,7 +112,7 @@ fn command(args: &Args) -> Result<Outcome<Result<Reply, String>>, Raise> {
     Ok(Outcome::later(host.outbound.command(name, command)))
 }
 
-/// An argument's bytes. A number is written so that none of it is lost, which Lua's own text would do beyond 14 digits.
+/// An argument's bytes. A number is written with all its digits; Lua's own text has only 14.
 fn word(args: &Args, index: i32) -> Result<Vec<u8>, Raise> {
     if args.slots().kind(args.slot(index)) != ffi::LUA_TNUMBER {
         return args.bytes(index).map(|bytes| bytes.into_owned());
@@ -152,7 +152,7 @@ fn push(args: &Args) -> Result<Outcome<Result<Reply, String>>, Raise> {
         Err(e) => return now(e),
     };
     let text = serde_json::from_slice::<&RawValue>(&data).and_then(|data| {
-        // Where there is no connection, waiting is not possible, and raises.
+        // Without a connection the handler can't wait, so the call raises.
         let client = current.conn.map(|conn| conn.client_id.to_string()).unwrap_or_default();
         serde_json::to_vec(&Pushed { n: host.mesh.node().to_string(), c: client, t: &queue, d: data })
     });

@@ -14,15 +14,15 @@ pub fn register(mix: &Table<'_>) {
     mix.native(c"bytes_tostring", bytes_tostring);
 }
 
-/// The pieces of `text` between the separators; empty pieces are kept. An empty separator gives the UTF-8 characters,
-/// and each byte that belongs to none as a piece of its own. Allocates nothing.
+/// The pieces of `text` between the separators. Empty pieces are kept. An empty separator splits into UTF-8 characters;
+/// each byte that belongs to none is a piece of its own. Allocates nothing.
 pub fn pieces<'a>(text: &'a [u8], separator: &'a [u8]) -> Pieces<'a> {
     Pieces { rest: Some(text), cut: Cut::new(separator) }
 }
 
 /// The iterator of [`pieces`].
 pub struct Pieces<'a> {
-    /// None when the last piece was given.
+    /// None after the last piece.
     rest: Option<&'a [u8]>,
     cut: Cut<'a>,
 }
@@ -44,7 +44,7 @@ impl<'a> Cut<'a> {
         }
     }
 
-    /// How many pieces there will be, or a guess.
+    /// The number of pieces, or an estimate.
     fn count(&self, text: &[u8]) -> usize {
         match self {
             // All bytes but those that continue a character.
@@ -130,7 +130,7 @@ fn bytes_tostring(args: &Args) -> Result<Vec<u8>, Raise> {
         return Err(args.wrong(1, "table"));
     }
     let (length, element) = (slots.length(table), slots.top() + 1);
-    // A table with holes can claim any length; reading it ends at its first hole.
+    // A table with holes can claim any length. Reading it ends at the first hole.
     let mut bytes = Vec::with_capacity(length.min(1 << 16));
     for i in 1..=length {
         if i % VALUES_PER_LOOK == 0 {

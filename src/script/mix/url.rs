@@ -18,7 +18,7 @@ use crate::shard::context::Value;
 pub fn register(mix: &Table<'_>) {
     mix.native(c"parse_str", parse_str);
     mix.native(c"parse_url", parse_url);
-    // What parse_url was called at first.
+    // The first name of parse_url.
     mix.native(c"url_parse", parse_url);
 }
 
@@ -50,9 +50,9 @@ pub struct Url {
     pub host: Vec<u8>,
     /// Decoded.
     pub path: Vec<u8>,
-    /// As it was written, where that is not how the decoded path would be encoded; else empty.
+    /// As it was written, if encoding the decoded path gives something else; otherwise empty.
     pub raw_path: Vec<u8>,
-    /// It ends with a `?` that no query follows.
+    /// The URL ends with a `?` without a query.
     pub force_query: bool,
     /// As it was written.
     pub raw_query: Vec<u8>,
@@ -133,12 +133,12 @@ pub fn parse(url: &[u8]) -> Result<Url, String> {
     Ok(parts)
 }
 
-/// What stands before and after the first such byte.
+/// What is before and after the first occurrence of the byte.
 fn cut(text: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
     memchr::memchr(at, text).map(|i| (&text[..i], &text[i + 1..]))
 }
 
-/// The length of the scheme in front, if there is one.
+/// The length of the scheme at the beginning, if there is one.
 fn scheme(url: &[u8]) -> Result<Option<usize>, String> {
     let length = url.iter().take_while(|b| b.is_ascii_alphanumeric() || b"+-.".contains(b)).count();
     match (url.get(length), url.first()) {

@@ -33,7 +33,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The words that LuaJIT has for it. (It has none for time.)
+    /// LuaJIT's text for the error. (LuaJIT has none for time.)
     pub fn text(self) -> &'static CStr {
         match self {
             Error::EndsWithPercent => c"malformed pattern (ends with '%')",
@@ -50,7 +50,7 @@ impl Error {
     }
 }
 
-/// The steps that may be taken until the next look at the clock.
+/// The steps that may be taken before the next check of the clock.
 pub struct Budget<'c> {
     left: u32,
     time_is_up: &'c dyn Fn() -> bool,
@@ -67,7 +67,7 @@ impl<'c> Budget<'c> {
         self.left
     }
 
-    /// Pays for `steps`, and looks whether time is up if the budget ends with them.
+    /// Pays for `steps`, and checks whether the time is up if the budget ends with them.
     #[inline(always)]
     pub fn spend(&mut self, steps: usize) -> Result<(), Error> {
         if steps < self.left as usize {

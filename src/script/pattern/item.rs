@@ -5,7 +5,7 @@
 pub(super) enum Item<'p> {
     Any,
     Byte(u8),
-    /// The bits of [`KINDS`] that are looked at, and whether one of them must be set or none.
+    /// The bits of [`KINDS`] that are tested, and whether one of them must be set or none.
     Class(u16, bool),
     /// What stands between the brackets.
     Set(&'p [u8]),
@@ -116,7 +116,7 @@ pub(super) fn in_set(set: &[u8], c: u8) -> bool {
         rest = match rest {
             [] => return !found,
             // The end of a range that was itself escaped, as in `[a-%%]`: its second `%` escapes the closing bracket,
-            // though that closes the set all the same. So it is in the original.
+            // though that closes the set all the same. The original behaves so, too.
             [b'%'] => return (c == b']') == found,
             [b'%', e, rest @ ..] => {
                 if escaped(*e).matches(c) {
@@ -160,15 +160,15 @@ impl Item<'_> {
             Item::Byte(b) if among => bytes.iter().position(|&c| c != b),
             Item::Byte(b) => memchr::memchr(b, bytes),
             Item::Class(bits, wanted) => bytes.iter().position(|&c| in_class(bits, wanted, c) != among),
-            // All up to a delimiter, as in `[^,]*`: the commonest of sets.
+            // All up to a delimiter, as in `[^,]*`: the most common set.
             Item::Set(&[b'^', b]) if among => memchr::memchr(b, bytes),
             Item::Set(set) => bytes.iter().position(|&c| in_set(set, c) != among),
         };
         end.unwrap_or(bytes.len())
     }
 
-    /// How many characters to compare between two looks at the budget, and the steps that each of them counts for: sets
-    /// are searched one by one.
+    /// How many characters to compare between two checks of the budget, and how many steps each of them costs: sets are
+    /// searched one by one.
     #[inline(always)]
     pub(super) fn piece_and_cost(self) -> (usize, usize) {
         match self {

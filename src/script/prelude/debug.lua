@@ -1,4 +1,5 @@
--- `debug`, as far as it lets nobody reach what is not a script's: where functions stand, never their locals or upvalues.
+-- `debug`, without what would give access to more than the script: where functions stand, never their locals or
+-- upvalues.
 local native = ...
 
 local type, error, tostring, tonumber, floor = type, error, tostring, tonumber, math.floor
@@ -18,7 +19,7 @@ local function masked(info)
   return info
 end
 
--- A copy of what was asked for; the source is always looked at.
+-- A copy of the fields that were requested; the source is always needed here.
 local FIELDS = {
   S = { "source", "short_src", "what", "linedefined", "lastlinedefined" },
   l = { "currentline" },

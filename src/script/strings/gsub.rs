@@ -15,7 +15,7 @@ use crate::script::stack::State;
 const REPLACEMENT: c_int = 3;
 const MEMORY: c_int = 4;
 
-/// How much of gsub's result is gathered in its own frame, before memory of Lua's is asked for.
+/// How many bytes of gsub's result are gathered in its own frame before it takes memory of Lua's.
 const IN_FRAME: usize = 1024;
 
 /// gsub's result in the making: short ones in gsub's frame, longer ones in a userdata anchored on the stack. That counts against
@@ -74,9 +74,9 @@ thread_local! {
     static STACK_TOP: Cell<usize> = const { Cell::new(0) };
 }
 
-/// How far down the native stack this call is, roughly. Each callback that calls gsub again takes some more of it, and
-/// LuaJIT has no limit on that which would hold on a thread of common size: a script's endless recursion would end the
-/// process. A plain count of the levels would not do: nothing would count down when an error unwinds them.
+/// How far down the native stack this call is, roughly. Each callback that calls gsub again takes some more of it.
+/// LuaJIT's own limit would not protect a thread of common size: a script's endless recursion would end the process. A
+/// plain count of the levels would not work, since nothing counts down when an error unwinds them.
 pub(in crate::script) fn native_stack_used() -> usize {
     let marker = 0u8;
     let here = (&raw const marker).addr();
@@ -118,8 +118,8 @@ pub(super) unsafe extern "C-unwind" fn gsub(state: State) -> c_int {
         let mut matcher = Matcher::new(subject, pattern, budget());
         let literal = memchr::memchr(b'%', replacement).is_none();
         let mut count = 0;
-        // How far the subject was searched, and how far it was dealt with: what lies between the matches, or was matched
-        // and is to be kept, is copied together in front of the next replacement.
+        // How far the subject was searched, and how far it was copied. Text between the matches, and matches that are
+        // kept, are copied together in front of the next replacement.
         let (mut from, mut done) = (0, 0);
         while count < limit && from <= subject.len() {
             let found = if anchored { matcher.match_at(from) } else { matcher.find(from) };

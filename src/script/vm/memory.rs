@@ -1,5 +1,5 @@
-//! A VM's memory: when garbage is collected besides LuaJIT's own pace, and when what is in use is so much that another VM is to
-//! take over.
+//! A VM's memory: when garbage is collected in addition to LuaJIT's own schedule, and when so much is in use that
+//! another VM has to replace it.
 
 use mlua::Lua;
 use std::cell::Cell;
@@ -11,13 +11,13 @@ fn nearly_full(memory: usize) -> usize {
     memory / 4 * 3
 }
 
-/// From how many bytes on garbage is collected in steps, by whoever allocates. Left to itself LuaJIT begins at twice of what is in
-/// use, which may be more than what counts as nearly full: then each collection would hold the thread from its beginning to its end.
+/// From how many bytes on garbage is collected in steps by each allocation. LuaJIT itself starts at twice what is in
+/// use, which may be more than nearly full: each collection would then hold the thread from beginning to end.
 fn half_full(memory: usize) -> usize {
     memory / 2
 }
 
-/// From how many bytes in use on a VM is to be replaced: what is left is for handlers that begin until then.
+/// From how many bytes in use on a VM is replaced. The rest is for handlers that begin until then.
 fn worn(memory: usize) -> usize {
     memory / 8 * 7
 }
@@ -30,7 +30,7 @@ enum Wear {
     Told,
 }
 
-/// What is known of it.
+/// The state of a VM's memory.
 pub(super) struct Memory {
     /// Bytes that the VM may use.
     limit: usize,
@@ -67,7 +67,8 @@ impl Memory {
         worn
     }
 
-    /// Collects all garbage. Asking for it takes a little memory itself, which there may not be: so without the limit.
+    /// Collects all garbage. The call itself takes a little memory, which may not be available, so the limit is lifted
+    /// for it.
     pub(super) fn collect(&self, lua: &Lua) {
         #[cfg(test)]
         self.collected.update(|times| times + 1);
@@ -77,13 +78,13 @@ impl Memory {
         }
     }
 
-    /// Collects garbage when memory is nearly full: the next handler may be another connection's, and there is no
-    /// collection in an emergency. Before that, has it collected in steps.
+    /// Collects garbage when memory is nearly full: the next handler may be another connection's, and Lua makes no
+    /// emergency collection. At lower levels, starts a collection in steps.
     pub(super) fn collect_if_nearly_full(&self, lua: &Lua) {
         let used = lua.used_memory();
         if used > self.nearly_full.get() {
             self.collect(lua);
-            // What is still in use is in use: not again before half of the rest is taken too.
+            // What remains is in use: collect again only when half of the rest is taken too.
             let used = lua.used_memory();
             let rest = self.limit.saturating_sub(used);
             self.nearly_full.set((used + rest / 2).max(nearly_full(self.limit)));
@@ -94,7 +95,7 @@ impl Memory {
         }
     }
 
-    /// After a collection: what is in use stays in use, perhaps.
+    /// Called after a collection: records what is still in use.
     pub(super) fn look_at_wear(&self, lua: &Lua) {
         if self.wear.get() == Wear::None && lua.used_memory() > worn(self.limit) {
             self.wear.set(Wear::New);

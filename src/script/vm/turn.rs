@@ -15,13 +15,13 @@ impl Vm {
         self.places.taken()
     }
 
-    /// Whether another handler may be started, of that hook for that connection: not too many wait.
+    /// Whether another handler of that hook may start for that connection: there are places left for it to wait.
     pub fn may_start(&self, hook: Hook, conn: &Conn) -> bool {
         self.places.is_roomy() || self.places.full_for(Whose::new(hook, Some(conn.remote().ip()))).is_none()
     }
 
-    /// Ready when another handler may be started. Until then, `turn` keeps the caller's place in the queue; to be dropped
-    /// when it waits no more.
+    /// Ready when another handler may start. Until then, `turn` keeps the caller's place in the queue. The caller drops
+    /// it when it no longer waits.
     pub fn poll_turn(
         self: &Rc<Self>,
         hook: Hook,
@@ -37,7 +37,7 @@ impl Vm {
             *turn = None;
             return Poll::Ready(());
         };
-        // It keeps its number when it comes to wait for something else.
+        // It keeps its number when it begins to wait for a place of another kind.
         let number = match turn {
             Some(Turn(queued)) if Rc::ptr_eq(&queued.vm, self) => queued.number,
             _ => {
@@ -70,14 +70,14 @@ impl Vm {
         }
     }
 
-    /// A reload has replaced this VM: those that wait for a place in it have to look for one in the new VM.
+    /// A reload has replaced this VM: waiters for a place in it have to queue in the new VM.
     pub fn end_queue(&self) {
         self.places.end();
     }
 }
 
-/// A place in the queue of those that wait until a VM may start another handler; given up when dropped. Boxed, since every
-/// connection has room for one.
+/// A place in the queue of handlers that wait until a VM may start them; given up when dropped. Boxed, since every
+/// connection reserves room for one.
 pub struct Turn(Box<Queued>);
 
 struct Queued {

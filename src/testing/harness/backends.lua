@@ -34,7 +34,7 @@ function mix.queue.push(...)
     local text = "topic \"%s\" can't be made: there are %d already (engine.luavm.queue.maxTopics)"
     return nil, format(text, topic, topic_count)
   elseif (topics[topic] or 0) >= native.topic_size and native.queue_blocks then
-    -- For room, which no back end makes here.
+    -- It would wait for room, which no back end makes here.
     return later({ n = 2, nil, GONE }, function() end)
   elseif (topics[topic] or 0) >= native.topic_size then
     return nil, format("topic \"%s\" is full: %d messages wait (engine.luavm.queue.topicSize)", topic, topics[topic])
@@ -70,7 +70,8 @@ local function redis_command(words)
   seen.commands[#seen.commands + 1] = words
   return redis_reply(words)
 end
--- What a command returns for a reply: an error that is all of it is the err. In an array it stays `{err = "..."}`.
+-- What a command returns for a reply: a reply that is an error becomes the err. In an array an error stays `{err =
+-- "..."}`.
 local function redis_result(reply, err)
   if type(reply) == "table" and type(reply.err) == "string" and next(reply) == "err" and next(reply, "err") == nil then
     return nil, reply.err

@@ -1,4 +1,5 @@
--- Connections of the small engine: how they begin, take what comes for them, and end; with either kind of server's hooks.
+-- Connections of the small engine: how they begin, take what arrives for them, and end, with the hooks of either kind
+-- of server.
 local native, engine, prelude = ...
 
 local type, error, tostring, tonumber, pairs, ipairs = type, error, tostring, tonumber, pairs, ipairs
@@ -68,7 +69,7 @@ local function encoded(worker, data, c)
   log("error", bytes)
 end
 
--- A message from elsewhere to those connections: how many took it, and how many did not.
+-- Delivers a message from elsewhere to those connections. Returns how many took it, and how many did not.
 local function deliver(members, data, kind)
   local reached, shared = 0, {}
   local socket = engine.app and engine.app.protocol == "socket"
@@ -110,9 +111,9 @@ local function message_task(data, kind, c)
   c.home.hooks.on_message({ type = kind, data = data, finish = true }, c.handle)
 end
 
--- A socket server's: one package a task.
+-- A socket server's hooks: one packet a task.
 
--- A view of what has come and is not consumed.
+-- A view of the received bytes that are not consumed.
 local buffer_methods = {}
 local buffer_meta = { __index = buffer_methods, __metatable = false }
 local buffer_of = {}
@@ -216,7 +217,7 @@ function Conn.pump(c)
   elseif c.phase == "ending" then
     c:leave()
   elseif c.closing then
-    -- What the client sent before it ended is still handled; after an end of the server's making, it is not.
+    -- What the client sent before it ended is still handled. If the server ended the connection, it is not.
     if not c.closing.theirs or not next_input(c) then
       begin_ending(c)
       post(Conn.pump, c)

@@ -1,5 +1,5 @@
--- A small engine for tests: its clock, which only the test moves, and its handlers. Hooks run as in the engine: each in a
--- coroutine, one at a time for a connection; what they do to others waits till they have yielded.
+-- A small engine for tests: its clock, which only the test moves, and its handlers. Hooks run as in the engine: each in
+-- a coroutine, one at a time for a connection. What they do to others takes effect when they have yielded.
 local native, prelude = ...
 
 local type, error, tostring, select, setmetatable, unpack = type, error, tostring, select, setmetatable, unpack
@@ -21,7 +21,7 @@ local engine = {
 local seen = { published = {}, queued = {}, logged = {}, requests = {}, commands = {} }
 engine.seen = seen
 
--- The clock starts where the numbers of clients do, and chance with it, so that every run is the same.
+-- The clock starts at a fixed time, and so do client ids and random numbers, so that every run is the same.
 local now = 1767225600
 math.randomseed(now)
 local timers, ready = {}, { first = 1, last = 0 }
@@ -57,7 +57,7 @@ local function checked(name, index, problem, ...)
   return ...
 end
 
--- What is to be done, first come first served.
+-- Tasks run in the order in which they were posted.
 local function post(work, a, b)
   ready.last = ready.last + 1
   ready[ready.last] = { work, a, b }
@@ -93,7 +93,8 @@ local function settle()
   end
 end
 
--- The test has done something: all that follows from it happens, and what hooks raised reaches the test.
+-- Called when the test has done something: carries out all that follows from it, and reports to the test what hooks
+-- raised.
 local function act()
   settle()
   local failure = remove(engine.failures, 1)

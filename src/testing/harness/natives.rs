@@ -1,4 +1,4 @@
-//! What the fake engine of a test needs of the real one: how arguments are read and judged, contexts, the watchdog.
+//! What the fake engine of a test needs of the real one: reading and checking of arguments, contexts, the watchdog.
 
 use mlua::ffi;
 use std::borrow::Cow;
@@ -15,12 +15,12 @@ use crate::script::{wait, watchdog};
 use crate::shard::context::{Context, Value};
 
 thread_local! {
-    /// The contexts of the fake connections; a number is a place here and one more.
+    /// The contexts of the fake connections. The number of a context is its index here plus one.
     static CONTEXTS: RefCell<Vec<Context>> = RefCell::default();
     static DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Forgets the test before, and gives the next one that long.
+/// Clears what the previous test left, and sets the time limit of the next one.
 pub(super) fn begin(timeout: Duration) {
     CONTEXTS.with(|contexts| contexts.borrow_mut().clear());
     DEADLINE.with(|deadline| deadline.set(Instant::now().checked_add(timeout)));
@@ -109,7 +109,7 @@ fn send_args(args: &Args) -> Result<(Vec<u8>, &'static str), Raise> {
     Ok((args.bytes(1)?.into_owned(), runtime::kind_arg(args, 2)?.as_str()))
 }
 
-/// Channel, data, kind, whether counts are wanted; else nothing of these and then why it can't be published.
+/// Channel, data, kind, and whether counts are wanted; or only the reason why it can't be published.
 type Publication = ((Option<String>, Option<Vec<u8>>), ((Option<&'static str>, bool), Option<String>));
 
 fn publish_args(args: &Args) -> Result<Publication, Raise> {
@@ -122,7 +122,7 @@ fn publish_args(args: &Args) -> Result<Publication, Raise> {
     })
 }
 
-/// Client, data, kind; else nothing of these and then why it can't be sent.
+/// Client, data, kind; or only the reason why it can't be sent.
 type Sending = ((Option<String>, Option<Vec<u8>>), (Option<&'static str>, Option<String>));
 
 fn mesh_send_args(args: &Args) -> Result<Sending, Raise> {

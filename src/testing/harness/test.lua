@@ -254,7 +254,7 @@ function test.load(name, options)
     elseif status(co) ~= "dead" then
       error(engine.failure(shown .. ": attempt to yield from outside a coroutine" .. where), 0)
     end
-    -- What the script does as it is loaded is seen once.
+    -- What the script does while it is loaded is recorded once.
     for key, list in pairs(i == 2 and engine.seen or {}) do
       for at = #list, lengths[key] + 1, -1 do
         list[at] = nil

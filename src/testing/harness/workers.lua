@@ -1,5 +1,6 @@
--- The second worker. The engine has a VM for each worker, in which the script is loaded anew; here it is loaded a second time
--- with globals and modules of its own. What the engine gives is the same for both, and so is what a test has put in its place.
+-- The second worker. The engine has a VM for each worker, in which the script is loaded separately. Here the script is
+-- loaded a second time, with globals and modules of its own. Both share what the engine provides, and what a test has
+-- put in its place.
 local native, engine, prelude = ...
 
 local type, error, pairs, ipairs, setmetatable, compile = type, error, pairs, ipairs, setmetatable, prelude.compile

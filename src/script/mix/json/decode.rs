@@ -1,7 +1,7 @@
 //! `mix.json_decode`: from text to Lua tables in one pass.
 //!
-//! Pushing may raise (memory), anywhere in a parse. What is half built then goes with the Lua stack; on the Rust side
-//! only the scratch buffer is owned, and only once a string had escapes: it is dropped.
+//! Pushing may raise a memory error anywhere in a parse. Half-built values are then dropped with the Lua stack. The
+//! only thing that Rust owns is the scratch buffer, once a string had escapes; it is dropped.
 
 use mlua::ffi;
 use std::ffi::{CStr, c_int};
@@ -62,7 +62,7 @@ pub(super) unsafe extern "C-unwind" fn json_decode(state: State) -> c_int {
 /// What is wrong at [`Parser::at`].
 type Problem = &'static CStr;
 
-/// The handler is stopped as soon as it is back in Lua; this is hardly ever seen.
+/// Hardly ever visible: the handler is stopped as soon as it is back in Lua.
 const OUT_OF_TIME: Problem = c"the handler's time is over";
 
 /// What parses a text, in a function that [`super::set_encoding`] has set. Each of its methods pushes one value, or none after a
@@ -109,14 +109,14 @@ impl Parser<'_> {
         while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.byte() {
             self.at += 1;
             if self.at.is_multiple_of(BYTES_PER_LOOK) && watchdog::expired() {
-                // As if the text ended here: what failed is of no interest any more.
+                // The text ends here, as the error no longer matters.
                 self.text = self.text.get(..self.at).unwrap_or_default();
             }
         }
         self.byte()
     }
 
-    /// Pushes the next value; false and nothing pushed for a null that is to be nil.
+    /// Pushes the next value. For a null that is to be nil it pushes nothing and returns false.
     fn value(&mut self) -> Result<bool, Problem> {
         self.values = self.values.wrapping_add(1);
         if self.values.is_multiple_of(VALUES_PER_LOOK as u32) && watchdog::expired() {
@@ -228,7 +228,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Pops a key whose value is nil, and takes it from the table below: of equal keys the last one counts.
+    /// Pops a key whose value is nil, and removes that key from the table below: of equal keys the last one counts.
     ///
     /// # Safety
     /// Both must be at the top of the stack.
@@ -276,7 +276,7 @@ impl Parser<'_> {
                 return Err(c"trailing comma");
             }
         }
-        // It may hold nothing but nulls, or be emptied by the script: it should not turn into an object then.
+        // It may hold nothing but nulls, or be emptied by the script later. It must not turn into an object then.
         // SAFETY: the table is at the top, in a function that has the metatable.
         unsafe { mark_array(self.stack.state(), -1) };
         self.leave();
@@ -420,7 +420,7 @@ impl Parser<'_> {
         } else if digits <= 16 && magnitude <= MAX_EXACT {
             if negative { -(magnitude as f64) } else { magnitude as f64 }
         } else {
-            // An id, most likely: as a double it would be another one. The literal has no leading zeros.
+            // Most likely an id. As a double it would change. The literal has no leading zeros.
             _ = self.stack.push_bytes(literal);
             return Ok(());
         };

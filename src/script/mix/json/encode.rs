@@ -14,7 +14,7 @@ use crate::script::slots::{Plain, Slots};
 use crate::script::stack::{Args, BYTES_PER_LOOK, State, number_text};
 use crate::script::watchdog;
 
-/// The longest text that is made. Tables that hold one another many times over may stand for one without end, and a
+/// The longest text that is made. Tables that contain one another many times can stand for an endless text, and a
 /// native function can't be interrupted.
 const MAX_LENGTH: usize = 64 << 20;
 
@@ -152,7 +152,7 @@ impl Encoder<'_> {
         Ok(())
     }
 
-    /// False when it is not UTF-8, as RFC 8259, section 8.1 demands.
+    /// False if the string is not UTF-8, which RFC 8259, section 8.1 requires.
     fn string(&mut self, text: &[u8]) -> Result<bool, Box<EncodeError>> {
         if text.len() > BYTES_PER_LOOK {
             return self.long_string(text);
@@ -252,7 +252,7 @@ impl Encoder<'_> {
         }
     }
 
-    /// Takes the key above a table for the next one and its value; false when it was the last one.
+    /// Replaces the key above a table by the next key and its value; false after the last one.
     ///
     /// # Safety
     /// There must be a table in the slot, and above it, at the top, a key that it gave, or nil.
@@ -334,8 +334,8 @@ impl Encoder<'_> {
         Ok(())
     }
 
-    /// The rest of an array after `len` elements that came in order, with a key and value above it on the stack that
-    /// did not: looks first whether there are only keys 1 to n, then fetches them in order.
+    /// The rest of an array after `len` elements that came in order, with an out-of-order key and value above it on the
+    /// stack. Checks first that the keys are 1 to n, then fetches the elements in order.
     ///
     /// # Safety
     /// As [`encode`], but for these two.
@@ -393,7 +393,8 @@ impl Encoder<'_> {
         self.check()
     }
 
-    /// After each element: the text's length, and now and then the time, since no hook of Lua's is asked meanwhile.
+    /// Called after each element. Checks the text's length and, at intervals, the time, since Lua calls no hook
+    /// meanwhile.
     fn check(&mut self) -> Encoded {
         self.elements = self.elements.wrapping_add(1);
         if self.out.len() > MAX_LENGTH {

@@ -87,7 +87,7 @@ unsafe extern "C-unwind" fn json_array(state: State) -> c_int {
         }
         ffi::lua_settop(state, 1);
         if !is_marked_array(state, 1) {
-            // Replacing the metatable of an object with methods would break it far from here.
+            // Replacing the metatable of an object with methods would cause errors far from here.
             if ffi::lua_getmetatable(state, 1) != 0 {
                 throw(state, Raise::Argument { index: 1, problem: "table has a metatable already".into() });
             }
@@ -116,8 +116,8 @@ unsafe extern "C-unwind" fn light_to_string(state: State) -> c_int {
 /// How many bytes from the start can stand in a JSON string as they are: no quote, backslash or control character.
 #[inline]
 fn plain_run(bytes: &[u8]) -> usize {
-    // Eight bytes at a time: subtracting borrows into the top bit of each byte that is below the limit. Bytes after
-    // the first hit may be flagged wrongly, but only the first is asked for.
+    // Eight bytes at a time: subtracting borrows into the top bit of each byte that is below the limit. Bytes after the
+    // first hit may be flagged wrongly, but only the first is used.
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const TOPS: u64 = ONES << 7;
     let (words, rest) = bytes.as_chunks::<8>();
@@ -143,17 +143,17 @@ thread_local! {
 /// The largest scratch buffer that is kept.
 const MAX_SCRATCH: usize = 64 * 1024;
 
-/// Takes the thread's scratch buffer, empty. It is taken rather than borrowed so that a raise, which skips the giving back, costs
-/// an allocation and no more.
+/// Takes the thread's scratch buffer, empty. It is taken rather than borrowed: a raise skips its return, which then
+/// costs only an allocation.
 fn take_scratch() -> Vec<u8> {
     SCRATCH.try_with(Cell::take).unwrap_or_default()
 }
 
-/// Gives a scratch buffer back, unless it has grown large.
+/// Returns a scratch buffer, unless it has grown large.
 fn give_scratch(mut buffer: Vec<u8>) {
     if buffer.capacity() <= MAX_SCRATCH {
         buffer.clear();
-        // Fails only while the thread ends, when nobody wants the buffer any more.
+        // Fails only while the thread ends, when the buffer is not needed any more.
         _ = SCRATCH.try_with(|s| s.set(buffer));
     }
 }

@@ -1,4 +1,4 @@
-//! Where in a value or in a text is what can't be encoded or decoded.
+//! Where a value can't be encoded, or a text can't be decoded.
 
 use std::ffi::c_int;
 use std::fmt::Write;
@@ -8,7 +8,7 @@ pub(super) struct EncodeError {
     /// The type of the value.
     what: &'static str,
     reason: String,
-    /// The way to it, innermost step first: `.key` or `[index]`.
+    /// The path to it, innermost step first: `.key` or `[index]`.
     path: Vec<String>,
 }
 
@@ -20,7 +20,7 @@ impl EncodeError {
 
     #[cold]
     pub(super) fn at_key(mut self: Box<Self>, key: &[u8]) -> Box<EncodeError> {
-        /// Enough to know a key by.
+        /// The most bytes of a key that are shown.
         const SHOWN: usize = 40;
         let shown = String::from_utf8_lossy(key.get(..SHOWN).unwrap_or(key));
         let ellipsis = if key.len() > SHOWN { "..." } else { "" };
@@ -41,7 +41,7 @@ impl EncodeError {
 
     /// `can't encode table at .data.list: sparse array (3 values, highest index 5)`
     pub(super) fn message(&self) -> String {
-        /// The way around a cycle is long and says little.
+        /// The path around a cycle is long and says little.
         const STEPS: usize = 8;
         let mut message = format!("can't encode {}", self.what);
         if !self.path.is_empty() {

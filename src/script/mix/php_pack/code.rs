@@ -1,6 +1,6 @@
 //! The codes of a format, and their repeaters.
 
-/// The greatest repeater: PHP's are of 32 bits.
+/// The greatest repeater: PHP's have 32 bits.
 const MAX_REPEATER: usize = i32::MAX as usize;
 
 /// Which end of a number comes first.
@@ -113,26 +113,26 @@ fn kind(code: u8) -> Option<Kind> {
     })
 }
 
-/// How often a code holds, or how long its field is.
+/// How often a code applies, or how long its field is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Repeat {
-    /// 1 where nothing is written.
+    /// 1 where no repeater is written.
     Times(usize),
-    /// `*`: as often or as long as what there is.
+    /// `*`: as often or as long as the data allows.
     All,
 }
 
 /// A code with its repeater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Element {
-    /// As it is written.
+    /// The letter as it is written.
     pub code: char,
     pub kind: Kind,
     pub repeat: Repeat,
 }
 
 impl Element {
-    /// The repeater of a code that has no use for a `*`.
+    /// The repeater of a code for which `*` means nothing.
     pub(super) fn times(&self) -> Result<usize, String> {
         match self.repeat {
             Repeat::Times(times) => Ok(times),
@@ -141,7 +141,7 @@ impl Element {
     }
 }
 
-/// The element that a format begins with, and what is behind it; None at the format's end.
+/// The first element of a format, and the rest behind it; None at the format's end.
 pub(super) fn first(format: &[u8]) -> Result<Option<(Element, &[u8])>, String> {
     let Some((code, rest)) = format.split_first() else { return Ok(None) };
     let Some(kind) = kind(*code) else {

@@ -9,18 +9,18 @@ use crate::script::push::{One, Push, Stack};
 use crate::script::slots::Plain;
 use crate::script::stack::{Args, Raise};
 
-/// The most bytes that one call writes, in all: `X` and `@` may take some back again.
+/// The most bytes that one call writes in all, those that `X` and `@` take back included.
 const MAX_LENGTH: usize = 64 << 20;
 
 /// A quiet NaN without a payload, of 8 and of 4 bytes. Lua's own has a sign that PHP's has not.
 const NAN: u64 = 0x7FF8_0000_0000_0000;
 const SHORT_NAN: u64 = 0x7FC0_0000;
 
-/// A call that has been checked, to be made once more.
+/// A call that has been checked and can be carried out.
 pub(super) struct Packed {
     /// How many arguments it has.
     arguments: c_int,
-    /// The most bytes that there are at any time.
+    /// The largest length that the output has at any time.
     room: usize,
 }
 
@@ -39,26 +39,26 @@ impl Push for Packed {
             // SAFETY: the function whose arguments have been checked still runs.
             let args = unsafe { Args::new(stack.state(), 0) };
             let mut output = Output { bytes, ..Output::default() };
-            // It has been checked that this does not fail.
+            // Can't fail: it has been checked.
             _ = Packer { args: &args, next: 2, last: self.arguments, output: &mut output }.run();
             output.position
         })
     }
 }
 
-/// The bytes that are made. Without room for them it only counts.
+/// The bytes that are packed. Without a buffer it only counts.
 #[derive(Default)]
 struct Output<'a> {
     bytes: &'a mut [u8],
     position: usize,
     /// The furthest that the position has been.
     room: usize,
-    /// Bytes written so far, those that were taken back too.
+    /// Bytes written so far, including those that were taken back.
     written: usize,
 }
 
 impl Output<'_> {
-    /// Moves on by so many bytes, and lends them if there is room.
+    /// Moves forward by `count` bytes, and lends them if there is a buffer.
     fn advance(&mut self, count: usize) -> Result<&mut [u8], String> {
         self.written = self.written.saturating_add(count);
         if self.written > MAX_LENGTH {
@@ -70,7 +70,7 @@ impl Output<'_> {
         Ok(self.bytes.get_mut(start..self.position).unwrap_or_default())
     }
 
-    /// Goes to a position; what is new up to there becomes NUL bytes.
+    /// Goes to a position. New bytes up to there become NUL.
     fn jump(&mut self, position: usize) -> Result<(), String> {
         match position.checked_sub(self.position) {
             Some(count) => self.advance(count)?.fill(0),
@@ -153,7 +153,7 @@ impl<'a> Packer<'a, '_> {
         Ok(())
     }
 
-    /// How many arguments a code takes that packs numbers.
+    /// How many arguments a code for numbers takes.
     fn numbers(&self, element: &Element) -> Result<usize, String> {
         let left = self.left();
         match element.repeat {

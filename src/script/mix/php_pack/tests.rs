@@ -1,4 +1,4 @@
-//! Against what PHP itself gives, and what is ours.
+//! Compares with the results of PHP itself, and tests where this implementation differs.
 
 use mlua::{Function, Lua, LuaString, Table, Value};
 use proptest::prelude::*;

@@ -7,19 +7,19 @@ use crate::script::push::{One, Push, Stack};
 use crate::script::stack::{Args, Raise, throw};
 use crate::script::watchdog;
 
-/// As much of a name as counts, in bytes: PHP's rule too.
+/// Names are cut to this length, in bytes, as in PHP.
 const MAX_NAME: usize = 200;
 
-/// About how many bytes are unpacked between two looks at the handler's time.
+/// About how many bytes are unpacked between two checks of the handler's time.
 const BYTES_PER_LOOK: usize = 64 * 1024;
 
-/// What one value counts for among these bytes, besides its own.
+/// What each value adds to that count, besides its bytes.
 const VALUE_WEIGHT: usize = 16;
 
 /// The integers that a Lua number holds exactly.
 const EXACT: u64 = 1 << 53;
 
-/// A call that has been checked, to be made.
+/// A call that has been checked and can be carried out.
 pub(super) struct Unpacked;
 
 /// Checks the format against the data.
@@ -34,12 +34,12 @@ pub(super) fn check(args: &Args) -> Result<Unpacked, PackError> {
 impl Push for Unpacked {
     type Pushed = One;
     fn push_to(self, stack: Stack<'_>) -> One {
-        // From their slots, once more: so nothing has to be copied.
+        // Read from their slots once more, so that nothing has to be copied.
         let (format, data) = (stack.bytes(1).unwrap_or_default(), stack.bytes(2).unwrap_or_default());
         stack.push_table(0, 0, |table| {
             let mut runs = Runs { rest: &format, position: 0, end: data.len() };
             let mut since_look = 0;
-            // It has been checked that this does not fail.
+            // Can't fail: it has been checked.
             while let Ok(Some(run)) = runs.next() {
                 for index in 0..run.count {
                     let start = run.start + index * run.length;
@@ -59,18 +59,18 @@ impl Push for Unpacked {
     }
 }
 
-/// What one element of a format unpacks: values of one kind, one behind the other.
+/// What one element of a format unpacks: values of one kind, one after the other.
 struct Run<'a> {
     kind: Kind,
     name: &'a [u8],
-    /// Whether the values are counted in their keys, from 1.
+    /// Whether the keys end in the values' numbers, from 1.
     numbered: bool,
     /// Where the first one begins.
     start: usize,
     /// Bytes of each.
     length: usize,
     count: usize,
-    /// How many digits are wanted of hexadecimal ones.
+    /// For hexadecimal values: how many digits are wanted.
     digits: usize,
 }
 
@@ -104,7 +104,7 @@ impl<'a> Runs<'a> {
                     continue;
                 }
                 Kind::Back => {
-                    // PHP goes no further than the beginning either, and has no warning for it here.
+                    // PHP stops at the beginning too, without a warning.
                     self.position = self.position.saturating_sub(element.times()?);
                     continue;
                 }
@@ -132,7 +132,7 @@ impl<'a> Runs<'a> {
                     }
                 }
             }
-            // Counts of numbers have been looked at.
+            // The counts of numbers have been checked.
             let length = run.length * run.count;
             if length > left {
                 return Err(short(length, self.position, left));
@@ -144,7 +144,8 @@ impl<'a> Runs<'a> {
     }
 }
 
-/// The key of a run's value: the name, and its number where they are numbered. What looks like an integer is one.
+/// The key of a run's value: the name, with the value's number if the run is numbered. A key that looks like an integer
+/// is one.
 struct Key<'a>(&'a Run<'a>, usize);
 
 impl Push for Key<'_> {

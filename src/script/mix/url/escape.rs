@@ -12,20 +12,20 @@ pub(super) enum Part {
     Fragment,
 }
 
-/// Whether a byte stands for itself in that part.
+/// Whether a byte needs no escape in that part.
 fn plain(byte: u8, part: Part) -> bool {
     byte.is_ascii_alphanumeric()
         || b"-_.~".contains(&byte)
         || match part {
             Part::Path => b"$&+,/:;=@".contains(&byte),
             Part::User => b"$&+,;=".contains(&byte),
-            // More than the RFC allows: browsers and older programs send these.
+            // More than the RFC allows, since browsers and older programs send these.
             Part::Host | Part::Zone => b"!$&'()*+,;=:[]<>\"".contains(&byte),
             Part::Fragment => b"$&+,/:;=?@!()*".contains(&byte),
         }
 }
 
-/// A part decoded, and as it was written where encoding the decoded one gives something else.
+/// The decoded part, and the part as written if encoding the decoded one gives something else.
 pub(super) fn decoded(text: &[u8], part: Part) -> Result<(Vec<u8>, Vec<u8>), String> {
     let decoded = unescape(text, part)?;
     let raw = if escape(&decoded, part) == text { Vec::new() } else { text.into() };
@@ -69,8 +69,8 @@ pub(super) fn unescape(text: &[u8], part: Part) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// A host escapes only what is not ASCII (RFC 3986, section 3.2.2), and the `%25` before a zone; a zone nothing that a
-/// host could not hold, but for a space, which names of network interfaces have.
+/// A host may escape only what is not ASCII (RFC 3986, section 3.2.2), and the `%25` before a zone. A zone may escape
+/// only what a host could hold, and a space, which names of network interfaces can have.
 fn may_be_escaped(byte: u8, part: Part) -> bool {
     match part {
         Part::Host => byte == b'%' || !byte.is_ascii(),

@@ -1,4 +1,4 @@
-//! What the system says of memory: how much this process uses, and how much it may.
+//! The process's memory as the system reports it: how much it uses, and how much it may use.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -48,8 +48,8 @@ const IGNORED: [(i32, &str); 9] = [
     (libc::SIGTTOU, "SIGTTOU"),
 ];
 
-/// Lets through what the starter of the process has blocked: a mask is inherited, and with TERM in it no stop would be
-/// heard. Threads that are started later inherit this one.
+/// Unblocks signals that the starter of the process has blocked: a mask is inherited, and with TERM in it no stop would
+/// be noticed. Threads that are started later inherit this one.
 fn unblock() -> io::Result<()> {
     // SAFETY: the set is initialised by sigemptyset before it is read; the mask is that of the calling thread alone.
     let failed = unsafe {
@@ -94,7 +94,7 @@ impl Signals {
     pub(super) fn stop_at_end_of_input(&self) -> io::Result<()> {
         let tell = self.tell.clone();
         let wait = move || {
-            // Whatever ends it.
+            // However it ends.
             let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
             let _ = tell.blocking_send(("the parent process", Wish::Stop));
         };

@@ -1,4 +1,4 @@
-//! Which keys there may be, and what is told of those that there may not.
+//! The known keys, and the messages about unknown ones.
 //!
 //! `Known` is made of the rows' paths. `check` goes through the whole file before anything is read, so that reading itself
 //! need not look for what nobody asks for.

@@ -1,7 +1,7 @@
 //! Single values: found by their path, read with a default and bounds, and reported with their place.
 //!
-//! A getter never fails: with a problem reported it returns the default, so that reading goes on. What is no section where
-//! one should be reads as one without keys; `known` has reported that.
+//! A getter never fails: it reports a problem and returns the default, so that reading goes on. Anything that should be
+//! a section and is not reads as a section without keys; `known` has reported it.
 
 use super::older::older_spelling;
 use super::tree::{Kind, Node};

@@ -1,5 +1,5 @@
-//! The socket below a kept connection, which can be asked whether it is of use for a request, and afterwards whether the
-//! server can have read anything of it.
+//! The socket below a kept connection. It tells whether it can be used for a request, and afterwards whether the server
+//! can have read anything of it.
 //!
 //! A server may end a kept connection at any time, also while a request is on its way. What is certain then is in the
 //! numbers of TCP: the end of the server's sending tells how much its system had received by then. If that is nothing of

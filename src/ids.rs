@@ -292,8 +292,8 @@ mod tests {
     }
 
     proptest! {
-        /// Ids of a run are never given twice, whatever the clock does; those of two runs only if they have one node number,
-        /// and the later one starts before a step that the former has used.
+        /// Ids of a run are never given twice, whatever the clock does; those of two runs only if they have one node
+        /// number, and the later one starts before a step that the former has used.
         #[test]
         fn ids_come_once_but_where_it_is_said(steps in prop::collection::vec(step(), 1..60)) {
             let (mut clock, mut number, mut run) = (1_000_000u64, 1, 0);

@@ -198,8 +198,8 @@ pub mod close_code {
     /// 4000 to 4999 are left to scripts: clients that know only the ranges stay away after those.
     pub const TOO_SLOW: u16 = 3100;
 
-    /// Memory is short, and the client was among those that held the most of it. Not 1013, which scripts and back ends send;
-    /// like 3100, it says that nothing is wrong with the client's next connection.
+    /// Memory is short, and the client was among those that held the most of it. Not 1013, which scripts and back ends
+    /// send; like 3100, it says that nothing is wrong with the client's next connection.
     pub const MEMORY: u16 = 3101;
 
     /// What a client that wants to be connected does after a close.
@@ -243,8 +243,8 @@ const MEMORY: &str = "memory is short: too much is unfinished or unread";
 /// Why a connection ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CloseReason {
-    /// The peer closed the connection in the protocol's way: the code and the reason of its close frame (RFC 6455, sections
-    /// 7.1.5 and 7.1.6), if it gave them.
+    /// The peer closed the connection in the protocol's way: the code and the reason of its close frame (RFC 6455,
+    /// sections 7.1.5 and 7.1.6), if it gave them.
     Peer(Option<(u16, Box<str>)>),
     /// The script or a back end asked for it.
     Requested {

@@ -161,7 +161,7 @@ pub(super) async fn run(options: &Options, target: &Target) -> Result<Report, St
     Ok(report.times(["publish_median", "publish_p99", "publish_max"], &mut work.acknowledged.borrow_mut()))
 }
 
-/// Connections that come, subscribe and go, till dropped. What they receive is not counted.
+/// Connections that come, subscribe and go, until dropped. What they receive is not counted.
 async fn churn(options: &Options, crowd: &Crowd<'_>, target: &Target, came: &Cell<u64>) -> Result<(), String> {
     let at_once = options.subscribers * options.churn / 100;
     if at_once == 0 {

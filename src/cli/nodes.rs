@@ -1,9 +1,9 @@
 //! `connmix dev --nodes N`: a cluster on this machine. This process serves nobody: it starts itself N + 1 times, as engines
 //! and their center, each with ports of its own, and copies their lines to its own console, with their number in front.
 //!
-//! A node is a process, as it is in production: so one can be killed or frozen to see what the others do. All nodes read the
-//! same file, and notice themselves when it or a script changes. Their standard input is a pipe from this process: they stop
-//! when it ends, whatever ends it.
+//! A node is a process, as it is in production: so one can be killed or frozen to see what the others do. All nodes
+//! read the same file, and notice themselves when it or a script changes. Their standard input is a pipe from this
+//! process: they stop when it ends, whatever ends it.
 
 mod ports;
 

@@ -1,5 +1,5 @@
-//! Signals: what each means to a running engine. None that a person or a program sends ends the process without a drain,
-//! but KILL, and those that a defect of the process itself raises (SEGV, ABRT and such).
+//! Signals: what each means to a running engine. None that a person or a program sends ends the process without a
+//! drain, but KILL, and those that a defect of the process itself raises (SEGV, ABRT and such).
 
 use std::io;
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,8 +34,8 @@ const HEARD: [(i32, &str, Wish); 8] = [
     (libc::SIGUSR2, "SIGUSR2", Wish::Reserved),
 ];
 
-/// Signals that would end or freeze the process and mean nothing to it. They are ignored rather than heard: a process that
-/// catches TTOU or XFSZ and then writes a line about it raises the next one.
+/// Signals that would end or freeze the process and mean nothing to it. They are ignored rather than heard: a process
+/// that catches TTOU or XFSZ and then writes a line about it raises the next one.
 const IGNORED: [(i32, &str); 9] = [
     (libc::SIGPIPE, "SIGPIPE"),
     (libc::SIGALRM, "SIGALRM"),
@@ -70,7 +70,8 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Takes charge of the signals. To be called in the runtime that will wait for them, before anything that takes time.
+    /// Takes charge of the signals. To be called in the runtime that will wait for them, before anything that takes
+    /// time.
     pub(super) fn watch() -> io::Result<Signals> {
         for number in IGNORED.iter().map(|(number, _)| *number).chain(libc::SIGRTMIN()..=libc::SIGRTMAX()) {
             // SAFETY: no handler is installed, and nobody else in the process uses these signals.
@@ -89,8 +90,8 @@ impl Signals {
         Ok(Signals { come, tell })
     }
 
-    /// From now on the end of standard input asks for a stop, too: it is a pipe from the parent process, which may have been
-    /// killed.
+    /// From now on the end of standard input asks for a stop, too: it is a pipe from the parent process, which may have
+    /// been killed.
     pub(super) fn stop_at_end_of_input(&self) -> io::Result<()> {
         let tell = self.tell.clone();
         let wait = move || {

@@ -156,12 +156,12 @@ fn list_row(head: &Head, default: Option<Json>) -> Row {
     }
 }
 
-/// A list of sections that are told apart by their position, each of which is there as a whole or waits for a restart as a
-/// whole.
+/// A list of sections that are told apart by their position, each of which is there as a whole or waits for a restart
+/// as a whole.
 pub struct Positioned<S>(PhantomData<S>);
 
-/// A list of sections, at least one, that are told apart by their position. If one of them has a change that needs a restart, all of its
-/// changes wait for it.
+/// A list of sections, at least one, that are told apart by their position. If one of them has a change that needs a
+/// restart, all of its changes wait for it.
 pub fn positioned<S: Entry>() -> Positioned<S> {
     Positioned(PhantomData)
 }
@@ -259,7 +259,8 @@ impl Kind for Address {
     }
 }
 
-/// A list of `name` and `value`, for scripts; but for `path`, a name may be given more than once, and the last one counts.
+/// A list of `name` and `value`, for scripts; but for `path`, a name may be given more than once, and the last one
+/// counts.
 pub struct Options;
 
 /// The option that the engine itself knows.

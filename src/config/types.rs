@@ -1,4 +1,5 @@
-//! What single values of the configuration can be, beyond numbers, texts, durations and sizes; and the engine's own bounds.
+//! What single values of the configuration can be, beyond numbers, texts, durations and sizes; and the engine's own
+//! bounds.
 
 use super::raw::units;
 use ipnet::IpNet;

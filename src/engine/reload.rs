@@ -309,8 +309,8 @@ mod tests {
     use super::*;
     use std::time::SystemTime;
 
-    /// When a change is taken up whose files are saved every so many milliseconds, `works` telling whether what is there
-    /// at that time does; and how.
+    /// When a change is taken up whose files are saved every so many milliseconds, `works` telling whether what is
+    /// there at that time does; and how.
     fn taken_up(every: u64, ends: u64, longest: u64, works: impl Fn(u64) -> bool) -> (u64, Due) {
         let start = Instant::now();
         let mut change = Change { since: start, files: Vec::new(), rests_since: start, tried: false };

@@ -15,8 +15,8 @@ pub type Member = u32;
 /// A topic's slot.
 type TopicKey = u32;
 
-/// A list of up to four in place, no larger than a `Vec`: most connections are in few channels, and most channels have few
-/// members.
+/// A list of up to four in place, no larger than a `Vec`: most connections are in few channels, and most channels have
+/// few members.
 type List<T> = SmallVec<[T; 4]>;
 
 struct Topic {

@@ -210,8 +210,8 @@ pub struct Response {
     pub status: u16,
     /// Where it came from, after redirects.
     pub url: String,
-    /// Names as `Content-Type`, each once: several values of one name are joined by a comma (RFC 9110, section 5.3), those
-    /// of `Set-Cookie`, which hold commas, by a line feed.
+    /// Names as `Content-Type`, each once: several values of one name are joined by a comma (RFC 9110, section 5.3),
+    /// those of `Set-Cookie`, which hold commas, by a line feed.
     pub headers: Vec<(String, Vec<u8>)>,
     /// Those that it sets, by name.
     pub cookies: Vec<(Vec<u8>, Vec<u8>)>,

@@ -167,8 +167,8 @@ impl Conn {
         self.wake();
     }
 
-    /// The client has gone: what waits for it is dropped, nothing can be pushed after, and waits of handlers end. What it
-    /// sent before is still read, and its end tells the reason to close with, unless `reason` does.
+    /// The client has gone: what waits for it is dropped, nothing can be pushed after, and waits of handlers end. What
+    /// it sent before is still read, and its end tells the reason to close with, unless `reason` does.
     pub fn lose(&self, reason: Option<CloseReason>) {
         self.outbox.borrow_mut().clear();
         self.blocked.set(false);
@@ -343,8 +343,8 @@ impl Conn {
         }
     }
 
-    /// Tries to write to a socket that is full, although the system has not said that there is room; true if the client has
-    /// taken something since.
+    /// Tries to write to a socket that is full, although the system has not said that there is room; true if the client
+    /// has taken something since.
     pub fn probe_write(&self, scratch: &RefCell<Vec<u8>>, now: u32) -> bool {
         let mut outbox = self.outbox.borrow_mut();
         let sent = self.transport.probe_write(outbox.next_write(&mut scratch.borrow_mut()));

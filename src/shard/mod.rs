@@ -106,8 +106,8 @@ impl Shard {
         }
     }
 
-    /// The coarse clock, in milliseconds of the worker's own time (it wraps after 49 days; compare by difference). It moves
-    /// with [`Shard::tick`], so that reading it costs nothing.
+    /// The coarse clock, in milliseconds of the worker's own time (it wraps after 49 days; compare by difference). It
+    /// moves with [`Shard::tick`], so that reading it costs nothing.
     pub fn now(&self) -> u32 {
         self.clock.get()
     }

@@ -55,7 +55,8 @@ impl Transport {
         Ok((Transport::Tcp(socket), peer))
     }
 
-    /// Takes over a socket that another thread had: from here on this thread's runtime watches it. It must be non-blocking.
+    /// Takes over a socket that another thread had: from here on this thread's runtime watches it. It must be
+    /// non-blocking.
     pub fn adopt(socket: std::net::TcpStream) -> io::Result<Transport> {
         TcpStream::from_std(socket).map(Transport::Tcp)
     }
@@ -196,7 +197,8 @@ impl Transport {
         let _ = self.system().set_tcp_user_timeout(Some(patience));
     }
 
-    /// Has the system ask the client's machine for a sign of life whenever it heard nothing for `idle` (at least a second).
+    /// Has the system ask the client's machine for a sign of life whenever it heard nothing for `idle` (at least a
+    /// second).
     pub fn keep_alive(&self, idle: Duration) {
         let idle = idle.max(Duration::from_secs(1));
         let ask = socket2::TcpKeepalive::new().with_time(idle).with_interval(idle);
@@ -208,8 +210,8 @@ impl Transport {
     pub fn make_receive_room(&self) {
         for least in [RECEIVE_ROOM, 1] {
             let (value, length) = ((&raw const least).cast(), size_of::<libc::c_int>() as libc::socklen_t);
-            // SAFETY: the descriptor is open for as long as `self` is, and `value` points to `length` bytes. An error leaves
-            // the buffer as it was.
+            // SAFETY: the descriptor is open for as long as `self` is, and `value` points to `length` bytes. An error
+            // leaves the buffer as it was.
             unsafe { libc::setsockopt(self.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, value, length) };
         }
     }
@@ -239,8 +241,8 @@ impl Transport {
         self.ask(libc::FIONREAD)
     }
 
-    /// The bytes that the system holds until the client acknowledges them. An end that was sent counts as one, and takes no
-    /// memory.
+    /// The bytes that the system holds until the client acknowledges them. An end that was sent counts as one, and
+    /// takes no memory.
     pub fn queued(&self) -> u32 {
         // Linux has SIOCOUTQ as TIOCOUTQ.
         self.ask(libc::TIOCOUTQ)

@@ -144,7 +144,7 @@ pub struct Upgrade<'b> {
 pub struct Refusal {
     /// The HTTP status.
     pub status: u16,
-    /// What was wrong and what is expected, for whoever wrote the client.
+    /// What was wrong and what is expected, for the client's author.
     pub text: String,
 }
 
@@ -158,8 +158,8 @@ impl Refusal {
         refuse(self.status, &self.text)
     }
 
-    /// The whole response to a request of that method. One to HEAD has no body, but the headers of one that has (RFC 9110,
-    /// section 9.3.2).
+    /// The whole response to a request of that method. One to HEAD has no body, but the headers of one that has (RFC
+    /// 9110, section 9.3.2).
     pub fn response_to(&self, method: &str) -> Vec<u8> {
         let mut response = self.response();
         if method == "HEAD" {

@@ -283,7 +283,8 @@ async fn ask(worker: &Worker, server: usize, conn: &Rc<Conn>, request: &Request<
     }
 }
 
-/// Waits until the server's VM may start another handler; None: the connection ended first, or the script has no such hook.
+/// Waits until the server's VM may start another handler; None: the connection ended first, or the script has no such
+/// hook.
 async fn place_in_vm(worker: &Worker, server: usize, conn: &Conn) -> Option<Rc<Vm>> {
     let mut turn = None;
     poll_fn(|cx| {

@@ -1,4 +1,5 @@
-//! Where the nodes of a cluster at home listen: the first engine and the center where the file says, the others beside that.
+//! Where the nodes of a cluster at home listen: the first engine and the center where the file says, the others beside
+//! that.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};

@@ -1,8 +1,8 @@
 //! From text to nodes, each with its place.
 //!
-//! It works on the parser's events, since only they tell every place, keep a scalar's spelling (a password of 0123 stays
-//! that) and let a duplicate key be one problem among others. Aliases share their node and merge keys (`<<`) are laid
-//! out; both count in full, so that a file of a few lines can't stand for millions of values.
+//! It works on the parser's events, since only they tell every place, keep a scalar's spelling (a password of 0123
+//! stays that) and let a duplicate key be one problem among others. Aliases share their node and merge keys (`<<`) are
+//! laid out; both count in full, so that a file of a few lines can't stand for millions of values.
 
 use super::{MAX_BYTES, Place, Sink, join, shown_key, units};
 use serde_yaml::granit_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};

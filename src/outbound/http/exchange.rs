@@ -25,7 +25,8 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The one in which a server says how long it keeps an idle connection.
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// Sends a request and reads the whole response. `bytes`: what all bodies may have together; `held`: the request's share.
+/// Sends a request and reads the whole response. `bytes`: what all bodies may have together; `held`: the request's
+/// share.
 pub(super) async fn exchange(
     pool: Arc<Pool>,
     mut request: Request,
@@ -80,9 +81,9 @@ pub(super) async fn exchange(
 
 /// Sends a request until the head of its response is there, and with it the connection.
 ///
-/// A kept connection may end just then. The request is sent once more, on a fresh connection, if it was never sent, if it
-/// may be sent twice (RFC 9110, section 9.2.2), or if it is certain that the server cannot have read it. Else there is no telling
-/// whether the server has done what it asks for.
+/// A kept connection may end just then. The request is sent once more, on a fresh connection, if it was never sent, if
+/// it may be sent twice (RFC 9110, section 9.2.2), or if it is certain that the server cannot have read it. Else there
+/// is no telling whether the server has done what it asks for.
 async fn send(pool: &Arc<Pool>, place: &Place, request: &Request) -> Result<(hyper::Response<Incoming>, Conn), String> {
     let twice = may_be_sent_twice(request);
     if let Some(mut conn) = pool.take(place, request.idle, !twice).await {

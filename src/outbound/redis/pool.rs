@@ -67,8 +67,8 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From the first call on, idle connections are closed in time, and `minIdleConns` of them are kept. To be called on
-    /// the outbound thread.
+    /// From the first call on, idle connections are closed in time, and `minIdleConns` of them are kept. To be called
+    /// on the outbound thread.
     pub(super) fn keep_up(self: &Arc<Pool>) {
         self.kept_up.call_once(|| {
             // Weak: it ends with the engine also where the runtime outlives that.

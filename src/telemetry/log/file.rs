@@ -1,5 +1,5 @@
-//! The log's file: a new one each day (UTC), and when one is full; the newest are kept. It can be opened again under its name, after
-//! another program has moved it away. Only files whose name is exactly one of ours are ever removed.
+//! The log's file: a new one each day (UTC), and when one is full; the newest are kept. It can be opened again under
+//! its name, after another program has moved it away. Only files whose name is exactly one of ours are ever removed.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -182,8 +182,8 @@ fn written(day: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}")
 }
 
-/// The date of a day since 1970, in the Gregorian calendar. Years are taken to begin in March, so that the leap day is the
-/// last of one; 400 of them have 146,097 days.
+/// The date of a day since 1970, in the Gregorian calendar. Years are taken to begin in March, so that the leap day is
+/// the last of one; 400 of them have 146,097 days.
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, of_era) = (days / 146_097, days % 146_097);

@@ -1,4 +1,4 @@
-//! Messages that a script answers, one reply each.
+//! Measures messages that a script answers, one reply each.
 
 use clap::Args;
 use std::cell::{Cell, RefCell};

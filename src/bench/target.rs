@@ -1,4 +1,4 @@
-//! What is measured: a server somewhere, or an engine started for the purpose.
+//! The target of a measurement: a server somewhere, or an engine started for the purpose.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};

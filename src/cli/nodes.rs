@@ -172,7 +172,7 @@ fn copy(
 /// All of them.
 struct Cluster {
     nodes: Vec<Node>,
-    /// All of them have served at once.
+    /// All nodes have served at the same time.
     serves: bool,
     stopping: bool,
 }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 pub(super) enum Wish {
     /// Stop, after a drain. Again during it: at once.
     Stop,
-    /// Stop as well, but it may come again by itself: the drain goes on.
+    /// Stop as well, but the signal may repeat by itself: the drain goes on.
     StopOnce,
     /// Read the configuration anew.
     Reload,
@@ -63,7 +63,7 @@ fn unblock() -> io::Result<()> {
     if failed == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(failed)) }
 }
 
-/// The signals that have come.
+/// The signals that have arrived.
 pub(super) struct Signals {
     come: mpsc::Receiver<(&'static str, Wish)>,
     tell: mpsc::Sender<(&'static str, Wish)>,

@@ -1,4 +1,4 @@
-//! What a row of the configuration is: one for each key, with all there is to know of it.
+//! The rows of the configuration: one for each key, with everything that is known of it.
 //!
 //! The rows themselves stand in `keys`, in `section!` blocks. A block makes a type with a field for each row, and
 //! reading, listing, comparing and merging of that type, field by field; what a field can hold is up to its `Kind`.
@@ -29,7 +29,7 @@ pub struct Row {
     pub hidden: bool,
 }
 
-/// What a row says of a key, whatever the key holds.
+/// The part of a row that does not depend on the key's type.
 #[derive(Debug, Clone)]
 pub struct Head {
     /// The key's path.

@@ -115,7 +115,7 @@ impl Queue {
             state.bytes -= line.len() + LINE;
             if written.is_err() {
                 self.leave_out(&mut state);
-                // An output that takes nothing would be told so again and again, so this line does not count itself.
+                // A broken output would get the same report again and again: lines that it failed to write are not reported.
                 state.untold -= 1;
             }
         }

@@ -1,27 +1,30 @@
-//! Builds LuaJIT from the sources in the `luajit-src` crate, with some things of ours that must not depend on the folder, the
-//! environment or the flags of whoever builds:
+//! Builds LuaJIT from the sources in the `luajit-src` crate, with changes that must not depend on the folder, the
+//! environment or the flags of the build:
 //!
-//! - `LUAJIT_ENABLE_CHECKHOOK`. Without it a script that loops in compiled code can't be stopped (`src/script/guard.rs`).
+//! - `LUAJIT_ENABLE_CHECKHOOK`. Without it a script that loops in compiled code can't be stopped
+//! (`src/script/watchdog.rs`).
 //! - Unwinding by the system (`LUAJIT_UNWIND_EXTERNAL`, with the tables that it wants). So a Lua error runs the destructors of the
 //!   native functions that it passes (`src/script/push.rs`); LuaJIT's own unwinding would skip them, and without tables the first
 //!   error would end the process.
-//! - A correction of `string.format("%f")`, which prints garbage for numbers below about 1e-153.
-//! - A bound of `table.insert(t, position, value)`, which works for seconds where the position is far below zero.
-//! - Errors that no `pcall` in Lua catches (`connmix_set_end_all`), for a handler that is stopped: with thousands of them inside
-//!   one another, raising its error anew behind each takes seconds.
-//! - A bound of `string.format("%s")` whose `__tostring` calls it again: unwinding takes time with the square of these levels.
-//! - The size of a function whose upvalues there was no memory for, when it is freed. It counted as smaller than it is: each time
-//!   a bit more of the VM's memory seemed to be in use for good, and the allocator was told a wrong size.
+//! - A fix of `string.format("%f")`, which prints garbage for numbers below about 1e-153.
+//! - A bound for `table.insert(t, position, value)`, which runs for seconds when the position is far below zero.
+//! - Errors that no `pcall` in Lua catches (`connmix_set_end_all`), for a handler that is stopped. With thousands of
+//! nested `pcall`s, raising its error again after each one takes seconds.
+//! - A bound for `string.format("%s")` whose `__tostring` calls it again: unwinding takes time quadratic in the
+//! nesting.
+//! - The size of a function that is freed after its upvalues could not be allocated. LuaJIT counted it as smaller than
+//! it is: each time a bit more of the VM's memory seemed to be in use for good, and the allocator was told a wrong
+//! size.
 //!
-//! All go in by a makefile that make reads before LuaJIT's own (`MAKEFILES`): what it overrides wins over the environment,
-//! which make is told to prefer otherwise.
+//! All of them go in through a makefile that make reads before LuaJIT's own (`MAKEFILES`). Its `override` lines win
+//! over the environment, which make is told to prefer otherwise.
 
 use std::path::Path;
 use std::{env, fs};
 
 /// LuaJIT's folder `src` is the working directory where make reads this.
 ///
-/// The correction: at most 99 digits can be asked for behind the point, so what is below 2^-400 (exponent field below 623) is
+/// The fix: at most 99 digits can be asked for after the point, so a number below 2^-400 (exponent field below 623) is
 /// zero in all of them. LuaJIT's own buffer holds too few digits for such numbers.
 const MAKEFILE: &str = r#"
 override CFLAGS += -DLUAJIT_ENABLE_CHECKHOOK -DLUAJIT_UNWIND_EXTERNAL -funwind-tables
@@ -88,11 +91,12 @@ fn main() {
     // SAFETY: a build script that has started no other thread.
     unsafe { env::set_var("MAKEFILES", &makefile) };
     let built = luajit_src::Build::new().build();
-    // For tests: what LuaJIT does outside the sandbox.
+    // For tests of what LuaJIT does outside the sandbox.
     println!("cargo:rustc-env=LUAJIT={}", Path::new(&out).join("luajit-build/src/luajit").display());
     println!("cargo:rustc-link-search=native={}", built.lib_dir().display());
     for library in built.libs() {
-        // Whole: what needs it comes later on the linker's command line, and not every linker looks back.
+        // The whole archive: the code that needs it comes later on the linker's command line, and not every linker
+        // looks back.
         println!("cargo:rustc-link-lib=static:+whole-archive={library}");
     }
 }

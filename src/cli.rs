@@ -150,7 +150,7 @@ fn show(what: &Show) -> Result<(), String> {
     };
     let text = if what.json { print::json(&config) } else { print::file(&config) };
     match std::io::stdout().lock().write_all(text.as_bytes()) {
-        // Who reads it has read enough.
+        // The reader has closed the pipe; this is no error.
         Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(format!("the configuration could not be written: {e}")),
         _ => Ok(()),
     }
@@ -284,7 +284,7 @@ fn serve(run: &Run, dev: bool, role: NodeRole, home: Option<Home>) -> Result<(),
                     return if clean.unwrap_or(false) { Ok(()) } else { Err("shutdownTimeout is over") };
                 }
                 (name, wish) = signals.next() => match wish {
-                    // A second one ends it at once.
+                    // A second signal ends it at once.
                     Wish::Stop => return Err("a second signal"),
                     wish => answer(&log, name, wish),
                 },
@@ -317,7 +317,7 @@ fn log_panics() {
     }));
 }
 
-/// Does what a signal asks for that neither stops nor reloads.
+/// Handles a signal that neither stops nor reloads.
 fn answer(log: &Log, name: &str, wish: Wish) {
     match wish {
         Wish::Reopen => match log.reopen() {

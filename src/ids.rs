@@ -1,4 +1,4 @@
-//! Who is who: nodes, workers, and clients. A client's id says which node has the client, and a lane by which that node
+//! The ids of nodes, workers and clients. A client's id says which node has the client, and a lane by which that node
 //! finds the worker; the ids of one lane only grow.
 
 use std::fmt;
@@ -12,8 +12,8 @@ pub struct WorkerId(pub u16);
 /// The most workers a process may have: each owns at least one lane.
 pub const MAX_WORKERS: usize = Lane::COUNT;
 
-/// A node's number, 1 to [`NodeNumber::MAX`], different for all nodes of a cluster that live at the same time. It is a
-/// part of all client ids that the node gives.
+/// A node's number, 1 to [`NodeNumber::MAX`], different for all nodes of a cluster that live at the same time. It is
+/// part of all client ids that the node issues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeNumber(NonZeroU16);
 
@@ -24,14 +24,14 @@ impl NodeNumber {
     /// The smallest.
     pub const MIN: NodeNumber = NodeNumber(NonZeroU16::MIN);
 
-    /// The number, if a node can have it.
+    /// The number, if it is valid for a node.
     pub fn new(number: u16) -> Option<NodeNumber> {
         NonZeroU16::new(number).filter(|number| number.get() <= NodeNumber::MAX).map(NodeNumber)
     }
 
-    /// One drawn by chance, for a process that is in no cluster. So a process that follows one that was killed has
-    /// another number in 1,022 of 1,023 cases, and does not give ids of the former again even if that ran ahead of the
-    /// clock ([`ClientIds`]).
+    /// A random number, for a process that is in no cluster. So a process that replaces a killed one has another number
+    /// in 1,022 of 1,023 cases, and does not repeat ids of the former one, even if its ids ran ahead of the clock
+    /// ([`ClientIds`]).
     pub fn random() -> NodeNumber {
         let drawn = uuid::Uuid::new_v4().as_u128() as u32 % u32::from(NodeNumber::MAX);
         NodeNumber(NonZeroU16::MIN.saturating_add(drawn as u16))
@@ -43,12 +43,12 @@ impl NodeNumber {
     }
 }
 
-/// A node for one run of its process, as `/v1/nodes` and the messages of a queue name it: drawn by chance from 2^53 numbers.
+/// One run of a node's process, as `/v1/nodes` and the messages of a queue name it: a random number below 2^53.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u64);
 
 impl NodeId {
-    /// A run that begins now.
+    /// The id of a run that begins now.
     pub fn random() -> NodeId {
         NodeId(uuid::Uuid::new_v4().as_u128() as u64 % LIMIT)
     }
@@ -60,13 +60,13 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// One of a node's sequences of client ids. Each lane belongs to one worker, which alone gives ids on it and has their
-/// clients; which one, is the node's affair and stands in no id.
+/// One of a node's sequences of client ids. Each lane belongs to one worker, which alone issues ids on it and has their
+/// clients. The node decides which worker that is; ids don't contain it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Lane(pub u8);
 
 impl Lane {
-    /// How many there are: 8 bits.
+    /// The number of lanes: 8 bits.
     pub const COUNT: usize = 1 << LANE_BITS;
 
     /// All lanes, lowest first.
@@ -75,8 +75,9 @@ impl Lane {
     }
 }
 
-/// A client connection's id, below 2^53, so that JSON readers of any language hold it exactly. From the top: 10 bits are
-/// the [`NodeNumber`], 35 bits a step of time, 8 bits the [`Lane`]. [`ClientIds`] says how far an id is the only one.
+/// A client connection's id, below 2^53, so that JSON readers of any language hold it exactly. From the top: 10 bits
+/// for the [`NodeNumber`], 35 bits for a step of time, 8 bits for the [`Lane`]. [`ClientIds`] describes how far ids are
+/// unique.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientId(u64);
 
@@ -88,12 +89,13 @@ const STEP_MASK: u64 = (1 << STEP_BITS) - 1;
 const LIMIT: u64 = 1 << (NODE_BITS + STEP_BITS + LANE_BITS);
 
 impl ClientId {
-    /// The id of that number, if it is above 0 and below 2^53. It may be one that no node gives: there is no such client.
+    /// The id of that number, if it is above 0 and below 2^53. It may be one that no node has issued: then there is no
+    /// such client.
     pub fn new(number: u64) -> Option<ClientId> {
         (number > 0 && number < LIMIT).then_some(ClientId(number))
     }
 
-    /// Puts an id together. Of the step, the lowest 35 bits count.
+    /// Builds an id from its parts. Only the lowest 35 bits of the step count.
     pub fn from_parts(node: NodeNumber, step: u64, lane: Lane) -> ClientId {
         let node = u64::from(node.get()) << (STEP_BITS + LANE_BITS);
         ClientId(node | (step & STEP_MASK) << LANE_BITS | u64::from(lane.0))
@@ -112,12 +114,12 @@ impl ClientId {
         self.0
     }
 
-    /// The node that gave it; None: no node did.
+    /// The node that issued it; None: no node can have.
     pub fn node(self) -> Option<NodeNumber> {
         NodeNumber::new((self.0 >> (STEP_BITS + LANE_BITS)) as u16)
     }
 
-    /// The lane that its node gave it on.
+    /// The lane that it was issued on.
     pub fn lane(self) -> Lane {
         Lane(self.0 as u8)
     }
@@ -140,29 +142,28 @@ fn clock() -> u64 {
     since.saturating_sub(EPOCH * 1000) * STEPS / 1000
 }
 
-/// Gives out the client ids of one worker, on its lanes in turn.
+/// Issues the client ids of one worker, on its lanes in turn.
 ///
-/// The steps of a lane begin with the clock's at the start of the process, and each id has one more than the last. So no id
-/// comes twice in a run, and the clock is not asked again. None comes again after a restart either, with no file to keep: a
-/// process that had no more than 8,192 connections for each second of its life (and each worker its part of them) has used no
-/// step that is still to come.
-/// An id can come twice only
+/// The steps of a lane begin at the clock's step when the process starts, and each id has the next step. So no id comes
+/// twice in a run, and the clock is not read again. No id comes again after a restart either, and no file is needed for
+/// that: a process that had at most 8,192 connections for each second of its life (and each worker its part of them)
+/// has used no step that is still to come. An id can come twice only
 ///
-/// - in two runs with the same node number (of processes in no cluster, one pair in 1,023), if the later one starts at a step
-///   that the former has used. That takes a former run that was ahead of the clock when it ended, since it had more
-///   connections than 8,192 for each second of its life; or a clock that was set back between the starts, by just so much, or
-///   that stood before 2026 at both;
-/// - from two processes that run at the same time in no cluster, and have drawn the same node number;
-/// - 34 years later: the steps begin anew in 2060.
+/// - in two runs with the same node number (of processes in no cluster, one pair in 1,023), if the later run starts at
+/// a step that the former one has used. Then the former run was ahead of the clock when it ended, because it had more
+/// than 8,192 connections for each second of its life; or the clock was set back between the starts by just that much,
+/// or stood before 2026 at both;
+/// - from two processes that run at the same time in no cluster and have drawn the same node number;
+/// - 34 years later: the steps wrap around in 2060.
 pub struct ClientIds {
-    /// Of each lane, the step of its last id; at first that of the start.
+    /// The step of each lane's last id; at first the step at the start.
     lanes: Box<[(Lane, u64)]>,
     /// The position of the lane that is next.
     next: usize,
 }
 
 impl ClientIds {
-    /// The ids on these lanes, of which there must be one at least.
+    /// Issues ids on these lanes; there must be at least one.
     pub fn new(lanes: impl IntoIterator<Item = Lane>) -> ClientIds {
         ClientIds::from(clock(), lanes)
     }
@@ -173,7 +174,7 @@ impl ClientIds {
         ClientIds { lanes, next: 0 }
     }
 
-    /// An id of that node, which was not given before.
+    /// A new id of that node.
     pub fn issue(&mut self, node: NodeNumber) -> ClientId {
         let (lane, step) = &mut self.lanes[self.next];
         *step += 1;
@@ -291,8 +292,8 @@ mod tests {
     }
 
     proptest! {
-        /// Ids of a run are never given twice, whatever the clock does; those of two runs only if they have one node number,
-        /// and the later one starts before a step that the former has used.
+        /// Ids of a run are never given twice, whatever the clock does; those of two runs only if they have one node
+        /// number, and the later one starts before a step that the former has used.
         #[test]
         fn ids_come_once_but_where_it_is_said(steps in prop::collection::vec(step(), 1..60)) {
             let (mut clock, mut number, mut run) = (1_000_000u64, 1, 0);

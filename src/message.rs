@@ -1,4 +1,4 @@
-//! What travels: channel names, messages, and why a connection ended.
+//! Channel names, messages, and close reasons.
 
 use bytes::Bytes;
 use std::borrow::Borrow;
@@ -29,7 +29,7 @@ pub enum ChannelError {
     /// The name holds a space or a control character; holds the name, escaped.
     #[error("channel name \"{0}\" holds a space or control character")]
     Forbidden(String),
-    /// The name ends in what Lua makes of a large number that is concatenated: only 14 of its digits.
+    /// The name ends in what Lua makes of a large number when it is concatenated: only 14 of its digits.
     #[error(
         "channel name \"{0}\" holds a number that lost digits when it was concatenated; write string.format(\"%d\", n)"
     )]
@@ -133,7 +133,7 @@ impl Kind {
     }
 }
 
-/// A whole message on its way to connections. A text message's bytes are valid UTF-8: [`Message::new`] sees to it.
+/// A whole message on its way to connections. The bytes of a text message are valid UTF-8: [`Message::new`] checks it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     kind: Kind,
@@ -175,8 +175,8 @@ impl Message {
     }
 }
 
-/// WebSocket close codes that the engine itself sends (RFC 6455, section 7.4.1), and what clients do best after them.
-/// `docs/close-codes.md` is the same for those who write clients.
+/// WebSocket close codes that the engine itself sends (RFC 6455, section 7.4.1), and what clients should do after them.
+/// `docs/close-codes.md` describes them for authors of clients.
 pub mod close_code {
     /// The purpose was fulfilled.
     pub const NORMAL: u16 = 1000;
@@ -193,13 +193,13 @@ pub mod close_code {
     /// The handler failed.
     pub const INTERNAL: u16 = 1011;
 
-    /// More waited for the client than it may. A code of the engine's own: 1008 and 1013 are what scripts send to refuse,
-    /// and many clients stay away after 1008. The range of frameworks (RFC 6455, section 7.4.2) rather than 4000 to 4999,
-    /// which is left to scripts: clients that know only the ranges stay away after the latter.
+    /// More waited for the client than it may. A code of the engine's own: 1008 and 1013 are what scripts send to
+    /// refuse, and many clients stay away after 1008. It is in the range of frameworks (RFC 6455, section 7.4.2), since
+    /// 4000 to 4999 are left to scripts: clients that know only the ranges stay away after those.
     pub const TOO_SLOW: u16 = 3100;
 
-    /// Memory is short, and the client was among those that held the most of it. Not 1013, which scripts and back ends send;
-    /// like 3100, it says that nothing is wrong with the client's next connection.
+    /// Memory is short, and the client was among those that held the most of it. Not 1013, which scripts and back ends
+    /// send; like 3100, it says that nothing is wrong with the client's next connection.
     pub const MEMORY: u16 = 3101;
 
     /// What a client that wants to be connected does after a close.
@@ -213,7 +213,8 @@ pub mod close_code {
         Never,
     }
 
-    /// All closes of the engine's own making: code, reason, advice. Of those with an empty reason, each says what was wrong.
+    /// All closes that the engine makes itself: code, reason, advice. An empty reason stands for texts that say what
+    /// was wrong.
     pub const OWN: [(u16, &str, Advice); 11] = [
         (NORMAL, "", Advice::Never),
         (GOING_AWAY, "server shutdown", Advice::Later),
@@ -234,16 +235,16 @@ pub mod close_code {
     }
 }
 
-/// What is told of a client that is too slow, to it and to its script.
+/// The text about a client that is too slow, for the client and its script.
 const TOO_SLOW: &str = "client too slow: outbox limit reached";
-/// What is told of a client that goes because memory is short.
+/// The text about a client that is closed because memory is short.
 const MEMORY: &str = "memory is short: too much is unfinished or unread";
 
 /// Why a connection ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CloseReason {
-    /// The peer closed the connection in the protocol's way: the code and the reason of its close frame (RFC 6455, sections
-    /// 7.1.5 and 7.1.6), if it gave them.
+    /// The peer closed the connection in the protocol's way: the code and the reason of its close frame (RFC 6455,
+    /// sections 7.1.5 and 7.1.6), if it gave them.
     Peer(Option<(u16, Box<str>)>),
     /// The script or a back end asked for it.
     Requested {

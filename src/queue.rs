@@ -1,8 +1,9 @@
-//! The queue between handlers and back ends: topics, and who consumes them. Any thread may call it. It knows no sockets and
-//! waits for nothing; a consumer leaves a waker and takes what was put by for it, and so does a push that waits for room.
+//! The queue between handlers and back ends: topics and their consumers. Any thread may call it. It knows no sockets
+//! and waits for nothing. A consumer leaves a waker and takes the messages that were prefetched for it; a push that
+//! waits for room leaves a waker too.
 //!
-//! Every message has a number, in the order of pushing; a topic is kept in that order, and what comes back finds its
-//! place again. The rule within: while messages wait in a topic, no consumer of it has room, so that neither a push nor a
+//! Every message has a number, in the order of pushing. A topic is kept in that order, so a returned message finds its
+//! place again. The invariant: while messages wait in a topic, none of its consumers has room. So neither a push nor a
 //! consumer that gets room ever searches.
 
 mod blocked;
@@ -27,9 +28,10 @@ pub type Topic = Channel;
 
 /// The most bytes that wait in one topic; a larger message is never taken.
 pub const TOPIC_BYTES: usize = 64 * 1024 * 1024;
-/// The most messages that one consumer holds: put by for it, on their way to it, or not settled.
+/// The most messages that one consumer holds: prefetched for it, on their way to it, or not settled.
 pub const WINDOW: usize = 1024;
-/// The bytes beyond which a consumer gets nothing more. A single larger message is given to one that holds nothing.
+/// Above this many bytes a consumer gets nothing more. A single larger message is given to a consumer that holds
+/// nothing.
 pub const WINDOW_BYTES: usize = 1024 * 1024;
 /// What a message counts for besides its data.
 const OVERHEAD: usize = 128;
@@ -43,28 +45,28 @@ pub struct QueuedMessage {
     pub client: ClientId,
     /// The text of a JSON value.
     pub data: Bytes,
-    /// Its number, where the consumer is to settle it; else it is to be reported by [`Consumer::written`].
+    /// Its number, if the consumer has to settle it; otherwise the consumer reports it with [`Consumer::written`].
     pub key: Option<u64>,
 }
 
 /// Why a message was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PushError {
-    /// As many wait as may.
+    /// The topic is at its limit of messages.
     #[error("topic \"{0}\" is full: {1} messages wait (engine.luavm.queue.topicSize)")]
     Full(Topic, usize),
     /// Too many bytes would wait.
     #[error("topic \"{0}\" is full: more than {TOPIC_BYTES} bytes would wait")]
     Bytes(Topic),
-    /// It would be one topic too many.
+    /// There are too many topics.
     #[error("topic \"{0}\" can't be made: there are {1} already (engine.luavm.queue.maxTopics)")]
     Topics(Topic, usize),
 }
 
-/// Why topics are not consumed.
+/// Why a consumer can't consume topics.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PopError {
-    /// This consumer does already.
+    /// This consumer consumes the topic already.
     #[error("this connection consumes topic \"{0}\" already")]
     Already(Topic),
     /// There would be too many topics.
@@ -72,13 +74,13 @@ pub enum PopError {
     Topics(Topic, usize),
 }
 
-/// Nothing can be given up.
+/// Why a consumer can't stop consuming.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnpopError {
-    /// Not this topic.
+    /// It does not consume this topic.
     #[error("this connection does not consume topic \"{0}\"")]
     NotThat(Topic),
-    /// No topic at all.
+    /// It consumes no topic at all.
     #[error("this connection consumes no topic")]
     Nothing,
 }
@@ -87,7 +89,7 @@ pub enum UnpopError {
 pub struct Queue {
     state: Mutex<State>,
     max_topics: usize,
-    /// A push waits where its topic is full.
+    /// A push waits if its topic is full.
     waits: bool,
 }
 
@@ -98,15 +100,15 @@ struct State {
     topics: Slab<TopicQueue>,
     names: HashMap<Topic, usize, RandomState>,
     consumers: Slab<ConsumerState>,
-    /// The last number that was given, to a message or to one that waits for room.
+    /// The last number that was issued, to a message or to one that waits for room.
     last: u64,
-    /// Those that waited for room and got it, until their pushers hear of it: how many waited in the topic then.
+    /// Messages that waited for room and got it, until their pushers learn of it: how many waited in the topic then.
     admitted: HashMap<u64, usize, RandomState>,
     /// Nothing waits for room any more.
     closed: bool,
 }
 
-/// Wakers to call once the lock is open.
+/// Wakers to call after the lock is released.
 type Wakers = SmallVec<[Waker; 2]>;
 
 /// A message while it is in the queue.
@@ -122,17 +124,17 @@ impl Message {
     }
 }
 
-/// A topic. It is there for as long as it has messages, waiting or held, or consumers.
+/// A topic. It exists as long as it has messages, waiting or held, or consumers.
 struct TopicQueue {
     name: Topic,
     waiting: BTreeMap<u64, Message>,
-    /// Of those that wait.
+    /// The bytes of the messages that wait.
     bytes: usize,
-    /// Those that wait for room, in the order of their pushes. While there are any, what waits leaves no room for the first.
+    /// Messages that wait for room, in the order of pushing. While there are any, there is no room for the first.
     blocked: BTreeMap<u64, Blocked>,
-    /// Of those.
+    /// The bytes of those messages.
     blocked_bytes: usize,
-    /// The consumers that had room when they were last looked at; the next one in turn first.
+    /// The consumers that had room when last checked; the next one in turn first.
     turn: VecDeque<usize>,
     consumers: usize,
     /// Messages that consumers hold.
@@ -151,15 +153,15 @@ struct Blocked {
 struct ConsumerState {
     /// The topics that it consumes, and whether it settles their messages.
     topics: BTreeMap<usize, bool>,
-    /// Those of them in whose turn it is not, for want of room.
+    /// The topics that have taken it out of their turn because it has no room.
     passed: Vec<usize>,
-    /// Put by for it.
+    /// Messages prefetched for it.
     inbox: VecDeque<(u64, Message)>,
     /// Taken, and not known to be written.
     unwritten: VecDeque<(u64, Message)>,
     /// Taken, and to be settled.
     unsettled: BTreeMap<u64, Message>,
-    /// Of all three.
+    /// The bytes of all three.
     bytes: usize,
     waker: Option<Waker>,
 }
@@ -171,12 +173,12 @@ impl ConsumerState {
 }
 
 impl Queue {
-    /// A queue of at most that many topics, in each of which at most `topic_size` messages wait.
+    /// A queue of at most `max_topics` topics, in each of which at most `topic_size` messages wait.
     pub fn new(topic_size: usize, max_topics: usize) -> Queue {
         Queue { state: Mutex::new(State { topic_size, ..State::default() }), max_topics, waits: false }
     }
 
-    /// The same, in which a push waits where its topic is full, if it can: see [`Queue::push_or_wait`].
+    /// The same, in which a push can wait if its topic is full: see [`Queue::push_or_wait`].
     pub fn waiting_for_room(self, waits: bool) -> Queue {
         Queue { waits, ..self }
     }
@@ -186,7 +188,7 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a message into a topic, and says how many wait there now: none if a consumer had room for it.
+    /// Puts a message into a topic. Returns how many messages wait there now: none if a consumer had room for it.
     pub fn push(&self, topic: &Topic, client: ClientId, data: Bytes) -> Result<usize, PushError> {
         let mut wakers = Wakers::new();
         let pushed = self.lock().push(topic, client, data, self.max_topics, &mut wakers);
@@ -194,7 +196,7 @@ impl Queue {
         pushed
     }
 
-    /// The topics there are, each with how many messages wait in it, in the order of their names.
+    /// All topics, each with how many messages wait in it, in the order of their names.
     pub fn waiting(&self) -> Vec<(Topic, usize)> {
         let state = self.lock();
         let mut list: Vec<_> = state.topics.iter().map(|(_, s)| (s.name.clone(), s.waiting.len())).collect();
@@ -235,7 +237,7 @@ impl State {
             return Ok(0);
         }
         let Some(waiting) = self.topics.get(shelf) else { return Ok(0) };
-        // Those that wait for room go first.
+        // Messages that wait for room go first.
         if waiting.waiting.len() >= self.topic_size || !waiting.blocked.is_empty() {
             return Err(PushError::Full(topic.clone(), self.topic_size));
         }
@@ -262,7 +264,7 @@ impl State {
         shelf
     }
 
-    /// Forgets a topic that is not needed any more.
+    /// Removes a topic that is not needed any more.
     fn tidy(&mut self, shelf: usize) {
         if self
             .topics
@@ -288,7 +290,7 @@ impl State {
         None
     }
 
-    /// Puts a message by for a consumer.
+    /// Prefetches a message for a consumer.
     fn give(&mut self, consumer: usize, number: u64, message: Message, wakers: &mut Wakers) {
         let Some(holder) = self.consumers.get_mut(consumer) else { return };
         if let Some(topic) = self.topics.get_mut(message.shelf) {
@@ -307,7 +309,7 @@ impl State {
         }
     }
 
-    /// Takes the first message that waits in a topic; one that waits for room gets it.
+    /// Takes the first message that waits in a topic; a message that waits for room gets its place.
     fn first(&mut self, shelf: usize, wakers: &mut Wakers) -> Option<(u64, Message)> {
         let topic = self.topics.get_mut(shelf)?;
         let (number, message) = topic.waiting.pop_first()?;
@@ -316,7 +318,7 @@ impl State {
         Some((number, message))
     }
 
-    /// Takes messages that wait for room into a topic, as far as there is some.
+    /// Takes messages that wait for room into a topic, as far as there is room.
     fn admit(&mut self, shelf: usize, wakers: &mut Wakers) {
         while let Some(topic) = self.topics.get_mut(shelf)
             && let Some(first) = topic.blocked.first_entry()
@@ -367,7 +369,7 @@ impl State {
         }
     }
 
-    /// A consumer holds a message no more.
+    /// A consumer no longer holds a message.
     fn release(&mut self, consumer: usize, message: &Message) {
         if let Some(holder) = self.consumers.get_mut(consumer) {
             holder.bytes -= message.weight();
@@ -377,7 +379,7 @@ impl State {
         }
     }
 
-    /// Takes a consumer out of a topic's turn; what was put by for it from there goes back.
+    /// Takes a consumer out of a topic's turn; messages prefetched for it from there go back.
     fn leave(&mut self, consumer: usize, shelf: usize) {
         if let Some(topic) = self.topics.get_mut(shelf) {
             topic.turn.retain(|&c| c != consumer);

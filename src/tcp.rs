@@ -1,4 +1,4 @@
-//! What Linux tells of a TCP connection, asked of its socket. Nothing here reads or writes the socket.
+//! Linux's information about a TCP connection. Nothing here reads or writes the socket.
 
 use std::mem::{MaybeUninit, offset_of, size_of};
 use std::os::fd::{AsFd, AsRawFd};
@@ -8,7 +8,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy)]
 pub struct Info {
     told: TcpInfo,
-    /// So many bytes of `told` come from the system; the others are 0.
+    /// That many bytes of `told` come from the system; the others are 0.
     length: usize,
 }
 
@@ -17,11 +17,11 @@ pub struct Info {
 pub struct Sent {
     /// Bytes that the other machine has acknowledged since the connection began.
     pub acknowledged: u64,
-    /// Whether others are on their way, or wait to be sent.
+    /// Whether more bytes are on their way or wait to be sent.
     pub under_way: bool,
 }
 
-/// Asks the system about a TCP socket. None: it is no such socket.
+/// Asks the system about a TCP socket. None: it is not a TCP socket.
 pub fn info(socket: &impl AsFd) -> Option<Info> {
     let mut told = MaybeUninit::<TcpInfo>::zeroed();
     let mut length = size_of::<TcpInfo>() as libc::socklen_t;
@@ -34,15 +34,14 @@ pub fn info(socket: &impl AsFd) -> Option<Info> {
 }
 
 impl Info {
-    /// How far what was sent has come. None: a system before Linux 4.6 does not tell.
+    /// How far the sent bytes have come. None: a system before Linux 4.6 does not tell.
     pub fn sent(&self) -> Option<Sent> {
         let whole = self.length >= offset_of!(TcpInfo, notsent_bytes) + size_of::<u32>();
         let under_way = self.told.unacked > 0 || self.told.notsent_bytes > 0;
         whole.then_some(Sent { acknowledged: self.told.bytes_acked, under_way })
     }
 
-    /// For how long the other machine has answered nothing, though something that it should acknowledge was sent; 0 where
-    /// nothing is owed.
+    /// For how long the other machine has not answered although it has bytes to acknowledge; 0 if it has none.
     pub fn unanswered(&self) -> Duration {
         let told = &self.told;
         let owed = told.unacked > 0 || told.probes > 0 || told.retransmits > 0;

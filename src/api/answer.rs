@@ -1,4 +1,4 @@
-//! An answer, before it is HTTP: a status and a JSON text. Both ways to serve a request make these.
+//! An answer before it becomes HTTP: a status and a JSON text. Both ways to serve a request produce these.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -16,16 +16,16 @@ use crate::telemetry::metrics::labels::CallResult;
 
 const JSON: &str = "application/json";
 
-/// What is answered to a request.
+/// The answer to a request.
 pub(super) struct Answer {
     status: StatusCode,
     /// Headers that the status calls for.
     extra: Vec<(HeaderName, &'static str)>,
     content_type: &'static str,
     body: Vec<u8>,
-    /// Under which label it is counted.
+    /// The label that it is counted under.
     pub(super) result: CallResult,
-    /// The connection ends with it.
+    /// The connection ends after it.
     pub(super) ends: bool,
 }
 
@@ -47,7 +47,7 @@ struct Problem {
 }
 
 impl Answer {
-    /// 200 with that JSON.
+    /// 200 with that value as JSON.
     pub(super) fn ok<T: Serialize>(body: &T) -> Answer {
         Answer::new(StatusCode::OK, Vec::new(), body)
     }
@@ -58,7 +58,7 @@ impl Answer {
         Answer { status, extra: Vec::new(), content_type, body: text.into_bytes(), result: CallResult::Ok, ends: false }
     }
 
-    /// What a call came to, with its caller's mark.
+    /// The outcome of a call, with the caller's request id.
     pub(super) fn to_call<T: Serialize>(outcome: Result<T, ApiError>, request_id: Option<RequestId>) -> Answer {
         match outcome {
             Ok(result) => Answer::ok(&Envelope { error: None, r: Some(result), i: request_id }),
@@ -66,7 +66,7 @@ impl Answer {
         }
     }
 
-    /// 200 with what several calls came to, in their order.
+    /// 200 with the outcomes of several calls, in their order.
     pub(super) fn to_calls<T: Serialize>(outcomes: Vec<(Result<T, ApiError>, Option<RequestId>)>) -> Answer {
         let mut body = Vec::with_capacity(64 * outcomes.len());
         for (outcome, request_id) in outcomes {
@@ -123,7 +123,7 @@ impl Answer {
         Answer { status, extra, content_type: JSON, body: text, result: CallResult::Ok, ends: false }
     }
 
-    /// The answer as hyper takes it, and what it came to.
+    /// The answer as hyper takes it, and its label for the metrics.
     pub(super) fn into_parts(self) -> (Response<Full<Bytes>>, CallResult) {
         let mut response = Response::new(Full::new(Bytes::from(self.body)));
         *response.status_mut() = self.status;
@@ -168,7 +168,7 @@ pub fn stuck(workers: &[WorkerId]) -> Vec<u8> {
 /// Appends a value's JSON.
 fn write<T: Serialize>(out: &mut Vec<u8>, value: &T) {
     let start = out.len();
-    // Our own types always serialise; were one not to, the caller gets an empty object and the log the reason.
+    // Our own types always serialise. If one did not, the caller would get an empty object and the log the reason.
     if let Err(e) = serde_json::to_writer(&mut *out, value) {
         tracing::error!("a reply could not be encoded: {e}");
         out.truncate(start);

@@ -25,7 +25,8 @@ pub enum Right {
     Write,
 }
 
-/// Lets a call with that `Authorization` pass, or says why not. Without users, everybody may do everything.
+/// Lets a call with that `Authorization` header pass, or says why not. Without configured users, everybody may do
+/// everything.
 pub fn check(users: &[User], authorization: Option<&[u8]>, caller: IpAddr, right: Right) -> Result<(), ApiError> {
     if users.is_empty() {
         return Ok(());
@@ -82,7 +83,7 @@ impl Api {
         checked
     }
 
-    /// The answer to a call that is refused. Whoever has tried wrong credentials several times waits for it.
+    /// The answer to a call that is refused. After several failed logins the caller has to wait for it.
     pub(super) async fn refuse(
         &self,
         error: ApiError,
@@ -112,7 +113,7 @@ impl Api {
     }
 }
 
-/// Whether somebody has tried to log in: there is a name and a password, right or wrong.
+/// Whether the caller has tried to log in: there is a name and a password, right or wrong.
 fn is_login(authorization: Option<&[u8]>) -> bool {
     authorization.and_then(decode).is_some()
 }
@@ -128,8 +129,8 @@ fn decode(value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((decoded[..colon].to_vec(), decoded[colon + 1..].to_vec()))
 }
 
-/// Compares in a time that does not depend on where the texts differ, nor on how long the secret one is beyond its
-/// hashing: both are hashed, and the hashes compared in constant time.
+/// Compares in a time that depends neither on where the texts differ nor on the length of the secret (apart from
+/// hashing it): both are hashed, and the hashes are compared in constant time.
 fn same(given: &[u8], secret: &[u8]) -> bool {
     let digest = |text: &[u8]| {
         let mut mac = <Hmac<Sha256> as KeyInit>::new(&Default::default());

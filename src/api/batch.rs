@@ -1,4 +1,4 @@
-//! An array of publishes in one request: each is begun when the mailboxes have the one before, and each is answered.
+//! An array of publishes in one request. Each is begun once the mailboxes have the previous one, and each is answered.
 
 use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -12,12 +12,12 @@ use super::publish;
 use super::state::Api;
 use crate::cluster::Behind;
 
-/// Whether that begins as an array does.
+/// Whether the body begins as an array does.
 pub(super) fn is_array(body: &[u8]) -> bool {
     body.trim_ascii_start().starts_with(b"[")
 }
 
-/// The objects of a body, not looked into yet; if they are too many, one more than may be.
+/// The objects of a body, not parsed yet. If there are too many, it holds one more than the limit.
 struct Objects<'a>(Vec<&'a RawValue>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Objects<'a> {
@@ -36,7 +36,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Objects<'a> {
     }
 }
 
-/// Carries out an array of publishes, all or, if the array itself is wrong, none; answers each of them.
+/// Carries out an array of publishes and answers each of them. If the array itself is wrong, none is carried out.
 pub(super) async fn answer(api: &Api, body: &[u8]) -> Answer {
     match answers(api, body).await {
         Ok(answers) => Answer::to_calls(answers),

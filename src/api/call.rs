@@ -1,4 +1,4 @@
-//! The calls of the mesh, and what is answered to them. Knows no HTTP, so that every way in shares it.
+//! The calls of the mesh and their replies. Knows no HTTP, so that all transports share it.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// Under which label it is counted.
+    /// The label that it is counted under.
     pub fn label(self) -> ApiCall {
         match self {
             Call::Publish => ApiCall::Publish,
@@ -37,35 +37,35 @@ impl Call {
     }
 }
 
-/// What a message that was not sent comes to.
+/// The error for a message that was not sent.
 pub(super) fn not_sent(client: impl fmt::Display) -> ApiError {
     ApiError::NotSent(format!("client {client} is not connected, or can't take the message"))
 }
 
-/// `mesh.publish`: connections reached and not.
+/// The reply to `mesh.publish`: how many connections were reached and how many were not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Published {
-    /// Reached.
+    /// Connections reached.
     pub s: u64,
-    /// Not reached.
+    /// Connections not reached.
     pub f: u64,
     /// Nodes that did not answer in time; left out where there are none.
     #[serde(skip_serializing_if = "is_none")]
     pub u: u64,
 }
 
-/// Whether there is nothing to tell.
+/// Whether the number is zero, so that its field is left out.
 pub(super) fn is_none(number: &u64) -> bool {
     *number == 0
 }
 
-/// What a publish came to that may be to several channels.
+/// The reply to a publish that may have named several channels.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(untagged)]
 pub(super) enum Outcome {
-    /// To the one channel that was named.
+    /// The counts for the one channel that was named.
     One(Published),
-    /// To each of a list of channels, in its order.
+    /// The counts for each channel of a list, in its order.
     Each(Vec<Published>),
 }
 
@@ -75,7 +75,7 @@ impl From<Counts> for Published {
     }
 }
 
-/// Publishes one message to one channel, at once; `published` counts it.
+/// Publishes one message to one channel, immediately; `published` counts it.
 pub async fn publish(mesh: &Mesh, published: &Counter, params: &Params<'_>) -> Result<Published, ApiError> {
     let (channel, message) = (params.channel()?, params.message()?);
     published.add(1);
@@ -83,7 +83,7 @@ pub async fn publish(mesh: &Mesh, published: &Counter, params: &Params<'_>) -> R
     Ok(receipt.await.into())
 }
 
-/// `mesh.send`: always true; a failure is an error.
+/// The reply to `mesh.send`: always true, since a failure is an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Sent {
     /// Sent.

@@ -1,8 +1,10 @@
-//! Whose connections are served: a bound for each port and for each address, over all workers. When one is reached, the
-//! connection that has been idle for longest makes room for the new one; so a caller that only holds connections shuts nobody out.
+//! Admission of API connections: a limit for each port and for each address, over all workers. When a limit is reached,
+//! the connection that has been idle for longest makes room for the new one, so a caller that only holds connections
+//! open shuts nobody out.
 //!
-//! Whether a connection is idle, it tells by itself, without a lock. A heap has them by when they were idle as they were last
-//! looked at, which can only be too early: so the first that still is as it was then is the one that is wanted.
+//! A connection records its idle time itself, without a lock. A heap orders the connections by the idle time that was
+//! last seen, which can only be too early. So the first entry that is still unchanged is the connection that has been
+//! idle for longest.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -17,18 +19,18 @@ use tokio::time::Instant;
 
 /// A call is under way.
 const BUSY: u64 = 0;
-/// It has to make room.
+/// It has been chosen to make room.
 const EVICTED: u64 = u64::MAX;
 
 /// The connections of callers, of the whole process.
 pub struct Callers {
-    /// Connections that each port may have.
+    /// The most connections that each port may have.
     most: usize,
     began: Instant,
     ports: Mutex<[Port; 2]>,
 }
 
-/// Those of one port.
+/// The connections of one port.
 #[derive(Default)]
 struct Port {
     seats: HashMap<u64, Arc<Seat>>,
@@ -44,25 +46,25 @@ struct Address {
     queue: Queue,
 }
 
-/// Numbers of connections, each behind the moment since when it was idle as it was put here.
+/// Numbers of connections, each with the idle time that was current when it was added.
 #[derive(Default)]
 struct Queue(BinaryHeap<Reverse<(u64, u64)>>);
 
-/// One connection, as its task and those who look for room know it.
+/// One connection, as seen by its task and by the search for room.
 pub(super) struct Seat {
     address: IpAddr,
-    /// Since when it has been idle, in milliseconds from the first, or [`BUSY`], or [`EVICTED`].
+    /// When it became idle, in milliseconds since the first connection, or [`BUSY`], or [`EVICTED`].
     idle: AtomicU64,
     task: OnceLock<AbortHandle>,
     /// It has opened a WebSocket.
     websocket: AtomicBool,
-    /// Right credentials have come by it.
+    /// Right credentials have been sent on it.
     pub(super) proven: AtomicBool,
-    /// Wrong credentials have come by it.
+    /// Wrong credentials have been sent on it.
     pub(super) guessed: AtomicBool,
 }
 
-/// A connection's place, given back when dropped.
+/// A connection's place, freed when dropped.
 pub struct Taken {
     callers: Arc<Callers>,
     pub(super) seat: Arc<Seat>,
@@ -70,16 +72,16 @@ pub struct Taken {
     port: usize,
 }
 
-/// Who calls, and on which address of ours.
+/// The caller, and the local address that it reached.
 #[derive(Clone, Copy)]
 pub(super) struct Caller {
     pub(super) peer: IpAddr,
     pub(super) local: IpAddr,
-    /// It has come in by the center's port.
+    /// It came in through the center's port.
     pub(super) center: bool,
 }
 
-/// Who has one IPv6 address usually has all of its /64.
+/// The network that limits apply to: whoever has one IPv6 address usually has all of its /64.
 pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
@@ -88,7 +90,7 @@ pub(super) fn network(address: IpAddr) -> IpAddr {
 }
 
 impl Callers {
-    /// At most so many connections for each of the two ports, of which one address may have half.
+    /// At most that many connections for each of the two ports; one address may have half of them.
     pub fn new(most: usize) -> Callers {
         Callers { most: most.max(2), began: Instant::now(), ports: Mutex::default() }
     }
@@ -98,7 +100,8 @@ impl Callers {
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a new connection, of the center's port or of the engine's; None: there is none, and nobody idles.
+    /// A place for a new connection, on the center's port or the engine's. None: all places are taken, and no
+    /// connection is idle.
     pub(super) fn admit(self: &Arc<Self>, address: IpAddr, center: bool) -> Option<Taken> {
         self.admit_at(address, center, Instant::now())
     }
@@ -126,7 +129,7 @@ impl Callers {
         Some(Taken { callers: self.clone(), seat, number, port })
     }
 
-    /// Ends the connection that has been idle for longest, since there are no descriptors left; false: none is idle.
+    /// Ends the connection that has been idle for longest, because file descriptors have run out. False: none is idle.
     pub(super) fn make_room(&self) -> bool {
         let mut ports = self.ports();
         let fuller = usize::from(ports[1].seats.len() > ports[0].seats.len());
@@ -150,7 +153,7 @@ impl Port {
         number
     }
 
-    /// Ends the connection (of that address) that has been idle for longest.
+    /// Ends the connection that has been idle for longest (of that address, if one is given).
     fn evict(&mut self, address: Option<IpAddr>, now: u64) -> Option<()> {
         let queue = match &address {
             Some(address) => &mut self.by_address.get_mut(address)?.queue,
@@ -180,7 +183,7 @@ impl Port {
 }
 
 impl Queue {
-    /// `live`: how many of its numbers are still there. Those that are not are forgotten from time to time.
+    /// `live`: how many of the numbers still exist. The others are removed from time to time.
     fn add(&mut self, idle: u64, number: u64, live: usize, seats: &HashMap<u64, Arc<Seat>>) {
         if self.0.len() > 2 * live + 16 {
             self.0.retain(|Reverse((_, number))| seats.contains_key(number));
@@ -197,10 +200,10 @@ impl Queue {
             if stays && seat.idle.compare_exchange(idle, EVICTED, SeqCst, Relaxed).is_ok() {
                 return Some(number);
             }
-            // One that calls will be idle later than now.
+            // A connection that is busy will be idle later than now.
             self.0.push(Reverse((if idle == BUSY { now + 1 } else { idle }, number)));
             if stamp > now {
-                // All others call too.
+                // All others are busy too.
                 return None;
             }
         }
@@ -209,10 +212,10 @@ impl Queue {
 }
 
 impl Seat {
-    /// The task that serves it, to be ended when it has to make room.
+    /// Sets the task that serves the connection; it is aborted when the connection has to make room.
     pub(super) fn belongs_to(&self, task: AbortHandle) {
         let task = self.task.get_or_init(|| task);
-        // Not a mere load, which could be done before the task is to be seen.
+        // Not a plain load, which could be done before the task becomes visible.
         if self.idle.fetch_or(0, SeqCst) == EVICTED {
             task.abort();
         }
@@ -220,19 +223,19 @@ impl Seat {
 }
 
 impl Taken {
-    /// It has nothing to do since then, or only waits for its caller.
+    /// The connection is idle since then, or only waits for its caller.
     pub(super) fn rest(&self, since: Instant) {
         let since = self.callers.moment(since);
         let _ = self.seat.idle.compare_exchange(BUSY, since, Relaxed, Relaxed);
     }
 
-    /// A call begins; false: the connection has to make room, and ends.
+    /// A call begins. False: the connection has to make room, and ends.
     pub(super) fn begin(&self) -> bool {
         let idle = self.seat.idle.load(Relaxed);
         idle == BUSY || idle != EVICTED && self.seat.idle.compare_exchange(idle, BUSY, Relaxed, Relaxed).is_ok()
     }
 
-    /// It opens a WebSocket, which is never idle; false: half of the port's connections have done so.
+    /// It opens a WebSocket, which never counts as idle. False: half of the port's connections have done so already.
     pub(super) fn open_websocket(&self) -> bool {
         let mut ports = self.callers.ports();
         let port = &mut ports[self.port];

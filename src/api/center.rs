@@ -1,4 +1,4 @@
-//! The center: which nodes there are, for clients that look for one.
+//! The center's API: the nodes of the cluster, for clients that look for one.
 
 use serde::Serialize;
 use std::net::{IpAddr, SocketAddr};
@@ -27,7 +27,7 @@ pub(super) struct Nodes {
 
 #[derive(Serialize)]
 struct Node {
-    /// As text: some readers of JSON hold no large number exactly.
+    /// As text: some JSON parsers can't represent large numbers exactly.
     id: String,
     /// host:port, to be dialled as it stands.
     api_server: String,
@@ -49,8 +49,8 @@ impl Node {
 }
 
 impl Api {
-    /// The live nodes. `local` is the address of ours that the caller reached: what it can dial where nothing is
-    /// advertised.
+    /// The live nodes. `local` is the local address that the caller reached; it is given for a node that advertises no
+    /// address.
     pub(super) fn nodes(&self, local: IpAddr) -> Nodes {
         if let Some(others) = self.mesh.others() {
             let engines =

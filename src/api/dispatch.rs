@@ -13,11 +13,11 @@ impl Api {
         if !self.mesh.is_serving() {
             return Answer::failure(&ApiError::Joining, None);
         }
-        // An empty array of publishes is told so.
+        // An empty array of publishes is reported as such.
         let object = if call == Call::Publish { body } else { object_of(body) };
         let params = match Params::parse(object, "the body") {
             Ok(params) => params,
-            // Whatever is rarer than a plain publish is boxed, so that no connection carries what it needs.
+            // Everything rarer than a plain publish is boxed, so that a connection does not reserve memory for it.
             Err(_) if call == Call::Publish && batch::is_array(body) => {
                 return Box::pin(batch::answer(self, body)).await;
             }

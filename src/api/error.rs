@@ -1,4 +1,4 @@
-//! What can be wrong with a call, and how each is told: the API's code, the HTTP status, a sentence.
+//! What can be wrong with a call, and how each failure is reported: the API's code, the HTTP status, a sentence.
 
 use hyper::StatusCode;
 use std::borrow::Cow;
@@ -20,35 +20,35 @@ pub enum ApiError {
     AlreadyPopped(String),
     /// This connection does not consume the topic.
     NotConsumed(String),
-    /// A connection did not do what it was told.
+    /// A connection did not apply a command.
     NotObeyed(CommandError),
     /// The request is no proper HTTP; holds what is wrong.
     BadRequest(&'static str),
-    /// The request needs what this server does not have; holds what.
+    /// The request needs something that this server does not have; holds what.
     NotImplemented(&'static str),
     /// The request does not open a WebSocket; holds the HTTP status and what was expected.
     NoUpgrade(StatusCode, String),
     /// Credentials are missing or wrong.
     Unauthorized,
-    /// The user may not do that, or not from there; or a web page may not.
+    /// The user may not do that, or not from that address, or a web page may not.
     Forbidden(Cow<'static, str>),
     /// No such path.
     NotFound,
-    /// The path does not take that method; holds what it takes.
+    /// The path does not take that method; holds the methods that it takes.
     MethodNotAllowed(&'static str),
     /// The body is larger than that many bytes.
     TooLarge(usize),
     /// The body did not arrive in time.
     Timeout,
-    /// The engine drains.
+    /// The engine is draining.
     Unavailable,
     /// The node has not joined its cluster yet.
     Joining,
-    /// Workers are stuck: these.
+    /// These workers are stuck.
     Stuck(Vec<WorkerId>),
-    /// Wrong credentials have come from there so fast that these were not looked at.
+    /// Too many wrong credentials came from that address, so these were not checked.
     TooMany,
-    /// As many connections as may be have opened a WebSocket.
+    /// The limit of WebSocket connections is reached.
     Crowded,
 }
 
@@ -66,7 +66,7 @@ impl ApiError {
         }
     }
 
-    /// Under which label it is counted.
+    /// The label that it is counted under.
     pub fn label(&self) -> CallResult {
         match self {
             ApiError::InvalidArgument(_) => CallResult::Invalid,
@@ -90,7 +90,7 @@ impl ApiError {
         }
     }
 
-    /// The HTTP status. What only the WebSocket API answers has none of its own.
+    /// The HTTP status. An error that only the WebSocket API reports has none of its own.
     pub fn status(&self) -> StatusCode {
         match self {
             ApiError::InvalidArgument(_)

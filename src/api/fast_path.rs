@@ -1,6 +1,6 @@
-//! Plain requests: a call of the mesh in the form that every back end's HTTP client sends. They are nearly all of the
-//! traffic, and are answered from the connection's buffer without what general HTTP needs. From the first request of any
-//! other form on, hyper serves the connection.
+//! The fast path: calls of the mesh in the form that every back end's HTTP client sends. They are nearly all of the
+//! traffic, and are answered from the connection's buffer without a general HTTP implementation. From the first request
+//! of any other form on, hyper serves the connection.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -17,15 +17,15 @@ use super::state::{Api, DRAIN};
 use crate::shard::transport::Transport;
 use crate::wire::host::{self, Host};
 
-/// What a connection's buffers hold while nothing larger comes or goes. A head that is longer is hyper's.
+/// The size of a connection's buffers unless something larger comes or goes. A longer head is left to hyper.
 const BUFFER: usize = 8 * 1024;
 /// The longest request, head and body, that is answered here.
 const MAX_REQUEST: usize = 64 * 1024;
 /// The most headers of a request that is answered here.
 const MAX_HEADERS: usize = 32;
 
-/// The headers that make a request none that is answered here, those that only browsers send among them; and those of which
-/// a second one does.
+/// Headers that take a request off the fast path, among them those that only browsers send; and headers that must not
+/// occur twice.
 const NOT_PLAIN: [&str; 9] = [
     "content-length",
     "authorization",
@@ -38,15 +38,15 @@ const NOT_PLAIN: [&str; 9] = [
     "sec-fetch-site",
 ];
 
-/// How a connection goes on.
+/// How a connection continues.
 pub(super) enum Next {
     /// It is over.
     End,
-    /// hyper goes on with what has been read.
+    /// hyper continues with the bytes that have been read.
     General {
         /// What has been read and not answered.
         read: Vec<u8>,
-        /// The time is up for the body of the request in `read`.
+        /// The body of the request in `read` has not arrived in time.
         late: bool,
     },
 }
@@ -59,11 +59,11 @@ enum Awaited {
     Body,
 }
 
-/// What bytes begin with.
+/// What the bytes begin with.
 #[derive(Debug, PartialEq, Eq)]
 enum Parsed<'a> {
     Whole(Request<'a>),
-    /// The part of a request that may be plain. Its length, once its head is there.
+    /// A part of a request that may be on the fast path. Its length, once its head is complete.
     Part(Option<usize>),
     Other,
 }
@@ -79,19 +79,19 @@ struct Request<'a> {
 }
 
 impl Api {
-    /// Answers plain requests for as long as only they come.
+    /// Answers requests on the fast path until one of another form comes.
     pub(super) async fn serve_fast_path(&self, socket: &mut Transport, caller: Caller, taken: &Taken) -> Next {
         let (mut input, mut output, mut date) = (Vec::new(), Vec::new(), Date::default());
-        // One for the connection's whole life: when it goes off, it is seen how much time is left.
+        // One timer for the connection's whole life: when it fires, the remaining time is computed.
         let mut alarm = pin!(sleep(self.read_timeout().unwrap_or_default()));
         let mut draining = self.draining.clone();
         let mut drained = pin!(draining.wait_for(|draining| *draining));
-        // Once the engine drains: till when what has begun is answered.
+        // Once the engine drains: until when requests that have begun are answered.
         let mut last = None;
-        // What is waited for, and since when.
+        // What the connection waits for, and since when.
         let (mut awaited, mut since) = (Awaited::Request, Instant::now());
         loop {
-            // All requests that are there; their answers share a write.
+            // All requests that have arrived; their answers share a write.
             let mut done = 0;
             let length = loop {
                 let config = self.config.load();
@@ -123,7 +123,7 @@ impl Api {
             input.drain(..done);
             let progress = done > 0;
             if progress {
-                // A caller that does not take the answers is idle, too.
+                // A caller that does not read the answers counts as idle, too.
                 since = Instant::now();
                 taken.rest(since);
             }
@@ -131,7 +131,7 @@ impl Api {
                 match socket.try_write(&output) {
                     Ok(written) if written == output.len() => {}
                     written => {
-                        // Boxed, so that a connection does not carry what hardly any needs.
+                        // Boxed, so that a connection does not carry what is hardly ever needed.
                         if !Box::pin(self.write(socket, &output[written.unwrap_or(0)..])).await {
                             return Next::End;
                         }
@@ -146,7 +146,7 @@ impl Api {
                 None if input.is_empty() => Awaited::Request,
                 None => Awaited::Head,
             };
-            // A head that comes byte by byte has no more time than another.
+            // A head that comes byte by byte gets no more time than any other.
             if next != awaited {
                 awaited = next;
                 if !progress {
@@ -166,7 +166,8 @@ impl Api {
                     read = read(socket, &mut input, wanted) => read.is_ok(),
                     _ = &mut drained => continue,
                     () = self.time_up(alarm.as_mut(), since) => {
-                        // A request without its body is told so; one without its head is not known for a request.
+                        // A request without its body gets an answer; one without its head can't be recognised as a
+                        // request.
                         return if length.is_some() { Next::General { read: input, late: true } } else { Next::End };
                     }
                 },
@@ -191,7 +192,7 @@ impl Api {
         }
     }
 
-    /// Ready when what is awaited since then has not come for as long as may be.
+    /// Ready when what is awaited has not come within the time limit.
     async fn time_up(&self, mut alarm: Pin<&mut Sleep>, since: Instant) {
         loop {
             alarm.as_mut().await;
@@ -204,7 +205,7 @@ impl Api {
     }
 }
 
-/// Reads till `input` has `wanted` bytes. Dropped before, it has lost nothing.
+/// Reads until `input` has `wanted` bytes. Dropping the future loses no data.
 async fn read(socket: &mut Transport, input: &mut Vec<u8>, wanted: usize) -> io::Result<()> {
     while input.len() < wanted {
         input.reserve(BUFFER.max(wanted) - input.len());
@@ -215,9 +216,10 @@ async fn read(socket: &mut Transport, input: &mut Vec<u8>, wanted: usize) -> io:
     Ok(())
 }
 
-/// Reads the rest of what has begun, while the engine drains; false if nothing has, or it does not come in time.
+/// While the engine drains, reads the rest of a request that has begun. False if none has, or the rest does not come in
+/// time.
 async fn rest(socket: &mut Transport, input: &mut Vec<u8>, wanted: usize, end: Instant) -> bool {
-    // The time first: to a caller that never pauses it would not be up.
+    // The deadline is checked first: a caller that never pauses would not be stopped otherwise.
     let begun = !input.is_empty() && Instant::now() < end;
     begun && matches!(timeout_at(end, read(socket, input, wanted)).await, Ok(Ok(())))
 }
@@ -245,7 +247,7 @@ fn parse(input: &[u8], max_body: usize) -> Parsed<'_> {
         } else if is("host") && host.is_none() {
             host = Some(header.value);
         } else if is("connection") && header.value.eq_ignore_ascii_case(b"keep-alive") {
-            // As it is without.
+            // The header changes nothing: keep-alive is the default.
         } else if NOT_PLAIN.into_iter().any(is) {
             return Parsed::Other;
         }

@@ -1,4 +1,4 @@
-//! The API over general HTTP/1, by hyper: routes, bodies, statuses, and the way to the WebSocket API.
+//! The API over general HTTP/1, served by hyper: routes, bodies, statuses, and the upgrade to the WebSocket API.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -55,7 +55,7 @@ impl Route {
     fn takes(self, method: &Method) -> bool {
         match self {
             Route::Mesh(_) => method == Method::POST,
-            // What HEAD asks is answered as to GET; hyper leaves the body out.
+            // HEAD is answered as GET; hyper leaves the body out.
             _ => method == Method::GET || method == Method::HEAD,
         }
     }
@@ -77,7 +77,7 @@ impl Route {
         }
     }
 
-    /// Under which label it is counted.
+    /// The label that it is counted under.
     fn label(self) -> ApiCall {
         match self {
             Route::Mesh(call) => call.label(),
@@ -102,8 +102,8 @@ struct Connection<'a> {
 }
 
 impl Api {
-    /// Serves a connection with hyper from what has been read of it on; `late`: the time for the first request's body is
-    /// up.
+    /// Serves a connection with hyper, starting with the bytes that have been read. `late`: the time for the first
+    /// request's body is up.
     pub(super) async fn serve_hyper(
         self: Rc<Self>,
         socket: Transport,
@@ -126,17 +126,17 @@ impl Api {
             let timeout_after = if late.take() { Some(Duration::ZERO) } else { api.read_timeout() };
             async move {
                 if !taken.begin() {
-                    // It makes room: its task is about to end.
+                    // The connection makes room: its task is about to be aborted.
                     std::future::pending::<()>().await;
                 }
                 let on = Connection { unread: &unread, opening: &opening, taken: &taken };
                 let mut response = api.answer(request, caller, timeout_after, on).await;
                 if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                    // A caller that does not take the answer is idle, too.
+                    // A caller that does not read the answer counts as idle, too.
                     taken.rest(Instant::now());
                 }
                 if api.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                    // Told below too, but for callers that never pause.
+                    // Also done below, but this covers callers that never pause.
                     response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(response)
@@ -152,7 +152,7 @@ impl Api {
             biased;
             ended = &mut connection => ended,
             _ = draining.wait_for(|draining| *draining) => {
-                // What is under way is answered; then the connection ends.
+                // Requests under way are answered; then the connection ends.
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
                 match timeout(DRAIN, &mut connection).await {
                     Ok(ended) => ended,
@@ -199,7 +199,7 @@ impl Api {
                 (response, result, origin)
             }
             Err(error) => {
-                // A page's author sees little of it in the browser.
+                // The page's author sees little of the error in the browser.
                 tracing::debug!(peer = %caller.peer, "API call refused: {}", error.message());
                 let (response, result) = Answer::failure(&error, None).into_parts();
                 (response, result, None)
@@ -212,7 +212,7 @@ impl Api {
         response
     }
 
-    /// Whether a request is one that is looked at. The origin of the page that makes it, if one does that may.
+    /// Checks whether a request may be served. Returns the origin of the page that makes it, if a listed page does.
     fn check_request(
         &self,
         route: Option<Route>,
@@ -222,13 +222,13 @@ impl Api {
         let host = pages::check_form(request)?;
         let config = self.config.load();
         match pages::check_page(request.headers(), host, &config, caller) {
-            // A probe is answered to everybody.
+            // A health probe is answered to everybody.
             Err(_) if matches!(route, Some(Route::Health)) => Ok(None),
             checked => checked,
         }
     }
 
-    /// The response, and what it came to, as figures call it.
+    /// The response, and its label for the metrics.
     async fn route(
         &self,
         route: Option<Route>,
@@ -239,7 +239,7 @@ impl Api {
     ) -> Result<(Response<Full<Bytes>>, CallResult), ApiError> {
         let config = self.config.load();
         let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
-        // Whoever may not call is not told what there is.
+        // A caller without the right does not learn which paths exist.
         if let Some(right) = route.map_or(Some(Right::Read), Route::right)
             && let Err(error) = self.check(&config, authorization, caller, right, on.taken)
         {
@@ -292,18 +292,18 @@ impl Api {
         Ok(answer.into_parts())
     }
 
-    /// A page of metrics, made beside the worker.
+    /// A page of metrics, made on another thread than the worker's.
     async fn page(&self, center: bool) -> Result<Answer, ApiError> {
         let of = if center { Of::Center } else { Of::Engine };
         let _one = self.scraping.acquire().await;
         let metrics = self.metrics.clone();
-        // It fails only when the engine ends before it began.
+        // It fails only if the engine stops before the task began.
         let page = tokio::task::spawn_blocking(move || metrics.page(of)).await.map_err(|_| ApiError::Unavailable)?;
         Ok(Answer::text(TEXT, page))
     }
 }
 
-/// `timeout_after`: how long the body may take; None: for ever.
+/// `timeout_after`: how long the body may take; None: no limit.
 async fn read_body(
     request: Request<Incoming>,
     limit: usize,

@@ -1,5 +1,5 @@
-//! Publishes that bear an id, so that asking for one twice does it once. A table of the process, whichever worker is
-//! asked: bounded in time, number and bytes, the oldest id forgotten first.
+//! Idempotent publishes: a publish with an id is done once, even if it is requested twice. One table for the process,
+//! whichever worker is asked. It is bounded in time, number and bytes; the oldest id is forgotten first.
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
@@ -12,54 +12,54 @@ use tokio::time::Instant;
 use super::call::Outcome;
 use super::params::Publish;
 
-/// How long an id is known, from the publish that brought it on.
+/// How long an id is known, counted from its first publish.
 const KNOWN: Duration = Duration::from_secs(300);
-/// The most ids that are known at a time.
+/// The most ids that are known at once.
 const MAX_IDS: usize = 65_536;
-/// The most bytes of what is known. One larger publish is taken all the same, and the only one then.
+/// The most bytes of the table. A single larger publish is still accepted, and is then the only one.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
-/// What an id takes besides its text, and each of its channels, in bytes: generously.
+/// What an id takes besides its text, and each of its channels, in bytes; a generous estimate.
 const PER_ID: usize = 512;
 const PER_CHANNEL: usize = 256;
 
-/// What a publish with an id came to, as far as this node knows.
+/// The outcome of a publish with an id, as far as this node knows.
 #[derive(Debug, Clone)]
 pub(super) enum Done {
     /// It was done.
     Known(Outcome),
-    /// The node that does it has not answered: it may be asked for again, and is not done twice then.
+    /// The node that does it has not answered. The caller may ask again; it is not done twice then.
     Unknown(Outcome),
 }
 
-/// A publish with an id, in the mailboxes: its outcome, for each of those that ask for it.
+/// A publish with an id, in the mailboxes: its outcome, for all callers that ask for it.
 pub(super) type Enqueued = Shared<BoxFuture<'static, Outcome>>;
-/// The same on its way there.
+/// The same publish on its way into the mailboxes.
 pub(super) type Enqueuing = Shared<BoxFuture<'static, Enqueued>>;
 
-/// The ids that are known, and what was or is being done for each.
+/// The ids that are known, and the publish of each.
 #[derive(Default)]
 pub struct IdempotencyTable(Arc<Mutex<Table>>);
 
 #[derive(Default)]
 struct Table {
     known: HashMap<Arc<str>, Entry>,
-    /// The ids from the oldest on; each is known.
+    /// The known ids, oldest first.
     order: VecDeque<(Instant, Arc<str>)>,
     bytes: usize,
-    /// Numbers entries, so that an id that was forgotten and came again is told from its former self.
+    /// Numbers the entries, so that an id that was forgotten and came again is told from its earlier entry.
     next: u64,
 }
 
 struct Entry {
     number: u64,
     weight: usize,
-    /// Whoever waits for it drives it: if the first caller leaves halfway, the next one goes on.
+    /// Any caller that waits for it drives it: if the first caller leaves, the next one continues.
     under_way: Enqueuing,
 }
 
 impl IdempotencyTable {
-    /// The publish with that id: the earlier one where it is known, else the one that `begin` begins. Its first stage ends
-    /// when the mailboxes have it, its second with its outcome.
+    /// The publish with that id: the earlier one if the id is known, else the one that `begin` begins. Its first stage
+    /// ends when the mailboxes have it, its second with its outcome.
     pub(super) fn once<E, F>(&self, id: Arc<str>, publish: Publish, begin: impl FnOnce(Publish) -> E) -> Enqueuing
     where
         E: Future<Output = F> + Send + 'static,
@@ -68,7 +68,7 @@ impl IdempotencyTable {
         self.once_at(Instant::now(), id, weights(&publish), || begin(publish))
     }
 
-    /// `weights`: while the message has not been enqueued, and afterwards.
+    /// `weights`: the bytes while the message has not been enqueued, and afterwards.
     fn once_at<E, F>(&self, now: Instant, id: Arc<str>, weights: (usize, usize), begin: impl FnOnce() -> E) -> Enqueuing
     where
         E: Future<Output = F> + Send + 'static,
@@ -110,18 +110,18 @@ impl IdempotencyTable {
             }
         };
         drop(table);
-        // What was forgotten ends here, outside of the lock.
+        // Forgotten entries are dropped here, outside the lock.
         drop(forgotten);
         under_way
     }
 }
 
 fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
-    // Nothing is done under the lock that could leave it half done.
+    // Nothing is done under the lock that could leave the table half changed.
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is known of a publish weighs, before its message is enqueued and afterwards.
+/// The bytes that a publish counts for, before its message is enqueued and afterwards.
 fn weights(publish: &Publish) -> (usize, usize) {
     let id = publish.id.as_ref().map_or(0, |id| id.len());
     let after = PER_ID + id + publish.channels.len() * PER_CHANNEL;
@@ -138,7 +138,7 @@ impl Table {
         forgotten
     }
 
-    /// The newest stays in any case.
+    /// The newest entry always stays.
     fn make_room(&mut self, forgotten: &mut Vec<Entry>) {
         while self.order.len() > 1 && (self.order.len() > MAX_IDS || self.bytes > MAX_BYTES) {
             self.forget_oldest(forgotten);
@@ -153,7 +153,7 @@ impl Table {
         }
     }
 
-    /// What came of that entry is not known: who asks again begins it anew.
+    /// The outcome of that entry is not known: the next request begins it anew.
     fn forget(&mut self, id: &str, number: u64) {
         if self.known.get(id).is_some_and(|entry| entry.number == number)
             && let Some(entry) = self.known.remove(id)

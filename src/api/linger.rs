@@ -1,5 +1,5 @@
-//! The end of a caller's socket. One that is closed while part of a request is unread is reset, and a reset takes the
-//! response with it that the caller has not read yet: a refused call would look like a broken network.
+//! How a caller's socket is closed. A socket that is closed while part of a request is unread is reset, and a reset
+//! discards the response if the caller has not read it yet: a refused call would look like a broken network.
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
@@ -14,12 +14,13 @@ use tokio::time::Sleep;
 
 use crate::shard::transport::Transport;
 
-/// How long the rest of a refused request is waited for.
+/// How long the rest of a refused request is awaited.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// A socket that begins with what was read of it before, and that, while `unread` says so, ends only when the caller has ended or the time is up.
+/// A socket that first yields the bytes read before. While `unread` is set, it closes only when the caller has ended or
+/// the time is up.
 pub(super) struct Lingering {
-    /// What was read of it before.
+    /// The bytes that were read before.
     read: Vec<u8>,
     socket: TokioIo<Transport>,
     unread: Rc<Cell<bool>>,
@@ -31,12 +32,12 @@ impl Lingering {
         Lingering { read, socket: TokioIo::new(socket), unread, deadline: None }
     }
 
-    /// The socket, and what was read of it and not taken from here.
+    /// The socket, and the bytes read before that nobody has taken from here.
     pub(super) fn into_parts(self) -> (Transport, Vec<u8>) {
         (self.socket.into_inner(), self.read)
     }
 
-    /// Reads and forgets what still comes.
+    /// Reads and discards what still comes.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut buffer = [0; 4096];
         loop {

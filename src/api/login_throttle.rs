@@ -1,12 +1,13 @@
-//! Failed logins. Whoever guesses passwords waits for each answer; nobody else does.
+//! The login throttle: whoever guesses passwords waits for each answer; nobody else does.
 //!
-//! The answer to wrong credentials waits. What waits is bounded, for an address and in all, so that waiting connections can't
-//! be piled up; beyond that, credentials from that address are not looked at, since each look would be a guess more.
+//! The answer to wrong credentials is delayed. The number of delayed answers is bounded, for an address and in all, so
+//! that waiting connections can't pile up. Beyond that, credentials from that address are not checked, since each check
+//! would allow another guess.
 //!
-//! An attacker who shares an address with a back end must not lock it out. So they are looked at all the same where a
-//! connection has proven itself by right ones; and on a connection that has not guessed yet where the address has lately done
-//! so by another one, or where the configuration names it as that of a user. There, guessers have to connect anew for each
-//! guess: whatever were slower would not let the back end in.
+//! An attacker who shares an address with a back end must not lock it out. So credentials are still checked on a
+//! connection that has sent right ones before. They are also checked on a connection that has not guessed yet, if the
+//! address has lately logged in on another connection, or if the configuration names it as a user's host. There,
+//! guessers have to connect anew for each guess; anything slower would keep the back end out.
 
 use foldhash::fast::RandomState;
 use std::collections::HashMap;
@@ -18,9 +19,9 @@ use std::time::{Duration, Instant};
 use super::callers::{Seat, network};
 use crate::telemetry::rate_limited::rate_limited;
 
-/// As many wrong logins of an address are answered at once.
+/// That many wrong logins of an address are answered without delay.
 const FREE: u32 = 4;
-/// After so long without another one, they are forgotten.
+/// Failed logins are forgotten after that long without another one.
 const MEMORY: Duration = Duration::from_secs(60);
 /// How long each further answer waits.
 const DELAY: Duration = Duration::from_secs(1);
@@ -28,16 +29,16 @@ const DELAY: Duration = Duration::from_secs(1);
 const WAITING: u32 = 8;
 /// The same for all addresses together.
 const WAITING_IN_ALL: u32 = 256;
-/// The most addresses that are told apart; those beyond them share a place.
+/// The most addresses that are told apart; all others share one entry.
 const ADDRESSES: usize = 4096;
-/// How long it counts for an address that right credentials came from there.
+/// How long an address counts as proven after right credentials came from it.
 const PROVEN: Duration = Duration::from_secs(3600);
 
-/// The logins of the process. Touched when one fails, and once by each connection whose does not.
+/// The failed logins of the process. Used when a login fails, and once by each connection that logs in.
 #[derive(Default)]
 pub struct LoginThrottle {
     table: Mutex<Table>,
-    /// Answers to some address wait: those that are to be looked at are asked about first.
+    /// Answers to some address are delayed: before credentials are checked, the table has to be asked.
     guessed: AtomicBool,
 }
 
@@ -46,7 +47,7 @@ struct Table {
     by_address: HashMap<IpAddr, Entry, RandomState>,
     /// When right credentials last came from an address.
     proven: HashMap<IpAddr, Instant, RandomState>,
-    /// For the addresses that found no place.
+    /// The shared entry of addresses that found no place.
     rest: Option<Entry>,
     waiting: u32,
 }
@@ -73,7 +74,7 @@ pub(super) enum Verdict {
     End,
 }
 
-/// An answer that waits. It counts as long as this lives.
+/// A delayed answer. It counts as long as this value lives.
 pub(super) struct Waiting {
     logins: Arc<LoginThrottle>,
     place: Option<IpAddr>,
@@ -85,7 +86,7 @@ impl LoginThrottle {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether credentials that come by that connection are looked at. `is_known`: whether back ends are expected there.
+    /// Whether credentials on that connection are checked. `is_known`: whether back ends are expected at that address.
     pub(super) fn may_try(&self, from: IpAddr, seat: &Seat, is_known: impl FnOnce() -> bool) -> bool {
         let guessed = seat.guessed.load(Relaxed);
         if !self.guessed.load(Relaxed) || seat.proven.load(Relaxed) && !guessed {
@@ -103,7 +104,7 @@ impl LoginThrottle {
         }
         let address = network(from);
         let full = table.waiting >= WAITING_IN_ALL;
-        // Those that share a place are many, of whom few guess.
+        // Many addresses share this entry, and few of them guess.
         let Some(entry) = table.by_address.get_mut(&address) else { return true };
         let beyond = !entry.is_over(now) && entry.failed >= FREE && (full || entry.waiting >= WAITING);
         if beyond {
@@ -166,7 +167,7 @@ impl LoginThrottle {
 }
 
 impl Waiting {
-    /// Lets the time pass. To be a task of its own: a caller that leaves before the answer has guessed all the same.
+    /// Waits. Run it as a task of its own: a caller that leaves before the answer has guessed all the same.
     pub(super) async fn rest(self) {
         tokio::time::sleep(DELAY).await;
     }

@@ -1,8 +1,10 @@
-//! What back ends call: the mesh over HTTP and WebSocket, and the center. Served by the workers, each with its own [`Api`].
+//! The API for back ends: the mesh over HTTP and WebSocket, and the center. Served by the workers, each with its own
+//! [`Api`].
 //!
-//! From the bottom up: `error`, `params` (what the JSON says), `call` (one publish, one send), `repeats`; `callers` and
-//! `logins`; `state`, which holds all of them for a worker; `publish` and `batch`, `auth`, `pages`, `center`, `dispatch`;
-//! `ws`; `plain` and `http`, the two ways a request is read; `serve`, the life of a connection.
+//! From the bottom up: `error`, `params` (what the JSON says), `call` (one publish, one send), `idempotency`; `callers`
+//! and `login_throttle`; `state`, which holds all of them for a worker; `publish` and `batch`, `auth`, `pages`,
+//! `center`, `dispatch`; `ws`; `fast_path` and `http`, the two ways a request is read; `serve`, the life of a
+//! connection.
 
 mod answer;
 pub mod auth;

@@ -1,6 +1,6 @@
-//! Calls that a web page can make. A browser lets any page send requests to any address, this machine's own among them,
-//! and open WebSockets there (RFC 6455, section 10.2); what it sends along tells them from those of other programs. A page
-//! may call only if its origin is among `access.origins`.
+//! Calls that a web page can make. A browser lets any page send requests to any address, including this machine's own,
+//! and open WebSockets there (RFC 6455, section 10.2). The headers that it adds tell such calls from those of other
+//! programs. A page may call only if its origin is among `access.origins`.
 
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
@@ -14,16 +14,16 @@ use crate::config::Config;
 use crate::wire::handshake::{UNKNOWN_CODING, is_known_coding, is_listed, shown};
 use crate::wire::host::{self, Host};
 
-/// What browsers say of how the page that calls is related to what it calls (Fetch Metadata, section 2.4).
+/// How the calling page is related to the server that it calls, as browsers say it (Fetch Metadata, section 2.4).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// What a page may send and ask with. Those that a page may use without asking are named too: it does no harm.
+/// The methods that a page may use. Those that need no preflight are named too: it does no harm.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST");
 const HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type");
 /// How long a browser need not ask again, in seconds.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
-/// Holds a request against the rules that no HTTP server may leave to others: one host (RFC 9112, section 3.2), and a body
+/// Checks a request against the rules that every HTTP server must enforce: one host (RFC 9112, section 3.2), and a body
 /// that it can read (section 6.1).
 pub(super) fn check_form<B>(request: &Request<B>) -> Result<Option<Host<'_>>, ApiError> {
     let all = |name| request.headers().get_all(name).into_iter().map(HeaderValue::as_bytes);
@@ -36,7 +36,7 @@ pub(super) fn check_form<B>(request: &Request<B>) -> Result<Option<Host<'_>>, Ap
     }
 }
 
-/// Refuses what a page does that may not call. The origin of one that may; None: no page calls.
+/// Refuses calls of pages that may not call. Returns the origin of a page that may; None: no page calls.
 pub(super) fn check_page(
     headers: &HeaderMap,
     host: Option<Host<'_>>,
@@ -52,7 +52,7 @@ pub(super) fn check_page(
         }
         listed = Some(origin.clone());
     }
-    // With an origin that is listed it says nothing more.
+    // With a listed origin, this header adds nothing.
     for site in headers.get_all(SEC_FETCH_SITE) {
         if listed.is_none() && !["none", "same-origin"].iter().any(|fine| site == *fine) {
             let site = shown(site.as_bytes());
@@ -73,9 +73,9 @@ pub(super) fn check_page(
     }
 }
 
-/// Whether the API may be called by that name. A page can have a name of its own resolve to this machine (DNS rebinding);
-/// its browser then takes the API for the page's own server. So an open API that is reached over loopback answers to
-/// addresses, to localhost and to its configured name alone.
+/// Whether the API may be called by that host name. A page can make a name of its own resolve to this machine (DNS
+/// rebinding); its browser then takes the API for the page's own server. So an open API that is reached over loopback
+/// answers only to addresses, to localhost and to its configured name.
 pub(super) fn may_be_called(host: Option<Host<'_>>, config: &Config, caller: Caller) -> bool {
     let Some(host) = host.filter(|host| !host.is_address_or_localhost()) else { return true };
     let open = config.users.is_empty() && caller.local.to_canonical().is_loopback();

@@ -1,5 +1,5 @@
-//! What the JSON of a call says: the parameters of the mesh's calls, and each of them as the type it stands for. Knows no
-//! HTTP, so that every way in shares it.
+//! What the JSON of a call says: the parameters of the mesh's calls, each converted to its type. Knows no HTTP, so that
+//! all transports share it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -22,10 +22,10 @@ pub struct Params<'a> {
     d: Option<Field<'a>>,
     #[serde(borrow)]
     t: Option<Field<'a>>,
-    /// The caller's own mark, which its reply bears.
+    /// The caller's request id, which the reply repeats.
     #[serde(borrow)]
     i: Option<Field<'a>>,
-    /// What makes a publish one of those that are done once.
+    /// The id that makes a publish idempotent.
     #[serde(borrow)]
     id: Option<Field<'a>>,
 }
@@ -35,7 +35,7 @@ pub(super) const MAX_MESSAGES: usize = 1000;
 /// The longest `id` of a publish, in bytes.
 const MAX_ID: usize = 128;
 
-/// A request's mark, as its reply bears it.
+/// A request id, as the reply repeats it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(untagged)]
 pub enum RequestId {
@@ -47,14 +47,14 @@ pub enum RequestId {
     Text(String),
 }
 
-/// A field's value, as far as any call looks at it.
+/// A field's value, as far as any call reads it.
 pub(super) enum Field<'a> {
     Text(Cow<'a, str>),
     Integer(u64),
     Negative(i64),
-    /// A list, where one is looked at: `c`. If it is too long, one more than may be.
+    /// A list, where one is accepted: `c`. If it is too long, it holds one more than the limit.
     List(Box<[Field<'a>]>),
-    /// Something that no field takes; what it is.
+    /// Something that no field accepts; says what it is.
     Other(&'static str),
 }
 
@@ -69,7 +69,7 @@ fn list_or_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Fiel
     deserializer.deserialize_any(Any::<true>).map(Some)
 }
 
-/// Reads a sequence to its end, and keeps one more of it than a request may have.
+/// Reads a sequence to its end, and keeps at most one more item than a request may have.
 pub(super) fn bounded<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(mut seq: A) -> Result<Vec<T>, A::Error> {
     let mut items = Vec::new();
     while items.len() <= MAX_MESSAGES {
@@ -103,7 +103,7 @@ impl<'de, const LISTS: bool> Visitor<'de> for Any<LISTS> {
         Ok(Field::Negative(n))
     }
     fn visit_f64<E>(self, n: f64) -> Result<Field<'de>, E> {
-        // Some encoders write every number so.
+        // Some encoders write every number as a float.
         let whole = n.fract() == 0.0 && (0.0..9_007_199_254_740_992.0).contains(&n);
         Ok(if whole { Field::Integer(n as u64) } else { Field::Other("a number") })
     }
@@ -131,7 +131,7 @@ pub(super) fn invalid(what: impl Into<String>) -> ApiError {
 }
 
 impl Field<'_> {
-    /// A caller's mark: an integer or a string.
+    /// A request id: an integer or a string.
     pub(super) fn request_id(&self) -> Option<RequestId> {
         match self {
             Field::Integer(n) => Some(RequestId::Integer(*n)),
@@ -141,7 +141,7 @@ impl Field<'_> {
         }
     }
 
-    /// What it is.
+    /// The kind of JSON value, for messages.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Field::Text(_) => "a string",
@@ -153,25 +153,25 @@ impl Field<'_> {
     }
 }
 
-/// What is read of an object. In PHP an empty one is an empty array, and `json_encode` writes `[]` for both.
+/// The text of an object. In PHP an empty object is an empty array, and `json_encode` writes `[]` for both.
 pub(super) fn object_of(text: &[u8]) -> &[u8] {
     let inner = text.trim_ascii().strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]"));
     if inner.is_some_and(|inner| inner.trim_ascii().is_empty()) { b"{}" } else { text }
 }
 
-/// A publish whose parameters are as they should be.
+/// A publish whose parameters have been checked.
 pub(super) struct Publish {
     /// At least one.
     pub(super) channels: Vec<Channel>,
-    /// They came as a list.
+    /// The channels came as a list.
     pub(super) list: bool,
     pub(super) message: Message,
-    /// With it, it is done once.
+    /// With an id, the publish is done once.
     pub(super) id: Option<Arc<str>>,
 }
 
 impl<'a> Params<'a> {
-    /// Reads parameters; `what` they are called.
+    /// Reads parameters; `what` names them in error messages.
     pub fn parse(text: &'a [u8], what: &str) -> Result<Params<'a>, ApiError> {
         if !text.trim_ascii_start().starts_with(b"{") {
             return Err(invalid(format!(
@@ -181,7 +181,7 @@ impl<'a> Params<'a> {
         serde_json::from_slice(text).map_err(|e| invalid(format!("{what} is not valid JSON: {e}")))
     }
 
-    /// The caller's mark, if it gave one that is an integer or a string.
+    /// The request id, if there is one that is an integer or a string.
     pub fn request_id(&self) -> Option<RequestId> {
         self.i.as_ref()?.request_id()
     }
@@ -200,12 +200,12 @@ impl<'a> Params<'a> {
         Channel::parse(name.as_bytes()).map_err(|e| invalid(format!("field \"c\": {e}")))
     }
 
-    /// Whether it is one message to one channel, to be published as often as it is asked for.
+    /// Whether it is one message to one channel, without an id.
     pub(super) fn is_plain(&self) -> bool {
         self.id.is_none() && !matches!(self.c, Some(Field::List(_)))
     }
 
-    /// A publish that may be to several channels, and once only.
+    /// A publish that may have several channels, and an id.
     pub(super) fn publish(&self) -> Result<Publish, ApiError> {
         let (channels, list) = match &self.c {
             Some(Field::List(names)) => (Self::channels(names)?, true),
@@ -260,11 +260,10 @@ impl<'a> Params<'a> {
     }
 }
 
-/// A client's number as a caller names it: below 2^53 it may be one of ours, above it is another engine's at most, so that
-/// there is no such client.
+/// A client's id as a caller gives it. Below 2^53 it may be one of ours; above, it is not, so there is no such client.
 pub(super) type Addressee = Result<ClientId, u64>;
 
-/// Field `c` as a client's number, as string or number.
+/// Field `c` as a client's id, given as a string or a number.
 pub(super) fn addressee(c: &Option<Field<'_>>) -> Result<Addressee, ApiError> {
     let number = match c {
         Some(Field::Integer(n)) => Some(*n),

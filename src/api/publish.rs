@@ -1,5 +1,5 @@
-//! Publishing to several channels, or once only, in two stages: into the mailboxes, so that what is begun then comes behind
-//! it; then the counts. The plain publish, which is nearly all of the traffic, comes by without this.
+//! Publishes to several channels or with an id, in two stages: first into the mailboxes, so that whatever begins then
+//! comes after it; then the counts. The plain publish, which is nearly all of the traffic, does not use this.
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Either};
@@ -16,16 +16,16 @@ use crate::cluster::{Behind, Mesh, Receipt};
 use crate::hub::Counts;
 use crate::message::Message;
 
-/// A publish that the mailboxes have.
+/// A publish that the mailboxes have taken.
 pub(super) enum Enqueued {
-    /// One of this caller alone.
+    /// A publish of this caller alone.
     Own(Receipts),
-    /// One with an id, for which others may have asked too.
+    /// A publish with an id; other callers may have asked for it too.
     Once(idempotency::Enqueued),
 }
 
 impl Enqueued {
-    /// What it came to.
+    /// The outcome.
     pub(super) async fn outcome(self) -> Outcome {
         match self {
             Enqueued::Own(receipts) => receipts.outcome().await,
@@ -34,7 +34,7 @@ impl Enqueued {
     }
 }
 
-/// One for each channel, in their order.
+/// One receipt for each channel, in order.
 pub(super) struct Receipts {
     receipts: Vec<Receipt>,
     /// The channels came as a list.
@@ -82,11 +82,11 @@ pub(super) async fn publish(api: &Api, params: &Params<'_>) -> Result<Outcome, A
     Ok(enqueued.outcome().await)
 }
 
-/// Publishes what has an id that this node has not met: on the node that knows whether another has.
+/// Publishes with an id that is new to this node: on the node that knows whether another has done it.
 async fn once(mesh: Arc<Mesh>, id: Arc<str>, publish: Publish, behind: Behind) -> BoxFuture<'static, Done> {
     match mesh.publish_once_elsewhere(&id, (&publish.channels, publish.list), &publish.message) {
         None => enqueue(mesh, publish, behind).await.outcome().map(Done::Known).boxed(),
-        // What is published there may overtake what follows here: so it is waited for.
+        // A publish on another node may be overtaken by what follows here, so this waits for it.
         Some(elsewhere) => {
             let count = publish.channels.len();
             let done = match elsewhere.await {
@@ -106,7 +106,7 @@ fn outcome(counts: Vec<Counts>, list: bool) -> Outcome {
     }
 }
 
-/// What other nodes ask this one to publish once.
+/// Serves idempotent publishes that other nodes pass to this one.
 pub struct OnceHere {
     /// The ids that are known.
     pub repeats: Arc<IdempotencyTable>,

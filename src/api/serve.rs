@@ -1,4 +1,4 @@
-//! The life of a back end's connection: it is let in, plain requests are served, then others.
+//! The life of a back end's connection: it is admitted, then served on the fast path, then by hyper.
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -10,18 +10,18 @@ use super::state::Api;
 use crate::shard::transport::Transport;
 use crate::telemetry::rate_limited::rate_limited;
 
-/// What a connection is told that finds no place.
+/// The answer to a connection that finds no place.
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\nretry-after: 1\r\n\r\n";
 
 impl Api {
-    /// Takes a connection of a back end in (or, with `center`, of one that asks for nodes), and serves it to its end in a task
+    /// Takes over a back end's connection (with `center`, one that asks for nodes) and serves it to its end in a task
     /// of its own. `load` is dropped with it.
     pub fn adopt<T: 'static>(self: &Rc<Self>, socket: Transport, peer: SocketAddr, center: bool, load: T) {
         let Some(taken) = self.callers.admit(peer.ip(), center) else {
             rate_limited!(WARN, "API connections are refused", if center { "center" } else { "engine" };
                 target: "connmix::api", %peer, "an API connection was refused: there are as many as may be, and none is idle");
-            // As much as it takes at once: it has no place to wait in.
+            // As much as the socket takes at once: the connection has no place to wait in.
             let _ = socket.try_write(FULL);
             return;
         };
@@ -34,7 +34,7 @@ impl Api {
         seat.belongs_to(task.abort_handle());
     }
 
-    /// There are no descriptors left: the API's connection that has been idle for longest gives its own back.
+    /// File descriptors have run out: ends the API connection that has been idle for longest.
     pub fn make_room(&self) -> bool {
         self.callers.make_room()
     }
@@ -42,7 +42,7 @@ impl Api {
     async fn serve(self: Rc<Self>, mut socket: Transport, peer: SocketAddr, center: bool, taken: Taken) {
         let write_timeout = self.config.load().api.write_timeout;
         if !write_timeout.is_zero() {
-            // A caller that takes no responses is ended by the kernel.
+            // The kernel ends a connection whose caller reads no responses.
             socket.give_up_after(write_timeout);
         }
         let local = socket.local_ip().unwrap_or(IpAddr::from([127, 0, 0, 1]));
@@ -52,7 +52,7 @@ impl Api {
             true => Next::General { read: Vec::new(), late: false },
         };
         if let Next::General { read, late } = next {
-            // Boxed, so that a connection of plain requests does not carry what hyper needs.
+            // Boxed, so that a connection on the fast path does not carry what hyper needs.
             Box::pin(self.serve_hyper(socket, read, late, caller, taken)).await;
         }
     }

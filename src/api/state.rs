@@ -1,4 +1,4 @@
-//! What the API works with on one worker: the engine's services, the configuration, and what the API counts.
+//! The state of the API on one worker: the engine's services, the configuration, and the counters.
 
 use arc_swap::ArcSwap;
 use std::cell::Cell;
@@ -38,7 +38,7 @@ pub struct Api {
     pub(super) reconfigured: watch::Sender<()>,
     /// Connections under way, of all workers.
     pub(super) callers: Arc<Callers>,
-    /// What WebSocket connections are read through, while none is.
+    /// The read buffer that the worker's WebSocket connections share, while none of them reads.
     pub(super) read_buffer: Cell<Vec<u8>>,
 }
 
@@ -48,7 +48,7 @@ pub struct Parts {
     pub mesh: Arc<Mesh>,
     /// The queue.
     pub queue: Arc<Queue>,
-    /// Publishes that are done once.
+    /// The table of publishes with an id.
     pub repeats: Arc<IdempotencyTable>,
     /// The configuration in force.
     pub config: Arc<ArcSwap<Config>>,
@@ -56,7 +56,7 @@ pub struct Parts {
     pub clients: Vec<Arc<AtomicUsize>>,
     /// Where `engine.apiServer` listens.
     pub api_addr: SocketAddr,
-    /// The process's figures.
+    /// The process's metrics.
     pub metrics: Arc<Metrics>,
     /// Failed logins, of all workers.
     pub logins: Arc<LoginThrottle>,
@@ -66,7 +66,7 @@ pub struct Parts {
     pub draining: watch::Receiver<bool>,
 }
 
-/// The longest a call may take to end once the engine drains.
+/// The longest that a call may take to end once the engine drains.
 pub(super) const DRAIN: Duration = Duration::from_secs(2);
 
 impl Api {
@@ -91,24 +91,24 @@ impl Api {
         }
     }
 
-    /// What it counts.
+    /// The counters of this API.
     pub fn counts(&self) -> Arc<ApiCounts> {
         self.counts.clone()
     }
 
-    /// Another configuration is in force: who holds a connection may not call any more, perhaps.
+    /// Another configuration is in force: connections check whether they may still call.
     pub fn reconfigured(&self) {
         self.reconfigured.send_replace(());
     }
 
-    /// How long the parts of a request may take to arrive; None: for ever.
+    /// How long the parts of a request may take to arrive; None: no limit.
     pub(super) fn read_timeout(&self) -> Option<Duration> {
         let timeout = self.config.load().api.read_timeout;
         (!timeout.is_zero()).then_some(timeout)
     }
 
-    /// Whether the engine drains. A task that never pauses would not see it by waiting: tokio lets nothing be ready to
-    /// whoever has used up his turn.
+    /// Whether the engine drains. A task that never pauses would not learn this by awaiting: once its budget for this
+    /// poll is used up, tokio makes nothing ready.
     pub(super) fn is_draining(&self) -> bool {
         *self.draining.borrow()
     }

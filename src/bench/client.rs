@@ -257,7 +257,7 @@ impl Crowd<'_> {
     }
 }
 
-/// Runs futures side by side till all are done; the first error of any.
+/// Runs futures side by side until all are done; returns the first error of any.
 pub(super) async fn side_by_side<F: Future<Output = io::Result<()>>>(all: impl Iterator<Item = F>) -> io::Result<()> {
     let mut running: FuturesUnordered<F> = all.collect();
     while let Some(outcome) = running.next().await {

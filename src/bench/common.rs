@@ -1,4 +1,4 @@
-//! What all measurements are told.
+//! The options that all measurements share.
 
 use clap::Args;
 

@@ -1,4 +1,4 @@
-//! Connections opened, upgraded and closed.
+//! Measures connections that are opened, upgraded and closed.
 
 use clap::Args;
 use std::cell::Cell;

@@ -1,4 +1,4 @@
-//! Publishing to subscribers.
+//! Measures publishing to subscribers.
 
 use clap::Args;
 use std::cell::{Cell, RefCell};
@@ -14,7 +14,7 @@ use super::common::Common;
 use super::report::Report;
 use super::target::Target;
 
-/// Without any delivery for that long, a measurement has failed.
+/// A measurement fails after that long without any delivery.
 const STALLED: Duration = Duration::from_secs(10);
 
 /// Options of `connmix bench fanout`.
@@ -54,7 +54,7 @@ pub struct Options {
     body: String,
 }
 
-/// What the publishers share.
+/// The state that the publishers share.
 struct Work {
     published: Cell<u64>,
     acknowledged: RefCell<Vec<u64>>,
@@ -161,7 +161,7 @@ pub(super) async fn run(options: &Options, target: &Target) -> Result<Report, St
     Ok(report.times(["publish_median", "publish_p99", "publish_max"], &mut work.acknowledged.borrow_mut()))
 }
 
-/// Connections that come, subscribe and go, till dropped. What they receive is not counted.
+/// Connections that come, subscribe and go, until dropped. What they receive is not counted.
 async fn churn(options: &Options, crowd: &Crowd<'_>, target: &Target, came: &Cell<u64>) -> Result<(), String> {
     let at_once = options.subscribers * options.churn / 100;
     if at_once == 0 {
@@ -186,7 +186,7 @@ async fn publish(options: &Options, target: &Target, counters: &Counters, work: 
     stream.set_nodelay(true)?;
     let (mut request, mut reply) = (String::new(), Vec::new());
     while let Some(number) = work.next(options, counters).await {
-        // No subscriber is in a channel whose number is behind theirs.
+        // No subscriber is in a channel with a number above theirs.
         let unheard = if options.unheard { options.channels as u64 } else { 0 };
         let channel = (number % options.channels as u64 + unheard).to_string();
         let stamp = counters.stamp();

@@ -1,4 +1,4 @@
-//! Messages that a script answers, one reply each.
+//! Measures messages that a script answers, one reply each.
 
 use clap::Args;
 use std::cell::{Cell, RefCell};
@@ -57,7 +57,7 @@ pub(super) async fn run(options: &Options, target: &Target) -> Result<Report, St
         .times(["round_trip_median", "round_trip_p99", "round_trip_max"], &mut times.borrow_mut()))
 }
 
-/// Keeps `depth` messages of one connection under way till none are left.
+/// Keeps `depth` messages of one connection under way until none are left.
 async fn ask(
     mut client: Client,
     counters: &Counters,

@@ -1,4 +1,4 @@
-//! What a silent connection costs the server.
+//! Measures the memory of a silent connection.
 
 use clap::Args;
 use std::time::Duration;

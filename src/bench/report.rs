@@ -1,4 +1,4 @@
-//! What a measurement found, for people and for programs.
+//! The results of a measurement, for people and for programs.
 
 use serde_json::{Map, Value, json};
 

@@ -1,4 +1,4 @@
-//! What is measured: a server somewhere, or an engine started for the purpose.
+//! The target of a measurement: a server somewhere, or an engine started for the purpose.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -109,7 +109,7 @@ fn free_ports() -> std::io::Result<[u16; 3]> {
     for port in &mut ports {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
         *port = listener.local_addr()?.port();
-        // Held till all are chosen, so that they differ.
+        // Kept until all are chosen, so that they differ.
         held.push(listener);
     }
     Ok(ports)

@@ -1,4 +1,4 @@
-//! What `connmix dev` greets with: where to connect, and what to try. All that it says to try works as it stands.
+//! The greeting of `connmix dev`: where to connect, and what to try. All commands in it work as they stand.
 
 use std::net::SocketAddr;
 
@@ -8,10 +8,10 @@ use crate::engine::Addresses;
 use crate::script::program::shown;
 use crate::telemetry::log::escape::for_terminal;
 
-/// The handler that ships: of it, it is known what a client may send.
+/// The handler that ships: the greeting knows the messages that it takes.
 const SHIPPED: &str = include_str!("../../lua/entry.websocket.lua");
 
-/// What is taken from the configuration before the engine gets it.
+/// The parts of the configuration that are kept for the greeting.
 pub(super) struct Greeting {
     /// For each server what it speaks, what goes before its address and what behind.
     servers: Vec<(&'static str, &'static str, String)>,
@@ -52,7 +52,7 @@ impl Greeting {
         }
     }
 
-    /// Where the engines are, in their order, and the center.
+    /// Prints the addresses of the engines, in their order, and of the center.
     pub(super) fn print(&self, engines: &[Addresses], center: SocketAddr) {
         for (i, at) in engines.iter().enumerate() {
             println!();
@@ -77,7 +77,7 @@ impl Greeting {
         } else {
             println!("  Publish to those that a script has subscribed to CHANNEL:");
         }
-        // Any of them will do: the last, so that one sees it.
+        // Any of them will do; the last one shows that the nodes are connected.
         let Some(api) = engines.last().map(|at| reachable(at.api)) else { return };
         let (user, note) = match &self.access {
             Access::Everybody => (String::new(), None),
@@ -98,7 +98,7 @@ fn place(server: &Server) -> (&'static str, &'static str, String) {
     }
 }
 
-/// A word as a shell takes it.
+/// A word quoted for a shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-.@+".contains(c);
     if !word.is_empty() && word.chars().all(plain) {

@@ -1,9 +1,9 @@
 //! `connmix dev --nodes N`: a cluster on this machine. This process serves nobody: it starts itself N + 1 times, as engines
 //! and their center, each with ports of its own, and copies their lines to its own console, with their number in front.
 //!
-//! A node is a process, as it is in production: so one can be killed or frozen to see what the others do. All nodes read the
-//! same file, and notice themselves when it or a script changes. Their standard input is a pipe from this process: they stop
-//! when it ends, whatever ends it.
+//! A node is a process, as it is in production: so one can be killed or frozen to see what the others do. All nodes
+//! read the same file, and notice themselves when it or a script changes. Their standard input is a pipe from this
+//! process: they stop when it ends, whatever ends it.
 
 mod ports;
 
@@ -25,7 +25,7 @@ use crate::telemetry::log::cut::MAX_LINE;
 pub(super) const MOST: i64 = 16;
 /// A node's report to its parent begins with this; no line of the log does.
 const REPORT: &str = "\u{2}connmix ";
-/// How often is looked whether a node has ended.
+/// How often the parent checks whether a node has ended.
 const LOOK: Duration = Duration::from_millis(25);
 /// The colours of nodes on a terminal: the number of the last is that of the first again.
 const COLOURS: [u8; 6] = [36, 33, 35, 32, 34, 31];
@@ -134,7 +134,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // One that has ended already is neither killed nor waited for.
+        // A node that has ended already is neither killed nor waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -172,7 +172,7 @@ fn copy(
 /// All of them.
 struct Cluster {
     nodes: Vec<Node>,
-    /// All of them have served at once.
+    /// All nodes have served at the same time.
     serves: bool,
     stopping: bool,
 }
@@ -209,7 +209,7 @@ impl Cluster {
                     for (number, status) in self.ended() {
                         let whole = self.serves && !self.stopping;
                         if whole {
-                            // It may be what its user wants to see: the others go on.
+                            // This may be a test of the user's: the other nodes go on.
                             println!("{}has ended: {status}", prefix(number, std::io::stdout().is_terminal()));
                         }
                         if !whole && !status.success() {
@@ -227,7 +227,7 @@ impl Cluster {
         }
     }
 
-    /// Those that have ended since the last look.
+    /// The nodes that have ended since the last check.
     fn ended(&mut self) -> Vec<(u16, ExitStatus)> {
         let running = self.nodes.iter_mut().filter(|node| node.ended.is_none());
         let ended = running.filter_map(|node| {
@@ -237,7 +237,7 @@ impl Cluster {
         ended.collect()
     }
 
-    /// Each is told by the end of its input.
+    /// Each node is told by the end of its input.
     fn stop(&mut self) {
         self.stopping = true;
         self.nodes.iter_mut().for_each(|node| drop(node.child.stdin.take()));

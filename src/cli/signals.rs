@@ -1,5 +1,5 @@
-//! Signals: what each means to a running engine. None that a person or a program sends ends the process without a drain,
-//! but KILL, and those that a defect of the process itself raises (SEGV, ABRT and such).
+//! Signals: what each means to a running engine. None that a person or a program sends ends the process without a
+//! drain, but KILL, and those that a defect of the process itself raises (SEGV, ABRT and such).
 
 use std::io;
 use tokio::signal::unix::{SignalKind, signal};
@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 pub(super) enum Wish {
     /// Stop, after a drain. Again during it: at once.
     Stop,
-    /// Stop as well, but it may come again by itself: the drain goes on.
+    /// Stop as well, but the signal may repeat by itself: the drain goes on.
     StopOnce,
     /// Read the configuration anew.
     Reload,
@@ -34,8 +34,8 @@ const HEARD: [(i32, &str, Wish); 8] = [
     (libc::SIGUSR2, "SIGUSR2", Wish::Reserved),
 ];
 
-/// Signals that would end or freeze the process and mean nothing to it. They are ignored rather than heard: a process that
-/// catches TTOU or XFSZ and then writes a line about it raises the next one.
+/// Signals that would end or freeze the process and mean nothing to it. They are ignored rather than heard: a process
+/// that catches TTOU or XFSZ and then writes a line about it raises the next one.
 const IGNORED: [(i32, &str); 9] = [
     (libc::SIGPIPE, "SIGPIPE"),
     (libc::SIGALRM, "SIGALRM"),
@@ -48,8 +48,8 @@ const IGNORED: [(i32, &str); 9] = [
     (libc::SIGTTOU, "SIGTTOU"),
 ];
 
-/// Lets through what the starter of the process has blocked: a mask is inherited, and with TERM in it no stop would be
-/// heard. Threads that are started later inherit this one.
+/// Unblocks signals that the starter of the process has blocked: a mask is inherited, and with TERM in it no stop would
+/// be noticed. Threads that are started later inherit this one.
 fn unblock() -> io::Result<()> {
     // SAFETY: the set is initialised by sigemptyset before it is read; the mask is that of the calling thread alone.
     let failed = unsafe {
@@ -63,14 +63,15 @@ fn unblock() -> io::Result<()> {
     if failed == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(failed)) }
 }
 
-/// The signals that have come.
+/// The signals that have arrived.
 pub(super) struct Signals {
     come: mpsc::Receiver<(&'static str, Wish)>,
     tell: mpsc::Sender<(&'static str, Wish)>,
 }
 
 impl Signals {
-    /// Takes charge of the signals. To be called in the runtime that will wait for them, before anything that takes time.
+    /// Takes charge of the signals. To be called in the runtime that will wait for them, before anything that takes
+    /// time.
     pub(super) fn watch() -> io::Result<Signals> {
         for number in IGNORED.iter().map(|(number, _)| *number).chain(libc::SIGRTMIN()..=libc::SIGRTMAX()) {
             // SAFETY: no handler is installed, and nobody else in the process uses these signals.
@@ -89,12 +90,12 @@ impl Signals {
         Ok(Signals { come, tell })
     }
 
-    /// From now on the end of standard input asks for a stop, too: it is a pipe from the parent process, which may have been
-    /// killed.
+    /// From now on the end of standard input asks for a stop, too: it is a pipe from the parent process, which may have
+    /// been killed.
     pub(super) fn stop_at_end_of_input(&self) -> io::Result<()> {
         let tell = self.tell.clone();
         let wait = move || {
-            // Whatever ends it.
+            // However it ends.
             let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
             let _ = tell.blocking_send(("the parent process", Wish::Stop));
         };

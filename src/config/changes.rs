@@ -1,8 +1,8 @@
-//! What differs between two configurations, as the log tells it, and when a difference takes effect.
+//! The differences between two configurations, as the log shows them, and when each takes effect.
 
 use std::fmt::{self, Display};
 
-/// What a secret reads as, whatever it is.
+/// The text that stands for any secret.
 pub const HIDDEN: &str = "***";
 
 /// When a change to a running engine's file takes effect.
@@ -10,7 +10,7 @@ pub const HIDDEN: &str = "***";
 pub enum Effect {
     /// At once, for connections that are already there too.
     Live,
-    /// With the next start; holds what is set up only then.
+    /// With the next start; holds the part that is only set up then.
     Restart(&'static str),
     /// Never: the key is checked and not used.
     Unused,
@@ -60,7 +60,7 @@ impl Changes {
         let list = match effect {
             Effect::Live => &mut self.live,
             Effect::Restart(_) => &mut self.restart,
-            // Nothing reads it, so nothing changes.
+            // The key is not used, so nothing changes.
             Effect::Unused => return,
         };
         list.push(Change { key: key.to_owned(), old, new });

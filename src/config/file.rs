@@ -11,9 +11,9 @@ use std::time::{Duration, SystemTime};
 const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Reads a regular file, at most `most` bytes of it. Whatever else has that name (a FIFO, a device, a socket, a folder) is
-/// an error that says what it is, and is not even opened: that alone can block, or do something. A file that is being
-/// written is read again, so that what is returned is no mixture of two saves.
+/// Reads a regular file, at most `most` bytes of it. Whatever else has that name (a FIFO, a device, a socket, a folder)
+/// is an error that says what it is, and is not even opened: that alone can block, or do something. A file that is
+/// being written is read again, so that what is returned is no mixture of two saves.
 pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     for _ in 0..TRIES {
@@ -82,8 +82,8 @@ mod tests {
         assert_eq!(read(&path("nothing"), 3).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
-    /// Two texts of one length that differ in each byte are written over one another without a pause: a reader gets one of
-    /// them whole, a part of one that was just begun, or an error, but never a mixture.
+    /// Two texts of one length that differ in each byte are written over one another without a pause: a reader gets one
+    /// of them whole, a part of one that was just begun, or an error, but never a mixture.
     #[test]
     fn what_is_written_meanwhile_is_not_mixed() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! A node of a cluster whose nodes all run on this machine, from one file: what is its own is where it listens.
+//! One node of a cluster whose nodes all run on this machine, from one file: only its listening addresses are its own.
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;

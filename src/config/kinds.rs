@@ -16,9 +16,9 @@ pub struct Leaf<T> {
     /// None = it must be given.
     default: Option<T>,
     read: Box<dyn Fn(&Value<'_>) -> T>,
-    /// The value as the file spells it.
+    /// The value as the file spells it, in JSON.
     show: Box<dyn Fn(&T) -> Json>,
-    /// The value as a change tells it.
+    /// The value as a change shows it.
     tell: fn(&Json) -> String,
     is_secret: bool,
 }
@@ -35,17 +35,17 @@ impl<T: 'static> Leaf<T> {
         Leaf { kind, bounds, default, read: Box::new(read), show: Box::new(show), tell, is_secret: false }
     }
 
-    /// The same, never shown.
+    /// The same, as a secret: its value is never shown.
     pub fn secret(self) -> Leaf<T> {
         Leaf { is_secret: true, ..self }
     }
 
-    /// The same, told otherwise in changes.
+    /// The same, with another text in changes.
     pub fn told(self, tell: fn(&Json) -> String) -> Leaf<T> {
         Leaf { tell, ..self }
     }
 
-    /// The same with more to check; what `check` says is the problem's message.
+    /// The same with a further check; a returned text is the problem's message.
     pub fn checked(self, check: fn(&T) -> Option<&'static str>) -> Leaf<T> {
         let Leaf { read, .. } = self;
         let read = Box::new(move |at: &Value<'_>| {
@@ -154,7 +154,7 @@ pub fn word<T: Copy + Display + 'static>(words: &'static [T], default: T) -> Lea
     word_of(words, &[], default)
 }
 
-/// As [`word`], where older files have other words: each with what it is called today.
+/// As [`word`], but also accepts the words of older files, each with its present name.
 pub fn word_of<T: Copy + Display + 'static>(
     words: &'static [T],
     older: &'static [(&'static str, &'static str)],
@@ -168,7 +168,7 @@ fn join(words: &[impl Display]) -> String {
     words.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Any text. Where that is the default, an empty one is the same as none.
+/// Any text. If the default is empty, an empty text is the same as none.
 pub fn text(default: &'static str) -> Leaf<String> {
     let read = move |at: &Value<'_>| at.text().unwrap_or(default).to_owned();
     let show = move |text: &String| match text.as_str() {
@@ -183,12 +183,12 @@ pub fn required() -> Leaf<String> {
     Leaf::new("text", "not empty".to_owned(), None, required_text, |text| text.as_str().into())
 }
 
-/// Reads a text that must be there. What is wrong with it is told without showing it: this reads passwords too.
+/// Reads a text that must be there. Messages don't show it, since this reads passwords too.
 pub fn required_text(at: &Value<'_>) -> String {
     match at.text() {
         Some(text) if !text.is_empty() => return text.to_owned(),
         Some(_) => at.report("must not be empty"),
-        // A list or a section in its place has been reported.
+        // A list or a section here has been reported already.
         None if at.is_set() => {}
         None => at.report("missing; it must be given"),
     }

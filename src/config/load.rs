@@ -100,7 +100,8 @@ fn in_force(file: &Path, mut config: Config, root: &Value<'_>) -> Config {
     config
 }
 
-/// The path of a server's key: `engine.servers[0].entry`. A list may have gaps, so that its position alone does not tell.
+/// The path of a server's key: `engine.servers[0].entry`. A list may have gaps, so that its position alone does not
+/// tell.
 fn key_of(server: &Server, name: &str) -> String {
     let section = server.listen.key.strip_suffix("port").unwrap_or(&server.listen.key);
     format!("{section}{name}")

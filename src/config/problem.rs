@@ -1,4 +1,4 @@
-//! What is wrong with a configuration file, and how it is told.
+//! The problems of a configuration file, and how they are shown.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ pub struct Problem {
     pub message: String,
 }
 
-/// All that is wrong with a configuration file, in the file's order.
+/// All problems of a configuration file, in the file's order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems {
     /// The file.

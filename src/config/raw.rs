@@ -1,7 +1,8 @@
 //! How connmix.yaml is spelt, and where each value stands. The only place that knows YAML, and it knows no key.
 //!
-//! Three steps, none of which stops at the first fault: `tree` turns the text into nodes with places, `known` reports the
-//! keys that there are not, `value` finds and reads single values. Which keys there are is told from above, by the rows.
+//! Three steps, none of which stops at the first fault: `tree` turns the text into nodes with places, `known` reports
+//! the keys that there are not, `value` finds and reads single values. Which keys there are is told from above, by the
+//! rows.
 
 use super::problem::Problem;
 use std::cell::RefCell;

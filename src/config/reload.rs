@@ -1,15 +1,15 @@
-//! What a changed file changes: at once, or only after a restart.
+//! The effect of a changed file: at once, or only after a restart.
 //!
 //! `compare` says what differs, for the log; `merge` is what is in force from then on. They agree: what `compare` lists
-//! under `live` is what `merge` takes from the new file, and all else stays as it was at the start. Which is which is told
-//! by the rows.
+//! under `live` is what `merge` takes from the new file, and all else stays as it was at the start. Which is which is
+//! told by the rows.
 
 use super::keys::Config;
 use super::rows::Section;
 
 pub use super::changes::{Change, Changes};
 
-/// What of `new` differs from `old`.
+/// The differences between `old` and `new`.
 pub fn compare(old: &Config, new: &Config) -> Changes {
     let mut changes = Changes::default();
     Config::compare("", old, new, &mut changes);

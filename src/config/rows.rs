@@ -1,7 +1,7 @@
-//! What a row of the configuration is: one for each key, with all there is to know of it.
+//! The rows of the configuration: one for each key, with everything that is known of it.
 //!
-//! The rows themselves stand in `keys`, in `section!` blocks. A block makes a type with a field for each row, and reading,
-//! listing, comparing and merging of that type, field by field; what a field can hold is up to its `Kind`.
+//! The rows themselves stand in `keys`, in `section!` blocks. A block makes a type with a field for each row, and
+//! reading, listing, comparing and merging of that type, field by field; what a field can hold is up to its `Kind`.
 
 use super::changes::{Changes, Effect};
 use super::raw::value::Value;
@@ -29,7 +29,7 @@ pub struct Row {
     pub hidden: bool,
 }
 
-/// What a row says of a key, whatever the key holds.
+/// The part of a row that does not depend on the key's type.
 #[derive(Debug, Clone)]
 pub struct Head {
     /// The key's path.
@@ -47,7 +47,8 @@ impl Head {
     }
 }
 
-/// A key's path below a section's. Either may be empty: the section is the file, or its keys stand in the section itself.
+/// A key's path below a section's. Either may be empty: the section is the file, or its keys stand in the section
+/// itself.
 pub fn below(section: &str, key: &str) -> String {
     let dot = if section.is_empty() || key.is_empty() { "" } else { "." };
     format!("{section}{dot}{key}")
@@ -95,9 +96,9 @@ pub trait Section: Clone {
 /// pub FIELD: TYPE = "KEY", KIND, EFFECT;
 /// ```
 ///
-/// KEY is the path below the section (`queue.full`); empty, the keys of KIND stand in this section itself. A `part()` has
-/// no EFFECT, since each of its keys has its own. Rows under `unused` are checked and have no field; fields under `plain`
-/// have no row.
+/// KEY is the path below the section (`queue.full`); empty, the keys of KIND stand in this section itself. A `part()`
+/// has no EFFECT, since each of its keys has its own. Rows under `unused` are checked and have no field; fields under
+/// `plain` have no row.
 macro_rules! section {
     (@effect) => { Effect::Unused };
     (@effect $effect:expr) => { $effect };

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// What an entry of a list reads as in a change where it is not.
+/// The text of a missing list entry in a change.
 const NONE: &str = "none";
 
 /// A section of its own type.
@@ -43,7 +43,7 @@ impl<S: Section> Kind for Part<S> {
 
 /// An entry of a list of sections.
 pub trait Entry: Section {
-    /// What the whole entry reads as in a change that adds or removes it.
+    /// The text of the whole entry in a change that adds or removes it.
     fn summary(&self) -> String;
 }
 
@@ -55,7 +55,7 @@ pub struct Named<S> {
 }
 
 impl<S: Entry> Named<S> {
-    /// The same, where a change of an entry is told by its summary, which has all but its secrets.
+    /// The same, but a change of an entry is shown by its summary, which has everything except secrets.
     pub fn told_as_one(self) -> Named<S> {
         Named { as_one: true, ..self }
     }
@@ -115,7 +115,7 @@ fn names_differ<'a>(names: impl Iterator<Item = (&'a str, Value<'a>)>) {
     }
 }
 
-/// All names of both, each once, in the order they stand in.
+/// All names of both lists, each once, in their order.
 fn union<'a>(old: impl Iterator<Item = &'a str>, new: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let mut names: Vec<&str> = Vec::new();
     for name in old.chain(new) {
@@ -142,7 +142,7 @@ fn entry_rows<S: Section>(head: &Head, value: Option<&Vec<S>>, rows: &mut Vec<Ro
     }
 }
 
-/// The row of the list itself, with its default; None: it must have an entry.
+/// The row of the list itself, with its default; None: it needs at least one entry.
 fn list_row(head: &Head, default: Option<Json>) -> Row {
     Row {
         path: head.path.clone(),
@@ -156,12 +156,12 @@ fn list_row(head: &Head, default: Option<Json>) -> Row {
     }
 }
 
-/// A list of sections that are told apart by their position, each of which is there as a whole or waits for a restart as a
-/// whole.
+/// A list of sections that are told apart by their position, each of which is there as a whole or waits for a restart
+/// as a whole.
 pub struct Positioned<S>(PhantomData<S>);
 
-/// A list of sections, at least one, that are told apart by their position. If one of them has a change that needs a restart, all of its
-/// changes wait for it.
+/// A list of sections, at least one, that are told apart by their position. If one of them has a change that needs a
+/// restart, all of its changes wait for it.
 pub fn positioned<S: Entry>() -> Positioned<S> {
     Positioned(PhantomData)
 }
@@ -259,7 +259,8 @@ impl Kind for Address {
     }
 }
 
-/// A list of `name` and `value`, for scripts; but for `path`, a name may be given more than once, and the last one counts.
+/// A list of `name` and `value`, for scripts; but for `path`, a name may be given more than once, and the last one
+/// counts.
 pub struct Options;
 
 /// The option that the engine itself knows.

@@ -1,4 +1,5 @@
-//! What single values of the configuration can be, beyond numbers, texts, durations and sizes; and the engine's own bounds.
+//! What single values of the configuration can be, beyond numbers, texts, durations and sizes; and the engine's own
+//! bounds.
 
 use super::raw::units;
 use ipnet::IpNet;
@@ -23,13 +24,13 @@ pub const MAX_SCRIPT: usize = 8 * 1024 * 1024;
 /// A log line's severity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// For whoever writes scripts.
+    /// For authors of scripts.
     Debug,
-    /// What went on.
+    /// Normal events.
     Info,
-    /// What somebody should look at.
+    /// Something that needs attention.
     Warn,
-    /// What failed.
+    /// Failures.
     Error,
 }
 
@@ -141,7 +142,7 @@ impl std::fmt::Display for QueueFull {
     }
 }
 
-/// Who else there is.
+/// Whether there are other nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClusterEngine {
     /// Nobody: this process alone.

@@ -64,7 +64,7 @@ impl Listeners {
         let api = if config.role.engine { one(Role::Api, &config.api.listen) } else { config.api.listen.addr };
         let center = if config.role.center { one(Role::Center, &config.center) } else { config.center.addr };
         if config.is_of_mesh() {
-            // The bus listens itself, a little later: that it can is looked at here, where the key is known.
+            // The bus binds its own socket a little later. Whether it can is checked here, where the key is known.
             let listen = if config.role.center { &config.registry } else { &config.mesh_point };
             if let Err(source) = bind(listen.addr, 0) {
                 errors.push(BindError { key: listen.key.clone(), addr: listen.addr, source });
@@ -77,7 +77,7 @@ impl Listeners {
         }
     }
 
-    /// The same sockets for one more worker.
+    /// The same sockets, duplicated for one more worker.
     pub(super) fn for_worker(&self) -> io::Result<Vec<Listener>> {
         self.list.iter().map(Listener::try_clone).collect()
     }
@@ -86,13 +86,14 @@ impl Listeners {
 /// `unsent`: the bytes that the system may hold unsent for an accepted socket; 0 = as many as it likes.
 fn bind(addr: SocketAddr, unsent: usize) -> io::Result<(TcpListener, SocketAddr)> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    // A restart must not wait for the last run's connections to be forgotten.
+    // A restart must not wait until the last run's connections are forgotten.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    // Small messages go out at once. On Linux an accepted socket takes it over from its listener: one call less for each.
+    // Small messages go out at once. On Linux an accepted socket inherits this from its listener, which saves a call
+    // for each.
     socket.set_tcp_nodelay(true)?;
     if unsent > 0 {
-        // So it does this. Else the system takes megabytes for a client that reads nothing.
+        // Inherited as well. Otherwise the system buffers megabytes for a client that reads nothing.
         socket.set_tcp_notsent_lowat(u32::try_from(unsent).unwrap_or(u32::MAX))?;
     }
     socket.bind(&addr.into())?;

@@ -1,4 +1,4 @@
-//! All wiring: from a configuration and its listeners to running workers, and back to a clean end.
+//! The wiring: from a configuration and its listeners to running workers, and back to a clean end.
 
 mod error;
 mod listeners;
@@ -40,8 +40,8 @@ pub use mesh::{HAS_CLUSTER, Link, WITHOUT_CLUSTER};
 pub use reload::OnLevel;
 pub use scripts::check_scripts;
 
-/// Whether a script that loops without end can be stopped here. If not, one such script holds its worker, and all clients of
-/// it, until the process is killed; the error says what may be the cause. Takes some 20 ms.
+/// Whether a script that loops without end can be stopped here. If not, such a script holds its worker and all of its
+/// clients until the process is killed; the error names possible causes. Takes some 20 ms.
 pub fn check_watchdog() -> Result<(), String> {
     if watchdog::self_test() {
         return Ok(());
@@ -59,21 +59,21 @@ pub struct Engine {
     workers: Vec<JoinHandle<()>>,
     queue: Arc<Queue>,
     config: Arc<ArcSwap<Config>>,
-    /// The thread that looks at the process's memory ends with it.
+    /// The thread that watches the process's memory ends with it.
     memory: Option<std::sync::mpsc::Sender<()>>,
     supervisor: Option<(mpsc::Sender<reload::Command>, JoinHandle<()>)>,
     watcher: Option<stuck::Watcher>,
     doors: Arc<Doors>,
-    /// All nodes.
+    /// The mesh of all nodes.
     nodes: Arc<Mesh>,
-    /// The mesh's threads, where there are other nodes.
+    /// The mesh's threads, if there are other nodes.
     mesh: Option<Driver>,
 }
 
 impl Engine {
-    /// Starts an engine: compiles the scripts, starts the workers, and returns when all of them serve. A config that
-    /// came from a file is reloaded when that file changes; `on_level` hears of a new log level. `workers` wins over
-    /// `engine.workers`.
+    /// Starts an engine: compiles the scripts, starts the workers, and returns when all of them serve. A configuration
+    /// that came from a file is reloaded when that file changes; `on_level` is told of a new log level. `workers` wins
+    /// over `engine.workers`.
     pub fn start(
         config: Config,
         listeners: Listeners,
@@ -83,7 +83,7 @@ impl Engine {
         Engine::start_on(Link::Network, config, listeners, workers, on_level)
     }
 
-    /// The same with its links to other nodes, if there may be any, over `link`.
+    /// The same, with `link` as the connection to other nodes, if there may be any.
     pub fn start_on(
         link: Link,
         config: Config,
@@ -176,7 +176,7 @@ impl Engine {
             starting.push(started);
         }
         for started in starting {
-            // Dropping the engine ends those that have started.
+            // Dropping the engine ends the workers that have started.
             started
                 .recv()
                 .unwrap_or_else(|_| Err("a worker ended while it started".into()))
@@ -198,12 +198,12 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Where it is reached.
+    /// The addresses that it listens on.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
     }
 
-    /// Whether it serves: a node of a cluster does once it has joined.
+    /// Whether it serves: a node of a cluster serves once it has joined.
     pub fn is_serving(&self) -> bool {
         self.nodes.is_serving()
     }
@@ -213,21 +213,21 @@ impl Engine {
         self.workers.len()
     }
 
-    /// Reads the configuration file again now, as when it changes.
+    /// Reads the configuration file again now, as if it had changed.
     pub fn reload(&self) {
         if let Some((commands, _)) = &self.supervisor {
             let _ = commands.try_send(reload::Command::Reload);
         }
     }
 
-    /// Stops accepting, closes every client with 1001 after what it is owed, and waits till all have gone, at most
-    /// `shutdownTimeout`. True: nobody was cut off.
+    /// Stops accepting, closes every client with 1001 after it has got what it is owed, and waits until all have gone,
+    /// at most `shutdownTimeout`. True: no client was cut off.
     pub fn shutdown(mut self) -> bool {
         self.stop(self.config.load().shutdown_timeout)
     }
 
     fn stop(&mut self, within: Duration) -> bool {
-        // Its end is awaited last: it may be in the midst of trying a script.
+        // Its end is awaited last: it may be trying a script.
         let supervisor = self.supervisor.take().map(|(_, thread)| thread);
         self.draining.send_replace(true);
         self.doors.shut();
@@ -236,7 +236,7 @@ impl Engine {
         let deadline = std::time::Instant::now() + within;
         let mut untold: Vec<_> = self.workers.iter().zip(&self.peers.control).collect();
         while !untold.is_empty() && std::time::Instant::now() < deadline {
-            // One whose lane is full, which may be stuck, keeps no other from its end.
+            // A worker whose lane is full may be stuck; it keeps no other from its end.
             untold.retain(|(thread, control)| {
                 let full = |sent| matches!(sent, Err(mpsc::error::TrySendError::Full(_)));
                 !thread.is_finished() && full(control.try_send(Control::Drain))
@@ -249,7 +249,7 @@ impl Engine {
             while !thread.is_finished() && std::time::Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            // One that is not finished ends with the process.
+            // A thread that is not finished ends with the process.
             thread.is_finished() && thread.join().is_ok()
         };
         let mut clean = true;
@@ -266,9 +266,9 @@ impl Engine {
             tell_left(&self.peers, &left);
         }
         supervisor.map(ended);
-        // After the clients, whose last words may be for those of other nodes.
+        // After the clients, whose last messages may be for clients of other nodes.
         self.mesh.take();
-        // Not before: until now somebody may be stuck.
+        // Not before: until now a worker may be stuck.
         self.watcher.take();
         clean
     }
@@ -282,7 +282,7 @@ impl Drop for Engine {
     }
 }
 
-/// Says why workers have not ended in time: their connections have not, or they are stuck.
+/// Logs why workers have not ended in time: their connections have not, or they are stuck.
 fn tell_left(peers: &Peers, workers: &[usize]) {
     let pulses: Vec<&Pulse> = workers.iter().map(|&i| &peers.pulses[i]).collect();
     let before: Vec<_> = pulses.iter().map(|pulse| pulse.progress()).collect();
@@ -300,7 +300,7 @@ fn tell_left(peers: &Peers, workers: &[usize]) {
     }
 }
 
-/// As many open files as the system lets us have: each connection is one. How many those are.
+/// Raises the limit of open files to the most that the system allows: each connection is one. Returns the limit.
 fn raise_file_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the call fills in what it is given.

@@ -1,8 +1,8 @@
-//! Changes while the engine runs: scripts that were saved, a configuration that was edited.
+//! Reloads while the engine runs: scripts that were saved, a configuration that was edited.
 //!
-//! A thread of its own looks at the files several times a second (which works on any file system, containers' too). A
-//! script is reloaded in two phases: compiled and tried here, then built beside the old VM in every worker; only when
-//! all of that has succeeded, every worker swaps. Else the old code stays, and the log says why.
+//! A thread checks the files several times a second (which works on any file system, including containers'). A script
+//! is reloaded in two phases: compiled and tried here, then built beside the old VM in every worker. Only if all of
+//! that has succeeded do all workers swap. Otherwise the old code stays, and the log says why.
 
 use arc_swap::ArcSwap;
 use std::io;
@@ -23,15 +23,15 @@ use crate::telemetry::rate_limited;
 use crate::worker::pulse::State;
 use crate::worker::{Control, Peers};
 
-/// How often files are looked at, and how long they must rest before a change is taken up, so that a file is not read
-/// half-written.
+/// How often files are checked, and how long they must be unchanged before a change is taken up, so that no file is
+/// read half-written.
 const LOOK: Duration = Duration::from_millis(150);
-/// How often they are looked at while a change waits.
+/// How often files are checked while a change waits.
 const CLOSE_LOOK: Duration = Duration::from_millis(20);
-/// From when on files that are saved again and again need not rest that long: what they are after a pause of `PAUSE` is
-/// tried, and taken up if it works.
+/// After this time, files that are saved again and again need not be unchanged that long: their state after a pause of
+/// `PAUSE` is tried, and taken up if it works.
 const SOON: Duration = Duration::from_millis(500);
-/// A pause in writing that is long for a program that saves a file, and short for one that saves it all the time.
+/// A pause that is long within one save of a file, and short between two saves.
 const PAUSE: Duration = Duration::from_millis(40);
 /// How often a configuration that was refused is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ const BUILD: Duration = Duration::from_secs(10);
 /// What is called when the log's level changes.
 pub type OnLevel = Box<dyn Fn(Level) + Send + Sync>;
 
-/// What the supervisor is asked.
+/// A command to the supervisor.
 pub(super) enum Command {
     /// Read the configuration now.
     Reload,
@@ -51,12 +51,12 @@ pub(super) struct Supervisor {
     config: Arc<ArcSwap<Config>>,
     peers: Arc<Peers>,
     scripts: Vec<Script>,
-    /// The configuration file as it was when it was last read; None: not yet by this thread. It may have changed
-    /// between the start's reading and the first look.
+    /// The configuration file when it was last read; None: not yet by this thread. It may have changed between the
+    /// engine's start and the first check.
     config_stamp: Stamp,
     /// A configuration file that has changed, as last seen.
     config_seen: Stamp,
-    /// What was wrong with the file, if it was refused: something beside it (a script that it names) may mend that.
+    /// The problem of a file that was refused: a change elsewhere (of a script that it names) may fix it.
     refused: Option<(String, Instant)>,
     metrics: Arc<Metrics>,
     on_level: OnLevel,
@@ -66,9 +66,9 @@ pub(super) struct Supervisor {
 
 /// One server's script.
 struct Script {
-    /// What runs.
+    /// The version that runs.
     live: Arc<Program>,
-    /// What was tried last, and failed: its files are watched too, so that the next save is noticed.
+    /// The version that was tried last and failed: its files are watched too, so that the next save is noticed.
     failed: Option<Arc<Program>>,
     /// A change that has not been taken up.
     change: Option<Change>,
@@ -78,24 +78,24 @@ struct Script {
 struct Change {
     /// When the first of it was seen.
     since: Instant,
-    /// The files as they were last seen, and since when they are so.
+    /// The files as last seen, and since when they have been so.
     files: Vec<Stamp>,
     rests_since: Instant,
-    /// They have been tried like this, and did not work: it may be half a save.
+    /// This state has been tried and did not work: it may be half a save.
     tried: bool,
 }
 
 /// How a change is taken up.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Due {
-    /// If it does not work it is not told: the next save comes, or the files come to rest.
+    /// If it does not work, nothing is logged: another save will come, or the files will stay unchanged.
     IfItWorks,
-    /// Whatever it is.
+    /// In any case.
     Now,
 }
 
 impl Change {
-    /// A look that saw the files like that.
+    /// Records a check that saw the files in that state.
     fn see(&mut self, files: Vec<Stamp>, now: Instant) {
         if self.files != files {
             (self.files, self.rests_since, self.tried) = (files, now, false);
@@ -114,7 +114,7 @@ impl Change {
     }
 }
 
-/// Puts something into a worker's lane. One that has ended needs nothing, and one whose lane stays full takes nothing.
+/// Sends a command to a worker. A worker that has ended, or whose lane stays full, does not get it.
 async fn give(worker: &mpsc::Sender<Control>, control: Control) {
     let _ = tokio::time::timeout(BUILD, worker.send(control)).await;
 }
@@ -133,7 +133,7 @@ impl Supervisor {
         Supervisor { config, peers, scripts, config_stamp, config_seen, refused, metrics, on_level, workers }
     }
 
-    /// Runs on its own thread till the sender is dropped.
+    /// Runs on its own thread until the sender is dropped.
     pub(super) fn spawn(mut self) -> io::Result<(mpsc::Sender<Command>, JoinHandle<()>)> {
         let (commands, mut inbox) = mpsc::channel(16);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
@@ -192,7 +192,7 @@ impl Supervisor {
         let program = Arc::new(Program::new(new.protocol, new.entry.clone(), new.options.clone()));
         let limits = VmLimits::of(&config.luavm);
         let file = shown(&program.entry);
-        // First here, where a script that loops delays nobody. Its files are compiled here, too.
+        // First on this thread, where a script that loops delays nobody. Its files are compiled here, too.
         let tried = match Vm::new(program.clone(), &limits) {
             Ok(vm) => {
                 check_script(&vm, self.workers);
@@ -252,7 +252,7 @@ impl Supervisor {
         }
     }
 
-    /// `asked`: somebody waits for a word, even if nothing has changed.
+    /// `asked`: somebody expects a line in the log, even if nothing has changed.
     async fn reload_config(&mut self, asked: bool) {
         let old = self.config.load_full();
         self.config_stamp = stamp(&old.file);
@@ -309,8 +309,8 @@ mod tests {
     use super::*;
     use std::time::SystemTime;
 
-    /// When a change is taken up whose files are saved every so many milliseconds, `works` telling whether what is there
-    /// at that time does; and how.
+    /// When a change is taken up whose files are saved every so many milliseconds, `works` telling whether what is
+    /// there at that time does; and how.
     fn taken_up(every: u64, ends: u64, longest: u64, works: impl Fn(u64) -> bool) -> (u64, Due) {
         let start = Instant::now();
         let mut change = Change { since: start, files: Vec::new(), rests_since: start, tried: false };
@@ -338,13 +338,13 @@ mod tests {
             let (at, due) = taken_up(every, u64::MAX, 10_000, |_| true);
             assert!(at < 1000 && due == Due::IfItWorks, "every {every} ms: after {at} ms");
         }
-        // The newest that works: what does not is passed over in silence.
+        // The newest version that works; others are skipped without a log line.
         let (at, due) = taken_up(100, u64::MAX, 10_000, |at| at > 800);
         assert!((800..1000).contains(&at) && due == Due::IfItWorks, "after {at} ms");
         // One that never works is told when it rests, or after the time that is configured.
         assert_eq!(taken_up(100, 2_000, 10_000, |_| false), (2_160, Due::Now));
         assert_eq!(taken_up(100, u64::MAX, 3_000, |_| false), (3_000, Due::Now));
-        // A file that is written all the time is no file that is saved again and again.
+        // A file that is written all the time is not one that is saved again and again.
         assert_eq!(taken_up(20, u64::MAX, 3_000, |_| true), (3_000, Due::Now));
     }
 }

@@ -8,8 +8,8 @@ use crate::script::ignored;
 use crate::script::program::Program;
 use crate::script::vm::{Vm, VmLimits};
 
-/// Checks every entry script as the workers will run it; all their errors at once, one a line. The warnings are of what
-/// compiles and is yet most likely a slip.
+/// Checks every entry script as the workers will run it. Returns all errors at once, one a line; the warnings are lints
+/// of scripts that compile.
 pub fn check_scripts(config: &Config) -> Result<Vec<String>, String> {
     let mut warnings = Vec::new();
     compile(config, |vm| {
@@ -21,8 +21,8 @@ pub fn check_scripts(config: &Config) -> Result<Vec<String>, String> {
     Ok(warnings)
 }
 
-/// Checks a script that works, so that its errors can say what was probably meant, without a worker having to look. Logs its
-/// warnings for its author: where the log is at debug, as in `dev`.
+/// Checks a script that works, so that its errors can hint at what was meant without a worker having to look. Logs the
+/// lints for its author: when the log is at debug, as in `dev`.
 pub(super) fn check_script(vm: &Vm, workers: usize) {
     ignored::forget();
     let lints = Lints::of(vm);

@@ -1,5 +1,5 @@
-//! Answers for the APIs while all workers are stuck, so that a probe hears 503 instead of nothing. What comes in is not looked
-//! at: until a worker goes on, there is one answer to everything.
+//! Answers API callers while all workers are stuck, so that a probe gets a 503 instead of nothing. Requests are not
+//! read: until a worker goes on, there is one answer to everything.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -15,30 +15,30 @@ const MAX_CALLERS: usize = 256;
 /// How long a caller may take to read its answer and end the connection.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// The APIs' doors, until they are shut.
+/// The APIs' listeners, until they are shut.
 pub(super) struct Doors(Mutex<Vec<TcpListener>>);
 
 impl Doors {
-    /// Those of the APIs among these listeners.
+    /// The API listeners among these.
     pub(super) fn new(listeners: Vec<Listener>) -> Doors {
         let apis = listeners.into_iter().filter(|l| matches!(l.role, Role::Api | Role::Center));
         Doors(Mutex::new(apis.map(|l| l.socket).collect()))
     }
 
-    /// The engine ends: nobody is let in here from now on.
+    /// The engine ends: nobody is accepted here from now on.
     pub(super) fn shut(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
-/// Those that are being answered.
+/// The callers that are being answered.
 #[derive(Default)]
 pub(super) struct StandIn {
     callers: Vec<(TcpStream, Instant)>,
 }
 
 impl StandIn {
-    /// Answers those at the doors, if these workers, which are stuck, are all there are.
+    /// Answers callers that wait to be accepted, if all workers are stuck.
     pub(super) fn look(&mut self, doors: &Doors, stuck: &[WorkerId], workers: usize) {
         self.callers.retain_mut(|(socket, since)| since.elapsed() < LINGER && !has_ended(socket));
         if stuck.len() < workers {
@@ -49,7 +49,7 @@ impl StandIn {
             while self.callers.len() < MAX_CALLERS
                 && let Ok((mut socket, _)) = door.accept()
             {
-                // What a fresh socket does not take at once, it never will.
+                // A new socket takes this at once, or never.
                 let answered = socket
                     .set_nonblocking(true)
                     .and_then(|()| socket.write_all(&api::stuck(stuck)))
@@ -63,10 +63,10 @@ impl StandIn {
     }
 }
 
-/// Reads and forgets what has come; whether nothing more will.
+/// Reads and discards what has come; returns whether the caller has ended.
 fn has_ended(socket: &mut TcpStream) -> bool {
     let mut buffer = [0; 4096];
-    // As much as a look has time for.
+    // Bounded, so that one caller can't hold up the thread.
     for _ in 0..16 {
         match socket.read(&mut buffer) {
             Ok(0) => return true,

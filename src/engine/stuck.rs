@@ -1,5 +1,5 @@
-//! Sees workers that are stuck, from a thread of its own: tells the log, the hub (so that nobody waits for such a worker) and
-//! the workers that live (so that it gets no new connections). While all are stuck, it answers the APIs' callers.
+//! Detects stuck workers, from a thread of its own. It tells the log, the hub (so that nobody waits for such a worker)
+//! and the other workers (so that it gets no new connections). While all are stuck, it answers the APIs' callers.
 
 use std::io;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ impl Watcher {
             let mut stills: Vec<Still> = peers.pulses.iter().map(|_| Still::default()).collect();
             let (mut last, mut stand_in) = (Instant::now(), StandIn::default());
             while until.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
-                // A halt of the whole process, or of this thread, is no worker's.
+                // A pause of the whole process, or of this thread, is not a worker's.
                 let passed = last.elapsed().min(every * 2);
                 last = Instant::now();
                 for (at, (pulse, still)) in peers.pulses.iter().zip(&mut stills).enumerate() {
@@ -90,7 +90,7 @@ struct Still {
 }
 
 impl Still {
-    /// Looks at a worker's progress once more, `passed` after the last time.
+    /// Checks a worker's progress, `passed` after the last check.
     fn look(&mut self, progress: Option<(u64, u64)>, passed: Duration, after: Duration) -> State {
         if progress.is_none() || progress != self.progress {
             *self = Still { progress, since: Duration::ZERO };

@@ -1,11 +1,11 @@
-//! One channel as the node sees it, and how it changes. What belongs to a channel and not to a connection (rules, an order
-//! of its messages, what is kept of them) is a field here and a step of these transitions, which run under the lock of the
-//! channel's entry in the hub's map. Knows neither the map nor who hears of changes.
+//! The state of one channel on the node, and how it changes. What belongs to a channel rather than a connection (rules,
+//! an order of its messages, what is kept of them) is a field here and a step of these transitions, which run under the
+//! lock of the channel's entry in the hub's map. This module knows neither the map nor the listeners for changes.
 
 use super::workers::WorkerSet;
 use crate::ids::WorkerId;
 
-/// What a subscribe did: to the channel in a worker's index, or to the channel of the node.
+/// The result of a subscribe, for the channel in a worker's index or for the channel of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Joined {
     /// Nobody was in the channel before.
@@ -16,7 +16,7 @@ pub enum Joined {
     Already,
 }
 
-/// What an unsubscribe did: to the channel in a worker's index, or to the channel of the node.
+/// The result of an unsubscribe, for the channel in a worker's index or for the channel of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Left {
     /// That was the last: nobody is in the channel now.
@@ -60,7 +60,7 @@ impl ChannelState {
         &self.workers
     }
 
-    /// Whether there is nothing to be kept of it. Who adds what outlives the last subscriber says so here.
+    /// Whether the entry can be dropped. Code that adds anything that outlives the last subscriber must check it here.
     pub(super) fn is_unused(&self) -> bool {
         self.workers.is_empty()
     }

@@ -1,4 +1,4 @@
-//! What a back end can tell one connection to do, besides taking a message.
+//! Connection commands: what a back end can tell one connection to do, apart from taking a message.
 
 use tokio::sync::oneshot;
 
@@ -6,7 +6,7 @@ use crate::ids::{ClientId, WorkerId};
 use crate::message::Channel;
 use crate::value::Value;
 
-/// Something that a connection is to do.
+/// A connection command.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ConnCommand {
     /// Set these values of its context; [`Value::Nil`] removes one.
@@ -37,16 +37,16 @@ impl ConnCommand {
     }
 }
 
-/// Why a connection has not done what it was ordered to.
+/// Why a connection has not applied a command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
-    /// There is no client of that number, or not any more.
+    /// There is no client with that id, or not any more.
     #[error("client {0} is not connected")]
     NotConnected(u64),
     /// The client's connection is about to end.
     #[error("client {0} is closing")]
     Closing(ClientId),
-    /// The client is there, and its worker is stuck. The order may be carried out once the worker goes on.
+    /// The client is connected, but its worker is stuck. The command may be applied once the worker goes on.
     #[error("worker {}, which serves client {client}, is stuck", worker.0)]
     Stuck {
         /// The client.
@@ -54,13 +54,14 @@ pub enum CommandError {
         /// Its worker.
         worker: WorkerId,
     },
-    /// The client is of another node, which did not answer in time or can't be reached. It may be carried out all the same.
+    /// The client is on another node, which did not answer in time or can't be reached. The command may be applied all
+    /// the same.
     #[error("the node of client {0} does not answer")]
     Unanswered(ClientId),
-    /// The order would break a bound, of the connection or of the engine; the sentence names it.
+    /// The command would break a limit of the connection or of the engine; the sentence names it.
     #[error("{0}")]
     Bound(String),
 }
 
-/// Where the outcome of an order goes. Dropped unused, it says that there is no such client.
+/// Where the outcome of a command goes. Dropped unused, it says that there is no such client.
 pub type CommandReply = oneshot::Sender<Result<(), CommandError>>;

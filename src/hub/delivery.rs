@@ -1,4 +1,4 @@
-//! What workers find in their mailboxes.
+//! The contents of workers' mailboxes.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ pub struct Publication {
     pub message: Message,
 }
 
-/// What a worker finds in its mailbox. The other way into a worker is its control lane.
+/// One item in a worker's mailbox. The other way into a worker is its control lane.
 pub enum Delivery {
     /// To all connections of this worker that are in the channel.
     Publish(Arc<Publication>, Ack),
     /// To one connection of this worker.
     Send(ClientId, Message, Ack),
-    /// To one connection of this worker: something it is to do.
+    /// To one connection of this worker: a command to apply.
     ConnCommand(ClientId, ConnCommand, CommandReply),
 }
 

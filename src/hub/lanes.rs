@@ -1,13 +1,14 @@
-//! Lane -> worker. Client ids hold a lane and no worker: so a process with another count of workers can take over the
-//! connections of this one, and spread their lanes over its own workers.
+//! The table from lanes to workers. Client ids hold a lane rather than a worker, so a process with another number of
+//! workers can take over the connections of this one and spread their lanes over its own workers.
 
 use crate::ids::{Lane, WorkerId};
 
-/// Which worker has the clients of each lane.
+/// The worker that serves the clients of each lane.
 pub(super) struct LaneTable([WorkerId; Lane::COUNT]);
 
 impl LaneTable {
-    /// All lanes, dealt to the workers in turn: each of up to [`MAX_WORKERS`](crate::ids::MAX_WORKERS) has one at least.
+    /// All lanes, dealt to the workers in turn: each of up to [`MAX_WORKERS`](crate::ids::MAX_WORKERS) gets at least
+    /// one.
     pub(super) fn even(workers: usize) -> LaneTable {
         LaneTable(std::array::from_fn(|lane| WorkerId((lane % workers.max(1)) as u16)))
     }

@@ -1,5 +1,6 @@
-//! A worker's mailbox for deliveries. Any thread offers; the worker takes all at once. Bounded in bytes: a full one takes
-//! nothing, and a publisher waits for room, without blocking its thread. That of a worker that is stuck makes nobody wait.
+//! A worker's mailbox for deliveries. Any thread offers; the worker takes everything at once. It is bounded in bytes: a
+//! full mailbox takes nothing, and a publisher waits for room without blocking its thread. Nobody waits for the mailbox
+//! of a stuck worker.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::*};
@@ -32,7 +33,7 @@ impl Lane {
 #[derive(Default)]
 pub struct Mailbox {
     lane: Mutex<Lane>,
-    /// Its worker takes nothing for the time being. Changed under the lock.
+    /// The worker is stuck. Changed under the lock.
     stuck: AtomicBool,
 }
 
@@ -40,9 +41,9 @@ pub struct Mailbox {
 pub enum Refused {
     /// No room now; the delivery comes back. Wait with [`Mailbox::poll_room`].
     Full(Delivery),
-    /// No room, and a worker that makes none; the delivery was dropped, which fails its tally.
+    /// No room, and the worker is stuck; the delivery was dropped, which fails its pending count.
     Stuck,
-    /// The worker has ended; the delivery was dropped, which fails its tally.
+    /// The worker has ended; the delivery was dropped, which fails its pending count.
     Closed,
 }
 
@@ -57,10 +58,10 @@ impl Mailbox {
         self.put(delivery, false)
     }
 
-    /// Puts a delivery in though it is full; does nothing if the worker has ended. Only for the rest of a publication whose
-    /// publisher has gone: it takes no more memory than the publisher did.
+    /// Puts a delivery in even if the mailbox is full; does nothing if the worker has ended. Only for the rest of a
+    /// publication whose publisher has gone: it takes no more memory than the publisher did.
     pub fn force(&self, delivery: Delivery) {
-        // Refused is what a worker that has ended gets.
+        // It is only refused if the worker has ended.
         let _ = self.put(delivery, true);
     }
 
@@ -88,7 +89,7 @@ impl Mailbox {
         Ok(())
     }
 
-    /// Ready when that delivery, which was refused, may be taken.
+    /// Ready when that delivery, which was refused, may be offered again.
     pub fn poll_room(&self, delivery: &Delivery, cx: &mut Context<'_>) -> Poll<()> {
         let mut lane = self.lane();
         if lane.closed || self.is_stuck() || lane.has_room(delivery.weight()) {
@@ -98,8 +99,8 @@ impl Mailbox {
         Poll::Pending
     }
 
-    /// Takes everything, in the order it came, into `into`, which must be empty; its allocation stays here for the next
-    /// ones. The worker is woken at the next first delivery.
+    /// Moves everything, in order, into `into`, which must be empty; its allocation stays here for the next deliveries.
+    /// The worker is woken at the next first delivery.
     pub fn take(&self, into: &mut VecDeque<Delivery>, worker: &Waker) {
         debug_assert!(into.is_empty());
         let mut lane = self.lane();
@@ -113,12 +114,12 @@ impl Mailbox {
         publishers.into_iter().for_each(Waker::wake);
     }
 
-    /// Whether its worker takes nothing for the time being.
+    /// Whether the worker is stuck.
     pub fn is_stuck(&self) -> bool {
         self.stuck.load(Acquire)
     }
 
-    /// The worker is stuck: who waits for room waits no more. What waits here, and what comes as far as it has room, is
+    /// The worker is stuck: publishers stop waiting for room. What is in the mailbox, and what still finds room, is
     /// delivered once the worker goes on.
     pub(super) fn stall(&self) {
         let mut lane = self.lane();
@@ -134,7 +135,7 @@ impl Mailbox {
         self.stuck.store(false, Release);
     }
 
-    /// The worker ends: nothing more is taken, and what waits is dropped, which fails its tallies.
+    /// The worker ends: nothing more is taken, and what waits is dropped, which fails its pending counts.
     pub fn close(&self) {
         let (waiting, publishers) = {
             let mut lane = self.lane();

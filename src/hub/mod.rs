@@ -1,5 +1,5 @@
-//! Channel -> workers: which workers have subscribers of a channel, and the mailbox of each. Any thread may call it. It
-//! knows no sockets and waits for nothing; which of its connections a message is for, the worker knows ([`topics`]).
+//! The hub: which workers have subscribers of a channel, and the mailbox of each worker. Any thread may call it. It
+//! knows no sockets and waits for nothing; each worker knows which of its connections a message is for ([`topics`]).
 
 mod channel;
 mod command;
@@ -37,20 +37,20 @@ pub struct Hub {
     node: AtomicU16,
     lanes: LaneTable,
     channels: DashMap<Channel, ChannelState, RandomState>,
-    /// Hears of channels that are new on this node, and of those that are gone.
+    /// Is told of channels that are new on this node, and of those that are gone.
     interest: Option<Arc<dyn InterestSink>>,
     mailboxes: Box<[Mailbox]>,
     /// How many workers are stuck.
     stuck: AtomicUsize,
     /// Subscriptions of all workers' connections together.
     subscriptions: AtomicUsize,
-    /// As many as there may be.
+    /// The limit on all subscriptions.
     max_subscriptions: AtomicUsize,
 }
 
-/// Of the subscriptions that are still free, one connection may have this part.
+/// One connection may have this part of the subscriptions that are still free.
 const SHARE: usize = 16;
-/// So many one connection may have in any case, as long as any are free.
+/// One connection may have this many in any case, as long as any are free.
 const FEW: usize = 64;
 
 impl Hub {
@@ -68,8 +68,8 @@ impl Hub {
         }
     }
 
-    /// The same hub, which tells `sink` of each channel's first subscriber on this node, and of its last. Before anybody
-    /// joins: so the sink hears of all.
+    /// The same hub, which tells `sink` of each channel's first subscriber on this node, and of its last. Call it
+    /// before anybody joins, so that the sink is told of all.
     pub fn telling(self, sink: Arc<dyn InterestSink>) -> Hub {
         Hub { interest: Some(sink), ..self }
     }
@@ -79,17 +79,17 @@ impl Hub {
         NodeNumber::new(self.node.load(Relaxed)).unwrap_or(NodeNumber::MIN)
     }
 
-    /// From now on this node has that number: the clients that come get ids with it.
+    /// Sets this node's number: new clients get ids with it.
     pub fn set_node(&self, number: NodeNumber) {
         self.node.store(number.get(), Relaxed);
     }
 
-    /// From here on there may be so many subscriptions, all connections together. Those that are there stay.
+    /// Sets the limit on all subscriptions together. Existing subscriptions stay.
     pub fn bound_subscriptions(&self, most: usize) {
         self.max_subscriptions.store(most, Relaxed);
     }
 
-    /// The bound on all subscriptions together.
+    /// The limit on all subscriptions together.
     pub fn max_subscriptions(&self) -> usize {
         self.max_subscriptions.load(Relaxed)
     }
@@ -99,7 +99,7 @@ impl Hub {
         self.subscriptions.load(Relaxed)
     }
 
-    /// A worker's subscriptions were `before`, and are `now`.
+    /// Records that a worker's subscriptions have changed from `before` to `now`.
     pub fn count_subscriptions(&self, before: usize, now: usize) {
         match now >= before {
             true => self.subscriptions.fetch_add(now - before, Relaxed),
@@ -107,9 +107,9 @@ impl Hub {
         };
     }
 
-    /// Whether a connection may have so many subscriptions, `more` of which are new. The fewer are free, the fewer may one
-    /// connection have: some with very many leave enough for all that have a few. Workers that ask at the same moment may
-    /// pass the bound by what one call adds.
+    /// Whether a connection may have `wanted` subscriptions, `more` of which are new. The fewer are free, the fewer one
+    /// connection may have: so a few connections with very many leave enough for all that have a few. Workers that ask
+    /// at the same moment may together exceed the limit by what one call adds.
     pub fn may_subscribe(&self, wanted: usize, more: usize) -> bool {
         let free = self.max_subscriptions().saturating_sub(self.subscriptions());
         more <= free && (wanted <= FEW || wanted <= free / SHARE)
@@ -125,23 +125,24 @@ impl Hub {
         &self.mailboxes[usize::from(worker.0)]
     }
 
-    /// The worker that has (or had) that client, if it is one of this node; otherwise one that knows no such client.
+    /// The worker that has (or had) that client, if the client is of this node; otherwise a worker that knows no such
+    /// client.
     pub fn worker_of(&self, client: ClientId) -> WorkerId {
         self.lanes.worker(client.lane())
     }
 
-    /// The lanes on which a worker gives client ids.
+    /// The lanes on which a worker issues client ids.
     pub fn lanes_of(&self, worker: WorkerId) -> impl Iterator<Item = Lane> {
         self.lanes.lanes_of(worker)
     }
 
-    /// A worker takes nothing for the time being: nobody waits for it. To be told by one thread only, as is its end.
+    /// Marks a worker as stuck: nobody waits for it any more. Only one thread may call this and [`Hub::resume`].
     pub fn stall(&self, worker: WorkerId) {
         self.mailbox(worker).stall();
         self.stuck.fetch_add(1, Release);
     }
 
-    /// That worker goes on.
+    /// The stuck worker goes on.
     pub fn resume(&self, worker: WorkerId) {
         self.stuck.fetch_sub(1, Release);
         self.mailbox(worker).resume();
@@ -174,8 +175,8 @@ impl Hub {
         joined
     }
 
-    /// A worker has lost its last subscriber of a channel. [`Left::Last`]: it was the node's last, too. No trace is left of
-    /// a channel that nobody is in.
+    /// A worker has lost its last subscriber of a channel. [`Left::Last`]: it was the node's last, too. The hub keeps
+    /// nothing of a channel without subscribers.
     pub fn leave(&self, channel: &str, worker: WorkerId) -> Left {
         let mut left = Left::Absent;
         self.channels.remove_if_mut(channel, |channel, state| {
@@ -195,7 +196,7 @@ impl Hub {
         self.channels.get(channel).map_or_else(WorkerSet::default, |state| state.workers().clone())
     }
 
-    /// Gives memory back after a crowd has left. For a timer: it visits every part of the map.
+    /// Frees memory after a crowd has left. For a timer: it visits every part of the map.
     pub fn shrink(&self) {
         let capacity = self.channels.capacity();
         if capacity > 4096 && self.channels.len() < capacity / 8 {

@@ -1,5 +1,5 @@
-//! Counting where a publication arrived: one share for each worker that it went to; when the last share is gone, the
-//! counts reach whoever waits.
+//! Pending counts of a publication: one ack for each worker that it went to. When the last ack is gone, the counts
+//! reach the caller.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
@@ -9,11 +9,11 @@ use tokio::sync::oneshot;
 /// How many connections a publication reached, and how many it did not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Taken into their outgoing buffers.
+    /// Taken into their outboxes.
     pub reached: u64,
     /// Closing, or too slow.
     pub failed: u64,
-    /// Nodes that did not answer in time, or can't be reached: what their connections got is not known.
+    /// Nodes that did not answer in time or can't be reached: what their connections got is not known.
     pub unanswered: u64,
 }
 
@@ -35,13 +35,13 @@ impl std::ops::AddAssign for Counts {
     }
 }
 
-/// Who is told what a publication came to on this node, when another node asked.
+/// Receives the counts of a publication on this node when another node asked for them.
 pub trait ReplyTo: Send + Sync {
-    /// All counts of that request have come. Called on any thread; it must not wait.
+    /// All counts of that request have come. Called on any thread; must not wait.
     fn counts(&self, request: u64, counts: Counts);
 }
 
-/// Who waits for the counts.
+/// Where the counts go.
 enum Waiter {
     /// A caller on this node.
     Caller(oneshot::Sender<Counts>),
@@ -57,12 +57,12 @@ struct Sum {
 }
 
 impl Drop for Sum {
-    /// Runs with the last share.
+    /// Runs when the last ack is gone.
     fn drop(&mut self) {
         let reached = *self.reached.get_mut();
         let counts = Counts { reached, failed: *self.failed.get_mut(), unanswered: *self.unanswered.get_mut() };
         match self.waiter.take() {
-            // Nobody waits any more: then nobody needs to know.
+            // If the caller has gone, the counts are not needed.
             Some(Waiter::Caller(caller)) => drop(caller.send(counts)),
             Some(Waiter::Node(node, request)) => node.counts(request, counts),
             None => {}
@@ -79,7 +79,7 @@ pub enum Scenario {
     Forward,
 }
 
-/// The shares of one publication, before they are handed out. It is made when the publication is accepted.
+/// The counts of one publication, before its acks are handed out. Made when the publication is accepted.
 pub struct PendingCounts {
     sum: Option<Arc<Sum>>,
     accepted: Instant,
@@ -87,13 +87,13 @@ pub struct PendingCounts {
 }
 
 impl PendingCounts {
-    /// A tally, and where its counts will arrive.
+    /// Pending counts, and the receiver of the result.
     pub fn new() -> (PendingCounts, oneshot::Receiver<Counts>) {
         let (done, counts) = oneshot::channel();
         (PendingCounts::told_to(Waiter::Caller(done)), counts)
     }
 
-    /// A tally of what another node has passed on, which is told its counts as those of that request.
+    /// Pending counts of a publication that another node has passed on; `node` is told the result as that of `request`.
     pub fn of_request(node: Arc<dyn ReplyTo>, request: u64) -> PendingCounts {
         PendingCounts::told_to(Waiter::Node(node, request)).forwarded()
     }
@@ -104,37 +104,37 @@ impl PendingCounts {
         PendingCounts { sum: Some(sum), ..PendingCounts::ignored() }
     }
 
-    /// Whether somebody waits for its counts.
+    /// Whether anybody waits for the counts.
     pub fn is_counted(&self) -> bool {
         self.sum.is_some()
     }
 
-    /// A tally that nobody waits for.
+    /// Pending counts that nobody waits for.
     pub fn ignored() -> PendingCounts {
         PendingCounts { sum: None, accepted: Instant::now(), scenario: Scenario::Local }
     }
 
-    /// The same for what another node has passed on.
+    /// The same for a publication that another node has passed on.
     pub fn forwarded(self) -> PendingCounts {
         PendingCounts { scenario: Scenario::Forward, ..self }
     }
 
-    /// What tells how far it is, without keeping it from its end.
+    /// A view of the counts so far, which does not delay their completion.
     pub fn so_far(&self) -> SoFar {
         SoFar(self.sum.as_ref().map_or_else(Weak::new, Arc::downgrade))
     }
 
-    /// One more share.
+    /// One more ack.
     pub fn ack(&self) -> Ack {
         Ack { sum: self.sum.clone(), settled: false, accepted: self.accepted, scenario: self.scenario }
     }
 }
 
-/// A publication's counts while not all of them have come.
+/// A publication's counts before all of them have come.
 pub struct SoFar(Weak<Sum>);
 
 impl SoFar {
-    /// The counts, if no more than so many shares are still out: each of these counts as one failure.
+    /// The counts, if at most `missing` acks are still out; each of these counts as one failure.
     pub fn without(&self, missing: usize) -> Option<Counts> {
         let sum = self.0.upgrade()?;
         // One of the references is the one above.
@@ -148,8 +148,8 @@ impl SoFar {
     }
 }
 
-/// One worker's part of a tally. Dropped without [`Ack::settle`], it counts as one failure: a publication that a dead
-/// worker never processed keeps no caller waiting.
+/// One worker's part of the pending counts. Dropped without [`Ack::settle`], it counts as one failure: so a dead worker
+/// keeps no caller waiting.
 pub struct Ack {
     sum: Option<Arc<Sum>>,
     settled: bool,

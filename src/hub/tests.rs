@@ -100,7 +100,7 @@ fn a_closed_mailbox_fails_what_waits_and_what_comes() {
     assert_eq!(counts.try_recv(), Ok(Counts { reached: 0, failed: 1, ..Counts::default() }));
 }
 
-/// Takes down what it is told: the channels in their order, and whether they came or went.
+/// Records what it is told: the channels in order, and whether they came or went.
 #[derive(Default)]
 struct Told(Mutex<Vec<(String, bool)>>);
 
@@ -115,7 +115,7 @@ impl Told {
         std::mem::take(&mut self.0.lock().unwrap())
     }
 
-    /// Whether the last that was told of a channel was its coming.
+    /// Whether the last event of a channel was its coming.
     fn is_here(&self, channel: &str) -> bool {
         let told = self.0.lock().unwrap();
         told.iter().rev().find(|(name, _)| name == channel).is_some_and(|(_, comes)| *comes)
@@ -137,7 +137,7 @@ fn steps(workers: u16) -> impl Strategy<Value = Vec<(u16, u8, bool)>> {
     prop::collection::vec((0..workers, 0..4u8, any::<bool>()), 0..300)
 }
 
-/// The channels that there are after these events. Each channel's events must be its coming and its going by turns.
+/// The channels that exist after these events. The events of each channel must alternate between coming and going.
 fn by_turns(events: &[(String, bool)]) -> BTreeSet<String> {
     let mut here = BTreeSet::new();
     for (name, comes) in events {
@@ -181,7 +181,7 @@ proptest! {
         }
     }
 
-    /// The same from all workers' threads at once: whatever the order was, the events of a channel tell it.
+    /// The same from all workers' threads at once: whatever the order was, the events of a channel report it.
     #[test]
     fn events_of_one_channel_come_in_their_true_order(steps in steps(4)) {
         let told = Arc::new(Told::default());
@@ -225,7 +225,7 @@ proptest! {
         let mut events = told.take();
         prop_assert_eq!(&by_turns(&events), &names);
         prop_assert_eq!(hub.channels(), names.len());
-        // What the callers were told is the same, in their own order.
+        // The callers were told the same, in their own order.
         events.sort();
         results.sort();
         prop_assert_eq!(events, results);

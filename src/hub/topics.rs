@@ -1,6 +1,6 @@
-//! One worker's channels and who is in them, both ways round: a topic's members for fan-out, a member's topics for its
-//! end. One function links and one unlinks, so the two directions always agree; both cost the same however many
-//! there are. Knows no sockets: a member is the number of a slot.
+//! One worker's channels and their members, in both directions: a topic's members for fan-out, a member's topics for
+//! its end. One function links and one unlinks, so the two directions always agree; both take constant time. Knows no
+//! sockets: a member is the number of a slot.
 
 use foldhash::fast::RandomState;
 use slab::Slab;
@@ -15,8 +15,8 @@ pub type Member = u32;
 /// A topic's slot.
 type TopicKey = u32;
 
-/// A list of up to four in place, no larger than a `Vec`: most connections are in few channels, and most channels have few
-/// members.
+/// A list of up to four in place, no larger than a `Vec`: most connections are in few channels, and most channels have
+/// few members.
 type List<T> = SmallVec<[T; 4]>;
 
 struct Topic {
@@ -65,8 +65,8 @@ impl Topics {
         }
     }
 
-    /// Takes a member out of its channels, `most` of them at a time: names those that are gone with it, and says whether
-    /// it is out of all.
+    /// Takes a member out of its channels, at most `most` of them at a time. Returns the channels that became empty,
+    /// and whether the member is out of all channels.
     pub fn remove_member(&mut self, member: Member, most: usize) -> (Vec<Channel>, bool) {
         let mut gone = Vec::new();
         for _ in 0..most {
@@ -150,7 +150,7 @@ impl Topics {
         Left::Removed
     }
 
-    /// After a crowd has left, gives its memory back.
+    /// Frees memory after a crowd has left.
     fn shrink(&mut self) {
         if self.topics.is_empty() {
             *self = Topics::default();

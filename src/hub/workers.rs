@@ -9,7 +9,7 @@ use crate::ids::WorkerId;
 pub struct WorkerSet(SmallVec<[u64; 2]>);
 
 impl WorkerSet {
-    /// Takes a worker in.
+    /// Adds a worker.
     pub fn add(&mut self, worker: WorkerId) {
         let (word, bit) = place(worker);
         if self.0.len() <= word {
@@ -18,7 +18,7 @@ impl WorkerSet {
         self.0[word] |= bit;
     }
 
-    /// Takes a worker out.
+    /// Removes a worker.
     pub fn remove(&mut self, worker: WorkerId) {
         let (word, bit) = place(worker);
         if let Some(bits) = self.0.get_mut(word) {
@@ -26,18 +26,18 @@ impl WorkerSet {
         }
     }
 
-    /// Whether a worker is in.
+    /// Whether a worker is in the set.
     pub fn contains(&self, worker: WorkerId) -> bool {
         let (word, bit) = place(worker);
         self.0.get(word).is_some_and(|bits| bits & bit != 0)
     }
 
-    /// Whether no worker is in.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|&word| word == 0)
     }
 
-    /// The lowest of them.
+    /// The lowest worker in the set.
     pub fn first(&self) -> Option<WorkerId> {
         self.iter().next()
     }

@@ -1,8 +1,9 @@
-//! The memory of the process and its high-water mark: who looks, and what is done above it.
+//! The memory of the process and its high-water mark: how it is watched, and what happens above the mark.
 //!
-//! A thread looks at the memory in use ten times a second, more often near the mark. Above it, new clients are refused, and
-//! the workers close the clients that hold the most of what is unfinished or unread. Each first tells how much its clients
-//! hold, by size ([`Sizes`]), so that the largest of all workers go, and not the largest of each.
+//! A thread looks at the memory in use ten times a second, more often near the mark. Above it, new clients are refused,
+//! and the workers close the clients that hold the most of what is unfinished or unread. Each worker first reports how
+//! much its clients hold, by size ([`Sizes`]), so that the largest clients of all workers are closed, not the largest
+//! of each.
 
 mod sizes;
 mod system;
@@ -17,29 +18,29 @@ use crate::config::Config;
 use crate::telemetry::metrics::counters::ShardCounts;
 pub use sizes::{Cut, LEAST, Sizes};
 
-/// How often is looked at the memory in use.
+/// How often the thread looks at the memory in use.
 const LOOK: Duration = Duration::from_millis(100);
 /// The same when it is near a bound.
 const LOOK_CLOSELY: Duration = Duration::from_millis(20);
-/// The least time between two orders to free something: the first takes that long to show.
+/// The least time between two orders to free memory: the first takes that long to show an effect.
 const EFFECT: Duration = Duration::from_millis(300);
 /// The least time between two lines in the log.
 const LINE: Duration = Duration::from_secs(1);
-/// How often is asked how much memory there is.
+/// How often the thread asks how much memory there is.
 const ASK: Duration = Duration::from_secs(10);
-/// What clients have sent, and nothing was done with yet, may take this part of the mark.
+/// Client data that is not handled yet may take this part of the mark.
 const UNFINISHED_PART: usize = 4;
 
-/// What the workers are to free.
+/// What the workers should free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Order {
-    /// So many bytes.
+    /// How many bytes.
     pub bytes: usize,
     /// Also by closing clients that do not take what is sent to them.
     pub unread: bool,
 }
 
-/// What one worker tells the others and the watching thread.
+/// One worker's report to the other workers and the watching thread.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct Told {
@@ -72,7 +73,7 @@ impl Memory {
         }
     }
 
-    /// A worker begins, and counts there what its clients hold.
+    /// Registers a worker; `counts` says what its clients hold.
     pub fn add(&self, counts: Arc<ShardCounts>) {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).push(counts);
     }
@@ -86,29 +87,29 @@ impl Memory {
         above
     }
 
-    /// What is to be freed, whenever it changes.
+    /// The current order, and its changes.
     pub fn orders(&self) -> watch::Receiver<Order> {
         self.orders.subscribe()
     }
 
-    /// What the workers have told, by number.
+    /// The workers' reports, by worker.
     pub fn told(&self) -> &[Told] {
         &self.told
     }
 
-    /// Whose clients are to go, all workers together, to free so many bytes.
+    /// Which clients to close, over all workers, to free that many bytes.
     pub fn cut(&self, bytes: usize) -> Cut {
         sizes::cut(self.told.iter().map(|told| &told.sizes), bytes)
     }
 
-    /// The bytes that clients hold of what they have sent.
+    /// The bytes of unhandled data that clients have sent.
     fn held(&self) -> usize {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.iter().map(|counts| counts.held.get() as usize).sum()
     }
 }
 
-/// Starts the thread that looks; it ends when what is returned is dropped.
+/// Starts the watching thread; it ends when the returned value is dropped.
 pub fn watch(memory: Arc<Memory>, config: Arc<ArcSwap<Config>>) -> std::io::Result<mpsc::Sender<()>> {
     let (alive, end) = mpsc::channel();
     let mut watcher = Watcher { memory, config, asked: None, ordered: None, logged: None, left_out: Left::default() };
@@ -132,7 +133,7 @@ struct Left {
 struct Watcher {
     memory: Arc<Memory>,
     config: Arc<ArcSwap<Config>>,
-    /// When was asked how much memory there is, and the answer.
+    /// When the memory limit was last asked for, and the answer.
     asked: Option<(Instant, Option<usize>)>,
     ordered: Option<Instant>,
     logged: Option<Instant>,
@@ -153,7 +154,7 @@ impl Watcher {
             return LOOK;
         };
         let (held, bound) = (self.memory.held(), mark / UNFINISHED_PART);
-        // Once above, it must fall a little below before clients come in again.
+        // Once above the mark, memory must fall a little below it before clients are let in again.
         let was_above = self.memory.above.load(Relaxed);
         let above = resident > if was_above { mark - mark / 32 } else { mark };
         self.memory.above.store(above, Relaxed);

@@ -1,4 +1,5 @@
-//! Who holds how much, by powers of two, so that the largest of all workers can be found without naming anybody.
+//! How much clients hold, grouped by powers of two, so that the largest of all workers can be found without naming
+//! clients.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -7,7 +8,7 @@ pub const LEAST: usize = 1024;
 /// From [`LEAST`] to 2 GiB and beyond, each twice the one before.
 const CLASSES: usize = 22;
 
-/// The bytes that one worker's clients hold, by how much each of them does.
+/// The bytes that one worker's clients hold, by the size of each client's share.
 #[derive(Debug, Default)]
 pub struct Sizes([AtomicUsize; CLASSES]);
 
@@ -17,7 +18,7 @@ fn class(size: usize) -> Option<usize> {
 }
 
 impl Sizes {
-    /// Forgets everything.
+    /// Resets all counts.
     pub fn clear(&self) {
         self.0.iter().for_each(|bytes| bytes.store(0, Relaxed));
     }
@@ -29,7 +30,7 @@ impl Sizes {
         }
     }
 
-    /// So much of what is to be freed falls to the worker that has told this.
+    /// How many bytes the worker with these sizes has to free.
     pub fn share(&self, cut: &Cut) -> usize {
         let own = self.0.get(cut.class).map_or(0, |bytes| bytes.load(Relaxed));
         // Rounded up: all workers together free enough.
@@ -37,18 +38,18 @@ impl Sizes {
     }
 }
 
-/// Who is to go: those above a class, and of that class as many as hold so much.
+/// Which clients are closed: those above a class, and enough of that class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cut {
     class: usize,
-    /// What is to be freed of the class,
+    /// The bytes to free of the class,
     bytes: usize,
-    /// and all that is in it.
+    /// out of this total in the class.
     of: usize,
 }
 
 impl Cut {
-    /// Whether a client of that size goes; `left` is what its worker still has to free of the boundary's class.
+    /// Whether a client of that size is closed; `left` is what its worker still has to free of the boundary's class.
     pub fn takes(&self, size: usize, left: &mut usize) -> bool {
         match class(size) {
             Some(class) if class > self.class => true,

@@ -1,4 +1,4 @@
-//! What the system says of memory: how much this process uses, and how much it may.
+//! The process's memory as the system reports it: how much it uses, and how much it may use.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,8 +25,8 @@ fn total(meminfo: &str) -> Option<usize> {
     line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok().map(|kib| kib << 10)
 }
 
-/// The limits of the groups that `/proc/self/cgroup` names, and of those above them (cgroups(7)). Within a container its own group may be
-/// mounted at the root, and be named by a path that is not there: the root is looked at always.
+/// The limits of the groups that `/proc/self/cgroup` names, and of those above them (cgroups(7)). Within a container
+/// its own group may be mounted at the root, and be named by a path that is not there: the root is looked at always.
 fn limits(groups: &str, root: &Path) -> Vec<usize> {
     let mut found = Vec::new();
     for line in groups.lines() {

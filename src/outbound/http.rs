@@ -1,5 +1,5 @@
-//! HTTP requests to other servers: what a request may hold, how it is sent, what its response becomes. `client`
-//! bounds what is under way, `exchange` is a request's way, `pool` has the connections, `socket` is what is below one.
+//! HTTP requests to other servers: what a request may hold, how it is sent, and its response. `client` bounds the
+//! requests under way, `exchange` carries one out, `pool` keeps connections, `socket` is the socket below a connection.
 //!
 //! An error's text names the method and the server, never the rest of the URL, nor a header: those hold secrets.
 
@@ -41,7 +41,7 @@ const MAX_BODY: usize = 16 * 1024 * 1024;
 /// Bytes that the bodies of all requests under way may have together, either way.
 const MAX_BYTES: usize = 256 * 1024 * 1024;
 
-/// Who asks, unless the script says.
+/// The `User-Agent`, unless the script sets one.
 const AGENT: &str = concat!("connmix/", env!("CARGO_PKG_VERSION"));
 
 /// Headers that the engine makes itself from the body; those that a script sets are left out.
@@ -119,7 +119,7 @@ impl Request {
         Ok(())
     }
 
-    /// Sets who asks (RFC 7617); wins over the URL's `user:password@` and over a header.
+    /// Sets the credentials (RFC 7617); they win over the URL's `user:password@` and over a header.
     pub fn set_auth(&mut self, username: &[u8], password: &[u8]) -> Result<(), String> {
         if username.contains(&b':') {
             return Err("a username can't hold a colon".into());
@@ -210,14 +210,14 @@ pub struct Response {
     pub status: u16,
     /// Where it came from, after redirects.
     pub url: String,
-    /// Names as `Content-Type`, each once: several values of one name are joined by a comma (RFC 9110, section 5.3), those
-    /// of `Set-Cookie`, which hold commas, by a line feed.
+    /// Names as `Content-Type`, each once: several values of one name are joined by a comma (RFC 9110, section 5.3),
+    /// those of `Set-Cookie`, which hold commas, by a line feed.
     pub headers: Vec<(String, Vec<u8>)>,
     /// Those that it sets, by name.
     pub cookies: Vec<(Vec<u8>, Vec<u8>)>,
     /// The body.
     pub body: Vec<u8>,
-    /// Its share of what all may hold, till the script has it.
+    /// Its share of the bytes of all bodies, until the script has it.
     _bytes: OwnedSemaphorePermit,
 }
 

@@ -1,8 +1,8 @@
-//! What scripts ask of other programs: HTTP servers and Redis.
+//! Scripts' requests to other programs: HTTP servers and Redis.
 //!
-//! All of it runs on one thread of its own, which starts at the first use. So the enciphering of TLS delays no worker, a
-//! script that holds its worker delays no other worker's answers, and all workers share the pools of connections.
-//! What each part demands of its callers is in [`http`] and [`redis`]; here is how a worker waits for that thread.
+//! All of it runs on one thread of its own, which starts at the first use. So TLS delays no worker, a script that holds
+//! its worker delays no other worker's answers, and all workers share the pools of connections. [`http`] and [`redis`]
+//! describe what they demand of their callers; this module makes a worker wait for that thread.
 
 pub mod http;
 pub mod redis;
@@ -84,13 +84,13 @@ impl Outbound {
 impl Drop for Outbound {
     fn drop(&mut self) {
         if let Some(Ok(runtime)) = self.runtime.take() {
-            // Without waiting for it: whoever drops this may be a task.
+            // Without waiting for it: this may be dropped within a task.
             runtime.shutdown_background();
         }
     }
 }
 
-/// What is said of a Redis that the configuration does not have.
+/// The error for a Redis that the configuration does not have.
 pub fn unknown(name: &str) -> String {
     format!("no Redis is called \"{}\" under engine.luavm.redis", name.escape_debug())
 }

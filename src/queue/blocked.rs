@@ -1,5 +1,5 @@
-//! Pushes that wait for room in their topic. Room goes to them in the order in which they came, and to one message at a
-//! time: the call that frees it moves the message and wakes its pusher, so that no wake-up can be lost.
+//! Pushes that wait for room in their topic. They get room in the order in which they came, one message at a time: the
+//! call that frees the room moves the message and wakes its pusher, so that no wake-up can be lost.
 
 use bytes::Bytes;
 use std::future::Future;
@@ -10,30 +10,29 @@ use std::task::{Context, Poll, Waker};
 use super::{Blocked, Message, PushError, Queue, TOPIC_BYTES, Topic, Wakers};
 use crate::ids::ClientId;
 
-/// How a push goes on that found no room.
+/// A push that waits for room.
 pub struct Waiting {
     queue: Arc<Queue>,
     topic: usize,
     ticket: u64,
 }
 
-/// A push that waited for room got none: the engine stops.
+/// A push that waited for room got none, because the engine stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the topic is full, and the engine stops")]
 pub struct Closed;
 
-/// How far a push came.
+/// The result of a push.
 pub enum Pushed {
-    /// It is in the topic: so many messages wait there now.
+    /// The message is in the topic; that many messages wait there now.
     Now(usize),
     /// It waits for room.
     Waits(Waiting),
 }
 
 impl Queue {
-    /// As [`Queue::push`], but where the topic is full and the queue is one in which pushes wait, the message waits for room,
-    /// behind those that wait already. It fails where it would be one topic too many, and where more than [`TOPIC_BYTES`]
-    /// would wait for room.
+    /// As [`Queue::push`], but if the topic is full and pushes may wait, the message waits for room behind those that
+    /// wait already. It fails if there would be too many topics, or if more than [`TOPIC_BYTES`] would wait for room.
     pub fn push_or_wait(self: &Arc<Self>, topic: &Topic, client: ClientId, data: Bytes) -> Result<Pushed, PushError> {
         let mut wakers = Wakers::new();
         let mut state = self.lock();
@@ -95,7 +94,7 @@ impl Future for Waiting {
 }
 
 impl Drop for Waiting {
-    /// Who gives up waiting takes the message along.
+    /// A pusher that gives up takes its message with it.
     fn drop(&mut self) {
         let mut wakers = Wakers::new();
         let mut state = self.queue.lock();

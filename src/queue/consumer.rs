@@ -1,4 +1,4 @@
-//! A consumer's side of the queue: which topics it consumes, what it takes, and what becomes of that.
+//! A consumer's side of the queue: which topics it consumes, what it takes, and how messages are settled.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -12,7 +12,7 @@ pub struct Consumer {
 }
 
 impl Queue {
-    /// A consumer, so far of nothing. What it still holds when it is dropped goes back to the topics' heads.
+    /// A new consumer, of no topic yet. What it still holds when it is dropped goes back to the heads of the topics.
     pub fn consumer(self: &Arc<Self>) -> Consumer {
         let id = self.lock().consumers.insert(ConsumerState::default());
         Consumer { queue: self.clone(), id }
@@ -20,7 +20,7 @@ impl Queue {
 }
 
 impl Consumer {
-    /// Changes the state and then wakes whoever has got something.
+    /// Changes the state and then wakes those who have got something.
     fn change<R>(&self, change: impl FnOnce(&mut State, usize, &mut Wakers) -> R) -> R {
         let mut wakers = Wakers::new();
         let result = change(&mut self.queue.lock(), self.id, &mut wakers);
@@ -28,8 +28,8 @@ impl Consumer {
         result
     }
 
-    /// Consumes these topics too, all or none of them; one named twice counts once. With `ack` each of their messages is
-    /// to be settled.
+    /// Starts to consume these topics, all or none of them; one named twice counts once. With `ack` the consumer has to
+    /// settle each of their messages.
     pub fn pop(&self, topics: &[Topic], ack: bool) -> Result<(), PopError> {
         let most = self.queue.max_topics;
         self.change(|state, id, wakers| {
@@ -60,8 +60,8 @@ impl Consumer {
         })
     }
 
-    /// Consumes these topics (None: all) no more, all or none of them. What was put by goes back; what was taken and is to
-    /// be settled stays so.
+    /// Stops consuming these topics (None: all topics), all or none of them. Prefetched messages go back; messages that
+    /// were taken and have to be settled stay with the consumer.
     pub fn unpop(&self, topics: Option<&[Topic]>) -> Result<(), UnpopError> {
         self.change(|state, id, wakers| {
             let own: Vec<usize> =
@@ -87,7 +87,7 @@ impl Consumer {
         })
     }
 
-    /// Takes the next message that was put by. None: `waker` is called when there is one.
+    /// Takes the next prefetched message. None: `waker` is called when there is one.
     pub fn take(&self, waker: &Waker) -> Option<QueuedMessage> {
         let mut state = self.queue.lock();
         let State { topics, consumers, .. } = &mut *state;
@@ -109,7 +109,7 @@ impl Consumer {
         Some(QueuedMessage { topic, client, data, key: ack.then_some(number) })
     }
 
-    /// The first `count` of the messages that were taken, and are not to be settled, have been written: they are gone.
+    /// The first `count` messages that were taken and need no settling have been written: they are done.
     pub fn written(&self, count: usize) {
         self.change(|state, id, wakers| {
             for _ in 0..count {
@@ -122,7 +122,7 @@ impl Consumer {
         });
     }
 
-    /// Settles messages by their keys; returns those that are not this consumer's to settle.
+    /// Settles messages by their keys; returns the keys that this consumer can't settle.
     pub fn settle(&self, keys: &[u64]) -> Vec<u64> {
         self.change(|state, id, wakers| {
             let mut unknown = Vec::new();

@@ -61,7 +61,7 @@ fn push_or_wait(queue: &Arc<Queue>, name: &str, data: &[u8]) -> Result<Pushed, P
     queue.push_or_wait(&topic(name), client(), Bytes::copy_from_slice(data))
 }
 
-/// What a push that waits for room came to, if it has any by now.
+/// The result of a push that waits for room, if there is one yet.
 fn now(waiting: &mut Waiting) -> Option<usize> {
     outcome(waiting).map(|n| n.expect("the queue is open"))
 }
@@ -86,7 +86,7 @@ fn a_push_that_waits_gets_room_in_its_turn_and_leaves_nothing_when_it_is_given_u
     }
     assert_eq!(queue.waiting(), [(topic("a"), 2)]);
     assert!(waiting.iter_mut().all(|push| now(push).is_none()));
-    // Who may not wait does not overtake those who do.
+    // A push that may not wait does not overtake those that do.
     assert_eq!(push(&queue, "a", "7"), Err(PushError::Full(topic("a"), 2)));
     // The fourth message's pusher gives up.
     drop(waiting.remove(1));
@@ -312,7 +312,7 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// A consumer as it must look from outside.
+/// The expected state of a consumer, as seen from outside.
 #[derive(Default)]
 struct Model {
     topics: BTreeMap<usize, bool>,
@@ -322,15 +322,15 @@ struct Model {
 }
 
 proptest! {
-    /// Nothing is lost, nothing is given to two, each consumer sees a topic in order but for what came back, and who
-    /// consumes a topic gets all that waits there.
+    /// Nothing is lost, nothing is given to two consumers, each consumer sees a topic in order (except for returned
+    /// messages), and the consumers of a topic get everything that waits there.
     #[test]
     fn a_queue_behaves_as_the_model(acts in prop::collection::vec(act(), 1..120)) {
         const NAMES: [&str; 3] = ["a", "b", "c"];
         let queue = Arc::new(Queue::new(4, 3));
         let mut consumers: Vec<Consumer> = (0..3).map(|_| queue.consumer()).collect();
         let mut models: Vec<Model> = (0..3).map(|_| Model::default()).collect();
-        // What is pushed and neither taken nor gone, by topic: as numbers that only grow.
+        // What is pushed and neither taken nor gone, by topic: numbers that only grow.
         let mut open: [std::collections::BTreeSet<u64>; 3] = Default::default();
         let mut next = 0u64;
         for act in acts {
@@ -364,7 +364,7 @@ proptest! {
                 }
                 Act::Take(c) => {
                     let Some(given) = consumers[c].take(Waker::noop()) else {
-                        // With nobody else to have them put by for, what is open is this one's.
+                        // With no other consumer to prefetch for, what is open belongs to this one.
                         for t in models[c].topics.keys() {
                             let alone = models.iter().enumerate().all(|(i, m)| i == c || !m.topics.contains_key(t));
                             prop_assert!(!alone || open[*t].is_empty());

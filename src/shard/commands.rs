@@ -1,4 +1,4 @@
-//! What a connection does when a back end orders it to.
+//! How a connection applies a back end's command.
 
 use super::Shard;
 use super::conn::Conn;
@@ -6,7 +6,7 @@ use crate::hub::{CommandError, ConnCommand};
 use crate::message::CloseReason;
 
 impl Shard {
-    /// Does it, or says why not.
+    /// Applies a command, or says why not.
     pub(super) fn apply(&self, conn: &Conn, command: ConnCommand) -> Result<(), CommandError> {
         if conn.is_closing() {
             return Err(CommandError::Closing(conn.client_id));

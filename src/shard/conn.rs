@@ -1,4 +1,4 @@
-//! One client connection as its worker's thread knows it.
+//! One client connection on its worker's thread.
 
 use bytes::BytesMut;
 use std::cell::{Cell, RefCell};
@@ -17,48 +17,49 @@ use crate::ids::ClientId;
 use crate::message::CloseReason;
 use crate::telemetry::metrics::labels::EndReason;
 
-/// From this many waiting bytes on, a push writes at once instead of waiting for the turn's end, so that what waits
-/// tells how fast the client is, not how busy the worker.
+/// From this many waiting bytes on, a push writes at once instead of waiting for the end of the event loop turn: so the
+/// bytes that wait show how fast the client is, not how busy the worker.
 const WRITE_AT_ONCE: usize = 64 * 1024;
 
-/// What happened to a frame that was pushed.
+/// The result of pushing a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {
     /// It waits in the outbox.
     Taken,
-    /// It waits, and nothing did before: the connection is to be written at the turn's end.
+    /// It waits, and nothing did before: the connection must be written at the end of the event loop turn.
     First,
     /// The connection is closing, or closes now because too much waits for it.
     Refused,
 }
 
-/// Whether a client's silence says something.
+/// Whether a client's silence means anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hearing {
-    /// It is read: no bytes for long are silence.
+    /// It is read: a long time without bytes is silence.
     Reading,
-    /// It is not read for now (in its handshake, or while much waits for its handler): it may have said much.
+    /// It is not read for now (in its handshake, or while much waits for its handler), so it may have sent bytes.
     Paused,
-    /// It sends no more: it is silent from then on.
+    /// It sends no more, so it is silent from then on.
     Over,
 }
 
-/// How far a connection's end has come; boxed, since most have not begun to.
+/// How far a connection's end has come. Boxed, since most connections have none yet.
 enum End {
-    /// The client has gone, or is about to: it takes nothing more, and handlers' waits end. What it sent before is still
-    /// read and handled. Holds the reason, where the end of what it sent will not tell it.
+    /// The client has gone, or is about to: it takes nothing more, and handlers' waits end. What it sent before is
+    /// still read and handled. Holds the reason if the end of what it sent will not tell it.
     Lost(Option<CloseReason>),
     /// Nothing more is read.
     Closed(CloseReason),
 }
 
-/// A connection. Only its worker's thread touches it. There may be a million of them, so its size counts: a test holds it.
+/// A connection. Only its worker's thread touches it. There may be a million of them, so its size counts: a test checks
+/// it.
 pub struct Conn {
-    /// Its number.
+    /// The id of the client.
     pub client_id: ClientId,
     /// Its slot in the shard.
     pub slot: Member,
-    /// The client's address, as scripts are told, and its port: a `SocketAddr` takes half as much again.
+    /// The client's address, as scripts see it, and its port: a `SocketAddr` takes half as much again.
     address: IpAddr,
     port: u16,
     /// How its messages are framed.
@@ -68,7 +69,7 @@ pub struct Conn {
     /// Its socket.
     pub transport: Transport,
     outbox: RefCell<Outbox>,
-    /// What a socket server's client has sent and its script has not consumed; none for a WebSocket.
+    /// Bytes that a socket server's client has sent and its script has not consumed; None for a WebSocket.
     received: Option<Box<RefCell<BytesMut>>>,
     /// The context that scripts and back ends set.
     pub context: RefCell<Context>,
@@ -84,9 +85,9 @@ pub struct Conn {
     stalled: Cell<u32>,
     /// Whether the client is read.
     pub(super) hearing: Cell<Hearing>,
-    /// Bytes that the system holds unread, when they were last looked at.
+    /// Bytes that the system held unread at the last check.
     pub(super) unread: Cell<u32>,
-    /// They are to be looked at.
+    /// The unread bytes have to be checked.
     pub(super) look_due: Cell<bool>,
     /// [`Conn::attend`] has been called.
     pub(super) attended: Cell<bool>,
@@ -96,9 +97,9 @@ pub struct Conn {
     pub(super) unfinished: Cell<Option<u32>>,
     /// In its handshake: what is pushed waits for the response to go first. It counts as blocked.
     corked: Cell<bool>,
-    /// The client's socket is full; the connection's task waits till it has room.
+    /// The client's socket is full; the connection's task waits until it has room.
     blocked: Cell<bool>,
-    /// In the shard's list of connections to be written.
+    /// In the shard's list of connections to write.
     pub(super) dirty: Cell<bool>,
 }
 
@@ -152,9 +153,9 @@ impl Conn {
             return;
         }
         match &reason {
-            // These clients take nothing: what waits for them is memory.
+            // These clients take nothing, so what waits for them only takes memory.
             CloseReason::WriteTimeout | CloseReason::Lost(_) => self.outbox.borrow_mut().clear(),
-            // One that takes a little may be told why: the close frame follows the frame that is begun.
+            // A client that takes a little may be told why: the close frame follows the frame that is partly written.
             CloseReason::TooSlow | CloseReason::Memory if self.framing.tells_why() => {
                 self.outbox.borrow_mut().clear_whole_frames();
             }
@@ -166,8 +167,8 @@ impl Conn {
         self.wake();
     }
 
-    /// The client has gone: what waits for it is dropped, nothing can be pushed after, and waits of handlers end. What it
-    /// sent before is still read, and its end tells the reason to close with, unless `reason` does.
+    /// The client has gone: what waits for it is dropped, nothing can be pushed after, and waits of handlers end. What
+    /// it sent before is still read, and its end tells the reason to close with, unless `reason` does.
     pub fn lose(&self, reason: Option<CloseReason>) {
         self.outbox.borrow_mut().clear();
         self.blocked.set(false);
@@ -184,7 +185,8 @@ impl Conn {
         }
     }
 
-    /// Of a socket server's connection, what has come and is not consumed. Not to be held while a script runs.
+    /// The bytes of a socket server's connection that have come and are not consumed. Not to be borrowed while a script
+    /// runs.
     pub fn received(&self) -> Option<&RefCell<BytesMut>> {
         self.received.as_deref()
     }
@@ -194,17 +196,17 @@ impl Conn {
         SocketAddr::new(self.address, self.port)
     }
 
-    /// Whether it ends: nothing can be pushed, and waits of handlers end. What the client sent may still be read.
+    /// Whether it is ending: nothing can be pushed, and waits of handlers end. What the client sent may still be read.
     pub fn is_closing(&self) -> bool {
         self.end.borrow().is_some()
     }
 
-    /// Whether it is closed, too: nothing more is read.
+    /// Whether it is also closed: nothing more is read.
     pub fn is_closed(&self) -> bool {
         matches!(self.end.borrow().as_deref(), Some(End::Closed(_)))
     }
 
-    /// Why it is closed.
+    /// The reason why it is closed.
     pub fn close_reason(&self) -> Option<CloseReason> {
         match self.end.borrow().as_deref() {
             Some(End::Closed(reason)) => Some(reason.clone()),
@@ -212,8 +214,8 @@ impl Conn {
         }
     }
 
-    /// The reason to close with when what the client sent has been read to its end, and its end alone does not tell:
-    /// the socket has failed.
+    /// The reason to close with after everything that the client sent has been read, if the end of the bytes does not
+    /// tell it: the socket has failed.
     pub fn lost_by(&self) -> Option<CloseReason> {
         match self.end.borrow().as_deref() {
             Some(End::Lost(reason)) => reason.clone(),
@@ -221,7 +223,7 @@ impl Conn {
         }
     }
 
-    /// Under which label its end is counted; None: it does not end.
+    /// The label that its end is counted under; None: it does not end.
     pub fn ended_by(&self) -> Option<EndReason> {
         match self.end.borrow().as_deref() {
             Some(End::Closed(reason)) => Some(EndReason::from(reason)),
@@ -253,7 +255,7 @@ impl Conn {
         // A message larger than the limit still gets in when nothing else waits.
         let fits = || self.waiting() == 0 || self.waiting() + frame.len() + FRAME <= limit;
         if !fits() && !self.blocked.get() {
-            // What waits may be there only because the turn has not ended.
+            // What waits may be there only because the event loop turn has not ended.
             self.flush(scratch, now);
         }
         if !fits() {
@@ -277,7 +279,7 @@ impl Conn {
         self.outbox.borrow_mut().push(frame);
     }
 
-    /// Drops what waits, but finishes a frame that is begun.
+    /// Drops what waits, except the rest of a frame that is partly written.
     pub fn discard_waiting(&self) {
         self.outbox.borrow_mut().clear_whole_frames();
     }
@@ -309,7 +311,7 @@ impl Conn {
                 }
                 Err(e) => {
                     drop(outbox);
-                    // A broken pipe is what comes of a client that ended its socket in order: reading tells.
+                    // A broken pipe means that the client ended its socket in order: reading reports it.
                     let told = e.kind() == io::ErrorKind::BrokenPipe;
                     self.lose((!told).then(|| CloseReason::Lost(e.to_string().into())));
                     return;
@@ -320,7 +322,7 @@ impl Conn {
     }
 
     /// Goes on writing while the socket has room. Ready when nothing waits, or nothing can be written any more. Not to
-    /// be called while the connection is held.
+    /// be called while the connection is corked.
     pub fn poll_flush(&self, cx: &mut TaskContext<'_>, scratch: &RefCell<Vec<u8>>, now: u32) -> Poll<()> {
         loop {
             if self.outbox.borrow().is_empty() {
@@ -341,8 +343,8 @@ impl Conn {
         }
     }
 
-    /// Tries to write to a socket that is full, although the system has not said that there is room; true if the client has
-    /// taken something since.
+    /// Tries to write to a socket that is full, although the system has not said that there is room; true if the client
+    /// has taken something since.
     pub fn probe_write(&self, scratch: &RefCell<Vec<u8>>, now: u32) -> bool {
         let mut outbox = self.outbox.borrow_mut();
         let sent = self.transport.probe_write(outbox.next_write(&mut scratch.borrow_mut()));
@@ -359,7 +361,7 @@ impl Conn {
         self.blocked.get()
     }
 
-    /// The clock when the client last took something, while something waits that it does not take.
+    /// The clock when the client last took something, while it does not take what waits.
     pub fn stalled_since(&self) -> Option<u32> {
         (self.blocked.get() && !self.corked.get()).then(|| self.stalled.get())
     }
@@ -369,7 +371,7 @@ impl Conn {
         self.corked.get()
     }
 
-    /// Ends the held state: `head` goes before all that waits.
+    /// Uncorks the connection: `head` goes before everything that waits.
     pub(super) fn uncork(&self, head: Option<Frame>) {
         if let Some(head) = head {
             self.outbox.borrow_mut().push_front(head);
@@ -378,9 +380,9 @@ impl Conn {
         self.blocked.set(false);
     }
 
-    /// Leaves the socket's end to the kernel. The end is a reset if the client has not taken all that it was owed: the kernel
-    /// would hold that for a long time. At a stop (`hurry`) nobody has had the time to, and the kernel goes on with what it
-    /// holds, as long as the client takes something within `patience`.
+    /// Leaves the socket's end to the kernel. The socket is reset if the client has not taken everything that it was
+    /// owed: the kernel would hold that for a long time. At a stop (`hurry`) there has been no time for the client to
+    /// take it, so the kernel goes on, as long as the client takes something within `patience`.
     pub fn leave(&self, patience: std::time::Duration, hurry: bool) {
         if self.waiting() > 0 || (!hurry && self.transport.has_queued()) {
             self.transport.reset();
@@ -394,10 +396,10 @@ impl Conn {
 mod tests {
     use super::*;
 
-    /// The allocator has a class of sizes for 256 bytes; the next one is 320.
+    /// The allocator has a size class of 256 bytes; the next one is 320.
     #[test]
     fn a_silent_connection_is_small() {
-        // What counts its owners stands before it. In a debug build the runtime's socket has a word more.
+        // The reference counts stand before it. In a debug build the runtime's socket has a word more.
         let words = 2 - usize::from(cfg!(debug_assertions));
         let size = size_of::<Conn>() + words * size_of::<usize>();
         assert!(size <= 256, "{size} bytes");

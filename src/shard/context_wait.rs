@@ -10,8 +10,8 @@ use super::conn::Conn;
 use super::context::{Full, Value};
 use super::waits::Waiter;
 
-/// Waits until a key of a connection's context is set: its value, or nil when the connection closes first. It sees what is
-/// set from the moment that it is made.
+/// Waits until a key of a connection's context is set. Gives its value, or nil if the connection closes first. It sees
+/// every value set after its creation.
 pub struct ContextWait {
     shard: Rc<Shard>,
     conn: Rc<Conn>,
@@ -38,7 +38,7 @@ impl Drop for ContextWait {
 }
 
 impl Shard {
-    /// Sets a value of a connection's context and wakes who waits for it.
+    /// Sets a value of a connection's context and wakes the handlers that wait for it.
     pub fn set_context(&self, conn: &Conn, key: &str, value: Value) -> Result<(), Full> {
         let told = self.waits.borrow().is_awaited(conn.client_id, key).then(|| value.clone());
         conn.context.borrow_mut().set(key, value)?;

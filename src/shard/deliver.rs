@@ -1,4 +1,4 @@
-//! What comes through the mailbox, on its way into outboxes.
+//! Moves deliveries from the mailbox into outboxes.
 
 use std::rc::Rc;
 
@@ -11,8 +11,9 @@ use crate::telemetry::metrics::labels::DropCause;
 use crate::wire::frame;
 
 impl Shard {
-    /// Handles what came through the mailbox, and says for how many connections it was. It only fills outboxes; nothing is
-    /// written yet. What scripts must encode is left to [`Shard::encode_on`], before which nothing else may be delivered.
+    /// Handles one delivery, and returns for how many connections it was. It only fills outboxes; nothing is written
+    /// yet. Messages that scripts must encode are left to [`Shard::encode_on`], before which nothing else may be
+    /// delivered.
     pub fn deliver(&self, delivery: Delivery) -> usize {
         let mut counts = Counts::default();
         let (rest, ack) = match delivery {
@@ -39,7 +40,7 @@ impl Shard {
             }
             Delivery::ConnCommand(client_id, command, reply) => {
                 if let Some(conn) = self.get(client_id) {
-                    // Whoever asked may have gone.
+                    // The caller may have gone.
                     let _ = reply.send(self.apply(&conn, command));
                 }
                 return 1;
@@ -61,8 +62,8 @@ impl Shard {
         self.encoding.borrow().is_some()
     }
 
-    /// Goes on with the message that is on its way to connections of socket servers, until all have it or `enough`, which is
-    /// asked after each; says for how many that was.
+    /// Goes on with the message for connections of socket servers, until all have it or `enough`, which is asked after
+    /// each, says to stop. Returns for how many connections that was.
     pub fn encode_on(&self, encode: &dyn Encode, mut enough: impl FnMut() -> bool) -> usize {
         let Some(mut encoding) = self.encoding.take() else { return 0 };
         let mut done = 0;
@@ -89,7 +90,8 @@ impl Shard {
         done
     }
 
-    /// Gives each member of the channel a reference to the same encoded frame; returns those for which their script encodes.
+    /// Gives each member of the channel a reference to the same encoded frame; returns the members whose script has to
+    /// encode it.
     fn fan_out(&self, publication: &Publication, ack: &Ack, counts: &mut Counts) -> Vec<Rc<Conn>> {
         let (topics, conns) = (self.topics.borrow(), self.conns.borrow());
         let (mut frame, mut scripted) = (None, Vec::new());
@@ -116,7 +118,7 @@ impl Shard {
         scripted
     }
 
-    /// The outboxes have a publication, as far as it was for connections that are framed so.
+    /// Counts a publication that is in the outboxes, for connections with that framing.
     fn count_delivered(&self, framing: Framing, reached: u64, ack: &Ack) {
         if reached > 0 {
             let counts = framing.counts(&self.counts);

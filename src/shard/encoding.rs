@@ -1,4 +1,4 @@
-//! A message for connections whose script encodes it, while that is under way.
+//! A message that scripts are encoding for their connections.
 
 use std::rc::Rc;
 
@@ -7,19 +7,19 @@ use super::outbox::Frame;
 use crate::hub::{Ack, Counts};
 use crate::message::Message;
 
-/// What a message is for connections of socket servers: their scripts say it. Called only while nothing of the shard is
-/// borrowed, since that runs Lua.
+/// Encodes a message for connections of socket servers by their scripts. Called only while nothing of the shard is
+/// borrowed, since it runs Lua.
 pub trait Encode {
-    /// What the next of the connections is to get; None where the script failed.
+    /// The frame for the next connection; None if the script failed.
     fn encode(&self, message: &Message, conn: &Rc<Conn>, encoded: &mut Encoded) -> Option<Frame>;
 }
 
-/// What is known of a message that is encoded for one connection after the other.
+/// What is shared between connections while a message is encoded for each of them.
 #[derive(Default)]
 pub struct Encoded {
-    /// By server, what is the same for all of its connections.
+    /// By server: the frame, if it is the same for all of its connections.
     pub shared: Vec<(usize, Option<Frame>)>,
-    /// A script has failed, which is told once for all.
+    /// A script has failed; this is logged once per message.
     pub failed: bool,
 }
 
@@ -30,6 +30,6 @@ pub(super) struct Encoding {
     pub(super) encoded: Encoded,
     pub(super) ack: Ack,
     pub(super) counts: Counts,
-    /// Those of `counts` that scripts encode for.
+    /// The connections among `counts` that scripts encode for.
     pub(super) reached: u64,
 }

@@ -1,4 +1,4 @@
-//! Under which label the end of a connection is counted.
+//! The label that the end of a connection is counted under.
 
 use crate::message::CloseReason;
 use crate::telemetry::metrics::labels::EndReason;

@@ -1,6 +1,6 @@
-//! How a connection's messages are framed: what a message, a ping and a close are as bytes, what a client's own end says,
-//! and under which protocol all that is counted. Each question is answered here for every framing, so that a new one is
-//! asked them all.
+//! How a connection's messages are framed: the bytes of a message, a ping and a close, the meaning of a client's own
+//! end, and the protocol that all this is counted under. Each question is answered here for every framing, so that a
+//! new one has to answer them all.
 
 use super::outbox::Frame;
 use crate::config::Protocol;
@@ -8,17 +8,17 @@ use crate::message::{CloseReason, Kind};
 use crate::telemetry::metrics::counters::{ProtocolCounts, ShardCounts};
 use crate::wire::frame;
 
-/// What stands between messages and a connection's bytes.
+/// How messages become a connection's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
     /// WebSocket frames (RFC 6455): the same for every client.
     WebSocket,
-    /// What the script of a socket server makes of messages, and takes for messages.
+    /// The script of a socket server defines messages and their bytes.
     Script,
 }
 
 impl Framing {
-    /// That of a server's connections.
+    /// The framing of a server's connections.
     pub fn of(protocol: Protocol) -> Framing {
         match protocol {
             Protocol::Websocket => Framing::WebSocket,
@@ -34,7 +34,7 @@ impl Framing {
         }
     }
 
-    /// Whether messages are of a [`Kind`], that is text or binary.
+    /// Whether messages have a [`Kind`], that is text or binary.
     pub fn has_kinds(self) -> bool {
         match self {
             Framing::WebSocket => true,
@@ -42,7 +42,7 @@ impl Framing {
         }
     }
 
-    /// What asks a silent client for a sign of life. None: there is no such thing.
+    /// What asks a silent client for a sign of life. None: this framing has no ping.
     pub fn ping(self) -> Option<Frame> {
         match self {
             Framing::WebSocket => Some(frame::encode_ping(b"")),
@@ -50,7 +50,7 @@ impl Framing {
         }
     }
 
-    /// What tells a client why its connection ends. None: it is not told in words.
+    /// What tells a client why its connection ends. None: there is no such message.
     pub fn close(self, reason: &CloseReason) -> Option<Frame> {
         match self {
             Framing::WebSocket => reason.frame().map(|(code, text)| frame::encode_close(code, text)),
@@ -58,7 +58,7 @@ impl Framing {
         }
     }
 
-    /// Whether [`Framing::close`] ever tells a client why its connection ends.
+    /// Whether [`Framing::close`] can tell a client why its connection ends.
     pub fn tells_why(self) -> bool {
         match self {
             Framing::WebSocket => true,
@@ -66,8 +66,8 @@ impl Framing {
         }
     }
 
-    /// Whether clients close by a message of their own (a close frame). So one that ends its sending without it has gone;
-    /// elsewhere a client may only send no more.
+    /// Whether clients close by a message of their own (a close frame). If so, a client that ends its sending without
+    /// it has gone; otherwise it may only have stopped sending.
     pub fn clients_close(self) -> bool {
         match self {
             Framing::WebSocket => true,
@@ -75,7 +75,7 @@ impl Framing {
         }
     }
 
-    /// What is counted of connections that are framed so.
+    /// The counters for connections with this framing.
     pub fn counts(self, shard: &ShardCounts) -> &ProtocolCounts {
         let [websocket, socket] = &shard.protocols;
         match self {
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
     use crate::telemetry::metrics::counters::PROTOCOLS;
 
-    /// The page tells the protocols by their position.
+    /// The metrics page identifies protocols by their position.
     #[test]
     fn each_protocol_is_counted_under_its_own_name() {
         for protocol in [Protocol::Websocket, Protocol::Socket] {

@@ -1,4 +1,4 @@
-//! What clients make the process hold by what they have sent: unfinished messages, and what waits for a handler.
+//! The memory that clients occupy by what they have sent: unfinished messages, and messages that wait for a handler.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -7,7 +7,7 @@ use super::Shard;
 use super::conn::Conn;
 
 impl Shard {
-    /// A connection holds so many bytes of what its client sent. They are counted where they changed alone.
+    /// Records how many bytes a connection holds of what its client sent.
     pub fn hold(&self, conn: &Conn, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let before = conn.holding.get();
@@ -18,7 +18,7 @@ impl Shard {
         }
     }
 
-    /// How many slots there are, used or not.
+    /// The number of slots, used or not.
     pub fn slots(&self) -> usize {
         self.conns.borrow().capacity()
     }
@@ -31,30 +31,30 @@ impl Shard {
 }
 
 impl Conn {
-    /// The bytes that it holds of what its client sent, and has not been handled.
+    /// The bytes that it holds of unhandled data from its client.
     pub fn holding(&self) -> usize {
         self.holding.get() as usize
     }
 
-    /// The same and, if the client does not take what is sent, what waits for it.
+    /// The same plus what waits for the client, if it does not take what is sent.
     pub fn holding_both_ways(&self) -> usize {
         self.holding() + if self.stalled_since().is_some() { self.waiting() } else { 0 }
     }
 
-    /// A message of the client's is unfinished from now on, if none was before.
+    /// The client has begun a message, unless one was unfinished already.
     pub fn begin_message(&self, now: u32) {
         if self.unfinished.get().is_none() {
             self.unfinished.set(Some(now));
         }
     }
 
-    /// No message of the client's is unfinished.
+    /// The client has no unfinished message any more.
     pub fn end_message(&self) {
         self.unfinished.set(None);
     }
 
-    /// The clock when the client began the message that it has not finished. None: there is none, or the client is not read,
-    /// and can't go on with it.
+    /// The clock when the client began its unfinished message. None: there is none, or the client is not read and so
+    /// can't go on with it.
     pub fn unfinished_since(&self) -> Option<u32> {
         self.unfinished.get().filter(|_| !self.is_paused())
     }

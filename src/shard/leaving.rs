@@ -1,5 +1,5 @@
-//! Connections that leave while they are in very many channels: they are taken out some at a time, so that others are served
-//! in between.
+//! Connections that leave while they are in very many channels: they are taken out of some at a time, so that others
+//! are served in between.
 
 use std::task::{Context, Poll};
 
@@ -11,7 +11,8 @@ use crate::message::CloseReason;
 const AT_ONCE: usize = 512;
 
 impl Shard {
-    /// Takes a connection out of its channels, and then out of its slot: now, or as [`Shard::leave_some`] is called.
+    /// Takes a connection out of its channels, and then out of its slot: now, or through calls of
+    /// [`Shard::leave_some`].
     pub(super) fn leave(&self, conn: &Conn) {
         if self.unlink(conn) {
             return;
@@ -25,7 +26,7 @@ impl Shard {
         }
     }
 
-    /// Ready when a connection is left that is not out of its channels.
+    /// Ready when there is a connection that still has to leave channels.
     pub fn poll_leaving(&self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.leaving.borrow().is_empty() {
             return Poll::Ready(());
@@ -34,7 +35,7 @@ impl Shard {
         Poll::Pending
     }
 
-    /// Takes the next of those that leave out of some of its channels.
+    /// Takes the next leaving connection out of some of its channels.
     pub fn leave_some(&self) {
         let next = self.leaving.borrow_mut().pop_front();
         if let Some(conn) = next
@@ -44,7 +45,7 @@ impl Shard {
         }
     }
 
-    /// True if it is out of all channels, and of its slot.
+    /// True if the connection is out of all channels, and of its slot.
     fn unlink(&self, conn: &Conn) -> bool {
         let (gone, whole) = self.topics.borrow_mut().remove_member(conn.slot, AT_ONCE);
         for channel in gone {

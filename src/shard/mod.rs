@@ -1,5 +1,5 @@
-//! What one worker's thread owns: its connections, their subscriptions, and what is to be written. Nothing here is locked
-//! or shared with another thread; the way in from elsewhere is the worker's mailbox.
+//! The state of one worker's thread: its connections, their subscriptions, and what has to be written. Nothing here is
+//! locked or shared with another thread; other threads reach it through the worker's mailbox.
 
 mod commands;
 pub mod conn;
@@ -51,18 +51,18 @@ pub struct Shard {
     conns: RefCell<Slab<Rc<Conn>>>,
     by_client: RefCell<HashMap<ClientId, Member, RandomState>>,
     topics: RefCell<Topics>,
-    /// Connections with something to be written at the turn's end.
+    /// Connections to write at the end of the event loop turn.
     dirty: RefCell<VecDeque<Rc<Conn>>>,
     scratch: RefCell<Vec<u8>>,
     waits: RefCell<Waits>,
-    /// Those that have ended and are not out of all their channels yet. Each keeps its slot until it is: a publish finds it
-    /// closed.
+    /// Connections that have ended and are not out of all their channels yet. Each keeps its slot until then: a publish
+    /// finds it closed.
     leaving: RefCell<VecDeque<Rc<Conn>>>,
-    /// Wakes who takes them out.
+    /// Wakes the task that takes them out.
     leaver: RefCell<Option<Waker>>,
-    /// What scripts are encoding.
+    /// The message that scripts are encoding.
     encoding: RefCell<Option<Encoding>>,
-    /// Wakes the worker's turn, if that waits.
+    /// Wakes the worker's event loop turn, if it waits.
     turn: RefCell<Option<Waker>>,
     turn_waits: Cell<bool>,
     ticked: Cell<Instant>,
@@ -71,7 +71,7 @@ pub struct Shard {
     pub counts: Arc<ShardCounts>,
 }
 
-/// A connection to be made: all that is known of it before it has a number.
+/// A connection before it has an id.
 pub struct Arrival {
     /// The server it came in by.
     pub served: Rc<ServerContext>,
@@ -106,14 +106,14 @@ impl Shard {
         }
     }
 
-    /// The coarse clock, in milliseconds of the worker's own time (it wraps after 49 days; compare by difference). It moves
-    /// with [`Shard::tick`], so that reading it costs nothing.
+    /// The coarse clock, in milliseconds of the worker's own time (it wraps after 49 days; compare by difference). It
+    /// moves with [`Shard::tick`], so that reading it costs nothing.
     pub fn now(&self) -> u32 {
         self.clock.get()
     }
 
-    /// Moves the clock by the time that has passed since it was moved last, but by no more than `at_most`: when the process
-    /// was stopped, its machine asleep or the worker held up for longer, that silence was not the clients'.
+    /// Moves the clock by the time since the last tick, but by at most `at_most`: if the process was stopped, its
+    /// machine asleep or the worker held up for longer, that silence was not the clients'.
     pub fn tick(&self, at_most: Duration) -> u32 {
         let now = Instant::now();
         let passed = now.saturating_duration_since(self.ticked.replace(now)).min(at_most);
@@ -124,8 +124,8 @@ impl Shard {
         self.clock.get()
     }
 
-    /// Says what to wake when a connection has something to be written; None: nothing, since the worker's turn goes on by
-    /// itself.
+    /// Says what to wake when a connection has something to be written. None: nothing, since the event loop turn
+    /// continues by itself.
     pub fn wake_when_dirty(&self, turn: Option<&Waker>) {
         self.turn_waits.set(turn.is_some());
         if let Some(turn) = turn {
@@ -136,7 +136,7 @@ impl Shard {
         }
     }
 
-    /// Lets a connection in. It stays till [`Shard::remove`].
+    /// Lets a connection in. It stays until [`Shard::remove`].
     pub fn insert(&self, arrival: Arrival) -> Rc<Conn> {
         let client_id = self.ids.borrow_mut().issue(self.hub.node());
         let mut conns = self.conns.borrow_mut();
@@ -166,7 +166,7 @@ impl Shard {
         true
     }
 
-    /// The connection of that number, if it is here.
+    /// The connection of that client, if it is here.
     pub fn get(&self, client_id: ClientId) -> Option<Rc<Conn>> {
         let slot = *self.by_client.borrow().get(&client_id)?;
         self.conns.borrow().get(slot as usize).cloned()
@@ -182,8 +182,8 @@ impl Shard {
         self.conns.borrow().iter().for_each(|(_, conn)| visit(conn));
     }
 
-    /// Puts a connection into channels; it may be in some of them already. When it returns, every later publish reaches
-    /// it. An error: there would be too many subscriptions then, and none was added.
+    /// Subscribes a connection to channels; it may be in some of them already. When it returns, every later publish
+    /// reaches it. On an error, there would be too many subscriptions, and none was added.
     pub fn subscribe(&self, conn: &Conn, channels: &[Channel]) -> Result<(), TooMany> {
         let mut topics = self.topics.borrow_mut();
         let before = topics.count_of(conn.slot);
@@ -192,7 +192,7 @@ impl Shard {
             wanted if !self.hub.may_subscribe(wanted, new) => Some(TooMany::OfAll(self.hub.max_subscriptions())),
             _ => None,
         };
-        // Which of them are new is looked at only where it matters.
+        // How many of them are new only matters here.
         if refused(channels.len()).is_some() {
             let mut new: Vec<_> = channels.iter().filter(|c| !topics.contains(conn.slot, c.as_str())).collect();
             new.sort_unstable();
@@ -213,7 +213,7 @@ impl Shard {
         Ok(())
     }
 
-    /// Takes a connection out of channels.
+    /// Unsubscribes a connection from channels.
     pub fn unsubscribe(&self, conn: &Conn, channels: &[Channel]) {
         let mut topics = self.topics.borrow_mut();
         for channel in channels {
@@ -231,7 +231,7 @@ impl Shard {
         self.counts.subscriptions.set(now as u64);
     }
 
-    /// What is counted of connections like this one.
+    /// The counters for connections with this connection's framing.
     pub fn counts_of(&self, conn: &Conn) -> &ProtocolCounts {
         conn.framing.counts(&self.counts)
     }
@@ -248,8 +248,8 @@ impl Shard {
         self.topics.borrow().channels_of(conn.slot).map(|c| c.as_str().to_owned()).collect()
     }
 
-    /// Puts a frame into a connection's outbox; false if the connection can't take it. It is written at the turn's
-    /// end.
+    /// Puts a frame into a connection's outbox; false if the connection can't take it. It is written at the end of the
+    /// event loop turn.
     pub fn push(&self, conn: &Rc<Conn>, frame: Frame) -> bool {
         let pushed = conn.push(frame, &self.scratch, self.now());
         if pushed == Pushed::First {
@@ -276,7 +276,7 @@ impl Shard {
         }
     }
 
-    /// Sends to one connection what its script says: a message, which must be UTF-8 if it is text, or a socket server's
+    /// Sends what a script says to one connection: a message, which must be UTF-8 if it is text, or a socket server's
     /// bytes as they are. False if the connection can't take it.
     pub fn send(&self, conn: &Rc<Conn>, kind: Kind, data: &[u8]) -> bool {
         let sent = !conn.is_closing() && self.push(conn, conn.framing.sent(kind, data));
@@ -293,7 +293,7 @@ impl Shard {
     }
 
     /// Writes up to `most` of the connections that have something to be written; true if some are left for the next
-    /// turn.
+    /// event loop turn.
     pub fn flush(&self, most: usize) -> bool {
         let now = self.now();
         for _ in 0..most {
@@ -306,7 +306,7 @@ impl Shard {
         self.is_dirty()
     }
 
-    /// Opens a connection that was held during its handshake: `head`, the response, goes out before all else.
+    /// Uncorks a connection after its handshake: `head`, the response, goes out before everything else.
     pub fn open(&self, conn: &Rc<Conn>, head: Option<Frame>) {
         conn.uncork(head);
         if !conn.dirty.replace(true) {
@@ -314,12 +314,12 @@ impl Shard {
         }
     }
 
-    /// The buffer that writes are put together in.
+    /// The buffer in which writes are put together.
     pub fn scratch(&self) -> &RefCell<Vec<u8>> {
         &self.scratch
     }
 
-    /// Gives memory back after a crowd has left. For a timer.
+    /// Frees memory after a crowd has left. For a timer.
     pub fn shrink(&self) {
         let mut by_client = self.by_client.borrow_mut();
         if by_client.capacity() > 1024 && by_client.len() < by_client.capacity() / 8 {
@@ -333,7 +333,7 @@ impl Shard {
     }
 }
 
-/// Channels as a line of the log shows them: not all, where they are many.
+/// Channels as a log line shows them: not all, if there are many.
 struct Names<'a>(&'a [Channel]);
 
 impl std::fmt::Display for Names<'_> {
@@ -355,7 +355,7 @@ pub enum TooMany {
     /// It would be in more than [`MAX_SUBSCRIPTIONS`].
     #[error("a connection can be in {MAX_SUBSCRIPTIONS} channels at most")]
     OfConnection,
-    /// All connections together would have too many, or it too large a part of what is left; holds the bound.
+    /// All connections together would have too many, or this one too large a part of the rest; holds the limit.
     #[error(
         "too many subscriptions: all clients together can have {0} (engine.maxSubscriptions), and one client a part of those that are free"
     )]

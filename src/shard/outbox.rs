@@ -1,5 +1,5 @@
-//! What waits to be written to one connection: references to encoded frames, in order. Empty, it owns no memory; with one
-//! frame in it, none either.
+//! What waits to be written to one connection: references to encoded frames, in order. An outbox that is empty or holds
+//! one frame owns no memory.
 
 use smallvec::SmallVec;
 use std::rc::Rc;
@@ -7,8 +7,8 @@ use std::rc::Rc;
 /// An encoded frame. All subscribers of a message on a thread share one.
 pub type Frame = Rc<[u8]>;
 
-/// What a waiting frame takes besides its bytes, about: its place in the list, and an allocation of its own. It counts
-/// against the bound, so that many small frames are no way around it.
+/// What a waiting frame takes besides its bytes, roughly: its place in the list, and its own allocation. It counts
+/// against the limit, so that many small frames can't bypass it.
 pub const FRAME: usize = 32;
 
 /// The frames that wait for a connection. None of them is empty.
@@ -45,7 +45,7 @@ impl Outbox {
         self.bytes as usize
     }
 
-    /// What the frames that wait count for: their bytes, and [`FRAME`] for each. 0 when nothing waits.
+    /// What the waiting frames count for: their bytes, and [`FRAME`] for each. 0 when nothing waits.
     pub fn weight(&self) -> usize {
         self.bytes() + FRAME * (self.frames.len() - self.done as usize)
     }
@@ -101,7 +101,7 @@ impl Outbox {
         *self = Outbox::default();
     }
 
-    /// Drops what waits but the rest of a frame of which a part is written already: after it, another frame may follow.
+    /// Drops everything but the rest of a frame that is partly written: another frame may follow it.
     pub fn clear_whole_frames(&mut self) {
         let partial = (self.offset > 0).then(|| self.frames[self.done as usize].clone());
         let offset = self.offset;

@@ -1,12 +1,12 @@
-//! Whether a client's silence counts. One that is not read, since much waits for its handler, may have said much: of it is
-//! seen, through its [`super::transport::Transport`], that more has come, that it ends, or that its machine does not answer
-//! any more. Nothing here reads from the socket.
+//! Whether a client's silence counts. A client that is not read, since much waits for its handler, may have sent bytes.
+//! Through its [`super::transport::Transport`] the worker sees that more has come, that the client ends, or that its
+//! machine does not answer any more. Nothing here reads from the socket.
 
 use std::time::Duration;
 
 use super::conn::{Conn, Hearing};
 
-/// So many unread bytes are looked at; those beyond are seen when the client is read again.
+/// The most unread bytes that are examined; those beyond are seen when the client is read again.
 pub const LOOK: usize = 64 * 1024;
 
 impl Conn {
@@ -15,7 +15,7 @@ impl Conn {
         if self.hearing.get() == Hearing::Paused {
             self.hearing.set(Hearing::Reading);
             self.last_read.set(now);
-            // Nor could it go on with a message.
+            // The client could not go on with a message either.
             if self.unfinished.get().is_some() {
                 self.unfinished.set(Some(now));
             }
@@ -48,8 +48,8 @@ impl Conn {
         self.hearing.get() == Hearing::Paused
     }
 
-    /// For a timer, while the client is not read: wakes the connection's task to look at the unread bytes, if there are
-    /// more than when it last did.
+    /// For a timer, while the client is not read: wakes the connection's task to examine the unread bytes, if there are
+    /// more than last time.
     pub fn look_again(&self) {
         let before = self.unread.get();
         if before as usize >= LOOK {
@@ -63,13 +63,13 @@ impl Conn {
         }
     }
 
-    /// Whether the unread bytes are to be looked at; asked once.
+    /// Whether the unread bytes have to be examined; resets the flag.
     pub fn take_look(&self) -> bool {
         self.look_due.take()
     }
 
-    /// Has the system ask the client's machine for a sign of life whenever it heard nothing for `idle` (at least a second),
-    /// and take more than it usually does: an end that stands behind more than the system takes can't arrive.
+    /// Makes the system ask the client's machine for a sign of life whenever it has heard nothing for `idle` (at least
+    /// a second), and raises the receive buffer: an end that stands behind more than the system takes can't arrive.
     pub fn attend(&self, idle: Duration) {
         if !self.attended.replace(true) {
             self.transport.make_receive_room();

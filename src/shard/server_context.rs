@@ -1,4 +1,4 @@
-//! What the connections of one configured server share within a worker.
+//! The state that the connections of one configured server share within a worker.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -11,15 +11,15 @@ use crate::telemetry::metrics::counters::ServerCounts;
 pub struct ServerContext {
     /// Its position under `engine.servers`.
     pub index: usize,
-    /// What its clients speak.
+    /// The protocol of its clients.
     pub protocol: Protocol,
-    /// In force now; a reload of the configuration sets them for live connections too.
+    /// The limits in force; a reload of the configuration sets them for live connections too.
     pub limits: Cell<Limits>,
-    /// The `unsentLimit` that accepted sockets have from their listener.
+    /// The `unsentLimit` that accepted sockets inherit from their listener.
     pub unsent_at_first: usize,
     /// Connections of this server over all workers.
     clients: Arc<AtomicUsize>,
-    /// What this worker counts of it.
+    /// This worker's counters for the server.
     pub counts: Arc<ServerCounts>,
 }
 
@@ -39,7 +39,7 @@ impl ServerContext {
     }
 }
 
-/// A connection's place among its server's connections, given back when dropped.
+/// A connection's place among its server's connections, freed when dropped.
 pub struct ConnectionPermit(Arc<AtomicUsize>);
 
 impl Drop for ConnectionPermit {

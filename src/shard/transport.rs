@@ -1,11 +1,12 @@
-//! The socket of a connection: reading, writing, ending it, and all that the system can be asked or told of it.
+//! The socket of a connection: reading, writing, ending it, and all queries and options of the system.
 //!
-//! Others say what is to be read or written, and keep what did not fit. Nothing here waits by itself or holds bytes, and
-//! any number of tasks of one thread may share a transport: all methods take `&self`.
+//! Callers say what to read or write, and keep what did not fit. Nothing here waits by itself or holds bytes, and any
+//! number of tasks of one thread may share a transport: all methods take `&self`.
 //!
-//! A form of transport is a variant of [`Transport`]. Each has a TCP socket below (`Transport::socket`), so what is asked of
-//! the system is the same for all; another form decides reading, writing and the end of writing anew. Plain bytes come in
-//! and go out here whatever the form: frames are encoded once, and what enciphers does so for each connection.
+//! A form of transport is a variant of [`Transport`]. Each has a TCP socket below (`Transport::socket`), so queries and
+//! options of the system are the same for all; another form defines reading, writing and the end of writing anew. The
+//! bytes here are plain whatever the form: frames are encoded once, and a form that encrypts does so for each
+//! connection.
 
 use std::future::Future;
 use std::io;
@@ -30,7 +31,7 @@ pub enum Gone {
     Wholly,
 }
 
-/// So many bytes the system takes from a client that is not read, where it allows that.
+/// The bytes that the system takes from a client that is not read, if the system allows it.
 const RECEIVE_ROOM: libc::c_int = 1024 * 1024;
 
 /// A connection's socket. Dropped, it is closed.
@@ -46,7 +47,7 @@ impl From<TcpStream> for Transport {
     }
 }
 
-/// How a transport comes to a thread, and leaves it.
+/// How a transport comes to a thread and leaves it.
 impl Transport {
     /// Waits for the next connection of a listener; says where it comes from.
     pub async fn accept(listener: &TcpListener) -> io::Result<(Transport, SocketAddr)> {
@@ -54,7 +55,8 @@ impl Transport {
         Ok((Transport::Tcp(socket), peer))
     }
 
-    /// Takes over a socket that another thread had: from here on this thread's runtime watches it. It must be non-blocking.
+    /// Takes over a socket that another thread had: from here on this thread's runtime watches it. It must be
+    /// non-blocking.
     pub fn adopt(socket: std::net::TcpStream) -> io::Result<Transport> {
         TcpStream::from_std(socket).map(Transport::Tcp)
     }
@@ -119,8 +121,8 @@ impl Transport {
     }
 }
 
-/// Reads once. A read that leaves room has taken all that there was, and the runtime is told so: else the next look at the
-/// socket would be a read that finds nothing.
+/// Reads once. If a read leaves room in the buffer, it has taken everything, and the runtime is told so: otherwise the
+/// next poll would be a read that finds nothing.
 fn receive(socket: &TcpStream, into: &mut ReadBuf<'_>) -> io::Result<()> {
     let mut all = None;
     let received = socket.try_io(Interest::READABLE, || {
@@ -155,8 +157,8 @@ impl Transport {
         self.socket().poll_write_ready(cx)
     }
 
-    /// As [`Transport::try_write`], but asks the system, not the runtime. The system tells of room only when a third of its
-    /// buffer is free, and a slow client may need long for that.
+    /// As [`Transport::try_write`], but asks the system, not the runtime. The system reports room only when a third of
+    /// its buffer is free, and a slow client may need long for that.
     pub fn probe_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Transport::Tcp(_) => self.system().send(bytes),
@@ -177,52 +179,53 @@ impl Transport {
     }
 }
 
-/// What the system is told of the socket. Only a socket that has ended refuses these.
+/// Options of the socket. The system refuses them only for a socket that has ended.
 impl Transport {
     /// Sends at once what is written, however little it is.
     pub fn send_at_once(&self) {
         let _ = self.socket().set_nodelay(true);
     }
 
-    /// Lets the system hold so many bytes that it has not sent yet; what is on its way does not count. 0: as many as it
-    /// likes.
+    /// Limits the bytes that the system holds unsent; bytes on their way do not count. 0: no limit.
     pub fn bound_unsent(&self, bytes: usize) {
         let most = if bytes == 0 { u32::MAX } else { u32::try_from(bytes).unwrap_or(u32::MAX) };
         let _ = self.system().set_tcp_notsent_lowat(most);
     }
 
-    /// Lets the system give up the other end when it has acknowledged nothing of what it should for so long.
+    /// Lets the system give up the other end when it has acknowledged nothing for `patience`.
     pub fn give_up_after(&self, patience: Duration) {
         let _ = self.system().set_tcp_user_timeout(Some(patience));
     }
 
-    /// Has the system ask the client's machine for a sign of life whenever it heard nothing for `idle` (at least a second).
+    /// Has the system ask the client's machine for a sign of life whenever it heard nothing for `idle` (at least a
+    /// second).
     pub fn keep_alive(&self, idle: Duration) {
         let idle = idle.max(Duration::from_secs(1));
         let ask = socket2::TcpKeepalive::new().with_time(idle).with_interval(idle);
         let _ = self.system().set_tcp_keepalive(&ask);
     }
 
-    /// Raises the socket's receive buffer, which otherwise grows only with what is read. Linux does that when a reader waits
-    /// for so much at once; nobody does for longer than this call.
+    /// Raises the socket's receive buffer, which otherwise grows only with what is read. Linux does that when a reader
+    /// waits for that much at once; the wait lasts no longer than this call.
     pub fn make_receive_room(&self) {
         for least in [RECEIVE_ROOM, 1] {
             let (value, length) = ((&raw const least).cast(), size_of::<libc::c_int>() as libc::socklen_t);
-            // SAFETY: the descriptor is open for as long as `self` is, and `value` points to `length` bytes. An error leaves
-            // the buffer as it was.
+            // SAFETY: the descriptor is open for as long as `self` is, and `value` points to `length` bytes. An error
+            // leaves the buffer as it was.
             unsafe { libc::setsockopt(self.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, value, length) };
         }
     }
 }
 
-/// What the system is asked of the socket.
+/// Queries of the socket.
 impl Transport {
     /// The address of ours that the connection came to.
     pub fn local_ip(&self) -> io::Result<IpAddr> {
         self.socket().local_addr().map(|address| address.ip())
     }
 
-    /// What the client has done to its socket, as the runtime was told last. Costs no system call, and takes nothing.
+    /// What the client has done to its socket, as last reported to the runtime. Costs no system call, and consumes
+    /// nothing.
     pub fn gone(&self) -> Gone {
         // What is closed is told along with either interest; neither is waited for.
         let ready = pin!(self.socket().ready(Interest::PRIORITY | Interest::WRITABLE));
@@ -238,8 +241,8 @@ impl Transport {
         self.ask(libc::FIONREAD)
     }
 
-    /// The bytes that the system holds until the client acknowledges them. An end that was sent counts as one, and takes no
-    /// memory.
+    /// The bytes that the system holds until the client acknowledges them. An end that was sent counts as one, and
+    /// takes no memory.
     pub fn queued(&self) -> u32 {
         // Linux has SIOCOUTQ as TIOCOUTQ.
         self.ask(libc::TIOCOUTQ)
@@ -258,8 +261,7 @@ impl Transport {
         if told == 0 { u32::try_from(answer).unwrap_or(0) } else { 0 }
     }
 
-    /// For how long the client's machine has answered nothing, though something that it should acknowledge was sent; 0
-    /// where nothing is owed.
+    /// For how long the client's machine has not answered although it has bytes to acknowledge; 0 if it has none.
     pub fn unanswered(&self) -> Duration {
         tcp::info(self.socket()).map_or(Duration::ZERO, |info| info.unanswered())
     }

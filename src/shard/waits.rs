@@ -1,4 +1,4 @@
-//! Who waits for a context value to be set. Kept beside the connections, since few ever wait.
+//! Handlers that wait for a context value to be set. Kept apart from the connections, since few ever wait.
 
 use foldhash::fast::RandomState;
 use std::cell::RefCell;
@@ -13,7 +13,7 @@ use crate::ids::ClientId;
 #[derive(Default)]
 pub struct Waits(HashMap<ClientId, Vec<Rc<Waiter>>, RandomState>);
 
-/// A wait for a value, as those see it who set values.
+/// A wait for a value, as seen by the code that sets values.
 pub(super) struct Waiter {
     pub(super) key: Box<str>,
     /// What was last set since the wait began; it may have been removed again.
@@ -26,7 +26,7 @@ impl Waiter {
         Rc::new(Waiter { key: key.into(), seen: RefCell::default(), task: RefCell::default() })
     }
 
-    /// What was set since, if anything was; else the task is woken when something is.
+    /// The value that was set since, if any; otherwise the task is woken when one is set.
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Value> {
         if let Some(value) = self.seen.take() {
             return Poll::Ready(value);
@@ -51,7 +51,7 @@ impl Waits {
         self.0.get(&client_id).is_some_and(|waiters| waiters.iter().any(|waiter| *waiter.key == *key))
     }
 
-    /// A value is set: whoever waits for it has it, even if it is removed before they look.
+    /// A value is set: the handlers that wait for it get it, even if it is removed before they look.
     pub(super) fn tell(&self, client_id: ClientId, key: &str, value: &Value) {
         for waiter in self.0.get(&client_id).into_iter().flatten() {
             if *waiter.key == *key && *value != Value::Nil {

@@ -1,8 +1,8 @@
-//! The log: one line an event, to the console and to a file, a new one each day and
-//! whenever one is full. The level can change while it runs.
+//! The log: one line per event, to the console and to a file. A new file begins each day and whenever one is full. The
+//! level can change while it runs.
 //!
-//! All that is logged passes [`line`]: whatever a client, a script or a file said is made harmless there ([`escape`]), in
-//! text and in JSON, so callers log texts as they are.
+//! Everything that is logged passes [`line`]: texts of clients, scripts or files are made harmless there ([`escape`]),
+//! in text and in JSON, so callers log texts as they are.
 
 pub mod cut;
 pub mod escape;
@@ -62,8 +62,7 @@ pub enum OpenError {
 }
 
 impl Log {
-    /// Opens the log for the whole process. `file`: where to, besides the console, and how files follow one
-    /// another.
+    /// Opens the log for the whole process. `file`: the file besides the console, and its rotation.
     pub fn open(level: LevelFilter, style: Style, file: Option<(&Path, Rotation)>) -> Result<Log, OpenError> {
         let (filter, level) = reload::Layer::new(level);
         let file = file.map(|(path, rotation)| open(path, rotation)).transpose()?;
@@ -79,19 +78,19 @@ impl Log {
             }
             None => None,
         };
-        // The filter stands below both, so that what nobody writes is not even put together.
+        // The filter is below both layers, so that a line nobody writes is not even formatted.
         let subscriber = tracing_subscriber::registry().with(filter).with(OwnLines).with(console).with(lines);
         tracing::subscriber::set_global_default(subscriber).map_err(|_| OpenError::Twice)?;
         Ok(Log { level: LevelHandle(level), file: shared, _writers: writers })
     }
 
-    /// Opens the file anew, under the name of today: for programs that move it away. What waits to be written goes there,
-    /// too. Its path; None: there is no file. After an error the one before serves on.
+    /// Opens the file again under today's name: for programs that move it away. Lines that wait go there, too. Returns
+    /// its path; None: there is no file. After an error the previous file stays in use.
     pub fn reopen(&self) -> io::Result<Option<PathBuf>> {
         self.file.as_ref().map(|file| file.lock().reopen()).transpose()
     }
 
-    /// What changes the level while the log is open.
+    /// A handle that changes the level while the log is open.
     pub fn level(&self) -> LevelHandle {
         self.level.clone()
     }
@@ -109,8 +108,8 @@ impl LevelHandle {
     }
 }
 
-/// Leaves out what the cluster's bus logs: it tells of its own parts in its own words, at debug its settings with their
-/// secrets too. What matters of it, `cluster` tells.
+/// Leaves out what the cluster's bus logs: it logs its internals, and at debug its settings with their secrets too.
+/// `cluster` reports what matters of it.
 struct OwnLines;
 
 impl OwnLines {
@@ -142,7 +141,7 @@ where
     }
 }
 
-/// The file, as the thread that writes it and whoever opens it anew share it.
+/// The file, shared by the thread that writes it and the thread that reopens it.
 #[derive(Clone)]
 struct Shared(Arc<Mutex<DailyFile>>);
 

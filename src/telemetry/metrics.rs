@@ -1,7 +1,7 @@
-//! The process's figures: who counts what, and the page that `GET /metrics` answers with.
+//! The process's metrics: the counters, and the page that `GET /metrics` answers with.
 //!
-//! Workers count in blocks of their own ([`blocks`]); whoever asks for the page sums them up. What is counted elsewhere,
-//! or is known only at the moment, is read by a [`GaugeFunction`] that its owner leaves here.
+//! Workers count in blocks of their own ([`counters`]); the page sums them up. Values that are counted elsewhere, or
+//! are known only at the moment, are read by a [`GaugeFunction`] that their owner registers.
 
 pub mod counter;
 pub mod counters;
@@ -23,18 +23,18 @@ pub use page::TEXT;
 /// The most parts of the summaries' window.
 const MAX_PARTS: usize = 100;
 
-/// The process's figures. Any thread may read them.
+/// The process's metrics. Any thread may read them.
 pub struct Metrics {
     servers: Vec<ServerInfo>,
     workers: Mutex<Vec<WorkerCounts>>,
     watches: Mutex<Vec<GaugeFunction>>,
     /// By protocol and scenario.
     windows: Mutex<[[Window; SCENARIOS.len()]; PROTOCOLS.len()]>,
-    /// Written by the thread that reloads, and by no other.
+    /// Written only by the thread that reloads.
     pub reloads: ReloadCounts,
 }
 
-/// A configured server, as its figures are labelled.
+/// A configured server, as its metrics are labelled.
 pub struct ServerInfo {
     /// Its address.
     pub label: String,
@@ -44,7 +44,7 @@ pub struct ServerInfo {
     pub hooks: Vec<(usize, &'static str)>,
 }
 
-/// What one worker counts.
+/// The counters of one worker.
 pub struct WorkerCounts {
     /// Its number.
     pub id: u16,
@@ -58,7 +58,7 @@ pub struct WorkerCounts {
     pub runtime: RuntimeMetrics,
 }
 
-/// What a watched figure is.
+/// The type of a metric that a [`GaugeFunction`] reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Goes up only.
@@ -67,9 +67,9 @@ pub enum Kind {
     Gauge,
 }
 
-/// A figure that is read when somebody asks for it.
+/// A metric that is read when somebody asks for the page.
 pub struct GaugeFunction {
-    /// On whose pages it is.
+    /// The pages that it appears on.
     pub of: Of,
     /// What it is.
     pub kind: Kind,
@@ -83,18 +83,18 @@ pub struct GaugeFunction {
     pub read: Box<dyn Fn() -> Vec<(String, f64)> + Send + Sync>,
 }
 
-/// Whose figures.
+/// The pages that metrics appear on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Of {
-    /// The center's: on its page and on the engine's.
+    /// The center's metrics: on its page and on the engine's.
     Center,
-    /// The engine's: on its page.
+    /// The engine's metrics: on its page only.
     Engine,
 }
 
 impl Metrics {
-    /// The figures of these servers. Quantiles are those of the last `max_age`, which is forgotten in that many parts
-    /// (at most 100).
+    /// The metrics of these servers. Quantiles cover the last `max_age`, which is forgotten in that many parts (at most
+    /// 100).
     pub fn new(servers: Vec<ServerInfo>, max_age: Duration, parts: usize) -> Metrics {
         let now = Instant::now();
         let window = || Window::new(max_age, parts.min(MAX_PARTS), now);
@@ -107,19 +107,19 @@ impl Metrics {
         }
     }
 
-    /// A worker has begun; from here on it is on the page.
+    /// Registers a worker that has begun; from now on it is on the page.
     pub fn add(&self, worker: WorkerCounts) {
         let mut workers = lock(&self.workers);
         workers.push(worker);
         workers.sort_by_key(|worker| worker.id);
     }
 
-    /// From here on, that figure is on the page.
+    /// Registers a metric; from now on it is on the page.
     pub fn watch(&self, watch: GaugeFunction) {
         lock(&self.watches).push(watch);
     }
 
-    /// Forgets what has become too old. To be called several times a second, however rarely the page is asked for.
+    /// Forgets values that are too old. To be called several times a second, however rarely the page is asked for.
     pub fn tick(&self) {
         let sums = self.delays();
         drop(self.turn(&sums));

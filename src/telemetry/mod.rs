@@ -1,4 +1,4 @@
-//! What the engine tells of itself.
+//! The log and the metrics.
 
 pub mod log;
 pub mod metrics;

@@ -1,7 +1,8 @@
-//! Lines that strangers can cause in numbers. Of each cause, one a second is written; the others are counted, and the next
-//! line says how many were left out. If none follows, [`tell`] does.
+//! Rate-limited log lines, for causes that strangers can trigger in numbers. One line a second is written for each
+//! cause; the others are counted, and the next line says how many were left out. If no line follows, [`tell`] reports
+//! them.
 //!
-//! A cause is a name in the code, and of it what is told apart (a hook and a line of a script, say).
+//! A cause is a name in the code, and a text that tells apart cases of it (a hook and a line of a script, for example).
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -10,15 +11,15 @@ use tracing::Level;
 
 /// Between two lines of one cause.
 const PAUSE: Duration = Duration::from_secs(1);
-/// What is told apart of one name; whatever comes beyond shares a place.
+/// The most texts that are told apart for one name; all others share a place.
 const MOST: usize = 64;
 /// The bytes of a text by which causes are told apart.
 const LONGEST: usize = 128;
 
 static TABLE: LazyLock<Mutex<Table>> = LazyLock::new(Mutex::default);
 
-/// Writes a line, unless one of the same cause was written within a second: `seldom!(WARN, "what happens", "of what"; the
-/// rest as of tracing's macros)`, after which `target: "...",` may stand.
+/// Writes a line, unless one of the same cause was written within a second: `rate_limited!(WARN, "what happens", "of
+/// what"; the rest as of tracing's macros)`, after which `target: "...",` may stand.
 macro_rules! rate_limited {
     ($level:ident, $cause:literal, $of:expr; target: $target:literal, $($line:tt)+) => {
         if tracing::enabled!(target: $target, tracing::Level::$level)
@@ -78,8 +79,8 @@ impl Table {
         Some((left_out > 0).then_some(left_out))
     }
 
-    /// What was left out and has waited for a line to tell it, and forgets causes that are over. `all`: what has not waited
-    /// that long, too.
+    /// The lines that were left out and have waited long enough for another line to report them; also forgets causes
+    /// that are over. `all`: those that have not waited that long, too.
     fn left(&mut self, now: Instant, all: bool) -> Vec<Left> {
         let mut list = Vec::new();
         for (&cause, states) in &mut self.causes {
@@ -104,12 +105,13 @@ fn table() -> MutexGuard<'static, Table> {
     TABLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether a line of that cause may be written now, and with which number of those that were left out before it.
+/// Whether a line of that cause may be written now, and how many were left out before it.
 pub(crate) fn due(cause: &'static str, of: &str, level: Level) -> Option<Option<u64>> {
     table().due(cause, of, level, Instant::now())
 }
 
-/// Tells what was left out of causes that have come to rest. To be called several times a second; with `all` at the end.
+/// Reports the lines left out of causes that have come to rest. To be called several times a second; with `all` at the
+/// end.
 pub fn tell(all: bool) {
     let left = table().left(Instant::now(), all);
     for Left { level, cause, of, lines: left_out } in left {

@@ -33,7 +33,7 @@ fn opcode(kind: Kind) -> u8 {
     }
 }
 
-/// Appends a message as one unmasked frame to what else is to be written. Text must be UTF-8.
+/// Appends a message as one unmasked frame to `out`. Text must be UTF-8.
 pub fn append(out: &mut Vec<u8>, kind: Kind, payload: &[u8]) {
     let (header, len) = header(opcode(kind), payload.len());
     out.reserve(len + payload.len());
@@ -58,7 +58,7 @@ pub fn encode_close_reply(code: Option<u16>) -> Rc<[u8]> {
     }
 }
 
-/// A ping (RFC 6455, section 5.5.2). A payload longer than [`MAX_CONTROL`] is cut: longer ones are no ping.
+/// A ping (RFC 6455, section 5.5.2). A payload longer than [`MAX_CONTROL`] is cut, since longer pings are not allowed.
 pub fn encode_ping(payload: &[u8]) -> Rc<[u8]> {
     build(PING, control(payload), &[])
 }
@@ -68,7 +68,7 @@ pub fn encode_pong(payload: &[u8]) -> Rc<[u8]> {
     build(PONG, control(payload), &[])
 }
 
-/// The length of the header that stands before so many bytes of payload.
+/// The length of the header before a payload of that many bytes.
 pub const fn header_len(payload_len: usize) -> usize {
     match payload_len {
         0..=125 => 2,
@@ -81,7 +81,7 @@ fn control(payload: &[u8]) -> &[u8] {
     &payload[..payload.len().min(MAX_CONTROL)]
 }
 
-/// The header of an unmasked frame with so many bytes of payload, and its own length.
+/// The header of an unmasked frame with that many bytes of payload, and its own length.
 fn header(opcode: u8, len: usize) -> ([u8; 10], usize) {
     let mut bytes = [0; 10];
     let header = &mut bytes[..header_len(len)];

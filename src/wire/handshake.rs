@@ -1,10 +1,10 @@
 //! The HTTP request that opens a WebSocket connection (RFC 6455, section 4.2), and the answers to it.
 //!
-//! [`parse`] reads the request from what has arrived so far, [`check`] holds it against a server's [`Rules`], and
-//! [`accept_response`], [`Refusal::response`] and [`refuse`] build the answer. Who the client is behind its proxies,
-//! how long to wait for the request and how many connections there may be is the callers' to decide. The rule they
-//! keep: what stands in a request was written by a stranger; only [`accept_response`] copies any of it into a header,
-//! and only a protocol name that [`check`] has found to be a plain token.
+//! [`parse`] reads the request from the bytes that have arrived, [`check`] checks it against a server's [`Rules`], and
+//! [`accept_response`], [`Refusal::response`] and [`refuse`] build the answer. Callers decide who the client is behind
+//! its proxies, how long to wait for the request and how many connections there may be. The security rule: a request
+//! was written by a stranger; only [`accept_response`] copies any of it into a header, and only a protocol name that
+//! [`check`] has found to be a plain token.
 
 use std::fmt::Write;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -16,10 +16,10 @@ pub const MAX_HEAD: usize = 16 * 1024;
 /// The most headers of a request.
 pub const MAX_HEADERS: usize = 100;
 
-/// What [`parse`] found.
+/// The result of [`parse`].
 #[derive(Debug)]
 pub enum Parsed<'b> {
-    /// Right so far, but there must come more.
+    /// Valid so far, but not complete.
     Incomplete,
     /// The whole head.
     Complete {
@@ -43,7 +43,7 @@ pub struct Request<'b> {
 }
 
 impl<'b> Request<'b> {
-    /// A head that somebody else has parsed.
+    /// A head that another parser has read.
     pub fn new(method: &'b str, target: &'b str, version: u8, headers: Vec<(&'b str, &'b [u8])>) -> Request<'b> {
         Request { method, target, version, headers }
     }
@@ -106,7 +106,7 @@ impl<'b> Request<'b> {
         self.list(name).any(|w| w.eq_ignore_ascii_case(word.as_bytes()))
     }
 
-    /// The value of a header that may stand only once.
+    /// The value of a header that may occur only once.
     fn only(&self, name: &str) -> Result<Option<&'b [u8]>, Refusal> {
         let mut values = self.all(name);
         match (values.next(), values.next()) {
@@ -116,7 +116,7 @@ impl<'b> Request<'b> {
     }
 }
 
-/// What a server takes.
+/// The requests that a server accepts.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules<'a> {
     /// The path to connect to: compared exactly, without the query.
@@ -144,7 +144,7 @@ pub struct Upgrade<'b> {
 pub struct Refusal {
     /// The HTTP status.
     pub status: u16,
-    /// What was wrong and what is expected, for whoever wrote the client.
+    /// What was wrong and what is expected, for the client's author.
     pub text: String,
 }
 
@@ -158,8 +158,8 @@ impl Refusal {
         refuse(self.status, &self.text)
     }
 
-    /// The whole response to a request of that method. One to HEAD has no body, but the headers of one that has (RFC 9110,
-    /// section 9.3.2).
+    /// The whole response to a request of that method. One to HEAD has no body, but the headers of one that has (RFC
+    /// 9110, section 9.3.2).
     pub fn response_to(&self, method: &str) -> Vec<u8> {
         let mut response = self.response();
         if method == "HEAD" {
@@ -170,7 +170,7 @@ impl Refusal {
 }
 
 /// Reads the head of a request from the front of `bytes` (RFC 9112, sections 2 to 5). Call it again with more bytes
-/// while it is incomplete: it refuses what can't become a head, or outgrows [`MAX_HEAD`], as soon as it shows.
+/// while it is incomplete. It refuses bytes that can't become a head, or exceed [`MAX_HEAD`], as early as possible.
 pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Refusal> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
@@ -196,7 +196,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Refusal> {
     }
 }
 
-/// Holds a request against the rules of RFC 6455, section 4.2.1, and the server's own.
+/// Checks a request against the rules of RFC 6455, section 4.2.1, and the server's own.
 ///
 /// A request without `Origin` passes: browsers always send one, so it comes from another program, which could write
 /// any. The header protects browsers' users from foreign pages; it doesn't tell who connects.
@@ -216,7 +216,8 @@ pub fn check<'b>(request: &Request<'b>, rules: &Rules<'_>) -> Result<Upgrade<'b>
     Ok(Upgrade { accept, protocols, chosen })
 }
 
-/// What any request must be: HTTP/1.1, for one host, to that path, without a body. HEAD asks what GET would be answered.
+/// Checks what any request must be: HTTP/1.1, for one host, to that path, without a body. HEAD asks what GET would be
+/// answered.
 fn check_http(request: &Request<'_>, path: &str) -> Result<(), Refusal> {
     if request.version == 0 {
         return Err(Refusal::new(
@@ -242,7 +243,8 @@ fn check_http(request: &Request<'_>, path: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What opens a WebSocket connection. Returns the proof that the key was read (RFC 6455, section 4.2.2).
+/// Checks the headers that open a WebSocket connection. Returns the proof that the key was read (RFC 6455, section
+/// 4.2.2).
 fn check_upgrade(request: &Request<'_>) -> Result<String, Refusal> {
     if !request.lists("Upgrade", "websocket") {
         return Err(Refusal::new(
@@ -275,7 +277,7 @@ fn is_key(key: &[u8]) -> bool {
     key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(digit)
 }
 
-/// What is wrong with a request that [`is_known_coding`] does not hold for; 501 by RFC 9112, section 6.1.
+/// The error for a request that fails [`is_known_coding`]; 501 by RFC 9112, section 6.1.
 pub const UNKNOWN_CODING: &str = "the request's Transfer-Encoding is not understood: chunked is the only one";
 
 /// Whether a body comes plainly or in chunks, by the values of all `Transfer-Encoding` headers.
@@ -283,7 +285,7 @@ pub fn is_known_coding<'a>(headers: impl IntoIterator<Item = &'a [u8]>) -> bool 
     headers.into_iter().all(|value| value.trim_ascii().eq_ignore_ascii_case(b"chunked"))
 }
 
-/// Whether an `Origin` is among those listed, which are as browsers write them.
+/// Whether an `Origin` is among the listed ones, which are spelt as browsers write them.
 pub fn is_listed(origin: &[u8], listed: &[String]) -> bool {
     listed.iter().any(|one| one.as_bytes().eq_ignore_ascii_case(origin.trim_ascii()))
 }

@@ -1,5 +1,5 @@
-//! Whom a request is for: the `Host` header, or the authority of a target that is a whole URL (RFC 9112, sections 3.2 and
-//! 3.2.2).
+//! The host that a request is for: the `Host` header, or the authority of a target that is a whole URL (RFC 9112,
+//! sections 3.2 and 3.2.2).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str;
@@ -14,8 +14,8 @@ pub enum Host<'a> {
 }
 
 impl<'a> Host<'a> {
-    /// Reads a header's value without the spaces around it. None: that is no host. An empty one is none, since there is no
-    /// such URL (RFC 9110, section 4.2.1).
+    /// Reads a header's value, without the spaces around it. None: it is not a host. An empty value is none either,
+    /// since there is no such URL (RFC 9110, section 4.2.1).
     pub fn parse(value: &'a [u8]) -> Option<Host<'a>> {
         let value = str::from_utf8(value).ok()?;
         let (host, rest) = match value.strip_prefix('[') {
@@ -32,7 +32,7 @@ impl<'a> Host<'a> {
             }
         };
         match rest.strip_prefix(':') {
-            // The port may be left out behind its colon.
+            // The port may be left out after its colon.
             Some(port) if port.bytes().all(|b| b.is_ascii_digit()) => {
                 (port.is_empty() || port.parse::<u16>().is_ok()).then_some(host)
             }
@@ -41,8 +41,8 @@ impl<'a> Host<'a> {
         }
     }
 
-    /// Whether it is an address, or a name that is this machine's wherever it is asked for (RFC 6761, section 6.3). No web
-    /// page can be served under such a name from elsewhere.
+    /// Whether it is an address, or a name that always means the local machine (RFC 6761, section 6.3). No web page can
+    /// be served under such a name from elsewhere.
     pub fn is_address_or_localhost(&self) -> bool {
         match self {
             Host::Address => true,
@@ -60,7 +60,7 @@ impl<'a> Host<'a> {
     }
 }
 
-/// Unreserved characters, sub-delimiters, and bytes in hexadecimal behind `%`.
+/// Unreserved characters, sub-delimiters, and percent-encoded bytes.
 fn is_reg_name(name: &[u8]) -> bool {
     let mut rest = name;
     while let Some((&first, after)) = rest.split_first() {
@@ -73,9 +73,9 @@ fn is_reg_name(name: &[u8]) -> bool {
     true
 }
 
-/// Whom a request is for. `minor` is its version's: HTTP/1.0 may do without a host. `headers` are the values of all its
-/// `Host` headers, `authority` what stands in its target if that is a whole URL: it wins, but excuses no wrong header. The
-/// error says what is wrong.
+/// The host that a request is for. `minor` is its version's: HTTP/1.0 may do without a host. `headers` are the values
+/// of all its `Host` headers. `authority` is that of its target, if it is a whole URL: it wins, but a wrong header is
+/// still an error.
 pub fn of_request<'a>(
     minor: u8,
     headers: impl IntoIterator<Item = &'a [u8]>,

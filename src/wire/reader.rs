@@ -1,9 +1,9 @@
-//! The frames that one client sends, taken from bytes as they arrive (RFC 6455, section 5).
+//! The parser of the frames that one client sends, fed with bytes as they arrive (RFC 6455, section 5).
 //!
-//! Connections are many and mostly silent, so a [`Reader`] is two words while nothing is incomplete: the bytes stand
-//! in a buffer that the connections of a thread share, a frame that is whole there is unmasked there, and only what is
-//! incomplete (or what a busy connection must leave for later) moves to a buffer of the connection's own, which goes
-//! as soon as it is used up. No buffer is larger than what has arrived, doubled.
+//! There are many connections, mostly silent, so a [`Reader`] is two words while nothing is incomplete. The bytes are
+//! in a buffer that the connections of a thread share, and a whole frame is unmasked there. Only what is incomplete (or
+//! what a busy connection must leave for later) moves to a buffer of the connection's own, which is freed as soon as it
+//! is used up. No buffer is larger than twice what has arrived.
 //!
 //! The rule for callers: call [`Reader::next`] until it says `None`, or [`Reader::keep`], before the bytes of the
 //! [`Input`] are overwritten; and don't read on from a client while kept bytes wait, since they have no other bound.
@@ -54,11 +54,11 @@ struct Pending {
     /// Input that could not be used yet: `held[pos..]` stands before what the next [`Input`] brings.
     held: Vec<u8>,
     pos: usize,
-    /// What the fragments of an unfinished message carried so far.
+    /// The payload of the unfinished message's fragments so far.
     message: Vec<u8>,
-    /// What that message will be; `None` while no message is unfinished.
+    /// The kind of that message; `None` while no message is unfinished.
     fragmented: Option<Kind>,
-    /// `message` was given out and can go.
+    /// `message` was given out and can be freed.
     spent: bool,
 }
 
@@ -76,7 +76,7 @@ struct Frame {
 }
 
 impl Reader {
-    /// A parser that has seen nothing.
+    /// A parser at the start of a connection.
     pub fn new() -> Reader {
         Reader::default()
     }
@@ -121,7 +121,7 @@ impl Reader {
         pending.held.extend_from_slice(rest);
     }
 
-    /// How many bytes are held for later: unused input, and the fragments of an unfinished message.
+    /// The bytes held for later: unused input, and the fragments of an unfinished message.
     pub fn waiting(&self) -> usize {
         match &self.pending {
             Some(pending) if pending.spent => pending.held.len() - pending.pos,
@@ -130,7 +130,7 @@ impl Reader {
         }
     }
 
-    /// The memory that it holds for that.
+    /// The memory allocated for them.
     pub fn capacity(&self) -> usize {
         self.pending.as_ref().map_or(0, |pending| pending.held.capacity() + pending.message.capacity())
     }
@@ -140,8 +140,8 @@ impl Reader {
         self.pending.as_ref().is_some_and(|pending| pending.fragmented.is_some())
     }
 
-    /// Whether a close frame begins in what is held and in `ahead`, which follows it: what a client that is not read has
-    /// sent already. Only headers are looked at, and nothing is taken.
+    /// Whether a close frame begins in the held bytes or in `ahead`, which follows them: bytes that a client has sent
+    /// while it is not read. Only headers are examined, and nothing is consumed.
     pub fn closes_in(&self, ahead: &[u8]) -> bool {
         let held = self.pending.as_ref().map_or(&[][..], |pending| &pending.held[pending.pos..]);
         let mut at = 0;
@@ -150,7 +150,7 @@ impl Reader {
             let mut header = [0; MAX_HEADER];
             let len = header.iter_mut().zip(rest).map(|(to, from)| *to = *from).count();
             let mut cursor = Cursor::new(&header[..len]);
-            // What is wrong is found when it is read.
+            // An error is reported when the bytes are read.
             let Ok(Some((frame, payload))) = FrameHeader::parse(&mut cursor) else { return false };
             if frame.opcode == OpCode::Control(Control::Close) {
                 return true;
@@ -160,7 +160,7 @@ impl Reader {
         false
     }
 
-    /// Lets go of what the last event used.
+    /// Frees what the last event used.
     fn tidy(&mut self) {
         let Some(pending) = &mut self.pending else { return };
         if pending.spent {
@@ -176,7 +176,7 @@ impl Reader {
         }
     }
 
-    /// Goes on to the next event; its payload is whole and unmasked, its meaning unchecked.
+    /// Advances to the next event; its payload is whole and unmasked, but not yet checked.
     fn advance(&mut self, input: &mut Input<'_>, limit: usize) -> Result<Option<(OpCode, Place)>, Violation> {
         loop {
             self.tidy();
@@ -340,7 +340,7 @@ impl Head {
     }
 }
 
-/// How long the header that starts with `bytes` is, as far as they tell: to its length byte, or to its mask.
+/// The length of the header that starts with `bytes`, as far as they tell: up to its length byte, or up to its mask.
 fn head_len(bytes: &[u8]) -> usize {
     let masked = |second: u8| if second & 0x80 != 0 { 4 } else { 0 };
     match bytes {

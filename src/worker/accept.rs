@@ -1,5 +1,5 @@
-//! Taking connections in: every worker listens on every port, and hands a new socket to the worker with the fewest
-//! connections that goes on, itself if no other has fewer.
+//! Accepting connections: every worker listens on every port, and hands a new socket to the live worker with the fewest
+//! connections (to itself if no other has fewer).
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,12 +18,12 @@ use crate::shard::transport::Transport;
 use crate::telemetry::rate_limited::rate_limited;
 use crate::wire::handshake::Refusal;
 
-/// How often is looked whether the node has joined its cluster.
+/// How often a worker checks whether the node has joined its cluster.
 const JOINING: Duration = Duration::from_millis(20);
-/// After a failure to accept.
+/// The pause after a failure to accept.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts till aborted.
+/// Accepts until aborted.
 pub(super) async fn run(worker: Rc<Worker>, listener: Listener) {
     let role = listener.role;
     let listener = match TcpListener::from_std(listener.socket) {
@@ -47,7 +47,7 @@ pub(super) async fn run(worker: Rc<Worker>, listener: Listener) {
             // Out of file descriptors, most likely: the kernel keeps new connections waiting meanwhile.
             Err(e) => {
                 rate_limited!(ERROR, "connections cannot be accepted", ""; "cannot accept connections: {e}");
-                // Clients do not have all of them, so back ends have many.
+                // Clients can't use all descriptors, so back ends must have many.
                 let made = !matches!(role, Role::Server(_)) && worker.api.make_room();
                 tokio::time::sleep(if made { PAUSE / 100 } else { PAUSE }).await;
             }
@@ -55,13 +55,13 @@ pub(super) async fn run(worker: Rc<Worker>, listener: Listener) {
     }
 }
 
-/// The connection failed before it was accepted: of no interest.
+/// The connection failed before it was accepted; this needs no line in the log.
 fn is_the_peers(e: &io::Error) -> bool {
     use io::ErrorKind::*;
     matches!(e.kind(), ConnectionAborted | ConnectionReset | ConnectionRefused | Interrupted)
 }
 
-/// Refuses a client whose socket would take one of the descriptors that are kept back.
+/// Refuses a client whose socket would take one of the reserved descriptors.
 fn refuse(worker: &Worker, server: usize, transport: &Transport) {
     let served = &worker.servers[server].served;
     served.counts.refused.add(1);
@@ -71,12 +71,12 @@ fn refuse(worker: &Worker, server: usize, transport: &Transport) {
     match served.protocol {
         Protocol::Websocket => {
             let refusal = Refusal { status: 503, text: "too many open files".into() };
-            // As much as it takes at once: it has no place to wait in. What it has sent is read, so that the response is not
-            // lost to a reset.
+            // As much as the socket takes at once: the client has no place to wait in. Its bytes are read, so that the
+            // response is not lost to a reset.
             let _ = transport.try_read(&mut [0; 4096]);
             let _ = transport.try_write(&refusal.response());
         }
-        // There are no words for it.
+        // This protocol has no words for it.
         Protocol::Socket => {}
     }
 }
@@ -84,7 +84,7 @@ fn refuse(worker: &Worker, server: usize, transport: &Transport) {
 fn place(worker: &Rc<Worker>, role: Role, transport: Transport, peer: SocketAddr) {
     let (loads, pulses) = (&worker.peers.loads, &worker.peers.pulses);
     let own = usize::from(worker.id.0);
-    // One that has not gone on for a while may be stuck.
+    // A worker that has shown no sign of life for a while may be stuck.
     let going = (0..loads.len()).filter(|&i| i == own || pulses[i].state() == State::Fine);
     let least = going.min_by_key(|&i| (loads[i].load(Relaxed), i != own)).unwrap_or(own);
     let load = LoadPermit::take(&loads[least]);
@@ -98,7 +98,7 @@ fn place(worker: &Rc<Worker>, role: Role, transport: Transport, peer: SocketAddr
                 worker.peers.hand(least, Arrival { role, socket, peer, load })
                 && let Ok(transport) = Transport::adopt(socket)
             {
-                // That worker has its hands full, or is ending.
+                // That worker is overloaded or about to end.
                 adopt(worker, role, transport, peer, LoadPermit::take(&loads[own]));
             }
         }
@@ -126,7 +126,8 @@ mod tests {
     use super::super::task::Task;
     use super::super::websocket::Frames;
 
-    /// With what the runtime keeps of a task (about 100 bytes) each fits 256, which the allocator has a class of sizes for.
+    /// Together with the runtime's own data of a task (about 100 bytes) each fits 256 bytes, which is a size class of
+    /// the allocator.
     #[test]
     fn the_task_of_a_silent_connection_is_small() {
         let (frames, packages) = (size_of::<Task<Frames>>(), size_of::<Task<Packets>>());

@@ -1,5 +1,5 @@
-//! Sockets on their way from the worker that accepted them to the one that will serve them. They are not in the control lane
-//! itself, since a worker that does not go on would keep them there: others take them back.
+//! Sockets on their way from the worker that accepted them to the one that will serve them. They are not in the control
+//! lane itself, since a stuck worker would keep them there; from here other workers take them back.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ pub(super) struct Arrival {
     pub load: LoadPermit,
 }
 
-/// Those of one worker, the oldest first; no more than its control lane has room for.
+/// The sockets for one worker, oldest first; no more than its control lane has room for.
 #[derive(Default)]
 pub(super) struct Arrivals(Mutex<VecDeque<Arrival>>);
 

@@ -1,4 +1,4 @@
-//! A worker's control lane: what it is told to do besides delivering.
+//! A worker's control lane: what it is told to do, apart from deliveries.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::telemetry::rate_limited::rate_limited;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-/// What a script's top level may take of a worker at a reload, even where handlers may take less.
+/// How long a script's top level may run in a worker at a reload, even where handlers have less time.
 const BUILD: Duration = Duration::from_millis(200);
 
-/// Obeys till the worker has drained.
+/// Does what the control lane says until the worker has drained.
 pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, accepting: Vec<AbortHandle>) {
     while let Some(control) = lane.recv().await {
         match control {
@@ -64,7 +64,8 @@ pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, a
 }
 
 fn build(worker: &Worker, server: usize, program: Arc<Program>) -> Result<(), String> {
-    // It has been tried elsewhere, and its files are compiled. Here its clients wait: no longer than for any handler.
+    // The script has been tried elsewhere, and its files are compiled. Here clients wait for it, no longer than for any
+    // handler.
     let budget = worker.config.load().servers[server].limits.handler_timeout.max(BUILD);
     let vm = Vm::within(budget, program, &worker.vm_limits)?;
     worker.servers[server].next.replace(Some(vm));
@@ -78,7 +79,7 @@ async fn drain(worker: &Rc<Worker>, mut lane: mpsc::Receiver<Control>) {
     while worker.peers.arrived(worker.id).is_some() {}
     let own = &worker.peers.loads[usize::from(worker.id.0)];
     while own.load(Relaxed) > 0 {
-        // Again each time: a connection may have been in its handshake.
+        // Again each time: a connection may have been in its handshake before.
         worker.shard.each(|conn| conn.close(CloseReason::Shutdown));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

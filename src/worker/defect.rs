@@ -1,11 +1,11 @@
-//! A defect of the engine, that is a panic in a connection's task: it costs that connection, and its script is told of the
-//! end all the same.
+//! Defects of the engine, that is panics in a connection's task. A panic ends that connection, and its script is still
+//! told of the end.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::{Context, Poll};
 
-/// Polls. After a panic `fail` is called, to bring the rest in order, and is polled again; where that says that there was a
-/// panic before, the task ends. The process's panic hook logs both.
+/// Polls. After a panic `fail` is called to repair the state, and the poll is repeated. If `fail` reports an earlier
+/// panic, the task ends. The process's panic hook logs both.
 pub(super) fn poll<S>(
     state: &mut S,
     cx: &mut Context<'_>,
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
     use std::task::Waker;
 
-    /// Panics so many times; what two polls came to, and how often it was brought in order.
+    /// Panics that many times; returns the results of two polls, and how often the state was repaired.
     fn outcome(panics: usize) -> (std::thread::Result<Poll<()>>, usize) {
         let mut left = (panics, 0);
         let poll = |left: &mut (usize, usize), _: &mut Context<'_>| {

@@ -1,4 +1,4 @@
-//! What a message is for the connections of socket servers: their scripts' `protocol_encode`.
+//! Encodes a message for connections of socket servers, with their scripts' `protocol_encode`.
 
 use std::rc::Rc;
 
@@ -21,7 +21,7 @@ impl Encode for Worker {
         }
         let for_all = self.vm(server).encode_shared;
         let frame = self.encode_one(message, conn, for_all).inspect_err(|failure| {
-            // A publication to thousands fails for thousands: one line tells of all.
+            // A publication to thousands may fail thousands of times: one line reports them all.
             if !std::mem::replace(&mut encoded.failed, true) {
                 report(Hook::Encode, failure, conn);
             }
@@ -42,13 +42,13 @@ impl Worker {
         let began = Began::now(&vm, Hook::Encode);
         let result = match vm.start(Hook::Encode, this, HookArgs::bytes(message.data()), budget) {
             Started::Done(result) => result,
-            // It can't wait.
+            // This hook can't wait.
             Started::Suspended(_) => Ok(Returned::Nothing),
         };
         began.ended(Hook::Encode, &result, conn);
         match result? {
             Returned::Bytes(frame) => Ok(frame),
-            // It can't return anything else.
+            // This hook can't return anything else.
             _ => Err(Failure::new("protocol_encode gave no bytes")),
         }
     }

@@ -1,10 +1,10 @@
-//! How a hook's failure is told in the log.
+//! Logs the failures of hooks.
 
 use crate::script::vm::{Failure, Hook};
 use crate::shard::conn::Conn;
 use crate::telemetry::rate_limited::rate_limited;
 
-/// Logs a hook's failure, once, with all that its author needs; of those at one place, one a second.
+/// Logs a hook's failure once, with everything that its author needs; for failures at one place, once a second.
 pub(super) fn report(hook: Hook, failure: &Failure, conn: &Conn) {
     let hook = failure.hook(hook).name();
     rate_limited!(ERROR, "handlers fail", &format!("{hook} {}", failure.place());

@@ -1,15 +1,16 @@
-//! Who may hold the worker next. Time is what connections share, not messages: one handler may take as long as a hundred
-//! thousand others.
+//! Fairness between connections: which one may hold the worker next. They share time, not messages: one handler may
+//! take as long as a hundred thousand others.
 //!
-//! Each connection has an [`Account`] of the time that it took lately. As long as that is little, and its last handlers were
-//! short, its task runs whenever something has come, as any task does. Else it needs a grant: those that need one stand in a
-//! queue, who took least in front, and in a turn of the event loop they run for a millisecond, or one handler. Then the sockets
-//! are looked at, and all who took little run. So these wait for the handler that is running, never for all that the others
-//! have waiting. A new connection needs a grant too: nothing is known of its handlers yet.
+//! Each connection has an [`Account`] of the time that it took lately. While that is little, and its last handlers were
+//! short, its task runs whenever something has come, as any task does. Otherwise it needs a grant. Tasks that need one
+//! stand in a queue, those that took least first. In each event loop turn they run for a millisecond, or for one
+//! handler. Then the sockets are polled, and all light connections run. So light connections wait for the handler that
+//! is running, never for everything that is queued for the others. A new connection needs a grant too, since nothing is
+//! known of its handlers yet.
 //!
-//! Handshakes have one account together, since a connection in its handshake has no past of its own.
+//! All handshakes share one account, since a connection in its handshake has no history of its own.
 //!
-//! It costs the usual connection a few additions a message, and no look at a clock: hooks are timed anyway.
+//! This costs a typical connection a few additions per message, and no clock read: hooks are timed anyway.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -19,41 +20,41 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::task::yield_now;
 
-/// What a connection may take in one go before it is others' turn, in nanoseconds.
+/// The time that a connection may take in one stretch before others run, in nanoseconds.
 pub(super) const STRETCH: u32 = 1_000_000;
-/// What a connection may have taken lately and still run without a grant, in nanoseconds.
+/// The time that a connection may have taken lately and still run without a grant, in nanoseconds.
 const LITTLE: u32 = 4_000_000;
-/// A connection pays its debt off by a part of the time that passes: one that takes less than this part of what all take needs
-/// no grants.
+/// A connection's debt shrinks by this part of the time that passes. A connection that takes less than this part of all
+/// time needs no grants.
 const SHARE: u32 = 16;
-/// What reading a frame counts for, in nanoseconds: its time is not measured.
+/// The cost of reading a frame, in nanoseconds: it is not measured.
 pub(super) const FRAME: u32 = 100;
 
-/// The time that somebody took lately.
+/// The time that one connection took lately.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Account {
-    /// The last stretch was as long as one may be, or there was none yet: the next one may be as long.
+    /// The last stretch had the full length, or there was none yet: the next one may have it too.
     long: bool,
     /// In nanoseconds; at most 4.3 s.
     debt: u32,
-    /// [`Fair::now`] when the debt was last looked at, in milliseconds.
+    /// [`Fair::now`] when the debt was last updated, in milliseconds.
     seen: u32,
 }
 
 impl Account {
-    /// Nothing taken; `now` by the shard's clock.
+    /// An empty account; `now` by the shard's clock.
     pub(super) fn new(now: u32) -> Account {
         Account { long: true, debt: 0, seen: now }
     }
 
-    /// A stretch has ended in which so much was taken, in nanoseconds.
+    /// A stretch has ended that took that many nanoseconds.
     pub(super) fn end_stretch(&mut self, taken: u32) {
         if taken > 0 {
             self.long = taken >= STRETCH;
         }
     }
 
-    /// So much has been taken, in nanoseconds.
+    /// Adds time that was taken, in nanoseconds.
     pub(super) fn charge(&mut self, taken: u32) {
         self.debt = self.debt.saturating_add(taken);
     }
@@ -63,7 +64,7 @@ impl Account {
         self.long || self.debt > LITTLE
     }
 
-    /// Whether a grant is needed, once what has been paid off since is taken off.
+    /// Whether a grant is needed, after the time that has passed is taken off the debt.
     fn is_heavy(&mut self, now: u32) -> bool {
         let passed = (now.wrapping_sub(self.seen) as i32).max(0) as u32;
         self.seen = now;
@@ -72,19 +73,19 @@ impl Account {
     }
 }
 
-/// A time in nanoseconds, at most 4.3 s.
+/// A duration in nanoseconds, at most 4.3 s.
 pub(super) fn nanoseconds(time: Duration) -> u32 {
     let whole = u32::try_from(time.as_secs()).unwrap_or(u32::MAX).saturating_mul(1_000_000_000);
     whole.saturating_add(time.subsec_nanos())
 }
 
-/// By when it was asked for and how much its asker had taken, in milliseconds; then in order of asking.
+/// The time of the request plus the debt of its connection, in milliseconds; then the order of requests.
 type Key = (u64, u64);
 
 /// A worker's queue for grants.
 #[derive(Default)]
 pub(super) struct Fair {
-    /// The shard's clock when it was last looked at.
+    /// The shard's clock when it was last read.
     clock: Cell<u32>,
     /// What has been taken since, in nanoseconds.
     taken: Cell<u64>,
@@ -92,9 +93,9 @@ pub(super) struct Fair {
     asked: Cell<u64>,
     /// Deliveries are under way.
     delivers: Cell<bool>,
-    /// Nobody holds a grant, or he has used it.
+    /// Nobody holds a grant, or the grant has been used.
     used: Cell<bool>,
-    /// Wakes the one who grants.
+    /// Wakes the task that grants.
     granter: RefCell<Option<Waker>>,
 }
 
@@ -105,7 +106,7 @@ struct Grant {
     task: RefCell<Waker>,
 }
 
-/// A place in the queue, or the grant itself. Dropped, it is given up or used.
+/// A place in the queue, or the grant itself. Dropping it gives up the place or ends the grant.
 pub(super) struct Ticket(Rc<Grant>);
 
 impl Drop for Ticket {
@@ -121,13 +122,13 @@ impl Drop for Ticket {
 }
 
 impl Fair {
-    /// So much has been taken by somebody, in nanoseconds.
+    /// Adds time that any connection has taken, in nanoseconds.
     pub(super) fn pass(&self, taken: u32) {
         self.taken.set(self.taken.get() + u64::from(taken));
     }
 
-    /// The time in milliseconds. The shard's clock moves once a second or so; between its ticks at least as much time has passed
-    /// as has been taken.
+    /// The time in milliseconds. The shard's clock ticks once a second or so; between ticks, at least the time that
+    /// connections have taken has passed.
     fn now(&self, clock: u32) -> u32 {
         if self.clock.replace(clock) != clock {
             self.taken.set(0);
@@ -135,8 +136,8 @@ impl Fair {
         clock.wrapping_add((self.taken.get() / 1_000_000) as u32)
     }
 
-    /// Ready when the task that asks may run a stretch. `ticket` is its place until then; when it is ready, it is to be
-    /// dropped at the end of the stretch.
+    /// Ready when the calling task may run a stretch. Until then `ticket` is its place in the queue; after that, drop
+    /// it at the end of the stretch.
     pub(super) fn poll_turn(
         self: &Rc<Self>,
         account: &mut Account,
@@ -174,12 +175,12 @@ impl Fair {
         }
     }
 
-    /// Says whether deliveries are under way, that come in slices with a turn of the event loop between them.
+    /// Says whether deliveries are under way, which come in slices with an event loop turn between them.
     pub(super) fn delivers(&self, under_way: bool) {
         self.delivers.set(under_way);
     }
 
-    /// Gives the grants: in a turn of the event loop as many as take a stretch together, at least one. Runs as long as the
+    /// Gives the grants: in each event loop turn as many as take a stretch together, at least one. Runs as long as the
     /// worker does.
     pub(super) async fn run(self: Rc<Self>) {
         let stretch = Duration::from_nanos(STRETCH.into());
@@ -194,8 +195,8 @@ impl Fair {
                     break;
                 }
             }
-            // Lets the sockets be looked at; whom they wake runs before this goes on. Deliveries may have as much time as the
-            // grants took: else each of their slices would wait for one.
+            // Lets the runtime poll the sockets; the tasks that they wake run before this continues. Deliveries may
+            // take as much time as the grants did: otherwise each of their slices would wait for one grant.
             let (used, took) = (Instant::now(), began.elapsed());
             yield_now().await;
             while self.delivers.get() && used.elapsed() < took {

@@ -1,4 +1,4 @@
-//! A connection's first moments: the upgrade request is read and checked, the script asked, the response prepared.
+//! A connection's handshake: the upgrade request is read and checked, the script is asked, the response is prepared.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -27,21 +27,21 @@ use crate::telemetry::rate_limited::rate_limited;
 use crate::wire::handshake::{self as http, MAX_HEAD, Parsed, Refusal, Request, Rules};
 use crate::wire::reader::Reader;
 
-/// The longest a refused client is waited for.
+/// The longest that the worker waits for a refused client.
 const REFUSED_LINGER: Duration = Duration::from_secs(1);
-/// The most clients that find no place, are told so and waited for; further ones are closed at once.
+/// The most clients that are told that there is no place and waited for; further ones are closed at once.
 const MOST_TURNED_AWAY: usize = 256;
-/// How a connection ends whose client did not wait for the answer to its request.
+/// The close reason when the client did not wait for the answer to its request.
 const LEFT: &str = "the client ended the connection during its handshake";
-/// How it ends when the script has not answered in time.
+/// The close reason when the script has not answered in time.
 const LATE: &str = "on_handshake did not answer in time (handshakeTimeout)";
 /// What a client is told while memory is short.
 const SHORT: &str = "memory is short";
-/// Bytes of frames that a client may send before its handshake is over.
+/// The bytes of frames that a client may send before its handshake is over.
 const MAX_EARLY: usize = 64 * 1024;
 
-/// Runs the handshake. What the client sent right behind its request comes with the connection. None when there is no
-/// connection in the end, and all has been said to the client.
+/// Runs the handshake. Bytes that the client sent right after its request come with the connection. None: there is no
+/// connection, and the client has had its answer.
 pub(super) async fn run(
     worker: &Rc<Worker>,
     server: usize,
@@ -60,11 +60,11 @@ pub(super) async fn run(
     let head = tokio::select! {
         biased;
         head = timeout_at(deadline, read_head(&mut transport)) => head,
-        // Nothing has been asked yet, so nothing is owed: a stop does not wait for it.
+        // The client has sent nothing yet, so nothing is owed: a stop does not wait for it.
         _ = draining.wait_for(|draining| *draining) => return None,
     };
     let refuse = async |transport, refusal: &Refusal, method: &str| {
-        // It needs no place to be told so.
+        // The refusal needs no place.
         place.take();
         refuse(worker, server, transport, refusal, method, peer).await;
         None
@@ -102,7 +102,7 @@ pub(super) async fn run(
             biased;
             verdict = &mut asked => (verdict, false),
             () = sleep_until(deadline) => {
-                // Its waits end.
+                // Its handlers' waits end.
                 conn.close(CloseReason::Violation { code: close_code::POLICY, what: LATE.into() });
                 (asked.await, true)
             }
@@ -136,7 +136,7 @@ pub(super) async fn run(
         log_refusal(refusal, peer);
     }
     if let_in {
-        // The script has counted it: it is told of the end.
+        // The script knows of the connection, so it is told of the end.
         close_unopened(worker, server, &conn).await;
         worker.shard.remove(&conn);
     }
@@ -146,10 +146,10 @@ pub(super) async fn run(
     None
 }
 
-/// What the script said of a request.
+/// The script's answer to a request.
 #[derive(PartialEq, Eq)]
 enum Verdict {
-    /// Nothing: it has no `on_handshake`, or was not asked, since the connection ended first.
+    /// None: it has no `on_handshake`, or was not asked because the connection ended first.
     NotAsked,
     /// It let the client in.
     LetIn,
@@ -157,7 +157,7 @@ enum Verdict {
     Refused(Refusal),
 }
 
-/// Takes a connection out of the shard again, if its handshake is given up midway.
+/// Removes a connection from the shard if its handshake is given up midway.
 struct Inserted<'a> {
     worker: &'a Worker,
     conn: Option<Rc<Conn>>,
@@ -177,7 +177,7 @@ impl Drop for Inserted<'_> {
     }
 }
 
-/// Reads till the head is complete; None when the client ended first. What follows the head is in the result too.
+/// Reads until the head is complete; None: the client ended first. Bytes after the head are part of the result.
 async fn read_head(transport: &mut Transport) -> Result<Option<Vec<u8>>, Refusal> {
     use tokio::io::AsyncReadExt;
     let mut head = Vec::with_capacity(1024);
@@ -197,7 +197,7 @@ async fn read_head(transport: &mut Transport) -> Result<Option<Vec<u8>>, Refusal
     }
 }
 
-/// What the engine itself demands of a request, and the response if the script agrees.
+/// The engine's own checks of a request, and the response if the script agrees.
 fn check(config: &Config, server: usize, request: &Request<'_>) -> Result<Vec<u8>, Refusal> {
     let server = &config.servers[server];
     let subprotocols: Option<Vec<String>> = server
@@ -223,7 +223,7 @@ fn client_address(config: &Config, request: &Request<'_>, peer: SocketAddr) -> S
         let parsed = entry
             .parse::<SocketAddr>()
             .or_else(|_| entry.trim_matches(['[', ']']).parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 0)));
-        // An entry that is no address says nothing, nor do those before it.
+        // An entry that is not an address is not trusted, and neither are those before it.
         let Ok(parsed) = parsed else { break };
         address = SocketAddr::new(parsed.ip().to_canonical(), parsed.port());
         if !trusted(address.ip()) {
@@ -238,7 +238,7 @@ async fn ask(worker: &Worker, server: usize, conn: &Rc<Conn>, request: &Request<
     let (vm, turn) = loop {
         let Some(vm) = place_in_vm(worker, server, conn).await else { return Verdict::NotAsked };
         let turn = worker.newcomers_turn().await;
-        // Others may have taken the place meanwhile.
+        // Another handler may have taken the place meanwhile.
         if !conn.is_closing() && vm.may_start(Hook::Handshake, conn) {
             break (vm, turn);
         }
@@ -283,7 +283,8 @@ async fn ask(worker: &Worker, server: usize, conn: &Rc<Conn>, request: &Request<
     }
 }
 
-/// Waits until the server's VM may start another handler; None: the connection ended first, or the script has no such hook.
+/// Waits until the server's VM may start another handler; None: the connection ended first, or the script has no such
+/// hook.
 async fn place_in_vm(worker: &Worker, server: usize, conn: &Conn) -> Option<Rc<Vm>> {
     let mut turn = None;
     poll_fn(|cx| {
@@ -314,8 +315,8 @@ async fn run_to_end(
     .await
 }
 
-/// Ends when the client does, which it notes on the connection; or when the client has sent too much too early. Then the
-/// worker's timer goes on watching.
+/// Ends when the client does, which it records on the connection, or when the client has sent too much too early. Then
+/// the worker's timer goes on watching.
 async fn watch_for_end(worker: &Worker, early: &mut Vec<u8>, conn: &Conn) {
     while early.len() < MAX_EARLY && conn.transport.readable().await.is_ok() {
         let mut bytes = [0; 4096];
@@ -343,7 +344,7 @@ fn log_refusal(refusal: &Refusal, peer: SocketAddr) {
         %peer, status = refusal.status, "handshake refused: {refusal}");
 }
 
-/// Refuses a request that made no connection. `method` is empty where it is not known.
+/// Refuses a request before there is a connection. `method` is empty if it is not known.
 async fn refuse(
     worker: &Worker,
     server: usize,
@@ -363,8 +364,8 @@ async fn refuse(
     let _ = timeout(REFUSED_LINGER, said).await;
 }
 
-/// Refuses a client for which there is no place. Its request is not waited for: else those that have none would be as many as
-/// they like.
+/// Refuses a client when all places are taken. Its request is not awaited: otherwise the number of such clients would
+/// be unbounded.
 async fn turn_away(worker: &Worker, server: usize, transport: Transport, why: &str, peer: SocketAddr) {
     let refusal = Refusal { status: 503, text: why.into() };
     if worker.turned_away.get() < MOST_TURNED_AWAY {
@@ -378,7 +379,7 @@ async fn turn_away(worker: &Worker, server: usize, transport: Transport, why: &s
     }
 }
 
-/// Writes what a refused client is owed, and reads until it ends, so that the response is not lost to a reset.
+/// Writes what the refused client is owed, and reads until it ends, so that the response is not lost to a reset.
 async fn finish_refused(worker: &Worker, conn: &Conn) {
     let shard = &worker.shard;
     let said = async {

@@ -1,10 +1,10 @@
-//! Messages that came while a handler was waiting. Empty, it owns nothing.
+//! Messages that came while a handler was waiting. An empty inbox owns no memory.
 
 use std::collections::VecDeque;
 
 use crate::message::Kind;
 
-/// The bytes that may wait for a connection's handler; then its socket is not read.
+/// The bytes that may wait for a connection's handler; at this limit its socket is not read.
 const INBOX_BYTES: usize = 64 * 1024;
 
 #[derive(Default)]

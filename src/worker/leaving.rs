@@ -1,4 +1,4 @@
-//! Takes connections that leave out of very many channels, in slices between which the worker does all else.
+//! Removes connections that leave out of very many channels, in slices between which the worker does its other work.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -11,7 +11,7 @@ pub(super) async fn run(worker: Rc<Worker>) {
     loop {
         poll_fn(|cx| worker.shard.poll_leaving(cx)).await;
         worker.shard.leave_some();
-        // Unlike a mere wake-up, this lets the sockets be looked at before the next slice.
+        // Unlike a plain wake-up, this lets the runtime poll the sockets before the next slice.
         yield_now().await;
     }
 }

@@ -1,9 +1,9 @@
-//! How many connections a worker has.
+//! The number of connections of a worker.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// A connection's place among its worker's, given back when dropped.
+/// A connection's place among those of its worker, freed when dropped.
 pub struct LoadPermit(Arc<AtomicUsize>);
 
 impl LoadPermit {

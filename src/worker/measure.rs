@@ -1,4 +1,4 @@
-//! What calls of hooks cost, and what the worker's VMs hold: counted for the metrics.
+//! The cost of hook calls and the memory of the worker's VMs, counted for the metrics.
 
 use std::rc::Weak;
 use std::time::{Duration, Instant};
@@ -12,17 +12,17 @@ use crate::shard::conn::Conn;
 pub(super) struct Began(Option<Instant>);
 
 impl Began {
-    /// It is called now.
+    /// The hook is called now.
     pub(super) fn now(vm: &Vm, hook: Hook) -> Began {
         Began(vm.has(hook).then(Instant::now))
     }
 
-    /// How long ago that was.
+    /// The time since the call.
     pub(super) fn so_far(self) -> Duration {
         self.0.map_or(Duration::ZERO, |began| began.elapsed())
     }
 
-    /// It has ended; how long it took, its waits included.
+    /// The hook has ended; returns how long it took, its waits included.
     pub(super) fn ended(self, hook: Hook, result: &Result<Returned, Failure>, conn: &Conn) -> Duration {
         let took = self.so_far();
         if self.0.is_some() {
@@ -36,7 +36,7 @@ impl Began {
 }
 
 impl Worker {
-    /// Tells what can't be counted as it happens. For a timer.
+    /// Updates the metrics that can't be counted as they change. Called by a timer.
     pub(super) fn measure(&self) {
         let (mut memory, mut waiting) = (0, 0);
         for server in &self.servers {
@@ -74,7 +74,7 @@ mod tests {
             CloseReason::MessageTimeout,
             CloseReason::Memory,
         ];
-        // The last one is no reason to close: it is a defect.
+        // The last one is not a close reason: it is a defect.
         assert_eq!(reasons.each_ref().map(EndReason::from)[..], EndReason::ALL[..EndReason::ALL.len() - 1]);
     }
 }

@@ -1,4 +1,4 @@
-//! What a worker does when memory is short: it tells how much its clients hold, then closes the largest of them.
+//! What a worker does when memory is short: it reports how much its clients hold, then closes the largest of them.
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,13 +11,13 @@ use crate::memory::{LEAST, Order};
 use crate::message::CloseReason;
 use crate::shard::conn::Conn;
 
-/// How long the other workers have to tell theirs.
+/// How long the worker waits for the other workers' reports.
 const SETTLE: Duration = Duration::from_millis(30);
-/// Slots looked at in one slice.
+/// The slots that are visited in one slice.
 const SLICE: usize = 4096;
-/// Of its time a worker spends this part at most with looking at all its clients.
+/// The worker spends at most this part of its time on visiting all its clients.
 const PART: u32 = 10;
-/// Where the process uses too much, whatever for, clients that hold less than this stay: they are not what it is short of.
+/// If the process uses too much for other reasons, clients that hold less than this stay: closing them would not help.
 const SPARED: usize = 16 * LEAST;
 
 /// Runs as long as the worker.
@@ -42,12 +42,12 @@ pub(super) async fn run(worker: Rc<Worker>) {
             }
         })
         .await;
-        // The others may still look: what is told stays until the next order.
+        // Other workers may still be visiting: the reports stay until the next order.
         sleep(looked * PART).await;
     }
 }
 
-/// What closing that client frees, in the meaning of the order.
+/// What closing that client would free, counted as the order says.
 fn held(conn: &Conn, order: Order) -> usize {
     match order.unread {
         false => conn.holding(),
@@ -55,7 +55,7 @@ fn held(conn: &Conn, order: Order) -> usize {
     }
 }
 
-/// Visits all of a worker's connections, in slices between which it does all else.
+/// Visits all of a worker's connections, in slices between which the worker does its other work.
 async fn each(worker: &Worker, mut visit: impl FnMut(&Rc<Conn>)) {
     let mut at = 0;
     while at < worker.shard.slots() {

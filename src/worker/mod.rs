@@ -1,6 +1,6 @@
-//! The worker threads: each a current-thread runtime with its own connections and its own Lua VMs, which share nothing
-//! with another worker but the hub. A worker is reached in two ways only: its mailbox (deliveries) and its control lane
-//! ([`Control`]). API connections are served here too, adopted like any other.
+//! The worker threads. Each is a current-thread runtime with its own connections and its own Lua VMs, and shares
+//! nothing with other workers except the hub. A worker is reached in two ways only: its mailbox (deliveries) and its
+//! control lane ([`Control`]). API connections are served here too, adopted like any other.
 
 mod accept;
 mod arrivals;
@@ -54,30 +54,30 @@ pub use peers::{Control, Peers};
 pub use reserve::Reserve;
 pub use role::{Listener, Role};
 
-/// The shared buffer that all connections of a worker are read through.
+/// The size of the read buffer that all connections of a worker share.
 const READ_BUFFER: usize = LOOK;
-/// A worker thread's stack. Lua limits how deep a script recurses, but where that goes through native functions (a
-/// `__tostring` that calls `string.format`) its limit takes up to 4 MiB of the native stack.
+/// A worker thread's stack. Lua limits how deep a script recurses, but where the recursion goes through native
+/// functions (a `__tostring` that calls `string.format`), that limit allows up to 4 MiB of the native stack.
 pub const STACK: usize = 8 * 1024 * 1024;
 
 /// One of `engine.servers` on this worker.
 pub(crate) struct Server {
     served: Rc<ServerContext>,
     vm: RefCell<Rc<Vm>>,
-    /// Built in a reload's first phase.
+    /// The VM built in a reload's first phase.
     next: RefCell<Option<Rc<Vm>>>,
-    /// Those that reloads replaced, for as long as they run handlers.
+    /// The VMs that reloads replaced, for as long as they run handlers.
     replaced: RefCell<Vec<Weak<Vm>>>,
-    /// The last that was replaced since its memory was nearly full, and when.
+    /// The last VM that was replaced because its memory was nearly full, and when.
     worn: RefCell<Weak<Vm>>,
     renewed: Cell<Option<Instant>>,
 }
 
 impl Server {
-    /// From here on, handlers are begun in that VM. The one before lives on in the handlers that it still runs.
+    /// From now on, handlers start in that VM. The previous one lives until its running handlers end.
     fn replace_vm(&self, vm: Rc<Vm>) {
         let old = self.vm.replace(vm);
-        // Connections that waited for a place in it have one in the new VM.
+        // Connections that waited for a place in the old VM get one in the new VM.
         old.end_queue();
         let mut replaced = self.replaced.borrow_mut();
         replaced.retain(|vm| vm.strong_count() > 0);
@@ -98,17 +98,17 @@ pub(crate) struct Worker {
     memory: Arc<Memory>,
     /// True while the engine drains.
     draining: watch::Receiver<bool>,
-    /// The read buffer, while nobody reads.
+    /// The read buffer, while no connection reads.
     read_buffer: Cell<Vec<u8>>,
-    /// Who may hold the worker next.
+    /// Decides which connection may hold the worker next.
     fair: Rc<Fair>,
-    /// What handshakes took lately, all together.
+    /// The time that all handshakes together took lately.
     newcomers: Cell<Account>,
     vm_limits: VmLimits,
     reserve: Reserve,
-    /// Clients that are told there is no place for them.
+    /// Clients that are being told that there is no place for them.
     turned_away: Cell<usize>,
-    /// The memory of some VM is nearly full.
+    /// Notified when the memory of some VM is nearly full.
     worn: Notify,
 }
 
@@ -121,7 +121,7 @@ impl Worker {
         vm
     }
 
-    /// The shared buffer, taken out for one read.
+    /// Takes the shared buffer out for one read.
     fn take_read_buffer(&self) -> Vec<u8> {
         let mut buffer = self.read_buffer.take();
         buffer.resize(READ_BUFFER, 0);

@@ -1,5 +1,5 @@
-//! Hooks of connections that are not open: in their handshake, or given up there. They have one account of time together,
-//! since none of them has a past of its own.
+//! Hooks of connections that are not open: in their handshake, or given up there. They share one account of time, since
+//! none of them has a history of its own.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -16,7 +16,7 @@ use crate::script::vm::{Failure, Handler, Hook, Returned, Started};
 use crate::shard::conn::Conn;
 
 impl Worker {
-    /// Such a handler has taken so much.
+    /// Charges the time that such a handler has taken.
     pub(super) fn charge_newcomers(&self, taken: Duration) {
         let (taken, mut account) = (nanoseconds(taken), self.newcomers.get());
         account.charge(taken);
@@ -32,14 +32,15 @@ impl Worker {
         turn
     }
 
-    /// Waits until a handler of a connection that is not open may run. The result is to be dropped when it has run a stretch.
+    /// Waits until a handler of a connection that is not open may run. Drop the result when the handler has run a
+    /// stretch.
     pub(super) async fn newcomers_turn(&self) -> Option<Ticket> {
         let mut ticket = None;
         poll_fn(|cx| self.poll_newcomers_turn(&mut ticket, cx)).await;
         ticket
     }
 
-    /// Polls such a handler when it is its turn.
+    /// Polls such a handler once it may run.
     pub(super) fn poll_newcomer(
         &self,
         ticket: &mut Option<Ticket>,

@@ -1,5 +1,5 @@
-//! How workers are reached, by each other and by the engine: each one's control lane, the sockets that were accepted for it,
-//! how many connections it has, and its sign of life.
+//! How workers reach each other, and how the engine reaches them: control lanes, sockets accepted for another worker,
+//! connection counts, and signs of life.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -11,15 +11,15 @@ use super::pulse::{Pulse, State};
 use crate::ids::WorkerId;
 use crate::script::program::Program;
 
-/// The longest control lane; a sender waits when it is full.
+/// The capacity of a control lane; a sender waits when it is full.
 const CONTROL_LANE: usize = 1024;
 
-/// The other way into a worker: a closed set of things it is told to do.
+/// A command on a worker's control lane.
 pub enum Control {
-    /// Take over a socket that another worker accepted: the next of its arrivals. It may be gone, if this worker did not go on
-    /// for a while.
+    /// Take over a socket that another worker accepted: the next of its arrivals. It may be gone if this worker was
+    /// stuck for a while.
     Adopt,
-    /// First phase of a reload: build a VM of that version beside the one in use.
+    /// First phase of a reload: build a VM of that version beside the current one.
     Build {
         /// The server's position.
         server: usize,
@@ -28,7 +28,7 @@ pub enum Control {
         /// Says whether it worked.
         done: oneshot::Sender<Result<(), String>>,
     },
-    /// Second phase: use what was built (or drop it, if it failed somewhere).
+    /// Second phase: use the VM that was built, or drop it if another worker failed.
     Swap {
         /// The server's position.
         server: usize,
@@ -64,13 +64,13 @@ impl Peers {
 }
 
 impl Peers {
-    /// Hands a socket to a worker; Err gives one back that it has no room for.
+    /// Hands a socket to a worker. Err: it has no room; returns a socket for another worker.
     pub(super) fn hand(&self, to: usize, arrival: Arrival) -> Result<(), Arrival> {
         self.arrivals[to].lock().push_back(arrival);
         if self.control[to].try_send(Control::Adopt).is_ok() {
             return Ok(());
         }
-        // Mostly the same one. None: the worker was quicker.
+        // Usually the same one. None: the worker was faster.
         let back = self.arrivals[to].lock().pop_back();
         back.map_or(Ok(()), Err)
     }
@@ -80,7 +80,7 @@ impl Peers {
         self.arrivals[usize::from(worker.0)].lock().pop_front()
     }
 
-    /// Gives what waits for a worker that does not go on to one that does, as far as there is one with room.
+    /// Moves the sockets that wait for a stuck worker to a live one, as far as it has room.
     pub fn take_back(&self, from: usize) {
         let going = |to: &usize| self.pulses[*to].state() == State::Fine && self.pulses[*to].progress().is_some();
         while let Some(to) = (0..self.loads.len()).filter(going).min_by_key(|&to| self.loads[to].load(Relaxed)) {

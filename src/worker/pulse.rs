@@ -1,6 +1,6 @@
-//! A sign of life of each worker: a number that a timer of it moves, beside the one that moves when it enters or leaves Lua.
-//! A thread of the engine watches both. A worker in which neither moves is stuck: in a script that may hold it that long, in
-//! a function that nothing interrupts, or outside Lua.
+//! A sign of life of each worker: a number that a timer of the worker moves, and another that moves when it enters or
+//! leaves Lua. A thread of the engine watches both. If neither moves, the worker is stuck: in a script that may hold it
+//! that long, in a function that can't be interrupted, or outside Lua.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering::Relaxed};
@@ -14,28 +14,28 @@ use crate::script::watchdog::Thread;
 /// How often an idle worker shows that it lives.
 pub const BEAT: Duration = Duration::from_millis(250);
 
-/// How a worker does, to those who watch it.
+/// The state of a worker, for those who watch it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// It goes on.
+    /// It makes progress.
     Fine,
-    /// It has not for a while: it gets no new connections.
+    /// No progress for a while: it gets no new connections.
     Late,
-    /// It has not for so long that nobody waits for it.
+    /// No progress for so long that nobody waits for it.
     Stuck,
 }
 
 /// One worker's sign of life.
 #[derive(Default)]
 pub struct Pulse {
-    /// There once it serves.
+    /// Set once the worker serves.
     thread: OnceLock<Thread>,
     /// The system's number of its thread; 0: it does not serve.
     id: AtomicI32,
     beats: AtomicU64,
-    /// A [`State`], written by the thread that watches.
+    /// A [`State`], written by the watching thread.
     state: AtomicU8,
-    /// How often it has been stuck, written by the same.
+    /// How often it has been stuck, written by the watching thread.
     times: AtomicU64,
 }
 
@@ -49,7 +49,7 @@ impl Pulse {
         self.id.store(unsafe { libc::gettid() }, Relaxed);
     }
 
-    /// Shows, until it is dropped, that the calling thread, a worker's, lives.
+    /// Shows, until it is dropped, that the calling worker thread lives.
     pub(super) async fn beat(&self, hub: &Hub) {
         self.begin();
         let mut timer = interval(BEAT);
@@ -63,7 +63,7 @@ impl Pulse {
         }
     }
 
-    /// It has drained.
+    /// The worker has drained.
     pub(super) fn end(&self) {
         self.id.store(0, Relaxed);
     }
@@ -74,7 +74,7 @@ impl Pulse {
         serves.then(|| (self.beats.load(Relaxed), self.thread.get().map_or(0, Thread::steps)))
     }
 
-    /// How it does.
+    /// The worker's state.
     pub fn state(&self) -> State {
         match self.state.load(Relaxed) {
             0 => State::Fine,
@@ -83,7 +83,7 @@ impl Pulse {
         }
     }
 
-    /// What the thread that watches has found out.
+    /// Sets the state; called by the watching thread.
     pub fn set(&self, state: State) {
         if state == State::Stuck {
             self.times.store(self.times.load(Relaxed) + 1, Relaxed);
@@ -96,7 +96,7 @@ impl Pulse {
         self.times.load(Relaxed)
     }
 
-    /// Where it is: "in on_message (entry.lua:3), computing".
+    /// Where the worker is: "in on_message (entry.lua:3), computing".
     pub fn whereabouts(&self) -> String {
         let place = match self.thread.get().and_then(Thread::doing) {
             Some(doing) => format!("in {doing}"),
@@ -109,20 +109,20 @@ impl Pulse {
     }
 }
 
-/// What is said of a thread that computes.
+/// The text for a thread that computes.
 const COMPUTING: &str = "computing";
 
-/// How often a thread is looked at until it is taken to compute, and with what pauses: one that waits is woken for a moment by
-/// the watchdog's signals again and again.
+/// How often a thread is sampled before it is said to compute, and the pauses between samples: a waiting thread is
+/// briefly woken by the watchdog's signals again and again.
 const LOOKS: u32 = 5;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(3);
 
-/// What a thread of this process does, as the system tells it.
+/// What a thread of this process does, as the system reports it.
 fn on_the_system(id: i32) -> Option<String> {
     settled(|| look(id))
 }
 
-/// What a thread does, which computes only if all looks say so.
+/// What a thread does; it computes only if all samples say so.
 fn settled(mut look: impl FnMut() -> Option<String>) -> Option<String> {
     for _ in 1..LOOKS {
         let seen = look()?;
@@ -134,7 +134,7 @@ fn settled(mut look: impl FnMut() -> Option<String>) -> Option<String> {
     look()
 }
 
-/// What it does at this moment.
+/// One sample of what the thread does.
 fn look(id: i32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/self/task/{id}/stat")).ok()?;
     Some(match stat.rsplit(") ").next()?.chars().next()? {
@@ -154,7 +154,7 @@ fn look(id: i32) -> Option<String> {
     })
 }
 
-/// The system calls that a worker may hang in.
+/// The name of a system call that a worker may hang in.
 fn call_name(number: i64) -> String {
     let known = [
         (libc::SYS_read, "read"),

@@ -1,5 +1,6 @@
-//! A VM whose memory is nearly full with what is in use (a crowd of handlers that wait with much, or what a script gathers
-//! without end) is replaced by a fresh one of the same version, as a reload does. The old one ends with its last handler.
+//! Renews worn VMs. A VM whose memory is nearly full of live data (many handlers that wait with much, or data that a
+//! script gathers without end) is replaced by a fresh one of the same version, as a reload does. The old one ends with
+//! its last handler.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,9 +11,9 @@ use crate::script::program::shown;
 use crate::script::vm::Vm;
 use crate::telemetry::rate_limited::rate_limited;
 
-/// Between two fresh VMs of a server: a script may fill one as it is loaded, or soon after.
+/// The pause between two fresh VMs of a server: a script may fill one while it is loaded, or soon after.
 const PAUSE: Duration = Duration::from_secs(10);
-/// How often it is looked whether a VM that could not be replaced can be now.
+/// How often the worker retries a VM that could not be replaced.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Replaces VMs whenever it is told that one has worn, until the worker ends.
@@ -25,9 +26,9 @@ pub(super) async fn run(worker: Rc<Worker>) {
     }
 }
 
-/// False: a VM is worn, and can't be replaced yet.
+/// False: a VM is worn and can't be replaced yet.
 fn renew_all(worker: &Worker) -> bool {
-    // All of them, whatever the first comes to.
+    // All servers are tried, whatever the first result is.
     (0..worker.servers.len()).filter(|&server| !renew(worker, server)).count() == 0
 }
 
@@ -38,7 +39,7 @@ fn renew(worker: &Worker, server: usize) -> bool {
         return true;
     }
     let (entry, mib) = (shown(&vm.program.entry), vm.memory() >> 20);
-    // A crowd that fills one VM after the other would have all memory of the machine.
+    // Otherwise a crowd that fills one VM after the other would take all memory of the machine.
     let before = server.worn.borrow().strong_count() > 0;
     if before || server.renewed.get().is_some_and(|then| then.elapsed() < PAUSE) {
         rate_limited!(WARN, "VMs are nearly full", &entry; target: "script",

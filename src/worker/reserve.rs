@@ -1,12 +1,12 @@
-//! Descriptors that clients do not get: else silent connections to a public port would use all of the process's, and shut
-//! the APIs, the log and scripts' requests.
+//! File descriptors that clients do not get. Otherwise silent connections to a public port would use up all of the
+//! process's descriptors and block the APIs, the log and scripts' requests.
 //!
-//! The system gives a new descriptor the lowest free number. So no count is kept: a client whose socket has a number from
-//! the reserve on is refused, and those numbers are for all others.
+//! The system gives a new descriptor the lowest free number, so no count is kept: a client is refused if its socket's
+//! number lies in the reserve.
 
 use std::os::fd::{AsRawFd, RawFd};
 
-/// The share of the descriptors that is kept back: one in so many, up to [`MOST`].
+/// One in this many descriptors is kept back, up to [`MOST`].
 const SHARE: u64 = 8;
 /// The most that are kept back.
 const MOST: u64 = 16_384;
@@ -19,13 +19,13 @@ pub struct Reserve {
 }
 
 impl Reserve {
-    /// That of a process which may have `limit` files open.
+    /// The reserve of a process that may have `limit` files open.
     pub fn of(limit: u64) -> Reserve {
         let kept = (limit / SHARE).min(MOST);
         Reserve { clients_below: RawFd::try_from(limit - kept).unwrap_or(RawFd::MAX), kept: kept as usize }
     }
 
-    /// Connections that each API port may have: both together leave a quarter of the reserve to others.
+    /// The connections that each API port may have: both ports together leave a quarter of the reserve to others.
     pub fn for_a_port(&self) -> usize {
         self.kept * 3 / 8
     }

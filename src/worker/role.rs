@@ -1,4 +1,4 @@
-//! What the engine's ports are for.
+//! The purpose of the engine's ports.
 
 use std::io;
 
@@ -9,7 +9,7 @@ pub enum Role {
     Server(usize),
     /// Back ends on `engine.apiServer`.
     Api,
-    /// Whoever looks for nodes, on `center.apiServer`.
+    /// Programs that look for nodes, on `center.apiServer`.
     Center,
 }
 

@@ -1,5 +1,5 @@
-//! What a connection that has been let in is on its worker, whatever its protocol: its handler, its place among others, and
-//! how far its life has come.
+//! A connection that has been let in, whatever its protocol: its handler, its share of the worker's time, and the phase
+//! of its life.
 
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -24,7 +24,7 @@ pub(super) struct Opened {
     pub(super) place: ConnectionPermit,
 }
 
-/// How far a connection's life has come.
+/// The phase of a connection's life.
 pub(super) enum Phase {
     /// Messages come and go.
     Open,
@@ -36,24 +36,24 @@ pub(super) enum Phase {
     Over,
 }
 
-/// All of a connection but what its protocol keeps. There may be a million of them, so its size counts.
+/// A connection's state, except for its protocol's part. There may be a million of them, so its size counts.
 pub(super) struct State {
     pub(super) worker: Rc<Worker>,
     pub(super) conn: Rc<Conn>,
-    /// What runs, or waits.
+    /// The handler that runs or waits.
     pub(super) handler: Option<Box<(Hook, Began, Handler)>>,
     /// Its place among those that wait until a handler may be started.
     pub(super) turn: Option<Turn>,
-    /// The version of the script that has begun with a package, and is to end with it.
+    /// The version of the script in which the current package began, and has to end.
     pub(super) pinned: Option<Rc<Vm>>,
     pub(super) phase: Phase,
     /// The time that it took lately.
     pub(super) account: Account,
-    /// Its place among those that took much.
+    /// Its place in the queue for grants.
     pub(super) ticket: Option<Ticket>,
-    /// The time that it took since others had their turn, in nanoseconds.
+    /// The time that it took in the current stretch, in nanoseconds.
     pub(super) stretch: u32,
-    /// A defect of the engine ends it.
+    /// A defect of the engine is ending it.
     broken: bool,
     _place: ConnectionPermit,
 }
@@ -85,8 +85,8 @@ impl State {
         self.pinned.clone().unwrap_or_else(|| self.worker.vm(self.conn.served.index))
     }
 
-    /// Ready when the connection may run a stretch: at once, unless it took much lately. What is left of one that has ended
-    /// takes nothing.
+    /// Ready when the connection may run a stretch: at once, unless it took much time lately. After the connection has
+    /// ended, what is left needs no grant.
     pub(super) fn poll_grant(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self.phase {
             Phase::Open | Phase::Ending => {
@@ -97,7 +97,7 @@ impl State {
         }
     }
 
-    /// So much of the worker's time has been taken.
+    /// Charges time on the worker.
     pub(super) fn charge(&mut self, took: Duration) {
         self.charge_nanoseconds(nanoseconds(took));
     }
@@ -108,17 +108,17 @@ impl State {
         self.worker.fair.pass(took);
     }
 
-    /// So many frames have been read; what their messages took is charged apart.
+    /// Charges frames that have been read; the handling of their messages is charged separately.
     pub(super) fn charge_frames(&mut self, frames: u32) {
         self.charge_nanoseconds(frames.saturating_mul(FRAME));
     }
 
-    /// So much has been taken that others are to have their turn first.
+    /// Whether the stretch is used up, so that other connections run first.
     pub(super) fn is_others_turn(&self) -> bool {
         self.stretch >= STRETCH
     }
 
-    /// No handler is running, and one of that hook may be started.
+    /// Whether no handler is running, and one of that hook may be started.
     pub(super) fn may_start(&self, hook: Hook) -> bool {
         self.handler.is_none() && (self.conn.is_closing() || self.vm().may_start(hook, &self.conn))
     }
@@ -129,7 +129,7 @@ impl State {
         vm.poll_turn(hook, &self.conn, &mut self.turn, cx)
     }
 
-    /// After a defect of the engine in its task: no more messages, and the end. True: there was one before.
+    /// Called after a panic in its task: no more messages, and the end. True: there was one before.
     pub(super) fn fail(&mut self) -> bool {
         self.handler = None;
         self.pinned = None;
@@ -138,7 +138,7 @@ impl State {
         std::mem::replace(&mut self.broken, true)
     }
 
-    /// Runs a hook till it returns or waits; what it returned, if it is done and has not failed.
+    /// Runs a hook until it returns or waits. Returns the result if the hook has finished without failing.
     pub(super) fn start(&mut self, hook: Hook, args: HookArgs<'_>) -> Option<Returned> {
         let budget = self.conn.served.limits.get().handler_timeout;
         let vm = self.vm();
@@ -166,7 +166,8 @@ impl State {
             .ok()
     }
 
-    /// The client has gone, but what it sent before is still to be handled. After an end of our own making, it is not.
+    /// Whether the client has ended the connection, so that what it sent before is still handled. After an end by the
+    /// engine it is not.
     pub(super) fn is_their_end(&self) -> bool {
         matches!(self.conn.close_reason(), Some(CloseReason::Peer(_) | CloseReason::Lost(_)))
     }
@@ -175,7 +176,7 @@ impl State {
     pub(super) fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(running) = &mut self.handler {
             let (hook, began, handler) = &mut **running;
-            // Its connection has ended already: its own waits are its own affair.
+            // The connection has ended already, so waits of this hook do not end with it.
             let resumed = Instant::now();
             let polled = handler.poll(cx, false);
             let took = resumed.elapsed();
@@ -222,7 +223,7 @@ impl State {
 }
 
 impl Drop for State {
-    /// However the task ended, a panic included, nothing of the connection stays in the shard.
+    /// However the task ended, even by a panic, nothing of the connection stays in the shard.
     fn drop(&mut self) {
         self.leave();
         self.worker.shard.hold(&self.conn, 0);

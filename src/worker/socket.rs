@@ -1,4 +1,4 @@
-//! Connections of socket servers: what their bytes mean, the script says. Packets out of bytes, by `protocol_input`.
+//! Connections of socket servers: the script defines what bytes mean. `protocol_input` splits them into packets.
 
 use bytes::BytesMut;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use crate::shard::Arrival;
 use crate::shard::transport::Transport;
 use crate::telemetry::rate_limited::rate_limited;
 
-/// The bytes that may wait while a handler is running; then the socket is not read.
+/// The bytes that may wait while a handler is running; at this limit the socket is not read.
 const WAITING_BYTES: usize = 64 * 1024;
 
 /// The task that serves one connection to its end. None: there is no place for it.
@@ -45,18 +45,19 @@ pub(super) fn task(
     Some(Task::open(worker, Opened { conn, place }, Packets::default(), load))
 }
 
-/// Packets, and where the one under way stands. Its bytes are with the connection, for scripts to see.
+/// The packets of a connection, and the state of the current one. Its bytes are with the connection, for scripts to
+/// see.
 #[derive(Default)]
 pub(super) struct Packets {
     /// `on_connect` has been run.
     connected: bool,
-    /// The next package's bytes, once `protocol_input` has told; 0 before.
+    /// The length of the next packet, once `protocol_input` has told it; 0 before.
     wanted: usize,
     /// Bytes have come that `protocol_input` has not seen.
     fresh: bool,
     /// The client sends no more.
     ended: bool,
-    /// How many bytes there were when `protocol_input` was asked last.
+    /// How many bytes there were at the last call of `protocol_input`.
     asked: usize,
 }
 
@@ -66,12 +67,12 @@ fn waiting(state: &State) -> usize {
 }
 
 impl Packets {
-    /// `protocol_input` has told how long the next package is.
+    /// `protocol_input` has told the length of the next packet.
     fn measured(&mut self, state: &mut State, length: i64) {
         let limit = state.conn.served.limits.get().max_message_size;
         let here = waiting(state);
         if here < self.asked {
-            // The script has taken something: that was a package, too.
+            // The script has consumed something: that counts as a packet, too.
             state.conn.end_message();
         }
         if here > 0 {
@@ -94,7 +95,7 @@ impl Packets {
         }
     }
 
-    /// A package is complete: it is taken out, and handled.
+    /// A packet is complete: it is taken out and handled.
     fn package(&mut self, state: &mut State) {
         let Some(received) = state.conn.received() else { return };
         let package = {
@@ -103,7 +104,7 @@ impl Packets {
             let package = received.split_to(self.wanted.min(here));
             self.fresh = here > self.wanted;
             if received.is_empty() {
-                // Nothing is kept for a connection that waits.
+                // An idle connection keeps no buffer.
                 *received = BytesMut::new();
             }
             package
@@ -121,11 +122,11 @@ impl ProtocolHandler for Packets {
         if let Some(received) = state.conn.received() {
             let mut received = received.borrow_mut();
             if received.is_empty() {
-                // The script has cleared the beginning of what it was waiting for, if it was.
+                // The script has cleared the beginning of the packet that it waited for, if there was one.
                 self.wanted = 0;
             }
             self.fresh = true;
-            // Room for the whole package at once, as far as it has been told.
+            // Room for the whole packet at once, as far as its length is known.
             let room = self.wanted.saturating_sub(received.len()).max(bytes.len());
             received.reserve(room);
             received.extend_from_slice(bytes);
@@ -134,7 +135,8 @@ impl ProtocolHandler for Packets {
 
     fn end(&mut self, state: &mut State) {
         self.ended = true;
-        // Who sends no more is silent: a handler that waits without end must not hold its place as long.
+        // A client that sends no more counts as silent: a handler that waits without end must not hold its place as
+        // long.
         state.conn.sends_no_more(state.worker.shard.now());
     }
 
@@ -166,7 +168,7 @@ impl ProtocolHandler for Packets {
         } else if self.wanted > 0 {
             self.package(state);
         } else {
-            // A package ends in the version of the script in which it began.
+            // A packet ends in the version of the script in which it began.
             let vm = state.vm();
             state.pinned = Some(vm);
             self.fresh = false;
@@ -184,7 +186,7 @@ impl ProtocolHandler for Packets {
     }
 
     fn resume_work(&mut self, state: &mut State, idle: bool) -> bool {
-        // Whoever only sends no more still gets the answers to what was sent.
+        // A client that only stopped sending still gets the answers to what it sent.
         let over = self.ended && idle && !state.conn.is_closed();
         if over {
             state.conn.close(state.conn.lost_by().unwrap_or(CloseReason::Peer(None)));

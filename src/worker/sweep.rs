@@ -1,5 +1,6 @@
-//! One timer for all of a worker's connections: read and write timeouts, the server's pings, the end of clients that are
-//! not read, and memory that a crowd has left behind. A connection costs no timer of its own; its times are as exact as the sweep is frequent.
+//! One timer for all of a worker's connections: read and write timeouts, the server's pings, the end of clients that
+//! are not read, and memory that a crowd has left behind. A connection has no timer of its own; its times are as exact
+//! as the sweep is frequent.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,14 +11,15 @@ use crate::message::CloseReason;
 use crate::shard::conn::Conn;
 use crate::shard::transport::Gone;
 
-/// The sweep's bounds; between them it is an eighth of the shortest time it has to keep.
+/// The bounds of the sweep's period; between them it is an eighth of the shortest timeout.
 const QUICKEST: Duration = Duration::from_millis(10);
 const SLOWEST: Duration = Duration::from_secs(1);
 
-/// The silence after which the machine of a client that is not read is asked for a sign of life, without a `readTimeout`.
+/// Without a `readTimeout`: the silence after which the machine of a client that is not read is asked for a sign of
+/// life.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
-/// Runs for ever.
+/// Never returns.
 pub(super) async fn run(worker: Rc<Worker>) {
     let mut every = period(&worker);
     let mut timer = ticking(every);
@@ -50,7 +52,7 @@ fn period(worker: &Worker) -> Duration {
     (shortest / 8).clamp(QUICKEST, SLOWEST)
 }
 
-/// `at_most`: more time can't have passed since the last one, unless the worker was held up.
+/// `at_most`: the most time that can have passed since the last sweep, unless the worker was held up.
 fn sweep(worker: &Worker, at_most: Duration) {
     let shard = &worker.shard;
     let now = shard.tick(at_most);
@@ -83,7 +85,7 @@ fn visit(worker: &Worker, conn: &Rc<Conn>, now: u32) {
     } else if conn.unfinished_since().is_some_and(|since| over(since, limits.message_timeout)) {
         conn.close(CloseReason::MessageTimeout);
     }
-    // While a client is not read, its pong is not seen; but what is between it and here sees that something comes.
+    // While a client is not read, its pong is not seen; but proxies between it and here see traffic.
     if !conn.is_corked()
         && !conn.is_closing()
         && silent(limits.ping_interval)
@@ -95,7 +97,7 @@ fn visit(worker: &Worker, conn: &Rc<Conn>, now: u32) {
     }
 }
 
-/// Looks after a client that is not read for now: whether it has gone, and whether its machine still answers.
+/// Checks a client that is not read for now: whether it has gone, and whether its machine still answers.
 fn listen(conn: &Rc<Conn>, read_timeout: Duration, now: u32, over: impl Fn(u32, Duration) -> bool) {
     match conn.transport.gone() {
         Gone::Wholly => return conn.lose(None),

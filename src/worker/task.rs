@@ -1,8 +1,8 @@
 //! The life of one connection on its worker, from its opening to the closed socket.
 //!
-//! One task a connection: it reads what the client sends, runs the script's hooks one after the other, and writes only
-//! what the worker's turn could not. It is a state machine by hand, since there may be a million of them idle. What the
-//! bytes mean is the business of [`ProtocolHandler`].
+//! One task per connection: it reads what the client sends, runs the script's hooks one after the other, and writes
+//! only what the event loop turn could not. It is a hand-written state machine, since there may be a million idle ones.
+//! [`ProtocolHandler`] interprets the bytes.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -22,13 +22,13 @@ use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
 use crate::script::vm::Hook;
 
-/// A connection that is let in, with what its protocol begins with; or None.
+/// A connection that is let in, with the initial state of its protocol; or None.
 type Opening<I> = Pin<Box<dyn Future<Output = Option<(Opened, I)>>>>;
 
-/// A connection's task. Written by hand, since what an async function is made of would keep its arguments twice.
+/// A connection's task. Hand-written, since an async function's future would keep its arguments twice.
 pub(super) struct Task<I> {
     stage: Stage<I>,
-    /// Given back after all else.
+    /// Released after everything else.
     _load: LoadPermit,
 }
 
@@ -39,12 +39,12 @@ enum Stage<I> {
 }
 
 impl<I: ProtocolHandler> Task<I> {
-    /// That of a connection which is let in already.
+    /// The task of a connection that is let in already.
     pub(super) fn open(worker: Rc<Worker>, opened: Opened, incoming: I, load: LoadPermit) -> Task<I> {
         Task { stage: Stage::Open(Session::new(worker, opened, incoming)), _load: load }
     }
 
-    /// That of a connection whose handshake is to come.
+    /// The task of a connection whose handshake is to come.
     pub(super) fn opening(worker: Rc<Worker>, opening: Opening<I>, load: LoadPermit) -> Task<I> {
         Task { stage: Stage::Opening(worker, opening), _load: load }
     }
@@ -61,7 +61,7 @@ impl<I: ProtocolHandler> Future for Task<I> {
                     let session = Session::new(worker.clone(), opened, incoming);
                     self.stage = Stage::Open(session);
                 }
-                // After a defect of the engine the script is told of the end all the same.
+                // After a panic the script is still told of the end.
                 Stage::Open(session) => {
                     return defect::poll(session, cx, Session::poll_life, |session| session.state.fail());
                 }
@@ -112,7 +112,7 @@ impl<I: ProtocolHandler> Session<I> {
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (state, incoming) = (&mut self.state, &mut self.incoming);
         if state.is_others_turn() {
-            // Unlike a mere wake-up, this lets the sockets be looked at.
+            // Unlike a plain wake-up, this lets the runtime poll the sockets.
             let _ = pin!(yield_now()).poll(cx);
             return Poll::Pending;
         }
@@ -133,7 +133,7 @@ impl<I: ProtocolHandler> Session<I> {
                     }
                     return Poll::Ready(());
                 }
-                // Told of the end, its waits fail: it is pending only while the connection lives.
+                // The waits fail as soon as they learn of the end: it is pending only while the connection lives.
                 Poll::Pending if closing => return Poll::Pending,
                 Poll::Pending => {}
             }
@@ -141,7 +141,7 @@ impl<I: ProtocolHandler> Session<I> {
             self.begin_ending();
             return Poll::Ready(());
         } else if incoming.has_work(state) {
-            // Handlers of a client that has gone wait for nothing, and so need no place among those that wait.
+            // Handlers of a client that has gone never wait, and so need no place among those that do.
             if !closing && state.poll_turn(incoming.next_hook(), cx).is_pending() {
                 return self.pause(cx);
             }
@@ -159,8 +159,8 @@ impl<I: ProtocolHandler> Session<I> {
         self.poll_read(cx)
     }
 
-    /// Does not read for now; a handler, or its turn, is waited for. The client's end is still seen: by the worker's timer,
-    /// or here, if it closes in what has come already.
+    /// Does not read for now: it waits for a handler, or for its turn to start one. The client's end is still seen: by
+    /// the worker's timer, or here if it closes in what has come already.
     fn pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let conn = &self.state.conn;
         conn.pause_reading();
@@ -168,7 +168,7 @@ impl<I: ProtocolHandler> Session<I> {
             let mut buffer = self.state.worker.take_read_buffer();
             let mut unread = ReadBuf::new(&mut buffer);
             match conn.transport.poll_peek(cx, &mut unread) {
-                // The system tells it once.
+                // The system reports it only once.
                 Poll::Ready(Err(e)) => conn.lose(Some(CloseReason::Lost(e.to_string().into()))),
                 _ if self.incoming.closes_in(unread.filled()) => conn.part(None),
                 _ => {}
@@ -197,7 +197,7 @@ impl<I: ProtocolHandler> Session<I> {
         result.map(drop)
     }
 
-    /// Writes what is owed, then waits for the client's end of the socket; both only for a while.
+    /// Writes what is owed, then waits until the client ends the socket; both only for a while.
     fn poll_lingering(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Phase::Lingering(lingering) = &mut self.state.phase else { return Poll::Ready(()) };
         while lingering.timer.as_mut().poll(cx).is_ready() {
@@ -211,7 +211,7 @@ impl<I: ProtocolHandler> Session<I> {
         self.state.worker.poll_drain(&self.state.conn, cx)
     }
 
-    /// From here on no messages; the last hook runs.
+    /// No more messages from now on; the last hook runs.
     fn begin_ending(&mut self) {
         let (state, incoming) = (&mut self.state, &mut self.incoming);
         let reason = state.conn.close_reason().unwrap_or(CloseReason::Peer(None));

@@ -1,4 +1,4 @@
-//! A worker's thread from its start to its end: what it is made of, and the tasks that it runs.
+//! A worker's thread from its start to its end: its parts, and the tasks that it runs.
 
 use arc_swap::ArcSwap;
 use std::cell::{Cell, RefCell};
@@ -28,7 +28,7 @@ use crate::shard::Shard;
 use crate::shard::server_context::ServerContext;
 use crate::telemetry::metrics::{Metrics, WorkerCounts};
 
-/// What all workers share, and what one is made of.
+/// The parts of a worker, most of them shared by all workers.
 pub struct Spec {
     /// Which one.
     pub id: WorkerId,
@@ -38,9 +38,9 @@ pub struct Spec {
     pub mesh: Arc<Mesh>,
     /// HTTP and Redis, for scripts.
     pub outbound: Arc<Outbound>,
-    /// From handlers to back ends.
+    /// The queue from handlers to back ends.
     pub queue: Arc<Queue>,
-    /// What back ends publish once only.
+    /// The table of publishes with an id.
     pub repeats: Arc<IdempotencyTable>,
     /// The process's memory.
     pub memory: Arc<Memory>,
@@ -56,7 +56,7 @@ pub struct Spec {
     pub listeners: Vec<Listener>,
     /// Where the API is reached (for `/v1/nodes`).
     pub api_addr: SocketAddr,
-    /// The process's figures.
+    /// The process's metrics.
     pub metrics: Arc<Metrics>,
     /// Failed logins of all workers.
     pub logins: Arc<LoginThrottle>,
@@ -70,12 +70,12 @@ pub struct Spec {
     pub draining: watch::Receiver<bool>,
 }
 
-/// Runs a worker on this thread till it has drained. `ready` hears first whether it could start: the error of its
-/// scripts, or of the system.
+/// Runs a worker on this thread until it has drained. `ready` is told first whether it could start: the error comes
+/// from its scripts or from the system.
 pub fn run(spec: Spec, ready: std::sync::mpsc::Sender<Result<(), String>>) {
     let mut builder = Builder::new_current_thread();
     if spec.hub.workers() > 1 {
-        // Before it sleeps: whoever waits for this core may be about to give it something to do.
+        // Before it sleeps: a thread that waits for this core may be about to give it something to do.
         builder.on_thread_park(std::thread::yield_now);
     }
     let runtime = match builder.enable_all().build_local(LocalOptions::default()) {
@@ -99,7 +99,7 @@ pub fn run(spec: Spec, ready: std::sync::mpsc::Sender<Result<(), String>>) {
         }
         hub.mailbox(id).close();
     });
-    // Tasks that are left hold connections and VMs: they go with the runtime, while the host is still there.
+    // Remaining tasks hold connections and VMs: they are dropped with the runtime, while the host still exists.
     drop(runtime);
     current::uninstall();
 }
@@ -183,7 +183,7 @@ async fn serve(worker: Rc<Worker>, control: mpsc::Receiver<Control>, listeners: 
     worker.peers.pulses[usize::from(worker.id.0)].end();
 }
 
-/// Shows that the worker lives. Runs for ever.
+/// Shows that the worker lives. Never returns.
 async fn beat(worker: Rc<Worker>) {
     worker.peers.pulses[usize::from(worker.id.0)].beat(&worker.hub).await;
 }

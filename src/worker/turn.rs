@@ -1,6 +1,7 @@
-//! A worker's turn: deliver what the mailbox holds into outboxes, then write each connection that has something once.
+//! A worker's event loop turn: deliver what the mailbox holds into outboxes, then write once to each connection that
+//! has something.
 //!
-//! The task is woken by the first thing to do and so stands behind every task that was ready before: what they push
+//! The task is woken by the first thing to do, and so runs after every task that was ready before: what they push
 //! shares the same write. It works in slices, between which the worker reads and answers: what is published while a
 //! large fan-out is being written joins the writes that are still to come.
 
@@ -14,17 +15,17 @@ use tokio::task::yield_now;
 use super::Worker;
 use crate::hub::Delivery;
 
-/// Frames put into outboxes in one slice, about.
+/// The approximate number of frames that are put into outboxes in one slice.
 const PUSHES: usize = 8192;
-/// Connections written in one slice, by all workers together, as each publish waits for all of them.
+/// The connections written in one slice, by all workers together, since each publish waits for all of them.
 const WRITES: usize = 32;
-/// By one worker at least.
+/// The connections written in one slice by each worker, at least.
 const MIN_WRITES: usize = 8;
 
-/// How long scripts may encode in one slice, one call more or less.
+/// How long scripts may encode in one slice, give or take one call.
 const ENCODING: Duration = Duration::from_millis(1);
 
-/// Runs for ever.
+/// Never returns.
 pub(super) async fn run(worker: Rc<Worker>) {
     let mut deliveries = VecDeque::new();
     let workers = worker.hub.workers();
@@ -34,7 +35,7 @@ pub(super) async fn run(worker: Rc<Worker>) {
         let more = slice(&worker, &mut deliveries, writes);
         worker.fair.delivers(more);
         if more {
-            // Unlike a mere wake-up, this lets the sockets be looked at before the next slice.
+            // Unlike a plain wake-up, this lets the runtime poll the sockets before the next slice.
             yield_now().await;
             if workers > 1 {
                 // Another worker may wait for this core, and a publish for that worker.
@@ -44,8 +45,8 @@ pub(super) async fn run(worker: Rc<Worker>) {
     }
 }
 
-/// Ready when there is something to deliver or to write. Only when there is not, it has to be woken: a slice that woke itself
-/// would be followed by the next one at once, and the sockets would not be looked at.
+/// Ready when there is something to deliver or to write. It registers for a wake-up only when there is nothing: a slice
+/// that woke itself would be followed by the next one at once, and the sockets would not be polled.
 fn poll_work(worker: &Worker, deliveries: &mut VecDeque<Delivery>, cx: &mut Context<'_>) -> Poll<()> {
     if deliveries.is_empty() {
         worker.hub.mailbox(worker.id).take(deliveries, cx.waker());
@@ -59,7 +60,7 @@ fn poll_work(worker: &Worker, deliveries: &mut VecDeque<Delivery>, cx: &mut Cont
 fn slice(worker: &Worker, deliveries: &mut VecDeque<Delivery>, writes: usize) -> bool {
     let mut pushed = 0;
     let mut began = None;
-    // What scripts encode takes as long as they like: that is measured.
+    // Encoding in scripts may take any time, so it is measured.
     let mut enough = || began.get_or_insert_with(Instant::now).elapsed() >= ENCODING;
     while pushed < PUSHES {
         if worker.shard.is_encoding() {

@@ -1,4 +1,4 @@
-//! WebSocket connections: the handshake, then messages out of frames.
+//! WebSocket connections: the handshake, then frames and messages.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -34,16 +34,16 @@ pub(super) fn task(
     Task::opening(worker, Box::pin(opening), load)
 }
 
-/// Frames, and the messages that wait for the handler before them.
+/// The frame reader, and the messages that wait for the running handler.
 pub(super) struct Frames {
     reader: Reader,
-    /// The reader holds whole frames that were left there while the inbox was full, or till others had their turn.
+    /// The reader holds whole frames that were left there while the inbox was full or until others had run.
     kept: bool,
     inbox: Inbox,
 }
 
 impl Frames {
-    /// `early`: what the client sent right behind its request.
+    /// `early`: bytes that the client sent right after its request.
     fn new(mut early: Vec<u8>) -> Frames {
         let mut frames = Frames { reader: Reader::new(), kept: !early.is_empty(), inbox: Inbox::default() };
         if frames.kept {
@@ -72,7 +72,7 @@ impl Frames {
 }
 
 impl ProtocolHandler for Frames {
-    /// Takes events from what was read (or kept) until it is used up, the inbox is full, or it is others' turn.
+    /// Takes events from the bytes read (or kept) until they are used up, the inbox is full, or the stretch is over.
     fn take(&mut self, state: &mut State, bytes: &mut [u8]) {
         let limit = state.conn.served.limits.get().max_message_size;
         let mut input = Input::new(bytes);
@@ -80,7 +80,7 @@ impl ProtocolHandler for Frames {
             if self.inbox.is_full() || state.is_others_turn() {
                 self.reader.keep(&mut input);
                 self.kept = true;
-                // What waits here is not the client's to finish, but for the rest of a message that has begun.
+                // The client can't be blamed for what waits here, except for the rest of a message that has begun.
                 self.between_fragments(state);
                 break;
             }

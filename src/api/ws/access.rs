@@ -1,5 +1,5 @@
-//! The request that opens a connection of the WebSocket API: whether it is as it should be, and what of it decides who may
-//! call.
+//! The request that opens a connection of the WebSocket API: whether it is valid, and the parts of it that decide who
+//! may call.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -14,10 +14,11 @@ use crate::api::error::ApiError;
 use crate::config::Config;
 use crate::wire::handshake::{self, Refusal, Rules};
 
-/// Where it is.
+/// The path of the WebSocket API.
 pub(in crate::api) const PATH: &str = "/ws/v1";
 
-/// What the upgrade request had that decides who may call: looked at again when the configuration changes. Never printed.
+/// The parts of the upgrade request that decide who may call. They are checked again when the configuration changes,
+/// and are never printed.
 pub(in crate::api) struct Access {
     authorization: Option<Box<[u8]>>,
     /// The origin of the page that opened the connection.
@@ -25,20 +26,20 @@ pub(in crate::api) struct Access {
 }
 
 impl Access {
-    /// That of a request.
+    /// Takes these parts from a request.
     pub(in crate::api) fn of<B>(request: &Request<B>) -> Access {
         let header = |name| request.headers().get(name).map(|value| value.as_bytes().into());
         Access { authorization: header(AUTHORIZATION), origin: header(ORIGIN) }
     }
 
-    /// Whether it is good for calls by that configuration.
+    /// Whether it allows calls under that configuration.
     pub(super) fn is_granted(&self, config: &Config, caller: Caller) -> bool {
         let page = self.origin.as_ref().is_none_or(|origin| handshake::is_listed(origin, &config.origins));
         page && auth::check(&config.users, self.authorization.as_deref(), caller.peer, Right::Write).is_ok()
     }
 }
 
-/// The response that opens the connection, if the request is as it should be.
+/// The response that opens the connection, if the request is valid.
 pub(in crate::api) fn upgrade<B>(request: &Request<B>) -> Result<Response<Full<Bytes>>, ApiError> {
     let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     let version = if request.version() == Version::HTTP_10 { 0 } else { 1 };

@@ -1,6 +1,6 @@
-//! The calls of one connection, in their order though many are under way: one is begun when the mailboxes have the one
-//! before, a publish does not overtake the subscriptions that were ordered before it, and answers come out in the order of
-//! the calls.
+//! The calls of one connection. Many are under way at once, but in order: a call is begun when the mailboxes have the
+//! previous one, a publish does not overtake subscriptions that were commanded before it, and answers come out in the
+//! order of the calls.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
@@ -12,16 +12,16 @@ use crate::api::state::Api;
 use crate::ids::ClientId;
 use crate::telemetry::metrics::labels::ApiCall;
 
-/// Calls that may be under way for a connection; while there are as many, it is not read.
+/// The most calls under way for a connection; at this limit the connection is not read.
 const MAX_CALLS: usize = 1024;
 
 /// The calls that are not answered yet.
 #[derive(Default)]
 pub(super) struct Calls {
-    /// The oldest first. Only the newest may still be on its way into mailboxes, and only the answer of the oldest is
-    /// looked for; the others get on without that.
+    /// The oldest first. Only the newest may still be on its way into mailboxes, and only the oldest is polled for its
+    /// answer; the others make progress without that.
     under_way: VecDeque<Call>,
-    /// The clients that calls under way subscribe, in the order of these calls.
+    /// The clients that calls under way subscribe, in the order of the calls.
     joining: VecDeque<ClientId>,
 }
 
@@ -37,22 +37,22 @@ impl Calls {
         self.under_way.is_empty()
     }
 
-    /// Begins a call, so far that the next may begin, if nothing is in the way.
+    /// Begins a call, as far as needed before the next may begin.
     pub(super) fn begin(&mut self, text: &[u8], api: &Api, cx: &mut Context<'_>) {
-        // Other calls need no such care: they and what follows them go through the mailbox of the client's worker, which
-        // keeps their order.
+        // Other calls need no such care: they and what follows them go through the mailbox of the client's worker,
+        // which keeps their order.
         let call = request::read(text, api, || api.mesh.behind(self.joining.iter().copied()));
         self.joining.extend(call.joins);
         self.under_way.push_back(call);
         self.poll_newest(cx);
     }
 
-    /// Adds the answer to what was no call.
+    /// Adds the answer to something that is not a call.
     pub(super) fn refuse(&mut self, error: ApiError) {
         self.under_way.push_back(Call::wrong(error));
     }
 
-    /// Goes on with the newest call, if it is in the way of others.
+    /// Polls the newest call, if other calls have to wait for it.
     pub(super) fn poll_newest(&mut self, cx: &mut Context<'_>) {
         if let Some(Call { work, .. }) = self.under_way.back_mut()
             && let Work::Enqueue(enqueuing) = work
@@ -62,7 +62,7 @@ impl Calls {
         }
     }
 
-    /// The oldest call, if it waits no more: its method, its mark, and what is to be done to answer it now.
+    /// The oldest call, if it waits no more: its method, its request id, and what is to be done to answer it now.
     pub(super) fn next_ready(&mut self, cx: &mut Context<'_>) -> Option<(ApiCall, Option<RequestId>, Ready)> {
         let oldest = &mut self.under_way.front_mut()?.work;
         if let Work::Wait(enqueued) = oldest

@@ -1,4 +1,4 @@
-//! `conn.call`: what a back end has one connection do, as its JSON says it.
+//! `conn.call`: a connection command, read from a back end's JSON.
 
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -10,9 +10,9 @@ use crate::message::{Channel, close_code};
 use crate::value::Value;
 use crate::wire::frame::MAX_REASON;
 
-/// The deepest nesting of a context's value, as in scripts.
+/// The deepest nesting of a context value, as in scripts.
 const MAX_DEPTH: usize = 64;
-/// Beyond it a double does not hold every integer.
+/// Above this, a double does not hold every integer.
 const MAX_EXACT: u64 = 1 << 53;
 
 #[derive(Default, Deserialize)]
@@ -112,7 +112,7 @@ fn close(args: Vec<Json>) -> Result<ConnCommand, ApiError> {
     Ok(ConnCommand::Close { code, reason: reason.into() })
 }
 
-/// A JSON value as scripts would have decoded it: null is nothing, integers that a double does not hold are strings.
+/// A JSON value as scripts would decode it: null is nil, and integers that a double can't hold are strings.
 fn value(json: Json, depth: usize) -> Result<Value, ApiError> {
     if depth > MAX_DEPTH {
         return Err(invalid(format!("field \"a\": nested deeper than {MAX_DEPTH}")));

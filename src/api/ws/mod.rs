@@ -1,5 +1,5 @@
-//! The WebSocket API: calls that come many at once and are answered in order, and queues. From the upgrade request on, a
-//! connection is served here without hyper.
+//! The WebSocket API: many calls at once, answered in order, and queues. After the upgrade request, hyper no longer
+//! serves the connection.
 
 mod access;
 mod calls;

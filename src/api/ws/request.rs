@@ -19,10 +19,10 @@ use crate::ids::ClientId;
 use crate::queue::{Consumer, PopError, Topic};
 use crate::telemetry::metrics::labels::{ApiCall, Label};
 
-/// What a request came to.
+/// The outcome of a request.
 pub(super) type Outcome = Result<Reply, ApiError>;
 
-/// What `r` holds.
+/// The value of `r`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(untagged)]
 pub(super) enum Reply {
@@ -56,20 +56,20 @@ impl From<Published> for Reply {
 /// Done.
 pub(super) const DONE: Reply = Reply::Done { s: true };
 
-/// A request, and what it waits for.
+/// A request and its progress.
 pub(super) struct Call {
-    /// The method, as figures call it.
+    /// The method, as the metrics call it.
     pub method: ApiCall,
-    /// The caller's mark.
+    /// The caller's request id.
     pub request_id: Option<RequestId>,
-    /// How far it is.
+    /// How far it has come.
     pub work: Work,
-    /// The client that it subscribes: until it is answered, publishes must stay behind it.
+    /// The client that it subscribes: until the request is answered, publishes must stay behind it.
     pub joins: Option<ClientId>,
 }
 
 impl Call {
-    /// One of a method that figures do not tell apart, without a mark.
+    /// A request whose method the metrics do not list, without a request id.
     fn of(work: Work) -> Call {
         Call { method: ApiCall::Other, request_id: None, work, joins: None }
     }
@@ -82,7 +82,7 @@ impl Call {
         Call::of(Work::Enqueue(Box::pin(enqueued)))
     }
 
-    /// One that is wrong.
+    /// A request that is wrong.
     pub(super) fn wrong(error: ApiError) -> Call {
         Call::ready(Ready::Done(Err(error)))
     }
@@ -94,7 +94,7 @@ pub(super) enum Work {
     Enqueue(Pin<Box<dyn Future<Output = Enqueued>>>),
     /// In the mailboxes: only its answer is waited for.
     Wait(Enqueued),
-    /// It waits for nothing but its turn.
+    /// It only waits until all requests before it are answered.
     Ready(Ready),
 }
 
@@ -102,14 +102,14 @@ pub(super) enum Work {
 pub(super) enum Ready {
     /// Nothing more: this is the answer.
     Done(Outcome),
-    /// Something with the connection's consumer: so that the messages of a topic stand between the answers that begin and
-    /// end it.
+    /// A change of the connection's consumer. It is done here so that a topic's messages stand between the answers that
+    /// begin and end its consumption.
     Queue(QueueCall),
     /// The text `ping` is answered.
     Ping,
 }
 
-/// What the mailboxes have, and its answer.
+/// A call that the mailboxes have, and its answer.
 pub(super) enum Enqueued {
     /// A publish to one channel.
     Publish(Receipt),
@@ -166,7 +166,7 @@ struct Envelope<'a> {
     id: Option<Field<'a>>,
 }
 
-/// Reads a request. `behind`: what its publish must not overtake, if it is one.
+/// Reads a request. `behind`: what its publish must not overtake, if it is a publish.
 pub(super) fn read(text: &[u8], api: &Api, behind: impl FnOnce() -> Behind) -> Call {
     if text == b"ping" {
         return Call::ready(Ready::Ping);
@@ -191,7 +191,7 @@ pub(super) fn read(text: &[u8], api: &Api, behind: impl FnOnce() -> Behind) -> C
     };
     let params = request.p.map(RawValue::get);
     let call = call(method, params, api, behind).unwrap_or_else(Call::wrong);
-    // Those without a dot are of HTTP alone.
+    // Methods without a dot exist for HTTP alone.
     let known = ApiCall::find(method).filter(|_| method.contains('.'));
     Call { method: known.unwrap_or(ApiCall::Other), request_id, ..call }
 }
@@ -286,7 +286,7 @@ fn topics_of(json: Json) -> Result<Vec<Topic>, ApiError> {
 }
 
 impl QueueCall {
-    /// Does it.
+    /// Carries it out.
     pub(super) fn run(self, consumer: &Consumer) -> Outcome {
         match self {
             QueueCall::Pop { topics, ack } => consumer.pop(&topics, ack).map_err(|e| match e {

@@ -1,5 +1,5 @@
-//! One connection of the WebSocket API. It reads as long as there is room for more calls and more answers; calls are begun
-//! in the order they came, many are under way, and their answers leave in that order, many in one write.
+//! One connection of the WebSocket API. It reads while there is room for more calls and answers. Calls are begun in the
+//! order they came, many are under way, and their answers leave in that order, many in one write.
 
 use std::future::poll_fn;
 use std::io;
@@ -29,26 +29,26 @@ use crate::telemetry::metrics::labels::CallResult;
 use crate::wire::frame;
 use crate::wire::reader::{Event, Input, Reader};
 
-/// Bytes that may wait for a back end; with more, it is not read, and gets no messages of a queue.
+/// The bytes that may wait for a back end. Above that, the connection is not read and gets no messages of a queue.
 const MAX_WAITING: usize = 256 * 1024;
-/// What is read at once.
+/// The size of the read buffer.
 const READ_BUFFER: usize = 64 * 1024;
-/// What the kernel holds for a consumer without having sent it: that would be lost with the connection.
+/// The bytes that the kernel may hold unsent for a consumer: they would be lost with the connection.
 const UNSENT: usize = 64 * 1024;
-/// Writes of one turn.
+/// The most writes in one event loop turn.
 const WRITES: usize = 4;
-/// How long an ending connection may take to answer what is under way, and then to end its socket.
+/// How long an ending connection may take to answer the calls under way, and then to close its socket.
 const LINGER: Duration = Duration::from_secs(2);
-/// How often a connection without a time limit looks whether it has one now.
+/// How often a connection without a time limit checks whether it has one now.
 const UNLIMITED: Duration = Duration::from_secs(60);
 
-/// Serves a connection, of which `read` has been read already, to its end.
+/// Serves a connection to its end, starting with the bytes in `read`.
 pub(in crate::api) async fn serve(api: Rc<Api>, socket: Transport, read: Vec<u8>, caller: Caller, access: Access) {
     // Answers are gathered here: the kernel is not to wait for more.
     socket.send_at_once();
     let (mut draining, mut reconfigured) = (api.draining.clone(), api.reconfigured.subscribe());
     let mut session = Session::new(api, socket, caller, access);
-    // What changed since the upgrade request was looked at is seen here, what changes from now on by the loop below.
+    // Changes since the upgrade request was checked are seen here, later ones by the loop below.
     session.state.check_access();
     if !read.is_empty() {
         let mut read = read;
@@ -60,7 +60,7 @@ pub(in crate::api) async fn serve(api: Rc<Api>, socket: Transport, read: Vec<u8>
             biased;
             () = session.run() => break true,
             _ = draining.wait_for(|draining| *draining) => break false,
-            // An idle one looks at its access too.
+            // An idle connection checks its access too.
             Ok(()) = reconfigured.changed() => {}
         }
     };
@@ -69,7 +69,7 @@ pub(in crate::api) async fn serve(api: Rc<Api>, socket: Transport, read: Vec<u8>
     }
     session.state.settle_rest();
     if session.state.closed {
-        // The back end's last words are read, so that ours are not lost to a reset.
+        // The back end's last bytes are read, so that ours are not lost to a reset.
         let Session { state: State { mut socket, consumer, .. }, .. } = session;
         drop(consumer);
         let _ = timeout(LINGER, async {
@@ -82,19 +82,19 @@ pub(in crate::api) async fn serve(api: Rc<Api>, socket: Transport, read: Vec<u8>
 
 /// How a connection's turn ended.
 enum Turn {
-    /// There is more to do; others first.
+    /// There is more to do; other tasks run first.
     More,
     Over,
 }
 
 struct Session {
     reader: Reader,
-    /// The reader holds frames that were left there for want of room.
+    /// The reader holds frames that found no room.
     kept: bool,
     state: State,
 }
 
-/// All but the reader, which lends the events that this handles.
+/// Everything but the reader, which lends the events that this handles.
 struct State {
     api: Rc<Api>,
     socket: Transport,
@@ -109,11 +109,11 @@ struct State {
     consumer: Option<Consumer>,
     /// The close frame that ends the connection once all calls are answered.
     ending: Option<Rc<[u8]>>,
-    /// The close frame is among what is to be written.
+    /// The close frame is among the bytes to be written.
     closed: bool,
     last_read: Instant,
     pinged: bool,
-    /// For silence; once the connection ends, for that.
+    /// Detects silence; once the connection ends, the end of its time.
     alarm: Pin<Box<Sleep>>,
 }
 
@@ -142,7 +142,7 @@ impl Session {
 
     async fn run(&mut self) {
         while let Turn::More = poll_fn(|cx| self.poll(cx)).await {
-            // Unlike a mere wake-up, this lets the sockets be looked at first.
+            // Unlike a plain wake-up, this lets the runtime poll the sockets first.
             yield_now().await;
         }
     }
@@ -164,7 +164,7 @@ impl Session {
                 Poll::Ready(Ok(0)) if state.closed => return Poll::Ready(Turn::Over),
                 Poll::Ready(Ok(0)) | Poll::Pending => {}
                 Poll::Ready(Ok(_)) => {
-                    // There is room again, for more messages perhaps.
+                    // There is room again, maybe for more messages.
                     writes += 1;
                     if writes == WRITES {
                         return Poll::Ready(Turn::More);
@@ -209,7 +209,7 @@ impl Session {
         read.map_ok(|()| count)
     }
 
-    /// Takes frames from what was read (or kept) until it is used up, or there is no room for more calls.
+    /// Takes frames from the bytes read (or kept) until they are used up or there is no room for more calls.
     fn handle(&mut self, bytes: &mut [u8], cx: &mut Context<'_>) {
         let state = &mut self.state;
         let limit = state.config.api.max_body_size;
@@ -246,7 +246,7 @@ impl State {
         self.ending.is_none() && self.calls.has_room() && self.out.len() < MAX_WAITING
     }
 
-    /// Goes on with the newest call, if it is in the way of others, and answers the oldest ones.
+    /// Polls the newest call, if other calls have to wait for it, and answers the oldest ones.
     fn poll_calls(&mut self, cx: &mut Context<'_>) {
         self.calls.poll_newest(cx);
         while self.out.len() < MAX_WAITING
@@ -273,7 +273,7 @@ impl State {
         }
     }
 
-    /// Takes messages of the queue for as long as there is room.
+    /// Takes messages of the queue while there is room.
     fn take_messages(&mut self, cx: &mut Context<'_>) {
         if self.ending.is_some() {
             return;
@@ -286,11 +286,11 @@ impl State {
             let what = if given.key.is_some() { FrameKind::Other } else { FrameKind::Event };
             self.out.text(&self.text, what);
         }
-        // A large message leaves nothing behind.
+        // A large message must not leave a large buffer behind.
         self.text.shrink_to(READ_BUFFER);
     }
 
-    /// Writes once; how much. The close frame follows when all else is answered.
+    /// Writes once; returns how much. The close frame follows when everything else is answered.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.calls.is_empty()
             && !self.closed
@@ -316,12 +316,12 @@ impl State {
         Poll::Ready(written)
     }
 
-    /// Ends the connection with a close frame, behind the answers to what is under way.
+    /// Ends the connection with a close frame, after the answers to the calls under way.
     fn end(&mut self, reason: CloseReason) {
         if self.ending.is_some() {
             return;
         }
-        // Others may have what was put by for it; what is on its way goes on.
+        // Other consumers may have the messages that were prefetched for it; messages on their way go on.
         if let Some(consumer) = &self.consumer {
             let _ = consumer.unpop(None);
         }
@@ -330,7 +330,7 @@ impl State {
         self.alarm.as_mut().reset(Instant::now() + LINGER);
     }
 
-    /// The back end has closed: it takes nothing any more, so that what it has not got goes back.
+    /// The back end has closed and reads nothing any more, so messages that it has not got go back.
     fn left(&mut self) {
         self.settle_rest();
         let begun = self.out.cut();
@@ -339,7 +339,7 @@ impl State {
         }
     }
 
-    /// Drops the calls that are not answered; what they settle is settled.
+    /// Drops the calls that are not answered; messages that they settle are settled.
     fn settle_rest(&mut self) {
         for Call { work, .. } in self.calls.drain() {
             if let (Work::Ready(Ready::Queue(call)), Some(consumer)) = (work, &self.consumer) {
@@ -377,7 +377,7 @@ impl State {
                 continue;
             };
             if !self.may_begin() {
-                // It is not read: its silence says nothing.
+                // The connection is not read, so silence means nothing.
                 self.last_read = Instant::now();
             }
             let silent = self.last_read.elapsed();
@@ -390,7 +390,7 @@ impl State {
                 self.pinged = true;
             }
             let next = if self.pinged { timeout_after } else { timeout_after / 2 };
-            // Not at once again: times may have changed.
+            // Not at once again: the time limits may have changed.
             let soonest = Instant::now() + Duration::from_millis(1);
             self.alarm.as_mut().reset((self.last_read + next).max(soonest));
         }

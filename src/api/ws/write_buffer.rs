@@ -1,5 +1,5 @@
-//! What waits to be written to a back end: frames, one behind the other, so that one write takes many; and how a message of
-//! a queue is spelt.
+//! The write buffer for a back end: frames one after the other, so that one write takes many; and the JSON of a queue's
+//! message.
 
 use std::collections::VecDeque;
 
@@ -7,15 +7,15 @@ use crate::message::Kind;
 use crate::queue::QueuedMessage;
 use crate::wire::frame;
 
-/// What an idle connection keeps of its buffer.
+/// The capacity that an idle connection keeps.
 const KEPT: usize = 4 * 1024;
-/// From here on, what is written is taken out of the buffer while more waits.
+/// From this size on, written bytes are removed from the buffer while more wait.
 const COMPACT: usize = 64 * 1024;
 
-/// What a frame is.
+/// What a frame holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FrameKind {
-    /// A message of a queue, which its consumer does not settle.
+    /// A message of a queue that its consumer does not settle.
     Event,
     /// Anything else.
     Other,
@@ -27,11 +27,11 @@ pub(super) struct WriteBuffer {
     bytes: Vec<u8>,
     /// The position of the first byte of `bytes`.
     base: u64,
-    /// Up to where all is written.
+    /// Everything before this position is written.
     done: u64,
-    /// Up to where whole frames are written.
+    /// The end of the last frame that is wholly written.
     whole: u64,
-    /// Where each frame ends that is not wholly written.
+    /// The end of each frame that is not wholly written.
     ends: VecDeque<(u64, FrameKind)>,
 }
 
@@ -52,12 +52,12 @@ impl WriteBuffer {
         self.ends.push_back((self.base + self.bytes.len() as u64, what));
     }
 
-    /// What is to be written next.
+    /// The bytes to be written next.
     pub(super) fn rest(&self) -> &[u8] {
         self.bytes.get((self.done - self.base) as usize..).unwrap_or_default()
     }
 
-    /// How much waits, in bytes.
+    /// How many bytes wait.
     pub(super) fn len(&self) -> usize {
         self.bytes.len() - (self.done - self.base) as usize
     }
@@ -67,7 +67,7 @@ impl WriteBuffer {
         self.len() == 0
     }
 
-    /// So many bytes have been written; returns how many events were wholly written with them.
+    /// That many bytes have been written. Returns how many events were wholly written with them.
     pub(super) fn advance(&mut self, written: usize) -> usize {
         self.done += written as u64;
         let mut events = 0;
@@ -90,7 +90,7 @@ impl WriteBuffer {
         events
     }
 
-    /// Drops all but the rest of a frame that is begun; what that is.
+    /// Drops everything but the rest of a frame that is partly written; returns that frame's kind.
     pub(super) fn cut(&mut self) -> Option<FrameKind> {
         let begun = self.ends.front().copied().filter(|_| self.whole < self.done);
         let end = begun.map_or(self.done, |(end, _)| end);
@@ -100,7 +100,7 @@ impl WriteBuffer {
     }
 }
 
-/// Appends a message of a queue as its consumer gets it.
+/// Appends a queued message as its consumer gets it.
 pub(super) fn write_event(given: &QueuedMessage, node: u64, out: &mut Vec<u8>) {
     let mut digits = itoa::Buffer::new();
     out.extend_from_slice(b"{\"e\":\"queue.pop\",\"p\":{\"n\":\"");

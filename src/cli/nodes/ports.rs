@@ -1,4 +1,5 @@
-//! Where the nodes of a cluster at home listen: the first engine and the center where the file says, the others beside that.
+//! Where the nodes of a cluster at home listen: the first engine and the center where the file says, the others beside
+//! that.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -7,7 +8,7 @@ use crate::config::{Config, Home};
 
 /// How far the ports of one node are from those of the one before.
 const STEP: u32 = 10;
-/// So many ports are tried for one listener.
+/// How many ports are tried for one listener.
 const TRIED: u32 = 1000;
 
 /// The center, and then so many engines. Nodes link to each other over loopback alone.
@@ -31,7 +32,7 @@ pub(super) fn plan(config: &Config, engines: u16) -> Result<Vec<Home>, String> {
     Ok(homes)
 }
 
-/// The ports that are spoken for.
+/// The ports that are taken.
 struct Ports(HashSet<u16>);
 
 impl Ports {

@@ -46,9 +46,10 @@ pub fn host_pattern(text: &str) -> Option<HostPattern> {
 /// What `origin` takes, for messages.
 pub const ORIGIN: &str = "the origin of pages, such as \"https://example.com\" (scheme, host and perhaps a port)";
 
-/// What browsers send in `Origin` for pages of that place (RFC 6454, section 6.2): scheme and host in lower case, names in
-/// other scripts than Latin as Punycode, the port only where it is not the scheme's own. None where no browser ever sends what
-/// is written: a page's scheme is not that of its WebSocket, and no list can tell one page without an origin from another.
+/// What browsers send in `Origin` for pages of that place (RFC 6454, section 6.2): scheme and host in lower case, names
+/// in other scripts than Latin as Punycode, the port only where it is not the scheme's own. None where no browser ever
+/// sends what is written: a page's scheme is not that of its WebSocket, and no list can tell one page without an origin
+/// from another.
 pub fn origin(text: &str) -> Option<String> {
     let (scheme, rest) = text.split_once("://")?;
     let scheme = scheme.to_ascii_lowercase();

@@ -1,4 +1,4 @@
-//! Which keys there may be, and what is told of those that there may not.
+//! The known keys, and the messages about unknown ones.
 //!
 //! `Known` is made of the rows' paths. `check` goes through the whole file before anything is read, so that reading itself
 //! need not look for what nobody asks for.
@@ -36,8 +36,8 @@ impl Known {
         root
     }
 
-    /// Reports what is no section or no list of sections where one must be, and to `unknown` the keys that there are not:
-    /// where both a key is unknown and another one missing, that is told first.
+    /// Reports what is no section or no list of sections where one must be, and to `unknown` the keys that there are
+    /// not: where both a key is unknown and another one missing, that is told first.
     pub fn check(&self, value: &Value<'_>, unknown: &Sink) {
         match self.is_list {
             true => value.list().iter().for_each(|entry| self.section(entry, unknown)),

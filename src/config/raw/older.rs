@@ -1,4 +1,4 @@
-//! The spellings of older versions: those that are taken, and those that name today's.
+//! The spellings of older versions: those that are still accepted, and those whose error names today's spelling.
 
 /// Keys of older versions that are none any more, and what they are called today.
 pub const OLDER: [(&str, &str); 8] = [

@@ -1,8 +1,8 @@
 //! From text to nodes, each with its place.
 //!
-//! It works on the parser's events, since only they tell every place, keep a scalar's spelling (a password of 0123 stays
-//! that) and let a duplicate key be one problem among others. Aliases share their node and merge keys (`<<`) are laid
-//! out; both count in full, so that a file of a few lines can't stand for millions of values.
+//! It works on the parser's events, since only they tell every place, keep a scalar's spelling (a password of 0123
+//! stays that) and let a duplicate key be one problem among others. Aliases share their node and merge keys (`<<`) are
+//! laid out; both count in full, so that a file of a few lines can't stand for millions of values.
 
 use super::{MAX_BYTES, Place, Sink, join, shown_key, units};
 use serde_yaml::granit_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
@@ -90,7 +90,7 @@ pub fn parse(text: &str, sink: &Sink) -> Option<Rc<Node>> {
     }
 }
 
-/// A fault after which there is no tree.
+/// An error after which there is no tree.
 struct Stop {
     place: Place,
     message: String,
@@ -103,7 +103,7 @@ impl From<ScanError> for Stop {
     }
 }
 
-/// A list or mapping whose end has not come yet.
+/// A list or mapping whose end has not been read yet.
 struct Open {
     place: Place,
     anchor: usize,
@@ -233,7 +233,7 @@ impl Builder<'_> {
         Ok(added)
     }
 
-    /// Puts a whole node where it belongs.
+    /// Puts a complete node where it belongs.
     fn finished(&mut self, node: Rc<Node>, anchor: usize) -> Result<(), Stop> {
         if anchor != 0 {
             self.anchors.insert(anchor, Rc::clone(&node));

@@ -1,4 +1,5 @@
-//! Durations and sizes as text, both ways. All arithmetic is on integers, so that 0.1 s is 100 ms and nothing overflows.
+//! Durations and sizes as text, both ways. All arithmetic is on integers, so that 0.1 s is 100 ms and nothing
+//! overflows.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Single values: found by their path, read with a default and bounds, and reported with their place.
 //!
-//! A getter never fails: with a problem reported it returns the default, so that reading goes on. What is no section where
-//! one should be reads as one without keys; `known` has reported that.
+//! A getter never fails: it reports a problem and returns the default, so that reading goes on. Anything that should be
+//! a section and is not reads as a section without keys; `known` has reported it.
 
 use super::older::older_spelling;
 use super::tree::{Kind, Node};
@@ -28,8 +28,8 @@ impl<'a> Value<'a> {
         Value { sink, node, key: String::new(), place: node.map_or(Place::default(), |node| node.place) }
     }
 
-    /// The value at a path below this one: `apiServer.port`, `servers[0].port`; the empty path is this value itself. A gap
-    /// stands where its key does, or where the section begins that lacks it.
+    /// The value at a path below this one: `apiServer.port`, `servers[0].port`; the empty path is this value itself. A
+    /// gap stands where its key does, or where the section begins that lacks it.
     pub fn get(&self, path: &str) -> Value<'a> {
         path.split('.').filter(|name| !name.is_empty()).fold(self.clone(), |value, name| match name.split_once('[') {
             None => value.key(name),
@@ -114,8 +114,8 @@ impl<'a> Value<'a> {
         self.node.map(|node| &node.kind)
     }
 
-    /// The values of a list, gaps left out. A gap in the list's own place is an empty list. What is no list is reported, and
-    /// so are gaps in it.
+    /// The values of a list, gaps left out. A gap in the list's own place is an empty list. What is no list is
+    /// reported, and so are gaps in it.
     pub fn list(&self) -> Vec<Value<'a>> {
         if !matches!(self.kind(), None | Some(Kind::List(_))) {
             self.expected_many("a list");
@@ -176,8 +176,8 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// One of a few words, which are what the values are displayed as. Older files have other words: each with what it is
-    /// called today. None for a gap or a problem.
+    /// One of a few words, which are what the values are displayed as. Older files have other words: each with what it
+    /// is called today. None for a gap or a problem.
     pub fn word<T: Copy + Display>(&self, words: &[T], older: &[(&str, &str)]) -> Option<T> {
         let given = match self.kind() {
             Some(Kind::Scalar { text, .. }) => older.iter().find(|(old, _)| old == text),

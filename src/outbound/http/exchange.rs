@@ -1,5 +1,5 @@
-//! What becomes of a request: sent, once more where a kept connection ended under it, along redirects, until a response has
-//! been read whole.
+//! The course of a request: it is sent, sent once more if a kept connection ended under it, and follows redirects until
+//! a response has been read whole.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -20,12 +20,13 @@ use super::{MAX_BODY, Request, Response, cookies_of, headers_of, reason, reserve
 /// The longest body of a redirect that is read, so that its connection can be used again.
 const MAX_REDIRECT_BODY: u64 = 64 * 1024;
 
-/// The header by which a script says that a request may be sent twice: the server knows it again.
+/// The header by which a script says that a request may be sent twice, because the server recognises it.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The one in which a server says how long it keeps an idle connection.
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// Sends a request and reads the whole response. `bytes`: what all bodies may have together; `held`: the request's share.
+/// Sends a request and reads the whole response. `bytes`: what all bodies may have together; `held`: the request's
+/// share.
 pub(super) async fn exchange(
     pool: Arc<Pool>,
     mut request: Request,
@@ -58,7 +59,7 @@ pub(super) async fn exchange(
         }
         let mut whole = Vec::new();
         while let Some(frame) = body.frame().await.transpose().map_err(|e| reason(&e))? {
-            // What follows a body in chunks is passed over.
+            // Trailers after a chunked body are skipped.
             let Ok(chunk) = frame.into_data() else { continue };
             if whole.len() + chunk.len() > MAX_BODY {
                 return Err(too_large());
@@ -80,9 +81,9 @@ pub(super) async fn exchange(
 
 /// Sends a request until the head of its response is there, and with it the connection.
 ///
-/// A kept connection may end just then. The request is sent once more, on a fresh connection, if it was never sent, if it
-/// may be sent twice (RFC 9110, section 9.2.2), or if it is certain that the server cannot have read it. Else there is no telling
-/// whether the server has done what it asks for.
+/// A kept connection may end just then. The request is sent once more, on a fresh connection, if it was never sent, if
+/// it may be sent twice (RFC 9110, section 9.2.2), or if it is certain that the server cannot have read it. Else there
+/// is no telling whether the server has done what it asks for.
 async fn send(pool: &Arc<Pool>, place: &Place, request: &Request) -> Result<(hyper::Response<Incoming>, Conn), String> {
     let twice = may_be_sent_twice(request);
     if let Some(mut conn) = pool.take(place, request.idle, !twice).await {
@@ -133,8 +134,8 @@ fn message(request: &Request) -> Result<hyper::Request<Full<Bytes>>, String> {
     Ok(message)
 }
 
-/// How long the server says that it keeps the connection idle: `Keep-Alive: timeout=5`. A second less, so that it is not
-/// asked at the last moment.
+/// How long the server says that it keeps the connection idle: `Keep-Alive: timeout=5`. One second is subtracted, so
+/// that the connection is not used at the last moment.
 fn kept_by_server(headers: &HeaderMap) -> Duration {
     let values = headers.get_all(KEEP_ALIVE).iter().filter_map(|value| value.to_str().ok());
     let words = values.flat_map(|value| value.split(',')).filter_map(|word| word.split_once('='));
@@ -169,7 +170,7 @@ fn follow(request: &mut Request, status: StatusCode, to: Url) {
         request.body = Bytes::new();
         [CONTENT_TYPE, CONTENT_ENCODING].iter().for_each(|name| drop(request.headers.remove(name)));
     }
-    // Another server is told no secret, nor another name than its own.
+    // Another server must not get secrets, nor the `Host` of the first.
     if request.url.origin() != to.origin() {
         [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, HOST].iter().for_each(|name| drop(request.headers.remove(name)));
     }

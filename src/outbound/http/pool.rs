@@ -1,7 +1,7 @@
 //! Connections to HTTP servers: opened, lent for a request, and kept for the next one.
 //!
-//! A kept connection may have been closed by its server, or may be closed at any moment. Those that have been are found
-//! before they are used; what becomes of a request that met with the end is for [`super::exchange`] to decide.
+//! A kept connection may have been closed by its server, or may be closed at any moment. Closed ones are found before
+//! they are used; [`super::exchange`] decides about a request whose connection ends under it.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -30,7 +30,7 @@ const MAX_IDLE_ALL: usize = 1024;
 /// How often idle connections are looked after.
 const CARE: Duration = Duration::from_secs(1);
 /// A connection that has served one request rests that long before it serves one that must not be sent twice: a server
-/// that closes after each response, without a word of it, has done so by then.
+/// that closes after each response, without announcing it, has done so by then.
 const REST: Duration = Duration::from_millis(20);
 /// How long the end of an exchange is waited for, until its connection can serve the next.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -77,7 +77,7 @@ impl Conn {
 
 #[derive(Default)]
 pub(super) struct Pool {
-    /// Of each server the one used last is at the end, and is used next: so those that nobody needs grow old.
+    /// For each server the one used last is at the end, and is used next: so unneeded ones grow old.
     idle: Mutex<HashMap<Place, Vec<Conn>>>,
     tls: OnceLock<Result<TlsConnector, String>>,
     kept_up: OnceLock<()>,
@@ -118,7 +118,7 @@ impl Pool {
         if conn.is_ready().await {
             self.keep(place, conn);
         } else if !conn.sender.is_closed() {
-            // The last of the exchange is still to be seen by the connection's own task.
+            // The connection's own task still has to see the end of the exchange.
             let pool = self.clone();
             tokio::spawn(async move {
                 if matches!(timeout(SETTLE, conn.sender.ready()).await, Ok(Ok(()))) {
@@ -141,7 +141,7 @@ impl Pool {
         self.keep_up();
     }
 
-    /// From the first one on, connections that have been idle for too long are closed.
+    /// Starts, with the first connection, to close those that have been idle for too long.
     fn keep_up(self: &Arc<Pool>) {
         self.kept_up.get_or_init(|| {
             // Weak: it ends with the engine also where the runtime outlives that.

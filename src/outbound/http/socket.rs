@@ -1,9 +1,9 @@
-//! The socket below a kept connection, which can be asked whether it is of use for a request, and afterwards whether the
-//! server can have read anything of it.
+//! The socket below a kept connection. It tells whether it can be used for a request, and afterwards whether the server
+//! can have read anything of it.
 //!
 //! A server may end a kept connection at any time, also while a request is on its way. What is certain then is in the
-//! numbers of TCP: the end of the server's sending tells how much its system had received by then. If that is nothing of
-//! the request, the server had closed before the request came, and handles it no more (RFC 9112, section 9.6).
+//! numbers of TCP: the end of the server's sending tells how much its system had received by then. If that is nothing
+//! of the request, the server had closed before the request came, and handles it no more (RFC 9112, section 9.6).
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -53,8 +53,8 @@ impl Socket {
 pub(super) struct Mark(u64);
 
 impl Watch {
-    /// Whether the server has ended the connection. `strict`: or has sent what nobody asked for; with TLS some of that is
-    /// in order. Asks the system, not the runtime, which may not have looked at the socket since.
+    /// Whether the server has ended the connection. `strict`: or has sent what nobody asked for; with TLS some of that
+    /// is in order. Asks the system, not the runtime, which may not have looked at the socket since.
     pub(super) fn is_stale(&self, strict: bool) -> bool {
         match self.peek() {
             Ok(0) => true,
@@ -69,8 +69,8 @@ impl Watch {
         (!sent.under_way).then_some(Mark(sent.acknowledged))
     }
 
-    /// Whether it is certain that the server does not handle what was sent since the mark: it ended its sending in order
-    /// before any of it had arrived. A reset alone proves nothing, for it may come after a request has been read.
+    /// Whether it is certain that the server does not handle what was sent since the mark: it ended its sending in
+    /// order before any of it had arrived. A reset alone proves nothing, for it may come after a request has been read.
     pub(super) fn is_untouched(&self, mark: Mark) -> bool {
         let ended = match self.0.end.load(Ordering::Relaxed) {
             OPEN => matches!(self.peek(), Ok(0)),

@@ -1,5 +1,5 @@
-//! One connection to a Redis: opened, logged in, and then a command and its reply at a time. The `redis` crate knows the
-//! protocol; sockets and times are handled here, so that giving a command up closes its connection.
+//! One connection to a Redis: opened, logged in, and then a command and its reply at a time. The `redis` crate knows
+//! the protocol; sockets and times are handled here, so that giving a command up closes its connection.
 
 use redis_codec::{Cmd, Value};
 use std::mem::MaybeUninit;

@@ -1,8 +1,9 @@
 //! Redis: commands, which of them a pool can carry, and replies. `client` bounds what is under way, `pool` keeps
 //! connections, `conn` is one.
 //!
-//! A command has a connection to itself till its reply has come. One that leaves something behind in its connection
-//! (a subscription, a transaction) is refused: the next command would run into it. Passwords are in no error's text.
+//! A command has a connection to itself until its reply has come. A command that leaves state behind in its connection
+//! (a subscription, a transaction) is refused, since it would affect the next command. No error's text holds a
+//! password.
 
 mod client;
 mod conn;
@@ -82,7 +83,7 @@ enum Place {
 #[derive(Debug)]
 pub struct Command {
     packed: Vec<u8>,
-    /// It may wait on the server that long; zero: for ever.
+    /// The longest that it may wait on the server; zero: no limit.
     blocks: Option<Duration>,
 }
 
@@ -117,7 +118,7 @@ impl Command {
         self.blocks.is_some()
     }
 
-    /// The longest wait for its reply; None: for ever.
+    /// The longest wait for its reply; None: no limit.
     fn reply_timeout(&self) -> Option<Duration> {
         match self.blocks {
             Some(Duration::ZERO) => None,

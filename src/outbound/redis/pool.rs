@@ -1,7 +1,7 @@
 //! The connections to one Redis. A command leases one; what comes back intact serves the next.
 //!
-//! No more than `poolSize` are open. Who finds all of them in use waits in a line. A Redis that can't be reached is told
-//! at once to whoever needs a new connection.
+//! At most `poolSize` are open. When all of them are in use, commands wait in a queue. If Redis can't be reached, the
+//! commands that need a new connection fail at once.
 
 use redis_codec::Value;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
@@ -19,9 +19,9 @@ const CARE: Duration = Duration::from_secs(1);
 
 pub(super) struct Pool {
     pub(super) config: config::Redis,
-    /// The one used last is at the end, and is used next: so those that nobody needs grow old.
+    /// The one used last is at the end, and is used next: so unneeded ones grow old.
     idle: Mutex<Vec<Conn>>,
-    /// `poolSize` of them; whoever has a connection in use has one.
+    /// `poolSize` of them; each connection in use has one.
     places: Arc<Semaphore>,
     kept_up: Once,
 }
@@ -67,8 +67,8 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From the first call on, idle connections are closed in time, and `minIdleConns` of them are kept. To be called on
-    /// the outbound thread.
+    /// From the first call on, idle connections are closed in time, and `minIdleConns` of them are kept. To be called
+    /// on the outbound thread.
     pub(super) fn keep_up(self: &Arc<Pool>) {
         self.kept_up.call_once(|| {
             // Weak: it ends with the engine also where the runtime outlives that.
@@ -86,7 +86,7 @@ impl Pool {
     async fn care(&self) {
         self.lock().retain(|conn| self.is_good(conn));
         while let Some(_place) = self.missing() {
-            // Whoever needs one will be told why not.
+            // The next command that needs one will get the error.
             let Ok(conn) = Conn::open(&self.config).await else { return };
             self.lock().push(conn);
         }
@@ -101,7 +101,7 @@ impl Pool {
     }
 }
 
-/// A connection in use. Dropped in the midst of a command, the connection is closed.
+/// A connection in use. If it is dropped during a command, the connection is closed.
 pub(super) struct Lease {
     conn: Option<Conn>,
     pool: Arc<Pool>,

@@ -1,5 +1,5 @@
-//! No line of the log is longer than [`MAX_LINE`], whatever it is about. What is cut off is not even put together, and the line
-//! says that it was cut.
+//! Limits lines of the log to [`MAX_LINE`], whatever they hold. The part that is cut off is not even formatted, and the
+//! line says that it was cut.
 
 use std::fmt::{self, Write};
 
@@ -7,9 +7,9 @@ use super::escape::is_harmful;
 
 /// The longest line, in bytes.
 pub const MAX_LINE: usize = 64 * 1024;
-/// What stands at the end of a text that was cut.
+/// The mark at the end of a text that was cut.
 pub const MARK: &str = " [cut]";
-/// What of a line is left to its texts: the rest is for time, level, module and names of fields.
+/// The part of a line for its texts; the rest is for time, level, module and names of fields.
 pub(super) const TEXTS: usize = MAX_LINE - 4096;
 /// What each string of a line of JSON may have, however long the line is already: names of fields must stay whole.
 const SHORT: usize = 128;
@@ -28,7 +28,7 @@ impl<W: Write> Write for Limited<'_, W> {
         if fits == text.len() {
             return Ok(());
         }
-        // Nothing more, were it shorter than what did not fit.
+        // Nothing more, even if it is shorter than what did not fit.
         *self.left = 0;
         Err(fmt::Error)
     }

@@ -21,7 +21,7 @@ pub struct Escaping<W>(pub W);
 
 impl<W: Write> Write for Escaping<W> {
     fn write_str(&mut self, mut text: &str) -> fmt::Result {
-        // In pieces: what is behind may take no more, and then the rest of a long text is not even looked at.
+        // In pieces: once the writer takes no more, the rest of a long text is not examined.
         while !text.is_empty() {
             let (piece, rest) = text.split_at(text.floor_char_boundary(PIECE));
             write_escaped(&mut self.0, piece, |out, c| match c {
@@ -53,7 +53,7 @@ fn write_escaped<W: Write>(out: &mut W, text: &str, escape: impl Fn(&mut W, char
     out.write_str(rest)
 }
 
-/// The same text for a terminal. Its line ends stay: what is printed there may have several lines.
+/// The same text for a terminal. Line ends stay, since it may have several lines.
 pub fn for_terminal(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for (i, line) in text.split('\n').enumerate() {

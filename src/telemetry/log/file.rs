@@ -1,5 +1,5 @@
-//! The log's file: a new one each day (UTC), and when one is full; the newest are kept. It can be opened again under its name, after
-//! another program has moved it away. Only files whose name is exactly one of ours are ever removed.
+//! The log's file: a new one each day (UTC), and when one is full; the newest are kept. It can be opened again under
+//! its name, after another program has moved it away. Only files whose name is exactly one of ours are ever removed.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const DAY: u64 = 24 * 3600;
-/// When a new day's file cannot be opened, the old one serves on, and this many seconds later it is tried again.
+/// If a new day's file can't be opened, the old one stays in use, and this many seconds later it is tried again.
 const RETRY: u64 = 60;
 
-/// How files follow one another.
+/// When the next file begins, and how many are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rotation {
-    /// How many are kept, the one that is written among them.
+    /// How many files are kept, including the current one.
     pub keep: usize,
-    /// The bytes of one. A single longer line has one of its own.
+    /// The most bytes of a file. A single longer line gets a file of its own.
     pub size: u64,
 }
 
@@ -64,7 +64,7 @@ impl DailyFile {
         Ok(opened)
     }
 
-    /// Opens the file of today's name anew. After an error the one before serves on.
+    /// Opens the file of today's name again. After an error the previous one stays in use.
     pub(super) fn reopen(&mut self) -> io::Result<PathBuf> {
         let today = (self.clock)() / DAY;
         let part = if today == self.day { self.part } else { 1 };
@@ -78,7 +78,7 @@ impl DailyFile {
         Ok(self.folder.join(name))
     }
 
-    /// Goes on to the next file, if it is time, or if a line of that length has no room.
+    /// Switches to the next file if it is time, or if a line of that length has no room.
     fn roll(&mut self, line: usize) {
         let now = (self.clock)();
         let today = now / DAY;
@@ -93,7 +93,7 @@ impl DailyFile {
         }
         match self.go_to(next.0, next.1) {
             Ok(_) => self.prune(),
-            // Whoever writes the log has nowhere else to complain.
+            // The log has nowhere else to report its own errors.
             Err(_) => self.retry = now + RETRY,
         }
     }
@@ -109,7 +109,7 @@ impl DailyFile {
     }
 }
 
-/// The files of one log in a folder, by date and part. Names that only look alike are nobody's to remove.
+/// The files of one log in a folder, by date and part. Files with only similar names are never removed.
 fn parts(folder: &Path, before: &str, after: &str) -> Vec<(String, u32)> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     entries
@@ -125,7 +125,7 @@ fn parse(stem: &str) -> Option<(String, u32)> {
     let is_date = date.bytes().enumerate().all(|(i, b)| if i == 4 || i == 7 { b == b'-' } else { b.is_ascii_digit() });
     let part = match rest.strip_prefix('-') {
         None if rest.is_empty() => 1,
-        // As it is written, and no other way.
+        // Only in the exact spelling.
         Some(part) => part.parse().ok().filter(|n: &u32| *n > 1 && n.to_string() == part)?,
         None => return None,
     };
@@ -151,8 +151,8 @@ impl io::Write for DailyFile {
     }
 }
 
-/// The file, and the bytes it has. Only a regular file is taken: a FIFO that nobody reads would hold up whoever opens it or
-/// writes to it.
+/// The file, and its size in bytes. Only a regular file is accepted: a FIFO that nobody reads would block its opener or
+/// writer.
 fn append(folder: &Path, name: &str) -> io::Result<(File, u64)> {
     std::fs::create_dir_all(folder)?;
     let file = OpenOptions::new().append(true).create(true).custom_flags(libc::O_NONBLOCK).open(folder.join(name));
@@ -182,8 +182,8 @@ fn written(day: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}")
 }
 
-/// The date of a day since 1970, in the Gregorian calendar. Years are taken to begin in March, so that the leap day is the
-/// last of one; 400 of them have 146,097 days.
+/// The date of a day since 1970, in the Gregorian calendar. Years are taken to begin in March, so that the leap day is
+/// the last of one; 400 of them have 146,097 days.
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, of_era) = (days / 146_097, days % 146_097);
@@ -331,7 +331,7 @@ mod tests {
         fifo("app.2026-03-01.log");
         fifo("app.2026-03-02.log");
         assert_eq!(file.reopen().unwrap_err().to_string(), "it is no regular file");
-        // One that somebody reads is none, either: who stops reading it would hold up the log.
+        // A FIFO that somebody reads is refused too: a reader that stops would hold up the log.
         let _reader = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NONBLOCK)

@@ -1,5 +1,6 @@
 //! How an event becomes a line, where the libraries' own way lets harmful characters through: the fields of a line of
-//! text, and the whole of a line of JSON; and where a line is too long. The rest of a line is the engine's own: time, level, module.
+//! text, and the whole of a line of JSON; and where a line is too long. The rest of a line is the engine's own: time,
+//! level, module.
 
 use std::fmt::{self, Write};
 use tracing::field::{Field, Visit};

@@ -1,5 +1,6 @@
-//! Lines on their way to one output. No thread of the engine waits for it: a thread of its own writes. Bounded in bytes: when
-//! the disk, or whoever reads the console, can't keep up, further lines are left out, counted, and told once lines flow again.
+//! Lines on their way to one output. No thread of the engine waits for it: a thread of its own writes. It is bounded in
+//! bytes: if the disk or the reader of the console can't keep up, further lines are left out and counted, and the count
+//! is logged once lines flow again.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -10,7 +11,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// The bytes that may wait for one output.
 const WAITING: usize = 16 * 1024 * 1024;
-/// What a line counts for besides its bytes.
+/// The bytes that a line counts for besides its text.
 const LINE: usize = 64;
 /// The longest that the end waits for what is still to be written.
 const END: Duration = Duration::from_secs(2);
@@ -38,7 +39,7 @@ impl Output {
         }
     }
 
-    /// Lines that it was not given, or did not take, since the process began.
+    /// Lines that were left out, or that it failed to write, since the process began.
     pub fn left_out(self) -> u64 {
         LEFT_OUT[self as usize].load(Relaxed)
     }
@@ -49,7 +50,7 @@ struct State {
     lines: VecDeque<Box<[u8]>>,
     /// What waits and what is being written.
     bytes: usize,
-    /// Lines that were left out and not told yet.
+    /// Lines that were left out and not reported yet.
     untold: u64,
     closing: bool,
     closed: bool,
@@ -114,7 +115,7 @@ impl Queue {
             state.bytes -= line.len() + LINE;
             if written.is_err() {
                 self.leave_out(&mut state);
-                // An output that takes nothing would be told so again and again: only what comes later is told.
+                // A broken output would get the same report again and again: lines that it failed to write are not reported.
                 state.untold -= 1;
             }
         }

@@ -1,9 +1,10 @@
-//! Figures that one thread writes and any thread reads: neither a lock nor a locked instruction, nor anything allocated.
+//! Counters that one thread writes and any thread reads, without locks, atomic read-modify-write instructions or
+//! allocations.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// A whole number. Only one thread may change it: what two add at a time would be lost.
+/// A whole number. Only one thread may change it: concurrent additions would be lost.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -41,24 +42,24 @@ pub const BOUNDS: [u64; 13] = [
     10_000_000_000,
 ];
 
-/// How long something took, each time: how often within each of [`BOUNDS`].
+/// A histogram of durations: how many were within each of [`BOUNDS`].
 #[derive(Debug, Default)]
 pub struct Durations {
-    /// Not summed up from the shortest on, as they are shown; the last one is for what is beyond all bounds.
+    /// Not cumulative, unlike on the page; the last one is for durations beyond all bounds.
     counts: [Counter; BOUNDS.len() + 1],
     /// Nanoseconds.
     sum: Counter,
 }
 
 impl Durations {
-    /// Once more.
+    /// Records one duration.
     pub fn record(&self, took: Duration) {
         let took = nanos(took);
         self.counts[BOUNDS.iter().position(|bound| took <= *bound).unwrap_or(BOUNDS.len())].add(1);
         self.sum.add(took);
     }
 
-    /// Adds what was recorded to sums, and the nanoseconds.
+    /// Adds the recorded counts, and their sum in nanoseconds.
     pub(super) fn add_to(&self, counts: &mut [u64; BOUNDS.len() + 1], sum: &mut u64) {
         counts.iter_mut().zip(&self.counts).for_each(|(sum, count)| *sum += count.get());
         *sum += self.sum.get();

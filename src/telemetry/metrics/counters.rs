@@ -1,4 +1,4 @@
-//! What is counted, by whom. Each block belongs to one thread, which alone writes it; blocks of different threads share
+//! The blocks of counters. Each block belongs to one thread, which alone writes it; blocks of different threads share
 //! no cache line.
 
 use std::time::Duration;
@@ -7,19 +7,19 @@ use super::counter::{Counter, Durations};
 use super::labels::{ApiCall, CallResult, DropCause, EndReason, Label, Labelled, ReloadResult};
 use super::window::LatencyHistogram;
 
-/// What clients speak, in the order of what is kept for each.
+/// The protocols of clients, in the order of their counters.
 pub const PROTOCOLS: [&str; 2] = ["websocket", "socket"];
 /// Where a message for clients was accepted: by this node, or by another one.
 pub const SCENARIOS: [&str; 2] = ["local", "forward"];
 /// How many hooks there are.
 pub const HOOKS: usize = 7;
-/// What a worker counts of its connections, all servers together.
+/// A worker's counters of its connections, all servers together.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct ShardCounts {
     /// By [`PROTOCOLS`].
     pub protocols: [ProtocolCounts; PROTOCOLS.len()],
-    /// Messages for one client that there is not.
+    /// Messages for a client that does not exist.
     pub no_client: Counter,
     /// Channels that nobody on the node was in when the first one came.
     pub channels_opened: Counter,
@@ -35,22 +35,22 @@ pub struct ShardCounts {
     pub waiting_handlers: Counter,
 }
 
-/// What is counted of connections that speak one protocol.
+/// The counters of connections with one protocol.
 #[derive(Debug, Default)]
 pub struct ProtocolCounts {
     /// Whole messages that clients have sent.
     pub read: Counter,
     /// Messages that were put into outboxes.
     pub sent: Counter,
-    /// Those of them that came by way of the mesh.
+    /// The part of them that came through the mesh.
     pub delivered: Counter,
-    /// Messages that were not.
+    /// Messages that were not put into outboxes.
     pub dropped: Labelled<DropCause>,
-    /// By [`SCENARIOS`]: from when the mesh accepted a message till the outboxes had it.
+    /// By [`SCENARIOS`]: the time from a message's acceptance by the mesh until the outboxes had it.
     pub delays: [LatencyHistogram; SCENARIOS.len()],
 }
 
-/// What a worker counts of one server.
+/// A worker's counters of one server.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct ServerCounts {
@@ -64,16 +64,16 @@ pub struct ServerCounts {
     pub handlers: [HandlerCounts; HOOKS],
 }
 
-/// What is counted of one hook.
+/// The counters of one hook.
 #[derive(Debug, Default)]
 pub struct HandlerCounts {
     /// How long its calls took, their waits included.
     pub durations: Durations,
     /// Calls that failed.
     pub errors: Counter,
-    /// Those of them that were stopped for holding the worker too long.
+    /// The part of them that was stopped for holding the worker too long.
     pub timeouts: Counter,
-    /// Those of these after which the hook got a shorter budget.
+    /// The part of these after which the hook got a shorter budget.
     pub budget_cuts: Counter,
 }
 
@@ -87,7 +87,7 @@ impl HandlerCounts {
     }
 }
 
-/// What a worker counts of the APIs.
+/// A worker's counters of the APIs.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct ApiCounts {
@@ -115,7 +115,7 @@ impl ApiCounts {
     }
 }
 
-/// What the thread that reloads counts.
+/// The counters of the thread that reloads.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct ReloadCounts {

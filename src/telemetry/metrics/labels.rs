@@ -145,7 +145,7 @@ labels! {
         Other = "other",
     }
 
-    /// What calls of the APIs come to.
+    /// The results of API calls.
     pub enum CallResult {
         /// It was done.
         Ok = "ok",
@@ -159,7 +159,7 @@ labels! {
         AlreadyPopped = "already_popped",
         /// The connection does not consume the topic.
         NotConsumed = "not_consumed",
-        /// A client's connection did not do what it was told.
+        /// A client's connection did not apply a command.
         NotObeyed = "not_obeyed",
         /// No proper HTTP.
         BadRequest = "bad_request",
@@ -187,7 +187,7 @@ labels! {
         Crowded = "crowded",
     }
 
-    /// What a reload came to.
+    /// The result of a reload.
     pub enum ReloadResult {
         /// The new version runs.
         Ok = "ok",

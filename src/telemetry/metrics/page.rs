@@ -1,4 +1,4 @@
-//! A page of metrics in Prometheus' text format, on its way to being one.
+//! Builds a page of metrics in Prometheus' text format.
 
 use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType, Quantile, Summary,

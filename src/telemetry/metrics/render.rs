@@ -1,4 +1,5 @@
-//! The page itself: every metric with its name, its help and where its values come from. `docs/metrics.md` is its table.
+//! The page itself: every metric with its name, its help and where its values come from. `docs/metrics.md` is its
+//! table.
 
 use super::super::log::Output;
 use super::counter::BOUNDS;

@@ -1,8 +1,7 @@
-//! LatencyHistogram as quantiles over a sliding window of time.
+//! Latency histograms, and quantiles over a sliding window of time.
 //!
-//! A worker counts each delay in one of many narrow steps, for ever. Whoever renders takes differences: what has been
-//! counted since some moment is what happened since then. So the window costs the workers nothing, and its parts
-//! are kept once for the process.
+//! A worker counts each delay in one of many narrow steps and never resets them. The renderer takes differences between
+//! counts at two moments. So the window costs the workers nothing, and its parts are kept once for the process.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -18,7 +17,7 @@ const LONGEST: u32 = 35;
 /// All steps.
 pub const STEPS: usize = 1 + ((LONGEST - SHORTEST + 1) * FINE) as usize;
 
-/// How long something took, each time.
+/// A histogram of delays.
 #[derive(Debug)]
 pub struct LatencyHistogram {
     steps: [Counter; STEPS],
@@ -33,7 +32,7 @@ impl Default for LatencyHistogram {
 }
 
 impl LatencyHistogram {
-    /// Once more.
+    /// Records one delay.
     pub fn record(&self, took: Duration) {
         let took = nanos(took);
         self.steps[step(took)].add(1);
@@ -115,7 +114,7 @@ impl Window {
         }
         let counted = self.under_way(sums).filter(|(_, n)| *n > 0).collect();
         self.parts.push_back(counted);
-        // Nobody looked for several parts: the others were not told apart.
+        // Nobody looked for several parts, so the others can't be told apart.
         (1..over.min(self.kept as u32 + 1)).for_each(|_| self.parts.push_back(Vec::new()));
         let surplus = self.parts.len().saturating_sub(self.kept);
         self.parts.drain(..surplus);

@@ -1,4 +1,4 @@
-//! What a client did wrong: which close code says so, and in which words.
+//! Violations by clients: the close code and the text for each.
 
 use std::borrow::Cow;
 

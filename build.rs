@@ -2,19 +2,19 @@
 //! environment or the flags of the build:
 //!
 //! - `LUAJIT_ENABLE_CHECKHOOK`. Without it a script that loops in compiled code can't be stopped
-//! (`src/script/watchdog.rs`).
+//!   (`src/script/watchdog.rs`).
 //! - Unwinding by the system (`LUAJIT_UNWIND_EXTERNAL`, with the tables that it wants). So a Lua error runs the destructors of the
 //!   native functions that it passes (`src/script/push.rs`); LuaJIT's own unwinding would skip them, and without tables the first
 //!   error would end the process.
 //! - A fix of `string.format("%f")`, which prints garbage for numbers below about 1e-153.
 //! - A bound for `table.insert(t, position, value)`, which runs for seconds when the position is far below zero.
 //! - Errors that no `pcall` in Lua catches (`connmix_set_end_all`), for a handler that is stopped. With thousands of
-//! nested `pcall`s, raising its error again after each one takes seconds.
+//!   nested `pcall`s, raising its error again after each one takes seconds.
 //! - A bound for `string.format("%s")` whose `__tostring` calls it again: unwinding takes time quadratic in the
-//! nesting.
+//!   nesting.
 //! - The size of a function that is freed after its upvalues could not be allocated. LuaJIT counted it as smaller than
-//! it is: each time a bit more of the VM's memory seemed to be in use for good, and the allocator was told a wrong
-//! size.
+//!   it is: each time a bit more of the VM's memory seemed to be in use for good, and the allocator was told a wrong
+//!   size.
 //!
 //! All of them go in through a makefile that make reads before LuaJIT's own (`MAKEFILES`). Its `override` lines win
 //! over the environment, which make is told to prefer otherwise.

@@ -150,9 +150,9 @@ fn clock() -> u64 {
 /// has used no step that is still to come. An id can come twice only
 ///
 /// - in two runs with the same node number (of processes in no cluster, one pair in 1,023), if the later run starts at
-/// a step that the former one has used. Then the former run was ahead of the clock when it ended, because it had more
-/// than 8,192 connections for each second of its life; or the clock was set back between the starts by just that much,
-/// or stood before 2026 at both;
+///   a step that the former one has used. Then the former run was ahead of the clock when it ended, because it had more
+///   than 8,192 connections for each second of its life; or the clock was set back between the starts by just that much,
+///   or stood before 2026 at both;
 /// - from two processes that run at the same time in no cluster and have drawn the same node number;
 /// - 34 years later: the steps wrap around in 2060.
 pub struct ClientIds {

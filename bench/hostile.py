@@ -31,8 +31,8 @@ PUBLISHES = 25
 SCRIPT = """
 function on_message(msg, conn)
   if msg.data == "busy" then
-    local till = mix.now() + 0.05
-    while mix.now() < till do end
+    local deadline = mix.now() + 0.05
+    while mix.now() < deadline do end
     return conn:send("done")
   elseif msg.data == "loop" then
     while true do end

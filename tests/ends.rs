@@ -414,8 +414,8 @@ async fn a_publish_that_waits_for_room_reaches_all_though_its_client_has_gone() 
           elseif msg.data == "busy" then
             conn:send("busy")
             mix.sleep(0.01)
-            local till = mix.now() + 1
-            while mix.now() < till do end
+            local deadline = mix.now() + 1
+            while mix.now() < deadline do end
           else
             if msg.data == "close" then conn:close() end
             for i = 1, 3 do mix.mesh.publish("news", i .. large) end

@@ -16,8 +16,8 @@ const BUSY: &str = r#"
       if msg.data == "ping" then
         return conn:send("pong " .. held)
       end
-      local till = mix.now() + msg.data / 1000
-      while mix.now() < till do end
+      local deadline = mix.now() + msg.data / 1000
+      while mix.now() < deadline do end
       held = held + 1
       conn:send("held")
     end"#;
@@ -96,13 +96,13 @@ async fn fragments_count_as_what_they_take() {
 async fn a_hook_that_keeps_overrunning_gets_less_time_and_others_keep_theirs() {
     let script = r#"
         function on_handshake(id)
-          local till = mix.now() + 0.06
-          while mix.now() < till do end
+          local deadline = mix.now() + 0.06
+          while mix.now() < deadline do end
         end
         function on_message(msg, conn)
           if msg.data == "loop" then while true do end end
-          local till = mix.now() + msg.data / 1000
-          while mix.now() < till do end
+          local deadline = mix.now() + msg.data / 1000
+          while mix.now() < deadline do end
           conn:send("done")
         end"#;
     let engine = TestEngine::with(script, "handlerTimeout: 400ms", "workers: 1");
@@ -146,8 +146,8 @@ async fn deliveries_that_scripts_encode_are_done_in_parts() {
         function protocol_input(buf) return buf:length() end
         function protocol_decode(str) return str end
         function protocol_encode(data)
-          local till = mix.now() + 0.02
-          while mix.now() < till do end
+          local deadline = mix.now() + 0.02
+          while mix.now() < deadline do end
           encoded = encoded + 1
           return data
         end

@@ -7,7 +7,7 @@ use common::*;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-/// "push TOPIC LUA" pushes the value of that expression; "fill TOPIC N" the numbers 1 to N; "login NAME" waits till a back
+/// "push TOPIC LUA" pushes the value of that expression; "fill TOPIC N" the numbers 1 to N; "login NAME" waits until a back
 /// end has said who that is.
 const SCRIPT: &str = r#"
 function on_message(msg, conn)

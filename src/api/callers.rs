@@ -81,7 +81,7 @@ pub(super) struct Caller {
     pub(super) center: bool,
 }
 
-/// The network that limits apply to: whoever has one IPv6 address usually has all of its /64.
+/// The network that limits apply to: a client that has one IPv6 address usually has all of its /64.
 pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),

@@ -1,4 +1,4 @@
-//! The login throttle: whoever guesses passwords waits for each answer; nobody else does.
+//! The login throttle: a caller that guesses passwords waits for each answer; no other caller does.
 //!
 //! The answer to wrong credentials is delayed. The number of delayed answers is bounded, for an address and in all, so
 //! that waiting connections can't pile up. Beyond that, credentials from that address are not checked, since each check

@@ -1,4 +1,4 @@
-//! Who is in the mesh, as others need to know it: for `/v1/nodes`, metrics, and whoever publishes or sends.
+//! Who is in the mesh, as others need to know it: for `/v1/nodes`, metrics, and for publishes and sends.
 
 use smallvec::SmallVec;
 use std::collections::HashMap;

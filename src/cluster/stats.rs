@@ -1,4 +1,4 @@
-//! The figures of the mesh. Senders and the mesh's thread count; whoever asks for the metrics reads.
+//! The figures of the mesh. Senders and the mesh's thread count; a scrape of the metrics reads.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;

@@ -170,7 +170,7 @@ mod tests {
         let frame = encode_close(1000, &"€".repeat(50));
         assert_eq!(frame.len(), 2 + 2 + 123);
         let frame = encode_close(1000, &format!("x{}", "€".repeat(50)));
-        assert_eq!(frame.len(), 2 + 2 + 121, "122 and 123 would be in the midst of a character");
+        assert_eq!(frame.len(), 2 + 2 + 121, "122 and 123 would be inside a character");
         assert!(std::str::from_utf8(&frame[4..]).is_ok());
     }
 

@@ -2,7 +2,7 @@
 # Runs unit tests with the compiler's sanitizers, which see foreign code's use of memory, too.
 #
 #   sanitizers.sh address [NAMES...]   memory that is not there any more, or is not given back: the native functions of scripts, also
-#                                      where a VM's memory ends in the midst of them
+#                                      where a VM's memory ends inside them
 #   sanitizers.sh thread [NAMES...]    data races: the watchdog and the mailboxes
 #
 # NAMES are those of other tests, as for `cargo test`; `all` is every unit test. Where there is no nightly toolchain (for `thread` with

@@ -1,4 +1,4 @@
--- Quotes for everybody, orders for whoever they belong to.
+-- Quotes for everybody, orders for the user that they belong to.
 --
 --   {"op":"subscribe","channels":["ticker:BTC-USD","depth:BTC-USD"]}        also "unsubscribe"
 --   {"op":"login","uid":"1001","time":1767225600,"sign":"..."}             then also the channel "orders:1001"

@@ -204,7 +204,7 @@ impl Own {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics under the lock but for want of memory; what is in it is whole at any moment.
+        // Nothing under the lock panics unless memory runs out, and the state is whole at any moment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -37,7 +37,7 @@ fn a_command_that_blocks_may_take_its_own_time_and_ours() {
     assert_eq!(reply_timeout("xread COUNT 1 block 1500 STREAMS s $"), plus(1.5));
     assert_eq!(reply_timeout("XREADGROUP GROUP g c BLOCK 20 STREAMS s >"), plus(0.02));
     assert_eq!(reply_timeout("xread STREAMS s 0"), plus(0.0));
-    assert_eq!(reply_timeout("BRPOP k 0"), None, "for ever");
+    assert_eq!(reply_timeout("BRPOP k 0"), None, "without end");
     // The server refuses these at once.
     for words in ["BLPOP k soon", "BLPOP k -1", "BLPOP", "BLPOP k nan", "BLPOP k 1e300", "XREAD BLOCK"] {
         assert_eq!(reply_timeout(words), plus(0.0), "{words}");

@@ -97,7 +97,7 @@ impl Metrics {
         let windows = self.turn(&sums);
         let mut family = page.summary(
             "connmix_engine_servers_send_duration_seconds",
-            "From when a publish or send was accepted till one worker's outboxes had it.",
+            "From when a publish or send was accepted until one worker's outboxes had it.",
         );
         for (at, protocol) in self.protocols() {
             for (which, scenario) in SCENARIOS.into_iter().enumerate() {

@@ -163,7 +163,7 @@ local function package_task(c)
   end
   c.package = length > #c.received and length or nil
   if length == 0 or c.package then
-    c.starved = true -- till more bytes come
+    c.starved = true -- until more bytes come
     return
   end
   local bytes = sub(c.received, 1, length)

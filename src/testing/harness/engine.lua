@@ -10,7 +10,7 @@ local remove, find, sub = table.remove, string.find, string.sub
 local WAITING = native.marker
 
 local engine = {
-  failures = {}, -- what hooks raised, till the test has heard of it
+  failures = {}, -- what hooks raised, until the test has heard of it
   unexpected = {}, -- calls that nothing answers
   app = nil, -- the one that is loaded
   before = {}, -- the globals that were there before it
@@ -115,12 +115,12 @@ function engine.advance(seconds)
     error("test.advance wants a number of seconds, got " .. tostring(seconds), 2)
   end
   settle()
-  local till = now + seconds
-  while timers[1] and timers[1].at <= till do
+  local deadline = now + seconds
+  while timers[1] and timers[1].at <= deadline do
     now = timers[1].at
     settle()
   end
-  now = till
+  now = deadline
   act()
 end
 

@@ -228,6 +228,9 @@ fn serve(run: &Run, dev: bool, role: NodeRole, home: Option<Home>) -> Result<(),
     if config.is_of_mesh() && !HAS_CLUSTER {
         return Err(WITHOUT_CLUSTER.to_owned());
     }
+    if config.is_of_mesh() && !config.cluster.tls_cert.is_empty() {
+        serve_links_on_one_thread();
+    }
     // Open to the end of this function: what happens during the stop is logged too.
     let log = open_log(&config, dev)?;
     log_panics();
@@ -306,6 +309,15 @@ async fn serving(engine: &Engine) {
     while !engine.is_serving() {
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
+}
+
+/// Has Zenoh read and write the links between nodes on one thread. Otherwise it reads and writes an enciphered link on two at
+/// once, over one state of its TLS (`zenoh-link-tls` 1.10, `LinkUnicastTls`): such links break under load. It takes this from
+/// the environment alone, when it starts.
+fn serve_links_on_one_thread() {
+    // SAFETY: the log and the engine have not started. The threads that may run by now are the watchdog and the one that reads
+    // standard input for `--home`; neither reads or changes the environment.
+    unsafe { std::env::set_var("ZENOH_RUNTIME", "(rx: (worker_threads: 1), tx: (handover: rx))") };
 }
 
 /// A panic is a defect of ours: it goes to the log, and costs the connection whose task it was in.

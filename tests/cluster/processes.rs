@@ -227,6 +227,34 @@ async fn a_node_with_another_secret_is_kept_out_with_words() {
     is_whole(&engines, "one").await;
 }
 
+/// A certificate that its holders trust, in files, and the settings of a node that has it.
+fn certificate(dir: &TempDir, name: &str) -> String {
+    let made = rcgen::generate_simple_self_signed(vec!["node".to_owned()]).unwrap();
+    let (cert, key) = (dir.path().join(format!("{name}.pem")), dir.path().join(format!("{name}.key")));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let (cert, key) = (cert.display(), key.display());
+    format!("{CLUSTER}, tls: {{cert: '{cert}', key: '{key}', ca: '{cert}'}}")
+}
+
+#[tokio::test]
+async fn enciphered_links_are_for_nodes_with_a_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ours, another) = (certificate(&dir, "ours"), certificate(&dir, "another"));
+    let registry = free_port();
+    let center = Node::start("center", registry, &ours);
+    let engines: Vec<Node> = (0..2).map(|_| Node::start("engine", registry, &ours)).collect();
+    settled(&center, &engines).await;
+    becomes_whole(&engines, "enciphered").await;
+    for stranger in [&another, CLUSTER] {
+        let stranger = Node::start("engine", registry, stranger);
+        stranger.process.line("no center is found yet");
+        assert_eq!(get(stranger.api, "/readyz").await.0, 503);
+    }
+    settled(&center, &engines).await;
+    is_whole(&engines, "still").await;
+}
+
 /// As a client library of back ends does it, over the network.
 #[tokio::test]
 async fn a_back_end_finds_the_engines_by_the_center() {

@@ -1,4 +1,4 @@
-//! The channels that other nodes have subscribers of. Whoever publishes asks for a channel's nodes; only the mesh's own
+//! The channels that other nodes have subscribers of. A publisher asks for a channel's nodes; only the mesh's own
 //! thread changes the table.
 //!
 //! An entry takes 12 bytes in a map that is at least half full: some 20 bytes a channel, whatever its name. A channel of

@@ -256,7 +256,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever applies all changes, or begins with all and applies what follows, knows what there is.
+        /// One that applies all changes, or begins with all channels and applies what follows, knows what there is.
         #[test]
         fn changes_tell_what_there_is(ops in proptest::collection::vec((0..4u8, 0..6u64), 0..200), from in 0..200usize) {
             let (own, mut counts, mut now) = (Own::default(), [0u32; 6], 0);

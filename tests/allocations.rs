@@ -127,7 +127,7 @@ async fn a_publish_allocates_its_frame_and_nothing_for_a_delivery() {
     }
     assert!(engine.shard.subscribe(&engine.conns[0], &[channel("one")]).is_ok());
     for (name, reached) in [("nobody", 0), ("one", 1), ("all", 200)] {
-        let publication = Arc::new(Publication { channel: channel(name), message: Message::text("hello") });
+        let publication = Arc::new(Publication::new(channel(name), Message::text("hello")));
         // The first one makes room for all that are to be written.
         engine.publish(&publication);
         let frames = u64::from(reached > 0);

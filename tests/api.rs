@@ -85,7 +85,7 @@ async fn a_publish_reaches_the_channel_and_says_how_many() {
         (r#"{"c":"video:弹幕","d":"Hello, \u4e16\u754c \ud83d\ude00"}"#, "Hello, 世界 \u{1F600}"),
         (r#"{"d":"","c":"video:\u5f39\u5e55","t":"text"}"#, ""),
         (
-            "\r\n\t {\"c\" : \"video:弹幕\",\n \"d\":\"{\\\"json\\\":true}\", \"t\":null, \"x\":[{}]} ",
+            "\r\n\t {\"c\" : \"video:弹幕\",\n \"d\":\"{\\\"json\\\":true}\", \"t\":null, \"y\":[{}]} ",
             "{\"json\":true}",
         ),
     ] {

@@ -198,6 +198,11 @@ const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocke
 const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 const PUBLISH: &str = "/v1/mesh/publish";
 const SEND: &str = "/v1/mesh/send";
+const COUNT: &str = "/v1/mesh/count";
+const CLOSE: &str = "/v1/mesh/close";
+const CONN: &str = "/v1/conn/call";
+/// All calls that have a body.
+const CALLS: [&str; 5] = [PUBLISH, SEND, COUNT, CLOSE, CONN];
 const WS: &str = "/ws/v1";
 
 #[tokio::test]
@@ -217,6 +222,9 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
         (200, r#"{"c":"news","d":"x","i":7}"#.to_owned()),
         (200, r#"{"c":"news","d":"eA==","t":"binary","i":"x","more":[{}]}"#.to_owned()),
         (200, r#"{"c":["news","none"],"d":"x","t":null,"id":"1"}"#.to_owned()),
+        (200, r#"{"c":"news","d":"x","x":["7",8]}"#.to_owned()),
+        (200, r#"{"c":"news","d":"x","x":null}"#.to_owned()),
+        (400, r#"{"c":"news","d":"x","x":["me"]}"#.to_owned()),
         (200, r#"[{"c":"news","d":"x","i":-1},{"c":["news"],"d":"x","id":null,"i":[]}]"#.to_owned()),
         (400, r#"{"c":"news"}"#.to_owned()),
         (400, r#"{"c":"a b","d":"x"}"#.to_owned()),
@@ -268,8 +276,33 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
         assert!(document.takes(SEND, &body), "{body}");
     }
 
+    for (status, path, body) in [
+        (200, COUNT, r#"{"c":"news"}"#.to_owned()),
+        (200, COUNT, r#"{"c":["news","none"],"i":7}"#.to_owned()),
+        (400, COUNT, r#"{"c":[]}"#.to_owned()),
+        (400, COUNT, r#"{"c":7}"#.to_owned()),
+        (400, COUNT, "{}".to_owned()),
+        (200, CLOSE, r#"{"ch":"none","code":4000,"reason":"bye"}"#.to_owned()),
+        (200, CLOSE, r#"{"ch":["none"],"c":null,"code":null,"i":"x"}"#.to_owned()),
+        (200, CLOSE, r#"{"c":"7","ch":null}"#.to_owned()),
+        (400, CLOSE, r#"{"c":"7","ch":"none"}"#.to_owned()),
+        (400, CLOSE, r#"{"ch":"none","code":1005}"#.to_owned()),
+        (400, CLOSE, format!(r#"{{"ch":"none","reason":"{}"}}"#, "x".repeat(124))),
+        (400, CLOSE, "{}".to_owned()),
+        (200, CONN, format!(r#"{{"c":"{id}","f":"subscribe","a":["more"],"i":7}}"#)),
+        (200, CONN, format!(r#"{{"c":{id},"f":"set_context","a":[{{}}]}}"#)),
+        (400, CONN, format!(r#"{{"c":{id},"f":"destroy"}}"#)),
+        (400, CONN, format!(r#"{{"c":{id},"f":"close","a":{{}}}}"#)),
+        (400, CONN, r#"{"f":"close"}"#.to_owned()),
+    ] {
+        prober.probe(api, "post", path, status, post(path, &ann, &body)).await;
+        assert_eq!(document.takes(path, &body), status == 200, "{path} {body}");
+    }
+    // There is no such client.
+    prober.probe(api, "post", CONN, 400, post(CONN, &ann, r#"{"c":"7","f":"close"}"#)).await;
+
     // What any request must be, and what none may be.
-    for (method, path) in [("POST", PUBLISH), ("POST", SEND)] {
+    for (method, path) in CALLS.map(|path| ("POST", path)) {
         let host = |hosts: &str| ask(method, path, &ann).replace("Host: localhost\r\n", hosts);
         prober.probe(api, "post", path, 400, host("")).await;
         prober.probe(api, "post", path, 400, host("Host: a\r\nHost: a\r\n")).await;
@@ -292,15 +325,16 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
 
     // Who may, how, how much and how long.
     let mut late = Vec::new();
-    for path in [PUBLISH, SEND] {
+    for path in CALLS {
         let mut raw = Raw::dial(api).await;
         raw.write(ask("POST", path, &format!("{ann}Content-Length: 9\r\n"))).await;
         late.push((raw, path));
     }
-    for path in [PUBLISH, SEND] {
+    for path in CALLS {
         prober.probe(api, "post", path, 401, post(path, "", "{}")).await;
         prober.probe(api, "post", path, 401, post(path, &basic("ann:wrong"), "{}")).await;
-        prober.probe(api, "post", path, 403, post(path, &basic("reader:r"), "{}")).await;
+        let other = if path == COUNT { "writer:w" } else { "reader:r" };
+        prober.probe(api, "post", path, 403, post(path, &basic(other), "{}")).await;
         prober.probe(api, "post", path, 403, post(path, &basic("faraway:f"), "{}")).await;
         for method in ["GET", "PUT", "DELETE"] {
             let reply = prober.probe(api, "post", path, 405, ask(method, path, &ann)).await;
@@ -350,7 +384,7 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
     }
 
     // Credentials that are not checked.
-    for path in [PUBLISH, SEND] {
+    for path in CALLS {
         prober.probe_among_guesses(api, "post", path, post(path, &ann, "{}")).await;
     }
     for (path, named) in [(WS, WS), ("/metrics", "/metrics"), ("/x", "/{other}")] {
@@ -382,7 +416,7 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
     // A node of a cluster that has not found the others.
     let (_dir, lonely) = lonely_node();
     let body = r#"{"c":"7","d":"x"}"#;
-    for path in [PUBLISH, SEND] {
+    for path in CALLS {
         prober.probe(lonely.addresses().api, "post", path, 503, post(path, "", body)).await;
     }
     let upgrade = ask("GET", WS, &format!("{UPGRADE}{KEY}"));

@@ -38,6 +38,7 @@
 
 ---@class mix.PublishOptions
 ---@field counts? boolean false: return at once, with nothing to wait for; true unless told
+---@field except? mix.ClientId | mix.ClientId[] clients that do not get it
 
 ---@class mix.DecodeOptions
 ---@field null? boolean true: null becomes `mix.null` instead of nil
@@ -416,6 +417,21 @@ mix.mesh = {}
 ---@return integer? failed
 ---@return string? err
 function mix.mesh.publish(channel, data, type, options) end
+
+---How many connections are in a channel, on all nodes; delivers nothing. `local n = mix.mesh.count("room:7")`
+---@param channel string
+---@return integer? n
+---@return string? err
+function mix.mesh.count(channel) end
+
+---Closes one client, or all connections of a channel, on whichever node they are; how many were told to close.
+---`mix.mesh.close({channel = "user:42"}, 4001, "logged in elsewhere")`
+---@param who mix.ClientId | {channel: string}
+---@param code? integer 1000 unless given
+---@param reason? string at most 123 bytes
+---@return integer? n
+---@return string? err
+function mix.mesh.close(who, code, reason) end
 
 ---Sends to one client. `local err = mix.mesh.send(client_id, "hello")`
 ---@param client_id mix.ClientId

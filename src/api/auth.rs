@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use tokio::task::spawn_local;
 
 use super::answer::Answer;
+use super::call::Call;
 use super::callers::{Caller, Taken};
 use super::error::ApiError;
 use super::login_throttle::Verdict;
@@ -23,6 +24,16 @@ pub enum Right {
     Read,
     /// Role `write`.
     Write,
+}
+
+impl Right {
+    /// What a call of the mesh needs.
+    pub(super) fn to(call: Call) -> Right {
+        match call {
+            Call::Count => Right::Read,
+            Call::Publish | Call::Send | Call::Close | Call::Conn => Right::Write,
+        }
+    }
 }
 
 /// Lets a call with that `Authorization` header pass, or says why not. Without configured users, everybody may do

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use super::error::ApiError;
-use super::params::Params;
+use super::params::{Addressee, Params};
 use crate::cluster::{Behind, Mesh};
-use crate::hub::Counts;
+use crate::hub::{CommandError, ConnCommand, Counts, Publication};
 use crate::telemetry::metrics::counter::Counter;
 use crate::telemetry::metrics::labels::ApiCall;
 
@@ -16,6 +16,12 @@ pub enum Call {
     Publish,
     /// `mesh.send`
     Send,
+    /// `mesh.count`
+    Count,
+    /// `mesh.close`
+    Close,
+    /// `conn.call`
+    Conn,
 }
 
 impl Call {
@@ -24,6 +30,9 @@ impl Call {
         match self {
             Call::Publish => ApiCall::Publish,
             Call::Send => ApiCall::Send,
+            Call::Count => ApiCall::Count,
+            Call::Close => ApiCall::Close,
+            Call::Conn => ApiCall::Conn,
         }
     }
 
@@ -32,6 +41,9 @@ impl Call {
         match path {
             "/v1/mesh/publish" => Some(Call::Publish),
             "/v1/mesh/send" => Some(Call::Send),
+            "/v1/mesh/count" => Some(Call::Count),
+            "/v1/mesh/close" => Some(Call::Close),
+            "/v1/conn/call" => Some(Call::Conn),
             _ => None,
         }
     }
@@ -79,15 +91,22 @@ impl From<Counts> for Published {
 pub async fn publish(mesh: &Mesh, published: &Counter, params: &Params<'_>) -> Result<Published, ApiError> {
     let (channel, message) = (params.channel()?, params.message()?);
     published.add(1);
-    let receipt = mesh.publish(channel, message, Behind::default()).await;
+    let receipt = mesh.publish(Publication::new(channel, message), Behind::default()).await;
     Ok(receipt.await.into())
 }
 
-/// The reply to `mesh.send`: always true, since a failure is an error.
+/// The reply to `mesh.send` and `conn.call`: always true, since a failure is an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Sent {
     /// Sent.
     pub s: bool,
+}
+
+/// Has one client's connection do something.
+pub(super) async fn command(mesh: &Mesh, (client, command): (Addressee, ConnCommand)) -> Result<Sent, ApiError> {
+    let client = client.map_err(|n| ApiError::NotObeyed(CommandError::NotConnected(n)))?;
+    let receipt = mesh.command(client, command).await;
+    receipt.await.map(|()| Sent { s: true }).map_err(ApiError::NotObeyed)
 }
 
 /// Sends to one client.

@@ -2,10 +2,15 @@
 
 use super::answer::Answer;
 use super::call::{self, Call};
+use super::channel_call::ChannelCall;
 use super::error::ApiError;
-use super::params::{Params, object_of};
+use super::params::{Params, RequestId, object_of};
 use super::state::Api;
-use super::{batch, publish};
+use super::{batch, command, publish};
+use crate::cluster::Behind;
+
+/// What parameters are called in error messages.
+const BODY: &str = "the body";
 
 impl Api {
     /// Carries out a call of the mesh.
@@ -13,11 +18,24 @@ impl Api {
         if !self.mesh.is_serving() {
             return Answer::failure(&ApiError::Joining, None);
         }
+        // Everything rarer than a plain publish is boxed, so that a connection does not reserve memory for it.
+        match call {
+            Call::Publish | Call::Send => {}
+            Call::Count => return Box::pin(self.channel_call(ChannelCall::count(object_of(body), BODY))).await,
+            Call::Close => return Box::pin(self.channel_call(ChannelCall::close(object_of(body), BODY))).await,
+            Call::Conn => {
+                let (command, request_id) = command::parse(object_of(body), BODY);
+                let outcome = match command {
+                    Ok(command) => Box::pin(call::command(&self.mesh, command)).await,
+                    Err(error) => Err(error),
+                };
+                return Answer::to_call(outcome, request_id);
+            }
+        }
         // An empty array of publishes is reported as such.
         let object = if call == Call::Publish { body } else { object_of(body) };
-        let params = match Params::parse(object, "the body") {
+        let params = match Params::parse(object, BODY) {
             Ok(params) => params,
-            // Everything rarer than a plain publish is boxed, so that a connection does not reserve memory for it.
             Err(_) if call == Call::Publish && batch::is_array(body) => {
                 return Box::pin(batch::answer(self, body)).await;
             }
@@ -28,7 +46,15 @@ impl Api {
                 Answer::to_call(call::publish(&self.mesh, &self.counts.published, &params).await, params.request_id())
             }
             Call::Publish => Answer::to_call(Box::pin(publish::publish(self, &params)).await, params.request_id()),
-            Call::Send => Answer::to_call(call::send(&self.mesh, &params).await, params.request_id()),
+            _ => Answer::to_call(call::send(&self.mesh, &params).await, params.request_id()),
         }
+    }
+
+    async fn channel_call(&self, (call, request_id): (Result<ChannelCall, ApiError>, Option<RequestId>)) -> Answer {
+        let outcome = match call {
+            Ok(call) => call.begin(&self.mesh, Behind::default()).await.outcome().await,
+            Err(error) => Err(error),
+        };
+        Answer::to_call(outcome, request_id)
     }
 }

@@ -101,7 +101,7 @@ impl Api {
                     // It may have been chosen to make room.
                     Parsed::Whole(_) if !taken.begin() => return Next::End,
                     Parsed::Whole(request) => {
-                        let right = self.check(&config, request.authorization, caller, Right::Write, taken);
+                        let right = self.check(&config, request.authorization, caller, Right::to(request.call), taken);
                         drop(config);
                         let answer = match right {
                             Ok(()) => self.call(request.call, request.body).await,

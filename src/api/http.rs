@@ -71,7 +71,8 @@ impl Route {
     /// The right it needs; None: anybody (probes).
     fn right(self) -> Option<Right> {
         match self {
-            Route::Mesh(_) | Route::WebSocket => Some(Right::Write),
+            Route::Mesh(call) => Some(Right::to(call)),
+            Route::WebSocket => Some(Right::Write),
             Route::Version | Route::Nodes | Route::Metrics => Some(Right::Read),
             Route::Health | Route::Ready => None,
         }

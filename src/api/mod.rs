@@ -12,6 +12,8 @@ mod batch;
 pub mod call;
 mod callers;
 mod center;
+mod channel_call;
+mod command;
 mod dispatch;
 pub mod error;
 mod fast_path;

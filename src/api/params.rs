@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::error::ApiError;
+use crate::hub::{Except, MAX_EXCEPT};
 use crate::ids::ClientId;
 use crate::message::{Channel, Kind, Message};
 
@@ -28,6 +29,9 @@ pub struct Params<'a> {
     /// The id that makes a publish idempotent.
     #[serde(borrow)]
     id: Option<Field<'a>>,
+    /// The clients that a publish leaves out.
+    #[serde(borrow, deserialize_with = "list_or_one")]
+    x: Option<Field<'a>>,
 }
 
 /// The most messages that one request publishes: the channels of all its objects.
@@ -65,7 +69,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Field<'a> {
 }
 
 /// Reads a field that may be a list.
-fn list_or_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Field<'de>>, D::Error> {
+pub(super) fn list_or_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Field<'de>>, D::Error> {
     deserializer.deserialize_any(Any::<true>).map(Some)
 }
 
@@ -166,6 +170,8 @@ pub(super) struct Publish {
     /// The channels came as a list.
     pub(super) list: bool,
     pub(super) message: Message,
+    /// Who is left out.
+    pub(super) except: Except,
     /// With an id, the publish is done once.
     pub(super) id: Option<Arc<str>>,
 }
@@ -200,17 +206,15 @@ impl<'a> Params<'a> {
         Channel::parse(name.as_bytes()).map_err(|e| invalid(format!("field \"c\": {e}")))
     }
 
-    /// Whether it is one message to one channel, without an id.
+    /// Whether it is one message to one channel, without an id, which leaves nobody out.
     pub(super) fn is_plain(&self) -> bool {
-        self.id.is_none() && !matches!(self.c, Some(Field::List(_)))
+        self.id.is_none() && self.x.is_none() && !matches!(self.c, Some(Field::List(_)))
     }
 
     /// A publish that may have several channels, and an id.
     pub(super) fn publish(&self) -> Result<Publish, ApiError> {
-        let (channels, list) = match &self.c {
-            Some(Field::List(names)) => (Self::channels(names)?, true),
-            _ => (vec![self.channel()?], false),
-        };
+        let list = matches!(self.c, Some(Field::List(_)));
+        let channels = if list { channel_list(&self.c, "c")? } else { vec![self.channel()?] };
         let wrong = |what| invalid(format!("field \"id\" must be a string of 1 to {MAX_ID} bytes, {what}"));
         let id = match &self.id {
             None | Some(Field::Other("null")) => None,
@@ -218,21 +222,24 @@ impl<'a> Params<'a> {
             Some(Field::Text(id)) => return Err(wrong(format!("not of {}", id.len()))),
             Some(other) => return Err(wrong(format!("not {}", other.name()))),
         };
-        Ok(Publish { channels, list, message: self.message()?, id })
+        Ok(Publish { channels, list, message: self.message()?, except: self.except()?, id })
     }
 
-    fn channels(names: &[Field<'a>]) -> Result<Vec<Channel>, ApiError> {
-        if names.is_empty() || names.len() > MAX_MESSAGES {
-            return Err(invalid(format!("field \"c\": 1 to {MAX_MESSAGES} channels are expected")));
-        }
-        let channel = |(at, name): (usize, &Field<'a>)| {
-            let wrong = |what: String| invalid(format!("field \"c\", channel {}: {what}", at + 1));
-            match name {
-                Field::Text(name) => Channel::parse(name.as_bytes()).map_err(|e| wrong(e.to_string())),
-                other => Err(wrong(format!("it must be a string, not {}", other.name()))),
-            }
+    /// `x` as clients that are left out. An id that is none of ours leaves nobody out.
+    fn except(&self) -> Result<Except, ApiError> {
+        let clients = match &self.x {
+            None | Some(Field::Other("null")) => return Ok(Except::default()),
+            Some(Field::List(clients)) => &clients[..],
+            Some(one) => std::slice::from_ref(one),
         };
-        names.iter().enumerate().map(channel).collect()
+        if clients.len() > MAX_EXCEPT {
+            return Err(invalid(format!("field \"x\": at most {MAX_EXCEPT} clients are expected")));
+        }
+        let client = |(at, client)| {
+            client_id(client).ok_or_else(|| invalid(format!("field \"x\", client {}: it {CLIENT_ID}", at + 1)))
+        };
+        let numbers = clients.iter().enumerate().map(client).collect::<Result<Vec<u64>, ApiError>>()?;
+        Ok(Except::new(numbers.into_iter().filter_map(ClientId::new)))
     }
 
     /// `c` as a client's number.
@@ -265,14 +272,40 @@ pub(super) type Addressee = Result<ClientId, u64>;
 
 /// Field `c` as a client's id, given as a string or a number.
 pub(super) fn addressee(c: &Option<Field<'_>>) -> Result<Addressee, ApiError> {
-    let number = match c {
-        Some(Field::Integer(n)) => Some(*n),
-        // `parse` alone would take a sign, too.
-        Some(Field::Text(text)) if text.bytes().all(|b| b.is_ascii_digit()) && text.len() <= 20 => text.parse().ok(),
-        Some(_) => None,
-        None => return Err(invalid("field \"c\" (client_id) is missing")),
-    };
-    let wanted = "must be a whole number from 1 to 2^64 - 1, as a string or a number";
-    let number = number.filter(|&n| n > 0).ok_or_else(|| invalid(format!("field \"c\" (client_id) {wanted}")))?;
+    let field = c.as_ref().ok_or_else(|| invalid("field \"c\" (client_id) is missing"))?;
+    let number = client_id(field).ok_or_else(|| invalid(format!("field \"c\" (client_id) {CLIENT_ID}")))?;
     Ok(ClientId::new(number).ok_or(number))
+}
+
+/// What a client's id is, for messages.
+const CLIENT_ID: &str = "must be a whole number from 1 to 2^64 - 1, as a string or a number";
+
+fn client_id(field: &Field<'_>) -> Option<u64> {
+    let number = match field {
+        Field::Integer(n) => *n,
+        // `parse` alone would take a sign, too.
+        Field::Text(text) if text.bytes().all(|b| b.is_ascii_digit()) && text.len() <= 20 => text.parse().ok()?,
+        _ => return None,
+    };
+    (number > 0).then_some(number)
+}
+
+/// A field as the names of channels: one, or a list.
+pub(super) fn channel_list(field: &Option<Field<'_>>, name: &str) -> Result<Vec<Channel>, ApiError> {
+    let names = match field {
+        Some(Field::List(names)) => &names[..],
+        Some(one) => std::slice::from_ref(one),
+        None => return Err(invalid(format!("field \"{name}\" (channel) is missing"))),
+    };
+    if names.is_empty() || names.len() > MAX_MESSAGES {
+        return Err(invalid(format!("field \"{name}\": 1 to {MAX_MESSAGES} channels are expected")));
+    }
+    let channel = |(at, channel): (usize, &Field<'_>)| {
+        let wrong = |what: String| invalid(format!("field \"{name}\", channel {}: {what}", at + 1));
+        match channel {
+            Field::Text(channel) => Channel::parse(channel.as_bytes()).map_err(|e| wrong(e.to_string())),
+            other => Err(wrong(format!("it must be a string, not {}", other.name()))),
+        }
+    };
+    names.iter().enumerate().map(channel).collect()
 }

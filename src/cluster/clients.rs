@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use super::command;
-use super::enqueue::{Remote, put, put_all};
-use super::node::{Clients, CommandReply, Delivery, Waiting};
+use super::enqueue::{Remote, ToChannel, put, put_all};
+use super::node::{Clients, CommandReply, Delivery, Payload, Waiting};
+use super::protocol::read_longs;
 use super::{Mesh, look_again};
-use crate::hub::{self, ConnCommand, Counts, Hub, PendingCounts, Publication};
+use crate::hub::{self, ChannelCommand, ConnCommand, Counts, Except, Hub, MAX_EXCEPT, PendingCounts, Publication};
 use crate::ids::{ClientId, WorkerId};
 use crate::message::{Channel, Kind, Message};
 
@@ -26,7 +27,7 @@ pub struct Channels {
 /// What publishes once only.
 pub trait PublishOnce: Send + Sync {
     /// Publishes to these channels, unless something with that id has been published: then gives what that came to.
-    fn publish(&self, id: Arc<str>, to: Channels, message: Message) -> BoxFuture<'static, Vec<Counts>>;
+    fn publish(&self, id: Arc<str>, to: Channels, message: Message, except: Except) -> BoxFuture<'static, Vec<Counts>>;
 }
 
 /// This node's clients, as the mesh sees them.
@@ -51,11 +52,28 @@ impl LocalClients {
     fn hub(&self) -> &Arc<Hub> {
         &self.mesh.hub
     }
+
+    /// Puts something for a channel into the mailboxes of the workers that have subscribers, or are about to.
+    fn put(&self, what: ToChannel, counts: Option<PendingCounts>) -> Option<Waiting> {
+        let mut workers = self.hub().workers_of(what.channel().as_str());
+        let joining = self.joining.iter().enumerate().filter(|(_, commands)| **commands > 0);
+        joining.for_each(|(worker, _)| workers.add(WorkerId(worker as u16)));
+        // Nobody: what is counted is settled as nothing.
+        workers.first()?;
+        let counts = counts.unwrap_or_else(|| PendingCounts::ignored().forwarded());
+        begun(put_all(self.hub().clone(), workers, what, counts, Remote::default()).map(drop))
+    }
 }
 
 fn message(binary: bool, data: bytes::Bytes) -> Option<Message> {
     // Text was checked where it came in; it is checked again, since it comes from outside.
     Message::new(if binary { Kind::Binary } else { Kind::Text }, data).ok()
+}
+
+/// A message, and who is left out. More than may be left out on the node that it came from, it is none.
+fn publication(Payload { binary, data, except }: Payload) -> Option<(Message, Except)> {
+    let left_out = read_longs(&except).take(MAX_EXCEPT).map(ClientId::new).collect::<Option<Vec<_>>>()?;
+    Some((message(binary, data)?, Except::new(left_out)))
 }
 
 /// Polled once: there is nearly always room.
@@ -70,16 +88,15 @@ fn begun(future: impl Future<Output = ()> + Send + 'static) -> Option<Waiting> {
 impl Clients for LocalClients {
     fn deliver(&mut self, delivery: Delivery) -> Option<Waiting> {
         match delivery {
-            Delivery::Publish { channel, binary, data, counts } => {
-                let mut workers = self.hub().workers_of(&channel);
-                let joining = self.joining.iter().enumerate().filter(|(_, commands)| **commands > 0);
-                joining.for_each(|(worker, _)| workers.add(WorkerId(worker as u16)));
-                // Nobody: what is counted is settled as nothing.
-                workers.first()?;
+            Delivery::Publish { channel, message, counts } => {
                 let channel = Channel::parse(channel.as_bytes()).ok()?;
-                let publication = Arc::new(Publication { channel, message: message(binary, data)? });
-                let counts = counts.unwrap_or_else(|| PendingCounts::ignored().forwarded());
-                begun(put_all(self.hub().clone(), workers, publication, counts, Remote::default()).map(drop))
+                let (message, except) = publication(message)?;
+                self.put(ToChannel::Publish(Arc::new(Publication { channel, message, except })), counts)
+            }
+            Delivery::ChannelCommand { channel, action, counts } => {
+                let channel = Channel::parse(channel.as_bytes()).ok()?;
+                action.is_valid().then_some(())?;
+                self.put(ToChannel::Command(Arc::new(ChannelCommand { channel, action })), counts)
             }
             Delivery::Send { client, binary, data, counts } => {
                 let (client, message) = (ClientId::new(client)?, message(binary, data)?);
@@ -90,11 +107,12 @@ impl Clients for LocalClients {
                     put(hub.mailbox(worker), hub::Delivery::Send(client, message, ack)).await;
                 })
             }
-            Delivery::Once { id, channels, list, binary, data, reply } => {
+            Delivery::Once { id, channels, list, message, reply } => {
                 let channels: Option<Vec<Channel>> =
                     channels.iter().map(|channel| Channel::parse(channel.as_bytes()).ok()).collect();
                 let to = Channels { channels: channels?, list };
-                let publish = self.once.publish(id.into(), to, message(binary, data)?);
+                let (message, except) = publication(message)?;
+                let publish = self.once.publish(id.into(), to, message, except);
                 let answered = async move {
                     reply.answer(&publish.await);
                     None

@@ -9,8 +9,11 @@ use std::sync::Arc;
 use super::link::{Full, Link, Request};
 use super::members::Shared;
 use super::protocol;
-use crate::hub::{Delivery, Hub, Mailbox, PendingCounts, Publication, Refused, WorkerSet};
-use crate::message::Kind;
+use crate::hub::{
+    Ack, ChannelAction, ChannelCommand, Delivery, Hub, Mailbox, PendingCounts, Publication, Refused, WorkerSet,
+};
+use crate::ids::ClientId;
+use crate::message::{Channel, Kind};
 
 /// The other nodes that something is for.
 #[derive(Default)]
@@ -74,17 +77,65 @@ pub(super) async fn put(mailbox: &Mailbox, mut delivery: Delivery) -> bool {
     }
 }
 
-/// Puts a publication into the mailboxes of these workers, lowest first, and then onto the links to other nodes, with a share of
-/// the tally each. Returns those of the workers that have it: the others have failed.
+/// What goes to all connections of a channel.
+#[derive(Clone)]
+pub(super) enum ToChannel {
+    /// A message.
+    Publish(Arc<Publication>),
+    /// A command.
+    Command(Arc<ChannelCommand>),
+}
+
+impl ToChannel {
+    /// The channel.
+    pub(super) fn channel(&self) -> &Channel {
+        match self {
+            ToChannel::Publish(publication) => &publication.channel,
+            ToChannel::Command(command) => &command.channel,
+        }
+    }
+
+    /// As a worker gets it.
+    fn delivery(&self, ack: Ack) -> Delivery {
+        match self {
+            ToChannel::Publish(publication) => Delivery::Publish(publication.clone(), ack),
+            ToChannel::Command(command) => Delivery::ChannelCommand(command.clone(), ack),
+        }
+    }
+
+    /// As other nodes get it.
+    fn message(&self) -> Bytes {
+        match self {
+            ToChannel::Publish(publication) => {
+                let Publication { channel, message, except } = &**publication;
+                let (binary, data) = (message.kind() == Kind::Binary, message.data());
+                let except = &protocol::longs(except.iter().map(ClientId::get));
+                protocol::Message::Publish { channel: channel.as_str(), binary, data, except }.to_bytes()
+            }
+            ToChannel::Command(command) => {
+                let channel = command.channel.as_str();
+                match &command.action {
+                    ChannelAction::Count => protocol::Message::Count { channel }.to_bytes(),
+                    ChannelAction::Close { code, reason } => {
+                        protocol::Message::Close { channel, code: *code, reason }.to_bytes()
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Puts something for a channel into the mailboxes of these workers, lowest first, and then onto the links to other nodes, with a
+/// share of the pending counts each. Returns those of the workers that have it: the others have failed.
 pub(super) async fn put_all(
     hub: Arc<Hub>,
     workers: WorkerSet,
-    publication: Arc<Publication>,
+    what: ToChannel,
     pending_counts: PendingCounts,
     remote: Remote,
 ) -> WorkerSet {
     let mut enqueued = workers.clone();
-    let mut handing_out = HandingOut { hub, publication, pending_counts, left: workers, remote, begun: false };
+    let mut handing_out = HandingOut { hub, what, pending_counts, left: workers, remote, begun: false };
     while let Some(worker) = handing_out.left.first() {
         if !put(handing_out.hub.mailbox(worker), handing_out.delivery()).await {
             enqueued.remove(worker);
@@ -99,11 +150,11 @@ pub(super) async fn put_all(
     enqueued
 }
 
-/// A publication on its way into mailboxes and onto links. Once one has it, all get it: if it is dropped then, since its
+/// Something for a channel on its way into mailboxes and onto links. Once one has it, all get it: if it is dropped then, since its
 /// publisher has gone, the rest get it at once.
 struct HandingOut {
     hub: Arc<Hub>,
-    publication: Arc<Publication>,
+    what: ToChannel,
     pending_counts: PendingCounts,
     /// The workers that do not have it yet.
     left: WorkerSet,
@@ -115,19 +166,12 @@ struct HandingOut {
 
 impl HandingOut {
     async fn put_remote(&mut self) {
-        let (message, pending_counts) = (self.message(), &self.pending_counts);
+        let (message, pending_counts) = (self.what.message(), &self.pending_counts);
         self.remote.put(&message, || request(pending_counts)).await;
     }
 
-    /// As other nodes get it.
-    fn message(&self) -> Bytes {
-        let Publication { channel, message } = &*self.publication;
-        let (binary, data) = (message.kind() == Kind::Binary, message.data());
-        protocol::Message::Publish { channel: channel.as_str(), binary, data }.to_bytes()
-    }
-
     fn delivery(&self) -> Delivery {
-        Delivery::Publish(self.publication.clone(), self.pending_counts.ack())
+        self.what.delivery(self.pending_counts.ack())
     }
 }
 
@@ -136,7 +180,7 @@ impl Drop for HandingOut {
         if self.begun {
             self.left.iter().for_each(|worker| self.hub.mailbox(worker).force(self.delivery()));
             if !self.remote.is_nobody() {
-                let (message, now) = (self.message(), self.remote.now());
+                let (message, now) = (self.what.message(), self.remote.now());
                 self.remote.links.iter().for_each(|link| link.force(&message, request(&self.pending_counts), now));
             }
         }

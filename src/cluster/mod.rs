@@ -28,12 +28,15 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::sync::oneshot;
 
-use self::enqueue::{Remote, put, put_all};
+use self::enqueue::{Remote, ToChannel, put, put_all};
 use self::interest::hash;
 use self::link::{Link, Request};
 use self::members::{Phase, Shared};
 use self::receipt::{Subscribed, Told};
-use crate::hub::{ConnCommand, Counts, Delivery, Hub, InterestSink, PendingCounts, Publication, WorkerSet};
+use crate::hub::{
+    ChannelAction, ChannelCommand, ConnCommand, Counts, Delivery, Except, Hub, InterestSink, PendingCounts,
+    Publication, WorkerSet,
+};
 use crate::ids::{ClientId, NodeId, WorkerId};
 use crate::message::{Channel, Kind, Message};
 
@@ -113,13 +116,14 @@ impl Mesh {
         &self,
         id: &str,
         (channels, list): (&[Channel], bool),
-        message: &Message,
+        (message, except): (&Message, &Except),
     ) -> Option<impl Future<Output = Option<Vec<Counts>>> + Send + use<>> {
         let others = self.others.as_ref()?;
         let owner = others.owner_of(id)?;
         let channels = channels.iter().map(Channel::as_str).collect();
         let (binary, data) = (message.kind() == Kind::Binary, message.data());
-        let message = protocol::Message::PublishOnce { id, channels, list, binary, data }.to_bytes();
+        let except = &protocol::longs(except.iter().map(ClientId::get));
+        let message = protocol::Message::PublishOnce { id, channels, list, binary, data, except }.to_bytes();
         let mut owner = Remote::new(smallvec::smallvec![owner], others);
         Some(async move {
             let (reply, counts) = oneshot::channel();
@@ -178,47 +182,61 @@ impl Mesh {
     /// Publishes to every connection in a channel, and to none before what it must stay `behind`. Gives the receipt of
     /// its counts when all mailboxes have it; waits while one is full. Dropped before a mailbox has it, it is not
     /// published; from then on it is, whatever happens.
-    pub fn publish(
+    pub fn publish(&self, publication: Publication, behind: Behind) -> impl Future<Output = Receipt> + Send + use<> {
+        let told = Told::of(&publication);
+        self.begin(ToChannel::Publish(Arc::new(publication)), behind, told)
+    }
+
+    /// Has every connection in a channel do something. Gives the receipt, as [`Mesh::publish`] does: how many it was for.
+    pub fn command_channel(
         &self,
         channel: Channel,
-        message: Message,
+        action: ChannelAction,
         behind: Behind,
     ) -> impl Future<Output = Receipt> + Send + use<> {
+        self.begin(ToChannel::Command(Arc::new(ChannelCommand { channel, action })), behind, None)
+    }
+
+    fn begin(
+        &self,
+        what: ToChannel,
+        behind: Behind,
+        told: Option<Told>,
+    ) -> impl Future<Output = Receipt> + Send + use<> {
         let (pending_counts, counts) = PendingCounts::new();
-        let told = Told::of(&channel, &message);
         let so_far = pending_counts.so_far();
-        let enqueued = self.enqueue(channel, message, behind, pending_counts);
+        let enqueued = self.enqueue(what, behind, pending_counts);
         let hub = self.hub.clone();
         async move { Receipt::new(hub, enqueued.await, counts, so_far, told) }
     }
 
-    /// The same without counts, for less.
-    pub fn publish_uncounted(&self, channel: Channel, message: Message) -> impl Future<Output = ()> + Send + use<> {
-        if let Some(Told { channel, bytes }) = Told::of(&channel, &message) {
+    /// Publishes without counts, for less.
+    pub fn publish_uncounted(&self, publication: Publication) -> impl Future<Output = ()> + Send + use<> {
+        if let Some(Told { channel, bytes }) = Told::of(&publication) {
             tracing::debug!(%channel, bytes, "published, uncounted");
         }
-        let enqueued = self.enqueue(channel, message, Behind::default(), PendingCounts::ignored());
+        let what = ToChannel::Publish(Arc::new(publication));
+        let enqueued = self.enqueue(what, Behind::default(), PendingCounts::ignored());
         async move { drop(enqueued.await) }
     }
 
     /// The workers whose mailboxes have it.
     fn enqueue(
         &self,
-        channel: Channel,
-        message: Message,
+        what: ToChannel,
         behind: Behind,
         pending_counts: PendingCounts,
     ) -> impl Future<Output = WorkerSet> + Send + use<> {
-        let mut workers = self.hub.workers_of(channel.as_str());
+        let mut workers = self.hub.workers_of(what.channel().as_str());
         behind.workers.iter().for_each(|worker| workers.add(worker));
         if let Some(missed) = self.others.as_ref().map(|others| others.missed() as u64).filter(|missed| *missed > 0) {
             pending_counts.ack().settle(Counts { unanswered: missed, ..Counts::default() });
         }
-        let mut others = self.others_of(&channel);
+        let mut others = self.others_of(what.channel());
         if let Some(shared) = self.others.as_ref().filter(|_| !behind.others.is_empty()) {
             others.add(behind.others, shared);
         }
-        put_all(self.hub.clone(), workers, Arc::new(Publication { channel, message }), pending_counts, others)
+        put_all(self.hub.clone(), workers, what, pending_counts, others)
     }
 
     /// Sends to one client. Gives the receipt when the mailbox of its worker has the message, or the link to its node; waits
@@ -312,7 +330,7 @@ mod tests {
         let client = ClientId::new(7).unwrap();
         let mut command = mesh.command(client, ConnCommand::Subscribe(vec![channel.clone()])).now_or_never().unwrap();
         let behind = mesh.behind([client]);
-        let mut publish = mesh.publish(channel, Message::text("x"), behind).now_or_never().unwrap();
+        let mut publish = mesh.publish(Publication::new(channel, Message::text("x")), behind).now_or_never().unwrap();
         assert!((&mut command).now_or_never().is_none() && (&mut publish).now_or_never().is_none());
         let mut taken = take(&hub, hub.worker_of(client).0);
         assert!(matches!(taken.pop_front(), Some(Delivery::ConnCommand(..))));
@@ -331,11 +349,11 @@ mod tests {
                 hub.leave("c", WorkerId(worker));
             }
             hub.join(&channel, WorkerId(full_one));
-            assert!(mesh.publish_uncounted(channel.clone(), full()).now_or_never().is_some());
+            assert!(mesh.publish_uncounted(Publication::new(channel.clone(), full())).now_or_never().is_some());
             for worker in 0..3 {
                 hub.join(&channel, WorkerId(worker));
             }
-            let publish = mesh.publish(channel.clone(), Message::text("x"), Behind::default());
+            let publish = mesh.publish(Publication::new(channel.clone(), Message::text("x")), Behind::default());
             assert!(publish.now_or_never().is_none());
             // All, or none of them.
             let taken = |worker| take(&hub, worker).len();
@@ -347,12 +365,12 @@ mod tests {
     fn a_receipt_is_given_when_the_mailbox_has_the_publication_and_its_counts_come_later() {
         let (hub, mesh, channel) = world(1);
         hub.join(&channel, WorkerId(0));
-        assert!(mesh.publish_uncounted(channel.clone(), full()).now_or_never().is_some());
-        let mut next = Box::pin(mesh.publish(channel.clone(), Message::text("x"), Behind::default()));
+        assert!(mesh.publish_uncounted(Publication::new(channel.clone(), full())).now_or_never().is_some());
+        let mut next = Box::pin(mesh.publish(Publication::new(channel.clone(), Message::text("x")), Behind::default()));
         assert!((&mut next).now_or_never().is_none(), "the mailbox is full");
         take(&hub, 0);
         let mut receipt = next.now_or_never().unwrap();
-        let dropped = mesh.publish(channel, Message::text("y"), Behind::default()).now_or_never();
+        let dropped = mesh.publish(Publication::new(channel, Message::text("y")), Behind::default()).now_or_never();
         drop(dropped);
         assert!((&mut receipt).now_or_never().is_none());
         let taken = take(&hub, 0);
@@ -371,7 +389,11 @@ mod tests {
         for worker in [0, 1] {
             hub.join(&channel, WorkerId(worker));
         }
-        let publish = || mesh.publish(channel.clone(), Message::text("x"), Behind::default()).now_or_never().unwrap();
+        let publish = || {
+            mesh.publish(Publication::new(channel.clone(), Message::text("x")), Behind::default())
+                .now_or_never()
+                .unwrap()
+        };
         let mut before = publish();
         hub.stall(WorkerId(0));
         let mut after = publish();
@@ -384,7 +406,7 @@ mod tests {
         assert_eq!((before.now_or_never(), after.now_or_never()), (counts, counts));
         assert_eq!(take(&hub, 0).len(), 2, "delivered once the worker goes on");
         // What its full mailbox does not take has failed at once, and is not missed besides.
-        assert!(mesh.publish_uncounted(channel.clone(), full()).now_or_never().is_some());
+        assert!(mesh.publish_uncounted(Publication::new(channel.clone(), full())).now_or_never().is_some());
         take(&hub, 1);
         let mut refused = publish();
         assert!((&mut refused).now_or_never().is_none());
@@ -401,7 +423,8 @@ mod tests {
         for worker in [own, other] {
             hub.join(&channel, worker);
         }
-        let mut publish = mesh.publish(channel, Message::text("x"), Behind::default()).now_or_never().unwrap();
+        let mut publish =
+            mesh.publish(Publication::new(channel, Message::text("x")), Behind::default()).now_or_never().unwrap();
         let mut send = mesh.send(client, Message::text("x")).now_or_never().unwrap();
         let mut command = mesh.command(client, ConnCommand::Unsubscribe(Vec::new())).now_or_never().unwrap();
         let (_held, mut answered) = (take(&hub, own.0), take(&hub, other.0));

@@ -195,6 +195,8 @@ pub enum Message<'a> {
         binary: bool,
         /// The data.
         data: &'a [u8],
+        /// The ids of clients that are left out.
+        except: &'a [u8],
     },
     /// A message for one client.
     Send {
@@ -240,6 +242,8 @@ pub enum Message<'a> {
         binary: bool,
         /// The data.
         data: &'a [u8],
+        /// The ids of clients that are left out.
+        except: &'a [u8],
     },
     /// What that came to, for each channel in their order: [`Published`] after [`Published`].
     OnceReply {
@@ -252,6 +256,20 @@ pub enum Message<'a> {
     Members {
         /// Their runs, 8 bytes each, little-endian.
         runs: &'a [u8],
+    },
+    /// How many connections of the receiving node are in a channel?
+    Count {
+        /// The channel's name.
+        channel: &'a str,
+    },
+    /// All connections of the receiving node that are in a channel are to be closed.
+    Close {
+        /// The channel's name.
+        channel: &'a str,
+        /// The close code.
+        code: u16,
+        /// The reason.
+        reason: &'a str,
     },
 }
 
@@ -316,15 +334,15 @@ impl Reply {
     }
 }
 
-/// Hashes as bytes, for [`Message::Snapshot`] and [`Message::Interest`].
-pub fn hashes(of: impl IntoIterator<Item = u64>) -> Vec<u8> {
+/// Numbers as bytes: the hashes of [`Message::Snapshot`] and [`Message::Interest`], ids of clients.
+pub fn longs(of: impl IntoIterator<Item = u64>) -> Vec<u8> {
     of.into_iter().flat_map(u64::to_le_bytes).collect()
 }
 
-/// The hashes that such bytes are.
-pub fn read_hashes(bytes: &[u8]) -> impl Iterator<Item = u64> {
-    let (hashes, _) = bytes.as_chunks::<8>();
-    hashes.iter().map(|bytes| u64::from_le_bytes(*bytes))
+/// The numbers that such bytes are.
+pub fn read_longs(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    let (longs, _) = bytes.as_chunks::<8>();
+    longs.iter().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
 impl Message<'_> {
@@ -418,7 +436,7 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 /// How many kinds of messages this version knows.
-const KINDS: u8 = 14;
+const KINDS: u8 = 16;
 
 #[cfg(test)]
 mod tests;

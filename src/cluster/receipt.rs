@@ -11,9 +11,9 @@ use tokio::sync::oneshot;
 use super::interest::hash;
 use super::members::Shared;
 use super::unanswered::Place;
-use crate::hub::{CommandError, Counts, Hub, SoFar, WorkerSet};
+use crate::hub::{CommandError, Counts, Hub, Publication, SoFar, WorkerSet};
 use crate::ids::{ClientId, WorkerId};
-use crate::message::{Channel, Message};
+use crate::message::Channel;
 
 /// The receipt of a publication: awaiting it gives how many connections were reached. A worker that is stuck is not
 /// waited for; it counts as one failure.
@@ -174,8 +174,8 @@ pub(super) struct Told {
 
 impl Told {
     /// None where the log says nothing: then it costs a look at its level.
-    pub(super) fn of(channel: &Channel, message: &Message) -> Option<Told> {
-        let told = || Told { channel: channel.clone(), bytes: message.data().len() };
+    pub(super) fn of(publication: &Publication) -> Option<Told> {
+        let told = || Told { channel: publication.channel.clone(), bytes: publication.message.data().len() };
         tracing::enabled!(tracing::Level::DEBUG).then(told)
     }
 }

@@ -1,10 +1,12 @@
-//! Connection commands: what a back end can tell one connection to do, apart from taking a message.
+//! Commands: what a back end can tell one connection, or all connections of a channel, to do, apart from taking a message.
 
 use tokio::sync::oneshot;
 
 use crate::ids::{ClientId, WorkerId};
 use crate::message::Channel;
+use crate::message::close_code::may_be_sent;
 use crate::value::Value;
+use crate::wire::frame::MAX_REASON;
 
 /// A connection command.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +35,49 @@ impl ConnCommand {
                 channels.iter().map(|channel| size_of::<Channel>() + channel.as_str().len()).sum()
             }
             ConnCommand::Close { reason, .. } => reason.len(),
+        }
+    }
+}
+
+/// A command to all connections of a channel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChannelCommand {
+    /// The channel.
+    pub channel: Channel,
+    /// What to do.
+    pub action: ChannelAction,
+}
+
+/// What all connections of a channel are to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ChannelAction {
+    /// Nothing: they are only counted.
+    Count,
+    /// Close, once what was sent before has gone out.
+    Close {
+        /// The close code, one that an endpoint may send.
+        code: u16,
+        /// The reason, at most 123 bytes.
+        reason: Box<str>,
+    },
+}
+
+impl ChannelAction {
+    /// Whether its parts are within their bounds: another node may have sent it.
+    pub fn is_valid(&self) -> bool {
+        match self {
+            ChannelAction::Count => true,
+            ChannelAction::Close { code, reason } => may_be_sent(*code) && reason.len() <= MAX_REASON,
+        }
+    }
+}
+
+impl ChannelCommand {
+    /// The bytes it counts for in a mailbox.
+    pub(super) fn weight(&self) -> usize {
+        match &self.action {
+            ChannelAction::Count => 0,
+            ChannelAction::Close { reason, .. } => reason.len(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::command::{CommandReply, ConnCommand};
+use super::command::{ChannelCommand, CommandReply, ConnCommand};
 use super::pending::Ack;
 use crate::ids::ClientId;
 use crate::message::{Channel, Message};
@@ -14,12 +14,49 @@ pub struct Publication {
     pub channel: Channel,
     /// What to deliver.
     pub message: Message,
+    /// Who is left out.
+    pub except: Except,
+}
+
+impl Publication {
+    /// A message to all connections of a channel.
+    pub fn new(channel: Channel, message: Message) -> Publication {
+        Publication { channel, message, except: Except::default() }
+    }
+}
+
+/// Clients that a publication leaves out: the one who caused it, say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Except(Box<[ClientId]>);
+
+/// The most clients that a publication leaves out.
+pub const MAX_EXCEPT: usize = 1000;
+
+impl Except {
+    /// These clients; the callers bound their number to [`MAX_EXCEPT`].
+    pub fn new(clients: impl IntoIterator<Item = ClientId>) -> Except {
+        let mut clients: Box<[ClientId]> = clients.into_iter().collect();
+        clients.sort_unstable();
+        Except(clients)
+    }
+
+    /// Whether a client is left out.
+    pub fn contains(&self, client: ClientId) -> bool {
+        !self.0.is_empty() && self.0.binary_search(&client).is_ok()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = ClientId> {
+        self.0.iter().copied()
+    }
 }
 
 /// One item in a worker's mailbox. The other way into a worker is its control lane.
 pub enum Delivery {
     /// To all connections of this worker that are in the channel.
     Publish(Arc<Publication>, Ack),
+    /// To all connections of this worker that are in the channel: a command. The ack counts those that it was for.
+    ChannelCommand(Arc<ChannelCommand>, Ack),
     /// To one connection of this worker.
     Send(ClientId, Message, Ack),
     /// To one connection of this worker: a command to apply.
@@ -30,7 +67,10 @@ impl Delivery {
     /// The bytes it counts for in a mailbox: its payload and its own size.
     pub(super) fn weight(&self) -> usize {
         128 + match self {
-            Delivery::Publish(publication, _) => publication.message.data().len(),
+            Delivery::Publish(publication, _) => {
+                publication.message.data().len() + publication.except.0.len() * size_of::<ClientId>()
+            }
+            Delivery::ChannelCommand(command, _) => command.weight(),
             Delivery::Send(_, message, _) => message.data().len(),
             Delivery::ConnCommand(_, order, _) => order.weight(),
         }

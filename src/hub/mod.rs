@@ -24,8 +24,8 @@ use channel::ChannelState;
 use lanes::LaneTable;
 
 pub use channel::{Joined, Left};
-pub use command::{CommandError, CommandReply, ConnCommand};
-pub use delivery::{Delivery, Publication};
+pub use command::{ChannelAction, ChannelCommand, CommandError, CommandReply, ConnCommand};
+pub use delivery::{Delivery, Except, MAX_EXCEPT, Publication};
 pub use interest::InterestSink;
 pub use mailbox::{MAILBOX_BYTES, Mailbox, Refused};
 pub use pending::{Ack, Counts, PendingCounts, ReplyTo, Scenario, SoFar};

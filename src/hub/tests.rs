@@ -37,7 +37,7 @@ fn interest_comes_and_goes_without_a_trace() {
 fn delivery(bytes: usize) -> (Delivery, tokio::sync::oneshot::Receiver<Counts>) {
     let (pending_counts, counts) = PendingCounts::new();
     let message = Message::binary(vec![0; bytes]);
-    (Delivery::Publish(Arc::new(Publication { channel: channel("c"), message }), pending_counts.ack()), counts)
+    (Delivery::Publish(Arc::new(Publication::new(channel("c"), message)), pending_counts.ack()), counts)
 }
 
 #[test]

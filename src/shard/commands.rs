@@ -1,11 +1,28 @@
-//! How a connection applies a back end's command.
+//! How connections apply back ends' commands.
 
 use super::Shard;
 use super::conn::Conn;
-use crate::hub::{CommandError, ConnCommand};
+use crate::hub::{ChannelAction, ChannelCommand, CommandError, ConnCommand, Counts};
 use crate::message::CloseReason;
 
 impl Shard {
+    /// Applies a command to all connections of a channel. Counts those that it was for: not those that are closing already.
+    pub(super) fn apply_to_channel(&self, command: &ChannelCommand) -> Counts {
+        let (topics, conns) = (self.topics.borrow(), self.conns.borrow());
+        let members = topics.members(command.channel.as_str()).iter();
+        let mut counts = Counts::default();
+        for conn in members.filter_map(|&member| conns.get(member as usize)).filter(|conn| !conn.is_closing()) {
+            match &command.action {
+                ChannelAction::Count => {}
+                ChannelAction::Close { code, reason } => {
+                    conn.close(CloseReason::Requested { code: *code, reason: reason.clone() });
+                }
+            }
+            counts.add(true);
+        }
+        counts
+    }
+
     /// Applies a command, or says why not.
     pub(super) fn apply(&self, conn: &Conn, command: ConnCommand) -> Result<(), CommandError> {
         if conn.is_closing() {

@@ -21,6 +21,10 @@ impl Shard {
                 let scripted = self.fan_out(&publication, &ack, &mut counts);
                 ((!scripted.is_empty()).then(|| (scripted, publication.message.clone())), ack)
             }
+            Delivery::ChannelCommand(command, ack) => {
+                counts = self.apply_to_channel(&command);
+                (None, ack)
+            }
             Delivery::Send(client_id, message, ack) => {
                 let mut rest = None;
                 match self.get(client_id) {
@@ -100,6 +104,9 @@ impl Shard {
                 counts.add(false);
                 continue;
             };
+            if publication.except.contains(conn.client_id) {
+                continue;
+            }
             match conn.framing {
                 Framing::Script => scripted.push(conn.clone()),
                 Framing::WebSocket => {

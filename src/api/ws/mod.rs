@@ -3,7 +3,6 @@
 
 mod access;
 mod calls;
-mod command;
 mod request;
 mod session;
 mod write_buffer;

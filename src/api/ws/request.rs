@@ -7,14 +7,15 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::command;
 use crate::api::call::{Outcome as Several, Published, is_none, not_sent};
+use crate::api::channel_call::{ChannelCall, Counted};
+use crate::api::command;
 use crate::api::error::ApiError;
 use crate::api::params::{Field, Params, RequestId, invalid, object_of};
 use crate::api::publish;
 use crate::api::state::Api;
 use crate::cluster::{Behind, CommandReceipt, Receipt, SendReceipt};
-use crate::hub::{CommandError, ConnCommand};
+use crate::hub::{CommandError, ConnCommand, Publication};
 use crate::ids::ClientId;
 use crate::queue::{Consumer, PopError, Topic};
 use crate::telemetry::metrics::labels::{ApiCall, Label};
@@ -45,6 +46,8 @@ pub(super) enum Reply {
     },
     /// `mesh.publish` to several channels.
     Each(Vec<Published>),
+    /// `mesh.count` and `mesh.close`.
+    Counted(Counted),
 }
 
 impl From<Published> for Reply {
@@ -115,6 +118,8 @@ pub(super) enum Enqueued {
     Publish(Receipt),
     /// Any other publish.
     Publishes(Pin<Box<dyn Future<Output = Several>>>),
+    /// A call about the connections of channels.
+    Channel(Pin<Box<dyn Future<Output = Result<Counted, ApiError>>>>),
     /// A message to a client.
     Send(ClientId, SendReceipt),
     /// A command to a client's connection.
@@ -132,6 +137,7 @@ impl Enqueued {
                     Several::Each(published) => Reply::Each(published),
                 })
             }),
+            Enqueued::Channel(outcome) => outcome.as_mut().poll(cx).map(|counted| counted.map(Reply::Counted)),
             Enqueued::Send(client, receipt) => {
                 Pin::new(receipt).poll(cx).map(|sent| if sent { Ok(DONE) } else { Err(not_sent(*client)) })
             }
@@ -141,6 +147,9 @@ impl Enqueued {
         }
     }
 }
+
+/// What parameters are called in error messages.
+const PARAMS: &str = "field \"p\"";
 
 /// Methods of older versions, and what they are called today.
 const OLDER: [(&str, &str); 3] =
@@ -201,25 +210,30 @@ fn call(method: &str, params: Option<&str>, api: &Api, behind: impl FnOnce() -> 
     let object = || given().map(|params| object_of(params.as_bytes()));
     let queue_call = match method {
         "mesh.publish" => {
-            let params = Params::parse(object()?, "field \"p\"")?;
+            let params = Params::parse(object()?, PARAMS)?;
             if !params.is_plain() {
                 let enqueued = publish::begin(api, params.publish()?, behind());
                 return Ok(Call::enqueue(async move { Enqueued::Publishes(Box::pin(enqueued.await.outcome())) }));
             }
             let (channel, message) = (params.channel()?, params.message()?);
             api.counts.published.add(1);
-            let receipt = api.mesh.publish(channel, message, behind());
+            let receipt = api.mesh.publish(Publication::new(channel, message), behind());
             return Ok(Call::enqueue(async move { Enqueued::Publish(receipt.await) }));
         }
         "mesh.send" => {
-            let params = Params::parse(object()?, "field \"p\"")?;
+            let params = Params::parse(object()?, PARAMS)?;
             let (client, message) = (params.client()?, params.message()?);
             let client = client.map_err(not_sent)?;
             let receipt = api.mesh.send(client, message);
             return Ok(Call::enqueue(async move { Enqueued::Send(client, receipt.await) }));
         }
+        "mesh.count" | "mesh.close" => {
+            let read = if method == "mesh.count" { ChannelCall::count } else { ChannelCall::close };
+            let enqueued = read(object()?, PARAMS).0?.begin(&api.mesh, behind());
+            return Ok(Call::enqueue(async move { Enqueued::Channel(Box::pin(enqueued.await.outcome())) }));
+        }
         "conn.call" => {
-            let (client, order) = command::parse(object()?)?;
+            let (client, order) = command::parse(object()?, PARAMS).0?;
             let client = client.map_err(|n| ApiError::NotObeyed(CommandError::NotConnected(n)))?;
             let joins = matches!(order, ConnCommand::Subscribe(_)).then_some(client);
             let receipt = api.mesh.command(client, order);

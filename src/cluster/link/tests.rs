@@ -17,7 +17,7 @@ fn frame(link: &Link) -> Option<(Header, Vec<u8>)> {
 }
 
 fn publish(data: &[u8]) -> Bytes {
-    Message::Publish { channel: "c", binary: true, data }.to_bytes()
+    Message::Publish { channel: "c", binary: true, data, except: &[] }.to_bytes()
 }
 
 #[test]

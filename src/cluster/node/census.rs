@@ -23,7 +23,7 @@ impl<C: Clients> Node<C> {
 
     /// What a center's stream begins with, besides what all begin with.
     pub(super) fn members_message(&self) -> Option<Bytes> {
-        let runs = protocol::hashes(self.engines().into_iter().map(|run| run.0));
+        let runs = protocol::longs(self.engines().into_iter().map(|run| run.0));
         self.settings.center.then(|| Message::Members { runs: &runs }.to_bytes())
     }
 
@@ -44,7 +44,7 @@ impl<C: Clients> Node<C> {
 
     /// A center has said which engines there are.
     pub(super) fn center_knows(&mut self, center: Run, runs: &[u8]) {
-        self.missing.seen.insert(center, protocol::read_hashes(runs).take(super::MAX_NODES).map(Run).collect());
+        self.missing.seen.insert(center, protocol::read_longs(runs).take(super::MAX_NODES).map(Run).collect());
     }
 
     /// How many engines are missed: a center knows them, and this node has not for a while. `at_once`: those that it may still

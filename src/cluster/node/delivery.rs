@@ -8,7 +8,17 @@ use std::task::Context;
 
 use crate::cluster::link::Link;
 use crate::cluster::protocol::{Message, Published};
-use crate::hub::{Counts, PendingCounts};
+use crate::hub::{ChannelAction, Counts, PendingCounts};
+
+/// A message as another node has published it.
+pub struct Payload {
+    /// Binary data; else text.
+    pub binary: bool,
+    /// The data.
+    pub data: Bytes,
+    /// The ids of clients that are left out, 8 bytes each.
+    pub except: Bytes,
+}
 
 /// What comes from another node for the clients of this one.
 pub enum Delivery {
@@ -16,11 +26,18 @@ pub enum Delivery {
     Publish {
         /// Its name, as it came.
         channel: String,
-        /// Binary data; else text.
-        binary: bool,
-        /// The data.
-        data: Bytes,
+        /// The message.
+        message: Payload,
         /// Where it is counted.
+        counts: Option<PendingCounts>,
+    },
+    /// For all subscribers of a channel to do.
+    ChannelCommand {
+        /// Its name, as it came.
+        channel: String,
+        /// What to do, as it came.
+        action: ChannelAction,
+        /// Where they are counted.
         counts: Option<PendingCounts>,
     },
     /// To one client.
@@ -42,10 +59,8 @@ pub enum Delivery {
         channels: Vec<String>,
         /// They came as a list.
         list: bool,
-        /// Binary data; else text.
-        binary: bool,
-        /// The data.
-        data: Bytes,
+        /// The message.
+        message: Payload,
         /// Who is told.
         reply: OnceReply,
     },

@@ -24,7 +24,7 @@ use super::link::Link;
 use super::members::{Phase, Shared};
 use super::protocol::{self, Hello, MAJOR, Message, Run};
 
-pub use delivery::{Clients, CommandReply, Delivery, OnceReply, Waiting};
+pub use delivery::{Clients, CommandReply, Delivery, OnceReply, Payload, Waiting};
 
 /// Milliseconds between two hellos.
 const HELLO: u64 = 1000;

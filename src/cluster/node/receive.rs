@@ -85,7 +85,7 @@ impl<C: Clients> Node<C> {
         let mut parts = hashes.chunks(PART).peekable();
         loop {
             let part = parts.next().unwrap_or_default();
-            let (hashes, last) = (protocol::hashes(part.iter().copied()), parts.peek().is_none());
+            let (hashes, last) = (protocol::longs(part.iter().copied()), parts.peek().is_none());
             first.push(Message::Snapshot { version, hashes: &hashes, last }.to_bytes());
             if last {
                 break;

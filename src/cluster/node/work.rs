@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use std::task::Context;
 
 use super::peer::suspect;
-use super::{Clients, CommandReply, Delivery, Node, OnceReply, Telling};
+use super::{Clients, CommandReply, Delivery, Node, OnceReply, Payload, Telling};
 use crate::cluster::link::Request;
 use crate::cluster::protocol::{self, Message, Messages, Published, Reply, Run};
-use crate::hub::{CommandError, Counts, PendingCounts};
+use crate::hub::{ChannelAction, CommandError, Counts, PendingCounts};
 
 impl<C: Clients> Node<C> {
     /// Does what has come, as far as there is room, and tells what has changed.
@@ -67,9 +67,17 @@ impl<C: Clients> Node<C> {
         let counts = || (request > 0).then(|| PendingCounts::of_request(peer.link.clone(), request));
         let delivery =
             match message {
-                Message::Publish { channel, binary, data } => {
-                    let data = frame.slice_ref(data);
-                    Delivery::Publish { channel: channel.to_owned(), binary, data, counts: counts() }
+                Message::Publish { channel, binary, data, except } => {
+                    let message = Payload { binary, data: frame.slice_ref(data), except: frame.slice_ref(except) };
+                    Delivery::Publish { channel: channel.to_owned(), message, counts: counts() }
+                }
+                Message::Count { channel } => {
+                    let action = ChannelAction::Count;
+                    Delivery::ChannelCommand { channel: channel.to_owned(), action, counts: counts() }
+                }
+                Message::Close { channel, code, reason } => {
+                    let action = ChannelAction::Close { code, reason: reason.into() };
+                    Delivery::ChannelCommand { channel: channel.to_owned(), action, counts: counts() }
                 }
                 Message::Send { client, binary, data } => {
                     Delivery::Send { client, binary, data: frame.slice_ref(data), counts: counts() }
@@ -78,10 +86,11 @@ impl<C: Clients> Node<C> {
                     let reply = CommandReply::new(peer.link.clone(), request);
                     Delivery::Command { client, command: frame.slice_ref(command), reply }
                 }
-                Message::PublishOnce { id, channels, list, binary, data } => {
+                Message::PublishOnce { id, channels, list, binary, data, except } => {
                     let reply = OnceReply::new(peer.link.clone(), request);
                     let channels = channels.into_iter().map(str::to_owned).collect();
-                    Delivery::Once { id: id.to_owned(), channels, list, binary, data: frame.slice_ref(data), reply }
+                    let message = Payload { binary, data: frame.slice_ref(data), except: frame.slice_ref(except) };
+                    Delivery::Once { id: id.to_owned(), channels, list, message, reply }
                 }
                 Message::OnceReply { request, counts } => {
                     if let Some(Request::Once(reply)) = peer.link.take_request(request) {
@@ -112,7 +121,7 @@ impl<C: Clients> Node<C> {
                     return;
                 }
                 Message::Snapshot { version, hashes, last } => {
-                    peer.incoming.snapshot.extend(protocol::read_hashes(hashes));
+                    peer.incoming.snapshot.extend(protocol::read_longs(hashes));
                     if last {
                         let all = std::mem::take(&mut peer.incoming.snapshot);
                         if std::mem::replace(&mut peer.complete, true) {
@@ -124,8 +133,8 @@ impl<C: Clients> Node<C> {
                     return;
                 }
                 Message::Interest { version, gone, come } => {
-                    self.shared.others.gone(peer.link.slot, protocol::read_hashes(gone));
-                    self.shared.others.come(peer.link.slot, protocol::read_hashes(come));
+                    self.shared.others.gone(peer.link.slot, protocol::read_longs(gone));
+                    self.shared.others.come(peer.link.slot, protocol::read_longs(come));
                     peer.knows_ours(version, now);
                     return;
                 }
@@ -166,7 +175,7 @@ impl<C: Clients> Node<C> {
             self.telling = None;
         }
         if let Some(changes) = own.next() {
-            let (gone, come) = (protocol::hashes(changes.gone), protocol::hashes(changes.come));
+            let (gone, come) = (protocol::longs(changes.gone), protocol::longs(changes.come));
             let message = Message::Interest { version: changes.version, gone: &gone, come: &come }.to_bytes();
             let mut left = HashSet::new();
             for (run, peer) in self.peers.iter().filter(|(_, peer)| peer.hello.engine) {

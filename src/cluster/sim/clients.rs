@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
-use crate::cluster::node::{Clients, Delivery, Waiting};
+use crate::cluster::node::{Clients, Delivery, Payload, Waiting};
 use crate::cluster::protocol::Run;
 use crate::hub::Counts;
 
@@ -65,7 +65,7 @@ impl SimClients {
 
 impl Clients for SimClients {
     fn deliver(&mut self, delivery: Delivery) -> Option<Waiting> {
-        let Delivery::Publish { channel, data, counts, .. } = delivery else { panic!() };
+        let Delivery::Publish { channel, message: Payload { data, .. }, counts } = delivery else { panic!() };
         let counts = counts.map(|counts| counts.ack());
         if self.local().busy == 0 {
             let reached = self.publish(&channel, &data);

@@ -293,26 +293,27 @@ fn clear_buffer(args: &Args) -> Fallible<()> {
 }
 
 /// The code and the reason to close with.
-pub(crate) fn close_args(args: &Args) -> Result<(u16, Box<str>), Raise> {
-    let code = if args.is_nil(1) { f64::from(close_code::NORMAL) } else { args.number(1)? };
+pub(crate) fn close_args(args: &Args, first: i32) -> Result<(u16, Box<str>), Raise> {
+    let second = first + 1;
+    let code = if args.is_nil(first) { f64::from(close_code::NORMAL) } else { args.number(first)? };
     // The conversion saturates to a code that is not valid.
     if code.fract() != 0.0 || !close_code::may_be_sent(code as u16) {
         return Err(Raise::Argument {
-            index: 1,
+            index: first,
             problem: format!("close code expected (1000, 3000 to 4999), got {code}"),
         });
     }
-    let reason = args.optional_bytes(2)?.unwrap_or_default();
+    let reason = args.optional_bytes(second)?.unwrap_or_default();
     let Ok(reason) = std::str::from_utf8(&reason) else {
-        return Err(Raise::Argument { index: 2, problem: "the reason is not valid UTF-8".into() });
+        return Err(Raise::Argument { index: second, problem: "the reason is not valid UTF-8".into() });
     };
     if reason.len() > MAX_REASON {
-        return Err(Raise::Argument { index: 2, problem: format!("the reason has more than {MAX_REASON} bytes") });
+        return Err(Raise::Argument { index: second, problem: format!("the reason has more than {MAX_REASON} bytes") });
     }
     Ok((code as u16, reason.into()))
 }
 
 fn close(args: &Args) -> Fallible<()> {
-    let (live, (code, reason)) = (live(args)?, close_args(args)?);
+    let (live, (code, reason)) = (live(args)?, close_args(args, 1)?);
     Ok(live.map(|(_, conn)| conn.close(CloseReason::Requested { code, reason })))
 }

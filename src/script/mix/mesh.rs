@@ -5,9 +5,9 @@ use futures_util::FutureExt;
 use std::future::ready;
 use std::rc::Rc;
 
-use super::conn::{channel_args, kind_arg, subscribe_to};
+use super::conn::{channel_args, close_args, kind_arg, subscribe_to};
 use crate::cluster::Behind;
-use crate::hub::Counts;
+use crate::hub::{ChannelAction, CommandError, ConnCommand, Counts, Except, MAX_EXCEPT, Publication};
 use crate::ids::ClientId;
 use crate::message::{Channel, Message};
 use crate::script::current::{self, Host};
@@ -25,9 +25,11 @@ pub fn register(mix: &Table<'_>) {
     mix.native(c"unsubscribe", unsubscribe);
     mix.field(
         c"mesh",
-        table(2, |mesh| {
+        table(4, |mesh| {
             mesh.waiting(c"publish", publish);
             mesh.waiting(c"send", send);
+            mesh.waiting(c"count", count);
+            mesh.waiting(c"close", close);
         }),
     );
 }
@@ -35,34 +37,54 @@ pub fn register(mix: &Table<'_>) {
 /// Connections reached and not reached; nothing if the script asked for no counts.
 type Counted = Result<(Option<f64>, Option<f64>), String>;
 
-/// A publication: to which channel, what, and whether its counts are wanted.
-pub(crate) fn publish_args(args: &Args) -> Fallible<(Channel, Message, bool)> {
+/// A publication, and whether its counts are wanted.
+pub(crate) fn publish_args(args: &Args) -> Fallible<(Publication, bool)> {
     let (channel, data, kind) = (args.bytes(1)?, args.bytes(2)?, kind_arg(args, 3)?);
-    let counted = if args.is_nil(4) {
-        true
-    } else {
-        let options = args.table(4)?;
-        match options.iter().find(|(key, _)| *key == Value::str("counts")) {
-            Some((_, Value::Bool(counts))) => *counts,
-            None => true,
-            Some(_) => {
-                return Err(Raise::Argument { index: 4, problem: "counts must be true or false".into() });
-            }
+    let wrong = |problem: String| Raise::Argument { index: 4, problem };
+    let (mut counted, mut except) = (true, Except::default());
+    let options = if args.is_nil(4) { Box::default() } else { args.table(4)? };
+    for (key, value) in &options {
+        let Value::Str(key) = key else { continue };
+        match (&**key, value) {
+            (b"counts", Value::Bool(counts)) => counted = *counts,
+            (b"counts", _) => return Err(wrong("counts must be true or false".into())),
+            (b"except", value) => except = except_arg(value).map_err(wrong)?,
+            _ => {}
         }
-    };
+    }
     let channel = match Channel::from_script(&channel) {
         Ok(channel) => channel,
         Err(e) => return Ok(Err(e.to_string())),
     };
     Ok(match Message::new(kind, Bytes::copy_from_slice(&data)) {
-        Ok(message) => Ok((channel, message, counted)),
+        Ok(message) => Ok((Publication { channel, message, except }, counted)),
         Err(e) => Err(e.to_string()),
     })
 }
 
+/// The clients that a publication leaves out: a client_id, or a list of them.
+fn except_arg(value: &Value) -> Result<Except, String> {
+    let wanted = "except must be a client_id, or a list of them";
+    let client = |value: &Value| match value {
+        Value::Str(word) => ClientId::parse(word).ok_or(wanted),
+        // Below 2^53 a number is exact.
+        Value::Number(n) if n.fract() == 0.0 && *n > 0.0 => ClientId::new(*n as u64).ok_or(wanted),
+        _ => Err(wanted),
+    };
+    Ok(Except::new(match value {
+        Value::Table(list) | Value::Array(list) => {
+            if list.len() > MAX_EXCEPT {
+                return Err(format!("except must be a list of at most {MAX_EXCEPT}"));
+            }
+            list.iter().map(|(_, value)| client(value)).collect::<Result<Vec<_>, _>>()?
+        }
+        one => vec![client(one)?],
+    }))
+}
+
 fn publish(args: &Args) -> Result<Outcome<Counted>, Raise> {
     let now = |failure: String| Ok(Outcome::Now(Err(failure)));
-    let (channel, message, counted) = match publish_args(args)? {
+    let (publication, counted) = match publish_args(args)? {
         Ok(publication) => publication,
         Err(e) => return now(e),
     };
@@ -71,12 +93,12 @@ fn publish(args: &Args) -> Result<Outcome<Counted>, Raise> {
     };
     host.shard.counts.published.add(1);
     if counted {
-        let enqueued = host.mesh.publish(channel, message, Behind::default());
+        let enqueued = host.mesh.publish(publication, Behind::default());
         return Ok(Outcome::enqueue(enqueued, |counts: Counts| {
             Ok((Some(counts.reached as f64), Some(counts.failed as f64)))
         }));
     }
-    let mut enqueued = Box::pin(host.mesh.publish_uncounted(channel, message));
+    let mut enqueued = Box::pin(host.mesh.publish_uncounted(publication));
     // There is nearly always room. Then there is nothing to wait for, and the call works even where nothing can wait.
     if (&mut enqueued).now_or_never().is_some() {
         return Ok(Outcome::Now(Ok((None, None))));
@@ -84,16 +106,87 @@ fn publish(args: &Args) -> Result<Outcome<Counted>, Raise> {
     Ok(Outcome::enqueue(enqueued.map(ready), |()| Ok((None, None))))
 }
 
-/// The recipient and the message of a send.
-pub(crate) fn send_args(args: &Args) -> Fallible<(ClientId, Message)> {
-    let (word, data, kind) = (args.bytes(1)?, args.bytes(2)?, kind_arg(args, 3)?);
+/// How many connections; or why it can't be told.
+type Number = Result<f64, String>;
+
+/// The channel of a count.
+pub(crate) fn count_arg(args: &Args) -> Fallible<Channel> {
+    Ok(Channel::from_script(&args.bytes(1)?).map_err(|e| e.to_string()))
+}
+
+fn count(args: &Args) -> Result<Outcome<Number>, Raise> {
+    let channel = match count_arg(args)? {
+        Ok(channel) => channel,
+        Err(e) => return Ok(Outcome::Now(Err(e))),
+    };
+    let host = current::host().ok_or(wait::NOT_AT_TOP_LEVEL)?;
+    let enqueued = host.mesh.command_channel(channel, ChannelAction::Count, Behind::default());
+    Ok(Outcome::enqueue(enqueued, |counts: Counts| Ok(counts.reached as f64)))
+}
+
+/// Who is to be closed.
+pub(crate) enum Closed {
+    /// One client.
+    Client(ClientId),
+    /// All connections of a channel.
+    Channel(Channel),
+}
+
+/// Who is to be closed, and with what.
+pub(crate) fn close_mesh_args(args: &Args) -> Fallible<(Closed, (u16, Box<str>))> {
+    let wanted = || args.wrong(1, "client_id or {channel = name}");
+    let closed = match args.slots().string(args.slot(1)) {
+        None if args.exact_integer(1).is_none() => {
+            let who = args.table(1).map_err(|_| wanted())?;
+            let channel = who.iter().find(|(key, _)| *key == Value::str("channel"));
+            let Some((_, Value::Str(name))) = channel else { return Err(wanted()) };
+            Channel::from_script(name).map(Closed::Channel).map_err(|e| e.to_string())
+        }
+        _ => client_arg(args)?.map(Closed::Client),
+    };
+    let how = close_args(args, 2)?;
+    Ok(closed.map(|closed| (closed, how)))
+}
+
+fn close(args: &Args) -> Result<Outcome<Number>, Raise> {
+    let (closed, (code, reason)) = match close_mesh_args(args)? {
+        Ok(closed) => closed,
+        Err(e) => return Ok(Outcome::Now(Err(e))),
+    };
+    let host = current::host().ok_or(wait::NOT_AT_TOP_LEVEL)?;
+    Ok(match closed {
+        Closed::Channel(channel) => {
+            let enqueued = host.mesh.command_channel(channel, ChannelAction::Close { code, reason }, Behind::default());
+            Outcome::enqueue(enqueued, |counts: Counts| Ok(counts.reached as f64))
+        }
+        Closed::Client(client) => {
+            Outcome::enqueue(host.mesh.command(client, ConnCommand::Close { code, reason }), |done| match done {
+                Ok(()) => Ok(1.0),
+                Err(CommandError::NotConnected(_) | CommandError::Closing(_)) => Ok(0.0),
+                Err(error) => Err(error.to_string()),
+            })
+        }
+    })
+}
+
+/// The first argument as a client's id.
+fn client_arg(args: &Args) -> Fallible<ClientId> {
+    let word = args.bytes(1)?;
     // A number is read as it is, not by its text, which has only 14 digits.
     let id = match args.exact_integer(1) {
         Some(number) => ClientId::new(number),
         None => ClientId::parse(&word),
     };
-    let Some(id) = id else {
-        return Ok(Err(format!("\"{}\" is no client_id", String::from_utf8_lossy(&word).escape_debug())));
+    Ok(id.ok_or_else(|| format!("\"{}\" is no client_id", String::from_utf8_lossy(&word).escape_debug())))
+}
+
+/// The recipient and the message of a send.
+pub(crate) fn send_args(args: &Args) -> Fallible<(ClientId, Message)> {
+    let id = client_arg(args)?;
+    let (data, kind) = (args.bytes(2)?, kind_arg(args, 3)?);
+    let id = match id {
+        Ok(id) => id,
+        Err(e) => return Ok(Err(e)),
     };
     let message = Message::new(kind, Bytes::copy_from_slice(&data));
     Ok(message.map(|message| (id, message)).map_err(|e| e.to_string()))

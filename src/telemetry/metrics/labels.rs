@@ -121,6 +121,10 @@ labels! {
         Publish = "mesh.publish",
         /// A send.
         Send = "mesh.send",
+        /// A count of connections.
+        Count = "mesh.count",
+        /// A close of connections.
+        Close = "mesh.close",
         /// A command to a connection.
         Conn = "conn.call",
         /// Consuming topics.

@@ -90,15 +90,20 @@ local function deliver(members, data, kind)
   return reached, #members - reached
 end
 
-local function publish(channel, data, kind)
+-- The connections in a channel, but for those in left_out, by their ids.
+local function members_of(channel, left_out)
   local members = {}
-  for _, c in pairs(conns) do
-    if c.channels[channel] then
+  for id, c in pairs(conns) do
+    if c.channels[channel] and not (left_out and left_out[id]) then
       members[#members + 1] = c
     end
   end
   sort(members, function(a, b) return a.id < b.id end)
-  return deliver(members, data, kind)
+  return members
+end
+
+local function publish(channel, data, kind, left_out)
+  return deliver(members_of(channel, left_out), data, kind)
 end
 
 local function send(id, data, kind)
@@ -309,3 +314,21 @@ end
 
 engine.conn_methods, engine.headers_meta = methods, headers_meta
 engine.deliver_to_channel, engine.deliver_to_client = publish, send
+
+-- A channel's connections, or one client's, that are not closing.
+function engine.open_conns(channel, id)
+  local open = {}
+  for _, c in ipairs(channel and members_of(channel) or { conns[id] }) do
+    if not c.closing then
+      open[#open + 1] = c
+    end
+  end
+  return open
+end
+
+function engine.close(c, code, reason)
+  if engine.app.protocol == "socket" then
+    code, reason = nil, nil
+  end
+  c:shut({ code = code, reason = reason })
+end

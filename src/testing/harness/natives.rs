@@ -42,6 +42,8 @@ pub(super) fn register(table: &Table<'_>) {
     table.native(c"is_utf8", |args: &Args| Ok(std::str::from_utf8(&args.bytes(1)?).is_ok()));
     table.native(c"send_args", |args: &Args| Ok(Checked(send_args(args))));
     table.native(c"publish_args", |args: &Args| Ok(Checked(publish_args(args))));
+    table.native(c"count_arg", |args: &Args| Ok(Checked(count_arg(args))));
+    table.native(c"close_mesh_args", |args: &Args| Ok(Checked(close_mesh_args(args))));
     table.native(c"mesh_send_args", |args: &Args| Ok(Checked(mesh_send_args(args))));
     table.native(c"channel_args", |args: &Args| Ok(Checked(channel_args(args))));
     table.native(c"close_args", |args: &Args| Ok(Checked(close_args(args))));
@@ -109,16 +111,43 @@ fn send_args(args: &Args) -> Result<(Vec<u8>, &'static str), Raise> {
     Ok((args.bytes(1)?.into_owned(), runtime::kind_arg(args, 2)?.as_str()))
 }
 
-/// Channel, data, kind, and whether counts are wanted; or only the reason why it can't be published.
-type Publication = ((Option<String>, Option<Vec<u8>>), ((Option<&'static str>, bool), Option<String>));
+/// Channel, data, kind, whether counts are wanted, and the clients that are left out; or only the reason why it can't be
+/// published.
+type Publication = ((Option<String>, Option<Vec<u8>>), ((Option<&'static str>, bool), (Option<String>, Words)));
 
 fn publish_args(args: &Args) -> Result<Publication, Raise> {
     Ok(match runtime::publish_args(args)? {
-        Ok((channel, message, counted)) => {
+        Ok((publication, counted)) => {
+            let (channel, message) = (publication.channel, publication.message);
             let data = (Some(channel.to_string()), Some(message.data().to_vec()));
-            (data, ((Some(message.kind().as_str()), counted), None))
+            let except = publication.except.iter().map(|client| client.to_string().into_bytes()).collect();
+            (data, ((Some(message.kind().as_str()), counted), (None, Words(except))))
         }
-        Err(e) => ((None, None), ((None, false), Some(e))),
+        Err(e) => ((None, None), ((None, false), (Some(e), Words(Vec::new())))),
+    })
+}
+
+/// A channel; or only the reason why its connections can't be counted.
+fn count_arg(args: &Args) -> Result<(Option<String>, Option<String>), Raise> {
+    Ok(match runtime::count_arg(args)? {
+        Ok(channel) => (Some(channel.to_string()), None),
+        Err(e) => (None, Some(e)),
+    })
+}
+
+/// A client or a channel, the code and the reason; or only the reason why nobody can be closed.
+type Closing = ((Option<String>, Option<String>), ((f64, String), Option<String>));
+
+fn close_mesh_args(args: &Args) -> Result<Closing, Raise> {
+    Ok(match runtime::close_mesh_args(args)? {
+        Ok((closed, (code, reason))) => {
+            let who = match closed {
+                runtime::Closed::Client(client) => (Some(client.to_string()), None),
+                runtime::Closed::Channel(channel) => (None, Some(channel.to_string())),
+            };
+            (who, ((f64::from(code), reason.into()), None))
+        }
+        Err(e) => ((None, None), ((0.0, String::new()), Some(e))),
     })
 }
 
@@ -143,7 +172,7 @@ fn channel_args(args: &Args) -> Result<(Option<String>, Vec<String>), Raise> {
 }
 
 fn close_args(args: &Args) -> Result<(f64, String), Raise> {
-    let (code, reason) = runtime::close_args(args)?;
+    let (code, reason) = runtime::close_args(args, 1)?;
     Ok((code.into(), reason.into()))
 }
 

@@ -115,10 +115,7 @@ function methods.close(self, ...)
   if not is_live(c) then
     return GONE
   end
-  if engine.app.protocol == "socket" then
-    code, reason = nil, nil
-  end
-  c:shut({ code = code, reason = reason })
+  engine.close(c, code, reason)
   return nil
 end
 function methods.clear_buffer(self)
@@ -154,13 +151,17 @@ end
 
 mix.mesh = {}
 function mix.mesh.publish(...)
-  local channel, data, kind, counted, err = checked("publish", native.publish_args(...))
+  local channel, data, kind, counted, err, except = checked("publish", native.publish_args(...))
   if err then
     return nil, nil, err
   end
+  local left_out = {}
+  for _, id in ipairs(except) do
+    left_out[id] = true
+  end
   local record = { channel = channel, data = data, type = kind }
   local function work()
-    record.success, record.fail = deliver_to_channel(channel, data, kind)
+    record.success, record.fail = deliver_to_channel(channel, data, kind, left_out)
     return record.success, record.fail
   end
   if not counted then
@@ -184,6 +185,30 @@ function mix.mesh.send(...)
   return later({ n = 1, GONE }, function(give)
     post(function()
       give(not deliver_to_client(id, data, kind) and "client " .. id .. " is not connected, or can't take the message" or nil)
+    end)
+  end)
+end
+function mix.mesh.count(...)
+  local channel, err = checked("count", native.count_arg(...))
+  if err then
+    return nil, err
+  end
+  return later({ n = 2, nil, GONE }, function(give)
+    post(function() give(#engine.open_conns(channel), nil) end)
+  end)
+end
+function mix.mesh.close(...)
+  local id, channel, code, reason, err = checked("close", native.close_mesh_args(...))
+  if err then
+    return nil, err
+  end
+  return later({ n = 2, nil, GONE }, function(give)
+    post(function()
+      local closed = engine.open_conns(channel, id)
+      for _, c in ipairs(closed) do
+        engine.close(c, code, reason)
+      end
+      give(#closed, nil)
     end)
   end)
 end

@@ -3,8 +3,8 @@
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use crate::api::error::ApiError;
-use crate::api::params::{self, Addressee, Field, invalid};
+use super::error::ApiError;
+use super::params::{self, Addressee, Field, RequestId, invalid};
 use crate::hub::ConnCommand;
 use crate::message::{Channel, close_code};
 use crate::value::Value;
@@ -23,16 +23,26 @@ struct Params<'a> {
     #[serde(borrow)]
     f: Option<Field<'a>>,
     a: Option<Json>,
+    #[serde(borrow)]
+    i: Option<Field<'a>>,
 }
 
-/// Reads the parameters of `conn.call`.
-pub(super) fn parse(params: &[u8]) -> Result<(Addressee, ConnCommand), ApiError> {
-    if !params.trim_ascii_start().starts_with(b"{") {
-        return Err(invalid(
-            "field \"p\" must be an object such as {\"c\": client_id, \"f\": function, \"a\": [args]}",
-        ));
+/// Reads the parameters of `conn.call`; `what` names them in error messages. With the caller's request id.
+pub(super) fn parse(text: &[u8], what: &str) -> (Result<(Addressee, ConnCommand), ApiError>, Option<RequestId>) {
+    if !text.trim_ascii_start().starts_with(b"{") {
+        let wanted = "must be an object such as {\"c\": client_id, \"f\": function, \"a\": [args]}";
+        return (Err(invalid(format!("{what} {wanted}"))), None);
     }
-    let params: Params<'_> = serde_json::from_slice(params).map_err(|e| invalid(format!("field \"p\": {e}")))?;
+    match serde_json::from_slice::<Params<'_>>(text) {
+        Ok(params) => {
+            let request_id = params.i.as_ref().and_then(Field::request_id);
+            (command(params), request_id)
+        }
+        Err(e) => (Err(invalid(format!("{what}: {e}"))), None),
+    }
+}
+
+fn command(params: Params<'_>) -> Result<(Addressee, ConnCommand), ApiError> {
     let client = params::addressee(&params.c)?;
     let args = match params.a {
         None => Vec::new(),
@@ -91,25 +101,28 @@ fn channels(args: Vec<Json>) -> Result<Vec<Channel>, ApiError> {
 
 fn close(args: Vec<Json>) -> Result<ConnCommand, ApiError> {
     let mut args = args.into_iter();
-    let code = match args.next() {
+    let (code, reason) = close_args(args.next(), args.next())?;
+    if args.next().is_some() {
+        return Err(invalid("field \"a\": close takes [code, reason]"));
+    }
+    Ok(ConnCommand::Close { code, reason })
+}
+
+/// What a connection is closed with: 1000 and no reason unless told.
+pub(super) fn close_args(code: Option<Json>, reason: Option<Json>) -> Result<(u16, Box<str>), ApiError> {
+    let code = match code {
         None | Some(Json::Null) => close_code::NORMAL,
         Some(json) => {
             let code = json.as_u64().and_then(|code| u16::try_from(code).ok());
             code.filter(|&code| close_code::may_be_sent(code))
-                .ok_or_else(|| invalid("field \"a\": a close code is expected first (1000, 3000 to 4999)"))?
+                .ok_or_else(|| invalid("the close code must be a number that may be sent (1000, 3000 to 4999)"))?
         }
     };
-    let reason = match args.next() {
-        None | Some(Json::Null) => String::new(),
-        Some(Json::String(reason)) if reason.len() <= MAX_REASON => reason,
-        Some(_) => {
-            return Err(invalid(format!("field \"a\": the reason must be a string of at most {MAX_REASON} bytes")));
-        }
-    };
-    if args.next().is_some() {
-        return Err(invalid("field \"a\": close takes [code, reason]"));
+    match reason {
+        None | Some(Json::Null) => Ok((code, "".into())),
+        Some(Json::String(reason)) if reason.len() <= MAX_REASON => Ok((code, reason.into())),
+        Some(_) => Err(invalid(format!("the reason must be a string of at most {MAX_REASON} bytes"))),
     }
-    Ok(ConnCommand::Close { code, reason: reason.into() })
 }
 
 /// A JSON value as scripts would decode it: null is nil, and integers that a double can't hold are strings.
@@ -151,7 +164,7 @@ mod tests {
     use serde_json::json;
 
     fn order(f: &str, a: Json) -> Result<ConnCommand, ApiError> {
-        parse(json!({"c": "7", "f": f, "a": a}).to_string().as_bytes()).map(|(client, order)| {
+        parse(json!({"c": "7", "f": f, "a": a}).to_string().as_bytes(), "field \"p\"").0.map(|(client, order)| {
             assert_eq!(client.map(ClientId::get), Ok(7));
             order
         })
@@ -205,7 +218,7 @@ mod tests {
             assert!(matches!(order(f, a.clone()), Err(ApiError::InvalidArgument(_))), "{f} {a}");
         }
         for params in ["[]", "{}", r#"{"c":1}"#, r#"{"c":1,"f":2}"#, r#"{"f":"close"}"#, r#"{"c":"x","f":"close"}"#] {
-            assert!(parse(params.as_bytes()).is_err(), "{params}");
+            assert!(parse(params.as_bytes(), "field \"p\"").0.is_err(), "{params}");
         }
     }
 }

@@ -38,6 +38,8 @@ fn what_is_written_is_read_and_what_is_unknown_is_passed_over() {
         Message::PublishOnce { id: "i", channels: vec!["a", "b"], list: true, binary: false, data: b"x", except: &[] },
         Message::OnceReply { request: 4, counts: &[0; 24] },
         Message::Members { runs: &[1; 16] },
+        Message::Count { channel: "a" },
+        Message::Close { channel: "a", code: 4000, reason: "bye" },
     ];
     assert_eq!(all.len(), usize::from(KINDS));
     let mut bytes = Vec::new();

@@ -3,11 +3,15 @@
 
     cargo build --release && python3 bench/hostile.py [SECONDS]
 
-Starts an engine with one worker. All at once, for SECONDS (30): 20 connections that send handlers of 50 ms without pause, 5 that loop
-(and come back), 10 that send messages in fragments of a byte, 200 that subscribe and never read, 1,000 with an unfinished
-message, 30 that guess passwords, 300 connects a second. Meanwhile 500 clients ask a question every second, and get a fan-out of 25
-messages a second. It prints how long they waited for their answers, what was lost, who was closed, and the engine's memory, and
-exits with 1 where the answers' p99 is over two times handlerTimeout, or anything was lost, or a client was closed.
+Starts an engine with one worker and three servers: plain, TLS, and behind a proxy that sends PROXY headers. All at once, for SECONDS
+(30): 20 connections that send handlers of 50 ms without pause, 5 that loop (and come back), 10 that send messages in fragments of a
+byte, 200 that subscribe and never read, a part of them over TLS, 1,000 with an unfinished message, 100 that begin a TLS handshake and
+leave it, 20 that send garbage instead, 10 with PROXY headers that are none, 30 that guess passwords, 5 back ends that send calls
+without reading answers, 5 that publish the largest batches to nobody, 300 connects a second. The script is saved every second, the
+certificate is replaced every five. Meanwhile 500 clients on all three servers ask a question every second, and get a fan-out of 25
+messages a second. It prints how long they waited for their answers, what was lost, who was closed, and the engine's memory before,
+during and after, and exits with 1 where the answers' p99 is over two times handlerTimeout, or anything was lost, or a client was
+closed. Needs Debian's package openssl.
 """
 
 import asyncio
@@ -17,6 +21,7 @@ import multiprocessing
 import os
 import pathlib
 import re
+import ssl
 import struct
 import subprocess
 import sys
@@ -45,6 +50,7 @@ end
 
 CONFIG = """
 logging: {filename: ''}
+trustedProxies: [127.0.0.1]
 access: {users: [{username: bench, password: bench, roles: [read, write]}]}
 center: {apiServer: {port: 0, bind: 127.0.0.1}}
 engine:
@@ -52,6 +58,13 @@ engine:
   apiServer: {port: 0, bind: 127.0.0.1}
   servers:
     - {port: 0, bind: 127.0.0.1, protocol: websocket, entry: entry.lua, options: [{name: path, value: /}]}
+    - port: 0
+      bind: 127.0.0.1
+      protocol: websocket
+      entry: entry.lua
+      options: [{name: path, value: /}]
+      tls: {cert: cert.pem, key: key.pem}
+    - {port: 0, bind: 127.0.0.1, protocol: websocket, entry: entry.lua, options: [{name: path, value: /}], proxyProtocol: v1v2}
 """
 
 UPGRADE = (b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -69,8 +82,16 @@ def text(word):
     return frame(0x81, word.encode())
 
 
-async def connect(port):
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+PLAIN, TLS, PROXIED = range(3)
+TRUSTING = ssl.create_default_context()
+TRUSTING.check_hostname, TRUSTING.verify_mode = False, ssl.CERT_NONE
+
+
+async def connect(ports, way=PLAIN):
+    """`ports`: those of the three servers; `way`: which of them."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", ports[way], ssl=TRUSTING if way == TLS else None)
+    if way == PROXIED:
+        writer.write(b"PROXY TCP4 192.0.2.7 127.0.0.1 40000 80\r\n")
     writer.write(UPGRADE)
     head = await reader.readuntil(b"\r\n\r\n")
     if b" 101 " not in head:
@@ -103,22 +124,22 @@ async def again(work, *arguments):
             await asyncio.sleep(0.05)
 
 
-async def heavy(port):
-    reader, writer = await connect(port)
+async def heavy(ports):
+    reader, writer = await connect(ports)
     writer.write(text("busy") * 50)
     while True:
         await receive(reader, writer)
         writer.write(text("busy"))
 
 
-async def looping(port):
-    reader, writer = await connect(port)
+async def looping(ports):
+    reader, writer = await connect(ports)
     writer.write(text("loop"))
     await receive(reader, writer)
 
 
-async def fragments(port):
-    reader, writer = await connect(port)
+async def fragments(ports):
+    reader, writer = await connect(ports)
     part = frame(0x01, b"x") + frame(0x00, b"x") * 8000 + frame(0x80, b"x")
     while True:
         writer.write(part)
@@ -126,17 +147,66 @@ async def fragments(port):
         await receive(reader, writer)
 
 
-async def stalled(port):
-    reader, writer = await connect(port)
+async def stalled(ports, way):
+    reader, writer = await connect(ports, way)
     writer.transport.pause_reading()
     writer.write(text("subscribe"))
     await asyncio.sleep(3600)
 
 
-async def unfinished(port):
-    _, writer = await connect(port)
+async def unfinished(ports):
+    _, writer = await connect(ports)
     writer.write(b"\x81\xff" + struct.pack(">Q", 1 << 20) + bytes(4) + b"x" * 50_000)
     await asyncio.sleep(3600)
+
+
+async def half_tls(ports):
+    """A client hello is longer: the server waits for the rest."""
+    _, writer = await asyncio.open_connection("127.0.0.1", ports[TLS])
+    writer.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + os.urandom(40))
+    await asyncio.sleep(3600)
+
+
+async def no_tls(ports):
+    while True:
+        reader, writer = await asyncio.open_connection("127.0.0.1", ports[TLS])
+        writer.write(b"\x16\x03\x01\x00\x80" + os.urandom(128))
+        await reader.read()
+        writer.close()
+        await asyncio.sleep(0.05)
+
+
+async def no_proxy(ports):
+    while True:
+        reader, writer = await asyncio.open_connection("127.0.0.1", ports[PROXIED])
+        writer.write(b"PROXY TCP4 999.1.1.1 " + os.urandom(100) + b"\r\n")
+        await reader.read()
+        writer.close()
+        await asyncio.sleep(0.05)
+
+
+def call(body):
+    right = base64.b64encode(b"bench:bench").decode()
+    return (f"POST /v1/mesh/publish HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic {right}\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n{body}").encode()
+
+
+async def deaf(api):
+    reader, writer = await asyncio.open_connection("127.0.0.1", api)
+    writer.transport.pause_reading()
+    one = call(json.dumps({"c": "nobody", "d": "x"})) * 50
+    while True:
+        writer.write(one)
+        await writer.drain()
+
+
+async def batches(api):
+    reader, writer = await asyncio.open_connection("127.0.0.1", api)
+    batch = call(json.dumps([{"c": [f"nobody:{i}" for i in range(1000)], "d": "x" * 1000}]))
+    while True:
+        writer.write(batch)
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(re.search(rb"(?i)content-length: (\d+)", head)[1]))
 
 
 async def guessing(api):
@@ -149,22 +219,43 @@ async def guessing(api):
         await reader.readexactly(int(re.search(rb"(?i)content-length: (\d+)", head)[1]))
 
 
-async def connects(port):
+async def connects(ports):
     while True:
         begun = time.monotonic()
         try:
-            _, writer = await connect(port)
+            _, writer = await connect(ports)
             writer.close()
         except (OSError, EOFError, ConnectionError):
             pass
         await asyncio.sleep(max(0, 0.1 - (time.monotonic() - begun)))
 
 
-def attack(port, api):
+async def saves(folder):
+    """Saves that change nothing but their time: all connections live through them."""
+    for number in range(1 << 30):
+        pathlib.Path(folder, "entry.lua").write_text(f"-- {number}\n{SCRIPT}")
+        if number % 5 == 0:
+            certificate(folder)
+        await asyncio.sleep(1)
+
+
+def certificate(folder):
+    """Made beside the one in use and moved over it, key first."""
+    new = ["new.key.pem", "new.cert.pem"]
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+                    "-subj", "/CN=localhost", "-keyout", new[0], "-out", new[1]],
+                   cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for name in new:
+        os.replace(pathlib.Path(folder, name), pathlib.Path(folder, name.removeprefix("new.")))
+
+
+def attack(ports, api, folder):
     async def main():
-        kinds = [(heavy, 20, port), (looping, 5, port), (fragments, 10, port), (stalled, 200, port), (unfinished, 1000, port),
-                 (guessing, 30, api), (connects, 30, port)]
-        tasks = [asyncio.ensure_future(again(work, at)) for work, many, at in kinds for _ in range(many)]
+        kinds = [(heavy, 20, ports), (looping, 5, ports), (fragments, 10, ports), (stalled, 150, ports, PLAIN),
+                 (stalled, 50, ports, TLS), (unfinished, 1000, ports), (half_tls, 100, ports), (no_tls, 20, ports),
+                 (no_proxy, 10, ports), (guessing, 30, api), (deaf, 5, api), (batches, 5, api), (connects, 30, ports),
+                 (saves, 1, folder)]
+        tasks = [asyncio.ensure_future(again(work, *at)) for work, many, *at in kinds for _ in range(many)]
         await asyncio.gather(*tasks)
     asyncio.run(main())
 
@@ -179,15 +270,17 @@ class Client:
         self.lost = self.got = self.answers = 0
         self.end = None
 
-    async def run(self, port, offset):
+    async def run(self, ports, way, offset):
+        asking = asyncio.ensure_future(asyncio.sleep(0))
         try:
-            reader, writer = await connect(port)
+            reader, writer = await connect(ports, way)
             writer.write(text("subscribe"))
             asking = asyncio.ensure_future(self.ask(writer, offset))
             while True:
                 self.take(await receive(reader, writer))
         except (OSError, EOFError, ConnectionError) as error:
             self.end = error
+        finally:
             asking.cancel()
 
     async def ask(self, writer, offset):
@@ -213,11 +306,9 @@ class Client:
 
 async def publish(api, stop):
     reader, writer = await asyncio.open_connection("127.0.0.1", api)
-    right, number, began = base64.b64encode(b"bench:bench").decode(), 0, time.monotonic()
+    number, began = 0, time.monotonic()
     while not stop.is_set():
-        body = json.dumps({"c": "news", "d": f"n{number}"})
-        writer.write(f"POST /v1/mesh/publish HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic {right}\r\n"
-                     f"Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        writer.write(call(json.dumps({"c": "news", "d": f"n{number}"})))
         head = await reader.readuntil(b"\r\n\r\n")
         reply = await reader.readexactly(int(re.search(rb"(?i)content-length: (\d+)", head)[1]))
         if b'"E":null' not in reply:
@@ -231,26 +322,28 @@ def resident(pid):
     return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
-async def good(port, api, pid, seconds):
+async def good(ports, api, pid, folder, seconds):
     delays, stop = [], asyncio.Event()
     clients = [Client(delays) for _ in range(500)]
-    tasks = [asyncio.ensure_future(client.run(port, i / 500)) for i, client in enumerate(clients)]
+    tasks = [asyncio.ensure_future(client.run(ports, i % 3, i / 500)) for i, client in enumerate(clients)]
     await asyncio.sleep(2)
     publishing = asyncio.ensure_future(publish(api, stop))
     await asyncio.sleep(3)
     calm = sorted(delays)
     delays.clear()
-    bad = multiprocessing.Process(target=attack, args=(port, api), daemon=True)
+    before = resident(pid)
+    bad = multiprocessing.Process(target=attack, args=(ports, api, folder), daemon=True)
     bad.start()
-    most = 0
+    memory = []
     for _ in range(int(seconds)):
         await asyncio.sleep(1)
-        most = max(most, resident(pid))
+        memory.append(resident(pid))
     stop.set()
     published = await publishing
     unanswered = [time.monotonic() - client.asked for client in clients if client.asked]
     bad.terminate()
-    await asyncio.sleep(1)
+    await asyncio.sleep(20)
+    after = resident(pid)
     for task in tasks:
         task.cancel()
     waited = sorted(delays + unanswered)
@@ -261,7 +354,10 @@ async def good(port, api, pid, seconds):
     print(f"answers: {len(waited)}, p50 {at(waited, .5):.1f} ms, p99 {at(waited, .99):.1f} ms, longest {waited[-1] * 1000:.1f} ms")
     print(f"published {published}, delivered {sum(client.got for client in clients)}, lost {lost}")
     print(f"clients that were closed: {len(closed)} {closed[:3]}")
-    print(f"the engine's memory: {most / 1e6:.0f} MB at most")
+    fifth = max(1, len(memory) // 5)
+    parts = [max(memory[i:i + fifth]) / 1e6 for i in range(0, len(memory), fifth)]
+    print(f"the engine's memory: {before / 1e6:.0f} MB before, {' '.join(f'{part:.0f}' for part in parts)} MB at most in each fifth, "
+          f"{after / 1e6:.0f} MB 20 seconds after")
     return not closed and lost == 0 and at(waited, .99) <= 2000 * HANDLER_TIMEOUT
 
 
@@ -270,17 +366,20 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         pathlib.Path(folder, "connmix.yaml").write_text(CONFIG)
         pathlib.Path(folder, "entry.lua").write_text(SCRIPT)
+        certificate(folder)
         engine = subprocess.Popen([BINARY, "single"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         try:
-            ports = {}
-            while len(ports) < 2:
+            ports, api = [], None
+            while api is None:
                 line = engine.stdout.readline().decode()
-                for key, pattern in (("port", r"serving clients on 127\.0\.0\.1:(\d+)"), ("api", r"API on 127\.0\.0\.1:(\d+)")):
-                    if found := re.search(pattern, line):
-                        ports[key] = int(found[1])
+                if not line:
+                    sys.exit("the engine does not start")
+                ports += [int(port) for port in re.findall(r"serving clients on 127\.0\.0\.1:(\d+)", line)]
+                if found := re.search(r"API on 127\.0\.0\.1:(\d+)", line):
+                    api = int(found[1])
             drain = multiprocessing.Process(target=lambda: [None for _ in engine.stdout], daemon=True)
             drain.start()
-            fine = asyncio.run(good(ports["port"], ports["api"], engine.pid, seconds))
+            fine = asyncio.run(good(ports, api, engine.pid, folder, seconds))
         finally:
             engine.terminate()
             engine.wait()

@@ -67,11 +67,11 @@ async fn a_script_that_compiles_for_ever_is_not_loaded() {
 
 #[tokio::test]
 async fn a_top_level_that_works_long_may_start_but_not_replace_what_serves() {
-    let dir = folder(&slow("one", 1.0));
+    let dir = folder(&slow("one", 0.4));
     let process = Process::ready(dir.path(), &["single"]);
     let mut client = Client::connect(process.ws(), "/ws").await;
     assert_eq!(client.ask("hi").await, "one: hi");
-    std::fs::write(dir.path().join("entry.lua"), slow("two", 1.0)).unwrap();
+    std::fs::write(dir.path().join("entry.lua"), slow("two", 2.0)).unwrap();
     let line = process.line("was not reloaded, the code before stays:");
     assert!(
         line.contains("entry.lua:1: the entry file's top level, with what it requires, took longer than"),

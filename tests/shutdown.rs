@@ -222,7 +222,7 @@ async fn a_last_hook_that_does_not_end_is_cut_off_in_time() {
     assert_eq!(other.close_frame().await.0, 1001);
     let (clean, took) = stopping.await.unwrap();
     assert!(!clean, "somebody was cut off");
-    assert!((Duration::from_millis(300)..Duration::from_secs(5)).contains(&took), "{took:?}");
+    assert!((Duration::from_millis(300)..Duration::from_secs(10)).contains(&took), "{took:?}");
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 /// The longest any single step of a test may take; far more than it does.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An engine with one server, `/ws`, whose script the test gives; its files lie in a folder of its own.
 pub struct TestEngine {

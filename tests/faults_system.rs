@@ -292,7 +292,7 @@ async fn a_clock_that_is_set_closes_nobody_and_repeats_no_id() -> Outcome {
     let library = faketime()?;
     let redis = Redis::start(&[]);
     let engine = format!(
-        "workers: 2\nluavm:\n  redis:\n    - {{name: default, addr: '127.0.0.1:{}', idleTimeout: 60}}",
+        "workers: 2\nluavm:\n  redis:\n    - {{name: default, addr: '127.0.0.1:{}', minIdleConns: 0, idleTimeout: 60}}",
         redis.port
     );
     let dir = folder("readTimeout: 20s\npingInterval: 5s", &engine, "filename: logs/c.log, maxFiles: 20");

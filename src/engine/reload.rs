@@ -58,6 +58,8 @@ pub(super) struct Supervisor {
     config_seen: Stamp,
     /// The problem of a file that was refused: a change elsewhere (of a script that it names) may fix it.
     refused: Option<(String, Instant)>,
+    /// There was a configuration file at the start: it is missed.
+    from_file: bool,
     /// Since when there is no configuration file, and whether that has been logged.
     absent: Option<(Instant, bool)>,
     metrics: Arc<Metrics>,
@@ -149,8 +151,19 @@ impl Supervisor {
         workers: usize,
     ) -> Supervisor {
         let scripts = programs.into_iter().map(|live| Script { live, failed: None, change: None }).collect();
-        let (config_stamp, config_seen, refused, absent) = (None, None, None, None);
-        Supervisor { config, peers, scripts, config_stamp, config_seen, refused, absent, metrics, on_level, workers }
+        Supervisor {
+            from_file: stamp(&config.load().file).is_some(),
+            config,
+            peers,
+            scripts,
+            config_stamp: None,
+            config_seen: None,
+            refused: None,
+            absent: None,
+            metrics,
+            on_level,
+            workers,
+        }
     }
 
     /// Runs on its own thread until the sender is dropped.
@@ -194,9 +207,7 @@ impl Supervisor {
     /// Says once that the configuration file is gone. Programs that replace a file may leave it away for a moment.
     fn miss(&mut self, absent: bool) {
         let file = self.config.load().file.clone();
-        // One that was never seen is missed by nobody.
-        let absent = absent && self.config_stamp.is_some();
-        match (&mut self.absent, absent) {
+        match (&mut self.absent, absent && self.from_file) {
             (None, true) => self.absent = Some((Instant::now(), false)),
             (Some((since, told)), true) if !*told && since.elapsed() > RETRY => {
                 let why = std::fs::metadata(&file).err().map_or_else(String::new, |e| format!(": {e}"));

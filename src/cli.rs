@@ -20,6 +20,7 @@ use crate::engine::{Engine, HAS_CLUSTER, Listeners, WITHOUT_CLUSTER, check_scrip
 use crate::ids::MAX_WORKERS;
 use crate::telemetry::log::escape::for_terminal;
 use crate::telemetry::log::{Log, Rotation, Style};
+use crate::telemetry::terminal::{complain, say};
 use crate::testing;
 use greeting::Greeting;
 use nodes::{Common, MOST, Report};
@@ -108,7 +109,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let guarded = || match check_watchdog() {
         Err(why) if cli.allow_unguarded => {
-            eprintln!("warning: {why}");
+            complain!("warning: {why}");
             Ok(())
         }
         Err(why) => Err(format!("{why}.\nWith --allow-unguarded connmix goes on all the same.")),
@@ -132,7 +133,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("{}", for_terminal(&message));
+            complain!("{}", for_terminal(&message));
             ExitCode::FAILURE
         }
     }
@@ -160,11 +161,11 @@ fn check(what: &Check) -> Result<(), String> {
     // Both kinds of problems at once: scripts can be checked as soon as the configuration can be read.
     let config = load(&what.file)?;
     let warnings = check_scripts(&config)?;
-    config.notes.iter().for_each(|note| println!("note: {}", for_terminal(note)));
+    config.notes.iter().for_each(|note| say!("note: {}", for_terminal(note)));
     for open in config.open_apis() {
-        println!("note: {}: the API on {} is open to everybody: no access.users are configured", open.key, open.addr);
+        say!("note: {}: the API on {} is open to everybody: no access.users are configured", open.key, open.addr);
     }
-    warnings.iter().for_each(|warning| eprintln!("{}", for_terminal(warning)));
+    warnings.iter().for_each(|warning| complain!("{}", for_terminal(warning)));
     let (file, servers) = (config.file.display(), config.servers.len());
     let found = match warnings.len() {
         0 => "no problems".to_owned(),
@@ -173,7 +174,7 @@ fn check(what: &Check) -> Result<(), String> {
     if what.strict && !warnings.is_empty() {
         return Err(format!("{file}: {found}; with --strict they count as problems"));
     }
-    println!("{file}: {found}; {servers} server(s)");
+    say!("{file}: {found}; {servers} server(s)");
     Ok(())
 }
 

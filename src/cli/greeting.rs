@@ -7,6 +7,7 @@ use crate::config::{Config, Protocol, Server};
 use crate::engine::Addresses;
 use crate::script::program::shown;
 use crate::telemetry::log::escape::for_terminal;
+use crate::telemetry::terminal::say;
 
 /// The handler that ships: the greeting knows the messages that it takes.
 const SHIPPED: &str = include_str!("../../lua/entry.websocket.lua");
@@ -55,27 +56,27 @@ impl Greeting {
     /// Prints the addresses of the engines, in their order, and of the center.
     pub(super) fn print(&self, engines: &[Addresses], center: SocketAddr) {
         for (i, at) in engines.iter().enumerate() {
-            println!();
+            say!("");
             if engines.len() > 1 {
-                println!("  Node {}", i + 1);
+                say!("  Node {}", i + 1);
             }
             for ((addr, (what, scheme, path)), entry) in at.servers.iter().zip(&self.servers).zip(&self.entries) {
                 let place = format!("{scheme}{}{path}", reachable(*addr));
                 let line = format!("  {what:<11} {place}    handled by {entry} (save it, and it is live)");
-                println!("{}", for_terminal(&line));
+                say!("{}", for_terminal(&line));
             }
-            println!("  API         http://{}/v1/mesh/publish", reachable(at.api));
+            say!("  API         http://{}/v1/mesh/publish", reachable(at.api));
         }
         if engines.len() > 1 {
-            println!();
+            say!("");
         }
-        println!("  Center      http://{}/v1/nodes", reachable(center));
-        println!();
+        say!("  Center      http://{}/v1/nodes", reachable(center));
+        say!("");
         let channel = if self.shipped { "video:100001" } else { "CHANNEL" };
         if self.shipped {
-            println!("  Connect, send {{\"op\":\"subscribe\",\"channel\":\"100001@video\"}}, then publish to it:");
+            say!("  Connect, send {{\"op\":\"subscribe\",\"channel\":\"100001@video\"}}, then publish to it:");
         } else {
-            println!("  Publish to those that a script has subscribed to CHANNEL:");
+            say!("  Publish to those that a script has subscribed to CHANNEL:");
         }
         // Any of them will do; the last one shows that the nodes are connected.
         let Some(api) = engines.last().map(|at| reachable(at.api)) else { return };
@@ -85,9 +86,9 @@ impl Greeting {
             Access::Nobody => (String::new(), Some("(None of access.users may publish from this machine.)")),
         };
         let user = for_terminal(&user);
-        println!("  curl{user} http://{api}/v1/mesh/publish -d '{{\"c\":\"{channel}\",\"d\":\"Hello, World!\"}}'");
-        note.iter().for_each(|note| println!("  {note}"));
-        println!();
+        say!("  curl{user} http://{api}/v1/mesh/publish -d '{{\"c\":\"{channel}\",\"d\":\"Hello, World!\"}}'");
+        note.iter().for_each(|note| say!("  {note}"));
+        say!("");
     }
 }
 

@@ -20,6 +20,7 @@ use super::signals::{Signals, Wish};
 use crate::config::{Config, Home};
 use crate::engine::{Addresses, HAS_CLUSTER, WITHOUT_CLUSTER, check_scripts};
 use crate::telemetry::log::cut::MAX_LINE;
+use crate::telemetry::terminal::say;
 
 /// The most engines.
 pub(super) const MOST: i64 = 16;
@@ -41,7 +42,7 @@ impl Report {
     pub(super) fn print(&self, at: &Addresses) {
         // It holds numbers and texts alone, which have JSON.
         let at = serde_json::to_string(&(self.0, at)).unwrap_or_default();
-        println!("{REPORT}{at}");
+        say!("{REPORT}{at}");
     }
 
     fn read(line: &str) -> Option<(u16, Addresses)> {
@@ -210,7 +211,7 @@ impl Cluster {
                         let whole = self.serves && !self.stopping;
                         if whole {
                             // This may be a test of the user's: the other nodes go on.
-                            println!("{}has ended: {status}", prefix(number, std::io::stdout().is_terminal()));
+                            say!("{}has ended: {status}", prefix(number, std::io::stdout().is_terminal()));
                         }
                         if !whole && !status.success() {
                             failed = failed.or(Some(format!("{}ended: {status}", prefix(number, false))));

@@ -44,8 +44,12 @@ fn text(file: &Path) -> Result<String, Problems> {
         Problems { file: file.to_owned(), list }
     };
     // One byte more than is allowed, which the parser then tells.
-    let bytes = read(file, MAX_BYTES as u64 + 1)
-        .map_err(|e| whole(0, 0, format!("cannot be read: {e}; name a file with -f FILE")))?;
+    let hint = |e: &std::io::Error| match e.kind() {
+        std::io::ErrorKind::NotFound => "; name a file with -f FILE",
+        _ => "",
+    };
+    let bytes =
+        read(file, MAX_BYTES as u64 + 1).map_err(|e| whole(0, 0, format!("cannot be read: {e}{}", hint(&e))))?;
     String::from_utf8(bytes).map_err(|e| {
         let good = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]).into_owned();
         let column = good.rsplit('\n').next().unwrap_or("").chars().count() + 1;

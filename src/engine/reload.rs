@@ -20,7 +20,6 @@ use crate::script::vm::{Vm, VmLimits};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::labels::ReloadResult;
 use crate::telemetry::rate_limited;
-use crate::worker::pulse::State;
 use crate::worker::{Control, Peers};
 
 /// How often files are checked, and how long they must be unchanged before a change is taken up, so that no file is
@@ -33,7 +32,8 @@ const CLOSE_LOOK: Duration = Duration::from_millis(20);
 const SOON: Duration = Duration::from_millis(500);
 /// A pause that is long within one save of a file, and short between two saves.
 const PAUSE: Duration = Duration::from_millis(40);
-/// How often a configuration that was refused is tried again.
+/// How often that is tried again that was refused for a cause that may end without a change of it: a configuration
+/// that names files, a script that could not be read, a worker that is stuck.
 const RETRY: Duration = Duration::from_secs(1);
 /// The longest a worker may take to build a VM.
 const BUILD: Duration = Duration::from_secs(10);
@@ -58,6 +58,10 @@ pub(super) struct Supervisor {
     config_seen: Stamp,
     /// The problem of a file that was refused: a change elsewhere (of a script that it names) may fix it.
     refused: Option<(String, Instant)>,
+    /// There was a configuration file at the start: it is missed.
+    from_file: bool,
+    /// Since when there is no configuration file, and whether that has been logged.
+    absent: Option<(Instant, bool)>,
     metrics: Arc<Metrics>,
     on_level: OnLevel,
     /// How many workers are configured; 0 = one a core.
@@ -69,9 +73,25 @@ struct Script {
     /// The version that runs.
     live: Arc<Program>,
     /// The version that was tried last and failed: its files are watched too, so that the next save is noticed.
-    failed: Option<Arc<Program>>,
+    failed: Option<Failed>,
     /// A change that has not been taken up.
     change: Option<Change>,
+}
+
+/// A version that was not taken up.
+struct Failed {
+    program: Arc<Program>,
+    why: String,
+    /// The cause is not the script: it may end without another save.
+    passing: bool,
+    since: Instant,
+}
+
+/// Why a script that works could not be built in all workers.
+struct Unbuilt {
+    why: String,
+    /// As of [`Failed`].
+    passing: bool,
 }
 
 /// A change of a script's files.
@@ -92,6 +112,8 @@ enum Due {
     IfItWorks,
     /// In any case.
     Now,
+    /// Nothing has changed, but the cause of the failure may have ended. What is told already is not told again.
+    Again,
 }
 
 impl Change {
@@ -129,8 +151,19 @@ impl Supervisor {
         workers: usize,
     ) -> Supervisor {
         let scripts = programs.into_iter().map(|live| Script { live, failed: None, change: None }).collect();
-        let (config_stamp, config_seen, refused) = (None, None, None);
-        Supervisor { config, peers, scripts, config_stamp, config_seen, refused, metrics, on_level, workers }
+        Supervisor {
+            from_file: stamp(&config.load().file).is_some(),
+            config,
+            peers,
+            scripts,
+            config_stamp: None,
+            config_seen: None,
+            refused: None,
+            absent: None,
+            metrics,
+            on_level,
+            workers,
+        }
     }
 
     /// Runs on its own thread until the sender is dropped.
@@ -155,6 +188,7 @@ impl Supervisor {
 
     async fn look(&mut self) {
         let now = stamp(&self.config.load().file);
+        self.miss(now.is_none());
         if now != self.config_stamp && now.is_some() {
             if now == self.config_seen {
                 self.reload_config(false).await;
@@ -170,14 +204,30 @@ impl Supervisor {
         }
     }
 
+    /// Says once that the configuration file is gone. Programs that replace a file may leave it away for a moment.
+    fn miss(&mut self, absent: bool) {
+        let file = self.config.load().file.clone();
+        match (&mut self.absent, absent && self.from_file) {
+            (None, true) => self.absent = Some((Instant::now(), false)),
+            (Some((since, told)), true) if !*told && since.elapsed() > RETRY => {
+                let why = std::fs::metadata(&file).err().map_or_else(String::new, |e| format!(": {e}"));
+                tracing::error!("{} is gone, the configuration before stays{why}", shown(&file));
+                *told = true;
+            }
+            (_, true) => {}
+            (_, false) => self.absent = None,
+        }
+    }
+
     /// Whether a script has changed and can be taken up.
     fn due(&mut self, server: usize) -> Option<Due> {
         let longest = self.config.load().servers[server].reload_within?;
         let script = &mut self.scripts[server];
-        let (files, changed) = script.failed.as_ref().unwrap_or(&script.live).look();
+        let (files, changed) = script.failed.as_ref().map_or(&script.live, |failed| &failed.program).look();
         if !changed {
             script.change = None;
-            return None;
+            let again = script.failed.as_ref().is_some_and(|f| f.passing && f.since.elapsed() > RETRY);
+            return (again && self.peers.stuck().is_none()).then_some(Due::Again);
         }
         let now = Instant::now();
         let first = || Change { since: now, files: Vec::new(), rests_since: now, tried: false };
@@ -198,7 +248,7 @@ impl Supervisor {
                 check_script(&vm, self.workers);
                 Ok(())
             }
-            Err(e) => Err(explained(&program, &e)),
+            Err(e) => Err(Unbuilt { why: explained(&program, &e), passing: program.is_lacking() }),
         };
         if let (Err(_), Due::IfItWorks, Some(change)) = (&tried, due, &mut self.scripts[server].change) {
             change.tried = true;
@@ -210,23 +260,28 @@ impl Supervisor {
             Err(e) => Err(e),
         };
         self.tell(|| Control::Swap { server, accept: built.is_ok() }).await;
-        self.metrics.reloads.scripts.one(if built.is_ok() { ReloadResult::Ok } else { ReloadResult::Error });
         match built {
             Ok(()) => {
+                self.metrics.reloads.scripts.one(ReloadResult::Ok);
                 tracing::info!("reloaded {file}");
                 self.scripts[server] = Script { live: program, failed: None, change: None };
             }
-            Err(e) => {
-                tracing::error!("{file} was not reloaded, the code before stays: {}", e.replace('\n', " | "));
-                self.scripts[server].failed = Some(program);
+            Err(Unbuilt { why, passing }) => {
+                let before = self.scripts[server].failed.as_ref();
+                if due != Due::Again || before.is_none_or(|before| before.why != why) {
+                    self.metrics.reloads.scripts.one(ReloadResult::Error);
+                    tracing::error!("{file} was not reloaded, the code before stays: {}", why.replace('\n', " | "));
+                }
+                self.scripts[server].failed = Some(Failed { program, why, passing, since: Instant::now() });
             }
         }
     }
 
     /// Builds a VM in every worker; the first error of any.
-    async fn build(&self, server: usize, program: &Arc<Program>) -> Result<(), String> {
-        if let Some(stuck) = self.peers.pulses.iter().position(|pulse| pulse.state() == State::Stuck) {
-            return Err(format!("worker {stuck} is stuck"));
+    async fn build(&self, server: usize, program: &Arc<Program>) -> Result<(), Unbuilt> {
+        let passing = |why| Unbuilt { why, passing: true };
+        if let Some(stuck) = self.peers.stuck() {
+            return Err(passing(format!("worker {stuck} is stuck")));
         }
         let mut building = Vec::new();
         for worker in &self.peers.control {
@@ -237,9 +292,9 @@ impl Supervisor {
         let mut result = Ok(());
         for (worker, built) in building.into_iter().enumerate() {
             let one = match tokio::time::timeout(BUILD, built).await {
-                Ok(Ok(one)) => one,
-                Ok(Err(_)) => Err(format!("worker {worker} ended meanwhile, or takes nothing")),
-                Err(_) => Err(format!("worker {worker} did not answer in time")),
+                Ok(Ok(one)) => one.map_err(|why| Unbuilt { why, passing: program.is_lacking() }),
+                Ok(Err(_)) => Err(passing(format!("worker {worker} ended meanwhile, or takes nothing"))),
+                Err(_) => Err(passing(format!("worker {worker} did not answer in time"))),
             };
             result = result.and(one);
         }

@@ -1,6 +1,6 @@
 //! The memory of the process and its high-water mark: how it is watched, and what happens above the mark.
 //!
-//! A thread looks at the memory in use ten times a second, more often near the mark. Above it, new clients are refused,
+//! A thread looks at the memory in use fifty times a second, more often near the mark. Above it, new clients are refused,
 //! and the workers close the clients that hold the most of what is unfinished or unread. Each worker first reports how
 //! much its clients hold, by size ([`Sizes`]), so that the largest clients of all workers are closed, not the largest
 //! of each.
@@ -17,13 +17,17 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::telemetry::metrics::counters::ShardCounts;
 pub use sizes::{Cut, LEAST, Sizes};
+pub use system::give_back;
 
-/// How often the thread looks at the memory in use.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often the thread looks at the memory in use. In a small control group a crowd on the same machine goes from
+/// nothing to the limit within a few tenths of a second.
+const LOOK: Duration = Duration::from_millis(20);
 /// The same when it is near a bound.
-const LOOK_CLOSELY: Duration = Duration::from_millis(20);
+const LOOK_CLOSELY: Duration = Duration::from_millis(5);
 /// The least time between two orders to free memory: the first takes that long to show an effect.
 const EFFECT: Duration = Duration::from_millis(300);
+/// The same where it shows in what clients hold: that is counted, and falls as soon as they are closed.
+const EFFECT_HELD: Duration = Duration::from_millis(60);
 /// The least time between two lines in the log.
 const LINE: Duration = Duration::from_secs(1);
 /// How often the thread asks how much memory there is.
@@ -31,7 +35,7 @@ const ASK: Duration = Duration::from_secs(10);
 /// Client data that is not handled yet may take this part of the mark.
 const UNFINISHED_PART: usize = 4;
 
-/// What the workers should free.
+/// What the workers should free. They also give back what is free already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Order {
     /// How many bytes.
@@ -113,10 +117,14 @@ impl Memory {
 pub fn watch(memory: Arc<Memory>, config: Arc<ArcSwap<Config>>) -> std::io::Result<mpsc::Sender<()>> {
     let (alive, end) = mpsc::channel();
     let mut watcher = Watcher { memory, config, asked: None, ordered: None, logged: None, left_out: Left::default() };
+    let usage = system::Usage::open();
+    if usage.resident().is_none() && watcher.config.load().memory.mark(Some(usize::MAX)).is_some() {
+        tracing::warn!("the memory in use is not known (/proc/self/statm): engine.memory.high has no effect");
+    }
     std::thread::Builder::new().name("memory".into()).spawn(move || {
         let mut pause = LOOK;
         while let Err(mpsc::RecvTimeoutError::Timeout) = end.recv_timeout(pause) {
-            pause = watcher.look(system::resident());
+            pause = watcher.look(usage.resident());
         }
     })?;
     Ok(alive)
@@ -147,7 +155,8 @@ impl Watcher {
         let settings = self.config.load().memory;
         let all = match self.asked {
             Some((at, all)) if now.duration_since(at) < ASK => all,
-            _ => self.asked.insert((now, system::available())).1,
+            // Where it is not known now, it is as it was.
+            before => self.asked.insert((now, system::available().or(before.and_then(|(_, all)| all)))).1,
         };
         let Some((mark, resident)) = settings.mark(all).zip(resident) else {
             self.memory.above.store(false, Relaxed);
@@ -163,9 +172,11 @@ impl Watcher {
         } else {
             Order { bytes: held.saturating_sub(bound), unread: false }
         };
-        if order.bytes > 0 && self.ordered.is_none_or(|at| now.duration_since(at) >= EFFECT) {
+        let effect = if order.unread { EFFECT } else { EFFECT_HELD };
+        if (above || order.bytes > 0) && self.ordered.is_none_or(|at| now.duration_since(at) >= effect) {
             self.ordered = Some(now);
             self.memory.orders.send_replace(order);
+            give_back();
         }
         self.log(now, was_above, above, resident, mark);
         let near = resident > mark - mark / 4 || held > bound / 2;

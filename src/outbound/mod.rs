@@ -2,31 +2,40 @@
 //!
 //! All of it runs on one thread of its own, which starts at the first use. So TLS delays no worker, a script that holds
 //! its worker delays no other worker's answers, and all workers share the pools of connections. [`http`] and [`redis`]
-//! describe what they demand of their callers; this module makes a worker wait for that thread.
+//! describe what they demand of their callers; this module makes a worker wait for that thread. Only names are looked up
+//! on further threads ([`names`]).
 
 pub mod http;
+mod names;
 pub mod redis;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinHandle;
 
 use self::http::{Http, Request, Response};
+use self::names::Names;
 use self::redis::{Command, Redis, Reply};
 use crate::config;
 
 /// The thread's stack. Replies of Redis may be nested, and are read by recursion.
 const STACK: usize = 8 * 1024 * 1024;
 
+/// Names that are looked up at once for HTTP. Those of Redis servers, each with a thread of its own, are no part of it:
+/// they do not wait for names of HTTP servers that nobody answers for.
+const NAMES: usize = 64;
+
 /// What every call gets when the thread has ended or could not start.
 const STOPPED: &str = "the engine is stopping";
 
 /// An engine's clients of other programs. Any thread may call them. Nothing is connected before it is used.
 pub struct Outbound {
-    runtime: OnceLock<Result<Runtime, String>>,
+    runtime: OnceLock<Runtime>,
+    /// Locked while the thread is started.
+    starting: Mutex<()>,
     http: Http,
     redis: Vec<Redis>,
 }
@@ -36,8 +45,9 @@ impl Outbound {
     pub fn new(redis: &[config::Redis]) -> Outbound {
         Outbound {
             runtime: OnceLock::new(),
-            http: Http::default(),
-            redis: redis.iter().map(|config| Redis::new(config.clone())).collect(),
+            starting: Mutex::new(()),
+            http: Http::new(Names::new(NAMES)),
+            redis: redis.iter().map(|config| Redis::new(config.clone(), Names::new(1))).collect(),
         }
     }
 
@@ -66,24 +76,32 @@ impl Outbound {
         async move { Running::start(handle?, sent?, given_up).await }
     }
 
-    /// The thread, started if need be.
+    /// The thread, started if need be. If that fails, the next call tries again.
     fn handle(&self) -> Result<Handle, String> {
-        let start = || {
-            Builder::new_multi_thread()
-                .worker_threads(1)
-                .thread_name("outbound")
-                .thread_stack_size(STACK)
-                .enable_all()
-                .build()
-                .map_err(|e| format!("the thread for HTTP and Redis could not start: {e}"))
+        if let Some(runtime) = self.runtime.get() {
+            return Ok(runtime.handle().clone());
+        }
+        let _starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
+        let runtime = match self.runtime.get() {
+            Some(runtime) => runtime,
+            None => {
+                let started = Builder::new_multi_thread()
+                    .worker_threads(1)
+                    .thread_name("outbound")
+                    .thread_stack_size(STACK)
+                    .enable_all()
+                    .build()
+                    .map_err(|e| format!("the thread for HTTP and Redis could not start: {e}"))?;
+                self.runtime.get_or_init(|| started)
+            }
         };
-        self.runtime.get_or_init(start).as_ref().map(|runtime| runtime.handle().clone()).map_err(Clone::clone)
+        Ok(runtime.handle().clone())
     }
 }
 
 impl Drop for Outbound {
     fn drop(&mut self) {
-        if let Some(Ok(runtime)) = self.runtime.take() {
+        if let Some(runtime) = self.runtime.take() {
             // Without waiting for it: this may be dropped within a task.
             runtime.shutdown_background();
         }

@@ -38,6 +38,8 @@ pub struct Program {
 struct Source {
     stamp: Stamp,
     text: Result<Option<Arc<[u8]>>, String>,
+    /// It could not be read for a cause of the system (no descriptors, a fault of the disk), which may end.
+    lacking: bool,
     /// What was compiled of it.
     code: Option<Arc<[u8]>>,
 }
@@ -66,17 +68,17 @@ impl Program {
     /// The text of a file, read once for this version; None if it is not there. A file that can't be read is an error.
     pub fn source(&self, path: &Path) -> Result<Option<Arc<[u8]>>, String> {
         let mut sources = self.sources();
-        if let Some(known) = sources.get(path) {
+        if let Some(known) = sources.get(path).filter(|known| !known.lacking) {
             return known.text.clone();
         }
         let stamp = stamp(path);
-        let text = match read(path) {
-            Ok(text) => Ok(Some(Arc::from(text))),
-            Err(e) if is_absent(&e) => Ok(None),
-            Err(e) => Err(format!("cannot read {}: {e}", path.display())),
+        let (text, lacking) = match read(path) {
+            Ok(text) => (Ok(Some(Arc::from(text))), false),
+            Err(e) if is_absent(&e) => (Ok(None), false),
+            Err(e) => (Err(format!("cannot read {}: {e}", path.display())), e.raw_os_error().is_some()),
         };
-        if sources.len() < MAX_FILES {
-            sources.insert(path.to_owned(), Source { stamp, text: text.clone(), code: None });
+        if sources.len() < MAX_FILES || sources.contains_key(path) {
+            sources.insert(path.to_owned(), Source { stamp, text: text.clone(), lacking, code: None });
         }
         text
     }
@@ -132,6 +134,11 @@ impl Program {
         let now: Vec<Stamp> = known.iter().map(|(path, _)| stamp(path)).collect();
         let changed = known.iter().zip(&now).any(|((_, before), now)| before != now);
         (now, changed)
+    }
+
+    /// Whether a file could not be read for a cause that may end without a change of it.
+    pub fn is_lacking(&self) -> bool {
+        self.sources().values().any(|source| source.lacking)
     }
 
     /// The files that were read for this version, with their texts.

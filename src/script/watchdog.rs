@@ -25,6 +25,10 @@ pub const OVER_BUDGET: &str = "handler exceeded its time budget (handlerTimeout)
 /// How often the watchdog looks.
 const SAMPLE: Duration = Duration::from_millis(10);
 
+/// The longest that counts between two looks. If more has passed, the process did not run (SIGSTOP, a machine that
+/// slept), and that is no script's time.
+const LONGEST: Duration = Duration::from_millis(100);
+
 /// How many frames from the top are searched for a script's function, to name its line.
 const FRAMES_LOOKED_AT: i32 = 12;
 
@@ -246,10 +250,12 @@ impl Thread {
 
 /// The watchdog thread.
 fn watch() {
-    let mut seen: Vec<(*const Watched, u64, Instant)> = Vec::new();
+    let mut seen: Vec<(*const Watched, u64, Duration)> = Vec::new();
+    let (mut looked, mut now) = (Instant::now(), Duration::ZERO);
     loop {
         std::thread::sleep(SAMPLE);
-        let now = Instant::now();
+        let before = std::mem::replace(&mut looked, Instant::now());
+        now += (looked - before).min(LONGEST);
         // Held while signalling: a thread takes itself off the list under the same lock before it ends.
         let list = threads().lock().unwrap_or_else(PoisonError::into_inner);
         seen.retain(|(p, _, _)| list.iter().any(|w| Arc::as_ptr(w) == *p));

@@ -10,7 +10,9 @@ mod file;
 mod layout;
 mod queue;
 
+use std::fs::File;
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tracing::level_filters::LevelFilter;
@@ -67,7 +69,7 @@ impl Log {
         let (filter, level) = reload::Layer::new(level);
         let file = file.map(|(path, rotation)| open(path, rotation)).transpose()?;
         let shared = file.clone();
-        let (console, guard) = begin(Output::Console, io::stdout()).map_err(OpenError::Thread)?;
+        let (console, guard) = console().and_then(|out| begin(Output::Console, out)).map_err(OpenError::Thread)?;
         let mut writers = vec![guard];
         let console = line(style, io::stdout().is_terminal(), console);
         let lines = match file {
@@ -126,6 +128,11 @@ impl<S: Subscriber> Layer<S> for OwnLines {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
         OwnLines::takes(metadata)
     }
+}
+
+/// Standard output without the library's buffer: what that failed to write would come later, between other lines.
+fn console() -> io::Result<File> {
+    Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
 }
 
 /// One output's layer.

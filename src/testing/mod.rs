@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{Config, load};
 use crate::telemetry::log::escape::for_terminal;
+use crate::telemetry::terminal::complain;
 use crate::worker::STACK;
 use harness::{Settings, cases, run};
 use report::{File, Ran, Report};
@@ -58,7 +59,7 @@ impl Options {
             Ok(Ok(code)) => code,
             Ok(Err(_)) => ExitCode::FAILURE,
             Err(e) => {
-                eprintln!("the tests' thread could not start: {e}");
+                complain!("the tests' thread could not start: {e}");
                 ExitCode::FAILURE
             }
         }
@@ -68,14 +69,14 @@ impl Options {
         let config = match self.config() {
             Ok(config) => config,
             Err(problems) => {
-                eprintln!("{}", for_terminal(&problems));
+                complain!("{}", for_terminal(&problems));
                 return ExitCode::FAILURE;
             }
         };
         let files = match find::files(&self.files, config.as_ref()) {
             Ok(files) => files,
             Err(nothing) => {
-                eprintln!("{}", for_terminal(&nothing));
+                complain!("{}", for_terminal(&nothing));
                 return ExitCode::from(NOTHING);
             }
         };
@@ -89,7 +90,7 @@ impl Options {
                 Some(text) => format!("no test's name holds \"{text}\" (--filter)"),
                 None => format!("no tests in {}: they call test.it", find::list(&files)),
             };
-            eprintln!("{}", for_terminal(&why));
+            complain!("{}", for_terminal(&why));
             return ExitCode::from(NOTHING);
         }
         report.end();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::harness::{Case, Failure, Outcome};
 use crate::script::program::shown;
 use crate::telemetry::log::escape::{for_terminal, json_for_terminal};
+use crate::telemetry::terminal::say;
 
 /// How many of the last log lines of a failed test are shown.
 const LOG_LINES: usize = 20;
@@ -65,7 +66,7 @@ impl Report {
     pub(super) fn file(&self, file: &Path) -> File {
         let name = shown(&std::path::absolute(file).unwrap_or_else(|_| file.to_owned()));
         if !self.json {
-            println!("{}", for_terminal(&name));
+            say!("{}", for_terminal(&name));
         }
         File(name)
     }
@@ -82,7 +83,7 @@ impl Report {
                 "traceback": failure.traceback,
             }));
         } else {
-            println!("  FAIL  the file could not be run");
+            say!("  FAIL  the file could not be run");
             let place = if failure.place.is_empty() { &name } else { &failure.place };
             self.details.push(details(place, "the file could not be run", &failure, &[]));
         }
@@ -96,7 +97,7 @@ impl Report {
             None => self.passed += 1,
         }
         if !self.json {
-            println!("  {}  {}", if failure.is_some() { "FAIL" } else { "ok  " }, for_terminal(&case.name));
+            say!("  {}  {}", if failure.is_some() { "FAIL" } else { "ok  " }, for_terminal(&case.name));
         }
         if self.json {
             let mut test = json!({
@@ -130,10 +131,10 @@ impl Report {
                 "tests": self.tests,
                 "errors": self.errors,
             });
-            println!("{}", json_for_terminal(&report.to_string()));
+            say!("{}", json_for_terminal(&report.to_string()));
             return;
         }
-        self.details.iter().for_each(|text| print!("\n{text}"));
+        self.details.iter().for_each(|text| say!("\n{}", text.strip_suffix('\n').unwrap_or(text)));
         let broken = match self.broken {
             0 => String::new(),
             1 => ", 1 file could not be run".into(),
@@ -141,7 +142,7 @@ impl Report {
         };
         let total = self.passed + self.failed;
         let s = if total == 1 { "" } else { "s" };
-        println!("\n{total} test{s}: {} passed, {} failed{broken} ({seconds:.2} s)", self.passed, self.failed);
+        say!("\n{total} test{s}: {} passed, {} failed{broken} ({seconds:.2} s)", self.passed, self.failed);
     }
 }
 

@@ -1,4 +1,5 @@
-//! What a worker does when memory is short: it reports how much its clients hold, then closes the largest of them.
+//! What a worker does when memory is short: it reports how much its clients hold, then closes the largest of them, and
+//! gives back what those of the last time have left.
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -7,7 +8,7 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::Worker;
-use crate::memory::{LEAST, Order};
+use crate::memory::{LEAST, Order, give_back};
 use crate::message::CloseReason;
 use crate::shard::conn::Conn;
 
@@ -26,6 +27,7 @@ pub(super) async fn run(worker: Rc<Worker>) {
     while orders.changed().await.is_ok() {
         let order = *orders.borrow_and_update();
         let began = Instant::now();
+        give_back();
         let told = &worker.memory.told()[usize::from(worker.id.0)];
         told.sizes.clear();
         each(&worker, |conn| told.sizes.add(held(conn, order))).await;

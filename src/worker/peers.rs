@@ -64,6 +64,11 @@ impl Peers {
 }
 
 impl Peers {
+    /// A worker that is stuck, if there is one.
+    pub fn stuck(&self) -> Option<usize> {
+        self.pulses.iter().position(|pulse| pulse.state() == State::Stuck)
+    }
+
     /// Hands a socket to a worker. Err: it has no room; returns a socket for another worker.
     pub(super) fn hand(&self, to: usize, arrival: Arrival) -> Result<(), Arrival> {
         self.arrivals[to].lock().push_back(arrival);

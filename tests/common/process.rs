@@ -74,6 +74,18 @@ pub fn block_signals(command: &mut Command, signals: &'static [i32]) {
     }
 }
 
+/// Has a program start with this limit (`setrlimit(2)`): the one in force, and the most that it may be raised to.
+pub fn limit(command: &mut Command, resource: u32, soft: u64, hard: u64) {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: setrlimit may be called between fork and exec.
+    unsafe {
+        command.pre_exec(move || match libc::setrlimit(resource, &limit) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+}
+
 /// How a process ended, and all it printed.
 #[derive(Debug)]
 pub struct Ended {
@@ -143,6 +155,25 @@ impl Process {
     pub fn signal(&self, signal: i32) {
         // SAFETY: the process is ours, and has not been waited for.
         assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
+    }
+
+    /// Sets one of its limits (`setrlimit(2)`) while it runs, up to what it may raise it to itself.
+    pub fn limit(&self, resource: u32, soft: u64) {
+        let pid = self.child.id() as i32;
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the calls read and write what they are given.
+        unsafe {
+            assert_eq!(libc::prlimit(pid, resource, std::ptr::null(), &mut limit), 0);
+            limit.rlim_cur = soft;
+            assert_eq!(libc::prlimit(pid, resource, &limit, std::ptr::null_mut()), 0);
+        }
+    }
+
+    /// The number that the next file it opens gets.
+    pub fn next_descriptor(&self) -> u64 {
+        let list = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
+        let used: Vec<u64> = list.map(|e| e.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
+        (0..).find(|n| !used.contains(n)).unwrap()
     }
 
     /// Writes a line to its input, which must be a pipe.

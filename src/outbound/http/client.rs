@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 use super::exchange::exchange;
 use super::pool::Pool;
 use super::{MAX_BYTES, Request, Response, reserve};
+use crate::outbound::names::Names;
 
 /// Requests that may be under way at once in an engine.
 const MAX_UNDER_WAY: usize = 1024;
@@ -18,17 +19,16 @@ pub(in crate::outbound) struct Http {
     bytes: Arc<Semaphore>,
 }
 
-impl Default for Http {
-    fn default() -> Http {
+impl Http {
+    /// Nothing is under way; `names` knows the addresses of servers.
+    pub(in crate::outbound) fn new(names: Names) -> Http {
         Http {
-            pool: Arc::default(),
+            pool: Pool::new(names),
             places: Arc::new(Semaphore::new(MAX_UNDER_WAY)),
             bytes: Arc::new(Semaphore::new(MAX_BYTES)),
         }
     }
-}
 
-impl Http {
     /// The way of a request, to be run on the outbound thread. It counts as under way from now on.
     pub(in crate::outbound) fn send(
         &self,

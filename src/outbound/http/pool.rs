@@ -4,15 +4,20 @@
 //! they are used; [`super::exchange`] decides about a request whose connection ends under it.
 
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http_body_util::Full;
 use hyper::Uri;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::TokioIo;
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{sleep, timeout};
@@ -23,6 +28,7 @@ use url::Url;
 
 use super::reason;
 use super::socket::{Socket, Watch};
+use crate::outbound::names::Names;
 
 /// Idle connections that are kept for each server, and for all of them.
 const MAX_IDLE: usize = 64;
@@ -32,6 +38,8 @@ const CARE: Duration = Duration::from_secs(1);
 /// A connection that has served one request rests that long before it serves one that must not be sent twice: a server
 /// that closes after each response, without announcing it, has done so by then.
 const REST: Duration = Duration::from_millis(20);
+/// When certificates of the system that could not be read are tried again.
+const LACKING: Duration = Duration::from_secs(60);
 /// How long the end of an exchange is waited for, until its connection can serve the next.
 const SETTLE: Duration = Duration::from_secs(5);
 
@@ -75,15 +83,19 @@ impl Conn {
     }
 }
 
-#[derive(Default)]
 pub(super) struct Pool {
     /// For each server the one used last is at the end, and is used next: so unneeded ones grow old.
     idle: Mutex<HashMap<Place, Vec<Conn>>>,
-    tls: OnceLock<Result<TlsConnector, String>>,
+    names: Names,
+    tls: Tls,
     kept_up: OnceLock<()>,
 }
 
 impl Pool {
+    pub(super) fn new(names: Names) -> Arc<Pool> {
+        Arc::new(Pool { idle: Mutex::default(), names, tls: Tls::default(), kept_up: OnceLock::new() })
+    }
+
     /// A kept connection that has been idle for less than `idle`. `once`: for a request that must not be sent twice.
     pub(super) async fn take(&self, place: &Place, idle: Duration, once: bool) -> Option<Conn> {
         while let Some(mut conn) = self.pick(place, idle, once) {
@@ -167,7 +179,7 @@ impl Pool {
     pub(super) async fn open(&self, place: &Place) -> Result<Conn, String> {
         let Place { https, host, port } = place;
         let uri: Uri = format!("http://{host}:{port}/").parse().map_err(|_| "no host of a URL")?;
-        let mut connector = HttpConnector::new();
+        let mut connector = HttpConnector::new_with_resolver(Addresses(self.names.clone()));
         connector.set_nodelay(true);
         let stream = connector.call(uri).await.map_err(|e| reason(&e))?.into_inner();
         let (socket, watch) = Socket::new(stream);
@@ -175,7 +187,7 @@ impl Pool {
             return start(socket, watch, false).await;
         }
         // Here, since reading the system's certificates takes a while: not on the worker.
-        let connector = self.tls.get_or_init(tls).clone()?;
+        let connector = self.tls.connector()?;
         let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
         let name = name.map_err(|_| "its name can stand in no certificate")?;
         let stream = connector.connect(name, socket).await.map_err(|e| reason(&e))?;
@@ -193,18 +205,66 @@ where
     Ok(Conn { sender, watch, served: 0, https, since: Instant::now(), keep: Duration::ZERO })
 }
 
+/// Names of HTTP servers, as hyper's connector asks for them.
+#[derive(Clone)]
+struct Addresses(Names);
+
+impl Service<Name> for Addresses {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let names = self.0.clone();
+        async move {
+            // The connector sets the port.
+            let found = names.look_up(&format!("{name}:0")).await.map_err(io::Error::other)?;
+            Ok(found.to_vec().into_iter())
+        }
+        .boxed()
+    }
+}
+
+/// What makes TLS connections.
+#[derive(Default)]
+struct Tls(Mutex<Option<Made>>);
+
+struct Made {
+    connector: TlsConnector,
+    /// When it was made, if some certificates of the system could not be read: they may be read later.
+    lacking: Option<Instant>,
+}
+
+impl Tls {
+    fn connector(&self) -> Result<TlsConnector, String> {
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = made.take().filter(|made| made.lacking.is_none_or(|since| since.elapsed() < LACKING));
+        let made = made.insert(match known {
+            Some(known) => known,
+            None => tls()?,
+        });
+        Ok(made.connector.clone())
+    }
+}
+
 /// Trusted are the authorities of Mozilla's list, and those of the system, or of `SSL_CERT_FILE` and `SSL_CERT_DIR`.
-fn tls() -> Result<TlsConnector, String> {
+fn tls() -> Result<Made, String> {
     let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let system = rustls_native_certs::load_native_certs();
     for problem in &system.errors {
         tracing::warn!("certificates of the system that could not be read: {problem}");
     }
+    let lacking = (!system.errors.is_empty()).then(Instant::now);
     // Some that no longer conform are left out; the others do.
     roots.add_parsable_certificates(system.certs);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| format!("TLS could not start: {e}"))?;
-    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()).into())
+    let connector = Arc::new(builder.with_root_certificates(roots).with_no_client_auth()).into();
+    Ok(Made { connector, lacking })
 }

@@ -34,8 +34,16 @@ impl Inner {
     }
 }
 
+/// Bytes that are read in a row before other requests have their turn. hyper reads as long as there is something: a
+/// server that sends without pause, such as one 100 Continue after the other, would hold up all others.
+const TURN: usize = 64 * 1024;
+
 /// The socket as the client of HTTP reads and writes it.
-pub(super) struct Socket(Arc<Inner>);
+pub(super) struct Socket {
+    inner: Arc<Inner>,
+    /// Bytes read in this turn.
+    read: usize,
+}
 
 /// The same socket, to be asked about.
 #[derive(Clone)]
@@ -44,7 +52,7 @@ pub(super) struct Watch(Arc<Inner>);
 impl Socket {
     pub(super) fn new(stream: TcpStream) -> (Socket, Watch) {
         let inner = Arc::new(Inner { stream, end: AtomicU8::new(OPEN) });
-        (Socket(inner.clone()), Watch(inner))
+        (Socket { inner: inner.clone(), read: 0 }, Watch(inner))
     }
 }
 
@@ -90,11 +98,23 @@ impl Watch {
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let inner = &*self.0;
+        let Socket { inner, read } = self.get_mut();
+        if *read >= TURN {
+            *read = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         loop {
-            ready!(inner.stream.poll_read_ready(cx))?;
+            match inner.stream.poll_read_ready(cx) {
+                Poll::Ready(ready) => ready?,
+                Poll::Pending => {
+                    *read = 0;
+                    return Poll::Pending;
+                }
+            }
             match inner.stream.try_read(buf.initialize_unfilled()) {
                 Ok(n) => {
+                    *read += n;
                     if n == 0 && buf.remaining() > 0 {
                         inner.note(ENDED);
                     }
@@ -113,7 +133,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let inner = &*self.0;
+        let inner = &*self.inner;
         loop {
             ready!(inner.stream.poll_write_ready(cx))?;
             match inner.stream.try_write(bytes) {
@@ -133,7 +153,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(socket2::SockRef::from(&self.0.stream).shutdown(std::net::Shutdown::Write))
+        Poll::Ready(socket2::SockRef::from(&self.inner.stream).shutdown(std::net::Shutdown::Write))
     }
 }
 

@@ -1,15 +1,18 @@
 //! The log's file: a new one each day (UTC), and when one is full; the newest are kept. It can be opened again under
 //! its name, after another program has moved it away. Only files whose name is exactly one of ours are ever removed.
+//!
+//! The clock may be set, by days and years, forward and back. A line is in the file of the day that it tells itself, and
+//! the file that is written is never removed, whatever the dates of the others are.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const DAY: u64 = 24 * 3600;
-/// If a new day's file can't be opened, the old one stays in use, and this many seconds later it is tried again.
-const RETRY: u64 = 60;
+/// If the next file can't be opened, the one before stays in use, and after this time the next is tried again.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// When the next file begins, and how many are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,8 +38,8 @@ pub(super) struct DailyFile {
     day: u64,
     /// From 1 on.
     part: u32,
-    /// After an error: the Unix time from which on the next file is tried again.
-    retry: u64,
+    /// When the next file could not be opened.
+    failed: Option<Instant>,
     /// Unix time in seconds.
     clock: fn() -> u64,
 }
@@ -59,7 +62,7 @@ impl DailyFile {
         let part = newest_part(folder, &before, &after, day);
         let (file, size) = append(folder, &name(&before, day, part, &after))?;
         let folder = folder.to_owned();
-        let opened = DailyFile { folder, before, after, rotation, file, size, day, part, retry: 0, clock };
+        let opened = DailyFile { folder, before, after, rotation, file, size, day, part, failed: None, clock };
         opened.prune();
         Ok(opened)
     }
@@ -67,43 +70,49 @@ impl DailyFile {
     /// Opens the file of today's name again. After an error the previous one stays in use.
     pub(super) fn reopen(&mut self) -> io::Result<PathBuf> {
         let today = (self.clock)() / DAY;
-        let part = if today == self.day { self.part } else { 1 };
+        let part = if today == self.day { self.part } else { self.newest_part(today) };
         self.go_to(today, part)
     }
 
     fn go_to(&mut self, day: u64, part: u32) -> io::Result<PathBuf> {
         let name = name(&self.before, day, part, &self.after);
         (self.file, self.size) = append(&self.folder, &name)?;
-        (self.day, self.part, self.retry) = (day, part, 0);
+        (self.day, self.part, self.failed) = (day, part, None);
         Ok(self.folder.join(name))
     }
 
     /// Switches to the next file if it is time, or if a line of that length has no room.
     fn roll(&mut self, line: usize) {
-        let now = (self.clock)();
-        let today = now / DAY;
+        if self.failed.is_some_and(|at| at.elapsed() < RETRY) {
+            return;
+        }
+        let today = (self.clock)() / DAY;
         let is_full = |size: u64| size > 0 && size + line as u64 > self.rotation.size;
-        let next = match today > self.day {
-            true => (today, newest_part(&self.folder, &self.before, &self.after, today)),
+        let next = match today != self.day {
+            true => (today, self.newest_part(today)),
             false if is_full(self.size) => (self.day, self.part.saturating_add(1)),
             false => return,
         };
-        if now < self.retry {
-            return;
-        }
         match self.go_to(next.0, next.1) {
             Ok(_) => self.prune(),
             // The log has nowhere else to report its own errors.
-            Err(_) => self.retry = now + RETRY,
+            Err(_) => self.failed = Some(Instant::now()),
         }
+    }
+
+    fn newest_part(&self, day: u64) -> u32 {
+        newest_part(&self.folder, &self.before, &self.after, day)
     }
 
     /// Removes the oldest files until no more are left than are kept, the one that is written among them.
     fn prune(&self) {
-        let mut ours = parts(&self.folder, &self.before, &self.after);
+        let own = (written(self.day), self.part);
+        let mut others = parts(&self.folder, &self.before, &self.after);
+        others.retain(|other| *other != own);
         // Dates of one length sort as days do.
-        ours.sort();
-        for (date, part) in &ours[..ours.len().saturating_sub(self.rotation.keep)] {
+        others.sort();
+        let keep = self.rotation.keep.saturating_sub(1);
+        for (date, part) in &others[..others.len().saturating_sub(keep)] {
             let _ = std::fs::remove_file(self.folder.join(name_of(&self.before, date, *part, &self.after)));
         }
     }

@@ -7,11 +7,13 @@ use std::task::{Context, Poll};
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::admission::bucket::Bucket;
-use crate::config::Rates;
+use crate::config::{Rate, Rates};
 use crate::telemetry::metrics::labels::RateLimit;
 
-/// A part of the rate's number that must be there before a client is read again: a pause is for more than one message.
+/// The part of a rate's number that must be there before a client is read again: a pause is for more than one message.
 const PART: u64 = 8;
+/// The most bytes that must be there for a client to be read, if that part is more: reads are not to be tiny ones.
+const READ: u64 = 16 * 1024;
 
 /// The account of one client.
 pub struct Meter {
@@ -42,14 +44,14 @@ impl Meter {
             self.pause = None;
         }
         let now = self.now();
-        let of = |bucket: &Bucket, rate| match bucket.tokens(rate, now) {
-            0 => Some(bucket.wait(rate, (rate.count / PART).max(1), now)),
-            _ => None,
-        };
-        let (limit, wait) = match (of(&self.messages, rates.messages), of(&self.bytes, rates.bytes)) {
-            (Some(wait), _) => (RateLimit::Messages, wait),
-            (None, Some(wait)) => (RateLimit::Bytes, wait),
-            (None, None) => return Poll::Ready(()),
+        let part = |rate: Rate| (rate.count / PART).max(1);
+        let (bytes, messages) = (part(rates.bytes).min(READ), part(rates.messages));
+        let (limit, wait) = if self.messages.tokens(rates.messages, now) == 0 {
+            (RateLimit::Messages, self.messages.wait(rates.messages, messages, now))
+        } else if self.bytes.tokens(rates.bytes, now) < bytes {
+            (RateLimit::Bytes, self.bytes.wait(rates.bytes, bytes, now))
+        } else {
+            return Poll::Ready(());
         };
         paused(limit);
         let mut pause = Box::pin(sleep(wait));

@@ -40,13 +40,24 @@ pub enum Kind {
         text: Zeroizing<String>,
         /// Without quotes or `!!str`, so that `null` means nothing.
         plain: bool,
-        /// A part of it comes from the environment, and is not for messages.
-        hidden: bool,
+        /// Where it comes from.
+        origin: Origin,
     },
     /// A list.
     List(Vec<Rc<Node>>),
     /// A mapping, without duplicates.
     Map(Vec<Entry>),
+}
+
+/// Where a scalar's text comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The file alone.
+    File,
+    /// A part of it from the environment, and so it is not for messages.
+    Environment,
+    /// It is unknown: a variable is not set, which has been reported.
+    Unknown,
 }
 
 /// A key and its value.
@@ -184,12 +195,12 @@ impl Builder<'_> {
                 }
                 // A variable that says "null" is text; an empty one is nothing.
                 let plain = plain && text.is_empty();
-                Ok(Kind::Scalar { text, plain, hidden: true })
+                Ok(Kind::Scalar { text, plain, origin: Origin::Environment })
             }
-            Ok(None) => Ok(Kind::Scalar { text, plain, hidden: false }),
+            Ok(None) => Ok(Kind::Scalar { text, plain, origin: Origin::File }),
             Err(message) => {
                 self.sink.report(place, &self.path(), message);
-                Ok(Kind::Scalar { text: Zeroizing::default(), plain: true, hidden: true })
+                Ok(Kind::Scalar { text: Zeroizing::default(), plain: false, origin: Origin::Unknown })
             }
         }
     }

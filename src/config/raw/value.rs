@@ -4,7 +4,7 @@
 //! a section and is not reads as a section without keys; `known` has reported it.
 
 use super::older::older_spelling;
-use super::tree::{Kind, Node};
+use super::tree::{Kind, Node, Origin};
 use super::units::{self, Quantity};
 use super::{Place, Sink, join, quoted};
 use std::fmt::Display;
@@ -15,7 +15,7 @@ use std::time::Duration;
 /// A scalar as messages show it: not what comes from the environment, where secrets are.
 fn shown(node: &Node) -> String {
     match &node.kind {
-        Kind::Scalar { hidden: false, text, .. } => quoted(text),
+        Kind::Scalar { origin: Origin::File, text, .. } => quoted(text),
         _ => "the value of an environment variable".to_owned(),
     }
 }
@@ -94,6 +94,10 @@ impl<'a> Value<'a> {
 
     /// Reports a problem at this value.
     pub fn report(&self, message: impl Into<String>) {
+        if let Some(Kind::Scalar { origin: Origin::Unknown, .. }) = self.kind() {
+            // Why it is unknown has been told.
+            return;
+        }
         self.sink.report(self.place, &self.key, message);
     }
 

@@ -3,6 +3,7 @@
 //! 2 wrong usage.
 
 mod greeting;
+mod hash;
 mod nodes;
 mod signals;
 
@@ -50,6 +51,8 @@ enum Command {
     Check(Check),
     /// Print every key with its meaning, bounds and default, as a configuration file; with -f, with the values of FILE
     Config(Show),
+    /// Read a password from standard input and print its hash, for passwordHash of a user
+    HashPassword,
     /// Run the Lua tests of scripts, without a network, and exit: 0 all passed, 1 some did not, 2 there were none
     Test(testing::Options),
     /// Measure an engine: throughput, delays, memory
@@ -123,6 +126,7 @@ pub fn main() -> ExitCode {
             guarded().and_then(|()| serve(&run, false, NodeRole { engine: true, center: false }, None))
         }
         Command::Config(what) => show(&what),
+        Command::HashPassword => hash::run(),
         Command::Check(what) => guarded().and_then(|()| check(&what)),
         Command::Test(options) => match guarded() {
             Ok(()) => return options.run(),

@@ -9,13 +9,15 @@
 // Layer 0: the vocabulary.
 pub mod ids;
 pub mod message;
+pub mod secret;
 pub mod telemetry;
 pub mod value;
 // Layer 1: what the YAML means; what the system tells of TCP; bytes, without I/O.
 pub mod config;
 pub mod tcp;
 pub mod wire;
-// Layer 2: channel -> workers -> connections; from handlers to back ends; the mark on the process's memory.
+// Layer 2: who may connect; channel -> workers -> connections; from handlers to back ends; the mark on the process's memory.
+pub mod admission;
 pub mod hub;
 pub mod memory;
 pub mod queue;

@@ -13,9 +13,9 @@ use circles::{Circle, circles};
 
 /// The modules from the bottom up; those of one row are of one layer and know nothing of each other.
 const LAYERS: [&[&str]; 12] = [
-    &["ids", "message", "telemetry", "value"],
+    &["ids", "message", "secret", "telemetry", "value"],
     &["config", "tcp", "wire"],
-    &["hub", "memory", "queue"],
+    &["admission", "hub", "memory", "queue"],
     &["cluster", "outbound"],
     &["shard"],
     &["script"],
@@ -28,7 +28,9 @@ const LAYERS: [&[&str]; 12] = [
 ];
 
 /// What may be named only in certain places: a crate, and the files or folders below `src/` that may.
-const ONLY_IN: [(&str, &[&str]); 14] = [
+const ONLY_IN: [(&str, &[&str]); 16] = [
+    ("argon2", &["secret/"]),
+    ("scrypt", &["secret/"]),
     ("mlua", &["script/", "testing/harness.rs", "testing/harness/"]),
     ("dashmap", &["hub/"]),
     ("serde_yaml", &["config/raw.rs", "config/raw/"]),

@@ -29,14 +29,14 @@ fn connmix_own_file_loads_unchanged() {
     let config = read(include_str!("fixtures/connmix-stock.yaml"));
     let [root, metrics] = config.users.as_slice() else { panic!("two users") };
     assert_eq!(
-        (root.username.as_str(), root.password.as_str(), root.roles.read, root.roles.write),
+        (root.username.as_str(), root.password.expose(), root.roles.read, root.roles.write),
         ("root", "123456", true, true)
     );
-    assert_eq!((metrics.password.as_str(), metrics.roles.read, metrics.roles.write), ("0123", true, false));
+    assert_eq!((metrics.password.expose(), metrics.roles.read, metrics.roles.write), ("0123", true, false));
     assert_eq!(root.host, HostPattern::Any);
     assert!(metrics.host.matches(IpAddr::from([172, 16, 0, 1])) && !metrics.host.matches(IpAddr::from([10, 0, 0, 1])));
     let redis = &config.luavm.redis[0];
-    assert_eq!((redis.name.as_str(), redis.addr.as_str(), redis.password.as_str()), ("default", "localhost:6379", ""));
+    assert_eq!((redis.name.as_str(), redis.addr.as_str(), redis.password.expose()), ("default", "localhost:6379", ""));
     assert_eq!((redis.pool_size, redis.idle_timeout), (20, Duration::from_secs(300)));
     assert_eq!(config.servers[0].option("path"), Some("/chat"));
     assert_eq!(config.servers[0].reload_within, Some(Duration::from_secs(10)));

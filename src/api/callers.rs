@@ -8,7 +8,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{Relaxed, SeqCst},
@@ -16,6 +16,8 @@ use std::sync::atomic::{
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+
+use crate::admission::network;
 
 /// A call is under way.
 const BUSY: u64 = 0;
@@ -79,14 +81,6 @@ pub(super) struct Caller {
     pub(super) local: IpAddr,
     /// It came in through the center's port.
     pub(super) center: bool,
-}
-
-/// The network that limits apply to: a client that has one IPv6 address usually has all of its /64.
-pub(super) fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
-        v4 => v4,
-    }
 }
 
 impl Callers {

@@ -48,6 +48,8 @@ pub enum ApiError {
     Stuck(Vec<WorkerId>),
     /// Too many wrong credentials came from that address, so these were not checked.
     TooMany,
+    /// Too many passwords are being compared with their hashes, so this one was not.
+    Busy,
     /// The limit of WebSocket connections is reached.
     Crowded,
 }
@@ -85,7 +87,7 @@ impl ApiError {
             ApiError::TooLarge(_) => CallResult::TooLarge,
             ApiError::Timeout => CallResult::Timeout,
             ApiError::Unavailable | ApiError::Joining | ApiError::Stuck(_) => CallResult::Unavailable,
-            ApiError::TooMany => CallResult::TooMany,
+            ApiError::TooMany | ApiError::Busy => CallResult::TooMany,
             ApiError::Crowded => CallResult::Crowded,
         }
     }
@@ -110,7 +112,7 @@ impl ApiError {
             ApiError::Unavailable | ApiError::Joining | ApiError::Stuck(_) | ApiError::Crowded => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            ApiError::TooMany => StatusCode::TOO_MANY_REQUESTS,
+            ApiError::TooMany | ApiError::Busy => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 
@@ -124,7 +126,7 @@ impl ApiError {
             | ApiError::NoUpgrade(_, what)
             | ApiError::NotSent(what) => what.clone(),
             ApiError::NotObeyed(why) => why.to_string(),
-            ApiError::Unauthorized => "missing or wrong credentials (HTTP Basic)".into(),
+            ApiError::Unauthorized => "missing or wrong credentials (HTTP Basic or a bearer token)".into(),
             ApiError::BadRequest(what) | ApiError::NotImplemented(what) => (*what).into(),
             ApiError::Forbidden(why) => why.to_string(),
             ApiError::NotFound => "no such path".into(),
@@ -138,6 +140,7 @@ impl ApiError {
                 format!("stuck: {} {}", if workers.len() == 1 { "worker" } else { "workers" }, numbers.join(", "))
             }
             ApiError::TooMany => "too many wrong credentials from this address; these were not looked at".into(),
+            ApiError::Busy => "too many passwords are compared with their hashes now; try again in a second".into(),
             ApiError::Crowded => "too many connections of back ends have opened a WebSocket".into(),
         }
     }

@@ -103,6 +103,11 @@ impl Api {
                     Parsed::Whole(request) => {
                         let right = self.check(&config, request.authorization, caller, Right::to(request.call), taken);
                         drop(config);
+                        let right = match right {
+                            Some(right) => right,
+                            // Boxed, so that a connection does not carry what few users need.
+                            None => Box::pin(self.verify(request.authorization, caller, Right::Write, taken)).await,
+                        };
                         let answer = match right {
                             Ok(()) => self.call(request.call, request.body).await,
                             Err(error) => self.refuse(error, request.authorization, caller, taken).await,

@@ -241,18 +241,22 @@ impl Api {
         let config = self.config.load();
         let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
         // A caller without the right does not learn which paths exist.
-        if let Some(right) = route.map_or(Some(Right::Read), Route::right)
-            && let Err(error) = self.check(&config, authorization, caller, right, on.taken)
-        {
+        if let Some(right) = route.map_or(Some(Right::Read), Route::right) {
+            let checked = self.check(&config, authorization, caller, right, on.taken);
             drop(config);
-            return Ok(self.refuse(error, authorization, caller, on.taken).await.into_parts());
+            let checked = match checked {
+                Some(checked) => checked,
+                None => self.verify(authorization, caller, right, on.taken).await,
+            };
+            if let Err(error) = checked {
+                return Ok(self.refuse(error, authorization, caller, on.taken).await.into_parts());
+            }
         }
         let Some(route) = route else { return Err(ApiError::NotFound) };
         if !route.takes(request.method()) {
             return Err(ApiError::MethodNotAllowed(route.methods()));
         }
-        let limit = config.api.max_body_size;
-        drop(config);
+        let limit = self.config.load().api.max_body_size;
         let answer = match route {
             Route::Mesh(call) => {
                 let body = read_body(request, limit, timeout_after).await?;
@@ -270,7 +274,8 @@ impl Api {
                 if !on.taken.open_websocket() {
                     return Err(ApiError::Crowded);
                 }
-                on.opening.set(Some(Access::of(&request)));
+                let hash = self.known_hash(&self.config.load(), authorization);
+                on.opening.set(Some(Access::of(&request, hash)));
                 return Ok((response, CallResult::Ok));
             }
             Route::Health | Route::Ready => {

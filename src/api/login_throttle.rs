@@ -16,7 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::callers::{Seat, network};
+use super::callers::Seat;
+use crate::admission::network;
 use crate::telemetry::rate_limited::rate_limited;
 
 /// That many wrong logins of an address are answered without delay.

@@ -1,8 +1,8 @@
 //! The API for back ends: the mesh over HTTP and WebSocket, and the center. Served by the workers, each with its own
 //! [`Api`].
 //!
-//! From the bottom up: `error`, `params` (what the JSON says), `call` (one publish, one send), `idempotency`; `callers`
-//! and `login_throttle`; `state`, which holds all of them for a worker; `publish` and `batch`, `auth`, `pages`,
+//! From the bottom up: `error`, `params` (what the JSON says), `call` (one publish, one send), `idempotency`; `callers`,
+//! `login_throttle` and `verifier`; `state`, which holds all of them for a worker; `publish` and `batch`, `auth`, `pages`,
 //! `center`, `dispatch`; `ws`; `fast_path` and `http`, the two ways a request is read; `serve`, the life of a
 //! connection.
 
@@ -26,6 +26,7 @@ pub mod params;
 mod publish;
 mod serve;
 mod state;
+mod verifier;
 mod ws;
 
 pub use answer::stuck;
@@ -33,3 +34,4 @@ pub use callers::Callers;
 pub use login_throttle::LoginThrottle;
 pub use publish::OnceHere;
 pub use state::{Api, Parts};
+pub use verifier::Verifier;

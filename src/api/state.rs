@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use super::callers::Callers;
 use super::idempotency::IdempotencyTable;
 use super::login_throttle::LoginThrottle;
+use super::verifier::Verifier;
 use crate::cluster::Mesh;
 use crate::config::Config;
 use crate::queue::Queue;
@@ -34,6 +35,8 @@ pub struct Api {
     pub(super) scraping: Semaphore,
     /// Failed logins, of all workers.
     pub(super) logins: Arc<LoginThrottle>,
+    /// Passwords that are known by their hashes, of all workers.
+    pub(super) verifier: Arc<Verifier>,
     /// Tells WebSocket connections that another configuration is in force.
     pub(super) reconfigured: watch::Sender<()>,
     /// Connections under way, of all workers.
@@ -60,6 +63,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Failed logins, of all workers.
     pub logins: Arc<LoginThrottle>,
+    /// Passwords that are known by their hashes, of all workers.
+    pub verifier: Arc<Verifier>,
     /// Connections of callers, of all workers.
     pub callers: Arc<Callers>,
     /// True while the engine drains.
@@ -72,7 +77,8 @@ pub(super) const DRAIN: Duration = Duration::from_secs(2);
 impl Api {
     /// An API of those parts.
     pub fn new(parts: Parts) -> Api {
-        let Parts { mesh, queue, config, clients, api_addr, repeats, metrics, logins, callers, draining } = parts;
+        let Parts { mesh, queue, config, clients, api_addr, repeats, metrics, logins, verifier, callers, draining } =
+            parts;
         Api {
             mesh,
             queue,
@@ -85,6 +91,7 @@ impl Api {
             counts: Arc::default(),
             scraping: Semaphore::new(1),
             logins,
+            verifier,
             reconfigured: watch::Sender::new(()),
             callers,
             read_buffer: Cell::default(),
@@ -98,6 +105,7 @@ impl Api {
 
     /// Another configuration is in force: connections check whether they may still call.
     pub fn reconfigured(&self) {
+        self.verifier.forget();
         self.reconfigured.send_replace(());
     }
 

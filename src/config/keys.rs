@@ -6,7 +6,7 @@
 use self::bounds::{AGE, BUFFER, GIB, LIMIT, MIB, TIMEOUT, TIMEOUT_NOT_ZERO, no_tls, seconds};
 use super::changes::{Changes, Effect, Effect::Live, Effect::Restart};
 use super::home::Home;
-use super::kinds::{Leaf, duration, list, number, parsed, required, size, text, word, words};
+use super::kinds::{Leaf, duration, list, number, parsed, required, secret, size, text, word, words};
 use super::raw::address::{HOST_PORT, ORIGIN, host_pattern, host_port, net, origin};
 use super::raw::known::Known;
 use super::raw::tree::Kind::Scalar;
@@ -19,6 +19,7 @@ use super::types::{
     QueueFull, Roles, STUCK_AFTER,
 };
 use crate::ids::MAX_WORKERS;
+use crate::secret::{Secret, digest, password};
 use ipnet::IpNet;
 use serde_json::Value as Json;
 use std::fmt::{self, Debug, Formatter};
@@ -28,7 +29,7 @@ use std::time::Duration;
 mod bounds;
 mod server;
 
-pub use server::{Limits, Server};
+pub use server::{Limits, Rates, Server};
 
 /// The keys there are.
 pub fn known() -> Known {
@@ -138,8 +139,19 @@ section! {
     pub struct User {
         /// The name, unique and without a colon.
         pub username: String = "username", user_name(), Live;
-        /// The password. Quote it if it begins with !, *, & or @, or holds " #".
-        pub password: String = "password", required().secret(), Live;
+        /// The password, for HTTP Basic; a user needs it, one of the next two, or a token. Quote it if it begins with !, *,
+        /// & or @, or holds " #".
+        pub password: Secret = "password", secret(), Live;
+        /// A file whose first line is the password.
+        pub password_file: String = "passwordFile", text(""), Live;
+        /// The password's hash, of argon2 or scrypt, as connmix hash-password prints it.
+        pub password_hash: Secret = "passwordHash", secret().checked(|hash| password::problem_of(hash.expose())), Live;
+        /// A token, for "Authorization: Bearer TOKEN".
+        pub token: Secret = "token", secret(), Live;
+        /// A file whose first line is the token.
+        pub token_file: String = "tokenFile", text(""), Live;
+        /// The SHA-256 of the token, in 64 hexadecimal digits.
+        pub token_hash: Secret = "tokenHash", secret().checked(|hash| digest_problem(hash.expose())), Live;
         /// read: metrics, nodes, health; write: publish, send and the rest. At least one.
         pub roles: Roles = "roles", roles(), Live;
         /// Where calls may come from.
@@ -150,6 +162,16 @@ section! {
             |host| host.to_string().into(),
         ), Live;
     }
+    plain {
+        /// The SHA-256 of the token, however it is given.
+        pub token_digest: Option<[u8; 32]> = None;
+    }
+}
+
+/// What is wrong with a token's hash; an empty one is none.
+fn digest_problem(hash: &str) -> Option<&'static str> {
+    let wrong = !hash.is_empty() && digest(hash).is_none();
+    wrong.then_some("expected the SHA-256 of the token: 64 hexadecimal digits")
 }
 
 /// A name that Basic authentication can hold: it ends at the first colon there.
@@ -186,10 +208,9 @@ impl Debug for User {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.debug_struct("User")
             .field("username", &self.username)
-            .field("password", &"***")
             .field("roles", &self.roles)
             .field("host", &self.host)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -294,7 +315,9 @@ section! {
         pub addr: String =
             "addr", parsed(HOST_PORT, "localhost:6379".to_owned(), host_port, |addr| addr.as_str().into()), Restart("the pools");
         /// Its password; empty = none.
-        pub password: String = "password", text("").secret(), Restart("the pools");
+        pub password: Secret = "password", secret(), Restart("the pools");
+        /// A file whose first line is the password.
+        pub password_file: String = "passwordFile", text(""), Restart("the pools");
         /// The number of the database.
         pub db: u32 = "db", number(0..=u32::MAX, 0), Restart("the pools");
         /// The most connections, all workers together.
@@ -346,7 +369,7 @@ section! {
         pub engine: ClusterEngine =
             "engine", word(&[ClusterEngine::Memory, ClusterEngine::Mesh], ClusterEngine::Memory), Restart("the cluster");
         /// What all nodes know; one that does not know it does not join. Empty = everybody who reaches the ports joins.
-        pub secret: String = "secret", text("").secret(), Restart("the cluster");
+        pub secret: Secret = "secret", secret(), Restart("the cluster");
         /// A file whose first line is the secret, instead of cluster.secret.
         pub secret_file: String = "secretFile", text(""), Restart("the cluster");
         /// This node's certificate for links between nodes, a PEM file. With it, links are enciphered.

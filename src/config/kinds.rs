@@ -1,9 +1,12 @@
 //! Kinds of keys with one value: numbers, durations, words and the like, each with its bounds and its default.
 
 use super::changes::{Changes, Effect, HIDDEN};
-use super::raw::units;
+use super::raw::rate::{self, MAX_RATE, RATE_PER};
+use super::raw::units::{self, Quantity};
 use super::raw::value::Value;
 use super::rows::{Head, Kind, Row};
+use super::types::Rate;
+use crate::secret::Secret;
 use serde_json::Value as Json;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -149,6 +152,38 @@ pub fn size(range: RangeInclusive<usize>, default: usize) -> Leaf<usize> {
     Leaf::new("size", bounds, Some(default), move |at| at.size(range.clone(), default), show)
 }
 
+/// How many of something may come in a time.
+pub fn rate() -> Leaf<Rate> {
+    rate_of("a number for each time, such as \"10/s\" or \"40/200ms\"", rate::parse_count, |n| n.to_string())
+}
+
+/// The same for bytes.
+pub fn byte_rate() -> Leaf<Rate> {
+    let show = |n: u64| units::size(usize::try_from(n).unwrap_or(usize::MAX));
+    rate_of("a size for each time, such as \"64KiB/s\"", units::parse_size, show)
+}
+
+fn rate_of(
+    expected: &'static str,
+    number: fn(&str) -> Quantity<usize>,
+    show: impl Fn(u64) -> String + 'static,
+) -> Leaf<Rate> {
+    let read = move |at: &Value<'_>| {
+        let parse = |text: &str| rate::parse_rate(text, number);
+        let rate = at.parse(expected, Rate::NONE, parse);
+        if rate.count > MAX_RATE || !RATE_PER.contains(&rate.per) {
+            let (least, most) = (units::duration(*RATE_PER.start()), units::duration(*RATE_PER.end()));
+            at.report(format!("out of range: at most {MAX_RATE}, for each time from {least} to {most}"));
+        }
+        rate
+    };
+    let show = move |rate: &Rate| {
+        let per = units::duration(rate.per);
+        format!("{}/{}", show(rate.count), if per == "1s" { "s" } else { &per }).into()
+    };
+    Leaf::new("rate", expected.to_owned(), Some(Rate::NONE), read, show)
+}
+
 /// One of a few words, which are what the values are displayed as.
 pub fn word<T: Copy + Display + 'static>(words: &'static [T], default: T) -> Leaf<T> {
     word_of(words, &[], default)
@@ -176,6 +211,13 @@ pub fn text(default: &'static str) -> Leaf<String> {
         text => text.into(),
     };
     Leaf::new("text", "any".to_owned(), Some(default.to_owned()), read, show)
+}
+
+/// A secret text; empty is the same as none. It is never shown.
+pub fn secret() -> Leaf<Secret> {
+    let read = |at: &Value<'_>| at.text().map(Secret::from).unwrap_or_default();
+    let show = |secret: &Secret| if secret.is_empty() { Json::Null } else { HIDDEN.into() };
+    Leaf { is_secret: true, ..Leaf::new("text", "any".to_owned(), Some(Secret::default()), read, show) }
 }
 
 /// A text that must be there and not be empty.

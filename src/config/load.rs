@@ -3,15 +3,17 @@
 //! The rows have judged each value alone. Here they meet: listeners that must not collide, scripts that must exist. All
 //! problems are reported at once, and a configuration with any is none: nothing of it is used.
 
+use super::access;
 use super::file::{other_kind, read};
 use super::keys::{self, Config, Server};
 use super::problem::{Problem, Problems};
 use super::raw::value::Value;
 use super::raw::{MAX_BYTES, Sink, tree, units};
 use super::rows::Section;
-use super::types::{Listen, Protocol};
+use super::types::{Listen, Protocol, ProxyProtocol};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
 
 /// The script of a server whose protocol is socket, unless told.
 const SOCKET_ENTRY: &str = "lua/entry.socket.lua";
@@ -38,7 +40,8 @@ pub fn defaults() -> Config {
     Config::read(&Value::root(root.as_deref(), &sink))
 }
 
-fn text(file: &Path) -> Result<String, Problems> {
+/// The text may hold secrets.
+fn text(file: &Path) -> Result<Zeroizing<String>, Problems> {
     let whole = |line, column, message| {
         let list = vec![Problem { line, column, key: String::new(), message }];
         Problems { file: file.to_owned(), list }
@@ -50,7 +53,7 @@ fn text(file: &Path) -> Result<String, Problems> {
     };
     let bytes =
         read(file, MAX_BYTES as u64 + 1).map_err(|e| whole(0, 0, format!("cannot be read: {e}{}", hint(&e))))?;
-    String::from_utf8(bytes).map_err(|e| {
+    String::from_utf8(bytes).map(Zeroizing::new).map_err(|e| {
         let good = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]).into_owned();
         let column = good.rsplit('\n').next().unwrap_or("").chars().count() + 1;
         whole(good.matches('\n').count() + 1, column, "not UTF-8 text from here on".to_owned())
@@ -87,12 +90,17 @@ fn both(file: &Path, text: &str) -> Result<(Config, Config), Problems> {
 /// The configuration with its paths resolved and its notes.
 fn in_force(file: &Path, mut config: Config, root: &Value<'_>) -> Config {
     config.file = file.to_owned();
+    access::settle(&mut config, root);
     config.logging.filename = config.logging.filename.map(|name| std::path::absolute(&name).unwrap_or(name));
     for server in &mut config.servers {
         server.entry = find_entry(file, &server.entry).unwrap_or_else(|looked| {
             root.get(&key_of(server, "entry")).report(looked);
             PathBuf::new()
         });
+        if server.proxy_protocol != ProxyProtocol::Off && config.trusted_proxies.is_empty() {
+            let key = key_of(server, "proxyProtocol");
+            config.notes.push(format!("{key}: every connection is refused, since trustedProxies names nobody"));
+        }
         let (ping, read) = (server.limits.ping_interval, server.limits.read_timeout);
         if server.protocol == Protocol::Websocket && !read.is_zero() && ping >= read {
             let (key, ping, read) = (key_of(server, "pingInterval"), units::duration(ping), units::duration(read));

@@ -7,6 +7,7 @@
 
 use std::net::IpAddr;
 
+pub mod access;
 mod changes;
 pub mod file;
 mod home;
@@ -24,13 +25,13 @@ mod types;
 
 pub use changes::Effect;
 pub use home::Home;
-pub use keys::{ApiServer, Cluster, Config, Limits, Logging, LuaVm, Memory, Redis, Server, Summary, User};
+pub use keys::{ApiServer, Cluster, Config, Limits, Logging, LuaVm, Memory, Rates, Redis, Server, Summary, User};
 pub use problem::{Problem, Problems};
 pub use raw::units::{Quantity, parse_duration};
 pub use rows::Row;
 pub use types::{
     ClusterEngine, Format, High, HostPattern, LOAD_LIMIT, Level, Library, Listen, MAX_SCRIPT, MAX_WAITING, NodeRole,
-    Protocol, QueueFull, Roles, STUCK_AFTER, UNSENT_LIMIT,
+    Protocol, ProxyProtocol, QueueFull, Rate, Roles, STUCK_AFTER, UNSENT_LIMIT,
 };
 
 impl Config {
@@ -62,6 +63,11 @@ impl Config {
         }
         self.home = Some(home);
         self
+    }
+
+    /// Whether an address is one of `trustedProxies`.
+    pub fn trusts(&self, ip: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|net| net.contains(&ip.to_canonical()))
     }
 
     /// Whether there may be other nodes.

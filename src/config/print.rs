@@ -4,6 +4,7 @@
 
 use super::changes::Effect;
 use super::keys::Config;
+use super::raw::env;
 use super::rows::{Row, Section};
 use crate::telemetry::log::escape::write_json;
 use serde_json::{Map, Value as Json, json};
@@ -244,6 +245,7 @@ fn yaml(value: &Json) -> String {
     match value {
         Json::Null => String::new(),
         Json::String(text) if is_plain(text) => text.clone(),
+        Json::String(text) if text.contains("${") => harmless(&Json::from(env::escape(text)).to_string()),
         Json::Array(all) => format!("[{}]", all.iter().map(yaml).collect::<Vec<_>>().join(", ")),
         other => harmless(&other.to_string()),
     }
@@ -391,7 +393,7 @@ cluster: {secret: hunter2, advertise: {api: 'a.example:1'}}
         );
         assert_eq!(row("engine.servers[].options[].value")["value"], json!([["/a", "***"], []]));
         assert_eq!(row("access.users[].password")["value"], json!(["***"]));
-        assert_eq!(row("access.users[].password")["required"], true);
+        assert_eq!(row("access.users[].password")["required"], false);
         assert_eq!(row("engine.luavm.redis[].password")["value"], json!(["***", null]));
         assert_eq!(row("engine.memory.of")["value"], "2GiB");
         assert_eq!(row("cluster.advertise.api")["default"], Json::Null);

@@ -8,8 +8,10 @@ use super::problem::Problem;
 use std::cell::RefCell;
 
 pub mod address;
+pub mod env;
 pub mod known;
 pub mod older;
+pub mod rate;
 pub mod tree;
 pub mod units;
 pub mod value;

@@ -220,6 +220,44 @@ impl std::fmt::Display for Protocol {
     }
 }
 
+/// So many of something for each time; as many may come at once after a rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// How many; 0 = no limit.
+    pub count: u64,
+    /// The time.
+    pub per: Duration,
+}
+
+impl Rate {
+    /// No limit.
+    pub const NONE: Rate = Rate { count: 0, per: Duration::from_secs(1) };
+
+    /// Whether there is no limit.
+    pub fn is_none(self) -> bool {
+        self.count == 0
+    }
+}
+
+/// Whether connections begin with a header that tells whom a proxy connects for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// They do not.
+    Off,
+    /// With one of version 1 or 2 of the PROXY protocol.
+    V1V2,
+}
+
+impl std::fmt::Display for ProxyProtocol {
+    /// The word in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            ProxyProtocol::Off => "off",
+            ProxyProtocol::V1V2 => "v1v2",
+        })
+    }
+}
+
 /// From when on memory is short: see [`Memory`](super::Memory).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum High {

@@ -16,9 +16,10 @@ use crate::cluster::drive::Driver;
 use crate::cluster::members::Shared;
 use crate::cluster::node::{Node, Settings};
 use crate::cluster::protocol::Run;
-use crate::config::{Config, file};
+use crate::config::{Config, access};
 use crate::hub::Hub;
 use crate::ids::NodeNumber;
+use crate::secret::Secret;
 
 /// Where a center is looked for unless the configuration says it.
 pub(super) const CENTER: &str = "localhost:6786";
@@ -27,9 +28,6 @@ pub const HAS_CLUSTER: bool = cfg!(feature = "cluster");
 /// What to do if it can't.
 pub const WITHOUT_CLUSTER: &str =
     "this connmix was built without the cluster; build it with: cargo build --release --features cluster";
-/// The longest file of a secret, in bytes.
-const SECRET: u64 = 4096;
-
 /// What carries frames between nodes.
 #[derive(Clone, Default)]
 pub enum Link {
@@ -99,22 +97,14 @@ fn listens_to_others(config: &Config) -> bool {
     !listen.addr.ip().to_canonical().is_loopback()
 }
 
-fn secret(config: &Config) -> Result<Vec<u8>, StartError> {
-    let (text, name) = (&config.cluster.secret, &config.cluster.secret_file);
-    match (text.is_empty(), name.is_empty()) {
-        (_, true) => Ok(text.clone().into_bytes()),
+fn secret(config: &Config) -> Result<Secret, StartError> {
+    let (secret, name) = (&config.cluster.secret, &config.cluster.secret_file);
+    match (secret.is_empty(), name.is_empty()) {
+        (_, true) => Ok(secret.clone()),
         (false, false) => {
             Err(StartError::System("cluster.secret and cluster.secretFile: only one may be given".into()))
         }
-        (true, false) => {
-            let bytes = file::read(name.as_ref(), SECRET)
-                .map_err(|error| StartError::System(format!("cluster.secretFile: {name} cannot be read: {error}")))?;
-            let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii();
-            match line.is_empty() {
-                true => Err(StartError::System(format!("cluster.secretFile: the first line of {name} is empty"))),
-                false => Ok(line.to_vec()),
-            }
-        }
+        (true, false) => access::read(name).map_err(|error| StartError::System(format!("cluster.secretFile: {error}"))),
     }
 }
 
@@ -141,7 +131,12 @@ fn own_address(center: Option<&String>) -> IpAddr {
 }
 
 #[cfg(feature = "cluster")]
-fn network(config: &Config, run: Run, secret: &[u8], events: mpsc::Sender<Event>) -> Result<Arc<dyn Bus>, StartError> {
+fn network(
+    config: &Config,
+    run: Run,
+    secret: &Secret,
+    events: mpsc::Sender<Event>,
+) -> Result<Arc<dyn Bus>, StartError> {
     use crate::cluster::bus::zenoh::{Settings, Tls, ZenohBus};
     let listen = if config.role.center { &config.registry } else { &config.mesh_point };
     let (cert, key, ca) = (&config.cluster.tls_cert, &config.cluster.tls_key, &config.cluster.tls_ca);
@@ -156,7 +151,7 @@ fn network(config: &Config, run: Run, secret: &[u8], events: mpsc::Sender<Event>
         listen: vec![listen.addr.to_string()],
         connect: if config.role.center { config.centers.clone() } else { centers(config) },
         lease: u64::try_from(config.cluster.leave.as_millis()).unwrap_or(u64::MAX),
-        secret: secret.to_vec(),
+        secret: secret.clone(),
         tls,
     };
     let bus = ZenohBus::open(&settings, events)
@@ -165,6 +160,6 @@ fn network(config: &Config, run: Run, secret: &[u8], events: mpsc::Sender<Event>
 }
 
 #[cfg(not(feature = "cluster"))]
-fn network(_: &Config, _: Run, _: &[u8], _: mpsc::Sender<Event>) -> Result<Arc<dyn Bus>, StartError> {
+fn network(_: &Config, _: Run, _: &Secret, _: mpsc::Sender<Event>) -> Result<Arc<dyn Bus>, StartError> {
     Err(StartError::System(WITHOUT_CLUSTER.into()))
 }

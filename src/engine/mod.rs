@@ -18,8 +18,9 @@ use tokio::sync::{mpsc, watch};
 
 use self::scripts::{check_script, compile};
 use self::stand_in::Doors;
+use crate::admission::Admission;
 use crate::api::idempotency::IdempotencyTable;
-use crate::api::{Callers, LoginThrottle, OnceHere};
+use crate::api::{Callers, LoginThrottle, OnceHere, Verifier};
 use crate::cluster::drive::Driver;
 use crate::cluster::members::Shared;
 use crate::cluster::{Interest, Mesh};
@@ -118,12 +119,14 @@ impl Engine {
         let queue = Arc::new(queue.waiting_for_room(config.luavm.queue_full == QueueFull::Block));
         let repeats = Arc::new(IdempotencyTable::default());
         let clients: Vec<Arc<AtomicUsize>> = config.servers.iter().map(|_| Arc::default()).collect();
+        let admissions: Vec<Arc<Admission>> = config.servers.iter().map(|_| Arc::default()).collect();
         let (draining, drain) = watch::channel(false);
         let (peers, lanes) = Peers::new(workers);
         let peers = Arc::new(peers);
         let addresses = listeners.addresses.clone();
         let metrics = Arc::new(metrics::metrics(&config, &addresses, &hub, &queue, &clients, &peers, &mesh));
         let logins = Arc::new(LoginThrottle::default());
+        let verifier = Arc::new(Verifier::default());
         let callers = Arc::new(Callers::new(reserve.for_a_port()));
         let config = Arc::new(ArcSwap::from_pointee(config));
 
@@ -156,11 +159,13 @@ impl Engine {
                 config: config.clone(),
                 programs: programs.clone(),
                 clients: clients.clone(),
+                admissions: admissions.clone(),
                 peers: peers.clone(),
                 listeners: listeners.for_worker().map_err(|e| StartError::System(e.to_string()))?,
                 api_addr: engine.addresses.api,
                 metrics: metrics.clone(),
                 logins: logins.clone(),
+                verifier: verifier.clone(),
                 callers: callers.clone(),
                 reserve,
                 control,

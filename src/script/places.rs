@@ -4,10 +4,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::task::Waker;
 
 use super::hook::Hook;
+use crate::admission::network;
 
 /// Whose handler waits, or is to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,10 +20,6 @@ pub(super) struct Whose {
 
 impl Whose {
     pub(super) fn new(hook: Hook, address: Option<IpAddr>) -> Whose {
-        let network = |address: IpAddr| match address.to_canonical() {
-            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
-            v4 => v4,
-        };
         Whose { hook, address: address.map(network) }
     }
 }

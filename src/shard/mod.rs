@@ -11,6 +11,7 @@ mod end_reason;
 pub mod framing;
 mod holding;
 mod leaving;
+pub mod meter;
 pub mod outbox;
 pub mod peer;
 pub mod server_context;

@@ -15,6 +15,7 @@ use super::pulse::State;
 use super::{Listener, Role, Worker, socket, websocket};
 use crate::config::Protocol;
 use crate::shard::transport::Transport;
+use crate::telemetry::metrics::labels::RefusalCause;
 use crate::telemetry::rate_limited::rate_limited;
 use crate::wire::handshake::Refusal;
 
@@ -64,7 +65,7 @@ fn is_the_peers(e: &io::Error) -> bool {
 /// Refuses a client whose socket would take one of the reserved descriptors.
 fn refuse(worker: &Worker, server: usize, transport: &Transport) {
     let served = &worker.servers[server].served;
-    served.counts.refused.add(1);
+    served.counts.refused.one(RefusalCause::Descriptors);
     rate_limited!(WARN, "no descriptors are left for clients", "";
         "clients are refused: only the {} file descriptors are left that are kept for the rest of the engine (ulimit -n)",
         worker.reserve.kept());

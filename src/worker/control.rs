@@ -48,6 +48,7 @@ pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, a
                 let mut unsent_changed = false;
                 for (server, new) in worker.servers.iter().zip(&config.servers) {
                     let old = server.served.limits.replace(new.limits);
+                    server.served.rates.set(new.rate);
                     unsent_changed |= old.unsent_limit != new.limits.unsent_limit;
                 }
                 if unsent_changed {

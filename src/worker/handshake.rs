@@ -10,11 +10,12 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::Worker;
+use super::admit::{admit, enter};
 use super::failures::report;
 use super::measure::Began;
 use super::newcomers::close_unopened;
 use super::session::Opened;
+use super::{Worker, proxy};
 use crate::config::Config;
 use crate::message::{CloseReason, close_code};
 use crate::script::current::ConnRef;
@@ -23,6 +24,7 @@ use crate::script::vm::{Handler, Hook, Returned, Started, Vm};
 use crate::shard::Arrival;
 use crate::shard::conn::Conn;
 use crate::shard::transport::Transport;
+use crate::telemetry::metrics::labels::RefusalCause;
 use crate::telemetry::rate_limited::rate_limited;
 use crate::wire::handshake::{self as http, MAX_HEAD, Parsed, Refusal, Request, Rules};
 use crate::wire::reader::Reader;
@@ -49,49 +51,72 @@ pub(super) async fn run(
     peer: SocketAddr,
 ) -> Option<(Opened, Vec<u8>)> {
     let served = worker.servers[server].served.clone();
-    let why_not = || if worker.memory.refuses() { SHORT } else { "too many connections (maxConnections)" };
-    let Some(place) = served.admit().filter(|_| !worker.memory.refuses()) else {
-        turn_away(worker, server, transport, why_not(), peer).await;
-        return None;
+    let place = match admit(worker, server) {
+        Ok(place) => Cell::new(Some(place)),
+        Err(cause) => {
+            turn_away(worker, server, transport, cause, peer).await;
+            return None;
+        }
     };
-    let place = Cell::new(Some(place));
     let deadline = Instant::now() + served.limits.get().handshake_timeout;
     let mut draining = worker.draining.clone();
+    let peer = if proxy::is_on(&worker.config.load(), server) {
+        let client = Box::pin(proxy::client(worker, server, &transport, peer, deadline));
+        tokio::select! {
+            biased;
+            client = client => client?,
+            _ = draining.wait_for(|draining| *draining) => return None,
+        }
+    } else {
+        peer
+    };
+    // A proxy's own address says nothing of the client, who is known by the request.
+    let is_direct = !worker.config.load().trusts(peer.ip());
+    if is_direct && let Err(cause) = enter(worker, server, &place, peer.ip()) {
+        place.take();
+        turn_away(worker, server, transport, cause, peer).await;
+        return None;
+    }
     let head = tokio::select! {
         biased;
         head = timeout_at(deadline, read_head(&mut transport)) => head,
         // The client has sent nothing yet, so nothing is owed: a stop does not wait for it.
         _ = draining.wait_for(|draining| *draining) => return None,
     };
-    let refuse = async |transport, refusal: &Refusal, method: &str| {
+    let refuse = async |transport, refusal: &Refusal, cause, method: &str| {
         // The refusal needs no place.
         place.take();
-        refuse(worker, server, transport, refusal, method, peer).await;
+        refuse(worker, server, transport, refusal, cause, method, peer).await;
         None
     };
+    use RefusalCause::Request as Wrong;
     let head = match head {
         Ok(Ok(Some(head))) => head,
         Ok(Ok(None)) => return None,
-        Ok(Err(refusal)) => return refuse(transport, &refusal, "").await,
+        Ok(Err(refusal)) => return refuse(transport, &refusal, Wrong, "").await,
         Err(_) => {
             let refusal = Refusal { status: 408, text: "the upgrade request did not arrive in time".into() };
-            return refuse(transport, &refusal, "").await;
+            return refuse(transport, &refusal, Wrong, "").await;
         }
     };
     let (request, len) = match http::parse(&head) {
         Ok(Parsed::Complete { request, len }) => (request, len),
         Ok(Parsed::Incomplete) => return None,
-        Err(refusal) => return refuse(transport, &refusal, "").await,
+        Err(refusal) => return refuse(transport, &refusal, Wrong, "").await,
     };
     let config = worker.config.load_full();
     let response = match check(&config, server, &request) {
         Ok(response) => response,
-        Err(refusal) => return refuse(transport, &refusal, request.method).await,
+        Err(refusal) => return refuse(transport, &refusal, Wrong, request.method).await,
     };
-    if worker.memory.refuses() {
-        return refuse(transport, &Refusal { status: 503, text: SHORT.into() }, request.method).await;
-    }
     let remote = client_address(&config, &request, peer);
+    // A proxy that names nobody is not bounded: it would be all of its clients.
+    let is_bounded = is_direct || config.trusts(remote.ip());
+    let entered = if is_bounded { Ok(()) } else { enter(worker, server, &place, remote.ip()) };
+    let memory = if worker.memory.refuses() { Err(RefusalCause::Memory) } else { Ok(()) };
+    if let Err(cause) = entered.and(memory) {
+        return refuse(transport, &refusal_for(cause), cause, request.method).await;
+    }
     let conn = worker.shard.insert(Arrival { served, transport, remote });
     let guard = Inserted { worker, conn: Some(conn.clone()) };
     let mut early = head[len..].to_vec();
@@ -112,13 +137,14 @@ pub(super) async fn run(
         // The system says that the client has gone.
         conn.close(CloseReason::Lost(LEFT.into()));
     }
+    use RefusalCause::{Script, Shutdown};
     let (refusal, let_in) = match (verdict, conn.close_reason()) {
         (verdict, Some(CloseReason::Violation { .. })) if late => {
-            (Some(Refusal { status: 503, text: LATE.into() }), verdict == Verdict::LetIn)
+            (Some((Refusal { status: 503, text: LATE.into() }, Script)), verdict == Verdict::LetIn)
         }
-        (Verdict::Refused(refusal), _) => (Some(refusal), false),
+        (Verdict::Refused(refusal), _) => (Some((refusal, Script)), false),
         (verdict, Some(CloseReason::Shutdown)) => {
-            (Some(Refusal { status: 503, text: "server shutdown".into() }), verdict == Verdict::LetIn)
+            (Some((Refusal { status: 503, text: "server shutdown".into() }, Shutdown)), verdict == Verdict::LetIn)
         }
         (verdict, Some(CloseReason::Lost(_) | CloseReason::ReadTimeout)) => (None, verdict == Verdict::LetIn),
         _ => {
@@ -130,8 +156,8 @@ pub(super) async fn run(
     if !let_in {
         worker.shard.remove(&conn);
     }
-    if let Some(refusal) = &refusal {
-        conn.served.counts.refused.add(1);
+    if let Some((refusal, cause)) = &refusal {
+        conn.served.counts.refused.one(*cause);
         worker.shard.open(&conn, Some(refusal.response().into()));
         log_refusal(refusal, peer);
     }
@@ -144,6 +170,18 @@ pub(super) async fn run(
         finish_refused(worker, &conn).await;
     }
     None
+}
+
+/// What a client is told that finds no place.
+fn refusal_for(cause: RefusalCause) -> Refusal {
+    let (status, text) = match cause {
+        RefusalCause::Memory => (503, SHORT),
+        RefusalCause::Rate => (429, "too many clients connect (rate.connects)"),
+        RefusalCause::AddressRate => (429, "this address connects too often (rate.perAddress)"),
+        RefusalCause::AddressConnections => (429, "this address has too many connections (maxConnectionsPerAddress)"),
+        _ => (503, "too many connections (maxConnections)"),
+    };
+    Refusal { status, text: text.into() }
 }
 
 /// The script's answer to a request.
@@ -214,7 +252,7 @@ fn check(config: &Config, server: usize, request: &Request<'_>) -> Result<Vec<u8
 
 /// The client's address: behind proxies that are trusted, the last address that none of them vouches for.
 fn client_address(config: &Config, request: &Request<'_>, peer: SocketAddr) -> SocketAddr {
-    let trusted = |ip: IpAddr| config.trusted_proxies.iter().any(|net| net.contains(&ip.to_canonical()));
+    let trusted = |ip: IpAddr| config.trusts(ip);
     let mut address = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     if !trusted(address.ip()) {
         return address;
@@ -350,10 +388,11 @@ async fn refuse(
     server: usize,
     mut transport: Transport,
     refusal: &Refusal,
+    cause: RefusalCause,
     method: &str,
     peer: SocketAddr,
 ) {
-    worker.servers[server].served.counts.refused.add(1);
+    worker.servers[server].served.counts.refused.one(cause);
     log_refusal(refusal, peer);
     let said = async {
         transport.write_all(&refusal.response_to(method)).await?;
@@ -366,14 +405,14 @@ async fn refuse(
 
 /// Refuses a client when all places are taken. Its request is not awaited: otherwise the number of such clients would
 /// be unbounded.
-async fn turn_away(worker: &Worker, server: usize, transport: Transport, why: &str, peer: SocketAddr) {
-    let refusal = Refusal { status: 503, text: why.into() };
+async fn turn_away(worker: &Worker, server: usize, transport: Transport, cause: RefusalCause, peer: SocketAddr) {
+    let refusal = refusal_for(cause);
     if worker.turned_away.get() < MOST_TURNED_AWAY {
         worker.turned_away.set(worker.turned_away.get() + 1);
-        refuse(worker, server, transport, &refusal, "", peer).await;
+        refuse(worker, server, transport, &refusal, cause, "", peer).await;
         worker.turned_away.set(worker.turned_away.get() - 1);
     } else {
-        worker.servers[server].served.counts.refused.add(1);
+        worker.servers[server].served.counts.refused.one(cause);
         log_refusal(&refusal, peer);
         let _ = transport.try_write(&refusal.response());
     }

@@ -3,6 +3,7 @@
 //! control lane ([`Control`]). API connections are served here too, adopted like any other.
 
 mod accept;
+mod admit;
 mod arrivals;
 mod control;
 mod defect;
@@ -19,6 +20,7 @@ mod memory;
 mod newcomers;
 mod peers;
 mod protocol;
+mod proxy;
 pub mod pulse;
 mod renew;
 mod reserve;
@@ -39,6 +41,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use self::fair::{Account, Fair};
+use crate::admission::Admission;
 use crate::api::Api;
 use crate::cluster::Mesh;
 use crate::config::Config;
@@ -63,6 +66,8 @@ pub const STACK: usize = 8 * 1024 * 1024;
 /// One of `engine.servers` on this worker.
 pub(crate) struct Server {
     served: Rc<ServerContext>,
+    /// Who may connect, of all workers.
+    admission: Arc<Admission>,
     vm: RefCell<Rc<Vm>>,
     /// The VM built in a reload's first phase.
     next: RefCell<Option<Rc<Vm>>>,

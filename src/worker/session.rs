@@ -10,6 +10,7 @@ use super::failures::report;
 use super::fair::{Account, FRAME, STRETCH, Ticket, nanoseconds};
 use super::linger::Lingering;
 use super::measure::Began;
+use crate::config::Rates;
 use crate::message::{CloseReason, close_code};
 use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
@@ -55,7 +56,7 @@ pub(super) struct State {
     pub(super) stretch: u32,
     /// A defect of the engine is ending it.
     broken: bool,
-    _place: ConnectionPermit,
+    place: ConnectionPermit,
 }
 
 impl State {
@@ -76,7 +77,7 @@ impl State {
             ticket: None,
             stretch: 0,
             broken: false,
-            _place: place,
+            place,
         }
     }
 
@@ -121,6 +122,42 @@ impl State {
     /// Whether no handler is running, and one of that hook may be started.
     pub(super) fn may_start(&self, hook: Hook) -> bool {
         self.handler.is_none() && (self.conn.is_closing() || self.vm().may_start(hook, &self.conn))
+    }
+
+    /// The rates that bound what the client sends; None: there are none, and nothing of it is counted.
+    fn rates(&self) -> Option<Rates> {
+        Some(self.conn.served.rates.get()).filter(Rates::bounds_clients)
+    }
+
+    /// Ready when the client may be read, as far as its rates go; else the task is woken when it may.
+    pub(super) fn poll_rates(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(rates) = self.rates() else { return Poll::Ready(()) };
+        let served = &self.conn.served;
+        self.place.meter(served, |meter| meter.poll(&rates, cx, |limit| served.counts.rate_pauses.one(limit)))
+    }
+
+    /// How many more messages of the client are handled now.
+    pub(super) fn messages_left(&self) -> u64 {
+        self.rates().map_or(u64::MAX, |rates| self.place.look(|meter| meter.messages_left(&rates)))
+    }
+
+    /// So many messages of the client are handled.
+    pub(super) fn took_messages(&mut self, messages: u64) {
+        if let Some(rates) = self.rates() {
+            self.place.meter(&self.conn.served, |meter| meter.took_messages(&rates, messages));
+        }
+    }
+
+    /// How many more bytes of the client are read now.
+    pub(super) fn bytes_left(&self) -> u64 {
+        self.rates().map_or(u64::MAX, |rates| self.place.look(|meter| meter.bytes_left(&rates)))
+    }
+
+    /// So many bytes of the client have been read.
+    pub(super) fn took_bytes(&mut self, bytes: usize) {
+        if let Some(rates) = self.rates() {
+            self.place.meter(&self.conn.served, |meter| meter.took_bytes(&rates, bytes as u64));
+        }
     }
 
     /// Ready when a handler may be started.

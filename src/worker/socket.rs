@@ -1,26 +1,31 @@
 //! Connections of socket servers: the script defines what bytes mean. `protocol_input` splits them into packets.
 
 use bytes::BytesMut;
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use tokio::time::Instant;
 
-use super::Worker;
+use super::admit::{admit, enter};
 use super::load::LoadPermit;
 use super::protocol::ProtocolHandler;
 use super::session::{Opened, State};
 use super::task::Task;
+use super::{Worker, proxy};
 use crate::message::{CloseReason, close_code};
 use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Hook, Returned};
 use crate::shard::Arrival;
+use crate::shard::server_context::ConnectionPermit;
 use crate::shard::transport::Transport;
+use crate::telemetry::metrics::labels::{Label, RefusalCause};
 use crate::telemetry::rate_limited::rate_limited;
 
 /// The bytes that may wait while a handler is running; at this limit the socket is not read.
 const WAITING_BYTES: usize = 64 * 1024;
 
-/// The task that serves one connection to its end. None: there is no place for it.
+/// The task that serves one connection to its end. None: there is no place for it. This protocol has no words for that.
 pub(super) fn task(
     worker: Rc<Worker>,
     server: usize,
@@ -28,21 +33,59 @@ pub(super) fn task(
     peer: SocketAddr,
     load: LoadPermit,
 ) -> Option<Task<Packets>> {
-    let served = worker.servers[server].served.clone();
-    if worker.memory.refuses() {
-        served.counts.refused.add(1);
-        tracing::debug!(%peer, "a connection was refused: memory is short");
+    let place = match admit(&worker, server) {
+        Ok(place) => place,
+        Err(cause) => {
+            refused(&worker, server, cause, peer);
+            return None;
+        }
+    };
+    if !proxy::is_on(&worker.config.load(), server) {
+        let opened = open(&worker, server, transport, peer, place)?;
+        return Some(Task::open(worker, opened, Packets::default(), load));
+    }
+    let opening = {
+        let worker = worker.clone();
+        async move {
+            let deadline = Instant::now() + worker.servers[server].served.limits.get().handshake_timeout;
+            let mut draining = worker.draining.clone();
+            let client = tokio::select! {
+                biased;
+                client = proxy::client(&worker, server, &transport, peer, deadline) => client?,
+                _ = draining.wait_for(|draining| *draining) => return None,
+            };
+            Some((open(&worker, server, transport, client, place)?, Packets::default()))
+        }
+    };
+    Some(Task::opening(worker, Box::pin(opening), load))
+}
+
+/// Lets a client in; None: its address has too much already.
+fn open(
+    worker: &Worker,
+    server: usize,
+    transport: Transport,
+    client: SocketAddr,
+    place: ConnectionPermit,
+) -> Option<Opened> {
+    let remote = SocketAddr::new(client.ip().to_canonical(), client.port());
+    let place = Cell::new(Some(place));
+    // A proxy that names nobody is not bounded: it would be all of its clients.
+    if !worker.config.load().trusts(remote.ip())
+        && let Err(cause) = enter(worker, server, &place, remote.ip())
+    {
+        refused(worker, server, cause, remote);
         return None;
     }
-    let Some(place) = served.admit() else {
-        served.counts.refused.add(1);
-        rate_limited!(DEBUG, "connections are refused", ""; %peer, "a connection was refused: maxConnections are open");
-        return None;
-    };
-    let remote = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    let served = worker.servers[server].served.clone();
     let conn = worker.shard.insert(Arrival { served, transport, remote });
     worker.shard.open(&conn, None);
-    Some(Task::open(worker, Opened { conn, place }, Packets::default(), load))
+    Some(Opened { conn, place: place.take()? })
+}
+
+fn refused(worker: &Worker, server: usize, cause: RefusalCause, peer: SocketAddr) {
+    worker.servers[server].served.counts.refused.one(cause);
+    rate_limited!(DEBUG, "connections are refused", cause.word(); %peer, "a connection was refused: {}", cause.word());
 }
 
 /// The packets of a connection, and the state of the current one. Its bytes are with the connection, for scripts to
@@ -112,6 +155,7 @@ impl Packets {
         self.wanted = 0;
         state.conn.end_message();
         state.worker.shard.counts_of(&state.conn).read.add(1);
+        state.took_messages(1);
         state.start(Hook::Message, HookArgs::bytes(&package));
         state.pinned = None;
     }
@@ -148,7 +192,7 @@ impl ProtocolHandler for Packets {
         match (self.connected, self.wanted) {
             (false, _) => true,
             (true, 0) => self.fresh && waiting(state) > 0,
-            (true, wanted) => waiting(state) >= wanted,
+            (true, wanted) => waiting(state) >= wanted && state.messages_left() > 0,
         }
     }
 

@@ -116,6 +116,7 @@ impl<I: ProtocolHandler> Session<I> {
             let _ = pin!(yield_now()).poll(cx);
             return Poll::Pending;
         }
+        let over_rate = state.poll_rates(cx).is_pending();
         let closing = state.conn.is_closing();
         if let Some(running) = &mut state.handler {
             let (hook, began, handler) = &mut **running;
@@ -152,7 +153,13 @@ impl<I: ProtocolHandler> Session<I> {
         if incoming.resume_work(state, state.handler.is_none()) {
             return Poll::Ready(());
         }
-        if state.conn.is_closed() || !incoming.has_room(state) {
+        if over_rate && closing && !state.conn.is_closed() {
+            // Otherwise it could have more handled by leaving at once than by staying.
+            let silently = || CloseReason::Lost("the client ended the connection while it was over its rate".into());
+            state.conn.close(state.conn.lost_by().unwrap_or_else(silently));
+            return Poll::Ready(());
+        }
+        if state.conn.is_closed() || over_rate || !incoming.has_room(state) {
             return self.pause(cx);
         }
         state.conn.resume_reading(state.worker.shard.now());
@@ -182,12 +189,14 @@ impl<I: ProtocolHandler> Session<I> {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let worker = self.state.worker.clone();
         let mut buffer = worker.take_read_buffer();
-        let mut chunk = ReadBuf::new(&mut buffer);
+        let most = usize::try_from(self.state.bytes_left()).unwrap_or(usize::MAX).clamp(1, buffer.len());
+        let mut chunk = ReadBuf::new(&mut buffer[..most]);
         let result = self.state.conn.transport.poll_read(cx, &mut chunk);
         match result {
             Poll::Ready(Ok(())) if chunk.filled().is_empty() => self.incoming.end(&mut self.state),
             Poll::Ready(Ok(())) => {
                 self.state.conn.last_read.set(worker.shard.now());
+                self.state.took_bytes(chunk.filled().len());
                 self.incoming.take(&mut self.state, chunk.filled_mut());
             }
             Poll::Ready(Err(ref e)) => self.state.conn.close(CloseReason::Lost(e.to_string().into())),

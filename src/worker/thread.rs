@@ -12,8 +12,9 @@ use tokio::task::spawn_local;
 
 use super::{Control, Listener, Peers, Reserve, Server, Worker};
 use super::{accept, control, leaving, memory, renew, sweep, turn};
+use crate::admission::Admission;
 use crate::api::idempotency::IdempotencyTable;
-use crate::api::{Api, Callers, LoginThrottle, Parts};
+use crate::api::{Api, Callers, LoginThrottle, Parts, Verifier};
 use crate::cluster::Mesh;
 use crate::config::Config;
 use crate::hub::Hub;
@@ -50,6 +51,8 @@ pub struct Spec {
     pub programs: Vec<Arc<Program>>,
     /// Connections of each server over all workers.
     pub clients: Vec<Arc<AtomicUsize>>,
+    /// Who may connect, by server.
+    pub admissions: Vec<Arc<Admission>>,
     /// Connections of each worker, and how to reach the others.
     pub peers: Arc<Peers>,
     /// The listeners, shared by all workers.
@@ -60,6 +63,8 @@ pub struct Spec {
     pub metrics: Arc<Metrics>,
     /// Failed logins of all workers.
     pub logins: Arc<LoginThrottle>,
+    /// Passwords that are known by their hashes, of all workers.
+    pub verifier: Arc<Verifier>,
     /// Connections of callers, of all workers.
     pub callers: Arc<Callers>,
     /// The descriptors that clients do not get.
@@ -116,6 +121,7 @@ fn start(spec: Spec) -> Result<Started, String> {
     for (i, (server, program)) in config.servers.iter().zip(&spec.programs).enumerate() {
         servers.push(Server {
             served: Rc::new(ServerContext::new(i, server, spec.clients[i].clone())),
+            admission: spec.admissions[i].clone(),
             vm: RefCell::new(Vm::new(program.clone(), &vm_limits)?),
             next: RefCell::default(),
             replaced: RefCell::default(),
@@ -135,6 +141,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         api_addr: spec.api_addr,
         metrics: spec.metrics.clone(),
         logins: spec.logins,
+        verifier: spec.verifier,
         callers: spec.callers,
         draining: draining.clone(),
     }));

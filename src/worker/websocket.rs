@@ -76,8 +76,10 @@ impl ProtocolHandler for Frames {
     fn take(&mut self, state: &mut State, bytes: &mut [u8]) {
         let limit = state.conn.served.limits.get().max_message_size;
         let mut input = Input::new(bytes);
+        let most = state.messages_left();
+        let mut left = most;
         while !state.conn.is_closed() {
-            if self.inbox.is_full() || state.is_others_turn() {
+            if self.inbox.is_full() || state.is_others_turn() || left == 0 {
                 self.reader.keep(&mut input);
                 self.kept = true;
                 // The client can't be blamed for what waits here, except for the rest of a message that has begun.
@@ -93,9 +95,16 @@ impl ProtocolHandler for Frames {
                     }
                     break;
                 }
-                Ok(Some(Event::Text(data))) => Self::message(state, &mut self.inbox, Kind::Text, data),
-                Ok(Some(Event::Binary(data))) => Self::message(state, &mut self.inbox, Kind::Binary, data),
+                Ok(Some(Event::Text(data))) => {
+                    left -= 1;
+                    Self::message(state, &mut self.inbox, Kind::Text, data);
+                }
+                Ok(Some(Event::Binary(data))) => {
+                    left -= 1;
+                    Self::message(state, &mut self.inbox, Kind::Binary, data);
+                }
                 Ok(Some(Event::Ping(payload))) => {
+                    left -= 1;
                     pong(state, payload);
                     self.between_fragments(state);
                 }
@@ -110,6 +119,9 @@ impl ProtocolHandler for Frames {
             state.charge_frames(input.take_frames());
         }
         state.charge_frames(input.take_frames());
+        if left < most {
+            state.took_messages(most - left);
+        }
     }
 
     fn end(&mut self, state: &mut State) {
@@ -134,7 +146,7 @@ impl ProtocolHandler for Frames {
     fn returned(&mut self, _: &mut State, _: Returned) {}
 
     fn resume_work(&mut self, state: &mut State, _: bool) -> bool {
-        if !self.kept || self.inbox.is_full() {
+        if !self.kept || self.inbox.is_full() || state.messages_left() == 0 {
             return false;
         }
         self.kept = false;

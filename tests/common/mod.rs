@@ -52,6 +52,17 @@ impl TestEngine {
         TestEngine::start(dir)
     }
 
+    /// The same with a socket server.
+    pub fn socket(script: &str, server: &str, top: &str) -> TestEngine {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("entry.lua"), script).unwrap();
+        let file = dir.path().join("connmix.yaml");
+        write_config(&file, server, "workers: 2", top);
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, text.replace("protocol: websocket", "protocol: socket")).unwrap();
+        TestEngine::start(dir)
+    }
+
     /// Starts from the files of a folder: `connmix.yaml` and what it names.
     pub fn start(dir: TempDir) -> TestEngine {
         TestEngine::try_start(dir).unwrap_or_else(|e| panic!("{e}"))

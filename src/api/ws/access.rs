@@ -7,11 +7,13 @@ use hyper::header::{
     AUTHORIZATION, CONNECTION, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
 use hyper::{Request, Response, StatusCode, Version};
+use zeroize::Zeroizing;
 
-use crate::api::auth::{self, Right};
+use crate::api::auth::{self, Login, Right};
 use crate::api::callers::Caller;
 use crate::api::error::ApiError;
 use crate::config::Config;
+use crate::secret::Secret;
 use crate::wire::handshake::{self, Refusal, Rules};
 
 /// The path of the WebSocket API.
@@ -20,22 +22,31 @@ pub(in crate::api) const PATH: &str = "/ws/v1";
 /// The parts of the upgrade request that decide who may call. They are checked again when the configuration changes,
 /// and are never printed.
 pub(in crate::api) struct Access {
-    authorization: Option<Box<[u8]>>,
+    authorization: Option<Zeroizing<Box<[u8]>>>,
+    /// The hash that the password has, if that has been computed.
+    hash: Option<Secret>,
     /// The origin of the page that opened the connection.
     origin: Option<Box<[u8]>>,
 }
 
 impl Access {
-    /// Takes these parts from a request.
-    pub(in crate::api) fn of<B>(request: &Request<B>) -> Access {
+    /// Takes these parts from a request, whose password is known to have that hash.
+    pub(in crate::api) fn of<B>(request: &Request<B>, hash: Option<Secret>) -> Access {
         let header = |name| request.headers().get(name).map(|value| value.as_bytes().into());
-        Access { authorization: header(AUTHORIZATION), origin: header(ORIGIN) }
+        Access { authorization: header(AUTHORIZATION).map(Zeroizing::new), hash, origin: header(ORIGIN) }
     }
 
-    /// Whether it allows calls under that configuration.
+    /// Whether it allows calls under that configuration. No hash is computed: a user whose password has another one now
+    /// connects anew.
     pub(super) fn is_granted(&self, config: &Config, caller: Caller) -> bool {
         let page = self.origin.as_ref().is_none_or(|origin| handshake::is_listed(origin, &config.origins));
-        page && auth::check(&config.users, self.authorization.as_deref(), caller.peer, Right::Write).is_ok()
+        let user = match auth::find(&config.users, self.authorization.as_ref().map(|header| &header[..])) {
+            _ if config.users.is_empty() => return page,
+            Login::User(user) => Some(user),
+            Login::Hashed(user, hash) => user.filter(|_| self.hash.as_ref() == Some(hash)),
+            Login::Nobody => None,
+        };
+        page && user.is_some_and(|user| auth::authorize(user, caller.peer, Right::Write).is_ok())
     }
 }
 

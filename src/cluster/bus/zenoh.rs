@@ -23,6 +23,7 @@ use zenoh::sample::SampleKind;
 
 use super::{Bus, Event};
 use crate::cluster::protocol::{FRAME, MAX_MESSAGE, Run};
+use crate::secret::Secret;
 
 /// What all nodes hear.
 const ALL: &str = "connmix/all";
@@ -40,7 +41,7 @@ pub struct Settings {
     /// Milliseconds of silence after which a link has ended.
     pub lease: u64,
     /// Who does not know it can't link; empty: all can.
-    pub secret: Vec<u8>,
+    pub secret: Secret,
     /// Links are enciphered.
     pub tls: Option<Tls>,
 }
@@ -203,7 +204,7 @@ impl ZenohBus {
             }
         }
         // Zenoh wants the passwords of others in a file; this one is in memory, and gone when it was read.
-        let password = password(&settings.secret);
+        let password = password(settings.secret.expose().as_bytes());
         let passwords = match &password {
             Some(password) => Some(Passwords::new(password).map_err(failed)?),
             None => None,

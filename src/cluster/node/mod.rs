@@ -23,6 +23,7 @@ use super::interest::own::Version;
 use super::link::Link;
 use super::members::{Phase, Shared};
 use super::protocol::{self, Hello, MAJOR, Message, Run};
+use crate::secret::Secret;
 
 pub use delivery::{Clients, CommandReply, Delivery, OnceReply, Payload, Waiting};
 
@@ -46,7 +47,7 @@ pub struct Settings {
     /// This run of it.
     pub run: Run,
     /// What all nodes of the mesh know.
-    pub secret: Vec<u8>,
+    pub secret: Secret,
     /// Random bytes of this run.
     pub nonce: [u8; 16],
     /// It has clients.

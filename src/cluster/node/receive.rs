@@ -79,7 +79,7 @@ impl<C: Clients> Node<C> {
     /// What a stream to a node begins with. `known`: the version of its channels that is known here.
     fn first_messages(&self, to: &Hello, epoch: u32, known: Option<Version>) -> Vec<Bytes> {
         let hello = self.hello();
-        let proof = proof::of(&self.settings.secret, &hello, to, epoch);
+        let proof = proof::of(self.settings.secret.expose().as_bytes(), &hello, to, epoch);
         let mut first = vec![Message::Begin { hello, proof }.to_bytes()];
         let (version, hashes) = if to.engine { self.shared.own.all() } else { (0, Vec::new()) };
         let mut parts = hashes.chunks(PART).peekable();
@@ -166,7 +166,7 @@ impl<C: Clients> Node<C> {
     /// A node begins a stream. False: it is refused.
     fn begins(&mut self, hello: Hello, epoch: u32, proof: &[u8; 32], now: u64) -> bool {
         let mine = self.hello();
-        let proven = proof::verify(&self.settings.secret, &hello, &mine, epoch, proof);
+        let proven = proof::verify(self.settings.secret.expose().as_bytes(), &hello, &mine, epoch, proof);
         if !proven {
             if self.refused.len() < MAX_NODES && self.refused.insert(hello.run) {
                 let api = hello.api.escape_debug();

@@ -93,7 +93,7 @@ impl World {
         let (shared, clients) = (Arc::new(Shared::default()), SimClients::default());
         let settings = Settings {
             run,
-            secret: b"s".to_vec(),
+            secret: "s".into(),
             nonce: [run.0 as u8; 16],
             engine: true,
             center: run.0 % 3 == 1,

@@ -2,18 +2,19 @@
 
 use super::bounds::{BUFFER, LIMIT, MIB, TIMEOUT, TIMEOUT_NOT_ZERO, no_tls, seconds};
 use crate::config::changes::{Changes, Effect, Effect::Live, Effect::Restart};
-use crate::config::kinds::{Leaf, duration, list, number, size, text, word_of};
+use crate::config::kinds::{Leaf, byte_rate, duration, list, number, rate, size, text, word, word_of};
 use crate::config::raw::address::{ORIGIN, origin};
 use crate::config::raw::value::Value;
 use crate::config::rows::{Head, Kind, Row, section};
 use crate::config::sections::{Entry, Options, address, part};
-use crate::config::types::{Listen, Protocol, UNSENT_LIMIT};
+use crate::config::types::{Listen, Protocol, ProxyProtocol, Rate, UNSENT_LIMIT};
+use std::fmt::{self, Debug, Formatter};
 use std::path::PathBuf;
 use std::time::Duration;
 
 section! {
     /// One of `engine.servers`.
-    #[derive(Debug, Clone, PartialEq)]
+    #[derive(Clone, PartialEq)]
     pub struct Server {
         /// The port that clients connect to.
         pub listen: Listen = "", address(6790), Restart("the listener");
@@ -32,6 +33,12 @@ section! {
         pub reload_within: Option<Duration> = "byteCodeExpires", reload_within(), Live;
         /// What bounds its connections.
         pub limits: Limits = "", part();
+        /// How fast clients may connect and send.
+        pub rate: Rates = "rate", part();
+        /// v1v2: connections come from proxies of trustedProxies, and begin with a header of the PROXY protocol, version 1
+        /// or 2, which tells the client's address; others are refused.
+        pub proxy_protocol: ProxyProtocol =
+            "proxyProtocol", word(&[ProxyProtocol::Off, ProxyProtocol::V1V2], ProxyProtocol::Off), Live;
         /// The origins whose web pages may connect, such as https://example.com; others get a 403. Empty = any.
         pub allowed_origins: Vec<String> = "allowedOrigins", list(ORIGIN, origin), Live;
     }
@@ -51,6 +58,18 @@ impl Server {
     /// The value of a name under `options`, the last if it is given twice.
     pub fn option(&self, name: &str) -> Option<&str> {
         self.options.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+}
+
+impl Debug for Server {
+    /// Not the options, which may be secrets of the script's.
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("listen", &self.listen)
+            .field("protocol", &self.protocol)
+            .field("entry", &self.entry)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
     }
 }
 
@@ -84,6 +103,9 @@ section! {
         pub max_message_size: usize = "maxMessageSize", size(LIMIT, MIB), Live;
         /// The most connections, over all workers; 0 = no limit. One more gets a 503.
         pub max_connections: usize = "maxConnections", number(0..=100_000_000, 0), Live;
+        /// The most connections of one address, an IPv6 /64 counting as one; 0 = no limit. One more gets a 429.
+        pub max_connections_per_address: usize =
+            "maxConnectionsPerAddress", number(0..=100_000_000, 0), Live;
         /// Bytes that may wait for one client. Above it the client is closed as too slow, with 3100.
         pub outbox_limit: usize = "outboxLimit", size(LIMIT, MIB), Live;
         /// The longest a hook may hold its worker without waiting.
@@ -92,5 +114,28 @@ section! {
         pub handshake_timeout: Duration = "handshakeTimeout", duration(TIMEOUT_NOT_ZERO, seconds(10)), Live;
         /// How often a silent client is pinged; 0 = never. It must be below readTimeout to keep silent clients.
         pub ping_interval: Duration = "pingInterval", duration(TIMEOUT, seconds(25)), Live;
+    }
+}
+
+section! {
+    /// How fast clients may connect and send. After a rest, as many as the rate's number may come at once. All take effect
+    /// on live connections when the file changes.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Rates {
+        /// Connects from anywhere, over all workers; 0 = no limit. One more gets a 429.
+        pub connects: Rate = "connects", rate(), Live;
+        /// Connects from one address, an IPv6 /64 counting as one; 0 = no limit. One more gets a 429.
+        pub per_address: Rate = "perAddress", rate(), Live;
+        /// Messages of one client, its pings included; 0 = no limit. A client that sends more is not read for a while.
+        pub messages: Rate = "messages", rate(), Live;
+        /// Bytes of one client; 0 = no limit. A client that sends more is not read for a while.
+        pub bytes: Rate = "bytes", byte_rate(), Live;
+    }
+}
+
+impl Rates {
+    /// Whether it bounds what a client sends.
+    pub fn bounds_clients(&self) -> bool {
+        !self.messages.is_none() || !self.bytes.is_none()
     }
 }

@@ -4,11 +4,12 @@
 //! stays that) and let a duplicate key be one problem among others. Aliases share their node and merge keys (`<<`) are
 //! laid out; both count in full, so that a file of a few lines can't stand for millions of values.
 
-use super::{MAX_BYTES, Place, Sink, join, shown_key, units};
+use super::{MAX_BYTES, Place, Sink, env, join, shown_key, units};
 use serde_yaml::granit_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::rc::Rc;
+use zeroize::Zeroizing;
 
 /// The most values a file may hold, counting what its aliases stand for.
 const MAX_NODES: usize = 100_000;
@@ -35,15 +36,28 @@ pub struct Node {
 pub enum Kind {
     /// A scalar; `plain` if it stood without quotes.
     Scalar {
-        /// Its text, unescaped.
-        text: String,
+        /// Its text, unescaped. It may be a secret.
+        text: Zeroizing<String>,
         /// Without quotes or `!!str`, so that `null` means nothing.
         plain: bool,
+        /// Where it comes from.
+        origin: Origin,
     },
     /// A list.
     List(Vec<Rc<Node>>),
     /// A mapping, without duplicates.
     Map(Vec<Entry>),
+}
+
+/// Where a scalar's text comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The file alone.
+    File,
+    /// A part of it from the environment, and so it is not for messages.
+    Environment,
+    /// It is unknown: a variable is not set, which has been reported.
+    Unknown,
 }
 
 /// A key and its value.
@@ -61,7 +75,7 @@ impl Node {
     /// Whether it stands for "not given": empty, `~` or `null` without quotes.
     pub fn is_null(&self) -> bool {
         match &self.kind {
-            Kind::Scalar { text, plain } => *plain && matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"),
+            Kind::Scalar { text, plain, .. } => *plain && matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"),
             _ => false,
         }
     }
@@ -73,7 +87,7 @@ pub fn parse(text: &str, sink: &Sink) -> Option<Rc<Node>> {
         sink.report(Place::default(), "", format!("larger than {}; this is no configuration", units::size(MAX_BYTES)));
         return None;
     }
-    let mut builder = Builder { sink, open: Vec::new(), root: None, anchors: HashMap::new(), total: 0 };
+    let mut builder = Builder { sink, open: Vec::new(), root: None, anchors: HashMap::new(), total: 0, expanded: 0 };
     for event in Parser::new_from_str(text) {
         let step = event.map_err(Stop::from).and_then(|(event, span)| builder.event(event, span));
         if let Err(stop) = step {
@@ -128,6 +142,8 @@ struct Builder<'a> {
     root: Option<Rc<Node>>,
     anchors: HashMap<usize, Rc<Node>>,
     total: usize,
+    /// The bytes of texts with something from the environment.
+    expanded: usize,
 }
 
 impl Builder<'_> {
@@ -140,7 +156,7 @@ impl Builder<'_> {
             Event::Scalar(text, style, anchor, tag) => {
                 let forced = self.tag_makes_text(place, tag.as_deref());
                 let plain = style == ScalarStyle::Plain && !forced;
-                let kind = Kind::Scalar { text: Cow::into_owned(text), plain };
+                let kind = self.scalar(place, Cow::into_owned(text), plain)?;
                 self.count(1, place)?;
                 self.finished(Rc::new(Node { place, kind, size: 1 }), anchor)
             }
@@ -161,6 +177,31 @@ impl Builder<'_> {
                 self.finished(node, 0)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// A scalar with what it says of the environment.
+    fn scalar(&mut self, place: Place, text: String, plain: bool) -> Result<Kind, Stop> {
+        let text = Zeroizing::new(text);
+        // A key is what it is.
+        let is_key = matches!(self.open.last(), Some(Open { what: Inside::Map { key: None, .. }, .. }));
+        let expanded = if is_key { Ok(None) } else { env::expand(&text) };
+        match expanded {
+            Ok(Some(text)) => {
+                self.expanded += text.len();
+                if self.expanded > MAX_BYTES {
+                    let message = format!("more than {} from the environment", units::size(MAX_BYTES));
+                    return Err(Stop { place, message });
+                }
+                // A variable that says "null" is text; an empty one is nothing.
+                let plain = plain && text.is_empty();
+                Ok(Kind::Scalar { text, plain, origin: Origin::Environment })
+            }
+            Ok(None) => Ok(Kind::Scalar { text, plain, origin: Origin::File }),
+            Err(message) => {
+                self.sink.report(place, &self.path(), message);
+                Ok(Kind::Scalar { text: Zeroizing::default(), plain: false, origin: Origin::Unknown })
+            }
         }
     }
 
@@ -285,7 +326,7 @@ fn bound_keys(entries: &[Entry], place: Place) -> Result<(), Stop> {
 
 fn as_key(node: &Node, path: &str, sink: &Sink) -> Key {
     let name = match &node.kind {
-        Kind::Scalar { text, .. } => Some(text.clone()),
+        Kind::Scalar { text, .. } => Some(text.to_string()),
         _ => {
             sink.report(node.place, path, "a key must be plain text");
             None
@@ -314,7 +355,7 @@ mod tests {
 
     fn shape(node: &Node) -> String {
         match &node.kind {
-            Kind::Scalar { text, .. } => text.clone(),
+            Kind::Scalar { text, .. } => text.to_string(),
             Kind::List(items) => format!("[{}]", items.iter().map(|n| shape(n)).collect::<Vec<_>>().join(" ")),
             Kind::Map(entries) => {
                 let all: Vec<_> = entries.iter().map(|e| format!("{}={}", e.name, shape(&e.value))).collect();

@@ -4,13 +4,21 @@
 //! a section and is not reads as a section without keys; `known` has reported it.
 
 use super::older::older_spelling;
-use super::tree::{Kind, Node};
+use super::tree::{Kind, Node, Origin};
 use super::units::{self, Quantity};
 use super::{Place, Sink, join, quoted};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::time::Duration;
+
+/// A scalar as messages show it: not what comes from the environment, where secrets are.
+fn shown(node: &Node) -> String {
+    match &node.kind {
+        Kind::Scalar { origin: Origin::File, text, .. } => quoted(text),
+        _ => "the value of an environment variable".to_owned(),
+    }
+}
 
 /// A value, or the gap where it would stand.
 #[derive(Clone)]
@@ -79,8 +87,17 @@ impl<'a> Value<'a> {
         matches!(self.node.map(|n| &n.kind), Some(Kind::List(items)) if items.is_empty())
     }
 
+    /// Whether it is a list or a section of keys.
+    pub fn is_many(&self) -> bool {
+        matches!(self.kind(), Some(Kind::List(_) | Kind::Map(_)))
+    }
+
     /// Reports a problem at this value.
     pub fn report(&self, message: impl Into<String>) {
+        if let Some(Kind::Scalar { origin: Origin::Unknown, .. }) = self.kind() {
+            // Why it is unknown has been told.
+            return;
+        }
         self.sink.report(self.place, &self.key, message);
     }
 
@@ -93,7 +110,7 @@ impl<'a> Value<'a> {
         let got = match &node.kind {
             Kind::List(_) => "a list".to_owned(),
             Kind::Map(_) => "a section of keys".to_owned(),
-            Kind::Scalar { text, .. } => quoted(text),
+            Kind::Scalar { .. } => shown(node),
         };
         self.report(format!("expected {what}, got {got}"));
     }
@@ -156,6 +173,11 @@ impl<'a> Value<'a> {
         self.scalar("text")
     }
 
+    /// The scalar's text for messages.
+    fn shown(&self) -> String {
+        self.node.map(shown).unwrap_or_default()
+    }
+
     fn scalar(&self, expected: &str) -> Option<&'a str> {
         let node = self.node?;
         match &node.kind {
@@ -171,7 +193,7 @@ impl<'a> Value<'a> {
     pub fn parse<T>(&self, expected: &str, default: T, parse: impl FnOnce(&str) -> Option<T>) -> T {
         let Some(text) = self.scalar(expected) else { return default };
         parse(text).unwrap_or_else(|| {
-            self.report(format!("expected {expected}, got {}", quoted(text)));
+            self.report(format!("expected {expected}, got {}", self.shown()));
             default
         })
     }
@@ -180,7 +202,7 @@ impl<'a> Value<'a> {
     /// is called today. None for a gap or a problem.
     pub fn word<T: Copy + Display>(&self, words: &[T], older: &[(&str, &str)]) -> Option<T> {
         let given = match self.kind() {
-            Some(Kind::Scalar { text, .. }) => older.iter().find(|(old, _)| old == text),
+            Some(Kind::Scalar { text, .. }) => older.iter().find(|(old, _)| *old == text.as_str()),
             _ => None,
         };
         if let Some((old, today)) = given {
@@ -227,10 +249,10 @@ impl<'a> Value<'a> {
         let Some(text) = self.scalar(expected) else { return default };
         match parse(text) {
             Quantity::Is(value) if range.contains(&value) => return value,
-            Quantity::Unreadable => self.report(format!("expected {expected}, got {}", quoted(text))),
+            Quantity::Unreadable => self.report(format!("expected {expected}, got {}", self.shown())),
             Quantity::Is(_) | Quantity::OutOfRange => {
                 let (least, most) = (show(*range.start()), show(*range.end()));
-                self.report(format!("out of range: {}; it must be from {least} to {most}", quoted(text)));
+                self.report(format!("out of range: {}; it must be from {least} to {most}", self.shown()));
             }
         }
         default

@@ -34,7 +34,7 @@ impl Conn {
             let now = Instant::now();
             let mut conn = Conn { stream, opened: now, used: now };
             if !config.password.is_empty() {
-                conn.prepare(Cmd::new().arg("AUTH").arg(&config.password)).await?;
+                conn.prepare(Cmd::new().arg("AUTH").arg(config.password.expose())).await?;
             }
             if config.db != 0 {
                 conn.prepare(Cmd::new().arg("SELECT").arg(config.db)).await?;

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use super::counter::{Counter, Durations};
-use super::labels::{ApiCall, CallResult, DropCause, EndReason, Label, Labelled, ReloadResult};
+use super::labels::{
+    ApiCall, CallResult, DropCause, EndReason, Label, Labelled, RateLimit, RefusalCause, ReloadResult,
+};
 use super::window::LatencyHistogram;
 
 /// The protocols of clients, in the order of their counters.
@@ -59,7 +61,9 @@ pub struct ServerCounts {
     /// Connections that have ended.
     pub closed: Labelled<EndReason>,
     /// Connections that were refused.
-    pub refused: Counter,
+    pub refused: Labelled<RefusalCause>,
+    /// Times that a client was not read for a while, since it had sent too much.
+    pub rate_pauses: Labelled<RateLimit>,
     /// By hook.
     pub handlers: [HandlerCounts; HOOKS],
 }

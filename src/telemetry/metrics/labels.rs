@@ -115,6 +115,38 @@ labels! {
         InternalError = "internal_error",
     }
 
+    /// Why a connection was refused before it was open.
+    pub enum RefusalCause {
+        /// There were `maxConnections` already.
+        MaxConnections = "max_connections",
+        /// `rate.connects`.
+        Rate = "rate",
+        /// `rate.perAddress`.
+        AddressRate = "address_rate",
+        /// `maxConnectionsPerAddress`.
+        AddressConnections = "address_connections",
+        /// It came from no trusted proxy, or without a header that tells whom for.
+        ProxyHeader = "proxy_header",
+        /// Memory was short.
+        Memory = "memory",
+        /// No descriptors were left for clients.
+        Descriptors = "descriptors",
+        /// The request was wrong, or did not come in time.
+        Request = "request",
+        /// The script refused, failed or was late.
+        Script = "script",
+        /// The engine stopped.
+        Shutdown = "shutdown",
+    }
+
+    /// Which rate a client exceeded.
+    pub enum RateLimit {
+        /// `rate.messages`.
+        Messages = "messages",
+        /// `rate.bytes`.
+        Bytes = "bytes",
+    }
+
     /// The calls of the APIs: over HTTP, and, those with a dot, over a WebSocket as well.
     pub enum ApiCall {
         /// A publish.
@@ -217,6 +249,8 @@ mod tests {
         hold::<ApiCall>();
         hold::<CallResult>();
         hold::<ReloadResult>();
+        hold::<RefusalCause>();
+        hold::<RateLimit>();
         assert_eq!(ApiCall::find("mesh.order"), None);
     }
 

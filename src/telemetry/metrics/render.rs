@@ -4,7 +4,7 @@
 use super::super::log::Output;
 use super::counter::BOUNDS;
 use super::counters::{HandlerCounts, PROTOCOLS, SCENARIOS, ServerCounts};
-use super::labels::{ApiCall, CallResult, DropCause, EndReason, Label, ReloadResult};
+use super::labels::{ApiCall, CallResult, DropCause, EndReason, Label, RateLimit, RefusalCause, ReloadResult};
 use super::page::Page;
 use super::process::Process;
 use super::{Kind, Metrics, Of, ServerInfo, WorkerCounts, lock};
@@ -138,10 +138,22 @@ impl Metrics {
         drop(family);
         let mut family = page.counter(
             "connmix_engine_connections_refused_total",
-            "Connections that were refused before they were open.",
+            "Connections that were refused before they were open, by cause.",
         );
-        for (server, n) in self.by_server(workers, |c| c.refused.get()) {
-            family = family.value(&[("server", &server.label)], n);
+        for cause in RefusalCause::ALL {
+            for (server, n) in self.by_server(workers, |c| c.refused.get(*cause)) {
+                family = family.value(&[("server", &server.label), ("cause", cause.word())], n);
+            }
+        }
+        drop(family);
+        let mut family = page.counter(
+            "connmix_engine_rate_pauses_total",
+            "Times that a client was not read for a while, since it had sent more than its server's rate.",
+        );
+        for limit in RateLimit::ALL {
+            for (server, n) in self.by_server(workers, |c| c.rate_pauses.get(*limit)) {
+                family = family.value(&[("server", &server.label), ("limit", limit.word())], n);
+            }
         }
     }
 

@@ -19,6 +19,7 @@ pub mod wire;
 pub mod hub;
 pub mod memory;
 pub mod queue;
+pub mod tls;
 // Layer 3: the other nodes, and other programs.
 pub mod cluster;
 pub mod outbound;

@@ -3,17 +3,20 @@
 use bytes::BytesMut;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use tokio::time::Instant;
 
 use super::Worker;
 use super::load::LoadPermit;
 use super::protocol::ProtocolHandler;
 use super::session::{Opened, State};
 use super::task::Task;
+use super::tls;
 use crate::message::{CloseReason, close_code};
 use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Hook, Returned};
 use crate::shard::Arrival;
+use crate::shard::server_context::{ConnectionPermit, ServerContext};
 use crate::shard::transport::Transport;
 use crate::telemetry::rate_limited::rate_limited;
 
@@ -29,20 +32,50 @@ pub(super) fn task(
     load: LoadPermit,
 ) -> Option<Task<Packets>> {
     let served = worker.servers[server].served.clone();
-    if worker.memory.refuses() {
+    let enciphers = tls::is_on(&worker, server);
+    let turn_away = || {
         served.counts.refused.add(1);
+        if enciphers {
+            transport.turn_away();
+        }
+    };
+    if worker.memory.refuses() {
+        turn_away();
         tracing::debug!(%peer, "a connection was refused: memory is short");
         return None;
     }
     let Some(place) = served.admit() else {
-        served.counts.refused.add(1);
+        turn_away();
         rate_limited!(DEBUG, "connections are refused", ""; %peer, "a connection was refused: maxConnections are open");
         return None;
     };
+    if !enciphers {
+        let opened = insert(&worker, served, transport, peer, place);
+        return Some(Task::open(worker, opened, Packets::default(), load));
+    }
+    let opening = {
+        let worker = worker.clone();
+        async move {
+            let deadline = Instant::now() + served.limits.get().handshake_timeout;
+            let transport = tls::open(&worker, server, transport, peer, deadline).await?;
+            Some((insert(&worker, served, transport, peer, place), Packets::default()))
+        }
+    };
+    Some(Task::opening(worker, Box::pin(opening), load))
+}
+
+/// Lets a connection in.
+fn insert(
+    worker: &Worker,
+    served: Rc<ServerContext>,
+    transport: Transport,
+    peer: SocketAddr,
+    place: ConnectionPermit,
+) -> Opened {
     let remote = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let conn = worker.shard.insert(Arrival { served, transport, remote });
     worker.shard.open(&conn, None);
-    Some(Task::open(worker, Opened { conn, place }, Packets::default(), load))
+    Opened { conn, place }
 }
 
 /// The packets of a connection, and the state of the current one. Its bytes are with the connection, for scripts to

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::counter::{Counter, Durations};
-use super::labels::{ApiCall, CallResult, DropCause, EndReason, Label, Labelled, ReloadResult};
+use super::labels::{ApiCall, CallResult, DropCause, EndReason, Handshake, Label, Labelled, ReloadResult};
 use super::window::LatencyHistogram;
 
 /// The protocols of clients, in the order of their counters.
@@ -33,6 +33,8 @@ pub struct ShardCounts {
     pub lua_memory: Counter,
     /// Handlers that wait.
     pub waiting_handlers: Counter,
+    /// TLS handshakes of clients.
+    pub handshakes: Labelled<Handshake>,
 }
 
 /// The counters of connections with one protocol.
@@ -99,6 +101,8 @@ pub struct ApiCounts {
     pub logins_failed: Counter,
     /// Those of them whose answer had to wait.
     pub logins_delayed: Counter,
+    /// TLS handshakes of callers.
+    pub handshakes: Labelled<Handshake>,
 }
 
 impl ApiCounts {
@@ -123,4 +127,6 @@ pub struct ReloadCounts {
     pub scripts: Labelled<ReloadResult>,
     /// The configuration.
     pub config: Labelled<ReloadResult>,
+    /// Certificates whose files have changed.
+    pub certificates: Labelled<ReloadResult>,
 }

@@ -234,9 +234,9 @@ async fn what_is_no_handshake_fails_with_an_alert_and_leaves_nothing() {
     let (engine, trusted) = engine_with("", "      maxConnections: 20\n      handshakeTimeout: 300ms");
     let mut old = Raw::dial(engine.ws()).await;
     old.write(old_hello()).await;
-    // Fatal: protocol_version.
+    // Fatal: handshake_failure.
     let told = old.rest().await;
-    assert_eq!((told[0], &told[3..]), (0x15, &[0, 2, 2, 70][..]));
+    assert_eq!((told[0], &told[3..]), (0x15, &[0, 2, 2, 40][..]));
     let garbage = async |i: usize| {
         let mut client = Raw::dial(engine.ws()).await;
         let mut record = vec![0x16, 3, 1, 0, 100];
@@ -492,7 +492,7 @@ async fn the_apis_speak_tls() {
     // The WebSocket API.
     let stream = trusted.dial(engine.at.api, "localhost").await.unwrap();
     let (mut api, _) = tokio_tungstenite::client_async("ws://localhost/ws/v1", stream).await.unwrap();
-    let call = "{\"method\":\"mesh.publish\",\"params\":{\"c\":\"news\",\"d\":\"by WebSocket\"},\"id\":1}";
+    let call = "{\"m\":\"mesh.publish\",\"p\":{\"c\":\"news\",\"d\":\"by WebSocket\"},\"i\":1}";
     for _ in 0..50 {
         api.send(Message::text(call)).await.unwrap();
         assert!(matches!(next(&mut api).await, Some(Message::Text(text)) if text.contains("\"s\":1")));

@@ -22,6 +22,12 @@ optional_tests!(
     chromium_talks_by_websocket,
 );
 
+/// Answers, and logs what is short.
+const SCRIPT: &str = "function on_message(msg, conn)
+  if #msg.data < 100 then print(msg.data) end
+  conn:send('got ' .. msg.data)
+end";
+
 /// A running engine with TLS at `/ws` and at the API; its folder has `ca.pem`.
 struct Server {
     dir: TempDir,
@@ -35,8 +41,7 @@ fn server() -> Server {
     let authority = Authority::new();
     authority.issue(dir.path(), "cert", &["localhost", "127.0.0.1"]);
     authority.write(&dir.path().join("ca.pem"));
-    fs::write(dir.path().join("entry.lua"), "function on_message(msg, conn) conn:send('got ' .. msg.data) end")
-        .unwrap();
+    fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
     let text = "logging: {filename: ''}
 center: {apiServer: {port: 0, bind: 127.0.0.1}}
 engine:
@@ -89,7 +94,10 @@ async fn openssl_is_refused_a_renegotiation() -> Outcome {
     // Older versions end with an alert, if this openssl can ask for them at all.
     let args = ["s_client", "-connect", &at, "-tls1_1", "-cipher", "ALL:@SECLEVEL=0"];
     let (told, ok) = run(&server, "openssl", &args, "").await;
-    assert!(!ok && (told.contains("protocol version") || told.contains("no protocols available")), "{told}");
+    assert!(
+        !ok && ["protocol version", "handshake failure", "no protocols available"].iter().any(|why| told.contains(why)),
+        "{told}"
+    );
     server.process.stop();
     Ok(())
 }
@@ -141,7 +149,8 @@ f = s.makefile("rb")
 assert f.readline().startswith(b"HTTP/1.1 101")
 while f.readline() != b"\r\n": pass
 for size in (5, 300, 200000):
-    s.sendall(struct.pack("!BBQ", 0x81, 0xFF, size) + b"\0\0\0\0" + b"x" * size)
+    length = bytes([128 | size]) if size < 126 else struct.pack("!BH" if size < 65536 else "!BQ", 254 if size < 65536 else 255, size)
+    s.sendall(b"\x81" + length + b"\0\0\0\0" + b"x" * size)
     first, length = f.read(2)
     if length == 126: length, = struct.unpack("!H", f.read(2))
     elif length == 127: length, = struct.unpack("!Q", f.read(8))
@@ -215,8 +224,7 @@ async fn chromium_talks_by_websocket() -> Outcome {
     let server = server();
     let page = format!(
         "<script>let s = new WebSocket('wss://localhost:{}/ws'); s.onopen = () => s.send('x'.repeat(70000));
-         s.onmessage = e => {{ document.title = document.body.textContent = 'answer of ' + e.data.length; s.close(); }};
-         s.onerror = () => document.body.textContent = 'failed';</script><body></body>",
+         let answers = 0; s.onmessage = e => {{ if (answers++ == 0) s.send('answer of ' + e.data.length); }};</script>",
         server.ws.port()
     );
     fs::write(server.dir.path().join("page.html"), page).unwrap();
@@ -239,9 +247,11 @@ async fn chromium_talks_by_websocket() -> Outcome {
         "--no-first-run",
         "--no-proxy-server",
     ];
-    let args = [&args[..], &[&trust, &profile, "--virtual-time-budget=10000", "--dump-dom", &url]].concat();
-    let (told, _) = run(&server, "chromium", &args, "").await;
-    assert!(told.contains("answer of 70004"), "{told}");
+    let mut command = Command::new("chromium");
+    command.args(args).args([&trust, &profile, &url]).stdin(Stdio::null());
+    let browser = Process::of(command);
+    server.process.line("answer of 70004");
+    drop(browser);
     server.process.stop();
     Ok(())
 }

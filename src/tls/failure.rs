@@ -39,6 +39,8 @@ impl From<Error> for Failure {
                 Tls12NotOffered
                 | Tls12NotOfferedOrEnabled
                 | SupportedVersionsExtensionRequired
+                // Older versions did not have it.
+                | SignatureAlgorithmsExtensionRequired
                 | ServerTlsVersionIsDisabledByOurConfig,
             ) => Handshake::Version,
             Error::PeerIncompatible(_) | Error::NoApplicationProtocol => Handshake::Negotiation,

@@ -85,7 +85,7 @@ impl Session {
                 Ok(()) if done => return (used, Ok(())),
                 Ok(()) => {}
                 Err(failure) => {
-                    self.tell(out);
+                    self.tell(input.get_mut(used..).unwrap_or_default(), out);
                     return (used, Err(failure));
                 }
             }
@@ -154,9 +154,9 @@ impl Session {
     }
 
     /// After a failure: what tells the client of it (an alert) is put at the end of `out`.
-    fn tell(&mut self, out: &mut Vec<u8>) {
+    fn tell(&mut self, input: &mut [u8], out: &mut Vec<u8>) {
         loop {
-            let UnbufferedStatus { state, .. } = self.connection.process_tls_records(&mut []);
+            let UnbufferedStatus { state, .. } = self.connection.process_tls_records(input);
             match state {
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
                     if encode(&mut data, out).is_err() {

@@ -17,7 +17,9 @@ use tracing::level_filters::LevelFilter;
 use self::signals::{Signals, Wish};
 use crate::bench::Bench;
 use crate::config::{Config, Format, Home, Level, Listen, NodeRole, load, print};
-use crate::engine::{Engine, HAS_CLUSTER, Listeners, WITHOUT_CLUSTER, check_scripts, check_watchdog};
+use crate::engine::{
+    Engine, HAS_CLUSTER, Listeners, WITHOUT_CLUSTER, check_certificates, check_scripts, check_watchdog,
+};
 use crate::ids::MAX_WORKERS;
 use crate::telemetry::log::escape::for_terminal;
 use crate::telemetry::log::{Log, Rotation, Style};
@@ -164,7 +166,8 @@ fn show(what: &Show) -> Result<(), String> {
 fn check(what: &Check) -> Result<(), String> {
     // Both kinds of problems at once: scripts can be checked as soon as the configuration can be read.
     let config = load(&what.file)?;
-    let warnings = check_scripts(&config)?;
+    let mut warnings = check_scripts(&config)?;
+    warnings.extend(check_certificates(&config)?);
     config.notes.iter().for_each(|note| say!("note: {}", for_terminal(note)));
     for open in config.open_apis() {
         say!("note: {}: the API on {} is open to everybody: no access.users are configured", open.key, open.addr);

@@ -21,6 +21,7 @@ pub mod admission;
 pub mod hub;
 pub mod memory;
 pub mod queue;
+pub mod tls;
 // Layer 3: the other nodes, and other programs.
 pub mod cluster;
 pub mod outbound;

@@ -15,7 +15,7 @@ use circles::{Circle, circles};
 const LAYERS: [&[&str]; 12] = [
     &["ids", "message", "secret", "telemetry", "value"],
     &["config", "tcp", "wire"],
-    &["admission", "hub", "memory", "queue"],
+    &["admission", "hub", "memory", "queue", "tls"],
     &["cluster", "outbound"],
     &["shard"],
     &["script"],
@@ -39,13 +39,13 @@ const ONLY_IN: [(&str, &[&str]); 16] = [
     // Besides the crate, the module of that name.
     ("zenoh", &["cluster/bus/", "engine/mesh.rs"]),
     ("prometheus", &["telemetry/metrics/"]),
-    ("tokio_rustls", &["outbound/http/pool.rs"]),
+    ("tokio_rustls", &["bench/", "outbound/http/pool.rs", "tls/"]),
     ("rustls_native_certs", &["outbound/http/pool.rs"]),
     ("webpki_roots", &["outbound/http/pool.rs"]),
     ("redis_codec", &["outbound/redis/"]),
     ("combine", &["outbound/redis/"]),
     ("clap", &["cli.rs", "bench/", "testing/"]),
-    ("socket2", &["bench/", "engine/listeners.rs", "outbound/", "shard/transport.rs"]),
+    ("socket2", &["bench/", "engine/listeners.rs", "outbound/", "shard/transport.rs", "shard/transport/"]),
 ];
 
 /// Rooms whose files know each other in circles: known, and to be emptied. Nothing may be added.

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use common::raw::{Raw, Reply};
 use common::*;
-use connmix::telemetry::metrics::labels::{ApiCall, CallResult, DropCause, EndReason, Label, ReloadResult};
+use connmix::telemetry::metrics::labels::{ApiCall, CallResult, DropCause, EndReason, Handshake, Label, ReloadResult};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -155,6 +155,7 @@ fn the_values_of_labels_are_those_of_the_documentation() {
         words::<ApiCall>("`call`"),
         words::<CallResult>("`result` of a call"),
         words::<ReloadResult>("`result` of a reload"),
+        words::<Handshake>("`result` of a TLS handshake"),
         words::<EndReason>("`reason`"),
         words::<DropCause>("`cause`"),
     ];
@@ -165,7 +166,7 @@ fn the_values_of_labels_are_those_of_the_documentation() {
         });
     assert_eq!(documented.collect::<Vec<_>>(), lists);
     // Of the last two the table says what they mean, too.
-    for (name, words) in &lists[3..] {
+    for (name, words) in &lists[4..] {
         let row = text.lines().find(|line| line.starts_with("| ") && line.contains(&format!("{name} |"))).unwrap();
         assert!(words.iter().all(|word| row.contains(&format!("`{word}`"))), "{row}");
     }
@@ -179,15 +180,18 @@ async fn the_page_and_its_table_in_the_documentation_are_the_same() {
     // Alone: what is about other nodes is not there.
     let mut alone = documented();
     alone.retain(|name, _| !name.starts_with("connmix_engine_mesh_"));
+    // Nor are certificates, where there are none.
+    alone.remove("connmix_tls_certificate_expires_seconds");
     assert_eq!(page.table(), alone);
     assert_eq!(page.get("connmix_engine_queue_messages{topic=\"tasks\"}"), 1.0);
     assert!(documented().len() > 30);
 
     // The center's own page is the part that its documentation says.
     let center = scrape(engine.at.center).await.table();
-    let parts = ["connmix_center_", "connmix_api_", "connmix_log_", "connmix_build_info", "process_"];
+    let parts = ["connmix_center_", "connmix_api_", "connmix_tls_", "connmix_log_", "connmix_build_info", "process_"];
     let mut want = documented();
     want.retain(|name, _| parts.iter().any(|part| name.starts_with(part)));
+    want.remove("connmix_tls_certificate_expires_seconds");
     assert_eq!(center, want);
 }
 

@@ -134,7 +134,7 @@ impl Api {
             }
             if !output.is_empty() {
                 match socket.try_write(&output) {
-                    Ok(written) if written == output.len() => {}
+                    Ok(written) if written == output.len() && socket.owes() == 0 => {}
                     written => {
                         // Boxed, so that a connection does not carry what is hardly ever needed.
                         if !Box::pin(self.write(socket, &output[written.unwrap_or(0)..])).await {
@@ -190,9 +190,14 @@ impl Api {
             let _ = draining.wait_for(|draining| *draining).await;
             sleep(DRAIN).await;
         };
+        let all = async {
+            socket.write_all(output).await?;
+            // With TLS, what is written may still be with the transport.
+            socket.flush().await
+        };
         tokio::select! {
             biased;
-            written = socket.write_all(output) => written.is_ok(),
+            written = all => written.is_ok(),
             () = too_long => false,
         }
     }

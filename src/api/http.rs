@@ -25,6 +25,8 @@ use super::{center, pages};
 use crate::shard::transport::Transport;
 use crate::telemetry::metrics::labels::{ApiCall, CallResult};
 use crate::telemetry::metrics::{Of, TEXT};
+use crate::telemetry::rate_limited::rate_limited;
+use crate::tls::HANDSHAKE;
 
 /// What a path is.
 #[derive(Clone, Copy)]
@@ -164,6 +166,12 @@ impl Api {
         };
         if let Err(e) = ended {
             tracing::debug!(peer = %caller.peer, "API connection: {e}");
+            if e.is_parse() && connection.into_parts().read_buf.first() == Some(&HANDSHAKE) {
+                let of = if caller.center { "center" } else { "engine" };
+                rate_limited!(WARN, "callers begin TLS at a port without it", of;
+                    target: "connmix::api", peer = %caller.peer,
+                    "a caller began TLS at a port without it: {of}.apiServer has no tls.cert");
+            }
         } else if let Some(access) = opened.take() {
             let parts = connection.into_parts();
             let (socket, rest) = parts.io.into_parts();

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::queue::Queue;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::counters::ApiCounts;
+use crate::tls::Ports;
 
 /// The API as one worker serves it.
 pub struct Api {
@@ -41,6 +42,8 @@ pub struct Api {
     pub(super) reconfigured: watch::Sender<()>,
     /// Connections under way, of all workers.
     pub(super) callers: Arc<Callers>,
+    /// The TLS of all ports.
+    pub(super) tls: Arc<Ports>,
     /// The read buffer that the worker's WebSocket connections share, while none of them reads.
     pub(super) read_buffer: Cell<Vec<u8>>,
 }
@@ -67,6 +70,8 @@ pub struct Parts {
     pub verifier: Arc<Verifier>,
     /// Connections of callers, of all workers.
     pub callers: Arc<Callers>,
+    /// The TLS of all ports.
+    pub tls: Arc<Ports>,
     /// True while the engine drains.
     pub draining: watch::Receiver<bool>,
 }
@@ -77,8 +82,20 @@ pub(super) const DRAIN: Duration = Duration::from_secs(2);
 impl Api {
     /// An API of those parts.
     pub fn new(parts: Parts) -> Api {
-        let Parts { mesh, queue, config, clients, api_addr, repeats, metrics, logins, verifier, callers, draining } =
-            parts;
+        let Parts {
+            mesh,
+            queue,
+            config,
+            clients,
+            api_addr,
+            repeats,
+            metrics,
+            logins,
+            verifier,
+            callers,
+            tls,
+            draining,
+        } = parts;
         Api {
             mesh,
             queue,
@@ -94,6 +111,7 @@ impl Api {
             verifier,
             reconfigured: watch::Sender::new(()),
             callers,
+            tls,
             read_buffer: Cell::default(),
         }
     }

@@ -10,9 +10,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use super::stream::{Stream, Tls};
 use super::target::Target;
 
 const READ_BUFFER: usize = 256 * 1024;
@@ -76,7 +76,7 @@ fn stamp_of(payload: &[u8]) -> Option<u64> {
 
 /// One open connection.
 pub(super) struct Client {
-    stream: TcpStream,
+    stream: Stream,
     /// Bytes of an incomplete frame.
     partial: Vec<u8>,
     sampled: bool,
@@ -84,14 +84,14 @@ pub(super) struct Client {
 
 impl Client {
     /// Connects and shakes hands.
-    pub(super) async fn open(addr: SocketAddr, path: &str) -> io::Result<Client> {
-        let mut stream = TcpStream::connect(addr).await?;
-        stream.set_nodelay(true)?;
+    pub(super) async fn open(addr: SocketAddr, tls: Option<&Tls>, path: &str) -> io::Result<Client> {
+        let mut stream = Stream::connect(addr, tls).await?;
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {addr}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
         );
         stream.write_all(request.as_bytes()).await?;
+        stream.flush().await?;
         let mut head = Vec::with_capacity(256);
         let end = loop {
             if let Some(end) = memchr::memmem::find(&head, b"\r\n\r\n") {
@@ -110,12 +110,13 @@ impl Client {
 
     /// Its socket.
     pub(super) fn socket(&self) -> socket2::SockRef<'_> {
-        socket2::SockRef::from(&self.stream)
+        self.stream.socket()
     }
 
     /// Sends bytes that are frames already.
     pub(super) async fn send(&mut self, frames: &[u8]) -> io::Result<()> {
-        self.stream.write_all(frames).await
+        self.stream.write_all(frames).await?;
+        self.stream.flush().await
     }
 
     /// Reads once, counts the frames, and says how many there were; an error when the server ends the connection.
@@ -227,7 +228,7 @@ impl Crowd<'_> {
     pub(super) async fn open(&self, i: usize, target: &Target, counters: &Counters) -> io::Result<Client> {
         let channel = i * self.subscriptions % self.channels.max(1);
         let path = target.path.replace("{c}", &channel.to_string());
-        let mut client = Client::open(target.ws, &path).await?;
+        let mut client = Client::open(target.ws, target.ws_tls.as_ref(), &path).await?;
         if !self.hello.is_empty() {
             client.send(&self.greetings(i)).await?;
             let mut answers = 0;

@@ -2,15 +2,19 @@
 
 use clap::Args;
 
+use super::stream::Trust;
+
 /// Where to measure, and how to tell.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Common {
     /// The server to measure; without it, an engine is started for the measurement
-    #[arg(long, value_name = "ws://HOST:PORT/PATH")]
+    #[arg(long, value_name = "ws[s]://HOST:PORT/PATH")]
     pub(super) url: Option<String>,
     /// Where it is published to; {c} is the channel's number [default: /v1/mesh/publish on port 6789 of the same host]
-    #[arg(long, value_name = "http://HOST:PORT/PATH", requires = "url")]
+    #[arg(long, value_name = "http[s]://HOST:PORT/PATH", requires = "url")]
     pub(super) publish: Option<String>,
+    #[command(flatten)]
+    pub(super) trust: Trust,
     /// Workers of the engine that is started
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "url")]
     pub(super) workers: u16,

@@ -31,10 +31,11 @@ pub(super) async fn run(options: &Options, target: &Target) -> Result<Report, St
     let mut running = Vec::with_capacity(options.parallel);
     for _ in 0..options.parallel {
         let (left, addr, path) = (left.clone(), target.ws, target.path.replace("{c}", "0"));
+        let tls = target.ws_tls.clone();
         running.push(spawn_local(async move {
             while left.get() > 0 {
                 left.set(left.get() - 1);
-                let client = Client::open(addr, &path).await?;
+                let client = Client::open(addr, tls.as_ref(), &path).await?;
                 client.reset();
             }
             Ok::<_, io::Error>(())

@@ -6,12 +6,12 @@ use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
 use super::client::{Counters, Crowd, side_by_side};
 use super::common::Common;
 use super::report::Report;
+use super::stream::Stream;
 use super::target::Target;
 
 /// A measurement fails after that long without any delivery.
@@ -182,8 +182,7 @@ async fn churn(options: &Options, crowd: &Crowd<'_>, target: &Target, came: &Cel
 
 /// One keep-alive connection that publishes, one request at a time.
 async fn publish(options: &Options, target: &Target, counters: &Counters, work: &Work) -> io::Result<()> {
-    let mut stream = TcpStream::connect(target.api).await?;
-    stream.set_nodelay(true)?;
+    let mut stream = Stream::connect(target.api, target.api_tls.as_ref()).await?;
     let (mut request, mut reply) = (String::new(), Vec::new());
     while let Some(number) = work.next(options, counters).await {
         // No subscriber is in a channel with a number above theirs.
@@ -204,6 +203,7 @@ async fn publish(options: &Options, target: &Target, counters: &Counters, work: 
         );
         let sent = counters.now();
         stream.write_all(request.as_bytes()).await?;
+        stream.flush().await?;
         read_reply(&mut stream, &mut reply).await?;
         work.acknowledged.borrow_mut().push(counters.now() - sent);
         if work.receivers == 0 {
@@ -214,7 +214,7 @@ async fn publish(options: &Options, target: &Target, counters: &Counters, work: 
 }
 
 /// Reads one response with a Content-Length.
-async fn read_reply(stream: &mut TcpStream, reply: &mut Vec<u8>) -> io::Result<()> {
+async fn read_reply(stream: &mut Stream, reply: &mut Vec<u8>) -> io::Result<()> {
     reply.clear();
     loop {
         if stream.read_buf(reply).await? == 0 {

@@ -11,6 +11,7 @@ mod fanout;
 mod handler;
 mod idle;
 mod report;
+mod stream;
 mod target;
 
 use clap::Subcommand;

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::common::Common;
+use super::stream::{Tls, Trust};
 
 /// The handler that a started engine runs: the shipped one.
 const SCRIPT: &str = include_str!("../../lua/entry.websocket.lua");
@@ -24,6 +25,9 @@ pub(super) struct Target {
     pub api: SocketAddr,
     /// The path that is published to, with `{c}` too.
     pub publish: String,
+    /// TLS with its clients and of what is published, where the URLs say so.
+    pub ws_tls: Option<Tls>,
+    pub api_tls: Option<Tls>,
     /// Its process, if it was started here.
     pub pid: Option<u32>,
     _engine: Option<Started>,
@@ -33,28 +37,34 @@ impl Target {
     pub(super) fn open(common: &Common) -> Result<Target, String> {
         match &common.url {
             Some(url) => {
-                let (ws, path) = split(url, "ws://")?;
-                let (api, publish) = match &common.publish {
-                    Some(publish) => split(publish, "http://")?,
-                    None => (SocketAddr::new(ws.ip(), 6789), PUBLISH.into()),
+                let (ws, path, ws_tls) = split(url, ["ws://", "wss://"], &common.trust)?;
+                let (api, publish, api_tls) = match &common.publish {
+                    Some(publish) => split(publish, ["http://", "https://"], &common.trust)?,
+                    None => (SocketAddr::new(ws.ip(), 6789), PUBLISH.into(), None),
                 };
-                Ok(Target { ws, path, api, publish, pid: None, _engine: None })
+                Ok(Target { ws, path, api, publish, ws_tls, api_tls, pid: None, _engine: None })
             }
             None => Started::launch(common.workers, common.server_cpu),
         }
     }
 }
 
-/// `ws://host:port/path` -> address and path.
-fn split(url: &str, scheme: &str) -> Result<(SocketAddr, String), String> {
-    let rest = url.strip_prefix(scheme).ok_or_else(|| format!("{url}: expected {scheme}HOST:PORT"))?;
+/// `ws://host:port/path` -> address, path, and TLS if it is the second scheme.
+fn split(url: &str, [plain, tls]: [&str; 2], trust: &Trust) -> Result<(SocketAddr, String, Option<Tls>), String> {
+    let (rest, scheme) = match (url.strip_prefix(plain), url.strip_prefix(tls)) {
+        (Some(rest), _) => (rest, plain),
+        (None, Some(rest)) => (rest, tls),
+        (None, None) => return Err(format!("{url}: expected {plain}HOST:PORT or {tls}HOST:PORT")),
+    };
     let (host, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
     let addr = host
         .to_socket_addrs()
         .map_err(|e| format!("{url}: {e} (expected {scheme}HOST:PORT)"))?
         .next()
         .ok_or_else(|| format!("{url}: {host} has no address"))?;
-    Ok((addr, path.to_owned()))
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
+    let tls = if scheme == tls { Some(Tls::of(trust, name)?) } else { None };
+    Ok((addr, path.to_owned(), tls))
 }
 
 /// An engine in a process of its own; it ends with this value.
@@ -91,7 +101,16 @@ impl Started {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Ok(Target { ws, path: "/bench".into(), api, publish: PUBLISH.into(), pid: Some(pid), _engine: Some(engine) })
+        Ok(Target {
+            ws,
+            path: "/bench".into(),
+            api,
+            publish: PUBLISH.into(),
+            ws_tls: None,
+            api_tls: None,
+            pid: Some(pid),
+            _engine: Some(engine),
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::config::file::read;
-use crate::config::{Config, Protocol, Server};
+use crate::config::{Config, Protocol, Server, Tls};
 use crate::engine::Addresses;
 use crate::script::program::shown;
 use crate::telemetry::log::escape::for_terminal;
@@ -16,6 +16,9 @@ const SHIPPED: &str = include_str!("../../lua/entry.websocket.lua");
 pub(super) struct Greeting {
     /// For each server what it speaks, what goes before its address and what behind.
     servers: Vec<(&'static str, &'static str, String)>,
+    /// How the engine's API and the center's are called.
+    api: &'static str,
+    center: &'static str,
     entries: Vec<String>,
     shipped: bool,
     access: Access,
@@ -47,6 +50,8 @@ impl Greeting {
         };
         Greeting {
             servers: config.servers.iter().map(place).collect(),
+            api: scheme(&config.api.tls),
+            center: scheme(&config.center_tls),
             shipped: config.servers.iter().any(is_shipped),
             entries: config.servers.iter().map(|s| shown(&s.entry)).collect(),
             access: Access::of(config),
@@ -65,12 +70,12 @@ impl Greeting {
                 let line = format!("  {what:<11} {place}    handled by {entry} (save it, and it is live)");
                 say!("{}", for_terminal(&line));
             }
-            say!("  API         http://{}/v1/mesh/publish", reachable(at.api));
+            say!("  API         {}{}/v1/mesh/publish", self.api, reachable(at.api));
         }
         if engines.len() > 1 {
             say!("");
         }
-        say!("  Center      http://{}/v1/nodes", reachable(center));
+        say!("  Center      {}{}/v1/nodes", self.center, reachable(center));
         say!("");
         let channel = if self.shipped { "video:100001" } else { "CHANNEL" };
         if self.shipped {
@@ -86,7 +91,8 @@ impl Greeting {
             Access::Nobody => (String::new(), Some("(None of access.users may publish from this machine.)")),
         };
         let user = for_terminal(&user);
-        say!("  curl{user} http://{api}/v1/mesh/publish -d '{{\"c\":\"{channel}\",\"d\":\"Hello, World!\"}}'");
+        let scheme = self.api;
+        say!("  curl{user} {scheme}{api}/v1/mesh/publish -d '{{\"c\":\"{channel}\",\"d\":\"Hello, World!\"}}'");
         note.iter().for_each(|note| say!("  {note}"));
         say!("");
     }
@@ -94,9 +100,16 @@ impl Greeting {
 
 fn place(server: &Server) -> (&'static str, &'static str, String) {
     match server.protocol {
-        Protocol::Websocket => ("WebSocket", "ws://", server.option("path").unwrap_or("/").to_owned()),
-        Protocol::Socket => ("TCP", "", String::new()),
+        Protocol::Websocket => {
+            let scheme = if server.tls.cert.is_empty() { "ws://" } else { "wss://" };
+            ("WebSocket", scheme, server.option("path").unwrap_or("/").to_owned())
+        }
+        Protocol::Socket => (if server.tls.cert.is_empty() { "TCP" } else { "TLS" }, "", String::new()),
     }
+}
+
+fn scheme(tls: &Tls) -> &'static str {
+    if tls.cert.is_empty() { "http://" } else { "https://" }
 }
 
 /// A word quoted for a shell.

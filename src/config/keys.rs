@@ -3,7 +3,7 @@
 //! A new key is one row here; what it means, its bounds, its default and when a change takes effect are told everywhere from
 //! that row, and `docs/configuration.md` is held against it. Rows come in the order in which changes are told.
 
-use self::bounds::{AGE, BUFFER, GIB, LIMIT, MIB, TIMEOUT, TIMEOUT_NOT_ZERO, no_tls, seconds};
+use self::bounds::{AGE, BUFFER, GIB, LIMIT, MIB, TIMEOUT, TIMEOUT_NOT_ZERO, seconds};
 use super::changes::{Changes, Effect, Effect::Live, Effect::Restart};
 use super::home::Home;
 use super::kinds::{Leaf, duration, list, number, parsed, required, secret, size, text, word, words};
@@ -28,8 +28,10 @@ use std::time::Duration;
 
 mod bounds;
 mod server;
+mod tls;
 
 pub use server::{Limits, Rates, Server};
+pub use tls::Tls;
 
 /// The keys there are.
 pub fn known() -> Known {
@@ -52,6 +54,8 @@ section! {
         pub registry: Listen = "center.registry", address(6786), Restart("the cluster");
         /// The port of the center's API.
         pub center: Listen = "center.apiServer", address(6787), Restart("the listener");
+        /// TLS of the center's API.
+        pub center_tls: Tls = "center.apiServer.tls", part();
         /// The engine's API, for back ends.
         pub api: ApiServer = "engine.apiServer", part();
         /// The centers, as an engine reaches them: one, or a list, of which any is enough.
@@ -227,16 +231,14 @@ section! {
         pub write_timeout: Duration = "writeTimeout", duration(TIMEOUT, seconds(60)), Live;
         /// The largest request body, and the largest request over WebSocket.
         pub max_body_size: usize = "maxBodySize", size(LIMIT, MIB), Live;
+        /// TLS of the engine's API.
+        pub tls: Tls = "tls", part();
     }
     unused {
         /// One buffer a thread serves all its connections.
         "readBufferSize", size(BUFFER, 0);
         /// One buffer a thread serves all its connections.
         "writeBufferSize", size(BUFFER, 0);
-        /// TLS is not available in this version.
-        "tls.cert", no_tls();
-        /// TLS is not available in this version.
-        "tls.key", no_tls();
     }
 }
 

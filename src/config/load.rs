@@ -5,7 +5,7 @@
 
 use super::access;
 use super::file::{other_kind, read};
-use super::keys::{self, Config, Server};
+use super::keys::{self, Config, Server, Tls};
 use super::problem::{Problem, Problems};
 use super::raw::value::Value;
 use super::raw::{MAX_BYTES, Sink, tree, units};
@@ -75,6 +75,7 @@ fn both(file: &Path, text: &str) -> Result<(Config, Config), Problems> {
             }
         }
         listeners_differ(&config, &root);
+        each_tls(&mut config, |key, tls| tls_is_whole(&root, key, tls));
         if config.servers.is_empty() {
             root.get("engine.servers").report("at least one server is needed");
         }
@@ -92,6 +93,11 @@ fn in_force(file: &Path, mut config: Config, root: &Value<'_>) -> Config {
     config.file = file.to_owned();
     access::settle(&mut config, root);
     config.logging.filename = config.logging.filename.map(|name| std::path::absolute(&name).unwrap_or(name));
+    each_tls(&mut config, |_, tls| {
+        let more = tls.certificates.iter_mut().flat_map(|more| [&mut more.cert, &mut more.key]);
+        let all = [&mut tls.cert, &mut tls.key, &mut tls.client_ca].into_iter().chain(more);
+        all.filter(|name| !name.is_empty()).for_each(|name| *name = find_beside(file, name));
+    });
     for server in &mut config.servers {
         server.entry = find_entry(file, &server.entry).unwrap_or_else(|looked| {
             root.get(&key_of(server, "entry")).report(looked);
@@ -138,6 +144,37 @@ fn find_entry(file: &Path, entry: &Path) -> Result<PathBuf, String> {
         None if first == second => format!("no such script: {}", first.display()),
         None => format!("no such script: neither {} nor {}", first.display(), second.display()),
     })
+}
+
+/// Visits each section `tls`, with its key.
+fn each_tls(config: &mut Config, mut visit: impl FnMut(&str, &mut Tls)) {
+    visit("center.apiServer.tls", &mut config.center_tls);
+    visit("engine.apiServer.tls", &mut config.api.tls);
+    for server in &mut config.servers {
+        visit(&key_of(server, "tls"), &mut server.tls);
+    }
+}
+
+/// Reports what of a section `tls` needs something else there.
+fn tls_is_whole(root: &Value<'_>, key: &str, tls: &Tls) {
+    let at = |name: &str| root.get(&format!("{key}.{name}"));
+    match (tls.cert.is_empty(), tls.key.is_empty()) {
+        (false, true) => at("cert").report("needs its key, tls.key"),
+        (true, false) => at("key").report("needs its certificate, tls.cert"),
+        (true, true) if !tls.client_ca.is_empty() => at("clientCa").report("needs tls.cert and tls.key"),
+        (true, true) if !tls.certificates.is_empty() => {
+            at("certificates").report("needs tls.cert and tls.key, for clients that ask for none of these names");
+        }
+        _ => {}
+    }
+}
+
+/// The path of a file that need not be there: beside `file`, or in the working directory if only there is one.
+fn find_beside(file: &Path, name: &str) -> String {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let (first, second) = (absolute(&file.parent().unwrap_or(Path::new("")).join(name)), absolute(Path::new(name)));
+    let chosen = if !first.exists() && second.exists() { second } else { first };
+    chosen.to_string_lossy().into_owned()
 }
 
 fn listeners_differ(config: &Config, root: &Value<'_>) {
@@ -297,14 +334,34 @@ engine: {servers: [{allowedOrigins: ['wss://example.com', 'https://example.com/p
     }
 
     #[test]
-    fn what_is_not_there_yet_says_so() {
-        let text = "engine:
-  apiServer: {tls: {cert: , key: }}
-  servers: [{tls: {cert: a.pem, key: b.pem}}]
+    fn a_certificate_needs_its_key_and_files_are_looked_for_beside_the_configuration() {
+        let text = "center: {apiServer: {tls: {clientCa: ca.pem}}}
+engine:
+  apiServer: {tls: {key: b.pem}}
+  servers:
+    - {tls: {cert: a.pem}}
+    - {port: 1, tls: {certificates: [{cert: c.pem, key: d.pem}]}}
 ";
         let found = read(text).unwrap_err();
-        assert_eq!(found.len(), 2);
-        assert!(found.iter().all(|problem| problem.contains("is not available in this version")), "{found:?}");
+        let begins = [
+            "1:38 center.apiServer.tls.clientCa: needs tls.cert and tls.key",
+            "3:26 engine.apiServer.tls.key: needs its certificate, tls.cert",
+            "5:20 engine.servers[0].tls.cert: needs its key, tls.key",
+            "6:37 engine.servers[1].tls.certificates: needs tls.cert and tls.key",
+        ];
+        assert_eq!(found.len(), begins.len(), "{found:?}");
+        assert!(found.iter().zip(begins).all(|(problem, begin)| problem.starts_with(begin)), "{found:#?}");
+        let dir = folder();
+        let text = "engine:
+  apiServer: {tls: {cert: , key: }}
+  servers: [{tls: {cert: a.pem, key: /k.pem, certificates: [{cert: c/c.pem, key: d.pem}]}}]
+";
+        let config = parse(&dir.path().join("connmix.yaml"), text).unwrap();
+        let beside = |name: &str| dir.path().join(name).display().to_string();
+        assert_eq!(config.api.tls, Tls::default());
+        let tls = &config.servers[0].tls;
+        assert_eq!((&tls.cert, tls.key.as_str()), (&beside("a.pem"), "/k.pem"));
+        assert_eq!((&tls.certificates[0].cert, &tls.certificates[0].key), (&beside("c/c.pem"), &beside("d.pem")));
     }
 
     #[test]

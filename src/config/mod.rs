@@ -25,7 +25,7 @@ mod types;
 
 pub use changes::Effect;
 pub use home::Home;
-pub use keys::{ApiServer, Cluster, Config, Limits, Logging, LuaVm, Memory, Rates, Redis, Server, Summary, User};
+pub use keys::{ApiServer, Cluster, Config, Limits, Logging, LuaVm, Memory, Rates, Redis, Server, Summary, Tls, User};
 pub use problem::{Problem, Problems};
 pub use raw::units::{Quantity, parse_duration};
 pub use rows::Row;

@@ -327,7 +327,10 @@ mod tests {
             .replace("username:", "username: ann")
             .replace("password:\n", "password: x\n")
             .replace("name:\n", "name: path\n")
-            .replace("value:\n", "value: /a\n");
+            .replace("value:\n", "value: /a\n")
+            .replace("certificates: []", "certificates:")
+            .replace("cert:\n", "cert: a.pem\n")
+            .replace("key:\n", "key: a.key\n");
         let text = uncommented(&text);
         let (_dir, path) = folder(&text);
         let config = load(&path).unwrap_or_else(|problems| panic!("{problems}\n{text}"));

@@ -6,6 +6,9 @@ pub enum StartError {
     /// A script is wrong; holds its error, with file and line.
     #[error("{0}")]
     Script(String),
+    /// A certificate or its key can't be used; holds all that is wrong, one a line.
+    #[error("{0}")]
+    Certificate(String),
     /// The system refused something.
     #[error("{0}")]
     System(String),

@@ -1,5 +1,6 @@
 //! The wiring: from a configuration and its listeners to running workers, and back to a clean end.
 
+mod certificates;
 mod error;
 mod listeners;
 mod mesh;
@@ -31,10 +32,12 @@ use crate::memory::{self, Memory};
 use crate::outbound::Outbound;
 use crate::queue::Queue;
 use crate::script::watchdog;
+use crate::tls::Ports;
 use crate::worker::pulse::{BEAT, Pulse, State};
 use crate::worker::thread::{self, Spec};
 use crate::worker::{self, Control, Peers, Reserve};
 
+pub use certificates::check_certificates;
 pub use error::StartError;
 pub use listeners::{Addresses, BindError, Listeners};
 pub use mesh::{HAS_CLUSTER, Link, WITHOUT_CLUSTER};
@@ -100,6 +103,8 @@ impl Engine {
         }
         .min(MAX_WORKERS);
         let programs = compile(&config, |vm| check_script(vm, configured)).map_err(StartError::Script)?;
+        let tls = Ports::load(&config).map_err(|wrong| StartError::Certificate(certificates::lines(&wrong)))?;
+        let tls = Arc::new(tls);
         let node = NodeNumber::random();
         let others: Option<Arc<Shared>> = config.is_of_mesh().then(Arc::default);
         let hub = match &others {
@@ -125,13 +130,14 @@ impl Engine {
         let peers = Arc::new(peers);
         let addresses = listeners.addresses.clone();
         let metrics = Arc::new(metrics::metrics(&config, &addresses, &hub, &queue, &clients, &peers, &mesh));
+        certificates::measure(&metrics, &tls);
         let logins = Arc::new(LoginThrottle::default());
         let verifier = Arc::new(Verifier::default());
         let callers = Arc::new(Callers::new(reserve.for_a_port()));
         let config = Arc::new(ArcSwap::from_pointee(config));
 
         let api_doors = listeners.for_worker().map_err(|e| StartError::System(e.to_string()))?;
-        let doors = Arc::new(Doors::new(api_doors));
+        let doors = Arc::new(Doors::new(api_doors, tls.clone()));
         let mut engine = Engine {
             addresses,
             draining,
@@ -167,6 +173,7 @@ impl Engine {
                 logins: logins.clone(),
                 verifier: verifier.clone(),
                 callers: callers.clone(),
+                tls: tls.clone(),
                 reserve,
                 control,
                 draining: drain.clone(),
@@ -198,7 +205,7 @@ impl Engine {
         engine.watcher = Some(watcher.map_err(|e| StartError::System(e.to_string()))?);
         let system = |e: std::io::Error| StartError::System(e.to_string());
         engine.memory = Some(memory::watch(memory, config.clone()).map_err(system)?);
-        let supervisor = reload::Supervisor::new(config, peers, programs, metrics, on_level, configured);
+        let supervisor = reload::Supervisor::new(config, peers, programs, tls, metrics, on_level, configured);
         engine.supervisor = Some(supervisor.spawn().map_err(|e| StartError::System(e.to_string()))?);
         Ok(engine)
     }

@@ -1,4 +1,5 @@
-//! Reloads while the engine runs: scripts that were saved, a configuration that was edited.
+//! Reloads while the engine runs: scripts that were saved, a configuration that was edited, certificates that were
+//! renewed.
 //!
 //! A thread checks the files several times a second (which works on any file system, including containers'). A script
 //! is reloaded in two phases: compiled and tried here, then built beside the old VM in every worker. Only if all of
@@ -11,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
+use super::certificates::{self, Certificates};
 use super::scripts::check_script;
 use crate::config::reload::{compare, merge};
 use crate::config::{Config, Level, load};
@@ -20,6 +22,7 @@ use crate::script::vm::{Vm, VmLimits};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::labels::ReloadResult;
 use crate::telemetry::rate_limited;
+use crate::tls::Ports;
 use crate::worker::{Control, Peers};
 
 /// How often files are checked, and how long they must be unchanged before a change is taken up, so that no file is
@@ -51,6 +54,7 @@ pub(super) struct Supervisor {
     config: Arc<ArcSwap<Config>>,
     peers: Arc<Peers>,
     scripts: Vec<Script>,
+    certificates: Certificates,
     /// The configuration file when it was last read; None: not yet by this thread. It may have changed between the
     /// engine's start and the first check.
     config_stamp: Stamp,
@@ -146,16 +150,19 @@ impl Supervisor {
         config: Arc<ArcSwap<Config>>,
         peers: Arc<Peers>,
         programs: Vec<Arc<Program>>,
+        tls: Arc<Ports>,
         metrics: Arc<Metrics>,
         on_level: OnLevel,
         workers: usize,
     ) -> Supervisor {
         let scripts = programs.into_iter().map(|live| Script { live, failed: None, change: None }).collect();
+        let certificates = Certificates::new(tls, &config.load());
         Supervisor {
             from_file: stamp(&config.load().file).is_some(),
             config,
             peers,
             scripts,
+            certificates,
             config_stamp: None,
             config_seen: None,
             refused: None,
@@ -197,6 +204,7 @@ impl Supervisor {
         } else if self.refused.as_ref().is_some_and(|(_, since)| since.elapsed() > RETRY) {
             self.reload_config(false).await;
         }
+        self.certificates.look(&self.config.load(), &self.metrics);
         for server in 0..self.scripts.len() {
             if let Some(due) = self.due(server) {
                 self.reload_script(server, due).await;
@@ -312,10 +320,16 @@ impl Supervisor {
         let old = self.config.load_full();
         self.config_stamp = stamp(&old.file);
         self.config_seen = self.config_stamp;
-        let new = match load::load(&old.file).map(|new| new.for_role(old.role).at_home(old.home.clone())) {
+        let new = load::load(&old.file).map_err(|problems| problems.to_string());
+        let new = new.map(|new| new.for_role(old.role).at_home(old.home.clone())).and_then(|new| {
+            let merged = merge(&old, &new);
+            // Its certificates are tried before anything is taken.
+            let tls = Ports::load(&merged).map_err(|wrong| certificates::lines(&wrong))?;
+            Ok((new, merged, tls))
+        });
+        let (new, merged, tls) = match new {
             Ok(new) => new,
             Err(problems) => {
-                let problems = problems.to_string();
                 if self.refused.as_ref().is_none_or(|(before, _)| *before != problems) {
                     self.metrics.reloads.config.one(ReloadResult::Error);
                     tracing::error!("the configuration was not reloaded, the one before stays:");
@@ -336,7 +350,6 @@ impl Supervisor {
         for change in &changes.live {
             tracing::info!("changed: {change}");
         }
-        let merged = merge(&old, &new);
         let scripts_differ: Vec<usize> = (0..merged.servers.len())
             .filter(|&i| {
                 let (before, after) = (&old.servers[i], &merged.servers[i]);
@@ -349,6 +362,7 @@ impl Supervisor {
         for open in merged.open_apis().filter(|_| !old.users.is_empty()) {
             tracing::warn!("the API on {} is open to everybody now: no access.users are configured", open.addr);
         }
+        self.certificates.take(&tls, &merged);
         self.config.store(Arc::new(merged));
         self.tell(|| Control::Configure).await;
         for server in scripts_differ {

@@ -3,11 +3,12 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::api;
 use crate::ids::WorkerId;
+use crate::tls::{NOT_NOW, Port, Ports};
 use crate::worker::{Listener, Role};
 
 /// Callers that are answered and have not ended their connection yet.
@@ -16,18 +17,25 @@ const MAX_CALLERS: usize = 256;
 const LINGER: Duration = Duration::from_secs(1);
 
 /// The APIs' listeners, until they are shut.
-pub(super) struct Doors(Mutex<Vec<TcpListener>>);
+pub(super) struct Doors {
+    open: Mutex<Vec<(Port, TcpListener)>>,
+    tls: Arc<Ports>,
+}
 
 impl Doors {
     /// The API listeners among these.
-    pub(super) fn new(listeners: Vec<Listener>) -> Doors {
-        let apis = listeners.into_iter().filter(|l| matches!(l.role, Role::Api | Role::Center));
-        Doors(Mutex::new(apis.map(|l| l.socket).collect()))
+    pub(super) fn new(listeners: Vec<Listener>, tls: Arc<Ports>) -> Doors {
+        let apis = listeners.into_iter().filter_map(|l| match l.role {
+            Role::Api => Some((Port::Api, l.socket)),
+            Role::Center => Some((Port::Center, l.socket)),
+            Role::Server(_) => None,
+        });
+        Doors { open: Mutex::new(apis.collect()), tls }
     }
 
     /// The engine ends: nobody is accepted here from now on.
     pub(super) fn shut(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
@@ -44,15 +52,20 @@ impl StandIn {
         if stuck.len() < workers {
             return;
         }
-        let doors = doors.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for door in doors.iter() {
+        let open = doors.open.lock().unwrap_or_else(PoisonError::into_inner);
+        for (port, door) in open.iter() {
+            // With TLS there is no answer without a handshake.
+            let answer = match doors.tls.of(*port) {
+                Some(_) => NOT_NOW.to_vec(),
+                None => api::stuck(stuck),
+            };
             while self.callers.len() < MAX_CALLERS
                 && let Ok((mut socket, _)) = door.accept()
             {
                 // A new socket takes this at once, or never.
                 let answered = socket
                     .set_nonblocking(true)
-                    .and_then(|()| socket.write_all(&api::stuck(stuck)))
+                    .and_then(|()| socket.write_all(&answer))
                     .and_then(|()| socket.shutdown(Shutdown::Write));
                 if answered.is_ok() {
                     // A socket that is closed with its request unread takes the answer with it.

@@ -154,12 +154,12 @@ impl Conn {
         }
         match &reason {
             // These clients take nothing, so what waits for them only takes memory.
-            CloseReason::WriteTimeout | CloseReason::Lost(_) => self.outbox.borrow_mut().clear(),
+            CloseReason::WriteTimeout | CloseReason::Lost(_) => self.forget_waiting(),
             // A client that takes a little may be told why: the close frame follows the frame that is partly written.
             CloseReason::TooSlow | CloseReason::Memory if self.framing.tells_why() => {
                 self.outbox.borrow_mut().clear_whole_frames();
             }
-            CloseReason::TooSlow | CloseReason::Memory => self.outbox.borrow_mut().clear(),
+            CloseReason::TooSlow | CloseReason::Memory => self.forget_waiting(),
             _ => {}
         }
         *end = Some(Box::new(End::Closed(reason)));
@@ -170,9 +170,15 @@ impl Conn {
     /// The client has gone: what waits for it is dropped, nothing can be pushed after, and waits of handlers end. What
     /// it sent before is still read, and its end tells the reason to close with, unless `reason` does.
     pub fn lose(&self, reason: Option<CloseReason>) {
-        self.outbox.borrow_mut().clear();
+        self.forget_waiting();
         self.blocked.set(false);
         self.part(reason);
+    }
+
+    /// Drops all that waits for the client, even a part of a frame: nothing can be written after it.
+    fn forget_waiting(&self) {
+        self.outbox.borrow_mut().clear();
+        self.transport.forget();
     }
 
     /// The client is about to go: as [`Conn::lose`], but what waits for it still goes out.
@@ -286,7 +292,7 @@ impl Conn {
 
     /// What waits for the client: bytes, and [`FRAME`] for each frame. It is what `outboxLimit` bounds.
     pub fn waiting(&self) -> usize {
-        self.outbox.borrow().weight()
+        self.outbox.borrow().weight() + self.transport.owes()
     }
 
     /// Writes what waits, as far as the socket takes it. When it does not take all, the connection's task is woken to
@@ -294,7 +300,7 @@ impl Conn {
     pub fn flush(&self, scratch: &RefCell<Vec<u8>>, now: u32) {
         let mut outbox = self.outbox.borrow_mut();
         let mut scratch = scratch.borrow_mut();
-        while !outbox.is_empty() {
+        while !outbox.is_empty() || self.transport.owes() > 0 {
             match self.transport.try_write(outbox.next_write(&mut scratch)) {
                 // After a short write, asking again is what makes the runtime wait for room.
                 Ok(written) => {
@@ -325,7 +331,7 @@ impl Conn {
     /// be called while the connection is corked.
     pub fn poll_flush(&self, cx: &mut TaskContext<'_>, scratch: &RefCell<Vec<u8>>, now: u32) -> Poll<()> {
         loop {
-            if self.outbox.borrow().is_empty() {
+            if self.outbox.borrow().is_empty() && self.transport.owes() == 0 {
                 self.blocked.set(false);
                 return Poll::Ready(());
             }
@@ -336,7 +342,7 @@ impl Conn {
                 }
                 Poll::Ready(Ok(())) => self.flush(scratch, now),
                 Poll::Ready(Err(e)) => {
-                    self.outbox.borrow_mut().clear();
+                    self.forget_waiting();
                     self.close(CloseReason::Lost(e.to_string().into()));
                 }
             }
@@ -348,7 +354,7 @@ impl Conn {
     pub fn probe_write(&self, scratch: &RefCell<Vec<u8>>, now: u32) -> bool {
         let mut outbox = self.outbox.borrow_mut();
         let sent = self.transport.probe_write(outbox.next_write(&mut scratch.borrow_mut()));
-        let Ok(written @ 1..) = sent else { return false };
+        let Some(written) = sent else { return false };
         outbox.advance(written);
         self.stalled.set(now);
         // The last of it may be written.

@@ -1,12 +1,15 @@
 //! The socket of a connection: reading, writing, ending it, and all queries and options of the system.
 //!
-//! Callers say what to read or write, and keep what did not fit. Nothing here waits by itself or holds bytes, and any
-//! number of tasks of one thread may share a transport: all methods take `&self`.
+//! Callers say what to read or write, and keep what did not fit. Nothing here waits by itself, and any number of tasks
+//! of one thread may share a transport: all methods take `&self`.
 //!
 //! A form of transport is a variant of [`Transport`]. Each has a TCP socket below (`Transport::socket`), so queries and
 //! options of the system are the same for all; another form defines reading, writing and the end of writing anew. The
-//! bytes here are plain whatever the form: frames are encoded once, and a form that encrypts does so for each
-//! connection.
+//! bytes here are plain whatever the form: frames are encoded once, and `enciphered` does its part for each connection.
+//! Plain TCP holds no bytes. TLS holds what it can't help (see there): so what was written is with the system only once
+//! the transport owes nothing ([`Transport::owes`]), and a caller that is done writing flushes.
+
+mod enciphered;
 
 use std::future::Future;
 use std::io;
@@ -18,7 +21,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpListener, TcpStream};
 
+use self::enciphered::Enciphered;
 use crate::tcp;
+use crate::tls::{Acceptor, Failure, NOT_NOW, Session};
 
 /// What a client that is not read has done to its socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +44,8 @@ const RECEIVE_ROOM: libc::c_int = 1024 * 1024;
 pub enum Transport {
     /// Plain TCP.
     Tcp(TcpStream),
+    /// TLS over TCP. Boxed, so that plain connections do not carry its size.
+    Tls(Box<Enciphered>),
 }
 
 impl From<TcpStream> for Transport {
@@ -65,6 +72,8 @@ impl Transport {
     pub fn release(self) -> io::Result<std::net::TcpStream> {
         match self {
             Transport::Tcp(socket) => socket.into_std(),
+            // Its keys would have to go along.
+            Transport::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -72,6 +81,7 @@ impl Transport {
     fn socket(&self) -> &TcpStream {
         match self {
             Transport::Tcp(socket) => socket,
+            Transport::Tls(tls) => tls.socket(),
         }
     }
 
@@ -83,6 +93,66 @@ impl Transport {
 impl AsRawFd for Transport {
     fn as_raw_fd(&self) -> RawFd {
         self.socket().as_raw_fd()
+    }
+}
+
+/// TLS.
+impl Transport {
+    /// The same connection with TLS, whose handshake is to come.
+    pub fn encipher(self, acceptor: &Acceptor) -> Result<Transport, Failure> {
+        match self {
+            Transport::Tcp(socket) => Ok(Transport::Tls(Box::new(Enciphered::new(socket, Session::new(acceptor)?)))),
+            Transport::Tls(_) => Ok(self),
+        }
+    }
+
+    /// Shakes hands as far as it goes. Ready when bytes can be read and written, which is at once without TLS. After a
+    /// failure the client has been told what TLS can tell.
+    pub fn poll_handshake(&self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        match self {
+            Transport::Tcp(_) => Poll::Ready(Ok(())),
+            Transport::Tls(tls) => tls.poll_handshake(cx),
+        }
+    }
+
+    /// Tells a client that wants to begin TLS that there is no place for it: as much as the socket takes at once. What it
+    /// has sent is read, so that this is not lost to a reset.
+    pub fn turn_away(&self) {
+        let _ = receive(self.socket(), &mut ReadBuf::new(&mut [0; 4096]));
+        let _ = self.socket().try_write(NOT_NOW);
+    }
+
+    /// The socket below, after a handshake that failed: what it still has to say is plain.
+    pub fn without_tls(self) -> Transport {
+        match self {
+            Transport::Tls(tls) => Transport::Tcp(tls.into_socket()),
+            plain => plain,
+        }
+    }
+
+    /// Bytes that the transport itself has taken and not yet given to the system. Until there are none, a caller that
+    /// has nothing more to write waits for room and calls [`Transport::try_write`] with no bytes.
+    pub fn owes(&self) -> usize {
+        match self {
+            Transport::Tcp(_) => 0,
+            Transport::Tls(tls) => tls.owes(),
+        }
+    }
+
+    /// Bytes that have come, and that the transport itself holds.
+    pub fn holds(&self) -> usize {
+        match self {
+            Transport::Tcp(_) => 0,
+            Transport::Tls(tls) => tls.holds(),
+        }
+    }
+
+    /// Drops what it owes. Nothing can be written any more.
+    pub fn forget(&self) {
+        match self {
+            Transport::Tcp(_) => {}
+            Transport::Tls(tls) => tls.forget(),
+        }
     }
 }
 
@@ -98,18 +168,23 @@ impl Transport {
                     received => return Poll::Ready(received),
                 }
             },
+            Transport::Tls(tls) => tls.poll_read(cx, into),
         }
     }
 
     /// Ready when reading may give something.
     pub async fn readable(&self) -> io::Result<()> {
-        self.socket().readable().await
+        match self {
+            Transport::Tls(tls) if tls.has_more() => Ok(()),
+            _ => self.socket().readable().await,
+        }
     }
 
     /// Reads what is there; `WouldBlock`: nothing is.
     pub fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
         match self {
             Transport::Tcp(socket) => socket.try_read(into),
+            Transport::Tls(tls) => tls.try_read(into),
         }
     }
 
@@ -117,6 +192,7 @@ impl Transport {
     pub fn poll_peek(&self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
             Transport::Tcp(socket) => socket.poll_peek(cx, into).map_ok(drop),
+            Transport::Tls(tls) => tls.poll_peek(cx, into),
         }
     }
 }
@@ -145,10 +221,12 @@ fn receive(socket: &TcpStream, into: &mut ReadBuf<'_>) -> io::Result<()> {
 
 /// Writing, and its end.
 impl Transport {
-    /// Writes what the socket takes at once, which may be less than all; `WouldBlock`: nothing.
+    /// Writes what the socket takes at once, which may be less than all; `WouldBlock`: nothing. With TLS it may also
+    /// return 0: something of what is owed has gone.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Transport::Tcp(socket) => socket.try_write(bytes),
+            Transport::Tls(tls) => tls.try_write(bytes),
         }
     }
 
@@ -158,18 +236,21 @@ impl Transport {
     }
 
     /// As [`Transport::try_write`], but asks the system, not the runtime. The system reports room only when a third of
-    /// its buffer is free, and a slow client may need long for that.
-    pub fn probe_write(&self, bytes: &[u8]) -> io::Result<usize> {
+    /// its buffer is free, and a slow client may need long for that. None: the system has taken nothing.
+    pub fn probe_write(&self, bytes: &[u8]) -> Option<usize> {
         match self {
-            Transport::Tcp(_) => self.system().send(bytes),
+            Transport::Tcp(_) => self.system().send(bytes).ok().filter(|sent| *sent > 0),
+            Transport::Tls(tls) => tls.probe_write(),
         }
     }
 
-    /// Ends the sending direction: the client sees the end after all that was written.
+    /// Ends the sending direction: the client sees the end after all that was written. With TLS that is something to
+    /// write by itself, and may be owed.
     pub fn shutdown_write(&self) {
         match self {
             // Only a socket that has ended refuses it.
             Transport::Tcp(_) => drop(self.system().shutdown(Shutdown::Write)),
+            Transport::Tls(tls) => tls.shutdown_write(),
         }
     }
 
@@ -236,9 +317,14 @@ impl Transport {
         }
     }
 
-    /// The bytes that have come and are not read; 0 where the system does not tell.
+    /// The bytes that have come and are not read; 0 where the system does not tell. They only become more as long as
+    /// nothing is read.
     pub fn unread(&self) -> u32 {
-        self.ask(libc::FIONREAD)
+        let looked_at = match self {
+            Transport::Tcp(_) => 0,
+            Transport::Tls(tls) => tls.looked_at(),
+        };
+        self.ask(libc::FIONREAD).saturating_add(looked_at)
     }
 
     /// The bytes that the system holds until the client acknowledges them. An end that was sent counts as one, and
@@ -277,6 +363,7 @@ impl AsyncWrite for Transport {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Transport::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Transport::Tls(tls) => tls.poll_write(cx, bytes),
         }
     }
 
@@ -287,24 +374,34 @@ impl AsyncWrite for Transport {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Transport::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, parts),
+            Transport::Tls(tls) => {
+                let first = parts.iter().find(|part| !part.is_empty());
+                first.map_or(Poll::Ready(Ok(0)), |part| tls.poll_write(cx, part))
+            }
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
             Transport::Tcp(socket) => socket.is_write_vectored(),
+            Transport::Tls(_) => false,
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Transport::Tcp(socket) => Pin::new(socket).poll_flush(cx),
+            Transport::Tls(tls) => tls.poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Transport::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            Transport::Tls(tls) => {
+                tls.shutdown_write();
+                tls.poll_flush(cx)
+            }
         }
     }
 }
@@ -383,7 +480,7 @@ mod tests {
     async fn a_reset_drops_what_the_client_does_not_take() {
         let (transport, mut client) = pair().await;
         while transport.try_write(&[0; 65536]).is_ok() {}
-        assert!(transport.has_queued() && transport.probe_write(b"x").is_err());
+        assert!(transport.has_queued() && transport.probe_write(b"x").is_none());
         transport.reset();
         drop(transport);
         let all = client.read_to_end(&mut Vec::new()).await;

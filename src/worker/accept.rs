@@ -12,7 +12,7 @@ use tokio::task::spawn_local;
 use super::arrivals::Arrival;
 use super::load::LoadPermit;
 use super::pulse::State;
-use super::{Listener, Role, Worker, socket, websocket};
+use super::{Listener, Role, Worker, socket, tls, websocket};
 use crate::config::Protocol;
 use crate::shard::transport::Transport;
 use crate::telemetry::metrics::labels::RefusalCause;
@@ -70,6 +70,7 @@ fn refuse(worker: &Worker, server: usize, transport: &Transport) {
         "clients are refused: only the {} file descriptors are left that are kept for the rest of the engine (ulimit -n)",
         worker.reserve.kept());
     match served.protocol {
+        _ if tls::is_on(worker, server) => transport.turn_away(),
         Protocol::Websocket => {
             let refusal = Refusal { status: 503, text: "too many open files".into() };
             // As much as the socket takes at once: the client has no place to wait in. Its bytes are read, so that the

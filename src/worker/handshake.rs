@@ -15,7 +15,7 @@ use super::failures::report;
 use super::measure::Began;
 use super::newcomers::close_unopened;
 use super::session::Opened;
-use super::{Worker, proxy};
+use super::{Worker, proxy, tls};
 use crate::config::Config;
 use crate::message::{CloseReason, close_code};
 use crate::script::current::ConnRef;
@@ -47,7 +47,7 @@ const MAX_EARLY: usize = 64 * 1024;
 pub(super) async fn run(
     worker: &Rc<Worker>,
     server: usize,
-    mut transport: Transport,
+    transport: Transport,
     peer: SocketAddr,
 ) -> Option<(Opened, Vec<u8>)> {
     let served = worker.servers[server].served.clone();
@@ -77,9 +77,11 @@ pub(super) async fn run(
         turn_away(worker, server, transport, cause, peer).await;
         return None;
     }
+    // The proxy's header comes in plain text, before TLS.
+    let mut transport = tls::open(worker, server, transport, peer, deadline).await?;
     let head = tokio::select! {
         biased;
-        head = timeout_at(deadline, read_head(&mut transport)) => head,
+        head = timeout_at(deadline, read_head(&mut transport, |first| tls::look_for_hello(first, server, peer))) => head,
         // The client has sent nothing yet, so nothing is owed: a stop does not wait for it.
         _ = draining.wait_for(|draining| *draining) => return None,
     };
@@ -216,12 +218,14 @@ impl Drop for Inserted<'_> {
 }
 
 /// Reads until the head is complete; None: the client ended first. Bytes after the head are part of the result.
-async fn read_head(transport: &mut Transport) -> Result<Option<Vec<u8>>, Refusal> {
+/// `begins` is told the first byte.
+async fn read_head(transport: &mut Transport, begins: impl Fn(Option<&u8>)) -> Result<Option<Vec<u8>>, Refusal> {
     use tokio::io::AsyncReadExt;
     let mut head = Vec::with_capacity(1024);
     loop {
         match transport.read_buf(&mut head).await {
             Ok(0) | Err(_) => return Ok(None),
+            Ok(came) if came == head.len() => begins(head.first()),
             Ok(_) => {}
         }
         // Parsed again from its start: only when it arrives in pieces, and those are bounded.
@@ -407,7 +411,12 @@ async fn refuse(
 /// be unbounded.
 async fn turn_away(worker: &Worker, server: usize, transport: Transport, cause: RefusalCause, peer: SocketAddr) {
     let refusal = refusal_for(cause);
-    if worker.turned_away.get() < MOST_TURNED_AWAY {
+    if tls::is_on(worker, server) {
+        // A handshake only to say so would cost more than many a client that has a place.
+        worker.servers[server].served.counts.refused.one(cause);
+        log_refusal(&refusal, peer);
+        transport.turn_away();
+    } else if worker.turned_away.get() < MOST_TURNED_AWAY {
         worker.turned_away.set(worker.turned_away.get() + 1);
         refuse(worker, server, transport, &refusal, cause, "", peer).await;
         worker.turned_away.set(worker.turned_away.get() - 1);
@@ -428,6 +437,8 @@ async fn finish_refused(worker: &Worker, conn: &Conn) {
         })
         .await;
         conn.transport.shutdown_write();
+        // With TLS, the end is something to write.
+        poll_fn(|cx| conn.poll_flush(cx, shard.scratch(), shard.now())).await;
         poll_fn(|cx| worker.poll_drain(conn, cx)).await;
     };
     let _ = timeout(REFUSED_LINGER, said).await;

@@ -30,6 +30,7 @@ mod socket;
 mod sweep;
 mod task;
 pub mod thread;
+mod tls;
 mod turn;
 mod websocket;
 
@@ -52,6 +53,7 @@ use crate::script::vm::{Vm, VmLimits};
 use crate::shard::Shard;
 use crate::shard::peer::LOOK;
 use crate::shard::server_context::ServerContext;
+use crate::tls::Ports;
 
 pub use peers::{Control, Peers};
 pub use reserve::Reserve;
@@ -101,6 +103,8 @@ pub(crate) struct Worker {
     api: Rc<Api>,
     peers: Arc<Peers>,
     memory: Arc<Memory>,
+    /// The TLS of all ports.
+    tls: Arc<Ports>,
     /// True while the engine drains.
     draining: watch::Receiver<bool>,
     /// The read buffer, while no connection reads.

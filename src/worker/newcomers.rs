@@ -1,5 +1,5 @@
-//! Hooks of connections that are not open: in their handshake, or given up there. They share one account of time, since
-//! none of them has a history of its own.
+//! Work for connections that are not open, TLS and hooks: in their handshake, or given up there. They share one account
+//! of time, since none of them has a history of its own.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -40,6 +40,23 @@ impl Worker {
         ticket
     }
 
+    /// Polls work for a connection that is not open once it may run, and charges its time.
+    pub(super) fn poll_charged<T>(
+        &self,
+        ticket: &mut Option<Ticket>,
+        cx: &mut Context<'_>,
+        work: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        if self.poll_newcomers_turn(ticket, cx).is_pending() {
+            return Poll::Pending;
+        }
+        let began = Instant::now();
+        let polled = work(cx);
+        self.charge_newcomers(began.elapsed());
+        *ticket = None;
+        polled
+    }
+
     /// Polls such a handler once it may run.
     pub(super) fn poll_newcomer(
         &self,
@@ -48,14 +65,7 @@ impl Worker {
         closed: bool,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Returned, Failure>> {
-        if self.poll_newcomers_turn(ticket, cx).is_pending() {
-            return Poll::Pending;
-        }
-        let resumed = Instant::now();
-        let polled = handler.poll(cx, closed);
-        self.charge_newcomers(resumed.elapsed());
-        *ticket = None;
-        polled
+        self.poll_charged(ticket, cx, |cx| handler.poll(cx, closed))
     }
 }
 

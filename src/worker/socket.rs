@@ -11,7 +11,7 @@ use super::load::LoadPermit;
 use super::protocol::ProtocolHandler;
 use super::session::{Opened, State};
 use super::task::Task;
-use super::{Worker, proxy};
+use super::{Worker, proxy, tls};
 use crate::message::{CloseReason, close_code};
 use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
@@ -34,14 +34,17 @@ pub(super) fn task(
     load: LoadPermit,
 ) -> Option<Task<Packets>> {
     let place = match admit(&worker, server) {
-        Ok(place) => place,
+        Ok(place) => Cell::new(Some(place)),
         Err(cause) => {
-            refused(&worker, server, cause, peer);
+            refuse(&worker, server, &transport, cause, peer);
             return None;
         }
     };
-    if !proxy::is_on(&worker.config.load(), server) {
-        let opened = open(&worker, server, transport, peer, place)?;
+    if !proxy::is_on(&worker.config.load(), server) && !tls::is_on(&worker, server) {
+        if !is_let_in(&worker, server, &transport, peer, &place) {
+            return None;
+        }
+        let opened = insert(&worker, server, transport, peer, place.take()?);
         return Some(Task::open(worker, opened, Packets::default(), load));
     }
     let opening = {
@@ -54,37 +57,54 @@ pub(super) fn task(
                 client = proxy::client(&worker, server, &transport, peer, deadline) => client?,
                 _ = draining.wait_for(|draining| *draining) => return None,
             };
-            Some((open(&worker, server, transport, client, place)?, Packets::default()))
+            if !is_let_in(&worker, server, &transport, client, &place) {
+                return None;
+            }
+            // The proxy's header comes in plain text, before TLS.
+            let transport = tls::open(&worker, server, transport, client, deadline).await?;
+            Some((insert(&worker, server, transport, client, place.take()?), Packets::default()))
         }
     };
     Some(Task::opening(worker, Box::pin(opening), load))
 }
 
-/// Lets a client in; None: its address has too much already.
-fn open(
+/// Whether the client's address may have one more connection; if not, the client is refused.
+fn is_let_in(
     worker: &Worker,
     server: usize,
-    transport: Transport,
+    transport: &Transport,
     client: SocketAddr,
-    place: ConnectionPermit,
-) -> Option<Opened> {
-    let remote = SocketAddr::new(client.ip().to_canonical(), client.port());
-    let place = Cell::new(Some(place));
+    place: &Cell<Option<ConnectionPermit>>,
+) -> bool {
+    let address = client.ip().to_canonical();
     // A proxy that names nobody is not bounded: it would be all of its clients.
-    if !worker.config.load().trusts(remote.ip())
-        && let Err(cause) = enter(worker, server, &place, remote.ip())
-    {
-        refused(worker, server, cause, remote);
-        return None;
+    if worker.config.load().trusts(address) {
+        return true;
     }
+    match enter(worker, server, place, address) {
+        Ok(()) => true,
+        Err(cause) => {
+            refuse(worker, server, transport, cause, client);
+            false
+        }
+    }
+}
+
+/// Lets a client in.
+fn insert(worker: &Worker, server: usize, transport: Transport, client: SocketAddr, place: ConnectionPermit) -> Opened {
+    let remote = SocketAddr::new(client.ip().to_canonical(), client.port());
     let served = worker.servers[server].served.clone();
     let conn = worker.shard.insert(Arrival { served, transport, remote });
     worker.shard.open(&conn, None);
-    Some(Opened { conn, place: place.take()? })
+    Opened { conn, place }
 }
 
-fn refused(worker: &Worker, server: usize, cause: RefusalCause, peer: SocketAddr) {
+/// This protocol has no words for a refusal; TLS has.
+fn refuse(worker: &Worker, server: usize, transport: &Transport, cause: RefusalCause, peer: SocketAddr) {
     worker.servers[server].served.counts.refused.one(cause);
+    if tls::is_on(worker, server) {
+        transport.turn_away();
+    }
     rate_limited!(DEBUG, "connections are refused", cause.word(); %peer, "a connection was refused: {}", cause.word());
 }
 

@@ -90,7 +90,8 @@ impl<I: ProtocolHandler> Session<I> {
         // A grant is for one stretch.
         self.state.ticket = None;
         self.state.account.end_stretch(self.state.stretch);
-        self.state.worker.shard.hold(&self.state.conn, self.incoming.held(&self.state));
+        let held = self.incoming.held(&self.state) + self.state.conn.transport.holds();
+        self.state.worker.shard.hold(&self.state.conn, held);
         polled
     }
 
@@ -217,6 +218,8 @@ impl<I: ProtocolHandler> Session<I> {
         }
         ready!(self.state.poll_flush(cx));
         self.state.conn.transport.shutdown_write();
+        // With TLS, the end is something to write.
+        ready!(self.state.poll_flush(cx));
         self.state.worker.poll_drain(&self.state.conn, cx)
     }
 

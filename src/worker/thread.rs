@@ -28,6 +28,7 @@ use crate::script::vm::{Vm, VmLimits};
 use crate::shard::Shard;
 use crate::shard::server_context::ServerContext;
 use crate::telemetry::metrics::{Metrics, WorkerCounts};
+use crate::tls::Ports;
 
 /// The parts of a worker, most of them shared by all workers.
 pub struct Spec {
@@ -45,6 +46,8 @@ pub struct Spec {
     pub repeats: Arc<IdempotencyTable>,
     /// The process's memory.
     pub memory: Arc<Memory>,
+    /// The TLS of all ports.
+    pub tls: Arc<Ports>,
     /// The configuration in force.
     pub config: Arc<ArcSwap<Config>>,
     /// The scripts, by server.
@@ -143,6 +146,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         logins: spec.logins,
         verifier: spec.verifier,
         callers: spec.callers,
+        tls: spec.tls.clone(),
         draining: draining.clone(),
     }));
     spec.metrics.add(WorkerCounts {
@@ -162,6 +166,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         api,
         peers: spec.peers,
         memory: spec.memory,
+        tls: spec.tls,
         draining,
         read_buffer: Cell::default(),
         fair: Rc::default(),

@@ -7,6 +7,7 @@ pub mod optional;
 pub mod process;
 pub mod raw;
 pub mod redis;
+pub mod tls;
 
 use connmix::config::{Config, Level, load};
 use connmix::engine::{Addresses, Engine, Link, Listeners};

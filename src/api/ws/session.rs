@@ -300,7 +300,8 @@ impl State {
             self.closed = true;
         }
         if self.out.is_empty() {
-            return Poll::Ready(Ok(0));
+            // With TLS, what is written may still be with the transport.
+            return Pin::new(&mut self.socket).poll_flush(cx).map_ok(|()| 0);
         }
         let written = match Pin::new(&mut self.socket).poll_write(cx, self.out.rest()) {
             Poll::Ready(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),

@@ -1,6 +1,5 @@
-//! Bounds that several keys have, and keys that there are in several sections.
+//! Bounds that several keys have.
 
-use crate::config::kinds::{Leaf, text};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -23,12 +22,4 @@ pub const LIMIT: RangeInclusive<usize> = 1..=GIB;
 /// So many seconds.
 pub const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
-}
-
-/// A file for TLS, which must be empty as long as there is none.
-pub fn no_tls() -> Leaf<String> {
-    text("").checked(|file| {
-        let message = "TLS is not available in this version; leave this empty and let a proxy end TLS";
-        (!file.is_empty()).then_some(message)
-    })
 }

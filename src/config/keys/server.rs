@@ -1,6 +1,7 @@
 //! The rows of one of `engine.servers`.
 
-use super::bounds::{BUFFER, LIMIT, MIB, TIMEOUT, TIMEOUT_NOT_ZERO, no_tls, seconds};
+use super::Tls;
+use super::bounds::{BUFFER, LIMIT, MIB, TIMEOUT, TIMEOUT_NOT_ZERO, seconds};
 use crate::config::changes::{Changes, Effect, Effect::Live, Effect::Restart};
 use crate::config::kinds::{Leaf, byte_rate, duration, list, number, rate, size, text, word, word_of};
 use crate::config::raw::address::{ORIGIN, origin};
@@ -41,16 +42,14 @@ section! {
             "proxyProtocol", word(&[ProxyProtocol::Off, ProxyProtocol::V1V2], ProxyProtocol::Off), Live;
         /// The origins whose web pages may connect, such as https://example.com; others get a 403. Empty = any.
         pub allowed_origins: Vec<String> = "allowedOrigins", list(ORIGIN, origin), Live;
+        /// TLS of the port.
+        pub tls: Tls = "tls", part();
     }
     unused {
         /// One buffer a thread serves all its connections.
         "readBufferSize", size(BUFFER, 0);
         /// One buffer a thread serves all its connections.
         "writeBufferSize", size(BUFFER, 0);
-        /// TLS is not available in this version.
-        "tls.cert", no_tls();
-        /// TLS is not available in this version.
-        "tls.key", no_tls();
     }
 }
 
@@ -110,7 +109,7 @@ section! {
         pub outbox_limit: usize = "outboxLimit", size(LIMIT, MIB), Live;
         /// The longest a hook may hold its worker without waiting.
         pub handler_timeout: Duration = "handlerTimeout", duration(TIMEOUT_NOT_ZERO, Duration::from_millis(200)), Live;
-        /// The longest that a WebSocket client's request may take to arrive and on_handshake to answer it, together.
+        /// The longest that a client may take until it is open: TLS, a WebSocket's request and on_handshake together.
         pub handshake_timeout: Duration = "handshakeTimeout", duration(TIMEOUT_NOT_ZERO, seconds(10)), Live;
         /// How often a silent client is pinged; 0 = never. It must be below readTimeout to keep silent clients.
         pub ping_interval: Duration = "pingInterval", duration(TIMEOUT, seconds(25)), Live;

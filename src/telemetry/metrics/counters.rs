@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::counter::{Counter, Durations};
 use super::labels::{
-    ApiCall, CallResult, DropCause, EndReason, Label, Labelled, RateLimit, RefusalCause, ReloadResult,
+    ApiCall, CallResult, DropCause, EndReason, Handshake, Label, Labelled, RateLimit, RefusalCause, ReloadResult,
 };
 use super::window::LatencyHistogram;
 
@@ -35,6 +35,8 @@ pub struct ShardCounts {
     pub lua_memory: Counter,
     /// Handlers that wait.
     pub waiting_handlers: Counter,
+    /// TLS handshakes of clients.
+    pub handshakes: Labelled<Handshake>,
 }
 
 /// The counters of connections with one protocol.
@@ -103,6 +105,8 @@ pub struct ApiCounts {
     pub logins_failed: Counter,
     /// Those of them whose answer had to wait.
     pub logins_delayed: Counter,
+    /// TLS handshakes of callers.
+    pub handshakes: Labelled<Handshake>,
 }
 
 impl ApiCounts {
@@ -127,4 +131,6 @@ pub struct ReloadCounts {
     pub scripts: Labelled<ReloadResult>,
     /// The configuration.
     pub config: Labelled<ReloadResult>,
+    /// Certificates whose files have changed.
+    pub certificates: Labelled<ReloadResult>,
 }

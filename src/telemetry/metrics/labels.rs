@@ -127,6 +127,8 @@ labels! {
         AddressConnections = "address_connections",
         /// It came from no trusted proxy, or without a header that tells whom for.
         ProxyHeader = "proxy_header",
+        /// Its TLS handshake failed.
+        Tls = "tls",
         /// Memory was short.
         Memory = "memory",
         /// No descriptors were left for clients.
@@ -223,6 +225,28 @@ labels! {
         Crowded = "crowded",
     }
 
+    /// What TLS handshakes came to.
+    pub enum Handshake {
+        /// The connection is enciphered.
+        Ok = "ok",
+        /// The client spoke something else.
+        NotTls = "not_tls",
+        /// The client does not speak TLS 1.2 or 1.3.
+        Version = "version",
+        /// Nothing in common: ciphers, groups, signatures.
+        Negotiation = "negotiation",
+        /// The client's certificate is missing, or not accepted.
+        Certificate = "certificate",
+        /// The client refused, the engine's certificate in most cases.
+        Refused = "refused",
+        /// The client broke the protocol.
+        Malformed = "malformed",
+        /// The client did not go on in time.
+        Timeout = "timeout",
+        /// The client ended the connection.
+        Closed = "closed",
+    }
+
     /// The result of a reload.
     pub enum ReloadResult {
         /// The new version runs.
@@ -248,6 +272,7 @@ mod tests {
         hold::<EndReason>();
         hold::<ApiCall>();
         hold::<CallResult>();
+        hold::<Handshake>();
         hold::<ReloadResult>();
         hold::<RefusalCause>();
         hold::<RateLimit>();

@@ -4,7 +4,9 @@
 use super::super::log::Output;
 use super::counter::BOUNDS;
 use super::counters::{HandlerCounts, PROTOCOLS, SCENARIOS, ServerCounts};
-use super::labels::{ApiCall, CallResult, DropCause, EndReason, Label, RateLimit, RefusalCause, ReloadResult};
+use super::labels::{
+    ApiCall, CallResult, DropCause, EndReason, Handshake, Label, RateLimit, RefusalCause, ReloadResult,
+};
 use super::page::Page;
 use super::process::Process;
 use super::{Kind, Metrics, Of, ServerInfo, WorkerCounts, lock};
@@ -31,6 +33,7 @@ impl Metrics {
         }
         self.watched(&mut page, of);
         calls(&mut page, &lock(&self.workers));
+        handshakes(&mut page, &lock(&self.workers));
         log(&mut page);
         process(&mut page);
         page.text()
@@ -197,8 +200,10 @@ impl Metrics {
     }
 
     fn reloads(&self, page: &mut Page) {
-        let mut family = page.counter("connmix_engine_reloads_total", "Reloads of scripts and of the configuration.");
-        for (what, results) in [("script", &self.reloads.scripts), ("config", &self.reloads.config)] {
+        let help = "Reloads of scripts, of the configuration and of certificates.";
+        let mut family = page.counter("connmix_engine_reloads_total", help);
+        let of = &self.reloads;
+        for (what, results) in [("script", &of.scripts), ("config", &of.config), ("certificate", &of.certificates)] {
             for result in ReloadResult::ALL {
                 family = family.value(&[("what", what), ("result", result.word())], results.get(*result) as f64);
             }
@@ -254,6 +259,22 @@ fn calls(page: &mut Page, workers: &[WorkerCounts]) {
         .value(&[], sum(&|w| w.api.logins_failed.get()));
     page.counter("connmix_api_delayed_logins_total", "Calls with wrong credentials whose answer had to wait.")
         .value(&[], sum(&|w| w.api.logins_delayed.get()));
+}
+
+fn handshakes(page: &mut Page, workers: &[WorkerCounts]) {
+    let help = "TLS handshakes of clients and of callers of the APIs, by what they came to.";
+    let mut family = page.counter("connmix_tls_handshakes_total", help);
+    type Figure = fn(&WorkerCounts, Handshake) -> u64;
+    let figures: [(&str, Figure); 2] =
+        [("server", |w, result| w.shard.handshakes.get(result)), ("api", |w, result| w.api.handshakes.get(result))];
+    for (port, figure) in figures {
+        for result in Handshake::ALL {
+            let n: u64 = workers.iter().map(|worker| figure(worker, *result)).sum();
+            if n > 0 || *result == Handshake::Ok {
+                family = family.value(&[("port", port), ("result", result.word())], n as f64);
+            }
+        }
+    }
 }
 
 fn log(page: &mut Page) {

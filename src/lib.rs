@@ -11,14 +11,18 @@ pub mod ids;
 pub mod message;
 pub mod telemetry;
 pub mod value;
-// Layer 1: what the YAML means; what the system tells of TCP; bytes, without I/O.
+// Layer 1: what the YAML means; tokens; what the system tells of TCP; bytes, without I/O.
 pub mod config;
+pub mod jwt;
 pub mod tcp;
 pub mod wire;
-// Layer 2: channel -> workers -> connections; from handlers to back ends; the mark on the process's memory.
+// Layer 2: channel -> workers -> connections; from handlers to back ends; the mark on the process's memory; what scripts
+// share; their timers.
 pub mod hub;
 pub mod memory;
 pub mod queue;
+pub mod shared;
+pub mod timers;
 // Layer 3: the other nodes, and other programs.
 pub mod cluster;
 pub mod outbound;

@@ -1,22 +1,25 @@
-//! Scripts' requests to other programs: HTTP servers and Redis.
+//! Scripts' requests to other programs: HTTP servers and Redis; and key sets of the former, which are kept.
 //!
 //! All of it runs on one thread of its own, which starts at the first use. So TLS delays no worker, a script that holds
 //! its worker delays no other worker's answers, and all workers share the pools of connections. [`http`] and [`redis`]
 //! describe what they demand of their callers; this module makes a worker wait for that thread.
 
 pub mod http;
+mod jwks;
 pub mod redis;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinHandle;
 
 use self::http::{Http, Request, Response};
+use self::jwks::Sets;
 use self::redis::{Command, Redis, Reply};
 use crate::config;
+use crate::jwt::Keys;
 
 /// The thread's stack. Replies of Redis may be nested, and are read by recursion.
 const STACK: usize = 8 * 1024 * 1024;
@@ -29,6 +32,7 @@ pub struct Outbound {
     runtime: OnceLock<Result<Runtime, String>>,
     http: Http,
     redis: Vec<Redis>,
+    sets: Sets,
 }
 
 impl Outbound {
@@ -38,6 +42,7 @@ impl Outbound {
             runtime: OnceLock::new(),
             http: Http::default(),
             redis: redis.iter().map(|config| Redis::new(config.clone())).collect(),
+            sets: Sets::default(),
         }
     }
 
@@ -64,6 +69,16 @@ impl Outbound {
             None => Err(unknown(name)),
         };
         async move { Running::start(handle?, sent?, given_up).await }
+    }
+
+    /// The JSON Web Keys that were fetched from that URL not long ago.
+    pub fn kept_keys(&self, url: &str) -> Option<Arc<Keys>> {
+        self.sets.kept(url)
+    }
+
+    /// Those of that URL, fetched unless that was tried a moment ago; where that fails, the ones from before for a while.
+    pub async fn keys(&self, url: String) -> Result<Arc<Keys>, String> {
+        self.sets.keys(url, async |request| self.request(request).await).await
     }
 
     /// The thread, started if need be.

@@ -12,15 +12,19 @@ pub mod message;
 pub mod secret;
 pub mod telemetry;
 pub mod value;
-// Layer 1: what the YAML means; what the system tells of TCP; bytes, without I/O.
+// Layer 1: what the YAML means; tokens; what the system tells of TCP; bytes, without I/O.
 pub mod config;
+pub mod jwt;
 pub mod tcp;
 pub mod wire;
-// Layer 2: who may connect; channel -> workers -> connections; from handlers to back ends; the mark on the process's memory.
+// Layer 2: who may connect; channel -> workers -> connections; from handlers to back ends; the mark on the process's memory;
+// what scripts share; their timers; TLS.
 pub mod admission;
 pub mod hub;
 pub mod memory;
 pub mod queue;
+pub mod shared;
+pub mod timers;
 pub mod tls;
 // Layer 3: the other nodes, and other programs.
 pub mod cluster;

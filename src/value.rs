@@ -32,4 +32,66 @@ impl Value {
                 Value::Table(pairs) | Value::Array(pairs) => pairs.iter().map(|(k, v)| k.weight() + v.weight()).sum(),
             }
     }
+
+    /// Appends bytes that are the same for equal values alone, whichever order the pairs of their tables were read in.
+    pub fn identify(&self, bytes: &mut Vec<u8>) {
+        let sized = |kind: u8, content: &[u8], bytes: &mut Vec<u8>| {
+            bytes.push(kind);
+            bytes.extend((content.len() as u64).to_le_bytes());
+            bytes.extend(content);
+        };
+        match self {
+            Value::Nil => bytes.push(0),
+            Value::Bool(b) => bytes.extend([1, u8::from(*b)]),
+            // Zero is one number, whatever its sign.
+            Value::Number(n) => {
+                bytes.push(2);
+                bytes.extend((n + 0.0).to_le_bytes());
+            }
+            Value::Str(text) => sized(3, text, bytes),
+            Value::Table(pairs) | Value::Array(pairs) => {
+                let identified = |(key, value): &(Value, Value)| {
+                    let mut pair = Vec::new();
+                    key.identify(&mut pair);
+                    value.identify(&mut pair);
+                    pair
+                };
+                let mut pairs: Vec<Vec<u8>> = pairs.iter().map(identified).collect();
+                pairs.sort();
+                sized(4, &pairs.concat(), bytes);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_values_are_identified_alike() {
+        let of = |value: &Value| {
+            let mut bytes = Vec::new();
+            value.identify(&mut bytes);
+            bytes
+        };
+        let pair = |key: &str, n: f64| (Value::str(key), Value::Number(n));
+        let one = Value::Table(Box::new([pair("a", 0.0), pair("b", 1.0)]));
+        let other = Value::Array(Box::new([pair("b", 1.0), pair("a", -0.0)]));
+        assert_eq!(of(&one), of(&other));
+        let values = [
+            Value::Nil,
+            Value::Bool(false),
+            Value::Bool(true),
+            Value::Number(1.0),
+            Value::str("1"),
+            Value::str(""),
+            Value::Table(Box::default()),
+            Value::Table(Box::new([pair("a", 1.0)])),
+            one,
+        ];
+        for (i, value) in values.iter().enumerate() {
+            assert!(values[..i].iter().all(|before| of(before) != of(value)), "{value:?}");
+        }
+    }
 }

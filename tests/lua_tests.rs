@@ -1100,3 +1100,87 @@ fn a_test_that_looks_at_what_the_script_keeps_runs_with_one_worker() {
     let ended = run(dir.path(), &["test", "app_test.lua"]);
     assert_eq!(ended.code, Some(0), "{}", ended.out);
 }
+
+// What runs outside any connection.
+
+#[test]
+fn timers_and_shared_values_go_by_the_fake_clock() {
+    let script = "
+        function on_start(worker)
+          starts = (starts or 0) + 1
+          id = mix.timer.every(60, 'tick', 'a')
+          mix.timer.after(90, 'once')
+        end
+        function tick(what) mix.shared.incr('ticks ' .. what, 1, 0, 100) end
+        function once() mix.sleep(5) mix.log(mix.INFO, 'once ' .. tostring(mix.websocket())) end
+        function slow() mix.shared.incr('slow', 1) mix.sleep(25) end
+        function kick(conn, why) conn:close(4000, why) end
+        function fails() error('no') end
+        function on_message(msg, conn)
+          if msg.data == 'kick' then
+            mix.timer.after(10, 'kick', {connection = conn}, 'time is up')
+          elseif msg.data == 'slow' then
+            mix.timer.every(10, 'slow')
+          elseif msg.data == 'stop' then
+            conn:send(tostring(mix.timer.cancel(id)) .. tostring(mix.timer.cancel(id)))
+          else
+            conn:send(tostring(mix.timer.after(1, msg.data)))
+          end
+        end";
+    passes(
+        script,
+        "
+        test.it('runs a timer once for all workers', function()
+          app:start()
+          test.advance(59)
+          test.equal(mix.shared.get('ticks a'), nil)
+          test.advance(1)
+          test.equal(mix.shared.get('ticks a'), 1)
+          test.advance(60)
+          test.equal(mix.shared.get('ticks a'), 2)
+          test.equal(app.logged[1].text, 'once nil')
+          test.advance(40)
+          test.equal(mix.shared.get('ticks a'), nil, 'a hundred seconds from the first')
+        end)
+        test.it('starts before the first connection', function()
+          local c = app:connect()
+          c:message('stop')
+          test.equal(c.sent[1].data, 'truefalse')
+          test.advance(60)
+          test.equal(mix.shared.get('ticks a'), nil)
+        end)
+        test.it('ends with its connection', function()
+          local c, d = app:connect(), app:connect()
+          c:message('kick')
+          d:message('kick')
+          test.advance(5)
+          d:close()
+          test.advance(5)
+          test.equal(c.closed, {code = 4000, reason = 'time is up'})
+        end)
+        test.it('leaves out what has not ended', function()
+          app:connect():message('slow')
+          test.advance(61)
+          test.equal(mix.shared.get('slow'), 2)
+        end)
+        test.it('tells what fails', function()
+          local c = app:connect()
+          c:message('fails')
+          test.errors(function() test.advance(1) end, 'app.lua:%d+: no')
+          c:message('nobody')
+          test.errors(function() test.advance(1) end, 'a timer is to run nobody, and app.lua defines no global function')
+          test.errors(function() c:message('') end, 'name of 1 to 255 bytes expected')
+        end)",
+        5,
+    );
+}
+
+#[test]
+fn an_on_start_that_fails_fails_the_test() {
+    let ended = tested(
+        "function on_start() mix.sleep(1) error('no database') end function on_message() end",
+        "test.it('starts', function() app:start() test.advance(1) end)",
+    );
+    assert_eq!(ended.code, Some(1), "{}", ended.out);
+    assert!(ended.out.contains("app.lua:1: no database"), "{}", ended.out);
+}

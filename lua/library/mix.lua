@@ -383,6 +383,50 @@ function mix.log(level, text) end
 ---@return string? err
 function mix.sleep(seconds) end
 
+---Text from one encoding into another: UTF-8, GBK, GB18030, Big5, Shift_JIS, Latin-1. `local s, err = mix.iconv(msg.data, "GBK", "UTF-8")`
+---@param s string
+---@param from string
+---@param to string
+---@return string? s
+---@return string? err
+function mix.iconv(s, from, to) end
+
+---What is demanded of a token besides its signature.
+---@class mix.TokenOptions
+---@field aud? string|string[] who you are: its `aud` names one of them
+---@field iss? string|string[] who may have issued it
+---@field alg? string|string[] `HS256`, `RS256`, `ES256`, `EdDSA`; all unless told
+---@field require? string[] claims that it must have
+---@field leeway? number seconds by which clocks may differ; 0 unless told
+
+---The claims of a JSON Web Token that may be trusted. `local user, err = mix.jwt_verify(token, secret, {aud = "push"})`
+---@param token string
+---@param keys string|string[] a secret, PEM, JSON Web Keys, or the URL of a set
+---@param options? mix.TokenOptions
+---@return table<string, any>? claims
+---@return string? err
+function mix.jwt_verify(token, keys, options) end
+
+---All bytes, and the seed, by exclusive or. `if mix.xor(body) ~= sum then return -1 end`
+---@param s string
+---@param seed? integer
+---@return integer
+---@nodiscard
+function mix.xor(s, seed) end
+
+---A checksum of 16 bits, Modbus's unless told. `local sum = mix.crc16(frame, "xmodem")`
+---@param s string
+---@param kind? "modbus"|"arc"|"ibm"|"usb"|"ccitt-false"|"xmodem"|"kermit"|"ccitt"|"x25"|"mcrf4xx"
+---@return integer
+---@nodiscard
+function mix.crc16(s, kind) end
+
+---The checksum of Ethernet, gzip and PNG. `local sum = mix.crc32(frame)`
+---@param s string
+---@return integer
+---@nodiscard
+function mix.crc32(s) end
+
 ---Unix time in seconds, with a fraction. `local began = mix.now()`
 ---@return number
 ---@nodiscard
@@ -461,6 +505,87 @@ mix.queue = {}
 ---@return string? err
 function mix.queue.push(topic, data) end
 
+---Plain values that all workers of the process share; they outlive reloads.
+---@class mixlib.shared
+mix.shared = {}
+
+---A value; nil if it is not there. `local motd = mix.shared.get("motd")`
+---@param key string
+---@return mix.Plain value
+---@return string? err
+function mix.shared.get(key) end
+
+---Sets a value, for `ttl` seconds or for good; nil removes. `mix.shared.set("motd", "hello", 3600)`
+---@param key string
+---@param value mix.Plain
+---@param ttl? number
+---@return string? err
+function mix.shared.set(key, value, ttl) end
+
+---Sets a value only if there is none. `if mix.shared.add("lock", true, 10) then work() end`
+---@param key string
+---@param value boolean|number|string|table
+---@param ttl? number
+---@return boolean? added
+---@return string? err
+function mix.shared.add(key, value, ttl) end
+
+---Adds to a number; one that is not there begins with `init` (0) and is kept for `ttl` seconds. `local n = mix.shared.incr("hits", 1)`
+---@param key string
+---@param n number
+---@param init? number
+---@param ttl? number
+---@return number? sum
+---@return string? err
+function mix.shared.incr(key, n, init, ttl) end
+
+---Sets `new` only if what is there equals `old`; nil stands for nothing. `mix.shared.cas("state", "open", "closed")`
+---@param key string
+---@param old mix.Plain
+---@param new mix.Plain
+---@param ttl? number
+---@return boolean? swapped
+---@return string? err
+function mix.shared.cas(key, old, new, ttl) end
+
+---Removes a value; whether it was there. `mix.shared.delete("motd")`
+---@param key string
+---@return boolean? deleted
+---@return string? err
+function mix.shared.delete(key) end
+
+---The keys that begin with `prefix`, in order. `for _, key in ipairs(mix.shared.keys("room:")) do print(key) end`
+---@param prefix? string
+---@return string[]? keys
+---@return string? err
+function mix.shared.keys(prefix) end
+
+---Functions that run later, outside any connection.
+---@class mixlib.timer
+mix.timer = {}
+
+---Runs the global function of that name once, after that many seconds. `mix.timer.after(5, "remind", conn:client_id())`
+---@param seconds number
+---@param name string
+---@param ... mix.Plain|{connection: mix.Connection} with `{connection = conn}` first it ends with that connection
+---@return integer? id
+---@return string? err
+function mix.timer.after(seconds, name, ...) end
+
+---Runs it again and again; set once more, it is the same timer. `function on_start() mix.timer.every(60, "tick") end`
+---@param seconds number
+---@param name string
+---@param ... mix.Plain|{connection: mix.Connection} with `{connection = conn}` first it ends with that connection
+---@return integer? id
+---@return string? err
+function mix.timer.every(seconds, name, ...) end
+
+---Ends a timer; whether there was one. `mix.timer.cancel(id)`
+---@param id integer
+---@return boolean? ended
+---@return string? err
+function mix.timer.cancel(id) end
+
 ---Redis servers of the configuration.
 ---@class mixlib.redis
 mix.redis = {}
@@ -504,6 +629,10 @@ mix_WARN = 3
 mix_ERROR = 4
 
 -- Hooks: the script defines them, the engine calls them.
+
+---The script has been loaded in a worker, which serves no connection with it yet. An error refuses the script.
+---@param worker integer its number, from 1
+function on_start(worker) end
 
 ---A WebSocket server got a valid upgrade request. `return false, 401, "please log in"` refuses it.
 ---@param client_id string

@@ -294,6 +294,8 @@ section! {
             "queue.full", word(&[QueueFull::Error, QueueFull::Block], QueueFull::Error), Restart("the queue");
         /// The most memory of one VM. Each worker has one for each server.
         pub memory_limit: usize = "memoryLimit", size(MIB..=1024 * GIB, 256 * MIB), Restart("the workers");
+        /// What mix.shared may hold, all workers together; 0 allows nothing.
+        pub shared_limit: usize = "sharedLimit", size(0..=1024 * GIB, 64 * MIB), Live;
         /// The largest text for load and loadstring; 0 allows none.
         pub load_limit: usize = "loadLimit", size(0..=MAX_SCRIPT, LOAD_LIMIT), Restart("the workers");
         /// What scripts get besides the sandbox.

@@ -13,7 +13,9 @@ use crate::config::Config;
 use crate::hub::Hub;
 use crate::queue::Queue;
 use crate::script::hook::Hook;
+use crate::shared;
 use crate::telemetry::metrics::{GaugeFunction, Kind, Metrics, Of, ServerInfo};
+use crate::timers::{Figures, Timers};
 use crate::worker::Peers;
 use crate::worker::pulse::{Pulse, State};
 
@@ -30,7 +32,12 @@ pub(super) fn metrics(
     let servers = config.servers.iter().zip(&at.servers).map(|(server, at)| ServerInfo {
         label: at.to_string(),
         protocol: server.protocol.name(),
-        hooks: Hook::of(server.protocol).iter().map(|(hook, _)| (*hook as usize, hook.name())).collect(),
+        hooks: Hook::of(server.protocol)
+            .iter()
+            .map(|(hook, _)| *hook)
+            .chain([Hook::Timer])
+            .map(|hook| (hook as usize, hook.name()))
+            .collect(),
     });
     let metrics = Metrics::new(servers.collect(), config.summary.max_age, config.summary.age_buckets as usize);
     let gauge = |of, name, help, read: Box<dyn Fn() -> usize + Send + Sync>| {
@@ -84,6 +91,29 @@ pub(super) fn metrics(
         read: Box::new(move || queue.waiting().into_iter().map(|(topic, n)| (topic.to_string(), n as f64)).collect()),
     });
     metrics
+}
+
+/// The figures of what scripts share, and of their timers.
+pub(super) fn of_scripts(metrics: &Metrics, shared: &Arc<shared::Shared>, timers: &Arc<Timers>) {
+    let of_shared = |name, help, read: fn((usize, usize)) -> usize| {
+        let shared = shared.clone();
+        let read = Box::new(move || vec![(String::new(), read(shared.holds()) as f64)]);
+        metrics.watch(GaugeFunction { of: Of::Engine, kind: Kind::Gauge, name, help, label: None, read });
+    };
+    of_shared("connmix_engine_shared_bytes", "Bytes that mix.shared holds.", |(bytes, _)| bytes);
+    of_shared("connmix_engine_shared_keys", "Keys that mix.shared holds.", |(_, keys)| keys);
+    let of_timers = |kind, name, help, read: fn(Figures) -> f64| {
+        let timers = timers.clone();
+        let read = Box::new(move || vec![(String::new(), read(timers.figures()))]);
+        metrics.watch(GaugeFunction { of: Of::Engine, kind, name, help, label: None, read });
+    };
+    let (set, running) = ("connmix_engine_timers", "connmix_engine_timers_running");
+    of_timers(Kind::Gauge, set, "Timers that scripts have set.", |figures| figures.set as f64);
+    of_timers(Kind::Gauge, running, "Runs of timers that have begun and not ended.", |figures| figures.running as f64);
+    let (runs, skipped) = ("connmix_engine_timer_runs_total", "connmix_engine_timer_skips_total");
+    of_timers(Kind::Counter, runs, "Runs of timers that have begun.", |figures| figures.runs as f64);
+    let help = "Runs of timers that were left out.";
+    of_timers(Kind::Counter, skipped, help, |figures| figures.skipped as f64);
 }
 
 /// The figures of a node among others.

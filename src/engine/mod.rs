@@ -32,6 +32,8 @@ use crate::memory::{self, Memory};
 use crate::outbound::Outbound;
 use crate::queue::Queue;
 use crate::script::watchdog;
+use crate::shared;
+use crate::timers::Timers;
 use crate::tls::Ports;
 use crate::worker::pulse::{BEAT, Pulse, State};
 use crate::worker::thread::{self, Spec};
@@ -62,6 +64,7 @@ pub struct Engine {
     peers: Arc<Peers>,
     workers: Vec<JoinHandle<()>>,
     queue: Arc<Queue>,
+    timers: Arc<Timers>,
     config: Arc<ArcSwap<Config>>,
     /// The thread that watches the process's memory ends with it.
     memory: Option<std::sync::mpsc::Sender<()>>,
@@ -122,6 +125,8 @@ impl Engine {
         let outbound = Arc::new(Outbound::new(&config.luavm.redis));
         let queue = Queue::new(config.luavm.queue_topic_size, config.luavm.queue_max_topics);
         let queue = Arc::new(queue.waiting_for_room(config.luavm.queue_full == QueueFull::Block));
+        let shared = Arc::new(shared::Shared::new(config.luavm.shared_limit));
+        let timers = Arc::new(Timers::new(workers));
         let repeats = Arc::new(IdempotencyTable::default());
         let clients: Vec<Arc<AtomicUsize>> = config.servers.iter().map(|_| Arc::default()).collect();
         let admissions: Vec<Arc<Admission>> = config.servers.iter().map(|_| Arc::default()).collect();
@@ -129,7 +134,9 @@ impl Engine {
         let (peers, lanes) = Peers::new(workers);
         let peers = Arc::new(peers);
         let addresses = listeners.addresses.clone();
-        let metrics = Arc::new(metrics::metrics(&config, &addresses, &hub, &queue, &clients, &peers, &mesh));
+        let metrics = metrics::metrics(&config, &addresses, &hub, &queue, &clients, &peers, &mesh);
+        metrics::of_scripts(&metrics, &shared, &timers);
+        let metrics = Arc::new(metrics);
         certificates::measure(&metrics, &tls);
         let logins = Arc::new(LoginThrottle::default());
         let verifier = Arc::new(Verifier::default());
@@ -144,6 +151,7 @@ impl Engine {
             peers: peers.clone(),
             workers: Vec::with_capacity(workers),
             queue: queue.clone(),
+            timers: timers.clone(),
             config: config.clone(),
             memory: None,
             supervisor: None,
@@ -160,6 +168,8 @@ impl Engine {
                 mesh: mesh.clone(),
                 outbound: outbound.clone(),
                 queue: queue.clone(),
+                shared: shared.clone(),
+                timers: timers.clone(),
                 repeats: repeats.clone(),
                 memory: memory.clone(),
                 config: config.clone(),
@@ -201,7 +211,7 @@ impl Engine {
             engine.mesh = Some(mesh::join(parts, others, &link)?);
         }
         let stuck_after = config.load().stuck_after;
-        let watcher = stuck::Watcher::spawn(peers.clone(), hub, doors, stuck_after);
+        let watcher = stuck::Watcher::spawn(peers.clone(), hub, doors, timers, stuck_after);
         engine.watcher = Some(watcher.map_err(|e| StartError::System(e.to_string()))?);
         let system = |e: std::io::Error| StartError::System(e.to_string());
         engine.memory = Some(memory::watch(memory, config.clone()).map_err(system)?);
@@ -245,6 +255,7 @@ impl Engine {
         self.doors.shut();
         // Its consumers end now.
         self.queue.close();
+        self.timers.close();
         let deadline = std::time::Instant::now() + within;
         let mut untold: Vec<_> = self.workers.iter().zip(&self.peers.control).collect();
         while !untold.is_empty() && std::time::Instant::now() < deadline {

@@ -247,7 +247,8 @@ impl Supervisor {
     async fn reload_script(&mut self, server: usize, due: Due) {
         let config = self.config.load_full();
         let new = &config.servers[server];
-        let program = Arc::new(Program::new(new.protocol, new.entry.clone(), new.options.clone()));
+        let program = Program::new(new.protocol, new.entry.clone(), new.options.clone());
+        let program = Arc::new(program.of_server(server));
         let limits = VmLimits::of(&config.luavm);
         let file = shown(&program.entry);
         // First on this thread, where a script that loops delays nobody. Its files are compiled here, too.

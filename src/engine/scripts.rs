@@ -36,8 +36,9 @@ pub(super) fn check_script(vm: &Vm, workers: usize) {
 pub(super) fn compile(config: &Config, mut tried: impl FnMut(&Vm)) -> Result<Vec<Arc<Program>>, String> {
     let limits = VmLimits::of(&config.luavm);
     let (mut programs, mut errors) = (Vec::new(), Vec::new());
-    for server in &config.servers {
-        let program = Arc::new(Program::new(server.protocol, server.entry.clone(), server.options.clone()));
+    for (position, server) in config.servers.iter().enumerate() {
+        let program = Program::new(server.protocol, server.entry.clone(), server.options.clone());
+        let program = Arc::new(program.of_server(position));
         match Vm::new(program.clone(), &limits) {
             Ok(vm) => {
                 tried(&vm);

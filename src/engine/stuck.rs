@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::stand_in::{Doors, StandIn};
 use crate::hub::Hub;
 use crate::ids::WorkerId;
+use crate::timers::Timers;
 use crate::worker::Peers;
 use crate::worker::pulse::{Pulse, State};
 
@@ -24,7 +25,13 @@ pub(super) struct Watcher {
 
 impl Watcher {
     /// Watches from now on. A worker that has not gone on for `after` is stuck.
-    pub(super) fn spawn(peers: Arc<Peers>, hub: Arc<Hub>, doors: Arc<Doors>, after: Duration) -> io::Result<Watcher> {
+    pub(super) fn spawn(
+        peers: Arc<Peers>,
+        hub: Arc<Hub>,
+        doors: Arc<Doors>,
+        timers: Arc<Timers>,
+        after: Duration,
+    ) -> io::Result<Watcher> {
         let (ended, until) = mpsc::channel();
         let every = LOOK.min(after / 8);
         let watch = move || {
@@ -44,6 +51,11 @@ impl Watcher {
                     }
                     if now != State::Fine {
                         peers.take_back(at);
+                    }
+                    if now == State::Stuck
+                        && let Some(to) = peers.liveliest()
+                    {
+                        timers.take_over(WorkerId(at as u16), WorkerId(to as u16));
                     }
                 }
                 stand_in.look(&doors, &hub.stuck().collect::<Vec<_>>(), hub.workers());

@@ -93,6 +93,7 @@ type Arguments = (&'static str, &'static str, &'static str);
 
 fn arguments(name: &str) -> Option<Arguments> {
     Some(match name {
+        "on_start" => ("on_start", "(worker)", "the worker's number"),
         "on_handshake" => ("on_handshake", "(client_id, headers, server, conn)", "the client's id"),
         "on_connect" => ("on_connect", "(client_id, conn)", "the client's id"),
         "on_message" => ("on_message", "(msg, conn)", "the message"),

@@ -100,6 +100,7 @@ fn slips(program: &Program, globals: &Globals) -> Vec<Lint> {
     for (file, flow) in own.iter().zip(&flows) {
         let mut found: Vec<Found> = file.dialect.iter().map(Found::of_dialect).collect();
         found.extend(names.wrong_reads(&file.facts));
+        found.extend(names.wrong_timers(&file.facts));
         found.extend(names.wrong_writes(&file.facts, &hooks));
         found.extend(file.facts.connection_at_top.iter().map(|(line, path)| {
             let what = format!("{path}() gives nil at a file's top level, where there is no connection");

@@ -6,7 +6,7 @@ use super::files::File;
 use super::found::Found;
 use super::hints::{instead_of, nearest};
 use super::hooks::{self, ENGINE_READS, Hooks};
-use super::scan::{Facts, Read};
+use super::scan::{self, Facts, Read};
 use crate::script::inspect::Globals;
 
 /// Names of the language that the sandbox keeps from scripts.
@@ -30,6 +30,8 @@ pub(super) struct Names {
     /// Globals are defined or read in ways that can't be followed.
     opaque: bool,
     compiles: bool,
+    /// Some timer runs a function whose name is not spelt out.
+    any_timer: bool,
 }
 
 impl Names {
@@ -41,7 +43,11 @@ impl Names {
         let mut defined: BTreeSet<String> = fields.chain(names.iter().cloned()).collect();
         defined.extend(offered.iter().filter(|name| !name.contains(':')).cloned());
         let reads = files.iter().flat_map(|f| &f.facts.reads);
-        let read = reads.map(|r| r.path.clone()).collect();
+        let by_timers: Vec<String> =
+            files.iter().flat_map(|f| &f.facts.timers).filter_map(|timer| timer.function.clone()).collect();
+        let sets = reads.clone().filter(|read| scan::SETS_TIMERS.contains(&read.path.as_str())).count();
+        let any_timer = sets > by_timers.len();
+        let read = reads.map(|r| r.path.clone()).chain(by_timers).collect();
         let written: BTreeSet<String> = files.iter().flat_map(|f| &f.facts.writes).map(|w| w.path.clone()).collect();
         // The linter does not know a table that a script replaces.
         let is_replaced = |table: &str| {
@@ -60,6 +66,7 @@ impl Names {
             functions: functions.clone(),
             opaque: own().any(|f| f.facts.opaque) || *are_watched,
             compiles: own().any(|f| f.facts.compiles),
+            any_timer,
         }
     }
 
@@ -144,6 +151,29 @@ impl Names {
         }
     }
 
+    /// Timers that run what no global function is.
+    pub fn wrong_timers(&self, facts: &Facts) -> Vec<Found> {
+        let top = facts.protos.last();
+        let wrong = facts.timers.iter().filter_map(|timer| {
+            let name = timer.function.as_deref()?;
+            if self.defined.contains(name) || self.opaque || self.compiles || facts.environments {
+                return None;
+            }
+            let (what, fix) = match top.and_then(|top| top.locals.iter().find(|local| local.name == name)) {
+                Some(_) => (
+                    format!("{} runs '{name}', which is a local; timers run global functions", timer.path),
+                    format!("write function {name}(...) without local"),
+                ),
+                None => (
+                    format!("{} runs '{name}', and nothing defines a global function of that name", timer.path),
+                    did_you_mean(nearest(name, self.functions.iter().map(String::as_str))),
+                ),
+            };
+            Some(Found::new(timer.line, name, what, fix))
+        });
+        wrong.collect()
+    }
+
     /// Globals that are assigned and never read: functions that look like hooks anywhere, and anything inside functions.
     pub fn wrong_writes(&self, facts: &Facts, hooks: &Hooks) -> Vec<Found> {
         let mut wrong = Vec::new();
@@ -168,6 +198,8 @@ impl Names {
                     );
                     wrong.push(Found::new(write.line, name, what, fix));
                 }
+            } else if self.any_timer {
+                // It may be one that a timer runs.
             } else if let Some(hook) = nearest(name, free) {
                 wrong.push(Found::new(write.line, name, uncalled, format!("did you mean the hook '{hook}'?")));
             } else if facts.is_top(write.proto) && hooks::looks_like_one(name) {

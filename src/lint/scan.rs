@@ -25,6 +25,16 @@ pub(super) struct Write {
     pub function: Option<usize>,
 }
 
+/// A call of `mix.timer.after` or `every`.
+#[derive(Debug)]
+pub(super) struct TimerCall {
+    /// What is called.
+    pub path: String,
+    pub line: u32,
+    /// The function that the timer is to run, where its name is spelt out.
+    pub function: Option<String>,
+}
+
 /// All of one file.
 #[derive(Debug, Default)]
 pub(super) struct Facts {
@@ -37,6 +47,8 @@ pub(super) struct Facts {
     pub tested: BTreeSet<String>,
     /// Names of modules, where they are spelt out.
     pub requires: Vec<String>,
+    /// Calls that set timers.
+    pub timers: Vec<TimerCall>,
     /// Where the top level asks for the connection: the line, and `mix.websocket` or `mix.socket.tcp`.
     pub connection_at_top: Vec<(u32, String)>,
     /// Its functions may have globals of their own.
@@ -93,6 +105,8 @@ impl Facts {
 const ENVIRONMENT: [&str; 3] = ["setfenv", "getfenv", "module"];
 /// Text becomes code by these.
 const COMPILERS: [&str; 2] = ["load", "loadstring"];
+/// The functions that set timers.
+pub(super) const SETS_TIMERS: [&str; 2] = ["mix.timer.after", "mix.timer.every"];
 /// The table of all globals.
 const GLOBALS: &str = "_G";
 
@@ -171,6 +185,10 @@ fn scan(facts: &mut Facts, protos: &[Proto], number: usize) {
                 let argument = ins.a() + 2;
                 match path_of(&registers, ins.a()).as_deref() {
                     Some("require") => facts.requires.extend(text_of(&registers, argument)),
+                    Some(path) if SETS_TIMERS.contains(&path) => {
+                        let function = text_of(&registers, argument + 1);
+                        facts.timers.push(TimerCall { path: path.to_owned(), line: ins.line, function });
+                    }
                     Some("type") => facts.tested.extend(path_of(&registers, argument)),
                     Some(path @ ("mix.websocket" | "mix.socket.tcp")) if is_top => {
                         facts.connection_at_top.push((ins.line, path.to_owned()));

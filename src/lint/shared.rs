@@ -129,9 +129,12 @@ impl Names {
 
 /// The hooks, and all functions that they may call.
 fn reached(flows: &[Flow<'_>], names: &Names, hooks: &Hooks) -> BTreeSet<Function> {
-    let is_hook = |name: &str| hooks.names.contains(&name) || ENGINE_READS.contains(&name);
+    // What on_start sets is made once in each worker.
+    let is_hook = |name: &str| name != "on_start" && (hooks.names.contains(&name) || ENGINE_READS.contains(&name));
     let mut open: Vec<Function> = Vec::new();
     for (file, flow) in flows.iter().enumerate() {
+        let by_timers = flow.facts.timers.iter().filter_map(|timer| names.by_key.get(timer.function.as_deref()?));
+        open.extend(by_timers.flatten().copied());
         let Some(top) = flow.facts.protos.len().checked_sub(1) else { continue };
         let Some(proto) = flow.facts.protos.get(top) else { continue };
         // The key of the field that was fetched last into each register: `on_message = module.handle`.

@@ -130,7 +130,7 @@ fn a_hook_that_nothing_calls_is_told() {
         (
             "\nfunction on_open() end",
             "entry.lua:2: nothing calls the global function 'on_open'; \
-             the hooks of a websocket server are on_handshake, on_message, on_close",
+             the hooks of a websocket server are on_start, on_handshake, on_message, on_close",
         ),
         (
             "\nlocal function on_close() end",
@@ -527,5 +527,30 @@ fn a_loop_that_may_end_is_not_told() {
     ] {
         let found = of(&format!("x, t = 1, {{}}\nfunction f()\n  {body}\nend"));
         assert!(!found.iter().any(|warning| warning.contains("never ends")), "{body}: {found:?}");
+    }
+}
+
+#[test]
+fn a_timer_that_runs_no_global_function_is_told() {
+    for (script, wanted) in [
+        (
+            "function tick() end\nfunction on_start()\n  mix.timer.every(1, 'tikc')\nend",
+            "entry.lua:3: mix.timer.every runs 'tikc', and nothing defines a global function of that name; \
+             did you mean 'tick'?",
+        ),
+        (
+            "local function tick() end\nfunction on_start()\n  mix.timer.after(1, 'tick', tick)\nend",
+            "entry.lua:3: mix.timer.after runs 'tick', which is a local; timers run global functions; \
+             write function tick(...) without local",
+        ),
+    ] {
+        assert_eq!(of(script), [wanted]);
+    }
+    for script in [
+        "function on_tick() end\nfunction on_start() mix.timer.every(1, 'on_tick') end",
+        "function on_tick() end\nfunction on_start() mix.timer.every(1, mix.server.option('x') or 'on_tick') end",
+        "local cache\nfunction on_start() cache = {} end\nfunction show() return cache end",
+    ] {
+        assert_eq!(of(script), [] as [String; 0], "{script}");
     }
 }

@@ -1,4 +1,4 @@
-//! Scripts' requests to other programs: HTTP servers and Redis.
+//! Scripts' requests to other programs: HTTP servers and Redis; and key sets of the former, which are kept.
 //!
 //! All of it runs on one thread of its own, which starts at the first use. So TLS delays no worker, a script that holds
 //! its worker delays no other worker's answers, and all workers share the pools of connections. [`http`] and [`redis`]
@@ -6,20 +6,23 @@
 //! on further threads ([`names`]).
 
 pub mod http;
+mod jwks;
 mod names;
 pub mod redis;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinHandle;
 
 use self::http::{Http, Request, Response};
+use self::jwks::Sets;
 use self::names::Names;
 use self::redis::{Command, Redis, Reply};
 use crate::config;
+use crate::jwt::Keys;
 
 /// The thread's stack. Replies of Redis may be nested, and are read by recursion.
 const STACK: usize = 8 * 1024 * 1024;
@@ -38,6 +41,7 @@ pub struct Outbound {
     starting: Mutex<()>,
     http: Http,
     redis: Vec<Redis>,
+    sets: Sets,
 }
 
 impl Outbound {
@@ -48,6 +52,7 @@ impl Outbound {
             starting: Mutex::new(()),
             http: Http::new(Names::new(NAMES)),
             redis: redis.iter().map(|config| Redis::new(config.clone(), Names::new(1))).collect(),
+            sets: Sets::default(),
         }
     }
 
@@ -74,6 +79,16 @@ impl Outbound {
             None => Err(unknown(name)),
         };
         async move { Running::start(handle?, sent?, given_up).await }
+    }
+
+    /// The JSON Web Keys that were fetched from that URL not long ago.
+    pub fn kept_keys(&self, url: &str) -> Option<Arc<Keys>> {
+        self.sets.kept(url)
+    }
+
+    /// Those of that URL, fetched unless that was tried a moment ago; where that fails, the ones from before for a while.
+    pub async fn keys(&self, url: String) -> Result<Arc<Keys>, String> {
+        self.sets.keys(url, async |request| self.request(request).await).await
     }
 
     /// The thread, started if need be. If that fails, the next call tries again.

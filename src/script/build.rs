@@ -182,7 +182,14 @@ fn find_hooks(lua: &Lua, prelude: &mlua::Table, program: &Program) -> Result<Ent
         };
         entries[hook as usize] = Some(find().map_err(|e| e.to_string())?);
     }
+    entries[Hook::Timer as usize] = Some(timer_entry(lua, prelude, program).map_err(|e| e.to_string())?);
     Ok(entries)
+}
+
+/// How timers are entered, which name their functions themselves.
+fn timer_entry(lua: &Lua, prelude: &mlua::Table, program: &Program) -> mlua::Result<Entry> {
+    let enter = anchor(lua, prelude.get(Hook::Timer.entrance().0)?)?;
+    Ok(Entry { enter, hook: enter, takes_conn: false, doing: Doing::hook(Hook::Timer, &shown(&program.entry), 0) })
 }
 
 /// Where a hook is defined, by what the compiler wrote into it.

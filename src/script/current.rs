@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use crate::cluster::Mesh;
 use crate::hub::topics::Member;
-use crate::ids::ClientId;
+use crate::ids::{ClientId, WorkerId};
 use crate::outbound::Outbound;
 use crate::queue::Queue;
 use crate::shard::Shard;
 use crate::shard::conn::Conn;
+use crate::timers::Timers;
 
 /// What native functions may call. A thread that only compiles scripts has none.
 pub struct Host {
@@ -26,6 +27,10 @@ pub struct Host {
     pub outbound: Arc<Outbound>,
     /// From handlers to back ends.
     pub queue: Arc<Queue>,
+    /// The timers of all workers.
+    pub timers: Arc<Timers>,
+    /// Which worker this is.
+    pub worker: WorkerId,
 }
 
 /// A connection as Lua holds it: enough to find it, nothing that keeps it alive.
@@ -53,11 +58,13 @@ impl ConnRef {
 /// The handler that is running.
 #[derive(Clone, Copy)]
 pub struct Current {
-    /// Its connection; none for what is done for all of a server's.
+    /// Its connection; none for what is done for all of a server's, or for none of them.
     pub conn: Option<ConnRef>,
+    /// The position of its server.
+    pub server: usize,
     /// Whether the handler may wait.
     pub may_wait: bool,
-    /// The connection ended while the handler waited. Every further wait fails at once.
+    /// The connection ended while the handler waited; one without a connection is to end. Every further wait fails at once.
     pub interrupted: bool,
     /// How many waits have failed for that reason.
     pub in_vain: u32,
@@ -65,8 +72,13 @@ pub struct Current {
 
 impl Current {
     /// A handler that starts.
-    pub fn new(conn: Option<ConnRef>, may_wait: bool) -> Current {
-        Current { conn, may_wait, interrupted: false, in_vain: 0 }
+    pub fn new(conn: Option<ConnRef>, server: usize, may_wait: bool) -> Current {
+        Current { conn, server, may_wait, interrupted: false, in_vain: 0 }
+    }
+
+    /// Why its waits end, once it is interrupted.
+    pub fn gone(&self) -> &'static str {
+        if self.conn.is_some() { "the connection has closed" } else { "its time is over, or the engine is stopping" }
     }
 }
 

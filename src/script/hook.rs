@@ -19,20 +19,36 @@ pub enum Hook {
     Encode,
     /// The connection has ended.
     Close,
+    /// The script has been loaded in a worker, and serves no connection yet.
+    Start,
+    /// A timer is due. It is no function of that name, but the one that the timer names.
+    Timer,
 }
 
 impl Hook {
     pub(super) const COUNT: usize = crate::telemetry::metrics::counters::HOOKS;
 
     /// All of them.
-    pub(super) const ALL: [Hook; Hook::COUNT] =
-        [Hook::Handshake, Hook::Connect, Hook::Input, Hook::Message, Hook::Decode, Hook::Encode, Hook::Close];
+    pub(super) const ALL: [Hook; Hook::COUNT] = [
+        Hook::Handshake,
+        Hook::Connect,
+        Hook::Input,
+        Hook::Message,
+        Hook::Decode,
+        Hook::Encode,
+        Hook::Close,
+        Hook::Start,
+        Hook::Timer,
+    ];
 
-    /// The hooks of a protocol, and whether a script must define them.
+    /// The hooks of a protocol, and whether a script must define them. Timers are besides these.
     pub fn of(protocol: Protocol) -> &'static [(Hook, bool)] {
         match protocol {
-            Protocol::Websocket => &[(Hook::Handshake, false), (Hook::Message, true), (Hook::Close, false)],
+            Protocol::Websocket => {
+                &[(Hook::Start, false), (Hook::Handshake, false), (Hook::Message, true), (Hook::Close, false)]
+            }
             Protocol::Socket => &[
+                (Hook::Start, false),
                 (Hook::Connect, false),
                 (Hook::Input, true),
                 (Hook::Encode, true),
@@ -43,7 +59,7 @@ impl Hook {
         }
     }
 
-    /// The global function's name.
+    /// The global function's name; that of timers is only for the log and the metrics.
     pub fn name(self) -> &'static str {
         match self {
             Hook::Handshake => "on_handshake",
@@ -53,6 +69,8 @@ impl Hook {
             Hook::Decode => "protocol_decode",
             Hook::Encode => "protocol_encode",
             Hook::Close => "on_close",
+            Hook::Start => "on_start",
+            Hook::Timer => "timer",
         }
     }
 
@@ -61,7 +79,8 @@ impl Hook {
         match self {
             Hook::Handshake => ("handshake", 4),
             Hook::Message => ("message", 2),
-            Hook::Connect | Hook::Input | Hook::Decode | Hook::Encode => ("plain", 2),
+            Hook::Connect | Hook::Input | Hook::Decode | Hook::Encode | Hook::Start => ("plain", 2),
+            Hook::Timer => ("timer", 2),
             Hook::Close => ("close", 3),
         }
     }

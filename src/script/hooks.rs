@@ -8,6 +8,7 @@ use super::mix::conn::push_conn;
 use super::push::{One, Push, Pushed, Stack, table};
 use super::slots::State;
 use crate::message::{CloseReason, Kind};
+use crate::shard::context::Value;
 
 /// A hook's arguments, borrowed for the call that starts it. They are pushed inside the handler's own protected call.
 pub struct HookArgs<'a> {
@@ -38,6 +39,14 @@ enum What<'a> {
     },
     /// A packet to decode, or data to encode.
     Bytes(&'a [u8]),
+    Start {
+        worker: u16,
+    },
+    Timer {
+        name: &'a str,
+        conn: Option<ConnRef>,
+        args: &'a [Value],
+    },
 }
 
 /// An upgrade request as `on_handshake` sees it.
@@ -90,6 +99,16 @@ impl<'a> HookArgs<'a> {
         HookArgs { what: What::Bytes(bytes), conn: None }
     }
 
+    /// For `on_start`: the worker's number, from 1.
+    pub fn start(worker: u16) -> HookArgs<'static> {
+        HookArgs { what: What::Start { worker }, conn: None }
+    }
+
+    /// For the function of a timer: its name, the connection that the timer ends with, and its arguments.
+    pub fn timer(name: &'a str, conn: Option<ConnRef>, args: &'a [Value]) -> HookArgs<'a> {
+        HookArgs { what: What::Timer { name, conn, args }, conn: None }
+    }
+
     /// Sets the connection that is passed as the last argument, if the hook uses it.
     pub(super) fn set_conn(&mut self, conn: Option<ConnRef>) {
         self.conn = conn;
@@ -106,6 +125,18 @@ pub(super) unsafe extern "C-unwind" fn fill(state: State) -> c_int {
     // SAFETY: null, or the arguments of the hook that is being started, which are there until it has returned or waits.
     let Some(args) = (unsafe { stack.userdata(1).cast::<HookArgs<'_>>().as_ref() }) else { return 0 };
     let count = args.what.push(stack);
+    match args.what {
+        What::Start { .. } => return count,
+        What::Timer { conn, args, .. } => {
+            if let Some(conn) = conn {
+                // SAFETY: a function of `with_conn`.
+                _ = unsafe { push_conn(stack, conn) };
+            }
+            args.iter().for_each(|arg| _ = arg.push_to(stack));
+            return count + c_int::from(conn.is_some()) + args.len() as c_int;
+        }
+        _ => {}
+    }
     _ = match args.conn {
         // SAFETY: a function of `with_conn`.
         Some(conn) => unsafe { push_conn(stack, conn) },
@@ -132,6 +163,8 @@ impl What<'_> {
             What::Connect { client_id } => counted(client_id.as_str().push_to(stack)),
             What::Input { conn } => counted(push_buffer(stack, *conn)),
             What::Bytes(bytes) => counted(bytes.push_to(stack)),
+            What::Start { worker } => counted(f64::from(*worker).push_to(stack)),
+            What::Timer { name, .. } => counted(name.push_to(stack)),
             What::Handshake { client_id, request } => {
                 let id = client_id.as_str().push_to(stack);
                 counted((id, (push_headers(stack, request), push_server(stack, request))))

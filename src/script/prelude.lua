@@ -3,7 +3,7 @@
 local native = ...
 
 local type, error, pcall, select, tostring, tonumber = type, error, pcall, select, tostring, tonumber
-local pairs, setmetatable, package = pairs, setmetatable, package
+local pairs, rawget, setmetatable, package = pairs, rawget, setmetatable, package
 local gsub, gmatch, concat, sort = string.gsub, string.gmatch, table.concat, table.sort
 local stock_setfenv, util = setfenv, require("jit.util")
 local parameter = native.debug.getlocal -- of a function: the name of its n-th parameter
@@ -298,6 +298,11 @@ end
 
 -- How hooks are entered: `at` points to the arguments, which the engine pushes inside the protected call.
 local fill = native.fill
+-- A timer's function is looked up when it runs, so that it is that of the version that runs then.
+local globals = _G
+local function call(name, ...)
+  return rawget(globals, name)(...)
+end
 return {
   message = function(hook, at)
     local data, is_text, conn = fill(at)
@@ -309,6 +314,9 @@ return {
   end,
   plain = function(hook, at)
     return hook(fill(at))
+  end,
+  timer = function(_, at)
+    return call(fill(at))
   end,
   close = function(hook, at)
     local client_id, err, conn, code, reason = fill(at)

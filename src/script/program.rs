@@ -23,6 +23,8 @@ pub type Stamp = Option<(SystemTime, u64, u64, u32)>;
 pub struct Program {
     /// What its server speaks, and so which hooks it has.
     pub protocol: Protocol,
+    /// The position of its server in the configuration.
+    pub server: usize,
     /// The entry file.
     pub entry: PathBuf,
     /// The server's options, for `mix.server.option`.
@@ -48,7 +50,12 @@ impl Program {
     /// A new version; nothing is read yet.
     pub fn new(protocol: Protocol, entry: PathBuf, options: Vec<(String, String)>) -> Program {
         let (sources, roots, hints) = Default::default();
-        Program { protocol, entry, options, sources, roots, hints }
+        Program { protocol, server: 0, entry, options, sources, roots, hints }
+    }
+
+    /// The same as that of the server at that position.
+    pub fn of_server(self, server: usize) -> Program {
+        Program { server, ..self }
     }
 
     /// Sets what suggests fixes for this version's errors. Only the first call counts.

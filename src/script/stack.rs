@@ -16,7 +16,7 @@ use super::{hints, watchdog};
 use crate::shard::context::Value;
 
 pub use super::push::{Push, Stack, push_bytes};
-use super::slots::Plain;
+use super::slots::{Handle, Plain};
 pub use super::slots::{Slots, State, number_text};
 
 /// A native function's failure that is raised as a Lua error, with the script's file and line in front.
@@ -135,6 +135,33 @@ impl Args {
     pub fn exact_integer(&self, index: i32) -> Option<u64> {
         let n = self.slots().exact_number(self.slot(index))?;
         (n.fract() == 0.0 && (0.0..9_007_199_254_740_992.0).contains(&n)).then_some(n as u64)
+    }
+
+    /// The handle of that type in the field of that name of a small table, one of four fields at most; None for all else.
+    pub fn handle_in<T: Handle + Copy>(&self, index: i32, name: &[u8]) -> Option<T> {
+        let (slots, slot) = (self.slots(), self.slot(index));
+        // SAFETY: the thread is alive. It raises nothing: it returns 0 when the stack can't grow.
+        if slots.kind(slot) != ffi::LUA_TTABLE || unsafe { ffi::lua_checkstack(self.state, 3) } == 0 {
+            return None;
+        }
+        let before = slots.top();
+        let (key, mut found) = (before + 1, None);
+        // SAFETY: there is room for a key and its value; `slot` is a table, and the key at the top is nil or the one before. What
+        // is pushed is taken off again, after the handle has been copied. Lookups by name would make a string, which may raise.
+        unsafe {
+            ffi::lua_pushnil(self.state);
+            for _ in 0..4 {
+                if found.is_some() || ffi::lua_next(self.state, slot) == 0 {
+                    break;
+                }
+                if slots.string(key) == Some(name) {
+                    found = slots.handle::<T>(key + 1).copied();
+                }
+                ffi::lua_settop(self.state, key);
+            }
+            ffi::lua_settop(self.state, before);
+        }
+        found
     }
 
     /// Any plain value, copied out of Lua.

@@ -158,8 +158,13 @@ impl Vm {
         self.entries[hook as usize].is_some()
     }
 
+    /// Whether the script has a global function of that name now.
+    pub fn defines(&self, name: &str) -> bool {
+        matches!(self.lua.globals().raw_get(name), Ok(mlua::Value::Function(_)))
+    }
+
     /// Runs a hook until it returns, fails or waits. `conn` is None for a `protocol_encode` that serves all
-    /// connections. `budget` is the longest that the hook may hold the thread between two waits.
+    /// connections, and for what belongs to none. `budget` is the longest that the hook may hold the thread between two waits.
     pub fn start(
         self: &Rc<Self>,
         hook: Hook,
@@ -182,7 +187,7 @@ impl Vm {
             ffi::lua_rawgeti(co, ffi::LUA_REGISTRYINDEX, entry.hook.into());
             ffi::lua_pushlightuserdata(co, (&raw const args).cast_mut().cast());
         }
-        let current = Current::new(conn, hook.may_wait());
+        let current = Current::new(conn, self.program.server, hook.may_wait());
         match self.resume(coroutine, 2, hook, current, budget) {
             Step::Done(result) => Started::Done(result),
             Step::Waiting(wait) => {
@@ -373,15 +378,16 @@ pub struct Handler {
 }
 
 impl Handler {
-    /// Continues when the wait is over. Once it is told that the connection has closed, its waits end at once with an
-    /// error; but an enqueue in progress completes first.
+    /// Continues when the wait is over. Once it is told that the connection has closed (of a handler without one, that it
+    /// is to end), its waits end at once with an error; but an enqueue in progress completes first.
     pub fn poll(&mut self, cx: &mut Context<'_>, closed: bool) -> Poll<Result<Returned, Failure>> {
         self.current.interrupted |= closed;
         loop {
             let Some(wait) = &mut self.wait else {
                 return Poll::Ready(Err(Failure::new("the handler has ended already")));
             };
-            let answer = ready!(wait.poll(cx, self.current.interrupted));
+            let interrupted = self.current.interrupted.then(|| self.current.gone());
+            let answer = ready!(wait.poll(cx, interrupted));
             self.wait = None;
             let co = self.coroutine.state;
             let mut results = 0;

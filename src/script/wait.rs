@@ -38,21 +38,21 @@ pub enum Stage<T> {
 /// A wait that a handler has begun.
 pub struct Wait {
     stage: Stage<Answer>,
-    /// The answer if the connection closes first.
-    interrupted: fn() -> Answer,
+    /// The answer if it is interrupted, made of why.
+    interrupted: fn(&'static str) -> Answer,
 }
 
 impl Wait {
-    /// Ready with the answer. Once the connection has closed (`closed`), it no longer waits for the answer, but an
-    /// enqueue in progress completes first.
-    pub fn poll(&mut self, cx: &mut Context<'_>, closed: bool) -> Poll<Answer> {
+    /// Ready with the answer. Once it is interrupted, for the reason that is given, it no longer waits for the answer, but
+    /// an enqueue in progress completes first.
+    pub fn poll(&mut self, cx: &mut Context<'_>, interrupted: Option<&'static str>) -> Poll<Answer> {
         loop {
             match &mut self.stage {
                 Stage::Enqueuing(enqueuing) => self.stage = Stage::Waiting(ready!(enqueuing.as_mut().poll(cx))),
                 Stage::Waiting(waiting) => {
-                    return match waiting.as_mut().poll(cx) {
-                        Poll::Pending if closed => Poll::Ready((self.interrupted)()),
-                        answer => answer,
+                    return match (waiting.as_mut().poll(cx), interrupted) {
+                        (Poll::Pending, Some(why)) => Poll::Ready((self.interrupted)(why)),
+                        (answer, _) => answer,
                     };
                 }
             }
@@ -88,20 +88,20 @@ impl<R: 'static> Outcome<R> {
     }
 }
 
-/// Results that can also say that the connection closed before they came.
+/// Results that can also say that the handler was interrupted before they came.
 pub trait Interruptible: Push + 'static {
-    /// What the handler gets then.
-    fn interrupted() -> Self;
+    /// What the handler gets then; `why` is the text of an err.
+    fn interrupted(why: &'static str) -> Self;
 }
 
 impl<T: Push + 'static> Interruptible for Result<T, String> {
-    fn interrupted() -> Self {
-        Err("the connection has closed".into())
+    fn interrupted(why: &'static str) -> Self {
+        Err(why.into())
     }
 }
 
 impl Interruptible for Value {
-    fn interrupted() -> Self {
+    fn interrupted(_: &'static str) -> Self {
         Value::Nil
     }
 }
@@ -253,13 +253,13 @@ fn begin<R: Interruptible>(args: &Args, mut stage: Stage<R>) -> Result<Option<R>
             // The operation is started all the same.
             return Ok(Some(match waited.as_mut().poll(&mut cx) {
                 Poll::Ready(results) => results,
-                Poll::Pending => R::interrupted(),
+                Poll::Pending => R::interrupted(current.gone()),
             }));
         }
         Stage::Waiting(waited) => Stage::Waiting(answered(waited, site)),
         Stage::Enqueuing(enqueuing) => Stage::Enqueuing(Box::pin(async move { answered(enqueuing.await, site) })),
     };
-    BEGUN.with(|b| b.set(Some(Wait { stage, interrupted: || answer(R::interrupted()) })));
+    BEGUN.with(|b| b.set(Some(Wait { stage, interrupted: |why| answer(R::interrupted(why)) })));
     Ok(None)
 }
 

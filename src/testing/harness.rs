@@ -34,6 +34,7 @@ pub struct Settings {
     servers: Vec<Server>,
     /// The names of the configured Redis connections; None: any name is accepted.
     redis: Option<Vec<String>>,
+    shared_limit: usize,
     topic_size: usize,
     max_topics: usize,
     queue_full: QueueFull,
@@ -55,6 +56,7 @@ impl Settings {
             folders,
             servers: config.map(|c| c.servers.clone()).unwrap_or_default(),
             redis: luavm.map(|l| l.redis.iter().map(|r| r.name.clone()).collect()),
+            shared_limit: luavm.map_or(64 << 20, |l| l.shared_limit),
             topic_size: luavm.map_or(2000, |l| l.queue_topic_size),
             max_topics: luavm.map_or(100, |l| l.queue_max_topics),
             workers: if config.is_some_and(|c| c.workers == 1) { 1 } else { 2 },
@@ -152,7 +154,7 @@ struct Opened {
 impl Opened {
     fn new(file: &Path, settings: &Settings) -> Result<(Opened, Result<Vec<Case>, Failure>), Failure> {
         let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
-        natives::begin(settings.timeout);
+        natives::begin(settings.timeout, settings.shared_limit);
         let program = Arc::new(Program::new(Protocol::Websocket, file, Vec::new()));
         let (lua, main, prelude) =
             bare(&program, &settings.limits).map_err(|message| Failure { message, ..Failure::default() })?;
@@ -164,6 +166,7 @@ impl Opened {
                 ("conns", include_str!("harness/conns.lua")),
                 ("clients", include_str!("harness/clients.lua")),
                 ("script", include_str!("harness/script.lua")),
+                ("timers", include_str!("harness/timers.lua")),
                 ("backends", include_str!("harness/backends.lua")),
                 ("workers", include_str!("harness/workers.lua")),
             ] {

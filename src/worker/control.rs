@@ -2,11 +2,11 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, spawn_local};
 
 use super::arrivals::Arrival;
-use super::{Control, Worker, accept};
+use super::{Control, Worker, accept, starting};
 use crate::message::CloseReason;
 use crate::script::program::Program;
 use crate::script::vm::Vm;
@@ -14,9 +14,6 @@ use crate::shard::transport::Transport;
 use crate::telemetry::rate_limited::rate_limited;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-
-/// How long a script's top level may run in a worker at a reload, even where handlers have less time.
-const BUILD: Duration = Duration::from_millis(200);
 
 /// Does what the control lane says until the worker has drained.
 pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, accepting: Vec<AbortHandle>) {
@@ -33,7 +30,11 @@ pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, a
                 }
             }
             Control::Build { server, program, done } => {
-                let _ = done.send(build(&worker, server, program));
+                match build(&worker, server, program) {
+                    // It may wait, and clients wait for nothing that this lane brings.
+                    Ok(vm) => drop(spawn_local(start(worker.clone(), server, vm, done))),
+                    Err(e) => drop(done.send(Err(e))),
+                }
             }
             Control::Swap { server, accept } => {
                 if let Some(vm) = worker.servers[server].next.take()
@@ -45,6 +46,7 @@ pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, a
             Control::Configure => {
                 let config = worker.config.load();
                 worker.hub.bound_subscriptions(config.max_subscriptions);
+                worker.shared.bound(config.luavm.shared_limit);
                 let mut unsent_changed = false;
                 for (server, new) in worker.servers.iter().zip(&config.servers) {
                     let old = server.served.limits.replace(new.limits);
@@ -64,22 +66,28 @@ pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, a
     drain(&worker, lane).await;
 }
 
-fn build(worker: &Worker, server: usize, program: Arc<Program>) -> Result<(), String> {
+fn build(worker: &Worker, server: usize, program: Arc<Program>) -> Result<Rc<Vm>, String> {
     // The script has been tried elsewhere, and its files are compiled. Here clients wait for it, no longer than for any
     // handler.
-    let budget = worker.config.load().servers[server].limits.handler_timeout.max(BUILD);
+    let budget = worker.config.load().servers[server].limits.handler_timeout.max(starting::BUILD);
     let vm = Vm::within(budget, program, &worker.vm_limits)?;
-    worker.servers[server].next.replace(Some(vm));
-    Ok(())
+    worker.servers[server].next.replace(Some(vm.clone()));
+    Ok(vm)
 }
 
-/// Closes every connection, and returns when the last has gone. The engine bounds how long that may take.
+/// Runs `on_start` in a VM that has been built.
+async fn start(worker: Rc<Worker>, server: usize, vm: Rc<Vm>, done: oneshot::Sender<Result<(), String>>) {
+    let _ = done.send(starting::on_start(&worker, server, &vm).await);
+}
+
+/// Closes every connection, and returns when the last has gone, and the last run of a timer has ended. The engine bounds
+/// how long that may take.
 async fn drain(worker: &Rc<Worker>, mut lane: mpsc::Receiver<Control>) {
     // Sockets that were on their way to this worker are not served any more.
     while lane.try_recv().is_ok() {}
     while worker.peers.arrived(worker.id).is_some() {}
     let own = &worker.peers.loads[usize::from(worker.id.0)];
-    while own.load(Relaxed) > 0 {
+    while own.load(Relaxed) > 0 || Rc::strong_count(&worker.unbound_runs) > 1 {
         // Again each time: a connection may have been in its handshake before.
         worker.shard.each(|conn| conn.close(CloseReason::Shutdown));
         tokio::time::sleep(Duration::from_millis(5)).await;

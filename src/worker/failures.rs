@@ -1,4 +1,4 @@
-//! Logs the failures of hooks.
+//! Logs the failures of hooks and of timers.
 
 use crate::script::vm::{Failure, Hook};
 use crate::shard::conn::Conn;
@@ -12,6 +12,17 @@ pub(super) fn report(hook: Hook, failure: &Failure, conn: &Conn) {
         client_id = conn.client_id.get(),
         remote = %conn.remote(),
         hook,
+        traceback = failure.traceback.join(" < "),
+        "{}",
+        failure.message
+    );
+}
+
+/// The same for the function of a timer.
+pub(super) fn report_timer(function: &str, failure: &Failure) {
+    rate_limited!(ERROR, "timers fail", &format!("{function} {}", failure.place());
+        target: "script",
+        timer = function,
         traceback = failure.traceback.join(" < "),
         "{}",
         failure.message

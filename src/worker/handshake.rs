@@ -156,7 +156,7 @@ pub(super) async fn run(
     };
     conn.discard_waiting();
     if !let_in {
-        worker.shard.remove(&conn);
+        worker.remove(&conn);
     }
     if let Some((refusal, cause)) = &refusal {
         conn.served.counts.refused.one(*cause);
@@ -166,7 +166,7 @@ pub(super) async fn run(
     if let_in {
         // The script knows of the connection, so it is told of the end.
         close_unopened(worker, server, &conn).await;
-        worker.shard.remove(&conn);
+        worker.remove(&conn);
     }
     if refusal.is_some() {
         finish_refused(worker, &conn).await;
@@ -212,7 +212,7 @@ impl Inserted<'_> {
 impl Drop for Inserted<'_> {
     fn drop(&mut self) {
         if let Some(conn) = self.conn.take() {
-            self.worker.shard.remove(&conn);
+            self.worker.remove(&conn);
         }
     }
 }
@@ -279,7 +279,7 @@ fn client_address(config: &Config, request: &Request<'_>, peer: SocketAddr) -> S
 async fn ask(worker: &Worker, server: usize, conn: &Rc<Conn>, request: &Request<'_>, early: &mut Vec<u8>) -> Verdict {
     let (vm, turn) = loop {
         let Some(vm) = place_in_vm(worker, server, conn).await else { return Verdict::NotAsked };
-        let turn = worker.newcomers_turn().await;
+        let turn = worker.shared_turn(&worker.newcomers).await;
         // Another handler may have taken the place meanwhile.
         if !conn.is_closing() && vm.may_start(Hook::Handshake, conn) {
             break (vm, turn);
@@ -296,7 +296,7 @@ async fn ask(worker: &Worker, server: usize, conn: &Rc<Conn>, request: &Request<
     let budget = conn.served.limits.get().handler_timeout;
     let began = Began::now(&vm, Hook::Handshake);
     let started = vm.start(Hook::Handshake, Some(ConnRef::of(conn)), args, budget);
-    worker.charge_newcomers(began.so_far());
+    worker.charge_shared(&worker.newcomers, began.so_far());
     drop(turn);
     let result = match started {
         Started::Done(result) => result,
@@ -352,7 +352,7 @@ async fn run_to_end(
     let mut ticket = None;
     poll_fn(|cx| {
         conn.register(cx.waker());
-        worker.poll_newcomer(&mut ticket, handler, conn.is_closing(), cx)
+        worker.poll_shared(&worker.newcomers, &mut ticket, handler, conn.is_closing(), cx)
     })
     .await
 }

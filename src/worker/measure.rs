@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::Worker;
 use crate::script::vm::{Failure, Hook, Returned, Vm};
 use crate::shard::conn::Conn;
+use crate::telemetry::metrics::counters::ServerCounts;
 
 /// When a hook was called; None: the script does not define it.
 #[derive(Clone, Copy)]
@@ -24,12 +25,17 @@ impl Began {
 
     /// The hook has ended; returns how long it took, its waits included.
     pub(super) fn ended(self, hook: Hook, result: &Result<Returned, Failure>, conn: &Conn) -> Duration {
+        self.ended_of(hook, result, &conn.served.counts)
+    }
+
+    /// The same for a hook of that server.
+    pub(super) fn ended_of(self, hook: Hook, result: &Result<Returned, Failure>, counts: &ServerCounts) -> Duration {
         let took = self.so_far();
         if self.0.is_some() {
             let over_budget = result.as_ref().is_err_and(|failure| failure.over_budget);
             let budget_cut = result.as_ref().is_err_and(|failure| failure.budget_cut.is_some());
             let hook = result.as_ref().map_or_else(|failure| failure.hook(hook), |_| hook);
-            conn.served.counts.handlers[hook as usize].ended(took, result.is_err(), over_budget, budget_cut);
+            counts.handlers[hook as usize].ended(took, result.is_err(), over_budget, budget_cut);
         }
         took
     }

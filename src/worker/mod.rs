@@ -27,9 +27,11 @@ mod reserve;
 mod role;
 mod session;
 mod socket;
+mod starting;
 mod sweep;
 mod task;
 pub mod thread;
+mod timers;
 mod tls;
 mod turn;
 mod websocket;
@@ -51,8 +53,11 @@ use crate::ids::WorkerId;
 use crate::memory::Memory;
 use crate::script::vm::{Vm, VmLimits};
 use crate::shard::Shard;
+use crate::shard::conn::Conn;
 use crate::shard::peer::LOOK;
 use crate::shard::server_context::ServerContext;
+use crate::shared::Shared;
+use crate::timers::Timers;
 use crate::tls::Ports;
 
 pub use peers::{Control, Peers};
@@ -103,6 +108,8 @@ pub(crate) struct Worker {
     api: Rc<Api>,
     peers: Arc<Peers>,
     memory: Arc<Memory>,
+    shared: Arc<Shared>,
+    timers: Arc<Timers>,
     /// The TLS of all ports.
     tls: Arc<Ports>,
     /// True while the engine drains.
@@ -113,6 +120,10 @@ pub(crate) struct Worker {
     fair: Rc<Fair>,
     /// The time that all handshakes together took lately.
     newcomers: Cell<Account>,
+    /// The time that all handlers without a connection together took lately.
+    unbound: Cell<Account>,
+    /// One for each of them that runs or waits, and one more.
+    unbound_runs: Rc<()>,
     vm_limits: VmLimits,
     reserve: Reserve,
     /// Clients that are being told that there is no place for them.
@@ -128,6 +139,12 @@ impl Worker {
             self.worn.notify_one();
         }
         vm
+    }
+
+    /// Takes a connection out of the shard, with what ends with it. False: it is out already.
+    fn remove(&self, conn: &Conn) -> bool {
+        self.timers.ended(conn.client_id);
+        self.shard.remove(conn)
     }
 
     /// Takes the shared buffer out for one read.

@@ -85,10 +85,15 @@ impl Peers {
         self.arrivals[usize::from(worker.0)].lock().pop_front()
     }
 
+    /// The worker with the fewest connections of those that go on.
+    pub fn liveliest(&self) -> Option<usize> {
+        let going = |to: &usize| self.pulses[*to].state() == State::Fine && self.pulses[*to].progress().is_some();
+        (0..self.loads.len()).filter(going).min_by_key(|&to| self.loads[to].load(Relaxed))
+    }
+
     /// Moves the sockets that wait for a stuck worker to a live one, as far as it has room.
     pub fn take_back(&self, from: usize) {
-        let going = |to: &usize| self.pulses[*to].state() == State::Fine && self.pulses[*to].progress().is_some();
-        while let Some(to) = (0..self.loads.len()).filter(going).min_by_key(|&to| self.loads[to].load(Relaxed)) {
+        while let Some(to) = self.liveliest() {
             let Some(arrival) = self.arrivals[from].lock().pop_front() else { return };
             let load = LoadPermit::take(&self.loads[to]);
             if let Err(back) = self.hand(to, Arrival { load, ..arrival }) {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-use super::Worker;
+use super::{Worker, starting};
 use crate::script::program::shown;
 use crate::script::vm::Vm;
 use crate::telemetry::rate_limited::rate_limited;
@@ -20,20 +20,24 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub(super) async fn run(worker: Rc<Worker>) {
     loop {
         worker.worn.notified().await;
-        while !renew_all(&worker) {
+        while !renew_all(&worker).await {
             sleep(AGAIN).await;
         }
     }
 }
 
 /// False: a VM is worn and can't be replaced yet.
-fn renew_all(worker: &Worker) -> bool {
+async fn renew_all(worker: &Rc<Worker>) -> bool {
     // All servers are tried, whatever the first result is.
-    (0..worker.servers.len()).filter(|&server| !renew(worker, server)).count() == 0
+    let mut all = true;
+    for server in 0..worker.servers.len() {
+        all &= renew(worker, server).await;
+    }
+    all
 }
 
-fn renew(worker: &Worker, server: usize) -> bool {
-    let server = &worker.servers[server];
+async fn renew(worker: &Rc<Worker>, position: usize) -> bool {
+    let server = &worker.servers[position];
     let vm = server.vm.borrow().clone();
     if !vm.is_worn() {
         return true;
@@ -50,7 +54,15 @@ fn renew(worker: &Worker, server: usize) -> bool {
         return true;
     }
     server.renewed.set(Some(Instant::now()));
-    match Vm::new(vm.program.clone(), &worker.vm_limits) {
+    let fresh = match Vm::new(vm.program.clone(), &worker.vm_limits) {
+        Ok(fresh) => starting::on_start(worker, position, &fresh).await.map(|()| fresh),
+        Err(e) => Err(e.to_string()),
+    };
+    if !Rc::ptr_eq(&vm, &server.vm.borrow()) {
+        // A reload was quicker.
+        return true;
+    }
+    match fresh {
         Ok(fresh) if fresh.memory() < vm.memory() / 2 => {
             rate_limited!(WARN, "VMs are replaced", &entry; target: "script",
                 waiting = vm.waiting(), "the memory of {entry} is nearly full ({mib} MiB) with what is in use: a fresh VM takes \

@@ -245,7 +245,7 @@ impl State {
 
     /// Out of the shard.
     fn leave(&self) {
-        if self.worker.shard.remove(&self.conn) {
+        if self.worker.remove(&self.conn) {
             let by = self.conn.ended_by().filter(|_| !self.broken).unwrap_or(EndReason::InternalError);
             self.conn.served.counts.closed.one(by);
             let told = || self.conn.close_reason().and_then(|reason| reason.error());

@@ -6,12 +6,13 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Instant;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::spawn_local;
 
 use super::{Control, Listener, Peers, Reserve, Server, Worker};
-use super::{accept, control, leaving, memory, renew, sweep, turn};
+use super::{accept, control, leaving, memory, renew, starting, sweep, timers, turn};
 use crate::admission::Admission;
 use crate::api::idempotency::IdempotencyTable;
 use crate::api::{Api, Callers, LoginThrottle, Parts, Verifier};
@@ -23,11 +24,14 @@ use crate::memory::Memory;
 use crate::outbound::Outbound;
 use crate::queue::Queue;
 use crate::script::current::{self, Host};
+use crate::script::mix;
 use crate::script::program::Program;
 use crate::script::vm::{Vm, VmLimits};
 use crate::shard::Shard;
 use crate::shard::server_context::ServerContext;
+use crate::shared::Shared;
 use crate::telemetry::metrics::{Metrics, WorkerCounts};
+use crate::timers::Timers;
 use crate::tls::Ports;
 
 /// The parts of a worker, most of them shared by all workers.
@@ -42,6 +46,10 @@ pub struct Spec {
     pub outbound: Arc<Outbound>,
     /// The queue from handlers to back ends.
     pub queue: Arc<Queue>,
+    /// What scripts share.
+    pub shared: Arc<Shared>,
+    /// The timers of all scripts.
+    pub timers: Arc<Timers>,
     /// The table of publishes with an id.
     pub repeats: Arc<IdempotencyTable>,
     /// The process's memory.
@@ -98,8 +106,13 @@ pub fn run(spec: Spec, ready: std::sync::mpsc::Sender<Result<(), String>>) {
         let id = spec.id;
         match start(spec) {
             Ok((worker, control, listeners)) => {
-                let _ = ready.send(Ok(()));
-                serve(worker, control, listeners).await;
+                spawn_tasks(&worker);
+                let started = starting::on_start_of_all(&worker).await;
+                let serves = started.is_ok();
+                let _ = ready.send(started);
+                if serves {
+                    serve(worker, control, listeners).await;
+                }
             }
             Err(e) => {
                 let _ = ready.send(Err(e));
@@ -118,7 +131,9 @@ fn start(spec: Spec) -> Result<Started, String> {
     let config = spec.config.load_full();
     let shard = Rc::new(Shard::new(spec.id, spec.hub.clone()));
     let (mesh, queue, outbound) = (spec.mesh.clone(), spec.queue.clone(), spec.outbound);
-    current::install(Host { shard: shard.clone(), mesh: mesh.clone(), queue, outbound });
+    let (timers, worker) = (spec.timers.clone(), spec.id);
+    current::install(Host { shard: shard.clone(), mesh: mesh.clone(), queue, outbound, timers, worker });
+    mix::shared::install(spec.shared.clone(), Instant::now);
     let vm_limits = VmLimits::of(&config.luavm);
     let mut servers = Vec::with_capacity(config.servers.len());
     for (i, (server, program)) in config.servers.iter().zip(&spec.programs).enumerate() {
@@ -167,10 +182,14 @@ fn start(spec: Spec) -> Result<Started, String> {
         peers: spec.peers,
         memory: spec.memory,
         tls: spec.tls,
+        shared: spec.shared,
+        timers: spec.timers,
         draining,
         read_buffer: Cell::default(),
         fair: Rc::default(),
         newcomers: Cell::default(),
+        unbound: Cell::default(),
+        unbound_runs: Rc::default(),
         vm_limits,
         reserve: spec.reserve,
         turned_away: Cell::default(),
@@ -180,8 +199,8 @@ fn start(spec: Spec) -> Result<Started, String> {
     Ok((worker, spec.control, spec.listeners))
 }
 
-/// All of a worker's life: its tasks run until it has drained.
-async fn serve(worker: Rc<Worker>, control: mpsc::Receiver<Control>, listeners: Vec<Listener>) {
+/// The tasks that a worker has before it takes connections.
+fn spawn_tasks(worker: &Rc<Worker>) {
     spawn_local(turn::run(worker.clone()));
     spawn_local(sweep::run(worker.clone()));
     spawn_local(worker.fair.clone().run());
@@ -189,6 +208,11 @@ async fn serve(worker: Rc<Worker>, control: mpsc::Receiver<Control>, listeners: 
     spawn_local(leaving::run(worker.clone()));
     spawn_local(memory::run(worker.clone()));
     spawn_local(renew::run(worker.clone()));
+    spawn_local(timers::run(worker.clone()));
+}
+
+/// All of a worker's life: its tasks run until it has drained.
+async fn serve(worker: Rc<Worker>, control: mpsc::Receiver<Control>, listeners: Vec<Listener>) {
     let accepting: Vec<_> =
         listeners.into_iter().map(|l| spawn_local(accept::run(worker.clone(), l)).abort_handle()).collect();
     control::run(worker.clone(), control, accepting).await;

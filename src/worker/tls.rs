@@ -42,7 +42,8 @@ pub(super) async fn open(
     };
     let mut draining = worker.draining.clone();
     let mut ticket = None;
-    let shaking = poll_fn(|cx| worker.poll_charged(&mut ticket, cx, |cx| transport.poll_handshake(cx)));
+    let shaking =
+        poll_fn(|cx| worker.poll_charged(&worker.newcomers, &mut ticket, cx, |cx| transport.poll_handshake(cx)));
     let shaken = tokio::select! {
         biased;
         shaken = timeout_at(deadline, shaking) => {

@@ -1,11 +1,14 @@
 //! The `mix` API, one file for each topic. Each registers its functions in the `mix` table.
 
 pub mod buffer;
+mod checksum;
 pub mod codec;
 pub mod conn;
 pub mod console;
 pub mod http;
+mod iconv;
 pub mod json;
+pub(super) mod jwt;
 pub mod log;
 pub mod mesh;
 pub mod php_pack;
@@ -13,8 +16,10 @@ pub mod query;
 pub mod queue;
 pub mod redis;
 mod server;
+pub mod shared;
 pub mod text;
 pub mod time;
+pub mod timer;
 pub mod url;
 
 use super::hints;
@@ -23,7 +28,7 @@ use super::push::{Stack, table};
 
 /// Makes the global `mix`.
 pub(super) fn register(stack: Stack<'_>, program: &Program) {
-    let mix = table(40, |mix| {
+    let mix = table(48, |mix| {
         conn::register(mix);
         buffer::register(mix);
         mesh::register(mix);
@@ -34,10 +39,15 @@ pub(super) fn register(stack: Stack<'_>, program: &Program) {
         queue::register(mix);
         text::register(mix);
         codec::register(mix);
+        checksum::register(mix);
+        iconv::register(mix);
         php_pack::register(mix);
         url::register(mix);
         http::register(mix);
         redis::register(mix);
+        shared::register(mix);
+        timer::register(mix);
+        jwt::register(mix);
         hints::watch(mix);
     });
     stack.set_global(c"mix", mix);
@@ -115,6 +125,8 @@ pub(crate) mod tests {
         let lua = lua_with(|mix| {
             text::register(mix);
             codec::register(mix);
+            checksum::register(mix);
+            iconv::register(mix);
             json::register(mix);
             php_pack::register(mix);
         });
@@ -148,6 +160,11 @@ pub(crate) mod tests {
             "mix.json_decode, '[' .. ('1,'):rep(2 ^ 16) .. '1]'",
             "mix.json_decode, '\"' .. ('\\\\n'):rep(2 ^ 16) .. '\"'",
             "mix.php_unpack, 'C*', long",
+            "mix.xor, long",
+            "mix.crc16, long",
+            "mix.crc32, long",
+            "mix.iconv, long, 'utf-8', 'gbk'",
+            "mix.iconv, long, 'latin1', 'utf-8'",
         ] {
             let said = over_time(&lua, call);
             assert!(said.contains("time budget") || said.contains("time is over"), "{call}: {said}");

@@ -20,6 +20,11 @@ impl Vm {
         self.places.is_roomy() || self.places.full_for(Whose::new(hook, Some(conn.remote().ip()))).is_none()
     }
 
+    /// The same for a handler that belongs to no connection.
+    pub fn has_place(&self, hook: Hook) -> bool {
+        self.places.full_for(Whose::new(hook, None)).is_none()
+    }
+
     /// Ready when another handler may start. Until then, `turn` keeps the caller's place in the queue. The caller drops
     /// it when it no longer waits.
     pub fn poll_turn(

@@ -14,7 +14,7 @@ pub const PROTOCOLS: [&str; 2] = ["websocket", "socket"];
 /// Where a message for clients was accepted: by this node, or by another one.
 pub const SCENARIOS: [&str; 2] = ["local", "forward"];
 /// How many hooks there are.
-pub const HOOKS: usize = 7;
+pub const HOOKS: usize = 9;
 /// A worker's counters of its connections, all servers together.
 #[derive(Debug, Default)]
 #[repr(align(128))]

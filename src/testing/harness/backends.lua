@@ -143,12 +143,8 @@ local function response(reply, request)
     headers = setmetatable(reply.headers or {}, headers_meta), cookies = reply.cookies or {},
   }
 end
-mix.http = {}
-function mix.http.request(method, url, options)
-  local err = checked("request", native.request_problem(method, url, options))
-  if err then
-    return nil, err
-  end
+-- The canned reply to a request, and the request as a test sees it.
+local function http_reply(method, url, options)
   method, url = upper(method), tostring(url)
   local request, plain = {}, gsub(url, "[?#].*$", "")
   for key, value in pairs(options or {}) do
@@ -166,10 +162,13 @@ function mix.http.request(method, url, options)
       canned = candidate
     end
   end
-  if not canned then
-    unexpected(format("HTTP request: %s %s", method, request.url),
-      format("answer it with test.http(%q, %q, reply)", method, request.url))
-  end
+  return canned, request
+end
+local function unanswered(request)
+  return format("HTTP request: %s %s", request.method, request.url),
+    format("answer it with test.http(%q, %q, reply)", request.method, request.url)
+end
+local function http_wait(canned, request, results)
   return later({ n = 2, nil, GONE }, function(give)
     post(function()
       local reply, err = canned.reply, nil
@@ -177,7 +176,44 @@ function mix.http.request(method, url, options)
         reply, err = reply(request)
       end
       local delay = type(reply) == "table" and tonumber(reply.delay) or 0
-      after(delay, function() give(response(reply, request), err) end)
+      after(delay, function() give(results(response(reply, request), err)) end)
     end)
+  end)
+end
+local function same(...)
+  return ...
+end
+mix.http = {}
+function mix.http.request(method, url, options)
+  local err = checked("request", native.request_problem(method, url, options))
+  if err then
+    return nil, err
+  end
+  local canned, request = http_reply(method, url, options)
+  if not canned then
+    unexpected(unanswered(request))
+  end
+  return http_wait(canned, request, same)
+end
+
+-- A key set is fetched each time: nothing is kept in a test.
+function mix.jwt_verify(token, keys, options)
+  local url, err = checked("jwt_verify", native.jwt_keys(token, keys, options))
+  if err then
+    return nil, err
+  elseif not url then
+    return native.jwt_claims({ engine.now() }, token, keys, options)
+  end
+  local canned, request = http_reply("GET", url)
+  if not canned then
+    unexpected(unanswered(request))
+  end
+  return http_wait(canned, request, function(reply, why)
+    if why or type(reply) ~= "table" then
+      return nil, "jwt_verify: " .. tostring(why)
+    elseif reply.status_code ~= 200 then
+      return nil, format("jwt_verify: %s answered with status %d", url, reply.status_code)
+    end
+    return native.jwt_claims({ engine.now(), reply.body }, token, keys, options)
   end)
 end

@@ -93,6 +93,7 @@ function engine.connect(_, options)
   if options.worker ~= nil and not engine.app.workers[options.worker] then
     error(format("worker must be a number from 1 to %d, not %s", #engine.app.workers, tostring(options.worker)), 2)
   end
+  engine.start_app()
   local client = setmetatable({ sent = {} }, client_meta)
   engine.arrive(client, options)
   act()

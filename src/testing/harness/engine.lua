@@ -22,7 +22,8 @@ local seen = { published = {}, queued = {}, logged = {}, requests = {}, commands
 engine.seen = seen
 
 -- The clock starts at a fixed time, and so do client ids and random numbers, so that every run is the same.
-local now = 1767225600
+local START = 1767225600
+local now = START
 math.randomseed(now)
 local timers, ready = {}, { first = 1, last = 0 }
 local current -- the task whose handler runs
@@ -75,6 +76,12 @@ local function after(seconds, work)
   timers[i + 1] = timer
 end
 
+-- What the engine's own code is told of the time, too.
+local function set_now(time)
+  now = time
+  native.set_clock(now - START)
+end
+
 local function settle()
   while true do
     if ready.first <= ready.last then
@@ -114,13 +121,14 @@ function engine.advance(seconds)
   if type(seconds) ~= "number" or not (seconds >= 0 and seconds < 1e12) then
     error("test.advance wants a number of seconds, got " .. tostring(seconds), 2)
   end
+  engine.start_app()
   settle()
   local deadline = now + seconds
   while timers[1] and timers[1].at <= deadline do
-    now = timers[1].at
+    set_now(timers[1].at)
     settle()
   end
-  now = deadline
+  set_now(deadline)
   act()
 end
 
@@ -158,20 +166,31 @@ local function run(task, ...)
     got = pack(false, "attempt to yield from outside a coroutine")
   end
   local c = task.conn
-  c.task = nil
+  if c then
+    c.task = nil
+  end
   if not got[1] then
     engine.failures[#engine.failures + 1] = engine.failure(text_of(got[2]), native.trace(task.co))
-    c:shut({ code = 1011, reason = "handler error", err = "handler error" })
+    if c then
+      c:shut({ code = 1011, reason = "handler error", err = "handler error" })
+    end
   end
   if task.done then
     task.done(unpack(got, 1, got.n))
   end
-  post(c.pump, c)
+  if c then
+    post(c.pump, c)
+  end
 end
 
 local function start(c, body, done, ...)
   c.task = { conn = c, co = handler_of(c.home, body), done = done }
   run(c.task, ...)
+end
+
+-- The same for a function that belongs to no connection.
+local function start_alone(worker, body, done, ...)
+  run({ worker = worker, co = handler_of(worker, body), done = done }, ...)
 end
 
 -- Suspends the handler. `begin` starts what it waits for, and gets the function to be called with the results.
@@ -207,7 +226,7 @@ end
 -- Runs a function for a connection of a worker (or for all of them: nil) that must not wait: whether it worked, and its result.
 local function at_once(worker, c, work, ...)
   local outer = current
-  current = { conn = c, no_wait = true }
+  current = { conn = c, worker = worker, no_wait = true }
   local co = handler_of(worker, work)
   local ok, result = native.resume(co, engine.budget, ...)
   engine.end_of_stretch()
@@ -259,11 +278,16 @@ end
 function engine.current()
   return current and current.conn
 end
+-- The worker whose handler runs.
+function engine.home()
+  return current and (current.worker or current.conn.home)
+end
 function engine.now()
   return now
 end
 
 engine.checked, engine.only_tests, engine.log = checked, only_tests, log
 engine.post, engine.after, engine.act = post, after, act
+engine.start_alone = start_alone
 engine.start, engine.run, engine.later, engine.at_once = start, run, later, at_once
 return engine

@@ -4,24 +4,39 @@ use mlua::ffi;
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::ffi::c_int;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::message::{Kind, NotUtf8};
 use crate::script::doing::Doing;
 use crate::script::harness::{self as runtime, One, Pushed, Table, with};
 use crate::script::mix::conn::GONE;
+use crate::script::mix::shared::install as share;
 use crate::script::stack::{Args, Push, Raise, Stack, State};
 use crate::script::{wait, watchdog};
 use crate::shard::context::{Context, Value};
+use crate::shared::Shared;
+use crate::timers::Call;
 
 thread_local! {
     /// The contexts of the fake connections. The number of a context is its index here plus one.
     static CONTEXTS: RefCell<Vec<Context>> = RefCell::default();
     static DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// The fake clock: when the test began, and the seconds that have passed since.
+    static CLOCK: Cell<(Option<Instant>, f64)> = const { Cell::new((None, 0.0)) };
 }
 
-/// Clears what the previous test left, and sets the time limit of the next one.
-pub(super) fn begin(timeout: Duration) {
+/// The time by the fake clock.
+fn clock() -> Instant {
+    let (began, passed) = CLOCK.get();
+    let began = began.unwrap_or_else(Instant::now);
+    Duration::try_from_secs_f64(passed).ok().and_then(|passed| began.checked_add(passed)).unwrap_or(began)
+}
+
+/// Clears what the previous test left, and sets the time limit of the next one, and that of what scripts share.
+pub(super) fn begin(timeout: Duration, shared_limit: usize) {
+    CLOCK.set((Some(Instant::now()), 0.0));
+    share(Arc::new(Shared::new(shared_limit)), clock);
     CONTEXTS.with(|contexts| contexts.borrow_mut().clear());
     DEADLINE.with(|deadline| deadline.set(Instant::now().checked_add(timeout)));
 }
@@ -47,6 +62,15 @@ pub(super) fn register(table: &Table<'_>) {
     table.native(c"mesh_send_args", |args: &Args| Ok(Checked(mesh_send_args(args))));
     table.native(c"channel_args", |args: &Args| Ok(Checked(channel_args(args))));
     table.native(c"close_args", |args: &Args| Ok(Checked(close_args(args))));
+    table.native(c"set_clock", |args: &Args| {
+        CLOCK.set((CLOCK.get().0, args.number(1)?));
+        Ok(())
+    });
+    table.native(c"after_args", |args: &Args| Ok(Checked(timer_args(args, false))));
+    table.native(c"every_args", |args: &Args| Ok(Checked(timer_args(args, true))));
+    table.native(c"cancel_arg", |args: &Args| Ok(Checked(runtime::cancel_arg(args).map(|id| id as f64))));
+    table.native(c"jwt_keys", |args: &Args| Ok(Checked(jwt_keys(args))));
+    table.method(c"jwt_claims", jwt_claims);
     table.native(c"sleep_arg", |args: &Args| Ok(Checked(runtime::sleep_arg(args))));
     table.native(c"key_arg", |args: &Args| Ok(Checked(args.text(1).map(Cow::into_owned))));
     table.native(c"queue_args", |args: &Args| {
@@ -65,6 +89,7 @@ pub(super) fn register(table: &Table<'_>) {
         (c"gone", GONE),
         (c"not_at_top_level", wait::NOT_AT_TOP_LEVEL),
         (c"not_here", wait::NOT_HERE),
+        (c"no_timers_here", runtime::NO_TIMERS_HERE),
         (c"in_vain", wait::MAX_FAILED_WAITS),
         (c"over_budget", watchdog::OVER_BUDGET),
     ] {
@@ -149,6 +174,55 @@ fn close_mesh_args(args: &Args) -> Result<Closing, Raise> {
         }
         Err(e) => ((None, None), ((0.0, String::new()), Some(e))),
     })
+}
+
+/// Seconds, name, identity and arguments of a timer; or only the reason why it can't be set.
+type Timer = (((Option<f64>, Option<String>), (Option<Vec<u8>>, Values)), Option<String>);
+
+fn timer_args(args: &Args, repeats: bool) -> Result<Timer, Raise> {
+    Ok(match runtime::timer_args(args, repeats, 3)? {
+        Ok(wanted) => {
+            let call = Call { name: wanted.name.as_str().into(), args: wanted.args.clone().into(), conn: None };
+            let identity = Some(call.identity(0, repeats).into_vec());
+            (((Some(wanted.after.as_secs_f64()), Some(wanted.name)), (identity, Values(wanted.args))), None)
+        }
+        Err(e) => (((None, None), (None, Values(Vec::new()))), Some(e)),
+    })
+}
+
+/// `jwt_keys(token, keys, options)`: the URL that keys have to be fetched from, if they have; or only what is wrong.
+fn jwt_keys(args: &Args) -> Result<(Option<String>, Option<String>), Raise> {
+    Ok(match runtime::jwt_args(args)?.map(|check| check.keys) {
+        Ok(runtime::KeySource::At(url)) => (Some(url), None),
+        Ok(runtime::KeySource::Here(_)) => (None, None),
+        Err(e) => (None, Some(e)),
+    })
+}
+
+/// `jwt_claims({time, set}, token, keys, options)`: the claims at that Unix time, with the keys of a set that was fetched; or
+/// the err.
+fn jwt_claims(args: &Args) -> Result<Result<Value, String>, Raise> {
+    let of = args.table(0)?;
+    let field = |n: f64| of.iter().find(|(key, _)| *key == Value::Number(n)).map(|(_, value)| value);
+    let Some(Value::Number(now)) = field(1.0) else { return Err("a time is wanted".into()) };
+    let set = match field(2.0) {
+        Some(Value::Str(set)) => Some(&**set),
+        _ => None,
+    };
+    Ok(runtime::jwt_args(args)?.and_then(|check| check.result(set, *now)))
+}
+
+/// Values and, as `n`, how many there are: some may be nil.
+struct Values(Vec<Value>);
+
+impl Push for Values {
+    type Pushed = One;
+    fn push_to(self, stack: Stack<'_>) -> One {
+        stack.push_table(self.0.len(), 1, |table| {
+            self.0.iter().enumerate().for_each(|(i, value)| table.element(i + 1, value));
+            table.field(c"n", self.0.len() as f64);
+        })
+    }
 }
 
 /// Client, data, kind; or only the reason why it can't be sent.

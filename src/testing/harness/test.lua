@@ -201,7 +201,7 @@ local REQUIRED = {
   socket = { "protocol_input", "protocol_decode", "protocol_encode", "on_message" },
 }
 local HOOKS = {
-  "on_handshake", "on_connect", "on_message", "on_close", "protocol_input", "protocol_decode", "protocol_encode",
+  "on_start", "on_handshake", "on_connect", "on_message", "on_close", "protocol_input", "protocol_decode", "protocol_encode",
 }
 
 function test.load(name, options)
@@ -281,6 +281,7 @@ function test.load(name, options)
     worker.hooks = hooks
   end
   local app = { file = shown, protocol = protocol, options = given, connect = engine.connect }
+  app.start = engine.start_by_test
   app.workers, app.hooks = workers, workers[1].hooks
   for key, list in pairs(engine.seen) do
     app[key] = list

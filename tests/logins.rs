@@ -74,10 +74,12 @@ async fn a_password_may_be_known_by_its_hash() {
     assert_eq!((raw.reply().await.status, raw.reply().await.status), (200, 401));
 }
 
+/// One that takes long.
+const DEAR: &str = "$argon2id$v=19$m=65536,t=3,p=1$T1huQ0phL2NWM09UMm43Uw$yKSZEmUSaPDlJHBgYcpWUvJtTE5qD5HdvNBHoofbIXY";
+
 #[tokio::test]
 async fn a_worker_goes_on_while_a_hash_is_computed() {
-    let dear = "$argon2id$v=19$m=65536,t=3,p=1$T1huQ0phL2NWM09UMm43Uw$yKSZEmUSaPDlJHBgYcpWUvJtTE5qD5HdvNBHoofbIXY";
-    let engine = TestEngine::start(folder(&users(&format!("{{username: ann, passwordHash: '{dear}'}}"))));
+    let engine = TestEngine::start(folder(&users(&format!("{{username: ann, passwordHash: '{DEAR}'}}"))));
     let mut client = engine.connect().await;
     let mut guesser = Raw::dial(engine.at.api).await;
     guesser.write(publish(&basic("ann:sesame"))).await;
@@ -86,6 +88,23 @@ async fn a_worker_goes_on_while_a_hash_is_computed() {
     }
     assert!(guesser.stream.try_read(&mut [0; 1]).is_err(), "nothing has come yet");
     assert_eq!(guesser.reply().await.status, 401);
+}
+
+#[tokio::test]
+async fn guesses_beyond_those_that_are_computed_get_a_429() {
+    let plain = "{username: bob, password: plain}";
+    let engine = TestEngine::start(folder(&users(&format!("{{username: ann, passwordHash: '{DEAR}'}}, {plain}"))));
+    let mut guessers = Vec::new();
+    for n in 0..8 {
+        let mut raw = Raw::dial(engine.at.api).await;
+        raw.write(publish(&basic(&format!("ann:{n}")))).await;
+        guessers.push(raw);
+    }
+    for n in 0..2 {
+        let reply = Raw::dial(engine.at.api).await.call(publish(&basic(&format!("nobody:{n}")))).await;
+        assert_eq!((reply.status, reply.header("Retry-After")), (429, Some("1")), "{reply:?}");
+    }
+    assert_eq!(status(engine.at.api, &basic("bob:plain")).await, 200, "this takes no computation");
 }
 
 #[tokio::test]

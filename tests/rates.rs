@@ -103,6 +103,13 @@ async fn behind_trusted_proxies_the_address_is_the_one_they_name_and_a_network_o
     ] {
         assert_eq!(connect(forwarded).await, want, "{forwarded:?}");
     }
+    // Wrong requests count, too.
+    let mut met = Vec::new();
+    for _ in 0..3 {
+        let wrong = "GET /elsewhere HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 10.0.0.3\r\n\r\n";
+        met.push(Raw::dial(engine.ws()).await.call(wrong).await.status);
+    }
+    assert_eq!(met, [404, 404, 429]);
 }
 
 #[tokio::test]

@@ -63,8 +63,8 @@ pub(super) fn find<'a>(users: &'a [User], authorization: Option<&[u8]>) -> Login
         Some(Credentials::Bearer(digest)) => {
             // Every user is compared, here and below, so that the time tells neither which names exist nor how much of a
             // secret was right.
-            let has = |user: &&User| user.token_digest.is_some_and(|own| is_same(&digest, &own));
-            return users.iter().filter(has).last().map_or(Login::Nobody, Login::User);
+            let has = |user: &User| user.token_digest.is_some_and(|own| is_same(&digest, &own));
+            return users.iter().fold(Login::Nobody, |found, user| if has(user) { Login::User(user) } else { found });
         }
         Some(Credentials::Basic(name, password)) => (name, password),
     };

@@ -33,7 +33,7 @@ pub fn settle(config: &mut Config, root: &Value<'_>) {
 /// Whether a secret is given, in any of its forms; at most one may be. The one in a file is put into `secret`.
 fn one_of(at: &Value<'_>, secret: &mut Secret, file: &str, key: &str, others: &[&str]) -> bool {
     let is_given = |key: &&str| at.get(key).text().is_some_and(|text| !text.is_empty());
-    let given: Vec<&str> = std::iter::once(&key).chain(others).copied().filter(|key| is_given(&key)).collect();
+    let given: Vec<&str> = std::iter::once(&key).chain(others).copied().filter(|key| is_given(key)).collect();
     if let [first, second, ..] = given[..] {
         at.get(second).report(format!("{first} is given too; only one of them may be"));
     } else if !file.is_empty() {

@@ -1,10 +1,10 @@
 //! The WebSocket wire format: parsing and encoding. No I/O, no async, no timers.
 //!
 //! [`handshake`] handles the HTTP request that opens a connection and its answers, [`host`] the host that a request is
-//! for, [`proxy`] the header that a proxy puts before it, [`reader`] the frames that clients send, [`frame`] the frames that the
-//! server sends. Sockets, buffers of a
-//! thread and the meaning of messages belong to the callers. Every error here has its answer here too (a
-//! [`handshake::Refusal`] becomes a response, a [`reader::Violation`] a close frame), and after it the connection ends.
+//! for, [`proxy`] the header that a proxy puts before it, [`reader`] the frames that clients send, [`frame`] the frames
+//! that the server sends. Sockets, buffers of a thread and the meaning of messages belong to the callers. Every error
+//! here has its answer here too (a [`handshake::Refusal`] becomes a response, a [`reader::Violation`] a close frame),
+//! and after it the connection ends.
 
 pub mod frame;
 pub mod handshake;

@@ -107,16 +107,20 @@ pub(super) async fn run(
         Err(refusal) => return refuse(transport, &refusal, Wrong, "").await,
     };
     let config = worker.config.load_full();
+    let remote = client_address(&config, &request, peer);
+    // A proxy that names nobody is not bounded: it would be all of its clients.
+    if !is_direct
+        && !config.trusts(remote.ip())
+        && let Err(cause) = enter(worker, server, &place, remote.ip())
+    {
+        return refuse(transport, &refusal_for(cause), cause, request.method).await;
+    }
     let response = match check(&config, server, &request) {
         Ok(response) => response,
         Err(refusal) => return refuse(transport, &refusal, Wrong, request.method).await,
     };
-    let remote = client_address(&config, &request, peer);
-    // A proxy that names nobody is not bounded: it would be all of its clients.
-    let is_bounded = is_direct || config.trusts(remote.ip());
-    let entered = if is_bounded { Ok(()) } else { enter(worker, server, &place, remote.ip()) };
-    let memory = if worker.memory.refuses() { Err(RefusalCause::Memory) } else { Ok(()) };
-    if let Err(cause) = entered.and(memory) {
+    if worker.memory.refuses() {
+        let cause = RefusalCause::Memory;
         return refuse(transport, &refusal_for(cause), cause, request.method).await;
     }
     let conn = worker.shard.insert(Arrival { served, transport, remote });

@@ -1,7 +1,7 @@
 //! The rows of one of `engine.servers`.
 
-use super::Tls;
 use super::bounds::{BUFFER, LIMIT, MIB, TIMEOUT, TIMEOUT_NOT_ZERO, seconds};
+use super::tls::Tls;
 use crate::config::changes::{Changes, Effect, Effect::Live, Effect::Restart};
 use crate::config::kinds::{Leaf, duration, list, number, size, text, word_of};
 use crate::config::raw::address::{ORIGIN, origin};

@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
-use super::receive;
+use super::receive::receive;
 use crate::telemetry::metrics::labels::Handshake;
 use crate::tls::{Failure, HANDSHAKE, Session};
 

@@ -132,6 +132,11 @@ impl Transport {
         }
     }
 
+    /// Whether reading takes time of its own, besides the system's.
+    pub fn deciphers(&self) -> bool {
+        matches!(self, Transport::Tls(_))
+    }
+
     /// Bytes that the transport itself has taken and not yet given to the system. Until there are none, a caller that
     /// has nothing more to write waits for room and calls [`Transport::try_write`] with no bytes.
     pub fn owes(&self) -> usize {

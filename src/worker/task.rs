@@ -184,7 +184,11 @@ impl<I: ProtocolHandler> Session<I> {
         let worker = self.state.worker.clone();
         let mut buffer = worker.take_read_buffer();
         let mut chunk = ReadBuf::new(&mut buffer);
+        let began = self.state.conn.transport.deciphers().then(Instant::now);
         let result = self.state.conn.transport.poll_read(cx, &mut chunk);
+        if let Some(began) = began {
+            self.state.charge(began.elapsed());
+        }
         match result {
             Poll::Ready(Ok(())) if chunk.filled().is_empty() => self.incoming.end(&mut self.state),
             Poll::Ready(Ok(())) => {

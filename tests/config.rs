@@ -212,7 +212,7 @@ cluster: {engine: nats}
         r##"23:37: engine.servers[0].options[0].value: expected a path that begins with "/" and holds no space, "?" or "#""##,
         &format!("24:14: engine.servers[0].entry: no such script: {missing}"),
         r#"25:7: engine.servers[0].readTimout: unknown key "readTimout"; did you mean "readTimeout"?"#,
-        r#"27:19: engine.servers[1].tls.cert: TLS is not available in this version; leave this empty and let a proxy end TLS"#,
+        r#"27:19: engine.servers[1].tls.cert: needs its key, tls.key"#,
         r#"28:23: engine.servers[1].maxMessageSize: out of range: "0"; it must be from 1 to 1GiB"#,
         r#"29:13: engine.servers[2].port: 127.0.0.1:7001 overlaps engine.servers[1].port (0.0.0.0:7001)"#,
         r#"31:23: engine.servers[2].allowedOrigins: expected a list, got a single value"#,

@@ -455,6 +455,9 @@ async fn a_renewed_certificate_is_shown_to_new_clients() {
     // A client that still begins TLS there is told of in the log.
     assert!(trusted.dial(ws, "localhost").await.is_err());
     process.line("a client began TLS at a port without it");
+    let api = common::process::address(&process.line("API on "), "API on ");
+    assert!(trusted.dial(api, "localhost").await.is_err());
+    process.line("a caller began TLS at a port without it: engine.apiServer");
     drop(client);
     process.stop();
 }

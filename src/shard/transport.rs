@@ -10,6 +10,7 @@
 //! the transport owes nothing ([`Transport::owes`]), and a caller that is done writing flushes.
 
 mod enciphered;
+mod receive;
 
 use std::future::Future;
 use std::io;
@@ -22,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpListener, TcpStream};
 
 use self::enciphered::Enciphered;
+use self::receive::receive;
 use crate::tcp;
 use crate::tls::{Acceptor, Failure, NOT_NOW, Session};
 
@@ -130,6 +132,11 @@ impl Transport {
         }
     }
 
+    /// Whether reading takes time of its own, besides the system's.
+    pub fn deciphers(&self) -> bool {
+        matches!(self, Transport::Tls(_))
+    }
+
     /// Bytes that the transport itself has taken and not yet given to the system. Until there are none, a caller that
     /// has nothing more to write waits for room and calls [`Transport::try_write`] with no bytes.
     pub fn owes(&self) -> usize {
@@ -195,28 +202,6 @@ impl Transport {
             Transport::Tls(tls) => tls.poll_peek(cx, into),
         }
     }
-}
-
-/// Reads once. If a read leaves room in the buffer, it has taken everything, and the runtime is told so: otherwise the
-/// next poll would be a read that finds nothing.
-fn receive(socket: &TcpStream, into: &mut ReadBuf<'_>) -> io::Result<()> {
-    let mut all = None;
-    let received = socket.try_io(Interest::READABLE, || {
-        // SAFETY: what is initialised in it stays so, since the system only writes bytes there.
-        let room = unsafe { into.unfilled_mut() };
-        match socket2::SockRef::from(socket).recv(room)? {
-            read if 0 < read && read < room.len() => {
-                all = Some(read);
-                Err(io::ErrorKind::WouldBlock.into())
-            }
-            read => Ok(read),
-        }
-    });
-    let read = all.map_or(received, Ok)?;
-    // SAFETY: the system has written so many bytes at the beginning of the room.
-    unsafe { into.assume_init(read) };
-    into.advance(read);
-    Ok(())
 }
 
 /// Writing, and its end.

@@ -29,23 +29,23 @@ pub(super) struct Facts {
 
 /// Reads a certificate in DER; None: it is none.
 pub(super) fn read(der: &[u8]) -> Option<Facts> {
-    let mut certificate = Der(der).expect(SEQUENCE)?;
-    let mut body = certificate.expect(SEQUENCE)?;
+    let mut certificate = Der(der).take(SEQUENCE)?;
+    let mut body = certificate.take(SEQUENCE)?;
     if body.0.first() == Some(&VERSION) {
         body.item()?;
     }
-    body.expect(INTEGER)?;
+    body.take(INTEGER)?;
     // The algorithm of the signature, and who signed.
-    body.expect(SEQUENCE)?;
-    body.expect(SEQUENCE)?;
-    let mut validity = body.expect(SEQUENCE)?;
+    body.take(SEQUENCE)?;
+    body.take(SEQUENCE)?;
+    let mut validity = body.take(SEQUENCE)?;
     validity.item()?;
     let (tag, text) = validity.item()?;
     let expires = time(tag, text.0)?;
     let mut names = Vec::new();
     while let Some((tag, mut inside)) = body.item() {
         if tag == EXTENSIONS {
-            let mut extensions = inside.expect(SEQUENCE)?;
+            let mut extensions = inside.take(SEQUENCE)?;
             while let Some((SEQUENCE, extension)) = extensions.item() {
                 alternative_names(extension, &mut names)?;
             }
@@ -56,7 +56,7 @@ pub(super) fn read(der: &[u8]) -> Option<Facts> {
 
 /// The names of one extension, if it is the one with names.
 fn alternative_names(mut extension: Der<'_>, names: &mut Vec<String>) -> Option<()> {
-    if extension.expect(OBJECT)?.0 != SUBJECT_ALT_NAME {
+    if extension.take(OBJECT)?.0 != SUBJECT_ALT_NAME {
         return Some(());
     }
     // In between there may be whether it is critical.
@@ -64,7 +64,7 @@ fn alternative_names(mut extension: Der<'_>, names: &mut Vec<String>) -> Option<
         if tag != OCTETS {
             continue;
         }
-        let mut all = value.expect(SEQUENCE)?;
+        let mut all = value.take(SEQUENCE)?;
         while let Some((tag, name)) = all.item() {
             if tag == DNS_NAME {
                 names.push(std::str::from_utf8(name.0).ok()?.to_ascii_lowercase());
@@ -98,7 +98,7 @@ impl<'a> Der<'a> {
     }
 
     /// Takes the next item, which must have that tag.
-    fn expect(&mut self, tag: u8) -> Option<Der<'a>> {
+    fn take(&mut self, tag: u8) -> Option<Der<'a>> {
         self.item().and_then(|(found, inside)| (found == tag).then_some(inside))
     }
 }

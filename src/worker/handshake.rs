@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::admit::{admit, enter};
@@ -375,7 +376,8 @@ async fn watch_for_end(worker: &Worker, early: &mut Vec<u8>, conn: &Conn) {
                     return conn.close(CloseReason::Lost(LEFT.into()));
                 }
             }
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => yield_now().await,
             Err(_) => break,
         }
     }

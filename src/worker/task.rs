@@ -192,7 +192,11 @@ impl<I: ProtocolHandler> Session<I> {
         let mut buffer = worker.take_read_buffer();
         let most = usize::try_from(self.state.bytes_left()).unwrap_or(usize::MAX).clamp(1, buffer.len());
         let mut chunk = ReadBuf::new(&mut buffer[..most]);
+        let began = self.state.conn.transport.deciphers().then(Instant::now);
         let result = self.state.conn.transport.poll_read(cx, &mut chunk);
+        if let Some(began) = began {
+            self.state.charge(began.elapsed());
+        }
         match result {
             Poll::Ready(Ok(())) if chunk.filled().is_empty() => self.incoming.end(&mut self.state),
             Poll::Ready(Ok(())) => {

@@ -1,7 +1,7 @@
 //! The rows of one of `engine.servers`.
 
-use super::Tls;
 use super::bounds::{BUFFER, LIMIT, MIB, TIMEOUT, TIMEOUT_NOT_ZERO, seconds};
+use super::tls::Tls;
 use crate::config::changes::{Changes, Effect, Effect::Live, Effect::Restart};
 use crate::config::kinds::{Leaf, byte_rate, duration, list, number, rate, size, text, word, word_of};
 use crate::config::raw::address::{ORIGIN, origin};

@@ -14,19 +14,23 @@ use std::task::{Context, Poll, ready};
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
-use super::receive;
+use super::receive::receive;
 use crate::telemetry::metrics::labels::Handshake;
 use crate::tls::{Failure, HANDSHAKE, Session};
 
 /// The most that is enciphered for one write, and so the most that is owed for long: two records.
 const WRITE: usize = 32 * 1024;
-/// What is read at once, with what is there of the record before, unless the reader has more room: the largest record
-/// (RFC 5246, section 6.2.3) and a little.
+/// What is read at once at least, with what is there of the record before: the largest record (RFC 5246, section 6.2.3)
+/// and a little.
 const READ: usize = 20 * 1024;
+/// What is read at once at most. Records may hold a byte each, so this bounds the time of one read.
+const MOST_READ: usize = 32 * 1024;
+/// The reads in a row that may give nothing: records may hold no byte at all, and others wait for the worker.
+const FRUITLESS: usize = 2;
 /// What may come beyond a message of the handshake that is incomplete, and so the most of one: the longest that TLS
 /// allows within one is nearly reached by a chain of certificates alone.
 const MOST: usize = 96 * 1024;
-/// The most that is deciphered to be only looked at.
+/// No more is deciphered to be only looked at when so much has been read for that.
 const LOOK: usize = 16 * 1024;
 
 thread_local! {
@@ -163,6 +167,11 @@ impl Enciphered {
         loop {
             match self.read(into) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready!(self.socket.poll_read_ready(cx))?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {
+                    // More may be there.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 read => return Poll::Ready(read),
             }
         }
@@ -174,19 +183,21 @@ impl Enciphered {
         Ok(into.filled().len())
     }
 
-    /// Reads what is there: at least something, or the end. `WouldBlock`: nothing is.
+    /// Reads what is there: at least something, or the end. `WouldBlock`: nothing is. `Interrupted`: only records
+    /// without content, so far.
     fn read(&self, into: &mut ReadBuf<'_>) -> io::Result<()> {
         let mut state = self.state.borrow_mut();
-        loop {
+        for _ in 0..FRUITLESS {
             if !state.plain.is_empty() {
                 let most = state.plain.len().min(into.remaining());
                 into.put_slice(&state.plain[..most]);
                 state.plain.advance(most);
                 if state.plain.is_empty() {
-                    (state.plain, state.looked_at) = (BytesMut::new(), 0);
+                    state.plain = BytesMut::new();
                 }
                 return Ok(());
             }
+            state.looked_at = 0;
             if state.session.has_ended() || into.remaining() == 0 {
                 return Ok(());
             }
@@ -208,11 +219,12 @@ impl Enciphered {
                 }
             }
         }
+        Err(io::ErrorKind::Interrupted.into())
     }
 
     pub(super) fn poll_peek(&self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut state = self.state.borrow_mut();
-        while state.plain.len() < LOOK && !state.session.has_ended() {
+        while (state.looked_at as usize) < LOOK && !state.session.has_ended() {
             match state.receive(&self.socket, READ, |plain, bytes| plain.extend_from_slice(bytes)) {
                 Ok(Came::Bytes(came)) => state.looked_at = state.looked_at.saturating_add(came as u32),
                 // The end of the socket is seen without reading.
@@ -356,7 +368,7 @@ impl State {
         BUFFERS.with_borrow_mut(|buffers| {
             let Buffers { incoming, outgoing } = buffers;
             let kept = self.partial.len();
-            let most = room.max(READ).max(kept + READ / 4);
+            let most = room.clamp(READ, MOST_READ).max(kept + READ / 4);
             if incoming.len() < most {
                 incoming.resize(most, 0);
             }

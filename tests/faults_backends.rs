@@ -134,8 +134,9 @@ async fn http_servers_that_misbehave_cost_their_own_calls_only() {
         let addr = server(does).await;
         let mut client = engine.connect().await;
         calls.push(tokio::spawn(async move {
-            let call =
-                "mix.http.request('GET', 'http://ADDR/secret', {timeout = TIMEOUT})".replace("ADDR", &addr.to_string()).replace("TIMEOUT", if err == late { "1" } else { "15" });
+            let call = "mix.http.request('GET', 'http://ADDR/secret', {timeout = TIMEOUT})"
+                .replace("ADDR", &addr.to_string())
+                .replace("TIMEOUT", if err == late { "1" } else { "15" });
             let answer = client.ask(&format!("local resp, err = {call} return err or 'body ' .. resp.body")).await;
             assert!(answer.starts_with(&format!("http: GET http://{addr}: ")), "a server that {what}: {answer}");
             assert!(answer.ends_with(err), "a server that {what}: {answer}");

@@ -170,7 +170,7 @@ async fn a_call_of_the_shipped_handler_allocates_little() {
     current::install(Host {
         shard: engine.shard.clone(),
         mesh: Arc::new(Mesh::new(engine.hub.clone(), NodeId(1))),
-        outbound: Arc::new(Outbound::new(&[])),
+        outbound: Arc::new(Outbound::new(&[], i32::MAX)),
         queue: Arc::new(Queue::new(1, 1)),
     });
     let limits = VmLimits { memory: 64 << 20, waiting: 1, ..VmLimits::default() };

@@ -147,6 +147,53 @@ async fn without_descriptors_each_use_fails_by_itself_and_all_come_back() {
     assert_eq!(process.stop().code, Some(0));
 }
 
+/// A server that takes connections and never answers.
+async fn silent() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut all = Vec::new();
+        while let Ok((socket, _)) = listener.accept().await {
+            all.push(socket);
+        }
+    });
+    addr
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_back_end_that_hangs_does_not_shut_the_apis() {
+    let silent = silent().await;
+    let engine = format!("workers: 1\nluavm:\n  redis:\n    - {{name: default, addr: '{silent}'}}");
+    let dir = folder("", &engine, "filename: ''");
+    let mut command = program(dir.path());
+    limit(&mut command, libc::RLIMIT_NOFILE, 256, 256);
+    let process = ready(command);
+    let mut clients = Vec::new();
+    for _ in 0..120 {
+        let mut client = Client::connect(process.ws(), "/ws").await;
+        client.send(&format!("return select(2, mix.http.request('GET', 'http://{silent}/', {{timeout = 600}}))")).await;
+        clients.push(client);
+    }
+    // Those that found no descriptor; the others wait.
+    let mut last = clients.pop().unwrap();
+    let kept = "too many open files (ulimit -n): the rest is kept for the APIs";
+    assert_eq!(last.text().await, format!("http: GET http://{silent}: {kept} nil"));
+    let answer = last.ask("return select(2, mix.redis.connection('default'):command('ping'))").await;
+    assert_eq!(answer, format!("redis default ({silent}): {kept} nil"));
+    for _ in 0..10 {
+        assert_eq!(get(process.api(), "/healthz").await.0, 200);
+    }
+    assert_eq!(told(&process, "cannot accept"), 0);
+    drop(clients);
+    eventually("there are descriptors again", async || {
+        let call = format!("return select(2, mix.http.request('GET', 'http://{silent}/', {{timeout = '10ms'}}))");
+        last.ask(&call).await.contains("no whole response within 10ms").then_some(())
+    })
+    .await;
+    drop(last);
+    assert_eq!(process.stop().code, Some(0));
+}
+
 // The log.
 
 #[tokio::test]
@@ -241,7 +288,9 @@ async fn a_console_that_does_not_block_is_waited_for() {
     let mut client = Client::connect(process::address(&line, "serving clients on "), "/ws").await;
     // Far more than a pipe holds, and nobody reads it meanwhile.
     client.ask("for i = 1, 500 do mix.log(mix.INFO, 'line ' .. i .. ';' .. ('x'):rep(1000)) end").await;
-    let lines: Vec<String> = console.filter(|line| line.contains("line ")).take(500).collect();
+    let (found, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || console.filter(|line| line.contains("line ")).try_for_each(|line| found.send(line)));
+    let lines: Vec<String> = (0..500).map(|_| lines.recv_timeout(PATIENCE).unwrap()).collect();
     for (i, line) in lines.iter().enumerate() {
         assert!(line.contains(&format!("line {};xxx", i + 1)) && line.len() > 1000, "{line}");
     }

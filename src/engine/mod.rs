@@ -122,7 +122,7 @@ impl Engine {
             Some(others) => mesh.with_others(others.clone()),
             None => mesh,
         });
-        let outbound = Arc::new(Outbound::new(&config.luavm.redis));
+        let outbound = Arc::new(Outbound::new(&config.luavm.redis, reserve.scripts_below()));
         let queue = Queue::new(config.luavm.queue_topic_size, config.luavm.queue_max_topics);
         let queue = Arc::new(queue.waiting_for_room(config.luavm.queue_full == QueueFull::Block));
         let shared = Arc::new(shared::Shared::new(config.luavm.shared_limit));

@@ -11,6 +11,7 @@ mod names;
 pub mod redis;
 
 use std::future::Future;
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
@@ -31,6 +32,22 @@ const STACK: usize = 8 * 1024 * 1024;
 /// they do not wait for names of HTTP servers that nobody answers for.
 const NAMES: usize = 64;
 
+/// The descriptors that connections may have; the system gives the lowest free one.
+#[derive(Clone, Copy)]
+struct Sockets {
+    below: RawFd,
+}
+
+impl Sockets {
+    /// An error for a connection that has one of those that are kept for others.
+    fn check(self, socket: &impl AsRawFd) -> Result<(), String> {
+        match socket.as_raw_fd() < self.below {
+            true => Ok(()),
+            false => Err("too many open files (ulimit -n): the rest is kept for the APIs".into()),
+        }
+    }
+}
+
 /// What every call gets when the thread has ended or could not start.
 const STOPPED: &str = "the engine is stopping";
 
@@ -45,13 +62,14 @@ pub struct Outbound {
 }
 
 impl Outbound {
-    /// With these Redis servers.
-    pub fn new(redis: &[config::Redis]) -> Outbound {
+    /// With these Redis servers. Descriptors from `below` on are not for it.
+    pub fn new(redis: &[config::Redis], below: RawFd) -> Outbound {
+        let sockets = Sockets { below };
         Outbound {
             runtime: OnceLock::new(),
             starting: Mutex::new(()),
-            http: Http::new(Names::new(NAMES)),
-            redis: redis.iter().map(|config| Redis::new(config.clone(), Names::new(1))).collect(),
+            http: Http::new(Names::new(NAMES), sockets),
+            redis: redis.iter().map(|config| Redis::new(config.clone(), Names::new(1), sockets)).collect(),
             sets: Sets::default(),
         }
     }

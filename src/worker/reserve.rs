@@ -30,6 +30,12 @@ impl Reserve {
         self.kept * 3 / 8
     }
 
+    /// The number that connections of scripts' requests must be below: most of the reserve is not for them, so that the
+    /// APIs and their probes are reached though a back end hangs.
+    pub fn scripts_below(&self) -> RawFd {
+        self.clients_below.saturating_add(RawFd::try_from(self.kept / 8).unwrap_or(0))
+    }
+
     /// How many are kept back.
     pub(super) fn kept(&self) -> usize {
         self.kept

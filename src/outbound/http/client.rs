@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 use super::exchange::exchange;
 use super::pool::Pool;
 use super::{MAX_BYTES, Request, Response, reserve};
+use crate::outbound::Sockets;
 use crate::outbound::names::Names;
 
 /// Requests that may be under way at once in an engine.
@@ -21,9 +22,9 @@ pub(in crate::outbound) struct Http {
 
 impl Http {
     /// Nothing is under way; `names` knows the addresses of servers.
-    pub(in crate::outbound) fn new(names: Names) -> Http {
+    pub(in crate::outbound) fn new(names: Names, sockets: Sockets) -> Http {
         Http {
-            pool: Pool::new(names),
+            pool: Pool::new(names, sockets),
             places: Arc::new(Semaphore::new(MAX_UNDER_WAY)),
             bytes: Arc::new(Semaphore::new(MAX_BYTES)),
         }

@@ -28,6 +28,7 @@ use url::Url;
 
 use super::reason;
 use super::socket::{Socket, Watch};
+use crate::outbound::Sockets;
 use crate::outbound::names::Names;
 
 /// Idle connections that are kept for each server, and for all of them.
@@ -87,13 +88,14 @@ pub(super) struct Pool {
     /// For each server the one used last is at the end, and is used next: so unneeded ones grow old.
     idle: Mutex<HashMap<Place, Vec<Conn>>>,
     names: Names,
+    sockets: Sockets,
     tls: Tls,
     kept_up: OnceLock<()>,
 }
 
 impl Pool {
-    pub(super) fn new(names: Names) -> Arc<Pool> {
-        Arc::new(Pool { idle: Mutex::default(), names, tls: Tls::default(), kept_up: OnceLock::new() })
+    pub(super) fn new(names: Names, sockets: Sockets) -> Arc<Pool> {
+        Arc::new(Pool { idle: Mutex::default(), names, sockets, tls: Tls::default(), kept_up: OnceLock::new() })
     }
 
     /// A kept connection that has been idle for less than `idle`. `once`: for a request that must not be sent twice.
@@ -182,6 +184,7 @@ impl Pool {
         let mut connector = HttpConnector::new_with_resolver(Addresses(self.names.clone()));
         connector.set_nodelay(true);
         let stream = connector.call(uri).await.map_err(|e| reason(&e))?.into_inner();
+        self.sockets.check(&stream)?;
         let (socket, watch) = Socket::new(stream);
         if !https {
             return start(socket, watch, false).await;

@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 use super::pool::Pool;
 use super::{Command, Reply};
 use crate::config;
+use crate::outbound::Sockets;
 use crate::outbound::names::Names;
 
 /// Commands of one Redis that may be under way or wait for a connection.
@@ -22,9 +23,9 @@ pub(in crate::outbound) struct Redis {
 }
 
 impl Redis {
-    pub(in crate::outbound) fn new(config: config::Redis, names: Names) -> Redis {
+    pub(in crate::outbound) fn new(config: config::Redis, names: Names, sockets: Sockets) -> Redis {
         Redis {
-            pool: Pool::new(config, names),
+            pool: Pool::new(config, names, sockets),
             places: Arc::new(Semaphore::new(MAX_COMMANDS)),
             bytes: Arc::new(Semaphore::new(MAX_COMMANDS_BYTES)),
         }

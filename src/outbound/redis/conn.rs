@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::{MAX_BYTES, error_text};
 use crate::config;
+use crate::outbound::Sockets;
 use crate::outbound::names::Names;
 
 /// The longest that connecting and logging in may take.
@@ -26,10 +27,11 @@ pub(super) struct Conn {
 
 impl Conn {
     /// Opens a connection, with the password and the database that the configuration names.
-    pub(super) async fn open(config: &config::Redis, names: &Names) -> Result<Conn, String> {
+    pub(super) async fn open(config: &config::Redis, names: &Names, sockets: Sockets) -> Result<Conn, String> {
         let opened = async {
             let addresses = names.look_up(&config.addr).await?;
             let stream = TcpStream::connect(&addresses[..]).await.map_err(|e| e.to_string())?;
+            sockets.check(&stream)?;
             stream.set_nodelay(true).map_err(|e| e.to_string())?;
             let now = Instant::now();
             let mut conn = Conn { stream, opened: now, used: now };

@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::conn::Conn;
 use crate::config;
+use crate::outbound::Sockets;
 use crate::outbound::names::Names;
 
 /// The longest wait for a connection that is in use.
@@ -21,6 +22,7 @@ const CARE: Duration = Duration::from_secs(1);
 pub(super) struct Pool {
     pub(super) config: config::Redis,
     names: Names,
+    sockets: Sockets,
     /// The one used last is at the end, and is used next: so unneeded ones grow old.
     idle: Mutex<Vec<Conn>>,
     /// `poolSize` of them; each connection in use has one.
@@ -29,9 +31,9 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn new(config: config::Redis, names: Names) -> Arc<Pool> {
+    pub(super) fn new(config: config::Redis, names: Names, sockets: Sockets) -> Arc<Pool> {
         let places = Arc::new(Semaphore::new(config.pool_size));
-        Arc::new(Pool { config, names, idle: Mutex::default(), places, kept_up: Once::new() })
+        Arc::new(Pool { config, names, sockets, idle: Mutex::default(), places, kept_up: Once::new() })
     }
 
     /// `redis default (localhost:6379): why`
@@ -50,9 +52,13 @@ impl Pool {
         };
         let conn = match self.take_idle() {
             Some(conn) => conn,
-            None => Conn::open(&self.config, &self.names).await?,
+            None => self.open().await?,
         };
         Ok(Lease { conn: Some(conn), pool: self.clone(), _place: place })
+    }
+
+    async fn open(&self) -> Result<Conn, String> {
+        Conn::open(&self.config, &self.names, self.sockets).await
     }
 
     fn take_idle(&self) -> Option<Conn> {
@@ -89,7 +95,7 @@ impl Pool {
         self.lock().retain(|conn| self.is_good(conn));
         while let Some(_place) = self.missing() {
             // The next command that needs one will get the error.
-            let Ok(conn) = Conn::open(&self.config, &self.names).await else { return };
+            let Ok(conn) = self.open().await else { return };
             self.lock().push(conn);
         }
     }

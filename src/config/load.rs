@@ -38,7 +38,8 @@ pub fn defaults() -> Config {
     Config::read(&Value::root(root.as_deref(), &sink))
 }
 
-fn text(file: &Path) -> Result<String, Problems> {
+/// The text of a file.
+pub(super) fn text(file: &Path) -> Result<String, Problems> {
     let whole = |line, column, message| {
         let list = vec![Problem { line, column, key: String::new(), message }];
         Problems { file: file.to_owned(), list }
@@ -102,7 +103,7 @@ fn in_force(file: &Path, mut config: Config, root: &Value<'_>) -> Config {
 
 /// The path of a server's key: `engine.servers[0].entry`. A list may have gaps, so that its position alone does not
 /// tell.
-fn key_of(server: &Server, name: &str) -> String {
+pub(super) fn key_of(server: &Server, name: &str) -> String {
     let section = server.listen.key.strip_suffix("port").unwrap_or(&server.listen.key);
     format!("{section}{name}")
 }

@@ -15,6 +15,8 @@ mod center;
 mod dispatch;
 pub mod error;
 mod fast_path;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod http;
 pub mod idempotency;
 mod linger;

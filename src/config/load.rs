@@ -55,7 +55,7 @@ pub(super) fn text(file: &Path) -> Result<String, Problems> {
 }
 
 /// The configuration with paths as they are written, and with those that are in force.
-fn both(file: &Path, text: &str) -> Result<(Config, Config), Problems> {
+pub(super) fn both(file: &Path, text: &str) -> Result<(Config, Config), Problems> {
     let sink = Sink::default();
     let config = tree::parse(text, &sink).map(|root| {
         let root = Value::root(Some(&root), &sink);

@@ -8,6 +8,8 @@
 
 mod changes;
 pub mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod home;
 mod keys;
 mod kinds;

@@ -6,6 +6,8 @@
 //! [`handshake::Refusal`] becomes a response, a [`reader::Violation`] a close frame), and after it the connection ends.
 
 pub mod frame;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod handshake;
 pub mod host;
 pub mod reader;

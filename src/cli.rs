@@ -16,7 +16,7 @@ use tracing::level_filters::LevelFilter;
 
 use self::signals::{Signals, Wish};
 use crate::bench::Bench;
-use crate::config::{Config, Format, Home, Level, Listen, NodeRole, load, print};
+use crate::config::{Config, Format, Home, Level, Listen, NodeRole, load, print, production};
 use crate::engine::{
     Engine, HAS_CLUSTER, Listeners, WITHOUT_CLUSTER, check_certificates, check_scripts, check_watchdog,
 };
@@ -76,6 +76,9 @@ struct Check {
     /// Exit with 1 for warnings, too
     #[arg(long)]
     strict: bool,
+    /// Look for what should not be in force where strangers come: an open API, a file that others can read, and the like
+    #[arg(long)]
+    production: bool,
 }
 
 #[derive(Debug, Args)]
@@ -169,16 +172,23 @@ fn check(what: &Check) -> Result<(), String> {
     let mut warnings = check_scripts(&config)?;
     warnings.extend(check_certificates(&config)?);
     config.notes.iter().for_each(|note| say!("note: {}", for_terminal(note)));
-    for open in config.open_apis() {
+    for open in config.open_apis().filter(|_| !what.production) {
         say!("note: {}: the API on {} is open to everybody: no access.users are configured", open.key, open.addr);
     }
     warnings.iter().for_each(|warning| complain!("{}", for_terminal(warning)));
     let (file, servers) = (config.file.display(), config.servers.len());
-    let found = match warnings.len() {
-        0 => "no problems".to_owned(),
-        n => format!("{n} warning(s)"),
+    let findings = match what.production {
+        true => production::check(&config).map_err(|problems| problems.to_string())?,
+        false => Vec::new(),
     };
-    if what.strict && !warnings.is_empty() {
+    findings.iter().for_each(|finding| complain!("{file}{}", for_terminal(&finding.to_string())));
+    let errors = findings.iter().filter(|finding| finding.is_error).count();
+    let found = match (errors, warnings.len() + findings.len() - errors) {
+        (0, 0) => "no problems".to_owned(),
+        (0, n) => format!("{n} warning(s)"),
+        (errors, n) => return Err(format!("{file}: {errors} error(s), {n} warning(s): not for production as it is")),
+    };
+    if what.strict && found != "no problems" {
         return Err(format!("{file}: {found}; with --strict they count as problems"));
     }
     say!("{file}: {found}; {servers} server(s)");

@@ -44,3 +44,6 @@ pub mod engine;
 pub mod bench;
 pub mod cli;
 pub mod testing;
+// What tests and the fuzz targets have in common; cargo-fuzz sets the cfg.
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use circles::{Circle, circles};
 
 /// The modules from the bottom up; those of one row are of one layer and know nothing of each other.
-const LAYERS: [&[&str]; 12] = [
+const LAYERS: [&[&str]; 13] = [
     &["ids", "message", "secret", "telemetry", "value"],
     &["config", "jwt", "tcp", "wire"],
     &["admission", "hub", "memory", "queue", "shared", "timers", "tls"],
@@ -25,6 +25,7 @@ const LAYERS: [&[&str]; 12] = [
     &["engine"],
     &["bench", "testing"],
     &["cli"],
+    &["fuzzing"],
 ];
 
 /// What may be named only in certain places: a crate, and the files or folders below `src/` that may.
@@ -92,9 +93,14 @@ impl Source {
         if self.path.ends_with("/mod.rs") { parts - 1 } else { parts }
     }
 
-    /// Whether all of it is tests: `x/tests.rs` and the simulation, declared under `#[cfg(test)]`.
+    /// Whether all of it is tests: `x/tests.rs` and the simulation, declared under `#[cfg(test)]`, and `fuzzing.rs`, which
+    /// the fuzz targets have, too.
     fn is_tests(&self) -> bool {
-        self.path.ends_with("/tests.rs") || self.path.contains("/tests/") || self.path.starts_with(SIMULATION)
+        let is_fuzzing = self.path.split('/').any(|part| part.trim_end_matches(".rs") == "fuzzing");
+        self.path.ends_with("/tests.rs")
+            || self.path.contains("/tests/")
+            || self.path.starts_with(SIMULATION)
+            || is_fuzzing
     }
 
     /// The code with what is compiled for unit tests alone blanked out.

@@ -166,6 +166,67 @@ fn any_batch_gets_an_answer_to_each_of_its_items() {
     no_panic();
 }
 
+/// Headers that callers send besides; some take a request off the fast path.
+fn headers() -> impl Strategy<Value = String> {
+    let usual = vec![
+        "Accept: */*",
+        "accept: application/json",
+        "Connection: keep-alive",
+        "Connection: close",
+        "Authorization: Basic eDp5",
+        "Content-Type: application/json",
+        "User-Agent: x",
+        "X-Forwarded-For: 1.2.3.4",
+        "Expect: 100-continue",
+        "X: \u{e9}",
+        "Transfer-Encoding: chunked",
+        "Host: localhost",
+        "Upgrade: h2c",
+        "Origin: https://example.com",
+        "Sec-Fetch-Site: none",
+        "Sec-Fetch-Site: cross-site",
+        "Cookie: a=b",
+        "X:",
+    ];
+    vec(select(usual), 0..4).prop_map(|all| all.iter().map(|header| format!("{header}\r\n")).collect())
+}
+
+/// A connection that has asked for something else before is hyper's.
+#[test]
+fn a_request_gets_the_same_answer_on_the_fast_path_and_from_hyper() {
+    let (engine, runtime) = (TestEngine::with(SCRIPT, "", "workers: 2"), runtime());
+    let mut client = runtime.block_on(engine.connect());
+    let id = runtime.block_on(client.ask("id"));
+    let host = select(vec!["localhost", "127.0.0.1:6789", "[::1]", "example.com", "a b", ""]);
+    let path = select(vec!["publish", "publish", "send", "publish?x=1", "unknown"]);
+    proptest!(cases(96), |(path in path, host in host, headers in headers(), body in params())| {
+        let (body, length) = (body.replace("CLIENT", &id), body.replace("CLIENT", &id).len());
+        let request =
+            format!("POST /v1/mesh/{path} HTTP/1.1\r\nHost: {host}\r\n{headers}Content-Length: {length}\r\n\r\n{body}");
+        runtime.block_on(async {
+            let answer = async |before: bool| {
+                let mut caller = Raw::dial(engine.at.api).await;
+                if before {
+                    caller.call("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+                }
+                caller.write(&request).await;
+                let mut reply = caller.reply().await;
+                if reply.status == 100 {
+                    reply = caller.reply().await;
+                }
+                let mut head: Vec<String> = reply.head.lines().map(str::to_ascii_lowercase).collect();
+                head.retain(|line| !line.starts_with("date:"));
+                head.sort();
+                (head, reply.body)
+            };
+            // One after the other, so that what has an id is done once by the first.
+            let first = answer(false).await;
+            assert_eq!(first, answer(true).await, "{request}");
+        });
+    });
+    no_panic();
+}
+
 /// Requests of the WebSocket API, most of them nearly right, each with its index as request id.
 fn requests() -> impl Strategy<Value = Vec<String>> {
     let methods = vec!["mesh.publish", "mesh.send", "queue.pop", "queue.unpop", "queue.ack", "conn.call"];

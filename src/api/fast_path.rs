@@ -61,7 +61,7 @@ enum Awaited {
 
 /// What the bytes begin with.
 #[derive(Debug, PartialEq, Eq)]
-enum Parsed<'a> {
+pub(super) enum Parsed<'a> {
     Whole(Request<'a>),
     /// A part of a request that may be on the fast path. Its length, once its head is complete.
     Part(Option<usize>),
@@ -69,13 +69,13 @@ enum Parsed<'a> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Request<'a> {
-    call: Call,
-    host: Host<'a>,
-    authorization: Option<&'a [u8]>,
-    body: &'a [u8],
+pub(super) struct Request<'a> {
+    pub(super) call: Call,
+    pub(super) host: Host<'a>,
+    pub(super) authorization: Option<&'a [u8]>,
+    pub(super) body: &'a [u8],
     /// Head and body.
-    length: usize,
+    pub(super) length: usize,
 }
 
 impl Api {
@@ -234,7 +234,8 @@ async fn rest(socket: &mut Transport, input: &mut Vec<u8>, wanted: usize, end: I
     begun && matches!(timeout_at(end, read(socket, input, wanted)).await, Ok(Ok(())))
 }
 
-fn parse(input: &[u8], max_body: usize) -> Parsed<'_> {
+/// What the bytes that have come begin with.
+pub(super) fn parse(input: &[u8], max_body: usize) -> Parsed<'_> {
     if input.is_empty() {
         return Parsed::Part(None);
     }

@@ -17,6 +17,8 @@ mod command;
 mod dispatch;
 pub mod error;
 mod fast_path;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod http;
 pub mod idempotency;
 mod linger;

@@ -10,6 +10,8 @@ pub mod clients;
 mod command;
 pub mod drive;
 mod enqueue;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod interest;
 pub mod link;
 pub mod members;

@@ -40,8 +40,8 @@ pub fn defaults() -> Config {
     Config::read(&Value::root(root.as_deref(), &sink))
 }
 
-/// The text may hold secrets.
-fn text(file: &Path) -> Result<Zeroizing<String>, Problems> {
+/// The text of a file. It may hold secrets.
+pub(super) fn text(file: &Path) -> Result<Zeroizing<String>, Problems> {
     let whole = |line, column, message| {
         let list = vec![Problem { line, column, key: String::new(), message }];
         Problems { file: file.to_owned(), list }
@@ -61,7 +61,7 @@ fn text(file: &Path) -> Result<Zeroizing<String>, Problems> {
 }
 
 /// The configuration with paths as they are written, and with those that are in force.
-fn both(file: &Path, text: &str) -> Result<(Config, Config), Problems> {
+pub(super) fn both(file: &Path, text: &str) -> Result<(Config, Config), Problems> {
     let sink = Sink::default();
     let config = tree::parse(text, &sink).map(|root| {
         let root = Value::root(Some(&root), &sink);
@@ -120,7 +120,7 @@ fn in_force(file: &Path, mut config: Config, root: &Value<'_>) -> Config {
 
 /// The path of a server's key: `engine.servers[0].entry`. A list may have gaps, so that its position alone does not
 /// tell.
-fn key_of(server: &Server, name: &str) -> String {
+pub(super) fn key_of(server: &Server, name: &str) -> String {
     let section = server.listen.key.strip_suffix("port").unwrap_or(&server.listen.key);
     format!("{section}{name}")
 }

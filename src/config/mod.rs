@@ -2,7 +2,8 @@
 //!
 //! `keys` has a row for each key, and makes the types of them; `rows` says what a row is, `kinds` and `sections` what can
 //! stand at a key. `raw` knows the spelling and where each value stands; `load` checks what values mean together; `reload`
-//! compares two configurations; `print` writes one with all there is to know of it. The rest of the program sees only the
+//! compares two configurations; `print` writes one with all there is to know of it; `production`
+//! looks for what should not be in force where strangers come. The rest of the program sees only the
 //! types that are named here.
 
 use std::net::IpAddr;
@@ -10,6 +11,8 @@ use std::net::IpAddr;
 pub mod access;
 mod changes;
 pub mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod home;
 mod keys;
 mod kinds;
@@ -17,6 +20,7 @@ pub mod load;
 mod memory;
 pub mod print;
 mod problem;
+pub mod production;
 mod raw;
 pub mod reload;
 mod rows;
@@ -77,9 +81,8 @@ impl Config {
 
     /// The APIs that everybody on the network may call: they listen on more than loopback, and there are no users.
     pub fn open_apis(&self) -> impl Iterator<Item = &Listen> {
-        let is_loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
         let center = self.role.center.then_some(&self.center);
         let apis = self.role.engine.then_some(&self.api.listen).into_iter().chain(center);
-        apis.filter(move |api| self.users.is_empty() && !is_loopback(api.addr.ip()))
+        apis.filter(move |api| self.users.is_empty() && api.is_beyond_loopback())
     }
 }

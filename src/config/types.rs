@@ -114,6 +114,13 @@ pub struct Listen {
     pub key: String,
 }
 
+impl Listen {
+    /// Whether others than this machine reach it.
+    pub fn is_beyond_loopback(&self) -> bool {
+        !self.addr.ip().to_canonical().is_loopback()
+    }
+}
+
 /// What a user may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Roles {

@@ -11,6 +11,8 @@ mod compile;
 pub mod current;
 pub mod doing;
 mod frames;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod globals;
 mod handler;
 pub(crate) mod harness;

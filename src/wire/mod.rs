@@ -7,6 +7,8 @@
 //! and after it the connection ends.
 
 pub mod frame;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod handshake;
 pub mod host;
 pub mod proxy;

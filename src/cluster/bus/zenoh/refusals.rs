@@ -70,7 +70,9 @@ fn handshake(under_way: &mut HashMap<task::Id, SocketAddr>, task: Option<task::I
 /// What an event of a TLS handshake says. It does not tell the address.
 fn tls(text: &str) -> Option<Refusal> {
     let failed = text.strip_suffix(". Hint: increase the system open file limit.")?;
-    let why = if failed.contains("ertificate") {
+    let why = if failed.contains("alert") {
+        "it does not accept this node's certificate; is its cluster.tls.ca the same?"
+    } else if failed.contains("ertificate") {
         "its certificate is none of cluster.tls.ca, or it shows none"
     } else {
         "it speaks no TLS, and this node has a cluster.tls"
@@ -97,6 +99,16 @@ mod tests {
         assert_eq!(of("tcp/10.0.0.1:6786 => tcp/10.0.0.2:40000. Received: InitSyn"), want);
         assert_eq!(of("Rejecting InitSyn on tls/[::1]:1 => tls/[fe80::1]:2 because of"), Some("[fe80::1]:2".into()));
         assert_eq!(of("no link at all"), None);
+    }
+
+    #[test]
+    fn tls_that_fails_says_why() {
+        let why = |text: &str| tls(&format!("{text}. Hint: increase the system open file limit.")).unwrap().why;
+        assert!(why("received fatal alert: DecryptError").contains("does not accept this node's"));
+        assert!(why("invalid peer certificate: UnknownIssuer").contains("none of cluster.tls.ca"));
+        assert!(why("peer sent no certificates").contains("none of cluster.tls.ca"));
+        assert!(why("received corrupt message of type InvalidContentType").contains("speaks no TLS"));
+        assert_eq!(tls("Accepted TLS connection"), None);
     }
 
     #[tokio::test]

@@ -460,6 +460,7 @@ mix.mesh = {}
 ---@return integer? reached
 ---@return integer? failed
 ---@return string? err
+---@return integer? unanswered nodes of a cluster that did not answer
 function mix.mesh.publish(channel, data, type, options) end
 
 ---How many connections are in a channel, on all nodes; delivers nothing. `local n = mix.mesh.count("room:7")`

@@ -6,7 +6,7 @@ use std::task::{Context, Waker};
 
 use super::command;
 use super::members::Shared;
-use super::node::{Clients, Delivery, Node, Output, Settings, Waiting};
+use super::node::{Clients, Delivery, HELLO, Node, Output, Settings, Waiting};
 use super::proof;
 use super::protocol::{Header, Hello, Kind, MAJOR, MINOR, Message, Messages, Run, envelop};
 use crate::hub::Counts;
@@ -114,7 +114,7 @@ fn frame(kind: Kind, seq: u64, body: &[u8]) -> Bytes {
 fn node() -> Node<Nobody> {
     let settings = Settings {
         run: Run(1),
-        secret: SECRET.to_vec(),
+        secret: "known to both".into(),
         nonce: [1; 16],
         engine: true,
         center: false,
@@ -122,6 +122,8 @@ fn node() -> Node<Nobody> {
         number: 1,
         started: 0,
         api: "this:1".to_owned(),
+        reached: Vec::new(),
+        hello: HELLO,
         reply_timeout: 500,
         leave: 3000,
     };
@@ -143,7 +145,7 @@ fn turn(node: &mut Node<Nobody>, now: u64) -> Option<Hello> {
                     out.clear();
                 }
             }
-            Output::Number(_) => {}
+            Output::Greet(..) | Output::Dial(..) | Output::Number(_) => {}
         }
     }
     said
@@ -156,7 +158,7 @@ impl Clients for Nobody {
     fn deliver(&mut self, delivery: Delivery) -> Option<Waiting> {
         match delivery {
             // What counts it says that nobody was reached, when it is dropped.
-            Delivery::Publish { .. } | Delivery::Send { .. } => {}
+            Delivery::Publish { .. } | Delivery::ChannelCommand { .. } | Delivery::Send { .. } => {}
             Delivery::Once { channels, reply, .. } => reply.answer(&vec![Counts::default(); channels.len()]),
             Delivery::Command { command, reply, .. } => {
                 let known = command::decode(&command).is_some();

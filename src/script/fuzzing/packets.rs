@@ -24,6 +24,7 @@ use crate::shard::conn::Conn;
 use crate::shard::server_context::ServerContext;
 use crate::shard::transport::Transport;
 use crate::shard::{Arrival, Shard};
+use crate::timers::Timers;
 
 /// The shipped protocols.
 const MODULES: [&str; 3] = ["text", "jsonrpc", "websocket"];
@@ -66,8 +67,9 @@ impl Servers {
             let hub = Arc::new(Hub::new(NodeNumber::MIN, 1));
             let shard = Rc::new(Shard::new(WorkerId(0), hub.clone()));
             let mesh = Arc::new(Mesh::new(hub, NodeId(1)));
-            let (outbound, queue) = (Arc::new(Outbound::new(&[])), Arc::new(Queue::new(10, 10)));
-            current::install(Host { shard: shard.clone(), mesh, outbound, queue });
+            let (outbound, queue) = (Arc::new(Outbound::new(&[], i32::MAX)), Arc::new(Queue::new(10, 10)));
+            let (timers, worker) = (Arc::new(Timers::new(1)), WorkerId(0));
+            current::install(Host { shard: shard.clone(), mesh, outbound, queue, timers, worker });
             let mut server = load::defaults().servers.remove(0);
             server.protocol = Protocol::Socket;
             let served = Rc::new(ServerContext::new(0, &server, Arc::default()));

@@ -32,7 +32,7 @@ for name in "$@"; do
     mkdir -p "$out/corpus/$name" "$out/artifacts/$name"
     log="$out/$name.log"
     # shellcheck disable=SC2086
-    if cargo +nightly fuzz run --fuzz-dir fuzz --target-dir "$out/build" "$name" "$out/corpus/$name" "fuzz/corpus/$name" -- \
+    if cargo +nightly fuzz run --fuzz-dir fuzz --target-dir "$out/build" "$name" "$out/corpus/$name" "$PWD/fuzz/corpus/$name" -- \
         -max_total_time="$seconds" -max_len=4096 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 \
         -artifact_prefix="$out/artifacts/$name/" ${FUZZ_FLAGS:-} >"$log" 2>&1; then
         said=nothing

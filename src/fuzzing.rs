@@ -8,9 +8,10 @@ use crate::{api, cluster, config, script, wire};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("handshake", wire::fuzzing::handshake),
     ("frames", wire::fuzzing::frames),
+    ("proxy", wire::fuzzing::proxy),
     ("http", api::fuzzing::http),
     ("configuration", config::fuzzing::configuration),
     ("json", script::fuzzing::json),

@@ -28,6 +28,7 @@ use connmix::shard::conn::Conn;
 use connmix::shard::server_context::ServerContext;
 use connmix::shard::{Arrival, Shard};
 use connmix::telemetry::metrics::counter::Counter;
+use connmix::timers::Timers;
 use tokio::net::{TcpListener, TcpStream};
 
 /// Counts what each thread allocates.
@@ -172,6 +173,8 @@ async fn a_call_of_the_shipped_handler_allocates_little() {
         mesh: Arc::new(Mesh::new(engine.hub.clone(), NodeId(1))),
         outbound: Arc::new(Outbound::new(&[], i32::MAX)),
         queue: Arc::new(Queue::new(1, 1)),
+        timers: Arc::new(Timers::new(1)),
+        worker: WorkerId(0),
     });
     let limits = VmLimits { memory: 64 << 20, waiting: 1, ..VmLimits::default() };
     let vm = Vm::new(Arc::new(Program::new(Protocol::Websocket, entry, Vec::new())), &limits).unwrap();

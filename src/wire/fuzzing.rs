@@ -5,6 +5,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket, WebSocketConfig}
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::handshake::{self, Parsed, Refusal, Rules};
+use super::proxy;
 use super::reader::{Event, Input, Reader, Violation};
 
 /// An upgrade request: each part of it is judged as the whole is, and no answer can be made to hold another header.
@@ -47,6 +48,25 @@ pub fn handshake(bytes: &[u8]) {
                 assert_eq!(response.windows(2).filter(|two| two == b"\r\n").count(), lines, "{response:?}");
             }
             Err(refusal) => refused(&refusal),
+        }
+    }
+}
+
+/// The header that a proxy puts before a client's bytes: what is complete is not changed by what follows, and each part of it
+/// is incomplete.
+pub fn proxy(bytes: &[u8]) {
+    match proxy::parse(bytes) {
+        Ok(proxy::Parsed::Complete { client, len }) => {
+            assert!(len <= bytes.len().min(proxy::MAX_HEADER));
+            for end in 0..len {
+                assert_eq!(proxy::parse(&bytes[..end]), Ok(proxy::Parsed::Incomplete), "{end} of {len} bytes");
+            }
+            assert_eq!(proxy::parse(&bytes[..len]), Ok(proxy::Parsed::Complete { client, len }));
+        }
+        Ok(proxy::Parsed::Incomplete) => assert!(bytes.len() < proxy::MAX_HEADER),
+        Err(why) => {
+            assert!(!why.is_empty());
+            assert_eq!(proxy::parse(&[bytes, b"more"].concat()), Err(why), "it became right by more bytes");
         }
     }
 }

@@ -5,6 +5,8 @@
 //! minor version understand each other. All of it comes from outside: whatever bytes come, reading them costs no more than
 //! their length, and an error says what was wrong.
 
+mod names;
+
 use serde::{Deserialize, Serialize};
 
 /// The protocol's major version: nodes of different ones do not work together.
@@ -233,6 +235,7 @@ pub enum Message<'a> {
         /// What tells it from others.
         id: &'a str,
         /// The channels' names.
+        #[serde(borrow, deserialize_with = "names::read")]
         channels: Vec<&'a str>,
         /// They came as a list.
         list: bool,

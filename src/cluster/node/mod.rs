@@ -9,6 +9,7 @@
 
 mod census;
 mod delivery;
+mod expel;
 mod missing;
 mod peer;
 mod receive;

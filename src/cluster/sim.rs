@@ -10,6 +10,7 @@ mod world;
 
 use crate::cluster::link::{QUEUE, WINDOW};
 use crate::cluster::members::Phase;
+use crate::cluster::node::MAX_CHANNELS;
 use crate::cluster::protocol::Run;
 use world::World;
 
@@ -185,6 +186,23 @@ fn a_node_that_sends_something_malformed_is_dropped_and_may_come_back() {
         world.step();
         assert!(world.now < sent + 5000, "it does not come back");
     }
+    world.check_order();
+    world.check_quiet();
+}
+
+/// The others go on without it.
+#[test]
+fn a_node_with_more_channels_than_there_is_room_for_is_dropped() {
+    let mut world = settled(6, 3);
+    let greedy = *world.nodes.keys().next_back().unwrap();
+    world.faulty = true;
+    (0..MAX_CHANNELS as u64 + 1).for_each(|n| world.nodes[&greedy].shared.own.first(n));
+    for _ in 0..20 {
+        act_for(&mut world, 100);
+        let others = world.nodes.iter().filter(|(run, _)| **run != greedy);
+        others.for_each(|(_, node)| assert!(node.shared.others.len() <= MAX_CHANNELS));
+    }
+    world.nodes.remove(&greedy);
     world.check_order();
     world.check_quiet();
 }

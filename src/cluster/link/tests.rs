@@ -167,6 +167,8 @@ fn what_is_too_long_for_another_node_is_told_at_once() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
     /// Whatever a node says it has read and answered: frames of a stream have no gap in their numbers, what is under way is
     /// bounded, and each request is settled once.
     #[test]

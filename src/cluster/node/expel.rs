@@ -7,7 +7,7 @@ use super::{Clients, Node};
 use crate::cluster::protocol::{Message, Run};
 
 /// The most channels that are known of all other nodes together. Fewer in tests, which have less memory.
-pub(super) const MAX_CHANNELS: usize = if cfg!(test) { 1 << 12 } else { 1 << 27 };
+pub(in crate::cluster) const MAX_CHANNELS: usize = if cfg!(test) { 1 << 12 } else { 1 << 27 };
 
 impl<C: Clients> Node<C> {
     /// Drops a node for what it sent.

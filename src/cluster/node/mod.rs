@@ -26,6 +26,8 @@ use super::members::{Phase, Shared};
 use super::protocol::{self, Hello, MAJOR, Message, Run};
 
 pub use delivery::{Clients, CommandReply, Delivery, OnceReply, Waiting};
+#[cfg(test)]
+pub(in crate::cluster) use expel::MAX_CHANNELS;
 
 /// Milliseconds between two hellos.
 const HELLO: u64 = 1000;

@@ -32,3 +32,20 @@ impl<'de> Visitor<'de> for Names {
 pub(super) fn read<'de: 'a, 'a, D: Deserializer<'de>>(reader: D) -> Result<Vec<&'a str>, D::Error> {
     reader.deserialize_seq(Names)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::protocol::{Malformed, Message, Messages, envelop};
+
+    #[test]
+    fn more_names_than_a_publish_may_have_are_not_read() {
+        for (many, expected) in [(MOST, None), (MOST + 1, Some(Malformed::Message))] {
+            let channels = vec!["a"; many];
+            let message = Message::PublishOnce { id: "i", channels, list: true, binary: false, data: b"x" };
+            let mut bytes = Vec::new();
+            envelop(&message.to_bytes(), 1, &mut bytes);
+            assert_eq!(Messages::new(&bytes).next().unwrap().err(), expected, "{many}");
+        }
+    }
+}

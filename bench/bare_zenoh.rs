@@ -55,8 +55,7 @@ fn open(listen: Option<u16>, connect: Option<u16>) -> Result<Session, Failed> {
 fn serve() -> Result<(), Failed> {
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let session = open(Some(port), None)?;
-    let back =
-        session.declare_publisher(BACK).congestion_control(CongestionControl::Block).express(true).wait()?;
+    let back = session.declare_publisher(BACK).congestion_control(CongestionControl::Block).express(true).wait()?;
     let mut next = 0;
     let came = move |sample: Sample| {
         let bytes = sample.payload().to_bytes();

@@ -7,9 +7,9 @@ Starts a center and three engines, each a process, on free ports of this machine
 on each engine one back end publishes numbered messages to it, RATE (3) a second. For a third of SECONDS (180) nothing else happens: every
 client must get every message, in each publisher's order, and each reply must count exactly the clients. Then CHURNERS (100) more clients of
 each engine join and leave that channel and others at random, and every KILL (8) seconds an engine is killed with SIGKILL and
-started again; its clients come back. For all who live during a publish, still nothing may be missing, or come twice or out of order;
-and the count of a reply that names no unanswered node (u) lies between those who were subscribed all the time, and those
-who may have been. It exits with 1 where that does not hold.
+started again; its clients come back. For all who live during a publish, still nothing may be missing, or come twice or out of order (what
+a killed engine had not yet written to its own clients is lost with it); and the count of a reply that names no unanswered node (u) lies
+between those who were subscribed all the time, and those who may have been. It exits with 1 where that does not hold.
 
 Needs Python 3 alone, and the program: CONNMIX names another one than target/release/connmix. SUBSCRIBERS, CHURNERS, RATE and KILL in the
 environment change those figures.
@@ -161,7 +161,7 @@ class Subscriber(asyncio.Protocol):
         self.upgraded = False
         # publisher: the last number, and which numbers came
         self.last, self.got = {}, {}
-        # in the channel for certain, and perhaps: from, to
+        # in the channel for certain: from, to, and if its engine was killed then, the last numbers that it had; perhaps: from, to
         self.certain, self.perhaps = [], []
 
     # What the transport calls.
@@ -172,6 +172,9 @@ class Subscriber(asyncio.Protocol):
 
     def connection_lost(self, error):
         self.transport = None
+        if self.engine in self.world.down and self.certain and self.certain[-1][2] is None:
+            # What its engine had not written yet is lost with it.
+            self.certain[-1][2] = dict(self.last)
         self.left(now())
         if self.answer and not self.answer.done():
             self.answer.set_exception(ConnectionError("lost"))
@@ -249,7 +252,7 @@ class Subscriber(asyncio.Protocol):
             self.perhaps.append([now(), float("inf")])
         await self.ask(f"join {channel}")
         if channel == CHANNEL and self.transport:
-            self.certain.append([now(), float("inf")])
+            self.certain.append([now(), float("inf"), None])
 
     async def leave(self, channel=CHANNEL):
         if channel == CHANNEL:
@@ -385,20 +388,21 @@ class World:
     def missing(self):
         """Each publish that a client should have got, and has not."""
         for client in self.subscribers + self.churners:
-            for since, until in client.certain:
+            for since, until, last in client.certain:
                 for publish in self.published:
-                    if since <= publish.asked and publish.answered <= until:
+                    written = last is None or publish.number <= last.get(publish.publisher, -1)
+                    if since <= publish.asked and publish.answered <= until and written:
                         got = client.got.get(publish.publisher, b"")
                         if publish.number >= len(got) or not got[publish.number]:
-                            yield publish
+                            yield client, publish
 
     def judge(self, name, kills):
         missing = list(self.missing())
-        told = sum(1 for publish in missing if publish.unanswered)
+        told = sum(1 for _, publish in missing if publish.unanswered)
         wrong = 0
         clients = self.subscribers + self.churners
         for publish in self.published:
-            within = lambda spans: any(a <= publish.asked and publish.answered <= b for a, b in spans)
+            within = lambda spans: any(a <= publish.asked and publish.answered <= b for a, b, _ in spans)
             touches = lambda spans: any(a <= publish.answered and publish.asked <= b for a, b in spans)
             least = sum(1 for client in clients if within(client.certain))
             most = sum(1 for client in clients if touches(client.perhaps))
@@ -415,6 +419,8 @@ class World:
         if kills:
             again = f", ready after {min(self.back):.1f} to {max(self.back):.1f} s" if self.back else ""
             print(f"  engines killed: {self.kills}{again}; replies with an unanswered node (u): {unanswered}")
+        for (engine, publisher), times in collections.Counter((c.engine.api, p.publisher) for c, p in missing).items():
+            print(f"  {times} x missing on the engine {engine} of publisher {publisher}")
         for why, times in self.failures.items():
             print(f"  {times} x {why}")
         fine = not missing and not self.doubled and not self.disordered and not wrong and not self.failures

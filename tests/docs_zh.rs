@@ -122,7 +122,9 @@ fn a_difference_is_found() {
     let page = "# A\n\n- x\n\n```sh\nls   # all\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n";
     let same = "# 甲\n\n- 项\n\n```sh\nls   # 全部\n```\n\n| 甲 | 乙 |\n|---|---|\n| 1 | 2 |\n";
     assert_eq!(shape(page), shape(same));
-    for (from, to) in [("# 甲", "## 甲"), ("ls", "ll"), ("| 1 | 2 |\n", ""), ("| 1 | 2 |", "| 1 | 2 | 3 |"), ("- 项\n", "")] {
+    for (from, to) in
+        [("# 甲", "## 甲"), ("ls", "ll"), ("| 1 | 2 |\n", ""), ("| 1 | 2 |", "| 1 | 2 | 3 |"), ("- 项\n", "")]
+    {
         assert_ne!(shape(page), shape(&same.replace(from, to)), "{from}");
     }
 }

@@ -95,7 +95,13 @@ fn made_up(random: &mut Random) -> Vec<u8> {
         }
         7 => Message::CommandReply { request: one, problem: flag.then_some(&text) },
         8 => Message::Lost { epoch: one as u32 },
-        9 => Message::PublishOnce { id: &text, channels: vec![channel; data.len() * 10], list: flag, binary: flag, data: &more },
+        9 => Message::PublishOnce {
+            id: &text,
+            channels: vec![channel; data.len() * 10],
+            list: flag,
+            binary: flag,
+            data: &more,
+        },
         10 => {
             let mut counts = Vec::new();
             let (reached, failed, unanswered) = (number(random), number(random), number(random));
@@ -108,7 +114,8 @@ fn made_up(random: &mut Random) -> Vec<u8> {
             let (run, api) = (super::Run(one), text.clone());
             let (started, clients, nonce) = (one, one, [7; 16]);
             let (engine, center, serving) = (flag, !flag, flag);
-            Hello { major, minor, run, number, engine, center, serving, started, clients, nonce, api }.write(&mut hello);
+            Hello { major, minor, run, number, engine, center, serving, started, clients, nonce, api }
+                .write(&mut hello);
             hello.insert(0, 0);
             return hello;
         }

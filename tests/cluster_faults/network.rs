@@ -67,6 +67,8 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         for n in 1..=2 {
+            // The kernel may keep a namespace for the sockets in it; its interface goes at once.
+            let _ = ip(&format!("link del {}-{n}", self.name));
             let _ = ip(&format!("netns del {}-{n}", self.name));
         }
         let _ = ip(&format!("link del {}", self.name));

@@ -101,7 +101,7 @@ fn a_node_that_answers_late_for_minutes_slows_nobody_down() {
             while world.now < end {
                 world.step();
             }
-            assert!(is_whole(&world), "it is heard: nobody takes it for gone");
+            assert!(is_whole(&world), "it is a member, however late");
         }
         let (done, unanswered) = (world.done - done, world.unanswered - unanswered);
         assert!(unanswered > done / 10, "{unanswered} of {done} were for it, and are told as not answered");

@@ -16,6 +16,10 @@ use crate::hub::{self, ChannelCommand, ConnCommand, Counts, Except, Hub, MAX_EXC
 use crate::ids::{ClientId, WorkerId};
 use crate::message::{Channel, Kind, Message};
 
+/// Commands and publishes that are done once, of all other nodes together, that may be under way. Many more than links let come
+/// at once.
+const UNDER_WAY: usize = 1 << 18;
+
 /// The channels of a publish.
 pub struct Channels {
     /// At least one.
@@ -106,6 +110,12 @@ impl Clients for LocalClients {
                 begun(async move {
                     put(hub.mailbox(worker), hub::Delivery::Send(client, message, ack)).await;
                 })
+            }
+            // Who asked is told that it was not answered.
+            Delivery::Once { .. } if self.commands.len() >= UNDER_WAY => None,
+            Delivery::Command { reply, .. } if self.commands.len() >= UNDER_WAY => {
+                reply.answer(Some("its node has too many commands under way"), 0);
+                None
             }
             Delivery::Once { id, channels, list, message, reply } => {
                 let channels: Option<Vec<Channel>> =

@@ -305,6 +305,7 @@ impl Link {
         let requests = {
             let state = &mut *self.lock();
             state.closed = true;
+            state.replies = Vec::new();
             self.ready.notify_all();
             state.clear()
         };

@@ -5,6 +5,8 @@
 //! minor version understand each other. All of it comes from outside: whatever bytes come, reading them costs no more than
 //! their length, and an error says what was wrong.
 
+mod lists;
+
 use serde::{Deserialize, Serialize};
 
 /// The protocol's major version: nodes of different ones do not work together.
@@ -236,6 +238,7 @@ pub enum Message<'a> {
         /// What tells it from others.
         id: &'a str,
         /// The channels' names.
+        #[serde(borrow, deserialize_with = "lists::read::<_, _, { lists::MOST_CHANNELS }>")]
         channels: Vec<&'a str>,
         /// They came as a list.
         list: bool,
@@ -256,12 +259,13 @@ pub enum Message<'a> {
     /// The nodes that the sender, a center, has a link to, and itself.
     Nodes {
         /// The nodes.
-        #[serde(borrow)]
+        #[serde(borrow, deserialize_with = "lists::read::<_, _, { lists::MOST_NODES }>")]
         nodes: Vec<Listed<'a>>,
     },
     /// Where the sender can be dialled.
     Reached {
         /// `host:port` each: several ways to the same node.
+        #[serde(borrow, deserialize_with = "lists::read::<_, _, { lists::MOST_ADDRESSES }>")]
         at: Vec<&'a str>,
     },
     /// How many connections of the receiving node are in a channel?
@@ -290,7 +294,7 @@ pub struct Listed<'a> {
     /// It is an engine that serves clients.
     pub serving: bool,
     /// Where it can be dialled.
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "lists::read::<_, _, { lists::MOST_ADDRESSES }>")]
     pub at: Vec<&'a str>,
 }
 

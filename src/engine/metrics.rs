@@ -60,7 +60,7 @@ pub(super) fn metrics(
     let (nodes, of_nodes) = ("connmix_center_registry_engine_nodes", "connmix_center_registry_clients");
     gauge(Of::Center, nodes, "Live engine nodes.", of_engines(|engines| engines.count(), Box::new(|| 1)));
     let sum: fn(&mut dyn Iterator<Item = &Hello>) -> usize =
-        |engines| engines.map(|engine| engine.clients as usize).sum();
+        |engines| engines.fold(0, |sum, engine| sum.saturating_add(engine.clients as usize));
     gauge(Of::Center, of_nodes, "Clients of all nodes.", of_engines(sum, count(clients)));
     gauge(Of::Engine, "connmix_engine_servers_clients", "Clients of this node.", count(clients));
     if let Some(others) = mesh.others() {

@@ -52,7 +52,7 @@ pub(super) enum Reply {
 
 impl From<Published> for Reply {
     fn from(Published { s, f, u }: Published) -> Reply {
-        Reply::Published { s, f, t: s + f, u }
+        Reply::Published { s, f, t: s.saturating_add(f), u }
     }
 }
 

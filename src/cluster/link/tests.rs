@@ -3,6 +3,7 @@
 use super::*;
 use crate::cluster::protocol::Messages;
 use crate::hub::PendingCounts;
+use proptest::prelude::*;
 
 fn link() -> Link {
     Link::new(Run(1), Run(2), 0, 1, Arc::default())
@@ -163,4 +164,56 @@ fn what_is_too_long_for_another_node_is_told_at_once() {
     drop(counts);
     assert_eq!(told.try_recv(), Ok(Counts { unanswered: 1, ..Counts::default() }));
     assert!(frame(&link).is_none());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    /// Whatever a node says it has read and answered: frames of a stream have no gap in their numbers, what is under way is
+    /// bounded, and each request is settled once.
+    #[test]
+    fn numbers_hold_whatever_the_node_says(ops in proptest::collection::vec((0..9u8, any::<u64>(), 0..60u64), 0..300)) {
+        let (link, mut epoch, mut next, mut now) = (link(), 1, 0, 0);
+        let mut asked = Vec::new();
+        for (op, wild, n) in ops {
+            // Near what is there, and anything.
+            let number = if wild % 2 == 0 { n } else { wild };
+            match op {
+                0 | 1 => {
+                    let (counts, told) = PendingCounts::new();
+                    let request = Some(Request::Counts(counts.ack()));
+                    let message = publish(&vec![0; n as usize * 1000]);
+                    match op {
+                        0 => link.force(&message, request, now),
+                        // Full: it is dropped, which is a failure.
+                        _ => drop(link.offer(&message, request, now)),
+                    }
+                    asked.push(told);
+                }
+                2 => link.was_read(if n % 3 == 0 { number as u32 } else { epoch }, number),
+                3 => if let Some(Request::Counts(ack)) = link.take_request((1 << 32) * u64::from(epoch) + number) {
+                    ack.settle(Counts::default());
+                },
+                4 => { link.expire(number, number); }
+                5 => link.has_read(number as u32, number, n % 2 == 0),
+                6 if n == 0 => {
+                    epoch += 1;
+                    next = 0;
+                    link.restart_with(epoch, &[publish(b"first")]);
+                }
+                7 => { link.set_suspect(n % 2 == 0); }
+                _ => if let Some((header, _)) = frame(&link) {
+                    prop_assert_eq!(header.epoch, epoch);
+                    prop_assert_eq!(header.seq, next);
+                    next += u64::from(header.kind == Kind::Stream);
+                }
+            }
+            now += n;
+            prop_assert!(link.holds().1 <= WINDOW + 2 * FRAME);
+        }
+        link.close();
+        for mut told in asked {
+            prop_assert!(told.try_recv().is_ok(), "a request is neither answered nor given up");
+        }
+    }
 }

@@ -10,6 +10,7 @@
 mod census;
 mod delivery;
 mod dials;
+mod expel;
 mod missing;
 mod peer;
 mod receive;
@@ -30,6 +31,8 @@ use super::protocol::{self, Hello, MAJOR, Message, Run};
 use crate::secret::Secret;
 
 pub use delivery::{Clients, CommandReply, Delivery, OnceReply, Payload, Waiting};
+#[cfg(test)]
+pub(in crate::cluster) use expel::MAX_CHANNELS;
 
 /// Others have so long to be heard before a node serves: a hello of each and some more.
 const SETTLE: u64 = 1200;

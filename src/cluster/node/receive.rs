@@ -109,7 +109,13 @@ impl<C: Clients> Node<C> {
         match header.kind {
             Kind::Aside => {
                 for message in Messages::new(body) {
-                    self.aside(header.from, message?.1, now);
+                    match message {
+                        Ok((_, message)) => self.aside(header.from, message, now),
+                        Err(error) => {
+                            self.expel(header.from, error);
+                            break;
+                        }
+                    }
                 }
             }
             Kind::Stream if !in_order || flooded => {}

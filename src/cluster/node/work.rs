@@ -42,9 +42,7 @@ impl<C: Clients> Node<C> {
             }
             match next {
                 Some(Ok((request, message))) => self.message(run, &frame, request, message, now),
-                Some(Err(error)) => {
-                    tracing::warn!(node = %peer.hello.api.escape_debug(), %error, "the mesh: a message is malformed");
-                }
+                Some(Err(error)) => return self.expel(run, error),
                 None => {
                     incoming.backlog.pop_front();
                     incoming.bytes -= frame.len();
@@ -63,6 +61,9 @@ impl<C: Clients> Node<C> {
     /// Does what a message of a node's stream says.
     fn message(&mut self, run: Run, frame: &Bytes, request: u64, message: Message<'_>, now: u64) {
         self.shared.stats.received.message();
+        if self.is_too_much(run, &message) {
+            return self.expel(run, "it has more channels than this node takes");
+        }
         let Some(peer) = self.peers.get_mut(&run) else { return };
         let counts = || (request > 0).then(|| PendingCounts::of_request(peer.link.clone(), request));
         let delivery =

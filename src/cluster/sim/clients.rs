@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
+use crate::cluster::command;
+use crate::cluster::interest::hash;
 use crate::cluster::node::{Clients, Delivery, Payload, Waiting};
 use crate::cluster::protocol::Run;
 use crate::hub::Counts;
@@ -54,18 +56,46 @@ impl SimClients {
     pub(super) fn publish(&self, channel: &str, data: &[u8]) -> Counts {
         let local = &mut *self.local();
         let reached = local.subscribers.get(channel).copied().unwrap_or(0);
-        if reached > 0 {
-            let from = u64::from_le_bytes(data[..8].try_into().unwrap());
-            let number = u64::from_le_bytes(data[8..16].try_into().unwrap());
-            local.came.entry(channel.into()).or_default().push((Run(from), number));
+        // What was altered on the way is nobody's publication.
+        if reached > 0
+            && let Some((from, number)) = read(channel, data)
+        {
+            local.came.entry(channel.into()).or_default().push((from, number));
         }
         Counts { reached, ..Counts::default() }
     }
 }
 
+/// What a publication carries: who published it, its number, and what tells if they were altered.
+pub(super) fn data(channel: &str, from: Run, number: u64) -> Vec<u8> {
+    let head = [from.0.to_le_bytes(), number.to_le_bytes()].concat();
+    let check = hash(&format!("{channel} {head:?}"));
+    [head, check.to_le_bytes().to_vec()].concat()
+}
+
+fn read(channel: &str, bytes: &[u8]) -> Option<(Run, u64)> {
+    let (words, _) = bytes.as_chunks::<8>();
+    let [from, number, _] = words.get(..3)?.iter().map(|word| u64::from_le_bytes(*word)).collect::<Vec<_>>()[..] else {
+        return None;
+    };
+    bytes.starts_with(&data(channel, Run(from), number)).then_some((Run(from), number))
+}
+
 impl Clients for SimClients {
     fn deliver(&mut self, delivery: Delivery) -> Option<Waiting> {
-        let Delivery::Publish { channel, message: Payload { data, .. }, counts } = delivery else { panic!() };
+        let (channel, data, counts) = match delivery {
+            Delivery::Publish { channel, message: Payload { data, .. }, counts } => (channel, data, counts),
+            // Nobody publishes these; a hostile node sends them.
+            Delivery::Send { .. } | Delivery::ChannelCommand { .. } => return None,
+            Delivery::Once { channels, reply, .. } => {
+                reply.answer(&vec![Counts::default(); channels.len()]);
+                return None;
+            }
+            Delivery::Command { command, reply, .. } => {
+                reply.answer(command::decode(&command).is_none().then_some("malformed"), 0);
+                return None;
+            }
+        };
         let counts = counts.map(|counts| counts.ack());
         if self.local().busy == 0 {
             let reached = self.publish(&channel, &data);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::HashSet;
 
+use super::clients;
 use super::world::{Node, Published, Subscription, World};
 use crate::cluster::interest::hash;
 use crate::cluster::link::{Full, Request};
@@ -67,8 +68,8 @@ impl World {
         let key = hash(&channel);
         let must = self.must(by, &channel);
         let node = self.nodes.get_mut(&by).unwrap();
-        let size = if self.random.chance(1) { 200_000 } else { 16 };
-        let mut data = [by.0.to_le_bytes(), number.to_le_bytes()].concat();
+        let size = if self.random.chance(1) { 200_000 } else { 24 };
+        let mut data = clients::data(&channel, by, number);
         data.resize(size, 0);
         let (counts, receipt) = PendingCounts::new();
         let local = node.clients.publish(&channel, &data);
@@ -82,7 +83,8 @@ impl World {
                 node.blocked.push_back((link, message.clone(), request));
             }
         }
-        self.published.push(Published { by, number, channel, must, local: local.reached, counts: receipt });
+        let (local, at) = (local.reached, self.now);
+        self.published.push(Published { by, number, at, channel, must, local, counts: receipt });
     }
 
     /// The nodes that a publish must reach now: their subscriber was told that it is subscribed, `by` has said that it
@@ -92,7 +94,8 @@ impl World {
         let reached = |(run, node): (&Run, &Node)| {
             let subscription = node.subscriptions.get(channel)?;
             let knows = !self.faulty || node.core.knows(by).is_some_and(|version| version >= subscription.version);
-            (*run != by && subscription.complete && knows && publisher.is_complete(*run))
+            let honest = self.hostile.is_none_or(|hostile| hostile != by && hostile != *run);
+            (*run != by && honest && subscription.complete && knows && publisher.is_complete(*run))
                 .then_some((*run, subscription.id))
         };
         self.nodes.iter().filter_map(reached).collect()
@@ -114,6 +117,9 @@ impl World {
             self.done += 1;
             self.unanswered += u64::from(counts.unanswered > 0);
             let Published { by, number, channel, must, local, .. } = published;
+            if self.hostile == Some(by) {
+                continue;
+            }
             let mut reached = 0;
             for (run, node) in &self.nodes {
                 let local = node.clients.local();
@@ -148,7 +154,7 @@ impl World {
         for (run, node) in &self.nodes {
             for (channel, came) in &node.clients.local().came {
                 let mut last = HashMap::new();
-                for (by, number) in came {
+                for (by, number) in came.iter().filter(|(by, _)| self.hostile != Some(*by)) {
                     let before = last.insert(*by, *number).unwrap_or(0);
                     assert!(before < *number, "{channel} at {run:?}: {number} of {by:?} after {before}");
                 }

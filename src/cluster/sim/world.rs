@@ -7,6 +7,7 @@ use std::task::{Context, Waker};
 use tokio::sync::oneshot;
 
 use super::clients::{Random, SimClients};
+use super::hostile;
 use crate::cluster::link::{Full, Link, Request};
 use crate::cluster::members::Shared;
 use crate::cluster::node::{HELLO, Node as Core, Output, Settings};
@@ -41,6 +42,8 @@ pub(super) struct Node {
 pub(super) struct Published {
     pub(super) by: Run,
     pub(super) number: u64,
+    /// When.
+    pub(super) at: u64,
     pub(super) channel: String,
     /// The nodes that must get it, by which subscription.
     pub(super) must: Vec<(Run, u64)>,
@@ -65,6 +68,12 @@ pub(super) struct World {
     /// Faults happen now, and in this run.
     pub(super) faults: bool,
     pub(super) faulty: bool,
+    /// All that goes to and from that node takes so many milliseconds more.
+    pub(super) late: Option<(Run, u64)>,
+    /// What that node sends is altered.
+    pub(super) hostile: Option<Run>,
+    /// What it sent lately.
+    seen: VecDeque<Bytes>,
     pub(super) done: u64,
     pub(super) unanswered: u64,
     pub(super) subscribed: u64,
@@ -83,6 +92,9 @@ impl World {
             next_number: 1,
             faults,
             faulty: faults,
+            late: None,
+            hostile: None,
+            seen: VecDeque::new(),
             done: 0,
             unanswered: 0,
             subscribed: 0,
@@ -203,7 +215,9 @@ impl World {
             return;
         }
         let delay = if self.random.chance(2) { 100 } else { 5 };
-        let delay = self.random.below(delay);
+        let late = self.late.filter(|(run, _)| *run == from || *run == to).map_or(0, |(_, late)| late);
+        let delay = self.random.below(delay) + late;
+        let bytes = if self.hostile == Some(from) { self.altered(bytes, hello) } else { bytes };
         let queue = self.network.entry((from, to)).or_default();
         let at = queue.back().map_or(0, |(at, ..)| *at).max(self.now + delay);
         queue.push_back((at, bytes, hello));
@@ -218,6 +232,17 @@ impl World {
             link.frame(self.now, &mut out);
             self.send(run, link.peer, out.into(), false);
         }
+    }
+
+    /// What comes of that if its sender is hostile.
+    fn altered(&mut self, bytes: Bytes, hello: bool) -> Bytes {
+        self.seen.push_front(bytes.clone());
+        self.seen.truncate(50);
+        if self.random.chance(70) {
+            return bytes;
+        }
+        let other = self.seen[self.random.below(self.seen.len() as u64) as usize].clone();
+        hostile::alter(&mut self.random, &bytes, &other, hello).into()
     }
 
     pub(super) fn fault(&mut self) {

@@ -1,13 +1,24 @@
 #!/usr/bin/env python3
 """A bad day for one worker, and what its well-behaved clients notice of it.
 
-    cargo build --release && python3 bench/hostile.py [SECONDS]
+    cargo build --release && python3 bench/hostile.py [SECONDS [KIND ...]]
 
-Starts an engine with one worker. All at once, for SECONDS (30): 20 connections that send handlers of 50 ms without pause, 5 that loop
-(and come back), 10 that send messages in fragments of a byte, 200 that subscribe and never read, 1,000 with an unfinished
-message, 30 that guess passwords, 300 connects a second. Meanwhile 500 clients ask a question every second, and get a fan-out of 25
-messages a second. It prints how long they waited for their answers, what was lost, who was closed, and the engine's memory, and
-exits with 1 where the answers' p99 is over two times handlerTimeout, or anything was lost, or a client was closed.
+Starts an engine with one worker. All at once, for SECONDS (30), or only those that are named:
+
+    heavy         20 connections that send handlers of 50 ms without pause
+    looping       5 that loop, and come back
+    fragments     10 that send messages in fragments of a byte
+    stalled       200 that subscribe and never read
+    unfinished    1,000 with an unfinished message
+    guessing      30 that guess passwords
+    connects      300 connects a second
+    websockets    5 callers that publish over /ws/v1 without waiting: to a client, and a thousand times to nobody
+    crowds        5 that do so to a channel with 1,000 subscribers
+    batches       5 that send the largest batches over HTTP without waiting
+
+Meanwhile 500 clients ask a question every second, and get a fan-out of 25 messages a second from a caller that waits for each. It
+prints how long they waited for their answers, and the caller for its own, what was lost, who was closed, and the engine's memory. It
+exits with 1 where the p99 of the clients' answers is over two times handlerTimeout, or anything was lost, or a client was closed.
 """
 
 import asyncio
@@ -38,6 +49,8 @@ function on_message(msg, conn)
     while true do end
   elseif msg.data == "subscribe" then
     conn:subscribe("news")
+  elseif msg.data == "crowd" then
+    conn:subscribe("crowd")
   end
   conn:send(msg.data)
 end
@@ -69,9 +82,9 @@ def text(word):
     return frame(0x81, word.encode())
 
 
-async def connect(port):
+async def connect(port, upgrade=UPGRADE):
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(UPGRADE)
+    writer.write(upgrade)
     head = await reader.readuntil(b"\r\n\r\n")
     if b" 101 " not in head:
         raise ConnectionError(head.split(b"\r\n")[0].decode())
@@ -160,11 +173,64 @@ async def connects(port):
         await asyncio.sleep(max(0, 0.1 - (time.monotonic() - begun)))
 
 
-def attack(port, api):
+RIGHT = base64.b64encode(b"bench:bench").decode()
+
+
+def request(body):
+    return (f"POST /v1/mesh/publish HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic {RIGHT}\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n{body}").encode()
+
+
+async def pour(reader, writer, what):
+    """Writes that again and again, and reads what comes."""
+    async def read():
+        while await reader.read(1 << 16):
+            pass
+        raise ConnectionError("the end")
+
+    async def write():
+        while True:
+            writer.write(what)
+            await writer.drain()
+    await asyncio.gather(read(), write())
+
+
+async def over_websocket(api, params):
+    upgrade = UPGRADE.replace(b"GET /", b"GET /ws/v1").replace(b"\r\n\r\n", f"\r\nAuthorization: Basic {RIGHT}\r\n\r\n".encode())
+    await pour(*await connect(api, upgrade), text(json.dumps({"m": "mesh.publish", "p": params})) * 8)
+
+
+async def websockets(api):
+    await over_websocket(api, {"c": ["one"] + ["nobody"] * 999, "d": "x"})
+
+
+async def crowds(api):
+    await over_websocket(api, {"c": "crowd", "d": "x"})
+
+
+async def crowd(port):
+    """One of the crowd: it reads, in the cheapest way."""
+    reader, writer = await connect(port)
+    writer.write(text("crowd"))
+    while await reader.read(1 << 16):
+        pass
+    raise ConnectionError("closed")
+
+
+async def batches(api):
+    await pour(*await asyncio.open_connection("127.0.0.1", api), request(json.dumps([{"c": "nobody", "d": "x" * 1000}] * 1000)))
+
+
+KINDS = {"heavy": [(heavy, 20, False)], "looping": [(looping, 5, False)], "fragments": [(fragments, 10, False)],
+         "stalled": [(stalled, 200, False)], "unfinished": [(unfinished, 1000, False)], "guessing": [(guessing, 30, True)],
+         "connects": [(connects, 30, False)], "websockets": [(websockets, 5, True)],
+         "crowds": [(crowd, 1000, False), (crowds, 5, True)], "batches": [(batches, 5, True)]}
+
+
+def attack(port, api, kinds):
     async def main():
-        kinds = [(heavy, 20, port), (looping, 5, port), (fragments, 10, port), (stalled, 200, port), (unfinished, 1000, port),
-                 (guessing, 30, api), (connects, 30, port)]
-        tasks = [asyncio.ensure_future(again(work, at)) for work, many, at in kinds for _ in range(many)]
+        tasks = [asyncio.ensure_future(again(work, api if of_the_api else port))
+                 for kind in kinds for work, many, of_the_api in KINDS[kind] for _ in range(many)]
         await asyncio.gather(*tasks)
     asyncio.run(main())
 
@@ -211,17 +277,17 @@ class Client:
             self.got += 1
 
 
-async def publish(api, stop):
+async def publish(api, stop, waited):
     reader, writer = await asyncio.open_connection("127.0.0.1", api)
-    right, number, began = base64.b64encode(b"bench:bench").decode(), 0, time.monotonic()
+    number, began = 0, time.monotonic()
     while not stop.is_set():
-        body = json.dumps({"c": "news", "d": f"n{number}"})
-        writer.write(f"POST /v1/mesh/publish HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic {right}\r\n"
-                     f"Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        called = time.monotonic()
+        writer.write(request(json.dumps({"c": "news", "d": f"n{number}"})))
         head = await reader.readuntil(b"\r\n\r\n")
         reply = await reader.readexactly(int(re.search(rb"(?i)content-length: (\d+)", head)[1]))
         if b'"E":null' not in reply:
             raise ConnectionError(reply.decode())
+        waited.append(time.monotonic() - called)
         number += 1
         await asyncio.sleep(max(0, began + number / PUBLISHES - time.monotonic()))
     return number
@@ -231,16 +297,17 @@ def resident(pid):
     return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
-async def good(port, api, pid, seconds):
-    delays, stop = [], asyncio.Event()
+async def good(port, api, pid, seconds, kinds):
+    delays, calls, stop = [], [], asyncio.Event()
     clients = [Client(delays) for _ in range(500)]
     tasks = [asyncio.ensure_future(client.run(port, i / 500)) for i, client in enumerate(clients)]
     await asyncio.sleep(2)
-    publishing = asyncio.ensure_future(publish(api, stop))
+    publishing = asyncio.ensure_future(publish(api, stop, calls))
     await asyncio.sleep(3)
     calm = sorted(delays)
     delays.clear()
-    bad = multiprocessing.Process(target=attack, args=(port, api), daemon=True)
+    calls.clear()
+    bad = multiprocessing.Process(target=attack, args=(port, api, kinds), daemon=True)
     bad.start()
     most = 0
     for _ in range(int(seconds)):
@@ -259,6 +326,8 @@ async def good(port, api, pid, seconds):
     lost = sum(client.lost for client in clients)
     print(f"answers before: {len(calm)}, p50 {at(calm, .5):.1f} ms, p99 {at(calm, .99):.1f} ms")
     print(f"answers: {len(waited)}, p50 {at(waited, .5):.1f} ms, p99 {at(waited, .99):.1f} ms, longest {waited[-1] * 1000:.1f} ms")
+    calls.sort()
+    print(f"the caller's: {len(calls)}, p50 {at(calls, .5):.1f} ms, p99 {at(calls, .99):.1f} ms, longest {calls[-1] * 1000:.1f} ms")
     print(f"published {published}, delivered {sum(client.got for client in clients)}, lost {lost}")
     print(f"clients that were closed: {len(closed)} {closed[:3]}")
     print(f"the engine's memory: {most / 1e6:.0f} MB at most")
@@ -267,6 +336,7 @@ async def good(port, api, pid, seconds):
 
 def main():
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 30
+    kinds = sys.argv[2:] or list(KINDS)
     with tempfile.TemporaryDirectory() as folder:
         pathlib.Path(folder, "connmix.yaml").write_text(CONFIG)
         pathlib.Path(folder, "entry.lua").write_text(SCRIPT)
@@ -280,7 +350,7 @@ def main():
                         ports[key] = int(found[1])
             drain = multiprocessing.Process(target=lambda: [None for _ in engine.stdout], daemon=True)
             drain.start()
-            fine = asyncio.run(good(ports["port"], ports["api"], engine.pid, seconds))
+            fine = asyncio.run(good(ports["port"], ports["api"], engine.pid, seconds, kinds))
         finally:
             engine.terminate()
             engine.wait()

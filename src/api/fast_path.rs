@@ -94,6 +94,9 @@ impl Api {
             // All requests that have arrived; their answers share a write.
             let mut done = 0;
             let length = loop {
+                if self.time.is_others_turn() {
+                    break Some(None);
+                }
                 let config = self.config.load();
                 match parse(&input[done..], config.api.max_body_size) {
                     // hyper tells the caller why not.
@@ -103,6 +106,7 @@ impl Api {
                     Parsed::Whole(request) => {
                         let right = self.check(&config, request.authorization, caller, Right::Write, taken);
                         drop(config);
+                        self.time.charge_call(request.length);
                         let answer = match right {
                             Ok(()) => self.call(request.call, request.body).await,
                             Err(error) => self.refuse(error, request.authorization, caller, taken).await,
@@ -140,6 +144,10 @@ impl Api {
                 }
             }
             output.clear();
+            if self.time.is_others_turn() {
+                self.time.pause().await;
+                continue;
+            }
             let Some(length) = length else { return Next::General { read: input, late: false } };
             let next = match length {
                 Some(_) => Awaited::Body,

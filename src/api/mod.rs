@@ -2,7 +2,7 @@
 //! [`Api`].
 //!
 //! From the bottom up: `error`, `params` (what the JSON says), `call` (one publish, one send), `idempotency`; `callers`
-//! and `login_throttle`; `state`, which holds all of them for a worker; `publish` and `batch`, `auth`, `pages`,
+//! and `login_throttle`; `work_time`; `state`, which holds all of them for a worker; `publish` and `batch`, `auth`, `pages`,
 //! `center`, `dispatch`; `ws`; `fast_path` and `http`, the two ways a request is read; `serve`, the life of a
 //! connection.
 
@@ -24,6 +24,7 @@ pub mod params;
 mod publish;
 mod serve;
 mod state;
+mod work_time;
 mod ws;
 
 pub use answer::stuck;

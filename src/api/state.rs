@@ -3,6 +3,7 @@
 use arc_swap::ArcSwap;
 use std::cell::Cell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -11,9 +12,11 @@ use tokio::sync::{Semaphore, watch};
 use super::callers::Callers;
 use super::idempotency::IdempotencyTable;
 use super::login_throttle::LoginThrottle;
+use super::work_time::WorkTime;
 use crate::cluster::Mesh;
 use crate::config::Config;
 use crate::queue::Queue;
+use crate::shard::fair::Fair;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::counters::ApiCounts;
 
@@ -40,6 +43,8 @@ pub struct Api {
     pub(super) callers: Arc<Callers>,
     /// The read buffer that the worker's WebSocket connections share, while none of them reads.
     pub(super) read_buffer: Cell<Vec<u8>>,
+    /// The worker's time that callers use.
+    pub(super) time: WorkTime,
 }
 
 /// What an API is made of.
@@ -64,6 +69,8 @@ pub struct Parts {
     pub callers: Arc<Callers>,
     /// True while the engine drains.
     pub draining: watch::Receiver<bool>,
+    /// Decides which connection may hold the worker next.
+    pub fair: Rc<Fair>,
 }
 
 /// The longest that a call may take to end once the engine drains.
@@ -72,7 +79,7 @@ pub(super) const DRAIN: Duration = Duration::from_secs(2);
 impl Api {
     /// An API of those parts.
     pub fn new(parts: Parts) -> Api {
-        let Parts { mesh, queue, config, clients, api_addr, repeats, metrics, logins, callers, draining } = parts;
+        let Parts { mesh, queue, config, clients, api_addr, repeats, metrics, logins, callers, draining, fair } = parts;
         Api {
             mesh,
             queue,
@@ -88,6 +95,7 @@ impl Api {
             reconfigured: watch::Sender::new(()),
             callers,
             read_buffer: Cell::default(),
+            time: WorkTime::new(fair),
         }
     }
 

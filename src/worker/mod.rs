@@ -8,7 +8,6 @@ mod control;
 mod defect;
 mod encode;
 mod failures;
-mod fair;
 mod handshake;
 mod inbox;
 mod leaving;
@@ -38,7 +37,6 @@ use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use self::fair::{Account, Fair};
 use crate::api::Api;
 use crate::cluster::Mesh;
 use crate::config::Config;
@@ -47,6 +45,7 @@ use crate::ids::WorkerId;
 use crate::memory::Memory;
 use crate::script::vm::{Vm, VmLimits};
 use crate::shard::Shard;
+use crate::shard::fair::{Account, Fair};
 use crate::shard::peer::LOOK;
 use crate::shard::server_context::ServerContext;
 

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use super::Worker;
 use super::failures::report;
-use super::fair::{Ticket, nanoseconds};
 use super::measure::Began;
 use crate::message::CloseReason;
 use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Failure, Handler, Hook, Returned, Started};
 use crate::shard::conn::Conn;
+use crate::shard::fair::{Ticket, nanoseconds};
 
 impl Worker {
     /// Charges the time that such a handler has taken.
@@ -27,7 +27,7 @@ impl Worker {
 
     fn poll_newcomers_turn(&self, ticket: &mut Option<Ticket>, cx: &mut Context<'_>) -> Poll<()> {
         let mut account = self.newcomers.get();
-        let turn = self.fair.poll_turn(&mut account, ticket, self.shard.now(), cx);
+        let turn = self.fair.poll_turn(&mut account, ticket, cx);
         self.newcomers.set(account);
         turn
     }

@@ -25,6 +25,7 @@ use crate::script::current::{self, Host};
 use crate::script::program::Program;
 use crate::script::vm::{Vm, VmLimits};
 use crate::shard::Shard;
+use crate::shard::fair::Fair;
 use crate::shard::server_context::ServerContext;
 use crate::telemetry::metrics::{Metrics, WorkerCounts};
 
@@ -126,6 +127,7 @@ fn start(spec: Spec) -> Result<Started, String> {
     spec.memory.add(shard.counts.clone());
     let clients = spec.clients.clone();
     let draining = spec.draining;
+    let fair: Rc<Fair> = Rc::default();
     let api = Rc::new(Api::new(Parts {
         mesh: spec.mesh,
         queue: spec.queue,
@@ -137,6 +139,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         logins: spec.logins,
         callers: spec.callers,
         draining: draining.clone(),
+        fair: fair.clone(),
     }));
     spec.metrics.add(WorkerCounts {
         id: spec.id.0,
@@ -157,7 +160,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         memory: spec.memory,
         draining,
         read_buffer: Cell::default(),
-        fair: Rc::default(),
+        fair,
         newcomers: Cell::default(),
         vm_limits,
         reserve: spec.reserve,

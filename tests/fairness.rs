@@ -93,11 +93,12 @@ async fn fragments_count_as_what_they_take() {
     floods.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
-/// Answers, and shows what is published to `tick`, in the order in which the worker has done it.
+/// Answers on the way that publishes go, and shows what is published to `tick`: so all comes in the order in which the worker
+/// has done it.
 const TICKS: &str = r#"
     function on_message(msg, conn)
       if msg.data == "subscribe" then conn:subscribe("tick") end
-      conn:send("pong")
+      mix.mesh.publish("tick", "pong", "text", {counts = false})
     end"#;
 
 /// How many ticks come before the next text that is none, which must be `wanted`.

@@ -10,6 +10,8 @@
 //! - A bound for `table.insert(t, position, value)`, which runs for seconds when the position is far below zero.
 //! - Errors that no `pcall` in Lua catches (`connmix_set_end_all`), for a handler that is stopped. With thousands of
 //!   nested `pcall`s, raising its error again after each one takes seconds.
+//! - Which thread's native function runs (`connmix_native`), for the stack of a worker that does not go on
+//!   (`src/script/snapshot.rs`).
 //! - A bound for `string.format("%s")` whose `__tostring` calls it again: unwinding takes time quadratic in the
 //!   nesting.
 //! - The size of a function that is freed after its upvalues could not be allocated. LuaJIT counted it as smaller than
@@ -60,6 +62,9 @@ ifneq ($(shell grep -c 'connmix_end_all' lj_err.c),2)
 IGNORED := $(shell sed -i.orig -e 's/^static void \*err_unwind/_Static_assert(LJ_UNWIND_EXT, "errors run destructors");\
 static __thread int connmix_end_all;\
 LUA_API void connmix_set_end_all(int on) { connmix_end_all = on; }\
+LUA_API lua_State *connmix_native(lua_State *L) {\
+  return G(L)->vmstate == ~LJ_VMST_C ? gco2th(gcref(G(L)->cur_L)) : NULL;\
+}\
 &/' -e '/^    case FRAME_PCALLH:/{n;s/^      if (errcode) {/      if (connmix_end_all) {\
         frame = frame_prevd(frame);\
         break;\

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """A bad day for one worker, and what its well-behaved clients notice of it.
 
-    cargo build --release && python3 bench/hostile.py [SECONDS]
+    cargo build --release && python3 bench/hostile.py [SECONDS [KIND ...]]
 
 Starts an engine with one worker and three servers: plain, TLS, and behind a proxy that sends PROXY headers. All at once, for SECONDS
 (30): 20 connections that send handlers of 50 ms without pause, 5 that loop (and come back), 10 that send messages in fragments of a
 byte, 200 that subscribe and never read, a part of them over TLS, 1,000 with an unfinished message, 100 that begin a TLS handshake and
 leave it, 20 that send garbage instead, 10 with PROXY headers that are none, 30 that guess passwords, 5 back ends that send calls
-without reading answers, 5 that publish the largest batches to nobody, 300 connects a second. The script is saved every second, the
+without reading answers, 5 that publish the largest batches to nobody, 5 that publish over /ws/v1 without waiting to a client and to
+nobody, 5 that do so to a channel with 1,000 subscribers, 300 connects a second. The script is saved every second, the
 certificate is replaced every five. Meanwhile 500 clients on all three servers ask a question every second, and get a fan-out of 25
 messages a second. It prints how long they waited for their answers, what was lost, who was closed, and the engine's memory before,
 during and after, and exits with 1 where the answers' p99 is over two times handlerTimeout, or anything was lost, or a client was
@@ -43,6 +44,8 @@ function on_message(msg, conn)
     while true do end
   elseif msg.data == "subscribe" then
     conn:subscribe("news")
+  elseif msg.data == "crowd" then
+    conn:subscribe("crowd")
   end
   conn:send(msg.data)
 end
@@ -209,6 +212,49 @@ async def batches(api):
         await reader.readexactly(int(re.search(rb"(?i)content-length: (\d+)", head)[1]))
 
 
+async def pour(reader, writer, what):
+    """Writes that again and again, and reads what comes."""
+    async def read():
+        while await reader.read(1 << 16):
+            pass
+        raise ConnectionError("the end")
+
+    async def write():
+        while True:
+            writer.write(what)
+            await writer.drain()
+    await asyncio.gather(read(), write())
+
+
+async def open_websocket(api):
+    reader, writer = await asyncio.open_connection("127.0.0.1", api)
+    right = base64.b64encode(b"bench:bench").decode()
+    writer.write(UPGRADE.replace(b"GET /", b"GET /ws/v1").replace(b"\r\n\r\n", f"\r\nAuthorization: Basic {right}\r\n\r\n".encode()))
+    await reader.readuntil(b"\r\n\r\n")
+    return reader, writer
+
+
+async def over_websocket(api, params):
+    await pour(*await open_websocket(api), text(json.dumps({"m": "mesh.publish", "p": params})) * 8)
+
+
+async def websockets(api):
+    await over_websocket(api, {"c": ["one"] + ["nobody"] * 999, "d": "x"})
+
+
+async def crowds(api):
+    await over_websocket(api, {"c": "crowd", "d": "x"})
+
+
+async def crowd(ports):
+    """One of the crowd: it reads, in the cheapest way."""
+    reader, writer = await connect(ports)
+    writer.write(text("crowd"))
+    while await reader.read(1 << 16):
+        pass
+    raise ConnectionError("closed")
+
+
 async def guessing(api):
     reader, writer = await asyncio.open_connection("127.0.0.1", api)
     wrong = base64.b64encode(b"bench:guess").decode()
@@ -253,7 +299,8 @@ def attack(ports, api, folder):
     async def main():
         kinds = [(heavy, 20, ports), (looping, 5, ports), (fragments, 10, ports), (stalled, 150, ports, PLAIN),
                  (stalled, 50, ports, TLS), (unfinished, 1000, ports), (half_tls, 100, ports), (no_tls, 20, ports),
-                 (no_proxy, 10, ports), (guessing, 30, api), (deaf, 5, api), (batches, 5, api), (connects, 30, ports),
+                 (no_proxy, 10, ports), (guessing, 30, api), (deaf, 5, api), (batches, 5, api), (websockets, 5, api),
+                 (crowd, 1000, ports), (crowds, 5, api), (connects, 30, ports),
                  (saves, 1, folder)]
         tasks = [asyncio.ensure_future(again(work, *at)) for work, many, *at in kinds for _ in range(many)]
         await asyncio.gather(*tasks)
@@ -304,7 +351,7 @@ class Client:
             self.got += 1
 
 
-async def publish(api, stop):
+async def publish(api, stop, waited):
     reader, writer = await asyncio.open_connection("127.0.0.1", api)
     number, began = 0, time.monotonic()
     while not stop.is_set():
@@ -313,6 +360,7 @@ async def publish(api, stop):
         reply = await reader.readexactly(int(re.search(rb"(?i)content-length: (\d+)", head)[1]))
         if b'"E":null' not in reply:
             raise ConnectionError(reply.decode())
+        waited.append(time.monotonic() - called)
         number += 1
         await asyncio.sleep(max(0, began + number / PUBLISHES - time.monotonic()))
     return number
@@ -327,7 +375,7 @@ async def good(ports, api, pid, folder, seconds):
     clients = [Client(delays) for _ in range(500)]
     tasks = [asyncio.ensure_future(client.run(ports, i % 3, i / 500)) for i, client in enumerate(clients)]
     await asyncio.sleep(2)
-    publishing = asyncio.ensure_future(publish(api, stop))
+    publishing = asyncio.ensure_future(publish(api, stop, calls))
     await asyncio.sleep(3)
     calm = sorted(delays)
     delays.clear()
@@ -352,6 +400,8 @@ async def good(ports, api, pid, folder, seconds):
     lost = sum(client.lost for client in clients)
     print(f"answers before: {len(calm)}, p50 {at(calm, .5):.1f} ms, p99 {at(calm, .99):.1f} ms")
     print(f"answers: {len(waited)}, p50 {at(waited, .5):.1f} ms, p99 {at(waited, .99):.1f} ms, longest {waited[-1] * 1000:.1f} ms")
+    calls.sort()
+    print(f"the caller's: {len(calls)}, p50 {at(calls, .5):.1f} ms, p99 {at(calls, .99):.1f} ms, longest {calls[-1] * 1000:.1f} ms")
     print(f"published {published}, delivered {sum(client.got for client in clients)}, lost {lost}")
     print(f"clients that were closed: {len(closed)} {closed[:3]}")
     fifth = max(1, len(memory) // 5)
@@ -363,6 +413,7 @@ async def good(ports, api, pid, folder, seconds):
 
 def main():
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 30
+    kinds = sys.argv[2:] or list(KINDS)
     with tempfile.TemporaryDirectory() as folder:
         pathlib.Path(folder, "connmix.yaml").write_text(CONFIG)
         pathlib.Path(folder, "entry.lua").write_text(SCRIPT)

@@ -8,6 +8,7 @@ use common::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt;
 
 /// Holds the worker for as many milliseconds as a message says, and counts that.
 const BUSY: &str = r#"
@@ -90,6 +91,117 @@ async fn fragments_count_as_what_they_take() {
     meanwhile.sort_unstable();
     assert!(meanwhile[10] <= 32, "{meanwhile:?}");
     floods.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// Answers on the way that publishes go, and shows what is published to `tick`: so all comes in the order in which the worker
+/// has done it.
+const TICKS: &str = r#"
+    function on_message(msg, conn)
+      if msg.data == "subscribe" then conn:subscribe("tick") end
+      mix.mesh.publish("tick", "pong", "text", {counts = false})
+    end"#;
+
+/// How many ticks come before the next text that is none, which must be `wanted`.
+async fn ticks_before(client: &mut Client, wanted: &str) -> usize {
+    let mut ticks = 0;
+    loop {
+        match client.text().await {
+            text if text == "tick" => ticks += 1,
+            text => {
+                assert_eq!(text, wanted);
+                return ticks;
+            }
+        }
+    }
+}
+
+/// Twenty callers send that again and again, without waiting for the answers; it publishes `tick` once, to a client, and
+/// much else, to nobody. What of it is done while a client or another caller waits for something small?
+async fn others_are_served_between(head: &str, request: Vec<u8>) {
+    let engine = TestEngine::with(TICKS, "outboxLimit: 64MiB", "workers: 1");
+    let mut bystander = engine.connect().await;
+    assert_eq!(bystander.ask("subscribe").await, "pong");
+    let mut caller = Raw::dial(engine.at.api).await;
+    let mut floods = Vec::new();
+    for _ in 0..20 {
+        let mut raw = Raw::dial(engine.at.api).await;
+        if !head.is_empty() {
+            raw.write(head).await;
+            assert_eq!(raw.head().await.status, 101);
+        }
+        let (mut reader, mut writer) = raw.stream.into_split();
+        let request = request.repeat(8);
+        floods.push(tokio::spawn(async move { while writer.write_all(&request).await.is_ok() {} }));
+        floods.push(tokio::spawn(async move {
+            let _ = tokio::io::copy(&mut reader, &mut tokio::io::sink()).await;
+        }));
+    }
+    for _ in 0..40 {
+        assert_eq!(bystander.text().await, "tick");
+    }
+    let mut meanwhile = [Vec::new(), Vec::new()];
+    for _ in 0..10 {
+        bystander.send("ping").await;
+        meanwhile[0].push(ticks_before(&mut bystander, "pong").await);
+        caller.write(publish_request("tick", "own")).await;
+        meanwhile[1].push(ticks_before(&mut bystander, "own").await);
+        assert_eq!(caller.reply().await.status, 200);
+    }
+    floods.iter().for_each(tokio::task::JoinHandle::abort);
+    for counts in &mut meanwhile {
+        counts.sort_unstable();
+    }
+    // A few that run before it is read and answered, and those that were on their way. It was all twenty each time.
+    assert!(meanwhile.iter().all(|counts| counts[5] <= 8 && counts[9] <= 30), "{meanwhile:?}");
+}
+
+fn publish_request(channel: &str, data: &str) -> String {
+    let body = format!(r#"{{"c":"{channel}","d":"{data}"}}"#);
+    format!("POST /v1/mesh/publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+#[tokio::test]
+async fn callers_over_a_websocket_that_publish_without_pause_hold_nobody_up() {
+    let channels = r#""tick""#.to_owned() + &r#","nobody""#.repeat(999);
+    let call = format!(r#"{{"m":"mesh.publish","p":{{"c":[{channels}],"d":"tick"}}}}"#);
+    let head = raw::upgrade().replace("/ws", "/ws/v1");
+    others_are_served_between(&head, text(&call)).await;
+}
+
+#[tokio::test]
+async fn callers_that_send_the_largest_batches_hold_nobody_up() {
+    for padding in [0, 100] {
+        let others = format!(r#",{{"c":"nobody","d":"{}"}}"#, "x".repeat(padding)).repeat(999);
+        let body = format!(r#"[{{"c":"tick","d":"tick"}}{others}]"#);
+        let head =
+            format!("POST /v1/mesh/publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
+        others_are_served_between("", (head + &body).into_bytes()).await;
+    }
+}
+
+#[tokio::test]
+async fn clients_with_long_handlers_do_not_hold_a_caller_up() {
+    let engine = TestEngine::with(BUSY, "", "workers: 1");
+    let mut bystander = engine.connect().await;
+    let mut caller = Raw::dial(engine.at.api).await;
+    assert_eq!(caller.call(publish_request("nobody", "x")).await.status, 200);
+    let mut heavy = Vec::new();
+    for _ in 0..20 {
+        let mut raw = Raw::open(engine.ws()).await;
+        raw.write(text("10").repeat(200)).await;
+        heavy.push(raw);
+    }
+    let held = async |client: &mut Client| client.ask("ping").await["pong ".len()..].parse::<usize>().unwrap();
+    eventually("all have been found to take much", async || (held(&mut bystander).await >= 20).then_some(())).await;
+    let mut meanwhile = Vec::new();
+    for _ in 0..20 {
+        let before = held(&mut bystander).await;
+        assert_eq!(caller.call(publish_request("nobody", "x")).await.status, 200);
+        meanwhile.push(held(&mut bystander).await - before);
+    }
+    // One or two for the call, and as many for the question behind it; not one of each heavy client.
+    meanwhile.sort_unstable();
+    assert!(meanwhile[10] <= 6 && meanwhile[19] <= 15, "{meanwhile:?}");
 }
 
 #[tokio::test]

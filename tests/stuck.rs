@@ -10,15 +10,18 @@ use std::fs::OpenOptions;
 use std::path::Path;
 use std::time::Duration;
 
-/// `block` waits in the system, where nothing interrupts it, until the test writes to the pipe. `spin` computes for as
-/// long as it may.
+/// `block` waits in the system, where nothing interrupts it, until the test writes to the pipe; `block inside` does so in
+/// a coroutine. `spin` computes for as long as it may.
 const SCRIPT: &str = "\
 function on_message(msg, conn)
   if msg.data == 'block' then
     print('blocking')
     mix.mesh.publish('started', 'blocking', 'text', {counts = false})
-    local pipe = assert(io.open(mix.server.option('pipe')))
-    pipe:close()
+    wait_for(mix.server.option('pipe'))
+  elseif msg.data == 'block inside' then
+    coroutine.wrap(function()
+      wait_for(mix.server.option('pipe'))
+    end)()
   elseif msg.data == 'spin' then
     while true do end
   elseif msg.data == 'id' then
@@ -28,6 +31,11 @@ function on_message(msg, conn)
     conn:subscribe(msg.data)
   end
   conn:send('done')
+end
+
+function wait_for(name)
+  local pipe = assert(io.open(name))
+  pipe:close()
 end
 ";
 
@@ -192,7 +200,7 @@ async fn the_log_says_what_a_stuck_worker_does() {
     let mut client = Client::connect(process.ws(), "/ws").await;
     client.send("spin").await;
     let line = process.line(" is stuck: ");
-    assert!(line.contains("in on_message (entry.lua:1)") && line.contains("computing"), "{line}");
+    assert!(line.contains("in on_message (entry.lua:1), computing, at entry.lua:11. "), "{line}");
     process.line(" goes on; it was stuck for ");
     assert_eq!(client.close_frame().await.0, 1011);
     assert_eq!(process.stop().code, Some(0));
@@ -214,4 +222,20 @@ async fn a_stop_ends_in_time_and_says_who_was_stuck() {
     assert_eq!(ended.code, Some(1), "{ended:?}");
     let line = ended.out.lines().find(|l| l.contains(" was cut off ")).unwrap_or_else(|| panic!("{ended:?}"));
     assert!(line.contains("it is stuck, in on_message (entry.lua:1), waiting in the system (open)"), "{line}");
+    // The functions that are under way, though nothing can interrupt the innermost.
+    assert!(line.contains(", at entry.lua:22, called at entry.lua:5"), "{line}");
+}
+
+/// The coroutine that runs is read, and goes on as if nothing had been.
+#[tokio::test]
+async fn the_stack_of_a_coroutine_is_told() {
+    let dir = folder("handlerTimeout: 60s", "");
+    let process = Process::ready(dir.path(), &["single"]);
+    let mut client = Client::connect(process.ws(), "/ws").await;
+    client.send("block inside").await;
+    let line = process.line(" is stuck: ");
+    assert!(line.contains(", waiting in the system (open), at entry.lua:22, called at entry.lua:8. "), "{line}");
+    unblock(dir.path());
+    assert_eq!(client.text().await, "done");
+    assert_eq!(process.stop().code, Some(0));
 }

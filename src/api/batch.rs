@@ -59,6 +59,8 @@ async fn answers(api: &Api, body: &[u8]) -> Result<Vec<(Result<Outcome, ApiError
     }
     let mut under_way = Vec::with_capacity(publishes.len());
     for (publish, request_id) in publishes {
+        api.time.pause().await;
+        api.time.charge_publishes(1);
         let enqueued = match publish {
             Ok(publish) => Ok(publish::begin(api, publish, Behind::default()).await),
             Err(error) => Err(error),

@@ -94,6 +94,9 @@ impl Api {
             // All requests that have arrived; their answers share a write.
             let mut done = 0;
             let length = loop {
+                if self.time.is_others_turn() {
+                    break Some(None);
+                }
                 let config = self.config.load();
                 match parse(&input[done..], config.api.max_body_size) {
                     // hyper tells the caller why not.
@@ -106,8 +109,12 @@ impl Api {
                         let right = match right {
                             Some(right) => right,
                             // Boxed, so that a connection does not carry what few users need.
-                            None => Box::pin(self.verify(request.authorization, caller, Right::Write, taken)).await,
+                            None => {
+                                let needed = Right::to(request.call);
+                                Box::pin(self.verify(request.authorization, caller, needed, taken)).await
+                            }
                         };
+                        self.time.charge_call(request.length);
                         let answer = match right {
                             Ok(()) => self.call(request.call, request.body).await,
                             Err(error) => self.refuse(error, request.authorization, caller, taken).await,
@@ -145,6 +152,10 @@ impl Api {
                 }
             }
             output.clear();
+            if self.time.is_others_turn() {
+                self.time.pause().await;
+                continue;
+            }
             let Some(length) = length else { return Next::General { read: input, late: false } };
             let next = match length {
                 Some(_) => Awaited::Body,

@@ -128,6 +128,9 @@ impl Api {
             unread.set(!request.body().is_end_stream());
             let timeout_after = if late.take() { Some(Duration::ZERO) } else { api.read_timeout() };
             async move {
+                // Requests that came with others.
+                api.time.pause().await;
+                api.time.charge_request();
                 if !taken.begin() {
                     // The connection makes room: its task is about to be aborted.
                     std::future::pending::<()>().await;
@@ -269,6 +272,7 @@ impl Api {
             Route::Mesh(call) => {
                 let body = read_body(request, limit, timeout_after).await?;
                 on.unread.set(false);
+                self.time.charge_call(body.len());
                 self.call(call, &body).await
             }
             Route::WebSocket => {

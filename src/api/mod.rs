@@ -2,7 +2,7 @@
 //! [`Api`].
 //!
 //! From the bottom up: `error`, `params` (what the JSON says), `call` (one publish, one send), `idempotency`; `callers`,
-//! `login_throttle` and `verifier`; `state`, which holds all of them for a worker; `publish` and `batch`, `auth`, `pages`,
+//! `login_throttle` and `verifier`; `work_time`; `state`, which holds all of them for a worker; `publish` and `batch`, `auth`, `pages`,
 //! `center`, `dispatch`; `ws`; `fast_path` and `http`, the two ways a request is read; `serve`, the life of a
 //! connection.
 
@@ -29,6 +29,7 @@ mod publish;
 mod serve;
 mod state;
 mod verifier;
+mod work_time;
 mod ws;
 
 pub use answer::stuck;

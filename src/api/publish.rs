@@ -53,6 +53,7 @@ impl Receipts {
 
 /// Begins a publish, or joins the one with its id. Ready when the mailboxes have it.
 pub(super) fn begin(api: &Api, publish: Publish, behind: Behind) -> impl Future<Output = Enqueued> + use<> {
+    api.time.charge_publishes(publish.channels.len().saturating_sub(1));
     let enqueuing = match publish.id.clone() {
         None => {
             // Counted here, since another worker may drive what follows.

@@ -1,4 +1,5 @@
-//! The life of a back end's connection: it is admitted, then served on the fast path, then by hyper.
+//! The life of a back end's connection: it is admitted, then served on the fast path, then by hyper,
+//! all of it in stretches of the worker's time.
 
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
@@ -45,8 +46,9 @@ impl Api {
         };
         let seat = taken.seat.clone();
         let api = self.clone();
+        let serving = Box::pin(api.clone().serve(socket, peer, center, taken));
         let task = spawn_local(async move {
-            api.serve(socket, peer, center, taken).await;
+            api.time.share(serving).await;
             drop(load);
         });
         seat.belongs_to(task.abort_handle());

@@ -3,6 +3,7 @@
 use arc_swap::ArcSwap;
 use std::cell::Cell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -12,9 +13,11 @@ use super::callers::Callers;
 use super::idempotency::IdempotencyTable;
 use super::login_throttle::LoginThrottle;
 use super::verifier::Verifier;
+use super::work_time::WorkTime;
 use crate::cluster::Mesh;
 use crate::config::Config;
 use crate::queue::Queue;
+use crate::shard::fair::Fair;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::counters::ApiCounts;
 use crate::tls::Ports;
@@ -46,6 +49,8 @@ pub struct Api {
     pub(super) tls: Arc<Ports>,
     /// The read buffer that the worker's WebSocket connections share, while none of them reads.
     pub(super) read_buffer: Cell<Vec<u8>>,
+    /// The worker's time that callers use.
+    pub(super) time: WorkTime,
 }
 
 /// What an API is made of.
@@ -74,6 +79,8 @@ pub struct Parts {
     pub tls: Arc<Ports>,
     /// True while the engine drains.
     pub draining: watch::Receiver<bool>,
+    /// Decides which connection may hold the worker next.
+    pub fair: Rc<Fair>,
 }
 
 /// The longest that a call may take to end once the engine drains.
@@ -95,6 +102,7 @@ impl Api {
             callers,
             tls,
             draining,
+            fair,
         } = parts;
         Api {
             mesh,
@@ -113,6 +121,7 @@ impl Api {
             callers,
             tls,
             read_buffer: Cell::default(),
+            time: WorkTime::new(fair),
         }
     }
 

@@ -319,7 +319,7 @@ mod tests {
     /// What a worker's mailbox holds, which is empty then.
     fn take(hub: &Hub, worker: u16) -> VecDeque<Delivery> {
         let mut taken = VecDeque::new();
-        hub.mailbox(WorkerId(worker)).take(&mut taken, Waker::noop());
+        hub.mailbox(WorkerId(worker)).take(&mut taken, 0, Waker::noop());
         taken
     }
 

@@ -27,6 +27,15 @@ pub enum ConnCommand {
 }
 
 impl ConnCommand {
+    /// How many entries it changes: what it takes to apply it, compared with deliveries to connections.
+    pub fn entries(&self) -> usize {
+        match self {
+            ConnCommand::SetContext(values) => values.len(),
+            ConnCommand::Subscribe(channels) | ConnCommand::Unsubscribe(channels) => channels.len(),
+            ConnCommand::Close { .. } => 1,
+        }
+    }
+
     /// The bytes it counts for in a mailbox.
     pub(super) fn weight(&self) -> usize {
         match self {

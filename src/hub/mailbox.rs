@@ -1,6 +1,9 @@
 //! A worker's mailbox for deliveries. Any thread offers; the worker takes everything at once. It is bounded in bytes: a
 //! full mailbox takes nothing, and a publisher waits for room without blocking its thread. Nobody waits for the mailbox
 //! of a stuck worker.
+//!
+//! Bytes say little of the time that deliveries take: a few may be for very many connections. So the bound follows from what
+//! the worker has delivered last.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::*};
@@ -11,11 +14,18 @@ use super::delivery::Delivery;
 
 /// The bytes that may wait in one worker's mailbox. A message larger than that still gets in when the box is empty.
 pub const MAILBOX_BYTES: usize = 16 * 1024 * 1024;
+/// The connections that what waits is for, all deliveries together, if they are as those that were delivered last.
+const PUSHES: usize = 1024 * 1024;
+/// The bytes that may wait in any case.
+const LEAST_BYTES: usize = 4 * 1024;
 
-#[derive(Default)]
 struct Lane {
     waiting: VecDeque<Delivery>,
     bytes: usize,
+    /// The bytes that may wait now.
+    room: usize,
+    /// The bytes that the worker took last.
+    taken: usize,
     closed: bool,
     /// Wakes the worker; called only when the first delivery arrives, since the worker then takes everything.
     worker: Option<Waker>,
@@ -23,9 +33,16 @@ struct Lane {
     publishers: Vec<Waker>,
 }
 
+impl Default for Lane {
+    fn default() -> Lane {
+        let (waiting, publishers) = (VecDeque::new(), Vec::new());
+        Lane { waiting, bytes: 0, room: MAILBOX_BYTES, taken: 0, closed: false, worker: None, publishers }
+    }
+}
+
 impl Lane {
     fn has_room(&self, weight: usize) -> bool {
-        self.bytes == 0 || self.bytes + weight <= MAILBOX_BYTES
+        self.bytes == 0 || self.bytes + weight <= self.room
     }
 }
 
@@ -100,12 +117,16 @@ impl Mailbox {
     }
 
     /// Moves everything, in order, into `into`, which must be empty; its allocation stays here for the next deliveries.
-    /// The worker is woken at the next first delivery.
-    pub fn take(&self, into: &mut VecDeque<Delivery>, worker: &Waker) {
+    /// The worker is woken at the next first delivery. `pushes`: the connections that all that was taken the last time was
+    /// for.
+    pub fn take(&self, into: &mut VecDeque<Delivery>, pushes: usize, worker: &Waker) {
         debug_assert!(into.is_empty());
         let mut lane = self.lane();
+        if lane.taken > 0 {
+            lane.room = (lane.taken.saturating_mul(PUSHES) / pushes.max(1)).clamp(LEAST_BYTES, MAILBOX_BYTES);
+        }
         std::mem::swap(&mut lane.waiting, into);
-        lane.bytes = 0;
+        lane.taken = std::mem::take(&mut lane.bytes);
         if !lane.worker.as_ref().is_some_and(|w| w.will_wake(worker)) {
             lane.worker = Some(worker.clone());
         }

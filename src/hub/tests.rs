@@ -49,10 +49,32 @@ fn a_full_mailbox_refuses_and_has_room_again_once_taken() {
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
     assert!(mailbox.poll_room(&refused, &mut cx).is_pending());
     let mut taken = std::collections::VecDeque::new();
-    mailbox.take(&mut taken, std::task::Waker::noop());
+    mailbox.take(&mut taken, 0, std::task::Waker::noop());
     assert_eq!(taken.len(), 1);
     assert!(mailbox.poll_room(&refused, &mut cx).is_ready());
     assert!(mailbox.offer(refused).is_ok());
+}
+
+#[test]
+fn a_mailbox_takes_less_where_deliveries_are_for_many() {
+    let hub = hub(1);
+    let mailbox = hub.mailbox(WorkerId(0));
+    let fill = |pushes_each: usize| {
+        let mut taken = std::collections::VecDeque::new();
+        mailbox.take(&mut taken, 0, std::task::Waker::noop());
+        assert!(mailbox.offer(delivery(100).0).is_ok());
+        taken.clear();
+        mailbox.take(&mut taken, 0, std::task::Waker::noop());
+        taken.clear();
+        // As told by the worker when it has delivered that one.
+        mailbox.take(&mut taken, pushes_each, std::task::Waker::noop());
+        (0..).take_while(|_| mailbox.offer(delivery(100).0).is_ok()).count()
+    };
+    let few = fill(1);
+    assert!((60_000..80_000).contains(&few), "16 MiB of them, not {few}");
+    assert!((1_000..1_100).contains(&fill(1_000)));
+    assert!((5..50).contains(&fill(1_000_000)), "some bytes in any case");
+    assert_eq!(fill(1), few);
 }
 
 #[test]

@@ -30,6 +30,7 @@ mod places;
 pub mod program;
 mod push;
 mod slots;
+mod snapshot;
 pub mod stack;
 pub mod strings;
 mod trace;

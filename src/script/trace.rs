@@ -96,6 +96,19 @@ pub(super) fn frame_kind(co: Slots<'_>, level: c_int) -> Option<Kind> {
     })
 }
 
+/// Calls `tell` with the file and the line of each function of a script's, innermost first, until it returns false or so many
+/// levels have been looked at. Raises nothing, and allocates nothing.
+pub(super) fn each_script_frame(co: Slots<'_>, levels: c_int, mut tell: impl FnMut(&[u8], c_int) -> bool) {
+    for level in 0..levels {
+        let Some(info) = info(co, level, c"Sl") else { return };
+        // SAFETY: with `S` these are C strings, which live as long as the function that is in the frame.
+        let file = unsafe { CStr::from_ptr(info.short_src.as_ptr()).to_bytes() };
+        if info.currentline > 0 && !file.starts_with(b"connmix:") && !tell(file, info.currentline) {
+            return;
+        }
+    }
+}
+
 /// The frame at a level of a Lua thread, if it is that deep.
 pub(super) fn frame(co: Slots<'_>, level: c_int) -> Option<Frame> {
     let info = info(co, level, c"nSl")?;

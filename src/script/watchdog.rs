@@ -10,6 +10,7 @@
 
 use mlua::ffi::{self, lua_Debug, lua_State};
 use std::cell::Cell;
+use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering::*, compiler_fence};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use super::doing::Doing;
 use super::push::push_bytes;
 use super::slots::Slots;
+use super::snapshot::{self, Snapshot};
 use super::trace;
 
 /// What a stopped script gets as its error, after file and line.
@@ -48,6 +50,7 @@ struct Watched {
     budget_ms: AtomicU32,
     /// What it does there, as [`Doing::bits`].
     doing: AtomicU64,
+    snapshot: Snapshot,
     thread: libc::pthread_t,
     ended: AtomicBool,
 }
@@ -88,20 +91,30 @@ fn install_handler() {
     // SAFETY: plain data, of which all zeroes are a value: no signal is blocked meanwhile.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_signal as *const () as usize;
-    action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
-    // SAFETY: the handler has the signature of one without SA_SIGINFO, and does only what may be done in one.
+    action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK | libc::SA_SIGINFO;
+    // SAFETY: the handler has the signature of one with SA_SIGINFO, and does only what may be done in one.
     unsafe { libc::sigaction(SIGNAL, &action, std::ptr::null_mut()) };
 }
 
 /// Runs on the thread that is to be stopped, between any two of its instructions: so it only reads and writes atomics, a
 /// thread-local without a destructor, and the fields of LuaJIT that `lua_sethook` is documented to change from a signal handler.
-extern "C" fn on_signal(_: i32) {
+/// It also reads a Lua stack, but only where [`snapshot::native`] says that it may.
+extern "C" fn on_signal(_: i32, _: *mut libc::siginfo_t, context: *mut c_void) {
     let watched = WATCHED.with(Cell::get);
     // SAFETY: null, or what this thread's `OWNER` keeps: it sets the pointer to null before it lets go.
     let Some(watched) = (unsafe { watched.as_ref() }) else { return };
     let epoch = watched.epoch.load(Relaxed);
-    if epoch & 1 == 1 && epoch == watched.kill.load(Relaxed) {
-        let state = watched.state.load(Relaxed);
+    if epoch & 1 == 0 {
+        return;
+    }
+    let state = watched.state.load(Relaxed);
+    if watched.snapshot.is_asked() {
+        // SAFETY: inside Lua, as the odd number says; then the state is alive (`enter`), and this thread's.
+        if let Some(co) = unsafe { snapshot::native(state, context) } {
+            watched.snapshot.tell(co);
+        }
+    }
+    if watched.snapshot.is_asked() || epoch == watched.kill.load(Relaxed) {
         // SAFETY: inside Lua, as the odd number says; then the state is alive (`enter`).
         unsafe {
             // Off and on: a dispatch table update that was lost by a race with the thread itself is made again.
@@ -118,7 +131,7 @@ unsafe extern "C" {
     safe fn connmix_set_end_all(on: std::ffi::c_int);
 }
 
-/// Raises, if the time is up.
+/// Tells where the script stands, if that is asked for, and raises, if the time is up.
 ///
 /// # Safety
 /// For Lua to call, as a hook.
@@ -126,8 +139,11 @@ unsafe extern "C-unwind" fn stop(state: *mut lua_State, _: *mut lua_Debug) {
     // SAFETY: called by Lua, in whatever it runs: that is protected, as all calls of scripts are. The two that are joined are
     // those that are pushed.
     unsafe {
+        let slots = Slots::new(state);
+        if let Some(watched) = WATCHED.with(Cell::get).as_ref() {
+            watched.snapshot.tell(slots);
+        }
         if expired() {
-            let slots = Slots::new(state);
             // A script's author does not know the engine's own Lua.
             let of_script = |level: &i32| trace::frame_kind(slots, *level) == Some(trace::Kind::Script);
             ffi::luaL_where(state, (0..FRAMES_LOOKED_AT).find(of_script).unwrap_or(0));
@@ -163,6 +179,7 @@ fn watched() -> *const Watched {
         state: AtomicPtr::new(std::ptr::null_mut()),
         budget_ms: AtomicU32::new(0),
         doing: AtomicU64::new(0),
+        snapshot: Snapshot::new(),
         // SAFETY: the call has no conditions.
         thread: unsafe { libc::pthread_self() },
         ended: AtomicBool::new(false),
@@ -245,6 +262,47 @@ impl Thread {
     /// What the thread does in Lua; None: it is outside Lua.
     pub fn doing(&self) -> Option<Doing> {
         (self.0.epoch.load(Relaxed) & 1 == 1).then(|| Doing::from_bits(self.0.doing.load(Relaxed)))
+    }
+}
+
+/// How long a thread may take to tell its frames.
+const TELLING: u32 = 50;
+
+impl Thread {
+    /// Where the script stands that the thread runs: `file:line` of its functions, innermost first. Empty if the thread
+    /// can't tell within 50 ms: it is outside Lua, or in a native function that computes.
+    pub fn frames(&self) -> Vec<String> {
+        static ASKING: Mutex<()> = Mutex::new(());
+        let _one = ASKING.lock().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = &self.0.snapshot;
+        snapshot.ask();
+        let mut left = TELLING;
+        while left > 0 && snapshot.is_asked() {
+            if left == TELLING {
+                self.signal();
+            }
+            left -= 1;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if snapshot.withdraw() {
+            return Vec::new();
+        }
+        loop {
+            match snapshot.take() {
+                Some(frames) => return frames,
+                // It writes.
+                None => std::thread::yield_now(),
+            }
+        }
+    }
+
+    fn signal(&self) {
+        // Locked, so that the thread does not end meanwhile.
+        let list = threads().lock().unwrap_or_else(PoisonError::into_inner);
+        if list.iter().any(|watched| Arc::ptr_eq(watched, &self.0)) {
+            // SAFETY: the thread has not ended: before it does, it takes itself off the list, which is locked.
+            unsafe { libc::pthread_kill(self.0.thread, SIGNAL) };
+        }
     }
 }
 

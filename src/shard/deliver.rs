@@ -11,7 +11,7 @@ use crate::telemetry::metrics::labels::DropCause;
 use crate::wire::frame;
 
 impl Shard {
-    /// Handles one delivery, and returns for how many connections it was. It only fills outboxes; nothing is written
+    /// Handles one delivery, and returns for how many connections it was, or how many entries a command had. It only fills outboxes; nothing is written
     /// yet. Messages that scripts must encode are left to [`Shard::encode_on`], before which nothing else may be
     /// delivered.
     pub fn deliver(&self, delivery: Delivery) -> usize {
@@ -43,11 +43,12 @@ impl Shard {
                 (rest, ack)
             }
             Delivery::ConnCommand(client_id, command, reply) => {
+                let entries = command.entries();
                 if let Some(conn) = self.get(client_id) {
                     // The caller may have gone.
                     let _ = reply.send(self.apply(&conn, command));
                 }
-                return 1;
+                return entries;
             }
         };
         let done = (counts.reached + counts.failed) as usize;

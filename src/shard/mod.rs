@@ -8,6 +8,7 @@ pub mod context_wait;
 mod deliver;
 pub mod encoding;
 mod end_reason;
+pub mod fair;
 pub mod framing;
 mod holding;
 mod leaving;

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use super::Worker;
 use super::failures::report;
-use super::fair::{Account, Ticket, nanoseconds};
 use super::measure::Began;
 use crate::message::CloseReason;
 use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Failure, Handler, Hook, Returned, Started};
 use crate::shard::conn::Conn;
+use crate::shard::fair::{Account, Ticket, nanoseconds};
 
 impl Worker {
     /// Charges the time that a handler has taken to a shared account.
@@ -28,7 +28,7 @@ impl Worker {
 
     fn poll_shared_turn(&self, shared: &Cell<Account>, ticket: &mut Option<Ticket>, cx: &mut Context<'_>) -> Poll<()> {
         let mut account = shared.get();
-        let turn = self.fair.poll_turn(&mut account, ticket, self.shard.now(), cx);
+        let turn = self.fair.poll_turn(&mut account, ticket, cx);
         shared.set(account);
         turn
     }

@@ -96,14 +96,17 @@ impl Pulse {
         self.times.load(Relaxed)
     }
 
-    /// Where the worker is: "in on_message (entry.lua:3), computing".
+    /// Where the worker is: "in on_message (entry.lua:3), waiting in the system (open), at store.lua:7, called at
+    /// entry.lua:5".
     pub fn whereabouts(&self) -> String {
-        let place = match self.thread.get().and_then(Thread::doing) {
-            Some(doing) => format!("in {doing}"),
-            None => "outside Lua".into(),
-        };
-        match on_the_system(self.id.load(Relaxed)) {
-            Some(what) => format!("{place}, {what}"),
+        let doing = self.thread.get().and_then(Thread::doing);
+        let mut place = doing.map_or_else(|| "outside Lua".into(), |doing| format!("in {doing}"));
+        if let Some(what) = on_the_system(self.id.load(Relaxed)) {
+            place = format!("{place}, {what}");
+        }
+        let frames = self.thread.get().filter(|_| doing.is_some()).map(Thread::frames);
+        match frames.filter(|frames| !frames.is_empty()) {
+            Some(frames) => format!("{place}, at {}", frames.join(", called at ")),
             None => place,
         }
     }

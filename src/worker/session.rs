@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use super::Worker;
 use super::failures::report;
-use super::fair::{Account, FRAME, STRETCH, Ticket, nanoseconds};
 use super::linger::Lingering;
 use super::measure::Began;
 use crate::config::Rates;
@@ -16,6 +15,7 @@ use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Failure, Handler, Hook, Returned, Started, Turn, Vm};
 use crate::shard::conn::Conn;
+use crate::shard::fair::{Account, FRAME, STRETCH, Ticket, nanoseconds};
 use crate::shard::server_context::ConnectionPermit;
 use crate::telemetry::metrics::labels::{EndReason, Label};
 
@@ -63,7 +63,7 @@ impl State {
     /// The connection is open from now on.
     pub(super) fn new(worker: Rc<Worker>, opened: Opened) -> State {
         let Opened { conn, place } = opened;
-        let account = Account::new(worker.shard.now());
+        let account = Account::new(worker.fair.now());
         conn.served.counts.opened.add(1);
         tracing::debug!(client_id = conn.client_id.get(), remote = %conn.remote(), "connected");
         State {
@@ -90,10 +90,7 @@ impl State {
     /// ended, what is left needs no grant.
     pub(super) fn poll_grant(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self.phase {
-            Phase::Open | Phase::Ending => {
-                let (worker, now) = (&self.worker, self.worker.shard.now());
-                worker.fair.poll_turn(&mut self.account, &mut self.ticket, now, cx)
-            }
+            Phase::Open | Phase::Ending => self.worker.fair.poll_turn(&mut self.account, &mut self.ticket, cx),
             Phase::Lingering(_) | Phase::Over => Poll::Ready(()),
         }
     }

@@ -56,6 +56,7 @@ fn period(worker: &Worker) -> Duration {
 fn sweep(worker: &Worker, at_most: Duration) {
     let shard = &worker.shard;
     let now = shard.tick(at_most);
+    worker.fair.tick(now);
     shard.each(|conn| {
         if !conn.is_closed() {
             visit(worker, conn, now);

@@ -28,6 +28,7 @@ use crate::script::mix;
 use crate::script::program::Program;
 use crate::script::vm::{Vm, VmLimits};
 use crate::shard::Shard;
+use crate::shard::fair::Fair;
 use crate::shard::server_context::ServerContext;
 use crate::shared::Shared;
 use crate::telemetry::metrics::{Metrics, WorkerCounts};
@@ -150,6 +151,7 @@ fn start(spec: Spec) -> Result<Started, String> {
     spec.memory.add(shard.counts.clone());
     let clients = spec.clients.clone();
     let draining = spec.draining;
+    let fair: Rc<Fair> = Rc::default();
     let api = Rc::new(Api::new(Parts {
         mesh: spec.mesh,
         queue: spec.queue,
@@ -163,6 +165,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         callers: spec.callers,
         tls: spec.tls.clone(),
         draining: draining.clone(),
+        fair: fair.clone(),
     }));
     spec.metrics.add(WorkerCounts {
         id: spec.id.0,
@@ -186,7 +189,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         timers: spec.timers,
         draining,
         read_buffer: Cell::default(),
-        fair: Rc::default(),
+        fair,
         newcomers: Cell::default(),
         unbound: Cell::default(),
         unbound_runs: Rc::default(),

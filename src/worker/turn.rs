@@ -27,12 +27,14 @@ const ENCODING: Duration = Duration::from_millis(1);
 
 /// Never returns.
 pub(super) async fn run(worker: Rc<Worker>) {
-    let mut deliveries = VecDeque::new();
+    // What was taken out of the mailbox, and the frames that came of it so far.
+    let (mut deliveries, mut pushes) = (VecDeque::new(), 0);
     let workers = worker.hub.workers();
     let writes = (WRITES / workers).max(MIN_WRITES);
     loop {
-        poll_fn(|cx| poll_work(&worker, &mut deliveries, cx)).await;
-        let more = slice(&worker, &mut deliveries, writes);
+        poll_fn(|cx| poll_work(&worker, &mut deliveries, &mut pushes, cx)).await;
+        let (pushed, more) = slice(&worker, &mut deliveries, writes);
+        pushes += pushed;
         worker.fair.delivers(more);
         if more {
             // Unlike a plain wake-up, this lets the runtime poll the sockets before the next slice.
@@ -47,17 +49,22 @@ pub(super) async fn run(worker: Rc<Worker>) {
 
 /// Ready when there is something to deliver or to write. It registers for a wake-up only when there is nothing: a slice
 /// that woke itself would be followed by the next one at once, and the sockets would not be polled.
-fn poll_work(worker: &Worker, deliveries: &mut VecDeque<Delivery>, cx: &mut Context<'_>) -> Poll<()> {
+fn poll_work(
+    worker: &Worker,
+    deliveries: &mut VecDeque<Delivery>,
+    pushes: &mut usize,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
     if deliveries.is_empty() {
-        worker.hub.mailbox(worker.id).take(deliveries, cx.waker());
+        worker.hub.mailbox(worker.id).take(deliveries, std::mem::take(pushes), cx.waker());
     }
     let idle = deliveries.is_empty() && !worker.shard.is_dirty() && !worker.shard.is_encoding();
     worker.shard.wake_when_dirty(idle.then(|| cx.waker()));
     if idle { Poll::Pending } else { Poll::Ready(()) }
 }
 
-/// Does a slice of the work; true if there is more.
-fn slice(worker: &Worker, deliveries: &mut VecDeque<Delivery>, writes: usize) -> bool {
+/// Does a slice of the work. Returns how many frames were put into outboxes, and whether there is more to do.
+fn slice(worker: &Worker, deliveries: &mut VecDeque<Delivery>, writes: usize) -> (usize, bool) {
     let mut pushed = 0;
     let mut began = None;
     // Encoding in scripts may take any time, so it is measured.
@@ -73,5 +80,5 @@ fn slice(worker: &Worker, deliveries: &mut VecDeque<Delivery>, writes: usize) ->
         pushed += 1 + worker.shard.deliver(delivery);
     }
     let more_writes = worker.shard.flush(writes);
-    more_writes || !deliveries.is_empty() || worker.shard.is_encoding()
+    (pushed, more_writes || !deliveries.is_empty() || worker.shard.is_encoding())
 }

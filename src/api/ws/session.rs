@@ -166,7 +166,7 @@ impl Session {
                 Poll::Ready(Ok(_)) => {
                     // There is room again, maybe for more messages.
                     writes += 1;
-                    if writes == WRITES {
+                    if writes == WRITES || state.api.time.is_others_turn() {
                         return Poll::Ready(Turn::More);
                     }
                     continue;
@@ -184,7 +184,7 @@ impl Session {
             match self.poll_read(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Poll::Ready(Turn::Over),
-                Poll::Ready(Ok(count)) if count == READ_BUFFER || self.state.ending.is_some() => {
+                Poll::Ready(Ok(count)) if count == READ_BUFFER || self.kept || self.state.ending.is_some() => {
                     return Poll::Ready(Turn::More);
                 }
                 Poll::Ready(Ok(_)) => {}
@@ -211,18 +211,26 @@ impl Session {
 
     /// Takes frames from the bytes read (or kept) until they are used up or there is no room for more calls.
     fn handle(&mut self, bytes: &mut [u8], cx: &mut Context<'_>) {
+        let mut input = Input::new(bytes);
+        self.take(&mut input, cx);
+        self.state.api.time.charge_frames(input.take_frames());
+    }
+
+    fn take(&mut self, input: &mut Input<'_>, cx: &mut Context<'_>) {
         let state = &mut self.state;
         let limit = state.config.api.max_body_size;
-        let mut input = Input::new(bytes);
         while state.ending.is_none() {
-            if !state.may_begin() {
-                self.reader.keep(&mut input);
+            if !state.may_begin() || state.api.time.is_others_turn() {
+                self.reader.keep(input);
                 self.kept = true;
                 return;
             }
-            match self.reader.next(&mut input, limit) {
+            match self.reader.next(input, limit) {
                 Ok(None) => return,
-                Ok(Some(Event::Text(text))) => state.calls.begin(text, &state.api, cx),
+                Ok(Some(Event::Text(text))) => {
+                    let calls = &mut state.calls;
+                    state.api.time.timed(text.len(), || calls.begin(text, &state.api, cx));
+                }
                 Ok(Some(Event::Binary(_))) => {
                     let error = invalid("requests are text messages; this one was binary");
                     state.calls.refuse(error);
@@ -281,6 +289,7 @@ impl State {
         while self.out.len() < MAX_WAITING
             && let Some(given) = self.consumer.as_ref().and_then(|consumer| consumer.take(cx.waker()))
         {
+            self.api.time.charge_event();
             self.text.clear();
             write_event(&given, self.api.mesh.node().0, &mut self.text);
             let what = if given.key.is_some() { FrameKind::Other } else { FrameKind::Event };

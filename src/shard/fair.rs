@@ -8,7 +8,8 @@
 //! is running, never for everything that is queued for the others. A new connection needs a grant too, since nothing is
 //! known of its handlers yet.
 //!
-//! All handshakes share one account, since a connection in its handshake has no history of its own.
+//! All handshakes share one account, since a connection in its handshake has no history of its own. Back ends' connections
+//! have accounts as clients have (`api/work_time`), and share the same grants.
 //!
 //! This costs a typical connection a few additions per message, and no clock read: hooks are timed anyway.
 
@@ -21,18 +22,18 @@ use std::time::{Duration, Instant};
 use tokio::task::yield_now;
 
 /// The time that a connection may take in one stretch before others run, in nanoseconds.
-pub(super) const STRETCH: u32 = 1_000_000;
+pub const STRETCH: u32 = 1_000_000;
 /// The time that a connection may have taken lately and still run without a grant, in nanoseconds.
 const LITTLE: u32 = 4_000_000;
 /// A connection's debt shrinks by this part of the time that passes. A connection that takes less than this part of all
 /// time needs no grants.
 const SHARE: u32 = 16;
 /// The cost of reading a frame, in nanoseconds: it is not measured.
-pub(super) const FRAME: u32 = 100;
+pub const FRAME: u32 = 100;
 
 /// The time that one connection took lately.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Account {
+pub struct Account {
     /// The last stretch had the full length, or there was none yet: the next one may have it too.
     long: bool,
     /// In nanoseconds; at most 4.3 s.
@@ -42,21 +43,26 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// An empty account; `now` by the shard's clock.
-    pub(super) fn new(now: u32) -> Account {
+    /// An empty account; `now` as of [`Fair::now`].
+    pub fn new(now: u32) -> Account {
         Account { long: true, debt: 0, seen: now }
     }
 
     /// A stretch has ended that took that many nanoseconds.
-    pub(super) fn end_stretch(&mut self, taken: u32) {
+    pub fn end_stretch(&mut self, taken: u32) {
         if taken > 0 {
             self.long = taken >= STRETCH;
         }
     }
 
     /// Adds time that was taken, in nanoseconds.
-    pub(super) fn charge(&mut self, taken: u32) {
+    pub fn charge(&mut self, taken: u32) {
         self.debt = self.debt.saturating_add(taken);
+    }
+
+    /// Adds time that was taken, in nanoseconds, but owes at most so much.
+    pub fn charge_up_to(&mut self, most: u32, taken: u32) {
+        self.debt = self.debt.saturating_add(taken).min(most);
     }
 
     /// Whether a grant may be needed.
@@ -74,7 +80,7 @@ impl Account {
 }
 
 /// A duration in nanoseconds, at most 4.3 s.
-pub(super) fn nanoseconds(time: Duration) -> u32 {
+pub fn nanoseconds(time: Duration) -> u32 {
     let whole = u32::try_from(time.as_secs()).unwrap_or(u32::MAX).saturating_mul(1_000_000_000);
     whole.saturating_add(time.subsec_nanos())
 }
@@ -84,8 +90,8 @@ type Key = (u64, u64);
 
 /// A worker's queue for grants.
 #[derive(Default)]
-pub(super) struct Fair {
-    /// The shard's clock when it was last read.
+pub struct Fair {
+    /// The shard's clock at its last tick, in milliseconds.
     clock: Cell<u32>,
     /// What has been taken since, in nanoseconds.
     taken: Cell<u64>,
@@ -107,7 +113,7 @@ struct Grant {
 }
 
 /// A place in the queue, or the grant itself. Dropping it gives up the place or ends the grant.
-pub(super) struct Ticket(Rc<Grant>);
+pub struct Ticket(Rc<Grant>);
 
 impl Drop for Ticket {
     fn drop(&mut self) {
@@ -123,26 +129,28 @@ impl Drop for Ticket {
 
 impl Fair {
     /// Adds time that any connection has taken, in nanoseconds.
-    pub(super) fn pass(&self, taken: u32) {
+    pub fn pass(&self, taken: u32) {
         self.taken.set(self.taken.get() + u64::from(taken));
+    }
+
+    /// The shard's clock has ticked; in milliseconds.
+    pub fn tick(&self, clock: u32) {
+        self.clock.set(clock);
+        self.taken.set(0);
     }
 
     /// The time in milliseconds. The shard's clock ticks once a second or so; between ticks, at least the time that
     /// connections have taken has passed.
-    fn now(&self, clock: u32) -> u32 {
-        if self.clock.replace(clock) != clock {
-            self.taken.set(0);
-        }
-        clock.wrapping_add((self.taken.get() / 1_000_000) as u32)
+    pub fn now(&self) -> u32 {
+        self.clock.get().wrapping_add((self.taken.get() / 1_000_000) as u32)
     }
 
     /// Ready when the calling task may run a stretch. Until then `ticket` is its place in the queue; after that, drop
     /// it at the end of the stretch.
-    pub(super) fn poll_turn(
+    pub fn poll_turn(
         self: &Rc<Self>,
         account: &mut Account,
         ticket: &mut Option<Ticket>,
-        clock: u32,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
         match ticket {
@@ -154,10 +162,10 @@ impl Fair {
                 }
                 Poll::Pending
             }
-            None if account.may_be_heavy() && account.is_heavy(self.now(clock)) => {
+            None if account.may_be_heavy() && account.is_heavy(self.now()) => {
                 let asked = self.asked.get();
                 self.asked.set(asked + 1);
-                let key = (u64::from(self.now(clock)) + u64::from(account.debt / 1_000_000), asked);
+                let key = (u64::from(self.now()) + u64::from(account.debt / 1_000_000), asked);
                 let task = RefCell::new(cx.waker().clone());
                 let grant = Rc::new(Grant { fair: self.clone(), key, given: Cell::new(false), task });
                 self.waiting.borrow_mut().insert(key, grant.clone());
@@ -176,13 +184,13 @@ impl Fair {
     }
 
     /// Says whether deliveries are under way, which come in slices with an event loop turn between them.
-    pub(super) fn delivers(&self, under_way: bool) {
+    pub fn delivers(&self, under_way: bool) {
         self.delivers.set(under_way);
     }
 
     /// Gives the grants: in each event loop turn as many as take a stretch together, at least one. Runs as long as the
     /// worker does.
-    pub(super) async fn run(self: Rc<Self>) {
+    pub async fn run(self: Rc<Self>) {
         let stretch = Duration::from_nanos(STRETCH.into());
         loop {
             poll_fn(|cx| self.poll_any(cx)).await;

@@ -38,7 +38,9 @@ async fn server(does: Does) -> SocketAddr {
 
 async fn serve(mut socket: TcpStream, does: Does) -> std::io::Result<()> {
     socket.set_nodelay(true)?;
-    socket.read(&mut [0; 4096]).await?;
+    if socket.read(&mut [0; 4096]).await? == 0 {
+        return Ok(());
+    }
     match does {
         Does::Say(bytes) => {
             socket.write_all(bytes).await?;

@@ -169,10 +169,11 @@ async fn a_back_end_that_hangs_does_not_shut_the_apis() {
     limit(&mut command, libc::RLIMIT_NOFILE, 256, 256);
     let process = ready(command);
     let mut clients = Vec::new();
-    for _ in 0..120 {
-        let mut client = Client::connect(process.ws(), "/ws").await;
+    for _ in 0..110 {
+        clients.push(Client::connect(process.ws(), "/ws").await);
+    }
+    for client in &mut clients {
         client.send(&format!("return select(2, mix.http.request('GET', 'http://{silent}/', {{timeout = 600}}))")).await;
-        clients.push(client);
     }
     // Those that found no descriptor; the others wait.
     let mut last = clients.pop().unwrap();
@@ -223,8 +224,7 @@ async fn a_disk_that_is_full_costs_lines_and_is_told_once() {
     let file = files(dir.path()).concat();
     assert!(file.contains("there is room") && file.contains("left out of the file"), "{file}");
     // One that was cut short stands alone.
-    let begins = |line: &str| line.starts_with("20") && line.contains("Z ");
-    assert!(file.lines().all(|line| begins(line) && line.matches(" INFO ").count() <= 1), "{file}");
+    assert!(file.lines().all(|line| line.starts_with('2') && line.matches("Z  INFO ").count() <= 1), "{file}");
 }
 
 /// An output that takes nothing: of a full disk, or a pipe whose reader has gone.
@@ -387,7 +387,7 @@ async fn a_thousand_saves_under_load_cost_no_connection_and_no_memory() {
 
 #[tokio::test]
 async fn a_handler_that_ran_while_the_process_was_stopped_is_not_over_its_time() {
-    let dir = folder("handlerTimeout: 1s", "workers: 1", "filename: ''");
+    let dir = folder("handlerTimeout: 3s", "workers: 1", "filename: ''");
     let process = ready(program(dir.path()));
     let mut client = Client::connect(process.ws(), "/ws").await;
     let mut caller = Raw::dial(process.api()).await;
@@ -395,7 +395,7 @@ async fn a_handler_that_ran_while_the_process_was_stopped_is_not_over_its_time()
     let message = text("return 'whole'");
     half.write(&message[..5]).await;
     // By the processor's time, which does not run while it is stopped.
-    client.send("local t = os.clock() while os.clock() - t < 0.5 do end return 'done'").await;
+    client.send("local t = os.clock() while os.clock() - t < 0.3 do end return 'done'").await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     process.signal(libc::SIGSTOP);
     let body = r#"{"c":"news","d":"x"}"#;
@@ -406,7 +406,7 @@ async fn a_handler_that_ran_while_the_process_was_stopped_is_not_over_its_time()
         ))
         .await;
     half.write(&message[5..]).await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    tokio::time::sleep(Duration::from_millis(3500)).await;
     process.signal(libc::SIGCONT);
     assert_eq!(client.text().await, "done nil");
     assert_eq!(caller.reply().await.status, 200);

@@ -38,7 +38,9 @@ async fn server(does: Does) -> SocketAddr {
 
 async fn serve(mut socket: TcpStream, does: Does) -> std::io::Result<()> {
     socket.set_nodelay(true)?;
-    socket.read(&mut [0; 4096]).await?;
+    if socket.read(&mut [0; 4096]).await? == 0 {
+        return Ok(());
+    }
     match does {
         Does::Say(bytes) => {
             socket.write_all(bytes).await?;
@@ -120,11 +122,7 @@ async fn http_servers_that_misbehave_cost_their_own_calls_only() {
         ("says two lengths", Does::Say(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx"), ""),
         ("says no length", Does::Say(b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nx"), ""),
         ("says too great a length", Does::Say(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nx"), ""),
-        (
-            "says 2^64 - 2",
-            Does::Say(b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551614\r\n\r\nx"),
-            "the response's body has more than 16777216 bytes",
-        ),
+        ("says 2^64 - 2", Does::Say(b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551614\r\n\r\nx"), ""),
         (
             "leads itself in a circle",
             Does::SayAndClose(b"HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n"),

@@ -253,7 +253,7 @@ section! {
             high,
             |high| high.to_string().into(),
         ), Live;
-        /// What a part is a part of. auto: the least of the machine's memory and the limits of the process's control groups.
+        /// What a part is a part of. auto: the least of the machine's memory and the limits of the process and its control groups.
         pub of: Option<usize> = "of", parsed(
             "auto or a size such as \"1GiB\"",
             None,

@@ -122,6 +122,8 @@ impl Outbound {
                     .worker_threads(1)
                     .thread_name("outbound")
                     .thread_stack_size(STACK)
+                    // Sockets and timers are looked at so often although a server gives one request work without end.
+                    .event_interval(8)
                     .enable_all()
                     .build()
                     .map_err(|e| format!("the thread for HTTP and Redis could not start: {e}"))?;

@@ -226,7 +226,7 @@ impl Service<Name> for Addresses {
         async move {
             // The connector sets the port.
             let found = names.look_up(&format!("{name}:0")).await.map_err(io::Error::other)?;
-            Ok(found.to_vec().into_iter())
+            Ok(Vec::from(&found[..]).into_iter())
         }
         .boxed()
     }

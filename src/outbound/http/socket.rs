@@ -36,7 +36,7 @@ impl Inner {
 
 /// Bytes that are read in a row before other requests have their turn. hyper reads as long as there is something: a
 /// server that sends without pause, such as one 100 Continue after the other, would hold up all others.
-const TURN: usize = 64 * 1024;
+const TURN: usize = 32 * 1024;
 
 /// The socket as the client of HTTP reads and writes it.
 pub(super) struct Socket {

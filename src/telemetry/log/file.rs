@@ -303,6 +303,26 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_is_set_has_each_line_in_the_file_of_its_day() {
+        static CLOCK: AtomicU64 = AtomicU64::new(20_513 * DAY);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.log");
+        let mut file = DailyFile::open_at(&path, DAILY, || CLOCK.load(Ordering::Relaxed)).unwrap();
+        let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        writeln!(file, "first").unwrap();
+        CLOCK.fetch_add(DAY, Ordering::Relaxed);
+        writeln!(file, "ahead").unwrap();
+        CLOCK.fetch_sub(DAY, Ordering::Relaxed);
+        writeln!(file, "back").unwrap();
+        assert_eq!([read("app.2026-03-01.log"), read("app.2026-03-02.log")], ["first\nback\n", "ahead\n"]);
+        // The file that is written counts, and is never the one that goes, however old its date is.
+        CLOCK.fetch_sub(2 * DAY, Ordering::Relaxed);
+        writeln!(file, "long ago").unwrap();
+        assert_eq!(names(dir.path()), ["app.2026-02-27.log", "app.2026-03-02.log"]);
+        assert_eq!(read("app.2026-02-27.log"), "long ago\n");
+    }
+
+    #[test]
     fn opened_again_it_leaves_a_file_that_was_moved_away() {
         static CLOCK: AtomicU64 = AtomicU64::new(20_513 * DAY);
         let dir = tempfile::tempdir().unwrap();

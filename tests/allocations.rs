@@ -172,6 +172,8 @@ async fn a_call_of_the_shipped_handler_allocates_little() {
         mesh: Arc::new(Mesh::new(engine.hub.clone(), NodeId(1))),
         outbound: Arc::new(Outbound::new(&[])),
         queue: Arc::new(Queue::new(1, 1)),
+        timers: Arc::new(connmix::timers::Timers::new(1)),
+        worker: connmix::ids::WorkerId(0),
     });
     let limits = VmLimits { memory: 64 << 20, waiting: 1, ..VmLimits::default() };
     let vm = Vm::new(Arc::new(Program::new(Protocol::Websocket, entry, Vec::new())), &limits).unwrap();

@@ -29,6 +29,7 @@ mod starting;
 mod sweep;
 mod task;
 pub mod thread;
+mod tied;
 mod timers;
 mod turn;
 mod websocket;
@@ -41,6 +42,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use self::fair::{Account, Fair};
+use self::tied::Tied;
 use crate::api::Api;
 use crate::cluster::Mesh;
 use crate::config::Config;
@@ -103,6 +105,7 @@ pub(crate) struct Worker {
     memory: Arc<Memory>,
     shared: Arc<Shared>,
     timers: Arc<Timers>,
+    tied: Tied,
     /// True while the engine drains.
     draining: watch::Receiver<bool>,
     /// The read buffer, while no connection reads.
@@ -135,6 +138,7 @@ impl Worker {
     /// Takes a connection out of the shard, with what ends with it. False: it is out already.
     fn remove(&self, conn: &Conn) -> bool {
         self.timers.ended(conn.client_id);
+        self.tied.ended(conn.client_id);
         self.shard.remove(conn)
     }
 

@@ -7,6 +7,7 @@
 
 use foldhash::fast::RandomState;
 use std::collections::{BTreeSet, HashMap};
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -69,6 +70,17 @@ impl Call {
     }
 }
 
+/// Who sets a timer.
+#[derive(Debug, Clone, Copy)]
+pub struct SetBy {
+    /// The position of the server whose script does.
+    pub server: usize,
+    /// In that worker.
+    pub worker: WorkerId,
+    /// In `on_start`: of that version.
+    pub starts: Option<NonZeroU64>,
+}
+
 /// What can be told of all timers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Figures {
@@ -122,6 +134,8 @@ struct Timer {
     repeats: bool,
     due: Instant,
     runs: bool,
+    /// The last version whose `on_start` has set it.
+    starts: Option<NonZeroU64>,
 }
 
 /// What a worker has to do.
@@ -145,6 +159,7 @@ pub struct Run {
     /// It is not the last.
     pub repeats: bool,
     worker: WorkerId,
+    starts: Option<NonZeroU64>,
 }
 
 impl Timers {
@@ -163,8 +178,7 @@ impl Timers {
     /// due that long from now.
     pub fn set(
         &self,
-        server: usize,
-        worker: WorkerId,
+        SetBy { server, worker, starts }: SetBy,
         call: Call,
         after: Duration,
         repeats: bool,
@@ -180,8 +194,12 @@ impl Timers {
             return Err(TimerError::Closed);
         }
         if let Some(&id) = state.by_identity.get(&identity) {
-            if state.timers.get(&id).is_some_and(|timer| timer.after != after) {
-                state.reschedule(id, due, Some(after)).map(Waker::wake);
+            let is_other = state.timers.get_mut(&id).is_some_and(|timer| {
+                timer.starts = timer.starts.max(starts);
+                timer.after != after
+            });
+            if is_other {
+                state.reschedule(id, due, Some(after)).into_iter().for_each(Waker::wake);
             }
             return Ok(id);
         }
@@ -199,10 +217,11 @@ impl Timers {
             state.by_client.entry(client).or_default().push(id);
         }
         let (worker, call) = (usize::from(worker.0), Arc::new(call));
-        state.timers.insert(id, Timer { server, worker, call, identity, after, repeats, due, runs: false });
+        let timer = Timer { server, worker, call, identity, after, repeats, due, runs: false, starts };
+        state.timers.insert(id, timer);
         let waker = state.schedule(worker, due, id);
         drop(state);
-        waker.map(Waker::wake);
+        waker.into_iter().for_each(Waker::wake);
         Ok(id)
     }
 
@@ -214,6 +233,14 @@ impl Timers {
         }
         self.remove(&mut state, id);
         true
+    }
+
+    /// Ends the timers of that server which an `on_start` has set, and that of this version, which runs from now on, has not.
+    pub fn keep_set(&self, server: usize, version: NonZeroU64) {
+        let mut state = self.lock();
+        let is_left = |timer: &Timer| timer.server == server && timer.starts.is_some_and(|by| by != version);
+        let left: Vec<u64> = state.timers.iter().filter(|(_, timer)| is_left(timer)).map(|(id, _)| *id).collect();
+        left.into_iter().for_each(|id| self.remove(&mut state, id));
     }
 
     /// Ends the timers of a connection that has ended.
@@ -245,7 +272,8 @@ impl Timers {
                 schedule.due.remove(&(due, id));
                 continue;
             };
-            let (server, call, repeats) = (timer.server, timer.call.clone(), timer.repeats);
+            let (server, starts) = (timer.server, timer.starts);
+            let (call, repeats) = (timer.call.clone(), timer.repeats);
             if repeats {
                 let was_running = std::mem::replace(&mut timer.runs, true);
                 let (next, left_out) = following(due, timer.after, now);
@@ -259,7 +287,7 @@ impl Timers {
             }
             state.runs += 1;
             state.running += 1;
-            return Due::Now(Run { timers: self.clone(), id, server, call, repeats, worker });
+            return Due::Now(Run { timers: self.clone(), id, server, call, repeats, worker, starts });
         }
     }
 
@@ -277,7 +305,7 @@ impl Timers {
             if let Some(timer) = state.timers.get_mut(&id) {
                 timer.worker = to;
             }
-            state.schedule(to, due, id).map(Waker::wake);
+            state.schedule(to, due, id).into_iter().for_each(Waker::wake);
         }
     }
 
@@ -352,7 +380,8 @@ impl Run {
         if !self.repeats {
             let call = Call::clone(&self.call);
             // It fails only where the engine stops, or where its place has been taken meanwhile.
-            let _ = self.timers.set(self.server, self.worker, call, by, false, now);
+            let who = SetBy { server: self.server, worker: self.worker, starts: self.starts };
+            let _ = self.timers.set(who, call, by, false, now);
         }
     }
 
@@ -388,6 +417,10 @@ mod tests {
         Call { name: name.into(), args: Box::default(), conn: None }
     }
 
+    fn by(server: usize, worker: WorkerId) -> SetBy {
+        SetBy { server, worker, starts: None }
+    }
+
     fn tied(name: &str, client: u64) -> Call {
         Call { conn: Some((ClientId::new(client).unwrap(), 7)), ..call(name) }
     }
@@ -404,9 +437,9 @@ mod tests {
     #[test]
     fn a_timer_runs_when_it_is_due_and_once() {
         let (timers, now) = (Arc::new(Timers::new(2)), Instant::now());
-        timers.set(0, ONE, call("late"), SECOND * 2, false, now).unwrap();
-        timers.set(0, ONE, call("soon"), SECOND, false, now).unwrap();
-        timers.set(0, ONE, call("again"), SECOND, true, now).unwrap();
+        timers.set(by(0, ONE), call("late"), SECOND * 2, false, now).unwrap();
+        timers.set(by(0, ONE), call("soon"), SECOND, false, now).unwrap();
+        timers.set(by(0, ONE), call("again"), SECOND, true, now).unwrap();
         assert!(matches!(timers.due(ONE, now, Waker::noop()), Due::At(at) if at == now + SECOND));
         assert!(due(&timers, OTHER, now + SECOND * 9).is_empty());
         assert_eq!(due(&timers, ONE, now + SECOND), ["soon", "again"]);
@@ -420,7 +453,7 @@ mod tests {
     #[test]
     fn the_same_timer_is_not_set_twice() {
         let (timers, now) = (Arc::new(Timers::new(2)), Instant::now());
-        let set = |server, worker, call, after, at| timers.set(server, worker, call, after, true, at).unwrap();
+        let set = |server, worker, call, after, at| timers.set(by(server, worker), call, after, true, at).unwrap();
         let first = set(0, ONE, call("tick"), SECOND, now);
         assert_eq!(set(0, OTHER, call("tick"), SECOND, now + SECOND / 2), first);
         assert!(matches!(timers.due(ONE, now, Waker::noop()), Due::At(at) if at == now + SECOND), "as it was");
@@ -428,7 +461,7 @@ mod tests {
         assert!(matches!(timers.due(ONE, now, Waker::noop()), Due::At(at) if at == now + SECOND * 3));
         let with = |n| Call { args: Box::new([Value::Number(n)]), ..call("tick") };
         let ids = [set(1, ONE, call("tick"), SECOND, now), set(0, ONE, with(1.0), SECOND, now)];
-        let ids = [first, ids[0], ids[1], timers.set(0, ONE, call("tick"), SECOND, false, now).unwrap()];
+        let ids = [first, ids[0], ids[1], timers.set(by(0, ONE), call("tick"), SECOND, false, now).unwrap()];
         assert_eq!(ids, [1, 2, 3, 4]);
         assert_eq!(set(0, ONE, with(1.0), SECOND, now), 3);
         assert!(!timers.cancel(0, 2), "another server's");
@@ -439,7 +472,7 @@ mod tests {
     #[test]
     fn what_has_not_ended_is_left_out() {
         let (timers, now) = (Arc::new(Timers::new(1)), Instant::now());
-        let id = timers.set(0, ONE, call("slow"), SECOND, true, now).unwrap();
+        let id = timers.set(by(0, ONE), call("slow"), SECOND, true, now).unwrap();
         let Due::Now(run) = timers.due(ONE, now + SECOND, Waker::noop()) else { panic!("it is due") };
         assert!(due(&timers, ONE, now + SECOND * 3).is_empty());
         assert_eq!(timers.figures(), Figures { set: 1, running: 1, runs: 1, skipped: 2 });
@@ -454,7 +487,7 @@ mod tests {
     #[test]
     fn a_run_that_cant_begin_comes_later() {
         let (timers, now) = (Arc::new(Timers::new(1)), Instant::now());
-        timers.set(0, ONE, call("once"), SECOND, false, now).unwrap();
+        timers.set(by(0, ONE), call("once"), SECOND, false, now).unwrap();
         let Due::Now(run) = timers.due(ONE, now + SECOND, Waker::noop()) else { panic!("it is due") };
         run.put_off(SECOND, now + SECOND);
         assert_eq!(timers.figures(), Figures { set: 1, ..Figures::default() });
@@ -465,9 +498,9 @@ mod tests {
     fn a_connections_timers_end_with_it() {
         let (timers, now) = (Arc::new(Timers::new(2)), Instant::now());
         for (name, client) in [("a", 1), ("b", 1), ("a", 2)] {
-            timers.set(0, ONE, tied(name, client), SECOND, true, now).unwrap();
+            timers.set(by(0, ONE), tied(name, client), SECOND, true, now).unwrap();
         }
-        timers.set(0, ONE, call("c"), SECOND, true, now).unwrap();
+        timers.set(by(0, ONE), call("c"), SECOND, true, now).unwrap();
         timers.ended(ClientId::new(1).unwrap());
         timers.ended(ClientId::new(3).unwrap());
         assert_eq!(timers.figures().set, 2);
@@ -479,13 +512,33 @@ mod tests {
     }
 
     #[test]
+    fn what_the_next_version_does_not_set_at_its_start_ends() {
+        let (timers, now) = (Arc::new(Timers::new(1)), Instant::now());
+        let version = |n| NonZeroU64::new(n);
+        let set = |name, starts| {
+            let by = SetBy { server: 0, worker: ONE, starts };
+            timers.set(by, call(name), SECOND, true, now).unwrap();
+        };
+        set("kept", version(1));
+        set("left", version(1));
+        set("by a handler", None);
+        set("kept", version(3));
+        // Of a version that was refused.
+        set("new", version(2));
+        timers.keep_set(1, version(3).unwrap());
+        assert_eq!(timers.figures().set, 4, "another server's");
+        timers.keep_set(0, version(3).unwrap());
+        assert_eq!(due(&timers, ONE, now + SECOND), ["kept", "by a handler"]);
+    }
+
+    #[test]
     fn they_are_bounded_and_end() {
         let (timers, now) = (Arc::new(Timers::new(1)), Instant::now());
         let with = |text: usize, n: usize| Call {
             args: Box::new([Value::Number(n as f64), Value::str(vec![0; text])]),
             ..call("x")
         };
-        let set = |call| timers.set(0, ONE, call, SECOND, false, now);
+        let set = |call| timers.set(by(0, ONE), call, SECOND, false, now);
         assert_eq!(set(with(MAX_CALL, 0)), Err(TimerError::Call));
         let refused = (0..MAX_TIMERS).find_map(|n| set(with(MAX_CALL / 2, n)).err());
         assert_eq!(refused, Some(TimerError::Bytes));
@@ -508,11 +561,11 @@ mod tests {
         let waker = Waker::from(count.clone());
         let look = || timers.due(ONE, now, &waker);
         assert!(matches!(look(), Due::Never));
-        timers.set(0, ONE, call("a"), SECOND * 5, false, now).unwrap();
+        timers.set(by(0, ONE), call("a"), SECOND * 5, false, now).unwrap();
         assert!(matches!(look(), Due::At(_)));
-        timers.set(0, ONE, call("b"), SECOND * 9, false, now).unwrap();
+        timers.set(by(0, ONE), call("b"), SECOND * 9, false, now).unwrap();
         assert_eq!(count.0.load(Relaxed), 1, "only for the first");
-        timers.set(0, ONE, call("c"), SECOND, false, now).unwrap();
+        timers.set(by(0, ONE), call("c"), SECOND, false, now).unwrap();
         assert_eq!(count.0.load(Relaxed), 2);
     }
 }

@@ -102,6 +102,22 @@ async fn a_timer_runs_once_in_the_process_and_is_not_doubled_by_a_reload() {
 }
 
 #[tokio::test]
+async fn what_the_next_on_start_does_not_set_ends() {
+    let engine = engine("function on_start() mix.timer.every(60, 'a') mix.timer.every(60, 'b') end", "workers: 2");
+    let mut client = engine.connect().await;
+    client.ask("return mix.timer.every(60, 'mine')").await;
+    assert_eq!(figure(&engine, "connmix_engine_timers").await, 3);
+    let next = "version = 2 function on_start() mix.timer.every(60, 'b') end";
+    fs::write(engine.path("entry.lua"), format!("{BASE}\n{next}")).unwrap();
+    eventually("the reload", async || (client.ask("return version").await == "2").then_some(())).await;
+    eventually("two timers", async || (figure(&engine, "connmix_engine_timers").await == 2).then_some(())).await;
+    assert_eq!(
+        client.ask("return mix.timer.cancel(1), mix.timer.cancel(2), mix.timer.cancel(3)").await,
+        "false, true, true, nil"
+    );
+}
+
+#[tokio::test]
 async fn a_function_that_is_gone_leaves_the_timer() {
     let engine = engine("function tick() ran('before') end", "");
     let mut client = engine.connect().await;
@@ -143,7 +159,17 @@ async fn a_connections_timer_gets_it_and_ends_with_it() {
     assert_eq!(client.text().await, "remember menil");
     assert_eq!(client.text().await, "remember menil");
     assert_eq!(figure(&engine, "connmix_engine_timers").await, 1);
+    let wait = "function waits(conn) ran('waits') local err = mix.sleep(600) mix.shared.set('ended', err) end
+                return mix.timer.after(0, 'waits', {connection = conn}) ~= nil";
+    client.send(wait).await;
+    while client.text().await != "true" {}
+    ran(&mut other, "waits", 1).await;
     client.close().await;
+    eventually("the end of its wait", async || {
+        (other.ask("return (mix.shared.get('ended'))").await == "its time is over, or the engine is stopping")
+            .then_some(())
+    })
+    .await;
     eventually("its end", async || (figure(&engine, "connmix_engine_timers").await == 0).then_some(())).await;
     // What is set for a connection that has ended is not set.
     let script = "function on_close(id, err, conn) local ok, err = mix.timer.after(1, 'x', {connection = conn}) \

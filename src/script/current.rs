@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -62,6 +63,8 @@ pub struct Current {
     pub conn: Option<ConnRef>,
     /// The position of its server.
     pub server: usize,
+    /// Of `on_start`: its version.
+    pub starts: Option<NonZeroU64>,
     /// Whether the handler may wait.
     pub may_wait: bool,
     /// The connection ended while the handler waited; one without a connection is to end. Every further wait fails at once.
@@ -73,7 +76,7 @@ pub struct Current {
 impl Current {
     /// A handler that starts.
     pub fn new(conn: Option<ConnRef>, server: usize, may_wait: bool) -> Current {
-        Current { conn, server, may_wait, interrupted: false, in_vain: 0 }
+        Current { conn, server, starts: None, may_wait, interrupted: false, in_vain: 0 }
     }
 
     /// Why its waits end, once it is interrupted.

@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
+use std::num::NonZeroU64;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
@@ -25,6 +27,8 @@ pub struct Program {
     pub protocol: Protocol,
     /// The position of its server in the configuration.
     pub server: usize,
+    /// A number of its own; those of later versions are higher.
+    pub version: NonZeroU64,
     /// The entry file.
     pub entry: PathBuf,
     /// The server's options, for `mix.server.option`.
@@ -49,8 +53,10 @@ struct Source {
 impl Program {
     /// A new version; nothing is read yet.
     pub fn new(protocol: Protocol, entry: PathBuf, options: Vec<(String, String)>) -> Program {
+        static VERSIONS: AtomicU64 = AtomicU64::new(0);
+        let version = NonZeroU64::MIN.saturating_add(VERSIONS.fetch_add(1, Relaxed));
         let (sources, roots, hints) = Default::default();
-        Program { protocol, server: 0, entry, options, sources, roots, hints }
+        Program { protocol, server: 0, version, entry, options, sources, roots, hints }
     }
 
     /// The same as that of the server at that position.

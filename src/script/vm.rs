@@ -187,7 +187,10 @@ impl Vm {
             ffi::lua_rawgeti(co, ffi::LUA_REGISTRYINDEX, entry.hook.into());
             ffi::lua_pushlightuserdata(co, (&raw const args).cast_mut().cast());
         }
-        let current = Current::new(conn, self.program.server, hook.may_wait());
+        let mut current = Current::new(conn, self.program.server, hook.may_wait());
+        if hook == Hook::Start {
+            current.starts = Some(self.program.version);
+        }
         match self.resume(coroutine, 2, hook, current, budget) {
             Step::Done(result) => Started::Done(result),
             Step::Waiting(wait) => {

@@ -40,6 +40,7 @@ pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, a
                 if let Some(vm) = worker.servers[server].next.take()
                     && accept
                 {
+                    worker.timers.keep_set(server, vm.program.version);
                     worker.servers[server].replace_vm(vm);
                 }
             }

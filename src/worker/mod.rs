@@ -30,6 +30,7 @@ mod starting;
 mod sweep;
 mod task;
 pub mod thread;
+mod tied;
 mod timers;
 mod tls;
 mod turn;
@@ -42,6 +43,7 @@ use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use self::tied::Tied;
 use crate::admission::Admission;
 use crate::api::Api;
 use crate::cluster::Mesh;
@@ -111,6 +113,7 @@ pub(crate) struct Worker {
     timers: Arc<Timers>,
     /// The TLS of all ports.
     tls: Arc<Ports>,
+    tied: Tied,
     /// True while the engine drains.
     draining: watch::Receiver<bool>,
     /// The read buffer, while no connection reads.
@@ -143,6 +146,7 @@ impl Worker {
     /// Takes a connection out of the shard, with what ends with it. False: it is out already.
     fn remove(&self, conn: &Conn) -> bool {
         self.timers.ended(conn.client_id);
+        self.tied.ended(conn.client_id);
         self.shard.remove(conn)
     }
 

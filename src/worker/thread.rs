@@ -11,6 +11,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::spawn_local;
 
+use super::tied::Tied;
 use super::{Control, Listener, Peers, Reserve, Server, Worker};
 use super::{accept, control, leaving, memory, renew, starting, sweep, timers, turn};
 use crate::admission::Admission;
@@ -187,6 +188,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         tls: spec.tls,
         shared: spec.shared,
         timers: spec.timers,
+        tied: Tied::default(),
         draining,
         read_buffer: Cell::default(),
         fair,

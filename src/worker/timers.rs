@@ -1,7 +1,7 @@
 //! Runs the timers that scripts have set in this worker. One task starts what is due, each as it gets its turn among the
 //! connections; a function that waits goes on in a task of its own, so that it holds up no other.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -81,16 +81,31 @@ async fn begin(worker: Rc<Worker>, run: Run, under_way: Rc<()>) {
     }
 }
 
-/// Goes on with a function that waits, to its end. Once the engine stops, its waits end with an error.
+/// Goes on with a function that waits, to its end. Once the engine stops, or the connection that the timer ends with has
+/// ended, its waits end with an error.
 async fn go_on(worker: Rc<Worker>, run: Run, began: Began, mut handler: Handler, _under_way: Rc<()>) {
     let mut draining = worker.draining.clone();
     let mut stop = pin!(async move { drop(draining.wait_for(|stops| *stops).await) });
-    let (mut ticket, mut stops) = (None, false);
-    let result = poll_fn(|cx| {
-        stops = stops || stop.as_mut().poll(cx).is_ready();
-        worker.poll_shared(&worker.unbound, &mut ticket, &mut handler, stops, cx)
-    })
-    .await;
+    let tied = run.call.conn.map(|(client, slot)| (client, slot, worker.tied.end_of(client)));
+    // It may have ended before this was polled first.
+    let mut stops = tied.as_ref().is_some_and(|(client, slot, _)| worker.shard.get_at(*slot, *client).is_none());
+    let mut ticket = None;
+    let result = {
+        let mut end = pin!(async {
+            match &tied {
+                Some((_, _, end)) => end.notified().await,
+                None => pending().await,
+            }
+        });
+        poll_fn(|cx| {
+            stops = stops || stop.as_mut().poll(cx).is_ready() || end.as_mut().poll(cx).is_ready();
+            worker.poll_shared(&worker.unbound, &mut ticket, &mut handler, stops, cx)
+        })
+        .await
+    };
+    if let Some((client, _, end)) = tied {
+        worker.tied.leave(client, end);
+    }
     ended(&worker, &run, began, result);
 }
 

@@ -7,7 +7,7 @@ use crate::script::current::{self, ConnRef};
 use crate::script::push::{Table, table};
 use crate::script::stack::{Args, Fallible, Raise};
 use crate::shard::context::Value;
-use crate::timers::{Call, MAX_CALL};
+use crate::timers::{Call, MAX_CALL, SetBy};
 
 /// The longest time, in seconds: a year.
 const MAX_SECONDS: f64 = 31_536_000.0;
@@ -89,7 +89,8 @@ fn set(args: &Args, repeats: bool) -> Fallible<f64> {
     let Wanted { after, name, args } = wanted;
     let conn = tied.map(|conn| (conn.client_id, conn.slot));
     let call = Call { name: name.into(), args: args.into(), conn };
-    let set = host.timers.set(current.server, host.worker, call, after, repeats, Instant::now());
+    let by = SetBy { server: current.server, worker: host.worker, starts: current.starts };
+    let set = host.timers.set(by, call, after, repeats, Instant::now());
     Ok(set.map(|id| id as f64).map_err(|e| e.to_string()))
 }
 

@@ -11,6 +11,9 @@ use crate::cluster::link::Link;
 use crate::cluster::protocol::Hello;
 use crate::cluster::stats::Stats;
 
+/// The most nodes of a mesh.
+pub const MAX_NODES: usize = 1023;
+
 /// How far a node has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {

@@ -426,9 +426,7 @@ impl<'a> Messages<'a> {
     pub fn new(body: &'a [u8]) -> Messages<'a> {
         Messages(body)
     }
-}
 
-impl<'a> Messages<'a> {
     /// What was not read yet.
     pub fn rest(&self) -> &'a [u8] {
         self.0

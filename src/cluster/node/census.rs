@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use super::peer::Peer;
 use super::{Clients, Node};
+use crate::cluster::members::MAX_NODES;
 use crate::cluster::protocol::{Listed, Message, Run};
 
 /// A node is missed when a center has known it for so many milliseconds longer than this node: the news of a node that
@@ -34,7 +35,7 @@ impl<C: Clients> Node<C> {
 
     /// A center has said which nodes there are.
     pub(super) fn center_knows(&mut self, center: Run, nodes: &[Listed<'_>], now: u64) {
-        let nodes = || nodes.iter().take(super::MAX_NODES);
+        let nodes = || nodes.iter().take(MAX_NODES);
         for Listed { run, center, at, .. } in nodes().filter(|node| node.run != self.settings.run) {
             self.dials.know(*run, *center, at, now);
         }

@@ -2,14 +2,10 @@
 //! that has no link to a node dials it, and goes on with growing pauses until the link stands. Centers are dialled by
 //! engines; of two engines, the one with the greater run dials, and the other one as well if that has not helped soon.
 
-use std::collections::BTreeMap;
+use super::known::FIRST_PAUSE;
+use super::{Clients, Node, Output};
 
-use super::{Clients, MAX_NODES, Node, Output};
-use crate::cluster::protocol::{Run, read_addresses};
-
-/// Milliseconds until the first repetition. Each pause is twice the one before.
-const FIRST_PAUSE: u64 = 1000;
-/// The longest pause, in milliseconds.
+/// The longest pause between two attempts, in milliseconds.
 const MAX_PAUSE: u64 = 10_000;
 /// The engine with the smaller run dials if there has been no link for so many milliseconds.
 const OTHER_END: u64 = 3000;
@@ -17,49 +13,6 @@ const OTHER_END: u64 = 3000;
 const UNLISTED: u64 = 60_000;
 /// The same where there is no center that could list it.
 const FORGOTTEN: u64 = 24 * 3_600_000;
-
-/// A node that can be dialled.
-struct Known {
-    center: bool,
-    at: Vec<String>,
-    /// When it was linked or listed last.
-    seen: u64,
-    /// Since when there is no link to it.
-    unlinked: Option<u64>,
-    next: u64,
-    pause: u64,
-}
-
-/// All nodes that can be dialled.
-#[derive(Default)]
-pub(super) struct Dials(BTreeMap<Run, Known>);
-
-impl Dials {
-    /// A node is at one of these addresses.
-    pub(super) fn know(&mut self, run: Run, center: bool, at: &[&str], now: u64) {
-        let new = read_addresses(at);
-        let is_full = self.0.len() >= MAX_NODES;
-        match self.0.get_mut(&run) {
-            Some(known) => {
-                known.seen = now;
-                if !known.at.iter().map(String::as_str).eq(new.clone()) {
-                    known.at = new.map(str::to_owned).collect();
-                }
-            }
-            None if !is_full => {
-                let at = new.map(str::to_owned).collect();
-                let known = Known { center, at, seen: now, unlinked: None, next: now, pause: FIRST_PAUSE };
-                self.0.insert(run, known);
-            }
-            None => {}
-        }
-    }
-
-    /// A node has said that it ends.
-    pub(super) fn forget(&mut self, run: Run) {
-        self.0.remove(&run);
-    }
-}
 
 impl<C: Clients> Node<C> {
     /// Dials what is to be dialled now.

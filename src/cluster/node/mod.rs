@@ -11,6 +11,8 @@ mod census;
 mod delivery;
 mod dials;
 mod expel;
+mod heard;
+mod known;
 mod missing;
 mod peer;
 mod receive;
@@ -20,13 +22,13 @@ mod work;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use self::dials::Dials;
+use self::heard::Strangers;
+use self::known::Dials;
 use self::missing::Missing;
 use self::peer::{Peer, suspect};
-use self::strangers::Strangers;
 use super::interest::own::Version;
 use super::link::Link;
-use super::members::{Phase, Shared};
+use super::members::{MAX_NODES, Phase, Shared};
 use super::protocol::{self, Hello, MAJOR, Message, Run};
 use crate::secret::Secret;
 
@@ -46,9 +48,6 @@ const JOINING: u64 = 5000;
 const SEEKING: u64 = 4000;
 /// A command is waited for so many times as long as a publish.
 const COMMAND: u64 = 3;
-/// The most nodes of a mesh.
-pub const MAX_NODES: usize = 1023;
-
 /// What a node is to start with.
 pub struct Settings {
     /// This run of it.

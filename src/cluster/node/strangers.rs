@@ -4,57 +4,20 @@
 //! and a stream that begins with all of our channels.
 
 use bytes::Bytes;
-use std::collections::BTreeMap;
 
+use super::heard::Stranger;
 use super::peer::{Incoming, Peer};
-use super::{Clients, MAX_NODES, Node, Output};
+use super::{Clients, Node, Output};
 use crate::cluster::link::Link;
-use crate::cluster::members::Phase;
+use crate::cluster::members::{MAX_NODES, Phase};
 use crate::cluster::proof;
 use crate::cluster::protocol::{Header, Hello, Kind, MAJOR, Message, Run, envelop};
 use crate::telemetry::rate_limited::rate_limited;
 
-/// A stranger that was not heard for so many milliseconds is forgotten.
-const FORGOTTEN: u64 = 3000;
 /// A stranger is greeted no more often than so many milliseconds.
 const GREETED: u64 = 250;
 /// A peer that still greets us has not got the beginning of our stream, if that was sent so many milliseconds ago.
 const LOST: u64 = 500;
-
-/// A node that was heard.
-pub(super) struct Stranger {
-    pub(super) hello: Hello,
-    heard: u64,
-    /// When it was greeted last.
-    greeted: u64,
-    /// Its proof was wrong.
-    pub(super) refused: bool,
-}
-
-/// All of them.
-#[derive(Default)]
-pub(super) struct Strangers(BTreeMap<Run, Stranger>);
-
-impl Strangers {
-    /// Whether that one was heard lately.
-    pub(super) fn contains(&self, run: Run) -> bool {
-        self.0.contains_key(&run)
-    }
-
-    /// The engines that may soon be peers.
-    pub(super) fn engines(&self) -> impl Iterator<Item = &Stranger> {
-        self.0.values().filter(|stranger| stranger.hello.engine && !stranger.refused)
-    }
-
-    pub(super) fn remove(&mut self, run: Run) {
-        self.0.remove(&run);
-    }
-
-    /// Those that have fallen silent are forgotten.
-    pub(super) fn forget(&mut self, now: u64) {
-        self.0.retain(|_, stranger| now <= stranger.heard + FORGOTTEN);
-    }
-}
 
 impl<C: Clients> Node<C> {
     /// Whether this is a node that we can work with.

@@ -250,20 +250,28 @@ fn serve(run: &Run, dev: bool, role: NodeRole, home: Option<Home>) -> Result<(),
     };
     let workers = run.workers.map(usize::from);
     let engine = Engine::start(config, listeners, workers, Box::new(on_level)).map_err(|e| e.to_string())?;
-    let at = engine.addresses();
+    let (at, workers) = (engine.addresses().clone(), engine.workers());
     for (_, addr) in [(open_api && role.engine, at.api), (open_center && role.center, at.center)]
         .into_iter()
         .filter(|(open, _)| *open)
     {
         tracing::warn!("the API on {addr} is open to everybody: no access.users are configured");
     }
-    for server in &at.servers {
-        tracing::info!("serving clients on {server}");
-    }
     let api = if role.engine { at.api } else { at.center };
-    tracing::info!(workers = engine.workers(), "connmix {} is ready; API on {api}", env!("CARGO_PKG_VERSION"));
-    if let Some(greeting) = greeting {
-        greeting.print(std::slice::from_ref(at), at.center);
+    let (mut ready, mut greeting) = (false, greeting);
+    let mut tell_ready = || {
+        for server in &at.servers {
+            tracing::info!("serving clients on {server}");
+        }
+        tracing::info!(workers, "connmix {} is ready; API on {api}", env!("CARGO_PKG_VERSION"));
+        greeting.take().iter().for_each(|greeting| greeting.print(std::slice::from_ref(&at), at.center));
+        report.take().iter().for_each(|report| report.print(&at));
+    };
+    if engine.is_serving() {
+        ready = true;
+        tell_ready();
+    } else {
+        tracing::info!("connmix {} joins its cluster; API on {api}", env!("CARGO_PKG_VERSION"));
     }
 
     let clean = runtime.block_on(async {
@@ -274,8 +282,9 @@ fn serve(run: &Run, dev: bool, role: NodeRole, home: Option<Home>) -> Result<(),
                     (_, Wish::Reload) => engine.reload(),
                     (name, wish) => answer(&log, name, wish),
                 },
-                () = serving(&engine), if report.is_some() => {
-                    report.take().iter().for_each(|report| report.print(engine.addresses()));
+                () = serving(&engine), if !ready => {
+                    ready = true;
+                    tell_ready();
                 }
             }
         };

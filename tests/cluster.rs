@@ -12,6 +12,7 @@ use connmix::cluster::bus::memory::Network;
 use connmix::config::NodeRole;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -293,9 +294,42 @@ async fn a_publish_behind_a_command_to_subscribe_reaches_the_client_on_another_n
 
 // Centers.
 
+/// How many nodes a node knows, itself included.
+async fn known(api: SocketAddr) -> usize {
+    let (_, page) = get(api, "/metrics").await;
+    let line = page.lines().find_map(|line| line.strip_prefix("connmix_engine_mesh_nodes "));
+    line.unwrap().parse().unwrap()
+}
+
+/// Starts a node on a network of its own that waits for nobody, and waits until it serves.
+async fn needs_no_center() {
+    let alone = node(&network(), NodeRole::SINGLE, "cluster: {engine: mesh}");
+    ready(alone.at.api).await;
+}
+
+/// A hello comes only once an hour here, besides those that tell news.
+#[tokio::test]
+async fn the_center_hears_at_once_that_an_engine_serves_and_that_it_stops() {
+    let network = Arc::new(Network::with_hello(3_600_000));
+    let top = "cluster: {secret: s3cret, leave: 3600s}\nshutdownTimeout: 2s";
+    let center = node(&network, CENTER, top);
+    let engines = [node(&network, ENGINE, top), node(&network, ENGINE, top)];
+    let apis = [engines[0].at.api, engines[1].at.api];
+    listed(center.at.center, &apis).await;
+    // Its client is not closed before the stop has taken all of its time.
+    let mut client = engines[1].connect().await;
+    assert_eq!(client.ask("linger 60").await, "lingers");
+    let [first, second] = engines;
+    let stop = tokio::spawn(second.shutdown());
+    listed(center.at.center, &[first.at.api]).await;
+    assert!(!stop.is_finished());
+    drop(client);
+    stop.await.unwrap();
+}
+
 #[tokio::test]
 async fn an_engine_serves_once_it_has_found_a_center() {
-    let network = Arc::new(Network::default());
+    let network = network();
     let top = "cluster: {secret: s3cret}";
     let engines = [node(&network, ENGINE, top), node(&network, ENGINE, top)];
     let api = engines[0].at.api;
@@ -306,7 +340,9 @@ async fn an_engine_serves_once_it_has_found_a_center() {
     assert!(reply.contains("has not joined its cluster yet"), "{reply}");
     // A client that comes now waits, and is served later.
     let early = tokio::spawn(member(engines[1].ws(), "room"));
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // They know each other, and have had as long as a node needs that waits for no center.
+    eventually("they know each other", async || (known(api).await == 2).then_some(())).await;
+    needs_no_center().await;
     assert_eq!(get(api, "/readyz").await.0, 503);
     assert!(!early.is_finished());
     let center = node(&network, CENTER, top);
@@ -339,7 +375,7 @@ async fn a_center_that_ends_harms_nobody_and_the_next_one_knows_all() {
 
 #[tokio::test]
 async fn center_and_engine_in_one_process_are_a_mesh_too() {
-    let network = Arc::new(Network::default());
+    let network = network();
     let top = "cluster: {engine: mesh, secret: s3cret}";
     let all_in_one = [node(&network, NodeRole::SINGLE, top), node(&network, NodeRole::SINGLE, top)];
     let engine = node(&network, ENGINE, top);
@@ -386,7 +422,10 @@ async fn a_node_with_another_secret_does_not_join() {
     let mut client = member(nodes.engines[0].ws(), "room").await;
     let stranger = node(&nodes.network, ENGINE, "cluster: {secret: another}");
     let none = node(&nodes.network, ENGINE, "");
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    // One that comes after them, and knows it.
+    let another = nodes.more(ENGINE);
+    ready(another.at.api).await;
+    assert!(another.shutdown().await);
     for stranger in [&stranger, &none] {
         assert_eq!(get(stranger.at.api, "/readyz").await.0, 503);
     }
@@ -406,50 +445,52 @@ const SHORT: &str = "cluster: {secret: s3cret, leave: 2s}";
 /// The subscriber's node hears nothing of the publisher's, or the other way round, or both.
 #[tokio::test]
 async fn cut_links_are_told_and_heal() {
-    for (there, back) in [(true, false), (false, true), (true, true)] {
-        eprintln!("cut there: {there}, back: {back}");
-        let nodes = Nodes::with(2, SHORT).await;
-        let (a, b) = (nodes.run(0).await, nodes.run(1).await);
-        let mut member = member(nodes.engines[1].ws(), "room").await;
-        let mut local = common::cluster::member(nodes.engines[0].ws(), "room").await;
-        let api = nodes.engines[0].at.api;
-        assert_eq!(publish(api, "room", "before").await, reached(2));
-        if there {
-            nodes.network.cut(a, b);
+    let ways = [(true, false), (false, true), (true, true)];
+    join_all(ways.map(|(there, back)| cut_and_heal(there, back))).await;
+}
+
+async fn cut_and_heal(there: bool, back: bool) {
+    let nodes = Nodes::with(2, SHORT).await;
+    let (a, b) = (nodes.run(0).await, nodes.run(1).await);
+    let mut member = member(nodes.engines[1].ws(), "room").await;
+    let mut local = common::cluster::member(nodes.engines[0].ws(), "room").await;
+    let api = nodes.engines[0].at.api;
+    assert_eq!(publish(api, "room", "before").await, reached(2));
+    if there {
+        nodes.network.cut(a, b);
+    }
+    if back {
+        nodes.network.cut(b, a);
+    }
+    // Answers come soon all the same, and tell it: until the node counts as gone, or for as long as it is heard.
+    let (start, mut unanswered, mut gone) = (Instant::now(), 0, false);
+    while !gone && (back || start.elapsed() < Duration::from_secs(4)) {
+        let asked = Instant::now();
+        let reply = publish(api, "room", "during").await;
+        assert!(asked.elapsed() < ANSWERS_IN, "{:?}", asked.elapsed());
+        assert!(start.elapsed() < PATIENCE, "{there} {back}: never gone: {reply}");
+        gone = reply == reached(1);
+        if !gone {
+            assert_eq!(reply, json!({"s": 1, "f": 0, "u": 1}));
+            unanswered += 1;
         }
-        if back {
-            nodes.network.cut(b, a);
+        // What changes meanwhile is known afterwards.
+        if unanswered == 1 {
+            join(&mut local, "new:a").await;
+            join(&mut member, "new:b").await;
+            leave(&mut member, "room").await;
         }
-        // Answers come soon all the same, and tell it: until the node counts as gone, or for as long as it is heard.
-        let (start, mut unanswered, mut gone) = (Instant::now(), 0, false);
-        while !gone && (back || start.elapsed() < Duration::from_secs(4)) {
-            let asked = Instant::now();
-            let reply = publish(api, "room", "during").await;
-            assert!(asked.elapsed() < ANSWERS_IN, "{:?}", asked.elapsed());
-            assert!(start.elapsed() < PATIENCE, "{there} {back}: never gone: {reply}");
-            gone = reply == reached(1);
-            if !gone {
-                assert_eq!(reply, json!({"s": 1, "f": 0, "u": 1}));
-                unanswered += 1;
-            }
-            // What changes meanwhile is known afterwards.
-            if unanswered == 1 {
-                join(&mut local, "new:a").await;
-                join(&mut member, "new:b").await;
-                leave(&mut member, "room").await;
-            }
-        }
-        assert!(unanswered > 0 && gone == back, "{there} {back}");
-        nodes.network.heal();
-        publish_until(api, "new:b", "x", reached(1)).await;
-        publish_until(nodes.engines[1].at.api, "new:a", "x", reached(1)).await;
-        publish_until(nodes.engines[1].at.api, "room", "x", reached(1)).await;
-        publish_until(api, "room", "x", reached(1)).await;
-        for i in 0..10 {
-            let channel = format!("after:{i}");
-            join(&mut member, &channel).await;
-            assert_eq!(publish(api, &channel, "x").await, reached(1), "{there} {back}");
-        }
+    }
+    assert!(unanswered > 0 && gone == back, "{there} {back}");
+    nodes.network.heal();
+    publish_until(api, "new:b", "x", reached(1)).await;
+    publish_until(nodes.engines[1].at.api, "new:a", "x", reached(1)).await;
+    publish_until(nodes.engines[1].at.api, "room", "x", reached(1)).await;
+    publish_until(api, "room", "x", reached(1)).await;
+    for i in 0..10 {
+        let channel = format!("after:{i}");
+        join(&mut member, &channel).await;
+        assert_eq!(publish(api, &channel, "x").await, reached(1), "{there} {back}");
     }
 }
 
@@ -477,11 +518,14 @@ async fn a_link_that_is_cut_for_a_moment_comes_back_whole() {
     let nodes = Nodes::with(2, "cluster: {secret: s3cret, leave: 60s}").await;
     let (a, b) = (nodes.run(0).await, nodes.run(1).await);
     let mut member = member(nodes.engines[1].ws(), "room").await;
+    let mut script = nodes.engines[0].connect().await;
     let api = nodes.engines[0].at.api;
     for round in 0..3 {
         nodes.network.cut(a, b);
         let reply = publish(api, "room", "lost").await;
         assert_eq!(reply, json!({"s": 0, "f": 0, "u": 1}));
+        // A handler is told as well.
+        assert_eq!(script.ask("publish room lost").await, "published 0 0 1");
         nodes.network.heal();
         publish_until(api, "room", "found", reached(1)).await;
         read_to(&mut member, "found").await;

@@ -415,6 +415,7 @@ mix.mesh = {}
 ---@return integer? reached
 ---@return integer? failed
 ---@return string? err
+---@return integer? unanswered nodes of a cluster that did not answer
 function mix.mesh.publish(channel, data, type, options) end
 
 ---Sends to one client. `local err = mix.mesh.send(client_id, "hello")`

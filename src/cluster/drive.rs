@@ -12,6 +12,7 @@ use super::bus::{Bus, Event};
 use super::link::Link;
 use super::members::Shared;
 use super::node::{Clients, Node, Output};
+use super::refusals::Refusals;
 
 /// How often the time is looked at.
 const TICK: Duration = Duration::from_millis(25);
@@ -44,7 +45,8 @@ impl Driver {
             // A bus may have a runtime of its own, which it can't end from within another one.
             let outlives = bus.clone();
             let clock = Clock(Instant::now());
-            let drive = Drive { node: make(clock.now()), shared, bus, events, clock, renumbered: Box::new(renumbered) };
+            let (node, renumbered) = (make(clock.now()), Box::new(renumbered));
+            let drive = Drive { node, shared, bus, events, clock, renumbered, refusals: Refusals::default() };
             runtime.block_on(drive.run(stopped));
             drop(runtime);
             drop(outlives);
@@ -87,6 +89,7 @@ struct Drive<C> {
     events: mpsc::Receiver<Event>,
     clock: Clock,
     renumbered: Box<dyn Fn(u16)>,
+    refusals: Refusals,
 }
 
 impl<C: Clients> Drive<C> {
@@ -113,6 +116,7 @@ impl<C: Clients> Drive<C> {
                     Some(Event::Hello(bytes)) => self.node.hear(&bytes, now),
                     Some(Event::Frame(bytes)) => self.node.frame(bytes, now),
                     Some(Event::Closed(run)) => self.node.link_closed(run, now),
+                    Some(Event::Refused(refusal)) => self.refusals.tell(&refusal, now),
                     None => return Poll::Ready(()),
                 }
                 left -= 1;
@@ -139,6 +143,8 @@ impl<C: Clients> Drive<C> {
             match output {
                 Output::Announce(hello) => self.bus.announce(hello),
                 Output::Send(link) => self.send(link),
+                Output::Greet(to, frame) => self.bus.greet(to, frame),
+                Output::Dial(to, at) => self.bus.dial(to, &at),
                 Output::Number(number) => {
                     tracing::debug!(number, "another node has the number of this one, which takes another");
                     (self.renumbered)(number);
@@ -156,6 +162,7 @@ impl<C: Clients> Drive<C> {
             while sender.wait_for_frame(|| clock.now(), &mut frame) {
                 bus.send(sender.peer, std::mem::take(&mut frame));
             }
+            bus.forget(sender.peer);
         };
         if let Err(error) = std::thread::Builder::new().name("mesh-send".into()).spawn(run) {
             tracing::error!(%error, "no thread for a node: it is not reached");

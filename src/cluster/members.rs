@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::cluster::interest::others::{Others, Slot, Slots};
@@ -10,6 +10,9 @@ use crate::cluster::interest::own::Own;
 use crate::cluster::link::Link;
 use crate::cluster::protocol::Hello;
 use crate::cluster::stats::Stats;
+
+/// The most nodes of a mesh.
+pub const MAX_NODES: usize = 1023;
 
 /// How far a node has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +39,7 @@ pub struct Shared {
     clock: AtomicU64,
     /// Engines that a center knows and this node has no link to.
     missed: AtomicUsize,
+    draining: AtomicBool,
 }
 
 struct Directory {
@@ -56,6 +60,7 @@ impl Default for Shared {
             directory: RwLock::new(directory),
             clock: AtomicU64::new(0),
             missed: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
         }
     }
 }
@@ -79,6 +84,16 @@ impl Shared {
     /// So many there are; gives how many there were.
     pub fn set_missed(&self, missed: usize) -> usize {
         self.missed.swap(missed, Relaxed)
+    }
+
+    /// This node's clients are asked to leave: others need to know that it takes no new ones.
+    pub fn drain(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    /// Whether this node's clients are asked to leave.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
     }
 
     /// How far this node has come.

@@ -17,6 +17,7 @@ pub mod node;
 mod proof;
 pub mod protocol;
 mod receipt;
+mod refusals;
 #[cfg(test)]
 mod sim;
 pub mod stats;

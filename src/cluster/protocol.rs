@@ -156,7 +156,8 @@ impl Hello {
 /// A message in a frame.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message<'a> {
-    /// The first of each stream: who sends it, and the proof that the sender knows the cluster's secret.
+    /// The first of each stream: who sends it, and the proof that the sender knows the cluster's secret. Outside of a
+    /// stream, a greeting: the receiver is not known yet, and may begin a stream of its own.
     Begin {
         /// The sender, as it is now.
         hello: Hello,
@@ -248,11 +249,39 @@ pub enum Message<'a> {
         /// The counts.
         counts: &'a [u8],
     },
-    /// The engines that the sender, a center, knows to serve.
-    Members {
-        /// Their runs, 8 bytes each, little-endian.
-        runs: &'a [u8],
+    /// The nodes that the sender, a center, has a link to, and itself.
+    Nodes {
+        /// The nodes.
+        #[serde(borrow)]
+        nodes: Vec<Listed<'a>>,
     },
+    /// Where the sender can be dialled.
+    Reached {
+        /// `host:port` each: several ways to the same node.
+        at: Vec<&'a str>,
+    },
+}
+
+/// A node as a center knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed<'a> {
+    /// Its run.
+    pub run: Run,
+    /// It is a center.
+    pub center: bool,
+    /// It is an engine that serves clients.
+    pub serving: bool,
+    /// Where it can be dialled.
+    #[serde(borrow)]
+    pub at: Vec<&'a str>,
+}
+
+/// The most addresses of one node that others keep.
+pub const MAX_ADDRESSES: usize = 16;
+
+/// The addresses that are kept of those that came: neither too many nor too long ones.
+pub fn read_addresses<'a>(at: &[&'a str]) -> impl Iterator<Item = &'a str> + Clone {
+    at.iter().copied().filter(|at| !at.is_empty() && at.len() <= MAX_TEXT).take(MAX_ADDRESSES)
 }
 
 /// What a publish to one channel came to on all nodes.
@@ -375,9 +404,7 @@ impl<'a> Messages<'a> {
     pub fn new(body: &'a [u8]) -> Messages<'a> {
         Messages(body)
     }
-}
 
-impl<'a> Messages<'a> {
     /// What was not read yet.
     pub fn rest(&self) -> &'a [u8] {
         self.0
@@ -418,7 +445,7 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 /// How many kinds of messages this version knows.
-const KINDS: u8 = 14;
+const KINDS: u8 = 15;
 
 #[cfg(test)]
 mod tests;

@@ -3,10 +3,11 @@
 //! from the seed alone, so a seed that fails fails again: `MESH_SEED=N cargo test --lib the_mesh_keeps_its_word` replays it, and
 //! `MESH_SEEDS` and `MESH_STEPS` say how many seeds and how many steps of each are tried.
 
-mod clients;
+pub(super) mod clients;
 mod model;
 mod world;
 
+use crate::cluster::protocol::Run;
 use world::World;
 
 fn run(seed: u64, steps: u64, faults: bool) -> (u64, u64, u64) {
@@ -57,4 +58,44 @@ fn the_mesh_keeps_its_word() {
             }
         }
     }
+}
+
+/// A center and two engines that can't reach each other.
+#[test]
+fn engines_without_a_link_dial_each_other_until_it_stands() {
+    let mut world = World::new(1, false);
+    (0..3).for_each(|_| world.start());
+    let (a, b) = (Run(2), Run(3));
+    world.cut.extend([(a, b), (b, a)]);
+    let dials = |world: &World, run: Run, to: Run| -> Vec<u64> {
+        world.nodes[&run].dialled.iter().filter(|(_, dialled, _)| *dialled == to).map(|(at, ..)| *at).collect()
+    };
+    while world.now < 60_000 {
+        world.step();
+    }
+    let (smaller, greater) = (dials(&world, a, b), dials(&world, b, a));
+    // Before it serves, at once, and then with growing pauses.
+    assert!(greater[0] < 1000 && greater.len() > 5, "{greater:?}");
+    let pauses: Vec<u64> = greater.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(pauses[0] < pauses[1] && pauses.iter().all(|pause| *pause < 11_000), "{pauses:?}");
+    // The other end leaves it to this one at first.
+    assert!(smaller[0] > 3000 && smaller.len() > 4, "{smaller:?}");
+    assert!(world.nodes[&b].dialled.iter().all(|(_, to, at)| *at == [format!("node-{}:1", to.0)]));
+    assert!(dials(&world, Run(1), a).is_empty(), "a center dials nobody");
+    world.cut.clear();
+    while world.now < 65_000 {
+        world.step();
+    }
+    let stands = |world: &World| (dials(world, a, b), dials(world, b, a));
+    let so_far = stands(&world);
+    while world.now < 90_000 {
+        world.step();
+    }
+    assert_eq!(stands(&world), so_far, "a link that stands is dialled no more");
+    // The engine that ends is dialled no more, either.
+    world.end(b);
+    while world.now < 120_000 {
+        world.step();
+    }
+    assert_eq!(dials(&world, a, b), so_far.0);
 }

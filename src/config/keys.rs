@@ -357,15 +357,13 @@ section! {
         pub tls_ca: String = "tls.ca", text(""), Restart("the cluster");
         /// This node's API as others reach it. Unset: the address that it has towards the center, and the API's port.
         pub advertise: Option<String> = "advertise.api", unset(HOST_PORT, host_port), Restart("the cluster");
+        /// Where other nodes dial this one. Unset: the addresses of this machine, and the port on which it listens for nodes.
+        pub advertise_mesh: Option<String> = "advertise.mesh", unset(HOST_PORT, host_port), Restart("the cluster");
         /// The longest that a publish or a subscribe waits for a node. After that the node is suspect: it is not waited for.
         pub reply_timeout: Duration =
             "replyTimeout", duration(TIMEOUT_NOT_ZERO, Duration::from_millis(500)), Restart("the cluster");
         /// Silence after which a node counts as gone.
         pub leave: Duration = "leave", duration(seconds(2)..=seconds(3600), seconds(3)), Restart("the cluster");
-    }
-    unused {
-        /// Not used in this version: other nodes link to this one where it listens.
-        "advertise.mesh", unset(HOST_PORT, host_port);
     }
 }
 
@@ -374,6 +372,7 @@ impl Debug for Cluster {
         f.debug_struct("Cluster")
             .field("engine", &self.engine)
             .field("advertise", &self.advertise)
+            .field("advertise_mesh", &self.advertise_mesh)
             .finish_non_exhaustive()
     }
 }

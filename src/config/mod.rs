@@ -53,7 +53,7 @@ impl Config {
         self.mesh_point.addr = home.mesh_point;
         self.centers = if self.role.center { Vec::new() } else { vec![home.registry.to_string()] };
         // What the file says is true of one node at most.
-        self.cluster.advertise = None;
+        (self.cluster.advertise, self.cluster.advertise_mesh) = (None, None);
         for (server, addr) in self.servers.iter_mut().zip(&home.servers) {
             server.listen.addr = *addr;
         }

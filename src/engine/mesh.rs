@@ -1,5 +1,7 @@
 //! This node among others: what it is to them, from the configuration, and its place on the bus.
 
+#[cfg(feature = "cluster")]
+use std::net::ToSocketAddrs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -14,7 +16,7 @@ use crate::cluster::bus::{Bus, Event, WAITING};
 use crate::cluster::clients::{LocalClients, PublishOnce};
 use crate::cluster::drive::Driver;
 use crate::cluster::members::Shared;
-use crate::cluster::node::{Node, Settings};
+use crate::cluster::node::{HELLO, Node, Settings};
 use crate::cluster::protocol::Run;
 use crate::config::{Config, file};
 use crate::hub::Hub;
@@ -62,9 +64,13 @@ pub(super) fn join(parts: Parts<'_>, shared: Arc<Shared>, link: &Link) -> Result
         );
     }
     let (events, brought) = mpsc::channel::<Event>(WAITING);
-    let bus: Arc<dyn Bus> = match link {
-        Link::Memory(network) => Arc::new(network.join(run, events)),
+    let (bus, listens_on): (Arc<dyn Bus>, Vec<String>) = match link {
+        Link::Memory(network) => (Arc::new(network.join(run, events)), Vec::new()),
         Link::Network => network(config, run, &secret, events)?,
+    };
+    let hello = match link {
+        Link::Memory(network) => network.hello().unwrap_or(HELLO),
+        Link::Network => HELLO,
     };
     let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -78,6 +84,8 @@ pub(super) fn join(parts: Parts<'_>, shared: Arc<Shared>, link: &Link) -> Result
         number: hub.node().get(),
         started,
         api: config.cluster.advertise.clone().unwrap_or_else(|| own_api(config, addresses)),
+        reached: config.cluster.advertise_mesh.clone().map_or(listens_on, |at| vec![at]),
+        hello,
         reply_timeout: millis(config.cluster.reply_timeout),
         leave: millis(config.cluster.leave),
     };
@@ -91,6 +99,35 @@ pub(super) fn join(parts: Parts<'_>, shared: Arc<Shared>, link: &Link) -> Result
 
 fn centers(config: &Config) -> Vec<String> {
     if config.centers.is_empty() { vec![CENTER.to_owned()] } else { config.centers.clone() }
+}
+
+/// The centers that a center links to: those of the list without itself, so that all centers can have the same list. A name
+/// that leads to several addresses, one of which is its own, stands for the others.
+#[cfg(feature = "cluster")]
+fn other_centers(config: &Config) -> Vec<String> {
+    let is_own = |at: &SocketAddr| {
+        let own = config.registry.addr;
+        at.port() == own.port()
+            && if own.ip().is_unspecified() { is_of_this_machine(at.ip()) } else { at.ip() == own.ip() }
+    };
+    let others = |center: &String| {
+        if config.cluster.advertise_mesh.as_ref() == Some(center) {
+            return Vec::new();
+        }
+        // A name that can't be resolved now may be later.
+        let at: Vec<SocketAddr> = center.to_socket_addrs().map(Iterator::collect).unwrap_or_default();
+        match at.iter().any(is_own) {
+            true => at.iter().filter(|at| !is_own(at)).map(ToString::to_string).collect(),
+            false => vec![center.clone()],
+        }
+    };
+    config.centers.iter().flat_map(others).collect()
+}
+
+/// Whether that is an address of this machine: others can't be bound.
+#[cfg(feature = "cluster")]
+fn is_of_this_machine(ip: IpAddr) -> bool {
+    ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
 }
 
 /// Whether others than this machine reach the ports of the cluster.
@@ -141,7 +178,12 @@ fn own_address(center: Option<&String>) -> IpAddr {
 }
 
 #[cfg(feature = "cluster")]
-fn network(config: &Config, run: Run, secret: &[u8], events: mpsc::Sender<Event>) -> Result<Arc<dyn Bus>, StartError> {
+fn network(
+    config: &Config,
+    run: Run,
+    secret: &[u8],
+    events: mpsc::Sender<Event>,
+) -> Result<(Arc<dyn Bus>, Vec<String>), StartError> {
     use crate::cluster::bus::zenoh::{Settings, Tls, ZenohBus};
     let listen = if config.role.center { &config.registry } else { &config.mesh_point };
     let (cert, key, ca) = (&config.cluster.tls_cert, &config.cluster.tls_key, &config.cluster.tls_ca);
@@ -154,17 +196,44 @@ fn network(config: &Config, run: Run, secret: &[u8], events: mpsc::Sender<Event>
         run,
         router: config.role.center,
         listen: vec![listen.addr.to_string()],
-        connect: if config.role.center { config.centers.clone() } else { centers(config) },
+        connect: if config.role.center { other_centers(config) } else { centers(config) },
         lease: u64::try_from(config.cluster.leave.as_millis()).unwrap_or(u64::MAX),
         secret: secret.to_vec(),
         tls,
     };
     let bus = ZenohBus::open(&settings, events)
         .map_err(|error| StartError::System(format!("{}: the cluster can't be joined: {error}", listen.key)))?;
-    Ok(Arc::new(bus))
+    let listens_on = bus.listens_on();
+    Ok((Arc::new(bus), listens_on))
 }
 
 #[cfg(not(feature = "cluster"))]
-fn network(_: &Config, _: Run, _: &[u8], _: mpsc::Sender<Event>) -> Result<Arc<dyn Bus>, StartError> {
+fn network(_: &Config, _: Run, _: &[u8], _: mpsc::Sender<Event>) -> Result<(Arc<dyn Bus>, Vec<String>), StartError> {
     Err(StartError::System(WITHOUT_CLUSTER.into()))
+}
+
+#[cfg(all(test, feature = "cluster"))]
+mod tests {
+    use super::*;
+    use crate::config::load;
+
+    #[test]
+    fn a_center_does_not_link_to_itself() {
+        let mut config = load::defaults();
+        let others = |config: &Config, listed: &[&str]| {
+            let mut config = config.clone();
+            config.centers = listed.iter().map(|&center| center.to_owned()).collect();
+            other_centers(&config)
+        };
+        config.registry.addr = ([0, 0, 0, 0], 6786).into();
+        let same = ["127.0.0.1:6786", "192.0.2.1:6786", "127.0.0.1:7786"];
+        assert_eq!(others(&config, &same), ["192.0.2.1:6786", "127.0.0.1:7786"]);
+        // All addresses of the name, whatever there are.
+        assert_eq!(others(&config, &["localhost:6786"]), Vec::<String>::new());
+        config.registry.addr = ([127, 0, 0, 1], 6786).into();
+        assert_eq!(others(&config, &["127.0.0.1:6786", "127.0.0.2:6786"]), ["127.0.0.2:6786"]);
+        config.cluster.advertise_mesh = Some("center-1.invalid:6786".into());
+        let listed = ["center-1.invalid:6786", "center-2.invalid:6786"];
+        assert_eq!(others(&config, &listed), ["center-2.invalid:6786"]);
+    }
 }

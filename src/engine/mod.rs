@@ -230,6 +230,7 @@ impl Engine {
         // Its end is awaited last: it may be trying a script.
         let supervisor = self.supervisor.take().map(|(_, thread)| thread);
         self.draining.send_replace(true);
+        self.nodes.others().into_iter().for_each(|others| others.drain());
         self.doors.shut();
         // Its consumers end now.
         self.queue.close();

@@ -9,7 +9,7 @@
 use mlua::ffi;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
-use tracing::level_filters::LevelFilter;
+use tracing::Level;
 
 use super::current;
 use super::slots::{Slots, State};
@@ -44,7 +44,7 @@ impl Site {
     pub unsafe fn of(slots: Slots<'_>) -> Option<Box<Site>> {
         const NO_RESULTS: u32 = 1;
         // SAFETY: the caller's.
-        if LevelFilter::current() < LevelFilter::DEBUG || unsafe { wanted(slots.state()) }? != NO_RESULTS {
+        if !tracing::enabled!(Level::DEBUG) || unsafe { wanted(slots.state()) }? != NO_RESULTS {
             return None;
         }
         let place = trace::script_place(slots)?;

@@ -10,14 +10,16 @@ mod file;
 mod layout;
 mod queue;
 
+use std::fmt::{self, Write};
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
-use tracing::{Metadata, Subscriber};
+use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, SubscriberExt};
-use tracing_subscriber::{Layer, Registry, fmt, reload};
+use tracing_subscriber::{Layer, Registry, reload};
 
 use self::file::DailyFile;
 use self::layout::{JsonLine, TextFields};
@@ -64,7 +66,7 @@ pub enum OpenError {
 impl Log {
     /// Opens the log for the whole process. `file`: the file besides the console, and its rotation.
     pub fn open(level: LevelFilter, style: Style, file: Option<(&Path, Rotation)>) -> Result<Log, OpenError> {
-        let (filter, level) = reload::Layer::new(level);
+        let (filter, level) = reload::Layer::new(Filter { level, overheard: &[], hear: None });
         let file = file.map(|(path, rotation)| open(path, rotation)).transpose()?;
         let shared = file.clone();
         let (console, guard) = begin(Output::Console, io::stdout()).map_err(OpenError::Thread)?;
@@ -79,9 +81,12 @@ impl Log {
             None => None,
         };
         // The filter is below both layers, so that a line nobody writes is not even formatted.
-        let subscriber = tracing_subscriber::registry().with(filter).with(OwnLines).with(console).with(lines);
+        let subscriber = tracing_subscriber::registry().with(filter).with(console).with(lines);
         tracing::subscriber::set_global_default(subscriber).map_err(|_| OpenError::Twice)?;
-        Ok(Log { level: LevelHandle(level), file: shared, _writers: writers })
+        let level = LevelHandle(level);
+        // Nobody has opened one before.
+        let _ = OPEN.set(level.clone());
+        Ok(Log { level, file: shared, _writers: writers })
     }
 
     /// Opens the file again under today's name: for programs that move it away. Lines that wait go there, too. Returns
@@ -98,33 +103,101 @@ impl Log {
 
 /// Changes an open log's level.
 #[derive(Clone)]
-pub struct LevelHandle(reload::Handle<LevelFilter, Registry>);
+pub struct LevelHandle(reload::Handle<Filter, Registry>);
 
 impl LevelHandle {
     /// Sets the least severe level that is written.
     pub fn set(&self, level: LevelFilter) {
         // Fails only when the subscriber is gone, and then nobody logs.
-        let _ = self.0.reload(level);
+        let _ = self.0.modify(|filter| filter.level = level);
     }
 }
 
-/// Leaves out what the cluster's bus logs: it logs its internals, and at debug its settings with their secrets too.
-/// `cluster` reports what matters of it.
-struct OwnLines;
+/// The filter of the log that is open.
+static OPEN: OnceLock<LevelHandle> = OnceLock::new();
 
-impl OwnLines {
-    fn takes(metadata: &Metadata<'_>) -> bool {
-        !metadata.target().starts_with("zenoh")
+/// Who hears events of the cluster's bus.
+type Listener = Box<dyn Fn(&str, &str) + Send + Sync>;
+
+/// From now on `hear` is called with the target and the text of each event of these targets, which is one of the cluster's
+/// bus, whatever its level. The text is cut after some hundred bytes. Such events are not logged all the same. It is called
+/// on the thread that the event is of, and must not log. Without effect where no log is open.
+pub fn overhear(targets: &'static [&'static str], hear: impl Fn(&str, &str) + Send + Sync + 'static) {
+    if let Some(open) = OPEN.get() {
+        let hear: Listener = Box::new(hear);
+        // Fails as above.
+        let _ = open.0.modify(|filter| (filter.overheard, filter.hear) = (targets, Some(hear)));
     }
 }
 
-impl<S: Subscriber> Layer<S> for OwnLines {
+/// Which events become lines: those of the level, without what the cluster's bus logs. That are its internals, and at debug
+/// its settings with their secrets. `cluster` reports what matters of it.
+pub struct Filter {
+    level: LevelFilter,
+    /// Events of the bus that are not logged, but heard.
+    overheard: &'static [&'static str],
+    hear: Option<Listener>,
+}
+
+impl Filter {
+    fn takes(&self, metadata: &Metadata<'_>) -> bool {
+        match metadata.target() {
+            target if target.starts_with("zenoh") => self.overheard.contains(&target),
+            _ => *metadata.level() <= self.level,
+        }
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Filter {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        if OwnLines::takes(metadata) { Interest::always() } else { Interest::never() }
+        if self.takes(metadata) { Interest::always() } else { Interest::never() }
     }
 
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        OwnLines::takes(metadata)
+        self.takes(metadata)
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(if self.overheard.is_empty() { self.level } else { LevelFilter::TRACE })
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+        let target = event.metadata().target();
+        if !target.starts_with("zenoh") {
+            return true;
+        }
+        if let Some(hear) = &self.hear {
+            let mut text = Text::default();
+            event.record(&mut text);
+            hear(target, &text.0);
+        }
+        false
+    }
+}
+
+/// The beginning of an event's text.
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    const LONGEST: usize = 512;
+}
+
+impl fmt::Write for Text {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = Text::LONGEST - self.0.len();
+        self.0.push_str(&text[..text.floor_char_boundary(room)]);
+        // What would follow need not be formatted.
+        if text.len() < room { Ok(()) } else { Err(fmt::Error) }
+    }
+}
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            // An error: it was cut.
+            let _ = write!(self, "{value:?}");
+        }
     }
 }
 
@@ -132,9 +205,9 @@ impl<S: Subscriber> Layer<S> for OwnLines {
 fn line<S, W>(style: Style, colour: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
-    W: for<'a> fmt::MakeWriter<'a> + Send + Sync + 'static,
+    W: for<'a> tracing_subscriber::fmt::MakeWriter<'a> + Send + Sync + 'static,
 {
-    let layer = fmt::layer().with_writer(writer).with_ansi(colour);
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colour);
     match style {
         Style::Text => layer.fmt_fields(TextFields).boxed(),
         Style::Json => layer.json().flatten_event(true).map_event_format(JsonLine).boxed(),

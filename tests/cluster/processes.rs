@@ -5,7 +5,10 @@ use crate::common::process::Process;
 use crate::common::*;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use std::net::{SocketAddr, TcpListener};
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -24,13 +27,20 @@ fn free_port() -> u16 {
 
 impl Node {
     fn start(role: &str, registry: u16, cluster: &str) -> Node {
+        Node::of_centers(role, registry, &[registry], cluster)
+    }
+
+    /// The same where several centers are listed.
+    fn of_centers(role: &str, registry: u16, centers: &[u16], cluster: &str) -> Node {
+        let centers: Vec<String> = centers.iter().map(|port| format!("'127.0.0.1:{port}'")).collect();
+        let centers = centers.join(", ");
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
         let mesh = free_port();
         let config = format!(
             "logging: {{filename: ''}}\ncluster: {{{cluster}}}\n\
              center:\n  registry: {{port: {registry}, bind: 127.0.0.1}}\n  apiServer: {{port: 0, bind: 127.0.0.1}}\n\
-             engine:\n  workers: 2\n  centerRegistry: 127.0.0.1:{registry}\n\
+             engine:\n  workers: 2\n  centerRegistry: [{centers}]\n\
              \x20 meshPoint: {{port: {mesh}, bind: 127.0.0.1}}\n  apiServer: {{port: 0, bind: 127.0.0.1}}\n\
              \x20 servers:\n    - port: 0\n      bind: 127.0.0.1\n      protocol: websocket\n      entry: entry.lua\n\
              \x20     options: [{{name: path, value: /ws}}]\n"
@@ -123,10 +133,15 @@ async fn engines_wait_for_a_center_and_outlive_it() {
     let registry = free_port();
     let engines: Vec<Node> = (0..3).map(|_| Node::start("engine", registry, CLUSTER)).collect();
     assert_eq!(get(engines[0].api, "/readyz").await.0, 503);
+    engines[0].process.line("joins its cluster; API on");
     assert_eq!(post(engines[0].api, "/v1/mesh/publish", r#"{"c":"room","d":"x"}"#).await.0, 503);
     let line = engines[0].process.line("no center is found yet");
     assert!(line.contains(&format!("127.0.0.1:{registry}")), "{line}");
+    let is_ready = |line: &String| line.contains(" is ready; ") || line.contains("serving clients on");
+    assert!(!engines[0].process.lines().iter().any(is_ready));
     let center = Node::start("center", registry, CLUSTER);
+    engines[0].process.line(" is ready; ");
+    assert_eq!(get(engines[0].api, "/readyz").await.0, 200);
     settled(&center, &engines).await;
     is_whole(&engines, "first").await;
     let (_, page) = get(center.api, "/metrics").await;
@@ -220,9 +235,22 @@ async fn an_engine_that_is_frozen_comes_back_whole() {
 #[tokio::test]
 async fn a_node_with_another_secret_is_kept_out_with_words() {
     let (center, engines, registry) = cluster(1).await;
-    let stranger = Node::start("engine", registry, "secret: another, leave: 2s");
-    stranger.process.line("no center is found yet");
-    assert_eq!(get(stranger.api, "/readyz").await.0, 503);
+    let strangers = [("secret: another, leave: 2s", "is another one"), ("leave: 2s", "it has no cluster.secret")];
+    for (settings, why) in strangers {
+        let stranger = Node::start("engine", registry, settings);
+        stranger.process.line("no center is found yet");
+        assert_eq!(get(stranger.api, "/readyz").await.0, 503);
+        // The center says who was refused, and why. It does not say what the stranger showed.
+        let line = center.process.line(why);
+        assert!(line.contains("a link is refused") && line.contains("from=127.0.0.1:"), "{line}");
+    }
+    let mut nonsense = TcpStream::connect(("127.0.0.1", engines[0].mesh)).unwrap();
+    nonsense.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    drop(nonsense);
+    engines[0].process.line("it is no node of a cluster");
+    // A line for each reason, though each tried several times.
+    let refused = |line: &&String| line.contains("a link is refused");
+    assert_eq!(center.process.lines().iter().filter(refused).count(), 2);
     settled(&center, &engines).await;
     is_whole(&engines, "one").await;
 }
@@ -246,13 +274,34 @@ async fn enciphered_links_are_for_nodes_with_a_certificate() {
     let engines: Vec<Node> = (0..2).map(|_| Node::start("engine", registry, &ours)).collect();
     settled(&center, &engines).await;
     becomes_whole(&engines, "enciphered").await;
-    for stranger in [&another, CLUSTER] {
+    for (stranger, why) in
+        [(another.as_str(), "it does not accept this node's certificate"), (CLUSTER, "it speaks no TLS")]
+    {
         let stranger = Node::start("engine", registry, stranger);
         stranger.process.line("no center is found yet");
         assert_eq!(get(stranger.api, "/readyz").await.0, 503);
+        center.process.line(why);
     }
     settled(&center, &engines).await;
     is_whole(&engines, "still").await;
+}
+
+/// Both centers have the same list, themselves included; each engine knows one of them.
+#[tokio::test]
+async fn engines_of_two_centers_find_each_other_and_both_centers_know_all() {
+    let registries = [free_port(), free_port()];
+    let centers = registries.map(|registry| Node::of_centers("center", registry, &registries, CLUSTER));
+    let engines: Vec<Node> = registries.iter().map(|registry| Node::start("engine", *registry, CLUSTER)).collect();
+    for center in &centers {
+        settled(center, &engines).await;
+    }
+    is_whole(&engines, "two").await;
+    let [first, second] = centers;
+    first.process.signal(libc::SIGKILL);
+    drop(first);
+    becomes_whole(&engines, "one").await;
+    // Both engines are still linked to the other center.
+    settled(&second, &engines).await;
 }
 
 /// As a client library of back ends does it, over the network.
@@ -312,4 +361,68 @@ async fn a_link_between_two_engines_that_breaks_is_made_again() {
     publish_until(engines[0].api, "room", "x", reached(1)).await;
     read_to(&mut member, "x").await;
     becomes_whole(&engines, "after").await;
+}
+
+/// Passes connections on to another port, once it is open; before, it closes them.
+struct Relay {
+    port: u16,
+    open: Arc<AtomicBool>,
+    /// Connections that it closed, and that it passed on.
+    refused: Arc<AtomicUsize>,
+    passed: Arc<AtomicUsize>,
+}
+
+impl Relay {
+    /// `to` is known later.
+    fn new() -> (Relay, impl FnOnce(u16)) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (open, refused, passed) = Default::default();
+        let relay = Relay { port, open, refused, passed };
+        let (open, refused, passed) = (relay.open.clone(), relay.refused.clone(), relay.passed.clone());
+        let copy = |mut from: TcpStream, mut to: TcpStream| {
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(std::net::Shutdown::Write);
+            });
+        };
+        let serve = move |to: u16| {
+            std::thread::spawn(move || {
+                for from in listener.incoming().flatten() {
+                    if !open.load(SeqCst) {
+                        refused.fetch_add(1, SeqCst);
+                        continue;
+                    }
+                    let Ok(to) = TcpStream::connect(("127.0.0.1", to)) else { continue };
+                    passed.fetch_add(1, SeqCst);
+                    copy(from.try_clone().unwrap(), to.try_clone().unwrap());
+                    copy(to, from);
+                }
+            });
+        };
+        (relay, serve)
+    }
+}
+
+/// As behind a port mapping: engines listen on one port and are reached at another one. The first attempts fail.
+#[tokio::test]
+async fn an_engine_is_dialled_where_it_is_advertised_until_that_works() {
+    let registry = free_port();
+    let center = Node::start("center", registry, CLUSTER);
+    let mut relays = Vec::new();
+    let mut engines = Vec::new();
+    for _ in 0..2 {
+        let (relay, serve) = Relay::new();
+        let advertise = format!("{CLUSTER}, advertise: {{mesh: '127.0.0.1:{}'}}", relay.port);
+        let engine = Node::start("engine", registry, &advertise);
+        serve(engine.mesh);
+        relays.push(relay);
+        engines.push(engine);
+    }
+    let sum = |of: fn(&Relay) -> &AtomicUsize| relays.iter().map(|relay| of(relay).load(SeqCst)).sum::<usize>();
+    eventually("one of them is dialled", async || (sum(|relay| &relay.refused) > 1).then_some(())).await;
+    relays.iter().for_each(|relay| relay.open.store(true, SeqCst));
+    settled(&center, &engines).await;
+    becomes_whole(&engines, "mapped").await;
+    assert!(sum(|relay| &relay.passed) > 0);
 }

@@ -12,9 +12,15 @@ use std::time::Duration;
 
 /// What clients ask for: a word and what follows it.
 pub const SCRIPT: &str = r#"
+function on_close(client_id, err, conn)
+  mix.sleep(tonumber(conn:context_value("linger") or 0))
+end
 function on_message(msg, conn)
   local word, rest = msg.data:match("^(%S+) ?(.*)$")
-  if word == "id" then
+  if word == "linger" then
+    conn:set_context_value("linger", rest)
+    conn:send("lingers")
+  elseif word == "id" then
     conn:send(conn:client_id())
   elseif word == "join" then
     conn:send(conn:subscribe(rest) or "joined " .. rest)
@@ -22,8 +28,8 @@ function on_message(msg, conn)
     conn:send(conn:unsubscribe(rest) or "left " .. rest)
   elseif word == "publish" then
     local channel, data = rest:match("^(%S+) (.*)$")
-    local reached, failed = mix.mesh.publish(channel, data)
-    conn:send("published " .. reached .. " " .. failed)
+    local reached, failed, err, unanswered = mix.mesh.publish(channel, data)
+    conn:send("published " .. reached .. " " .. failed .. (unanswered and " " .. unanswered or ""))
   elseif word == "send" then
     local id, data = rest:match("^(%S+) (.*)$")
     conn:send(mix.mesh.send(id, data) or "sent")
@@ -52,6 +58,11 @@ pub struct Nodes {
     top: String,
 }
 
+/// A network whose nodes say hello five times a second, and so join in a quarter of a second.
+pub fn network() -> Arc<Network> {
+    Arc::new(Network::with_hello(200))
+}
+
 pub const ENGINE: NodeRole = NodeRole { engine: true, center: false };
 pub const CENTER: NodeRole = NodeRole { engine: false, center: true };
 
@@ -76,7 +87,7 @@ impl Nodes {
     }
 
     pub async fn with(engines: usize, top: &str) -> Nodes {
-        let network = Arc::new(Network::default());
+        let network = network();
         let mut nodes =
             Nodes { center: node(&network, CENTER, top), engines: Vec::new(), network, top: top.to_owned() };
         nodes.engines.extend((0..engines).map(|_| node(&nodes.network, ENGINE, top)));

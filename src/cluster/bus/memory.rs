@@ -10,7 +10,10 @@ use crate::cluster::protocol::Run;
 
 /// What connects the nodes.
 #[derive(Default)]
-pub struct Network(Mutex<State>);
+pub struct Network {
+    state: Mutex<State>,
+    hello: Option<u64>,
+}
 
 #[derive(Default)]
 struct State {
@@ -19,6 +22,16 @@ struct State {
 }
 
 impl Network {
+    /// One whose nodes say hello so often, in milliseconds.
+    pub fn with_hello(every: u64) -> Network {
+        Network { hello: Some(every), ..Network::default() }
+    }
+
+    /// Milliseconds between two hellos of a node; None: as usual.
+    pub fn hello(&self) -> Option<u64> {
+        self.hello
+    }
+
     /// A node joins. What comes for it goes to `events`; it has left when their receiver is dropped.
     pub fn join(self: &Arc<Network>, run: Run, events: mpsc::Sender<Event>) -> MemoryBus {
         self.lock().nodes.insert(run, events);
@@ -36,7 +49,7 @@ impl Network {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn receiver(&self, from: Run, to: Run) -> Option<mpsc::Sender<Event>> {
@@ -58,6 +71,18 @@ impl Bus for MemoryBus {
             let _ = receiver.blocking_send(Event::Frame(frame.into()));
         }
     }
+
+    fn greet(&self, to: Run, frame: Vec<u8>) {
+        if let Some(receiver) = self.network.receiver(self.run, to) {
+            // What is lost is said again.
+            let _ = receiver.try_send(Event::Frame(frame.into()));
+        }
+    }
+
+    /// All nodes have links to all.
+    fn dial(&self, _: Run, _: &[String]) {}
+
+    fn forget(&self, _: Run) {}
 
     fn announce(&self, hello: Vec<u8>) {
         let (hello, others) = (Bytes::from(hello), self.network.lock().nodes.keys().copied().collect::<Vec<Run>>());

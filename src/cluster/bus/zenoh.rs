@@ -1,18 +1,15 @@
 //! The bus over Zenoh, an existing engine for distributed systems, embedded: so a cluster needs nothing else installed.
 //!
-//! A center is a Zenoh router, an engine a peer that knows the centers; peers learn of each other from them (gossip) and
-//! link directly. Each node subscribes to one key of its own and one of all; nothing is declared for a channel.
+//! A center is a Zenoh router, an engine a peer that knows the centers; peers link directly. Each node subscribes to one key of its own and one of all; nothing is declared for a channel.
 
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 use zenoh::Wait;
 use zenoh::config::{Locator, ZenohId};
 use zenoh::internal::runtime::{Runtime, RuntimeBuilder, ZRuntime};
@@ -20,6 +17,8 @@ use zenoh::key_expr::OwnedKeyExpr;
 use zenoh::pubsub::Publisher;
 use zenoh::qos::CongestionControl;
 use zenoh::sample::SampleKind;
+
+mod refusals;
 
 use super::{Bus, Event};
 use crate::cluster::protocol::{FRAME, MAX_MESSAGE, Run};
@@ -66,57 +65,21 @@ pub struct ZenohBus {
     all: Publisher<'static>,
     nodes: Mutex<HashMap<Run, Publisher<'static>>>,
     runtime: Runtime,
-    redial: AbortHandle,
+    /// What links speak: tcp or tls.
+    protocol: &'static str,
 }
 
 impl Drop for ZenohBus {
     fn drop(&mut self) {
-        self.redial.abort();
         if let Err(error) = self.session.close().wait().and_then(|()| self.runtime.close().wait()) {
             tracing::debug!(%error, "the bus did not end as it should");
         }
     }
 }
 
-/// Links between engines are looked at so often.
-const LOOK: Duration = Duration::from_secs(1);
-/// The longest between two attempts to link to the same engine again.
-const MAX_PAUSE: Duration = Duration::from_secs(30);
-/// An engine that was not reached for that long is forgotten.
-const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
-
-/// An engine that this one has linked to.
-struct Dialled {
-    at: Locator,
-    linked: Instant,
-    next: Instant,
-    pause: Duration,
-}
-
-/// Links again to engines whose link has ended. Zenoh does that with the nodes that it was told of at its start, and not
-/// with those that it has learned of from others: two engines would stay apart for as long as both have their center.
-async fn redial(runtime: Runtime, session: zenoh::Session) {
-    let (mut dialled, own) = (HashMap::<ZenohId, Dialled>::new(), session.zid());
-    loop {
-        tokio::time::sleep(LOOK).await;
-        let now = Instant::now();
-        let linked: HashSet<ZenohId> = session.info().peers_zid().await.collect();
-        for link in session.info().links().await {
-            // The one with the greater number has dialled.
-            let zid = *link.zid();
-            if linked.contains(&zid) && own > zid {
-                dialled.insert(zid, Dialled { at: link.dst().clone(), linked: now, next: now, pause: LOOK });
-            }
-        }
-        dialled.retain(|_, engine| now - engine.linked < FORGOTTEN);
-        let due = dialled.iter_mut().filter(|(zid, engine)| !linked.contains(zid) && now >= engine.next);
-        for (zid, engine) in due {
-            (engine.next, engine.pause) = (now + engine.pause, (engine.pause * 2).min(MAX_PAUSE));
-            let (runtime, zid, at) = (runtime.clone(), *zid, engine.at.clone());
-            // It takes a while where nobody answers; the others need not wait for that.
-            tokio::spawn(async move { runtime.connect_peer(&zid.into(), &[at]).await });
-        }
-    }
+/// How Zenoh knows a node.
+fn id(run: Run) -> String {
+    format!("{:x}", run.0)
 }
 
 fn key(run: Run) -> String {
@@ -171,11 +134,10 @@ impl ZenohBus {
         let lease = settings.lease;
         let mut keys = vec![
             ("mode", format!("\"{}\"", if settings.router { "router" } else { "peer" })),
-            ("id", format!("\"{:x}\"", settings.run.0)),
+            ("id", format!("\"{}\"", id(settings.run))),
             ("scouting/multicast/enabled", "false".into()),
-            // Of two engines that learn of each other, one dials: where both do, at the same moment, each end closes what
-            // the other one opened, and neither tries again.
-            ("scouting/gossip/autoconnect_strategy", "{peer: {to_router: 'always', to_peer: 'greater-zid'}}".into()),
+            // The mesh says who dials whom, and where (`node/dials`): Zenoh would dial where another one listens, and once.
+            ("scouting/gossip/autoconnect", "{router: [], peer: [], client: []}".into()),
             ("listen/endpoints", endpoints(&settings.listen)),
             ("connect/endpoints", endpoints(&settings.connect)),
             ("connect/timeout_ms", "-1".into()),
@@ -256,8 +218,15 @@ impl ZenohBus {
             .express(true)
             .wait()
             .map_err(failed)?;
-        let redial = ZRuntime::Net.spawn(redial(runtime.clone(), session.clone()));
-        Ok(ZenohBus { session, all, nodes: Mutex::default(), runtime, redial: redial.abort_handle() })
+        refusals::listen(events);
+        Ok(ZenohBus { session, all, nodes: Mutex::default(), runtime, protocol })
+    }
+
+    /// Where this node listens, `host:port` each: on a listener of all addresses, those of the machine's interfaces.
+    pub fn listens_on(&self) -> Vec<String> {
+        let all = [self.runtime.get_locators_noloopback(), self.runtime.get_locators()];
+        let some = all.into_iter().find(|locators| !locators.is_empty()).unwrap_or_default();
+        some.iter().map(|locator| locator.address().to_string()).collect()
     }
 
     /// The publisher for a node: made once, since each declaration costs all nodes something.
@@ -278,6 +247,26 @@ impl Bus for ZenohBus {
         if let Err(error) = sent {
             tracing::debug!(%error, "a frame could not be sent");
         }
+    }
+
+    fn greet(&self, to: Run, frame: Vec<u8>) {
+        let put = self.session.put(key(to), frame).congestion_control(CongestionControl::Drop).express(true);
+        if let Err(error) = put.wait() {
+            tracing::debug!(%error, "a greeting could not be sent");
+        }
+    }
+
+    fn dial(&self, to: Run, at: &[String]) {
+        let Ok(zid) = id(to).parse::<ZenohId>() else { return };
+        let locators: Vec<Locator> =
+            at.iter().filter_map(|at| format!("{}/{at}", self.protocol).parse().ok()).collect();
+        let runtime = self.runtime.clone();
+        // It takes a while where nobody answers. One at a time for each node: Zenoh knows what is under way.
+        ZRuntime::Net.spawn(async move { runtime.connect_peer(&zid.into(), &locators).await });
+    }
+
+    fn forget(&self, to: Run) {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).remove(&to);
     }
 
     fn announce(&self, hello: Vec<u8>) {

@@ -5,56 +5,51 @@
 use bytes::Bytes;
 use std::collections::BTreeSet;
 
+use super::peer::Peer;
 use super::{Clients, Node};
-use crate::cluster::protocol::{self, Message, Run};
+use crate::cluster::members::MAX_NODES;
+use crate::cluster::protocol::{Listed, Message, Run};
 
 /// A node is missed when a center has known it for so many milliseconds longer than this node: the news of a node that
 /// comes or goes takes a moment to each of them.
 const PATIENCE: u64 = 1500;
 
 impl<C: Clients> Node<C> {
-    /// The engines that serve, as far as this node knows: itself as well.
-    fn engines(&self) -> BTreeSet<Run> {
-        let hello = self.hello();
-        let own = (hello.engine && hello.serving).then_some(hello.run);
-        let peers = self.peers.iter().filter(|(_, peer)| peer.proven && peer.hello.engine && peer.hello.serving);
-        peers.map(|(run, _)| *run).chain(own).collect()
+    /// The nodes that this one, a center, has a link to: an element of each stream that it sends.
+    pub(super) fn nodes_message(&self) -> Option<Bytes> {
+        fn listed<'a>((run, peer): (&Run, &'a Peer)) -> Listed<'a> {
+            let Peer { hello, reached, .. } = peer;
+            let at = reached.iter().map(String::as_str).collect();
+            Listed { run: *run, center: hello.center, serving: hello.engine && hello.serving, at }
+        }
+        let nodes = || self.peers.iter().map(listed).collect();
+        self.settings.center.then(|| Message::Nodes { nodes: nodes() }.to_bytes())
     }
 
-    /// What a center's stream begins with, besides what all begin with.
-    pub(super) fn members_message(&self) -> Option<Bytes> {
-        let runs = protocol::hashes(self.engines().into_iter().map(|run| run.0));
-        self.settings.center.then(|| Message::Members { runs: &runs }.to_bytes())
+    /// Tells other nodes which nodes there are, if this one is a center and that has changed.
+    pub(super) fn tell_nodes(&mut self, now: u64) {
+        let Some(message) = self.nodes_message().filter(|message| *message != self.missing.told) else { return };
+        self.peers.values().filter(|peer| peer.hello.engine).for_each(|peer| peer.link.force(&message, None, now));
+        self.missing.told = message;
     }
 
-    /// Tells other nodes which engines there are, if this one is a center and that has changed.
-    pub(super) fn tell_members(&mut self, now: u64) {
-        if !self.settings.center {
-            return;
+    /// A center has said which nodes there are.
+    pub(super) fn center_knows(&mut self, center: Run, nodes: &[Listed<'_>], now: u64) {
+        let nodes = || nodes.iter().take(MAX_NODES);
+        for Listed { run, center, at, .. } in nodes().filter(|node| node.run != self.settings.run) {
+            self.dials.know(*run, *center, at, now);
         }
-        let engines = self.engines();
-        if engines == self.missing.told {
-            return;
-        }
-        self.missing.told = engines;
-        if let Some(message) = self.members_message() {
-            self.peers.values().filter(|peer| peer.hello.engine).for_each(|peer| peer.link.force(&message, None, now));
-        }
-    }
-
-    /// A center has said which engines there are.
-    pub(super) fn center_knows(&mut self, center: Run, runs: &[u8]) {
-        self.missing.seen.insert(center, protocol::read_hashes(runs).take(super::MAX_NODES).map(Run).collect());
+        self.missing.seen.insert(center, nodes().map(|node| (node.run, node.serving)).collect());
     }
 
     /// How many engines are missed: a center knows them, and this node has not for a while. `at_once`: those that it may still
     /// find in time count, too.
     pub(super) fn missed(&mut self, now: u64, at_once: bool) -> usize {
         let (peers, own) = (&self.peers, self.settings.run);
-        self.missing.seen.retain(|center, _| peers.get(center).is_some_and(|peer| peer.proven && peer.hello.center));
-        let is_known = |run: &Run| *run == own || peers.get(run).is_some_and(|peer| peer.proven);
-        let unknown: BTreeSet<Run> =
-            self.missing.seen.values().flatten().copied().filter(|run| !is_known(run)).collect();
+        self.missing.seen.retain(|center, _| peers.get(center).is_some_and(|peer| peer.hello.center));
+        let is_known = |run: &Run| *run == own || peers.contains_key(run);
+        let serving = self.missing.seen.values().flatten().filter(|(_, serving)| **serving).map(|(run, _)| *run);
+        let unknown: BTreeSet<Run> = serving.filter(|run| !is_known(run)).collect();
         self.missing.since.retain(|run, _| unknown.contains(run));
         for run in unknown {
             self.missing.since.entry(run).or_insert(now);
@@ -69,7 +64,7 @@ impl<C: Clients> Node<C> {
         if missed > before {
             tracing::warn!(
                 "the center knows {missed} engine(s) that this node has no link to: publishes do not reach their clients, and \
-                 say so; can this machine reach their engine.meshPoint?"
+                 say so; can this machine reach their engine.meshPoint, or cluster.advertise.mesh?"
             );
         } else if missed == 0 && before > 0 {
             tracing::info!("this node has links to all engines again");

@@ -2,45 +2,48 @@
 //! to be done comes out ([`Output`]), and what is to be sent is left in links. So a whole mesh runs in one thread under a
 //! seed, as well as over a network.
 //!
-//! Every node says hello to all once a second. Two nodes that have heard each other exchange streams of frames, one each
-//! way. A stream begins with the proof that its sender knows the cluster's secret, and with all of the sender's channels;
+//! Every node says hello to all once a second. Two nodes that have heard each other show each other that they know the
+//! cluster's secret ([`strangers`]), and then exchange streams of frames, one each way. A stream begins with the proof that its sender knows the cluster's secret, and with all of the sender's channels;
 //! what follows are changes of these, publications, and replies. If a frame is lost, the receiver says so, and the sender
 //! begins anew: so the table of channels is whole again, and what was on the way is told as unanswered.
 
 mod census;
 mod delivery;
+mod dials;
+mod heard;
+mod known;
 mod missing;
 mod peer;
 mod receive;
+mod strangers;
 mod work;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use self::heard::Strangers;
+use self::known::Dials;
 use self::missing::Missing;
 use self::peer::{Peer, suspect};
 use super::interest::own::Version;
 use super::link::Link;
-use super::members::{Phase, Shared};
+use super::members::{MAX_NODES, Phase, Shared};
 use super::protocol::{self, Hello, MAJOR, Message, Run};
 
 pub use delivery::{Clients, CommandReply, Delivery, OnceReply, Waiting};
 
-/// Milliseconds between two hellos.
-const HELLO: u64 = 1000;
+/// Others have so long to be heard before a node serves: a hello of each and some more.
+const SETTLE: u64 = 1200;
+/// Milliseconds between two hellos, unless a test is in a hurry.
+pub const HELLO: u64 = 1000;
 /// A newcomer is greeted so soon, if others were not greeted just before.
 const GREETING: u64 = 50;
-/// Others have so long to be heard before a node serves.
-const SETTLE: u64 = 1200;
 /// A node that joins waits no longer than this for one that does not answer.
 const JOINING: u64 = 5000;
 /// A node that finds no center says so this often.
 const SEEKING: u64 = 4000;
 /// A command is waited for so many times as long as a publish.
 const COMMAND: u64 = 3;
-/// The most nodes of a mesh.
-pub const MAX_NODES: usize = 1023;
-
 /// What a node is to start with.
 pub struct Settings {
     /// This run of it.
@@ -61,6 +64,10 @@ pub struct Settings {
     pub started: u64,
     /// `host:port` of its API.
     pub api: String,
+    /// `host:port` of this node as others dial it; several are several ways.
+    pub reached: Vec<String>,
+    /// Milliseconds between two hellos: [`HELLO`].
+    pub hello: u64,
     /// Milliseconds after which a node that does not answer is not waited for.
     pub reply_timeout: u64,
     /// Milliseconds of silence after which a node is gone.
@@ -73,6 +80,10 @@ pub enum Output {
     Announce(Vec<u8>),
     /// Send the frames of this link, until it ends.
     Send(Arc<Link>),
+    /// Send this frame to a node that has no link yet, if that is possible without waiting.
+    Greet(Run, Vec<u8>),
+    /// Make a link to this node, which can be dialled at these addresses.
+    Dial(Run, Vec<String>),
     /// The node takes this number, since another has its own.
     Number(u16),
 }
@@ -99,11 +110,31 @@ pub struct Node<C> {
     sought: u64,
     greeted: u64,
     greet: bool,
+    /// Others should hear at once what has changed.
+    news: bool,
+    /// Its clients are asked to leave.
+    draining: bool,
     cleaned: u64,
     last_epoch: u32,
     changed: bool,
-    refused: HashSet<Run>,
+    refused: Refused,
+    strangers: Strangers,
     missing: Missing,
+    dials: Dials,
+}
+
+/// Nodes that were refused, each of which the log names once.
+#[derive(Default)]
+struct Refused(HashSet<Run>);
+
+impl Refused {
+    /// True: the log has not named it yet.
+    fn insert(&mut self, run: Run) -> bool {
+        if self.0.len() >= MAX_NODES {
+            self.0.clear();
+        }
+        self.0.insert(run)
+    }
 }
 
 impl<C: Clients> Node<C> {
@@ -124,11 +155,15 @@ impl<C: Clients> Node<C> {
             sought: now,
             greeted: 0,
             greet: true,
+            news: false,
+            draining: false,
             cleaned: now,
             last_epoch: 0,
             changed: true,
-            refused: HashSet::new(),
+            refused: Refused::default(),
+            strangers: Strangers::default(),
             missing: Missing::default(),
+            dials: Dials::default(),
         }
     }
 
@@ -151,7 +186,7 @@ impl<C: Clients> Node<C> {
             number: if engine { number } else { 0 },
             engine,
             center,
-            serving: self.phase == Phase::Serving,
+            serving: self.phase == Phase::Serving && !self.draining,
             started,
             clients: self.clients.count(),
             nonce,
@@ -172,7 +207,7 @@ impl<C: Clients> Node<C> {
             let expired = peer.link.expire(now.saturating_sub(reply_timeout), now.saturating_sub(commands));
             self.shared.stats.unanswered(expired);
             let silent = peer.closed || peer.link.unread_since().is_some_and(|since| now > since + reply_timeout);
-            if peer.link.set_suspect(silent && peer.proven) && peer.proven {
+            if peer.link.set_suspect(silent) {
                 if silent {
                     suspect(peer);
                 } else {
@@ -184,7 +219,10 @@ impl<C: Clients> Node<C> {
             self.cleaned = now;
             self.shared.own.forget(now);
         }
-        if now >= self.greeted + HELLO || (self.greet && now >= self.greeted + GREETING) || self.greeted == 0 {
+        self.strangers.forget(now);
+        self.advance(now);
+        let due = now >= self.greeted + self.settings.hello || (self.greet && now >= self.greeted + GREETING);
+        if due || self.greeted == 0 || std::mem::take(&mut self.news) {
             self.greeted = now;
             self.greet = false;
             let mut bytes = Vec::new();
@@ -194,22 +232,25 @@ impl<C: Clients> Node<C> {
                 peer.link.aside(None);
             }
         }
-        self.advance(now);
+        self.dial(now);
         self.look_for_missing(now);
         self.tell(now);
-        self.tell_members(now);
-        self.publish_members();
+        self.publish_members(now);
     }
 
     /// Whether this node may serve now.
     fn advance(&mut self, now: u64) {
-        let proven = || self.peers.values().filter(|peer| peer.proven);
+        if self.shared.is_draining() && !std::mem::replace(&mut self.draining, true) {
+            (self.news, self.changed) = (true, true);
+        }
+        let settled = self.since + SETTLE.min(self.settings.hello * 6 / 5);
         let phase = match self.phase {
-            Phase::Seeking if proven().any(|peer| peer.hello.center) => Phase::Joining,
+            Phase::Seeking if self.peers.values().any(|peer| peer.hello.center) => Phase::Joining,
             Phase::Joining if !self.settings.engine => Phase::Serving,
-            Phase::Joining if now >= self.since + SETTLE => {
+            Phase::Joining if now >= settled => {
                 let exchanged = |peer: &Peer| peer.complete && peer.knows.is_some();
-                let all = self.peers.values().filter(|peer| peer.hello.engine).all(exchanged);
+                let all = self.peers.values().filter(|peer| peer.hello.engine).all(exchanged)
+                    && self.strangers.engines().next().is_none();
                 match (all && self.missed(now, true) == 0) || now >= self.since + JOINING {
                     true => Phase::Serving,
                     false => Phase::Joining,
@@ -227,10 +268,9 @@ impl<C: Clients> Node<C> {
             self.claim();
         }
         if phase != self.phase {
-            (self.phase, self.since, self.greet, self.changed) = (phase, now, true, true);
+            (self.phase, self.since, self.news, self.changed) = (phase, now, true, true);
             if phase == Phase::Serving {
-                let (number, nodes) =
-                    (self.settings.number, 1 + self.peers.values().filter(|peer| peer.proven).count());
+                let (number, nodes) = (self.settings.number, 1 + self.peers.len());
                 tracing::info!(number, nodes, "this node serves in the mesh");
             }
             self.shared.set_phase(phase);
@@ -240,7 +280,7 @@ impl<C: Clients> Node<C> {
     /// Takes another number if a node that goes before has ours: one that serves, or began earlier.
     fn claim(&mut self) {
         let Settings { number, started, run, .. } = self.settings;
-        let engines = || self.peers.values().filter(|peer| peer.proven && peer.hello.engine);
+        let engines = || self.peers.values().filter(|peer| peer.hello.engine);
         let precedes = |peer: &&Peer| {
             let hello = &peer.hello;
             hello.number == number && (hello.serving || (hello.started, hello.run) < (started, run))
@@ -265,7 +305,7 @@ impl<C: Clients> Node<C> {
 
     /// Whether a node is a member whose channels are known here.
     pub fn is_complete(&self, run: Run) -> bool {
-        self.peers.get(&run).is_some_and(|peer| peer.proven && peer.complete)
+        self.peers.get(&run).is_some_and(|peer| peer.complete)
     }
 
     /// This node ends: others need not wait for its silence.
@@ -285,14 +325,18 @@ impl<C: Clients> Node<C> {
     }
 
     /// Lets other threads know who there is.
-    fn publish_members(&mut self) {
+    fn publish_members(&mut self, now: u64) {
         if !std::mem::take(&mut self.changed) {
             return;
         }
-        let proven = || self.peers.values().filter(|peer| peer.proven);
+        self.tell_nodes(now);
         let mut members: Vec<Hello> = vec![self.hello()];
-        members.extend(proven().map(|peer| peer.hello.clone()));
-        let numbers = proven().filter(|peer| peer.hello.engine).map(|peer| (peer.hello.number, peer.link.slot));
+        members.extend(self.peers.values().map(|peer| peer.hello.clone()));
+        let numbers =
+            self.peers.values().filter(|peer| peer.hello.engine).map(|peer| (peer.hello.number, peer.link.slot));
         self.shared.set_members(members, numbers);
     }
 }
+
+#[cfg(test)]
+mod tests;

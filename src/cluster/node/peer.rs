@@ -12,17 +12,20 @@ use crate::cluster::protocol::{Hello, Message};
 /// A node is told that something was lost, and begins its stream anew, no more often than so many milliseconds.
 pub(super) const RESTART: u64 = 100;
 
-/// Another node, as this one knows it.
+/// Another node that has proved that it knows the secret, as this one knows it.
 pub(super) struct Peer {
     pub(super) hello: Hello,
-    /// It has proved that it knows the secret.
-    pub(super) proven: bool,
     /// When something of it came last.
     pub(super) heard: u64,
     /// The link to it has ended, and nothing was heard since.
     pub(super) closed: bool,
     pub(super) link: Arc<Link>,
+    /// Where it is dialled, as it has said.
+    pub(super) reached: Vec<String>,
+    /// When our stream to it began last.
     pub(super) restarted: u64,
+    /// The epoch of its last greeting.
+    pub(super) greeting: u32,
     pub(super) incoming: Incoming,
     /// All of its channels are known here.
     pub(super) complete: bool,
@@ -50,6 +53,16 @@ pub(super) struct Incoming {
 }
 
 impl Peer {
+    /// What it says of itself now. True: that is new.
+    pub(super) fn update(&mut self, hello: Hello) -> bool {
+        // What proves the node may not be changed by what is not proven.
+        let is_new = self.hello.nonce == hello.nonce && self.hello != hello;
+        if is_new {
+            self.hello = hello;
+        }
+        is_new
+    }
+
     /// Whether something of its stream waits to be worked off.
     pub(super) fn has_work(&self) -> bool {
         self.incoming.waiting.is_some() || !self.incoming.backlog.is_empty()

@@ -2,13 +2,19 @@
 
 use bytes::Bytes;
 
-use super::peer::{Incoming, Peer, RESTART, complain, suspect};
-use super::{Clients, HELLO, MAX_NODES, Node, Output};
+use super::peer::{Incoming, RESTART, complain, suspect};
+use super::{Clients, HELLO, Node};
 use crate::cluster::interest::own::Version;
-use crate::cluster::link::{Link, WINDOW};
+use crate::cluster::link::WINDOW;
 use crate::cluster::members::Phase;
 use crate::cluster::proof;
-use crate::cluster::protocol::{self, HEADER, Header, Hello, Kind, MAJOR, Malformed, Message, Messages, Run};
+use crate::cluster::protocol::{self, HEADER, Header, Hello, Kind, Malformed, Message, Messages, Run};
+use crate::telemetry::rate_limited::rate_limited;
+
+/// Logs that something can't be read. Who sends such things can send many.
+fn malformed(what: &str, error: Malformed) {
+    rate_limited!(WARN, "something malformed comes from the mesh", what; %error, "the mesh: {what} is malformed");
+}
 
 /// Channels in a part of a snapshot.
 const PART: usize = 4096;
@@ -17,67 +23,19 @@ impl<C: Clients> Node<C> {
     /// What another node has said to all.
     pub fn hear(&mut self, bytes: &[u8], now: u64) {
         match Hello::read(bytes) {
-            Ok(hello) => {
-                self.meet(hello, now);
-            }
-            Err(error) => tracing::warn!(%error, "the mesh: a hello is malformed"),
+            Ok(hello) => self.meet(hello, now),
+            Err(error) => malformed("a hello", error),
         }
-    }
-
-    /// A node is there. None: it is none that we work with.
-    fn meet(&mut self, hello: Hello, now: u64) -> Option<&mut Peer> {
-        let run = hello.run;
-        if run == self.settings.run || self.phase == Phase::Leaving {
-            return None;
-        }
-        if hello.major != MAJOR {
-            if self.refused.len() < MAX_NODES && self.refused.insert(run) {
-                let (theirs, api) = (hello.major, hello.api.escape_debug());
-                tracing::warn!(node = %api, "a node is refused: its program speaks version {theirs} of the mesh, this one {MAJOR}");
-            }
-            return None;
-        }
-        if let Some(peer) = self.peers.get_mut(&run) {
-            (peer.heard, peer.closed) = (now, false);
-            // What proves the node may not be changed by what is not proven.
-            let same = peer.hello.nonce == hello.nonce;
-            if same && peer.hello != hello {
-                self.changed |= peer.proven;
-                peer.hello = hello;
-            }
-        } else if self.peers.len() < MAX_NODES {
-            let epoch = self.new_epoch(now);
-            let (me, stats) = (self.settings.run, self.shared.stats.clone());
-            let link = self.shared.open(|slot| Link::new(me, run, slot, epoch, stats))?;
-            let first = self.first_messages(&hello, epoch, None);
-            link.restart_with(epoch, &first);
-            self.output.push(Output::Send(link.clone()));
-            self.greet = true;
-            let peer = Peer {
-                hello,
-                proven: false,
-                heard: now,
-                closed: false,
-                link,
-                restarted: now,
-                incoming: Incoming::default(),
-                complete: false,
-                version: 0,
-                knows: None,
-            };
-            self.peers.insert(run, peer);
-        }
-        self.peers.get_mut(&run)
     }
 
     /// An epoch that no stream of this run had before.
-    fn new_epoch(&mut self, now: u64) -> u32 {
+    pub(super) fn new_epoch(&mut self, now: u64) -> u32 {
         self.last_epoch = (self.last_epoch + 1).max(u32::try_from(now / 1000).unwrap_or(u32::MAX));
         self.last_epoch
     }
 
     /// What a stream to a node begins with. `known`: the version of its channels that is known here.
-    fn first_messages(&self, to: &Hello, epoch: u32, known: Option<Version>) -> Vec<Bytes> {
+    pub(super) fn first_messages(&self, to: &Hello, epoch: u32, known: Option<Version>) -> Vec<Bytes> {
         let hello = self.hello();
         let proof = proof::of(&self.settings.secret, &hello, to, epoch);
         let mut first = vec![Message::Begin { hello, proof }.to_bytes()];
@@ -91,7 +49,8 @@ impl<C: Clients> Node<C> {
                 break;
             }
         }
-        first.extend(self.members_message());
+        first.extend(self.reached_message());
+        first.extend(self.nodes_message());
         first.extend(known.map(|version| Message::InterestKnown { version }.to_bytes()));
         first
     }
@@ -99,40 +58,41 @@ impl<C: Clients> Node<C> {
     /// A frame has come.
     pub fn frame(&mut self, frame: Bytes, now: u64) {
         if let Err(error) = self.take(frame, now) {
-            tracing::warn!(%error, "the mesh: a frame is malformed");
+            malformed("a frame", error);
         }
     }
 
     fn take(&mut self, frame: Bytes, now: u64) -> Result<(), Malformed> {
         let (header, body) = Header::read(&frame)?;
         self.shared.stats.received.add(0, frame.len());
+        let (from, epoch) = (header.from, header.epoch);
         if header.to != self.settings.run || self.phase == Phase::Leaving {
             // For a run before this one.
             return Ok(());
         }
-        let begins = header.kind == Kind::Stream && header.seq == 0;
-        let newer = self.peers.get(&header.from).is_none_or(|peer| header.epoch > peer.incoming.epoch);
-        if begins && newer {
+        let newer = self.peers.get(&from).is_none_or(|peer| epoch > peer.incoming.epoch);
+        if header.kind == Kind::Stream && header.seq == 0 && newer {
             let Some((_, Message::Begin { hello, proof })) = Messages::new(body).next().transpose()? else {
                 return Err(Malformed::Message);
             };
-            if hello.run != header.from || !self.begins(hello, header.epoch, &proof, now) {
+            if hello.run != from || !self.begins(hello, epoch, &proof, now) {
                 return Ok(());
             }
         }
-        // One whom we have not heard yet: it hears from us soon, and is heard again.
-        let Some(peer) = self.peers.get_mut(&header.from) else {
-            self.greet = true;
-            return Ok(());
-        };
-        if !peer.proven {
-            complain(peer, header.epoch, now);
-            // It may have lost our first frame, as we lost its.
-            if let Some((_, message @ Message::Lost { .. })) = Messages::new(body).next().transpose()? {
-                self.aside(header.from, message, now);
+        if header.kind == Kind::Aside
+            && let Some((_, Message::Begin { hello, proof })) = Messages::new(body).next().transpose()?
+        {
+            if hello.run == from {
+                self.is_greeted(hello, epoch, &proof, now);
             }
             return Ok(());
         }
+        // One that is not known yet: it hears from us soon, and is heard again.
+        let Some(peer) = self.peers.get_mut(&from) else {
+            self.greet = true;
+            self.greet_stranger(from, now);
+            return Ok(());
+        };
         (peer.heard, peer.closed) = (now, false);
         peer.link.was_read(header.read_epoch, header.read);
         let (epoch, came) = (peer.incoming.epoch, peer.incoming.came);
@@ -165,23 +125,13 @@ impl<C: Clients> Node<C> {
 
     /// A node begins a stream. False: it is refused.
     fn begins(&mut self, hello: Hello, epoch: u32, proof: &[u8; 32], now: u64) -> bool {
-        let mine = self.hello();
-        let proven = proof::verify(&self.settings.secret, &hello, &mine, epoch, proof);
-        if !proven {
-            if self.refused.len() < MAX_NODES && self.refused.insert(hello.run) {
-                let api = hello.api.escape_debug();
-                tracing::warn!(node = %api, "a node is refused: its cluster.secret is another one");
-            }
+        let run = hello.run;
+        if !self.proves(hello, epoch, proof, now) {
             return false;
         }
-        let Some(peer) = self.meet(hello, now) else { return false };
-        if !std::mem::replace(&mut peer.proven, true) {
-            let Hello { api, number, .. } = &peer.hello;
-            tracing::info!(node = %api.escape_debug(), number, "a node has joined the mesh");
-        }
+        let Some(peer) = self.peers.get_mut(&run) else { return false };
         let complained = peer.incoming.complained;
         peer.incoming = Incoming { epoch, complained, ..Incoming::default() };
-        self.changed = true;
         true
     }
 
@@ -194,13 +144,16 @@ impl<C: Clients> Node<C> {
                     self.restart(from, now);
                 }
             }
-            Message::Leave => self.remove(from, None),
+            Message::Leave => {
+                self.dials.forget(from);
+                self.remove(from, None);
+            }
             _ => {}
         }
     }
 
     /// Begins the stream to a node anew.
-    fn restart(&mut self, to: Run, now: u64) {
+    pub(super) fn restart(&mut self, to: Run, now: u64) {
         let epoch = self.new_epoch(now);
         let Some(peer) = self.peers.get(&to) else { return };
         let first = self.first_messages(&peer.hello, epoch, peer.complete.then_some(peer.version));
@@ -216,10 +169,11 @@ impl<C: Clients> Node<C> {
         let leave = self.settings.leave;
         // The other end sees it as well: so each hears soon that the other one is still there, by another way.
         self.greet = true;
+        self.strangers.remove(run);
         if let Some(peer) = self.peers.get_mut(&run) {
             peer.closed = true;
             peer.heard = peer.heard.min((now + HELLO + HELLO / 2).saturating_sub(leave));
-            if peer.link.set_suspect(true) && peer.proven {
+            if peer.link.set_suspect(true) {
                 suspect(peer);
             }
             peer.link.expire(u64::MAX, u64::MAX);
@@ -231,7 +185,6 @@ impl<C: Clients> Node<C> {
         let Some(peer) = self.peers.remove(&run) else { return };
         let api = peer.hello.api.escape_debug();
         match why {
-            _ if !peer.proven => {}
             None => tracing::info!(node = %api, "a node has left the mesh"),
             Some(why) => tracing::warn!(node = %api, "a node is gone: {why}"),
         }

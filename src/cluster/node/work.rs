@@ -7,7 +7,7 @@ use std::task::Context;
 use super::peer::suspect;
 use super::{Clients, CommandReply, Delivery, Node, OnceReply, Telling};
 use crate::cluster::link::Request;
-use crate::cluster::protocol::{self, Message, Messages, Published, Reply, Run};
+use crate::cluster::protocol::{self, Message, Messages, Published, Reply, Run, read_addresses};
 use crate::hub::{CommandError, Counts, PendingCounts};
 
 impl<C: Clients> Node<C> {
@@ -19,7 +19,7 @@ impl<C: Clients> Node<C> {
         }
         self.clients.poll(cx);
         self.tell(now);
-        self.publish_members();
+        self.publish_members(now);
     }
 
     /// Works off the frames of a node.
@@ -136,10 +136,17 @@ impl<C: Clients> Node<C> {
                     }
                     return;
                 }
-                Message::Members { runs } => {
+                Message::Nodes { nodes } => {
                     if peer.hello.center {
-                        self.center_knows(run, runs);
+                        self.center_knows(run, &nodes, now);
                     }
+                    return;
+                }
+                Message::Reached { at } => {
+                    let center = peer.hello.center;
+                    peer.reached = read_addresses(&at).map(str::to_owned).collect();
+                    self.dials.know(run, center, &at, now);
+                    self.changed = true;
                     return;
                 }
                 Message::Begin { .. } | Message::Lost { .. } | Message::Leave => return,
@@ -171,7 +178,7 @@ impl<C: Clients> Node<C> {
             let mut left = HashSet::new();
             for (run, peer) in self.peers.iter().filter(|(_, peer)| peer.hello.engine) {
                 peer.link.force(&message, None, now);
-                if peer.proven && !peer.link.is_suspect() {
+                if !peer.link.is_suspect() {
                     left.insert(*run);
                 }
             }

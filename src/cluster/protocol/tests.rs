@@ -37,7 +37,8 @@ fn what_is_written_is_read_and_what_is_unknown_is_passed_over() {
         Message::Leave,
         Message::PublishOnce { id: "i", channels: vec!["a", "b"], list: true, binary: false, data: b"x" },
         Message::OnceReply { request: 4, counts: &[0; 24] },
-        Message::Members { runs: &[1; 16] },
+        Message::Nodes { nodes: vec![Listed { run: Run(4), center: true, serving: false, at: vec!["a:1", "b:2"] }] },
+        Message::Reached { at: vec!["a:1"] },
     ];
     assert_eq!(all.len(), usize::from(KINDS));
     let mut bytes = Vec::new();
@@ -51,6 +52,22 @@ fn what_is_written_is_read_and_what_is_unknown_is_passed_over() {
     let mut bytes = Vec::new();
     hello().write(&mut bytes);
     assert_eq!(Hello::read(&bytes), Ok(hello()));
+}
+
+#[test]
+fn a_newer_hello_may_have_more_at_its_end() {
+    let mut bytes = Vec::new();
+    hello().write(&mut bytes);
+    bytes.extend_from_slice(b"what a later version adds");
+    assert_eq!(Hello::read(&bytes), Ok(hello()));
+}
+
+#[test]
+fn of_the_addresses_that_come_few_and_short_ones_are_kept() {
+    let long = "a".repeat(MAX_TEXT + 1);
+    let mut at = vec!["", &long];
+    at.extend(["a:1"; 2 * MAX_ADDRESSES]);
+    assert_eq!(read_addresses(&at).collect::<Vec<_>>(), ["a:1"; MAX_ADDRESSES]);
 }
 
 proptest! {

@@ -43,7 +43,7 @@ pub(super) struct Local {
 }
 
 #[derive(Clone, Default)]
-pub(super) struct SimClients(Arc<Mutex<Local>>);
+pub(in crate::cluster) struct SimClients(Arc<Mutex<Local>>);
 
 impl SimClients {
     /// What they have.

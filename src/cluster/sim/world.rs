@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::clients::{Random, SimClients};
 use crate::cluster::link::{Full, Link, Request};
 use crate::cluster::members::Shared;
-use crate::cluster::node::{Node as Core, Output, Settings};
+use crate::cluster::node::{HELLO, Node as Core, Output, Settings};
 use crate::cluster::protocol::Run;
 use crate::hub::Counts;
 
@@ -33,6 +33,8 @@ pub(super) struct Node {
     pub(super) blocked: VecDeque<(Arc<Link>, Bytes, Option<Request>)>,
     pub(super) frozen_until: u64,
     pub(super) ticked: u64,
+    /// When it was to dial whom, and where.
+    pub(super) dialled: Vec<(u64, Run, Vec<String>)>,
 }
 
 /// A publication under way.
@@ -101,6 +103,8 @@ impl World {
             number: (run.0 % 4 + 1) as u16,
             started: self.now,
             api: format!("node-{}", run.0),
+            reached: vec![format!("node-{}:1", run.0)],
+            hello: HELLO,
             reply_timeout: 500,
             leave: 3000,
         };
@@ -114,6 +118,7 @@ impl World {
             blocked: VecDeque::new(),
             frozen_until: 0,
             ticked: 0,
+            dialled: Vec::new(),
         };
         self.nodes.insert(run, node);
     }
@@ -162,6 +167,8 @@ impl World {
             match output {
                 Output::Announce(bytes) => sent.push((None, Bytes::from(bytes))),
                 Output::Send(link) => node.links.push(link),
+                Output::Greet(to, frame) => sent.push((Some(to), Bytes::from(frame))),
+                Output::Dial(to, at) => node.dialled.push((self.now, to, at)),
                 Output::Number(_) => {}
             }
         }
@@ -202,21 +209,28 @@ impl World {
         queue.push_back((at, bytes, hello));
     }
 
+    /// A node ends, and tells the others.
+    pub(super) fn end(&mut self, run: Run) {
+        let mut node = self.nodes.remove(&run).unwrap();
+        node.core.leave();
+        for link in &node.links {
+            let mut out = Vec::new();
+            link.frame(self.now, &mut out);
+            self.send(run, link.peer, out.into(), false);
+        }
+    }
+
     pub(super) fn fault(&mut self) {
         let runs: Vec<Run> = self.nodes.keys().copied().collect();
         let pick = |random: &mut Random| runs[random.below(runs.len() as u64) as usize];
         match self.random.below(8) {
             0 if runs.len() > 2 => {
                 let run = pick(&mut self.random);
-                let mut node = self.nodes.remove(&run).unwrap();
+                // Told, or killed.
                 if self.random.chance(50) {
-                    // Told, or killed.
-                    node.core.leave();
-                    for link in &node.links {
-                        let mut out = Vec::new();
-                        link.frame(self.now, &mut out);
-                        self.send(run, link.peer, out.into(), false);
-                    }
+                    self.end(run);
+                } else {
+                    self.nodes.remove(&run);
                 }
             }
             1 if runs.len() < 6 => self.start(),

@@ -62,7 +62,13 @@ pub fn from_script(args: &Args, level: Level, text: &str) {
 
 /// Whether the log takes lines of that level.
 pub(super) fn is_wanted(level: Level) -> bool {
-    level <= tracing::level_filters::LevelFilter::current()
+    // Not the log's greatest level, which is higher while a cluster's bus is listened to.
+    match level {
+        Level::ERROR => tracing::enabled!(target: "script", Level::ERROR),
+        Level::WARN => tracing::enabled!(target: "script", Level::WARN),
+        Level::INFO => tracing::enabled!(target: "script", Level::INFO),
+        _ => tracing::enabled!(target: "script", Level::DEBUG),
+    }
 }
 
 /// Writes a line for a script that stands, or stopped, at `place`: `file:line`.

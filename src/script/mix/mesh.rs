@@ -11,9 +11,9 @@ use crate::hub::Counts;
 use crate::ids::ClientId;
 use crate::message::{Channel, Message};
 use crate::script::current::{self, Host};
-use crate::script::push::{Table, table};
+use crate::script::push::{One, Push, Stack, Table, table};
 use crate::script::stack::{Args, Fallible, Raise};
-use crate::script::wait::{self, Outcome};
+use crate::script::wait::{self, Interruptible, Outcome};
 use crate::shard::conn::Conn;
 use crate::shard::context::Value;
 
@@ -32,8 +32,41 @@ pub fn register(mix: &Table<'_>) {
     );
 }
 
-/// Connections reached and not reached; nothing if the script asked for no counts.
-type Counted = Result<(Option<f64>, Option<f64>), String>;
+/// What a publish came to.
+struct Published {
+    /// Connections reached and not reached; nothing if the script asked for no counts.
+    counts: Result<(Option<f64>, Option<f64>), String>,
+    /// Nodes that did not answer, if there are any.
+    unanswered: Option<f64>,
+}
+
+impl Published {
+    fn failed(err: String) -> Published {
+        Published { counts: Err(err), unanswered: None }
+    }
+
+    fn uncounted() -> Published {
+        Published { counts: Ok((None, None)), unanswered: None }
+    }
+}
+
+impl Push for Published {
+    type Pushed = (<Result<(Option<f64>, Option<f64>), String> as Push>::Pushed, One);
+
+    fn push_to(self, stack: Stack<'_>) -> Self::Pushed {
+        (self.counts.push_to(stack), self.unanswered.push_to(stack))
+    }
+
+    fn err(&self) -> Option<&str> {
+        Push::err(&self.counts)
+    }
+}
+
+impl Interruptible for Published {
+    fn interrupted() -> Published {
+        Published { counts: Interruptible::interrupted(), unanswered: None }
+    }
+}
 
 /// A publication: to which channel, what, and whether its counts are wanted.
 pub(crate) fn publish_args(args: &Args) -> Fallible<(Channel, Message, bool)> {
@@ -60,8 +93,8 @@ pub(crate) fn publish_args(args: &Args) -> Fallible<(Channel, Message, bool)> {
     })
 }
 
-fn publish(args: &Args) -> Result<Outcome<Counted>, Raise> {
-    let now = |failure: String| Ok(Outcome::Now(Err(failure)));
+fn publish(args: &Args) -> Result<Outcome<Published>, Raise> {
+    let now = |failure: String| Ok(Outcome::Now(Published::failed(failure)));
     let (channel, message, counted) = match publish_args(args)? {
         Ok(publication) => publication,
         Err(e) => return now(e),
@@ -73,15 +106,16 @@ fn publish(args: &Args) -> Result<Outcome<Counted>, Raise> {
     if counted {
         let enqueued = host.mesh.publish(channel, message, Behind::default());
         return Ok(Outcome::enqueue(enqueued, |counts: Counts| {
-            Ok((Some(counts.reached as f64), Some(counts.failed as f64)))
+            let unanswered = (counts.unanswered > 0).then_some(counts.unanswered as f64);
+            Published { counts: Ok((Some(counts.reached as f64), Some(counts.failed as f64))), unanswered }
         }));
     }
     let mut enqueued = Box::pin(host.mesh.publish_uncounted(channel, message));
     // There is nearly always room. Then there is nothing to wait for, and the call works even where nothing can wait.
     if (&mut enqueued).now_or_never().is_some() {
-        return Ok(Outcome::Now(Ok((None, None))));
+        return Ok(Outcome::Now(Published::uncounted()));
     }
-    Ok(Outcome::enqueue(enqueued.map(ready), |()| Ok((None, None))))
+    Ok(Outcome::enqueue(enqueued.map(ready), |()| Published::uncounted()))
 }
 
 /// The recipient and the message of a send.

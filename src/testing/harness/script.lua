@@ -156,7 +156,7 @@ mix.mesh = {}
 function mix.mesh.publish(...)
   local channel, data, kind, counted, err = checked("publish", native.publish_args(...))
   if err then
-    return nil, nil, err
+    return nil, nil, err, nil
   end
   local record = { channel = channel, data = data, type = kind }
   local function work()
@@ -166,13 +166,13 @@ function mix.mesh.publish(...)
   if not counted then
     seen.published[#seen.published + 1] = record
     post(work)
-    return nil, nil, nil
+    return nil, nil, nil, nil
   end
-  return later({ n = 3, nil, nil, GONE }, function(give)
+  return later({ n = 4, nil, nil, GONE, nil }, function(give)
     seen.published[#seen.published + 1] = record
     post(function()
       local success, fail = work()
-      give(success, fail, nil)
+      give(success, fail, nil, nil)
     end)
   end)
 end

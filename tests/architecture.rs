@@ -45,7 +45,7 @@ const ONLY_IN: [(&str, &[&str]); 18] = [
     ("webpki_roots", &["outbound/http/pool.rs"]),
     ("redis_codec", &["outbound/redis/"]),
     ("combine", &["outbound/redis/"]),
-    ("ring", &["jwt/", "outbound/http/pool.rs"]),
+    ("ring", &["jwt/", "outbound/http/pool.rs", "tls/", "bench/stream.rs"]),
     ("encoding_rs", &["script/mix/iconv.rs"]),
     ("clap", &["cli.rs", "bench/", "testing/"]),
     ("socket2", &["bench/", "engine/listeners.rs", "outbound/", "shard/transport.rs", "shard/transport/"]),

@@ -21,6 +21,7 @@ mod peers;
 mod protocol;
 mod proxy;
 pub mod pulse;
+mod refusal;
 mod renew;
 mod reserve;
 mod role;

@@ -191,7 +191,7 @@ async fn publishes(program: &Path, args: &[&str], noticing: bool) {
     let mut publisher = run(program, &with("news"), relay.at, "backend:change-me");
     let mut mistaken = run(program, &with("two words"), api, "backend:change-me");
     let mut stranger = run(program, &with("news"), api, "backend:wrong-one");
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let nobody = common::ports::free_addr();
     let mut lost = run(program, &with("news"), nobody, "backend:change-me");
 
     let mut client = server.client().await;

@@ -4,12 +4,13 @@
 mod common;
 
 use common::optional::{Outcome, need};
+use common::ports::free_addr;
 use common::process::Process;
 use common::{Client, PATIENCE, eventually, get, post};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -31,10 +32,7 @@ struct Example {
 impl Example {
     fn start() -> Example {
         let dir = tempfile::tempdir().unwrap();
-        // All at once, so that no port is there twice.
-        let listeners: Vec<TcpListener> = PORTS.iter().map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports: HashMap<_, _> = PORTS.into_iter().zip(listeners.iter().map(|l| l.local_addr().unwrap())).collect();
-        drop(listeners);
+        let ports: HashMap<_, _> = PORTS.into_iter().map(|written| (written, free_addr())).collect();
         for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/examples/cluster")).unwrap() {
             let entry = entry.unwrap();
             let to = dir.path().join(entry.file_name());

@@ -7,13 +7,14 @@ mod network;
 
 use common::cluster::*;
 use common::optional::{Missing, Outcome, need};
+use common::ports::{free_addr, free_port};
 use common::process::Process;
 use common::*;
 use network::{a_cut_in_both_directions_heals, a_cut_in_one_direction_heals};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -114,12 +115,8 @@ impl Drop for Node {
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 fn registry() -> SocketAddr {
-    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port())
+    free_addr()
 }
 
 async fn settled(center: &Node, engines: &[&Node]) {

@@ -328,7 +328,7 @@ async fn the_message_centre_lets_in_whom_the_back_end_knows_and_reaches_them_eve
 
 #[tokio::test]
 async fn the_message_centre_says_so_while_the_back_end_is_away() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = common::ports::free_addr();
     let centre = Example::start_with("messages", &[("http://127.0.0.1:8080", &format!("http://{nobody}"))]);
     assert_eq!(refused(centre.server(0), "/messages?token=ann-token").await, 503);
 }

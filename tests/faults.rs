@@ -241,7 +241,7 @@ async fn a_console_that_is_full_or_has_no_reader_is_told_in_the_file() {
         [("single", "No space left"), ("single", "Broken pipe"), ("dev", "No space left"), ("dev", "Broken pipe")]
     {
         let dir = folder("", "workers: 1", "filename: logs/c.log");
-        let addr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let addr = common::ports::free_addr();
         edit(&dir.path().join("connmix.yaml"), "- port: 0", &format!("- port: {}", addr.port()));
         let mut command = Command::new(env!("CARGO_BIN_EXE_connmix"));
         command.arg(mode).current_dir(dir.path()).stdin(Stdio::null()).stdout(output(why)).stderr(output(why));

@@ -222,7 +222,9 @@ async fn a_wait_ends_when_its_connection_does() {
     for (how, events) in [
         (
             "sleep",
-            format!("sleep {GONE}, again {GONE}, value nil, publish 0 0 nil, send {GONE}, conn:send {GONE}, close nil"),
+            format!(
+                "sleep {GONE}, again {GONE}, value nil, publish 0 0 nil nil, send {GONE}, conn:send {GONE}, close nil"
+            ),
         ),
         ("value", format!("value nil, sleep {GONE}, close nil")),
         ("nested", format!("nested true {GONE} {GONE}, close nil")),

@@ -288,7 +288,8 @@ async fn a_response_has_body_headers_cookies_status_and_url() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_not_be_sent_is_an_err_and_a_wrong_type_raises() {
     let server = Server::start().await;
-    let engine = TestEngine::new(&script(&server));
+    // A body of megabytes takes its time.
+    let engine = TestEngine::with(&script(&server), "handlerTimeout: 10", "");
     let mut client = engine.connect().await;
     for (arguments, err) in [
         ("'GET', 'ftp://x/'", "http: a URL begins with http:// or https://, not with ftp:"),
@@ -409,7 +410,7 @@ async fn the_timeout_covers_all_of_a_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_that_fail_are_an_err_that_names_them_and_no_secret() {
     let server = Server::start().await;
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let nobody = common::ports::free_addr();
     let engine = TestEngine::new(&script(&server));
     let mut client = engine.connect().await;
     let place = format!("http: GET http://{}: ", server.addr);

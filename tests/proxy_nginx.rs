@@ -3,11 +3,12 @@
 mod common;
 
 use common::optional::{Missing, Outcome, need};
+use common::ports::free_addr;
 use common::process::Process;
 use common::raw::Raw;
 use common::{Client, TestEngine, eventually};
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -29,10 +30,6 @@ fn nginx(dir: &Path, from: SocketAddr, to: SocketAddr) -> Result<Process, Missin
     Ok(Process::of(command))
 }
 
-fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 async fn clients_behind_nginx_have_their_own_addresses() -> Outcome {
     need("nginx", &["-v"])?;
     let who = "function on_message(msg, conn) conn:send(conn:remote_addr()) end";
@@ -46,7 +43,7 @@ async fn clients_behind_nginx_have_their_own_addresses() -> Outcome {
             true => TestEngine::with_top(script, "proxyProtocol: v1v2", "workers: 2", TRUSTED),
             false => TestEngine::socket(script, "proxyProtocol: v1v2", TRUSTED),
         };
-        let (dir, door) = (tempfile::tempdir().unwrap(), free_port());
+        let (dir, door) = (tempfile::tempdir().unwrap(), free_addr());
         let nginx = nginx(dir.path(), door, engine.ws())?;
         eventually("nginx serves", async || tokio::net::TcpStream::connect(door).await.ok()).await;
         if script == who {

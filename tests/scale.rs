@@ -399,7 +399,7 @@ fn a_crowd_gets_everything_in_order_and_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
     // The center's port is chosen beforehand, since the program does not print it.
-    let center = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let center = common::ports::free_addr();
     let config = dir.path().join("connmix.yaml");
     common::write_config(&config, "", "", "");
     let text = std::fs::read_to_string(&config).unwrap();

@@ -1,6 +1,7 @@
 //! The same with the real program: a process for each node, linked over the network.
 
 use crate::common::cluster::*;
+use crate::common::ports::free_port;
 use crate::common::process::Process;
 use crate::common::*;
 use futures_util::future::join_all;
@@ -19,10 +20,6 @@ struct Node {
     /// Where other engines link to it.
     mesh: u16,
     _dir: TempDir,
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Node {

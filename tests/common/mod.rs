@@ -4,6 +4,7 @@
 
 pub mod cluster;
 pub mod optional;
+pub mod ports;
 pub mod process;
 pub mod raw;
 pub mod redis;

@@ -1,8 +1,8 @@
 //! A Redis that a test starts.
 
 use super::PATIENCE;
+use super::ports::free_port;
 use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -17,7 +17,7 @@ pub struct Redis {
 
 impl Redis {
     pub fn start(args: &[&str]) -> Redis {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let dir = tempfile::tempdir().unwrap();
         let args: Vec<String> = args.iter().map(|a| a.to_string()).collect();
         let mut redis = Redis { child: Redis::spawn(port, &dir, &args), port, dir, args };

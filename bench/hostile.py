@@ -12,7 +12,7 @@ nobody, 5 that do so to a channel with 1,000 subscribers, 300 connects a second.
 certificate is replaced every five. Meanwhile 500 clients on all three servers ask a question every second, and get a fan-out of 25
 messages a second. It prints how long they waited for their answers, what was lost, who was closed, and the engine's memory before,
 during and after, and exits with 1 where the answers' p99 is over two times handlerTimeout, or anything was lost, or a client was
-closed. Needs Debian's package openssl.
+closed. NAMES: only these attacks, by the names of the functions below. Needs Debian's package openssl.
 """
 
 import asyncio
@@ -295,14 +295,15 @@ def certificate(folder):
         os.replace(pathlib.Path(folder, name), pathlib.Path(folder, name.removeprefix("new.")))
 
 
-def attack(ports, api, folder):
+def attack(ports, api, folder, names):
     async def main():
         kinds = [(heavy, 20, ports), (looping, 5, ports), (fragments, 10, ports), (stalled, 150, ports, PLAIN),
                  (stalled, 50, ports, TLS), (unfinished, 1000, ports), (half_tls, 100, ports), (no_tls, 20, ports),
                  (no_proxy, 10, ports), (guessing, 30, api), (deaf, 5, api), (batches, 5, api), (websockets, 5, api),
                  (crowd, 1000, ports), (crowds, 5, api), (connects, 30, ports),
                  (saves, 1, folder)]
-        tasks = [asyncio.ensure_future(again(work, *at)) for work, many, *at in kinds for _ in range(many)]
+        tasks = [asyncio.ensure_future(again(work, *at)) for work, many, *at in kinds
+                 if not names or work.__name__ in names for _ in range(many)]
         await asyncio.gather(*tasks)
     asyncio.run(main())
 
@@ -355,6 +356,7 @@ async def publish(api, stop, waited):
     reader, writer = await asyncio.open_connection("127.0.0.1", api)
     number, began = 0, time.monotonic()
     while not stop.is_set():
+        called = time.monotonic()
         writer.write(call(json.dumps({"c": "news", "d": f"n{number}"})))
         head = await reader.readuntil(b"\r\n\r\n")
         reply = await reader.readexactly(int(re.search(rb"(?i)content-length: (\d+)", head)[1]))
@@ -370,8 +372,8 @@ def resident(pid):
     return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
-async def good(ports, api, pid, folder, seconds):
-    delays, stop = [], asyncio.Event()
+async def good(ports, api, pid, folder, seconds, names):
+    delays, calls, stop = [], [], asyncio.Event()
     clients = [Client(delays) for _ in range(500)]
     tasks = [asyncio.ensure_future(client.run(ports, i % 3, i / 500)) for i, client in enumerate(clients)]
     await asyncio.sleep(2)
@@ -380,7 +382,8 @@ async def good(ports, api, pid, folder, seconds):
     calm = sorted(delays)
     delays.clear()
     before = resident(pid)
-    bad = multiprocessing.Process(target=attack, args=(ports, api, folder), daemon=True)
+    calls.clear()
+    bad = multiprocessing.Process(target=attack, args=(ports, api, folder, names), daemon=True)
     bad.start()
     memory = []
     for _ in range(int(seconds)):
@@ -413,7 +416,7 @@ async def good(ports, api, pid, folder, seconds):
 
 def main():
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 30
-    kinds = sys.argv[2:] or list(KINDS)
+    names = sys.argv[2:]
     with tempfile.TemporaryDirectory() as folder:
         pathlib.Path(folder, "connmix.yaml").write_text(CONFIG)
         pathlib.Path(folder, "entry.lua").write_text(SCRIPT)
@@ -430,7 +433,7 @@ def main():
                     api = int(found[1])
             drain = multiprocessing.Process(target=lambda: [None for _ in engine.stdout], daemon=True)
             drain.start()
-            fine = asyncio.run(good(ports, api, engine.pid, folder, seconds))
+            fine = asyncio.run(good(ports, api, engine.pid, folder, seconds, names))
         finally:
             engine.terminate()
             engine.wait()

@@ -1,5 +1,5 @@
-//! The TLS that is in force at each port. Certificates are loaded again while connections come in: whoever accepts one
-//! asks here.
+//! The TLS that is in force at each port. Certificates are loaded again while connections come in: so each connection asks
+//! here.
 
 use arc_swap::ArcSwapOption;
 use std::sync::Arc;

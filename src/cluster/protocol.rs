@@ -8,9 +8,9 @@
 mod header;
 mod lists;
 
-pub use header::{HEADER, Header, Kind};
-
 use serde::{Deserialize, Serialize};
+
+pub use header::{HEADER, Header, Kind, Malformed, Run};
 
 /// The protocol's major version: nodes of different ones do not work together.
 pub const MAJOR: u16 = 1;
@@ -23,27 +23,6 @@ pub const FRAME: usize = 64 * 1024;
 pub const MAX_MESSAGE: usize = 64 << 20;
 /// The longest text in a hello.
 const MAX_TEXT: usize = 255;
-
-/// Why bytes are no frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
-    /// It ends within its header, or within a message.
-    #[error("it ends too early")]
-    Short,
-    /// The first byte names no kind of frame.
-    #[error("its kind is unknown")]
-    Kind,
-    /// A message is none of this version.
-    #[error("a message in it is malformed")]
-    Message,
-    /// A text or list is longer than it may be.
-    #[error("a text or list in it is too long")]
-    TooLong,
-}
-
-/// One run of one node. The number is drawn at random at its start, and is its address on the bus.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Run(pub u64);
 
 /// What a node tells of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -21,7 +21,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
@@ -176,8 +176,10 @@ impl Client {
 
     /// The next message but pings and pongs.
     pub async fn next(&mut self) -> Result<Message, String> {
+        // Pings do not count as signs that something comes.
+        let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            match timeout(PATIENCE, self.0.next()).await {
+            match timeout_at(deadline, self.0.next()).await {
                 Err(_) => panic!("nothing came for {PATIENCE:?}"),
                 Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
                 Ok(Some(Ok(message))) => return Ok(message),

@@ -1,6 +1,27 @@
 //! The head of a frame: from whom to whom it is, and how it is numbered.
 
-use super::{Malformed, Run};
+use serde::{Deserialize, Serialize};
+
+/// Why bytes are no frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// It ends within its header, or within a message.
+    #[error("it ends too early")]
+    Short,
+    /// The first byte names no kind of frame.
+    #[error("its kind is unknown")]
+    Kind,
+    /// A message is none of this version.
+    #[error("a message in it is malformed")]
+    Message,
+    /// A text or list is longer than it may be.
+    #[error("a text or list in it is too long")]
+    TooLong,
+}
+
+/// One run of one node. The number is drawn at random at its start, and is its address on the bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Run(pub u64);
 
 /// How the frames of one node to another are numbered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

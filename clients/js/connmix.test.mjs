@@ -196,6 +196,7 @@ const tests = {
     ours = it;
     assert.ok(it.send("a") && it.send("b"));
     last().opens();
+    assert.equal(last().binaryType, "arraybuffer");
     assert.deepEqual(last().sent, ["subscribe", "a", "b"]);
     it.send("c");
     assert.deepEqual(last().sent, ["subscribe", "a", "b", "c"]);
@@ -258,7 +259,7 @@ const tests = {
   },
 
   "open connects at once, also after the end, and only if there is need"() {
-    const { it } = client();
+    const { it, close } = client();
     it.open();
     last().opens();
     it.open();
@@ -272,6 +273,16 @@ const tests = {
     assert.equal(network.listeners, 0);
     it.open();
     assert.deepEqual([sockets.length, network.listeners, it.state], [3, 2, "connecting"]);
+    // As if it were new: failures are forgotten, and what waited.
+    it.send("dropped");
+    last().ends();
+    last().ends();
+    it.close();
+    it.open();
+    last().opens();
+    assert.deepEqual(last().sent, []);
+    last().ends();
+    assert.equal(close.at(-1).delay, 250);
   },
 
   "hooks may close and open"() {
@@ -352,12 +363,14 @@ const tests = {
   },
 
   async "an address that comes after the end is not used"() {
-    let tell;
-    const { it } = client({}, () => new Promise((done) => (tell = done)));
-    it.close();
-    tell("ws://late");
-    await settled();
-    assert.deepEqual([sockets.length, it.state], [0, "closed"]);
+    for (const how of ["resolve", "reject"]) {
+      let tell;
+      const { it, close } = client({}, () => new Promise((resolve, reject) => (tell = { resolve, reject })));
+      it.close();
+      tell[how]("ws://late");
+      await settled();
+      assert.deepEqual([sockets.length, it.state, close], [0, "closed", []]);
+    }
   },
 
   "pings go at their interval, and silence after one ends the connection"() {

@@ -3,87 +3,20 @@
 
 mod common;
 
-use common::optional::{Missing, Outcome, need};
+use common::browser::{Page, browser};
+use common::optional::Outcome;
 use common::process::Process;
-use common::{Client, eventually, get, post};
+use common::{eventually, get, post};
 use serde_json::{Value, json};
 use std::fs;
-use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A browser on the machine.
-fn browser() -> Result<&'static str, Missing> {
-    let names = ["chromium-browser", "google-chrome"].into_iter();
-    let other = names.map(|name| need(name, &["--version"]).map(|()| name)).find_map(Result::ok);
-    need("chromium", &["--version"]).map(|()| "chromium").or_else(|missing| other.ok_or(missing))
-}
-
-/// A page in a headless browser.
-struct Page {
-    devtools: Client,
-    session: Option<String>,
-    calls: u64,
-    _browser: Process,
-}
-
 impl Page {
-    async fn open(browser: &str, profile: &Path, url: &str) -> Page {
-        let mut command = Command::new(browser);
-        command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]);
-        command.args(["--no-proxy-server", "--remote-debugging-port=0", url]);
-        command.arg(format!("--user-data-dir={}", profile.display())).stdin(Stdio::null());
-        let browser = Process::of(command);
-        let devtools = eventually("the browser tells where its DevTools are", async || {
-            let text = fs::read_to_string(profile.join("DevToolsActivePort")).ok()?;
-            let (port, path) = text.split_once('\n')?;
-            let at = SocketAddr::from(([127, 0, 0, 1], port.parse().ok()?));
-            Client::try_connect(at, path).await.ok()
-        });
-        let mut page = Page { devtools: devtools.await, session: None, calls: 0, _browser: browser };
-        let target = eventually("the browser has the page", async || {
-            let targets = page.call("Target.getTargets", json!({})).await;
-            let target = targets["targetInfos"].as_array()?.iter().find(|target| target["url"] == url)?;
-            Some(target["targetId"].clone())
-        });
-        let target = target.await;
-        let attached = page.call("Target.attachToTarget", json!({"targetId": target, "flatten": true})).await;
-        page.session = Some(attached["sessionId"].as_str().unwrap().to_owned());
-        let loaded = format!("document.readyState === 'complete' && location.href === {}", json!(url));
-        let loaded = async || (page.value(&loaded).await == true).then_some(());
-        eventually("the page is loaded", loaded).await;
-        page
-    }
-
-    /// One call of the DevTools, to the page once there is a session with it, and its result.
-    async fn call(&mut self, method: &str, params: Value) -> Value {
-        self.calls += 1;
-        let mut call = json!({"id": self.calls, "method": method, "params": params});
-        if let Some(session) = &self.session {
-            call["sessionId"] = json!(session);
-        }
-        self.devtools.send(&call.to_string()).await;
-        loop {
-            let mut reply: Value = serde_json::from_str(&self.devtools.text().await).unwrap();
-            if reply["id"] == self.calls {
-                assert_eq!(reply.get("error"), None, "{method}");
-                return reply["result"].take();
-            }
-        }
-    }
-
-    /// The value of a JavaScript expression in the page.
-    async fn value(&mut self, expression: &str) -> Value {
-        let params = json!({"expression": expression, "returnByValue": true});
-        let mut done = self.call("Runtime.evaluate", params).await;
-        assert_eq!(done.get("exceptionDetails"), None, "{expression}");
-        done["result"]["value"].take()
-    }
-
     /// Waits until the line below the picture holds that; all it holds.
     async fn state(&mut self, part: &str) -> String {
         let read = "document.getElementById('state').textContent";
@@ -149,7 +82,7 @@ async fn comments_arrive_in_the_page_and_again_after_the_engine_was_stopped() ->
     let lines = engine.lines().len();
     fs::write(&script, "function on_message(msg, conn) conn:close(4001, 'please log in') end").unwrap();
     engine.line_after(lines, "reloaded");
-    page.value("connect()").await;
+    page.value("client.send('anything')").await;
     assert_eq!(page.state("closed with 4001").await, "closed with 4001 please log in");
     let ended = engine.stop();
     assert!(!ended.out.contains("ERROR"), "{}", ended.out);

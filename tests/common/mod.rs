@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 
+pub mod browser;
 pub mod cluster;
 pub mod optional;
 pub mod ports;

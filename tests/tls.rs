@@ -20,6 +20,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -460,6 +462,32 @@ async fn a_renewed_certificate_is_shown_to_new_clients() {
     process.line("a caller began TLS at a port without it: engine.apiServer");
     drop(client);
     process.stop();
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_renewed_while_the_engine_starts_is_shown() {
+    let authority = Authority::new();
+    let dir = folder(&authority, false, "", "");
+    authority.issue(dir.path(), "new", &["localhost"]);
+    // The script is tried before certificates are loaded, and then runs in the worker.
+    let at = dir.path().display();
+    let renews = format!(
+        "if io.open('{at}/tried') then
+           os.rename('{at}/new.key', '{at}/cert.key') os.rename('{at}/new.pem', '{at}/cert.pem')
+         else io.open('{at}/tried', 'w'):close() end"
+    );
+    fs::write(dir.path().join("lines.lua"), format!("{renews}\n{LINES}")).unwrap();
+    let config = dir.path().join("connmix.yaml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replacen("engine:\n", "engine:\n  luavm: {libraries: [io, os]}\n", 1)).unwrap();
+    let engine = TestEngine::start(dir);
+    let renewed = fs::read(engine.path("cert.pem")).unwrap();
+    let renewed = CertificateDer::from_pem_slice(&renewed).unwrap();
+    let trusted = authority.trusted();
+    eventually("the new one is shown", async || {
+        (shown(&trusted, engine.ws(), "localhost").await == renewed.as_ref()).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

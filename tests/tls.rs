@@ -9,7 +9,7 @@ use common::tls::{Authority, Trusting, open};
 use common::{PATIENCE, TestEngine, eventually, get};
 use futures_util::{SinkExt, StreamExt};
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
@@ -20,6 +20,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -346,6 +348,44 @@ async fn ends_are_told_both_ways() {
     assert!(engine.shutdown().await);
 }
 
+/// Sends bytes, and in one write with the last of them a record that nobody can decipher. The socket stays open.
+async fn send_broken(client: TlsStream<TcpStream>, bytes: &[u8]) -> TcpStream {
+    let (mut socket, mut tls) = client.into_inner();
+    let mut records = Vec::new();
+    for part in bytes.chunks(16 * 1024) {
+        tls.writer().write_all(part).unwrap();
+        while tls.wants_write() {
+            tls.write_tls(&mut records).unwrap();
+        }
+    }
+    records.extend([23, 3, 3, 0, 20]);
+    records.extend([7; 20]);
+    socket.write_all(&records).await.unwrap();
+    socket
+}
+
+#[tokio::test]
+async fn what_came_before_a_record_that_is_broken_is_handled() {
+    let (engine, trusted) = engine();
+    let figure = async |name: &str, label: &str| {
+        let (_, page) = get(engine.at.api, "/metrics").await;
+        let samples = page.lines().filter(|line| line.starts_with(name) && line.contains(label));
+        samples.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum::<f64>()
+    };
+    let lines = trusted.dial(engine.at.servers[1], "localhost").await.unwrap();
+    let _open = send_broken(lines, b"one\ntwo\n").await;
+    let closed = "connmix_engine_connections_closed_total";
+    eventually("it is lost", async || (figure(closed, "\"lost\"").await == 1.0).then_some(())).await;
+    assert_eq!(figure("connmix_engine_servers_read_messages_total", "socket").await, 2.0);
+    // The same behind so much that the client is not read: the record is seen all the same.
+    let client = trusted.websocket(engine.ws(), "localhost").await;
+    let large = raw::text(&"x".repeat(10_000));
+    let all = [raw::text("wait"), large.repeat(8)].concat();
+    let _open = send_broken(client.into_inner(), &all).await;
+    eventually("it is lost", async || (figure(closed, "\"lost\"").await == 2.0).then_some(())).await;
+    assert_eq!(figure("connmix_engine_servers_read_messages_total", "websocket").await, 9.0);
+}
+
 /// The certificate that a client is shown.
 async fn shown(trusted: &Trusting, addr: SocketAddr, name: &str) -> Vec<u8> {
     let stream = trusted.dial(addr, name).await.unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -460,6 +500,32 @@ async fn a_renewed_certificate_is_shown_to_new_clients() {
     process.line("a caller began TLS at a port without it: engine.apiServer");
     drop(client);
     process.stop();
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_renewed_while_the_engine_starts_is_shown() {
+    let authority = Authority::new();
+    let dir = folder(&authority, false, "", "");
+    authority.issue(dir.path(), "new", &["localhost"]);
+    // The script is tried before certificates are loaded, and then runs in the worker.
+    let at = dir.path().display();
+    let renews = format!(
+        "if io.open('{at}/tried') then
+           os.rename('{at}/new.key', '{at}/cert.key') os.rename('{at}/new.pem', '{at}/cert.pem')
+         else io.open('{at}/tried', 'w'):close() end"
+    );
+    fs::write(dir.path().join("lines.lua"), format!("{renews}\n{LINES}")).unwrap();
+    let config = dir.path().join("connmix.yaml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replacen("engine:\n", "engine:\n  luavm: {libraries: [io, os]}\n", 1)).unwrap();
+    let engine = TestEngine::start(dir);
+    let renewed = fs::read(engine.path("cert.pem")).unwrap();
+    let renewed = CertificateDer::from_pem_slice(&renewed).unwrap();
+    let trusted = authority.trusted();
+    eventually("the new one is shown", async || {
+        (shown(&trusted, engine.ws(), "localhost").await == renewed.as_ref()).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

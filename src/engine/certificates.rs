@@ -27,10 +27,22 @@ pub(super) struct Certificates {
 }
 
 impl Certificates {
-    /// Watches what those ports were loaded from.
-    pub(super) fn new(ports: Arc<Ports>, config: &Config) -> Certificates {
-        tell(&ports);
-        Certificates { ports, loaded: look(config), change: None, reminded: Instant::now() }
+    /// Loads the certificates of a configuration; returns all that is wrong.
+    pub(super) fn load(config: &Config) -> Result<Certificates, Vec<Wrong>> {
+        // Looked at before they are read: what changes meanwhile, or before the first look, is noticed.
+        let loaded = look(config);
+        let ports = Arc::new(Ports::load(config)?);
+        Ok(Certificates { ports, loaded, change: None, reminded: Instant::now() })
+    }
+
+    /// The TLS of all ports.
+    pub(super) fn ports(&self) -> &Arc<Ports> {
+        &self.ports
+    }
+
+    /// Logs which certificates end soon.
+    pub(super) fn tell(&self) {
+        tell(&self.ports);
     }
 
     /// Looks at the files, and loads them if they have changed.
@@ -69,9 +81,9 @@ impl Certificates {
     }
 
     /// Takes what a new configuration has, loaded before it was accepted.
-    pub(super) fn take(&mut self, ports: &Ports, config: &Config) {
-        self.ports.take(ports);
-        (self.loaded, self.change) = (look(config), None);
+    pub(super) fn take(&mut self, new: Certificates) {
+        self.ports.take(&new.ports);
+        (self.loaded, self.change) = (new.loaded, None);
         tell(&self.ports);
     }
 }

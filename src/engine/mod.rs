@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
+use self::certificates::Certificates;
 use self::scripts::{check_script, compile};
 use self::stand_in::Doors;
 use crate::admission::Admission;
@@ -34,7 +35,6 @@ use crate::queue::Queue;
 use crate::script::watchdog;
 use crate::shared;
 use crate::timers::Timers;
-use crate::tls::Ports;
 use crate::worker::pulse::{BEAT, Pulse, State};
 use crate::worker::thread::{self, Spec};
 use crate::worker::{self, Control, Peers, Reserve};
@@ -106,8 +106,9 @@ impl Engine {
         }
         .min(MAX_WORKERS);
         let programs = compile(&config, |vm| check_script(vm, configured)).map_err(StartError::Script)?;
-        let tls = Ports::load(&config).map_err(|wrong| StartError::Certificate(certificates::lines(&wrong)))?;
-        let tls = Arc::new(tls);
+        let certificates = Certificates::load(&config);
+        let certificates = certificates.map_err(|wrong| StartError::Certificate(certificates::lines(&wrong)))?;
+        let tls = certificates.ports().clone();
         let node = NodeNumber::random();
         let others: Option<Arc<Shared>> = config.is_of_mesh().then(Arc::default);
         let hub = match &others {
@@ -215,7 +216,7 @@ impl Engine {
         engine.watcher = Some(watcher.map_err(|e| StartError::System(e.to_string()))?);
         let system = |e: std::io::Error| StartError::System(e.to_string());
         engine.memory = Some(memory::watch(memory, config.clone()).map_err(system)?);
-        let supervisor = reload::Supervisor::new(config, peers, programs, tls, metrics, on_level, configured);
+        let supervisor = reload::Supervisor::new(config, peers, programs, certificates, metrics, on_level, configured);
         engine.supervisor = Some(supervisor.spawn().map_err(|e| StartError::System(e.to_string()))?);
         Ok(engine)
     }

@@ -22,7 +22,6 @@ use crate::script::vm::{Vm, VmLimits};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::labels::ReloadResult;
 use crate::telemetry::rate_limited;
-use crate::tls::Ports;
 use crate::worker::{Control, Peers};
 
 /// How often files are checked, and how long they must be unchanged before a change is taken up, so that no file is
@@ -150,13 +149,13 @@ impl Supervisor {
         config: Arc<ArcSwap<Config>>,
         peers: Arc<Peers>,
         programs: Vec<Arc<Program>>,
-        tls: Arc<Ports>,
+        certificates: Certificates,
         metrics: Arc<Metrics>,
         on_level: OnLevel,
         workers: usize,
     ) -> Supervisor {
         let scripts = programs.into_iter().map(|live| Script { live, failed: None, change: None }).collect();
-        let certificates = Certificates::new(tls, &config.load());
+        certificates.tell();
         Supervisor {
             from_file: stamp(&config.load().file).is_some(),
             config,
@@ -325,10 +324,10 @@ impl Supervisor {
         let new = new.map(|new| new.for_role(old.role).at_home(old.home.clone())).and_then(|new| {
             let merged = merge(&old, &new);
             // Its certificates are tried before anything is taken.
-            let tls = Ports::load(&merged).map_err(|wrong| certificates::lines(&wrong))?;
-            Ok((new, merged, tls))
+            let certificates = Certificates::load(&merged).map_err(|wrong| certificates::lines(&wrong))?;
+            Ok((new, merged, certificates))
         });
-        let (new, merged, tls) = match new {
+        let (new, merged, certificates) = match new {
             Ok(new) => new,
             Err(problems) => {
                 if self.refused.as_ref().is_none_or(|(before, _)| *before != problems) {
@@ -363,7 +362,7 @@ impl Supervisor {
         for open in merged.open_apis().filter(|_| !old.users.is_empty()) {
             tracing::warn!("the API on {} is open to everybody now: no access.users are configured", open.addr);
         }
-        self.certificates.take(&tls, &merged);
+        self.certificates.take(certificates);
         self.config.store(Arc::new(merged));
         self.tell(|| Control::Configure).await;
         for server in scripts_differ {

@@ -9,7 +9,7 @@ use common::tls::{Authority, Trusting, open};
 use common::{PATIENCE, TestEngine, eventually, get};
 use futures_util::{SinkExt, StreamExt};
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
@@ -346,44 +346,6 @@ async fn ends_are_told_both_ways() {
     client.close(None).await.unwrap();
     while next(&mut client).await.is_some() {}
     assert!(engine.shutdown().await);
-}
-
-/// Sends bytes, and in one write with the last of them a record that nobody can decipher. The socket stays open.
-async fn send_broken(client: TlsStream<TcpStream>, bytes: &[u8]) -> TcpStream {
-    let (mut socket, mut tls) = client.into_inner();
-    let mut records = Vec::new();
-    for part in bytes.chunks(16 * 1024) {
-        tls.writer().write_all(part).unwrap();
-        while tls.wants_write() {
-            tls.write_tls(&mut records).unwrap();
-        }
-    }
-    records.extend([23, 3, 3, 0, 20]);
-    records.extend([7; 20]);
-    socket.write_all(&records).await.unwrap();
-    socket
-}
-
-#[tokio::test]
-async fn what_came_before_a_record_that_is_broken_is_handled() {
-    let (engine, trusted) = engine();
-    let figure = async |name: &str, label: &str| {
-        let (_, page) = get(engine.at.api, "/metrics").await;
-        let samples = page.lines().filter(|line| line.starts_with(name) && line.contains(label));
-        samples.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum::<f64>()
-    };
-    let lines = trusted.dial(engine.at.servers[1], "localhost").await.unwrap();
-    let _open = send_broken(lines, b"one\ntwo\n").await;
-    let closed = "connmix_engine_connections_closed_total";
-    eventually("it is lost", async || (figure(closed, "\"lost\"").await == 1.0).then_some(())).await;
-    assert_eq!(figure("connmix_engine_servers_read_messages_total", "socket").await, 2.0);
-    // The same behind so much that the client is not read: the record is seen all the same.
-    let client = trusted.websocket(engine.ws(), "localhost").await;
-    let large = raw::text(&"x".repeat(10_000));
-    let all = [raw::text("wait"), large.repeat(8)].concat();
-    let _open = send_broken(client.into_inner(), &all).await;
-    eventually("it is lost", async || (figure(closed, "\"lost\"").await == 2.0).then_some(())).await;
-    assert_eq!(figure("connmix_engine_servers_read_messages_total", "websocket").await, 9.0);
 }
 
 /// The certificate that a client is shown.

@@ -153,13 +153,19 @@ impl Session {
         }
     }
 
-    /// After a failure: what tells the client of it (an alert) is put at the end of `out`. Asked once, since the library
-    /// would then read what it could not decipher once more.
+    /// After a failure: what tells the client of it (an alert) is put at the end of `out`.
     fn tell(&mut self, input: &mut [u8], out: &mut Vec<u8>) {
-        let UnbufferedStatus { state, .. } = self.connection.process_tls_records(input);
-        if let Ok(ConnectionState::EncodeTlsData(mut data)) = state {
-            // Without an alert it fails all the same.
-            let _ = encode(&mut data, out);
+        loop {
+            let UnbufferedStatus { state, .. } = self.connection.process_tls_records(input);
+            match state {
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    if encode(&mut data, out).is_err() {
+                        return;
+                    }
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+                _ => return,
+            }
         }
     }
 }

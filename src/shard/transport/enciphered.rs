@@ -61,8 +61,6 @@ struct State {
     owed: BytesMut,
     /// The client has sent something.
     begun: bool,
-    /// Reading failed, after bytes that go to the reader first.
-    failed: Option<Box<Failure>>,
     writing: Writing,
 }
 
@@ -99,7 +97,6 @@ impl Enciphered {
             looked_at: 0,
             owed: BytesMut::new(),
             begun: false,
-            failed: None,
             writing: Writing::Open,
         };
         Enciphered { socket, state: RefCell::new(state) }
@@ -135,7 +132,7 @@ impl Enciphered {
     /// Whether reading gives something at once.
     pub(super) fn has_more(&self) -> bool {
         let state = self.state.borrow();
-        !state.plain.is_empty() || state.session.has_ended() || state.failed.is_some()
+        !state.plain.is_empty() || state.session.has_ended()
     }
 
     pub(super) fn poll_handshake(&self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
@@ -197,14 +194,10 @@ impl Enciphered {
                 state.plain.advance(most);
                 if state.plain.is_empty() {
                     state.plain = BytesMut::new();
-                    state.looked_at = 0;
                 }
                 return Ok(());
             }
             state.looked_at = 0;
-            if let Some(failure) = &state.failed {
-                return Err(Failure::clone(failure).into());
-            }
             if state.session.has_ended() || into.remaining() == 0 {
                 return Ok(());
             }
@@ -222,8 +215,7 @@ impl Enciphered {
                 Err(Trouble::Failed(failure)) => {
                     // The alert.
                     let _ = state.send_owed(&self.socket, |bytes| self.socket.try_write(bytes));
-                    state.fail(&failure);
-                    return if into.filled().len() > before { Ok(()) } else { Err(failure.into()) };
+                    return Err(failure.into());
                 }
             }
         }
@@ -232,7 +224,7 @@ impl Enciphered {
 
     pub(super) fn poll_peek(&self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut state = self.state.borrow_mut();
-        while (state.looked_at as usize) < LOOK && !state.session.has_ended() && state.failed.is_none() {
+        while (state.looked_at as usize) < LOOK && !state.session.has_ended() {
             match state.receive(&self.socket, READ, |plain, bytes| plain.extend_from_slice(bytes)) {
                 Ok(Came::Bytes(came)) => state.looked_at = state.looked_at.saturating_add(came as u32),
                 // The end of the socket is seen without reading.
@@ -242,10 +234,7 @@ impl Enciphered {
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
                 },
-                Err(Trouble::Failed(failure)) => {
-                    state.fail(&failure);
-                    return Poll::Ready(Err(failure.into()));
-                }
+                Err(Trouble::Failed(failure)) => return Poll::Ready(Err(failure.into())),
             }
         }
         let most = state.plain.len().min(into.remaining());
@@ -366,13 +355,6 @@ impl State {
             let _ = socket2::SockRef::from(socket).shutdown(Shutdown::Write);
         }
         Ok(true)
-    }
-
-    /// Reading has failed: nothing more is read, nor written but what is owed.
-    fn fail(&mut self, failure: &Failure) {
-        self.failed = Some(Box::new(failure.clone()));
-        self.partial = BytesMut::new();
-        self.writing = Writing::Over;
     }
 
     /// Reads from the socket once, about as much as has room, and deciphers it; `plain` is told what came, and where to

@@ -101,7 +101,8 @@ impl TestEngine {
             clients.push(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
             let (socket, remote): (TcpStream, SocketAddr) = listener.accept().await.unwrap();
             socket.writable().await.unwrap();
-            let conn = shard.insert(Arrival { served: served.clone(), transport: socket.into(), remote });
+            let conn =
+                shard.insert(Arrival { served: served.clone(), transport: socket.into(), remote, deflate: None });
             shard.open(&conn, Some(b"HTTP/1.1 101\r\n\r\n".to_vec().into()));
             conns.push(conn);
         }

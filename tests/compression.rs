@@ -264,7 +264,12 @@ async fn what_a_client_may_not_send_closes_its_connection() {
     }
     // The largest message, in whatever way it was compressed.
     let mut raw = agreed(&engine).await;
-    let random: Vec<u8> = (0..10_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let mut state = 1u64;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    };
+    let random: Vec<u8> = (0..10_000).map(|_| random()).collect();
     for (message, shorter) in [(random, false), (vec![b' '; 10_000], true)] {
         raw.write(frame(FIN | BINARY | COMPRESSED, &deflate(&message))).await;
         let (first, payload) = next(&mut raw).await;

@@ -12,8 +12,8 @@ use crate::telemetry::metrics::labels::DropCause;
 
 impl Shard {
     /// Handles one delivery, and returns for how many connections it was, or how many entries a command had; compressing
-    /// counts as so many more as it takes time. It only fills outboxes; nothing is written yet. Messages that scripts must encode are left to [`Shard::encode_on`], before which nothing else may be
-    /// delivered.
+    /// counts as so many more as it takes time. It only fills outboxes; nothing is written yet. Messages that scripts must
+    /// encode are left to [`Shard::encode_on`], before which nothing else may be delivered.
     pub fn deliver(&self, delivery: Delivery) -> usize {
         let mut counts = Counts::default();
         let compressed = self.compression.work();

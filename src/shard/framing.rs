@@ -1,5 +1,5 @@
-//! How a connection's messages are framed: the bytes of a ping and a close, the meaning of a client's own
-//! end, and the protocol that all this is counted under. Each question is answered here for every framing, so that a
+//! How a connection's messages are framed: the bytes of a ping and a close, the meaning of a client's own end, and the
+//! protocol that all this is counted under. Each question is answered here for every framing, so that a
 //! new one has to answer them all.
 
 use super::outbox::Frame;
@@ -27,7 +27,7 @@ impl Framing {
         }
     }
 
-    /// Whether messages have a [`Kind`], that is text or binary.
+    /// Whether messages have a [`Kind`](crate::message::Kind), that is text or binary.
     pub fn has_kinds(self) -> bool {
         match self {
             Framing::WebSocket(_) => true,

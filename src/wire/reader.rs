@@ -9,6 +9,7 @@
 //! [`Input`] are overwritten; and don't read on from a client while kept bytes wait, since they have no other bound.
 //! After a [`Violation`] or a close frame nothing more is taken.
 
+mod head;
 mod input;
 mod violation;
 
@@ -18,8 +19,7 @@ use std::ops::Range;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-use super::deflate::most_compressed;
-use super::frame::MAX_CONTROL;
+use head::{Form, Head, Rules, head_len};
 pub use input::Input;
 pub use violation::Violation;
 
@@ -65,22 +65,6 @@ struct Pending {
     fragmented: Option<Form>,
     /// `message` was given out and can be freed.
     spent: bool,
-}
-
-/// What a message is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Form {
-    kind: Kind,
-    compressed: bool,
-}
-
-/// What the headers of the next frames are held against.
-#[derive(Clone, Copy)]
-struct Rules {
-    /// The unfinished message, and its length so far.
-    fragments: Option<(Form, usize)>,
-    limit: usize,
-    takes_compressed: bool,
 }
 
 /// Where the payload of an event lies.
@@ -299,95 +283,6 @@ impl Pending {
     fn compact(&mut self) {
         self.held = self.held[self.pos..].to_vec();
         self.pos = 0;
-    }
-}
-
-impl Form {
-    /// The most bytes of such a message.
-    fn most(self, limit: usize) -> usize {
-        if self.compressed { most_compressed(limit) } else { limit }
-    }
-}
-
-/// The header of a frame that this server takes.
-struct Head {
-    opcode: OpCode,
-    fin: bool,
-    /// It begins a message that is compressed.
-    compressed: bool,
-    mask: [u8; 4],
-    /// The length of the header itself.
-    len: usize,
-    payload: usize,
-}
-
-impl Head {
-    /// Reads and checks the header at the front of `bytes`; `None` if it is not complete.
-    fn parse(bytes: &[u8], rules: &Rules) -> Result<Option<Head>, Violation> {
-        let mut cursor = Cursor::new(bytes);
-        let (header, payload) = match FrameHeader::parse(&mut cursor) {
-            Ok(Some(parsed)) => parsed,
-            Ok(None) => return Ok(None),
-            Err(_) => return Err(Violation::protocol("reserved opcode")),
-        };
-        let len = cursor.position() as usize;
-        // That a message is compressed is told by its first frame (RFC 7692, section 6).
-        let may_be_compressed =
-            rules.takes_compressed && matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
-        if (header.rsv1 && !may_be_compressed) || header.rsv2 || header.rsv3 {
-            return Err(Violation::protocol("reserved bit set, but no extension was agreed that uses it here"));
-        }
-        let Some(mask) = header.mask else { return Err(Violation::protocol("frame not masked")) };
-        if payload >> 63 != 0 {
-            return Err(Violation::protocol("frame length has its top bit set"));
-        }
-        // The header's own length tells which form the length has: 6 bytes without an extended one, then 8, then 14.
-        if (len == 8 && payload < 126) || (len == 14 && payload <= 0xFFFF) {
-            return Err(Violation::protocol("frame length not in its shortest form"));
-        }
-        match (header.opcode, rules.fragments) {
-            (OpCode::Control(_), _) => {
-                if !header.is_final {
-                    return Err(Violation::protocol("fragmented control frame"));
-                }
-                if payload > MAX_CONTROL as u64 {
-                    return Err(Violation::protocol("control frame longer than 125 bytes"));
-                }
-            }
-            (OpCode::Data(Data::Continue), None) => {
-                return Err(Violation::protocol("continuation without a message to continue"));
-            }
-            (OpCode::Data(Data::Text | Data::Binary), Some(_)) => {
-                return Err(Violation::protocol("new message before the fragmented one was finished"));
-            }
-            (OpCode::Data(_), fragments) => {
-                let begins = Form { kind: Kind::Binary, compressed: header.rsv1 };
-                let (form, before) = fragments.unwrap_or((begins, 0));
-                if payload > form.most(rules.limit).saturating_sub(before) as u64 {
-                    return Err(Violation::too_big(rules.limit));
-                }
-            }
-        }
-        let (opcode, fin, compressed) = (header.opcode, header.is_final, header.rsv1);
-        Ok(Some(Head { opcode, fin, compressed, mask, len, payload: payload as usize }))
-    }
-
-    /// The length of the whole frame.
-    fn total(&self) -> usize {
-        self.len.saturating_add(self.payload)
-    }
-}
-
-/// The length of the header that starts with `bytes`, as far as they tell: up to its length byte, or up to its mask.
-fn head_len(bytes: &[u8]) -> usize {
-    let masked = |second: u8| if second & 0x80 != 0 { 4 } else { 0 };
-    match bytes {
-        [] | [_] => 2,
-        [_, second, ..] => match second & 0x7F {
-            126 => 4 + masked(*second),
-            127 => 10 + masked(*second),
-            _ => 2 + masked(*second),
-        },
     }
 }
 

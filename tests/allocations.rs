@@ -29,6 +29,7 @@ use connmix::shard::server_context::ServerContext;
 use connmix::shard::{Arrival, Shard};
 use connmix::telemetry::metrics::counter::Counter;
 use connmix::timers::Timers;
+use connmix::wire::deflate::Window;
 use tokio::net::{TcpListener, TcpStream};
 
 /// Counts what each thread allocates.
@@ -87,6 +88,11 @@ struct TestEngine {
 
 impl TestEngine {
     async fn new(connections: usize) -> TestEngine {
+        TestEngine::with(connections, None).await
+    }
+
+    /// With connections that may have agreed on compression.
+    async fn with(connections: usize, deflate: Option<Window>) -> TestEngine {
         let config = load::parse(
             Path::new("connmix.yaml"),
             "center: {apiServer: {port: 0}}\nengine:\n  apiServer: {port: 0}\n  servers: [{port: 0, entry: lua/entry.websocket.lua}]\n",
@@ -101,7 +107,7 @@ impl TestEngine {
             clients.push(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
             let (socket, remote): (TcpStream, SocketAddr) = listener.accept().await.unwrap();
             socket.writable().await.unwrap();
-            let conn = shard.insert(Arrival { served: served.clone(), transport: socket.into(), remote });
+            let conn = shard.insert(Arrival { served: served.clone(), transport: socket.into(), remote, deflate });
             shard.open(&conn, Some(b"HTTP/1.1 101\r\n\r\n".to_vec().into()));
             conns.push(conn);
         }
@@ -139,6 +145,27 @@ async fn a_publish_allocates_its_frame_and_nothing_for_a_delivery() {
         );
     }
     assert!(engine.conns.iter().all(|conn| conn.waiting() == 0), "all was written");
+}
+
+#[tokio::test]
+async fn a_publish_is_compressed_once_however_many_get_it() {
+    let engine = TestEngine::with(200, Some(Window::Bits15)).await;
+    for conn in &engine.conns {
+        assert!(engine.shard.subscribe(conn, &[channel("all")]).is_ok());
+    }
+    let text = "a text that is long enough to be compressed, ".repeat(100);
+    let publication = Arc::new(Publication::new(channel("all"), Message::text(text.as_str())));
+    // The first one makes room for all that are to be written, and the compressor.
+    engine.publish(&publication);
+    // The frame, and the list of those that are compressed.
+    assert_eq!(allocations(|| (0..10).for_each(|_| engine.publish(&publication))), 10 * 2);
+    let counts = &engine.shard.counts.compressed;
+    assert_eq!((counts.messages.get(), counts.plain.get()), (11, 11 * text.len() as u64));
+    assert!(counts.compressed.get() < 11 * 200, "{}", counts.compressed.get());
+    // Its price is told along with the connections.
+    let ack = PendingCounts::ignored().ack();
+    let work = engine.shard.deliver(Delivery::Publish(publication, ack));
+    assert!(work > 200 + text.len() / 10, "{work}");
 }
 
 /// What the call of a back end that publishes to nobody allocates: the channel's name, the text, the publication, and

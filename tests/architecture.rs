@@ -29,7 +29,7 @@ const LAYERS: [&[&str]; 13] = [
 ];
 
 /// What may be named only in certain places: a crate, and the files or folders below `src/` that may.
-const ONLY_IN: [(&str, &[&str]); 18] = [
+const ONLY_IN: [(&str, &[&str]); 19] = [
     ("argon2", &["secret/"]),
     ("scrypt", &["secret/"]),
     ("mlua", &["script/", "testing/harness.rs", "testing/harness/"]),
@@ -46,6 +46,7 @@ const ONLY_IN: [(&str, &[&str]); 18] = [
     ("redis_codec", &["outbound/redis/"]),
     ("combine", &["outbound/redis/"]),
     ("ring", &["jwt/", "outbound/http/pool.rs", "tls/", "bench/stream.rs"]),
+    ("zlib_rs", &["wire/deflate.rs"]),
     ("encoding_rs", &["script/mix/iconv.rs"]),
     ("clap", &["cli.rs", "bench/", "testing/"]),
     ("socket2", &["bench/", "engine/listeners.rs", "outbound/", "shard/transport.rs", "shard/transport/"]),

@@ -6,7 +6,7 @@ mod common;
 use common::browser::{Page, browser};
 use common::optional::Outcome;
 use common::process::Process;
-use common::{eventually, get, post};
+use common::{Client, TestEngine, eventually, get, post};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -204,9 +204,44 @@ async fn a_page_that_is_not_listed_drives_no_api() -> Outcome {
     Ok(())
 }
 
+async fn a_browser_agrees_on_compression_and_sends_and_reads_so() -> Outcome {
+    let browser = browser()?;
+    let profile = tempfile::tempdir().unwrap();
+    let script = "function on_message(msg, conn) conn:send(msg.data, msg.type) end";
+    let engine = TestEngine::with(script, "compression: on", "workers: 1");
+    let mut page = Page::open(browser, profile.path(), "about:blank").await;
+    let talk = format!(
+        "(async () => {{
+           const ws = new WebSocket('ws://{}/ws');
+           await new Promise((done, fail) => {{ ws.onopen = done; ws.onerror = fail; }});
+           for (const size of [0, 10, 1000, 300000]) {{
+             const text = 'a text, é, '.repeat(size).slice(0, size);
+             ws.send(text);
+             const echo = await new Promise((done, fail) => {{ ws.onmessage = (e) => done(e.data); ws.onclose = fail; }});
+             if (echo !== text) return 'another text of ' + echo.length;
+           }}
+           return ws.extensions;
+         }})()",
+        engine.ws()
+    );
+    let params = json!({"expression": talk, "returnByValue": true, "awaitPromise": true});
+    let said = page.call("Runtime.evaluate", params).await;
+    let agreed = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+    assert_eq!(said["result"]["value"], agreed, "{said}");
+    let (_, figures) = get(engine.at.api, "/metrics").await;
+    let compressed = |direction: &str, count: u8| {
+        let line = format!("connmix_engine_compressed_messages_total{{direction=\"{direction}\"}} {count}");
+        assert!(figures.lines().any(|l| l == line), "{line} is not in\n{figures}");
+    };
+    compressed("out", 2);
+    compressed("in", 4);
+    Ok(())
+}
+
 optional_tests! {
     comments_arrive_in_the_page_and_again_after_the_engine_was_stopped,
     the_first_minutes_of_the_readme_are_as_it_says,
     the_first_minutes_of_the_chinese_readme_are_as_it_says,
     a_page_that_is_not_listed_drives_no_api,
+    a_browser_agrees_on_compression_and_sends_and_reads_so,
 }

@@ -68,6 +68,7 @@ impl From<Event<'_>> for Got {
             Event::Ping(payload) => Got::Ping(payload.into()),
             Event::Pong(payload) => Got::Pong(payload.into()),
             Event::Close(close) => Got::Close(close.map(|(code, reason)| (code, reason.into()))),
+            Event::Compressed(..) => unreachable!("it was not agreed"),
         }
     }
 }

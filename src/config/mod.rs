@@ -34,8 +34,8 @@ pub use problem::{Problem, Problems};
 pub use raw::units::{Quantity, parse_duration};
 pub use rows::Row;
 pub use types::{
-    ClusterEngine, Format, High, HostPattern, LOAD_LIMIT, Level, Library, Listen, MAX_SCRIPT, MAX_WAITING, NodeRole,
-    Protocol, ProxyProtocol, QueueFull, Rate, Roles, STUCK_AFTER, UNSENT_LIMIT,
+    ClusterEngine, Compression, Format, High, HostPattern, LOAD_LIMIT, Level, Library, Listen, MAX_SCRIPT, MAX_WAITING,
+    NodeRole, Protocol, ProxyProtocol, QueueFull, Rate, Roles, STUCK_AFTER, UNSENT_LIMIT,
 };
 
 impl Config {

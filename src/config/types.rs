@@ -265,6 +265,25 @@ impl std::fmt::Display for ProxyProtocol {
     }
 }
 
+/// Whether messages of clients that offer it are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// They are not.
+    Off,
+    /// By permessage-deflate (RFC 7692).
+    On,
+}
+
+impl std::fmt::Display for Compression {
+    /// The word in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Compression::Off => "off",
+            Compression::On => "on",
+        })
+    }
+}
+
 /// From when on memory is short: see [`Memory`](super::Memory).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum High {

@@ -108,13 +108,13 @@ impl Conn {
         client_id: ClientId,
         slot: Member,
         remote: SocketAddr,
+        framing: Framing,
         served: Rc<ServerContext>,
         transport: Transport,
         now: u32,
     ) -> Conn {
-        let framing = Framing::of(served.protocol);
         let received = match framing {
-            Framing::WebSocket => None,
+            Framing::WebSocket(_) => None,
             Framing::Script => Some(Box::default()),
         };
         Conn {

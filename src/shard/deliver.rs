@@ -3,19 +3,20 @@
 use std::rc::Rc;
 
 use super::Shard;
+use super::compression::MessageFrames;
 use super::conn::Conn;
 use super::encoding::{Encode, Encoded, Encoding};
 use super::framing::Framing;
 use crate::hub::{Ack, Counts, Delivery, Publication};
 use crate::telemetry::metrics::labels::DropCause;
-use crate::wire::frame;
 
 impl Shard {
-    /// Handles one delivery, and returns for how many connections it was, or how many entries a command had. It only fills outboxes; nothing is written
-    /// yet. Messages that scripts must encode are left to [`Shard::encode_on`], before which nothing else may be
-    /// delivered.
+    /// Handles one delivery, and returns for how many connections it was, or how many entries a command had; compressing
+    /// counts as so many more as it takes time. It only fills outboxes; nothing is written yet. Messages that scripts must
+    /// encode are left to [`Shard::encode_on`], before which nothing else may be delivered.
     pub fn deliver(&self, delivery: Delivery) -> usize {
         let mut counts = Counts::default();
+        let compressed = self.compression.work();
         let (rest, ack) = match delivery {
             Delivery::Publish(publication, ack) => {
                 let scripted = self.fan_out(&publication, &ack, &mut counts);
@@ -30,9 +31,9 @@ impl Shard {
                 match self.get(client_id) {
                     Some(conn) => match conn.framing {
                         Framing::Script => rest = Some((vec![conn], message)),
-                        Framing::WebSocket => {
+                        framing @ Framing::WebSocket(_) => {
                             counts.add(self.send(&conn, message.kind(), message.data()));
-                            self.count_delivered(Framing::WebSocket, counts.reached, &ack);
+                            self.count_delivered(framing, counts.reached, &ack);
                         }
                     },
                     None => {
@@ -51,7 +52,7 @@ impl Shard {
                 return entries;
             }
         };
-        let done = (counts.reached + counts.failed) as usize;
+        let done = (counts.reached + counts.failed) as usize + self.compression.work().wrapping_sub(compressed);
         match rest {
             None => ack.settle(counts),
             Some((conns, message)) => {
@@ -99,7 +100,8 @@ impl Shard {
     /// encode it.
     fn fan_out(&self, publication: &Publication, ack: &Ack, counts: &mut Counts) -> Vec<Rc<Conn>> {
         let (topics, conns) = (self.topics.borrow(), self.conns.borrow());
-        let (mut frame, mut scripted) = (None, Vec::new());
+        let message = &publication.message;
+        let (mut frames, mut scripted) = (MessageFrames::new(message.kind(), message.data()), Vec::new());
         for &member in topics.members(publication.channel.as_str()) {
             let Some(conn) = conns.get(member as usize) else {
                 counts.add(false);
@@ -108,21 +110,23 @@ impl Shard {
             if publication.except.contains(conn.client_id) {
                 continue;
             }
-            match conn.framing {
-                Framing::Script => scripted.push(conn.clone()),
-                Framing::WebSocket => {
-                    let message = &publication.message;
-                    let frame = frame.get_or_insert_with(|| frame::encode(message.kind(), message.data()));
-                    let reached = self.push(conn, frame.clone());
-                    counts.add(reached);
-                    if !reached {
-                        self.count_dropped(conn);
-                    }
+            let frame = match conn.framing {
+                Framing::Script => {
+                    scripted.push(conn.clone());
+                    continue;
                 }
+                Framing::WebSocket(None) => frames.plain().clone(),
+                Framing::WebSocket(Some(window)) => self.compressed(conn, window, &mut frames),
+            };
+            let reached = self.push(conn, frame);
+            counts.add(reached);
+            if !reached {
+                self.count_dropped(conn);
             }
         }
-        Framing::WebSocket.counts(&self.counts).sent.add(counts.reached);
-        self.count_delivered(Framing::WebSocket, counts.reached, ack);
+        let framing = Framing::WebSocket(None);
+        framing.counts(&self.counts).sent.add(counts.reached);
+        self.count_delivered(framing, counts.reached, ack);
         scripted
     }
 

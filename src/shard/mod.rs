@@ -2,6 +2,7 @@
 //! locked or shared with another thread; other threads reach it through the worker's mailbox.
 
 mod commands;
+pub mod compression;
 pub mod conn;
 pub mod context;
 pub mod context_wait;
@@ -35,8 +36,12 @@ use crate::ids::{ClientId, ClientIds, WorkerId};
 use crate::message::{Channel, Kind};
 use crate::telemetry::metrics::counters::{ProtocolCounts, ShardCounts};
 use crate::telemetry::metrics::labels::{DropCause, EndReason};
+use crate::wire::deflate::Window;
+use crate::wire::frame;
+use compression::{Compression, MessageFrames};
 use conn::{Conn, Pushed};
 use encoding::Encoding;
+use framing::Framing;
 use outbox::Frame;
 use server_context::ServerContext;
 use transport::Transport;
@@ -53,6 +58,8 @@ pub struct Shard {
     conns: RefCell<Slab<Rc<Conn>>>,
     by_client: RefCell<HashMap<ClientId, Member, RandomState>>,
     topics: RefCell<Topics>,
+    /// For the messages of connections that agreed on compression.
+    pub compression: Compression,
     /// Connections to write at the end of the event loop turn.
     dirty: RefCell<VecDeque<Rc<Conn>>>,
     scratch: RefCell<Vec<u8>>,
@@ -81,6 +88,8 @@ pub struct Arrival {
     pub transport: Transport,
     /// The client's address.
     pub remote: SocketAddr,
+    /// Messages may be compressed, as the handshake of a WebSocket has agreed.
+    pub deflate: Option<Window>,
 }
 
 impl Shard {
@@ -94,6 +103,7 @@ impl Shard {
             conns: RefCell::default(),
             by_client: RefCell::default(),
             topics: RefCell::default(),
+            compression: Compression::default(),
             dirty: RefCell::default(),
             scratch: RefCell::new(Vec::with_capacity(SCRATCH)),
             waits: RefCell::default(),
@@ -144,7 +154,9 @@ impl Shard {
         let mut conns = self.conns.borrow_mut();
         let entry = conns.vacant_entry();
         let slot = entry.key() as Member;
-        let conn = Conn::new(client_id, slot, arrival.remote, arrival.served, arrival.transport, self.now());
+        let Arrival { served, transport, remote, deflate } = arrival;
+        let framing = Framing::of(served.protocol, deflate);
+        let conn = Conn::new(client_id, slot, remote, framing, served, transport, self.now());
         let conn = Rc::new(conn);
         let unsent = conn.served.limits.get().unsent_limit;
         if unsent != conn.served.unsent_at_first {
@@ -281,12 +293,26 @@ impl Shard {
     /// Sends what a script says to one connection: a message, which must be UTF-8 if it is text, or a socket server's
     /// bytes as they are. False if the connection can't take it.
     pub fn send(&self, conn: &Rc<Conn>, kind: Kind, data: &[u8]) -> bool {
-        let sent = !conn.is_closing() && self.push(conn, conn.framing.sent(kind, data));
+        let sent = !conn.is_closing() && self.push(conn, self.frame(conn, kind, data));
         match sent {
             true => self.counts_of(conn).sent.add(1),
             false => self.count_dropped(conn),
         }
         sent
+    }
+
+    /// What a script itself sends to one connection: a message, or bytes that are framed already.
+    fn frame(&self, conn: &Conn, kind: Kind, data: &[u8]) -> Frame {
+        match conn.framing {
+            Framing::WebSocket(None) => frame::encode(kind, data),
+            Framing::WebSocket(Some(window)) => self.compressed(conn, window, &mut MessageFrames::new(kind, data)),
+            Framing::Script => data.into(),
+        }
+    }
+
+    /// A message's frame for a connection with that window.
+    fn compressed(&self, conn: &Conn, window: Window, frames: &mut MessageFrames<'_>) -> Frame {
+        frames.compressed(window, &conn.served.limits.get(), &self.compression, &self.counts)
     }
 
     /// Whether any connection has something to be written.

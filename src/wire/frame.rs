@@ -15,6 +15,8 @@ pub const MAX_REASON: usize = MAX_CONTROL - 2;
 
 /// The first byte's bit that says: the last frame of its message.
 const FIN: u8 = 0x80;
+/// The first byte's bit that says: the message is compressed (RFC 7692, section 6).
+const COMPRESSED: u8 = 0x40;
 const TEXT: u8 = 0x1;
 const BINARY: u8 = 0x2;
 const CLOSE: u8 = 0x8;
@@ -24,6 +26,11 @@ const PONG: u8 = 0xA;
 /// A message as one unmasked frame, in one allocation. Text must be UTF-8, as [`crate::message::Message`] sees to.
 pub fn encode(kind: Kind, payload: &[u8]) -> Rc<[u8]> {
     build(opcode(kind), payload, &[])
+}
+
+/// A message whose payload is compressed already, as one unmasked frame.
+pub fn encode_compressed(kind: Kind, payload: &[u8]) -> Rc<[u8]> {
+    build(COMPRESSED | opcode(kind), payload, &[])
 }
 
 fn opcode(kind: Kind) -> u8 {
@@ -81,7 +88,8 @@ fn control(payload: &[u8]) -> &[u8] {
     &payload[..payload.len().min(MAX_CONTROL)]
 }
 
-/// The header of an unmasked frame with that many bytes of payload, and its own length.
+/// The header of an unmasked frame with that many bytes of payload, and its own length. `opcode` may have other bits of the
+/// first byte, too.
 fn header(opcode: u8, len: usize) -> ([u8; 10], usize) {
     let mut bytes = [0; 10];
     let header = &mut bytes[..header_len(len)];
@@ -136,6 +144,7 @@ mod tests {
         assert_eq!(*encode(Kind::Text, b"Hello"), *b"\x81\x05Hello", "the example of RFC 6455, section 5.7");
         assert_eq!(*encode(Kind::Binary, b""), *b"\x82\x00");
         assert_eq!(*encode_ping(b"Hello"), *b"\x89\x05Hello");
+        assert_eq!(*encode_compressed(Kind::Text, b"x"), *b"\xc1\x01x");
         assert_eq!(*encode_pong(b"Hello"), *b"\x8a\x05Hello");
     }
 

@@ -4,9 +4,11 @@ use std::io::{self, Read, Write};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use super::deflate::{Inflator, Wrong};
 use super::handshake::{self, Parsed, Refusal, Rules};
 use super::proxy;
 use super::reader::{Event, Input, Reader, Violation};
+use crate::message::Kind;
 
 /// An upgrade request: each part of it is judged as the whole is, and no answer can be made to hold another header.
 pub fn handshake(bytes: &[u8]) {
@@ -36,7 +38,7 @@ pub fn handshake(bytes: &[u8]) {
     for (allowed_origins, subprotocols) in [(&[][..], None), (&origins[..], Some(&spoken[..]))] {
         let rules = Rules { path: "/ws", allowed_origins, subprotocols };
         match handshake::check(request, &rules) {
-            Ok(upgrade) => {
+            Ok(mut upgrade) => {
                 assert_eq!((request.method, request.path(), request.version), ("GET", "/ws", 1));
                 let origin = request.header("Origin");
                 assert!(
@@ -46,6 +48,14 @@ pub fn handshake(bytes: &[u8]) {
                 let lines = 5 + usize::from(upgrade.chosen.is_some());
                 let response = handshake::accept_response(&upgrade, upgrade.chosen);
                 assert_eq!(response.windows(2).filter(|two| two == b"\r\n").count(), lines, "{response:?}");
+                match upgrade.agree(request) {
+                    Ok(()) => {
+                        let lines = lines + usize::from(upgrade.deflate.is_some());
+                        let response = handshake::accept_response(&upgrade, upgrade.chosen);
+                        assert_eq!(response.windows(2).filter(|two| two == b"\r\n").count(), lines, "{response:?}");
+                    }
+                    Err(refusal) => refused(&refusal),
+                }
             }
             Err(refusal) => refused(&refusal),
         }
@@ -85,6 +95,7 @@ fn refused(refusal: &Refusal) {
 enum Said {
     Text(Vec<u8>),
     Binary(Vec<u8>),
+    Compressed(Kind, Vec<u8>),
     Ping(Vec<u8>),
     Pong(Vec<u8>),
     Close(Option<(u16, String)>),
@@ -95,6 +106,7 @@ impl From<Event<'_>> for Said {
         match event {
             Event::Text(data) => Said::Text(data.to_vec()),
             Event::Binary(data) => Said::Binary(data.to_vec()),
+            Event::Compressed(kind, data) => Said::Compressed(kind, data.to_vec()),
             Event::Ping(data) => Said::Ping(data.to_vec()),
             Event::Pong(data) => Said::Pong(data.to_vec()),
             Event::Close(close) => Said::Close(close.map(|(code, reason)| (code, reason.to_owned()))),
@@ -105,23 +117,41 @@ impl From<Event<'_>> for Said {
 /// The largest message of a client here.
 const LIMIT: usize = 300;
 
-/// Frames of a client, after a byte that says in which pieces they come: all readers say the same, however the bytes
-/// are cut, and what tungstenite says.
+/// Frames of a client, after a byte that says in which pieces they come, and whether messages may be compressed: all
+/// readers say the same, however the bytes are cut, and what tungstenite says where nothing may be compressed.
 pub fn frames(bytes: &[u8]) {
     let Some((&cuts, frames)) = bytes.split_first() else { return };
-    let whole = read(frames, frames.len().max(1), false);
+    let reader = || if cuts & 0x40 == 0 { Reader::new() } else { Reader::of_compressed() };
+    let whole = read(reader(), frames, frames.len().max(1), false);
     let piece = usize::from(cuts & 0x3F) + 1;
-    assert_eq!(read(frames, piece, cuts & 0x80 != 0), whole, "in pieces of {piece}");
+    assert_eq!(read(reader(), frames, piece, cuts & 0x80 != 0), whole, "in pieces of {piece}");
     let (events, violation) = whole;
+    for event in &events {
+        if let Said::Compressed(_, data) = event {
+            inflate(data);
+        }
+    }
     if matches!(events.last(), Some(Said::Close(_))) && violation.is_none() {
         assert!(Reader::new().closes_in(frames), "a close frame was not seen ahead");
     }
-    like_tungstenite(frames, &events, violation.as_ref());
+    if cuts & 0x40 == 0 {
+        like_tungstenite(frames, &events, violation.as_ref());
+    }
+}
+
+/// No bytes make more than the limit, nor more than one byte more on the way there.
+fn inflate(data: &[u8]) {
+    let mut out = Vec::new();
+    match Inflator::default().inflate(data, &mut out, LIMIT) {
+        Ok(()) => assert!(out.len() <= LIMIT),
+        Err(Wrong::TooBig) => assert_eq!(out.len(), LIMIT + 1),
+        Err(Wrong::Invalid) => assert!(out.len() <= LIMIT + 1),
+    }
 }
 
 /// What the reader says of bytes that come in pieces. With `keep` what is unused is kept after each event.
-fn read(frames: &[u8], piece: usize, keep: bool) -> (Vec<Said>, Option<Violation>) {
-    let (mut reader, mut events, mut came) = (Reader::new(), Vec::new(), 0);
+fn read(mut reader: Reader, frames: &[u8], piece: usize, keep: bool) -> (Vec<Said>, Option<Violation>) {
+    let (mut events, mut came) = (Vec::new(), 0);
     for piece in frames.chunks(piece) {
         let mut piece = piece.to_vec();
         came += piece.len();

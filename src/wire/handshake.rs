@@ -9,6 +9,7 @@
 use std::fmt::Write;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::extensions::{self, Agreed, Malformed, is_token};
 use super::host;
 
 /// The most bytes of a request's head.
@@ -136,6 +137,18 @@ pub struct Upgrade<'b> {
     pub protocols: Vec<&'b str>,
     /// The one of them to speak by the [`Rules`].
     pub chosen: Option<&'b str>,
+    /// How messages may be compressed; None unless the caller asks for it by [`Upgrade::agree`].
+    pub deflate: Option<Agreed>,
+}
+
+impl Upgrade<'_> {
+    /// Takes the client's offer to compress messages, if it makes one that can be taken.
+    pub fn agree(&mut self, request: &Request<'_>) -> Result<(), Refusal> {
+        let malformed =
+            |Malformed| Refusal::new(400, "Sec-WebSocket-Extensions is malformed, expected: name; parameter=value");
+        self.deflate = extensions::deflate_of(request.all("Sec-WebSocket-Extensions")).map_err(malformed)?;
+        Ok(())
+    }
 }
 
 /// The request can't be served. Answer with [`Refusal::response`] and close.
@@ -213,7 +226,7 @@ pub fn check<'b>(request: &Request<'b>, rules: &Rules<'_>) -> Result<Upgrade<'b>
         // A browser fails a connection that leaves its offer unanswered.
         None => protocols.first().copied(),
     };
-    Ok(Upgrade { accept, protocols, chosen })
+    Ok(Upgrade { accept, protocols, chosen, deflate: None })
 }
 
 /// Checks what any request must be: HTTP/1.1, for one host, to that path, without a body. HEAD asks what GET would be
@@ -317,11 +330,6 @@ fn offered<'b>(request: &Request<'b>) -> Result<Vec<&'b str>, Refusal> {
         .collect()
 }
 
-/// A character of a token (RFC 9110, section 5.6.2).
-fn is_token(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
-}
-
 /// The entries of all `X-Forwarded-For` headers from the last, which the nearest proxy wrote, to the first.
 ///
 /// An entry that is not UTF-8 is given as the empty text, and not left out: nobody may make a proxy's entry look like
@@ -340,6 +348,9 @@ pub fn accept_response(upgrade: &Upgrade<'_>, protocol: Option<&str>) -> Vec<u8>
     let _ = write!(response, "Sec-WebSocket-Accept: {}\r\n", upgrade.accept);
     if let Some(protocol) = protocol.filter(|p| upgrade.protocols.contains(p)) {
         let _ = write!(response, "Sec-WebSocket-Protocol: {protocol}\r\n");
+    }
+    if let Some(agreed) = &upgrade.deflate {
+        let _ = write!(response, "Sec-WebSocket-Extensions: {}\r\n", agreed.answer());
     }
     response.push_str("\r\n");
     response.into_bytes()

@@ -9,6 +9,7 @@
 //! [`Input`] are overwritten; and don't read on from a client while kept bytes wait, since they have no other bound.
 //! After a [`Violation`] or a close frame nothing more is taken.
 
+mod head;
 mod input;
 mod violation;
 
@@ -18,7 +19,7 @@ use std::ops::Range;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-use super::frame::MAX_CONTROL;
+use head::{Form, Head, Rules, head_len};
 pub use input::Input;
 pub use violation::Violation;
 
@@ -29,6 +30,8 @@ pub enum Event<'a> {
     Text(&'a [u8]),
     /// A complete binary message.
     Binary(&'a [u8]),
+    /// A complete message that is compressed (RFC 7692), and not checked in any way. Only of [`Reader::of_compressed`].
+    Compressed(Kind, &'a [u8]),
     /// To be answered by a pong with the same payload.
     Ping(&'a [u8]),
     /// An answer to a ping, or a sign of life.
@@ -47,6 +50,8 @@ pub struct Reader {
     pending: Option<Box<Pending>>,
     /// A close frame or a violation was met.
     ended: bool,
+    /// Messages may be compressed.
+    takes_compressed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -56,8 +61,8 @@ struct Pending {
     pos: usize,
     /// The payload of the unfinished message's fragments so far.
     message: Vec<u8>,
-    /// The kind of that message; `None` while no message is unfinished.
-    fragmented: Option<Kind>,
+    /// What that message is; `None` while no message is unfinished.
+    fragmented: Option<Form>,
     /// `message` was given out and can be freed.
     spent: bool,
 }
@@ -81,12 +86,18 @@ impl Reader {
         Reader::default()
     }
 
+    /// The same for a connection on which messages may be compressed.
+    pub fn of_compressed() -> Reader {
+        Reader { takes_compressed: true, ..Reader::default() }
+    }
+
     /// The next event, or `None` when the input is used up. A message over `limit` bytes is a [`Violation`] as soon
-    /// as a header announces it.
+    /// as a header announces it. One that is compressed is only held against what so many bytes may take then: whoever
+    /// decompresses it holds the result against `limit`.
     ///
     /// An event's bytes live until the next call; a handler that waits must have copied them.
     pub fn next<'a>(&'a mut self, input: &'a mut Input<'_>, limit: usize) -> Result<Option<Event<'a>>, Violation> {
-        let (opcode, place) = match self.advance(input, limit) {
+        let (opcode, compressed, place) = match self.advance(input, limit) {
             Ok(Some(found)) => found,
             Ok(None) => return Ok(None),
             Err(violation) => {
@@ -101,7 +112,7 @@ impl Reader {
             (Place::Message, Some(pending)) => &pending.message[..],
             (_, None) => &[],
         };
-        let event = event(opcode, payload);
+        let event = event(opcode, compressed, payload);
         self.ended |= matches!(event, Ok(Event::Close(_)) | Err(_));
         event.map(Some)
     }
@@ -176,8 +187,9 @@ impl Reader {
         }
     }
 
-    /// Advances to the next event; its payload is whole and unmasked, but not yet checked.
-    fn advance(&mut self, input: &mut Input<'_>, limit: usize) -> Result<Option<(OpCode, Place)>, Violation> {
+    /// Advances to the next event: its opcode, whether it is compressed, and its payload, which is whole and unmasked, but
+    /// not yet checked.
+    fn advance(&mut self, input: &mut Input<'_>, limit: usize) -> Result<Option<(OpCode, bool, Place)>, Violation> {
         loop {
             self.tidy();
             if self.ended {
@@ -187,7 +199,7 @@ impl Reader {
             let Some(Frame { head, place }) = self.frame(input, limit)? else { return Ok(None) };
             input.frames += 1;
             if let (OpCode::Control(_), _) | (OpCode::Data(Data::Text | Data::Binary), true) = (head.opcode, head.fin) {
-                return Ok(Some((head.opcode, place)));
+                return Ok(Some((head.opcode, head.compressed, place)));
             }
 
             let pending = self.pending.get_or_insert_default();
@@ -197,31 +209,32 @@ impl Reader {
                 Place::Held(range) => &held[range],
                 Place::Message => &[],
             };
-            append(message, part, limit);
-            let kind = match head.opcode {
-                OpCode::Data(Data::Text) => Kind::Text,
-                OpCode::Data(Data::Binary) => Kind::Binary,
-                _ => fragmented.unwrap_or(Kind::Binary),
+            let form = match head.opcode {
+                OpCode::Data(Data::Text) => Form { kind: Kind::Text, compressed: head.compressed },
+                OpCode::Data(Data::Binary) => Form { kind: Kind::Binary, compressed: head.compressed },
+                _ => fragmented.unwrap_or(Form { kind: Kind::Binary, compressed: false }),
             };
-            *fragmented = (!head.fin).then_some(kind);
+            append(message, part, form.most(limit));
+            *fragmented = (!head.fin).then_some(form);
             if head.fin {
                 *spent = true;
-                let opcode = match kind {
+                let opcode = match form.kind {
                     Kind::Text => Data::Text,
                     Kind::Binary => Data::Binary,
                 };
-                return Ok(Some((OpCode::Data(opcode), Place::Message)));
+                return Ok(Some((OpCode::Data(opcode), form.compressed, Place::Message)));
             }
         }
     }
 
     /// Takes a whole frame and unmasks it, or holds what there is of one.
     fn frame(&mut self, input: &mut Input<'_>, limit: usize) -> Result<Option<Frame>, Violation> {
-        let fragments = self.pending.as_ref().and_then(|p| p.fragmented.map(|_| p.message.len()));
+        let fragments = self.pending.as_ref().and_then(|p| p.fragmented.map(|form| (form, p.message.len())));
+        let rules = Rules { fragments, limit, takes_compressed: self.takes_compressed };
         if let Some(pending) = self.pending.as_mut().filter(|p| !p.held.is_empty()) {
-            return pending.frame(input, fragments, limit);
+            return pending.frame(input, &rules);
         }
-        match Head::parse(input.rest(), fragments, limit)? {
+        match Head::parse(input.rest(), &rules)? {
             Some(head) if head.total() <= input.rest().len() => {
                 let payload = input.pos + head.len..input.pos + head.total();
                 input.pos = payload.end;
@@ -242,15 +255,10 @@ impl Reader {
 impl Pending {
     /// [`Reader::frame`] where `held` is not empty: takes from the input only what completes the frame in `held`, so
     /// that the frames after it are used where they are.
-    fn frame(
-        &mut self,
-        input: &mut Input<'_>,
-        fragments: Option<usize>,
-        limit: usize,
-    ) -> Result<Option<Frame>, Violation> {
+    fn frame(&mut self, input: &mut Input<'_>, rules: &Rules) -> Result<Option<Frame>, Violation> {
         loop {
             let bytes = &self.held[self.pos..];
-            let wanted = match Head::parse(bytes, fragments, limit)? {
+            let wanted = match Head::parse(bytes, rules)? {
                 Some(head) if head.total() <= bytes.len() => {
                     let payload = self.pos + head.len..self.pos + head.total();
                     self.pos = payload.end;
@@ -275,81 +283,6 @@ impl Pending {
     fn compact(&mut self) {
         self.held = self.held[self.pos..].to_vec();
         self.pos = 0;
-    }
-}
-
-/// The header of a frame that this server takes.
-struct Head {
-    opcode: OpCode,
-    fin: bool,
-    mask: [u8; 4],
-    /// The length of the header itself.
-    len: usize,
-    payload: usize,
-}
-
-impl Head {
-    /// Reads and checks the header at the front of `bytes`; `None` if it is not complete. `fragments` has the length
-    /// of the unfinished message, if there is one.
-    fn parse(bytes: &[u8], fragments: Option<usize>, limit: usize) -> Result<Option<Head>, Violation> {
-        let mut cursor = Cursor::new(bytes);
-        let (header, payload) = match FrameHeader::parse(&mut cursor) {
-            Ok(Some(parsed)) => parsed,
-            Ok(None) => return Ok(None),
-            Err(_) => return Err(Violation::protocol("reserved opcode")),
-        };
-        let len = cursor.position() as usize;
-        if header.rsv1 || header.rsv2 || header.rsv3 {
-            return Err(Violation::protocol("reserved bit set, but no extension was agreed"));
-        }
-        let Some(mask) = header.mask else { return Err(Violation::protocol("frame not masked")) };
-        if payload >> 63 != 0 {
-            return Err(Violation::protocol("frame length has its top bit set"));
-        }
-        // The header's own length tells which form the length has: 6 bytes without an extended one, then 8, then 14.
-        if (len == 8 && payload < 126) || (len == 14 && payload <= 0xFFFF) {
-            return Err(Violation::protocol("frame length not in its shortest form"));
-        }
-        match (header.opcode, fragments) {
-            (OpCode::Control(_), _) => {
-                if !header.is_final {
-                    return Err(Violation::protocol("fragmented control frame"));
-                }
-                if payload > MAX_CONTROL as u64 {
-                    return Err(Violation::protocol("control frame longer than 125 bytes"));
-                }
-            }
-            (OpCode::Data(Data::Continue), None) => {
-                return Err(Violation::protocol("continuation without a message to continue"));
-            }
-            (OpCode::Data(Data::Text | Data::Binary), Some(_)) => {
-                return Err(Violation::protocol("new message before the fragmented one was finished"));
-            }
-            (OpCode::Data(_), _) => {
-                if payload > limit.saturating_sub(fragments.unwrap_or(0)) as u64 {
-                    return Err(Violation::too_big(limit));
-                }
-            }
-        }
-        Ok(Some(Head { opcode: header.opcode, fin: header.is_final, mask, len, payload: payload as usize }))
-    }
-
-    /// The length of the whole frame.
-    fn total(&self) -> usize {
-        self.len.saturating_add(self.payload)
-    }
-}
-
-/// The length of the header that starts with `bytes`, as far as they tell: up to its length byte, or up to its mask.
-fn head_len(bytes: &[u8]) -> usize {
-    let masked = |second: u8| if second & 0x80 != 0 { 4 } else { 0 };
-    match bytes {
-        [] | [_] => 2,
-        [_, second, ..] => match second & 0x7F {
-            126 => 4 + masked(*second),
-            127 => 10 + masked(*second),
-            _ => 2 + masked(*second),
-        },
     }
 }
 
@@ -378,11 +311,13 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
 }
 
 /// Checks what a whole payload means.
-fn event(opcode: OpCode, payload: &[u8]) -> Result<Event<'_>, Violation> {
+fn event(opcode: OpCode, compressed: bool, payload: &[u8]) -> Result<Event<'_>, Violation> {
     match opcode {
+        OpCode::Data(Data::Text) if compressed => Ok(Event::Compressed(Kind::Text, payload)),
+        OpCode::Data(_) if compressed => Ok(Event::Compressed(Kind::Binary, payload)),
         OpCode::Data(Data::Text) => match std::str::from_utf8(payload) {
             Ok(_) => Ok(Event::Text(payload)),
-            Err(_) => Err(Violation::not_utf8("text message is not UTF-8")),
+            Err(_) => Err(Violation::invalid("text message is not UTF-8")),
         },
         OpCode::Data(_) => Ok(Event::Binary(payload)),
         OpCode::Control(Control::Ping) => Ok(Event::Ping(payload)),
@@ -397,7 +332,7 @@ fn event(opcode: OpCode, payload: &[u8]) -> Result<Event<'_>, Violation> {
                 }
                 match std::str::from_utf8(reason) {
                     Ok(reason) => Ok(Event::Close(Some((code, reason)))),
-                    Err(_) => Err(Violation::not_utf8("close reason is not UTF-8")),
+                    Err(_) => Err(Violation::invalid("close reason is not UTF-8")),
                 }
             }
         },

@@ -16,7 +16,7 @@ use super::newcomers::close_unopened;
 use super::refusal::{finish_refused, log_refusal, refusal_for, refuse, turn_away};
 use super::session::Opened;
 use super::{Worker, proxy, tls};
-use crate::config::Config;
+use crate::config::{Compression, Config};
 use crate::message::{CloseReason, close_code};
 use crate::script::current::ConnRef;
 use crate::script::hooks::{HandshakeRequest, HookArgs};
@@ -25,6 +25,7 @@ use crate::shard::Arrival;
 use crate::shard::conn::Conn;
 use crate::shard::transport::Transport;
 use crate::telemetry::metrics::labels::RefusalCause;
+use crate::wire::deflate::Window;
 use crate::wire::handshake::{self as http, MAX_HEAD, Parsed, Refusal, Request, Rules};
 use crate::wire::reader::Reader;
 
@@ -108,15 +109,15 @@ pub(super) async fn run(
     {
         return refuse(transport, &refusal_for(cause), cause, request.method).await;
     }
-    let response = match check(&config, server, &request) {
-        Ok(response) => response,
+    let (response, deflate) = match check(&config, server, &request) {
+        Ok(agreed) => agreed,
         Err(refusal) => return refuse(transport, &refusal, Wrong, request.method).await,
     };
     if worker.memory.refuses() {
         let cause = RefusalCause::Memory;
         return refuse(transport, &refusal_for(cause), cause, request.method).await;
     }
-    let conn = worker.shard.insert(Arrival { served, transport, remote });
+    let conn = worker.shard.insert(Arrival { served, transport, remote, deflate });
     let guard = Inserted { worker, conn: Some(conn.clone()) };
     let mut early = head[len..].to_vec();
     let (verdict, late) = {
@@ -224,8 +225,8 @@ async fn read_head(transport: &mut Transport, begins: impl Fn(Option<&u8>)) -> R
     }
 }
 
-/// The engine's own checks of a request, and the response if the script agrees.
-fn check(config: &Config, server: usize, request: &Request<'_>) -> Result<Vec<u8>, Refusal> {
+/// The engine's own checks of a request; the response if the script agrees, and whether messages may be compressed then.
+fn check(config: &Config, server: usize, request: &Request<'_>) -> Result<(Vec<u8>, Option<Window>), Refusal> {
     let server = &config.servers[server];
     let subprotocols: Option<Vec<String>> = server
         .option("subprotocols")
@@ -235,8 +236,11 @@ fn check(config: &Config, server: usize, request: &Request<'_>) -> Result<Vec<u8
         allowed_origins: &server.allowed_origins,
         subprotocols: subprotocols.as_deref(),
     };
-    let upgrade = http::check(request, &rules)?;
-    Ok(http::accept_response(&upgrade, upgrade.chosen))
+    let mut upgrade = http::check(request, &rules)?;
+    if server.compression == Compression::On {
+        upgrade.agree(request)?;
+    }
+    Ok((http::accept_response(&upgrade, upgrade.chosen), upgrade.deflate.map(|agreed| agreed.window)))
 }
 
 /// The client's address: behind proxies that are trusted, the last address that none of them vouches for.

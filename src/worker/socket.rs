@@ -94,7 +94,7 @@ fn is_let_in(
 fn insert(worker: &Worker, server: usize, transport: Transport, client: SocketAddr, place: ConnectionPermit) -> Opened {
     let remote = SocketAddr::new(client.ip().to_canonical(), client.port());
     let served = worker.servers[server].served.clone();
-    let conn = worker.shard.insert(Arrival { served, transport, remote });
+    let conn = worker.shard.insert(Arrival { served, transport, remote, deflate: None });
     worker.shard.open(&conn, None);
     Opened { conn, place }
 }

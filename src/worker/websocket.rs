@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Instant;
 
 use super::inbox::Inbox;
 use super::load::LoadPermit;
@@ -12,6 +13,7 @@ use super::{Worker, handshake};
 use crate::message::{CloseReason, Kind};
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Hook, Returned};
+use crate::shard::framing::Framing;
 use crate::shard::transport::Transport;
 use crate::wire::frame;
 use crate::wire::reader::{Event, Input, Reader};
@@ -28,7 +30,8 @@ pub(super) fn task(
         let worker = worker.clone();
         async move {
             let (opened, early) = handshake::run(&worker, server, transport, peer).await?;
-            Some((opened, Frames::new(early)))
+            let frames = Frames::new(opened.conn.framing, early);
+            Some((opened, frames))
         }
     };
     Task::opening(worker, Box::pin(opening), load)
@@ -44,8 +47,12 @@ pub(super) struct Frames {
 
 impl Frames {
     /// `early`: bytes that the client sent right after its request.
-    fn new(mut early: Vec<u8>) -> Frames {
-        let mut frames = Frames { reader: Reader::new(), kept: !early.is_empty(), inbox: Inbox::default() };
+    fn new(framing: Framing, mut early: Vec<u8>) -> Frames {
+        let reader = match framing {
+            Framing::WebSocket(Some(_)) => Reader::of_compressed(),
+            Framing::WebSocket(None) | Framing::Script => Reader::new(),
+        };
+        let mut frames = Frames { reader, kept: !early.is_empty(), inbox: Inbox::default() };
         if frames.kept {
             frames.reader.keep(&mut Input::new(&mut early));
         }
@@ -56,6 +63,21 @@ impl Frames {
     fn between_fragments(&self, state: &State) {
         if !self.reader.is_within_message() {
             state.conn.end_message();
+        }
+    }
+
+    /// The same with a message that is compressed.
+    fn compressed(state: &mut State, inbox: &mut Inbox, kind: Kind, data: &[u8], limit: usize) {
+        let began = Instant::now();
+        let shard = &state.worker.shard;
+        let inflated = shard.compression.inflate(kind, data, limit, &shard.counts);
+        state.charge(began.elapsed());
+        match inflated {
+            Ok(data) => {
+                Self::message(state, inbox, kind, &data);
+                state.worker.shard.compression.give_back(data);
+            }
+            Err(violation) => state.conn.close(violation.into()),
         }
     }
 
@@ -102,6 +124,10 @@ impl ProtocolHandler for Frames {
                 Ok(Some(Event::Binary(data))) => {
                     left -= 1;
                     Self::message(state, &mut self.inbox, Kind::Binary, data);
+                }
+                Ok(Some(Event::Compressed(kind, data))) => {
+                    left -= 1;
+                    Self::compressed(state, &mut self.inbox, kind, data, limit);
                 }
                 Ok(Some(Event::Ping(payload))) => {
                     left -= 1;

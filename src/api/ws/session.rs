@@ -231,7 +231,7 @@ impl Session {
                     let calls = &mut state.calls;
                     state.api.time.timed(text.len(), || calls.begin(text, &state.api, cx));
                 }
-                Ok(Some(Event::Binary(_))) => {
+                Ok(Some(Event::Binary(_) | Event::Compressed(..))) => {
                     let error = invalid("requests are text messages; this one was binary");
                     state.calls.refuse(error);
                 }

@@ -8,7 +8,7 @@ use crate::config::raw::address::{ORIGIN, origin};
 use crate::config::raw::value::Value;
 use crate::config::rows::{Head, Kind, Row, section};
 use crate::config::sections::{Entry, Options, address, part};
-use crate::config::types::{Listen, Protocol, ProxyProtocol, Rate, UNSENT_LIMIT};
+use crate::config::types::{Compression, Listen, Protocol, ProxyProtocol, Rate, UNSENT_LIMIT};
 use std::fmt::{self, Debug, Formatter};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -40,6 +40,9 @@ section! {
         /// or 2, which tells the client's address; others are refused.
         pub proxy_protocol: ProxyProtocol =
             "proxyProtocol", word(&[ProxyProtocol::Off, ProxyProtocol::V1V2], ProxyProtocol::Off), Live;
+        /// on: messages are compressed for clients that offer permessage-deflate (RFC 7692), without context takeover: a
+        /// publish once for all of a worker's. Takes effect on new connections.
+        pub compression: Compression = "compression", word(&[Compression::Off, Compression::On], Compression::Off), Live;
         /// The origins whose web pages may connect, such as https://example.com; others get a 403. Empty = any.
         pub allowed_origins: Vec<String> = "allowedOrigins", list(ORIGIN, origin), Live;
         /// TLS of the port.
@@ -100,6 +103,8 @@ section! {
         pub unsent_limit: usize = "unsentLimit", size(BUFFER, UNSENT_LIMIT), Live;
         /// The largest message that a client may send; a larger one closes with 1009.
         pub max_message_size: usize = "maxMessageSize", size(LIMIT, MIB), Live;
+        /// Messages of up to that many bytes are not compressed, nor are those of more than maxMessageSize.
+        pub compress_above: usize = "compressAbove", size(BUFFER, 256), Live;
         /// The most connections, over all workers; 0 = no limit. One more gets a 503.
         pub max_connections: usize = "maxConnections", number(0..=100_000_000, 0), Live;
         /// The most connections of one address, an IPv6 /64 counting as one; 0 = no limit. One more gets a 429.

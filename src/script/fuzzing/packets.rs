@@ -95,7 +95,7 @@ impl Servers {
         };
         let transport = adopt().unwrap_or_else(|e: std::io::Error| panic!("{e}"));
         let remote = SocketAddr::from(([127, 0, 0, 1], 1));
-        let conn = self.shard.insert(Arrival { served: self.served.clone(), transport, remote });
+        let conn = self.shard.insert(Arrival { served: self.served.clone(), transport, remote, deflate: None });
         self.shard.open(&conn, None);
         conn
     }

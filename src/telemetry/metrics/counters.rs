@@ -37,6 +37,30 @@ pub struct ShardCounts {
     pub waiting_handlers: Counter,
     /// TLS handshakes of clients.
     pub handshakes: Labelled<Handshake>,
+    /// Messages that were compressed for clients.
+    pub compressed: CompressionCounts,
+    /// Messages of clients that were decompressed.
+    pub decompressed: CompressionCounts,
+}
+
+/// The counters of messages that are compressed.
+#[derive(Debug, Default)]
+pub struct CompressionCounts {
+    /// How many.
+    pub messages: Counter,
+    /// Their bytes as they are.
+    pub plain: Counter,
+    /// Their bytes compressed.
+    pub compressed: Counter,
+}
+
+impl CompressionCounts {
+    /// Counts a message with both of its lengths.
+    pub fn one(&self, plain: usize, compressed: usize) {
+        self.messages.add(1);
+        self.plain.add(plain as u64);
+        self.compressed.add(compressed as u64);
+    }
 }
 
 /// The counters of connections with one protocol.

@@ -247,6 +247,22 @@ labels! {
         Closed = "closed",
     }
 
+    /// Where compressed messages went.
+    pub enum Direction {
+        /// To clients.
+        Out = "out",
+        /// From clients.
+        In = "in",
+    }
+
+    /// What the bytes of compressed messages are counted as.
+    pub enum CompressionForm {
+        /// What they hold.
+        Plain = "plain",
+        /// What is on the wire.
+        Compressed = "compressed",
+    }
+
     /// The result of a reload.
     pub enum ReloadResult {
         /// The new version runs.
@@ -273,6 +289,8 @@ mod tests {
         hold::<ApiCall>();
         hold::<CallResult>();
         hold::<Handshake>();
+        hold::<Direction>();
+        hold::<CompressionForm>();
         hold::<ReloadResult>();
         hold::<RefusalCause>();
         hold::<RateLimit>();

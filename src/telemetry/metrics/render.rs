@@ -3,9 +3,10 @@
 
 use super::super::log::Output;
 use super::counter::BOUNDS;
-use super::counters::{HandlerCounts, PROTOCOLS, SCENARIOS, ServerCounts};
+use super::counters::{CompressionCounts, HandlerCounts, PROTOCOLS, SCENARIOS, ServerCounts};
 use super::labels::{
-    ApiCall, CallResult, DropCause, EndReason, Handshake, Label, RateLimit, RefusalCause, ReloadResult,
+    ApiCall, CallResult, CompressionForm, Direction, DropCause, EndReason, Handshake, Label, RateLimit, RefusalCause,
+    ReloadResult,
 };
 use super::page::Page;
 use super::process::Process;
@@ -93,6 +94,7 @@ impl Metrics {
             .value(&[("origin", "api")], sum(&|w| w.api.published.get()));
         page.gauge("connmix_engine_subscriptions", "Subscriptions of this node's clients.")
             .value(&[], sum(&|w| w.shard.subscriptions.get()));
+        compression(page, workers);
     }
 
     fn delays_summary(&self, page: &mut Page) {
@@ -220,6 +222,34 @@ impl Metrics {
                 let label = watch.label.map(|name| (name, value.as_str()));
                 family = family.value(label.as_slice(), n);
             }
+        }
+    }
+}
+
+fn compression(page: &mut Page, workers: &[WorkerCounts]) {
+    type Side = fn(&WorkerCounts) -> &CompressionCounts;
+    let sides: [(Direction, Side); 2] =
+        [(Direction::Out, |w| &w.shard.compressed), (Direction::In, |w| &w.shard.decompressed)];
+    let sum = |of: &dyn Fn(&WorkerCounts) -> u64| workers.iter().map(of).sum::<u64>() as f64;
+    let mut family = page.counter(
+        "connmix_engine_compressed_messages_total",
+        "Messages that were compressed for clients (out: a publish once in each worker) or came compressed (in).",
+    );
+    for (side, counts) in sides {
+        family = family.value(&[("direction", side.word())], sum(&|w| counts(w).messages.get()));
+    }
+    drop(family);
+    let mut family = page.counter(
+        "connmix_engine_compression_bytes_total",
+        "The bytes of these messages, as they are (plain) and on the wire (compressed).",
+    );
+    for (side, counts) in sides {
+        for form in CompressionForm::ALL {
+            let of = |w: &WorkerCounts| match form {
+                CompressionForm::Plain => counts(w).plain.get(),
+                CompressionForm::Compressed => counts(w).compressed.get(),
+            };
+            family = family.value(&[("direction", side.word()), ("form", form.word())], sum(&of));
         }
     }
 }

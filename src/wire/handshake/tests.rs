@@ -188,7 +188,7 @@ fn the_servers_preferred_subprotocol_is_chosen() {
 
 #[test]
 fn a_response_names_only_what_the_client_offered() {
-    let upgrade = Upgrade { accept: "x".into(), protocols: vec!["chat"], chosen: None };
+    let upgrade = Upgrade { accept: "x".into(), protocols: vec!["chat"], chosen: None, deflate: None };
     let plain = accept_response(&upgrade, None);
     assert_eq!(accept_response(&upgrade, Some("other")), plain);
     assert_eq!(accept_response(&upgrade, Some("chat\r\nSet-Cookie: a=b")), plain);

@@ -168,3 +168,39 @@ fn a_close_frame_is_found_ahead_wherever_the_rest_begins() {
     }
     assert!(!Reader::new().closes_in(b"garbage that is no frame"));
 }
+
+/// The first byte's bit of a compressed message.
+const COMPRESSED: u8 = 0x40;
+
+#[test]
+fn a_compressed_message_is_told_by_its_first_frame() {
+    let parts = [frame(0x01 | COMPRESSED, b"ab"), frame(0x89, b""), frame(0x80, b"c"), frame(0x82, b"plain")];
+    let mut bytes = parts.concat();
+    let (mut input, mut reader) = (Input::new(&mut bytes), Reader::of_compressed());
+    assert_eq!(reader.next(&mut input, 10), Ok(Some(Event::Ping(b""))));
+    assert_eq!(reader.next(&mut input, 10), Ok(Some(Event::Compressed(Kind::Text, b"abc"))));
+    assert_eq!(reader.next(&mut input, 10), Ok(Some(Event::Binary(b"plain"))));
+    for wrong in [
+        frame(0x89 | COMPRESSED, b""),
+        frame(0xA1, b""),
+        [frame(0x01 | COMPRESSED, b"a"), frame(0x80 | COMPRESSED, b"b")].concat(),
+        [frame(0x01, b"a"), frame(0x80 | COMPRESSED, b"b")].concat(),
+    ] {
+        let mut wrong = wrong.clone();
+        let refused = Reader::of_compressed().next(&mut Input::new(&mut wrong), 10).unwrap_err();
+        assert!(refused.code == 1002 && refused.what.contains("reserved bit"), "{refused}");
+    }
+}
+
+#[test]
+fn a_compressed_message_may_be_a_little_longer_than_what_it_holds() {
+    let next = |first: u8, len: usize| {
+        let mut bytes = frame(first, &vec![0; len]);
+        Reader::of_compressed().next(&mut Input::new(&mut bytes), 800).map(|event| event.is_some())
+    };
+    let most = 800 + 100 + 64;
+    assert_eq!((next(0x82, 800), next(0xC2, most)), (Ok(true), Ok(true)));
+    for (first, len) in [(0x82, 801), (0xC2, most + 1)] {
+        assert_eq!(next(first, len).unwrap_err().what, "message larger than 800 bytes");
+    }
+}

@@ -19,11 +19,13 @@ impl Violation {
         Violation { code: close_code::PROTOCOL, what: Cow::Borrowed(what) }
     }
 
-    pub(super) fn not_utf8(what: &'static str) -> Violation {
+    /// The content of a message is not what it has to be.
+    pub(crate) fn invalid(what: &'static str) -> Violation {
         Violation { code: close_code::INVALID_DATA, what: Cow::Borrowed(what) }
     }
 
-    pub(super) fn too_big(limit: usize) -> Violation {
+    /// A message is larger than `limit` bytes.
+    pub(crate) fn too_big(limit: usize) -> Violation {
         Violation { code: close_code::TOO_BIG, what: Cow::Owned(format!("message larger than {limit} bytes")) }
     }
 }

@@ -6,7 +6,7 @@ mod common;
 use common::browser::{Page, browser};
 use common::optional::Outcome;
 use common::process::Process;
-use common::{Client, TestEngine, eventually, get, post};
+use common::{TestEngine, eventually, get, post};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;

@@ -16,7 +16,7 @@ use crate::hub::{self, ChannelCommand, ConnCommand, Counts, Except, Hub, MAX_EXC
 use crate::ids::{ClientId, WorkerId};
 use crate::message::{Channel, Kind, Message};
 
-/// Commands and publishes that are done once, of all other nodes together, that may be under way. Many more than links let come
+/// Commands, questions, and publishes that are done once, of all other nodes together, that may be under way. Many more than links let come
 /// at once.
 const UNDER_WAY: usize = 1 << 18;
 
@@ -112,7 +112,7 @@ impl Clients for LocalClients {
                 })
             }
             // Who asked is told that it was not answered.
-            Delivery::Once { .. } if self.commands.len() >= UNDER_WAY => None,
+            Delivery::Once { .. } | Delivery::Ask { .. } if self.commands.len() >= UNDER_WAY => None,
             Delivery::Command { reply, .. } if self.commands.len() >= UNDER_WAY => {
                 reply.answer(Some("its node has too many commands under way"), 0);
                 None
@@ -125,6 +125,15 @@ impl Clients for LocalClients {
                 let publish = self.once.publish(id.into(), to, message, except);
                 let answered = async move {
                     reply.answer(&publish.await);
+                    None
+                };
+                self.commands.push(answered.boxed());
+                None
+            }
+            Delivery::Ask { question, reply } => {
+                let asked = self.mesh.ask_here(question);
+                let answered = async move {
+                    reply.answer(&asked.await.await);
                     None
                 };
                 self.commands.push(answered.boxed());

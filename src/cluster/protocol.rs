@@ -5,9 +5,15 @@
 //! minor version understand each other. All of it comes from outside: whatever bytes come, reading them costs no more than
 //! their length, and an error says what was wrong.
 
+mod append;
+mod asking;
 mod lists;
 
 use serde::{Deserialize, Serialize};
+
+use append::append;
+
+pub use asking::{Asking, read_answer, write_answer};
 
 /// The protocol's major version: nodes of different ones do not work together.
 pub const MAJOR: u16 = 1;
@@ -282,6 +288,19 @@ pub enum Message<'a> {
         /// The reason.
         reason: &'a str,
     },
+    /// What does the receiving node know of it?
+    Ask {
+        /// The question.
+        #[serde(borrow)]
+        asking: Asking<'a>,
+    },
+    /// What that came to.
+    Answer {
+        /// The number of the request.
+        request: u64,
+        /// As [`write_answer`] has written it.
+        answer: &'a [u8],
+    },
 }
 
 /// A node as a center knows it.
@@ -397,27 +416,6 @@ pub fn envelop(message: &[u8], request: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(message);
 }
 
-/// Appends what a value is as bytes. Writing to memory can't fail.
-fn append<T: Serialize>(out: &mut Vec<u8>, value: &T) {
-    struct Into<'a>(&'a mut Vec<u8>);
-    impl postcard::ser_flavors::Flavor for Into<'_> {
-        type Output = ();
-        fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-            self.0.push(byte);
-            Ok(())
-        }
-        fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-            self.0.extend_from_slice(bytes);
-            Ok(())
-        }
-        fn finalize(self) -> postcard::Result<()> {
-            Ok(())
-        }
-    }
-    let written = postcard::serialize_with_flavor(value, Into(out));
-    debug_assert!(written.is_ok(), "{written:?}");
-}
-
 /// The messages of a frame, one after the other. A kind that this version does not know is passed over.
 pub struct Messages<'a>(&'a [u8]);
 
@@ -467,7 +465,7 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 /// How many kinds of messages this version knows.
-const KINDS: u8 = 17;
+const KINDS: u8 = 19;
 
 #[cfg(test)]
 mod tests;

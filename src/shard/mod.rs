@@ -1,6 +1,7 @@
 //! The state of one worker's thread: its connections, their subscriptions, and what has to be written. Nothing here is
 //! locked or shared with another thread; other threads reach it through the worker's mailbox.
 
+mod answers;
 mod commands;
 pub mod conn;
 pub mod context;
@@ -15,6 +16,7 @@ mod leaving;
 pub mod meter;
 pub mod outbox;
 pub mod peer;
+mod rooms;
 pub mod server_context;
 pub mod transport;
 mod waits;
@@ -203,6 +205,9 @@ impl Shard {
                 return Err(too_many);
             }
         }
+        if !topics.rules().is_empty() {
+            self.enter_rooms(conn, channels, &topics)?;
+        }
         for channel in channels {
             if topics.insert(conn.slot, channel) == Joined::First
                 && self.hub.join(channel, self.worker) == Joined::First
@@ -223,6 +228,7 @@ impl Shard {
                 self.hub.leave(channel.as_str(), self.worker);
             }
         }
+        self.leave_rooms(&mut topics);
         self.count_subscriptions(&topics);
         tracing::debug!(client_id = conn.client_id.get(), channels = %Names(channels), "unsubscribed");
     }
@@ -352,7 +358,7 @@ impl std::fmt::Display for Names<'_> {
 }
 
 /// Why a connection was not put into channels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TooMany {
     /// It would be in more than [`MAX_SUBSCRIPTIONS`].
     #[error("a connection can be in {MAX_SUBSCRIPTIONS} channels at most")]
@@ -362,6 +368,9 @@ pub enum TooMany {
         "too many subscriptions: all clients together can have {0} (engine.maxSubscriptions), and one client a part of those that are free"
     )]
     OfAll(usize),
+    /// The channel would have more than its rule allows; holds the channel and the bound.
+    #[error("channel {0} is full: {1} connections may be in it (engine.channels, maxSubscribers)")]
+    OfChannel(Channel, usize),
 }
 
 /// The most channels one connection may be in.

@@ -132,6 +132,7 @@ type Started = (Rc<Worker>, mpsc::Receiver<Control>, Vec<Listener>);
 fn start(spec: Spec) -> Result<Started, String> {
     let config = spec.config.load_full();
     let shard = Rc::new(Shard::new(spec.id, spec.hub.clone()));
+    shard.set_rules(&config.channels);
     let (mesh, queue, outbound) = (spec.mesh.clone(), spec.queue.clone(), spec.outbound);
     let (timers, worker) = (spec.timers.clone(), spec.id);
     current::install(Host { shard: shard.clone(), mesh: mesh.clone(), queue, outbound, timers, worker });

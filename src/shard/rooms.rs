@@ -1,0 +1,64 @@
+//! Channels that have a rule (`engine.channels`): who may come in, and what is counted of them.
+
+use std::sync::Arc;
+
+use super::conn::Conn;
+use super::{Shard, TooMany};
+use crate::config::{ChannelRule, Rules};
+use crate::hub::topics::Topics;
+use crate::message::Channel;
+
+impl Shard {
+    /// These rules hold from now on, for connections that are there, too. Those that are in a channel stay in it.
+    pub fn set_rules(&self, rules: &[ChannelRule]) {
+        let (rules, mut topics) = (Rules::new(rules), self.topics.borrow_mut());
+        if **topics.rules() == rules {
+            return;
+        }
+        let is_counted = |rule: Option<&ChannelRule>| rule.is_some_and(ChannelRule::is_counted);
+        topics.set_rules(Arc::new(rules), |channel, members, before, rule| {
+            match (is_counted(before), is_counted(rule)) {
+                (false, true) => self.hub.rooms().begin(channel, members),
+                (true, false) => self.hub.rooms().leave(channel, members),
+                _ => {}
+            }
+        });
+    }
+
+    /// Takes a place for a connection in each of these channels that it is not in yet; in none of them if one is full.
+    pub(super) fn enter_rooms(&self, conn: &Conn, channels: &[Channel], topics: &Topics) -> Result<(), TooMany> {
+        let is_new = |channel: &&Channel| !topics.contains(conn.slot, channel.as_str());
+        let mut new: Vec<&Channel> = channels.iter().filter(is_new).collect();
+        new.sort_unstable();
+        new.dedup();
+        let rule = |channel: &&Channel| topics.rule_of(channel.as_str()).filter(|rule| rule.is_counted());
+        let counted: Vec<_> = new.iter().filter_map(|channel| Some((*channel, rule(channel)?))).collect();
+        for (at, (channel, rule)) in counted.iter().enumerate() {
+            if !self.hub.rooms().enter(channel, rule.max_subscribers) {
+                counted[..at].iter().for_each(|(entered, _)| self.hub.rooms().leave(entered, 1));
+                return Err(TooMany::OfChannel((*channel).clone(), rule.max_subscribers));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is told of a connection in these channels from now on, as JSON; kept where the channel's rule says `presence`.
+    pub fn set_info(&self, conn: &Conn, channels: &[Channel], info: &Arc<str>) {
+        let mut topics = self.topics.borrow_mut();
+        channels.iter().for_each(|channel| topics.set_info(conn.slot, channel.as_str(), info));
+    }
+
+    /// Whether it is told who is in a channel.
+    pub fn has_presence(&self, channel: &Channel) -> bool {
+        self.topics.borrow().rule_of(channel.as_str()).is_some_and(|rule| rule.presence)
+    }
+
+    /// Gives up the places that connections have left.
+    pub(super) fn leave_rooms(&self, topics: &mut Topics) {
+        for departure in topics.departures() {
+            if departure.rule.is_counted() {
+                self.hub.rooms().leave(&departure.channel, 1);
+            }
+        }
+    }
+}

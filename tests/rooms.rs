@@ -222,6 +222,39 @@ async fn channels_are_listed_by_prefix_and_clients_by_id() {
     eventually("there is no such client", gone).await;
 }
 
+#[tokio::test]
+async fn a_channel_is_told_how_many_are_in_it_when_that_has_changed() {
+    let online = "online: {every: 300ms, message: '@%n of %n'}";
+    let engine = engine(&format!("[{{match: 'room:', {online}}}, {{match: 'daily:', online: {{every: 1h}}}}]"));
+    let mut first = engine.connect().await;
+    assert_eq!(first.ask("return conn:subscribe('room:1', 'daily:1')").await, "nil");
+    let mut told = [first.text().await, first.text().await];
+    told.sort();
+    assert_eq!(told, [r#"@1 of 1"#, r#"{"event":"@online","data":{"n":1}}"#]);
+    // However many come and go: each text is told once, the last one is right, and each has another number.
+    let mut clients = Vec::new();
+    for _ in 0..30 {
+        let mut client = engine.connect().await;
+        client.send("return conn:subscribe('room:1', 'daily:1')").await;
+        clients.push(client);
+    }
+    let mut numbers = vec![1];
+    while numbers.last() != Some(&31) {
+        let text = first.text().await;
+        let number: usize = text[1..].split(' ').next().unwrap().parse().unwrap_or_else(|_| panic!("{text}"));
+        assert_ne!(numbers.last(), Some(&number), "told twice");
+        numbers.push(number);
+    }
+    // One that comes and one that goes within the interval change nothing that is told; those who leave do.
+    clients.truncate(3);
+    while first.text().await != "@4 of 4" {}
+    assert_eq!(first.ask("return conn:unsubscribe('room:1')").await, "nil");
+    let mut last = clients.pop().unwrap();
+    while last.text().await != "@3 of 3" {}
+    // Once in its hour.
+    first.expect_only_reply("return 'no more'", "no more").await;
+}
+
 /// On several nodes as one mesh, over a bus in memory.
 mod mesh {
     use super::call;
@@ -264,5 +297,55 @@ mod mesh {
         nodes.network.cut(silent, asking);
         let page = call(&nodes.engines[0], "mesh.presence", json!({"c": "room"})).await.1["r"].take();
         assert_eq!((&page["n"], &page["u"]), (&json!(4), &json!(1)), "{page}");
+    }
+
+    /// The next number that a client is told; nothing else comes.
+    async fn number(client: &mut Client) -> usize {
+        let text = client.text().await;
+        text.strip_prefix('@').and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{text}"))
+    }
+
+    #[tokio::test]
+    async fn numbers_are_told_on_all_nodes_and_are_right_when_a_node_is_gone() {
+        let rule = "workers: 2\nchannels: [{match: room, online: {every: 200ms, message: '@%n'}}]";
+        let mut nodes = Nodes::with_engine(3, rule, PRESENCE).await;
+        // Several channels, so that each node tells some of them.
+        for channel in ["room:1", "room:2", "room:3", "room:4", "room:5", "room:6"] {
+            let mut members = Vec::new();
+            for engine in &nodes.engines {
+                for _ in 0..2 {
+                    // Those of the others may have been told meanwhile.
+                    members.push(member(engine.ws(), channel).await);
+                }
+            }
+            for member in &mut members {
+                let mut numbers = vec![0];
+                while *numbers.last().unwrap() != 6 {
+                    let next = number(member).await;
+                    assert_ne!(numbers.last(), Some(&next), "told twice");
+                    numbers.push(next);
+                }
+            }
+            drop(members);
+        }
+        let mut members = Vec::new();
+        for i in 0..8 {
+            for engine in &nodes.engines {
+                members.push((i, member(engine.ws(), &format!("room:{i}")).await));
+            }
+        }
+        for (_, member) in &mut members {
+            while number(member).await != 3 {}
+        }
+        // A node that ends without a word: nothing reaches it, and nothing comes of it.
+        let gone = nodes.run(2).await;
+        for other in [nodes.run(0).await, nodes.run(1).await] {
+            nodes.network.cut(gone, other);
+            nodes.network.cut(other, gone);
+        }
+        for (at, (_, member)) in members.iter_mut().enumerate().filter(|(at, _)| at % 3 != 2) {
+            assert_eq!(number(member).await, 2, "client {at}");
+        }
+        nodes.engines.truncate(2);
     }
 }

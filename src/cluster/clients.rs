@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use super::command;
 use super::enqueue::{Remote, ToChannel, put, put_all};
@@ -129,6 +130,15 @@ impl Clients for LocalClients {
                 };
                 self.commands.push(answered.boxed());
                 None
+            }
+            Delivery::Stirred { channel, ago } => {
+                let channel = Channel::parse(channel.as_bytes()).ok()?;
+                self.hub().rooms().to_tell(channel, ago.map(Duration::from_millis));
+                None
+            }
+            Delivery::Online { channel, count } => {
+                let channel = Channel::parse(channel.as_bytes()).ok()?;
+                begun(self.mesh.tell_here(&channel, count)?)
             }
             Delivery::Ask { question, reply } => {
                 let asked = self.mesh.ask_here(question);

@@ -17,6 +17,7 @@ pub mod interest;
 pub mod link;
 pub mod members;
 pub mod node;
+pub mod online;
 mod proof;
 pub mod protocol;
 mod receipt;

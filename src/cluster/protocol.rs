@@ -301,6 +301,20 @@ pub enum Message<'a> {
         /// As [`write_answer`] has written it.
         answer: &'a [u8],
     },
+    /// The number of connections in a channel has changed on the sender's node; the receiver tells it.
+    Stirred {
+        /// The channel's name.
+        channel: &'a str,
+        /// It was told on the sender's node so many milliseconds ago, if it was.
+        ago: Option<u64>,
+    },
+    /// So many connections are in a channel: those of the receiving node are told.
+    Online {
+        /// The channel's name.
+        channel: &'a str,
+        /// How many there are.
+        count: u64,
+    },
 }
 
 /// A node as a center knows it.
@@ -465,7 +479,7 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 /// How many kinds of messages this version knows.
-const KINDS: u8 = 19;
+const KINDS: u8 = 21;
 
 #[cfg(test)]
 mod tests;

@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn the_longest_match_counts() {
-        let rule = |prefix: &str| ChannelRule { prefix: prefix.to_owned(), presence: false, max_subscribers: 0 };
+        let rule = |prefix: &str| ChannelRule::of(prefix);
         let rules = Rules::new(&[rule("video:"), rule("v"), rule("video:1")]);
         let of = |channel| rules.of(channel).map(|rule| rule.prefix.as_str());
         assert_eq!(of("video:12"), Some("video:1"));

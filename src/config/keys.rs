@@ -31,7 +31,7 @@ mod channels;
 mod server;
 mod tls;
 
-pub use channels::ChannelRule;
+pub use channels::{ChannelRule, Online};
 pub use server::{Limits, Rates, Server};
 pub use tls::Tls;
 

@@ -32,7 +32,8 @@ pub use changes::Effect;
 pub use channels::Rules;
 pub use home::Home;
 pub use keys::{
-    ApiServer, ChannelRule, Cluster, Config, Limits, Logging, LuaVm, Memory, Rates, Redis, Server, Summary, Tls, User,
+    ApiServer, ChannelRule, Cluster, Config, Limits, Logging, LuaVm, Memory, Online, Rates, Redis, Server, Summary,
+    Tls, User,
 };
 pub use problem::{Problem, Problems};
 pub use raw::units::{Quantity, parse_duration};

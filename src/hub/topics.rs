@@ -112,12 +112,12 @@ impl Topics {
     pub fn set_rules(
         &mut self,
         rules: Arc<Rules>,
-        mut changed: impl FnMut(&Channel, usize, Option<&ChannelRule>, Option<&ChannelRule>),
+        mut changed: impl FnMut(&Channel, usize, Option<&ChannelRule>, Option<&Arc<ChannelRule>>),
     ) {
         for (_, Topic { channel, members, rule }) in &mut self.topics {
             let before = std::mem::replace(rule, rules.of(channel.as_str()).cloned());
             if before != *rule {
-                changed(channel, members.len(), before.as_deref(), rule.as_deref());
+                changed(channel, members.len(), before.as_deref(), rule.as_ref());
             }
         }
         self.rules = rules;

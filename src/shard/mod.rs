@@ -215,6 +215,9 @@ impl Shard {
                 self.counts.channels_opened.add(1);
             }
         }
+        if !topics.rules().is_empty() {
+            self.entered_rooms(channels, &topics);
+        }
         self.count_subscriptions(&topics);
         tracing::debug!(client_id = conn.client_id.get(), channels = %Names(channels), "subscribed");
         Ok(())

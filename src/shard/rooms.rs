@@ -15,12 +15,13 @@ impl Shard {
         if **topics.rules() == rules {
             return;
         }
-        let is_counted = |rule: Option<&ChannelRule>| rule.is_some_and(ChannelRule::is_counted);
+        let was_counted = |rule: Option<&ChannelRule>| rule.is_some_and(ChannelRule::is_counted);
         topics.set_rules(Arc::new(rules), |channel, members, before, rule| {
-            match (is_counted(before), is_counted(rule)) {
-                (false, true) => self.hub.rooms().begin(channel, members),
-                (true, false) => self.hub.rooms().leave(channel, members),
-                _ => {}
+            match (was_counted(before), rule.filter(|rule| rule.is_counted())) {
+                (false, Some(rule)) => self.hub.rooms().begin(channel, members, rule),
+                (true, Some(rule)) => self.hub.rooms().begin(channel, 0, rule),
+                (true, None) => self.hub.rooms().leave(channel, members),
+                (false, None) => {}
             }
         });
     }
@@ -34,12 +35,21 @@ impl Shard {
         let rule = |channel: &&Channel| topics.rule_of(channel.as_str()).filter(|rule| rule.is_counted());
         let counted: Vec<_> = new.iter().filter_map(|channel| Some((*channel, rule(channel)?))).collect();
         for (at, (channel, rule)) in counted.iter().enumerate() {
-            if !self.hub.rooms().enter(channel, rule.max_subscribers) {
+            if !self.hub.rooms().enter(channel, rule) {
                 counted[..at].iter().for_each(|(entered, _)| self.hub.rooms().leave(entered, 1));
                 return Err(TooMany::OfChannel((*channel).clone(), rule.max_subscribers));
             }
         }
         Ok(())
+    }
+
+    /// A connection is in these channels now.
+    pub(super) fn entered_rooms(&self, channels: &[Channel], topics: &Topics) {
+        for channel in channels {
+            if let Some(rule) = topics.rule_of(channel.as_str()).filter(|rule| rule.online.is_on()) {
+                self.hub.rooms().entered(channel, rule);
+            }
+        }
     }
 
     /// What is told of a connection in these channels from now on, as JSON; kept where the channel's rule says `presence`.

@@ -17,11 +17,12 @@ use super::{accept, control, leaving, memory, renew, starting, sweep, timers, tu
 use crate::admission::Admission;
 use crate::api::idempotency::IdempotencyTable;
 use crate::api::{Api, Callers, LoginThrottle, Parts, Verifier};
-use crate::cluster::Mesh;
+use crate::cluster::{Mesh, online};
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::ids::WorkerId;
 use crate::memory::Memory;
+use crate::message::Channel;
 use crate::outbound::Outbound;
 use crate::queue::Queue;
 use crate::script::current::{self, Host};
@@ -215,6 +216,19 @@ fn spawn_tasks(worker: &Rc<Worker>) {
     spawn_local(memory::run(worker.clone()));
     spawn_local(renew::run(worker.clone()));
     spawn_local(timers::run(worker.clone()));
+    if worker.id == WorkerId(0) {
+        spawn_local(tell_numbers(worker.clone()));
+    }
+}
+
+/// Tells channels how many are in them, for the whole node. Never returns.
+async fn tell_numbers(worker: Rc<Worker>) {
+    let config = worker.config.clone();
+    let every = move |channel: &Channel| {
+        let config = config.load();
+        config.rule_of(channel.as_str()).filter(|rule| rule.online.is_on()).map(|rule| rule.online.every)
+    };
+    online::run(worker.mesh.clone(), every).await;
 }
 
 /// All of a worker's life: its tasks run until it has drained.

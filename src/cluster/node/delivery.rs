@@ -73,6 +73,20 @@ pub enum Delivery {
         /// Who is told what came of it.
         reply: CommandReply,
     },
+    /// The number of connections in a channel has changed on another node, and this one tells it.
+    Stirred {
+        /// Its name, as it came.
+        channel: String,
+        /// It was told there so many milliseconds ago, if it was.
+        ago: Option<u64>,
+    },
+    /// So many connections are in a channel: those of this node are told.
+    Online {
+        /// Its name, as it came.
+        channel: String,
+        /// How many.
+        count: u64,
+    },
     /// What does this node know of it?
     Ask {
         /// The question.

@@ -159,6 +159,8 @@ impl<C: Clients> Node<C> {
                     self.changed = true;
                     return;
                 }
+                Message::Stirred { channel, ago } => Delivery::Stirred { channel: channel.to_owned(), ago },
+                Message::Online { channel, count } => Delivery::Online { channel: channel.to_owned(), count },
                 Message::Ask { asking } => {
                     // What is no question is not answered.
                     let Some(question) = asking.question() else { return };

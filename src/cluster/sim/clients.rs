@@ -86,7 +86,10 @@ impl Clients for SimClients {
         let (channel, data, counts) = match delivery {
             Delivery::Publish { channel, message: Payload { data, .. }, counts } => (channel, data, counts),
             // Nobody publishes these; a hostile node sends them.
-            Delivery::Send { .. } | Delivery::ChannelCommand { .. } => return None,
+            Delivery::Send { .. }
+            | Delivery::ChannelCommand { .. }
+            | Delivery::Stirred { .. }
+            | Delivery::Online { .. } => return None,
             Delivery::Ask { reply, .. } => {
                 reply.answer(&Answer::default());
                 return None;

@@ -255,6 +255,28 @@ async fn a_channel_is_told_how_many_are_in_it_when_that_has_changed() {
     first.expect_only_reply("return 'no more'", "no more").await;
 }
 
+#[tokio::test]
+async fn a_channel_is_told_who_came_and_who_went() {
+    let engine = engine("[{match: 'room:', joinLeave: true, presence: true}]");
+    let mut first = engine.connect().await;
+    assert_eq!(first.ask("return conn:subscribe('room:1')").await, "nil");
+    let mut other = engine.connect().await;
+    let id = other.ask("return conn:client_id()").await;
+    assert_eq!(other.ask("return conn:subscribe('room:1', 'silent', {info = {name = 'Ann'}})").await, "nil");
+    let event = |event: &str| json!({"event": event, "data": {"c": id, "i": {"name": "Ann"}}});
+    let told = async |client: &mut Client| serde_json::from_str::<Value>(&client.text().await).unwrap();
+    assert_eq!(told(&mut first).await, event("@join"));
+    // Once, and not to itself.
+    assert_eq!(other.ask("return conn:subscribe('room:1') or conn:unsubscribe('room:1')").await, "nil");
+    assert_eq!(told(&mut first).await, event("@leave"));
+    assert_eq!(other.ask("return conn:subscribe('room:1')").await, "nil");
+    let bare = |event: &str| json!({"event": event, "data": {"c": id}});
+    assert_eq!(told(&mut first).await, bare("@join"));
+    other.close().await;
+    assert_eq!(told(&mut first).await, bare("@leave"));
+    first.expect_only_reply("return 'no more'", "no more").await;
+}
+
 /// On several nodes as one mesh, over a bus in memory.
 mod mesh {
     use super::call;

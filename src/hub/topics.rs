@@ -41,6 +41,8 @@ pub struct Departure {
     pub channel: Channel,
     /// Its rule.
     pub rule: Arc<ChannelRule>,
+    /// What was told of the member there, as JSON.
+    pub info: Option<Arc<str>>,
 }
 
 /// Where a link stands in its two lists, so that it can be taken out of both without a search.
@@ -211,12 +213,10 @@ impl Topics {
 
     fn unlink(&mut self, member: Member, key: TopicKey) -> Left {
         let Some(link) = self.links.remove(&(member, key)) else { return Left::Absent };
-        if !self.infos.is_empty() {
-            self.infos.remove(&(member, key));
-        }
+        let info = if self.infos.is_empty() { None } else { self.infos.remove(&(member, key)) };
         let topic = &mut self.topics[key as usize];
         if let Some(rule) = &topic.rule {
-            self.departures.push(Departure { channel: topic.channel.clone(), rule: rule.clone() });
+            self.departures.push(Departure { channel: topic.channel.clone(), rule: rule.clone(), info });
         }
         topic.members.swap_remove(link.in_topic as usize);
         if let Some(&moved) = topic.members.get(link.in_topic as usize)

@@ -49,7 +49,7 @@ impl Shard {
     fn unlink(&self, conn: &Conn) -> bool {
         let mut topics = self.topics.borrow_mut();
         let (gone, whole) = topics.remove_member(conn.slot, AT_ONCE);
-        self.leave_rooms(&mut topics);
+        self.leave_rooms(conn, &mut topics);
         for channel in gone {
             self.hub.leave(channel.as_str(), self.worker);
         }

@@ -14,6 +14,7 @@ pub mod framing;
 mod holding;
 mod leaving;
 pub mod meter;
+pub mod moves;
 pub mod outbox;
 pub mod peer;
 mod rooms;
@@ -39,6 +40,7 @@ use crate::telemetry::metrics::counters::{ProtocolCounts, ShardCounts};
 use crate::telemetry::metrics::labels::{DropCause, EndReason};
 use conn::{Conn, Pushed};
 use encoding::Encoding;
+use moves::Moves;
 use outbox::Frame;
 use server_context::ServerContext;
 use transport::Transport;
@@ -64,6 +66,8 @@ pub struct Shard {
     leaving: RefCell<VecDeque<Rc<Conn>>>,
     /// Wakes the task that takes them out.
     leaver: RefCell<Option<Waker>>,
+    /// Who came to channels that are told so, or went.
+    moves: Moves,
     /// The message that scripts are encoding.
     encoding: RefCell<Option<Encoding>>,
     /// Wakes the worker's event loop turn, if it waits.
@@ -102,6 +106,7 @@ impl Shard {
             encoding: RefCell::default(),
             leaving: RefCell::default(),
             leaver: RefCell::default(),
+            moves: Moves::default(),
             turn: RefCell::default(),
             turn_waits: Cell::default(),
             ticked: Cell::new(Instant::now()),
@@ -189,6 +194,12 @@ impl Shard {
     /// Subscribes a connection to channels; it may be in some of them already. When it returns, every later publish
     /// reaches it. On an error, there would be too many subscriptions, and none was added.
     pub fn subscribe(&self, conn: &Conn, channels: &[Channel]) -> Result<(), TooMany> {
+        self.subscribe_with(conn, channels, None)
+    }
+
+    /// The same with what is told of the connection in these channels from now on, as JSON; kept where the channel's rule
+    /// says `presence`.
+    pub fn subscribe_with(&self, conn: &Conn, channels: &[Channel], info: Option<&Arc<str>>) -> Result<(), TooMany> {
         let mut topics = self.topics.borrow_mut();
         let before = topics.count_of(conn.slot);
         let refused = |new: usize| match before + new {
@@ -205,9 +216,8 @@ impl Shard {
                 return Err(too_many);
             }
         }
-        if !topics.rules().is_empty() {
-            self.enter_rooms(conn, channels, &topics)?;
-        }
+        let has_rules = !topics.rules().is_empty();
+        let told = if has_rules { self.enter_rooms(conn, channels, &topics)? } else { Vec::new() };
         for channel in channels {
             if topics.insert(conn.slot, channel) == Joined::First
                 && self.hub.join(channel, self.worker) == Joined::First
@@ -215,8 +225,8 @@ impl Shard {
                 self.counts.channels_opened.add(1);
             }
         }
-        if !topics.rules().is_empty() {
-            self.entered_rooms(channels, &topics);
+        if has_rules {
+            self.entered_rooms(conn, (channels, told), info, &mut topics);
         }
         self.count_subscriptions(&topics);
         tracing::debug!(client_id = conn.client_id.get(), channels = %Names(channels), "subscribed");
@@ -231,7 +241,7 @@ impl Shard {
                 self.hub.leave(channel.as_str(), self.worker);
             }
         }
-        self.leave_rooms(&mut topics);
+        self.leave_rooms(conn, &mut topics);
         self.count_subscriptions(&topics);
         tracing::debug!(client_id = conn.client_id.get(), channels = %Names(channels), "unsubscribed");
     }

@@ -18,6 +18,8 @@ section! {
         pub prefix: String = "match", prefix(), Live;
         /// Whether it is told who is in such a channel, with the info that conn:subscribe gave.
         pub presence: bool = "presence", flag(), Live;
+        /// Whether such a channel is told who came and who went.
+        pub join_leave: bool = "joinLeave", flag(), Live;
         /// The number of connections, as they are told.
         pub online: Online = "online", part();
         /// The most connections in such a channel, on each node; 0 = no bound.
@@ -65,7 +67,7 @@ impl ChannelRule {
     /// One that says nothing for channels that begin so.
     pub fn of(prefix: impl Into<String>) -> ChannelRule {
         let online = Online { every: Duration::ZERO, message: ONLINE.to_owned() };
-        ChannelRule { prefix: prefix.into(), presence: false, online, max_subscribers: 0 }
+        ChannelRule { prefix: prefix.into(), presence: false, join_leave: false, online, max_subscribers: 0 }
     }
 
     /// Whether the node counts the connections of each of these channels.
@@ -77,6 +79,9 @@ impl ChannelRule {
 impl Entry for ChannelRule {
     fn summary(&self) -> String {
         let every = units::duration(self.online.every);
-        format!("presence {}, online every {every}, maxSubscribers {}", self.presence, self.max_subscribers)
+        format!(
+            "presence {}, joinLeave {}, online every {every}, maxSubscribers {}",
+            self.presence, self.join_leave, self.max_subscribers
+        )
     }
 }

@@ -217,11 +217,8 @@ pub(super) fn subscribe_to(
     (host, conn): (Rc<Host>, Rc<Conn>),
     (channels, info): (&[Channel], Option<Info>),
 ) -> Outcome<Result<(), String>> {
-    if let Err(too_many) = host.shard.subscribe(&conn, channels) {
+    if let Err(too_many) = host.shard.subscribe_with(&conn, channels, info.as_ref()) {
         return Outcome::Now(Err(too_many.to_string()));
-    }
-    if let Some(info) = info {
-        host.shard.set_info(&conn, channels, &info);
     }
     match host.mesh.told(channels).filter(|_| can_wait(args)) {
         Some(told) => Outcome::later(told.map(Ok)),

@@ -254,7 +254,9 @@ fn channel_args(args: &Args) -> Result<(Option<String>, Vec<String>), Raise> {
 }
 
 /// Why they are no names of channels, or the names, and what is told of the connection, as JSON.
-fn subscribe_args(args: &Args) -> Result<(Option<String>, (Vec<String>, Option<String>)), Raise> {
+type Subscription = (Option<String>, (Vec<String>, Option<String>));
+
+fn subscribe_args(args: &Args) -> Result<Subscription, Raise> {
     Ok(match runtime::subscribe_args(args)? {
         Ok((channels, info)) => {
             (None, (channels.iter().map(ToString::to_string).collect(), info.map(|info| info.to_string())))
@@ -264,7 +266,9 @@ fn subscribe_args(args: &Args) -> Result<(Option<String>, (Vec<String>, Option<S
 }
 
 /// Channel, limit and the id behind which the page begins; or only the reason why it can't be told.
-fn presence_args(args: &Args) -> Result<((Option<String>, f64), (f64, Option<String>)), Raise> {
+type Presence = ((Option<String>, f64), (f64, Option<String>));
+
+fn presence_args(args: &Args) -> Result<Presence, Raise> {
     let asked = runtime::presence_args(args)?.and_then(|(channel, limit, after)| {
         let told = RULES.with_borrow(|rules| match rules {
             Some(rules) => rules.of(channel.as_str()).is_some_and(|rule| rule.presence),

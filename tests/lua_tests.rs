@@ -1184,3 +1184,26 @@ fn an_on_start_that_fails_fails_the_test() {
     assert_eq!(ended.code, Some(1), "{}", ended.out);
     assert!(ended.out.contains("app.lua:1: no database"), "{}", ended.out);
 }
+
+#[test]
+fn who_is_in_a_channel_is_told_as_in_the_engine() {
+    passes(
+        "function on_message(msg, conn)
+  if msg.data == 'who' then
+    local page = mix.mesh.presence('room', 1)
+    conn:send(page.n .. ' ' .. page.clients[1].i.name .. ' ' .. tostring(page.after == page.clients[1].c))
+  else
+    conn:subscribe('room', {info = {name = msg.data}})
+  end
+end",
+        "
+test.it('tells', function()
+  local ann, bob = app:connect(), app:connect()
+  ann:message('Ann')
+  bob:message('Bob')
+  ann:message('who')
+  test.equal(ann.sent[1].data, '2 Ann true')
+end)",
+        1,
+    );
+}

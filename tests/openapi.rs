@@ -173,7 +173,7 @@ fn engine() -> TestEngine {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
     let file = dir.path().join("connmix.yaml");
-    write_config(&file, "", "workers: 1", USERS);
+    write_config(&file, "", "workers: 1\nchannels: [{match: news, presence: true}]", USERS);
     let config = fs::read_to_string(&file).unwrap();
     let before = "engine:\n  apiServer: {port: 0, bind: 127.0.0.1";
     assert!(config.contains(before));
@@ -202,7 +202,11 @@ const COUNT: &str = "/v1/mesh/count";
 const CLOSE: &str = "/v1/mesh/close";
 const CONN: &str = "/v1/conn/call";
 /// All calls that have a body.
-const CALLS: [&str; 5] = [PUBLISH, SEND, COUNT, CLOSE, CONN];
+const CALLS: [&str; 6] = [PUBLISH, SEND, COUNT, CLOSE, CONN, PRESENCE];
+const PRESENCE: &str = "/v1/mesh/presence";
+const CHANNELS: &str = "/v1/channels";
+/// As the document spells it.
+const CLIENT: &str = "/v1/clients/{id}";
 const WS: &str = "/ws/v1";
 
 #[tokio::test]
@@ -282,6 +286,15 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
         (400, COUNT, r#"{"c":[]}"#.to_owned()),
         (400, COUNT, r#"{"c":7}"#.to_owned()),
         (400, COUNT, "{}".to_owned()),
+        (200, PRESENCE, r#"{"c":"news"}"#.to_owned()),
+        (200, PRESENCE, r#"{"c":"news","limit":1,"after":"7","i":7}"#.to_owned()),
+        (200, PRESENCE, r#"{"c":"news","limit":null,"after":null}"#.to_owned()),
+        (400, PRESENCE, r#"{"c":"news","limit":0}"#.to_owned()),
+        (400, PRESENCE, r#"{"c":"news","limit":1001}"#.to_owned()),
+        (400, PRESENCE, r#"{"c":"news","limit":"1"}"#.to_owned()),
+        (400, PRESENCE, r#"{"c":"news","after":"x"}"#.to_owned()),
+        (400, PRESENCE, r#"{"c":["news"]}"#.to_owned()),
+        (400, PRESENCE, "{}".to_owned()),
         (200, CLOSE, r#"{"ch":"none","code":4000,"reason":"bye"}"#.to_owned()),
         (200, CLOSE, r#"{"ch":["none"],"c":null,"code":null,"i":"x"}"#.to_owned()),
         (200, CLOSE, r#"{"c":"7","ch":null}"#.to_owned()),
@@ -297,6 +310,26 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
     ] {
         prober.probe(api, "post", path, status, post(path, &ann, &body)).await;
         assert_eq!(document.takes(path, &body), status == 200, "{path} {body}");
+    }
+    // No rule says presence.
+    prober.probe(api, "post", PRESENCE, 400, post(PRESENCE, &ann, r#"{"c":"none"}"#)).await;
+    for (status, query) in [
+        (200, ""),
+        (200, "?prefix=ne&limit=1"),
+        (200, "?prefix=n%65&after=a&more=1"),
+        (400, "?limit=0"),
+        (400, "?limit=x"),
+        (400, "?prefix=%ff"),
+    ] {
+        prober.probe(api, "get", CHANNELS, status, ask("GET", &format!("{CHANNELS}{query}"), &ann)).await;
+    }
+    for (status, id) in [(200, id.as_str()), (404, "7"), (404, "1234567890123456789"), (400, "x"), (400, "")] {
+        prober.probe(api, "get", CLIENT, status, ask("GET", &CLIENT.replace("{id}", id), &ann)).await;
+    }
+    for (path, named) in [(CHANNELS, CHANNELS), ("/v1/clients/7", CLIENT)] {
+        prober.probe(api, "get", named, 401, ask("GET", path, "")).await;
+        prober.probe(api, "get", named, 403, ask("GET", path, &basic("writer:w"))).await;
+        prober.probe(api, "get", named, 405, post(path, &ann, "{}")).await;
     }
     // There is no such client.
     prober.probe(api, "post", CONN, 400, post(CONN, &ann, r#"{"c":"7","f":"close"}"#)).await;
@@ -333,7 +366,7 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
     for path in CALLS {
         prober.probe(api, "post", path, 401, post(path, "", "{}")).await;
         prober.probe(api, "post", path, 401, post(path, &basic("ann:wrong"), "{}")).await;
-        let other = if path == COUNT { "writer:w" } else { "reader:r" };
+        let other = if [COUNT, PRESENCE].contains(&path) { "writer:w" } else { "reader:r" };
         prober.probe(api, "post", path, 403, post(path, &basic(other), "{}")).await;
         prober.probe(api, "post", path, 403, post(path, &basic("faraway:f"), "{}")).await;
         for method in ["GET", "PUT", "DELETE"] {
@@ -387,7 +420,8 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
     for path in CALLS {
         prober.probe_among_guesses(api, "post", path, post(path, &ann, "{}")).await;
     }
-    for (path, named) in [(WS, WS), ("/metrics", "/metrics"), ("/x", "/{other}")] {
+    let reads = [(CHANNELS, CHANNELS), ("/v1/clients/7", CLIENT)];
+    for (path, named) in [(WS, WS), ("/metrics", "/metrics"), ("/x", "/{other}")].into_iter().chain(reads) {
         prober.probe_among_guesses(api, "get", named, ask("GET", path, &ann)).await;
     }
     for path in ["/version", "/v1/nodes"] {
@@ -418,6 +452,9 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
     let body = r#"{"c":"7","d":"x"}"#;
     for path in CALLS {
         prober.probe(lonely.addresses().api, "post", path, 503, post(path, "", body)).await;
+    }
+    for (path, named) in reads {
+        prober.probe(lonely.addresses().api, "get", named, 503, ask("GET", path, "")).await;
     }
     let upgrade = ask("GET", WS, &format!("{UPGRADE}{KEY}"));
     prober.probe(lonely.addresses().api, "get", WS, 503, upgrade).await;

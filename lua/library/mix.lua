@@ -40,6 +40,15 @@
 ---@field counts? boolean false: return at once, with nothing to wait for; true unless told
 ---@field except? mix.ClientId | mix.ClientId[] clients that do not get it
 
+---@class mix.SubscribeOptions
+---@field info? mix.Plain what others are told of the connection there (`mix.mesh.presence`): at most 1 KiB as JSON
+
+---@class mix.Presence
+---@field clients {c: string, node: string, i: mix.Plain}[] client_id, node and info, by client_id
+---@field n integer how many there are, not only on this page
+---@field after? string where the next page begins, if there is one
+---@field u? integer nodes of a cluster that did not answer
+
 ---@class mix.DecodeOptions
 ---@field null? boolean true: null becomes `mix.null` instead of nil
 
@@ -124,7 +133,7 @@ function Connection:wait_context_value(key) end
 
 ---Joins channels: all of them or, with an err, none. `local err = conn:subscribe("news", "user:" .. id)`
 ---@param channel string 1 to 255 bytes, no spaces
----@param ... string
+---@param ... string | mix.SubscribeOptions options come last
 ---@return string? err
 function Connection:subscribe(channel, ...) end
 
@@ -221,7 +230,7 @@ function mix.websocket() end
 
 ---Joins the current connection to channels. `mix.subscribe("news")`
 ---@param channel string
----@param ... string
+---@param ... string | mix.SubscribeOptions options come last
 ---@return string? err
 function mix.subscribe(channel, ...) end
 
@@ -468,6 +477,15 @@ function mix.mesh.publish(channel, data, type, options) end
 ---@return integer? n
 ---@return string? err
 function mix.mesh.count(channel) end
+
+---Who is in a channel whose rule (`engine.channels`) says `presence: true`, on all nodes.
+---`local page, err = mix.mesh.presence("room:7")`
+---@param channel string
+---@param limit? integer 1 to 1000 entries; 1000 unless given
+---@param after? mix.ClientId the page begins behind this one
+---@return mix.Presence? page
+---@return string? err
+function mix.mesh.presence(channel, limit, after) end
 
 ---Closes one client, or all connections of a channel, on whichever node they are; how many were told to close.
 ---`mix.mesh.close({channel = "user:42"}, 4001, "logged in elsewhere")`

@@ -20,6 +20,8 @@ pub enum Call {
     Count,
     /// `mesh.close`
     Close,
+    /// `mesh.presence`
+    Presence,
     /// `conn.call`
     Conn,
 }
@@ -32,6 +34,7 @@ impl Call {
             Call::Send => ApiCall::Send,
             Call::Count => ApiCall::Count,
             Call::Close => ApiCall::Close,
+            Call::Presence => ApiCall::Presence,
             Call::Conn => ApiCall::Conn,
         }
     }
@@ -43,6 +46,7 @@ impl Call {
             "/v1/mesh/send" => Some(Call::Send),
             "/v1/mesh/count" => Some(Call::Count),
             "/v1/mesh/close" => Some(Call::Close),
+            "/v1/mesh/presence" => Some(Call::Presence),
             "/v1/conn/call" => Some(Call::Conn),
             _ => None,
         }

@@ -1,6 +1,7 @@
 //! From the body of a request to the call that it makes, and its answer.
 
 use super::answer::Answer;
+use super::asking::{Asking, Kind, Told};
 use super::call::{self, Call};
 use super::channel_call::ChannelCall;
 use super::error::ApiError;
@@ -23,6 +24,10 @@ impl Api {
             Call::Publish | Call::Send => {}
             Call::Count => return Box::pin(self.channel_call(ChannelCall::count(object_of(body), BODY))).await,
             Call::Close => return Box::pin(self.channel_call(ChannelCall::close(object_of(body), BODY))).await,
+            Call::Presence => {
+                let (asking, request_id) = Asking::read(Kind::Presence, object_of(body), BODY, &self.config.load());
+                return Answer::to_call(Box::pin(self.ask(asking, Kind::Presence)).await, request_id);
+            }
             Call::Conn => {
                 let (command, request_id) = command::parse(object_of(body), BODY);
                 let outcome = match command {
@@ -48,6 +53,24 @@ impl Api {
             Call::Publish => Answer::to_call(Box::pin(publish::publish(self, &params)).await, params.request_id()),
             _ => Answer::to_call(call::send(&self.mesh, &params).await, params.request_id()),
         }
+    }
+
+    /// Answers a request for channels, by its query.
+    pub(super) async fn channels(&self, query: &str) -> Result<Answer, ApiError> {
+        let asking = Asking::channels(query, &self.config.load());
+        Ok(Answer::to_call(self.ask(asking, Kind::Channels).await, None))
+    }
+
+    /// Answers a request for a client, by the text of its id.
+    pub(super) async fn client(&self, id: &str) -> Result<Answer, ApiError> {
+        Ok(Answer::to_call(self.ask(Asking::client_of(id), Kind::Client).await, None))
+    }
+
+    async fn ask(&self, asking: Result<Asking, ApiError>, kind: Kind) -> Result<Told, ApiError> {
+        if !self.mesh.is_serving() {
+            return Err(ApiError::Joining);
+        }
+        asking?.begin(&self.mesh, Behind::default()).await.outcome(kind).await
     }
 
     async fn channel_call(&self, (call, request_id): (Result<ChannelCall, ApiError>, Option<RequestId>)) -> Answer {

@@ -28,6 +28,9 @@ use crate::telemetry::metrics::{Of, TEXT};
 use crate::telemetry::rate_limited::rate_limited;
 use crate::tls::HANDSHAKE;
 
+/// What the path of a client begins with; its id follows.
+const CLIENTS: &str = "/v1/clients/";
+
 /// What a path is.
 #[derive(Clone, Copy)]
 enum Route {
@@ -38,6 +41,8 @@ enum Route {
     Version,
     Nodes,
     Metrics,
+    Channels,
+    Client,
 }
 
 impl Route {
@@ -49,6 +54,8 @@ impl Route {
             ("/version", true) => Route::Version,
             ("/v1/nodes", true) => Route::Nodes,
             (ws::PATH, false) => Route::WebSocket,
+            ("/v1/channels", false) => Route::Channels,
+            (path, false) if path.starts_with(CLIENTS) => Route::Client,
             (path, false) => Route::Mesh(Call::find(path)?),
             _ => return None,
         })
@@ -75,7 +82,7 @@ impl Route {
         match self {
             Route::Mesh(call) => Some(Right::to(call)),
             Route::WebSocket => Some(Right::Write),
-            Route::Version | Route::Nodes | Route::Metrics => Some(Right::Read),
+            Route::Version | Route::Nodes | Route::Metrics | Route::Channels | Route::Client => Some(Right::Read),
             Route::Health | Route::Ready => None,
         }
     }
@@ -90,6 +97,8 @@ impl Route {
             Route::Version => ApiCall::Version,
             Route::Nodes => ApiCall::Nodes,
             Route::Metrics => ApiCall::Metrics,
+            Route::Channels => ApiCall::Channels,
+            Route::Client => ApiCall::Client,
         }
     }
 }
@@ -306,6 +315,8 @@ impl Api {
             Route::Version => Answer::ok(&center::version()),
             Route::Nodes => Answer::ok(&self.nodes(caller.local)),
             Route::Metrics => self.page(caller.center).await?,
+            Route::Channels => Box::pin(self.channels(request.uri().query().unwrap_or_default())).await?,
+            Route::Client => Box::pin(self.client(request.uri().path().trim_start_matches(CLIENTS))).await?,
         };
         Ok(answer.into_parts())
     }

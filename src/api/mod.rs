@@ -7,6 +7,7 @@
 //! connection.
 
 mod answer;
+mod asking;
 pub mod auth;
 mod batch;
 pub mod call;

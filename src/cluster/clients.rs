@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use super::command;
 use super::enqueue::{Remote, ToChannel, put, put_all};
@@ -16,7 +17,7 @@ use crate::hub::{self, ChannelCommand, ConnCommand, Counts, Except, Hub, MAX_EXC
 use crate::ids::{ClientId, WorkerId};
 use crate::message::{Channel, Kind, Message};
 
-/// Commands and publishes that are done once, of all other nodes together, that may be under way. Many more than links let come
+/// Commands, questions, and publishes that are done once, of all other nodes together, that may be under way. Many more than links let come
 /// at once.
 const UNDER_WAY: usize = 1 << 18;
 
@@ -112,7 +113,7 @@ impl Clients for LocalClients {
                 })
             }
             // Who asked is told that it was not answered.
-            Delivery::Once { .. } if self.commands.len() >= UNDER_WAY => None,
+            Delivery::Once { .. } | Delivery::Ask { .. } if self.commands.len() >= UNDER_WAY => None,
             Delivery::Command { reply, .. } if self.commands.len() >= UNDER_WAY => {
                 reply.answer(Some("its node has too many commands under way"), 0);
                 None
@@ -125,6 +126,24 @@ impl Clients for LocalClients {
                 let publish = self.once.publish(id.into(), to, message, except);
                 let answered = async move {
                     reply.answer(&publish.await);
+                    None
+                };
+                self.commands.push(answered.boxed());
+                None
+            }
+            Delivery::Stirred { channel, ago } => {
+                let channel = Channel::parse(channel.as_bytes()).ok()?;
+                self.hub().rooms().to_tell(channel, ago.map(Duration::from_millis));
+                None
+            }
+            Delivery::Online { channel, count } => {
+                let channel = Channel::parse(channel.as_bytes()).ok()?;
+                begun(self.mesh.tell_here(&channel, count)?)
+            }
+            Delivery::Ask { question, reply } => {
+                let asked = self.mesh.ask_here(question);
+                let answered = async move {
+                    reply.answer(&asked.await.await);
                     None
                 };
                 self.commands.push(answered.boxed());

@@ -8,8 +8,8 @@ use super::command;
 use super::members::Shared;
 use super::node::{Clients, Delivery, HELLO, Node, Output, Settings, Waiting};
 use super::proof;
-use super::protocol::{Header, Hello, Kind, MAJOR, MINOR, Message, Messages, Run, envelop};
-use crate::hub::Counts;
+use super::protocol::{Header, Hello, Kind, MAJOR, MINOR, Message, Messages, Run, envelop, read_answer, write_answer};
+use crate::hub::{Answer, Counts};
 
 const SECRET: &[u8] = b"known to both";
 /// The other node, and its stream.
@@ -42,6 +42,9 @@ fn there_and_back(bytes: &[u8]) {
         let mut again = Vec::new();
         envelop(&message.to_bytes(), 7, &mut again);
         assert_eq!(Messages::new(&again).collect::<Vec<_>>(), [Ok((7, message))]);
+    }
+    if let Some(answer) = read_answer(bytes) {
+        assert_eq!(read_answer(&write_answer(&answer)), Some(answer));
     }
     if let Some(command) = command::decode(bytes) {
         // By its bytes: there are numbers that do not equal themselves.
@@ -160,6 +163,8 @@ impl Clients for Nobody {
             // What counts it says that nobody was reached, when it is dropped.
             Delivery::Publish { .. } | Delivery::ChannelCommand { .. } | Delivery::Send { .. } => {}
             Delivery::Once { channels, reply, .. } => reply.answer(&vec![Counts::default(); channels.len()]),
+            Delivery::Stirred { .. } | Delivery::Online { .. } => {}
+            Delivery::Ask { reply, .. } => reply.answer(&Answer::default()),
             Delivery::Command { command, reply, .. } => {
                 let known = command::decode(&command).is_some();
                 reply.answer(if known { None } else { Some("it is malformed") }, 0);

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use crate::cluster::interest::others::Slot;
 use crate::cluster::protocol::{ENVELOPE, FRAME, HEADER, Header, Kind, MAX_MESSAGE, Message, Reply, Run, envelop};
 use crate::cluster::stats::Stats;
-use crate::hub::{Ack, CommandError, Counts, ReplyTo};
+use crate::hub::{Ack, AnswerTo, CommandError, Counts, ReplyTo};
 use crate::ids::ClientId;
 
 /// Bytes that may be under way to a node, not worked off there yet.
@@ -32,6 +32,8 @@ pub enum Request {
     Counts(Ack),
     /// A publish that is done once, on that node: its counts for each channel. Dropped if no answer comes.
     Once(oneshot::Sender<Vec<Counts>>),
+    /// A question. Dropped if no answer comes.
+    Answer(AnswerTo),
     /// A command to that client.
     Command(ClientId, oneshot::Sender<Result<(), CommandError>>),
 }
@@ -41,7 +43,7 @@ impl Request {
     fn unanswered(self) {
         match self {
             Request::Counts(ack) => ack.settle(Counts { unanswered: 1, ..Counts::default() }),
-            Request::Once(_) => {}
+            Request::Once(_) | Request::Answer(_) => {}
             // One that waits no more needs no answer.
             Request::Command(client, reply) => drop(reply.send(Err(CommandError::Unanswered(client)))),
         }
@@ -245,7 +247,9 @@ impl Link {
             for place in &mut state.requests {
                 match place {
                     Some((asked, _)) if *asked >= since.max(commands) => break,
-                    Some((asked, Request::Counts(_))) if *asked < since => expired.extend(place.take()),
+                    Some((asked, Request::Counts(_) | Request::Answer(_))) if *asked < since => {
+                        expired.extend(place.take())
+                    }
                     Some((asked, Request::Command(..) | Request::Once(_))) if *asked < commands => {
                         expired.extend(place.take())
                     }

@@ -5,6 +5,7 @@
 //! [`Receipt`]; the second is the receipt's answer. Who begins the next call when the first stage of the one before is
 //! over keeps the order of both, and need not wait for answers.
 
+mod ask;
 pub mod bus;
 pub mod clients;
 mod command;
@@ -16,6 +17,7 @@ pub mod interest;
 pub mod link;
 pub mod members;
 pub mod node;
+pub mod online;
 mod proof;
 pub mod protocol;
 mod receipt;
@@ -43,6 +45,7 @@ use crate::hub::{
 use crate::ids::{ClientId, NodeId, WorkerId};
 use crate::message::{Channel, Kind, Message};
 
+pub use ask::Asked;
 pub use receipt::{CommandReceipt, Receipt, SendReceipt};
 pub use unanswered::look_again;
 

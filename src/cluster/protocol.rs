@@ -5,11 +5,16 @@
 //! minor version understand each other. All of it comes from outside: whatever bytes come, reading them costs no more than
 //! their length, and an error says what was wrong.
 
+mod append;
+mod asking;
 mod header;
 mod lists;
 
 use serde::{Deserialize, Serialize};
 
+use append::append;
+
+pub use asking::{Asking, read_answer, write_answer};
 pub use header::{HEADER, Header, Kind, Malformed, Run};
 
 /// The protocol's major version: nodes of different ones do not work together.
@@ -195,6 +200,33 @@ pub enum Message<'a> {
         /// The reason.
         reason: &'a str,
     },
+    /// What does the receiving node know of it?
+    Ask {
+        /// The question.
+        #[serde(borrow)]
+        asking: Asking<'a>,
+    },
+    /// What that came to.
+    Answer {
+        /// The number of the request.
+        request: u64,
+        /// As [`write_answer`] has written it.
+        answer: &'a [u8],
+    },
+    /// The number of connections in a channel has changed on the sender's node; the receiver tells it.
+    Stirred {
+        /// The channel's name.
+        channel: &'a str,
+        /// It was told on the sender's node so many milliseconds ago, if it was.
+        ago: Option<u64>,
+    },
+    /// So many connections are in a channel: those of the receiving node are told.
+    Online {
+        /// The channel's name.
+        channel: &'a str,
+        /// How many there are.
+        count: u64,
+    },
 }
 
 /// A node as a center knows it.
@@ -310,27 +342,6 @@ pub fn envelop(message: &[u8], request: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(message);
 }
 
-/// Appends what a value is as bytes. Writing to memory can't fail.
-fn append<T: Serialize>(out: &mut Vec<u8>, value: &T) {
-    struct Into<'a>(&'a mut Vec<u8>);
-    impl postcard::ser_flavors::Flavor for Into<'_> {
-        type Output = ();
-        fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-            self.0.push(byte);
-            Ok(())
-        }
-        fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-            self.0.extend_from_slice(bytes);
-            Ok(())
-        }
-        fn finalize(self) -> postcard::Result<()> {
-            Ok(())
-        }
-    }
-    let written = postcard::serialize_with_flavor(value, Into(out));
-    debug_assert!(written.is_ok(), "{written:?}");
-}
-
 /// The messages of a frame, one after the other. A kind that this version does not know is passed over.
 pub struct Messages<'a>(&'a [u8]);
 
@@ -380,7 +391,7 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 /// How many kinds of messages this version knows.
-const KINDS: u8 = 17;
+const KINDS: u8 = 21;
 
 #[cfg(test)]
 mod tests;

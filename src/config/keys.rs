@@ -27,9 +27,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 mod bounds;
+mod channels;
 mod server;
 mod tls;
 
+pub use channels::{ChannelRule, Online};
 pub use server::{Limits, Rates, Server};
 pub use tls::Tls;
 
@@ -68,6 +70,8 @@ section! {
         pub memory: Memory = "engine.memory", part();
         /// Subscriptions of all clients together.
         pub max_subscriptions: usize = "engine.maxSubscriptions", number(1..=1_000_000_000, 10_000_000), Live;
+        /// What holds for channels whose names begin alike.
+        pub channels: Vec<ChannelRule> = "engine.channels", channels::rules(), Live;
         /// Scripts and what they can use.
         pub luavm: LuaVm = "engine.luavm", part();
         /// The summaries of the metrics.

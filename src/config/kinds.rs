@@ -135,6 +135,12 @@ where
     Leaf::new("number", bounds, Some(default), move |at| at.number(range.clone(), default), |n| (*n).into())
 }
 
+/// true or false, by default false.
+pub fn flag() -> Leaf<bool> {
+    let read = |at: &Value<'_>| at.parse("true or false", false, |text| text.parse().ok());
+    Leaf::new("boolean", "true, false".to_owned(), Some(false), read, |is: &bool| (*is).into())
+}
+
 /// A duration.
 pub fn duration(range: RangeInclusive<Duration>, default: Duration) -> Leaf<Duration> {
     let bounds = range_of(&range, |time| units::duration(*time));

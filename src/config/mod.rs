@@ -10,6 +10,7 @@ use std::net::IpAddr;
 
 pub mod access;
 mod changes;
+mod channels;
 pub mod file;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -28,8 +29,12 @@ mod sections;
 mod types;
 
 pub use changes::Effect;
+pub use channels::Rules;
 pub use home::Home;
-pub use keys::{ApiServer, Cluster, Config, Limits, Logging, LuaVm, Memory, Rates, Redis, Server, Summary, Tls, User};
+pub use keys::{
+    ApiServer, ChannelRule, Cluster, Config, Limits, Logging, LuaVm, Memory, Online, Rates, Redis, Server, Summary,
+    Tls, User,
+};
 pub use problem::{Problem, Problems};
 pub use raw::units::{Quantity, parse_duration};
 pub use rows::Row;

@@ -323,6 +323,8 @@ mod tests {
         let text = file(&defaults())
             .replace("users: []", "users:")
             .replace("redis: []", "redis:")
+            .replace("channels: []", "channels:")
+            .replace("match:\n", "match: a\n")
             .replace("options: []", "options:")
             .replace("username:", "username: ann")
             .replace("password:\n", "password: x\n")

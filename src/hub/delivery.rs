@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::command::{ChannelCommand, CommandReply, ConnCommand};
 use super::pending::Ack;
-use crate::ids::ClientId;
+use super::question::{AnswerTo, Question};
+use crate::ids::{ClientId, NodeId};
 use crate::message::{Channel, Message};
 
 /// A message on its way to all of a channel's connections.
@@ -61,6 +62,8 @@ pub enum Delivery {
     Send(ClientId, Message, Ack),
     /// To one connection of this worker: a command to apply.
     ConnCommand(ClientId, ConnCommand, CommandReply),
+    /// What does this worker know of it? With the id of this node.
+    Ask(Arc<Question>, NodeId, AnswerTo),
 }
 
 impl Delivery {
@@ -73,6 +76,7 @@ impl Delivery {
             Delivery::ChannelCommand(command, _) => command.weight(),
             Delivery::Send(_, message, _) => message.data().len(),
             Delivery::ConnCommand(_, order, _) => order.weight(),
+            Delivery::Ask(question, ..) => question.weight(),
         }
     }
 }

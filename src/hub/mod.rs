@@ -8,6 +8,8 @@ mod interest;
 mod lanes;
 mod mailbox;
 mod pending;
+mod question;
+mod rooms;
 #[cfg(test)]
 mod tests;
 pub mod topics;
@@ -22,6 +24,7 @@ use crate::ids::{ClientId, Lane, NodeNumber, WorkerId};
 use crate::message::Channel;
 use channel::ChannelState;
 use lanes::LaneTable;
+use rooms::Rooms;
 
 pub use channel::{Joined, Left};
 pub use command::{ChannelAction, ChannelCommand, CommandError, CommandReply, ConnCommand};
@@ -29,6 +32,7 @@ pub use delivery::{Delivery, Except, MAX_EXCEPT, Publication};
 pub use interest::InterestSink;
 pub use mailbox::{MAILBOX_BYTES, Mailbox, Refused};
 pub use pending::{Ack, Counts, PendingCounts, ReplyTo, Scenario, SoFar};
+pub use question::{Answer, AnswerTo, ClientInfo, Crowd, MAX_INFO, MAX_PAGE, Present, Question};
 pub use workers::WorkerSet;
 
 /// The process's hub.
@@ -39,6 +43,8 @@ pub struct Hub {
     channels: DashMap<Channel, ChannelState, RandomState>,
     /// Is told of channels that are new on this node, and of those that are gone.
     interest: Option<Arc<dyn InterestSink>>,
+    /// The channels whose connections are counted.
+    rooms: Rooms,
     mailboxes: Box<[Mailbox]>,
     /// How many workers are stuck.
     stuck: AtomicUsize,
@@ -61,6 +67,7 @@ impl Hub {
             lanes: LaneTable::even(workers),
             channels: DashMap::with_hasher(RandomState::default()),
             interest: None,
+            rooms: Rooms::default(),
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
             stuck: AtomicUsize::new(0),
             subscriptions: AtomicUsize::new(0),
@@ -113,6 +120,11 @@ impl Hub {
     pub fn may_subscribe(&self, wanted: usize, more: usize) -> bool {
         let free = self.max_subscriptions().saturating_sub(self.subscriptions());
         more <= free && (wanted <= FEW || wanted <= free / SHARE)
+    }
+
+    /// The channels whose connections are counted.
+    pub fn rooms(&self) -> &Rooms {
+        &self.rooms
     }
 
     /// How many workers there are.

@@ -6,8 +6,10 @@ use foldhash::fast::RandomState;
 use slab::Slab;
 use smallvec::SmallVec;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::channel::{Joined, Left};
+use crate::config::{ChannelRule, Rules};
 use crate::message::Channel;
 
 /// A connection's slot in its worker.
@@ -22,6 +24,25 @@ type List<T> = SmallVec<[T; 4]>;
 struct Topic {
     channel: Channel,
     members: List<Member>,
+    /// What holds for the channel, if anything does.
+    rule: Option<Arc<ChannelRule>>,
+}
+
+impl Topic {
+    /// Whether it is told who is in it.
+    fn has_presence(&self) -> bool {
+        self.rule.as_ref().is_some_and(|rule| rule.presence)
+    }
+}
+
+/// A member has left a channel that has a rule.
+pub struct Departure {
+    /// The channel.
+    pub channel: Channel,
+    /// Its rule.
+    pub rule: Arc<ChannelRule>,
+    /// What was told of the member there, as JSON.
+    pub info: Option<Arc<str>>,
 }
 
 /// Where a link stands in its two lists, so that it can be taken out of both without a search.
@@ -39,6 +60,10 @@ pub struct Topics {
     /// Indexed by member; an unused slot is an empty list.
     by_member: Vec<List<TopicKey>>,
     links: HashMap<(Member, TopicKey), Link, RandomState>,
+    /// What is told of members in channels whose rule says `presence`, as JSON.
+    infos: HashMap<(Member, TopicKey), Arc<str>, RandomState>,
+    rules: Arc<Rules>,
+    departures: Vec<Departure>,
 }
 
 impl Topics {
@@ -48,7 +73,12 @@ impl Topics {
             Some(&key) if self.links.contains_key(&(member, key)) => return Joined::Already,
             Some(&key) => (key, Joined::Added),
             None => {
-                let key = self.topics.insert(Topic { channel: channel.clone(), members: List::new() }) as TopicKey;
+                let topic = Topic {
+                    channel: channel.clone(),
+                    members: List::new(),
+                    rule: self.rules.of(channel.as_str()).cloned(),
+                };
+                let key = self.topics.insert(topic) as TopicKey;
                 self.by_name.insert(channel.clone(), key);
                 (key, Joined::First)
             }
@@ -77,6 +107,65 @@ impl Topics {
             }
         }
         (gone, self.count_of(member) == 0)
+    }
+
+    /// These rules hold from now on. `changed` is told of each channel whose rule is another now: how many members it has, its
+    /// rule before, and its rule.
+    pub fn set_rules(
+        &mut self,
+        rules: Arc<Rules>,
+        mut changed: impl FnMut(&Channel, usize, Option<&ChannelRule>, Option<&Arc<ChannelRule>>),
+    ) {
+        for (_, Topic { channel, members, rule }) in &mut self.topics {
+            let before = std::mem::replace(rule, rules.of(channel.as_str()).cloned());
+            if before != *rule {
+                changed(channel, members.len(), before.as_deref(), rule.as_ref());
+            }
+        }
+        self.rules = rules;
+        let Topics { infos, topics, .. } = self;
+        infos.retain(|(_, key), _| topics[*key as usize].has_presence());
+    }
+
+    /// What is told of a member in a channel from now on; kept where the channel's rule says `presence`.
+    pub fn set_info(&mut self, member: Member, channel: &str, info: &Arc<str>) {
+        if let Some(&key) = self.by_name.get(channel)
+            && self.topics[key as usize].has_presence()
+            && self.links.contains_key(&(member, key))
+        {
+            self.infos.insert((member, key), info.clone());
+        }
+    }
+
+    /// What is told of a member in a channel.
+    pub fn info(&self, member: Member, channel: &str) -> Option<&str> {
+        if self.infos.is_empty() {
+            return None;
+        }
+        self.infos.get(&(member, *self.by_name.get(channel)?)).map(|info| &**info)
+    }
+
+    /// The channels that have members, in no particular order, and how many each has.
+    pub fn crowds(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.topics.iter().map(|(_, topic)| (topic.channel.as_str(), topic.members.len()))
+    }
+
+    /// The rules in force.
+    pub fn rules(&self) -> &Arc<Rules> {
+        &self.rules
+    }
+
+    /// The rule of a channel, whether it has members or not.
+    pub fn rule_of(&self, channel: &str) -> Option<&Arc<ChannelRule>> {
+        match self.by_name.get(channel) {
+            Some(&key) => self.topics[key as usize].rule.as_ref(),
+            None => self.rules.of(channel),
+        }
+    }
+
+    /// What has left channels with rules since the last call.
+    pub fn departures(&mut self) -> Vec<Departure> {
+        std::mem::take(&mut self.departures)
     }
 
     /// Who is in a channel, in no particular order.
@@ -124,7 +213,11 @@ impl Topics {
 
     fn unlink(&mut self, member: Member, key: TopicKey) -> Left {
         let Some(link) = self.links.remove(&(member, key)) else { return Left::Absent };
+        let info = if self.infos.is_empty() { None } else { self.infos.remove(&(member, key)) };
         let topic = &mut self.topics[key as usize];
+        if let Some(rule) = &topic.rule {
+            self.departures.push(Departure { channel: topic.channel.clone(), rule: rule.clone(), info });
+        }
         topic.members.swap_remove(link.in_topic as usize);
         if let Some(&moved) = topic.members.get(link.in_topic as usize)
             && let Some(other) = self.links.get_mut(&(moved, key))
@@ -153,11 +246,13 @@ impl Topics {
     /// Frees memory after a crowd has left.
     fn shrink(&mut self) {
         if self.topics.is_empty() {
-            *self = Topics::default();
+            let (rules, departures) = (std::mem::take(&mut self.rules), std::mem::take(&mut self.departures));
+            *self = Topics { rules, departures, ..Topics::default() };
         } else if self.by_name.capacity() > 1024 && self.by_name.len() < self.by_name.capacity() / 8 {
             self.by_name.shrink_to_fit();
             self.links.shrink_to_fit();
             self.topics.shrink_to_fit();
+            self.infos.shrink_to_fit();
         }
     }
 }

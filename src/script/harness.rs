@@ -7,6 +7,7 @@ pub(crate) use super::mix::http::problem as request_problem;
 pub(crate) use super::mix::jwt::{Source as KeySource, check_args as jwt_args};
 pub(crate) use super::mix::log::log_args;
 pub(crate) use super::mix::mesh::{Closed, close_mesh_args, count_arg, publish_args, send_args as mesh_send_args};
+pub(crate) use super::mix::presence::{no_presence, presence_args, subscribe_args};
 pub(crate) use super::mix::queue::push_args;
 pub(crate) use super::mix::redis::command_args;
 pub(crate) use super::mix::time::sleep_arg;

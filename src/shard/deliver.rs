@@ -51,6 +51,12 @@ impl Shard {
                 }
                 return entries;
             }
+            Delivery::Ask(question, node, to) => {
+                let (answer, looked_at) = self.answer(&question, node);
+                // The caller may have gone.
+                let _ = to.send(answer);
+                return looked_at;
+            }
         };
         let done = (counts.reached + counts.failed) as usize + self.compression.work().wrapping_sub(compressed);
         match rest {

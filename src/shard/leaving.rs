@@ -47,11 +47,13 @@ impl Shard {
 
     /// True if the connection is out of all channels, and of its slot.
     fn unlink(&self, conn: &Conn) -> bool {
-        let (gone, whole) = self.topics.borrow_mut().remove_member(conn.slot, AT_ONCE);
+        let mut topics = self.topics.borrow_mut();
+        let (gone, whole) = topics.remove_member(conn.slot, AT_ONCE);
+        self.leave_rooms(conn, &mut topics);
         for channel in gone {
             self.hub.leave(channel.as_str(), self.worker);
         }
-        self.count_subscriptions(&self.topics.borrow());
+        self.count_subscriptions(&topics);
         if whole {
             self.conns.borrow_mut().remove(conn.slot as usize);
         }

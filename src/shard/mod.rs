@@ -1,6 +1,7 @@
 //! The state of one worker's thread: its connections, their subscriptions, and what has to be written. Nothing here is
 //! locked or shared with another thread; other threads reach it through the worker's mailbox.
 
+mod answers;
 mod commands;
 pub mod compression;
 pub mod conn;
@@ -14,8 +15,10 @@ pub mod framing;
 mod holding;
 mod leaving;
 pub mod meter;
+pub mod moves;
 pub mod outbox;
 pub mod peer;
+mod rooms;
 pub mod server_context;
 pub mod transport;
 mod waits;
@@ -42,6 +45,7 @@ use compression::{Compression, MessageFrames};
 use conn::{Conn, Pushed};
 use encoding::Encoding;
 use framing::Framing;
+use moves::Moves;
 use outbox::Frame;
 use server_context::ServerContext;
 use transport::Transport;
@@ -69,6 +73,8 @@ pub struct Shard {
     leaving: RefCell<VecDeque<Rc<Conn>>>,
     /// Wakes the task that takes them out.
     leaver: RefCell<Option<Waker>>,
+    /// Who came to channels that are told so, or went.
+    moves: Moves,
     /// The message that scripts are encoding.
     encoding: RefCell<Option<Encoding>>,
     /// Wakes the worker's event loop turn, if it waits.
@@ -110,6 +116,7 @@ impl Shard {
             encoding: RefCell::default(),
             leaving: RefCell::default(),
             leaver: RefCell::default(),
+            moves: Moves::default(),
             turn: RefCell::default(),
             turn_waits: Cell::default(),
             ticked: Cell::new(Instant::now()),
@@ -199,6 +206,12 @@ impl Shard {
     /// Subscribes a connection to channels; it may be in some of them already. When it returns, every later publish
     /// reaches it. On an error, there would be too many subscriptions, and none was added.
     pub fn subscribe(&self, conn: &Conn, channels: &[Channel]) -> Result<(), TooMany> {
+        self.subscribe_with(conn, channels, None)
+    }
+
+    /// The same with what is told of the connection in these channels from now on, as JSON; kept where the channel's rule
+    /// says `presence`.
+    pub fn subscribe_with(&self, conn: &Conn, channels: &[Channel], info: Option<&Arc<str>>) -> Result<(), TooMany> {
         let mut topics = self.topics.borrow_mut();
         let before = topics.count_of(conn.slot);
         let refused = |new: usize| match before + new {
@@ -215,12 +228,17 @@ impl Shard {
                 return Err(too_many);
             }
         }
+        let has_rules = !topics.rules().is_empty();
+        let told = if has_rules { self.enter_rooms(conn, channels, &topics)? } else { Vec::new() };
         for channel in channels {
             if topics.insert(conn.slot, channel) == Joined::First
                 && self.hub.join(channel, self.worker) == Joined::First
             {
                 self.counts.channels_opened.add(1);
             }
+        }
+        if has_rules {
+            self.entered_rooms(conn, (channels, told), info, &mut topics);
         }
         self.count_subscriptions(&topics);
         tracing::debug!(client_id = conn.client_id.get(), channels = %Names(channels), "subscribed");
@@ -235,6 +253,7 @@ impl Shard {
                 self.hub.leave(channel.as_str(), self.worker);
             }
         }
+        self.leave_rooms(conn, &mut topics);
         self.count_subscriptions(&topics);
         tracing::debug!(client_id = conn.client_id.get(), channels = %Names(channels), "unsubscribed");
     }
@@ -378,7 +397,7 @@ impl std::fmt::Display for Names<'_> {
 }
 
 /// Why a connection was not put into channels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TooMany {
     /// It would be in more than [`MAX_SUBSCRIPTIONS`].
     #[error("a connection can be in {MAX_SUBSCRIPTIONS} channels at most")]
@@ -388,6 +407,9 @@ pub enum TooMany {
         "too many subscriptions: all clients together can have {0} (engine.maxSubscriptions), and one client a part of those that are free"
     )]
     OfAll(usize),
+    /// The channel would have more than its rule allows; holds the channel and the bound.
+    #[error("channel {0} is full: {1} connections may be in it (engine.channels, maxSubscribers)")]
+    OfChannel(Channel, usize),
 }
 
 /// The most channels one connection may be in.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, Protocol, QueueFull, Server};
+use crate::config::{ChannelRule, Config, Protocol, QueueFull, Server};
 use crate::script::doing::Doing;
 use crate::script::harness::{self as runtime, LOAD_BUDGET, bare};
 use crate::script::program::{Program, shown};
@@ -35,6 +35,8 @@ pub struct Settings {
     /// The names of the configured Redis connections; None: any name is accepted.
     redis: Option<Vec<String>>,
     shared_limit: usize,
+    /// The rules for channels; None: it may be told of every channel who is in it.
+    channels: Option<Vec<ChannelRule>>,
     topic_size: usize,
     max_topics: usize,
     queue_full: QueueFull,
@@ -57,6 +59,7 @@ impl Settings {
             servers: config.map(|c| c.servers.clone()).unwrap_or_default(),
             redis: luavm.map(|l| l.redis.iter().map(|r| r.name.clone()).collect()),
             shared_limit: luavm.map_or(64 << 20, |l| l.shared_limit),
+            channels: config.map(|c| c.channels.clone()),
             topic_size: luavm.map_or(2000, |l| l.queue_topic_size),
             max_topics: luavm.map_or(100, |l| l.queue_max_topics),
             workers: if config.is_some_and(|c| c.workers == 1) { 1 } else { 2 },
@@ -154,7 +157,7 @@ struct Opened {
 impl Opened {
     fn new(file: &Path, settings: &Settings) -> Result<(Opened, Result<Vec<Case>, Failure>), Failure> {
         let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
-        natives::begin(settings.timeout, settings.shared_limit);
+        natives::begin(settings.timeout, settings.shared_limit, settings.channels.as_deref());
         let program = Arc::new(Program::new(Protocol::Websocket, file, Vec::new()));
         let (lua, main, prelude) =
             bare(&program, &settings.limits).map_err(|message| Failure { message, ..Failure::default() })?;

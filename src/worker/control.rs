@@ -47,6 +47,7 @@ pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, a
             Control::Configure => {
                 let config = worker.config.load();
                 worker.hub.bound_subscriptions(config.max_subscriptions);
+                worker.shard.set_rules(&config.channels);
                 worker.shared.bound(config.luavm.shared_limit);
                 let mut unsent_changed = false;
                 for (server, new) in worker.servers.iter().zip(&config.servers) {

@@ -16,6 +16,7 @@ mod linger;
 mod load;
 mod measure;
 mod memory;
+mod moves;
 mod newcomers;
 mod peers;
 mod protocol;

@@ -13,15 +13,16 @@ use tokio::task::spawn_local;
 
 use super::tied::Tied;
 use super::{Control, Listener, Peers, Reserve, Server, Worker};
-use super::{accept, control, leaving, memory, renew, starting, sweep, timers, turn};
+use super::{accept, control, leaving, memory, moves, renew, starting, sweep, timers, turn};
 use crate::admission::Admission;
 use crate::api::idempotency::IdempotencyTable;
 use crate::api::{Api, Callers, LoginThrottle, Parts, Verifier};
-use crate::cluster::Mesh;
+use crate::cluster::{Mesh, online};
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::ids::WorkerId;
 use crate::memory::Memory;
+use crate::message::Channel;
 use crate::outbound::Outbound;
 use crate::queue::Queue;
 use crate::script::current::{self, Host};
@@ -132,6 +133,7 @@ type Started = (Rc<Worker>, mpsc::Receiver<Control>, Vec<Listener>);
 fn start(spec: Spec) -> Result<Started, String> {
     let config = spec.config.load_full();
     let shard = Rc::new(Shard::new(spec.id, spec.hub.clone()));
+    shard.set_rules(&config.channels);
     let (mesh, queue, outbound) = (spec.mesh.clone(), spec.queue.clone(), spec.outbound);
     let (timers, worker) = (spec.timers.clone(), spec.id);
     current::install(Host { shard: shard.clone(), mesh: mesh.clone(), queue, outbound, timers, worker });
@@ -214,6 +216,20 @@ fn spawn_tasks(worker: &Rc<Worker>) {
     spawn_local(memory::run(worker.clone()));
     spawn_local(renew::run(worker.clone()));
     spawn_local(timers::run(worker.clone()));
+    spawn_local(moves::run(worker.clone()));
+    if worker.id == WorkerId(0) {
+        spawn_local(tell_numbers(worker.clone()));
+    }
+}
+
+/// Tells channels how many are in them, for the whole node. Never returns.
+async fn tell_numbers(worker: Rc<Worker>) {
+    let config = worker.config.clone();
+    let every = move |channel: &Channel| {
+        let config = config.load();
+        config.rule_of(channel.as_str()).filter(|rule| rule.online.is_on()).map(|rule| rule.online.every)
+    };
+    online::run(worker.mesh.clone(), every).await;
 }
 
 /// All of a worker's life: its tasks run until it has drained.

@@ -68,9 +68,14 @@ pub const CENTER: NodeRole = NodeRole { engine: false, center: true };
 
 /// A node on that network. It may not serve yet.
 pub fn node(network: &Arc<Network>, role: NodeRole, top: &str) -> TestEngine {
+    node_with(network, role, "workers: 2", top)
+}
+
+/// The same with these lines under `engine:`.
+pub fn node_with(network: &Arc<Network>, role: NodeRole, engine: &str, top: &str) -> TestEngine {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
-    write_config(&dir.path().join("connmix.yaml"), "", "workers: 2", top);
+    write_config(&dir.path().join("connmix.yaml"), "", engine, top);
     let engine = TestEngine::try_start_on(Link::Memory(network.clone()), dir, |config| {
         *config = config.clone().for_role(role);
         for listen in [&mut config.registry, &mut config.mesh_point] {
@@ -87,10 +92,15 @@ impl Nodes {
     }
 
     pub async fn with(engines: usize, top: &str) -> Nodes {
+        Nodes::with_engine(engines, "workers: 2", top).await
+    }
+
+    /// The same with these lines under `engine:`.
+    pub async fn with_engine(engines: usize, engine: &str, top: &str) -> Nodes {
         let network = network();
         let mut nodes =
             Nodes { center: node(&network, CENTER, top), engines: Vec::new(), network, top: top.to_owned() };
-        nodes.engines.extend((0..engines).map(|_| node(&nodes.network, ENGINE, top)));
+        nodes.engines.extend((0..engines).map(|_| node_with(&nodes.network, ENGINE, engine, top)));
         nodes.settled().await;
         nodes
     }

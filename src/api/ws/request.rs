@@ -7,6 +7,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use crate::api::asking::{Asking, Kind, Told};
 use crate::api::call::{Outcome as Several, Published, is_none, not_sent};
 use crate::api::channel_call::{ChannelCall, Counted};
 use crate::api::command;
@@ -24,7 +25,7 @@ use crate::telemetry::metrics::labels::{ApiCall, Label};
 pub(super) type Outcome = Result<Reply, ApiError>;
 
 /// The value of `r`.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, serde::Serialize)]
 #[serde(untagged)]
 pub(super) enum Reply {
     /// It was done.
@@ -48,6 +49,8 @@ pub(super) enum Reply {
     Each(Vec<Published>),
     /// `mesh.count` and `mesh.close`.
     Counted(Counted),
+    /// `mesh.presence`, `mesh.channels` and `mesh.client`.
+    Told(Box<Told>),
 }
 
 impl From<Published> for Reply {
@@ -120,6 +123,8 @@ pub(super) enum Enqueued {
     Publishes(Pin<Box<dyn Future<Output = Several>>>),
     /// A call about the connections of channels.
     Channel(Pin<Box<dyn Future<Output = Result<Counted, ApiError>>>>),
+    /// A question.
+    Asked(Pin<Box<dyn Future<Output = Result<Told, ApiError>>>>),
     /// A message to a client.
     Send(ClientId, SendReceipt),
     /// A command to a client's connection.
@@ -138,6 +143,9 @@ impl Enqueued {
                 })
             }),
             Enqueued::Channel(outcome) => outcome.as_mut().poll(cx).map(|counted| counted.map(Reply::Counted)),
+            Enqueued::Asked(outcome) => {
+                outcome.as_mut().poll(cx).map(|told| told.map(|told| Reply::Told(Box::new(told))))
+            }
             Enqueued::Send(client, receipt) => {
                 Pin::new(receipt).poll(cx).map(|sent| if sent { Ok(DONE) } else { Err(not_sent(*client)) })
             }
@@ -231,6 +239,16 @@ fn call(method: &str, params: Option<&str>, api: &Api, behind: impl FnOnce() -> 
             let read = if method == "mesh.count" { ChannelCall::count } else { ChannelCall::close };
             let enqueued = read(object()?, PARAMS).0?.begin(&api.mesh, behind());
             return Ok(Call::enqueue(async move { Enqueued::Channel(Box::pin(enqueued.await.outcome())) }));
+        }
+        "mesh.presence" | "mesh.channels" | "mesh.client" => {
+            let kind = match method {
+                "mesh.presence" => Kind::Presence,
+                "mesh.channels" => Kind::Channels,
+                _ => Kind::Client,
+            };
+            let asking = Asking::read(kind, object()?, PARAMS, &api.config.load()).0?;
+            let enqueued = asking.begin(&api.mesh, behind());
+            return Ok(Call::enqueue(async move { Enqueued::Asked(Box::pin(enqueued.await.outcome(kind))) }));
         }
         "conn.call" => {
             let (client, order) = command::parse(object()?, PARAMS).0?;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::task::Context;
 
 use crate::cluster::link::Link;
-use crate::cluster::protocol::{Message, Published};
-use crate::hub::{ChannelAction, Counts, PendingCounts};
+use crate::cluster::protocol::{Message, Published, write_answer};
+use crate::hub::{Answer, ChannelAction, Counts, PendingCounts, Question};
 
 /// A message as another node has published it.
 pub struct Payload {
@@ -73,6 +73,45 @@ pub enum Delivery {
         /// Who is told what came of it.
         reply: CommandReply,
     },
+    /// The number of connections in a channel has changed on another node, and this one tells it.
+    Stirred {
+        /// Its name, as it came.
+        channel: String,
+        /// It was told there so many milliseconds ago, if it was.
+        ago: Option<u64>,
+    },
+    /// So many connections are in a channel: those of this node are told.
+    Online {
+        /// Its name, as it came.
+        channel: String,
+        /// How many.
+        count: u64,
+    },
+    /// What does this node know of it?
+    Ask {
+        /// The question.
+        question: Question,
+        /// Who is told.
+        reply: AnswerReply,
+    },
+}
+
+/// Who is told the answer to a question.
+pub struct AnswerReply {
+    link: Arc<Link>,
+    request: u64,
+}
+
+impl AnswerReply {
+    pub(super) fn new(link: Arc<Link>, request: u64) -> AnswerReply {
+        AnswerReply { link, request }
+    }
+
+    /// The answer of this node.
+    pub fn answer(self, answer: &Answer) {
+        let reply = Message::Answer { request: self.request, answer: &write_answer(answer) };
+        self.link.force(&reply.to_bytes(), None, 0);
+    }
 }
 
 /// Who is told what a publish that is done once came to.

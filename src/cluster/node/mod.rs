@@ -32,7 +32,7 @@ use super::members::{MAX_NODES, Phase, Shared};
 use super::protocol::{self, Hello, MAJOR, Message, Run};
 use crate::secret::Secret;
 
-pub use delivery::{Clients, CommandReply, Delivery, OnceReply, Payload, Waiting};
+pub use delivery::{AnswerReply, Clients, CommandReply, Delivery, OnceReply, Payload, Waiting};
 #[cfg(test)]
 pub(in crate::cluster) use expel::MAX_CHANNELS;
 

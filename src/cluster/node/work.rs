@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use std::task::Context;
 
 use super::peer::suspect;
-use super::{Clients, CommandReply, Delivery, Node, OnceReply, Payload, Telling};
+use super::{AnswerReply, Clients, CommandReply, Delivery, Node, OnceReply, Payload, Telling};
 use crate::cluster::link::Request;
-use crate::cluster::protocol::{self, Message, Messages, Published, Reply, Run, read_addresses};
+use crate::cluster::protocol::{self, Message, Messages, Published, Reply, Run, read_addresses, read_answer};
 use crate::hub::{ChannelAction, CommandError, Counts, PendingCounts};
 
 impl<C: Clients> Node<C> {
@@ -157,6 +157,22 @@ impl<C: Clients> Node<C> {
                     peer.reached = read_addresses(&at).map(str::to_owned).collect();
                     self.dials.know(run, center, &at, now);
                     self.changed = true;
+                    return;
+                }
+                Message::Stirred { channel, ago } => Delivery::Stirred { channel: channel.to_owned(), ago },
+                Message::Online { channel, count } => Delivery::Online { channel: channel.to_owned(), count },
+                Message::Ask { asking } => {
+                    // What is no question is not answered.
+                    let Some(question) = asking.question() else { return };
+                    Delivery::Ask { question, reply: AnswerReply::new(peer.link.clone(), request) }
+                }
+                Message::Answer { request, answer } => {
+                    if let Some(Request::Answer(reply)) = peer.link.take_request(request)
+                        && let Some(answer) = read_answer(answer)
+                    {
+                        // One that waits no more needs no answer.
+                        let _ = reply.send(answer);
+                    }
                     return;
                 }
                 Message::Begin { .. } | Message::Lost { .. } | Message::Leave => return,

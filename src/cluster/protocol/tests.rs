@@ -41,6 +41,10 @@ fn what_is_written_is_read_and_what_is_unknown_is_passed_over() {
         Message::Reached { at: vec!["a:1"] },
         Message::Count { channel: "a" },
         Message::Close { channel: "a", code: 4000, reason: "bye" },
+        Message::Ask { asking: Asking::Channels { prefix: "a", after: "ab", limit: 7 } },
+        Message::Stirred { channel: "a", ago: Some(7) },
+        Message::Online { channel: "a", count: 3 },
+        Message::Answer { request: 5, answer: &write_answer(&crate::hub::Answer::default()) },
     ];
     assert_eq!(all.len(), usize::from(KINDS));
     let mut bytes = Vec::new();
@@ -54,6 +58,24 @@ fn what_is_written_is_read_and_what_is_unknown_is_passed_over() {
     let mut bytes = Vec::new();
     hello().write(&mut bytes);
     assert_eq!(Hello::read(&bytes), Ok(hello()));
+}
+
+#[test]
+fn an_answer_that_is_more_than_a_page_is_not_read() {
+    use crate::hub::{Answer, Crowd, MAX_INFO, MAX_PAGE, Present};
+    let crowd = |n: usize| Crowd { channel: format!("c{n}"), count: 1 };
+    let page = |many| Answer { channels: (0..many).map(crowd).collect(), ..Answer::default() };
+    let info =
+        |info: String| Answer { clients: vec![Present { client: 1, node: 2, info: Some(info) }], ..Answer::default() };
+    let long = format!("\"{}\"", "x".repeat(MAX_INFO - 2));
+    for right in [page(MAX_PAGE), info("{}".into()), info(long.clone())] {
+        assert_eq!(read_answer(&write_answer(&right)), Some(right));
+    }
+    let no_name = Answer { channels: vec![Crowd { channel: "a b".into(), count: 1 }], ..Answer::default() };
+    for wrong in [page(MAX_PAGE + 1), info("no json".into()), info(long + " "), no_name] {
+        assert_eq!(read_answer(&write_answer(&wrong)), None);
+    }
+    assert_eq!(read_answer(b"no answer"), None);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::cluster::command;
 use crate::cluster::interest::hash;
 use crate::cluster::node::{Clients, Delivery, Payload, Waiting};
 use crate::cluster::protocol::Run;
-use crate::hub::Counts;
+use crate::hub::{Answer, Counts};
 
 /// A generator of numbers from a seed (SplitMix64, Steele, Lea and Flood 2014).
 pub(super) struct Random(u64);
@@ -86,7 +86,14 @@ impl Clients for SimClients {
         let (channel, data, counts) = match delivery {
             Delivery::Publish { channel, message: Payload { data, .. }, counts } => (channel, data, counts),
             // Nobody publishes these; a hostile node sends them.
-            Delivery::Send { .. } | Delivery::ChannelCommand { .. } => return None,
+            Delivery::Send { .. }
+            | Delivery::ChannelCommand { .. }
+            | Delivery::Stirred { .. }
+            | Delivery::Online { .. } => return None,
+            Delivery::Ask { reply, .. } => {
+                reply.answer(&Answer::default());
+                return None;
+            }
             Delivery::Once { channels, reply, .. } => {
                 reply.answer(&vec![Counts::default(); channels.len()]);
                 return None;

@@ -5,6 +5,7 @@ use mlua::ffi;
 use std::ffi::{CStr, c_int};
 use std::rc::Rc;
 
+use super::presence::{Info, names, subscribe_args};
 use crate::message::{Channel, CloseReason, Kind, close_code};
 use crate::script::current::{self, ConnRef, Host};
 use crate::script::push::{One, PushOne, Pushed, Stack, Table, table, with};
@@ -205,17 +206,7 @@ fn wait_context_value(args: &Args) -> Result<Outcome<Value>, Raise> {
 
 /// The channel names from argument 1 on.
 pub(crate) fn channel_args(args: &Args) -> Fallible<Vec<Channel>> {
-    if args.count() == 0 {
-        return Err(args.wrong(1, "string"));
-    }
-    let mut channels = Vec::with_capacity(args.count() as usize);
-    for i in 1..=args.count() {
-        match Channel::from_script(&args.bytes(i)?) {
-            Ok(channel) => channels.push(channel),
-            Err(e) => return Ok(Err(e.to_string())),
-        }
-    }
-    Ok(Ok(channels))
+    names(args, args.count())
 }
 
 /// Subscribes, or returns why it can't. If other nodes have to know of the subscription, the handler waits until they
@@ -224,9 +215,9 @@ pub(crate) fn channel_args(args: &Args) -> Fallible<Vec<Channel>> {
 pub(super) fn subscribe_to(
     args: &Args,
     (host, conn): (Rc<Host>, Rc<Conn>),
-    channels: &[Channel],
+    (channels, info): (&[Channel], Option<Info>),
 ) -> Outcome<Result<(), String>> {
-    if let Err(too_many) = host.shard.subscribe(&conn, channels) {
+    if let Err(too_many) = host.shard.subscribe_with(&conn, channels, info.as_ref()) {
         return Outcome::Now(Err(too_many.to_string()));
     }
     match host.mesh.told(channels).filter(|_| can_wait(args)) {
@@ -236,9 +227,9 @@ pub(super) fn subscribe_to(
 }
 
 fn subscribe(args: &Args) -> Result<Outcome<Result<(), String>>, Raise> {
-    let (live, channels) = (live(args)?, channel_args(args)?);
+    let (live, channels) = (live(args)?, subscribe_args(args)?);
     Ok(match live.and_then(|live| Ok((live, channels?))) {
-        Ok((live, channels)) => subscribe_to(args, live, &channels),
+        Ok((live, (channels, info))) => subscribe_to(args, live, (&channels, info)),
         Err(problem) => Outcome::Now(Err(problem)),
     })
 }

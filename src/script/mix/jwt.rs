@@ -176,7 +176,8 @@ fn table(claims: &Map<String, Json>) -> Value {
     Value::Table(pairs.map(|(name, value)| (Value::str(name), plain(value))).collect())
 }
 
-fn plain(json: &Json) -> Value {
+/// JSON as `mix.json_decode` would give it.
+pub(super) fn plain(json: &Json) -> Value {
     match json {
         Json::Null => Value::Nil,
         Json::Bool(b) => Value::Bool(*b),

@@ -6,6 +6,7 @@ use std::future::ready;
 use std::rc::Rc;
 
 use super::conn::{channel_args, close_args, kind_arg, subscribe_to};
+use super::presence::{presence, subscribe_args};
 use crate::cluster::Behind;
 use crate::hub::{ChannelAction, CommandError, ConnCommand, Counts, Except, MAX_EXCEPT, Publication};
 use crate::ids::ClientId;
@@ -25,11 +26,12 @@ pub fn register(mix: &Table<'_>) {
     mix.native(c"unsubscribe", unsubscribe);
     mix.field(
         c"mesh",
-        table(4, |mesh| {
+        table(5, |mesh| {
             mesh.waiting(c"publish", publish);
             mesh.waiting(c"send", send);
             mesh.waiting(c"count", count);
             mesh.waiting(c"close", close);
+            mesh.waiting(c"presence", presence);
         }),
     );
 }
@@ -246,9 +248,9 @@ fn here() -> Result<(Rc<Host>, Rc<Conn>), String> {
 }
 
 fn subscribe(args: &Args) -> Result<Outcome<Result<(), String>>, Raise> {
-    let channels = channel_args(args)?;
+    let channels = subscribe_args(args)?;
     Ok(match here().and_then(|here| Ok((here, channels?))) {
-        Ok((here, channels)) => subscribe_to(args, here, &channels),
+        Ok((here, (channels, info))) => subscribe_to(args, here, (&channels, info)),
         Err(problem) => Outcome::Now(Err(problem)),
     })
 }

@@ -12,6 +12,7 @@ pub(super) mod jwt;
 pub mod log;
 pub mod mesh;
 pub mod php_pack;
+pub mod presence;
 pub mod query;
 pub mod queue;
 pub mod redis;

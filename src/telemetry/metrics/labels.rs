@@ -159,6 +159,12 @@ labels! {
         Count = "mesh.count",
         /// A close of connections.
         Close = "mesh.close",
+        /// Who is in a channel.
+        Presence = "mesh.presence",
+        /// Which channels there are.
+        Channels = "mesh.channels",
+        /// What is known of a client.
+        Client = "mesh.client",
         /// A command to a connection.
         Conn = "conn.call",
         /// Consuming topics.

@@ -326,6 +326,11 @@ function engine.open_conns(channel, id)
   return open
 end
 
+-- How many connections are in a channel.
+function engine.count(channel)
+  return #members_of(channel)
+end
+
 function engine.close(c, code, reason)
   if engine.app.protocol == "socket" then
     code, reason = nil, nil

@@ -7,13 +7,15 @@ use std::ffi::c_int;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::message::{Kind, NotUtf8};
+use crate::config::{ChannelRule, Rules};
+use crate::message::{Channel, Kind, NotUtf8};
 use crate::script::doing::Doing;
 use crate::script::harness::{self as runtime, One, Pushed, Table, with};
 use crate::script::mix::conn::GONE;
 use crate::script::mix::shared::install as share;
 use crate::script::stack::{Args, Push, Raise, Stack, State};
 use crate::script::{wait, watchdog};
+use crate::shard::TooMany;
 use crate::shard::context::{Context, Value};
 use crate::shared::Shared;
 use crate::timers::Call;
@@ -21,6 +23,8 @@ use crate::timers::Call;
 thread_local! {
     /// The contexts of the fake connections. The number of a context is its index here plus one.
     static CONTEXTS: RefCell<Vec<Context>> = RefCell::default();
+    /// The rules for channels, if there is a configuration.
+    static RULES: RefCell<Option<Rules>> = const { RefCell::new(None) };
     static DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
     /// The fake clock: when the test began, and the seconds that have passed since.
     static CLOCK: Cell<(Option<Instant>, f64)> = const { Cell::new((None, 0.0)) };
@@ -34,7 +38,8 @@ fn clock() -> Instant {
 }
 
 /// Clears what the previous test left, and sets the time limit of the next one, and that of what scripts share.
-pub(super) fn begin(timeout: Duration, shared_limit: usize) {
+pub(super) fn begin(timeout: Duration, shared_limit: usize, rules: Option<&[ChannelRule]>) {
+    RULES.set(rules.map(Rules::new));
     CLOCK.set((Some(Instant::now()), 0.0));
     share(Arc::new(Shared::new(shared_limit)), clock);
     CONTEXTS.with(|contexts| contexts.borrow_mut().clear());
@@ -61,6 +66,9 @@ pub(super) fn register(table: &Table<'_>) {
     table.native(c"close_mesh_args", |args: &Args| Ok(Checked(close_mesh_args(args))));
     table.native(c"mesh_send_args", |args: &Args| Ok(Checked(mesh_send_args(args))));
     table.native(c"channel_args", |args: &Args| Ok(Checked(channel_args(args))));
+    table.native(c"subscribe_args", |args: &Args| Ok(Checked(subscribe_args(args))));
+    table.native(c"presence_args", |args: &Args| Ok(Checked(presence_args(args))));
+    table.native(c"full", full);
     table.native(c"close_args", |args: &Args| Ok(Checked(close_args(args))));
     table.native(c"set_clock", |args: &Args| {
         CLOCK.set((CLOCK.get().0, args.number(1)?));
@@ -243,6 +251,46 @@ fn channel_args(args: &Args) -> Result<(Option<String>, Vec<String>), Raise> {
         Ok(channels) => (None, channels.iter().map(ToString::to_string).collect()),
         Err(e) => (Some(e), Vec::new()),
     })
+}
+
+/// Why they are no names of channels, or the names, and what is told of the connection, as JSON.
+type Subscription = (Option<String>, (Vec<String>, Option<String>));
+
+fn subscribe_args(args: &Args) -> Result<Subscription, Raise> {
+    Ok(match runtime::subscribe_args(args)? {
+        Ok((channels, info)) => {
+            (None, (channels.iter().map(ToString::to_string).collect(), info.map(|info| info.to_string())))
+        }
+        Err(e) => (Some(e), (Vec::new(), None)),
+    })
+}
+
+/// Channel, limit and the id behind which the page begins; or only the reason why it can't be told.
+type Presence = ((Option<String>, f64), (f64, Option<String>));
+
+fn presence_args(args: &Args) -> Result<Presence, Raise> {
+    let asked = runtime::presence_args(args)?.and_then(|(channel, limit, after)| {
+        let told = RULES.with_borrow(|rules| match rules {
+            Some(rules) => rules.of(channel.as_str()).is_some_and(|rule| rule.presence),
+            None => true,
+        });
+        if told { Ok((channel, limit, after)) } else { Err(runtime::no_presence(&channel)) }
+    });
+    Ok(match asked {
+        Ok((channel, limit, after)) => ((Some(channel.to_string()), limit as f64), (after as f64, None)),
+        Err(e) => ((None, 0.0), (0.0, Some(e))),
+    })
+}
+
+/// `full(channel, count)`: why a channel that has so many connections takes no more, if it does not.
+fn full(args: &Args) -> Result<Option<String>, Raise> {
+    let (channel, count) = (args.bytes(1)?, args.number(2)?);
+    let Ok(channel) = Channel::parse(&channel) else { return Ok(None) };
+    let most = RULES.with_borrow(|rules| {
+        let rule = rules.as_ref().and_then(|rules| rules.of(channel.as_str()).cloned());
+        rule.map_or(0, |rule| rule.max_subscribers)
+    });
+    Ok((most > 0 && count >= most as f64).then(|| TooMany::OfChannel(channel, most).to_string()))
 }
 
 fn close_args(args: &Args) -> Result<(f64, String), Raise> {

@@ -1,7 +1,7 @@
 -- What scripts call: the connection and those parts of `mix` that would reach the engine.
 local native, engine, prelude = ...
 
-local type, error, tostring, ipairs, select, floor, concat = type, error, tostring, ipairs, select, math.floor, table.concat
+local type, error, tostring, tonumber, ipairs, select, floor, concat = type, error, tostring, tonumber, ipairs, select, math.floor, table.concat
 local checked, later, post, after, log = engine.checked, engine.later, engine.post, engine.after, engine.log
 local conn_of, is_live, methods, seen = engine.conn_of, engine.is_live, engine.conn_methods, engine.seen
 local deliver_to_channel, deliver_to_client = engine.deliver_to_channel, engine.deliver_to_client
@@ -70,7 +70,16 @@ local function set_channels(c, list, member)
   return nil
 end
 local function subscribe(c, list)
-  return set_channels(c, list, true)
+  if is_live(c) then
+    for _, name in ipairs(list.names) do
+      local full = not c.channels[name] and native.full(name, engine.count(name))
+      if full then
+        return full
+      end
+    end
+  end
+  -- What is told of the connection there, if anything is.
+  return set_channels(c, list, list.info or true)
 end
 local function unsubscribe(c, list)
   return set_channels(c, list, nil)
@@ -82,12 +91,12 @@ local function limited(socket, ...)
   end
   return ...
 end
-local function list_of(err, names)
-  return { err = err, names = names }
+local function list_of(err, names, info)
+  return { err = err, names = names, info = info }
 end
 function methods.subscribe(self, ...)
   local c = this(self)
-  return (subscribe(c, list_of(checked("subscribe", native.channel_args(...)))))
+  return (subscribe(c, list_of(checked("subscribe", native.subscribe_args(...)))))
 end
 function methods.unsubscribe(self, ...)
   local c = this(self)
@@ -139,7 +148,7 @@ end
 mix.websocket = here
 mix.socket = { tcp = here }
 function mix.subscribe(...)
-  local list = list_of(checked("subscribe", native.channel_args(...)))
+  local list = list_of(checked("subscribe", native.subscribe_args(...)))
   local conn, err = here()
   return err or (subscribe(conn_of(conn), list))
 end
@@ -195,6 +204,30 @@ function mix.mesh.count(...)
   end
   return later({ n = 2, nil, GONE }, function(give)
     post(function() give(#engine.open_conns(channel), nil) end)
+  end)
+end
+function mix.mesh.presence(...)
+  local channel, limit, behind, err = checked("presence", native.presence_args(...))
+  if err then
+    return nil, err
+  end
+  return later({ n = 2, nil, GONE }, function(give)
+    post(function()
+      local page, clients = {}, {}
+      local open = engine.open_conns(channel)
+      for _, c in ipairs(open) do
+        if tonumber(c.id) > behind then
+          if #clients == limit then
+            page.after = clients[limit].c
+            break
+          end
+          local info = c.channels[channel]
+          clients[#clients + 1] = { c = c.id, node = "1", i = type(info) == "string" and mix.json_decode(info) or nil }
+        end
+      end
+      page.clients, page.n = clients, #open
+      give(page, nil)
+    end)
   end)
 end
 function mix.mesh.close(...)

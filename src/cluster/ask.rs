@@ -1,0 +1,137 @@
+//! Asking workers and nodes what they know of clients and channels. Two stages, as of all that goes to workers: who has an
+//! [`Asked`] knows that the question comes behind what was enqueued before; awaiting it gives the answers, put together.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::sync::oneshot;
+
+use super::enqueue::{Remote, put};
+use super::interest::hash;
+use super::link::Request;
+use super::protocol::{self, Asking};
+use super::unanswered::Place;
+use super::{Behind, Mesh};
+use crate::hub::{Answer, Delivery, Hub, Question, WorkerSet};
+use crate::ids::WorkerId;
+
+/// A question that the mailboxes have. A worker that is stuck is not waited for, and its part is missing; a node that does not
+/// answer is counted.
+pub struct Asked {
+    hub: Arc<Hub>,
+    parts: Vec<Part>,
+    limit: usize,
+    answer: Answer,
+}
+
+/// Who has not answered yet.
+struct Part {
+    /// None: it is a node.
+    worker: Option<WorkerId>,
+    answer: oneshot::Receiver<Answer>,
+    place: Place,
+}
+
+impl Part {
+    fn new(worker: Option<WorkerId>) -> (oneshot::Sender<Answer>, Part) {
+        let (to, answer) = oneshot::channel();
+        (to, Part { worker, answer, place: Place::default() })
+    }
+}
+
+impl Future for Asked {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+        let Asked { hub, parts, limit, answer } = &mut *self;
+        parts.retain_mut(|Part { worker, answer: part, place }| {
+            let come = Pin::new(part).poll(cx).map(Result::ok);
+            let lost = || worker.is_some_and(|worker| hub.mailbox(worker).is_stuck()).then_some(None);
+            match place.wait(come, lost, cx) {
+                Poll::Ready(Some(come)) => answer.add(come, *limit),
+                Poll::Ready(None) => answer.unanswered += u64::from(worker.is_none()),
+                Poll::Pending => return true,
+            }
+            false
+        });
+        if parts.is_empty() { Poll::Ready(std::mem::take(answer)) } else { Poll::Pending }
+    }
+}
+
+impl Mesh {
+    /// Asks all that know of it, on all nodes; none of them before what it must stay `behind`.
+    pub fn ask(&self, question: Question, behind: Behind) -> impl Future<Output = Asked> + Send + use<> {
+        let all = || self.others.iter().flat_map(|others| others.all_links()).collect();
+        let mut others = match (&question, &self.others) {
+            (_, None) => Remote::default(),
+            (Question::Client(client), _) => self.other_of(*client),
+            (Question::Presence { channel, .. }, Some(others)) => {
+                Remote::new(others.links_of(hash(channel.as_str())), others)
+            }
+            (Question::Channels { .. }, Some(others)) => Remote::new(all(), others),
+        };
+        let mut here = self.knowing(&question);
+        match &question {
+            Question::Client(_) if !others.is_nobody() => here = WorkerSet::default(),
+            Question::Client(_) => {}
+            Question::Presence { .. } | Question::Channels { .. } => {
+                behind.workers.iter().for_each(|worker| here.add(worker));
+                if let Some(shared) = self.others.as_ref().filter(|_| !behind.others.is_empty()) {
+                    others.add(behind.others, shared);
+                }
+            }
+        }
+        let missed = match &question {
+            Question::Client(_) => 0,
+            _ => self.others.as_ref().map_or(0, |others| others.missed() as u64),
+        };
+        let here = self.ask_workers(question.clone(), here);
+        async move {
+            let mut asked = here.await;
+            asked.answer.unanswered += missed;
+            if !others.is_nobody() {
+                let message = protocol::Message::Ask { asking: Asking::of(&question) }.to_bytes();
+                let parts = &mut asked.parts;
+                let request = || {
+                    let (to, part) = Part::new(None);
+                    parts.push(part);
+                    Some(Request::Answer(to))
+                };
+                Box::pin(others.put(&message, request)).await;
+            }
+            asked
+        }
+    }
+
+    /// The same on this node alone, for another one that asks.
+    pub(super) fn ask_here(&self, question: Question) -> impl Future<Output = Asked> + Send + use<> {
+        let here = self.knowing(&question);
+        self.ask_workers(question, here)
+    }
+
+    /// The workers that know of it.
+    fn knowing(&self, question: &Question) -> WorkerSet {
+        let mut workers = WorkerSet::default();
+        match question {
+            Question::Presence { channel, .. } => return self.hub.workers_of(channel.as_str()),
+            Question::Channels { .. } => (0..self.hub.workers()).for_each(|at| workers.add(WorkerId(at as u16))),
+            Question::Client(client) => workers.add(self.hub.worker_of(*client)),
+        }
+        workers
+    }
+
+    fn ask_workers(&self, question: Question, workers: WorkerSet) -> impl Future<Output = Asked> + Send + use<> {
+        let (hub, limit, node) = (self.hub.clone(), question.limit(), self.node);
+        async move {
+            let (question, mut parts) = (Arc::new(question), Vec::new());
+            for worker in workers.iter() {
+                let (to, part) = Part::new(Some(worker));
+                if put(hub.mailbox(worker), Delivery::Ask(question.clone(), node, to)).await {
+                    parts.push(part);
+                }
+            }
+            Asked { hub, parts, limit, answer: Answer::default() }
+        }
+    }
+}

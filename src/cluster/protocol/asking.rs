@@ -1,0 +1,90 @@
+//! Questions and answers between nodes. An answer comes from outside: what is read of it is bounded to a page.
+
+use serde::{Deserialize, Serialize};
+
+use super::append::append;
+use crate::hub::{Answer, MAX_INFO, MAX_PAGE, Question};
+use crate::ids::ClientId;
+use crate::message::{Channel, MAX_CHANNEL_LEN};
+
+/// The longest answer, in bytes: a page with all that its entries may hold.
+const MAX_ANSWER: usize = MAX_PAGE * (MAX_INFO + MAX_CHANNEL_LEN + 64);
+
+/// A question as it travels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Asking<'a> {
+    /// See [`Question::Presence`].
+    Presence {
+        /// The channel's name.
+        channel: &'a str,
+        /// Behind this id.
+        after: u64,
+        /// The most entries.
+        limit: u32,
+    },
+    /// See [`Question::Channels`].
+    Channels {
+        /// How their names begin.
+        prefix: &'a str,
+        /// Behind this name.
+        after: &'a str,
+        /// The most entries.
+        limit: u32,
+    },
+    /// See [`Question::Client`].
+    Client {
+        /// The client's id.
+        client: u64,
+    },
+}
+
+impl Asking<'_> {
+    /// A question as it travels.
+    pub fn of(question: &Question) -> Asking<'_> {
+        let limit = question.limit() as u32;
+        match question {
+            Question::Presence { channel, after, .. } => {
+                Asking::Presence { channel: channel.as_str(), after: *after, limit }
+            }
+            Question::Channels { prefix, after, .. } => Asking::Channels { prefix, after, limit },
+            Question::Client(client) => Asking::Client { client: client.get() },
+        }
+    }
+
+    /// The question; None: it is none.
+    pub fn question(&self) -> Option<Question> {
+        let is_name = |name: &str| name.len() <= MAX_CHANNEL_LEN;
+        Some(match *self {
+            Asking::Presence { channel, after, limit } => {
+                Question::Presence { channel: Channel::parse(channel.as_bytes()).ok()?, after, limit: limit as usize }
+            }
+            Asking::Channels { prefix, after, limit } if is_name(prefix) && is_name(after) => {
+                Question::Channels { prefix: prefix.into(), after: after.into(), limit: limit as usize }
+            }
+            Asking::Channels { .. } => return None,
+            Asking::Client { client } => Question::Client(ClientId::new(client)?),
+        })
+    }
+}
+
+/// The bytes of an answer.
+pub fn write_answer(answer: &Answer) -> Vec<u8> {
+    let mut out = Vec::new();
+    append(&mut out, answer);
+    out
+}
+
+/// The answer that such bytes are; None: they are none, or more than there may be.
+pub fn read_answer(bytes: &[u8]) -> Option<Answer> {
+    let answer: Answer = postcard::from_bytes(bytes).ok().filter(|_| bytes.len() <= MAX_ANSWER)?;
+    let infos = answer.clients.iter().filter_map(|present| present.info.as_deref());
+    let channels = answer.channels.iter().map(|crowd| crowd.channel.as_str());
+    let of_client = answer.client.iter().flat_map(|client| &client.channels);
+    let is_page = answer.clients.len().max(answer.channels.len()) <= MAX_PAGE
+        && of_client.clone().count() <= MAX_PAGE
+        && channels.chain(of_client.map(String::as_str)).all(|name| Channel::parse(name.as_bytes()).is_ok())
+        && infos
+            .clone()
+            .all(|info| info.len() <= MAX_INFO && serde_json::from_str::<serde::de::IgnoredAny>(info).is_ok());
+    is_page.then_some(answer)
+}

@@ -1,0 +1,54 @@
+//! The rules of `engine.channels` by the names of channels.
+
+use std::sync::Arc;
+
+use super::keys::{ChannelRule, Config};
+
+/// The rules in force.
+#[derive(Debug, Default, PartialEq)]
+pub struct Rules(
+    /// The longest match first.
+    Box<[Arc<ChannelRule>]>,
+);
+
+impl Rules {
+    /// These rules.
+    pub fn new(rules: &[ChannelRule]) -> Rules {
+        let mut rules: Box<[Arc<ChannelRule>]> = rules.iter().cloned().map(Arc::new).collect();
+        rules.sort_by_key(|rule| std::cmp::Reverse(rule.prefix.len()));
+        Rules(rules)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The rule of a channel: that with the longest match. It compares with each rule, so look it up once for a channel.
+    pub fn of(&self, channel: &str) -> Option<&Arc<ChannelRule>> {
+        self.0.iter().find(|rule| channel.starts_with(&rule.prefix))
+    }
+}
+
+impl Config {
+    /// The rule of a channel: that with the longest match.
+    pub fn rule_of(&self, channel: &str) -> Option<&ChannelRule> {
+        self.channels.iter().filter(|rule| channel.starts_with(&rule.prefix)).max_by_key(|rule| rule.prefix.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_match_counts() {
+        let rule = |prefix: &str| ChannelRule::of(prefix);
+        let rules = Rules::new(&[rule("video:"), rule("v"), rule("video:1")]);
+        let of = |channel| rules.of(channel).map(|rule| rule.prefix.as_str());
+        assert_eq!(of("video:12"), Some("video:1"));
+        assert_eq!(of("video:2"), Some("video:"));
+        assert_eq!(of("video"), Some("v"));
+        assert_eq!(of("audio:1"), None);
+    }
+}

@@ -1,0 +1,181 @@
+//! Questions to workers, each of which answers for its own connections; the answers are put together. What is told at once
+//! is bounded to a page, so that an answer is bounded, too.
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use crate::ids::ClientId;
+use crate::message::Channel;
+
+/// The most entries of a page.
+pub const MAX_PAGE: usize = 1000;
+/// The most bytes of what a script tells of a connection in a channel, as JSON.
+pub const MAX_INFO: usize = 1024;
+
+/// A question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    /// Who is in a channel?
+    Presence {
+        /// The channel.
+        channel: Channel,
+        /// The page begins behind this id; 0: it is the first.
+        after: u64,
+        /// The most entries, at most [`MAX_PAGE`].
+        limit: usize,
+    },
+    /// Which channels are there, and how many connections does each have?
+    Channels {
+        /// How their names begin.
+        prefix: Box<str>,
+        /// The page begins behind this name; empty: it is the first.
+        after: Box<str>,
+        /// The most entries, at most [`MAX_PAGE`].
+        limit: usize,
+    },
+    /// What is there to know of a client?
+    Client(ClientId),
+}
+
+impl Question {
+    /// The most entries of its answer.
+    pub fn limit(&self) -> usize {
+        match self {
+            Question::Presence { limit, .. } | Question::Channels { limit, .. } => (*limit).min(MAX_PAGE),
+            Question::Client(_) => 1,
+        }
+    }
+
+    /// The bytes it counts for in a mailbox.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Question::Presence { channel, .. } => channel.as_str().len(),
+            Question::Channels { prefix, after, .. } => prefix.len() + after.len(),
+            Question::Client(_) => 0,
+        }
+    }
+}
+
+/// A connection in a channel.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Present {
+    /// The client's id.
+    pub client: u64,
+    /// The id of its node.
+    pub node: u64,
+    /// What its script has told of it, as JSON.
+    pub info: Option<String>,
+}
+
+/// A channel.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Crowd {
+    /// Its name.
+    pub channel: String,
+    /// How many connections are in it.
+    pub count: u64,
+}
+
+/// A client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientInfo {
+    /// The id of its node.
+    pub node: u64,
+    /// The position of its server under `engine.servers`.
+    pub server: u32,
+    /// Its address and port, as scripts see them.
+    pub address: String,
+    /// The first [`MAX_PAGE`] of its channels, sorted.
+    pub channels: Vec<String>,
+    /// How many channels it is in.
+    pub subscriptions: u64,
+    /// Bytes that wait to be written to it.
+    pub waiting: u64,
+}
+
+/// What a question came to, as far as it has been answered.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Of [`Question::Presence`], by their ids.
+    pub clients: Vec<Present>,
+    /// Of [`Question::Channels`], by their names.
+    pub channels: Vec<Crowd>,
+    /// Of [`Question::Presence`]: how many there are, not only on this page.
+    pub count: u64,
+    /// There is more behind this page.
+    pub more: bool,
+    /// Of [`Question::Client`]: None where there is no such client.
+    pub client: Option<ClientInfo>,
+    /// Nodes that did not answer.
+    pub unanswered: u64,
+}
+
+/// Where an answer goes. Dropped unused, there is none.
+pub type AnswerTo = oneshot::Sender<Answer>;
+
+impl Answer {
+    /// Puts another part to it; both are pages of at most `limit` entries, and so is what comes of it.
+    pub fn add(&mut self, other: Answer, limit: usize) {
+        self.clients.extend(other.clients);
+        self.channels.extend(other.channels);
+        self.count = self.count.saturating_add(other.count);
+        self.more |= other.more;
+        self.client = self.client.take().or(other.client);
+        self.unanswered = self.unanswered.saturating_add(other.unanswered);
+        self.page(limit);
+    }
+
+    /// Sorts it, and keeps the first page of it.
+    pub fn page(&mut self, limit: usize) {
+        self.clients.sort_unstable();
+        self.channels.sort_unstable();
+        self.channels.dedup_by(|next, kept| {
+            let same = next.channel == kept.channel;
+            if same {
+                kept.count = kept.count.saturating_add(next.count);
+            }
+            same
+        });
+        self.more |= self.clients.len() > limit || self.channels.len() > limit;
+        self.clients.truncate(limit);
+        self.channels.truncate(limit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Pages of parts, put together, are the pages of the whole.
+        #[test]
+        fn parts_make_the_pages_of_the_whole(
+            parts in prop::collection::vec(prop::collection::btree_map("[ab]{1,3}", 1..9u64, 0..8), 1..4),
+            limit in 1..6usize,
+        ) {
+            let mut whole = std::collections::BTreeMap::new();
+            for (channel, count) in parts.iter().flatten() {
+                *whole.entry(channel.clone()).or_insert(0) += count;
+            }
+            let (mut after, mut seen) = (String::new(), Vec::new());
+            loop {
+                let mut answer = Answer::default();
+                for part in &parts {
+                    let behind = part.iter().filter(|(channel, _)| **channel > after);
+                    let crowd = |(channel, count): (&String, &u64)| Crowd { channel: channel.clone(), count: *count };
+                    let mut page = Answer { channels: behind.map(crowd).collect(), ..Answer::default() };
+                    page.page(limit);
+                    answer.add(page, limit);
+                }
+                prop_assert!(answer.channels.len() <= limit);
+                seen.extend(answer.channels.iter().map(|crowd| (crowd.channel.clone(), crowd.count)));
+                match answer.channels.last() {
+                    Some(last) if answer.more => after = last.channel.clone(),
+                    _ => break,
+                }
+            }
+            prop_assert_eq!(seen, whole.into_iter().collect::<Vec<_>>());
+        }
+    }
+}

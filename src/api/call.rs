@@ -26,6 +26,16 @@ pub enum Call {
     Conn,
 }
 
+/// Where each is.
+const PATHS: [(&str, Call); 6] = [
+    ("/v1/mesh/publish", Call::Publish),
+    ("/v1/mesh/send", Call::Send),
+    ("/v1/mesh/count", Call::Count),
+    ("/v1/mesh/close", Call::Close),
+    ("/v1/mesh/presence", Call::Presence),
+    ("/v1/conn/call", Call::Conn),
+];
+
 impl Call {
     /// The label that it is counted under.
     pub fn label(self) -> ApiCall {
@@ -41,15 +51,7 @@ impl Call {
 
     /// The call at that path.
     pub fn find(path: &str) -> Option<Call> {
-        match path {
-            "/v1/mesh/publish" => Some(Call::Publish),
-            "/v1/mesh/send" => Some(Call::Send),
-            "/v1/mesh/count" => Some(Call::Count),
-            "/v1/mesh/close" => Some(Call::Close),
-            "/v1/mesh/presence" => Some(Call::Presence),
-            "/v1/conn/call" => Some(Call::Conn),
-            _ => None,
-        }
+        PATHS.iter().find(|(known, _)| *known == path).map(|(_, call)| *call)
     }
 }
 
@@ -119,4 +121,20 @@ pub async fn send(mesh: &Mesh, params: &Params<'_>) -> Result<Sent, ApiError> {
     let client = client.map_err(not_sent)?;
     let receipt = mesh.send(client, message).await;
     if receipt.await { Ok(Sent { s: true }) } else { Err(not_sent(client)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::labels::Label;
+
+    #[test]
+    fn every_call_is_in_the_documents_and_has_its_name_in_the_path() {
+        let (document, page) = (include_str!("../../docs/openapi.yaml"), include_str!("../../docs/server-api.md"));
+        for (path, call) in PATHS {
+            assert!(document.contains(&format!("\n  {path}:\n")), "docs/openapi.yaml lacks {path}");
+            assert!(page.contains(&format!("## POST {path}\n")), "docs/server-api.md lacks {path}");
+            assert_eq!(path, format!("/v1/{}", call.label().word().replace('.', "/")));
+        }
+    }
 }

@@ -260,7 +260,8 @@ fn documented() -> BTreeMap<String, [String; 3]> {
 #[test]
 fn the_documentation_has_every_key_with_its_bounds_default_and_effect_and_no_other() {
     let documented = documented();
-    let of_row = |row: &Row| [row.bounds.clone(), row.default_text().replace('"', ""), row.effect.word().to_owned()];
+    let of_row =
+        |row: &Row| [row.bounds.clone(), row.default_text().replace(['"', '\\'], ""), row.effect.word().to_owned()];
     let rows: BTreeMap<String, [String; 3]> =
         print::rows(&defaults()).iter().map(|row| (row.pattern(), of_row(row))).collect();
     for (key, row) in &rows {

@@ -1,10 +1,10 @@
 //! Telling the connections of a channel how many there are, when that has changed: at most once in the interval of its rule.
 //!
 //! For each channel one node counts and tells: that with the largest hash of node and channel among those that serve. Each
-//! node says to it that the number here has changed, and all nodes say so of all their channels when nodes come or go: so
-//! the one that takes over begins at once, and a node that is gone is not counted. The number goes to each node with
-//! subscribers, which passes it on unless it is the one that was passed on last. So while two nodes do not agree which of
-//! them tells a channel's number, nobody hears the same twice.
+//! node says to it that the number here has changed. All nodes say so of all their channels when nodes come or go, or when
+//! something was lost on the way to one: so the one that takes over begins at once, and a node that is gone is not counted.
+//! The number goes to each node with subscribers, which passes it on unless it is the one that was passed on last. So while
+//! two nodes do not agree which of them tells a channel's number, nobody hears the same twice.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -36,9 +36,16 @@ struct Told {
     again: Option<Instant>,
 }
 
+/// The nodes that serve, and how often something was lost on the way to one of them.
+#[derive(Default, PartialEq)]
+struct Engines {
+    serving: Vec<Run>,
+    losses: f64,
+}
+
 /// Tells numbers for as long as it is polled. `every`: the interval of a channel's rule, if its number is told.
 pub async fn run(mesh: Arc<Mesh>, every: impl Fn(&Channel) -> Option<Duration>) {
-    let (mut told, mut engines) = (HashMap::<Channel, Told>::new(), Vec::new());
+    let (mut told, mut engines) = (HashMap::<Channel, Told>::new(), Engines::default());
     loop {
         let idle = told.is_empty() && (mesh.others.is_none() || mesh.hub.rooms().is_empty());
         if idle {
@@ -78,14 +85,16 @@ pub async fn run(mesh: Arc<Mesh>, every: impl Fn(&Channel) -> Option<Duration>) 
 }
 
 impl Mesh {
-    /// Says to the nodes that tell them which numbers have changed here: of all channels, if nodes have come or gone.
-    fn pass_on(&self, engines: &mut Vec<Run>) {
+    /// Says to the nodes that tell them which numbers have changed here: of all channels, if nodes have come or gone, or have
+    /// not got what was said to them.
+    fn pass_on(&self, engines: &mut Engines) {
         let rooms = self.hub.rooms();
         if let Some(others) = &self.others {
-            let serving =
-                others.members().iter().filter(|hello| hello.engine && hello.serving).map(|hello| hello.run).collect();
-            if *engines != serving {
-                *engines = serving;
+            let members = others.members();
+            let serving = members.iter().filter(|hello| hello.engine && hello.serving).map(|hello| hello.run).collect();
+            let now = Engines { serving, losses: others.stats.losses().1 };
+            if *engines != now {
+                *engines = now;
                 rooms.stir_all();
             }
         }

@@ -262,7 +262,7 @@ async fn each_class_of_close_codes_leads_to_what_it_should() -> Outcome {
     tab.page.value("client.close()").await;
 
     // Who was merely silent comes back at once.
-    let strict = TestEngine::with(SCRIPT, "readTimeout: 1", "workers: 1");
+    let strict = TestEngine::with(SCRIPT, "readTimeout: 3", "workers: 1");
     tab.client(strict.ws(), "{}").await;
     assert_eq!(tab.closed().await, json!({"code": 1001, "reason": "read timeout", "delay": 0}));
     tab.subscribed(2).await;

@@ -92,8 +92,8 @@ impl Reader {
     }
 
     /// The next event, or `None` when the input is used up. A message over `limit` bytes is a [`Violation`] as soon
-    /// as a header announces it. One that is compressed is only held against what so many bytes may take then: whoever
-    /// decompresses it holds the result against `limit`.
+    /// as a header announces it. One that is compressed is only held against what so many bytes may take then: the
+    /// code that decompresses it holds the result against `limit`.
     ///
     /// An event's bytes live until the next call; a handler that waits must have copied them.
     pub fn next<'a>(&'a mut self, input: &'a mut Input<'_>, limit: usize) -> Result<Option<Event<'a>>, Violation> {

@@ -347,6 +347,14 @@ async fn a_clock_that_is_set_closes_nobody_and_repeats_no_id() -> Outcome {
         assert_eq!(get(process.api(), "/metrics").await.0, 200);
         clients[0].ask(&format!("mix.log(mix.INFO, 'said at {seconds}')")).await;
         days.push(date);
+        // A line that is written after the next step would stand in the file of another day.
+        eventually("it is written", async || {
+            let files = std::fs::read_dir(dir.path().join("logs")).unwrap();
+            let texts = files.filter_map(|file| std::fs::read_to_string(file.unwrap().path()).ok());
+            let said: usize = texts.map(|text| text.lines().filter(|line| line.contains("said at")).count()).sum();
+            (said == days.len() - 1).then_some(())
+        })
+        .await;
     }
     // Newer ones are greater, whatever the clock said; all of one lane.
     let lanes: std::collections::HashMap<u64, Vec<u64>> = ids.iter().fold(Default::default(), |mut lanes, id| {

@@ -155,6 +155,21 @@ impl Process {
     pub fn signal(&self, signal: i32) {
         // SAFETY: the process is ours, and has not been waited for.
         assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
+        if signal == libc::SIGSTOP {
+            // It goes on for a moment, until each thread has seen the signal.
+            let deadline = Instant::now() + PATIENCE;
+            while !self.is_stopped() {
+                assert!(Instant::now() < deadline, "it does not stop");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+
+    /// Whether all threads have stopped (proc(5), state T).
+    fn is_stopped(&self) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let states = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).ok());
+        states.into_iter().all(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
     }
 
     /// Sets one of its limits (`setrlimit(2)`) while it runs, up to what it may raise it to itself.

@@ -149,7 +149,7 @@ pub(super) async fn run(
         (verdict, Some(CloseReason::Lost(_) | CloseReason::ReadTimeout)) => (None, verdict == Verdict::LetIn),
         _ => {
             worker.shard.open(&conn, Some(response.into()));
-            return Some((Opened { conn: guard.keep()?, place: place.take()? }, early));
+            return Some((Opened { conn: guard.keep()?, place: place.take()?, early: early.len() }, early));
         }
     };
     conn.discard_waiting();

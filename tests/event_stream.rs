@@ -508,31 +508,31 @@ async fn in_a_cluster_a_message_reaches_the_stream_by_any_node() {
 }
 
 /// Resident bytes of a silent client, as the difference that so many make.
-async fn size_of_a_silent(what: &str, open: impl AsyncFn() -> Raw, resident: impl Fn() -> usize) -> usize {
+async fn size_of_a_silent(what: &str, open: impl AsyncFn(SocketAddr) -> Raw) -> usize {
     const MANY: usize = 400;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("entry.lua"), "function on_message() end").unwrap();
+    write_config(&dir.path().join("connmix.yaml"), "eventStream: on", "workers: 1", "");
+    let engine = common::process::Process::ready(dir.path(), &["single"]);
+    let at = engine.ws();
     let mut clients = Vec::with_capacity(2 * MANY);
     // The first of them fill what is there already.
     for _ in 0..MANY {
-        clients.push(open().await);
+        clients.push(open(at).await);
     }
-    let before = resident();
+    let before = engine.resident();
     for _ in 0..MANY {
-        clients.push(open().await);
+        clients.push(open(at).await);
     }
-    let size = resident().saturating_sub(before) / MANY;
+    let size = engine.resident().saturating_sub(before) / MANY;
     println!("a silent {what}: {size} bytes");
     size
 }
 
 #[tokio::test]
 async fn a_silent_stream_takes_about_as_little_memory_as_a_websocket() {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("entry.lua"), "function on_message() end").unwrap();
-    write_config(&dir.path().join("connmix.yaml"), "eventStream: on", "workers: 1", "");
-    let engine = common::process::Process::ready(dir.path(), &["single"]);
-    let at = engine.ws();
-    let websocket = size_of_a_silent("WebSocket", async || Raw::open(at).await, || engine.resident()).await;
-    let stream = size_of_a_silent("stream", async || Stream::open(at).await.raw, || engine.resident()).await;
+    let websocket = size_of_a_silent("WebSocket", async |at| Raw::open(at).await).await;
+    let stream = size_of_a_silent("stream", async |at| Stream::open(at).await.raw).await;
     // What is resident grows in pages, by chance.
     assert!(stream < websocket + 1024, "{stream} bytes, a WebSocket {websocket}");
 }

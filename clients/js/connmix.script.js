@@ -163,7 +163,8 @@ globalThis.Connmix = class Connmix {
     try {
       const url = typeof this.#url === "function" ? await this.#url() : this.#url;
       if (attempt !== this.#attempt) return;
-      this.#streams = this.#options.eventStream !== false && !!globalThis.EventSource && this.#blocked > 1;
+      const blocked = this.#blocked > 1 || !globalThis.WebSocket;
+      this.#streams = blocked && this.#options.eventStream !== false && !!globalThis.EventSource;
       this.#dial(this.#streams ? new Stream(url, this.#last) : new WebSocket(url, this.#options.protocols));
     } catch (error) {
       if (attempt === this.#attempt) this.#ended(1006, String(error));

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::keys::Config;
+use super::keys::{ChannelRule, Config};
 use super::print::{rows, yaml};
 use crate::message::{Channel, ChannelError};
 
@@ -13,7 +13,7 @@ pub fn channel(config: &Config, name: &str) -> Result<String, ChannelError> {
     let held = config.rule_of(name);
     let mut out = String::new();
     let path = |at: usize| format!("engine.channels[{at}]");
-    let holds = |rule| held.is_some_and(|held| std::ptr::eq(held, rule));
+    let holds = |rule: &ChannelRule| held.is_some_and(|held| std::ptr::eq(held, rule));
     match config.channels.iter().position(holds) {
         Some(at) => {
             let prefix = format!("{}.", path(at));
@@ -26,7 +26,7 @@ pub fn channel(config: &Config, name: &str) -> Result<String, ChannelError> {
         }
         None => _ = writeln!(out, "{name}: no rule of engine.channels holds, so nothing is special"),
     }
-    for (at, rule) in config.channels.iter().enumerate().filter(|(_, rule)| !holds(*rule)) {
+    for (at, rule) in config.channels.iter().enumerate().filter(|(_, rule)| !holds(rule)) {
         let why = match held.filter(|_| name.starts_with(&rule.prefix)) {
             Some(held) => format!("begins it, too, but is shorter than \"{}\"", held.prefix),
             None => "does not begin it".to_owned(),

@@ -51,6 +51,7 @@ impl Shard {
                 }
                 return entries;
             }
+            Delivery::Backlog(backlog) => return self.deliver_backlog(*backlog),
             Delivery::Ask(question, node, to) => {
                 let (answer, looked_at) = self.answer(&question, node);
                 // The caller may have gone.
@@ -108,7 +109,11 @@ impl Shard {
         let (topics, conns) = (self.topics.borrow(), self.conns.borrow());
         let message = &publication.message;
         let (mut frames, mut scripted) = (MessageFrames::new(message.kind(), message.data()), Vec::new());
-        for &member in topics.members(publication.channel.as_str()) {
+        let (members, muted) = topics.audience(publication.channel.as_str());
+        for &member in members {
+            if muted.is_some_and(|muted| muted.contains_key(&member)) {
+                continue;
+            }
             let Some(conn) = conns.get(member as usize) else {
                 counts.add(false);
                 continue;

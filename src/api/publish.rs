@@ -123,7 +123,7 @@ impl PublishOnce for OnceHere {
         let once = self.repeats.once(id, publish, move |publish| async move {
             enqueue(mesh, publish, Behind::default()).await.outcome().map(Done::Known).boxed()
         });
-        let counts = |one: Published| Counts { reached: one.s, failed: one.f, unanswered: one.u };
+        let counts = |one: Published| Counts { reached: one.s, failed: one.f, unanswered: one.u, at: one.p };
         async move {
             match once.await.await {
                 Outcome::One(one) => vec![counts(one)],
@@ -140,7 +140,7 @@ fn enqueue(mesh: Arc<Mesh>, publish: Publish, behind: Behind) -> impl Future<Out
     async move {
         let mut receipts = Vec::with_capacity(channels.len());
         for channel in channels {
-            let publication = Publication { channel, message: message.clone(), except: except.clone() };
+            let publication = Publication::new(channel, message.clone()).leaving_out(except.clone());
             receipts.push(mesh.publish(publication, behind.clone()).await);
         }
         Receipts { receipts, list }

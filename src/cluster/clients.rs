@@ -96,7 +96,7 @@ impl Clients for LocalClients {
             Delivery::Publish { channel, message, counts } => {
                 let channel = Channel::parse(channel.as_bytes()).ok()?;
                 let (message, except) = publication(message)?;
-                self.put(ToChannel::Publish(Arc::new(Publication { channel, message, except })), counts)
+                self.put(ToChannel::Publish(Arc::new(Publication::new(channel, message).leaving_out(except))), counts)
             }
             Delivery::ChannelCommand { channel, action, counts } => {
                 let channel = Channel::parse(channel.as_bytes()).ok()?;

@@ -51,6 +51,7 @@ impl Shard {
                 }
                 return entries;
             }
+            Delivery::Backlog(backlog) => return self.deliver_backlog(*backlog),
             Delivery::Ask(question, node, to) => {
                 let (answer, looked_at) = self.answer(&question, node);
                 // The caller may have gone.
@@ -110,7 +111,11 @@ impl Shard {
         let (mut frames, mut scripted) = (MessageFrames::new(message.kind(), message.data()), Vec::new());
         // Event streams that have it.
         let mut streams = 0;
-        for &member in topics.members(publication.channel.as_str()) {
+        let (members, muted) = topics.audience(publication.channel.as_str());
+        for &member in members {
+            if muted.is_some_and(|muted| muted.contains_key(&member)) {
+                continue;
+            }
             let Some(conn) = conns.get(member as usize) else {
                 counts.add(false);
                 continue;

@@ -13,8 +13,8 @@ pub(super) async fn run(worker: Rc<Worker>) {
     loop {
         let told = poll_fn(|cx| worker.shard.poll_move(cx)).await;
         let text = told.text();
-        let publication =
-            Publication { channel: told.channel, message: Message::text(text), except: Except::new([told.client]) };
+        let publication = Publication::new(told.channel, Message::text(text)).leaving_out(Except::new([told.client]));
+        let publication = Publication { is_event: true, ..publication };
         worker.mesh.publish_uncounted(publication).await;
     }
 }

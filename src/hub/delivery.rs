@@ -6,7 +6,7 @@ use super::command::{ChannelCommand, CommandReply, ConnCommand};
 use super::pending::Ack;
 use super::question::{AnswerTo, Question};
 use crate::ids::{ClientId, NodeId};
-use crate::message::{Channel, Message};
+use crate::message::{Channel, Key, Message};
 
 /// A message on its way to all of a channel's connections.
 #[derive(Debug)]
@@ -15,14 +15,23 @@ pub struct Publication {
     pub channel: Channel,
     /// What to deliver.
     pub message: Message,
+    /// What its publisher wants besides.
+    pub options: PublishOptions,
+}
+
+/// What the publisher of a message may want besides.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PublishOptions {
     /// Who is left out.
     pub except: Except,
+    /// What the message is about, where the channel's rule asks for it.
+    pub key: Option<Key>,
 }
 
 impl Publication {
     /// A message to all connections of a channel.
     pub fn new(channel: Channel, message: Message) -> Publication {
-        Publication { channel, message, except: Except::default() }
+        Publication { channel, message, options: PublishOptions::default() }
     }
 }
 
@@ -71,7 +80,10 @@ impl Delivery {
     pub(super) fn weight(&self) -> usize {
         128 + match self {
             Delivery::Publish(publication, _) => {
-                publication.message.data().len() + publication.except.0.len() * size_of::<ClientId>()
+                let PublishOptions { except, key } = &publication.options;
+                publication.message.data().len()
+                    + except.0.len() * size_of::<ClientId>()
+                    + key.as_ref().map_or(0, |key| key.as_str().len())
             }
             Delivery::ChannelCommand(command, _) => command.weight(),
             Delivery::Send(_, message, _) => message.data().len(),

@@ -173,6 +173,12 @@ impl Topics {
         self.by_name.get(channel).map_or(&[], |&key| &self.topics[key as usize].members)
     }
 
+    /// Who is in a channel, in no particular order, and the channel's rule.
+    pub fn room(&self, channel: &str) -> (&[Member], Option<&ChannelRule>) {
+        let topic = self.by_name.get(channel).map(|&key| &self.topics[key as usize]);
+        topic.map_or((&[], None), |topic| (&topic.members, topic.rule.as_deref()))
+    }
+
     /// Whether a member is in a channel.
     pub fn contains(&self, member: Member, channel: &str) -> bool {
         self.by_name.get(channel).is_some_and(|&key| self.links.contains_key(&(member, key)))

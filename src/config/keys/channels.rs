@@ -2,11 +2,12 @@
 
 use super::bounds::TIMEOUT;
 use crate::config::changes::{Changes, Effect, Effect::Live};
-use crate::config::kinds::{Leaf, duration, flag, number, required, text};
+use crate::config::kinds::{Leaf, duration, flag, number, required, text, word};
 use crate::config::raw::units;
 use crate::config::raw::value::Value;
 use crate::config::rows::{Head, Kind, Row, section};
 use crate::config::sections::{Entry, named, part};
+use crate::config::types::Slow;
 use crate::message::Channel;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ section! {
         pub join_leave: bool = "joinLeave", flag(), Live;
         /// The number of connections, as they are told.
         pub online: Online = "online", part();
+        /// What happens to the messages of such a channel that wait for a client which does not keep up.
+        pub slow: Slow = "slow", word(&[Slow::Close, Slow::DropOldest, Slow::Latest], Slow::Close), Live;
         /// The most connections in such a channel, on each node; 0 = no bound.
         pub max_subscribers: usize = "maxSubscribers", number(0..=100_000_000, 0), Live;
     }
@@ -67,7 +70,8 @@ impl ChannelRule {
     /// One that says nothing for channels that begin so.
     pub fn of(prefix: impl Into<String>) -> ChannelRule {
         let online = Online { every: Duration::ZERO, message: ONLINE.to_owned() };
-        ChannelRule { prefix: prefix.into(), presence: false, join_leave: false, online, max_subscribers: 0 }
+        let (presence, join_leave, slow, max_subscribers) = (false, false, Slow::Close, 0);
+        ChannelRule { prefix: prefix.into(), presence, join_leave, online, slow, max_subscribers }
     }
 
     /// Whether the node counts the connections of each of these channels.
@@ -80,8 +84,8 @@ impl Entry for ChannelRule {
     fn summary(&self) -> String {
         let every = units::duration(self.online.every);
         format!(
-            "presence {}, joinLeave {}, online every {every}, maxSubscribers {}",
-            self.presence, self.join_leave, self.max_subscribers
+            "presence {}, joinLeave {}, online every {every}, slow {}, maxSubscribers {}",
+            self.presence, self.join_leave, self.slow, self.max_subscribers
         )
     }
 }

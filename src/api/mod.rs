@@ -20,6 +20,7 @@ pub mod error;
 mod fast_path;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod history;
 mod http;
 pub mod idempotency;
 mod linger;

@@ -129,7 +129,7 @@ impl PublishOnce for OnceHere {
         let once = self.repeats.once(id, publish, move |publish| async move {
             enqueue(mesh, publish, Behind::default()).await.outcome().map(Done::Known).boxed()
         });
-        let counts = |one: Published| Counts { reached: one.s, failed: one.f, unanswered: one.u };
+        let counts = |one: Published| Counts { reached: one.s, failed: one.f, unanswered: one.u, at: one.p };
         async move {
             match once.await.await {
                 Outcome::One(one) => vec![counts(one)],
@@ -146,7 +146,7 @@ fn enqueue(mesh: Arc<Mesh>, publish: Publish, behind: Behind) -> impl Future<Out
     async move {
         let mut receipts = Vec::with_capacity(channels.len());
         for channel in channels {
-            let publication = Publication { channel, message: message.clone(), options: options.clone() };
+            let publication = Publication::new(channel, message.clone()).with(options.clone());
             receipts.push(mesh.publish(publication, behind.clone()).await);
         }
         Receipts { receipts, list }

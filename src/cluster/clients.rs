@@ -105,7 +105,7 @@ impl Clients for LocalClients {
             Delivery::Publish { channel, message, counts } => {
                 let channel = Channel::parse(channel.as_bytes()).ok()?;
                 let (message, options) = publication(message)?;
-                self.put(ToChannel::Publish(Arc::new(Publication { channel, message, options })), counts)
+                self.put(ToChannel::Publish(Arc::new(Publication::new(channel, message).with(options))), counts)
             }
             Delivery::ChannelCommand { channel, action, counts } => {
                 let channel = Channel::parse(channel.as_bytes()).ok()?;

@@ -13,6 +13,7 @@ pub mod drive;
 mod enqueue;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod history;
 pub mod interest;
 pub mod link;
 pub mod members;
@@ -27,6 +28,7 @@ mod sim;
 pub mod stats;
 mod unanswered;
 
+use futures_util::future::Either;
 use smallvec::SmallVec;
 use std::future::Future;
 use std::sync::Arc;
@@ -46,6 +48,7 @@ use crate::ids::{ClientId, NodeId, WorkerId};
 use crate::message::{Channel, Key, Kind, Message};
 
 pub use ask::Asked;
+pub use history::keeps_nothing;
 pub use receipt::{CommandReceipt, Receipt, SendReceipt};
 pub use unanswered::look_again;
 
@@ -190,8 +193,13 @@ impl Mesh {
     /// its counts when all mailboxes have it; waits while one is full. Dropped before a mailbox has it, it is not
     /// published; from then on it is, whatever happens.
     pub fn publish(&self, publication: Publication, behind: Behind) -> impl Future<Output = Receipt> + Send + use<> {
-        let told = Told::of(&publication);
-        self.begin(ToChannel::Publish(Arc::new(publication)), behind, told)
+        match self.hub.history().rule_of(publication.channel.as_str()) {
+            Some(rule) => Either::Right(Box::pin(self.publish_by(rule, publication, behind))),
+            None => {
+                let told = Told::of(&publication);
+                Either::Left(self.begin(ToChannel::Publish(Arc::new(publication)), behind, told))
+            }
+        }
     }
 
     /// Has every connection in a channel do something. Gives the receipt, as [`Mesh::publish`] does: how many it was for.
@@ -222,9 +230,18 @@ impl Mesh {
         if let Some(Told { channel, bytes }) = Told::of(&publication) {
             tracing::debug!(%channel, bytes, "published, uncounted");
         }
-        let what = ToChannel::Publish(Arc::new(publication));
-        let enqueued = self.enqueue(what, Behind::default(), PendingCounts::ignored());
-        async move { drop(enqueued.await) }
+        let ignored = PendingCounts::ignored();
+        match self.hub.history().rule_of(publication.channel.as_str()) {
+            Some(rule) => {
+                let enqueued = Box::pin(self.enqueue_by(rule, publication, Behind::default(), ignored));
+                Either::Right(async move { drop(enqueued.await) })
+            }
+            None => {
+                let what = ToChannel::Publish(Arc::new(publication));
+                let enqueued = self.enqueue(what, Behind::default(), ignored);
+                Either::Left(async move { drop(enqueued.await) })
+            }
+        }
     }
 
     /// The workers whose mailboxes have it.

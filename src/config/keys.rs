@@ -31,7 +31,7 @@ mod channels;
 mod server;
 mod tls;
 
-pub use channels::{ChannelRule, Online};
+pub use channels::{ChannelRule, HistoryRule, MAX_HISTORY, Online};
 pub use server::{Limits, Rates, Server};
 pub use tls::Tls;
 
@@ -72,6 +72,8 @@ section! {
         pub max_subscriptions: usize = "engine.maxSubscriptions", number(1..=1_000_000_000, 10_000_000), Live;
         /// What holds for channels whose names begin alike.
         pub channels: Vec<ChannelRule> = "engine.channels", channels::rules(), Live;
+        /// What all messages that are kept of channels may take.
+        pub history_limit: usize = "engine.historyLimit", size(MIB..=1024 * GIB, 64 * MIB), Live;
         /// Scripts and what they can use.
         pub luavm: LuaVm = "engine.luavm", part();
         /// The summaries of the metrics.

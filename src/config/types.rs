@@ -149,6 +149,25 @@ impl std::fmt::Display for QueueFull {
     }
 }
 
+/// How the connections of a channel get its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Envelope {
+    /// As they were published.
+    None,
+    /// As the text of a JSON object, with the channel and the position.
+    Json,
+}
+
+impl std::fmt::Display for Envelope {
+    /// The word in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Envelope::None => "none",
+            Envelope::Json => "json",
+        })
+    }
+}
+
 /// Whether there are other nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClusterEngine {

@@ -117,6 +117,8 @@ impl Engine {
         };
         let hub = Arc::new(hub);
         hub.bound_subscriptions(config.max_subscriptions);
+        hub.history().bound(config.history_limit);
+        hub.history().set_rules(&config.channels);
         let memory = Arc::new(Memory::new(workers));
         let mesh = Mesh::new(hub.clone(), NodeId::random());
         let mesh = Arc::new(match &others {

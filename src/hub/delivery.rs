@@ -1,8 +1,10 @@
 //! The contents of workers' mailboxes.
 
 use std::sync::Arc;
+use tokio::sync::oneshot;
 
 use super::command::{ChannelCommand, CommandReply, ConnCommand};
+use super::history::At;
 use super::pending::Ack;
 use super::question::{AnswerTo, Question};
 use crate::ids::{ClientId, NodeId};
@@ -17,6 +19,8 @@ pub struct Publication {
     pub message: Message,
     /// What its publisher wants besides.
     pub options: PublishOptions,
+    /// It tells of the channel itself: it is not among the channel's messages.
+    pub is_event: bool,
 }
 
 /// What the publisher of a message may want besides.
@@ -31,9 +35,24 @@ pub struct PublishOptions {
 impl Publication {
     /// A message to all connections of a channel.
     pub fn new(channel: Channel, message: Message) -> Publication {
-        Publication { channel, message, options: PublishOptions::default() }
+        Publication { channel, message, options: PublishOptions::default(), is_event: false }
+    }
+
+    /// The same with these options.
+    pub fn with(self, options: PublishOptions) -> Publication {
+        Publication { options, ..self }
+    }
+
+    /// The bytes that it counts for in a mailbox.
+    pub(super) fn weight(&self) -> usize {
+        let PublishOptions { except, key } = &self.options;
+        let key = key.as_ref().map_or(0, |key| key.as_str().len());
+        WEIGHT + self.message.data().len() + except.0.len() * size_of::<ClientId>() + key
     }
 }
+
+/// What each delivery counts for besides its payload.
+const WEIGHT: usize = 128;
 
 /// Clients that a publication leaves out: the one who caused it, say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,6 +80,23 @@ impl Except {
     }
 }
 
+/// What a channel has kept for a connection that comes into it. Until the connection has it, it gets nothing of the channel;
+/// what is behind it in the mailbox is newer.
+pub struct Backlog {
+    /// The connection.
+    pub client: ClientId,
+    /// The channel.
+    pub channel: Channel,
+    /// Which of the connection's subscribes waits for it.
+    pub ticket: u64,
+    /// The messages, as the channel's connections get them.
+    pub messages: Vec<Message>,
+    /// Where the connection is with them.
+    pub at: At,
+    /// Who waits until the connection has it.
+    pub done: oneshot::Sender<At>,
+}
+
 /// One item in a worker's mailbox. The other way into a worker is its control lane.
 pub enum Delivery {
     /// To all connections of this worker that are in the channel.
@@ -71,6 +107,8 @@ pub enum Delivery {
     Send(ClientId, Message, Ack),
     /// To one connection of this worker: a command to apply.
     ConnCommand(ClientId, ConnCommand, CommandReply),
+    /// To one connection of this worker: what a channel has kept.
+    Backlog(Box<Backlog>),
     /// What does this worker know of it? With the id of this node.
     Ask(Arc<Question>, NodeId, AnswerTo),
 }
@@ -78,17 +116,14 @@ pub enum Delivery {
 impl Delivery {
     /// The bytes it counts for in a mailbox: its payload and its own size.
     pub(super) fn weight(&self) -> usize {
-        128 + match self {
-            Delivery::Publish(publication, _) => {
-                let PublishOptions { except, key } = &publication.options;
-                publication.message.data().len()
-                    + except.0.len() * size_of::<ClientId>()
-                    + key.as_ref().map_or(0, |key| key.as_str().len())
+        WEIGHT
+            + match self {
+                Delivery::Publish(publication, _) => return publication.weight(),
+                Delivery::ChannelCommand(command, _) => command.weight(),
+                Delivery::Send(_, message, _) => message.data().len(),
+                Delivery::ConnCommand(_, order, _) => order.weight(),
+                Delivery::Backlog(backlog) => backlog.messages.iter().map(|message| message.data().len()).sum(),
+                Delivery::Ask(question, ..) => question.weight(),
             }
-            Delivery::ChannelCommand(command, _) => command.weight(),
-            Delivery::Send(_, message, _) => message.data().len(),
-            Delivery::ConnCommand(_, order, _) => order.weight(),
-            Delivery::Ask(question, ..) => question.weight(),
-        }
     }
 }

@@ -53,6 +53,7 @@ impl Shard {
                 }
                 return entries;
             }
+            Delivery::Backlog(backlog) => return self.deliver_backlog(*backlog),
             Delivery::Ask(question, node, to) => {
                 let (answer, looked_at) = self.answer(&question, node);
                 // The caller may have gone.
@@ -110,7 +111,7 @@ impl Shard {
         let (topics, conns) = (self.topics.borrow(), self.conns.borrow());
         let message = &publication.message;
         let (mut frames, mut scripted) = (MessageFrames::new(message.kind(), message.data()), Vec::new());
-        let (members, rule) = topics.room(publication.channel.as_str());
+        let (members, muted, rule) = topics.audience(publication.channel.as_str());
         let policy = match rule.map_or(Slow::Close, |rule| rule.slow) {
             Slow::Close => Policy::Keep,
             Slow::DropOldest => Policy::DropOldest,
@@ -120,6 +121,9 @@ impl Shard {
             }
         };
         for &member in members {
+            if muted.is_some_and(|muted| muted.contains_key(&member)) {
+                continue;
+            }
             let Some(conn) = conns.get(member as usize) else {
                 counts.add(false);
                 continue;

@@ -2,6 +2,7 @@
 //! locked or shared with another thread; other threads reach it through the worker's mailbox.
 
 mod answers;
+mod backlog;
 mod commands;
 pub mod compression;
 pub mod conn;
@@ -82,6 +83,8 @@ pub struct Shard {
     turn_waits: Cell<bool>,
     ticked: Cell<Instant>,
     clock: Cell<u32>,
+    /// The last ticket of a connection that waits for what a channel has kept.
+    tickets: Cell<u64>,
     /// What this worker counts.
     pub counts: Arc<ShardCounts>,
 }
@@ -121,6 +124,7 @@ impl Shard {
             turn_waits: Cell::default(),
             ticked: Cell::new(Instant::now()),
             clock: Cell::new(0),
+            tickets: Cell::default(),
             counts: Arc::default(),
         }
     }

@@ -16,7 +16,8 @@ pub(super) async fn run(worker: Rc<Worker>) {
         // For a client that is slow, it counts whether this one is there.
         let key = Key::parse(format!("@{}", told.client).as_bytes()).ok();
         let options = PublishOptions { except: Except::new([told.client]), key };
-        let publication = Publication { channel: told.channel, message: Message::text(text), options };
+        let publication = Publication::new(told.channel, Message::text(text)).with(options);
+        let publication = Publication { is_event: true, ..publication };
         worker.mesh.publish_uncounted(publication).await;
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Worker;
+use crate::hub::history::now as now_of_history;
 use crate::message::CloseReason;
 use crate::shard::conn::Conn;
 use crate::shard::transport::Gone;
@@ -66,6 +67,7 @@ fn sweep(worker: &Worker, at_most: Duration) {
     worker.measure();
     if worker.id.0 == 0 {
         worker.hub.shrink();
+        worker.hub.history().sweep(now_of_history());
     }
 }
 

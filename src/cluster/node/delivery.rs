@@ -130,7 +130,7 @@ impl OnceReply {
     /// The counts for each channel, in their order.
     pub fn answer(self, all: &[Counts]) {
         let mut counts = Vec::new();
-        for Counts { reached, failed, unanswered } in all.iter().copied() {
+        for Counts { reached, failed, unanswered, .. } in all.iter().copied() {
             Published { reached, failed, unanswered }.write(&mut counts);
         }
         let reply = Message::OnceReply { request: self.request, counts: &counts };

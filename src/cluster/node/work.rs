@@ -101,8 +101,9 @@ impl<C: Clients> Node<C> {
                 }
                 Message::OnceReply { request, counts } => {
                     if let Some(Request::Once(reply)) = peer.link.take_request(request) {
-                        let counts = Published::read_all(counts)
-                            .map(|Published { reached, failed, unanswered }| Counts { reached, failed, unanswered });
+                        let counts = Published::read_all(counts).map(|Published { reached, failed, unanswered }| {
+                            Counts { reached, failed, unanswered, at: None }
+                        });
                         // One that waits no more needs no answer.
                         let _ = reply.send(counts.collect());
                     }
@@ -112,7 +113,7 @@ impl<C: Clients> Node<C> {
                     for Reply { request, reached, failed } in Reply::read_all(bytes) {
                         if let Some(Request::Counts(ack)) = peer.link.take_request(request) {
                             self.shared.stats.replied(ack.age().1);
-                            ack.settle(Counts { reached: reached.into(), failed: failed.into(), unanswered: 0 });
+                            ack.settle(Counts { reached: reached.into(), failed: failed.into(), ..Counts::default() });
                         }
                     }
                     return;

@@ -6,7 +6,9 @@ use std::future::ready;
 use std::rc::Rc;
 
 use super::conn::{channel_args, close_args, kind_arg, subscribe_to};
-use super::presence::{presence, subscribe_args};
+use super::history::history;
+use super::presence::presence;
+use super::subscribe::{Subscribed, subscribe_args};
 use crate::cluster::Behind;
 use crate::hub::{ChannelAction, CommandError, ConnCommand, Counts, Except, MAX_EXCEPT, Publication, PublishOptions};
 use crate::ids::ClientId;
@@ -26,12 +28,13 @@ pub fn register(mix: &Table<'_>) {
     mix.native(c"unsubscribe", unsubscribe);
     mix.field(
         c"mesh",
-        table(5, |mesh| {
+        table(6, |mesh| {
             mesh.waiting(c"publish", publish);
             mesh.waiting(c"send", send);
             mesh.waiting(c"count", count);
             mesh.waiting(c"close", close);
             mesh.waiting(c"presence", presence);
+            mesh.waiting(c"history", history);
         }),
     );
 }
@@ -93,7 +96,7 @@ pub(crate) fn publish_args(args: &Args) -> Fallible<(Publication, bool)> {
         Err(e) => return Ok(Err(e.to_string())),
     };
     Ok(match Message::new(kind, Bytes::copy_from_slice(&data)) {
-        Ok(message) => Ok((Publication { channel, message, options: wanted }, counted)),
+        Ok(message) => Ok((Publication::new(channel, message).with(wanted), counted)),
         Err(e) => Err(e.to_string()),
     })
 }
@@ -258,11 +261,11 @@ fn here() -> Result<(Rc<Host>, Rc<Conn>), String> {
     Ok((host, conn))
 }
 
-fn subscribe(args: &Args) -> Result<Outcome<Result<(), String>>, Raise> {
-    let channels = subscribe_args(args)?;
-    Ok(match here().and_then(|here| Ok((here, channels?))) {
-        Ok((here, (channels, info))) => subscribe_to(args, here, (&channels, info)),
-        Err(problem) => Outcome::Now(Err(problem)),
+fn subscribe(args: &Args) -> Result<Outcome<Subscribed>, Raise> {
+    let subscription = subscribe_args(args)?;
+    Ok(match here().and_then(|here| Ok((here, subscription?))) {
+        Ok((here, subscription)) => subscribe_to(args, here, subscription),
+        Err(problem) => Outcome::Now(Subscribed(Err(problem))),
     })
 }
 

@@ -170,6 +170,8 @@ labels! {
         Close = "mesh.close",
         /// Who is in a channel.
         Presence = "mesh.presence",
+        /// What a channel has kept.
+        History = "mesh.history",
         /// Which channels there are.
         Channels = "mesh.channels",
         /// What is known of a client.

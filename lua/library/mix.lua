@@ -41,6 +41,7 @@
 ---@class mix.PublishOptions
 ---@field counts? boolean false: return at once, with nothing to wait for; true unless told
 ---@field except? mix.ClientId | mix.ClientId[] clients that do not get it
+---@field key? string what it is about, for channels whose rule asks for it: at most 255 bytes
 
 ---@class mix.SubscribeOptions
 ---@field info? mix.Plain what others are told of the connection there (`mix.mesh.presence`): at most 1 KiB as JSON

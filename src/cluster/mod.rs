@@ -41,11 +41,11 @@ use self::link::{Link, Request};
 use self::members::{Phase, Shared};
 use self::receipt::{Subscribed, Told};
 use crate::hub::{
-    ChannelAction, ChannelCommand, ConnCommand, Counts, Delivery, Except, Hub, InterestSink, PendingCounts,
-    Publication, WorkerSet,
+    ChannelAction, ChannelCommand, ConnCommand, Counts, Delivery, Hub, InterestSink, PendingCounts, Publication,
+    PublishOptions, WorkerSet,
 };
 use crate::ids::{ClientId, NodeId, WorkerId};
-use crate::message::{Channel, Kind, Message};
+use crate::message::{Channel, Key, Kind, Message};
 
 pub use ask::Asked;
 pub use history::keeps_nothing;
@@ -125,14 +125,15 @@ impl Mesh {
         &self,
         id: &str,
         (channels, list): (&[Channel], bool),
-        (message, except): (&Message, &Except),
+        (message, options): (&Message, &PublishOptions),
     ) -> Option<impl Future<Output = Option<Vec<Counts>>> + Send + use<>> {
         let others = self.others.as_ref()?;
         let owner = others.owner_of(id)?;
         let channels = channels.iter().map(Channel::as_str).collect();
         let (binary, data) = (message.kind() == Kind::Binary, message.data());
-        let except = &protocol::longs(except.iter().map(ClientId::get));
-        let message = protocol::Message::PublishOnce { id, channels, list, binary, data, except }.to_bytes();
+        let except = &protocol::longs(options.except.iter().map(ClientId::get));
+        let key = options.key.as_ref().map(Key::as_str);
+        let message = protocol::Message::PublishOnce { id, channels, list, binary, data, except, key }.to_bytes();
         let mut owner = Remote::new(smallvec::smallvec![owner], others);
         Some(async move {
             let (reply, counts) = oneshot::channel();

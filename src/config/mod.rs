@@ -41,7 +41,8 @@ pub use raw::units::{Quantity, parse_duration};
 pub use rows::Row;
 pub use types::{
     ClusterEngine, Compression, Envelope, EventStream, Format, High, HostPattern, LOAD_LIMIT, Level, Library, Listen,
-    MAX_SCRIPT, MAX_WAITING, NodeRole, Protocol, ProxyProtocol, QueueFull, Rate, Roles, STUCK_AFTER, UNSENT_LIMIT,
+    MAX_SCRIPT, MAX_WAITING, NodeRole, Protocol, ProxyProtocol, QueueFull, Rate, Roles, STUCK_AFTER, Slow,
+    UNSENT_LIMIT,
 };
 
 impl Config {

@@ -322,6 +322,28 @@ impl std::fmt::Display for EventStream {
     }
 }
 
+/// What happens to the messages of a channel that wait for a client which does not keep up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slow {
+    /// They stay, and the client is closed once too much waits.
+    Close,
+    /// The oldest are dropped once too much waits.
+    DropOldest,
+    /// A newer one with the same key takes the place of an older one.
+    Latest,
+}
+
+impl std::fmt::Display for Slow {
+    /// The word in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Slow::Close => "close",
+            Slow::DropOldest => "dropOldest",
+            Slow::Latest => "latest",
+        })
+    }
+}
+
 /// From when on memory is short: see [`Memory`](super::Memory).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum High {

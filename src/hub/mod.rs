@@ -31,7 +31,7 @@ use rooms::Rooms;
 
 pub use channel::{Joined, Left};
 pub use command::{ChannelAction, ChannelCommand, CommandError, CommandReply, ConnCommand};
-pub use delivery::{Backlog, Delivery, Except, MAX_EXCEPT, Publication};
+pub use delivery::{Backlog, Delivery, Except, MAX_EXCEPT, Publication, PublishOptions};
 pub use interest::InterestSink;
 pub use mailbox::{MAILBOX_BYTES, Mailbox, Refused};
 pub use order::{Ordered, Recipient, enveloped};

@@ -49,7 +49,7 @@ use conn::{Conn, Pushed};
 use encoding::Encoding;
 use framing::Framing;
 use moves::Moves;
-use outbox::Frame;
+use outbox::{Frame, Policy};
 use server_context::ServerContext;
 use transport::Transport;
 use waits::Waits;
@@ -283,8 +283,12 @@ impl Shard {
     /// Counts a message for a connection that did not take it.
     #[cold]
     fn count_dropped(&self, conn: &Conn) {
-        let slow = conn.ended_by() == Some(EndReason::TooSlow);
-        self.counts_of(conn).dropped.one(if slow { DropCause::TooSlow } else { DropCause::Closing });
+        let cause = match conn.ended_by() {
+            Some(EndReason::TooSlow) => DropCause::TooSlow,
+            Some(_) => DropCause::Closing,
+            None => DropCause::Oldest,
+        };
+        self.counts_of(conn).dropped.one(cause);
     }
 
     /// The channels that a connection is in.
@@ -295,11 +299,16 @@ impl Shard {
     /// Puts a frame into a connection's outbox; false if the connection can't take it. It is written at the end of the
     /// event loop turn.
     pub fn push(&self, conn: &Rc<Conn>, frame: Frame) -> bool {
-        let pushed = conn.push(frame, &self.scratch, self.now());
+        self.push_as(conn, frame, &Policy::Keep)
+    }
+
+    /// The same for a message with that policy.
+    fn push_as(&self, conn: &Rc<Conn>, frame: Frame, policy: &Policy) -> bool {
+        let pushed = conn.push(frame, policy, &self.scratch, self.now(), &self.counts);
         if pushed == Pushed::First {
             self.mark_dirty(conn.clone());
         }
-        pushed != Pushed::Refused
+        matches!(pushed, Pushed::Taken | Pushed::First)
     }
 
     /// The same for a frame of the protocol itself: it is taken even when the connection is closing.

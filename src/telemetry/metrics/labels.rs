@@ -34,8 +34,13 @@ impl<L: Label> Default for Labelled<L> {
 impl<L: Label> Labelled<L> {
     /// Counts one under that label.
     pub fn one(&self, label: L) {
+        self.add(label, 1);
+    }
+
+    /// Counts so many under that label.
+    pub fn add(&self, label: L, many: u64) {
         if let Some(count) = self.0.as_ref().get(label.position()) {
-            count.add(1);
+            count.add(many);
         }
     }
 
@@ -85,6 +90,10 @@ labels! {
         Encode = "encode",
         /// There is no such client.
         NoClient = "no_client",
+        /// The client did not keep up, and the rule of the channel lets newer messages have the room.
+        Oldest = "oldest",
+        /// The client did not keep up, and a newer message with the same key took its place.
+        Latest = "latest",
     }
 
     /// Why a connection ended.
@@ -277,6 +286,13 @@ labels! {
         Ok = "ok",
         /// The one before stays.
         Error = "error",
+    }
+}
+
+impl DropCause {
+    /// Whether the rule of a channel wants it so.
+    pub fn is_by_rule(self) -> bool {
+        matches!(self, DropCause::Oldest | DropCause::Latest)
     }
 }
 

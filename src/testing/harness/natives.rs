@@ -146,19 +146,22 @@ fn send_args(args: &Args) -> Result<(Vec<u8>, &'static str), Raise> {
     Ok((args.bytes(1)?.into_owned(), runtime::kind_arg(args, 2)?.as_str()))
 }
 
-/// Channel, data, kind, whether counts are wanted, and the clients that are left out; or only the reason why it can't be
-/// published.
-type Publication = ((Option<String>, Option<Vec<u8>>), ((Option<&'static str>, bool), (Option<String>, Words)));
+/// Channel, data, kind, whether counts are wanted, no reason, the clients that are left out, and the key; or only the reason
+/// why it can't be published.
+type Publication = ((Option<String>, Option<Vec<u8>>), ((Option<&'static str>, bool), (Option<String>, Options)));
+/// The clients that are left out, and the key.
+type Options = (Words, Option<String>);
 
 fn publish_args(args: &Args) -> Result<Publication, Raise> {
     Ok(match runtime::publish_args(args)? {
         Ok((publication, counted)) => {
             let (channel, message) = (publication.channel, publication.message);
             let data = (Some(channel.to_string()), Some(message.data().to_vec()));
-            let except = publication.except.iter().map(|client| client.to_string().into_bytes()).collect();
-            (data, ((Some(message.kind().as_str()), counted), (None, Words(except))))
+            let except = publication.options.except.iter().map(|client| client.to_string().into_bytes()).collect();
+            let key = publication.options.key.map(|key| key.as_str().to_owned());
+            (data, ((Some(message.kind().as_str()), counted), (None, (Words(except), key))))
         }
-        Err(e) => ((None, None), ((None, false), (Some(e), Words(Vec::new())))),
+        Err(e) => ((None, None), ((None, false), (Some(e), (Words(Vec::new()), None)))),
     })
 }
 

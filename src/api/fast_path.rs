@@ -13,6 +13,7 @@ use super::auth::Right;
 use super::call::Call;
 use super::callers::{Caller, Taken};
 use super::pages;
+use super::stage::Stage;
 use super::state::{Api, DRAIN};
 use crate::shard::transport::Transport;
 use crate::wire::host::{self, Host};
@@ -84,10 +85,12 @@ impl Api {
         let (mut input, mut output, mut date) = (Vec::new(), Vec::new(), Date::default());
         // One timer for the connection's whole life: when it fires, the remaining time is computed.
         let mut alarm = pin!(sleep(self.read_timeout().unwrap_or_default()));
-        let mut draining = self.draining.clone();
-        let mut drained = pin!(draining.wait_for(|draining| *draining));
+        let mut stage = self.stage.clone();
+        let mut drained = pin!(stage.wait_for(Stage::is_draining));
         // Once the engine drains: until when requests that have begun are answered.
         let mut last = None;
+        // The stop has begun: callers are asked to connect elsewhere.
+        let mut leaving = false;
         // What the connection waits for, and since when.
         let (mut awaited, mut since) = (Awaited::Request, Instant::now());
         loop {
@@ -115,10 +118,11 @@ impl Api {
                             }
                         };
                         self.time.charge_call(request.length);
-                        let answer = match right {
+                        let mut answer = match right {
                             Ok(()) => self.call(request.call, request.body).await,
                             Err(error) => self.refuse(error, request.authorization, caller, taken).await,
                         };
+                        answer.ends |= leaving;
                         self.counts.called(request.call.label(), answer.result);
                         answer.write_http(date.now(), &mut output);
                         done += request.length;
@@ -172,7 +176,9 @@ impl Api {
             let wanted = length.unwrap_or(input.len() + 1);
             input.shrink_to(BUFFER.max(wanted));
             output.shrink_to(BUFFER);
-            if last.is_none() && self.is_draining() {
+            let stage = self.stage();
+            leaving = stage.is_leaving();
+            if last.is_none() && stage.is_draining() {
                 last = Some(Instant::now() + DRAIN);
             }
             let came = match last {
@@ -196,9 +202,9 @@ impl Api {
 
     /// Writes all of it; false: the caller has gone, or takes too little while the engine drains.
     async fn write(&self, socket: &mut Transport, output: &[u8]) -> bool {
-        let mut draining = self.draining.clone();
+        let mut stage = self.stage.clone();
         let too_long = async {
-            let _ = draining.wait_for(|draining| *draining).await;
+            let _ = stage.wait_for(Stage::is_draining).await;
             sleep(DRAIN).await;
         };
         let all = async {

@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use super::callers::Callers;
 use super::idempotency::IdempotencyTable;
 use super::login_throttle::LoginThrottle;
+use super::stage::Stage;
 use super::verifier::Verifier;
 use super::work_time::WorkTime;
 use crate::cluster::Mesh;
@@ -32,7 +33,7 @@ pub struct Api {
     pub(super) clients: Vec<Arc<AtomicUsize>>,
     /// Where `engine.apiServer` listens.
     pub(super) api_addr: SocketAddr,
-    pub(super) draining: watch::Receiver<bool>,
+    pub(super) stage: watch::Receiver<Stage>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) counts: Arc<ApiCounts>,
     /// Held while a page of metrics is made: one at a time.
@@ -77,8 +78,8 @@ pub struct Parts {
     pub callers: Arc<Callers>,
     /// The TLS of all ports.
     pub tls: Arc<Ports>,
-    /// True while the engine drains.
-    pub draining: watch::Receiver<bool>,
+    /// How far the stop of the engine has come.
+    pub stage: watch::Receiver<Stage>,
     /// Decides which connection may hold the worker next.
     pub fair: Rc<Fair>,
 }
@@ -101,7 +102,7 @@ impl Api {
             verifier,
             callers,
             tls,
-            draining,
+            stage,
             fair,
         } = parts;
         Api {
@@ -111,7 +112,7 @@ impl Api {
             config,
             clients,
             api_addr,
-            draining,
+            stage,
             metrics,
             counts: Arc::default(),
             scraping: Semaphore::new(1),
@@ -142,9 +143,9 @@ impl Api {
         (!timeout.is_zero()).then_some(timeout)
     }
 
-    /// Whether the engine drains. A task that never pauses would not learn this by awaiting: once its budget for this
-    /// poll is used up, tokio makes nothing ready.
-    pub(super) fn is_draining(&self) -> bool {
-        *self.draining.borrow()
+    /// How far the stop of the engine has come. A task that never pauses would not learn this by awaiting: once its
+    /// budget for this poll is used up, tokio makes nothing ready.
+    pub(super) fn stage(&self) -> Stage {
+        *self.stage.borrow()
     }
 }

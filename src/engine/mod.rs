@@ -8,13 +8,13 @@ mod metrics;
 mod reload;
 mod scripts;
 mod stand_in;
+mod stop;
 mod stuck;
 
 use arc_swap::ArcSwap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
-use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use self::certificates::Certificates;
@@ -22,7 +22,7 @@ use self::scripts::{check_script, compile};
 use self::stand_in::Doors;
 use crate::admission::Admission;
 use crate::api::idempotency::IdempotencyTable;
-use crate::api::{Callers, LoginThrottle, OnceHere, Verifier};
+use crate::api::{Callers, LoginThrottle, OnceHere, Stage, Verifier};
 use crate::cluster::drive::Driver;
 use crate::cluster::members::Shared;
 use crate::cluster::{Interest, Mesh};
@@ -35,9 +35,8 @@ use crate::queue::Queue;
 use crate::script::watchdog;
 use crate::shared;
 use crate::timers::Timers;
-use crate::worker::pulse::{BEAT, Pulse, State};
 use crate::worker::thread::{self, Spec};
-use crate::worker::{self, Control, Peers, Reserve};
+use crate::worker::{self, Peers, Reserve};
 
 pub use certificates::check_certificates;
 pub use error::StartError;
@@ -60,9 +59,12 @@ pub fn check_watchdog() -> Result<(), String> {
 /// A running engine.
 pub struct Engine {
     addresses: Addresses,
-    draining: watch::Sender<bool>,
+    /// How far the stop has come.
+    stage: watch::Sender<Stage>,
     peers: Arc<Peers>,
     workers: Vec<JoinHandle<()>>,
+    /// Connections of each server.
+    clients: Vec<Arc<AtomicUsize>>,
     queue: Arc<Queue>,
     timers: Arc<Timers>,
     config: Arc<ArcSwap<Config>>,
@@ -131,7 +133,7 @@ impl Engine {
         let repeats = Arc::new(IdempotencyTable::default());
         let clients: Vec<Arc<AtomicUsize>> = config.servers.iter().map(|_| Arc::default()).collect();
         let admissions: Vec<Arc<Admission>> = config.servers.iter().map(|_| Arc::default()).collect();
-        let (draining, drain) = watch::channel(false);
+        let (stage, stages) = watch::channel(Stage::Serving);
         let (peers, lanes) = Peers::new(workers);
         let peers = Arc::new(peers);
         let addresses = listeners.addresses.clone();
@@ -148,9 +150,10 @@ impl Engine {
         let doors = Arc::new(Doors::new(api_doors, tls.clone()));
         let mut engine = Engine {
             addresses,
-            draining,
+            stage,
             peers: peers.clone(),
             workers: Vec::with_capacity(workers),
+            clients: clients.clone(),
             queue: queue.clone(),
             timers: timers.clone(),
             config: config.clone(),
@@ -187,7 +190,7 @@ impl Engine {
                 tls: tls.clone(),
                 reserve,
                 control,
-                draining: drain.clone(),
+                stage: stages.clone(),
             };
             let (ready, started) = std::sync::mpsc::channel();
             let thread = std::thread::Builder::new()
@@ -240,87 +243,6 @@ impl Engine {
     pub fn reload(&self) {
         if let Some((commands, _)) = &self.supervisor {
             let _ = commands.try_send(reload::Command::Reload);
-        }
-    }
-
-    /// Stops accepting, closes every client with 1001 after it has got what it is owed, and waits until all have gone,
-    /// at most `shutdownTimeout`. True: no client was cut off.
-    pub fn shutdown(mut self) -> bool {
-        self.stop(self.config.load().shutdown_timeout)
-    }
-
-    fn stop(&mut self, within: Duration) -> bool {
-        // Its end is awaited last: it may be trying a script.
-        let supervisor = self.supervisor.take().map(|(_, thread)| thread);
-        self.draining.send_replace(true);
-        self.nodes.others().into_iter().for_each(|others| others.drain());
-        self.doors.shut();
-        // Its consumers end now.
-        self.queue.close();
-        self.timers.close();
-        let deadline = std::time::Instant::now() + within;
-        let mut untold: Vec<_> = self.workers.iter().zip(&self.peers.control).collect();
-        while !untold.is_empty() && std::time::Instant::now() < deadline {
-            // A worker whose lane is full may be stuck; it keeps no other from its end.
-            untold.retain(|(thread, control)| {
-                let full = |sent| matches!(sent, Err(mpsc::error::TrySendError::Full(_)));
-                !thread.is_finished() && full(control.try_send(Control::Drain))
-            });
-            if !untold.is_empty() {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
-        let ended = |thread: JoinHandle<()>| {
-            while !thread.is_finished() && std::time::Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            // A thread that is not finished ends with the process.
-            thread.is_finished() && thread.join().is_ok()
-        };
-        let mut clean = true;
-        let mut left = Vec::new();
-        for (i, thread) in self.workers.drain(..).enumerate() {
-            let running = !thread.is_finished();
-            let in_time = ended(thread);
-            if running && !in_time {
-                left.push(i);
-            }
-            clean &= in_time;
-        }
-        if !left.is_empty() {
-            tell_left(&self.peers, &left);
-        }
-        supervisor.map(ended);
-        // After the clients, whose last messages may be for clients of other nodes.
-        self.mesh.take();
-        // Not before: until now a worker may be stuck.
-        self.watcher.take();
-        clean
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        if !self.workers.is_empty() {
-            self.stop(Duration::from_secs(1));
-        }
-    }
-}
-
-/// Logs why workers have not ended in time: their connections have not, or they are stuck.
-fn tell_left(peers: &Peers, workers: &[usize]) {
-    let pulses: Vec<&Pulse> = workers.iter().map(|&i| &peers.pulses[i]).collect();
-    let before: Vec<_> = pulses.iter().map(|pulse| pulse.progress()).collect();
-    if pulses.iter().any(|pulse| pulse.state() == State::Fine) {
-        // They have not been watched for long enough.
-        std::thread::sleep(BEAT * 2);
-    }
-    for ((i, pulse), before) in workers.iter().zip(pulses).zip(before) {
-        let open = peers.loads[*i].load(Relaxed);
-        if pulse.progress() != before {
-            tracing::error!("worker {i} was cut off: {open} of its connections had not ended");
-        } else {
-            tracing::error!("worker {i} was cut off with {open} connections: it is stuck, {}", pulse.whereabouts());
         }
     }
 }

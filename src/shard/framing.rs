@@ -46,7 +46,7 @@ impl Framing {
     /// What tells a client why its connection ends. None: there is no such message.
     pub fn close(self, reason: &CloseReason) -> Option<Frame> {
         match self {
-            Framing::WebSocket(_) => reason.frame().map(|(code, text)| frame::encode_close(code, text)),
+            Framing::WebSocket(_) => reason.frame().map(|(code, text)| frame::encode_close(code, &text)),
             Framing::Script => None,
         }
     }
@@ -82,6 +82,7 @@ impl Framing {
 mod tests {
     use super::*;
     use crate::telemetry::metrics::counters::PROTOCOLS;
+    use std::time::Duration;
 
     /// The metrics page identifies protocols by their position.
     #[test]
@@ -102,7 +103,7 @@ mod tests {
     #[test]
     fn only_a_framing_that_tells_why_has_words_for_it() {
         for framing in [Framing::WebSocket(None), Framing::Script] {
-            assert_eq!(framing.close(&CloseReason::Shutdown).is_some(), framing.tells_why());
+            assert_eq!(framing.close(&CloseReason::shutdown(Duration::ZERO)).is_some(), framing.tells_why());
             assert!(framing.close(&CloseReason::Peer(None)).is_none(), "the client knows");
         }
     }

@@ -16,8 +16,9 @@ use super::newcomers::close_unopened;
 use super::refusal::{finish_refused, log_refusal, refusal_for, refuse, turn_away};
 use super::session::Opened;
 use super::{Worker, proxy, tls};
+use crate::api::Stage;
 use crate::config::{Compression, Config};
-use crate::message::{CloseReason, close_code};
+use crate::message::{CloseReason, SHUTDOWN, close_code};
 use crate::script::current::ConnRef;
 use crate::script::hooks::{HandshakeRequest, HookArgs};
 use crate::script::vm::{Handler, Hook, Returned, Started, Vm};
@@ -53,13 +54,13 @@ pub(super) async fn run(
         }
     };
     let deadline = Instant::now() + served.limits.get().handshake_timeout;
-    let mut draining = worker.draining.clone();
+    let mut stage = worker.stage.clone();
     let peer = if proxy::is_on(&worker.config.load(), server) {
         let client = Box::pin(proxy::client(worker, server, &transport, peer, deadline));
         tokio::select! {
             biased;
             client = client => client?,
-            _ = draining.wait_for(|draining| *draining) => return None,
+            _ = stage.wait_for(Stage::is_draining) => return None,
         }
     } else {
         peer
@@ -77,7 +78,7 @@ pub(super) async fn run(
         biased;
         head = timeout_at(deadline, read_head(&mut transport, |first| tls::look_for_hello(first, server, peer))) => head,
         // The client has sent nothing yet, so nothing is owed: a stop does not wait for it.
-        _ = draining.wait_for(|draining| *draining) => return None,
+        _ = stage.wait_for(Stage::is_draining) => return None,
     };
     let refuse = async |transport, refusal: &Refusal, cause, method: &str| {
         // The refusal needs no place.
@@ -143,8 +144,8 @@ pub(super) async fn run(
             (Some((Refusal { status: 503, text: LATE.into() }, Script)), verdict == Verdict::LetIn)
         }
         (Verdict::Refused(refusal), _) => (Some((refusal, Script)), false),
-        (verdict, Some(CloseReason::Shutdown)) => {
-            (Some((Refusal { status: 503, text: "server shutdown".into() }, Shutdown)), verdict == Verdict::LetIn)
+        (verdict, Some(CloseReason::Shutdown { .. })) => {
+            (Some((Refusal { status: 503, text: SHUTDOWN.into() }, Shutdown)), verdict == Verdict::LetIn)
         }
         (verdict, Some(CloseReason::Lost(_) | CloseReason::ReadTimeout)) => (None, verdict == Verdict::LetIn),
         _ => {
@@ -158,7 +159,11 @@ pub(super) async fn run(
     }
     if let Some((refusal, cause)) = &refusal {
         conn.served.counts.refused.one(*cause);
-        worker.shard.open(&conn, Some(refusal.response().into()));
+        let response = match conn.close_reason() {
+            Some(CloseReason::Shutdown { retry }) if *cause == Shutdown => refusal.response_after(retry.div_ceil(1000)),
+            _ => refusal.response(),
+        };
+        worker.shard.open(&conn, Some(response.into()));
         log_refusal(refusal, peer);
     }
     if let_in {

@@ -7,6 +7,7 @@ mod admit;
 mod arrivals;
 mod control;
 mod defect;
+mod drain;
 mod encode;
 mod failures;
 mod handshake;
@@ -42,12 +43,13 @@ use arc_swap::ArcSwap;
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use self::tied::Tied;
 use crate::admission::Admission;
-use crate::api::Api;
+use crate::api::{Api, Stage};
 use crate::cluster::Mesh;
 use crate::config::Config;
 use crate::hub::Hub;
@@ -116,8 +118,8 @@ pub(crate) struct Worker {
     /// The TLS of all ports.
     tls: Arc<Ports>,
     tied: Tied,
-    /// True while the engine drains.
-    draining: watch::Receiver<bool>,
+    /// How far the stop of the engine has come.
+    stage: watch::Receiver<Stage>,
     /// The read buffer, while no connection reads.
     read_buffer: Cell<Vec<u8>>,
     /// Decides which connection may hold the worker next.
@@ -132,6 +134,8 @@ pub(crate) struct Worker {
     reserve: Reserve,
     /// Clients that are being told that there is no place for them.
     turned_away: Cell<usize>,
+    /// How long the clients are closed over, once the engine stops.
+    retry_over: Cell<Duration>,
     /// Notified when the memory of some VM is nearly full.
     worn: Notify,
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::arrivals::{Arrival, Arrivals};
@@ -37,6 +38,13 @@ pub enum Control {
     },
     /// The configuration in force has changed.
     Configure,
+    /// Accept no clients, and close those that are there, a few at a time.
+    CloseClients {
+        /// The time between the first and the last.
+        over: Duration,
+        /// Dropped when the last is closed.
+        done: std::sync::mpsc::Sender<()>,
+    },
     /// Stop accepting, close every connection, and end when all have gone.
     Drain,
 }

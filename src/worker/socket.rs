@@ -12,6 +12,7 @@ use super::protocol::ProtocolHandler;
 use super::session::{Opened, State};
 use super::task::Task;
 use super::{Worker, proxy, tls};
+use crate::api::Stage;
 use crate::message::{CloseReason, close_code};
 use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
@@ -51,11 +52,11 @@ pub(super) fn task(
         let worker = worker.clone();
         async move {
             let deadline = Instant::now() + worker.servers[server].served.limits.get().handshake_timeout;
-            let mut draining = worker.draining.clone();
+            let mut stage = worker.stage.clone();
             let client = tokio::select! {
                 biased;
                 client = proxy::client(&worker, server, &transport, peer, deadline) => client?,
-                _ = draining.wait_for(|draining| *draining) => return None,
+                _ = stage.wait_for(Stage::is_draining) => return None,
             };
             if !is_let_in(&worker, server, &transport, client, &place) {
                 return None;

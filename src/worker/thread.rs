@@ -16,7 +16,7 @@ use super::{Control, Listener, Peers, Reserve, Server, Worker};
 use super::{accept, control, leaving, memory, moves, renew, starting, sweep, timers, turn};
 use crate::admission::Admission;
 use crate::api::idempotency::IdempotencyTable;
-use crate::api::{Api, Callers, LoginThrottle, Parts, Verifier};
+use crate::api::{Api, Callers, LoginThrottle, Parts, Stage, Verifier};
 use crate::cluster::{Mesh, online};
 use crate::config::Config;
 use crate::hub::Hub;
@@ -85,8 +85,8 @@ pub struct Spec {
     pub reserve: Reserve,
     /// Its own control lane.
     pub control: mpsc::Receiver<Control>,
-    /// True while the engine drains.
-    pub draining: watch::Receiver<bool>,
+    /// How far the stop of the engine has come.
+    pub stage: watch::Receiver<Stage>,
 }
 
 /// Runs a worker on this thread until it has drained. `ready` is told first whether it could start: the error comes
@@ -153,7 +153,6 @@ fn start(spec: Spec) -> Result<Started, String> {
     }
     spec.memory.add(shard.counts.clone());
     let clients = spec.clients.clone();
-    let draining = spec.draining;
     let fair: Rc<Fair> = Rc::default();
     let api = Rc::new(Api::new(Parts {
         mesh: spec.mesh,
@@ -167,7 +166,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         verifier: spec.verifier,
         callers: spec.callers,
         tls: spec.tls.clone(),
-        draining: draining.clone(),
+        stage: spec.stage.clone(),
         fair: fair.clone(),
     }));
     spec.metrics.add(WorkerCounts {
@@ -191,7 +190,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         shared: spec.shared,
         timers: spec.timers,
         tied: Tied::default(),
-        draining,
+        stage: spec.stage,
         read_buffer: Cell::default(),
         fair,
         newcomers: Cell::default(),
@@ -200,6 +199,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         vm_limits,
         reserve: spec.reserve,
         turned_away: Cell::default(),
+        retry_over: Cell::default(),
         worn: Notify::new(),
     });
     worker.measure();
@@ -234,8 +234,8 @@ async fn tell_numbers(worker: Rc<Worker>) {
 
 /// All of a worker's life: its tasks run until it has drained.
 async fn serve(worker: Rc<Worker>, control: mpsc::Receiver<Control>, listeners: Vec<Listener>) {
-    let accepting: Vec<_> =
-        listeners.into_iter().map(|l| spawn_local(accept::run(worker.clone(), l)).abort_handle()).collect();
+    let accept = |l: Listener| (l.role, spawn_local(accept::run(worker.clone(), l)).abort_handle());
+    let accepting: Vec<_> = listeners.into_iter().map(accept).collect();
     control::run(worker.clone(), control, accepting).await;
     worker.peers.pulses[usize::from(worker.id.0)].end();
 }

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use super::Worker;
 use super::failures::report_timer;
 use super::measure::Began;
+use crate::api::Stage;
 use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
 use crate::script::program::shown;
@@ -84,8 +85,8 @@ async fn begin(worker: Rc<Worker>, run: Run, under_way: Rc<()>) {
 /// Goes on with a function that waits, to its end. Once the engine stops, or the connection that the timer ends with has
 /// ended, its waits end with an error.
 async fn go_on(worker: Rc<Worker>, run: Run, began: Began, mut handler: Handler, _under_way: Rc<()>) {
-    let mut draining = worker.draining.clone();
-    let mut stop = pin!(async move { drop(draining.wait_for(|stops| *stops).await) });
+    let mut stage = worker.stage.clone();
+    let mut stop = pin!(async move { drop(stage.wait_for(Stage::is_draining).await) });
     let tied = run.call.conn.map(|(client, slot)| (client, slot, worker.tied.end_of(client)));
     // It may have ended before this was polled first.
     let mut stops = tied.as_ref().is_some_and(|(client, slot, _)| worker.shard.get_at(*slot, *client).is_none());

@@ -20,6 +20,7 @@ use crate::api::answer::Answer;
 use crate::api::callers::Caller;
 use crate::api::error::ApiError;
 use crate::api::params::invalid;
+use crate::api::stage::Stage;
 use crate::api::state::Api;
 use crate::config::Config;
 use crate::message::{CloseReason, close_code};
@@ -46,7 +47,7 @@ const UNLIMITED: Duration = Duration::from_secs(60);
 pub(in crate::api) async fn serve(api: Rc<Api>, socket: Transport, read: Vec<u8>, caller: Caller, access: Access) {
     // Answers are gathered here: the kernel is not to wait for more.
     socket.send_at_once();
-    let (mut draining, mut reconfigured) = (api.draining.clone(), api.reconfigured.subscribe());
+    let (mut stage, mut reconfigured) = (api.stage.clone(), api.reconfigured.subscribe());
     let mut session = Session::new(api, socket, caller, access);
     // Changes since the upgrade request was checked are seen here, later ones by the loop below.
     session.state.check_access();
@@ -59,7 +60,7 @@ pub(in crate::api) async fn serve(api: Rc<Api>, socket: Transport, read: Vec<u8>
         tokio::select! {
             biased;
             () = session.run() => break true,
-            _ = draining.wait_for(|draining| *draining) => break false,
+            _ = stage.wait_for(Stage::is_draining) => break false,
             // An idle connection checks its access too.
             Ok(()) = reconfigured.changed() => {}
         }
@@ -149,8 +150,8 @@ impl Session {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
         self.state.look_at_access();
-        if self.state.api.is_draining() {
-            self.state.end(CloseReason::Shutdown);
+        if self.state.api.stage().is_draining() {
+            self.state.end(CloseReason::shutdown(Duration::ZERO));
         }
         if self.state.poll_alarm(cx).is_ready() {
             return Poll::Ready(Turn::Over);
@@ -335,8 +336,8 @@ impl State {
         if let Some(consumer) = &self.consumer {
             let _ = consumer.unpop(None);
         }
-        let (code, text) = reason.frame().unwrap_or((close_code::NORMAL, ""));
-        self.ending = Some(frame::encode_close(code, text));
+        let (code, text) = reason.frame().unwrap_or((close_code::NORMAL, "".into()));
+        self.ending = Some(frame::encode_close(code, &text));
         self.alarm.as_mut().reset(Instant::now() + LINGER);
     }
 

@@ -398,11 +398,11 @@ async fn signals_are_heard_though_whoever_started_it_had_blocked_them() {
     let dir = folder(LONG);
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_connmix"));
     command.arg("single").current_dir(dir.path());
-    common::process::block_signals(&mut command, &[libc::SIGTERM, libc::SIGUSR2]);
+    common::process::block_signals(&mut command, &[libc::SIGTERM, libc::SIGUSR1]);
     let process = Process::of(command);
     process.line(" is ready; ");
-    process.signal(libc::SIGUSR2);
-    process.line("SIGUSR2 is reserved");
+    process.signal(libc::SIGUSR1);
+    process.line("SIGUSR1: there is no log file to open anew");
     process.signal(libc::SIGTERM);
     let ended = process.ended();
     assert_eq!(ended.code, Some(0), "{ended:?}");

@@ -15,6 +15,7 @@ use super::callers::{Caller, Taken};
 use super::pages;
 use super::stage::Stage;
 use super::state::{Api, DRAIN};
+use crate::shard::hold::{Counted, UnderWay};
 use crate::shard::transport::Transport;
 use crate::wire::host::{self, Host};
 
@@ -81,12 +82,18 @@ pub(super) struct Request<'a> {
 
 impl Api {
     /// Answers requests on the fast path until one of another form comes.
-    pub(super) async fn serve_fast_path(&self, socket: &mut Transport, caller: Caller, taken: &Taken) -> Next {
-        let (mut input, mut output, mut date) = (Vec::new(), Vec::new(), Date::default());
+    /// `input`: what has come already.
+    pub(super) async fn serve_fast_path(
+        &self,
+        socket: &mut Transport,
+        caller: Caller,
+        taken: &Taken,
+        mut input: Vec<u8>,
+    ) -> Next {
+        let (mut output, mut date) = (Vec::new(), Date::default());
         // One timer for the connection's whole life: when it fires, the remaining time is computed.
         let mut alarm = pin!(sleep(self.read_timeout().unwrap_or_default()));
-        let mut stage = self.stage.clone();
-        let mut drained = pin!(stage.wait_for(Stage::is_draining));
+        let mut interrupted = pin!(self.interrupted());
         // Once the engine drains: until when requests that have begun are answered.
         let mut last = None;
         // The stop has begun: callers are asked to connect elsewhere.
@@ -94,10 +101,13 @@ impl Api {
         // What the connection waits for, and since when.
         let (mut awaited, mut since) = (Awaited::Request, Instant::now());
         loop {
+            if self.hold.is_on() && !self.hold_still(socket, &input, caller).await {
+                return Next::End;
+            }
             // All requests that have arrived; their answers share a write.
             let mut done = 0;
             let length = loop {
-                if self.time.is_others_turn() {
+                if self.time.is_others_turn() || self.hold.is_on() {
                     break Some(None);
                 }
                 let config = self.config.load();
@@ -118,6 +128,7 @@ impl Api {
                             }
                         };
                         self.time.charge_call(request.length);
+                        let _call = Counted::new(&self.hold, UnderWay::Call);
                         let mut answer = match right {
                             Ok(()) => self.call(request.call, request.body).await,
                             Err(error) => self.refuse(error, request.authorization, caller, taken).await,
@@ -160,6 +171,9 @@ impl Api {
                 self.time.pause().await;
                 continue;
             }
+            if self.hold.is_on() {
+                continue;
+            }
             let Some(length) = length else { return Next::General { read: input, late: false } };
             let next = match length {
                 Some(_) => Awaited::Body,
@@ -186,7 +200,14 @@ impl Api {
                 None => tokio::select! {
                     biased;
                     read = read(socket, &mut input, wanted) => read.is_ok(),
-                    _ = &mut drained => continue,
+                    () = &mut interrupted => {
+                        // It may be for a moment only.
+                        if !self.hold_still(socket, &input, caller).await {
+                            return Next::End;
+                        }
+                        interrupted.set(self.interrupted());
+                        continue;
+                    }
                     () = self.time_up(alarm.as_mut(), since) => {
                         // A request without its body gets an answer; one without its head can't be recognised as a
                         // request.

@@ -23,6 +23,7 @@ use super::stage::Stage;
 use super::state::{Api, DRAIN};
 use super::ws::{self, Access};
 use super::{center, pages};
+use crate::shard::hold::{Counted, UnderWay};
 use crate::shard::transport::Transport;
 use crate::telemetry::metrics::labels::{ApiCall, CallResult};
 use crate::telemetry::metrics::{Of, TEXT};
@@ -112,6 +113,8 @@ struct Connection<'a> {
     /// Set by the request that opens a WebSocket.
     opening: &'a Cell<Option<Access>>,
     taken: &'a Taken,
+    /// A successor process has not taken over.
+    may_call: bool,
 }
 
 impl Api {
@@ -145,7 +148,9 @@ impl Api {
                     // The connection makes room: its task is about to be aborted.
                     std::future::pending::<()>().await;
                 }
-                let on = Connection { unread: &unread, opening: &opening, taken: &taken };
+                let may_call = api.may_call().await;
+                let _call = Counted::new(&api.hold, UnderWay::Call);
+                let on = Connection { unread: &unread, opening: &opening, taken: &taken, may_call };
                 let mut response = api.answer(request, caller, timeout_after, on).await;
                 if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     // A caller that does not read the answer counts as idle, too.
@@ -272,6 +277,9 @@ impl Api {
             if let Err(error) = checked {
                 return Ok(self.refuse(error, authorization, caller, on.taken).await.into_parts());
             }
+        }
+        if !on.may_call {
+            return Err(ApiError::Unavailable);
         }
         let Some(route) = route else { return Err(ApiError::NotFound) };
         if !route.takes(request.method()) {

@@ -5,6 +5,8 @@
 pub enum Stage {
     /// There is none: the engine serves.
     Serving,
+    /// A successor process is about to take the connections: no call begins until it has, or has not.
+    Moving,
     /// `/readyz` says so, and callers are asked to connect elsewhere; then clients are closed a few at a time. Whoever is
     /// connected is served as ever.
     Leaving,
@@ -15,7 +17,12 @@ pub enum Stage {
 impl Stage {
     /// Whether the stop has begun.
     pub fn is_leaving(&self) -> bool {
-        *self != Stage::Serving
+        matches!(self, Stage::Leaving | Stage::Draining)
+    }
+
+    /// Whether callers' connections have to look up from what they wait for.
+    pub fn interrupts(&self) -> bool {
+        matches!(self, Stage::Moving | Stage::Draining)
     }
 
     /// Whether everything ends.

@@ -19,6 +19,7 @@ use crate::cluster::Mesh;
 use crate::config::Config;
 use crate::queue::Queue;
 use crate::shard::fair::Fair;
+use crate::shard::hold::Hold;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::counters::ApiCounts;
 use crate::tls::Ports;
@@ -50,6 +51,8 @@ pub struct Api {
     pub(super) tls: Arc<Ports>,
     /// The read buffer that the worker's WebSocket connections share, while none of them reads.
     pub(super) read_buffer: Cell<Vec<u8>>,
+    /// Whether the worker holds still, for a successor process.
+    pub(super) hold: Rc<Hold>,
     /// The worker's time that callers use.
     pub(super) time: WorkTime,
 }
@@ -82,6 +85,8 @@ pub struct Parts {
     pub stage: watch::Receiver<Stage>,
     /// Decides which connection may hold the worker next.
     pub fair: Rc<Fair>,
+    /// Whether the worker holds still, for a successor process.
+    pub hold: Rc<Hold>,
 }
 
 /// The longest that a call may take to end once the engine drains.
@@ -104,6 +109,7 @@ impl Api {
             tls,
             stage,
             fair,
+            hold,
         } = parts;
         Api {
             mesh,
@@ -122,6 +128,7 @@ impl Api {
             callers,
             tls,
             read_buffer: Cell::default(),
+            hold,
             time: WorkTime::new(fair),
         }
     }

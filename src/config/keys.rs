@@ -85,6 +85,8 @@ section! {
         /// The time over which a stop closes clients, a few at a time; half of shutdownTimeout at most, and 10 ms for each
         /// client.
         pub drain_spread: Duration = "drainSpread", duration(TIMEOUT, seconds(5)), Live;
+        /// How long handlers that wait may go on when a successor process takes over; then their waits end with an err.
+        pub upgrade_timeout: Duration = "upgradeTimeout", duration(TIMEOUT, seconds(10)), Live;
         /// How long a stop waits for clients to leave, after drainDelay.
         pub shutdown_timeout: Duration = "shutdownTimeout", duration(TIMEOUT, seconds(10)), Live;
         /// This node among others.

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod error;
+mod handover;
 mod listeners;
 mod mesh;
 mod metrics;
@@ -10,14 +11,16 @@ mod scripts;
 mod stand_in;
 mod stop;
 mod stuck;
+mod successor;
 
 use arc_swap::ArcSwap;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use tokio::sync::{mpsc, watch};
 
 use self::certificates::Certificates;
+use self::handover::Kept;
 use self::scripts::{check_script, compile};
 use self::stand_in::Doors;
 use crate::admission::Admission;
@@ -40,10 +43,12 @@ use crate::worker::{self, Peers, Reserve};
 
 pub use certificates::check_certificates;
 pub use error::StartError;
+pub use handover::{Estate, Summary};
 pub use listeners::{Addresses, BindError, Listeners};
 pub use mesh::{HAS_CLUSTER, Link, WITHOUT_CLUSTER};
 pub use reload::OnLevel;
 pub use scripts::check_scripts;
+pub use successor::Before;
 
 /// Whether a script that loops without end can be stopped here. If not, such a script holds its worker and all of its
 /// clients until the process is killed; the error names possible causes. Takes some 20 ms.
@@ -73,6 +78,8 @@ pub struct Engine {
     supervisor: Option<(mpsc::Sender<reload::Command>, JoinHandle<()>)>,
     watcher: Option<stuck::Watcher>,
     doors: Arc<Doors>,
+    /// What a successor process gets.
+    estate: Estate,
     /// The mesh of all nodes.
     nodes: Arc<Mesh>,
     /// The mesh's threads, if there are other nodes.
@@ -100,6 +107,29 @@ impl Engine {
         workers: Option<usize>,
         on_level: OnLevel,
     ) -> Result<Engine, StartError> {
+        Engine::start_as(link, None, config, listeners, workers, on_level)
+    }
+
+    /// The same as the successor of a process, whose number it gets: it serves once it has taken over
+    /// ([`Engine::succeed`]).
+    pub fn start_after(
+        before: &Before,
+        config: Config,
+        listeners: Listeners,
+        workers: Option<usize>,
+        on_level: OnLevel,
+    ) -> Result<Engine, StartError> {
+        Engine::start_as(Link::Network, Some(before.node()), config, listeners, workers, on_level)
+    }
+
+    fn start_as(
+        link: Link,
+        succeeds: Option<NodeNumber>,
+        config: Config,
+        listeners: Listeners,
+        workers: Option<usize>,
+        on_level: OnLevel,
+    ) -> Result<Engine, StartError> {
         let reserve = Reserve::of(raise_file_limit());
         let configured = workers.unwrap_or(config.workers);
         let workers = match configured {
@@ -111,7 +141,7 @@ impl Engine {
         let certificates = Certificates::load(&config);
         let certificates = certificates.map_err(|wrong| StartError::Certificate(certificates::lines(&wrong)))?;
         let tls = certificates.ports().clone();
-        let node = NodeNumber::random();
+        let node = succeeds.unwrap_or_else(NodeNumber::random);
         let others: Option<Arc<Shared>> = config.is_of_mesh().then(Arc::default);
         let hub = match &others {
             Some(others) => Hub::new(node, workers).telling(Arc::new(Interest(others.clone()))),
@@ -148,9 +178,20 @@ impl Engine {
 
         let api_doors = listeners.for_worker().map_err(|e| StartError::System(e.to_string()))?;
         let doors = Arc::new(Doors::new(api_doors, tls.clone()));
+        let estate = Estate {
+            peers: peers.clone(),
+            stage: stage.clone(),
+            hub: hub.clone(),
+            queue: queue.clone(),
+            shared: shared.clone(),
+            timers: timers.clone(),
+            repeats: repeats.clone(),
+            listeners: Kept::default(),
+        };
         let mut engine = Engine {
             addresses,
             stage,
+            estate,
             peers: peers.clone(),
             workers: Vec::with_capacity(workers),
             clients: clients.clone(),
@@ -191,6 +232,7 @@ impl Engine {
                 reserve,
                 control,
                 stage: stages.clone(),
+                succeeds: succeeds.is_some(),
             };
             let (ready, started) = std::sync::mpsc::channel();
             let thread = std::thread::Builder::new()
@@ -201,6 +243,7 @@ impl Engine {
             engine.workers.push(thread);
             starting.push(started);
         }
+        *engine.estate.listeners.lock().unwrap_or_else(PoisonError::into_inner) = listeners.into_list();
         for started in starting {
             // Dropping the engine ends the workers that have started.
             started

@@ -1,5 +1,6 @@
 //! The end of an engine: load balancers are told, then clients are closed a few at a time, then everything ends.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
@@ -27,6 +28,16 @@ impl Engine {
         self.stop(config.shutdown_timeout, config.drain_spread)
     }
 
+    /// How long handlers that wait are let finish when a successor takes over.
+    pub fn upgrade_timeout(&self) -> Duration {
+        self.config.load().upgrade_timeout
+    }
+
+    /// A successor serves: what is left here ends now, without `drainDelay` and `drainSpread`.
+    pub fn give_way(mut self) -> bool {
+        self.stop(self.config.load().shutdown_timeout, Duration::ZERO)
+    }
+
     /// Nobody new should come here.
     fn leave(&self) {
         self.stage.send_replace(Stage::Leaving);
@@ -38,6 +49,8 @@ impl Engine {
         let supervisor = self.supervisor.take().map(|(_, thread)| thread);
         let deadline = Instant::now() + within;
         self.leave();
+        // Connects are refused once the workers do not accept any more.
+        self.estate.listeners.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.close_clients(spread, within);
         self.stage.send_replace(Stage::Draining);
         self.doors.shut();

@@ -96,6 +96,20 @@ impl Outbox {
         }
     }
 
+    /// The frames that wait, and how many bytes of the first are written already.
+    pub fn waiting(&self) -> (usize, &[Frame]) {
+        (self.offset as usize, &self.frames[self.done as usize..])
+    }
+
+    /// As many bytes of the first frame are written already: fewer than it has. For an outbox that nothing was written of.
+    pub fn begin(&mut self, written: usize) {
+        debug_assert!(self.done == 0 && self.offset == 0);
+        if self.frames.first().is_some_and(|first| written < first.len()) {
+            self.offset = written as u32;
+            self.bytes -= written as u32;
+        }
+    }
+
     /// Drops everything that waits.
     pub fn clear(&mut self) {
         *self = Outbox::default();
@@ -168,6 +182,23 @@ mod tests {
         assert_eq!((outbox.bytes(), outbox.weight()), (1000, 1000 * (1 + FRAME)));
         outbox.advance(999);
         assert_eq!(outbox.weight(), 1 + FRAME);
+    }
+
+    #[test]
+    fn an_outbox_goes_on_elsewhere_where_it_stood() {
+        let mut outbox = Outbox::default();
+        for frame in ["gone", "first", "second"] {
+            outbox.push(frame.as_bytes().into());
+        }
+        outbox.advance(6);
+        let (written, frames) = outbox.waiting();
+        let mut other = Outbox::default();
+        frames.iter().for_each(|frame| other.push(frame.clone()));
+        other.begin(written);
+        assert_eq!((other.bytes(), other.weight()), (outbox.bytes(), outbox.weight()));
+        assert_eq!(other.next_write(&mut Vec::with_capacity(99)), b"rstsecond");
+        other.clear_whole_frames();
+        assert_eq!(other.next_write(&mut Vec::new()), b"rst");
     }
 
     #[test]

@@ -6,18 +6,18 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::arrivals::Arrival;
-use super::{Control, Role, Worker, accept, drain, starting};
+use super::{Control, Listener, Role, Step, Worker, accept, drain, handover, starting};
 use crate::script::program::Program;
 use crate::script::vm::Vm;
 use crate::shard::transport::Transport;
 use crate::telemetry::rate_limited::rate_limited;
 
 /// Does what the control lane says until the worker has drained.
-pub(super) async fn run(
-    worker: Rc<Worker>,
-    mut lane: mpsc::Receiver<Control>,
-    mut accepting: Vec<(Role, AbortHandle)>,
-) {
+pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, mut listeners: Vec<Listener>) {
+    let mut accepting = Vec::new();
+    if !worker.hold.is_on() {
+        accepting = accept_all(&worker, &listeners);
+    }
     while let Some(control) = lane.recv().await {
         match control {
             Control::Adopt => {
@@ -62,25 +62,45 @@ pub(super) async fn run(
                 worker.api.reconfigured();
             }
             Control::CloseClients { over, done } => {
-                accepting.retain(|(role, accepting)| match role {
-                    Role::Server(_) => {
-                        accepting.abort();
-                        false
-                    }
-                    // Callers are served to the end: the clients that are left go on.
-                    Role::Api | Role::Center => true,
-                });
+                // Callers are served to the end: the clients that are left go on.
+                listeners.retain(|listener| !matches!(listener.role, Role::Server(_)));
+                for (_, accepting) in accepting.extract_if(.., |(role, _)| matches!(role, Role::Server(_))) {
+                    accepting.abort();
+                }
                 spawn_local(drain::close_clients(worker.clone(), over, done));
+            }
+            Control::Handover(step) => {
+                let lifts = matches!(step, Step::Lift);
+                if !lifts && !matches!(step, Step::Waiting(_)) {
+                    accepting.drain(..).for_each(|(_, accepting)| accepting.abort());
+                }
+                handover::run(&worker, step).await;
+                if lifts {
+                    accepting = accept_all(&worker, &listeners);
+                }
             }
             Control::Drain => break,
         }
     }
     accepting.iter().for_each(|(_, accepting)| accepting.abort());
+    drop(listeners);
     lane.close();
     // Sockets that were on their way to this worker are not served any more.
     while lane.try_recv().is_ok() {}
     while worker.peers.arrived(worker.id).is_some() {}
     drain::run(&worker).await;
+}
+
+/// Accepts at all ports, each in a task of its own.
+fn accept_all(worker: &Rc<Worker>, listeners: &[Listener]) -> Vec<(Role, AbortHandle)> {
+    let accept = |listener: &Listener| match listener.try_clone() {
+        Ok(listener) => Some((listener.role, spawn_local(accept::run(worker.clone(), listener)).abort_handle())),
+        Err(e) => {
+            tracing::error!("cannot listen for {:?}: {e}", listener.role);
+            None
+        }
+    };
+    listeners.iter().filter_map(accept).collect()
 }
 
 fn build(worker: &Worker, server: usize, program: Arc<Program>) -> Result<Rc<Vm>, String> {

@@ -24,6 +24,7 @@ use crate::script::hooks::{HandshakeRequest, HookArgs};
 use crate::script::vm::{Handler, Hook, Returned, Started, Vm};
 use crate::shard::Arrival;
 use crate::shard::conn::Conn;
+use crate::shard::hold::{Counted, UnderWay};
 use crate::shard::transport::Transport;
 use crate::telemetry::metrics::labels::RefusalCause;
 use crate::wire::deflate::Window;
@@ -118,6 +119,7 @@ pub(super) async fn run(
         let cause = RefusalCause::Memory;
         return refuse(transport, &refusal_for(cause), cause, request.method).await;
     }
+    let _opening = Counted::new(&worker.hold, UnderWay::Other);
     let conn = worker.shard.insert(Arrival { served, transport, remote, deflate });
     let guard = Inserted { worker, conn: Some(conn.clone()) };
     let mut early = head[len..].to_vec();

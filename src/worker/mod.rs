@@ -10,6 +10,7 @@ mod defect;
 mod drain;
 mod encode;
 mod failures;
+mod handover;
 mod handshake;
 mod inbox;
 mod leaving;
@@ -59,12 +60,14 @@ use crate::script::vm::{Vm, VmLimits};
 use crate::shard::Shard;
 use crate::shard::conn::Conn;
 use crate::shard::fair::{Account, Fair};
+use crate::shard::hold::Hold;
 use crate::shard::peer::LOOK;
 use crate::shard::server_context::ServerContext;
 use crate::shared::Shared;
 use crate::timers::Timers;
 use crate::tls::Ports;
 
+pub use handover::{Arrived, ArrivedCaller, Offers, Step};
 pub use peers::{Control, Peers};
 pub use reserve::Reserve;
 pub use role::{Listener, Role};
@@ -134,6 +137,8 @@ pub(crate) struct Worker {
     reserve: Reserve,
     /// Clients that are being told that there is no place for them.
     turned_away: Cell<usize>,
+    /// Whether it holds still, for a successor process.
+    hold: Rc<Hold>,
     /// How long the clients are closed over, once the engine stops.
     retry_over: Cell<Duration>,
     /// Notified when the memory of some VM is nearly full.

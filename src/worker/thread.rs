@@ -13,7 +13,7 @@ use tokio::task::spawn_local;
 
 use super::tied::Tied;
 use super::{Control, Listener, Peers, Reserve, Server, Worker};
-use super::{accept, control, leaving, memory, moves, renew, starting, sweep, timers, turn};
+use super::{control, leaving, memory, moves, renew, starting, sweep, timers, turn};
 use crate::admission::Admission;
 use crate::api::idempotency::IdempotencyTable;
 use crate::api::{Api, Callers, LoginThrottle, Parts, Stage, Verifier};
@@ -31,6 +31,7 @@ use crate::script::program::Program;
 use crate::script::vm::{Vm, VmLimits};
 use crate::shard::Shard;
 use crate::shard::fair::Fair;
+use crate::shard::hold::Hold;
 use crate::shard::server_context::ServerContext;
 use crate::shared::Shared;
 use crate::telemetry::metrics::{Metrics, WorkerCounts};
@@ -87,6 +88,8 @@ pub struct Spec {
     pub control: mpsc::Receiver<Control>,
     /// How far the stop of the engine has come.
     pub stage: watch::Receiver<Stage>,
+    /// It serves only when it is told so: a process before it hands its connections over.
+    pub succeeds: bool,
 }
 
 /// Runs a worker on this thread until it has drained. `ready` is told first whether it could start: the error comes
@@ -154,6 +157,7 @@ fn start(spec: Spec) -> Result<Started, String> {
     spec.memory.add(shard.counts.clone());
     let clients = spec.clients.clone();
     let fair: Rc<Fair> = Rc::default();
+    let hold = Rc::new(if spec.succeeds { Hold::arriving() } else { Hold::default() });
     let api = Rc::new(Api::new(Parts {
         mesh: spec.mesh,
         queue: spec.queue,
@@ -168,6 +172,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         tls: spec.tls.clone(),
         stage: spec.stage.clone(),
         fair: fair.clone(),
+        hold: hold.clone(),
     }));
     spec.metrics.add(WorkerCounts {
         id: spec.id.0,
@@ -199,6 +204,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         vm_limits,
         reserve: spec.reserve,
         turned_away: Cell::default(),
+        hold,
         retry_over: Cell::default(),
         worn: Notify::new(),
     });
@@ -234,9 +240,7 @@ async fn tell_numbers(worker: Rc<Worker>) {
 
 /// All of a worker's life: its tasks run until it has drained.
 async fn serve(worker: Rc<Worker>, control: mpsc::Receiver<Control>, listeners: Vec<Listener>) {
-    let accept = |l: Listener| (l.role, spawn_local(accept::run(worker.clone(), l)).abort_handle());
-    let accepting: Vec<_> = listeners.into_iter().map(accept).collect();
-    control::run(worker.clone(), control, accepting).await;
+    control::run(worker.clone(), control, listeners).await;
     worker.peers.pulses[usize::from(worker.id.0)].end();
 }
 

@@ -19,9 +19,11 @@ use super::call::Call;
 use super::callers::{Caller, Taken};
 use super::error::ApiError;
 use super::linger::Lingering;
+use super::stage::Stage;
 use super::state::{Api, DRAIN};
 use super::ws::{self, Access};
 use super::{center, pages};
+use crate::shard::hold::{Counted, UnderWay};
 use crate::shard::transport::Transport;
 use crate::telemetry::metrics::labels::{ApiCall, CallResult};
 use crate::telemetry::metrics::{Of, TEXT};
@@ -111,6 +113,8 @@ struct Connection<'a> {
     /// Set by the request that opens a WebSocket.
     opening: &'a Cell<Option<Access>>,
     taken: &'a Taken,
+    /// A successor process has not taken over.
+    may_call: bool,
 }
 
 impl Api {
@@ -144,14 +148,16 @@ impl Api {
                     // The connection makes room: its task is about to be aborted.
                     std::future::pending::<()>().await;
                 }
-                let on = Connection { unread: &unread, opening: &opening, taken: &taken };
+                let may_call = api.may_call().await;
+                let _call = Counted::new(&api.hold, UnderWay::Call);
+                let on = Connection { unread: &unread, opening: &opening, taken: &taken, may_call };
                 let mut response = api.answer(request, caller, timeout_after, on).await;
                 if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     // A caller that does not read the answer counts as idle, too.
                     taken.rest(Instant::now());
                 }
-                if api.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                    // Also done below, but this covers callers that never pause.
+                if api.stage().is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    // Once the engine drains this is also done below, but callers that never pause do not come there.
                     response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(response)
@@ -161,12 +167,12 @@ impl Api {
         http.timer(TokioTimer::new()).max_buf_size(64 * 1024);
         http.header_read_timeout(self.read_timeout());
         let mut connection = http.serve_connection(socket, service);
-        let mut draining = self.draining.clone();
+        let mut stage = self.stage.clone();
         let ended = tokio::select! {
             // First, so that a request which has been read already is begun.
             biased;
             ended = &mut connection => ended,
-            _ = draining.wait_for(|draining| *draining) => {
+            _ = stage.wait_for(Stage::is_draining) => {
                 // Requests under way are answered; then the connection ends.
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
                 match timeout(DRAIN, &mut connection).await {
@@ -272,6 +278,9 @@ impl Api {
                 return Ok(self.refuse(error, authorization, caller, on.taken).await.into_parts());
             }
         }
+        if !on.may_call {
+            return Err(ApiError::Unavailable);
+        }
         let Some(route) = route else { return Err(ApiError::NotFound) };
         if !route.takes(request.method()) {
             return Err(ApiError::MethodNotAllowed(route.methods()));
@@ -285,7 +294,7 @@ impl Api {
                 self.call(call, &body).await
             }
             Route::WebSocket => {
-                if *self.draining.borrow() {
+                if self.stage().is_draining() {
                     return Err(ApiError::Unavailable);
                 }
                 if !self.mesh.is_serving() {
@@ -300,7 +309,8 @@ impl Api {
                 return Ok((response, CallResult::Ok));
             }
             Route::Health | Route::Ready => {
-                if *self.draining.borrow() {
+                let stage = self.stage();
+                if stage.is_draining() || (matches!(route, Route::Ready) && stage.is_leaving()) {
                     return Err(ApiError::Unavailable);
                 }
                 if matches!(route, Route::Ready) && !self.mesh.is_serving() {

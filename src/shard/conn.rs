@@ -14,6 +14,7 @@ use super::posted::Posted;
 use super::server_context::ServerContext;
 use super::traffic::Traffic;
 use super::transport::Transport;
+use crate::handover::Encoder;
 use crate::hub::topics::Member;
 use crate::ids::ClientId;
 use crate::message::CloseReason;
@@ -210,6 +211,22 @@ impl Conn {
             drop(end);
             self.wake();
         }
+    }
+
+    /// Writes what waits for the client, for a successor process.
+    pub(super) fn save_outbox(&self, out: &mut Encoder) {
+        let outbox = self.outbox.borrow();
+        let (begun, frames) = outbox.waiting();
+        out.u32(begun as u32);
+        out.count(frames.len());
+        frames.iter().for_each(|frame| out.data(frame));
+    }
+
+    /// Puts in what waited for the client in the process before.
+    pub(super) fn restore_outbox(&self, frames: Vec<Box<[u8]>>, begun: usize) {
+        let mut outbox = self.outbox.borrow_mut();
+        frames.into_iter().for_each(|frame| outbox.push(frame.into()));
+        outbox.begin(begun);
     }
 
     /// The bytes of a socket server's connection that have come and are not consumed. Not to be borrowed while a script

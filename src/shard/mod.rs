@@ -13,10 +13,12 @@ pub mod encoding;
 mod end_reason;
 pub mod fair;
 pub mod framing;
+pub mod hold;
 mod holding;
 mod leaving;
 pub mod meter;
 pub mod moves;
+mod moving;
 pub mod outbox;
 pub mod peer;
 mod posted;
@@ -49,6 +51,7 @@ use conn::{Conn, Pushed};
 use encoding::Encoding;
 use framing::Framing;
 use moves::Moves;
+pub use moving::Moved;
 use outbox::{Frame, Policy};
 use server_context::ServerContext;
 use transport::Transport;
@@ -164,6 +167,10 @@ impl Shard {
     /// Lets a connection in. It stays until [`Shard::remove`].
     pub fn insert(&self, arrival: Arrival) -> Rc<Conn> {
         let client_id = self.ids.borrow_mut().issue(self.hub.node());
+        self.insert_as(client_id, arrival)
+    }
+
+    fn insert_as(&self, client_id: ClientId, arrival: Arrival) -> Rc<Conn> {
         let mut conns = self.conns.borrow_mut();
         let entry = conns.vacant_entry();
         let slot = entry.key() as Member;

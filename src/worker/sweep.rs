@@ -26,6 +26,9 @@ pub(super) async fn run(worker: Rc<Worker>) {
     let mut timer = ticking(every);
     loop {
         timer.tick().await;
+        if worker.hold.is_on() {
+            worker.hold.lifted().await;
+        }
         sweep(&worker, every + SLOWEST);
         let wanted = period(&worker);
         if wanted != every {

@@ -242,7 +242,7 @@ fn serve(run: &Run, dev: bool, role: NodeRole, home: Option<Home>) -> Result<(),
     if home.is_some() {
         signals.stop_at_end_of_input().map_err(|e| format!("the parent can't be watched: {e}"))?;
     }
-    let config = load(&run.file)?.for_role(role).at_home(home);
+    let config = Config { dev, ..load(&run.file)?.for_role(role).at_home(home) };
     if config.is_of_mesh() && !HAS_CLUSTER {
         return Err(WITHOUT_CLUSTER.to_owned());
     }

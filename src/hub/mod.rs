@@ -4,6 +4,7 @@
 mod channel;
 mod command;
 mod delivery;
+mod figures;
 mod interest;
 mod lanes;
 mod mailbox;
@@ -29,6 +30,7 @@ use rooms::Rooms;
 pub use channel::{Joined, Left};
 pub use command::{ChannelAction, ChannelCommand, CommandError, CommandReply, ConnCommand};
 pub use delivery::{Delivery, Except, MAX_EXCEPT, Publication};
+pub use figures::{MAX_FIGURE_TEXT, NodeFigures, ScriptFigures, ServerFigures};
 pub use interest::InterestSink;
 pub use mailbox::{MAILBOX_BYTES, Mailbox, Refused};
 pub use pending::{Ack, Counts, PendingCounts, ReplyTo, Scenario, SoFar};

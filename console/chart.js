@@ -23,10 +23,10 @@ export function nice(value) {
 /** `show` writes a value; `top` rounds the greatest one up to the scale's end. */
 export function chart(title, show, top = nice) {
   const now = h("p", { class: "now" });
+  const note = h("p", { class: "beside" });
   const plot = svg("svg", { class: "plot", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" });
-  const scale = h("p", { class: "hidden" });
   const most = h("small", { class: "dim most" });
-  const element = h("figure", { class: "card" }, h("h2", {}, title), now, plot, most, scale);
+  const element = h("figure", { class: "card" }, h("h2", {}, title), now, note, plot, most);
   return {
     element,
     /** `lines`: each with a class and points [time, value]; all times lie from `from` to `to`. `text` is the figure now. */
@@ -38,7 +38,8 @@ export function chart(title, show, top = nice) {
       const grid = [0, 0.5, 1].map((part) => svg("line", { x1: 0, x2: WIDTH, y1: y(end * part), y2: y(end * part) }));
       const drawn = lines.map(({ kind, points }) => svg("polyline", { class: kind, points: points.map(([at, value]) => `${x(at)},${y(value)}`).join(" ") }));
       plot.replaceChildren(...grid, ...drawn);
-      now.replaceChildren(text, beside && h("small", {}, ` ${beside}`));
+      now.textContent = text;
+      note.textContent = beside;
       most.textContent = `0 – ${show(end)}`;
     },
   };

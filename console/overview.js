@@ -6,6 +6,8 @@ import { t } from "./words.js";
 
 /** So long is what the charts show, in milliseconds. */
 const SPAN = 180_000;
+/** At the beginning it is this. */
+const LEAST = 30_000;
 /** The upper bounds of handlers' times, in seconds: those of the metrics' histogram. */
 const BOUNDS = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1, 3, 10];
 /** Quantiles are taken over so many answers. */
@@ -89,7 +91,9 @@ export function overview() {
     const told = all.map((node, i) => ({ node, past: history.get(node.node), kind: `c${i % 6}` }));
     const engines = told.filter(({ node }) => node.engine);
     const lines = (of, points) => of.map(({ past, kind }) => ({ kind, points: points(past) }));
-    const draw = (name, drawn, text, beside) => charts[name].draw(drawn, now - SPAN, now, text, beside);
+    const oldest = Math.min(...told.map(({ past }) => past[0].seen));
+    const from = Math.max(now - SPAN, Math.min(oldest, now - LEAST));
+    const draw = (name, drawn, text, beside) => charts[name].draw(drawn, from, now, text, beside);
     const now_ = (drawn) => sum(drawn.map((line) => last(line.points)));
     const speed = (value) => now_(lines(engines, (past) => rate(past, value)));
 

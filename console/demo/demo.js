@@ -130,9 +130,10 @@ function writeScript() {
     if (text.startsWith("local OK = ")) line.className = "here";
     return line;
   });
-  const at = $("source").scrollTop;
+  const [at, first] = [$("source").scrollTop, !$("source").children.length];
   $("source").replaceChildren(...lines);
-  $("source").scrollTop = at;
+  const here = $("source").querySelector(".here");
+  $("source").scrollTop = first && here ? here.offsetTop - 120 : at;
 }
 
 /** When each lane has room again. */

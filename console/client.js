@@ -1,7 +1,7 @@
 // What is known of one client.
 
 import { call, query } from "./api.js";
-import { bytes, field, h, number, status, sure } from "./dom.js";
+import { ago, bytes, field, h, number, status, sure } from "./dom.js";
 import { t } from "./words.js";
 
 export function client({ params, write, go, figures }) {
@@ -30,6 +30,8 @@ export function client({ params, write, go, figures }) {
         fact(t("node"), node ? `${node.api} (${r.node})` : r.node),
         fact(t("server"), node?.servers[r.server]?.address ?? String(r.server)),
         fact(t("address"), r.address),
+        fact(t("came"), ago(Date.now() - r.since * 1000)),
+        fact(t("inOut"), t("counts", { i: number(r.in), o: number(r.out) })),
         fact(t("subscriptions"), number(r.subscriptions)),
         fact(t("toWrite"), bytes(r.waiting)),
       ),

@@ -112,7 +112,8 @@ async fn first_minutes(readme: &str, heading: &str) -> Outcome {
     let url = part.split("http://127.0.0.1:6787").nth(1).expect("README names a page of the center");
     let url = local("http://127.0.0.1:6787") + url.split(['>', ')', '`', ' ', '\n']).next().unwrap();
     let mut page = Page::open(browser, profile.path(), &url).await;
-    let subscribed = |answer: &str| format!("document.getElementById('version').textContent.includes({})", json!(answer));
+    let subscribed =
+        |answer: &str| format!("document.getElementById('version').textContent.includes({})", json!(answer));
     page.until(&subscribed(r#"{"result":true}"#)).await;
     page.value("document.getElementById('text').focus(); 0").await;
     page.type_text("my own").await;

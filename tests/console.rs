@@ -124,7 +124,8 @@ impl Scene {
 }
 
 /// The pictures of the demo: what follows their name, width, height, whether it is a phone, the scheme.
-const DEMO: [(&str, u32, u32, bool, &str); 2] = [("", 1080, 780, false, "light"), ("-narrow-dark", 390, 780, true, "dark")];
+const DEMO: [(&str, u32, u32, bool, &str); 2] =
+    [("", 1080, 780, false, "light"), ("-narrow-dark", 390, 780, true, "dark")];
 
 impl Scene {
     /// Pictures of the console's overview after some life.
@@ -144,7 +145,16 @@ impl Scene {
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
-        self.picture(name, &[("", 1180, 860, false, "light"), ("-dark", 1180, 860, false, "dark"), ("-narrow", 390, 780, true, "light"), ("-narrow-dark", 390, 780, true, "dark")]).await;
+        self.picture(
+            name,
+            &[
+                ("", 1180, 860, false, "light"),
+                ("-dark", 1180, 860, false, "dark"),
+                ("-narrow", 390, 780, true, "light"),
+                ("-narrow-dark", 390, 780, true, "dark"),
+            ],
+        )
+        .await;
         for client in clients {
             client.close().await;
         }
@@ -161,10 +171,23 @@ async fn the_demo_shows_comments_and_follows_an_edit() -> Outcome {
     scene.page.value("document.getElementById('text').focus(); 0").await;
     scene.page.type_text(HOSTILE).await;
     scene.page.press("Enter").await;
-    scene.page.until(&format!("[...document.querySelectorAll('#screen .own')].some((line) => line.textContent === {})", json!(HOSTILE))).await;
+    scene
+        .page
+        .until(&format!(
+            "[...document.querySelectorAll('#screen .own')].some((line) => line.textContent === {})",
+            json!(HOSTILE)
+        ))
+        .await;
     scene.page.until(&format!("document.getElementById('heard').innerText.includes({})", json!(HOSTILE))).await;
     scene.page.until("document.getElementById('text').value === ''").await;
-    for comment in ["Good night, all", "弹幕来了", "What a view!", "there it comes", "first time here", "a barrage in one file of Lua"] {
+    for comment in [
+        "Good night, all",
+        "弹幕来了",
+        "What a view!",
+        "there it comes",
+        "first time here",
+        "a barrage in one file of Lua",
+    ] {
         let event = json!({"event": "@video", "data": {"uid": 1001, "video_id": 100001, "msg": comment}});
         let body = json!({"c": "video:100001", "d": event.to_string()}).to_string();
         let (status, reply) = common::post(scene.engine.api(), "/v1/mesh/publish", &body).await;
@@ -188,11 +211,17 @@ async fn the_demo_shows_comments_and_follows_an_edit() -> Outcome {
     scene.shows("Version 2 runs.").await;
     scene.page.until(&format!("document.querySelector('#source .here').textContent === {}", json!(to))).await;
     scene.shows(r#""color":"gold""#).await;
-    scene.page.until("[...document.querySelectorAll('#screen span')].every((line) => line.style.color === 'gold')").await;
+    scene
+        .page
+        .until("[...document.querySelectorAll('#screen span')].every((line) => line.style.color === 'gold')")
+        .await;
     fs::write(&file, text.replace(from, "local OK = <b>")).unwrap();
     scene.page.until("document.getElementById('error').innerText.includes('entry.websocket.lua:13')").await;
 
-    scene.page.value("const s = document.getElementById('language'); s.value = 'zh'; s.dispatchEvent(new Event('change')); 0").await;
+    scene
+        .page
+        .value("const s = document.getElementById('language'); s.value = 'zh'; s.dispatchEvent(new Event('change')); 0")
+        .await;
     scene.shows("飞过画面的弹幕").await;
     assert_eq!(scene.page.value("document.documentElement.lang").await, "zh");
     fs::write(&file, text).unwrap();
@@ -208,7 +237,10 @@ async fn the_console_shows_nodes_channels_and_clients() -> Outcome {
     scene.shows("nodes: 1, clients: 1").await;
     scene.shows("channels: 2").await;
     // Figures stand as texts beside each chart.
-    scene.page.until("[...document.querySelectorAll('figure')].every((one) => one.querySelector('.now').textContent)").await;
+    scene
+        .page
+        .until("[...document.querySelectorAll('figure')].every((one) => one.querySelector('.now').textContent)")
+        .await;
     assert_eq!(scene.page.value("document.querySelectorAll('figure').length").await, 6);
     scene.page.until("document.querySelector('figure polyline').points.length > 1").await;
 
@@ -262,12 +294,16 @@ async fn the_console_publishes_and_talks_as_a_client() -> Outcome {
     let say = "const [, form] = [...document.querySelectorAll('main > div > section > form')]; \
                form.querySelector('textarea').value = 'news'; form.requestSubmit(); 0";
     scene.page.value(say).await;
-    scene.page.until("[...document.querySelectorAll('.lines li.in code')].some((line) => line.textContent === 'ok')").await;
+    scene
+        .page
+        .until("[...document.querySelectorAll('.lines li.in code')].some((line) => line.textContent === 'ok')")
+        .await;
     scene.end().await;
     Ok(())
 }
 
-const USERS: &str = "access: {users: [{username: ann, password: secret, roles: [read]}, {username: bob, password: secret}]}";
+const USERS: &str =
+    "access: {users: [{username: ann, password: secret, roles: [read]}, {username: bob, password: secret}]}";
 
 async fn the_console_asks_for_a_login_and_keeps_to_its_roles() -> Outcome {
     let mut scene = Scene::own("/healthz", RULES, USERS).await?;
@@ -279,7 +315,8 @@ async fn the_console_asks_for_a_login_and_keeps_to_its_roles() -> Outcome {
     scene.page.goto(&format!("http://{center}/console/#send")).await;
     scene.shows("your user lacks the role write").await;
     assert_eq!(scene.page.value("document.querySelector('main form button').disabled").await, true);
-    let forced = "fetch('v1/mesh/publish', {method: 'POST', body: '{\"c\":\"news\",\"d\":\"x\"}'}).then((r) => r.status)";
+    let forced =
+        "fetch('v1/mesh/publish', {method: 'POST', body: '{\"c\":\"news\",\"d\":\"x\"}'}).then((r) => r.status)";
     assert_eq!(scene.page.awaited(forced).await, 403);
     scene.page.headers(as_user("bob")).await;
     assert_eq!(scene.page.awaited(forced).await, 200);
@@ -292,7 +329,10 @@ async fn the_console_asks_for_a_login_and_keeps_to_its_roles() -> Outcome {
 async fn the_console_speaks_chinese_where_the_browser_does() -> Outcome {
     let mut scene = Scene::own("/console/", RULES, "").await?;
     scene.shows("Connections").await;
-    scene.page.value("const s = document.getElementById('language'); s.value = 'zh'; s.dispatchEvent(new Event('change')); 0").await;
+    scene
+        .page
+        .value("const s = document.getElementById('language'); s.value = 'zh'; s.dispatchEvent(new Event('change')); 0")
+        .await;
     scene.shows("连接数").await;
     scene.part("channels").await;
     scene.shows("名称以此开头").await;

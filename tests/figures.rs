@@ -32,8 +32,17 @@ async fn one_process_tells_what_it_has_counted() {
     assert_eq!((&told["write"], &told["dev"], &told["u"]), (&json!(true), &json!(false), &json!(0)));
     let [node] = &told["nodes"].as_array().unwrap()[..] else { panic!("{told}") };
     for (name, n) in [
-        ("clients", 1), ("channels", 2), ("subscriptions", 2), ("read", 2), ("sent", 3), ("delivered", 1), ("published", 1),
-        ("errors", 0), ("dropped", 0), ("workers", 2), ("stuck", 0),
+        ("clients", 1),
+        ("channels", 2),
+        ("subscriptions", 2),
+        ("read", 2),
+        ("sent", 3),
+        ("delivered", 1),
+        ("published", 1),
+        ("errors", 0),
+        ("dropped", 0),
+        ("workers", 2),
+        ("stuck", 0),
     ] {
         assert_eq!(node[name], n, "{name}: {node}");
     }
@@ -42,7 +51,10 @@ async fn one_process_tells_what_it_has_counted() {
     assert!(node["memory"].as_u64().unwrap() > 1 << 20 && node["cpu_micros"].as_u64().unwrap() > 0, "{node}");
     assert_eq!(node["api"], engine.at.api.to_string());
     let server = &node["servers"][0];
-    assert_eq!((&server["protocol"], &server["path"], &server["clients"]), (&json!("websocket"), &json!("/ws"), &json!(1)));
+    assert_eq!(
+        (&server["protocol"], &server["path"], &server["clients"]),
+        (&json!("websocket"), &json!("/ws"), &json!(1))
+    );
     assert_eq!(server["address"], engine.ws().to_string());
     let (status, nodes) = get(engine.at.center, "/v1/nodes").await;
     assert_eq!(status, 200);

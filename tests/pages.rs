@@ -458,7 +458,10 @@ async fn the_console_is_there_unless_it_is_switched_off_or_everybody_could_use_i
 
     let users = engine(USERS);
     for path in ["/console", "/console/", "/console/console.css", "/console/v1/figures"] {
-        assert_eq!((status(&users, path, "").await, status(&users, path, &basic()).await / 100), (401, 2 + u16::from(path == "/console")));
+        assert_eq!(
+            (status(&users, path, "").await, status(&users, path, &basic()).await / 100),
+            (401, 2 + u16::from(path == "/console"))
+        );
     }
 
     let off = TestEngine::with_top(SCRIPT, "", "workers: 1", "console: {enabled: false}");

@@ -377,7 +377,7 @@ impl Api {
                 let path = request.uri().path();
                 let id = path.rsplit_once(CLIENTS).map_or(path, |(_, id)| id);
                 Box::pin(self.client(id)).await?
-            },
+            }
         };
         Ok(answer.into_parts())
     }

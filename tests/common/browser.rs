@@ -41,7 +41,8 @@ impl Page {
             let at = SocketAddr::from(([127, 0, 0, 1], port.parse().ok()?));
             Client::try_connect(at, path).await.ok()
         });
-        let mut page = Page { devtools: devtools.await, session: None, calls: 0, events: Vec::new(), _browser: browser };
+        let mut page =
+            Page { devtools: devtools.await, session: None, calls: 0, events: Vec::new(), _browser: browser };
         let target = eventually("the browser has the page", async || {
             let targets = page.call("Target.getTargets", json!({})).await;
             let target = targets["targetInfos"].as_array()?.iter().find(|target| target["url"] == url)?;
@@ -57,6 +58,13 @@ impl Page {
 
     /// One call of the DevTools, to the page once there is a session with it, and its result.
     pub async fn call(&mut self, method: &str, params: Value) -> Value {
+        let mut reply = self.reply(method, params).await;
+        assert_eq!(reply.get("error"), None, "{method}");
+        reply["result"].take()
+    }
+
+    /// The same; the whole reply, which may be an error.
+    async fn reply(&mut self, method: &str, params: Value) -> Value {
         self.calls += 1;
         let mut call = json!({"id": self.calls, "method": method, "params": params});
         if let Some(session) = &self.session {
@@ -64,10 +72,9 @@ impl Page {
         }
         self.devtools.send(&call.to_string()).await;
         loop {
-            let mut reply: Value = serde_json::from_str(&self.devtools.text().await).unwrap();
+            let reply: Value = serde_json::from_str(&self.devtools.text().await).unwrap();
             if reply["id"] == self.calls {
-                assert_eq!(reply.get("error"), None, "{method}");
-                return reply["result"].take();
+                return reply;
             }
             if reply["method"].is_string() {
                 self.events.push(reply);
@@ -166,7 +173,13 @@ impl Page {
 
     /// Waits until a JavaScript expression is true in the page.
     pub async fn until(&mut self, expression: &str) {
-        let holds = async || (self.value(expression).await == true).then_some(());
+        // While a page comes in the place of another, neither may be there.
+        let params = json!({"expression": expression, "returnByValue": true});
+        let holds = async || {
+            let done = self.reply("Runtime.evaluate", params.clone()).await;
+            assert_eq!(done["result"].get("exceptionDetails"), None, "{expression}");
+            (done["result"]["result"]["value"] == true).then_some(())
+        };
         eventually(expression, holds).await;
     }
 }

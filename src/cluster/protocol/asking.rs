@@ -81,8 +81,7 @@ pub fn write_answer(answer: &Answer) -> Vec<u8> {
 
 /// The answer that such bytes are; None: they are none, or more than there may be.
 pub fn read_answer(bytes: &[u8]) -> Option<Answer> {
-    let (mut answer, rest) =
-        postcard::take_from_bytes::<Answer>(bytes).ok().filter(|_| bytes.len() <= MAX_ANSWER)?;
+    let (mut answer, rest) = postcard::take_from_bytes::<Answer>(bytes).ok().filter(|_| bytes.len() <= MAX_ANSWER)?;
     if !rest.is_empty() {
         // A node tells of itself alone.
         answer.nodes = postcard::from_bytes(rest).ok().filter(|nodes: &Vec<NodeFigures>| nodes.len() == 1)?;

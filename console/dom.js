@@ -32,7 +32,7 @@ export function table(caption, heads, rows) {
   const cell = (tag, value, number) => h(tag, { class: number ? "number" : "wrap", scope: tag === "th" ? "col" : null }, value);
   return h(
     "div",
-    { class: "scroll" },
+    { class: "scroll", tabindex: "0", role: "group", "aria-label": caption ?? heads[0][0] },
     h(
       "table",
       {},

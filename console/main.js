@@ -44,6 +44,7 @@ function show(focus) {
   document.title = `${t(name)} – connmix`;
   const link = (key) => h("a", { href: `#${key}`, "aria-current": key === name ? "page" : null }, t(key));
   document.getElementById("nav").replaceChildren(...Object.keys(VIEWS).map(link), figures?.dev ? h("a", { href: "/" }, t("demo")) : "");
+  document.querySelector("nav [aria-current]").scrollIntoView({ block: "nearest", inline: "center" });
   document.getElementById("skip").textContent = t("skip");
   document.getElementById("language-label").textContent = t("language");
   if (focus) heading.focus();

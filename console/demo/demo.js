@@ -31,6 +31,7 @@ const WORDS = {
     heard: "Comments",
     edit: "Change the code while it runs",
     open: "Open this file, change the first line to the second, and save. The comments turn golden; no connection ends.",
+    own: "Change this file and save: the new version runs at once, and no connection ends.",
     none: "The script is shown where center and engine are one process.",
     first: "from",
     second: "to",
@@ -60,6 +61,7 @@ const WORDS = {
     heard: "弹幕列表",
     edit: "不停机修改代码",
     open: "打开这个文件，把第一行改成第二行，保存。弹幕变成金色，没有一个连接断开。",
+    own: "修改这个文件并保存：新版本立即生效，没有一个连接断开。",
     none: "中心和引擎在同一个进程中时，这里显示脚本。",
     first: "从",
     second: "改为",
@@ -116,8 +118,10 @@ function write() {
 
 function writeScript() {
   const w = words();
-  if (shown) $("edit").replaceChildren(w.open, " ", code(shown.file));
+  const shipped = shown && (shown.text.includes(FROM) || shown.text.includes(TO));
+  if (shown) $("edit").replaceChildren(shipped ? w.open : w.own, " ", code(shown.file));
   else $("edit").replaceChildren(w.none, " ", code(script?.entry ?? ""));
+  $("from").hidden = $("to").hidden = !shipped;
   $("from").replaceChildren(`${w.first} `, code(FROM));
   $("to").replaceChildren(`${w.second} `, code(TO));
   $("version").textContent = script ? w.version(script.version, answer) : "";
@@ -153,7 +157,7 @@ function fly(text, kind) {
   // The way is as long as the screen and the text; its end has come in when the text has passed.
   const [way, long] = [$("screen").clientWidth, line.clientWidth];
   free[lane] = now + (9000 * long) / (way + long) + 400;
-  $("heard").prepend(item(text));
+  $("heard").prepend(Object.assign(document.createElement("p"), { textContent: text }));
   while ($("heard").children.length > 50) $("heard").lastChild.remove();
 }
 

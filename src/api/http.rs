@@ -22,7 +22,7 @@ use super::linger::Lingering;
 use super::stage::Stage;
 use super::state::{Api, DRAIN};
 use super::ws::{self, Access};
-use super::{center, pages};
+use super::{center, console, pages};
 use crate::shard::hold::{Counted, UnderWay};
 use crate::shard::transport::Transport;
 use crate::telemetry::metrics::labels::{ApiCall, CallResult};
@@ -45,6 +45,11 @@ enum Route {
     Metrics,
     Channels,
     Client,
+    /// `/console` without the slash.
+    Moved,
+    Page(&'static console::Page),
+    Figures,
+    Script,
 }
 
 impl Route {
@@ -55,12 +60,35 @@ impl Route {
             ("/metrics", _) => Route::Metrics,
             ("/version", true) => Route::Version,
             ("/v1/nodes", true) => Route::Nodes,
+            (console::CALLS, true) => Route::Moved,
+            (console::FIGURES, true) => Route::Figures,
+            (console::SCRIPT, true) => Route::Script,
+            (path, true) => match console::find(path) {
+                Some(page) => Route::Page(page),
+                None => Route::call(path.strip_prefix(console::CALLS)?)?,
+            },
             (ws::PATH, false) => Route::WebSocket,
-            ("/v1/channels", false) => Route::Channels,
-            (path, false) if path.starts_with(CLIENTS) => Route::Client,
-            (path, false) => Route::Mesh(Call::find(path)?),
-            _ => return None,
+            (path, false) => Route::call(path)?,
         })
+    }
+
+    /// A call of back ends; the console makes it, too.
+    fn call(path: &str) -> Option<Route> {
+        Some(match path {
+            "/v1/channels" => Route::Channels,
+            path if path.starts_with(CLIENTS) => Route::Client,
+            path => Route::Mesh(Call::find(path)?),
+        })
+    }
+
+    /// Whether at the center's port it is a part of the console.
+    fn is_of_console(self) -> bool {
+        match self {
+            Route::Mesh(_) | Route::Channels | Route::Client => true,
+            Route::Moved | Route::Page(_) | Route::Figures | Route::Script => true,
+            Route::WebSocket => false,
+            Route::Health | Route::Ready | Route::Version | Route::Nodes | Route::Metrics => false,
+        }
     }
 
     fn takes(self, method: &Method) -> bool {
@@ -85,6 +113,7 @@ impl Route {
             Route::Mesh(call) => Some(Right::to(call)),
             Route::WebSocket => Some(Right::Write),
             Route::Version | Route::Nodes | Route::Metrics | Route::Channels | Route::Client => Some(Right::Read),
+            Route::Moved | Route::Page(_) | Route::Figures | Route::Script => Some(Right::Read),
             Route::Health | Route::Ready => None,
         }
     }
@@ -101,6 +130,7 @@ impl Route {
             Route::Metrics => ApiCall::Metrics,
             Route::Channels => ApiCall::Channels,
             Route::Client => ApiCall::Client,
+            Route::Moved | Route::Page(_) | Route::Figures | Route::Script => ApiCall::Console,
         }
     }
 }
@@ -207,7 +237,7 @@ impl Api {
         timeout_after: Option<Duration>,
         on: Connection<'_>,
     ) -> Response<Full<Bytes>> {
-        let route = Route::find(request.uri().path(), caller.center);
+        let route = Route::find(request.uri().path(), caller.center).filter(|route| self.has(*route, caller));
         let (mut response, result, origin) = match self.check_request(route, &request, caller) {
             // Browsers ask without credentials.
             Ok(Some(origin)) if pages::is_preflight(&request) => {
@@ -239,6 +269,15 @@ impl Api {
         response
     }
 
+    /// Whether the configuration has it.
+    fn has(&self, route: Route, caller: Caller) -> bool {
+        let config = self.config.load();
+        match route {
+            Route::Page(page) if !page.is_served(&config) => false,
+            route => !caller.center || !route.is_of_console() || config.console,
+        }
+    }
+
     /// Checks whether a request may be served. Returns the origin of the page that makes it, if a listed page does.
     fn check_request(
         &self,
@@ -248,7 +287,15 @@ impl Api {
     ) -> Result<Option<HeaderValue>, ApiError> {
         let host = pages::check_form(request)?;
         let config = self.config.load();
-        match pages::check_page(request.headers(), host, &config, caller) {
+        let target = match route {
+            Some(route) if !caller.center || !route.is_of_console() || console::check_open(&config).is_err() => {
+                pages::Target::Other
+            }
+            Some(Route::Page(_) | Route::Moved) => pages::Target::OwnPage,
+            Some(_) => pages::Target::OwnCall,
+            None => pages::Target::Other,
+        };
+        match pages::check_page(request.headers(), host, &config, caller, target) {
             // A health probe is answered to everybody.
             Err(_) if matches!(route, Some(Route::Health)) => Ok(None),
             checked => checked,
@@ -284,6 +331,9 @@ impl Api {
         let Some(route) = route else { return Err(ApiError::NotFound) };
         if !route.takes(request.method()) {
             return Err(ApiError::MethodNotAllowed(route.methods()));
+        }
+        if caller.center && route.is_of_console() {
+            console::check_open(&self.config.load())?;
         }
         let limit = self.config.load().api.max_body_size;
         let answer = match route {
@@ -325,8 +375,19 @@ impl Api {
             Route::Version => Answer::ok(&center::version()),
             Route::Nodes => Answer::ok(&self.nodes(caller.local)),
             Route::Metrics => self.page(caller.center).await?,
+            Route::Moved => console::moved(),
+            Route::Page(page) => page.answer(),
+            Route::Figures => {
+                let write = self.check(&self.config.load(), authorization, caller, Right::Write, on.taken);
+                Box::pin(self.figures(matches!(write, Some(Ok(()))))).await?
+            }
+            Route::Script => Box::pin(self.script()).await?,
             Route::Channels => Box::pin(self.channels(request.uri().query().unwrap_or_default())).await?,
-            Route::Client => Box::pin(self.client(request.uri().path().trim_start_matches(CLIENTS))).await?,
+            Route::Client => {
+                let path = request.uri().path();
+                let id = path.rsplit_once(CLIENTS).map_or(path, |(_, id)| id);
+                Box::pin(self.client(id)).await?
+            }
         };
         Ok(answer.into_parts())
     }

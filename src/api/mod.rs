@@ -3,7 +3,7 @@
 //!
 //! From the bottom up: `error`, `params` (what the JSON says), `call` (one publish, one send), `idempotency`; `callers`,
 //! `login_throttle` and `verifier`; `work_time`; `stage`; `state`, which holds all of them for a worker; `moving`; `publish` and `batch`, `auth`, `pages`,
-//! `center`, `dispatch`; `ws`; `fast_path` and `http`, the two ways a request is read; `serve`, the life of a
+//! `center`, `dispatch`, `console`; `ws`; `fast_path` and `http`, the two ways a request is read; `serve`, the life of a
 //! connection.
 
 mod answer;
@@ -15,6 +15,7 @@ mod callers;
 mod center;
 mod channel_call;
 mod command;
+mod console;
 mod dispatch;
 pub mod error;
 mod fast_path;

@@ -31,7 +31,7 @@ mod unanswered;
 use futures_util::future::Either;
 use smallvec::SmallVec;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 use tokio::sync::oneshot;
 
@@ -41,8 +41,8 @@ use self::link::{Link, Request};
 use self::members::{Phase, Shared};
 use self::receipt::{Subscribed, Told};
 use crate::hub::{
-    ChannelAction, ChannelCommand, ConnCommand, Counts, Delivery, Hub, InterestSink, PendingCounts, Publication,
-    PublishOptions, WorkerSet,
+    ChannelAction, ChannelCommand, ConnCommand, Counts, Delivery, Hub, InterestSink, NodeFigures, PendingCounts,
+    Publication, PublishOptions, WorkerSet,
 };
 use crate::ids::{ClientId, NodeId, WorkerId};
 use crate::message::{Channel, Key, Kind, Message};
@@ -59,6 +59,10 @@ pub struct Mesh {
     started: SystemTime,
     /// The other nodes; none with the memory engine.
     others: Option<Arc<Shared>>,
+    /// Others do not tell this node of their channels, as it is no engine: what is for a channel goes to all of them.
+    untold: bool,
+    /// Tells how this node is.
+    figures: OnceLock<Box<dyn Fn() -> NodeFigures + Send + Sync>>,
 }
 
 /// Tells the other nodes of this one's channels.
@@ -87,12 +91,22 @@ pub struct Behind {
 impl Mesh {
     /// A mesh of this process alone.
     pub fn new(hub: Arc<Hub>, node: NodeId) -> Mesh {
-        Mesh { hub, node, started: SystemTime::now(), others: None }
+        Mesh { hub, node, started: SystemTime::now(), others: None, untold: false, figures: OnceLock::new() }
     }
 
     /// One with other nodes. The hub tells them of its channels by [`Interest`].
     pub fn with_others(self, others: Arc<Shared>) -> Mesh {
         Mesh { others: Some(others), ..self }
+    }
+
+    /// The same for a node that has no clients: others do not tell it of their channels.
+    pub fn without_clients(self) -> Mesh {
+        Mesh { untold: true, ..self }
+    }
+
+    /// Sets what tells how this node is: called by any thread, without waiting. Only the first call counts.
+    pub fn tell_figures(&self, figures: impl Fn() -> NodeFigures + Send + Sync + 'static) {
+        let _ = self.figures.set(Box::new(figures));
     }
 
     /// The other nodes; None with the memory engine.
@@ -143,9 +157,10 @@ impl Mesh {
         })
     }
 
-    /// The other nodes that have subscribers of a channel.
+    /// The other nodes that have subscribers of a channel, or may have some.
     fn others_of(&self, channel: &Channel) -> Remote {
         match &self.others {
+            Some(others) if self.untold => Remote::new(others.all_links().into(), others),
             Some(others) => Remote::new(others.links_of(hash(channel.as_str())), others),
             None => Remote::default(),
         }

@@ -231,6 +231,8 @@ pub enum Message<'a> {
         /// How many there are.
         count: u64,
     },
+    /// How is the receiving node? Answered by [`Message::Answer`].
+    Figures,
 }
 
 /// A node as a center knows it.
@@ -395,7 +397,7 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 /// How many kinds of messages this version knows.
-const KINDS: u8 = 21;
+const KINDS: u8 = 22;
 
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 mod channel;
 mod command;
 mod delivery;
+mod figures;
 pub mod history;
 mod interest;
 mod lanes;
@@ -32,6 +33,7 @@ use rooms::Rooms;
 pub use channel::{Joined, Left};
 pub use command::{ChannelAction, ChannelCommand, CommandError, CommandReply, ConnCommand};
 pub use delivery::{Backlog, Delivery, Except, MAX_EXCEPT, Publication, PublishOptions};
+pub use figures::{MAX_FIGURE_TEXT, NodeFigures, ScriptFigures, ServerFigures};
 pub use interest::InterestSink;
 pub use mailbox::{MAILBOX_BYTES, Mailbox, Refused};
 pub use order::{Ordered, Recipient, enveloped};

@@ -8,7 +8,7 @@ use super::peer::suspect;
 use super::{AnswerReply, Clients, CommandReply, Delivery, Node, OnceReply, Payload, Telling};
 use crate::cluster::link::Request;
 use crate::cluster::protocol::{self, Message, Messages, Published, Reply, Run, read_addresses, read_answer};
-use crate::hub::{ChannelAction, CommandError, Counts, PendingCounts};
+use crate::hub::{ChannelAction, CommandError, Counts, PendingCounts, Question};
 
 /// A message as it stands in a frame; with who is left out, and its key.
 fn payload(frame: &Bytes, binary: bool, data: &[u8], (except, key): (&[u8], Option<&str>)) -> Payload {
@@ -172,6 +172,9 @@ impl<C: Clients> Node<C> {
                     // What is no question is not answered.
                     let Some(question) = asking.question() else { return };
                     Delivery::Ask { question, reply: AnswerReply::new(peer.link.clone(), request) }
+                }
+                Message::Figures => {
+                    Delivery::Ask { question: Question::Figures, reply: AnswerReply::new(peer.link.clone(), request) }
                 }
                 Message::Answer { request, answer } => {
                     if let Some(Request::Answer(reply)) = peer.link.take_request(request)

@@ -176,6 +176,8 @@ labels! {
         Channels = "mesh.channels",
         /// What is known of a client.
         Client = "mesh.client",
+        /// A page of the console or what only it asks for.
+        Console = "console",
         /// A command to a connection.
         Conn = "conn.call",
         /// Consuming topics.

@@ -1,4 +1,4 @@
-# shellcheck shell=sh
+# shellcheck shell=sh disable=SC2154
 # What the scripts of this folder share; they set `root`, the folder of the sources, and source it.
 
 die() {

@@ -4,6 +4,7 @@
 set -eu
 umask 022
 root=$(cd "$(dirname "$0")/.." && pwd)
+# shellcheck source=packaging/common.sh
 . "$root/packaging/common.sh"
 
 [ $# -ge 1 ] || die "usage: $0 PROGRAM [FOLDER]"

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT / "clients/python"))
 sys.dont_write_bytecode = True
 from connmix.websocket import WebSocket  # noqa: E402
 
-PATIENCE = 60
+PATIENCE = float(os.environ.get('PATIENCE', 60))
 TOKEN = "a-token-for-the-trial"
 
 
@@ -51,7 +51,8 @@ def eventually(what, condition):
         if found:
             return found
         time.sleep(0.02)
-    sys.exit(f"it never came to that: {what}")
+    said = "\n".join(program.said() for program in Program.all)
+    sys.exit(f"it never came to that: {what}\n{said}")
 
 
 def request(url, body=None, token=None):
@@ -91,9 +92,12 @@ def deliver(clients, api, path, channel, subscription, token=None, host="127.0.0
 class Program:
     """A running program and its output."""
 
+    all = []
+
     def __init__(self, *command, **more):
         self.log = tempfile.TemporaryFile()
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, **more)
+        Program.all.append(self)
 
     def said(self):
         self.log.seek(0)
@@ -203,7 +207,7 @@ def contain(tree, args, mounts=(), environment=(), address="127.0.0.1"):
     run("mount", "-t", "proc", "proc", f"{root}/proc")
     for source, target in mounts:
         run("mount", "--bind", source, root + target)
-    command = ["chroot", "--userspec=65532:65532", "--groups=", root, "/usr/bin/connmix", *args]
+    command = [shutil.which("chroot", path="/usr/sbin:/usr/bin"), "--userspec=65532:65532", "--groups=", root, "/usr/bin/connmix", *args]
     return Program(*command, env=dict(environment), cwd="/")
 
 

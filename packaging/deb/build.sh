@@ -1,17 +1,20 @@
 #!/bin/sh
 # Builds the Debian package of a program that is there:  packaging/deb/build.sh target/release/connmix [FOLDER]
 # It needs dpkg-deb and nothing of debhelper. The package is written to FOLDER (the current one unless told), and its path is printed.
-# COMPRESSION=none makes it quickly (dpkg-deb -Z); THIRD_PARTY names a file with the licences, if they are gathered already.
+# COMPRESSION=none makes it quickly (dpkg-deb -Z); THIRD_PARTY names a file with the licences, if they are gathered already; MAINTAINER says
+# who builds it.
 set -eu
 umask 022
 root=$(cd "$(dirname "$0")/../.." && pwd)
 here=$root/packaging
+# shellcheck source=packaging/common.sh
 . "$here/common.sh"
 
 [ $# -ge 1 ] || die "usage: $0 PROGRAM [FOLDER]"
 binary=$1
 target=${2:-.}
 version=$(version)
+maintainer=${MAINTAINER:-The connmix contributors <packages@connmix.invalid>}
 architecture=$(architecture "$binary")
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(epoch)}
 export SOURCE_DATE_EPOCH
@@ -36,8 +39,13 @@ ln -s ../examples "$doc/docs/examples"
 ln -s ../examples/clients "$doc/docs/clients"
 install -m 644 "$here/systemd/sysctl.conf" "$here/systemd/logrotate" "$doc/examples/"
 install -m 644 "$here/deb/README.Debian" "$here/deb/copyright" "$doc/"
-gzip -9n <"$doc/CHANGELOG.md" >"$doc/changelog.gz"
-rm "$doc/CHANGELOG.md"
+gzip -9n >"$doc/changelog.gz" <<END
+connmix ($version) unstable; urgency=medium
+
+  * CHANGELOG.md in this folder tells what has changed.
+
+ -- $maintainer  $(date --utc --rfc-email --date "@$SOURCE_DATE_EPOCH")
+END
 notices "$doc/THIRD-PARTY.txt"
 gzip -9n "$doc/THIRD-PARTY.txt"
 
@@ -50,7 +58,8 @@ if page=$(tell man) && [ -n "$page" ]; then
     printf '%s\n' "$page" | gzip -9n >"$tree/usr/share/man/man1/connmix.1.gz"
 fi
 for shell in bash zsh fish; do
-    words=$(tell completions "$shell") && [ -n "$words" ] || continue
+    words=$(tell completions "$shell") || continue
+    [ -n "$words" ] || continue
     case $shell in
     bash) file=bash-completion/completions/connmix ;;
     zsh) file=zsh/vendor-completions/_connmix ;;
@@ -72,7 +81,7 @@ cat >"$tree/DEBIAN/control" <<END
 Package: connmix
 Version: $version
 Architecture: $architecture
-Maintainer: The connmix contributors <connmix@localhost.localdomain>
+Maintainer: $maintainer
 Installed-Size: $(du -sk --apparent-size "$tree" | cut -f1)
 Depends: adduser, libc6 (>= ${libc:-2.36}), libgcc-s1 (>= 3.0)
 Suggests: nginx, prometheus

@@ -5,6 +5,7 @@
 set -eu
 umask 022
 root=$(cd "$(dirname "$0")/../.." && pwd)
+# shellcheck source=packaging/common.sh
 . "$root/packaging/common.sh"
 
 [ $# -eq 2 ] || die "usage: $0 PROGRAM FOLDER"

@@ -16,7 +16,7 @@ use tracing::level_filters::LevelFilter;
 
 use self::signals::{Signals, Wish};
 use crate::bench::Bench;
-use crate::config::{Config, Format, Home, Level, Listen, NodeRole, load, print, production};
+use crate::config::{Config, Format, Home, Level, Listen, NodeRole, explain, load, print, production};
 use crate::engine::{
     Engine, HAS_CLUSTER, Listeners, WITHOUT_CLUSTER, check_certificates, check_scripts, check_watchdog,
 };
@@ -79,6 +79,9 @@ struct Check {
     /// Look for what should not be in force where strangers come: an open API, a file that others can read, and the like
     #[arg(long)]
     production: bool,
+    /// Say which rule of engine.channels holds for a channel of that name, and why, instead of checking the scripts
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["strict", "production"])]
+    explain: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -169,6 +172,11 @@ fn show(what: &Show) -> Result<(), String> {
 fn check(what: &Check) -> Result<(), String> {
     // Both kinds of problems at once: scripts can be checked as soon as the configuration can be read.
     let config = load(&what.file)?;
+    if let Some(name) = &what.explain {
+        let said = explain::channel(&config, name).map_err(|wrong| wrong.to_string())?;
+        said.lines().for_each(|line| say!("{}", for_terminal(line)));
+        return Ok(());
+    }
     let mut warnings = check_scripts(&config)?;
     warnings.extend(check_certificates(&config)?);
     config.notes.iter().for_each(|note| say!("note: {}", for_terminal(note)));

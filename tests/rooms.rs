@@ -217,6 +217,19 @@ async fn channels_are_listed_by_prefix_and_clients_by_id() {
     let over_ws: Value =
         serde_json::from_str(&api.ask(&json!({"m": "mesh.client", "p": {"c": id}}).to_string()).await).unwrap();
     assert_eq!(over_ws["r"]["channels"], reply["r"]["channels"]);
+    // What it has sent and got, and since when it is there.
+    let figures = async || {
+        let (_, reply) = get(engine.at.api, &format!("/v1/clients/{id}")).await;
+        let reply: Value = serde_json::from_str(&reply).unwrap();
+        ["since", "in", "out"].map(|figure| reply["r"][figure].as_u64().unwrap())
+    };
+    let before = figures().await;
+    engine.publish_to("video:2", "published", 1).await;
+    assert_eq!(clients[2].text().await, "published");
+    clients[2].ask("return 'sent'").await;
+    assert_eq!(figures().await, [before[0], before[1] + 1, before[2] + 2]);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    assert!((now - 3600..=now).contains(&before[0]), "{before:?} at {now}");
     clients.remove(2).close().await;
     let gone = async || (get(engine.at.api, &format!("/v1/clients/{id}")).await.0 == 404).then_some(());
     eventually("there is no such client", gone).await;

@@ -56,6 +56,11 @@ pub(super) enum Told {
         channels: Vec<String>,
         subscriptions: u64,
         waiting: u64,
+        since: u64,
+        #[serde(rename = "in")]
+        read: u64,
+        #[serde(rename = "out")]
+        sent: u64,
     },
 }
 
@@ -249,6 +254,9 @@ impl Enqueued {
                     channels: info.channels,
                     subscriptions: info.subscriptions,
                     waiting: info.waiting,
+                    since: info.since,
+                    read: info.read,
+                    sent: info.sent,
                 },
                 None if unanswered > 0 => return Err(ApiError::NotObeyed(CommandError::Unanswered(client))),
                 None => return Err(gone(client.get())),

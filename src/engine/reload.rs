@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::certificates::{self, Certificates};
 use super::scripts::check_script;
 use crate::config::reload::{compare, merge};
-use crate::config::{Config, Level, load};
+use crate::config::{Config, Level, Server, load};
 use crate::lint::explained;
 use crate::script::program::{Program, Stamp, shown, stamp};
 use crate::script::vm::{Vm, VmLimits};
@@ -363,6 +363,9 @@ impl Supervisor {
             tracing::warn!("the API on {} is open to everybody now: no access.users are configured", open.addr);
         }
         self.certificates.take(certificates);
+        if merged.servers.iter().any(Server::has_event_streams) {
+            self.metrics.show_streams();
+        }
         self.config.store(Arc::new(merged));
         self.tell(|| Control::Configure).await;
         for server in scripts_differ {

@@ -91,6 +91,12 @@ pub struct ClientInfo {
     pub subscriptions: u64,
     /// Bytes that wait to be written to it.
     pub waiting: u64,
+    /// When it came, in seconds of Unix time.
+    pub since: u64,
+    /// Messages that it has sent.
+    pub read: u64,
+    /// Messages that were put into its outbox.
+    pub sent: u64,
 }
 
 /// What a question came to, as far as it has been answered.

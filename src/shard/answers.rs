@@ -74,6 +74,9 @@ impl Shard {
             channels,
             subscriptions,
             waiting: conn.waiting() as u64,
+            since: conn.traffic.since(),
+            read: conn.traffic.read(),
+            sent: conn.traffic.sent(),
         }
     }
 }

@@ -43,6 +43,14 @@ impl Shard {
                 conn.close(CloseReason::Requested { code, reason });
                 Ok(())
             }
+            // To who does not know the token there is no such client.
+            ConnCommand::Receive { token, message } => {
+                let posted = conn.posted().filter(|posted| posted.token().is(token));
+                let posted = posted.ok_or(CommandError::NotConnected(conn.client_id.get()))?;
+                let taken = posted.push(message);
+                conn.wake();
+                taken.then_some(()).ok_or(CommandError::Busy(conn.client_id))
+            }
         }
     }
 }

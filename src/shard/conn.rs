@@ -10,7 +10,9 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use super::context::Context;
 use super::framing::Framing;
 use super::outbox::{FRAME, Frame, Outbox};
+use super::posted::Posted;
 use super::server_context::ServerContext;
+use super::traffic::Traffic;
 use super::transport::Transport;
 use crate::hub::topics::Member;
 use crate::ids::ClientId;
@@ -43,6 +45,16 @@ pub enum Hearing {
     Over,
 }
 
+/// What has come from the client and others than the connection's task put there, or read.
+enum Incoming {
+    /// Nothing: frames are its task's own.
+    Frames,
+    /// Messages that came by requests.
+    Posted(Box<Posted>),
+    /// Bytes that a socket server's client has sent and its script has not consumed.
+    Bytes(Box<RefCell<BytesMut>>),
+}
+
 /// How far a connection's end has come. Boxed, since most connections have none yet.
 enum End {
     /// The client has gone, or is about to: it takes nothing more, and handlers' waits end. What it sent before is
@@ -69,8 +81,7 @@ pub struct Conn {
     /// Its socket.
     pub transport: Transport,
     outbox: RefCell<Outbox>,
-    /// Bytes that a socket server's client has sent and its script has not consumed; None for a WebSocket.
-    received: Option<Box<RefCell<BytesMut>>>,
+    incoming: Incoming,
     /// The context that scripts and back ends set.
     pub context: RefCell<Context>,
     /// None: it is open.
@@ -101,6 +112,8 @@ pub struct Conn {
     blocked: Cell<bool>,
     /// In the shard's list of connections to write.
     pub(super) dirty: Cell<bool>,
+    /// What it has sent and got.
+    pub traffic: Traffic,
 }
 
 impl Conn {
@@ -113,9 +126,10 @@ impl Conn {
         transport: Transport,
         now: u32,
     ) -> Conn {
-        let received = match framing {
-            Framing::WebSocket(_) => None,
-            Framing::Script => Some(Box::default()),
+        let incoming = match framing {
+            Framing::WebSocket(_) => Incoming::Frames,
+            Framing::EventStream => Incoming::Posted(Box::new(Posted::new())),
+            Framing::Script => Incoming::Bytes(Box::default()),
         };
         Conn {
             client_id,
@@ -126,7 +140,7 @@ impl Conn {
             served,
             transport,
             outbox: RefCell::default(),
-            received,
+            incoming,
             context: RefCell::default(),
             end: RefCell::default(),
             task: Cell::default(),
@@ -142,6 +156,7 @@ impl Conn {
             corked: Cell::new(true),
             blocked: Cell::new(true),
             dirty: Cell::new(false),
+            traffic: Traffic::begin(),
         }
     }
 
@@ -194,7 +209,18 @@ impl Conn {
     /// The bytes of a socket server's connection that have come and are not consumed. Not to be borrowed while a script
     /// runs.
     pub fn received(&self) -> Option<&RefCell<BytesMut>> {
-        self.received.as_deref()
+        match &self.incoming {
+            Incoming::Bytes(received) => Some(received),
+            Incoming::Frames | Incoming::Posted(_) => None,
+        }
+    }
+
+    /// The messages of an event stream's client that wait for its handler.
+    pub fn posted(&self) -> Option<&Posted> {
+        match &self.incoming {
+            Incoming::Posted(posted) => Some(posted),
+            Incoming::Frames | Incoming::Bytes(_) => None,
+        }
     }
 
     /// The client's address, as scripts are told.

@@ -31,7 +31,7 @@ impl Shard {
                 match self.get(client_id) {
                     Some(conn) => match conn.framing {
                         Framing::Script => rest = Some((vec![conn], message)),
-                        framing @ Framing::WebSocket(_) => {
+                        framing @ (Framing::WebSocket(_) | Framing::EventStream) => {
                             counts.add(self.send(&conn, message.kind(), message.data()));
                             self.count_delivered(framing, counts.reached, &ack);
                         }
@@ -88,7 +88,7 @@ impl Shard {
             match encoded {
                 false => self.counts_of(&conn).dropped.one(DropCause::Encode),
                 true if !reached => self.count_dropped(&conn),
-                true => {}
+                true => conn.traffic.count_sent(),
             }
             done += 1;
             if enough() && !encoding.conns.as_slice().is_empty() {
@@ -108,6 +108,8 @@ impl Shard {
         let (topics, conns) = (self.topics.borrow(), self.conns.borrow());
         let message = &publication.message;
         let (mut frames, mut scripted) = (MessageFrames::new(message.kind(), message.data()), Vec::new());
+        // Event streams that have it.
+        let mut streams = 0;
         for &member in topics.members(publication.channel.as_str()) {
             let Some(conn) = conns.get(member as usize) else {
                 counts.add(false);
@@ -123,16 +125,26 @@ impl Shard {
                 }
                 Framing::WebSocket(None) => frames.plain().clone(),
                 Framing::WebSocket(Some(window)) => self.compressed(conn, window, &mut frames),
+                Framing::EventStream => {
+                    streams += 1;
+                    frames.event().clone()
+                }
             };
             let reached = self.push(conn, frame);
             counts.add(reached);
-            if !reached {
+            if reached {
+                conn.traffic.count_sent();
+            } else {
+                streams -= u64::from(conn.framing == Framing::EventStream);
                 self.count_dropped(conn);
             }
         }
-        let framing = Framing::WebSocket(None);
-        framing.counts(&self.counts).sent.add(counts.reached);
-        self.count_delivered(framing, counts.reached, ack);
+        for (framing, reached) in
+            [(Framing::WebSocket(None), counts.reached - streams), (Framing::EventStream, streams)]
+        {
+            framing.counts(&self.counts).sent.add(reached);
+            self.count_delivered(framing, reached, ack);
+        }
         scripted
     }
 

@@ -18,8 +18,10 @@ pub mod meter;
 pub mod moves;
 pub mod outbox;
 pub mod peer;
+mod posted;
 mod rooms;
 pub mod server_context;
+pub mod traffic;
 pub mod transport;
 mod waits;
 
@@ -40,7 +42,7 @@ use crate::message::{Channel, Kind};
 use crate::telemetry::metrics::counters::{ProtocolCounts, ShardCounts};
 use crate::telemetry::metrics::labels::{DropCause, EndReason};
 use crate::wire::deflate::Window;
-use crate::wire::frame;
+use crate::wire::{event_stream, frame};
 use compression::{Compression, MessageFrames};
 use conn::{Conn, Pushed};
 use encoding::Encoding;
@@ -94,8 +96,8 @@ pub struct Arrival {
     pub transport: Transport,
     /// The client's address.
     pub remote: SocketAddr,
-    /// Messages may be compressed, as the handshake of a WebSocket has agreed.
-    pub deflate: Option<Window>,
+    /// How its messages are framed, as its handshake has agreed.
+    pub framing: Framing,
 }
 
 impl Shard {
@@ -161,8 +163,7 @@ impl Shard {
         let mut conns = self.conns.borrow_mut();
         let entry = conns.vacant_entry();
         let slot = entry.key() as Member;
-        let Arrival { served, transport, remote, deflate } = arrival;
-        let framing = Framing::of(served.protocol, deflate);
+        let Arrival { served, transport, remote, framing } = arrival;
         let conn = Conn::new(client_id, slot, remote, framing, served, transport, self.now());
         let conn = Rc::new(conn);
         let unsent = conn.served.limits.get().unsent_limit;
@@ -269,6 +270,12 @@ impl Shard {
         conn.framing.counts(&self.counts)
     }
 
+    /// Counts a message that a connection's client has sent.
+    pub fn count_read(&self, conn: &Conn) {
+        conn.traffic.count_read();
+        self.counts_of(conn).read.add(1);
+    }
+
     /// Counts a message for a connection that did not take it.
     #[cold]
     fn count_dropped(&self, conn: &Conn) {
@@ -314,7 +321,10 @@ impl Shard {
     pub fn send(&self, conn: &Rc<Conn>, kind: Kind, data: &[u8]) -> bool {
         let sent = !conn.is_closing() && self.push(conn, self.frame(conn, kind, data));
         match sent {
-            true => self.counts_of(conn).sent.add(1),
+            true => {
+                conn.traffic.count_sent();
+                self.counts_of(conn).sent.add(1);
+            }
             false => self.count_dropped(conn),
         }
         sent
@@ -325,6 +335,7 @@ impl Shard {
         match conn.framing {
             Framing::WebSocket(None) => frame::encode(kind, data),
             Framing::WebSocket(Some(window)) => self.compressed(conn, window, &mut MessageFrames::new(kind, data)),
+            Framing::EventStream => event_stream::encode(kind, data),
             Framing::Script => data.into(),
         }
     }

@@ -11,6 +11,7 @@ mod process;
 mod render;
 mod window;
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::RuntimeMetrics;
@@ -26,6 +27,8 @@ const MAX_PARTS: usize = 100;
 /// The process's metrics. Any thread may read them.
 pub struct Metrics {
     servers: Vec<ServerInfo>,
+    /// Some server's clients may have event streams, or could.
+    streams: AtomicBool,
     workers: Mutex<Vec<WorkerCounts>>,
     watches: Mutex<Vec<GaugeFunction>>,
     /// By protocol and scenario.
@@ -100,11 +103,17 @@ impl Metrics {
         let window = || Window::new(max_age, parts.min(MAX_PARTS), now);
         Metrics {
             servers,
+            streams: AtomicBool::default(),
             workers: Mutex::default(),
             watches: Mutex::default(),
             windows: Mutex::new(std::array::from_fn(|_| std::array::from_fn(|_| window()))),
             reloads: ReloadCounts::default(),
         }
+    }
+
+    /// Some server's clients may have event streams: from now on they are on the page.
+    pub fn show_streams(&self) {
+        self.streams.store(true, Relaxed);
     }
 
     /// Registers a worker that has begun; from now on it is on the page.

@@ -43,7 +43,7 @@ pub(super) fn log_refusal(refusal: &Refusal, peer: SocketAddr) {
 pub(super) async fn refuse(
     worker: &Worker,
     server: usize,
-    mut transport: Transport,
+    transport: Transport,
     refusal: &Refusal,
     cause: RefusalCause,
     method: &str,
@@ -51,8 +51,13 @@ pub(super) async fn refuse(
 ) {
     worker.servers[server].served.counts.refused.one(cause);
     log_refusal(refusal, peer);
+    say_and_end(transport, &refusal.response_to(method)).await;
+}
+
+/// Sends a response and ends the connection.
+pub(super) async fn say_and_end(mut transport: Transport, response: &[u8]) {
     let said = async {
-        transport.write_all(&refusal.response_to(method)).await?;
+        transport.write_all(response).await?;
         transport.shutdown().await?;
         // Whatever the client still sends is read, so that the response is not lost to a reset.
         tokio::io::copy(&mut transport, &mut tokio::io::sink()).await

@@ -17,6 +17,7 @@ use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Hook, Returned};
 use crate::shard::Arrival;
+use crate::shard::framing::Framing;
 use crate::shard::server_context::ConnectionPermit;
 use crate::shard::transport::Transport;
 use crate::telemetry::metrics::labels::{Label, RefusalCause};
@@ -94,9 +95,9 @@ fn is_let_in(
 fn insert(worker: &Worker, server: usize, transport: Transport, client: SocketAddr, place: ConnectionPermit) -> Opened {
     let remote = SocketAddr::new(client.ip().to_canonical(), client.port());
     let served = worker.servers[server].served.clone();
-    let conn = worker.shard.insert(Arrival { served, transport, remote, deflate: None });
+    let conn = worker.shard.insert(Arrival { served, transport, remote, framing: Framing::Script });
     worker.shard.open(&conn, None);
-    Opened { conn, place }
+    Opened { conn, place, early: 0 }
 }
 
 /// This protocol has no words for a refusal; TLS has.
@@ -174,7 +175,7 @@ impl Packets {
         };
         self.wanted = 0;
         state.conn.end_message();
-        state.worker.shard.counts_of(&state.conn).read.add(1);
+        state.worker.shard.count_read(&state.conn);
         state.took_messages(1);
         state.start(Hook::Message, HookArgs::bytes(&package));
         state.pinned = None;

@@ -112,11 +112,11 @@ impl<C: Clients> Node<C> {
                     return;
                 }
                 Message::CommandReply { request, problem } => {
-                    if let Some(Request::Command(_, reply)) = peer.link.take_request(request) {
+                    if let Some(Request::Command(client, reply)) = peer.link.take_request(request) {
                         // One that waits no more needs no answer.
                         let _ = reply.send(match problem {
                             None => Ok(()),
-                            Some(problem) => Err(CommandError::Bound(problem.to_owned())),
+                            Some(problem) => Err(CommandError::read(client, problem)),
                         });
                     }
                     return;

@@ -3,7 +3,7 @@
 
 use super::super::log::Output;
 use super::counter::BOUNDS;
-use super::counters::{CompressionCounts, HandlerCounts, PROTOCOLS, SCENARIOS, ServerCounts};
+use super::counters::{CompressionCounts, EVENT_STREAM, HandlerCounts, PROTOCOLS, SCENARIOS, ServerCounts};
 use super::labels::{
     ApiCall, CallResult, CompressionForm, Direction, DropCause, EndReason, Handshake, Label, RateLimit, RefusalCause,
     ReloadResult,
@@ -11,6 +11,7 @@ use super::labels::{
 use super::page::Page;
 use super::process::Process;
 use super::{Kind, Metrics, Of, ServerInfo, WorkerCounts, lock};
+use std::sync::atomic::Ordering::Relaxed;
 
 /// The quantiles of summaries.
 const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
@@ -48,7 +49,10 @@ impl Metrics {
 
     /// The protocols that any server speaks, each with its position.
     fn protocols(&self) -> impl Iterator<Item = (usize, &'static str)> {
-        let spoken = |protocol: &str| self.servers.iter().any(|server| server.protocol == protocol);
+        let streams = self.streams.load(Relaxed);
+        let spoken = move |protocol: &str| {
+            (protocol == EVENT_STREAM && streams) || self.servers.iter().any(|server| server.protocol == protocol)
+        };
         PROTOCOLS.into_iter().enumerate().filter(move |(_, protocol)| spoken(protocol))
     }
 

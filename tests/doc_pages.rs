@@ -70,8 +70,18 @@ async fn device(engine: &TestEngine, uid: &str) -> Client {
     Client::connect(engine.ws(), &format!("/ws?token={uid}.{sign}")).await
 }
 
-async fn next(client: &mut Client) -> Value {
+async fn event(client: &mut Client) -> Value {
     serde_json::from_str(&client.text().await).unwrap()
+}
+
+/// The next event but those of the engine's own: who came, who went, how many are there.
+async fn next(client: &mut Client) -> Value {
+    loop {
+        let event = event(client).await;
+        if !event["event"].as_str().is_some_and(|name| name.starts_with('@')) {
+            return event;
+        }
+    }
 }
 
 async fn ask(client: &mut Client, question: Value) -> Value {
@@ -220,20 +230,16 @@ async fn who_is_online_is_told() {
     let mut bob = device(&engine, "bob").await;
     let mut seen = Vec::new();
     while !seen.contains(&json!({"uid": "bob"})) {
-        let event = next(&mut ann).await;
+        let event = event(&mut ann).await;
         if event["event"] == "@join" {
             seen.push(event["data"]["i"].clone());
         }
     }
     bob.send("who").await;
-    let who = loop {
-        let event = next(&mut bob).await;
-        if event["event"] == "who" {
-            break event;
-        }
-    };
+    let who = next(&mut bob).await;
     assert_eq!(who["n"], 2);
-    let mut names: Vec<_> = who["clients"].as_array().unwrap().iter().map(|client| client["i"]["uid"].clone()).collect();
+    let mut names: Vec<_> =
+        who["clients"].as_array().unwrap().iter().map(|client| client["i"]["uid"].clone()).collect();
     names.sort_by_key(Value::to_string);
     assert_eq!(names, [json!("ann"), json!("bob")]);
     assert_eq!(curl(&engine, HOW, "## Show who is online", 0).await["n"], 2);
@@ -258,11 +264,17 @@ async fn the_chat_of_gateway_worker_runs() {
     let script = block(&page("from/workerman.md"), "and is, as `entry.lua`,", "lua");
     let engine = TestEngine::new(&script);
     let (mut ann, mut bob) = (engine.connect().await, engine.connect().await);
-    assert_eq!(ask(&mut ann, json!({"type": "login", "room": "tea", "name": "Ann"})).await, json!({"type": "login", "name": "Ann"}));
+    assert_eq!(
+        ask(&mut ann, json!({"type": "login", "room": "tea", "name": "Ann"})).await,
+        json!({"type": "login", "name": "Ann"})
+    );
     bob.send(r#"{"type":"ping"}"#).await;
     assert_eq!(ask(&mut bob, json!({"type": "login", "room": "tea", "name": "Bob"})).await["name"], "Bob");
     assert_eq!(next(&mut ann).await["name"], "Bob");
-    assert_eq!(ask(&mut ann, json!({"type": "say", "text": "hi"})).await, json!({"type": "say", "name": "Ann", "text": "hi"}));
+    assert_eq!(
+        ask(&mut ann, json!({"type": "say", "text": "hi"})).await,
+        json!({"type": "say", "name": "Ann", "text": "hi"})
+    );
     assert_eq!(next(&mut bob).await["text"], "hi");
     ann.close().await;
     assert_eq!(next(&mut bob).await, json!({"type": "logout", "name": "Ann"}));
@@ -278,8 +290,10 @@ async fn clients_of_pusher_are_served() {
     let data: Value = serde_json::from_str(hello["data"].as_str().unwrap()).unwrap();
     let socket = data["socket_id"].as_str().unwrap().to_owned();
     next(&mut bob).await;
-    let subscribe = |channel: &str, auth: &str| json!({"event": "pusher:subscribe", "data": {"channel": channel, "auth": auth}});
-    let done = |channel: &str| json!({"event": "pusher_internal:subscription_succeeded", "channel": channel, "data": "{}"});
+    let subscribe =
+        |channel: &str, auth: &str| json!({"event": "pusher:subscribe", "data": {"channel": channel, "auth": auth}});
+    let done =
+        |channel: &str| json!({"event": "pusher_internal:subscription_succeeded", "channel": channel, "data": "{}"});
     assert_eq!(ask(&mut ann, subscribe("news", "")).await, done("news"));
     curl(&engine, "from/pusher.md", "data as a string.", 0).await;
     assert_eq!(next(&mut ann).await, json!({"event": "headline", "channel": "news", "data": "{\"text\":\"Hello\"}"}));
@@ -340,9 +354,13 @@ async fn clients_of_socket_io_are_served() {
     ann.send(r#"42["chat","tea","hello"]"#).await;
     let heard = bob.text().await;
     assert!(heard.starts_with("42[\"chat\",\"") && heard.ends_with(",\"hello\"]"), "{heard}");
-    curl(&engine, "from/socket-io.md", "A back end says `io.to(\"tea\").emit(\"chat\", \"news\", \"Hello\")` so:", 0).await;
+    curl(&engine, "from/socket-io.md", "A back end says `io.to(\"tea\").emit(\"chat\", \"news\", \"Hello\")` so:", 0)
+        .await;
     // The sender did not get her own.
-    assert_eq!((ann.text().await, bob.text().await), ("42[\"chat\",\"news\",\"Hello\"]".into(), "42[\"chat\",\"news\",\"Hello\"]".into()));
+    assert_eq!(
+        (ann.text().await, bob.text().await),
+        ("42[\"chat\",\"news\",\"Hello\"]".into(), "42[\"chat\",\"news\",\"Hello\"]".into())
+    );
     ann.send("41").await;
     assert_eq!(ann.close_frame().await.0, 1000);
 }
@@ -351,8 +369,15 @@ async fn clients_of_socket_io_are_served() {
 async fn links_of_these_pages_lead_somewhere() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     let pages = [
-        "how-do-i.md", "operations.md", "troubleshooting.md", "faq.md",
-        "from/connmix.md", "from/workerman.md", "from/centrifugo.md", "from/pusher.md", "from/socket-io.md",
+        "how-do-i.md",
+        "operations.md",
+        "troubleshooting.md",
+        "faq.md",
+        "from/connmix.md",
+        "from/workerman.md",
+        "from/centrifugo.md",
+        "from/pusher.md",
+        "from/socket-io.md",
     ];
     let mut wrong = Vec::new();
     for name in pages {
@@ -364,7 +389,8 @@ async fn links_of_these_pages_lead_somewhere() {
             }
             let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
             let target = if file.is_empty() { at.clone() } else { at.parent().unwrap().join(file) };
-            let there = fs::read_to_string(&target).map(|text| anchor.is_empty() || anchors(&text).iter().any(|a| a == anchor));
+            let there =
+                fs::read_to_string(&target).map(|text| anchor.is_empty() || anchors(&text).iter().any(|a| a == anchor));
             if !there.unwrap_or(target.is_dir()) {
                 wrong.push(format!("{name}: {link}"));
             }
@@ -378,7 +404,10 @@ fn anchors(page: &str) -> Vec<String> {
     let headings = page.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
     let plain = |heading: &str| -> String {
         let kept = heading.to_lowercase();
-        kept.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).map(|c| if c == ' ' { '-' } else { c }).collect()
+        kept.chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+            .map(|c| if c == ' ' { '-' } else { c })
+            .collect()
     };
     headings.map(plain).collect()
 }

@@ -59,7 +59,9 @@ async fn the_debian_package_is_installed_and_serves_and_is_removed() -> Outcome 
     let said = run(build);
     let package = Path::new(said.lines().last().unwrap());
     let listed = run(command("dpkg-deb", &["--contents", package.to_str().unwrap()]));
-    for file in ["etc/connmix/connmix.yaml", "lib/systemd/system/connmix.service", "usr/share/doc/connmix/THIRD-PARTY.txt.gz"] {
+    for file in
+        ["etc/connmix/connmix.yaml", "lib/systemd/system/connmix.service", "usr/share/doc/connmix/THIRD-PARTY.txt.gz"]
+    {
         assert!(listed.contains(&format!("./{file}")), "{file} in {listed}");
     }
     assert!(!listed.contains("_test.lua"), "{listed}");

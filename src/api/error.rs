@@ -52,6 +52,8 @@ pub enum ApiError {
     Busy,
     /// The limit of WebSocket connections is reached.
     Crowded,
+    /// As many watch as may.
+    Watched,
 }
 
 impl ApiError {
@@ -88,7 +90,7 @@ impl ApiError {
             ApiError::Timeout => CallResult::Timeout,
             ApiError::Unavailable | ApiError::Joining | ApiError::Stuck(_) => CallResult::Unavailable,
             ApiError::TooMany | ApiError::Busy => CallResult::TooMany,
-            ApiError::Crowded => CallResult::Crowded,
+            ApiError::Crowded | ApiError::Watched => CallResult::Crowded,
         }
     }
 
@@ -109,9 +111,11 @@ impl ApiError {
             ApiError::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::Timeout => StatusCode::REQUEST_TIMEOUT,
-            ApiError::Unavailable | ApiError::Joining | ApiError::Stuck(_) | ApiError::Crowded => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            ApiError::Unavailable
+            | ApiError::Joining
+            | ApiError::Stuck(_)
+            | ApiError::Crowded
+            | ApiError::Watched => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::TooMany | ApiError::Busy => StatusCode::TOO_MANY_REQUESTS,
         }
     }
@@ -142,6 +146,7 @@ impl ApiError {
             ApiError::TooMany => "too many wrong credentials from this address; these were not looked at".into(),
             ApiError::Busy => "too many passwords are compared with their hashes now; try again in a second".into(),
             ApiError::Crowded => "too many connections of back ends have opened a WebSocket".into(),
+            ApiError::Watched => "too many watch this engine already".into(),
         }
     }
 }

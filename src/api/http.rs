@@ -1,7 +1,7 @@
 //! The API over general HTTP/1, served by hyper: routes, bodies, statuses, and the upgrade to the WebSocket API.
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{AUTHORIZATION, CONNECTION, HeaderValue};
 use hyper::service::service_fn;
@@ -20,6 +20,7 @@ use super::callers::{Caller, Taken};
 use super::error::ApiError;
 use super::linger::Lingering;
 use super::state::{Api, DRAIN};
+use super::tail::{LINES, Tail, shows_bodies};
 use super::ws::{self, Access};
 use super::{center, pages};
 use crate::shard::transport::Transport;
@@ -43,6 +44,8 @@ enum Route {
     Metrics,
     Channels,
     Client,
+    Tail,
+    Why,
 }
 
 impl Route {
@@ -51,6 +54,8 @@ impl Route {
             ("/healthz", _) => Route::Health,
             ("/readyz", _) => Route::Ready,
             ("/metrics", _) => Route::Metrics,
+            ("/v1/tail", _) => Route::Tail,
+            ("/v1/why", _) => Route::Why,
             ("/version", true) => Route::Version,
             ("/v1/nodes", true) => Route::Nodes,
             (ws::PATH, false) => Route::WebSocket,
@@ -77,12 +82,14 @@ impl Route {
         }
     }
 
-    /// The right it needs; None: anybody (probes).
-    fn right(self) -> Option<Right> {
+    /// The right it needs, with that query; None: anybody (probes).
+    fn right(self, query: &str) -> Option<Right> {
         match self {
             Route::Mesh(call) => Some(Right::to(call)),
             Route::WebSocket => Some(Right::Write),
-            Route::Version | Route::Nodes | Route::Metrics | Route::Channels | Route::Client => Some(Right::Read),
+            // What clients say to each other is more than whether they are there.
+            Route::Tail if shows_bodies(query) => Some(Right::Write),
+            Route::Tail | Route::Why | Route::Version | Route::Nodes | Route::Metrics | Route::Channels | Route::Client => Some(Right::Read),
             Route::Health | Route::Ready => None,
         }
     }
@@ -99,6 +106,8 @@ impl Route {
             Route::Metrics => ApiCall::Metrics,
             Route::Channels => ApiCall::Channels,
             Route::Client => ApiCall::Client,
+            Route::Tail => ApiCall::Tail,
+            Route::Why => ApiCall::Why,
         }
     }
 }
@@ -110,6 +119,8 @@ struct Connection<'a> {
     unread: &'a Cell<bool>,
     /// Set by the request that opens a WebSocket.
     opening: &'a Cell<Option<Access>>,
+    /// Set by a request whose answer goes on: what it goes on with.
+    tail: &'a Cell<Option<Tail>>,
     taken: &'a Taken,
 }
 
@@ -144,7 +155,8 @@ impl Api {
                     // The connection makes room: its task is about to be aborted.
                     std::future::pending::<()>().await;
                 }
-                let on = Connection { unread: &unread, opening: &opening, taken: &taken };
+                let tail = Cell::new(None);
+                let on = Connection { unread: &unread, opening: &opening, tail: &tail, taken: &taken };
                 let mut response = api.answer(request, caller, timeout_after, on).await;
                 if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     // A caller that does not read the answer counts as idle, too.
@@ -154,7 +166,7 @@ impl Api {
                     // Also done below, but this covers callers that never pause.
                     response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok::<_, Infallible>(response)
+                Ok::<_, Infallible>(response.map(|whole| tail.take().map_or(Either::Left(whole), Either::Right)))
             }
         });
         let mut http = hyper::server::conn::http1::Builder::new();
@@ -261,7 +273,8 @@ impl Api {
         let config = self.config.load();
         let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
         // A caller without the right does not learn which paths exist.
-        if let Some(right) = route.map_or(Some(Right::Read), Route::right) {
+        let query = request.uri().query().unwrap_or_default();
+        if let Some(right) = route.map_or(Some(Right::Read), |route| route.right(query)) {
             let checked = self.check(&config, authorization, caller, right, on.taken);
             drop(config);
             let checked = match checked {
@@ -315,6 +328,14 @@ impl Api {
             Route::Version => Answer::ok(&center::version()),
             Route::Nodes => Answer::ok(&self.nodes(caller.local)),
             Route::Metrics => self.page(caller.center).await?,
+            Route::Tail => {
+                let tail = Box::pin(self.tail(request.uri().query().unwrap_or_default())).await?;
+                if request.method() == Method::GET {
+                    on.tail.set(Some(tail));
+                }
+                Answer::text(LINES, String::new())
+            }
+            Route::Why => Answer::to_call(Box::pin(self.why(request.uri().query().unwrap_or_default())).await, None),
             Route::Channels => Box::pin(self.channels(request.uri().query().unwrap_or_default())).await?,
             Route::Client => Box::pin(self.client(request.uri().path().trim_start_matches(CLIENTS))).await?,
         };

@@ -27,9 +27,12 @@ mod login_throttle;
 mod pages;
 pub mod params;
 mod publish;
+mod query;
 mod serve;
 mod state;
+mod tail;
 mod verifier;
+mod why;
 mod work_time;
 mod ws;
 

@@ -12,7 +12,7 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::sync::Notify;
 
-use super::stream::{Stream, Tls};
+use crate::dial::stream::{Stream, Tls};
 use super::target::Target;
 
 const READ_BUFFER: usize = 256 * 1024;

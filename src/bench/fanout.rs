@@ -11,7 +11,7 @@ use tokio::task::spawn_local;
 use super::client::{Counters, Crowd, side_by_side};
 use super::common::Common;
 use super::report::Report;
-use super::stream::Stream;
+use crate::dial::stream::Stream;
 use super::target::Target;
 
 /// A measurement fails after that long without any delivery.

@@ -10,6 +10,8 @@ mod mailbox;
 mod pending;
 mod question;
 mod rooms;
+mod story;
+mod tail;
 #[cfg(test)]
 mod tests;
 pub mod topics;
@@ -33,6 +35,8 @@ pub use interest::InterestSink;
 pub use mailbox::{MAILBOX_BYTES, Mailbox, Refused};
 pub use pending::{Ack, Counts, PendingCounts, ReplyTo, Scenario, SoFar};
 pub use question::{Answer, AnswerTo, ClientInfo, Crowd, MAX_INFO, MAX_PAGE, Present, Question};
+pub use story::{ENDED_CHANNELS, Ended, MAX_TURNS, Story, Turn};
+pub use tail::{Event, MAX_EVENT, MAX_EVENT_BYTES, MAX_EVENTS, Seen, Wanted, Watch};
 pub use workers::WorkerSet;
 
 /// The process's hub.

@@ -4,6 +4,8 @@
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::story::Story;
+use super::tail::{MAX_EVENTS, Seen, Watch};
 use crate::ids::ClientId;
 use crate::message::Channel;
 
@@ -35,14 +37,28 @@ pub enum Question {
     },
     /// What is there to know of a client?
     Client(ClientId),
+    /// What is remembered of a client that may be gone?
+    Story(ClientId),
+    /// What has a watcher to see, since it asked last?
+    Tail(Watch),
 }
 
 impl Question {
+    /// The client that it is about: only that client's worker can answer. None: it is for all workers, or those of a channel.
+    pub fn client(&self) -> Option<ClientId> {
+        match self {
+            Question::Client(client) | Question::Story(client) => Some(*client),
+            Question::Tail(watch) => watch.wanted.client,
+            Question::Presence { .. } | Question::Channels { .. } => None,
+        }
+    }
+
     /// The most entries of its answer.
     pub fn limit(&self) -> usize {
         match self {
             Question::Presence { limit, .. } | Question::Channels { limit, .. } => (*limit).min(MAX_PAGE),
-            Question::Client(_) => 1,
+            Question::Client(_) | Question::Story(_) => 1,
+            Question::Tail(_) => MAX_EVENTS,
         }
     }
 
@@ -51,7 +67,8 @@ impl Question {
         match self {
             Question::Presence { channel, .. } => channel.as_str().len(),
             Question::Channels { prefix, after, .. } => prefix.len() + after.len(),
-            Question::Client(_) => 0,
+            Question::Client(_) | Question::Story(_) => 0,
+            Question::Tail(watch) => watch.wanted.channel.as_ref().map_or(0, |channel| channel.len()),
         }
     }
 }
@@ -106,6 +123,10 @@ pub struct Answer {
     pub more: bool,
     /// Of [`Question::Client`]: None where there is no such client.
     pub client: Option<ClientInfo>,
+    /// Of [`Question::Story`]; None where no worker has answered.
+    pub story: Option<Story>,
+    /// Of [`Question::Tail`].
+    pub seen: Seen,
     /// Nodes that did not answer.
     pub unanswered: u64,
 }
@@ -121,6 +142,8 @@ impl Answer {
         self.count = self.count.saturating_add(other.count);
         self.more |= other.more;
         self.client = self.client.take().or(other.client);
+        self.story = self.story.take().or(other.story);
+        self.seen.add(other.seen);
         self.unanswered = self.unanswered.saturating_add(other.unanswered);
         self.page(limit);
     }
@@ -139,6 +162,7 @@ impl Answer {
         self.more |= self.clients.len() > limit || self.channels.len() > limit;
         self.clients.truncate(limit);
         self.channels.truncate(limit);
+        self.seen.page();
     }
 }
 

@@ -153,6 +153,7 @@ pub(super) async fn run(
         }
     };
     conn.discard_waiting();
+    worker.shard.refuses(&conn, refusal.as_ref().map_or(LEFT, |(refusal, _)| &refusal.text));
     if !let_in {
         worker.remove(&conn);
     }
@@ -308,7 +309,7 @@ async fn ask(worker: &Worker, server: usize, conn: &Rc<Conn>, request: &Request<
         }
         Ok(_) => Verdict::LetIn,
         Err(failure) => {
-            report(Hook::Handshake, &failure, conn);
+            report(Hook::Handshake, &failure, conn, &worker.shard);
             Verdict::Refused(Refusal { status: 500, text: "the handshake handler failed".into() })
         }
     }

@@ -12,7 +12,7 @@ use super::protocol::ProtocolHandler;
 use super::session::{Opened, State};
 use super::task::Task;
 use super::{Worker, proxy, tls};
-use crate::message::{CloseReason, close_code};
+use crate::message::{CloseReason, Kind, close_code};
 use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Hook, Returned};
@@ -174,7 +174,11 @@ impl Packets {
         };
         self.wanted = 0;
         state.conn.end_message();
-        state.worker.shard.counts_of(&state.conn).read.add(1);
+        let shard = &state.worker.shard;
+        shard.counts_of(&state.conn).read.add(1);
+        if shard.tap.is_on() {
+            shard.see_message(&state.conn, Kind::Binary, &package);
+        }
         state.took_messages(1);
         state.start(Hook::Message, HookArgs::bytes(&package));
         state.pinned = None;

@@ -83,7 +83,11 @@ impl Frames {
 
     /// A message has come: its handler runs now, or when those before it have.
     fn message(state: &mut State, inbox: &mut Inbox, kind: Kind, data: &[u8]) {
-        state.worker.shard.counts_of(&state.conn).read.add(1);
+        let shard = &state.worker.shard;
+        shard.counts_of(&state.conn).read.add(1);
+        if shard.tap.is_on() {
+            shard.see_message(&state.conn, kind, data);
+        }
         state.conn.end_message();
         if inbox.is_empty() && state.may_start(Hook::Message) {
             state.start(Hook::Message, HookArgs::message(kind, data));

@@ -266,12 +266,10 @@ mod tests {
         let given: Vec<_> = (0..5).map(|_| parts(ids.issue(node(1)))).collect();
         assert_eq!(given, [(1001, 3), (1001, 200), (1002, 3), (1002, 200), (1003, 3)]);
         let issued = |step, lane| ids.issued(ClientId::from_parts(node(1), step, Lane(lane)));
-        assert_eq!([1000, 1001, 1003, 1004].map(|step| issued(step, 3)), [
-            Issued::Before,
-            Issued::Here,
-            Issued::Here,
-            Issued::Never
-        ]);
+        assert_eq!(
+            [1000, 1001, 1003, 1004].map(|step| issued(step, 3)),
+            [Issued::Before, Issued::Here, Issued::Here, Issued::Never]
+        );
         assert_eq!((issued(1002, 200), issued(1003, 200)), (Issued::Here, Issued::Never));
     }
 

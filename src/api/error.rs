@@ -111,11 +111,9 @@ impl ApiError {
             ApiError::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::Timeout => StatusCode::REQUEST_TIMEOUT,
-            ApiError::Unavailable
-            | ApiError::Joining
-            | ApiError::Stuck(_)
-            | ApiError::Crowded
-            | ApiError::Watched => StatusCode::SERVICE_UNAVAILABLE,
+            ApiError::Unavailable | ApiError::Joining | ApiError::Stuck(_) | ApiError::Crowded | ApiError::Watched => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             ApiError::TooMany | ApiError::Busy => StatusCode::TOO_MANY_REQUESTS,
         }
     }

@@ -89,7 +89,13 @@ impl Route {
             Route::WebSocket => Some(Right::Write),
             // What clients say to each other is more than whether they are there.
             Route::Tail if shows_bodies(query) => Some(Right::Write),
-            Route::Tail | Route::Why | Route::Version | Route::Nodes | Route::Metrics | Route::Channels | Route::Client => Some(Right::Read),
+            Route::Tail
+            | Route::Why
+            | Route::Version
+            | Route::Nodes
+            | Route::Metrics
+            | Route::Channels
+            | Route::Client => Some(Right::Read),
             Route::Health | Route::Ready => None,
         }
     }

@@ -189,7 +189,9 @@ mod tests {
         for wrong in ["channel=", "channel=a%20b", "channel=%ff", "client=x", "client=", "errors=2", "bodies=no"] {
             assert!(wanted(wrong).is_err(), "{wrong}");
         }
-        for (query, shows) in [("bodies=1", true), ("a=1&bodies", true), ("bodies=0", false), ("", false), ("bodies=no", true)] {
+        for (query, shows) in
+            [("bodies=1", true), ("a=1&bodies", true), ("bodies=0", false), ("", false), ("bodies=no", true)]
+        {
             assert_eq!(shows_bodies(query), shows, "{query}");
         }
     }

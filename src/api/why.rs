@@ -135,7 +135,9 @@ impl Api {
                 let story = self.known(Question::Story(client), client).await?.story.unwrap_or_default();
                 let channels = match (asked.channel, &remembered) {
                     (Some(channel), _) => vec![channel.as_str().to_owned()],
-                    (None, Some(publish)) => publish.channels.iter().map(|channel| channel.as_str().to_owned()).collect(),
+                    (None, Some(publish)) => {
+                        publish.channels.iter().map(|channel| channel.as_str().to_owned()).collect()
+                    }
                     (None, None) => Vec::new(),
                 };
                 tell(client, now.client, story, &channels, remembered.as_ref().map(|publish| publish.at))
@@ -193,7 +195,8 @@ fn tell(client: ClientId, now: Option<ClientInfo>, story: Story, channels: &[Str
             (Verdict::EarlierRun, because)
         }
         (None, Issued::Here) => {
-            let since = if ends_since == 0 { String::new() } else { format!(" It ended at least {}.", ago(ends_since)) };
+            let since =
+                if ends_since == 0 { String::new() } else { format!(" It ended at least {}.", ago(ends_since)) };
             let because = format!("it was connected, and how it ended is not remembered any more.{since}");
             (Verdict::Forgotten, because)
         }
@@ -207,7 +210,8 @@ fn of_connected(info: &ClientInfo, story: &Story, channels: &[String], published
         bytes => format!(" {bytes} bytes wait to be written to it: it reads slowly, or not at all."),
     };
     if channels.is_empty() {
-        let because = format!("it is connected and in {} channels; name a channel to learn more.{waiting}", info.subscriptions);
+        let because =
+            format!("it is connected and in {} channels; name a channel to learn more.{waiting}", info.subscriptions);
         return (Verdict::Connected, because);
     }
     if let Some(channel) = channels.iter().find(|channel| info.channels.contains(channel)) {

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -40,6 +41,8 @@ pub(super) struct Options {
 
 /// The exit code after a close that is neither 1000 nor 1001.
 const CLOSED: u8 = 3;
+/// The longest wait that is meant.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// Lines that are read ahead of what is sent.
 const AHEAD: usize = 64;
 
@@ -55,6 +58,8 @@ impl Options {
     /// Talks until an end; the process's exit code.
     pub(super) fn run(&self) -> Result<ExitCode, String> {
         let wait = Duration::try_from_secs_f64(self.wait).map_err(|_| "--wait: a number of seconds is expected")?;
+        // An instant can't be any later.
+        let wait = wait.min(FOREVER);
         let schemes = [("ws", 80, false), ("wss", 443, true), ("tcp", 0, false), ("tls", 0, true)];
         let place = Place::find(&self.url, &schemes, &self.trust)?;
         let end = wait_for(async {
@@ -85,7 +90,8 @@ impl Options {
             let chosen = chosen.map_or_else(String::new, |chosen| format!(", subprotocol {}", one_line(chosen)));
             complain!("connected to {}{chosen}", place.host);
         }
-        let mut input = Some(lines());
+        // Pings are no messages: they do not put the end off.
+        let (mut input, mut last) = (Some(lines()), Instant::now());
         loop {
             let is_over = input.is_none();
             let typed = async {
@@ -96,8 +102,13 @@ impl Options {
             };
             tokio::select! {
                 come = ws.next() => match come {
-                    Some(Ok(Message::Text(text))) => print(text.as_bytes(), true)?,
-                    Some(Ok(Message::Binary(data))) => print(hex(&data).as_bytes(), true)?,
+                    Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
+                        last = Instant::now();
+                        match message {
+                            Message::Binary(data) => print(hex(&data).as_bytes(), true)?,
+                            other => print(&other.into_data(), true)?,
+                        }
+                    }
                     Some(Ok(Message::Ping(_))) if self.verbose => complain!("ping, answered"),
                     Some(Ok(Message::Close(frame))) => {
                         // The reply goes out as the stream is read to its end.
@@ -110,9 +121,9 @@ impl Options {
                 },
                 line = typed => match line {
                     Some(line) => ws.send(message(line)).await.map_err(|e| format!("the connection is lost: {e}"))?,
-                    None => input = None,
+                    None => (input, last) = (None, Instant::now()),
                 },
-                () = tokio::time::sleep(wait), if is_over => {
+                () = sleep_until(last + wait), if is_over => {
                     // Its answer is awaited for a while only.
                     let leave = async {
                         ws.close(None).await.ok()?;

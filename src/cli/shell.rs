@@ -138,8 +138,11 @@ fn zsh(root: &Command) -> String {
     for node in commands(root).iter().rev() {
         let name = format!("_{}", node.words.join("_").replace('-', "_"));
         let _ = writeln!(out, "\n{name}() {{\n    local context state state_descr line\n    typeset -A opt_args");
-        let below: Vec<&Command> =
-            node.command.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help").collect();
+        let below: Vec<&Command> = node
+            .command
+            .get_subcommands()
+            .filter(|command| !command.is_hide_set() && command.get_name() != "help")
+            .collect();
         let mut lines = Vec::new();
         for arg in options(root, node.command) {
             let all = spellings(arg);
@@ -172,7 +175,12 @@ fn zsh(root: &Command) -> String {
             }
             out.push_str("            )\n            _describe command commands ;;\n        argument)\n            case $line[1] in\n");
             for command in &below {
-                let _ = writeln!(out, "                {0}) {name}_{1} ;;", command.get_name(), command.get_name().replace('-', "_"));
+                let _ = writeln!(
+                    out,
+                    "                {0}) {name}_{1} ;;",
+                    command.get_name(),
+                    command.get_name().replace('-', "_")
+                );
             }
             out.push_str("            esac ;;\n    esac\n");
         }
@@ -186,15 +194,19 @@ fn fish(root: &Command) -> String {
     let quote = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
     let mut out = String::from("# fish completion for connmix\n");
     for node in commands(root) {
-        let below: Vec<&Command> =
-            node.command.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help").collect();
+        let below: Vec<&Command> = node
+            .command
+            .get_subcommands()
+            .filter(|command| !command.is_hide_set() && command.get_name() != "help")
+            .collect();
         let names: Vec<&str> = below.iter().map(|command| command.get_name()).collect();
         let mut conditions: Vec<String> =
             node.words[1..].iter().map(|word| format!("__fish_seen_subcommand_from {word}")).collect();
         if !names.is_empty() {
             conditions.push(format!("not __fish_seen_subcommand_from {}", names.join(" ")));
         }
-        let when = if conditions.is_empty() { String::new() } else { format!(" -n {}", quote(&conditions.join("; and "))) };
+        let when =
+            if conditions.is_empty() { String::new() } else { format!(" -n {}", quote(&conditions.join("; and "))) };
         for command in below {
             let about = quote(&about(command.get_about()));
             let _ = writeln!(out, "complete -c connmix -f{when} -a {} -d {about}", command.get_name());

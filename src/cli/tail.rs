@@ -178,7 +178,10 @@ mod tests {
                 json!({"event": "closed", "at": 86_399_999, "client": "7", "reason": "too_slow", "code": 3100, "text": "x", "channels": ["a", "b"], "more": 2}),
                 Some("23:59:59.999 closed      7 too_slow 3100: x; was in a, b and 2 more"),
             ),
-            (json!({"event": "lost"}), Some("             lost        events, nobody knows how many: they came too fast")),
+            (
+                json!({"event": "lost"}),
+                Some("             lost        events, nobody knows how many: they came too fast"),
+            ),
         ] {
             assert_eq!(show(&event, &out).as_deref(), line);
         }

@@ -84,7 +84,12 @@ fn bytes(value: f64) -> String {
 }
 
 const COLUMNS: [Column; 13] = [
-    Column { heading: "nodes", key: "nodes", value: |_, now| now.get("connmix_center_registry_engine_nodes"), show: whole },
+    Column {
+        heading: "nodes",
+        key: "nodes",
+        value: |_, now| now.get("connmix_center_registry_engine_nodes"),
+        show: whole,
+    },
     Column {
         heading: "clients",
         key: "clients",
@@ -135,8 +140,18 @@ const COLUMNS: [Column; 13] = [
         value: |before, now| Some(100.0 * rate(before, now, "process_cpu_seconds_total")?),
         show: whole,
     },
-    Column { heading: "lua", key: "lua_bytes", value: |_, now| now.get("connmix_engine_lua_memory_bytes"), show: bytes },
-    Column { heading: "memory", key: "memory_bytes", value: |_, now| now.get("process_resident_memory_bytes"), show: bytes },
+    Column {
+        heading: "lua",
+        key: "lua_bytes",
+        value: |_, now| now.get("connmix_engine_lua_memory_bytes"),
+        show: bytes,
+    },
+    Column {
+        heading: "memory",
+        key: "memory_bytes",
+        value: |_, now| now.get("process_resident_memory_bytes"),
+        show: bytes,
+    },
 ];
 
 /// How long a call of a hook took, on average, in milliseconds.

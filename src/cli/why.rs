@@ -53,12 +53,17 @@ impl Options {
 fn lines(why: &Value, out: &Out) -> Vec<String> {
     let text = |value: &Value| one_line(value.as_str().unwrap_or_default());
     let verdict = text(&why["verdict"]).replace('_', " ");
-    let mut lines = vec![format!("client {}: {}", text(&why["client"]), out.colour(1, &verdict)), text(&why["because"])];
+    let mut lines =
+        vec![format!("client {}: {}", text(&why["client"]), out.colour(1, &verdict)), text(&why["because"])];
     let names = |value: &Value| value.as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(", ");
     let now = &why["now"];
     if now.is_object() {
         let (node, address) = (text(&now["node"]), text(&now["address"]));
-        lines.push(format!("now: node {node}, from {address}, {} channels: {}", now["subscriptions"], names(&now["channels"])));
+        lines.push(format!(
+            "now: node {node}, from {address}, {} channels: {}",
+            now["subscriptions"],
+            names(&now["channels"])
+        ));
     }
     let message = &why["message"];
     if message.is_object() {
@@ -86,11 +91,14 @@ mod tests {
             "now": {"node": "9", "address": "1.2.3.4:5", "channels": ["b"], "subscriptions": 1},
             "message": {"id": "m", "channels": ["a", "c"], "outcome": [{"s": 1, "f": 0}, {"s": 2, "f": 1}]},
         });
-        assert_eq!(lines(&why, &Out::new()), [
-            "client 7: never subscribed",
-            "it is not in a",
-            "now: node 9, from 1.2.3.4:5, 1 channels: b",
-            "message m: to a, c, reached 3, and not 1",
-        ]);
+        assert_eq!(
+            lines(&why, &Out::new()),
+            [
+                "client 7: never subscribed",
+                "it is not in a",
+                "now: node 9, from 1.2.3.4:5, 1 channels: b",
+                "message m: to a, c, reached 3, and not 1",
+            ]
+        );
     }
 }

@@ -187,7 +187,11 @@ impl Reply {
         let came = self.reader.read(&mut piece).await?;
         piece.truncate(came);
         if came == 0 {
-            return if matches!(self.body, Body::End) { Ok(None) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) };
+            return if matches!(self.body, Body::End) {
+                Ok(None)
+            } else {
+                Err(std::io::ErrorKind::UnexpectedEof.into())
+            };
         }
         let left = left - came as u64;
         self.body = match self.body {

@@ -25,7 +25,8 @@ impl Place {
     /// Reads a URL whose scheme is one of these; each stands with its port, and whether it means TLS. The host is looked up.
     pub fn find(url: &str, schemes: &[(&'static str, u16, bool)], trust: &Trust) -> Result<Place, String> {
         let known = || schemes.iter().map(|(scheme, ..)| format!("{scheme}://")).collect::<Vec<_>>().join(" or ");
-        let (scheme, rest) = url.split_once("://").ok_or_else(|| format!("{url}: expected {}HOST:PORT/PATH", known()))?;
+        let (scheme, rest) =
+            url.split_once("://").ok_or_else(|| format!("{url}: expected {}HOST:PORT/PATH", known()))?;
         let found = schemes.iter().find(|(known, ..)| *known == scheme);
         let &(scheme, port, has_tls) = found.ok_or_else(|| format!("{url}: expected {}", known()))?;
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
@@ -36,7 +37,11 @@ impl Place {
         let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.contains(']') { host } else { name });
         let (name, has_port) = (name.trim_matches(['[', ']']), name.len() < host.len());
         let port = match has_port {
-            true => host.rsplit(':').next().and_then(|port| port.parse().ok()).ok_or_else(|| format!("{url}: wrong port"))?,
+            true => host
+                .rsplit(':')
+                .next()
+                .and_then(|port| port.parse().ok())
+                .ok_or_else(|| format!("{url}: wrong port"))?,
             false => port,
         };
         let addrs = (name, port).to_socket_addrs().map_err(|e| format!("{url}: {e}"))?;
@@ -85,7 +90,8 @@ mod tests {
             assert_eq!((&*place.host, &*place.path, place.addr.to_string()), (host, path, addr.to_owned()), "{url}");
             assert_eq!(place.tls.is_some(), tls, "{url}");
         }
-        for wrong in ["127.0.0.1:1", "http://127.0.0.1/", "ws://", "ws:///a", "ws://a@127.0.0.1/", "ws://127.0.0.1:x/"] {
+        for wrong in ["127.0.0.1:1", "http://127.0.0.1/", "ws://", "ws:///a", "ws://a@127.0.0.1/", "ws://127.0.0.1:x/"]
+        {
             assert!(find(wrong).is_err(), "{wrong}");
         }
         assert!(Args::parse_from(["x", "u"]).url.is_some());

@@ -10,6 +10,7 @@ pub mod context_wait;
 mod deliver;
 pub mod encoding;
 mod end_reason;
+mod endings;
 pub mod fair;
 pub mod framing;
 mod holding;

@@ -5,17 +5,12 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::Shard;
-use super::conn::Conn;
-use crate::hub::{ENDED_CHANNELS, Ended, MAX_TURNS, Story, Turn};
-use crate::ids::ClientId;
-use crate::message::{Channel, CloseReason};
-use crate::telemetry::metrics::labels::{EndReason, Label};
+use crate::hub::{Ended, MAX_TURNS, Story, Turn};
+use crate::ids::{ClientId, Issued};
+use crate::message::Channel;
 
 /// As many ends are remembered, and as many turns with channels.
 pub const REMEMBERED: usize = 1000;
-/// The most bytes of the words of an end; those of a close frame are fewer.
-const WORDS: usize = 256;
 
 /// How a connection ended.
 pub(super) struct Gone {
@@ -97,40 +92,15 @@ impl Past {
     }
 }
 
-impl Shard {
-    /// A connection that was open ends; it is still in its channels. To be told once, before [`Shard::remove`].
-    pub fn ends(&self, conn: &Conn, by: EndReason) {
-        self.end(conn, by.word(), conn.close_reason());
-    }
-
-    /// A connection is refused before it is open; `why` in words.
-    pub fn refuses(&self, conn: &Conn, why: &str) {
-        self.end(conn, "refused", Some(CloseReason::Lost(why.into())));
-    }
-
-    fn end(&self, conn: &Conn, by: &'static str, reason: Option<CloseReason>) {
-        if !self.by_client.borrow().contains_key(&conn.client_id) {
-            return;
-        }
-        let (code, words) = words(reason.as_ref());
-        let topics = self.topics.borrow();
-        let gone = Gone {
-            at: now(),
-            by,
-            code,
-            words,
-            channels: topics.channels_of(conn.slot).take(ENDED_CHANNELS).cloned().collect(),
-            subscriptions: topics.count_of(conn.slot) as u64,
-            waiting: conn.waiting() as u64,
-        };
-        drop(topics);
-        self.see_end(conn, &gone);
-        self.past.gone.borrow_mut().add(conn.client_id, gone, |gone| gone.at);
+impl Past {
+    /// A connection has ended.
+    pub(super) fn ended(&self, client: ClientId, gone: Gone) {
+        self.gone.borrow_mut().add(client, gone, |gone| gone.at);
     }
 
     /// What is remembered of a client.
-    pub(super) fn story(&self, client: ClientId) -> Story {
-        let (gone, turned) = (self.past.gone.borrow(), self.past.turned.borrow());
+    pub(super) fn story(&self, client: ClientId, issued: Issued) -> Story {
+        let (gone, turned) = (self.gone.borrow(), self.turned.borrow());
         let names = |channels: &[Channel]| channels.iter().map(|channel| channel.as_str().to_owned()).collect();
         let ended = gone.of(client).next().map(|gone| Ended {
             at: gone.at,
@@ -148,18 +118,39 @@ impl Shard {
         };
         let mut turns: Vec<Turn> = turned.of(client).take(MAX_TURNS).map(turn).collect();
         turns.reverse();
-        let issued = self.ids.borrow().issued(client);
         Story { ended, turns, issued, ends_since: gone.since, turns_since: turned.since }
     }
 }
 
-/// The close code and the words of an end.
-fn words(reason: Option<&CloseReason>) -> (u16, Box<str>) {
-    let (code, words) = match reason {
-        Some(CloseReason::Peer(Some((code, words)))) => (*code, &**words),
-        Some(CloseReason::Lost(words)) => (0, &**words),
-        Some(reason) => reason.frame().unwrap_or_default(),
-        None => (0, ""),
-    };
-    (code, words[..words.floor_char_boundary(WORDS)].into())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_are_remembered_and_since_when_all_are() {
+        let (past, channel) = (Past::default(), Channel::parse(b"c").unwrap());
+        let client = |n: u64| ClientId::new(n).unwrap();
+        let gone = |at| Gone {
+            at,
+            by: "peer",
+            code: 1000,
+            words: "".into(),
+            channels: [channel.clone()].into(),
+            subscriptions: 1,
+            waiting: 0,
+        };
+        for n in 1..=REMEMBERED as u64 {
+            past.ended(client(n), gone(n));
+        }
+        assert_eq!(past.story(client(1), Issued::Here).ends_since, 0, "all of them");
+        past.ended(client(5000), gone(5000));
+        let story = past.story(client(1), Issued::Here);
+        assert_eq!((story.ended, story.ends_since), (None, 1));
+        assert_eq!(past.story(client(2), Issued::Here).ended.unwrap().channels, ["c"]);
+        past.left(client(7), &channel);
+        past.refused(client(7), &vec![channel.clone(); 3 * REMEMBERED], "it is full");
+        let story = past.story(client(7), Issued::Here);
+        assert_eq!(story.turns.len(), MAX_TURNS);
+        assert!(story.is_valid() && story.turns_since > 0 && story.turns[0].refused.is_some());
+    }
 }

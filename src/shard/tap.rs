@@ -99,12 +99,15 @@ impl Tap {
             watching.line = read_log(watching);
         }
         watching.bytes = 0;
-        let whole = |Event { at, text }: Event| Event {
-            at,
-            text: format!(r#"{{"at":{},"node":"{node}",{text}}}"#, at / 1000),
-        };
+        let whole =
+            |Event { at, text }: Event| Event { at, text: format!(r#"{{"at":{},"node":"{node}",{text}}}"#, at / 1000) };
         let lost = std::mem::take(&mut watching.lost);
-        Seen { events: std::mem::take(&mut watching.events).into_iter().map(whole).collect(), lost, new, refused: false }
+        Seen {
+            events: std::mem::take(&mut watching.events).into_iter().map(whole).collect(),
+            lost,
+            new,
+            refused: false,
+        }
     }
 
     /// Forgets watchers that do not ask any more. For a timer.

@@ -70,7 +70,7 @@ async fn comments_arrive_in_the_page_and_again_after_the_engine_was_stopped() ->
     let ended = engine.stop();
     assert_eq!(ended.code, Some(0), "{}", ended.err);
     let state = page.state("closed with ").await;
-    assert!(state.contains("closed with 1001") || state.contains("closed with 1006"), "{state}");
+    assert!(state.contains("closed with 1012") || state.contains("closed with 1006"), "{state}");
     assert!(state.contains("; again in "), "{state}");
     let engine = serve(dir.path(), at.port());
     page.state("subscribed").await;

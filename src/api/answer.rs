@@ -116,7 +116,7 @@ impl Answer {
     pub(super) fn failure(error: &ApiError, request_id: Option<RequestId>) -> Answer {
         let extra = match error {
             ApiError::Unauthorized => vec![(WWW_AUTHENTICATE, "Basic realm=\"connmix\", charset=\"UTF-8\"")],
-            ApiError::TooMany | ApiError::Busy => vec![(RETRY_AFTER, "1")],
+            ApiError::TooMany | ApiError::Busy | ApiError::Unavailable => vec![(RETRY_AFTER, "1")],
             ApiError::MethodNotAllowed(allowed) => vec![(ALLOW, *allowed)],
             // A sender of Upgrade must name it in Connection too (RFC 9110, section 7.8).
             ApiError::NoUpgrade(StatusCode::UPGRADE_REQUIRED, _) => {

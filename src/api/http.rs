@@ -1,7 +1,7 @@
 //! The API over general HTTP/1, served by hyper: routes, bodies, statuses, and the upgrade to the WebSocket API.
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{AUTHORIZATION, CONNECTION, HeaderValue};
 use hyper::service::service_fn;
@@ -19,9 +19,12 @@ use super::call::Call;
 use super::callers::{Caller, Taken};
 use super::error::ApiError;
 use super::linger::Lingering;
+use super::stage::Stage;
 use super::state::{Api, DRAIN};
+use super::tail::{LINES, Tail, shows_bodies};
 use super::ws::{self, Access};
 use super::{center, console, pages};
+use crate::shard::hold::{Counted, UnderWay};
 use crate::shard::transport::Transport;
 use crate::telemetry::metrics::labels::{ApiCall, CallResult};
 use crate::telemetry::metrics::{Of, TEXT};
@@ -48,6 +51,8 @@ enum Route {
     Page(&'static console::Page),
     Figures,
     Script,
+    Tail,
+    Why,
 }
 
 impl Route {
@@ -56,6 +61,8 @@ impl Route {
             ("/healthz", _) => Route::Health,
             ("/readyz", _) => Route::Ready,
             ("/metrics", _) => Route::Metrics,
+            ("/v1/tail", _) => Route::Tail,
+            ("/v1/why", _) => Route::Why,
             ("/version", true) => Route::Version,
             ("/v1/nodes", true) => Route::Nodes,
             (console::CALLS, true) => Route::Moved,
@@ -86,6 +93,8 @@ impl Route {
             Route::Moved | Route::Page(_) | Route::Figures | Route::Script => true,
             Route::WebSocket => false,
             Route::Health | Route::Ready | Route::Version | Route::Nodes | Route::Metrics => false,
+            // They are at both ports by themselves.
+            Route::Tail | Route::Why => false,
         }
     }
 
@@ -105,13 +114,21 @@ impl Route {
         }
     }
 
-    /// The right it needs; None: anybody (probes).
-    fn right(self) -> Option<Right> {
+    /// The right it needs, with that query; None: anybody (probes).
+    fn right(self, query: &str) -> Option<Right> {
         match self {
             Route::Mesh(call) => Some(Right::to(call)),
             Route::WebSocket => Some(Right::Write),
-            Route::Version | Route::Nodes | Route::Metrics | Route::Channels | Route::Client => Some(Right::Read),
             Route::Moved | Route::Page(_) | Route::Figures | Route::Script => Some(Right::Read),
+            // What clients say to each other is more than whether they are there.
+            Route::Tail if shows_bodies(query) => Some(Right::Write),
+            Route::Tail
+            | Route::Why
+            | Route::Version
+            | Route::Nodes
+            | Route::Metrics
+            | Route::Channels
+            | Route::Client => Some(Right::Read),
             Route::Health | Route::Ready => None,
         }
     }
@@ -129,6 +146,8 @@ impl Route {
             Route::Channels => ApiCall::Channels,
             Route::Client => ApiCall::Client,
             Route::Moved | Route::Page(_) | Route::Figures | Route::Script => ApiCall::Console,
+            Route::Tail => ApiCall::Tail,
+            Route::Why => ApiCall::Why,
         }
     }
 }
@@ -140,7 +159,11 @@ struct Connection<'a> {
     unread: &'a Cell<bool>,
     /// Set by the request that opens a WebSocket.
     opening: &'a Cell<Option<Access>>,
+    /// Set by a request whose answer goes on: what it goes on with.
+    tail: &'a Cell<Option<Tail>>,
     taken: &'a Taken,
+    /// A successor process has not taken over.
+    may_call: bool,
 }
 
 impl Api {
@@ -174,29 +197,32 @@ impl Api {
                     // The connection makes room: its task is about to be aborted.
                     std::future::pending::<()>().await;
                 }
-                let on = Connection { unread: &unread, opening: &opening, taken: &taken };
+                let may_call = api.may_call().await;
+                let _call = Counted::new(&api.hold, UnderWay::Call);
+                let tail = Cell::new(None);
+                let on = Connection { unread: &unread, opening: &opening, tail: &tail, taken: &taken, may_call };
                 let mut response = api.answer(request, caller, timeout_after, on).await;
                 if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     // A caller that does not read the answer counts as idle, too.
                     taken.rest(Instant::now());
                 }
-                if api.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                    // Also done below, but this covers callers that never pause.
+                if api.stage().is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    // Once the engine drains this is also done below, but callers that never pause do not come there.
                     response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok::<_, Infallible>(response)
+                Ok::<_, Infallible>(response.map(|whole| tail.take().map_or(Either::Left(whole), Either::Right)))
             }
         });
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new()).max_buf_size(64 * 1024);
         http.header_read_timeout(self.read_timeout());
         let mut connection = http.serve_connection(socket, service);
-        let mut draining = self.draining.clone();
+        let mut stage = self.stage.clone();
         let ended = tokio::select! {
             // First, so that a request which has been read already is begun.
             biased;
             ended = &mut connection => ended,
-            _ = draining.wait_for(|draining| *draining) => {
+            _ = stage.wait_for(Stage::is_draining) => {
                 // Requests under way are answered; then the connection ends.
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
                 match timeout(DRAIN, &mut connection).await {
@@ -308,7 +334,8 @@ impl Api {
         let config = self.config.load();
         let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
         // A caller without the right does not learn which paths exist.
-        if let Some(right) = route.map_or(Some(Right::Read), Route::right) {
+        let query = request.uri().query().unwrap_or_default();
+        if let Some(right) = route.map_or(Some(Right::Read), |route| route.right(query)) {
             let checked = self.check(&config, authorization, caller, right, on.taken);
             drop(config);
             let checked = match checked {
@@ -318,6 +345,9 @@ impl Api {
             if let Err(error) = checked {
                 return Ok(self.refuse(error, authorization, caller, on.taken).await.into_parts());
             }
+        }
+        if !on.may_call {
+            return Err(ApiError::Unavailable);
         }
         let Some(route) = route else { return Err(ApiError::NotFound) };
         if !route.takes(request.method()) {
@@ -335,7 +365,7 @@ impl Api {
                 self.call(call, &body).await
             }
             Route::WebSocket => {
-                if *self.draining.borrow() {
+                if self.stage().is_draining() {
                     return Err(ApiError::Unavailable);
                 }
                 if !self.mesh.is_serving() {
@@ -350,7 +380,8 @@ impl Api {
                 return Ok((response, CallResult::Ok));
             }
             Route::Health | Route::Ready => {
-                if *self.draining.borrow() {
+                let stage = self.stage();
+                if stage.is_draining() || (matches!(route, Route::Ready) && stage.is_leaving()) {
                     return Err(ApiError::Unavailable);
                 }
                 if matches!(route, Route::Ready) && !self.mesh.is_serving() {
@@ -372,6 +403,14 @@ impl Api {
                 Box::pin(self.figures(matches!(write, Some(Ok(()))))).await?
             }
             Route::Script => Box::pin(self.script()).await?,
+            Route::Tail => {
+                let tail = Box::pin(self.tail(request.uri().query().unwrap_or_default())).await?;
+                if request.method() == Method::GET {
+                    on.tail.set(Some(tail));
+                }
+                Answer::text(LINES, String::new())
+            }
+            Route::Why => Answer::to_call(Box::pin(self.why(request.uri().query().unwrap_or_default())).await, None),
             Route::Channels => Box::pin(self.channels(request.uri().query().unwrap_or_default())).await?,
             Route::Client => {
                 let path = request.uri().path();

@@ -118,6 +118,8 @@ pub enum Message<'a> {
         data: &'a [u8],
         /// The ids of clients that are left out.
         except: &'a [u8],
+        /// What it is about, if its publisher said so.
+        key: Option<&'a str>,
     },
     /// A message for one client.
     Send {
@@ -166,6 +168,8 @@ pub enum Message<'a> {
         data: &'a [u8],
         /// The ids of clients that are left out.
         except: &'a [u8],
+        /// What it is about, if its publisher said so.
+        key: Option<&'a str>,
     },
     /// What that came to, for each channel in their order: [`Published`] after [`Published`].
     OnceReply {

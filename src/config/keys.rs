@@ -31,7 +31,7 @@ mod channels;
 mod server;
 mod tls;
 
-pub use channels::{ChannelRule, Online};
+pub use channels::{ChannelRule, HistoryRule, MAX_HISTORY, Online};
 pub use server::{Limits, Rates, Server};
 pub use tls::Tls;
 
@@ -75,6 +75,8 @@ section! {
         pub max_subscriptions: usize = "engine.maxSubscriptions", number(1..=1_000_000_000, 10_000_000), Live;
         /// What holds for channels whose names begin alike.
         pub channels: Vec<ChannelRule> = "engine.channels", channels::rules(), Live;
+        /// What all messages that are kept of channels may take.
+        pub history_limit: usize = "engine.historyLimit", size(MIB..=1024 * GIB, 64 * MIB), Live;
         /// Scripts and what they can use.
         pub luavm: LuaVm = "engine.luavm", part();
         /// The summaries of the metrics.
@@ -82,7 +84,15 @@ section! {
         /// IP addresses or CIDRs whose X-Forwarded-For counts.
         pub trusted_proxies: Vec<IpNet> =
             "trustedProxies", list("an IP address or a CIDR such as \"10.0.0.0/8\"", net), Live;
-        /// How long a stop waits for clients to leave.
+        /// How long a stop begins with `/readyz` at 503 while everything else goes on: the time in which a load balancer
+        /// learns of it.
+        pub drain_delay: Duration = "drainDelay", duration(TIMEOUT, Duration::ZERO), Live;
+        /// The time over which a stop closes clients, a few at a time; half of shutdownTimeout at most, and 10 ms for each
+        /// client.
+        pub drain_spread: Duration = "drainSpread", duration(TIMEOUT, seconds(5)), Live;
+        /// How long handlers that wait may go on when a successor process takes over; then their waits end with an err.
+        pub upgrade_timeout: Duration = "upgradeTimeout", duration(TIMEOUT, seconds(10)), Live;
+        /// How long a stop waits for clients to leave, after drainDelay.
         pub shutdown_timeout: Duration = "shutdownTimeout", duration(TIMEOUT, seconds(10)), Live;
         /// This node among others.
         pub cluster: Cluster = "cluster", part();

@@ -174,6 +174,18 @@ impl ClientIds {
         ClientIds { lanes, next: 0 }
     }
 
+    /// The last step of each lane.
+    pub fn last(&self) -> impl Iterator<Item = (Lane, u64)> {
+        self.lanes.iter().copied()
+    }
+
+    /// Ids of that lane up to that step have been issued by the process before.
+    pub fn pass(&mut self, lane: Lane, step: u64) {
+        if let Some((_, last)) = self.lanes.iter_mut().find(|(own, _)| *own == lane) {
+            *last = step.max(*last);
+        }
+    }
+
     /// A new id of that node.
     pub fn issue(&mut self, node: NodeNumber) -> ClientId {
         let (lane, step) = &mut self.lanes[self.next];
@@ -241,6 +253,17 @@ mod tests {
         let mut ids = ClientIds::from(1000, [Lane(3), Lane(200)]);
         let given: Vec<_> = (0..5).map(|_| parts(ids.issue(node(1)))).collect();
         assert_eq!(given, [(1001, 3), (1001, 200), (1002, 3), (1002, 200), (1003, 3)]);
+    }
+
+    #[test]
+    fn a_successor_issues_no_id_again() {
+        let mut before = ClientIds::from(1000, [Lane(3), Lane(4)]);
+        let given: Vec<_> = (0..5).map(|_| parts(before.issue(node(1)))).collect();
+        let mut after = ClientIds::from(1001, [Lane(2), Lane(3), Lane(4)]);
+        before.last().for_each(|(lane, step)| after.pass(lane, step));
+        let next: Vec<_> = (0..3).map(|_| parts(after.issue(node(1)))).collect();
+        assert_eq!(next, [(1002, 2), (1004, 3), (1003, 4)]);
+        assert!(next.iter().all(|id| !given.contains(id)));
     }
 
     #[test]

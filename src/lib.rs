@@ -12,7 +12,9 @@ pub mod message;
 pub mod secret;
 pub mod telemetry;
 pub mod value;
-// Layer 1: what the YAML means; tokens; what the system tells of TCP; bytes, without I/O.
+// Layer 1: what a successor process gets; above that what the YAML means; tokens; what the system tells of TCP; bytes, without I/O.
+pub mod handover;
+
 pub mod config;
 pub mod jwt;
 pub mod tcp;

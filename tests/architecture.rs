@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use circles::{Circle, circles};
 
 /// The modules from the bottom up; those of one row are of one layer and know nothing of each other.
-const LAYERS: [&[&str]; 13] = [
+const LAYERS: [&[&str]; 14] = [
     &["ids", "message", "secret", "telemetry", "value"],
+    &["handover"],
     &["config", "jwt", "tcp", "wire"],
     &["admission", "hub", "memory", "queue", "shared", "timers", "tls"],
     &["cluster", "outbound"],

@@ -173,7 +173,7 @@ fn engine() -> TestEngine {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
     let file = dir.path().join("connmix.yaml");
-    write_config(&file, "", "workers: 1\nchannels: [{match: news, presence: true}]", USERS);
+    write_config(&file, "", "workers: 1\nchannels: [{match: news, presence: true, history: {size: 9}}]", USERS);
     let config = fs::read_to_string(&file).unwrap();
     let before = "engine:\n  apiServer: {port: 0, bind: 127.0.0.1";
     assert!(config.contains(before));
@@ -202,7 +202,8 @@ const COUNT: &str = "/v1/mesh/count";
 const CLOSE: &str = "/v1/mesh/close";
 const CONN: &str = "/v1/conn/call";
 /// All calls that have a body.
-const CALLS: [&str; 6] = [PUBLISH, SEND, COUNT, CLOSE, CONN, PRESENCE];
+const CALLS: [&str; 7] = [PUBLISH, SEND, COUNT, CLOSE, CONN, PRESENCE, HISTORY];
+const HISTORY: &str = "/v1/mesh/history";
 const PRESENCE: &str = "/v1/mesh/presence";
 const CHANNELS: &str = "/v1/channels";
 /// As the document spells it.
@@ -295,6 +296,13 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
         (400, PRESENCE, r#"{"c":"news","after":"x"}"#.to_owned()),
         (400, PRESENCE, r#"{"c":["news"]}"#.to_owned()),
         (400, PRESENCE, "{}".to_owned()),
+        (200, HISTORY, r#"{"c":"news"}"#.to_owned()),
+        (200, HISTORY, r#"{"c":"news","limit":1,"since":"7yxwcgl8g7-1f","i":7}"#.to_owned()),
+        (200, HISTORY, r#"{"c":"news","limit":null,"since":null}"#.to_owned()),
+        (400, HISTORY, r#"{"c":"news","limit":0}"#.to_owned()),
+        (400, HISTORY, r#"{"c":"news","since":7}"#.to_owned()),
+        (400, HISTORY, r#"{"c":["news"]}"#.to_owned()),
+        (400, HISTORY, "{}".to_owned()),
         (200, CLOSE, r#"{"ch":"none","code":4000,"reason":"bye"}"#.to_owned()),
         (200, CLOSE, r#"{"ch":["none"],"c":null,"code":null,"i":"x"}"#.to_owned()),
         (200, CLOSE, r#"{"c":"7","ch":null}"#.to_owned()),
@@ -366,7 +374,7 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
     for path in CALLS {
         prober.probe(api, "post", path, 401, post(path, "", "{}")).await;
         prober.probe(api, "post", path, 401, post(path, &basic("ann:wrong"), "{}")).await;
-        let other = if [COUNT, PRESENCE].contains(&path) { "writer:w" } else { "reader:r" };
+        let other = if [COUNT, PRESENCE, HISTORY].contains(&path) { "writer:w" } else { "reader:r" };
         prober.probe(api, "post", path, 403, post(path, &basic(other), "{}")).await;
         prober.probe(api, "post", path, 403, post(path, &basic("faraway:f"), "{}")).await;
         for method in ["GET", "PUT", "DELETE"] {

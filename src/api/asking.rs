@@ -243,7 +243,7 @@ impl Enqueued {
             Enqueued::Of(asked, client) => (asked.await, client),
             Enqueued::Nobody(number) => return Err(gone(number)),
         };
-        let Answer { clients, channels, count, more, client: info, unanswered } = answer;
+        let Answer { clients, channels, count, more, client: info, unanswered, nodes: _ } = answer;
         Ok(match (kind, client) {
             (Kind::Client, Some(client)) => match info {
                 Some(info) => Told::Client {

@@ -44,6 +44,8 @@ pub enum ApiError {
     Unavailable,
     /// The node has not joined its cluster yet.
     Joining,
+    /// The node that knows did not answer; the sentence says of what.
+    Unanswered(String),
     /// These workers are stuck.
     Stuck(Vec<WorkerId>),
     /// Too many wrong credentials came from that address, so these were not checked.
@@ -86,7 +88,9 @@ impl ApiError {
             ApiError::MethodNotAllowed(_) => CallResult::MethodNotAllowed,
             ApiError::TooLarge(_) => CallResult::TooLarge,
             ApiError::Timeout => CallResult::Timeout,
-            ApiError::Unavailable | ApiError::Joining | ApiError::Stuck(_) => CallResult::Unavailable,
+            ApiError::Unavailable | ApiError::Joining | ApiError::Unanswered(_) | ApiError::Stuck(_) => {
+                CallResult::Unavailable
+            }
             ApiError::TooMany | ApiError::Busy => CallResult::TooMany,
             ApiError::Crowded => CallResult::Crowded,
         }
@@ -109,9 +113,11 @@ impl ApiError {
             ApiError::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::Timeout => StatusCode::REQUEST_TIMEOUT,
-            ApiError::Unavailable | ApiError::Joining | ApiError::Stuck(_) | ApiError::Crowded => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            ApiError::Unavailable
+            | ApiError::Joining
+            | ApiError::Unanswered(_)
+            | ApiError::Stuck(_)
+            | ApiError::Crowded => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::TooMany | ApiError::Busy => StatusCode::TOO_MANY_REQUESTS,
         }
     }
@@ -124,6 +130,7 @@ impl ApiError {
             | ApiError::AlreadyPopped(what)
             | ApiError::NotConsumed(what)
             | ApiError::NoUpgrade(_, what)
+            | ApiError::Unanswered(what)
             | ApiError::NotSent(what) => what.clone(),
             ApiError::NotObeyed(why) => why.to_string(),
             ApiError::Unauthorized => "missing or wrong credentials (HTTP Basic or a bearer token)".into(),

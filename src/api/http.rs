@@ -19,9 +19,11 @@ use super::call::Call;
 use super::callers::{Caller, Taken};
 use super::error::ApiError;
 use super::linger::Lingering;
+use super::stage::Stage;
 use super::state::{Api, DRAIN};
 use super::ws::{self, Access};
-use super::{center, pages};
+use super::{center, console, pages};
+use crate::shard::hold::{Counted, UnderWay};
 use crate::shard::transport::Transport;
 use crate::telemetry::metrics::labels::{ApiCall, CallResult};
 use crate::telemetry::metrics::{Of, TEXT};
@@ -43,6 +45,11 @@ enum Route {
     Metrics,
     Channels,
     Client,
+    /// `/console` without the slash.
+    Moved,
+    Page(&'static console::Page),
+    Figures,
+    Script,
 }
 
 impl Route {
@@ -53,12 +60,35 @@ impl Route {
             ("/metrics", _) => Route::Metrics,
             ("/version", true) => Route::Version,
             ("/v1/nodes", true) => Route::Nodes,
+            (console::CALLS, true) => Route::Moved,
+            (console::FIGURES, true) => Route::Figures,
+            (console::SCRIPT, true) => Route::Script,
+            (path, true) => match console::find(path) {
+                Some(page) => Route::Page(page),
+                None => Route::call(path.strip_prefix(console::CALLS)?)?,
+            },
             (ws::PATH, false) => Route::WebSocket,
-            ("/v1/channels", false) => Route::Channels,
-            (path, false) if path.starts_with(CLIENTS) => Route::Client,
-            (path, false) => Route::Mesh(Call::find(path)?),
-            _ => return None,
+            (path, false) => Route::call(path)?,
         })
+    }
+
+    /// A call of back ends; the console makes it, too.
+    fn call(path: &str) -> Option<Route> {
+        Some(match path {
+            "/v1/channels" => Route::Channels,
+            path if path.starts_with(CLIENTS) => Route::Client,
+            path => Route::Mesh(Call::find(path)?),
+        })
+    }
+
+    /// Whether at the center's port it is a part of the console.
+    fn is_of_console(self) -> bool {
+        match self {
+            Route::Mesh(_) | Route::Channels | Route::Client => true,
+            Route::Moved | Route::Page(_) | Route::Figures | Route::Script => true,
+            Route::WebSocket => false,
+            Route::Health | Route::Ready | Route::Version | Route::Nodes | Route::Metrics => false,
+        }
     }
 
     fn takes(self, method: &Method) -> bool {
@@ -83,6 +113,7 @@ impl Route {
             Route::Mesh(call) => Some(Right::to(call)),
             Route::WebSocket => Some(Right::Write),
             Route::Version | Route::Nodes | Route::Metrics | Route::Channels | Route::Client => Some(Right::Read),
+            Route::Moved | Route::Page(_) | Route::Figures | Route::Script => Some(Right::Read),
             Route::Health | Route::Ready => None,
         }
     }
@@ -99,6 +130,7 @@ impl Route {
             Route::Metrics => ApiCall::Metrics,
             Route::Channels => ApiCall::Channels,
             Route::Client => ApiCall::Client,
+            Route::Moved | Route::Page(_) | Route::Figures | Route::Script => ApiCall::Console,
         }
     }
 }
@@ -111,6 +143,8 @@ struct Connection<'a> {
     /// Set by the request that opens a WebSocket.
     opening: &'a Cell<Option<Access>>,
     taken: &'a Taken,
+    /// A successor process has not taken over.
+    may_call: bool,
 }
 
 impl Api {
@@ -144,14 +178,16 @@ impl Api {
                     // The connection makes room: its task is about to be aborted.
                     std::future::pending::<()>().await;
                 }
-                let on = Connection { unread: &unread, opening: &opening, taken: &taken };
+                let may_call = api.may_call().await;
+                let _call = Counted::new(&api.hold, UnderWay::Call);
+                let on = Connection { unread: &unread, opening: &opening, taken: &taken, may_call };
                 let mut response = api.answer(request, caller, timeout_after, on).await;
                 if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     // A caller that does not read the answer counts as idle, too.
                     taken.rest(Instant::now());
                 }
-                if api.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                    // Also done below, but this covers callers that never pause.
+                if api.stage().is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    // Once the engine drains this is also done below, but callers that never pause do not come there.
                     response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(response)
@@ -161,12 +197,12 @@ impl Api {
         http.timer(TokioTimer::new()).max_buf_size(64 * 1024);
         http.header_read_timeout(self.read_timeout());
         let mut connection = http.serve_connection(socket, service);
-        let mut draining = self.draining.clone();
+        let mut stage = self.stage.clone();
         let ended = tokio::select! {
             // First, so that a request which has been read already is begun.
             biased;
             ended = &mut connection => ended,
-            _ = draining.wait_for(|draining| *draining) => {
+            _ = stage.wait_for(Stage::is_draining) => {
                 // Requests under way are answered; then the connection ends.
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
                 match timeout(DRAIN, &mut connection).await {
@@ -201,7 +237,7 @@ impl Api {
         timeout_after: Option<Duration>,
         on: Connection<'_>,
     ) -> Response<Full<Bytes>> {
-        let route = Route::find(request.uri().path(), caller.center);
+        let route = Route::find(request.uri().path(), caller.center).filter(|route| self.has(*route, caller));
         let (mut response, result, origin) = match self.check_request(route, &request, caller) {
             // Browsers ask without credentials.
             Ok(Some(origin)) if pages::is_preflight(&request) => {
@@ -233,6 +269,15 @@ impl Api {
         response
     }
 
+    /// Whether the configuration has it.
+    fn has(&self, route: Route, caller: Caller) -> bool {
+        let config = self.config.load();
+        match route {
+            Route::Page(page) if !page.is_served(&config) => false,
+            route => !caller.center || !route.is_of_console() || config.console,
+        }
+    }
+
     /// Checks whether a request may be served. Returns the origin of the page that makes it, if a listed page does.
     fn check_request(
         &self,
@@ -242,7 +287,15 @@ impl Api {
     ) -> Result<Option<HeaderValue>, ApiError> {
         let host = pages::check_form(request)?;
         let config = self.config.load();
-        match pages::check_page(request.headers(), host, &config, caller) {
+        let target = match route {
+            Some(route) if !caller.center || !route.is_of_console() || console::check_open(&config).is_err() => {
+                pages::Target::Other
+            }
+            Some(Route::Page(_) | Route::Moved) => pages::Target::OwnPage,
+            Some(_) => pages::Target::OwnCall,
+            None => pages::Target::Other,
+        };
+        match pages::check_page(request.headers(), host, &config, caller, target) {
             // A health probe is answered to everybody.
             Err(_) if matches!(route, Some(Route::Health)) => Ok(None),
             checked => checked,
@@ -272,9 +325,15 @@ impl Api {
                 return Ok(self.refuse(error, authorization, caller, on.taken).await.into_parts());
             }
         }
+        if !on.may_call {
+            return Err(ApiError::Unavailable);
+        }
         let Some(route) = route else { return Err(ApiError::NotFound) };
         if !route.takes(request.method()) {
             return Err(ApiError::MethodNotAllowed(route.methods()));
+        }
+        if caller.center && route.is_of_console() {
+            console::check_open(&self.config.load())?;
         }
         let limit = self.config.load().api.max_body_size;
         let answer = match route {
@@ -285,7 +344,7 @@ impl Api {
                 self.call(call, &body).await
             }
             Route::WebSocket => {
-                if *self.draining.borrow() {
+                if self.stage().is_draining() {
                     return Err(ApiError::Unavailable);
                 }
                 if !self.mesh.is_serving() {
@@ -300,7 +359,8 @@ impl Api {
                 return Ok((response, CallResult::Ok));
             }
             Route::Health | Route::Ready => {
-                if *self.draining.borrow() {
+                let stage = self.stage();
+                if stage.is_draining() || (matches!(route, Route::Ready) && stage.is_leaving()) {
                     return Err(ApiError::Unavailable);
                 }
                 if matches!(route, Route::Ready) && !self.mesh.is_serving() {
@@ -315,8 +375,19 @@ impl Api {
             Route::Version => Answer::ok(&center::version()),
             Route::Nodes => Answer::ok(&self.nodes(caller.local)),
             Route::Metrics => self.page(caller.center).await?,
+            Route::Moved => console::moved(),
+            Route::Page(page) => page.answer(),
+            Route::Figures => {
+                let write = self.check(&self.config.load(), authorization, caller, Right::Write, on.taken);
+                Box::pin(self.figures(matches!(write, Some(Ok(()))))).await?
+            }
+            Route::Script => Box::pin(self.script()).await?,
             Route::Channels => Box::pin(self.channels(request.uri().query().unwrap_or_default())).await?,
-            Route::Client => Box::pin(self.client(request.uri().path().trim_start_matches(CLIENTS))).await?,
+            Route::Client => {
+                let path = request.uri().path();
+                let id = path.rsplit_once(CLIENTS).map_or(path, |(_, id)| id);
+                Box::pin(self.client(id)).await?
+            }
         };
         Ok(answer.into_parts())
     }

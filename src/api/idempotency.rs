@@ -1,6 +1,8 @@
 //! Idempotent publishes: a publish with an id is done once, even if it is requested twice. One table for the process,
 //! whichever worker is asked. It is bounded in time, number and bytes; the oldest id is forgotten first.
 
+mod saved;
+
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use std::collections::{HashMap, VecDeque};
@@ -188,7 +190,7 @@ mod tests {
     }
 
     fn outcome(s: usize) -> Outcome {
-        Outcome::One(Published { s: s as u64, f: 0, u: 0 })
+        Outcome::One(Published { s: s as u64, f: 0, u: 0, p: None })
     }
 
     impl World {

@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
 use super::enqueue::{Remote, put};
-use super::interest::hash;
 use super::link::Request;
 use super::protocol::{self, Asking};
 use super::unanswered::Place;
@@ -66,15 +65,13 @@ impl Mesh {
         let mut others = match (&question, &self.others) {
             (_, None) => Remote::default(),
             (Question::Client(client), _) => self.other_of(*client),
-            (Question::Presence { channel, .. }, Some(others)) => {
-                Remote::new(others.links_of(hash(channel.as_str())), others)
-            }
-            (Question::Channels { .. }, Some(others)) => Remote::new(all(), others),
+            (Question::Presence { channel, .. }, Some(_)) => self.others_of(channel),
+            (Question::Channels { .. } | Question::Figures, Some(others)) => Remote::new(all(), others),
         };
         let mut here = self.knowing(&question);
         match &question {
             Question::Client(_) if !others.is_nobody() => here = WorkerSet::default(),
-            Question::Client(_) => {}
+            Question::Client(_) | Question::Figures => {}
             Question::Presence { .. } | Question::Channels { .. } => {
                 behind.workers.iter().for_each(|worker| here.add(worker));
                 if let Some(shared) = self.others.as_ref().filter(|_| !behind.others.is_empty()) {
@@ -91,7 +88,10 @@ impl Mesh {
             let mut asked = here.await;
             asked.answer.unanswered += missed;
             if !others.is_nobody() {
-                let message = protocol::Message::Ask { asking: Asking::of(&question) }.to_bytes();
+                let message = match Asking::of(&question) {
+                    Some(asking) => protocol::Message::Ask { asking }.to_bytes(),
+                    None => protocol::Message::Figures.to_bytes(),
+                };
                 let parts = &mut asked.parts;
                 let request = || {
                     let (to, part) = Part::new(None);
@@ -117,12 +117,17 @@ impl Mesh {
             Question::Presence { channel, .. } => return self.hub.workers_of(channel.as_str()),
             Question::Channels { .. } => (0..self.hub.workers()).for_each(|at| workers.add(WorkerId(at as u16))),
             Question::Client(client) => workers.add(self.hub.worker_of(*client)),
+            Question::Figures => {}
         }
         workers
     }
 
     fn ask_workers(&self, question: Question, workers: WorkerSet) -> impl Future<Output = Asked> + Send + use<> {
         let (hub, limit, node) = (self.hub.clone(), question.limit(), self.node);
+        let mut answer = Answer::default();
+        if question == Question::Figures {
+            answer.nodes.extend(self.figures.get().map(|figures| figures()));
+        }
         async move {
             let (question, mut parts) = (Arc::new(question), Vec::new());
             for worker in workers.iter() {
@@ -131,7 +136,7 @@ impl Mesh {
                     parts.push(part);
                 }
             }
-            Asked { hub, parts, limit, answer: Answer::default() }
+            Asked { hub, parts, limit, answer }
         }
     }
 }

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::figures::NodeFigures;
 use crate::ids::ClientId;
 use crate::message::Channel;
 
@@ -35,6 +36,8 @@ pub enum Question {
     },
     /// What is there to know of a client?
     Client(ClientId),
+    /// How is the node? It answers without its workers, and so when these are stuck, too.
+    Figures,
 }
 
 impl Question {
@@ -42,7 +45,7 @@ impl Question {
     pub fn limit(&self) -> usize {
         match self {
             Question::Presence { limit, .. } | Question::Channels { limit, .. } => (*limit).min(MAX_PAGE),
-            Question::Client(_) => 1,
+            Question::Client(_) | Question::Figures => 1,
         }
     }
 
@@ -51,7 +54,7 @@ impl Question {
         match self {
             Question::Presence { channel, .. } => channel.as_str().len(),
             Question::Channels { prefix, after, .. } => prefix.len() + after.len(),
-            Question::Client(_) => 0,
+            Question::Client(_) | Question::Figures => 0,
         }
     }
 }
@@ -114,6 +117,9 @@ pub struct Answer {
     pub client: Option<ClientInfo>,
     /// Nodes that did not answer.
     pub unanswered: u64,
+    /// Of [`Question::Figures`].
+    #[serde(skip)]
+    pub nodes: Vec<NodeFigures>,
 }
 
 /// Where an answer goes. Dropped unused, there is none.
@@ -128,6 +134,7 @@ impl Answer {
         self.more |= other.more;
         self.client = self.client.take().or(other.client);
         self.unanswered = self.unanswered.saturating_add(other.unanswered);
+        self.nodes.extend(other.nodes);
         self.page(limit);
     }
 

@@ -9,15 +9,17 @@ use std::task::{Context as TaskContext, Poll, Waker};
 
 use super::context::Context;
 use super::framing::Framing;
-use super::outbox::{FRAME, Frame, Outbox};
+use super::outbox::{FRAME, Frame, Outbox, Policy};
 use super::posted::Posted;
 use super::server_context::ServerContext;
 use super::traffic::Traffic;
 use super::transport::Transport;
+use crate::handover::Encoder;
 use crate::hub::topics::Member;
 use crate::ids::ClientId;
 use crate::message::CloseReason;
-use crate::telemetry::metrics::labels::EndReason;
+use crate::telemetry::metrics::counters::ShardCounts;
+use crate::telemetry::metrics::labels::{DropCause, EndReason};
 
 /// From this many waiting bytes on, a push writes at once instead of waiting for the end of the event loop turn: so the
 /// bytes that wait show how fast the client is, not how busy the worker.
@@ -32,6 +34,8 @@ pub enum Pushed {
     First,
     /// The connection is closing, or closes now because too much waits for it.
     Refused,
+    /// Too much waits for it, and the message may be left out instead.
+    LeftOut,
 }
 
 /// Whether a client's silence means anything.
@@ -104,8 +108,10 @@ pub struct Conn {
     pub(super) attended: Cell<bool>,
     /// Bytes that are held of what the client sent; [`super::Shard::hold`] sets it.
     pub(super) holding: Cell<u32>,
-    /// The shard's clock when the message began that the client has not finished.
-    pub(super) unfinished: Cell<Option<u32>>,
+    /// The client has begun a message and not finished it.
+    pub(super) unfinished: Cell<bool>,
+    /// The shard's clock when it began. Apart, since an option of it would take more.
+    pub(super) begun: Cell<u32>,
     /// In its handshake: what is pushed waits for the response to go first. It counts as blocked.
     corked: Cell<bool>,
     /// The client's socket is full; the connection's task waits until it has room.
@@ -152,7 +158,8 @@ impl Conn {
             look_due: Cell::new(true),
             attended: Cell::new(false),
             holding: Cell::new(0),
-            unfinished: Cell::new(None),
+            unfinished: Cell::new(false),
+            begun: Cell::new(now),
             corked: Cell::new(true),
             blocked: Cell::new(true),
             dirty: Cell::new(false),
@@ -204,6 +211,22 @@ impl Conn {
             drop(end);
             self.wake();
         }
+    }
+
+    /// Writes what waits for the client, for a successor process.
+    pub(super) fn save_outbox(&self, out: &mut Encoder) {
+        let outbox = self.outbox.borrow();
+        let (begun, frames) = outbox.waiting();
+        out.u32(begun as u32);
+        out.count(frames.len());
+        frames.iter().for_each(|frame| out.data(frame));
+    }
+
+    /// Puts in what waited for the client in the process before.
+    pub(super) fn restore_outbox(&self, frames: Vec<Box<[u8]>>, begun: usize) {
+        let mut outbox = self.outbox.borrow_mut();
+        frames.into_iter().for_each(|frame| outbox.push(frame.into()));
+        outbox.begin(begun);
     }
 
     /// The bytes of a socket server's connection that have come and are not consumed. Not to be borrowed while a script
@@ -278,10 +301,26 @@ impl Conn {
         }
     }
 
-    /// Puts a frame into the outbox; [`super::Shard::push`] is the way to call it.
-    pub(super) fn push(&self, frame: Frame, scratch: &RefCell<Vec<u8>>, now: u32) -> Pushed {
+    /// Puts a frame into the outbox, of a message with that policy; [`super::Shard::push`] is the way to call it.
+    pub(super) fn push(
+        &self,
+        frame: Frame,
+        policy: &Policy,
+        scratch: &RefCell<Vec<u8>>,
+        now: u32,
+        counts: &ShardCounts,
+    ) -> Pushed {
         if self.is_closing() {
             return Pushed::Refused;
+        }
+        if let Policy::Latest(subject) = policy
+            && self.is_behind()
+            && self.outbox.borrow_mut().replace(&frame, subject)
+        {
+            self.count_dropped(DropCause::Latest, 1, counts);
+            // It may be larger.
+            self.make_room(0, counts);
+            return Pushed::Taken;
         }
         let limit = self.served.limits.get().outbox_limit;
         // A message larger than the limit still gets in when nothing else waits.
@@ -291,19 +330,39 @@ impl Conn {
             self.flush(scratch, now);
         }
         if !fits() {
+            self.make_room(frame.len() + FRAME, counts);
+        }
+        if !fits() && !matches!(policy, Policy::Keep) {
+            return Pushed::LeftOut;
+        }
+        if !fits() {
             self.close(CloseReason::TooSlow);
         }
         if self.is_closing() {
             return Pushed::Refused;
         }
         let mut outbox = self.outbox.borrow_mut();
-        outbox.push(frame);
+        outbox.push_as(frame, policy);
         let full = outbox.weight() >= WRITE_AT_ONCE;
         drop(outbox);
         if full && !self.blocked.get() {
             self.flush(scratch, now);
         }
         if self.blocked.get() || self.dirty.replace(true) { Pushed::Taken } else { Pushed::First }
+    }
+
+    /// Drops messages that may be dropped, the oldest first, until so many bytes more may wait.
+    fn make_room(&self, more: usize, counts: &ShardCounts) {
+        let excess = (self.waiting() + more).saturating_sub(self.served.limits.get().outbox_limit);
+        if excess > 0 {
+            let dropped = self.outbox.borrow_mut().drop_oldest(excess);
+            self.count_dropped(DropCause::Oldest, dropped, counts);
+        }
+    }
+
+    /// Counts messages that waited for the client and were dropped.
+    fn count_dropped(&self, cause: DropCause, many: u64, counts: &ShardCounts) {
+        self.framing.counts(counts).dropped.add(cause, many);
     }
 
     /// Puts a frame of the protocol itself (pong, close) into the outbox, past the bound and past `close`.
@@ -388,6 +447,11 @@ impl Conn {
         true
     }
 
+    /// Whether the client does not take what is sent, though it could.
+    fn is_behind(&self) -> bool {
+        self.blocked.get() && !self.corked.get()
+    }
+
     /// Whether the client's socket is full.
     pub fn is_blocked(&self) -> bool {
         self.blocked.get()
@@ -395,7 +459,7 @@ impl Conn {
 
     /// The clock when the client last took something, while it does not take what waits.
     pub fn stalled_since(&self) -> Option<u32> {
-        (self.blocked.get() && !self.corked.get()).then(|| self.stalled.get())
+        self.is_behind().then(|| self.stalled.get())
     }
 
     /// Whether it is in its handshake.

@@ -2,6 +2,7 @@
 //! locked or shared with another thread; other threads reach it through the worker's mailbox.
 
 mod answers;
+mod backlog;
 mod commands;
 pub mod compression;
 pub mod conn;
@@ -12,10 +13,12 @@ pub mod encoding;
 mod end_reason;
 pub mod fair;
 pub mod framing;
+pub mod hold;
 mod holding;
 mod leaving;
 pub mod meter;
 pub mod moves;
+mod moving;
 pub mod outbox;
 pub mod peer;
 mod posted;
@@ -48,7 +51,8 @@ use conn::{Conn, Pushed};
 use encoding::Encoding;
 use framing::Framing;
 use moves::Moves;
-use outbox::Frame;
+pub use moving::Moved;
+use outbox::{Frame, Policy};
 use server_context::ServerContext;
 use transport::Transport;
 use waits::Waits;
@@ -84,6 +88,8 @@ pub struct Shard {
     turn_waits: Cell<bool>,
     ticked: Cell<Instant>,
     clock: Cell<u32>,
+    /// The last ticket of a connection that waits for what a channel has kept.
+    tickets: Cell<u64>,
     /// What this worker counts.
     pub counts: Arc<ShardCounts>,
 }
@@ -123,6 +129,7 @@ impl Shard {
             turn_waits: Cell::default(),
             ticked: Cell::new(Instant::now()),
             clock: Cell::new(0),
+            tickets: Cell::default(),
             counts: Arc::default(),
         }
     }
@@ -160,6 +167,10 @@ impl Shard {
     /// Lets a connection in. It stays until [`Shard::remove`].
     pub fn insert(&self, arrival: Arrival) -> Rc<Conn> {
         let client_id = self.ids.borrow_mut().issue(self.hub.node());
+        self.insert_as(client_id, arrival)
+    }
+
+    fn insert_as(&self, client_id: ClientId, arrival: Arrival) -> Rc<Conn> {
         let mut conns = self.conns.borrow_mut();
         let entry = conns.vacant_entry();
         let slot = entry.key() as Member;
@@ -279,8 +290,12 @@ impl Shard {
     /// Counts a message for a connection that did not take it.
     #[cold]
     fn count_dropped(&self, conn: &Conn) {
-        let slow = conn.ended_by() == Some(EndReason::TooSlow);
-        self.counts_of(conn).dropped.one(if slow { DropCause::TooSlow } else { DropCause::Closing });
+        let cause = match conn.ended_by() {
+            Some(EndReason::TooSlow) => DropCause::TooSlow,
+            Some(_) => DropCause::Closing,
+            None => DropCause::Oldest,
+        };
+        self.counts_of(conn).dropped.one(cause);
     }
 
     /// The channels that a connection is in.
@@ -291,11 +306,16 @@ impl Shard {
     /// Puts a frame into a connection's outbox; false if the connection can't take it. It is written at the end of the
     /// event loop turn.
     pub fn push(&self, conn: &Rc<Conn>, frame: Frame) -> bool {
-        let pushed = conn.push(frame, &self.scratch, self.now());
+        self.push_as(conn, frame, &Policy::Keep)
+    }
+
+    /// The same for a message with that policy.
+    fn push_as(&self, conn: &Rc<Conn>, frame: Frame, policy: &Policy) -> bool {
+        let pushed = conn.push(frame, policy, &self.scratch, self.now(), &self.counts);
         if pushed == Pushed::First {
             self.mark_dirty(conn.clone());
         }
-        pushed != Pushed::Refused
+        matches!(pushed, Pushed::Taken | Pushed::First)
     }
 
     /// The same for a frame of the protocol itself: it is taken even when the connection is closing.

@@ -1,6 +1,7 @@
 //! A connection that has been let in, whatever its protocol: its handler, its share of the worker's time, and the phase
 //! of its life.
 
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -10,12 +11,15 @@ use super::failures::report;
 use super::linger::Lingering;
 use super::measure::Began;
 use crate::config::Rates;
+use crate::handover::Encoder;
 use crate::message::{CloseReason, close_code};
 use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Failure, Handler, Hook, Returned, Started, Turn, Vm};
 use crate::shard::conn::Conn;
 use crate::shard::fair::{Account, FRAME, STRETCH, Ticket, nanoseconds};
+use crate::shard::framing::Framing;
+use crate::shard::hold::{Held, Offer};
 use crate::shard::server_context::ConnectionPermit;
 use crate::telemetry::metrics::labels::{EndReason, Label};
 
@@ -254,6 +258,41 @@ impl State {
             let told = || self.conn.close_reason().and_then(|reason| reason.error());
             tracing::debug!(client_id = self.conn.client_id.get(), by = by.word(), err = told(), "closed");
         }
+    }
+
+    /// Whether the worker holds still, and nothing is under way here: then there is nothing to do. A connection that the
+    /// successor takes is offered to it; one that it has taken is over here, without a word to its client.
+    pub(super) fn is_held(&mut self, protocol: impl FnOnce(&mut Encoder)) -> bool {
+        let (hold, slot) = (self.worker.hold.clone(), self.conn.slot);
+        let idle = matches!(self.phase, Phase::Open) && self.handler.is_none() && !self.conn.is_closing();
+        if !idle {
+            return false;
+        }
+        match hold.held() {
+            Held::No => return false,
+            Held::Quiet | Held::Cut | Held::Arriving => {}
+            Held::Offered if self.may_move() => hold.offer(slot, || {
+                let mut out = Encoder::default();
+                self.worker.shard.save(&self.conn, &mut out);
+                protocol(&mut out);
+                Offer { socket: self.conn.transport.as_raw_fd(), bytes: out.bytes }
+            }),
+            Held::Moved if hold.has_offered(slot) => {
+                if self.worker.remove(&self.conn) {
+                    self.conn.served.counts.closed.one(EndReason::Shutdown);
+                }
+                self.phase = Phase::Over;
+                return false;
+            }
+            // It stays, and ends here.
+            Held::Offered | Held::Moved | Held::Left => {}
+        }
+        true
+    }
+
+    /// Whether a successor can take it. An event stream's client comes back by itself, with its position.
+    fn may_move(&self) -> bool {
+        self.conn.transport.may_move() && self.conn.framing != Framing::EventStream
     }
 
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<()> {

@@ -11,10 +11,12 @@ use super::protocol::ProtocolHandler;
 use super::session::State;
 use super::task::Task;
 use super::{Worker, handshake};
+use crate::handover::{Damaged, Decoder, Encoder};
 use crate::message::{CloseReason, Kind};
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Hook, Returned};
 use crate::shard::framing::Framing;
+use crate::shard::hold::{Counted, UnderWay};
 use crate::shard::transport::Transport;
 use crate::wire::frame;
 use crate::wire::reader::{Event, Input, Reader};
@@ -30,6 +32,7 @@ pub(super) fn task(
     let opening = {
         let worker = worker.clone();
         async move {
+            let _opening = Counted::new(&worker.hold, UnderWay::Opening);
             let (opened, early) = handshake::run(&worker, server, transport, peer).await?;
             let incoming = match opened.conn.framing {
                 Framing::EventStream => Incoming::Posted(EventStream),
@@ -119,6 +122,16 @@ impl Frames {
             frames.reader.keep(&mut Input::new(&mut early));
         }
         frames
+    }
+
+    /// Of a connection that another process had.
+    pub(super) fn restore(framing: Framing, from: &mut Decoder<'_>) -> Result<Frames, Damaged> {
+        let mut frames = Frames::new(framing, Vec::new());
+        frames.reader.restore(from)?;
+        frames.inbox = Inbox::restore(from)?;
+        // Some of it may be whole: it was kept until there was room.
+        frames.kept = frames.reader.waiting() > 0;
+        Ok(frames)
     }
 
     /// Something else than a part of a message is next: within one, which is as unfinished as before, or by itself.
@@ -249,6 +262,11 @@ impl ProtocolHandler for Frames {
     fn on_closing(&mut self, _: &State) {
         self.inbox.clear();
         self.reader = Reader::new();
+    }
+
+    fn save(&self, out: &mut Encoder) {
+        self.reader.save(out);
+        self.inbox.save(out);
     }
 
     fn held(&self, _: &State) -> usize {

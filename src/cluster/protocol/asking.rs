@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::append::append;
-use crate::hub::{Answer, MAX_INFO, MAX_PAGE, Question};
+use crate::hub::{Answer, MAX_INFO, MAX_PAGE, NodeFigures, Question};
 use crate::ids::ClientId;
 use crate::message::{Channel, MAX_CHANNEL_LEN};
 
@@ -39,16 +39,17 @@ pub enum Asking<'a> {
 }
 
 impl Asking<'_> {
-    /// A question as it travels.
-    pub fn of(question: &Question) -> Asking<'_> {
+    /// A question as it travels; None: it has a message of its own.
+    pub fn of(question: &Question) -> Option<Asking<'_>> {
         let limit = question.limit() as u32;
-        match question {
+        Some(match question {
             Question::Presence { channel, after, .. } => {
                 Asking::Presence { channel: channel.as_str(), after: *after, limit }
             }
             Question::Channels { prefix, after, .. } => Asking::Channels { prefix, after, limit },
             Question::Client(client) => Asking::Client { client: client.get() },
-        }
+            Question::Figures => return None,
+        })
     }
 
     /// The question; None: it is none.
@@ -67,20 +68,29 @@ impl Asking<'_> {
     }
 }
 
-/// The bytes of an answer.
+/// The bytes of an answer. Figures stand behind all else, and only where there are any: so that nodes which do not know them
+/// read the rest.
 pub fn write_answer(answer: &Answer) -> Vec<u8> {
     let mut out = Vec::new();
     append(&mut out, answer);
+    if !answer.nodes.is_empty() {
+        append(&mut out, &answer.nodes);
+    }
     out
 }
 
 /// The answer that such bytes are; None: they are none, or more than there may be.
 pub fn read_answer(bytes: &[u8]) -> Option<Answer> {
-    let answer: Answer = postcard::from_bytes(bytes).ok().filter(|_| bytes.len() <= MAX_ANSWER)?;
+    let (mut answer, rest) = postcard::take_from_bytes::<Answer>(bytes).ok().filter(|_| bytes.len() <= MAX_ANSWER)?;
+    if !rest.is_empty() {
+        // A node tells of itself alone.
+        answer.nodes = postcard::from_bytes(rest).ok().filter(|nodes: &Vec<NodeFigures>| nodes.len() == 1)?;
+    }
     let infos = answer.clients.iter().filter_map(|present| present.info.as_deref());
     let channels = answer.channels.iter().map(|crowd| crowd.channel.as_str());
     let of_client = answer.client.iter().flat_map(|client| &client.channels);
-    let is_page = answer.clients.len().max(answer.channels.len()) <= MAX_PAGE
+    let is_page = answer.nodes.iter().all(NodeFigures::is_bounded)
+        && answer.clients.len().max(answer.channels.len()) <= MAX_PAGE
         && of_client.clone().count() <= MAX_PAGE
         && channels.chain(of_client.map(String::as_str)).all(|name| Channel::parse(name.as_bytes()).is_ok())
         && infos

@@ -5,7 +5,7 @@ use mlua::ffi;
 use std::ffi::{CStr, c_int};
 use std::rc::Rc;
 
-use super::presence::{Info, names, subscribe_args};
+use super::subscribe::{Subscribed, Subscription, names, subscribe_args, subscribe_from};
 use crate::message::{Channel, CloseReason, Kind, close_code};
 use crate::script::current::{self, ConnRef, Host};
 use crate::script::push::{One, PushOne, Pushed, Stack, Table, table, with};
@@ -215,22 +215,26 @@ pub(crate) fn channel_args(args: &Args) -> Fallible<Vec<Channel>> {
 pub(super) fn subscribe_to(
     args: &Args,
     (host, conn): (Rc<Host>, Rc<Conn>),
-    (channels, info): (&[Channel], Option<Info>),
-) -> Outcome<Result<(), String>> {
-    if let Err(too_many) = host.shard.subscribe_with(&conn, channels, info.as_ref()) {
-        return Outcome::Now(Err(too_many.to_string()));
+    subscription: Subscription,
+) -> Outcome<Subscribed> {
+    if let Some(from) = subscription.from {
+        return subscribe_from(args, (host, conn), (subscription, from));
     }
-    match host.mesh.told(channels).filter(|_| can_wait(args)) {
-        Some(told) => Outcome::later(told.map(Ok)),
-        None => Outcome::Now(Ok(())),
+    let Subscription { channels, info, .. } = subscription;
+    if let Err(too_many) = host.shard.subscribe_with(&conn, &channels, info.as_ref()) {
+        return Outcome::Now(Subscribed(Err(too_many.to_string())));
+    }
+    match host.mesh.told(&channels).filter(|_| can_wait(args)) {
+        Some(told) => Outcome::later(told.map(|()| Subscribed(Ok(Vec::new())))),
+        None => Outcome::Now(Subscribed(Ok(Vec::new()))),
     }
 }
 
-fn subscribe(args: &Args) -> Result<Outcome<Result<(), String>>, Raise> {
-    let (live, channels) = (live(args)?, subscribe_args(args)?);
-    Ok(match live.and_then(|live| Ok((live, channels?))) {
-        Ok((live, (channels, info))) => subscribe_to(args, live, (&channels, info)),
-        Err(problem) => Outcome::Now(Err(problem)),
+fn subscribe(args: &Args) -> Result<Outcome<Subscribed>, Raise> {
+    let (live, subscription) = (live(args)?, subscribe_args(args)?);
+    Ok(match live.and_then(|live| Ok((live, subscription?))) {
+        Ok((live, subscription)) => subscribe_to(args, live, subscription),
+        Err(problem) => Outcome::Now(Subscribed(Err(problem))),
     })
 }
 

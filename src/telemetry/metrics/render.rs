@@ -72,7 +72,11 @@ impl Metrics {
         let mut family =
             page.counter("connmix_engine_servers_send_errors_total", "Messages that clients could not be given.");
         for (at, protocol) in self.protocols() {
-            family = family.value(&[("protocol", protocol)], sum(&|w| w.shard.protocols[at].dropped.sum()));
+            let failed = |w: &WorkerCounts| {
+                let causes = DropCause::ALL.iter().filter(|cause| !cause.is_by_rule());
+                causes.map(|cause| w.shard.protocols[at].dropped.get(*cause)).sum()
+            };
+            family = family.value(&[("protocol", protocol)], sum(&failed));
         }
         drop(family);
         let mut family = page.counter(

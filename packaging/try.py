@@ -257,7 +257,7 @@ def image(folder):
     for role, shift in (("center", 0), ("engine", 10), ("engine", 20)):
         folder = work / f"{role}{shift}"
         folder.mkdir()
-        text = block("connmix.yaml")
+        text = block("connmix.yaml").replace("drainDelay: 5", "drainDelay: 0")  # nobody comes any more
         for port in (6788, 6789, 6790):
             text = text.replace(f"port: {port}", f"port: {port + shift * 10}")
         (folder / "connmix.yaml").write_text(text)

@@ -1,7 +1,7 @@
 //! The API over general HTTP/1, served by hyper: routes, bodies, statuses, and the upgrade to the WebSocket API.
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{AUTHORIZATION, CONNECTION, HeaderValue};
 use hyper::service::service_fn;
@@ -21,6 +21,7 @@ use super::error::ApiError;
 use super::linger::Lingering;
 use super::stage::Stage;
 use super::state::{Api, DRAIN};
+use super::tail::{LINES, Tail, shows_bodies};
 use super::ws::{self, Access};
 use super::{center, console, pages};
 use crate::shard::hold::{Counted, UnderWay};
@@ -50,6 +51,8 @@ enum Route {
     Page(&'static console::Page),
     Figures,
     Script,
+    Tail,
+    Why,
 }
 
 impl Route {
@@ -58,6 +61,8 @@ impl Route {
             ("/healthz", _) => Route::Health,
             ("/readyz", _) => Route::Ready,
             ("/metrics", _) => Route::Metrics,
+            ("/v1/tail", _) => Route::Tail,
+            ("/v1/why", _) => Route::Why,
             ("/version", true) => Route::Version,
             ("/v1/nodes", true) => Route::Nodes,
             (console::CALLS, true) => Route::Moved,
@@ -88,6 +93,8 @@ impl Route {
             Route::Moved | Route::Page(_) | Route::Figures | Route::Script => true,
             Route::WebSocket => false,
             Route::Health | Route::Ready | Route::Version | Route::Nodes | Route::Metrics => false,
+            // They are at both ports by themselves.
+            Route::Tail | Route::Why => false,
         }
     }
 
@@ -107,13 +114,21 @@ impl Route {
         }
     }
 
-    /// The right it needs; None: anybody (probes).
-    fn right(self) -> Option<Right> {
+    /// The right it needs, with that query; None: anybody (probes).
+    fn right(self, query: &str) -> Option<Right> {
         match self {
             Route::Mesh(call) => Some(Right::to(call)),
             Route::WebSocket => Some(Right::Write),
-            Route::Version | Route::Nodes | Route::Metrics | Route::Channels | Route::Client => Some(Right::Read),
             Route::Moved | Route::Page(_) | Route::Figures | Route::Script => Some(Right::Read),
+            // What clients say to each other is more than whether they are there.
+            Route::Tail if shows_bodies(query) => Some(Right::Write),
+            Route::Tail
+            | Route::Why
+            | Route::Version
+            | Route::Nodes
+            | Route::Metrics
+            | Route::Channels
+            | Route::Client => Some(Right::Read),
             Route::Health | Route::Ready => None,
         }
     }
@@ -131,6 +146,8 @@ impl Route {
             Route::Channels => ApiCall::Channels,
             Route::Client => ApiCall::Client,
             Route::Moved | Route::Page(_) | Route::Figures | Route::Script => ApiCall::Console,
+            Route::Tail => ApiCall::Tail,
+            Route::Why => ApiCall::Why,
         }
     }
 }
@@ -142,6 +159,8 @@ struct Connection<'a> {
     unread: &'a Cell<bool>,
     /// Set by the request that opens a WebSocket.
     opening: &'a Cell<Option<Access>>,
+    /// Set by a request whose answer goes on: what it goes on with.
+    tail: &'a Cell<Option<Tail>>,
     taken: &'a Taken,
     /// A successor process has not taken over.
     may_call: bool,
@@ -180,7 +199,8 @@ impl Api {
                 }
                 let may_call = api.may_call().await;
                 let _call = Counted::new(&api.hold, UnderWay::Call);
-                let on = Connection { unread: &unread, opening: &opening, taken: &taken, may_call };
+                let tail = Cell::new(None);
+                let on = Connection { unread: &unread, opening: &opening, tail: &tail, taken: &taken, may_call };
                 let mut response = api.answer(request, caller, timeout_after, on).await;
                 if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     // A caller that does not read the answer counts as idle, too.
@@ -190,7 +210,7 @@ impl Api {
                     // Once the engine drains this is also done below, but callers that never pause do not come there.
                     response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok::<_, Infallible>(response)
+                Ok::<_, Infallible>(response.map(|whole| tail.take().map_or(Either::Left(whole), Either::Right)))
             }
         });
         let mut http = hyper::server::conn::http1::Builder::new();
@@ -314,7 +334,8 @@ impl Api {
         let config = self.config.load();
         let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
         // A caller without the right does not learn which paths exist.
-        if let Some(right) = route.map_or(Some(Right::Read), Route::right) {
+        let query = request.uri().query().unwrap_or_default();
+        if let Some(right) = route.map_or(Some(Right::Read), |route| route.right(query)) {
             let checked = self.check(&config, authorization, caller, right, on.taken);
             drop(config);
             let checked = match checked {
@@ -382,6 +403,14 @@ impl Api {
                 Box::pin(self.figures(matches!(write, Some(Ok(()))))).await?
             }
             Route::Script => Box::pin(self.script()).await?,
+            Route::Tail => {
+                let tail = Box::pin(self.tail(request.uri().query().unwrap_or_default())).await?;
+                if request.method() == Method::GET {
+                    on.tail.set(Some(tail));
+                }
+                Answer::text(LINES, String::new())
+            }
+            Route::Why => Answer::to_call(Box::pin(self.why(request.uri().query().unwrap_or_default())).await, None),
             Route::Channels => Box::pin(self.channels(request.uri().query().unwrap_or_default())).await?,
             Route::Client => {
                 let path = request.uri().path();

@@ -30,10 +30,13 @@ mod moving;
 mod pages;
 pub mod params;
 mod publish;
+mod query;
 mod serve;
 mod stage;
 mod state;
+mod tail;
 mod verifier;
+mod why;
 mod work_time;
 mod ws;
 

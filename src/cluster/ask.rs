@@ -62,26 +62,26 @@ impl Mesh {
     /// Asks all that know of it, on all nodes; none of them before what it must stay `behind`.
     pub fn ask(&self, question: Question, behind: Behind) -> impl Future<Output = Asked> + Send + use<> {
         let all = || self.others.iter().flat_map(|others| others.all_links()).collect();
-        let mut others = match (&question, &self.others) {
-            (_, None) => Remote::default(),
-            (Question::Client(client), _) => self.other_of(*client),
-            (Question::Presence { channel, .. }, Some(_)) => self.others_of(channel),
-            (Question::Channels { .. } | Question::Figures, Some(others)) => Remote::new(all(), others),
+        let mut others = match (&question, question.client(), &self.others) {
+            (_, _, None) => Remote::default(),
+            (_, Some(client), _) => self.other_of(client),
+            (Question::Presence { channel, .. }, _, Some(_)) => self.others_of(channel),
+            (_, None, Some(others)) => Remote::new(all(), others),
         };
         let mut here = self.knowing(&question);
-        match &question {
-            Question::Client(_) if !others.is_nobody() => here = WorkerSet::default(),
-            Question::Client(_) | Question::Figures => {}
-            Question::Presence { .. } | Question::Channels { .. } => {
+        match (&question, question.client()) {
+            (_, Some(_)) if !others.is_nobody() => here = WorkerSet::default(),
+            (_, Some(_)) | (Question::Figures, None) => {}
+            (_, None) => {
                 behind.workers.iter().for_each(|worker| here.add(worker));
                 if let Some(shared) = self.others.as_ref().filter(|_| !behind.others.is_empty()) {
                     others.add(behind.others, shared);
                 }
             }
         }
-        let missed = match &question {
-            Question::Client(_) => 0,
-            _ => self.others.as_ref().map_or(0, |others| others.missed() as u64),
+        let missed = match question.client() {
+            Some(_) => 0,
+            None => self.others.as_ref().map_or(0, |others| others.missed() as u64),
         };
         let here = self.ask_workers(question.clone(), here);
         async move {
@@ -113,11 +113,11 @@ impl Mesh {
     /// The workers that know of it.
     fn knowing(&self, question: &Question) -> WorkerSet {
         let mut workers = WorkerSet::default();
-        match question {
-            Question::Presence { channel, .. } => return self.hub.workers_of(channel.as_str()),
-            Question::Channels { .. } => (0..self.hub.workers()).for_each(|at| workers.add(WorkerId(at as u16))),
-            Question::Client(client) => workers.add(self.hub.worker_of(*client)),
-            Question::Figures => {}
+        match (question, question.client()) {
+            (_, Some(client)) => workers.add(self.hub.worker_of(client)),
+            (Question::Presence { channel, .. }, None) => return self.hub.workers_of(channel.as_str()),
+            (Question::Figures, None) => {}
+            (_, None) => (0..self.hub.workers()).for_each(|at| workers.add(WorkerId(at as u16))),
         }
         workers
     }

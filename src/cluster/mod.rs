@@ -88,6 +88,17 @@ pub struct Behind {
     others: SmallVec<[Arc<Link>; 2]>,
 }
 
+/// Where the node is whose clients have such an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Home {
+    /// It is this one.
+    Here,
+    /// This node has a link to it.
+    Linked,
+    /// There is none of that number, as far as this node knows.
+    Elsewhere,
+}
+
 impl Mesh {
     /// A mesh of this process alone.
     pub fn new(hub: Arc<Hub>, node: NodeId) -> Mesh {
@@ -173,6 +184,15 @@ impl Mesh {
                 Remote::new(others.links_of_number(node.get()), others)
             }
             _ => Remote::default(),
+        }
+    }
+
+    /// Where a client's node is.
+    pub fn home_of(&self, client: ClientId) -> Home {
+        match client.node() {
+            Some(node) if node == self.hub.node() => Home::Here,
+            _ if self.other_of(client).is_nobody() => Home::Elsewhere,
+            _ => Home::Linked,
         }
     }
 

@@ -13,6 +13,8 @@ mod order;
 mod pending;
 mod question;
 mod rooms;
+mod story;
+mod tail;
 #[cfg(test)]
 mod tests;
 pub mod topics;
@@ -39,6 +41,8 @@ pub use mailbox::{MAILBOX_BYTES, Mailbox, Refused};
 pub use order::{Ordered, Recipient, enveloped};
 pub use pending::{Ack, Counts, PendingCounts, ReplyTo, Scenario, SoFar};
 pub use question::{Answer, AnswerTo, ClientInfo, Crowd, MAX_INFO, MAX_PAGE, Present, Question};
+pub use story::{ENDED_CHANNELS, Ended, MAX_TURNS, Story, Turn};
+pub use tail::{Event, MAX_EVENT, MAX_EVENT_BYTES, MAX_EVENTS, Seen, Wanted, Watch};
 pub use workers::WorkerSet;
 
 /// The process's hub.

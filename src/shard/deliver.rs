@@ -22,6 +22,9 @@ impl Shard {
         let (rest, ack) = match delivery {
             Delivery::Publish(publication, ack) => {
                 let (scripted, policy) = self.fan_out(&publication, &ack, &mut counts);
+                if self.tap.is_on() {
+                    self.see_publication(&publication, (counts.reached + scripted.len() as u64, counts.failed));
+                }
                 ((!scripted.is_empty()).then(|| (scripted, publication.message.clone(), policy)), ack)
             }
             Delivery::ChannelCommand(command, ack) => {
@@ -32,7 +35,12 @@ impl Shard {
                 let mut rest = None;
                 match self.get(client_id) {
                     Some(conn) => match conn.framing {
-                        Framing::Script => rest = Some((vec![conn], message, Policy::Keep)),
+                        Framing::Script => {
+                            if self.tap.is_on() {
+                                self.see_sent(&conn, message.kind(), message.data());
+                            }
+                            rest = Some((vec![conn], message, Policy::Keep));
+                        }
                         framing @ (Framing::WebSocket(_) | Framing::EventStream) => {
                             counts.add(self.send(&conn, message.kind(), message.data()));
                             self.count_delivered(framing, counts.reached, &ack);
@@ -41,6 +49,9 @@ impl Shard {
                     None => {
                         counts.add(false);
                         self.counts.no_client.add(1);
+                        if self.tap.is_on() {
+                            self.see_nobody(client_id);
+                        }
                     }
                 }
                 (rest, ack)
@@ -89,7 +100,12 @@ impl Shard {
             encoding.counts.add(reached);
             encoding.reached += u64::from(reached);
             match encoded {
-                false => self.counts_of(&conn).dropped.one(DropCause::Encode),
+                false => {
+                    self.counts_of(&conn).dropped.one(DropCause::Encode);
+                    if self.tap.is_on() {
+                        self.see_dropped(&conn, DropCause::Encode);
+                    }
+                }
                 true if !reached => self.count_dropped(&conn),
                 true => conn.traffic.count_sent(),
             }

@@ -11,6 +11,7 @@ pub mod context_wait;
 mod deliver;
 pub mod encoding;
 mod end_reason;
+mod endings;
 pub mod fair;
 pub mod framing;
 pub mod hold;
@@ -20,10 +21,14 @@ pub mod meter;
 pub mod moves;
 mod moving;
 pub mod outbox;
+mod past;
 pub mod peer;
 mod posted;
 mod rooms;
+mod see;
 pub mod server_context;
+mod subscriptions;
+pub mod tap;
 pub mod traffic;
 pub mod transport;
 mod waits;
@@ -53,9 +58,15 @@ use framing::Framing;
 use moves::Moves;
 pub use moving::Moved;
 use outbox::{Frame, Policy};
+use past::Past;
 use server_context::ServerContext;
+use subscriptions::Names;
+use tap::Tap;
 use transport::Transport;
 use waits::Waits;
+
+pub use see::Failed;
+pub use subscriptions::{MAX_SUBSCRIPTIONS, TooMany};
 
 /// Many messages for one connection are copied together in a buffer of this size and written at once.
 const SCRATCH: usize = 256 * 1024;
@@ -90,6 +101,9 @@ pub struct Shard {
     clock: Cell<u32>,
     /// The last ticket of a connection that waits for what a channel has kept.
     tickets: Cell<u64>,
+    /// Who watches.
+    pub tap: Tap,
+    past: Past,
     /// What this worker counts.
     pub counts: Arc<ShardCounts>,
 }
@@ -130,6 +144,8 @@ impl Shard {
             ticked: Cell::new(Instant::now()),
             clock: Cell::new(0),
             tickets: Cell::default(),
+            tap: Tap::default(),
+            past: Past::default(),
             counts: Arc::default(),
         }
     }
@@ -237,11 +253,14 @@ impl Shard {
             new.sort_unstable();
             new.dedup();
             if let Some(too_many) = refused(new.len()).filter(|_| !new.is_empty()) {
-                return Err(too_many);
+                return Err(self.refused(conn, channels, too_many));
             }
         }
         let has_rules = !topics.rules().is_empty();
-        let told = if has_rules { self.enter_rooms(conn, channels, &topics)? } else { Vec::new() };
+        let told = match has_rules {
+            true => self.enter_rooms(conn, channels, &topics).map_err(|full| self.refused(conn, channels, full))?,
+            false => Vec::new(),
+        };
         for channel in channels {
             if topics.insert(conn.slot, channel) == Joined::First
                 && self.hub.join(channel, self.worker) == Joined::First
@@ -253,20 +272,34 @@ impl Shard {
             self.entered_rooms(conn, (channels, told), info, &mut topics);
         }
         self.count_subscriptions(&topics);
+        if self.tap.is_on() {
+            self.see_turn(conn, true, channels);
+        }
         tracing::debug!(client_id = conn.client_id.get(), channels = %Names(channels), "subscribed");
         Ok(())
+    }
+
+    fn refused(&self, conn: &Conn, channels: &[Channel], why: TooMany) -> TooMany {
+        self.past.refused(conn.client_id, channels, &why.to_string());
+        why
     }
 
     /// Unsubscribes a connection from channels.
     pub fn unsubscribe(&self, conn: &Conn, channels: &[Channel]) {
         let mut topics = self.topics.borrow_mut();
         for channel in channels {
-            if topics.remove(conn.slot, channel.as_str()) == Left::Last {
-                self.hub.leave(channel.as_str(), self.worker);
+            match topics.remove(conn.slot, channel.as_str()) {
+                Left::Absent => continue,
+                Left::Last => drop(self.hub.leave(channel.as_str(), self.worker)),
+                Left::Removed => {}
             }
+            self.past.left(conn.client_id, channel);
         }
         self.leave_rooms(conn, &mut topics);
         self.count_subscriptions(&topics);
+        if self.tap.is_on() {
+            self.see_turn(conn, false, channels);
+        }
         tracing::debug!(client_id = conn.client_id.get(), channels = %Names(channels), "unsubscribed");
     }
 
@@ -296,6 +329,9 @@ impl Shard {
             None => DropCause::Oldest,
         };
         self.counts_of(conn).dropped.one(cause);
+        if self.tap.is_on() {
+            self.see_dropped(conn, cause);
+        }
     }
 
     /// The channels that a connection is in.
@@ -344,6 +380,9 @@ impl Shard {
             true => {
                 conn.traffic.count_sent();
                 self.counts_of(conn).sent.add(1);
+                if self.tap.is_on() {
+                    self.see_sent(conn, kind, data);
+                }
             }
             false => self.count_dropped(conn),
         }
@@ -399,6 +438,7 @@ impl Shard {
 
     /// Frees memory after a crowd has left. For a timer.
     pub fn shrink(&self) {
+        self.tap.forget();
         let mut by_client = self.by_client.borrow_mut();
         if by_client.capacity() > 1024 && by_client.len() < by_client.capacity() / 8 {
             by_client.shrink_to_fit();
@@ -410,38 +450,3 @@ impl Shard {
         }
     }
 }
-
-/// Channels as a log line shows them: not all, if there are many.
-struct Names<'a>(&'a [Channel]);
-
-impl std::fmt::Display for Names<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        const MOST: usize = 8;
-        for (i, channel) in self.0.iter().take(MOST).enumerate() {
-            write!(f, "{}{}", if i == 0 { "" } else { ", " }, channel.as_str())?;
-        }
-        match self.0.len().checked_sub(MOST) {
-            None | Some(0) => Ok(()),
-            Some(more) => write!(f, " and {more} more"),
-        }
-    }
-}
-
-/// Why a connection was not put into channels.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TooMany {
-    /// It would be in more than [`MAX_SUBSCRIPTIONS`].
-    #[error("a connection can be in {MAX_SUBSCRIPTIONS} channels at most")]
-    OfConnection,
-    /// All connections together would have too many, or this one too large a part of the rest; holds the limit.
-    #[error(
-        "too many subscriptions: all clients together can have {0} (engine.maxSubscriptions), and one client a part of those that are free"
-    )]
-    OfAll(usize),
-    /// The channel would have more than its rule allows; holds the channel and the bound.
-    #[error("channel {0} is full: {1} connections may be in it (engine.channels, maxSubscribers)")]
-    OfChannel(Channel, usize),
-}
-
-/// The most channels one connection may be in.
-pub const MAX_SUBSCRIPTIONS: usize = 65_536;

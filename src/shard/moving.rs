@@ -54,7 +54,7 @@ impl Shard {
         };
         out.option(window, |out, window| out.byte(window.bits()));
         [&conn.last_read, &conn.last_ping].into_iter().for_each(|at| out.u32(now.wrapping_sub(at.get())));
-        out.option(conn.unfinished.get(), |out, since| out.u32(now.wrapping_sub(since)));
+        out.option(conn.unfinished.get().then(|| conn.begun.get()), |out, since| out.u32(now.wrapping_sub(since)));
         out.byte((conn.hearing.get() == Hearing::Over).into());
         let context = conn.context.borrow();
         out.count(context.len());
@@ -83,7 +83,9 @@ impl Shard {
         let ago = |millis: u32| self.now().wrapping_sub(millis);
         conn.last_read.set(ago(moved.ages.0));
         conn.last_ping.set(ago(moved.ages.1));
-        conn.unfinished.set(moved.unfinished.map(ago));
+        if let Some(millis) = moved.unfinished {
+            conn.begin_message(ago(millis));
+        }
         if moved.sends_no_more {
             conn.hearing.set(Hearing::Over);
         }

@@ -13,7 +13,7 @@ use super::load::LoadPermit;
 use super::session::Opened;
 use super::socket::Packets;
 use super::task::Task;
-use super::websocket::Frames;
+use super::websocket::{Frames, Incoming};
 use super::{Server, Worker, accept};
 use crate::config::{Protocol, Rate};
 use crate::handover::{Damaged, Decoder};
@@ -238,7 +238,7 @@ fn take_up(worker: &Rc<Worker>, arrived: Arrived) -> Result<u32, String> {
     let opened = Opened { conn: conn.clone(), place, early: 0 };
     match framing {
         Protocol::Websocket => {
-            let frames = Frames::restore(conn.framing, &mut from).map_err(damaged)?;
+            let frames = Incoming::Frames(Frames::restore(conn.framing, &mut from).map_err(damaged)?);
             spawn_local(Task::open(worker.clone(), opened, frames, load));
         }
         Protocol::Socket => {

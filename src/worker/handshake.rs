@@ -199,6 +199,7 @@ async fn request(
         }
     };
     conn.discard_waiting();
+    worker.shard.refuses(&conn, refusal.as_ref().map_or(LEFT, |(refusal, _)| &refusal.text));
     if !let_in {
         worker.remove(&conn);
     }
@@ -317,7 +318,7 @@ async fn ask(worker: &Worker, server: usize, conn: &Rc<Conn>, request: &Request<
         }
         Ok(_) => Verdict::LetIn,
         Err(failure) => {
-            report(Hook::Handshake, &failure, conn);
+            report(Hook::Handshake, &failure, conn, &worker.shard);
             Verdict::Refused(Refusal { status: 500, text: "the handshake handler failed".into() })
         }
     }

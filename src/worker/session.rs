@@ -71,6 +71,9 @@ impl State {
         let Opened { conn, place, early } = opened;
         let account = Account::new(worker.fair.now());
         conn.served.counts.opened.add(1);
+        if worker.shard.tap.is_on() {
+            worker.shard.see_connect(&conn);
+        }
         tracing::debug!(client_id = conn.client_id.get(), remote = %conn.remote(), "connected");
         let mut state = State {
             worker,
@@ -191,7 +194,7 @@ impl State {
             Started::Done(result) => {
                 let took = began.ended(hook, &result, &self.conn);
                 self.charge(took);
-                self.settle(hook, result)
+                self.settle(hook, took, result)
             }
             Started::Suspended(handler) => {
                 self.charge(began.so_far());
@@ -201,10 +204,16 @@ impl State {
         }
     }
 
-    pub(super) fn settle(&self, hook: Hook, result: Result<Returned, Failure>) -> Option<Returned> {
+    /// A hook has ended, after so long.
+    pub(super) fn settle(&self, hook: Hook, took: Duration, result: Result<Returned, Failure>) -> Option<Returned> {
+        let shard = &self.worker.shard;
+        // None for a hook that the script does not have.
+        if shard.tap.is_on() && !took.is_zero() {
+            shard.see_handler(&self.conn, hook.name(), took, result.is_ok());
+        }
         result
             .inspect_err(|failure| {
-                report(hook, failure, &self.conn);
+                report(hook, failure, &self.conn, shard);
                 self.conn.close(CloseReason::HandlerFailed);
             })
             .ok()
@@ -228,8 +237,8 @@ impl State {
             self.charge(took);
             let result = ready!(polled);
             self.handler = None;
-            began.ended(hook, &result, &self.conn);
-            self.settle(hook, result);
+            let took = began.ended(hook, &result, &self.conn);
+            self.settle(hook, took, result);
         }
         self.leave();
         let reason = self.conn.close_reason();
@@ -252,8 +261,9 @@ impl State {
 
     /// Out of the shard.
     fn leave(&self) {
+        let by = self.conn.ended_by().filter(|_| !self.broken).unwrap_or(EndReason::InternalError);
+        self.worker.shard.ends(&self.conn, by);
         if self.worker.remove(&self.conn) {
-            let by = self.conn.ended_by().filter(|_| !self.broken).unwrap_or(EndReason::InternalError);
             self.conn.served.counts.closed.one(by);
             let told = || self.conn.close_reason().and_then(|reason| reason.error());
             tracing::debug!(client_id = self.conn.client_id.get(), by = by.word(), err = told(), "closed");

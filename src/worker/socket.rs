@@ -14,7 +14,7 @@ use super::task::Task;
 use super::{Worker, proxy, tls};
 use crate::api::Stage;
 use crate::handover::{Damaged, Decoder, Encoder};
-use crate::message::{CloseReason, close_code};
+use crate::message::{CloseReason, Kind, close_code};
 use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Hook, Returned};
@@ -186,7 +186,11 @@ impl Packets {
         };
         self.wanted = 0;
         state.conn.end_message();
-        state.worker.shard.count_read(&state.conn);
+        let shard = &state.worker.shard;
+        shard.count_read(&state.conn);
+        if shard.tap.is_on() {
+            shard.see_message(&state.conn, Kind::Binary, &package);
+        }
         state.took_messages(1);
         state.start(Hook::Message, HookArgs::bytes(&package));
         state.pinned = None;

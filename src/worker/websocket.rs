@@ -93,6 +93,10 @@ impl ProtocolHandler for Incoming {
         each!(self, it => it.closes_in(unread))
     }
 
+    fn save(&self, out: &mut Encoder) {
+        each!(self, it => it.save(out));
+    }
+
     fn held(&self, state: &State) -> usize {
         each!(self, it => it.held(state))
     }
@@ -158,7 +162,11 @@ impl Frames {
 
     /// A message has come: its handler runs now, or when those before it have.
     fn message(state: &mut State, inbox: &mut Inbox, kind: Kind, data: &[u8]) {
-        state.worker.shard.count_read(&state.conn);
+        let shard = &state.worker.shard;
+        shard.count_read(&state.conn);
+        if shard.tap.is_on() {
+            shard.see_message(&state.conn, kind, data);
+        }
         state.conn.end_message();
         if inbox.is_empty() && state.may_start(Hook::Message) {
             state.start(Hook::Message, HookArgs::message(kind, data));

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::append::append;
-use crate::hub::{Answer, MAX_INFO, MAX_PAGE, NodeFigures, Question};
+use crate::hub::{Answer, MAX_INFO, MAX_PAGE, NodeFigures, Question, Wanted, Watch};
 use crate::ids::ClientId;
 use crate::message::{Channel, MAX_CHANNEL_LEN};
 
@@ -36,6 +36,24 @@ pub enum Asking<'a> {
         /// The client's id.
         client: u64,
     },
+    /// See [`Question::Story`].
+    Story {
+        /// The client's id.
+        client: u64,
+    },
+    /// See [`Question::Tail`].
+    Tail {
+        /// The watcher's number.
+        watch: u64,
+        /// The channel, or how its name begins.
+        channel: Option<&'a str>,
+        /// The client's id.
+        client: Option<u64>,
+        /// Only what went wrong.
+        errors: bool,
+        /// With the beginning of messages.
+        bodies: bool,
+    },
 }
 
 impl Asking<'_> {
@@ -48,6 +66,14 @@ impl Asking<'_> {
             }
             Question::Channels { prefix, after, .. } => Asking::Channels { prefix, after, limit },
             Question::Client(client) => Asking::Client { client: client.get() },
+            Question::Story(client) => Asking::Story { client: client.get() },
+            Question::Tail(Watch { id, wanted }) => Asking::Tail {
+                watch: *id,
+                channel: wanted.channel.as_deref(),
+                client: wanted.client.map(ClientId::get),
+                errors: wanted.errors,
+                bodies: wanted.bodies,
+            },
             Question::Figures => return None,
         })
     }
@@ -64,6 +90,15 @@ impl Asking<'_> {
             }
             Asking::Channels { .. } => return None,
             Asking::Client { client } => Question::Client(ClientId::new(client)?),
+            Asking::Story { client } => Question::Story(ClientId::new(client)?),
+            Asking::Tail { channel: Some(name), .. } if !is_name(name) => return None,
+            Asking::Tail { watch: id, channel, client, errors, bodies } => {
+                let client = match client {
+                    Some(client) => Some(ClientId::new(client)?),
+                    None => None,
+                };
+                Question::Tail(Watch { id, wanted: Wanted { channel: channel.map(Box::from), client, errors, bodies } })
+            }
         })
     }
 }
@@ -95,6 +130,8 @@ pub fn read_answer(bytes: &[u8]) -> Option<Answer> {
         && channels.chain(of_client.map(String::as_str)).all(|name| Channel::parse(name.as_bytes()).is_ok())
         && infos
             .clone()
-            .all(|info| info.len() <= MAX_INFO && serde_json::from_str::<serde::de::IgnoredAny>(info).is_ok());
+            .all(|info| info.len() <= MAX_INFO && serde_json::from_str::<serde::de::IgnoredAny>(info).is_ok())
+        && answer.seen.is_valid()
+        && answer.story.as_ref().is_none_or(|story| story.is_valid());
     is_page.then_some(answer)
 }

@@ -198,6 +198,10 @@ labels! {
         Health = "healthz",
         /// Whether it takes clients.
         Ready = "readyz",
+        /// Watching events.
+        Tail = "tail",
+        /// Why a message did not reach a client.
+        Why = "why",
         /// Anything else.
         Other = "other",
     }

@@ -13,8 +13,8 @@ use super::process::Process;
 use super::{Kind, Metrics, Of, ServerInfo, WorkerCounts, lock};
 use std::sync::atomic::Ordering::Relaxed;
 
-/// The quantiles of summaries.
-const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
+/// The quantiles of summaries: the least and the most, the quarters, and those behind which few are.
+const QUANTILES: [f64; 8] = [0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 1.0];
 
 impl Metrics {
     /// The page of the engine, which has all figures, or that of the center. It reads from the system: not to be called

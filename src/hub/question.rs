@@ -35,6 +35,9 @@ pub enum Question {
     },
     /// What is there to know of a client?
     Client(ClientId),
+    /// How many connections have a place in a channel with a bound, those that are about to come among them? No worker is
+    /// asked.
+    Places(Channel),
 }
 
 impl Question {
@@ -42,7 +45,7 @@ impl Question {
     pub fn limit(&self) -> usize {
         match self {
             Question::Presence { limit, .. } | Question::Channels { limit, .. } => (*limit).min(MAX_PAGE),
-            Question::Client(_) => 1,
+            Question::Client(_) | Question::Places(_) => 1,
         }
     }
 
@@ -52,6 +55,7 @@ impl Question {
             Question::Presence { channel, .. } => channel.as_str().len(),
             Question::Channels { prefix, after, .. } => prefix.len() + after.len(),
             Question::Client(_) => 0,
+            Question::Places(channel) => channel.as_str().len(),
         }
     }
 }
@@ -106,7 +110,7 @@ pub struct Answer {
     pub clients: Vec<Present>,
     /// Of [`Question::Channels`], by their names.
     pub channels: Vec<Crowd>,
-    /// Of [`Question::Presence`]: how many there are, not only on this page.
+    /// Of [`Question::Presence`]: how many there are, not only on this page. Of [`Question::Places`]: the places.
     pub count: u64,
     /// There is more behind this page.
     pub more: bool,

@@ -13,6 +13,8 @@ impl Shard {
             Question::Presence { channel, after, .. } => self.presence(channel, *after, question.limit(), node),
             Question::Channels { prefix, after, .. } => self.crowds(prefix, after, question.limit()),
             Question::Client(client) => (self.client(*client, node), 1),
+            // The node knows by itself.
+            Question::Places(_) => (Answer::default(), 0),
         }
     }
 

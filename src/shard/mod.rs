@@ -18,6 +18,7 @@ pub mod meter;
 pub mod moves;
 pub mod outbox;
 pub mod peer;
+pub mod places;
 mod posted;
 mod rooms;
 pub mod server_context;
@@ -49,6 +50,7 @@ use encoding::Encoding;
 use framing::Framing;
 use moves::Moves;
 use outbox::Frame;
+use places::AllUnsettled;
 use server_context::ServerContext;
 use transport::Transport;
 use waits::Waits;
@@ -77,6 +79,8 @@ pub struct Shard {
     leaver: RefCell<Option<Waker>>,
     /// Who came to channels that are told so, or went.
     moves: Moves,
+    /// Those for which other nodes have to be asked.
+    unsettled: AllUnsettled,
     /// The message that scripts are encoding.
     encoding: RefCell<Option<Encoding>>,
     /// Wakes the worker's event loop turn, if it waits.
@@ -119,6 +123,7 @@ impl Shard {
             leaving: RefCell::default(),
             leaver: RefCell::default(),
             moves: Moves::default(),
+            unsettled: AllUnsettled::default(),
             turn: RefCell::default(),
             turn_waits: Cell::default(),
             ticked: Cell::new(Instant::now()),

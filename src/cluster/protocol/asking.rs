@@ -36,6 +36,11 @@ pub enum Asking<'a> {
         /// The client's id.
         client: u64,
     },
+    /// See [`Question::Places`].
+    Places {
+        /// The channel's name.
+        channel: &'a str,
+    },
 }
 
 impl Asking<'_> {
@@ -48,6 +53,7 @@ impl Asking<'_> {
             }
             Question::Channels { prefix, after, .. } => Asking::Channels { prefix, after, limit },
             Question::Client(client) => Asking::Client { client: client.get() },
+            Question::Places(channel) => Asking::Places { channel: channel.as_str() },
         }
     }
 
@@ -63,6 +69,7 @@ impl Asking<'_> {
             }
             Asking::Channels { .. } => return None,
             Asking::Client { client } => Question::Client(ClientId::new(client)?),
+            Asking::Places { channel } => Question::Places(Channel::parse(channel.as_bytes()).ok()?),
         })
     }
 }

@@ -22,7 +22,7 @@ section! {
         pub join_leave: bool = "joinLeave", flag(), Live;
         /// The number of connections, as they are told.
         pub online: Online = "online", part();
-        /// The most connections in such a channel, on each node; 0 = no bound.
+        /// The most connections in such a channel, on all nodes; 0 = no bound. The same on all nodes.
         pub max_subscribers: usize = "maxSubscribers", number(0..=100_000_000, 0), Live;
     }
 }

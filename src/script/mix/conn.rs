@@ -12,6 +12,7 @@ use crate::script::push::{One, PushOne, Pushed, Stack, Table, table, with};
 use crate::script::slots::Handle;
 use crate::script::stack::{Args, Fallible, Push, Raise, State};
 use crate::script::wait::{Outcome, can_wait};
+use crate::shard::TooMany;
 use crate::shard::conn::Conn;
 use crate::shard::context::Value;
 use crate::wire::frame::MAX_REASON;
@@ -217,6 +218,9 @@ pub(super) fn subscribe_to(
     (host, conn): (Rc<Host>, Rc<Conn>),
     (channels, info): (&[Channel], Option<Info>),
 ) -> Outcome<Result<(), String>> {
+    if let Some(asked) = subscribe_when_asked(args, &(host.clone(), conn.clone()), (channels, info.as_ref())) {
+        return asked;
+    }
     if let Err(too_many) = host.shard.subscribe_with(&conn, channels, info.as_ref()) {
         return Outcome::Now(Err(too_many.to_string()));
     }
@@ -232,6 +236,37 @@ fn subscribe(args: &Args) -> Result<Outcome<Result<(), String>>, Raise> {
         Ok((live, (channels, info))) => subscribe_to(args, live, (&channels, info)),
         Err(problem) => Outcome::Now(Err(problem)),
     })
+}
+
+/// Waits until other nodes have told whether there is a place for a connection in channels with a bound, and brings it into
+/// them; None: nobody has to be asked.
+fn subscribe_when_asked(
+    args: &Args,
+    (host, conn): &(Rc<Host>, Rc<Conn>),
+    (channels, info): (&[Channel], Option<&Info>),
+) -> Option<Outcome<Result<(), String>>> {
+    if host.shard.bounded(conn, channels).is_empty() || !host.mesh.has_peers() || !can_wait(args) {
+        return None;
+    }
+    let reserved = match host.shard.reserve(conn, channels) {
+        Ok(reserved) => reserved?,
+        Err(full) => return Some(Outcome::Now(Err(full.to_string()))),
+    };
+    let (host, conn, channels, info) = (host.clone(), conn.clone(), channels.to_vec(), info.cloned());
+    Some(Outcome::later(async move {
+        if let Some((channel, most)) = host.mesh.find_full(&reserved.channels).await {
+            return Err(TooMany::OfChannel(channel, most).to_string());
+        }
+        drop(reserved);
+        if host.shard.get_at(conn.slot, conn.client_id).is_none_or(|conn| conn.is_closing()) {
+            return Err(GONE.into());
+        }
+        host.shard.subscribe_with(&conn, &channels, info.as_ref()).map_err(|too_many| too_many.to_string())?;
+        if let Some(told) = host.mesh.told(&channels) {
+            told.await;
+        }
+        Ok(())
+    }))
 }
 
 fn unsubscribe(args: &Args) -> Fallible<()> {

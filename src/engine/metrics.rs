@@ -164,6 +164,9 @@ fn of_mesh(metrics: &Metrics, others: &Arc<Shared>) {
         "How often a node was told all anew after a loss.",
         |others| others.stats.losses().1,
     );
+    one(Kind::Counter, "connmix_engine_mesh_refused_total", "Links of other nodes that were refused.", |others| {
+        others.stats.refusals() as f64
+    });
     let two = |kind, name, help, label, read: fn(&Shared) -> [(&'static str, f64); 2]| {
         let others = others.clone();
         let read = move || read(&others).into_iter().map(|(label, value)| (label.to_owned(), value)).collect();

@@ -192,7 +192,7 @@ async fn request(
                 conn.transport.keep_alive(if read_timeout.is_zero() { KEEP_ALIVE } else { read_timeout / 4 });
             }
             worker.shard.open(&conn, Some(response.into()));
-            return Some(Ok((Opened { conn: guard.keep()?, place: place.take()? }, early)));
+            return Some(Ok((Opened { conn: guard.keep()?, place: place.take()?, early: early.len() }, early)));
         }
     };
     conn.discard_waiting();

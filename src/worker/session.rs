@@ -23,6 +23,8 @@ use crate::telemetry::metrics::labels::{EndReason, Label};
 pub(super) struct Opened {
     pub(super) conn: Rc<Conn>,
     pub(super) place: ConnectionPermit,
+    /// Bytes that came with its request, and count as read.
+    pub(super) early: usize,
 }
 
 /// The phase of a connection's life.
@@ -62,11 +64,11 @@ pub(super) struct State {
 impl State {
     /// The connection is open from now on.
     pub(super) fn new(worker: Rc<Worker>, opened: Opened) -> State {
-        let Opened { conn, place } = opened;
+        let Opened { conn, place, early } = opened;
         let account = Account::new(worker.fair.now());
         conn.served.counts.opened.add(1);
         tracing::debug!(client_id = conn.client_id.get(), remote = %conn.remote(), "connected");
-        State {
+        let mut state = State {
             worker,
             conn,
             handler: None,
@@ -78,7 +80,11 @@ impl State {
             stretch: 0,
             broken: false,
             place,
+        };
+        if early > 0 {
+            state.took_bytes(early);
         }
+        state
     }
 
     /// The script that its next hook runs in.

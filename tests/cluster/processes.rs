@@ -283,6 +283,8 @@ async fn a_node_with_another_secret_is_kept_out_with_words() {
     // A line for each reason, though each tried several times.
     let refused = |line: &&String| line.contains("a link is refused");
     assert_eq!(center.process.lines().iter().filter(refused).count(), 2);
+    let page = get(engines[0].api, "/metrics").await.1;
+    assert!(page.lines().any(|line| line == "connmix_engine_mesh_refused_total 1"), "{page}");
     settled(&center, &engines).await;
     is_whole(&engines, "one").await;
 }

@@ -115,7 +115,7 @@ pub struct Answer {
     /// There is more behind this page.
     pub more: bool,
     /// Of [`Question::Client`]: None where there is no such client.
-    pub client: Option<ClientInfo>,
+    pub client: Option<Box<ClientInfo>>,
     /// Nodes that did not answer.
     pub unanswered: u64,
 }

@@ -61,7 +61,7 @@ impl Shard {
 
     fn client(&self, client: ClientId, node: NodeId) -> Answer {
         let conn = self.get(client).filter(|conn| !conn.is_closing());
-        Answer { client: conn.map(|conn| self.info_of(&conn, node)), ..Answer::default() }
+        Answer { client: conn.map(|conn| Box::new(self.info_of(&conn, node))), ..Answer::default() }
     }
 
     fn info_of(&self, conn: &Conn, node: NodeId) -> ClientInfo {

@@ -9,6 +9,7 @@ mod append;
 mod asking;
 mod header;
 mod lists;
+pub mod ordered;
 
 use serde::{Deserialize, Serialize};
 
@@ -231,6 +232,13 @@ pub enum Message<'a> {
         /// How many there are.
         count: u64,
     },
+    /// Of a channel whose messages have an order.
+    Ordered {
+        /// The channel's name.
+        channel: &'a str,
+        /// What is said of it: [`ordered::Ordered`].
+        body: &'a [u8],
+    },
 }
 
 /// A node as a center knows it.
@@ -395,7 +403,7 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 /// How many kinds of messages this version knows.
-const KINDS: u8 = 21;
+const KINDS: u8 = 22;
 
 #[cfg(test)]
 mod tests;

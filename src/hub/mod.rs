@@ -4,6 +4,7 @@
 mod channel;
 mod command;
 mod delivery;
+mod follow;
 pub mod history;
 mod interest;
 mod lanes;
@@ -212,6 +213,9 @@ impl Hub {
             }
             state.is_unused()
         });
+        if left == Left::Last {
+            self.history.unfollow(channel);
+        }
         left
     }
 

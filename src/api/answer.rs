@@ -58,6 +58,11 @@ impl Answer {
         Answer { status, extra: Vec::new(), content_type, body: text.into_bytes(), result: CallResult::Ok, ends: false }
     }
 
+    /// Its status.
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// The outcome of a call, with the caller's request id.
     pub(super) fn to_call<T: Serialize>(outcome: Result<T, ApiError>, request_id: Option<RequestId>) -> Answer {
         match outcome {

@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
+use super::access_log::Line;
 use super::auth::Right;
 use super::call::Call;
 use super::callers::{Caller, Taken};
@@ -105,6 +106,8 @@ impl Api {
                     Parsed::Whole(_) if !taken.begin() => return Next::End,
                     Parsed::Whole(request) => {
                         let right = self.check(&config, request.authorization, caller, Right::to(request.call), taken);
+                        let access = config.logging.access;
+                        let line = access.then(|| Line::of_call(&config, request.call, request.authorization));
                         drop(config);
                         let right = match right {
                             Some(right) => right,
@@ -120,6 +123,9 @@ impl Api {
                             Err(error) => self.refuse(error, request.authorization, caller, taken).await,
                         };
                         self.counts.called(request.call.label(), answer.result);
+                        if let Some(line) = line {
+                            line.end(caller, answer.status());
+                        }
                         answer.write_http(date.now(), &mut output);
                         done += request.length;
                         if answer.ends {

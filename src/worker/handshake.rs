@@ -13,7 +13,7 @@ use super::admit::{admit, enter};
 use super::failures::report;
 use super::measure::Began;
 use super::newcomers::close_unopened;
-use super::refusal::{finish_refused, log_refusal, refusal_for, refuse, turn_away};
+use super::refusal::{finish_refused, log_access, log_refusal, refusal_for, refuse, turn_away};
 use super::session::Opened;
 use super::{Worker, proxy, tls};
 use crate::config::{Compression, Config};
@@ -52,6 +52,7 @@ pub(super) async fn run(
             return None;
         }
     };
+    let began = std::time::Instant::now();
     let deadline = Instant::now() + served.limits.get().handshake_timeout;
     let mut draining = worker.draining.clone();
     let peer = if proxy::is_on(&worker.config.load(), server) {
@@ -79,9 +80,12 @@ pub(super) async fn run(
         // The client has sent nothing yet, so nothing is owed: a stop does not wait for it.
         _ = draining.wait_for(|draining| *draining) => return None,
     };
+    // What is asked for; empty while it is not known.
+    let target = Cell::new("");
     let refuse = async |transport, refusal: &Refusal, cause, method: &str| {
         // The refusal needs no place.
         place.take();
+        log_access(worker, (method, target.get()), peer, (refusal.status, None), began);
         refuse(worker, server, transport, refusal, cause, method, peer).await;
         None
     };
@@ -100,6 +104,7 @@ pub(super) async fn run(
         Ok(Parsed::Incomplete) => return None,
         Err(refusal) => return refuse(transport, &refusal, Wrong, "").await,
     };
+    target.set(request.target);
     let config = worker.config.load_full();
     let remote = client_address(&config, &request, peer);
     // A proxy that names nobody is not bounded: it would be all of its clients.
@@ -149,6 +154,8 @@ pub(super) async fn run(
         (verdict, Some(CloseReason::Lost(_) | CloseReason::ReadTimeout)) => (None, verdict == Verdict::LetIn),
         _ => {
             worker.shard.open(&conn, Some(response.into()));
+            let let_in = (101, Some(conn.client_id.get()));
+            log_access(worker, (request.method, request.target), remote, let_in, began);
             return Some((Opened { conn: guard.keep()?, place: place.take()? }, early));
         }
     };
@@ -159,6 +166,7 @@ pub(super) async fn run(
     }
     if let Some((refusal, cause)) = &refusal {
         conn.served.counts.refused.one(*cause);
+        log_access(worker, (request.method, request.target), remote, (refusal.status, None), began);
         worker.shard.open(&conn, Some(refusal.response().into()));
         log_refusal(refusal, peer);
     }

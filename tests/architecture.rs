@@ -49,7 +49,7 @@ const ONLY_IN: [(&str, &[&str]); 19] = [
     ("ring", &["jwt/", "outbound/http/pool.rs", "tls/", "bench/stream.rs"]),
     ("zlib_rs", &["wire/deflate.rs"]),
     ("encoding_rs", &["script/mix/iconv.rs"]),
-    ("clap", &["cli.rs", "bench/", "testing/"]),
+    ("clap", &["cli.rs", "cli/options.rs", "bench/", "testing/"]),
     ("socket2", &["bench/", "engine/listeners.rs", "outbound/", "shard/transport.rs", "shard/transport/"]),
 ];
 

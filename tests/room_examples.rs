@@ -11,7 +11,7 @@ mod quiz;
 #[path = "room_examples/quotes.rs"]
 mod quotes;
 
-use common::browser::{Page, browser};
+use common::browser::Page;
 use common::example::{Example, examples};
 use common::optional::Outcome;
 use common::process::run;

@@ -341,6 +341,60 @@ mod mesh {
     }
 
     #[tokio::test]
+    async fn a_channel_has_no_more_connections_on_all_nodes_than_its_rule_says() {
+        const MOST: usize = 4;
+        let rule = "workers: 2\nchannels: [{match: room, maxSubscribers: 4}]";
+        let nodes = Nodes::with_engine(3, rule, PRESENCE).await;
+        let full = |channel: &str| super::full(channel, MOST);
+        let mut members = Vec::new();
+        for i in 0..MOST {
+            members.push(member(nodes.engines[i % 3].ws(), "room").await);
+        }
+        let mut api = back_end(nodes.engines[0].at.api).await;
+        for engine in &nodes.engines {
+            let mut late = engine.connect().await;
+            assert_eq!(late.ask("join room").await, full("room"));
+            // A back end gets the same, and nothing of its call stays.
+            let who = late.ask("id").await;
+            let subscribe = json!({"c": who, "f": "subscribe", "a": ["other", "room"]});
+            let reply = crate::common::cluster::call(&mut api, "conn.call", subscribe).await;
+            assert_eq!((&reply["E"]["c"], &reply["E"]["m"]), (&json!(301), &json!(full("room"))), "{reply}");
+            late.expect_only_reply("channels", "in ").await;
+        }
+        // Who is in it already may say so again. A place that is left is there for others, on any node.
+        assert_eq!(members[0].ask("join room").await, "joined room");
+        assert_eq!(members[0].ask("leave room").await, "left room");
+        let mut late = nodes.engines[2].connect().await;
+        let subscribe = json!({"c": late.ask("id").await, "f": "subscribe", "a": ["room"]});
+        let reply = crate::common::cluster::call(&mut api, "conn.call", subscribe).await;
+        assert_eq!(reply["r"], json!({"s": true}), "{reply}");
+        assert_eq!(members[0].ask("join room").await, full("room"));
+
+        // Of many who come at once there are never too many; what is left is there for those who come later.
+        let mut crowd = Vec::new();
+        for i in 0..12 {
+            crowd.push(nodes.engines[i % 3].connect().await);
+        }
+        for round in 0..10 {
+            let channel = format!("room:{round}");
+            let join = format!("join {channel}");
+            let said = futures_util::future::join_all(crowd.iter_mut().map(|client| client.ask(&join))).await;
+            let joined = said.iter().filter(|said| **said == format!("joined {channel}")).count();
+            assert!(
+                joined <= MOST && said.iter().all(|s| s.starts_with("joined ") || *s == full(&channel)),
+                "{said:?}"
+            );
+            let count = call(&nodes.engines[round % 3], "mesh.count", json!({"c": channel})).await;
+            assert_eq!(count.1["r"]["n"], json!(joined));
+            for (client, said) in
+                crowd.iter_mut().zip(&said).filter(|(_, said)| !said.starts_with("joined")).take(MOST - joined)
+            {
+                assert_eq!(client.ask(&join).await, format!("joined {channel}"), "{said}");
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn numbers_are_told_on_all_nodes_and_are_right_when_a_node_is_gone() {
         let rule = "workers: 2\nchannels: [{match: room, online: {every: 200ms, message: '@%n'}}]";
         let mut nodes = Nodes::with_engine(3, rule, PRESENCE).await;

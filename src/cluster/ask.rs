@@ -14,6 +14,7 @@ use super::unanswered::Place;
 use super::{Behind, Mesh};
 use crate::hub::{Answer, Delivery, Hub, Question, WorkerSet};
 use crate::ids::WorkerId;
+use crate::message::Channel;
 
 /// A question that the mailboxes have. A worker that is stuck is not waited for, and its part is missing; a node that does not
 /// answer is counted.
@@ -71,7 +72,7 @@ impl Mesh {
         let mut here = self.knowing(&question);
         match (&question, question.client()) {
             (_, Some(_)) if !others.is_nobody() => here = WorkerSet::default(),
-            (_, Some(_)) | (Question::Figures, None) => {}
+            (_, Some(_)) | (Question::Figures | Question::Places(_), None) => {}
             (_, None) => {
                 behind.workers.iter().for_each(|worker| here.add(worker));
                 if let Some(shared) = self.others.as_ref().filter(|_| !behind.others.is_empty()) {
@@ -104,7 +105,32 @@ impl Mesh {
         }
     }
 
-    /// The same on this node alone, for another one that asks.
+    /// Whether there are other nodes, which may have taken places, too.
+    pub fn has_peers(&self) -> bool {
+        self.others.as_ref().is_some_and(|others| !others.all_links().is_empty())
+    }
+
+    /// The first of these channels that has more connections on all nodes than its bound, those that have only reserved a
+    /// place among them. A node that does not answer does not count.
+    pub fn find_full(
+        &self,
+        channels: &[(Channel, usize)],
+    ) -> impl Future<Output = Option<(Channel, usize)>> + Send + use<> {
+        let ask = |(channel, most): &(Channel, usize)| {
+            (channel.clone(), *most, self.ask(Question::Places(channel.clone()), Behind::default()))
+        };
+        let asked: Vec<_> = if self.has_peers() { channels.iter().map(ask).collect() } else { Vec::new() };
+        async move {
+            for (channel, most, asked) in asked {
+                if asked.await.await.count > most as u64 {
+                    return Some((channel, most));
+                }
+            }
+            None
+        }
+    }
+
+    /// Asks on this node alone, for another one that asks.
     pub(super) fn ask_here(&self, question: Question) -> impl Future<Output = Asked> + Send + use<> {
         let here = self.knowing(&question);
         self.ask_workers(question, here)
@@ -116,7 +142,7 @@ impl Mesh {
         match (question, question.client()) {
             (_, Some(client)) => workers.add(self.hub.worker_of(client)),
             (Question::Presence { channel, .. }, None) => return self.hub.workers_of(channel.as_str()),
-            (Question::Figures, None) => {}
+            (Question::Figures | Question::Places(_), None) => {}
             (_, None) => (0..self.hub.workers()).for_each(|at| workers.add(WorkerId(at as u16))),
         }
         workers
@@ -135,6 +161,9 @@ impl Mesh {
                 if put(hub.mailbox(worker), Delivery::Ask(question.clone(), node, to)).await {
                     parts.push(part);
                 }
+            }
+            if let Question::Places(channel) = &*question {
+                answer.count = hub.rooms().here(channel) as u64;
             }
             Asked { hub, parts, limit, answer }
         }

@@ -44,6 +44,9 @@ pub enum Question {
     Story(ClientId),
     /// What has a watcher to see, since it asked last?
     Tail(Watch),
+    /// How many connections have a place in a channel with a bound, those that are about to come among them? No worker is
+    /// asked.
+    Places(Channel),
 }
 
 impl Question {
@@ -60,7 +63,7 @@ impl Question {
     pub fn limit(&self) -> usize {
         match self {
             Question::Presence { limit, .. } | Question::Channels { limit, .. } => (*limit).min(MAX_PAGE),
-            Question::Client(_) | Question::Story(_) | Question::Figures => 1,
+            Question::Client(_) | Question::Story(_) | Question::Figures | Question::Places(_) => 1,
             Question::Tail(_) => MAX_EVENTS,
         }
     }
@@ -72,6 +75,7 @@ impl Question {
             Question::Channels { prefix, after, .. } => prefix.len() + after.len(),
             Question::Client(_) | Question::Story(_) | Question::Figures => 0,
             Question::Tail(watch) => watch.wanted.channel.as_ref().map_or(0, |channel| channel.len()),
+            Question::Places(channel) => channel.as_str().len(),
         }
     }
 }
@@ -126,12 +130,12 @@ pub struct Answer {
     pub clients: Vec<Present>,
     /// Of [`Question::Channels`], by their names.
     pub channels: Vec<Crowd>,
-    /// Of [`Question::Presence`]: how many there are, not only on this page.
+    /// Of [`Question::Presence`]: how many there are, not only on this page. Of [`Question::Places`]: the places.
     pub count: u64,
     /// There is more behind this page.
     pub more: bool,
     /// Of [`Question::Client`]: None where there is no such client.
-    pub client: Option<ClientInfo>,
+    pub client: Option<Box<ClientInfo>>,
     /// Of [`Question::Story`]; None where no worker has answered.
     pub story: Option<Story>,
     /// Of [`Question::Tail`].

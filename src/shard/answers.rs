@@ -14,7 +14,7 @@ impl Shard {
             Question::Channels { prefix, after, .. } => self.crowds(prefix, after, question.limit()),
             Question::Client(client) => (self.client(*client, node), 1),
             // The node answers.
-            Question::Figures => (Answer::default(), 0),
+            Question::Figures | Question::Places(_) => (Answer::default(), 0),
             Question::Story(client) => (Answer { story: Some(self.story(*client)), ..Answer::default() }, 1),
             Question::Tail(watch) => {
                 let seen = self.tap.ask(watch, node, self.worker == WorkerId(0));
@@ -67,7 +67,7 @@ impl Shard {
 
     fn client(&self, client: ClientId, node: NodeId) -> Answer {
         let conn = self.get(client).filter(|conn| !conn.is_closing());
-        Answer { client: conn.map(|conn| self.info_of(&conn, node)), ..Answer::default() }
+        Answer { client: conn.map(|conn| Box::new(self.info_of(&conn, node))), ..Answer::default() }
     }
 
     fn info_of(&self, conn: &Conn, node: NodeId) -> ClientInfo {

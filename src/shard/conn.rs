@@ -1,7 +1,7 @@
 //! One client connection on its worker's thread.
 
 use bytes::BytesMut;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -59,13 +59,14 @@ enum Incoming {
     Bytes(Box<RefCell<BytesMut>>),
 }
 
-/// How far a connection's end has come. Boxed, since most connections have none yet.
-enum End {
+/// The end of a connection. Boxed, since most connections have none yet.
+#[derive(Default)]
+struct End {
     /// The client has gone, or is about to: it takes nothing more, and handlers' waits end. What it sent before is
     /// still read and handled. Holds the reason if the end of what it sent will not tell it.
-    Lost(Option<CloseReason>),
-    /// Nothing more is read.
-    Closed(CloseReason),
+    lost: Option<CloseReason>,
+    /// Nothing more is read, for that reason.
+    closed: OnceCell<CloseReason>,
 }
 
 /// A connection. Only its worker's thread touches it. There may be a million of them, so its size counts: a test checks
@@ -89,7 +90,7 @@ pub struct Conn {
     /// The context that scripts and back ends set.
     pub context: RefCell<Context>,
     /// None: it is open.
-    end: RefCell<Option<Box<End>>>,
+    end: OnceCell<Box<End>>,
     /// Wakes the connection's task.
     task: Cell<Option<Waker>>,
     /// The shard's clock when bytes last came.
@@ -148,7 +149,7 @@ impl Conn {
             outbox: RefCell::default(),
             incoming,
             context: RefCell::default(),
-            end: RefCell::default(),
+            end: OnceCell::new(),
             task: Cell::default(),
             last_read: Cell::new(now),
             last_ping: Cell::new(now),
@@ -170,8 +171,7 @@ impl Conn {
     /// Marks the connection as ending. The first reason counts. What was pushed before still goes out, if the reason
     /// lets it; nothing can be pushed after, and nothing more is read. The connection's task does the rest.
     pub fn close(&self, reason: CloseReason) {
-        let mut end = self.end.borrow_mut();
-        if matches!(end.as_deref(), Some(End::Closed(_))) {
+        if self.is_closed() {
             return;
         }
         match &reason {
@@ -184,8 +184,8 @@ impl Conn {
             CloseReason::TooSlow | CloseReason::Memory => self.forget_waiting(),
             _ => {}
         }
-        *end = Some(Box::new(End::Closed(reason)));
-        drop(end);
+        // It is not set yet.
+        let _ = self.end.get_or_init(Box::default).closed.set(reason);
         self.wake();
     }
 
@@ -205,10 +205,7 @@ impl Conn {
 
     /// The client is about to go: as [`Conn::lose`], but what waits for it still goes out.
     pub fn part(&self, reason: Option<CloseReason>) {
-        let mut end = self.end.borrow_mut();
-        if end.is_none() {
-            *end = Some(Box::new(End::Lost(reason)));
-            drop(end);
+        if self.end.set(Box::new(End { lost: reason, ..End::default() })).is_ok() {
             self.wake();
         }
     }
@@ -253,38 +250,32 @@ impl Conn {
 
     /// Whether it is ending: nothing can be pushed, and waits of handlers end. What the client sent may still be read.
     pub fn is_closing(&self) -> bool {
-        self.end.borrow().is_some()
+        self.end.get().is_some()
     }
 
     /// Whether it is also closed: nothing more is read.
     pub fn is_closed(&self) -> bool {
-        matches!(self.end.borrow().as_deref(), Some(End::Closed(_)))
+        self.closed().is_some()
     }
 
     /// The reason why it is closed.
     pub fn close_reason(&self) -> Option<CloseReason> {
-        match self.end.borrow().as_deref() {
-            Some(End::Closed(reason)) => Some(reason.clone()),
-            None | Some(End::Lost(_)) => None,
-        }
+        self.closed().cloned()
+    }
+
+    fn closed(&self) -> Option<&CloseReason> {
+        self.end.get()?.closed.get()
     }
 
     /// The reason to close with after everything that the client sent has been read, if the end of the bytes does not
     /// tell it: the socket has failed.
     pub fn lost_by(&self) -> Option<CloseReason> {
-        match self.end.borrow().as_deref() {
-            Some(End::Lost(reason)) => reason.clone(),
-            None | Some(End::Closed(_)) => None,
-        }
+        self.end.get().filter(|end| end.closed.get().is_none())?.lost.clone()
     }
 
     /// The label that its end is counted under; None: it does not end.
     pub fn ended_by(&self) -> Option<EndReason> {
-        match self.end.borrow().as_deref() {
-            Some(End::Closed(reason)) => Some(EndReason::from(reason)),
-            Some(End::Lost(_)) => Some(EndReason::Lost),
-            None => None,
-        }
+        self.end.get().map(|end| end.closed.get().map_or(EndReason::Lost, EndReason::from))
     }
 
     /// Remembers the connection's task, to be woken.

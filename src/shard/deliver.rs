@@ -59,8 +59,7 @@ impl Shard {
             Delivery::ConnCommand(client_id, command, reply) => {
                 let entries = command.entries();
                 if let Some(conn) = self.get(client_id) {
-                    // The caller may have gone.
-                    let _ = reply.send(self.apply(&conn, command));
+                    self.obey(&conn, command, reply);
                 }
                 return entries;
             }

@@ -23,6 +23,7 @@ mod moving;
 pub mod outbox;
 mod past;
 pub mod peer;
+pub mod places;
 mod posted;
 mod rooms;
 mod see;
@@ -59,6 +60,7 @@ use moves::Moves;
 pub use moving::Moved;
 use outbox::{Frame, Policy};
 use past::Past;
+use places::AllUnsettled;
 use server_context::ServerContext;
 use subscriptions::Names;
 use tap::Tap;
@@ -92,6 +94,8 @@ pub struct Shard {
     leaver: RefCell<Option<Waker>>,
     /// Who came to channels that are told so, or went.
     moves: Moves,
+    /// Those for which other nodes have to be asked.
+    unsettled: AllUnsettled,
     /// The message that scripts are encoding.
     encoding: RefCell<Option<Encoding>>,
     /// Wakes the worker's event loop turn, if it waits.
@@ -139,6 +143,7 @@ impl Shard {
             leaving: RefCell::default(),
             leaver: RefCell::default(),
             moves: Moves::default(),
+            unsettled: AllUnsettled::default(),
             turn: RefCell::default(),
             turn_waits: Cell::default(),
             ticked: Cell::new(Instant::now()),

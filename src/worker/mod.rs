@@ -22,6 +22,7 @@ mod memory;
 mod moves;
 mod newcomers;
 mod peers;
+mod places;
 mod post;
 mod protocol;
 mod proxy;

@@ -54,6 +54,11 @@ pub enum Asking<'a> {
         /// With the beginning of messages.
         bodies: bool,
     },
+    /// See [`Question::Places`].
+    Places {
+        /// The channel's name.
+        channel: &'a str,
+    },
 }
 
 impl Asking<'_> {
@@ -74,6 +79,7 @@ impl Asking<'_> {
                 errors: wanted.errors,
                 bodies: wanted.bodies,
             },
+            Question::Places(channel) => Asking::Places { channel: channel.as_str() },
             Question::Figures => return None,
         })
     }
@@ -99,6 +105,7 @@ impl Asking<'_> {
                 };
                 Question::Tail(Watch { id, wanted: Wanted { channel: channel.map(Box::from), client, errors, bodies } })
             }
+            Asking::Places { channel } => Question::Places(Channel::parse(channel.as_bytes()).ok()?),
         })
     }
 }

@@ -305,9 +305,12 @@ fn full(args: &Args) -> Result<Option<String>, Raise> {
     Ok((most > 0 && count >= most as f64).then(|| TooMany::OfChannel(channel, most).to_string()))
 }
 
+/// Join and leave, presence; the interval and the words of the number.
+type RoomRule = ((bool, bool), (f64, String));
+
 /// `room_rule(channel)`: whether a channel is told who came and went, and who is in it; how often in seconds how many are in it
 /// (0: never), and with which words.
-fn room_rule(args: &Args) -> Result<((bool, bool), (f64, String)), Raise> {
+fn room_rule(args: &Args) -> Result<RoomRule, Raise> {
     let channel = args.bytes(1)?;
     let rule = RULES.with_borrow(|rules| rules.as_ref()?.of(std::str::from_utf8(&channel).ok()?).cloned());
     let (told, number) = rule.map_or_else(Default::default, |rule| {

@@ -140,7 +140,13 @@ impl Api {
                     }
                     (None, None) => Vec::new(),
                 };
-                tell(client, now.client, story, &channels, remembered.as_ref().map(|publish| publish.at))
+                tell(
+                    client,
+                    now.client.map(|info| *info),
+                    story,
+                    &channels,
+                    remembered.as_ref().map(|publish| publish.at),
+                )
             }
         };
         why.add_message(asked.message, remembered);

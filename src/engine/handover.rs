@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{oneshot, watch};
 
-use super::Engine;
 use crate::api::Stage;
 use crate::api::idempotency::IdempotencyTable;
 use crate::handover::{Batch, Encoder, FILES, Frame, Kind, Link, VERSION};
@@ -61,13 +60,6 @@ pub struct Summary {
     pub callers: usize,
     /// For how long nobody was served.
     pub still: Duration,
-}
-
-impl Engine {
-    /// All that it hands over.
-    pub fn estate(&self) -> Estate {
-        self.estate.clone()
-    }
 }
 
 impl Estate {

@@ -129,7 +129,8 @@ fn show(event: &Value, out: &Out) -> Option<String> {
                 (reached, failed) if *failed == 0 => format!(" to {reached}"),
                 (reached, failed) => format!(" to {reached}, not to {failed}"),
             };
-            let missing = event["unanswered"].as_u64().map_or_else(String::new, |n| format!(", {n} nodes did not answer"));
+            let missing =
+                event["unanswered"].as_u64().map_or_else(String::new, |n| format!(", {n} nodes did not answer"));
             write!(line, " {}{counts} {} bytes{missing}", of("channel"), of("bytes"))
         }
         "subscribe" | "unsubscribe" => write!(line, " {}", list(&event["channels"])),

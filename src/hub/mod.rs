@@ -12,6 +12,7 @@ mod lanes;
 mod mailbox;
 mod order;
 mod pending;
+pub mod publishes;
 mod question;
 mod rooms;
 mod story;

@@ -23,6 +23,8 @@
 ---@field ServerProtocol string `HTTP/1.1`
 ---@field Host string
 ---@field RemoteAddr string `ip:port`
+---@field EventStream boolean the client gets an event stream, not a WebSocket
+---@field LastEventId string? the position from which the client of an event stream wants to go on
 
 ---Plain data: what JSON and a connection's context can hold.
 ---@alias mix.Plain nil|boolean|number|string|table
@@ -39,6 +41,7 @@
 ---@class mix.PublishOptions
 ---@field counts? boolean false: return at once, with nothing to wait for; true unless told
 ---@field except? mix.ClientId | mix.ClientId[] clients that do not get it
+---@field key? string what it is about, for channels whose rule asks for it: at most 255 bytes
 
 ---@class mix.SubscribeOptions
 ---@field info? mix.Plain what others are told of the connection there (`mix.mesh.presence`): at most 1 KiB as JSON

@@ -16,9 +16,9 @@ use super::protocol::ordered::{Log, Ordered, Read, place, position};
 use super::protocol::read_longs;
 use crate::config::ChannelRule;
 use crate::hub::history::{Follow, From, Most, Position, Stream};
-use crate::hub::{Counts, Except, MAX_EXCEPT, PendingCounts, Publication, WorkerSet};
+use crate::hub::{Counts, Except, MAX_EXCEPT, PendingCounts, Publication, PublishOptions, WorkerSet};
 use crate::ids::ClientId;
-use crate::message::{Channel, Kind, Message};
+use crate::message::{Channel, Key, Kind, Message};
 
 /// The bytes of publishes that wait until this node leads their channel. More are not answered.
 const MOST_WAITING: usize = 16 << 20;
@@ -106,8 +106,9 @@ impl OrderedChannels {
             request => PendingCounts::of_request(from.clone(), request),
         };
         match said {
-            Ordered::Publish { binary, data, except, hops } => {
-                let (publication, counts) = (publication(channel.clone(), binary, data, except)?, counts());
+            Ordered::Publish { binary, data, except, key, hops } => {
+                let (publication, counts) =
+                    (publication(channel.clone(), binary, data, options(except, key)?)?, counts());
                 if self.waiting > MOST_WAITING {
                     counts.ack().settle(Counts { unanswered: 1, ..Counts::default() });
                     return None;
@@ -115,9 +116,9 @@ impl OrderedChannels {
                 let publish = self.nodes.clone().publish(rule, publication, (counts, behind), hops);
                 self.publish(channel, publish.map(drop).boxed(), data.len() + WAITING);
             }
-            Ordered::Next { message, except, keep, ended } => {
+            Ordered::Next { message, except, key, keep, ended } => {
                 let kept = message.kept()?;
-                let publication = Publication::new(channel, kept.message).leaving_out(left_out(except)?);
+                let publication = Publication::new(channel, kept.message).with(options(except, key)?);
                 let at = (kept.at, kept.when, keep);
                 let counts = counts();
                 let next = next(self.nodes.clone(), (publication, rule), (at, ended), (from, epoch), (counts, behind));
@@ -303,15 +304,16 @@ impl Answer {
     }
 }
 
-/// Who is left out. More than may be left out on the node that it came from, it is none.
-fn left_out(except: &[u8]) -> Option<Except> {
+/// What the publisher wants besides. If that is more than the node that it came from allows, it is none.
+fn options(except: &[u8], key: Option<&str>) -> Option<PublishOptions> {
     let clients = read_longs(except).take(MAX_EXCEPT).map(ClientId::new).collect::<Option<Vec<_>>>()?;
-    Some(Except::new(clients))
+    let key = key.map(|key| Key::parse(key.as_bytes())).transpose().ok()?;
+    Some(PublishOptions { except: Except::new(clients), key })
 }
 
 /// A publication, with data of its own.
-fn publication(channel: Channel, binary: bool, data: &[u8], except: &[u8]) -> Option<Publication> {
+fn publication(channel: Channel, binary: bool, data: &[u8], options: PublishOptions) -> Option<Publication> {
     let kind = if binary { Kind::Binary } else { Kind::Text };
     let message = Message::new(kind, Bytes::copy_from_slice(data)).ok()?;
-    Some(Publication::new(channel, message).leaving_out(left_out(except)?))
+    Some(Publication::new(channel, message).with(options))
 }

@@ -16,8 +16,8 @@ use super::enqueue::{Remote, ToChannel, put_all};
 use super::interest::hash;
 use super::protocol::{Message, Run};
 use super::{Behind, Mesh};
-use crate::hub::{ChannelAction, Counts, PendingCounts, Publication, enveloped};
-use crate::message::Channel;
+use crate::hub::{ChannelAction, Counts, PendingCounts, Publication, PublishOptions, enveloped};
+use crate::message::{Channel, Key};
 
 /// So often it is looked what is to be told.
 const TICK: Duration = Duration::from_millis(50);
@@ -144,7 +144,10 @@ impl Mesh {
             message = enveloped(channel, &rule, &message, None);
         }
         let workers = self.hub.workers_of(channel.as_str());
-        let publication = ToChannel::Publish(Arc::new(Publication::new(channel.clone(), message)));
+        // For a client that is slow, the newest number counts.
+        let options = PublishOptions { key: Key::parse(b"@online").ok(), ..PublishOptions::default() };
+        let publication = Publication::new(channel.clone(), message).with(options);
+        let publication = ToChannel::Publish(Arc::new(publication));
         let put = put_all(self.hub.clone(), workers, publication, PendingCounts::ignored(), Remote::default());
         Some(async move { drop(put.await) })
     }

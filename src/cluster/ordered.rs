@@ -16,7 +16,7 @@ use crate::config::ChannelRule;
 use crate::hub::history::{From, LogCopy, Most, Placed, Position, Reading, now};
 use crate::hub::{Counts, Hub, PendingCounts, Publication, WorkerSet};
 use crate::ids::ClientId;
-use crate::message::{Channel, Kind};
+use crate::message::{Channel, Key, Kind};
 
 /// A publish is passed on so many times: nodes may not agree for a moment which of them leads a channel.
 const MOST_HOPS: u8 = 4;
@@ -90,10 +90,11 @@ impl Nodes {
             pending_counts.ack().settle(Counts { unanswered: 1, ..Counts::default() });
             return;
         };
-        let Publication { channel, message, except, .. } = publication;
+        let Publication { channel, message, options, .. } = publication;
         let (binary, data) = (message.kind() == Kind::Binary, message.data());
-        let except = &longs(except.iter().map(ClientId::get));
-        let message = Ordered::Publish { binary, data, except, hops: hops + 1 }.to_bytes(channel.as_str());
+        let except = &longs(options.except.iter().map(ClientId::get));
+        let key = options.key.as_ref().map(Key::as_str);
+        let message = Ordered::Publish { binary, data, except, key, hops: hops + 1 }.to_bytes(channel.as_str());
         let request = || pending_counts.is_counted().then(|| Request::Ordered(pending_counts.ack()));
         Remote::new(smallvec::smallvec![link], shared).put(&message, request).await;
     }
@@ -229,11 +230,12 @@ impl Others {
         if let Some((copy, replica)) = copy.as_ref().zip(self.replica.as_ref()) {
             replica.force(&Ordered::Copy { log: Log::of(copy) }.to_bytes(channel), None, now);
         }
-        let except = &longs(publication.except.iter().map(ClientId::get));
+        let except = &longs(publication.options.except.iter().map(ClientId::get));
+        let key = publication.options.key.as_ref().map(Key::as_str);
         for link in &self.links {
             let keep = self.replica.as_ref().is_some_and(|replica| Arc::ptr_eq(replica, link));
             let message = Copied::new(*at, *when, &publication.message);
-            let message = Ordered::Next { message, except, keep, ended: ended.clone() }.to_bytes(channel);
+            let message = Ordered::Next { message, except, key, keep, ended: ended.clone() }.to_bytes(channel);
             let request = pending_counts.is_counted().then(|| Request::Counts(pending_counts.ack()));
             link.force(&message, request, now);
         }

@@ -119,6 +119,8 @@ pub enum Message<'a> {
         data: &'a [u8],
         /// The ids of clients that are left out.
         except: &'a [u8],
+        /// What it is about, if its publisher said so.
+        key: Option<&'a str>,
     },
     /// A message for one client.
     Send {
@@ -167,6 +169,8 @@ pub enum Message<'a> {
         data: &'a [u8],
         /// The ids of clients that are left out.
         except: &'a [u8],
+        /// What it is about, if its publisher said so.
+        key: Option<&'a str>,
     },
     /// What that came to, for each channel in their order: [`Published`] after [`Published`].
     OnceReply {
@@ -228,6 +232,8 @@ pub enum Message<'a> {
         /// How many there are.
         count: u64,
     },
+    /// How is the receiving node? Answered by [`Message::Answer`].
+    Figures,
     /// Of a channel whose messages have an order.
     Ordered {
         /// The channel's name.
@@ -399,7 +405,7 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 /// How many kinds of messages this version knows.
-const KINDS: u8 = 22;
+const KINDS: u8 = 23;
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use super::history::At;
 use super::pending::Ack;
 use super::question::{AnswerTo, Question};
 use crate::ids::{ClientId, NodeId};
-use crate::message::{Channel, Message};
+use crate::message::{Channel, Key, Message};
 
 /// A message on its way to all of a channel's connections.
 #[derive(Debug, Clone)]
@@ -17,26 +17,37 @@ pub struct Publication {
     pub channel: Channel,
     /// What to deliver.
     pub message: Message,
-    /// Who is left out.
-    pub except: Except,
+    /// What its publisher wants besides.
+    pub options: PublishOptions,
     /// It tells of the channel itself: it is not among the channel's messages.
     pub is_event: bool,
+}
+
+/// What the publisher of a message may want besides.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PublishOptions {
+    /// Who is left out.
+    pub except: Except,
+    /// What the message is about, where the channel's rule asks for it.
+    pub key: Option<Key>,
 }
 
 impl Publication {
     /// A message to all connections of a channel.
     pub fn new(channel: Channel, message: Message) -> Publication {
-        Publication { channel, message, except: Except::default(), is_event: false }
+        Publication { channel, message, options: PublishOptions::default(), is_event: false }
     }
 
-    /// The same, but for those that are left out.
-    pub fn leaving_out(self, except: Except) -> Publication {
-        Publication { except, ..self }
+    /// The same with these options.
+    pub fn with(self, options: PublishOptions) -> Publication {
+        Publication { options, ..self }
     }
 
     /// The bytes that it counts for in a mailbox.
     pub(super) fn weight(&self) -> usize {
-        WEIGHT + self.message.data().len() + self.except.0.len() * size_of::<ClientId>()
+        let PublishOptions { except, key } = &self.options;
+        let key = key.as_ref().map_or(0, |key| key.as_str().len());
+        WEIGHT + self.message.data().len() + except.0.len() * size_of::<ClientId>() + key
     }
 }
 

@@ -178,11 +178,12 @@ impl Topics {
         self.by_name.get(channel).map_or(&[], |&key| &self.topics[key as usize].members)
     }
 
-    /// Who is in a channel, and those among them that get nothing of it yet.
-    pub fn audience(&self, channel: &str) -> (&[Member], Option<&Muted>) {
-        let Some(key) = self.by_name.get(channel) else { return (&[], None) };
+    /// Who is in a channel, those among them that get nothing of it yet, and the channel's rule.
+    pub fn audience(&self, channel: &str) -> (&[Member], Option<&Muted>, Option<&ChannelRule>) {
+        let Some(key) = self.by_name.get(channel) else { return (&[], None, None) };
         let muted = if self.muted.is_empty() { None } else { self.muted.get(key) };
-        (&self.topics[*key as usize].members, muted)
+        let topic = &self.topics[*key as usize];
+        (&topic.members, muted, topic.rule.as_deref())
     }
 
     /// A member gets nothing of a channel that it is in, until [`Topics::unmute`] is called with that ticket.

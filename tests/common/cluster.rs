@@ -79,7 +79,7 @@ pub fn node(network: &Arc<Network>, role: NodeRole, top: &str) -> TestEngine {
 pub fn node_with(network: &Arc<Network>, role: NodeRole, engine: &str, top: &str) -> TestEngine {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
-    write_config(&dir.path().join("connmix.yaml"), "", engine, top);
+    write_config(&dir.path().join("connmix.yaml"), "eventStream: on", engine, top);
     let engine = TestEngine::try_start_on(Link::Memory(network.clone()), dir, |config| {
         *config = config.clone().for_role(role);
         for listen in [&mut config.registry, &mut config.mesh_point] {

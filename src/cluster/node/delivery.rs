@@ -18,6 +18,8 @@ pub struct Payload {
     pub data: Bytes,
     /// The ids of clients that are left out, 8 bytes each.
     pub except: Bytes,
+    /// What it is about, if its publisher said so.
+    pub key: Option<String>,
 }
 
 /// What comes from another node for the clients of this one.

@@ -27,6 +27,8 @@ pub enum Ordered<'a> {
         data: &'a [u8],
         /// The ids of clients that are left out, 8 bytes each.
         except: &'a [u8],
+        /// What it is about, if its publisher said so.
+        key: Option<&'a str>,
         /// So many nodes have passed it on.
         hops: u8,
     },
@@ -46,6 +48,8 @@ pub enum Ordered<'a> {
         message: Copied<'a>,
         /// The ids of clients that are left out.
         except: &'a [u8],
+        /// What it is about, if its publisher said so.
+        key: Option<&'a str>,
         /// It goes into the copy of the receiver.
         keep: bool,
         /// The terms that ended just before it, if it is the first of its own.
@@ -224,9 +228,9 @@ mod tests {
         let reading = Reading { head: at.position, at, kept, is_whole: false, missed };
         let copy = LogCopy { terms: vec![(7, 1)], head: 2, kept: messages.clone(), complete: true };
         let all = [
-            Ordered::Publish { binary: true, data: b"x", except: &[1; 8], hops: 1 },
+            Ordered::Publish { binary: true, data: b"x", except: &[1; 8], key: Some("k"), hops: 1 },
             Ordered::Published { request: 7, counts: (1, 2, 3), at: Some((7, 1)) },
-            Ordered::Next { message: Copied::of(&messages[0]), except: &[], keep: true, ended: vec![5, 6] },
+            Ordered::Next { message: Copied::of(&messages[0]), except: &[], key: None, keep: true, ended: vec![5, 6] },
             Ordered::Read { cursor: None, since: Some((7, 1)), last: Some(3), most: (5, 6), page: true },
             Ordered::Reading { request: 3, reading: Some(Read::of(&reading)) },
             Ordered::Take,

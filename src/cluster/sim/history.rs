@@ -20,7 +20,7 @@ use crate::cluster::{Behind, Interest, Mesh};
 use crate::config::{ChannelRule, Envelope, HistoryRule};
 use crate::hub::history::{self, At, From, Most, Position};
 use crate::hub::topics::{Member, Topics};
-use crate::hub::{Counts, Delivery, Except, Hub, Joined, Left, Publication, Recipient};
+use crate::hub::{Counts, Delivery, Hub, Joined, Left, Publication, PublishOptions, Recipient};
 use crate::ids::{ClientId, NodeId, NodeNumber, WorkerId};
 use crate::message::{Channel, Message};
 
@@ -34,7 +34,7 @@ const BEGAN: u64 = 1_800_000_000_000;
 struct Once;
 
 impl PublishOnce for Once {
-    fn publish(&self, _: Arc<str>, _: Channels, _: Message, _: Except) -> BoxFuture<'static, Vec<Counts>> {
+    fn publish(&self, _: Arc<str>, _: Channels, _: Message, _: PublishOptions) -> BoxFuture<'static, Vec<Counts>> {
         std::future::ready(Vec::new()).boxed()
     }
 }
@@ -247,7 +247,7 @@ impl World {
             let node = self.nodes.get_mut(&run).unwrap();
             match delivery {
                 Delivery::Publish(publication, ack) => {
-                    let (members, muted) = node.topics.audience(publication.channel.as_str());
+                    let (members, muted, _) = node.topics.audience(publication.channel.as_str());
                     let is_muted = |member: &Member| muted.is_some_and(|muted| muted.contains_key(member));
                     let members: Vec<Member> = members.iter().copied().filter(|member| !is_muted(member)).collect();
                     ack.settle(Counts { reached: members.len() as u64, ..Counts::default() });

@@ -7,7 +7,7 @@ use crate::config::raw::units;
 use crate::config::raw::value::Value;
 use crate::config::rows::{Head, Kind, Row, section};
 use crate::config::sections::{Entry, named, part};
-use crate::config::types::Envelope;
+use crate::config::types::{Envelope, Slow};
 use crate::message::Channel;
 use std::time::Duration;
 
@@ -23,7 +23,9 @@ section! {
         pub join_leave: bool = "joinLeave", flag(), Live;
         /// The number of connections, as they are told.
         pub online: Online = "online", part();
-        /// The most connections in such a channel, on each node; 0 = no bound.
+        /// What happens to the messages of such a channel that wait for a client which does not keep up.
+        pub slow: Slow = "slow", word(&[Slow::Close, Slow::DropOldest, Slow::Latest], Slow::Close), Live;
+        /// The most connections in such a channel, on all nodes; 0 = no bound. The same on all nodes.
         pub max_subscribers: usize = "maxSubscribers", number(0..=100_000_000, 0), Live;
         /// What is kept of such a channel's messages. The same on all nodes.
         pub history: HistoryRule = "history", part();
@@ -92,6 +94,7 @@ impl ChannelRule {
             presence: false,
             join_leave: false,
             online,
+            slow: Slow::Close,
             max_subscribers: 0,
             history,
             envelope: Envelope::None,
@@ -118,9 +121,10 @@ impl Entry for ChannelRule {
     fn summary(&self) -> String {
         let every = units::duration(self.online.every);
         format!(
-            "presence {}, joinLeave {}, online every {every}, maxSubscribers {}, history {} for {}, envelope {}",
+            "presence {}, joinLeave {}, online every {every}, slow {}, maxSubscribers {}, history {} for {}, envelope {}",
             self.presence,
             self.join_leave,
+            self.slow,
             self.max_subscribers,
             self.history.size,
             units::duration(self.history.age),

@@ -65,7 +65,7 @@ local function set_channels(c, list, member)
     return list.err
   end
   for _, name in ipairs(list.names) do
-    c.channels[name] = member
+    engine.set_member(c, name, member)
   end
   return nil
 end
@@ -183,7 +183,7 @@ end
 
 mix.mesh = {}
 function mix.mesh.publish(...)
-  local channel, data, kind, counted, err, except = checked("publish", native.publish_args(...))
+  local channel, data, kind, counted, err, except, key = checked("publish", native.publish_args(...))
   if err then
     return nil, nil, err, nil
   end
@@ -191,7 +191,7 @@ function mix.mesh.publish(...)
   for _, id in ipairs(except) do
     left_out[id] = true
   end
-  local record = { channel = channel, data = data, type = kind }
+  local record = { channel = channel, data = data, type = kind, key = key }
   local function work()
     record.success, record.fail = deliver_to_channel(channel, data, kind, left_out)
     return record.success, record.fail

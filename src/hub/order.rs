@@ -65,8 +65,8 @@ impl Hub {
         replica: Option<Stream>,
         elsewhere: impl FnOnce(Position, u64, Option<LogCopy>),
     ) -> Option<Ordered> {
-        let Publication { channel, message, options, is_event } = publication;
-        let envelope = (rule.envelope == EnvelopeKind::Json).then(|| Envelope::new(&channel, &message));
+        let Publication { channel, message, options, is_event, count } = publication;
+        let envelope = (rule.envelope == EnvelopeKind::Json).then(|| Envelope::new(&channel, &message).counting(count));
         let now = now();
         let kept = (message.clone(), self.node().get(), now);
         self.history.order((&channel, rule), kept, replica, |position, missing, copy| {
@@ -75,7 +75,7 @@ impl Hub {
             let message = envelope.as_ref().map_or(message, |envelope| envelope.seal(Some(position)));
             let mut workers = self.workers_of(channel.as_str());
             behind.iter().for_each(|worker| workers.add(worker));
-            let publication = Publication { channel: channel.clone(), message, options, is_event };
+            let publication = Publication { channel: channel.clone(), message, options, is_event, count };
             let workers = self.force_all(Arc::new(publication), workers, pending_counts, (rule, position, missing));
             Ordered { position, workers }
         })

@@ -1275,3 +1275,40 @@ end)
     assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.err);
     assert!(ended.out.contains("2 passed"), "{}", ended.out);
 }
+
+#[test]
+fn channels_keep_messages() {
+    passes(
+        "function on_message(msg, conn)
+  local word, rest = msg.data:match('^(%S+) ?(.*)$')
+  if word == 'publish' then
+    mix.mesh.publish('room', rest)
+  elseif word == 'page' then
+    local page = mix.mesh.history('room')
+    conn:send(#page.m .. ' ' .. page.m[1].d)
+  else
+    local err, at = conn:subscribe('room', word == 'since' and {since = rest} or {last = 2})
+    conn:send(at.count .. ' ' .. tostring(at.recovered) .. ' ' .. at.position)
+  end
+end",
+        "
+test.it('keeps', function()
+  local ann, bob = app:connect(), app:connect()
+  for _, text in ipairs({'a', 'b', 'c'}) do ann:message('publish ' .. text) end
+  ann:message('last')
+  test.equal(ann.sent[1].data, 'b')
+  test.equal(ann.sent[2].data, 'c')
+  local position = ann.sent[3].data:match('^2 true (.*)$')
+  test.publish('room', 'd')
+  test.equal(ann.sent[4].data, 'd')
+  bob:message('since ' .. position)
+  test.equal(bob.sent[1].data, 'd')
+  test.equal(bob.sent[2].data:match('^1 true '), '1 true ')
+  bob:message('page')
+  test.equal(bob.sent[3].data, '4 a')
+  bob:message('since nothing')
+  test.equal(#bob.sent, 8)
+end)",
+        1,
+    );
+}

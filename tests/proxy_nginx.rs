@@ -7,11 +7,15 @@ use common::optional::{Missing, Outcome, need};
 use common::ports::free_addr;
 use common::process::Process;
 use common::raw::Raw;
-use common::{Client, TestEngine, eventually};
+use common::tls::Authority;
+use common::{Client, PATIENCE, TestEngine, eventually};
+use futures_util::{SinkExt, StreamExt};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
 
 /// Where systems put the module, which may be built in as well.
 const MODULES: [&str; 2] =
@@ -128,7 +132,44 @@ async fn event_streams_pass_through_nginx_as_they_come_and_so_does_what_is_sent(
     Ok(())
 }
 
+/// By the configuration that docs/operations.md shows: TLS ends at nginx, and clients have their own addresses.
+async fn nginx_ends_tls_as_operations_shows_it() -> Outcome {
+    need("nginx", &["-v"])?;
+    let script = "function on_handshake(_, _, server, conn) conn:subscribe('news') end
+                  function on_message(msg, conn) conn:send(conn:remote_addr():match('^[%d.]+')) end";
+    let engine = TestEngine::with_top(script, "", "workers: 2", "trustedProxies: [127.0.0.1]");
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md")).unwrap();
+    assert!(page.contains("```yaml\ntrustedProxies: [127.0.0.1]\n```"));
+    let (door, dir, authority) = (free_addr(), tempfile::tempdir().unwrap(), Authority::new());
+    authority.issue(dir.path(), "push", &["push.example.com"]);
+    let mut documented = page.split("```nginx\n").nth(1).unwrap().split("```").next().unwrap().to_owned();
+    for (shown, here) in [
+        ("server 127.0.0.1:6790", format!("server {}", engine.ws())),
+        ("listen 443", format!("listen {door}")),
+        ("/etc/ssl/push.example.com.pem", dir.path().join("push.pem").display().to_string()),
+        ("/etc/ssl/push.example.com.key", dir.path().join("push.key").display().to_string()),
+    ] {
+        assert!(documented.contains(shown), "{shown}");
+        documented = documented.replacen(shown, &here, 1);
+    }
+    let paths = "client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; \
+                 scgi_temp_path scgi;";
+    let nginx = serve(dir.path(), &format!("http {{\naccess_log off; {paths}\n{documented}\n}}\n"));
+    eventually("nginx serves", async || tokio::net::TcpStream::connect(door).await.ok()).await;
+    let mut client = authority.trusted().websocket(door, "push.example.com").await;
+    client.send(Message::text("who")).await.unwrap();
+    let answer = timeout(PATIENCE, client.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(answer, Message::text("127.0.0.1"));
+    engine.publish_to("news", "Hello", 1).await;
+    let news = timeout(PATIENCE, client.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(news, Message::text("Hello"));
+    drop(client);
+    drop(nginx.stop());
+    Ok(())
+}
+
 optional_tests! {
+    nginx_ends_tls_as_operations_shows_it,
     clients_behind_nginx_have_their_own_addresses,
     event_streams_pass_through_nginx_as_they_come_and_so_does_what_is_sent,
 }

@@ -166,7 +166,7 @@ async fn it_is_told_who_is_in_a_channel() {
     for (code, words) in [
         ("return conn:subscribe('a', {info = ('x'):rep(1023)})", "info has 1025 bytes as JSON, more than 1024"),
         ("return conn:subscribe('a', {info = 0/0})", "info can't be told as JSON: a number is not finite"),
-        ("return select(2, pcall(conn.subscribe, conn, 'a', {last = 5}))", "there is no option \"last\""),
+        ("return select(2, pcall(conn.subscribe, conn, 'a', {first = 5}))", "there is no option \"first\""),
         ("return select(2, pcall(mix.mesh.presence, 'room:1', 1001))", "a number from 1 to 1000 expected, got 1001"),
     ] {
         let err = late.ask(code).await;

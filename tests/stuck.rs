@@ -246,7 +246,7 @@ async fn a_stop_ends_in_time_and_says_who_was_stuck() {
     client.send("block").await;
     process.line("blocking");
     process.signal(libc::SIGTERM);
-    assert_eq!(other.close_frame().await.0, 1001);
+    assert_eq!(other.close_frame().await.0, 1012);
     drop(other);
     let ended = process.ended();
     assert_eq!(ended.code, Some(1), "{ended:?}");

@@ -47,7 +47,8 @@ export interface Options {
 
   /**
    * What to do after a close, for codes of your own script. Whatever is left undefined is decided by the code: after 1000, 1002, 1005,
-   * 1007, 1008, 1009 and 4000 to 4999 never; after 1001 with the reason `read timeout` now; after all others later.
+   * 1007, 1008, 1009 and 4000 to 4999 never; after 1001 with the reason `read timeout` now; after all others later, which after 1012 is when its
+   * reason says (`retry=MS`).
    */
   retry?: (end: End) => Next | undefined | void;
 

@@ -204,6 +204,9 @@ export class Connmix {
     const { firstDelay, maxDelay } = this.#options;
     // Full jitter: anywhere up to the bound, so that those who left together do not come together.
     let delay = Math.random() * Math.min(maxDelay, firstDelay * 2 ** this.#failures);
+    // A server that stops gives each client a time of its own.
+    const asked = code === 1012 && next === "later" && /, retry=(\d+)$/.exec(reason);
+    if (asked) delay = Math.min(maxDelay, Math.max(asked[1], this.#failures && delay));
     if (next === "now" && !this.#failures) delay = 0;
     if (next === "never") delay = null;
     this.#failures++;

@@ -216,6 +216,27 @@ const tests = {
     }
   },
 
+  "a server that stops says when to come back"() {
+    const { close } = client({ maxDelay: 5000 });
+    for (const [reason, delay] of [
+      ["server shutdown, retry=1234", 1234],
+      ["server shutdown, retry=10", 500], // the second in a row: not before its own pause
+      ["server shutdown, retry=2000", 2000],
+      ["server shutdown, retry=999999", 5000],
+      ["server shutdown, retry=-5", 2500],
+    ]) {
+      last().ends(1012, reason);
+      assert.equal(close.at(-1).delay, delay);
+      pass(delay);
+    }
+    const decided = client({ retry: () => "never" });
+    last().ends(1012, "server shutdown, retry=7");
+    assert.equal(decided.close[0].delay, null);
+    const other = client();
+    last().ends(1011, "another, retry=7");
+    assert.equal(other.close[0].delay, 250);
+  },
+
   "the application decides for its own codes"() {
     const retry = ({ code, reason }) => ({ 4001: "later", 4002: "now", 1006: "never" })[code] ?? (reason || undefined);
     for (const [code, reason, delay] of [[4001, "", 250], [4002, "", 0], [1006, "", null], [4003, "", null], [1000, "later", 250]]) {

@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
 use super::enqueue::{Remote, put};
-use super::interest::hash;
 use super::link::Request;
 use super::protocol::{self, Asking};
 use super::unanswered::Place;
@@ -64,35 +63,36 @@ impl Mesh {
     /// Asks all that know of it, on all nodes; none of them before what it must stay `behind`.
     pub fn ask(&self, question: Question, behind: Behind) -> impl Future<Output = Asked> + Send + use<> {
         let all = || self.others.iter().flat_map(|others| others.all_links()).collect();
-        let mut others = match (&question, &self.others) {
-            (_, None) => Remote::default(),
-            (Question::Client(client), _) => self.other_of(*client),
-            (Question::Presence { channel, .. }, Some(others)) => {
-                Remote::new(others.links_of(hash(channel.as_str())), others)
-            }
-            (Question::Channels { .. } | Question::Places(_), Some(others)) => Remote::new(all(), others),
+        let mut others = match (&question, question.client(), &self.others) {
+            (_, _, None) => Remote::default(),
+            (_, Some(client), _) => self.other_of(client),
+            (Question::Presence { channel, .. }, _, Some(_)) => self.others_of(channel),
+            (_, None, Some(others)) => Remote::new(all(), others),
         };
         let mut here = self.knowing(&question);
-        match &question {
-            Question::Client(_) if !others.is_nobody() => here = WorkerSet::default(),
-            Question::Client(_) | Question::Places(_) => {}
-            Question::Presence { .. } | Question::Channels { .. } => {
+        match (&question, question.client()) {
+            (_, Some(_)) if !others.is_nobody() => here = WorkerSet::default(),
+            (_, Some(_)) | (Question::Figures | Question::Places(_), None) => {}
+            (_, None) => {
                 behind.workers.iter().for_each(|worker| here.add(worker));
                 if let Some(shared) = self.others.as_ref().filter(|_| !behind.others.is_empty()) {
                     others.add(behind.others, shared);
                 }
             }
         }
-        let missed = match &question {
-            Question::Client(_) => 0,
-            _ => self.others.as_ref().map_or(0, |others| others.missed() as u64),
+        let missed = match question.client() {
+            Some(_) => 0,
+            None => self.others.as_ref().map_or(0, |others| others.missed() as u64),
         };
         let here = self.ask_workers(question.clone(), here);
         async move {
             let mut asked = here.await;
             asked.answer.unanswered += missed;
             if !others.is_nobody() {
-                let message = protocol::Message::Ask { asking: Asking::of(&question) }.to_bytes();
+                let message = match Asking::of(&question) {
+                    Some(asking) => protocol::Message::Ask { asking }.to_bytes(),
+                    None => protocol::Message::Figures.to_bytes(),
+                };
                 let parts = &mut asked.parts;
                 let request = || {
                     let (to, part) = Part::new(None);
@@ -139,17 +139,24 @@ impl Mesh {
     /// The workers that know of it.
     fn knowing(&self, question: &Question) -> WorkerSet {
         let mut workers = WorkerSet::default();
-        match question {
-            Question::Presence { channel, .. } => return self.hub.workers_of(channel.as_str()),
-            Question::Channels { .. } => (0..self.hub.workers()).for_each(|at| workers.add(WorkerId(at as u16))),
-            Question::Client(client) => workers.add(self.hub.worker_of(*client)),
-            Question::Places(_) => {}
+        match (question, question.client()) {
+            (_, Some(client)) => workers.add(self.hub.worker_of(client)),
+            (Question::Presence { channel, .. }, None) => return self.hub.workers_of(channel.as_str()),
+            (Question::Figures | Question::Places(_), None) => {}
+            (_, None) => (0..self.hub.workers()).for_each(|at| workers.add(WorkerId(at as u16))),
         }
         workers
     }
 
     fn ask_workers(&self, question: Question, workers: WorkerSet) -> impl Future<Output = Asked> + Send + use<> {
         let (hub, limit, node) = (self.hub.clone(), question.limit(), self.node);
+        let mut answer = Answer::default();
+        if question == Question::Figures {
+            answer.nodes.extend(self.figures.get().map(|figures| figures()));
+        }
+        if let Question::Places(channel) = &question {
+            answer.count = self.hub.rooms().here(channel) as u64;
+        }
         async move {
             let (question, mut parts) = (Arc::new(question), Vec::new());
             for worker in workers.iter() {
@@ -157,10 +164,6 @@ impl Mesh {
                 if put(hub.mailbox(worker), Delivery::Ask(question.clone(), node, to)).await {
                     parts.push(part);
                 }
-            }
-            let mut answer = Answer::default();
-            if let Question::Places(channel) = &*question {
-                answer.count = hub.rooms().here(channel) as u64;
             }
             Asked { hub, parts, limit, answer }
         }

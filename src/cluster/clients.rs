@@ -13,9 +13,11 @@ use super::enqueue::{Remote, ToChannel, put, put_all};
 use super::node::{Clients, CommandReply, Delivery, Payload, Waiting};
 use super::protocol::read_longs;
 use super::{Mesh, look_again};
-use crate::hub::{self, ChannelCommand, ConnCommand, Counts, Except, Hub, MAX_EXCEPT, PendingCounts, Publication};
+use crate::hub::{
+    self, ChannelCommand, ConnCommand, Counts, Except, Hub, MAX_EXCEPT, PendingCounts, Publication, PublishOptions,
+};
 use crate::ids::{ClientId, WorkerId};
-use crate::message::{Channel, Kind, Message};
+use crate::message::{Channel, Key, Kind, Message};
 
 /// Commands, questions, and publishes that are done once, of all other nodes together, that may be under way. Many more than links let come
 /// at once.
@@ -32,7 +34,13 @@ pub struct Channels {
 /// What publishes once only.
 pub trait PublishOnce: Send + Sync {
     /// Publishes to these channels, unless something with that id has been published: then gives what that came to.
-    fn publish(&self, id: Arc<str>, to: Channels, message: Message, except: Except) -> BoxFuture<'static, Vec<Counts>>;
+    fn publish(
+        &self,
+        id: Arc<str>,
+        to: Channels,
+        message: Message,
+        options: PublishOptions,
+    ) -> BoxFuture<'static, Vec<Counts>>;
 }
 
 /// This node's clients, as the mesh sees them.
@@ -75,10 +83,11 @@ fn message(binary: bool, data: bytes::Bytes) -> Option<Message> {
     Message::new(if binary { Kind::Binary } else { Kind::Text }, data).ok()
 }
 
-/// A message, and who is left out. More than may be left out on the node that it came from, it is none.
-fn publication(Payload { binary, data, except }: Payload) -> Option<(Message, Except)> {
+/// A message, and what its publisher wants besides. If that is more than the node that it came from allows, it is none.
+fn publication(Payload { binary, data, except, key }: Payload) -> Option<(Message, PublishOptions)> {
     let left_out = read_longs(&except).take(MAX_EXCEPT).map(ClientId::new).collect::<Option<Vec<_>>>()?;
-    Some((message(binary, data)?, Except::new(left_out)))
+    let key = key.map(|key| Key::parse(key.as_bytes())).transpose().ok()?;
+    Some((message(binary, data)?, PublishOptions { except: Except::new(left_out), key }))
 }
 
 /// Polled once: there is nearly always room.
@@ -95,8 +104,8 @@ impl Clients for LocalClients {
         match delivery {
             Delivery::Publish { channel, message, counts } => {
                 let channel = Channel::parse(channel.as_bytes()).ok()?;
-                let (message, except) = publication(message)?;
-                self.put(ToChannel::Publish(Arc::new(Publication { channel, message, except })), counts)
+                let (message, options) = publication(message)?;
+                self.put(ToChannel::Publish(Arc::new(Publication::new(channel, message).with(options))), counts)
             }
             Delivery::ChannelCommand { channel, action, counts } => {
                 let channel = Channel::parse(channel.as_bytes()).ok()?;
@@ -122,8 +131,8 @@ impl Clients for LocalClients {
                 let channels: Option<Vec<Channel>> =
                     channels.iter().map(|channel| Channel::parse(channel.as_bytes()).ok()).collect();
                 let to = Channels { channels: channels?, list };
-                let (message, except) = publication(message)?;
-                let publish = self.once.publish(id.into(), to, message, except);
+                let (message, options) = publication(message)?;
+                let publish = self.once.publish(id.into(), to, message, options);
                 let answered = async move {
                     reply.answer(&publish.await);
                     None

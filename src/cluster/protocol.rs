@@ -118,6 +118,8 @@ pub enum Message<'a> {
         data: &'a [u8],
         /// The ids of clients that are left out.
         except: &'a [u8],
+        /// What it is about, if its publisher said so.
+        key: Option<&'a str>,
     },
     /// A message for one client.
     Send {
@@ -166,6 +168,8 @@ pub enum Message<'a> {
         data: &'a [u8],
         /// The ids of clients that are left out.
         except: &'a [u8],
+        /// What it is about, if its publisher said so.
+        key: Option<&'a str>,
     },
     /// What that came to, for each channel in their order: [`Published`] after [`Published`].
     OnceReply {
@@ -227,6 +231,8 @@ pub enum Message<'a> {
         /// How many there are.
         count: u64,
     },
+    /// How is the receiving node? Answered by [`Message::Answer`].
+    Figures,
 }
 
 /// A node as a center knows it.
@@ -391,7 +397,7 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 /// How many kinds of messages this version knows.
-const KINDS: u8 = 21;
+const KINDS: u8 = 22;
 
 #[cfg(test)]
 mod tests;

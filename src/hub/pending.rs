@@ -6,6 +6,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
+use super::history::Position;
+
 /// How many connections a publication reached, and how many it did not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -15,6 +17,8 @@ pub struct Counts {
     pub failed: u64,
     /// Nodes that did not answer in time or can't be reached: what their connections got is not known.
     pub unanswered: u64,
+    /// Where the publication stands in the order of its channel, if that has one.
+    pub at: Option<Position>,
 }
 
 impl Counts {
@@ -32,6 +36,7 @@ impl std::ops::AddAssign for Counts {
         self.reached += other.reached;
         self.failed += other.failed;
         self.unanswered += other.unanswered;
+        self.at = self.at.max(other.at);
     }
 }
 
@@ -60,7 +65,8 @@ impl Drop for Sum {
     /// Runs when the last ack is gone.
     fn drop(&mut self) {
         let reached = *self.reached.get_mut();
-        let counts = Counts { reached, failed: *self.failed.get_mut(), unanswered: *self.unanswered.get_mut() };
+        let (failed, unanswered) = (*self.failed.get_mut(), *self.unanswered.get_mut());
+        let counts = Counts { reached, failed, unanswered, at: None };
         match self.waiter.take() {
             // If the caller has gone, the counts are not needed.
             Some(Waiter::Caller(caller)) => drop(caller.send(counts)),
@@ -143,6 +149,7 @@ impl SoFar {
             reached: sum.reached.load(Relaxed),
             failed: sum.failed.load(Relaxed) + out as u64,
             unanswered: sum.unanswered.load(Relaxed),
+            at: None,
         };
         (out <= missing).then_some(counts)
     }

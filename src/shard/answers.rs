@@ -3,7 +3,7 @@
 use super::Shard;
 use super::conn::Conn;
 use crate::hub::{Answer, ClientInfo, Crowd, MAX_PAGE, Present, Question};
-use crate::ids::{ClientId, NodeId};
+use crate::ids::{ClientId, NodeId, WorkerId};
 use crate::message::Channel;
 
 impl Shard {
@@ -13,8 +13,14 @@ impl Shard {
             Question::Presence { channel, after, .. } => self.presence(channel, *after, question.limit(), node),
             Question::Channels { prefix, after, .. } => self.crowds(prefix, after, question.limit()),
             Question::Client(client) => (self.client(*client, node), 1),
-            // The node knows by itself.
-            Question::Places(_) => (Answer::default(), 0),
+            // The node answers.
+            Question::Figures | Question::Places(_) => (Answer::default(), 0),
+            Question::Story(client) => (Answer { story: Some(self.story(*client)), ..Answer::default() }, 1),
+            Question::Tail(watch) => {
+                let seen = self.tap.ask(watch, node, self.worker == WorkerId(0));
+                let looked_at = seen.events.len() / 8;
+                (Answer { seen, ..Answer::default() }, looked_at)
+            }
         }
     }
 

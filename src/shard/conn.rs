@@ -1,27 +1,25 @@
-//! One client connection on its worker's thread.
+//! One client connection on its worker's thread. How it is written is in [`writing`].
+
+mod writing;
 
 use bytes::BytesMut;
 use std::cell::{Cell, OnceCell, RefCell};
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::task::{Context as TaskContext, Poll, Waker};
+use std::task::Waker;
 
 use super::context::Context;
 use super::framing::Framing;
-use super::outbox::{FRAME, Frame, Outbox};
+use super::outbox::Outbox;
 use super::posted::Posted;
 use super::server_context::ServerContext;
 use super::traffic::Traffic;
 use super::transport::Transport;
+use crate::handover::Encoder;
 use crate::hub::topics::Member;
 use crate::ids::ClientId;
 use crate::message::CloseReason;
 use crate::telemetry::metrics::labels::EndReason;
-
-/// From this many waiting bytes on, a push writes at once instead of waiting for the end of the event loop turn: so the
-/// bytes that wait show how fast the client is, not how busy the worker.
-const WRITE_AT_ONCE: usize = 64 * 1024;
 
 /// The result of pushing a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +30,8 @@ pub enum Pushed {
     First,
     /// The connection is closing, or closes now because too much waits for it.
     Refused,
+    /// Too much waits for it, and the message may be left out instead.
+    LeftOut,
 }
 
 /// Whether a client's silence means anything.
@@ -105,8 +105,10 @@ pub struct Conn {
     pub(super) attended: Cell<bool>,
     /// Bytes that are held of what the client sent; [`super::Shard::hold`] sets it.
     pub(super) holding: Cell<u32>,
-    /// The shard's clock when the message began that the client has not finished.
-    pub(super) unfinished: Cell<Option<u32>>,
+    /// The client has begun a message and not finished it.
+    pub(super) unfinished: Cell<bool>,
+    /// The shard's clock when it began. Apart, since an option of it would take more.
+    pub(super) begun: Cell<u32>,
     /// In its handshake: what is pushed waits for the response to go first. It counts as blocked.
     corked: Cell<bool>,
     /// The client's socket is full; the connection's task waits until it has room.
@@ -153,7 +155,8 @@ impl Conn {
             look_due: Cell::new(true),
             attended: Cell::new(false),
             holding: Cell::new(0),
-            unfinished: Cell::new(None),
+            unfinished: Cell::new(false),
+            begun: Cell::new(now),
             corked: Cell::new(true),
             blocked: Cell::new(true),
             dirty: Cell::new(false),
@@ -201,6 +204,22 @@ impl Conn {
         if self.end.set(Box::new(End { lost: reason, ..End::default() })).is_ok() {
             self.wake();
         }
+    }
+
+    /// Writes what waits for the client, for a successor process.
+    pub(super) fn save_outbox(&self, out: &mut Encoder) {
+        let outbox = self.outbox.borrow();
+        let (begun, frames) = outbox.waiting();
+        out.u32(begun as u32);
+        out.count(frames.len());
+        frames.iter().for_each(|frame| out.data(frame));
+    }
+
+    /// Puts in what waited for the client in the process before.
+    pub(super) fn restore_outbox(&self, frames: Vec<Box<[u8]>>, begun: usize) {
+        let mut outbox = self.outbox.borrow_mut();
+        frames.into_iter().for_each(|frame| outbox.push(frame.into()));
+        outbox.begin(begun);
     }
 
     /// The bytes of a socket server's connection that have come and are not consumed. Not to be borrowed while a script
@@ -266,151 +285,6 @@ impl Conn {
         if let Some(task) = self.task.take() {
             task.wake_by_ref();
             self.task.set(Some(task));
-        }
-    }
-
-    /// Puts a frame into the outbox; [`super::Shard::push`] is the way to call it.
-    pub(super) fn push(&self, frame: Frame, scratch: &RefCell<Vec<u8>>, now: u32) -> Pushed {
-        if self.is_closing() {
-            return Pushed::Refused;
-        }
-        let limit = self.served.limits.get().outbox_limit;
-        // A message larger than the limit still gets in when nothing else waits.
-        let fits = || self.waiting() == 0 || self.waiting() + frame.len() + FRAME <= limit;
-        if !fits() && !self.blocked.get() {
-            // What waits may be there only because the event loop turn has not ended.
-            self.flush(scratch, now);
-        }
-        if !fits() {
-            self.close(CloseReason::TooSlow);
-        }
-        if self.is_closing() {
-            return Pushed::Refused;
-        }
-        let mut outbox = self.outbox.borrow_mut();
-        outbox.push(frame);
-        let full = outbox.weight() >= WRITE_AT_ONCE;
-        drop(outbox);
-        if full && !self.blocked.get() {
-            self.flush(scratch, now);
-        }
-        if self.blocked.get() || self.dirty.replace(true) { Pushed::Taken } else { Pushed::First }
-    }
-
-    /// Puts a frame of the protocol itself (pong, close) into the outbox, past the bound and past `close`.
-    pub fn push_control(&self, frame: Frame) {
-        self.outbox.borrow_mut().push(frame);
-    }
-
-    /// Drops what waits, except the rest of a frame that is partly written.
-    pub fn discard_waiting(&self) {
-        self.outbox.borrow_mut().clear_whole_frames();
-    }
-
-    /// What waits for the client: bytes, and [`FRAME`] for each frame. It is what `outboxLimit` bounds.
-    pub fn waiting(&self) -> usize {
-        self.outbox.borrow().weight() + self.transport.owes()
-    }
-
-    /// Writes what waits, as far as the socket takes it. When it does not take all, the connection's task is woken to
-    /// wait for room.
-    pub fn flush(&self, scratch: &RefCell<Vec<u8>>, now: u32) {
-        let mut outbox = self.outbox.borrow_mut();
-        let mut scratch = scratch.borrow_mut();
-        while !outbox.is_empty() || self.transport.owes() > 0 {
-            match self.transport.try_write(outbox.next_write(&mut scratch)) {
-                // After a short write, asking again is what makes the runtime wait for room.
-                Ok(written) => {
-                    outbox.advance(written);
-                    self.stalled.set(now);
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    if !self.blocked.replace(true) {
-                        self.stalled.set(now);
-                        self.wake();
-                    }
-                    return;
-                }
-                Err(e) => {
-                    drop(outbox);
-                    // A broken pipe means that the client ended its socket in order: reading reports it.
-                    let told = e.kind() == io::ErrorKind::BrokenPipe;
-                    self.lose((!told).then(|| CloseReason::Lost(e.to_string().into())));
-                    return;
-                }
-            }
-        }
-        self.blocked.set(false);
-    }
-
-    /// Goes on writing while the socket has room. Ready when nothing waits, or nothing can be written any more. Not to
-    /// be called while the connection is corked.
-    pub fn poll_flush(&self, cx: &mut TaskContext<'_>, scratch: &RefCell<Vec<u8>>, now: u32) -> Poll<()> {
-        loop {
-            if self.outbox.borrow().is_empty() && self.transport.owes() == 0 {
-                self.blocked.set(false);
-                return Poll::Ready(());
-            }
-            match self.transport.poll_write_ready(cx) {
-                Poll::Pending => {
-                    self.blocked.set(true);
-                    return Poll::Pending;
-                }
-                Poll::Ready(Ok(())) => self.flush(scratch, now),
-                Poll::Ready(Err(e)) => {
-                    self.forget_waiting();
-                    self.close(CloseReason::Lost(e.to_string().into()));
-                }
-            }
-        }
-    }
-
-    /// Tries to write to a socket that is full, although the system has not said that there is room; true if the client
-    /// has taken something since.
-    pub fn probe_write(&self, scratch: &RefCell<Vec<u8>>, now: u32) -> bool {
-        let mut outbox = self.outbox.borrow_mut();
-        let sent = self.transport.probe_write(outbox.next_write(&mut scratch.borrow_mut()));
-        let Some(written) = sent else { return false };
-        outbox.advance(written);
-        self.stalled.set(now);
-        // The last of it may be written.
-        self.wake();
-        true
-    }
-
-    /// Whether the client's socket is full.
-    pub fn is_blocked(&self) -> bool {
-        self.blocked.get()
-    }
-
-    /// The clock when the client last took something, while it does not take what waits.
-    pub fn stalled_since(&self) -> Option<u32> {
-        (self.blocked.get() && !self.corked.get()).then(|| self.stalled.get())
-    }
-
-    /// Whether it is in its handshake.
-    pub fn is_corked(&self) -> bool {
-        self.corked.get()
-    }
-
-    /// Uncorks the connection: `head` goes before everything that waits.
-    pub(super) fn uncork(&self, head: Option<Frame>) {
-        if let Some(head) = head {
-            self.outbox.borrow_mut().push_front(head);
-        }
-        self.corked.set(false);
-        self.blocked.set(false);
-    }
-
-    /// Leaves the socket's end to the kernel. The socket is reset if the client has not taken everything that it was
-    /// owed: the kernel would hold that for a long time. At a stop (`hurry`) there has been no time for the client to
-    /// take it, so the kernel goes on, as long as the client takes something within `patience`.
-    pub fn leave(&self, patience: std::time::Duration, hurry: bool) {
-        if self.waiting() > 0 || (!hurry && self.transport.has_queued()) {
-            self.transport.reset();
-        } else {
-            self.transport.give_up_after(patience);
         }
     }
 }

@@ -41,8 +41,8 @@ impl Framing {
     /// What tells a client why its connection ends. None: there is no such message.
     pub fn close(self, reason: &CloseReason) -> Option<Frame> {
         match self {
-            Framing::WebSocket(_) => reason.frame().map(|(code, text)| frame::encode_close(code, text)),
-            Framing::EventStream => reason.frame().map(|(code, text)| event_stream::encode_close(code, text)),
+            Framing::WebSocket(_) => reason.frame().map(|(code, text)| frame::encode_close(code, &text)),
+            Framing::EventStream => reason.frame().map(|(code, text)| event_stream::encode_close(code, &text)),
             Framing::Script => None,
         }
     }
@@ -96,6 +96,7 @@ mod tests {
     use super::*;
     use crate::config::Protocol;
     use crate::telemetry::metrics::counters::{EVENT_STREAM, PROTOCOLS};
+    use std::time::Duration;
 
     /// The metrics page identifies protocols by their position.
     #[test]
@@ -120,7 +121,7 @@ mod tests {
     #[test]
     fn only_a_framing_that_tells_why_has_words_for_it() {
         for framing in [Framing::WebSocket(None), Framing::EventStream, Framing::Script] {
-            assert_eq!(framing.close(&CloseReason::Shutdown).is_some(), framing.tells_why());
+            assert_eq!(framing.close(&CloseReason::shutdown(Duration::ZERO)).is_some(), framing.tells_why());
             assert!(framing.close(&CloseReason::Peer(None)).is_none(), "the client knows");
         }
     }

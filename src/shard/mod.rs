@@ -2,6 +2,7 @@
 //! locked or shared with another thread; other threads reach it through the worker's mailbox.
 
 mod answers;
+mod backlog;
 mod commands;
 pub mod compression;
 pub mod conn;
@@ -10,18 +11,25 @@ pub mod context_wait;
 mod deliver;
 pub mod encoding;
 mod end_reason;
+mod endings;
 pub mod fair;
 pub mod framing;
+pub mod hold;
 mod holding;
 mod leaving;
 pub mod meter;
 pub mod moves;
+mod moving;
 pub mod outbox;
+mod past;
 pub mod peer;
 pub mod places;
 mod posted;
 mod rooms;
+mod see;
 pub mod server_context;
+mod subscriptions;
+pub mod tap;
 pub mod traffic;
 pub mod transport;
 mod waits;
@@ -36,10 +44,10 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use crate::hub::Hub;
 use crate::hub::topics::{Member, Topics};
-use crate::hub::{Hub, Joined, Left};
 use crate::ids::{ClientId, ClientIds, WorkerId};
-use crate::message::{Channel, Kind};
+use crate::message::Kind;
 use crate::telemetry::metrics::counters::{ProtocolCounts, ShardCounts};
 use crate::telemetry::metrics::labels::{DropCause, EndReason};
 use crate::wire::deflate::Window;
@@ -49,11 +57,17 @@ use conn::{Conn, Pushed};
 use encoding::Encoding;
 use framing::Framing;
 use moves::Moves;
-use outbox::Frame;
+pub use moving::Moved;
+use outbox::{Frame, Policy};
+use past::Past;
 use places::AllUnsettled;
 use server_context::ServerContext;
+use tap::Tap;
 use transport::Transport;
 use waits::Waits;
+
+pub use see::Failed;
+pub use subscriptions::{MAX_SUBSCRIPTIONS, TooMany};
 
 /// Many messages for one connection are copied together in a buffer of this size and written at once.
 const SCRATCH: usize = 256 * 1024;
@@ -88,6 +102,11 @@ pub struct Shard {
     turn_waits: Cell<bool>,
     ticked: Cell<Instant>,
     clock: Cell<u32>,
+    /// The last ticket of a connection that waits for what a channel has kept.
+    tickets: Cell<u64>,
+    /// Who watches.
+    pub tap: Tap,
+    past: Past,
     /// What this worker counts.
     pub counts: Arc<ShardCounts>,
 }
@@ -128,6 +147,9 @@ impl Shard {
             turn_waits: Cell::default(),
             ticked: Cell::new(Instant::now()),
             clock: Cell::new(0),
+            tickets: Cell::default(),
+            tap: Tap::default(),
+            past: Past::default(),
             counts: Arc::default(),
         }
     }
@@ -165,6 +187,10 @@ impl Shard {
     /// Lets a connection in. It stays until [`Shard::remove`].
     pub fn insert(&self, arrival: Arrival) -> Rc<Conn> {
         let client_id = self.ids.borrow_mut().issue(self.hub.node());
+        self.insert_as(client_id, arrival)
+    }
+
+    fn insert_as(&self, client_id: ClientId, arrival: Arrival) -> Rc<Conn> {
         let mut conns = self.conns.borrow_mut();
         let entry = conns.vacant_entry();
         let slot = entry.key() as Member;
@@ -209,67 +235,6 @@ impl Shard {
         self.conns.borrow().iter().for_each(|(_, conn)| visit(conn));
     }
 
-    /// Subscribes a connection to channels; it may be in some of them already. When it returns, every later publish
-    /// reaches it. On an error, there would be too many subscriptions, and none was added.
-    pub fn subscribe(&self, conn: &Conn, channels: &[Channel]) -> Result<(), TooMany> {
-        self.subscribe_with(conn, channels, None)
-    }
-
-    /// The same with what is told of the connection in these channels from now on, as JSON; kept where the channel's rule
-    /// says `presence`.
-    pub fn subscribe_with(&self, conn: &Conn, channels: &[Channel], info: Option<&Arc<str>>) -> Result<(), TooMany> {
-        let mut topics = self.topics.borrow_mut();
-        let before = topics.count_of(conn.slot);
-        let refused = |new: usize| match before + new {
-            wanted if wanted > MAX_SUBSCRIPTIONS => Some(TooMany::OfConnection),
-            wanted if !self.hub.may_subscribe(wanted, new) => Some(TooMany::OfAll(self.hub.max_subscriptions())),
-            _ => None,
-        };
-        // How many of them are new only matters here.
-        if refused(channels.len()).is_some() {
-            let mut new: Vec<_> = channels.iter().filter(|c| !topics.contains(conn.slot, c.as_str())).collect();
-            new.sort_unstable();
-            new.dedup();
-            if let Some(too_many) = refused(new.len()).filter(|_| !new.is_empty()) {
-                return Err(too_many);
-            }
-        }
-        let has_rules = !topics.rules().is_empty();
-        let told = if has_rules { self.enter_rooms(conn, channels, &topics)? } else { Vec::new() };
-        for channel in channels {
-            if topics.insert(conn.slot, channel) == Joined::First
-                && self.hub.join(channel, self.worker) == Joined::First
-            {
-                self.counts.channels_opened.add(1);
-            }
-        }
-        if has_rules {
-            self.entered_rooms(conn, (channels, told), info, &mut topics);
-        }
-        self.count_subscriptions(&topics);
-        tracing::debug!(client_id = conn.client_id.get(), channels = %Names(channels), "subscribed");
-        Ok(())
-    }
-
-    /// Unsubscribes a connection from channels.
-    pub fn unsubscribe(&self, conn: &Conn, channels: &[Channel]) {
-        let mut topics = self.topics.borrow_mut();
-        for channel in channels {
-            if topics.remove(conn.slot, channel.as_str()) == Left::Last {
-                self.hub.leave(channel.as_str(), self.worker);
-            }
-        }
-        self.leave_rooms(conn, &mut topics);
-        self.count_subscriptions(&topics);
-        tracing::debug!(client_id = conn.client_id.get(), channels = %Names(channels), "unsubscribed");
-    }
-
-    fn count_subscriptions(&self, topics: &Topics) {
-        let now = topics.subscriptions();
-        self.hub.count_subscriptions(self.counts.subscriptions.get() as usize, now);
-        self.counts.subscriptions.set(now as u64);
-    }
-
     /// The counters for connections with this connection's framing.
     pub fn counts_of(&self, conn: &Conn) -> &ProtocolCounts {
         conn.framing.counts(&self.counts)
@@ -284,8 +249,15 @@ impl Shard {
     /// Counts a message for a connection that did not take it.
     #[cold]
     fn count_dropped(&self, conn: &Conn) {
-        let slow = conn.ended_by() == Some(EndReason::TooSlow);
-        self.counts_of(conn).dropped.one(if slow { DropCause::TooSlow } else { DropCause::Closing });
+        let cause = match conn.ended_by() {
+            Some(EndReason::TooSlow) => DropCause::TooSlow,
+            Some(_) => DropCause::Closing,
+            None => DropCause::Oldest,
+        };
+        self.counts_of(conn).dropped.one(cause);
+        if self.tap.is_on() {
+            self.see_dropped(conn, cause);
+        }
     }
 
     /// The channels that a connection is in.
@@ -296,11 +268,16 @@ impl Shard {
     /// Puts a frame into a connection's outbox; false if the connection can't take it. It is written at the end of the
     /// event loop turn.
     pub fn push(&self, conn: &Rc<Conn>, frame: Frame) -> bool {
-        let pushed = conn.push(frame, &self.scratch, self.now());
+        self.push_as(conn, frame, &Policy::Keep)
+    }
+
+    /// The same for a message with that policy.
+    fn push_as(&self, conn: &Rc<Conn>, frame: Frame, policy: &Policy) -> bool {
+        let pushed = conn.push(frame, policy, &self.scratch, self.now(), &self.counts);
         if pushed == Pushed::First {
             self.mark_dirty(conn.clone());
         }
-        pushed != Pushed::Refused
+        matches!(pushed, Pushed::Taken | Pushed::First)
     }
 
     /// The same for a frame of the protocol itself: it is taken even when the connection is closing.
@@ -329,6 +306,9 @@ impl Shard {
             true => {
                 conn.traffic.count_sent();
                 self.counts_of(conn).sent.add(1);
+                if self.tap.is_on() {
+                    self.see_sent(conn, kind, data);
+                }
             }
             false => self.count_dropped(conn),
         }
@@ -384,6 +364,7 @@ impl Shard {
 
     /// Frees memory after a crowd has left. For a timer.
     pub fn shrink(&self) {
+        self.tap.forget();
         let mut by_client = self.by_client.borrow_mut();
         if by_client.capacity() > 1024 && by_client.len() < by_client.capacity() / 8 {
             by_client.shrink_to_fit();
@@ -395,38 +376,3 @@ impl Shard {
         }
     }
 }
-
-/// Channels as a log line shows them: not all, if there are many.
-struct Names<'a>(&'a [Channel]);
-
-impl std::fmt::Display for Names<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        const MOST: usize = 8;
-        for (i, channel) in self.0.iter().take(MOST).enumerate() {
-            write!(f, "{}{}", if i == 0 { "" } else { ", " }, channel.as_str())?;
-        }
-        match self.0.len().checked_sub(MOST) {
-            None | Some(0) => Ok(()),
-            Some(more) => write!(f, " and {more} more"),
-        }
-    }
-}
-
-/// Why a connection was not put into channels.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TooMany {
-    /// It would be in more than [`MAX_SUBSCRIPTIONS`].
-    #[error("a connection can be in {MAX_SUBSCRIPTIONS} channels at most")]
-    OfConnection,
-    /// All connections together would have too many, or this one too large a part of the rest; holds the limit.
-    #[error(
-        "too many subscriptions: all clients together can have {0} (engine.maxSubscriptions), and one client a part of those that are free"
-    )]
-    OfAll(usize),
-    /// The channel would have more than its rule allows; holds the channel and the bound.
-    #[error("channel {0} is full: {1} connections may be in it (engine.channels, maxSubscribers)")]
-    OfChannel(Channel, usize),
-}
-
-/// The most channels one connection may be in.
-pub const MAX_SUBSCRIPTIONS: usize = 65_536;

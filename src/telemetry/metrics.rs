@@ -9,6 +9,7 @@ pub mod labels;
 mod page;
 mod process;
 mod render;
+mod totals;
 mod window;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -20,6 +21,7 @@ use self::counters::{ApiCounts, PROTOCOLS, ReloadCounts, SCENARIOS, ServerCounts
 use self::window::{Sums, Window};
 
 pub use page::TEXT;
+pub use totals::Totals;
 
 /// The most parts of the summaries' window.
 const MAX_PARTS: usize = 100;

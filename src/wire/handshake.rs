@@ -172,6 +172,11 @@ impl Refusal {
         refuse(self.status, &self.text)
     }
 
+    /// The whole response, which asks the client to come back after so many seconds (RFC 9110, section 10.2.3).
+    pub fn response_after(&self, seconds: u32) -> Vec<u8> {
+        response(self.status, &self.text, &format!("Retry-After: {seconds}\r\n"))
+    }
+
     /// The whole response to a request of that method. One to HEAD has no body, but the headers of one that has (RFC
     /// 9110, section 9.3.2).
     pub fn response_to(&self, method: &str) -> Vec<u8> {
@@ -365,6 +370,11 @@ pub fn accept_response(upgrade: &Upgrade<'_>, protocol: Option<&str>) -> Vec<u8>
 
 /// A whole response that refuses a request with that status and text, after which the connection closes.
 pub fn refuse(status: u16, text: &str) -> Vec<u8> {
+    response(status, text, "")
+}
+
+/// `further`: header lines.
+fn response(status: u16, text: &str, further: &str) -> Vec<u8> {
     let extra = match status {
         405 => "Allow: GET, HEAD\r\n",
         426 => "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
@@ -376,7 +386,7 @@ pub fn refuse(status: u16, text: &str) -> Vec<u8> {
     let reason = reason(status);
     format!(
         "HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\
-         Connection: {connection}\r\n{extra}\r\n{text}\n"
+         Connection: {connection}\r\n{extra}{further}\r\n{text}\n"
     )
     .into_bytes()
 }

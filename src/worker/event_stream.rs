@@ -2,6 +2,7 @@
 
 use super::protocol::ProtocolHandler;
 use super::session::State;
+use crate::handover::Encoder;
 use crate::message::CloseReason;
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Hook, Returned};
@@ -41,6 +42,9 @@ impl ProtocolHandler for EventStream {
     fn has_room(&self, _: &State) -> bool {
         true
     }
+
+    /// What waits is with the connection.
+    fn save(&self, _: &mut Encoder) {}
 
     fn held(&self, state: &State) -> usize {
         state.conn.posted().map_or(0, |posted| posted.bytes())

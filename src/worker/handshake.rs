@@ -19,14 +19,16 @@ use super::refusal::{finish_refused, log_refusal, refusal_for, refuse, turn_away
 use super::request::{Coming, client_address, read_head, rules};
 use super::session::Opened;
 use super::{Worker, post, proxy, tls};
+use crate::api::Stage;
 use crate::config::{Compression, Config};
-use crate::message::{CloseReason, close_code};
+use crate::message::{CloseReason, SHUTDOWN, close_code};
 use crate::script::current::ConnRef;
 use crate::script::hooks::{HandshakeRequest, HookArgs};
 use crate::script::vm::{Handler, Hook, Returned, Started, Vm};
 use crate::shard::Arrival;
 use crate::shard::conn::Conn;
 use crate::shard::framing::Framing;
+use crate::shard::hold::{Counted, UnderWay};
 use crate::shard::server_context::ConnectionPermit;
 use crate::shard::transport::Transport;
 use crate::telemetry::metrics::labels::RefusalCause;
@@ -62,13 +64,13 @@ pub(super) async fn run(
         }
     };
     let deadline = Instant::now() + served.limits.get().handshake_timeout;
-    let mut draining = worker.draining.clone();
+    let mut stage = worker.stage.clone();
     let peer = if proxy::is_on(&worker.config.load(), server) {
         let client = Box::pin(proxy::client(worker, server, &transport, peer, deadline));
         tokio::select! {
             biased;
             client = client => client?,
-            _ = draining.wait_for(|draining| *draining) => return None,
+            _ = stage.wait_for(Stage::is_draining) => return None,
         }
     } else {
         peer
@@ -103,13 +105,13 @@ async fn request(
 ) -> Option<Result<(Opened, Vec<u8>), Coming>> {
     let Coming { mut transport, got, deadline, is_first } = coming;
     let served = worker.servers[server].served.clone();
-    let mut draining = worker.draining.clone();
+    let mut stage = worker.stage.clone();
     let hello = |first: Option<&u8>| tls::look_for_hello(first, server, peer);
     let head = tokio::select! {
         biased;
         head = timeout_at(deadline, read_head(&mut transport, got, hello)) => head,
         // The client has sent nothing yet, so nothing is owed: a stop does not wait for it.
-        _ = draining.wait_for(|draining| *draining) => return None,
+        _ = stage.wait_for(Stage::is_draining) => return None,
     };
     let refuse = async |transport, refusal: &Refusal, cause, method: &str| {
         // The refusal needs no place.
@@ -154,6 +156,7 @@ async fn request(
         let cause = RefusalCause::Memory;
         return refuse(transport, &refusal_for(cause), cause, request.method).await;
     }
+    let _opening = Counted::new(&worker.hold, UnderWay::Other);
     let conn = worker.shard.insert(Arrival { served, transport, remote, framing });
     let guard = Inserted { worker, conn: Some(conn.clone()) };
     let mut early = head[len..].to_vec();
@@ -180,8 +183,8 @@ async fn request(
             (Some((Refusal { status: 503, text: LATE.into() }, Script)), verdict == Verdict::LetIn)
         }
         (Verdict::Refused(refusal), _) => (Some((refusal, Script)), false),
-        (verdict, Some(CloseReason::Shutdown)) => {
-            (Some((Refusal { status: 503, text: "server shutdown".into() }, Shutdown)), verdict == Verdict::LetIn)
+        (verdict, Some(CloseReason::Shutdown { .. })) => {
+            (Some((Refusal { status: 503, text: SHUTDOWN.into() }, Shutdown)), verdict == Verdict::LetIn)
         }
         (verdict, Some(CloseReason::Lost(_) | CloseReason::ReadTimeout)) => (None, verdict == Verdict::LetIn),
         _ => {
@@ -196,12 +199,17 @@ async fn request(
         }
     };
     conn.discard_waiting();
+    worker.shard.refuses(&conn, refusal.as_ref().map_or(LEFT, |(refusal, _)| &refusal.text));
     if !let_in {
         worker.remove(&conn);
     }
     if let Some((refusal, cause)) = &refusal {
         conn.served.counts.refused.one(*cause);
-        worker.shard.open(&conn, Some(refusal.response().into()));
+        let response = match conn.close_reason() {
+            Some(CloseReason::Shutdown { retry }) if *cause == Shutdown => refusal.response_after(retry.div_ceil(1000)),
+            _ => refusal.response(),
+        };
+        worker.shard.open(&conn, Some(response.into()));
         log_refusal(refusal, peer);
     }
     if let_in {
@@ -310,7 +318,7 @@ async fn ask(worker: &Worker, server: usize, conn: &Rc<Conn>, request: &Request<
         }
         Ok(_) => Verdict::LetIn,
         Err(failure) => {
-            report(Hook::Handshake, &failure, conn);
+            report(Hook::Handshake, &failure, conn, &worker.shard);
             Verdict::Refused(Refusal { status: 500, text: "the handshake handler failed".into() })
         }
     }

@@ -7,9 +7,11 @@ mod admit;
 mod arrivals;
 mod control;
 mod defect;
+mod drain;
 mod encode;
 mod event_stream;
 mod failures;
+mod handover;
 mod handshake;
 mod inbox;
 mod leaving;
@@ -46,12 +48,13 @@ use arc_swap::ArcSwap;
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use self::tied::Tied;
 use crate::admission::Admission;
-use crate::api::Api;
+use crate::api::{Api, Stage};
 use crate::cluster::Mesh;
 use crate::config::Config;
 use crate::hub::Hub;
@@ -61,12 +64,14 @@ use crate::script::vm::{Vm, VmLimits};
 use crate::shard::Shard;
 use crate::shard::conn::Conn;
 use crate::shard::fair::{Account, Fair};
+use crate::shard::hold::Hold;
 use crate::shard::peer::LOOK;
 use crate::shard::server_context::ServerContext;
 use crate::shared::Shared;
 use crate::timers::Timers;
 use crate::tls::Ports;
 
+pub use handover::{Arrived, ArrivedCaller, Offers, Step};
 pub use peers::{Control, Peers};
 pub use reserve::Reserve;
 pub use role::{Listener, Role};
@@ -120,8 +125,8 @@ pub(crate) struct Worker {
     /// The TLS of all ports.
     tls: Arc<Ports>,
     tied: Tied,
-    /// True while the engine drains.
-    draining: watch::Receiver<bool>,
+    /// How far the stop of the engine has come.
+    stage: watch::Receiver<Stage>,
     /// The read buffer, while no connection reads.
     read_buffer: Cell<Vec<u8>>,
     /// Decides which connection may hold the worker next.
@@ -136,6 +141,10 @@ pub(crate) struct Worker {
     reserve: Reserve,
     /// Clients that are being told that there is no place for them.
     turned_away: Cell<usize>,
+    /// Whether it holds still, for a successor process.
+    hold: Rc<Hold>,
+    /// How long the clients are closed over, once the engine stops.
+    retry_over: Cell<Duration>,
     /// Notified when the memory of some VM is nearly full.
     worn: Notify,
 }

@@ -12,8 +12,10 @@ use tokio::time::timeout;
 use super::Worker;
 use super::refusal::{refusal_for, say_and_end};
 use super::request::{Coming, rules};
+use crate::api::Stage;
 use crate::hub::{CommandError, ConnCommand};
 use crate::message::Message;
+use crate::shard::hold::{Counted, UnderWay};
 use crate::shard::transport::Transport;
 use crate::telemetry::metrics::labels::RefusalCause;
 use crate::telemetry::rate_limited::rate_limited;
@@ -32,7 +34,7 @@ pub(super) async fn serve(
     let config = worker.config.load_full();
     let rules = rules(&config.servers[server], None);
     let limits = worker.servers[server].served.limits.get();
-    let keep = stream::keeps(request) && !*worker.draining.borrow();
+    let keep = stream::keeps(request) && !worker.stage.borrow().is_leaving();
     let origin = Origin::of(request, &rules);
     let asked = match (&origin, request.method) {
         (Err(refusal), _) => Err(refusal.clone()),
@@ -46,11 +48,12 @@ pub(super) async fn serve(
         Ok(Asked::Whether(answer)) => return end(transport, &answer).await,
         Err(refusal) => return refuse(transport, &refusal, origin).await,
     };
-    let mut draining = worker.draining.clone();
+    let _calling = Counted::new(&worker.hold, UnderWay::Other);
+    let mut stage = worker.stage.clone();
     let body = tokio::select! {
         biased;
         body = within(limits.message_timeout, read_body(worker, &mut transport, &post, &mut got)) => body,
-        _ = draining.wait_for(|draining| *draining) => return None,
+        _ = stage.wait_for(Stage::is_draining) => return None,
     };
     let outcome = match body {
         Ok(Some(body)) => hand_over(worker, post, body).await,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Worker;
+use crate::hub::history::now as now_of_history;
 use crate::message::CloseReason;
 use crate::shard::conn::Conn;
 use crate::shard::transport::Gone;
@@ -25,6 +26,9 @@ pub(super) async fn run(worker: Rc<Worker>) {
     let mut timer = ticking(every);
     loop {
         timer.tick().await;
+        if worker.hold.is_on() {
+            worker.hold.lifted().await;
+        }
         sweep(&worker, every + SLOWEST);
         let wanted = period(&worker);
         if wanted != every {
@@ -66,6 +70,7 @@ fn sweep(worker: &Worker, at_most: Duration) {
     worker.measure();
     if worker.id.0 == 0 {
         worker.hub.shrink();
+        worker.hub.history().sweep(now_of_history());
     }
 }
 

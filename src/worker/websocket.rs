@@ -11,10 +11,12 @@ use super::protocol::ProtocolHandler;
 use super::session::State;
 use super::task::Task;
 use super::{Worker, handshake};
+use crate::handover::{Damaged, Decoder, Encoder};
 use crate::message::{CloseReason, Kind};
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Hook, Returned};
 use crate::shard::framing::Framing;
+use crate::shard::hold::{Counted, UnderWay};
 use crate::shard::transport::Transport;
 use crate::wire::frame;
 use crate::wire::reader::{Event, Input, Reader};
@@ -30,6 +32,7 @@ pub(super) fn task(
     let opening = {
         let worker = worker.clone();
         async move {
+            let _opening = Counted::new(&worker.hold, UnderWay::Opening);
             let (opened, early) = handshake::run(&worker, server, transport, peer).await?;
             let incoming = match opened.conn.framing {
                 Framing::EventStream => Incoming::Posted(EventStream),
@@ -90,6 +93,10 @@ impl ProtocolHandler for Incoming {
         each!(self, it => it.closes_in(unread))
     }
 
+    fn save(&self, out: &mut Encoder) {
+        each!(self, it => it.save(out));
+    }
+
     fn held(&self, state: &State) -> usize {
         each!(self, it => it.held(state))
     }
@@ -121,6 +128,16 @@ impl Frames {
         frames
     }
 
+    /// Of a connection that another process had.
+    pub(super) fn restore(framing: Framing, from: &mut Decoder<'_>) -> Result<Frames, Damaged> {
+        let mut frames = Frames::new(framing, Vec::new());
+        frames.reader.restore(from)?;
+        frames.inbox = Inbox::restore(from)?;
+        // Some of it may be whole: it was kept until there was room.
+        frames.kept = frames.reader.waiting() > 0;
+        Ok(frames)
+    }
+
     /// Something else than a part of a message is next: within one, which is as unfinished as before, or by itself.
     fn between_fragments(&self, state: &State) {
         if !self.reader.is_within_message() {
@@ -145,7 +162,11 @@ impl Frames {
 
     /// A message has come: its handler runs now, or when those before it have.
     fn message(state: &mut State, inbox: &mut Inbox, kind: Kind, data: &[u8]) {
-        state.worker.shard.count_read(&state.conn);
+        let shard = &state.worker.shard;
+        shard.count_read(&state.conn);
+        if shard.tap.is_on() {
+            shard.see_message(&state.conn, kind, data);
+        }
         state.conn.end_message();
         if inbox.is_empty() && state.may_start(Hook::Message) {
             state.start(Hook::Message, HookArgs::message(kind, data));
@@ -249,6 +270,11 @@ impl ProtocolHandler for Frames {
     fn on_closing(&mut self, _: &State) {
         self.inbox.clear();
         self.reader = Reader::new();
+    }
+
+    fn save(&self, out: &mut Encoder) {
+        self.reader.save(out);
+        self.inbox.save(out);
     }
 
     fn held(&self, _: &State) -> usize {

@@ -18,7 +18,7 @@ fn frame(link: &Link) -> Option<(Header, Vec<u8>)> {
 }
 
 fn publish(data: &[u8]) -> Bytes {
-    Message::Publish { channel: "c", binary: true, data, except: &[] }.to_bytes()
+    Message::Publish { channel: "c", binary: true, data, except: &[], key: None }.to_bytes()
 }
 
 #[test]

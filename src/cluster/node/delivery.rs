@@ -18,6 +18,8 @@ pub struct Payload {
     pub data: Bytes,
     /// The ids of clients that are left out, 8 bytes each.
     pub except: Bytes,
+    /// What it is about, if its publisher said so.
+    pub key: Option<String>,
 }
 
 /// What comes from another node for the clients of this one.
@@ -128,7 +130,7 @@ impl OnceReply {
     /// The counts for each channel, in their order.
     pub fn answer(self, all: &[Counts]) {
         let mut counts = Vec::new();
-        for Counts { reached, failed, unanswered } in all.iter().copied() {
+        for Counts { reached, failed, unanswered, .. } in all.iter().copied() {
             Published { reached, failed, unanswered }.write(&mut counts);
         }
         let reply = Message::OnceReply { request: self.request, counts: &counts };

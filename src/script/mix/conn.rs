@@ -5,14 +5,13 @@ use mlua::ffi;
 use std::ffi::{CStr, c_int};
 use std::rc::Rc;
 
-use super::presence::{Info, names, subscribe_args};
+use super::subscribe::{Subscribed, Subscription, caught_up, names, subscribe_args, subscribe_from};
 use crate::message::{Channel, CloseReason, Kind, close_code};
 use crate::script::current::{self, ConnRef, Host};
 use crate::script::push::{One, PushOne, Pushed, Stack, Table, table, with};
 use crate::script::slots::Handle;
 use crate::script::stack::{Args, Fallible, Push, Raise, State};
 use crate::script::wait::{Outcome, can_wait};
-use crate::shard::TooMany;
 use crate::shard::conn::Conn;
 use crate::shard::context::Value;
 use crate::wire::frame::MAX_REASON;
@@ -216,25 +215,29 @@ pub(crate) fn channel_args(args: &Args) -> Fallible<Vec<Channel>> {
 pub(super) fn subscribe_to(
     args: &Args,
     (host, conn): (Rc<Host>, Rc<Conn>),
-    (channels, info): (&[Channel], Option<Info>),
-) -> Outcome<Result<(), String>> {
-    if let Some(asked) = subscribe_when_asked(args, &(host.clone(), conn.clone()), (channels, info.as_ref())) {
+    subscription: Subscription,
+) -> Outcome<Subscribed> {
+    if let Some(asked) = subscribe_when_asked(args, &(host.clone(), conn.clone()), &subscription) {
         return asked;
     }
-    if let Err(too_many) = host.shard.subscribe_with(&conn, channels, info.as_ref()) {
-        return Outcome::Now(Err(too_many.to_string()));
+    if let Some(from) = subscription.from {
+        return subscribe_from(args, (host, conn), (subscription, from));
     }
-    match host.mesh.told(channels).filter(|_| can_wait(args)) {
-        Some(told) => Outcome::later(told.map(Ok)),
-        None => Outcome::Now(Ok(())),
+    let Subscription { channels, info, .. } = subscription;
+    if let Err(too_many) = host.shard.subscribe_with(&conn, &channels, info.as_ref()) {
+        return Outcome::Now(Subscribed(Err(too_many.to_string())));
+    }
+    match host.mesh.told(&channels).filter(|_| can_wait(args)) {
+        Some(told) => Outcome::later(told.map(|()| Subscribed(Ok(Vec::new())))),
+        None => Outcome::Now(Subscribed(Ok(Vec::new()))),
     }
 }
 
-fn subscribe(args: &Args) -> Result<Outcome<Result<(), String>>, Raise> {
-    let (live, channels) = (live(args)?, subscribe_args(args)?);
-    Ok(match live.and_then(|live| Ok((live, channels?))) {
-        Ok((live, (channels, info))) => subscribe_to(args, live, (&channels, info)),
-        Err(problem) => Outcome::Now(Err(problem)),
+fn subscribe(args: &Args) -> Result<Outcome<Subscribed>, Raise> {
+    let (live, subscription) = (live(args)?, subscribe_args(args)?);
+    Ok(match live.and_then(|live| Ok((live, subscription?))) {
+        Ok((live, subscription)) => subscribe_to(args, live, subscription),
+        Err(problem) => Outcome::Now(Subscribed(Err(problem))),
     })
 }
 
@@ -243,29 +246,43 @@ fn subscribe(args: &Args) -> Result<Outcome<Result<(), String>>, Raise> {
 fn subscribe_when_asked(
     args: &Args,
     (host, conn): &(Rc<Host>, Rc<Conn>),
-    (channels, info): (&[Channel], Option<&Info>),
-) -> Option<Outcome<Result<(), String>>> {
+    subscription: &Subscription,
+) -> Option<Outcome<Subscribed>> {
+    let channels = &subscription.channels;
     if host.shard.bounded(conn, channels).is_empty() || !host.mesh.has_peers() || !can_wait(args) {
         return None;
     }
+    if subscription.from.is_some() && channels.iter().any(|channel| host.mesh.keeps(channel).is_none()) {
+        return None; // which is told first
+    }
     let reserved = match host.shard.reserve(conn, channels) {
         Ok(reserved) => reserved?,
-        Err(full) => return Some(Outcome::Now(Err(full.to_string()))),
+        Err(full) => return Some(Outcome::Now(Subscribed(Err(full.to_string())))),
     };
-    let (host, conn, channels, info) = (host.clone(), conn.clone(), channels.to_vec(), info.cloned());
+    let (host, conn, subscription) = (host.clone(), conn.clone(), subscription.clone());
     Some(Outcome::later(async move {
-        if let Some((channel, most)) = host.mesh.find_full(&reserved.channels).await {
-            return Err(TooMany::OfChannel(channel, most).to_string());
+        if let Some(full) = host.mesh.find_full(&reserved.channels).await {
+            let full = host.shard.no_place(&conn, &subscription.channels, full);
+            return Subscribed(Err(full.to_string()));
         }
         drop(reserved);
         if host.shard.get_at(conn.slot, conn.client_id).is_none_or(|conn| conn.is_closing()) {
-            return Err(GONE.into());
+            return Subscribed(Err(GONE.into()));
         }
-        host.shard.subscribe_with(&conn, &channels, info.as_ref()).map_err(|too_many| too_many.to_string())?;
+        if let Some(from) = subscription.from {
+            return match caught_up((host, conn), (subscription, from)) {
+                Ok(caught_up) => caught_up.await,
+                Err(too_many) => Subscribed(Err(too_many.to_string())),
+            };
+        }
+        let Subscription { channels, info, .. } = subscription;
+        if let Err(too_many) = host.shard.subscribe_with(&conn, &channels, info.as_ref()) {
+            return Subscribed(Err(too_many.to_string()));
+        }
         if let Some(told) = host.mesh.told(&channels) {
             told.await;
         }
-        Ok(())
+        Subscribed(Ok(Vec::new()))
     }))
 }
 

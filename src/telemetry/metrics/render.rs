@@ -13,8 +13,8 @@ use super::process::Process;
 use super::{Kind, Metrics, Of, ServerInfo, WorkerCounts, lock};
 use std::sync::atomic::Ordering::Relaxed;
 
-/// The quantiles of summaries.
-const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
+/// The quantiles of summaries: the least and the most, the quarters, and those behind which few are.
+const QUANTILES: [f64; 8] = [0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 1.0];
 
 impl Metrics {
     /// The page of the engine, which has all figures, or that of the center. It reads from the system: not to be called
@@ -72,7 +72,11 @@ impl Metrics {
         let mut family =
             page.counter("connmix_engine_servers_send_errors_total", "Messages that clients could not be given.");
         for (at, protocol) in self.protocols() {
-            family = family.value(&[("protocol", protocol)], sum(&|w| w.shard.protocols[at].dropped.sum()));
+            let failed = |w: &WorkerCounts| {
+                let causes = DropCause::ALL.iter().filter(|cause| !cause.is_by_rule());
+                causes.map(|cause| w.shard.protocols[at].dropped.get(*cause)).sum()
+            };
+            family = family.value(&[("protocol", protocol)], sum(&failed));
         }
         drop(family);
         let mut family = page.counter(

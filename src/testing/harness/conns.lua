@@ -103,6 +103,7 @@ local function members_of(channel, left_out)
 end
 
 local function publish(channel, data, kind, left_out)
+  data, kind = native.order(channel, data, kind)
   return deliver(members_of(channel, left_out), data, kind)
 end
 
@@ -329,6 +330,15 @@ function engine.open_conns(channel, id)
     end
   end
   return open
+end
+
+-- Gives a connection what a channel has kept, and tells where it is then.
+function engine.catch_up(c, channel, last, since)
+  local at, messages = native.kept(channel, last, since)
+  for _, message in ipairs(messages) do
+    deliver({ c }, message.data, message.type)
+  end
+  return at
 end
 
 -- How many connections are in a channel.

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes a tarball of a program that is there, and a file of checksums:  packaging/tarball.sh target/release/connmix [FOLDER]
-# Prints the tarball's path. In its folder, `bin/connmix dev` runs as it is. Check it with `sha256sum -c SHA256SUMS`.
+# Prints the tarball's path; LEVEL=1 makes it quickly. In its folder, `bin/connmix dev` runs as it is. Check it with `sha256sum -c SHA256SUMS`.
 set -eu
 umask 022
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -24,7 +24,7 @@ install -D -m 644 "$root/packaging/systemd/connmix.service" "$root/packaging/sys
 notices "$tree/THIRD-PARTY.txt"
 
 mkdir -p "$target"
-tar -C "$work" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$epoch" -c "$name" | gzip -9n >"$target/$name.tar.gz"
+tar -C "$work" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$epoch" -c "$name" | gzip -n -"${LEVEL:-9}" >"$target/$name.tar.gz"
 (cd "$target" && for file in connmix-*.tar.gz connmix_*.deb connmix-*.oci.tar; do
     [ ! -f "$file" ] || sha256sum "$file"
 done >SHA256SUMS)

@@ -173,8 +173,26 @@ def deb(package):
     script = Path("/etc/connmix/lua/entry.websocket.lua")
     script.write_text(script.read_text().replace("""'{"result":true}'""", """'{"result":true,"edited":true}'"""))
     eventually("the script is live", lambda: "entry.websocket.lua" in log.read_text().split("shutdownTimeout")[-1])
-    os.kill(pid, signal.SIGTERM)
-    assert program.process.wait(PATIENCE) == 0, program.said()
+
+    # What a reload does: another process takes over, and a client that is connected notices nothing.
+    reload = re.search(r"^ExecReload=(.*)$", file.read_text(), re.M)[1].split()
+
+    async def stays():
+        ws = await WebSocket.connect("ws://127.0.0.1:6790/barrage-videos")
+        ws.send(json.dumps({"op": "subscribe", "channel": "8@video"}))
+        assert json.loads(await ws.receive())["result"]
+        said = await asyncio.to_thread(run, "runuser", "-u", user, "--", *reload)
+        publish = {"c": "video:8", "d": "still here"}
+        assert await asyncio.to_thread(request, "http://127.0.0.1:6789/v1/mesh/publish", publish)
+        assert await asyncio.wait_for(ws.receive(), PATIENCE) == "still here"
+        return int(re.search(r"process (\d+) has", said)[1])
+
+    successor = asyncio.run(stays())
+    assert successor != pid and program.process.wait(PATIENCE) == 0, program.said()
+    print("a reload keeps connections")
+    os.kill(successor, signal.SIGTERM)
+    # Its parent has ended, so that it is this process's child: the first one of this namespace.
+    assert os.waitstatus_to_exitcode(os.waitpid(successor, 0)[1]) == 0
 
     run("dpkg", "--install", "connmix.deb")
     assert "edited" in script.read_text() and "shutdownTimeout: 9" in config.read_text()
@@ -239,7 +257,7 @@ def image(folder):
     for role, shift in (("center", 0), ("engine", 10), ("engine", 20)):
         folder = work / f"{role}{shift}"
         folder.mkdir()
-        text = block("connmix.yaml")
+        text = block("connmix.yaml").replace("drainDelay: 5", "drainDelay: 0")  # nobody comes any more
         for port in (6788, 6789, 6790):
             text = text.replace(f"port: {port}", f"port: {port + shift * 10}")
         (folder / "connmix.yaml").write_text(text)

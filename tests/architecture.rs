@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use circles::{Circle, circles};
 
 /// The modules from the bottom up; those of one row are of one layer and know nothing of each other.
-const LAYERS: [&[&str]; 14] = [
+const LAYERS: [&[&str]; 15] = [
     &["ids", "message", "secret", "telemetry", "value"],
     &["handover"],
     &["config", "jwt", "tcp", "wire"],

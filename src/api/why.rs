@@ -294,7 +294,17 @@ mod tests {
     fn info(channels: &[&str], waiting: u64) -> ClientInfo {
         let channels: Vec<String> = channels.iter().map(|name| (*name).to_owned()).collect();
         let subscriptions = channels.len() as u64;
-        ClientInfo { node: 1, server: 0, address: "1.2.3.4:5".into(), channels, subscriptions, waiting }
+        ClientInfo {
+            node: 1,
+            server: 0,
+            address: "1.2.3.4:5".into(),
+            channels,
+            subscriptions,
+            waiting,
+            since: 0,
+            read: 0,
+            sent: 0,
+        }
     }
 
     fn turn(at: u64, channel: &str, refused: Option<&str>) -> Turn {

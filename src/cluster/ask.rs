@@ -154,9 +154,6 @@ impl Mesh {
         if question == Question::Figures {
             answer.nodes.extend(self.figures.get().map(|figures| figures()));
         }
-        if let Question::Places(channel) = &question {
-            answer.count = self.hub.rooms().here(channel) as u64;
-        }
         async move {
             let (question, mut parts) = (Arc::new(question), Vec::new());
             for worker in workers.iter() {
@@ -164,6 +161,9 @@ impl Mesh {
                 if put(hub.mailbox(worker), Delivery::Ask(question.clone(), node, to)).await {
                     parts.push(part);
                 }
+            }
+            if let Question::Places(channel) = &*question {
+                answer.count = hub.rooms().here(channel) as u64;
             }
             Asked { hub, parts, limit, answer }
         }

@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use super::command;
 use super::enqueue::{Remote, ToChannel, put, put_all};
+use super::follow::{Came, OrderedChannels};
 use super::node::{Clients, CommandReply, Delivery, Payload, Waiting};
 use super::protocol::read_longs;
 use super::{Mesh, look_again};
 use crate::hub::{
     self, ChannelCommand, ConnCommand, Counts, Except, Hub, MAX_EXCEPT, PendingCounts, Publication, PublishOptions,
+    WorkerSet,
 };
 use crate::ids::{ClientId, WorkerId};
 use crate::message::{Channel, Key, Kind, Message};
@@ -53,24 +55,34 @@ pub struct LocalClients {
     commands: FuturesUnordered<BoxFuture<'static, Option<WorkerId>>>,
     /// How many commands that subscribe are under way on each worker. Publications that come meanwhile go behind them.
     joining: Vec<usize>,
+    /// The channels whose messages have an order.
+    ordered: OrderedChannels,
 }
 
 impl LocalClients {
     /// Those of a mesh.
     pub fn new(mesh: Arc<Mesh>, counts: Vec<Arc<AtomicUsize>>, once: Arc<dyn PublishOnce>) -> LocalClients {
         let joining = vec![0; mesh.hub.workers()];
-        LocalClients { once, mesh, counts, commands: FuturesUnordered::new(), joining }
+        let ordered = OrderedChannels::new(mesh.nodes());
+        LocalClients { once, mesh, counts, commands: FuturesUnordered::new(), joining, ordered }
     }
 
     fn hub(&self) -> &Arc<Hub> {
         &self.mesh.hub
     }
 
+    /// The workers that are about to have subscribers.
+    fn joining(&self) -> WorkerSet {
+        let mut workers = WorkerSet::default();
+        let joining = self.joining.iter().enumerate().filter(|(_, commands)| **commands > 0);
+        joining.for_each(|(worker, _)| workers.add(WorkerId(worker as u16)));
+        workers
+    }
+
     /// Puts something for a channel into the mailboxes of the workers that have subscribers, or are about to.
     fn put(&self, what: ToChannel, counts: Option<PendingCounts>) -> Option<Waiting> {
         let mut workers = self.hub().workers_of(what.channel().as_str());
-        let joining = self.joining.iter().enumerate().filter(|(_, commands)| **commands > 0);
-        joining.for_each(|(worker, _)| workers.add(WorkerId(worker as u16)));
+        self.joining().iter().for_each(|worker| workers.add(worker));
         // Nobody: what is counted is settled as nothing.
         workers.first()?;
         let counts = counts.unwrap_or_else(|| PendingCounts::ignored().forwarded());
@@ -121,6 +133,8 @@ impl Clients for LocalClients {
                     put(hub.mailbox(worker), hub::Delivery::Send(client, message, ack)).await;
                 })
             }
+            // What is lost shows as a gap.
+            Delivery::Ordered { .. } if self.commands.len() >= UNDER_WAY => None,
             // Who asked is told that it was not answered.
             Delivery::Once { .. } | Delivery::Ask { .. } if self.commands.len() >= UNDER_WAY => None,
             Delivery::Command { reply, .. } if self.commands.len() >= UNDER_WAY => {
@@ -139,6 +153,12 @@ impl Clients for LocalClients {
                 };
                 self.commands.push(answered.boxed());
                 None
+            }
+            Delivery::Ordered { channel, body, from, epoch, request } => {
+                let (behind, commands) = (self.joining(), &mut self.commands);
+                self.ordered.came((&channel, &body), Came { from, epoch, request }, behind, &mut |later| {
+                    commands.push(later.map(|()| None).boxed());
+                })
             }
             Delivery::Stirred { channel, ago } => {
                 let channel = Channel::parse(channel.as_bytes()).ok()?;
@@ -186,11 +206,17 @@ impl Clients for LocalClients {
         self.counts.iter().map(|count| count.load(Relaxed) as u64).sum()
     }
 
+    fn began(&mut self, run: u64, epoch: u32) {
+        self.ordered.began((run, epoch));
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) {
         if self.hub().stuck().next().is_some() {
             // They wait for workers that may be stuck.
             look_again();
         }
+        let commands = &mut self.commands;
+        self.ordered.poll(cx, &mut |later| commands.push(later.map(|()| None).boxed()));
         while let Poll::Ready(Some(joined)) = Pin::new(&mut self.commands).poll_next_unpin(cx) {
             joined.iter().for_each(|worker| self.joining[usize::from(worker.0)] -= 1);
         }

@@ -13,10 +13,13 @@ use std::task::{Context, Poll, Waker};
 use tokio::sync::oneshot;
 
 use crate::cluster::interest::others::Slot;
+use crate::cluster::protocol::ordered::{Ordered, place};
 use crate::cluster::protocol::{ENVELOPE, FRAME, HEADER, Header, Kind, MAX_MESSAGE, Message, Reply, Run, envelop};
 use crate::cluster::stats::Stats;
-use crate::hub::{Ack, AnswerTo, CommandError, Counts, ReplyTo};
+use crate::hub::history::{At, From, Kept, LogCopy, Most, Position};
+use crate::hub::{Ack, AnswerTo, CommandError, Counts, Recipient, ReplyTo};
 use crate::ids::ClientId;
+use crate::message::Channel;
 
 /// Bytes that may be under way to a node, not worked off there yet.
 pub const WINDOW: usize = 4 << 20;
@@ -34,16 +37,53 @@ pub enum Request {
     Once(oneshot::Sender<Vec<Counts>>),
     /// A question. Dropped if no answer comes.
     Answer(AnswerTo),
+    /// A publish that the node is to order: all of its counts.
+    Ordered(Ack),
+    /// What is read of a channel that the node leads; this node was there. Dropped if no answer comes.
+    Read(Channel, Option<Position>, ReadFor),
+    /// The log of a channel that this node is to lead. Dropped if no answer comes.
+    Taken(oneshot::Sender<Option<LogCopy>>),
     /// A command to that client.
     Command(ClientId, oneshot::Sender<Result<(), CommandError>>),
 }
 
+/// What is read of a channel.
+pub enum ReadFor {
+    /// What a connection gets that comes into it.
+    Backlog {
+        /// How much of it.
+        from: From,
+        /// The connection.
+        recipient: Recipient,
+        /// Who waits until it has that.
+        done: oneshot::Sender<At>,
+    },
+    /// A page.
+    Page {
+        /// Behind this position; else the newest.
+        since: Option<Position>,
+        /// The bounds of the page.
+        most: Most,
+        /// Who waits for it.
+        answer: oneshot::Sender<(At, Vec<Kept>)>,
+    },
+    /// What the connections of this node have missed.
+    Node,
+}
+
 impl Request {
+    /// Whether the node may have to wait for others before it answers.
+    fn waits_for_others(&self) -> bool {
+        matches!(self, Request::Command(..) | Request::Once(_) | Request::Ordered(_) | Request::Read(..))
+    }
+
     /// The node did not answer, or can't be reached.
     fn unanswered(self) {
         match self {
-            Request::Counts(ack) => ack.settle(Counts { unanswered: 1, ..Counts::default() }),
-            Request::Once(_) | Request::Answer(_) => {}
+            Request::Counts(ack) | Request::Ordered(ack) => {
+                ack.settle(Counts { unanswered: 1, ..Counts::default() });
+            }
+            Request::Once(_) | Request::Answer(_) | Request::Read(..) | Request::Taken(_) => {}
             // One that waits no more needs no answer.
             Request::Command(client, reply) => drop(reply.send(Err(CommandError::Unanswered(client)))),
         }
@@ -247,10 +287,10 @@ impl Link {
             for place in &mut state.requests {
                 match place {
                     Some((asked, _)) if *asked >= since.max(commands) => break,
-                    Some((asked, Request::Counts(_) | Request::Answer(_))) if *asked < since => {
+                    Some((asked, Request::Counts(_) | Request::Answer(_) | Request::Taken(_))) if *asked < since => {
                         expired.extend(place.take())
                     }
-                    Some((asked, Request::Command(..) | Request::Once(_))) if *asked < commands => {
+                    Some((asked, request)) if *asked < commands && request.waits_for_others() => {
                         expired.extend(place.take())
                     }
                     _ => {}
@@ -391,6 +431,11 @@ impl Link {
 
 impl ReplyTo for Link {
     fn counts(&self, request: u64, counts: Counts) {
+        if counts.at.is_some() || counts.unanswered > 0 {
+            let Counts { reached, failed, unanswered, at } = counts;
+            let published = Ordered::Published { request, counts: (reached, failed, unanswered), at: at.map(place) };
+            return self.force(&published.to_bytes(""), None, 0);
+        }
         let mut state = self.lock();
         // Who reads no replies gets no more of them.
         if !state.closed && state.replies.len() < QUEUE {

@@ -11,6 +11,7 @@ pub mod clients;
 mod command;
 pub mod drive;
 mod enqueue;
+mod follow;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod history;
@@ -19,6 +20,7 @@ pub mod link;
 pub mod members;
 pub mod node;
 pub mod online;
+mod ordered;
 mod proof;
 pub mod protocol;
 mod receipt;
@@ -39,6 +41,7 @@ use self::enqueue::{Remote, ToChannel, put, put_all};
 use self::interest::hash;
 use self::link::{Link, Request};
 use self::members::{Phase, Shared};
+use self::ordered::Nodes;
 use self::receipt::{Subscribed, Told};
 use crate::hub::{
     ChannelAction, ChannelCommand, ConnCommand, Counts, Delivery, Hub, InterestSink, NodeFigures, PendingCounts,
@@ -88,6 +91,12 @@ pub struct Behind {
     others: SmallVec<[Arc<Link>; 2]>,
 }
 
+impl Behind {
+    fn is_empty(&self) -> bool {
+        self.workers.is_empty() && self.others.is_empty()
+    }
+}
+
 /// Where the node is whose clients have such an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Home {
@@ -107,7 +116,13 @@ impl Mesh {
 
     /// One with other nodes. The hub tells them of its channels by [`Interest`].
     pub fn with_others(self, others: Arc<Shared>) -> Mesh {
+        self.hub.history().share();
         Mesh { others: Some(others), ..self }
+    }
+
+    /// All nodes, as channels need them whose messages have an order.
+    fn nodes(&self) -> Nodes {
+        Nodes { hub: self.hub.clone(), others: self.others.clone() }
     }
 
     /// The same for a node that has no clients: others do not tell it of their channels.

@@ -9,6 +9,7 @@ mod append;
 mod asking;
 mod header;
 mod lists;
+pub mod ordered;
 
 use serde::{Deserialize, Serialize};
 
@@ -233,6 +234,13 @@ pub enum Message<'a> {
     },
     /// How is the receiving node? Answered by [`Message::Answer`].
     Figures,
+    /// Of a channel whose messages have an order.
+    Ordered {
+        /// The channel's name.
+        channel: &'a str,
+        /// What is said of it: [`ordered::Ordered`].
+        body: &'a [u8],
+    },
 }
 
 /// A node as a center knows it.
@@ -397,7 +405,7 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 /// How many kinds of messages this version knows.
-const KINDS: u8 = 22;
+const KINDS: u8 = 23;
 
 #[cfg(test)]
 mod tests;

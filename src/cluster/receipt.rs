@@ -11,7 +11,6 @@ use tokio::sync::oneshot;
 use super::interest::hash;
 use super::members::Shared;
 use super::unanswered::Place;
-use crate::hub::history::Position;
 use crate::hub::{CommandError, Counts, Hub, Publication, SoFar, WorkerSet};
 use crate::ids::{ClientId, WorkerId};
 use crate::message::Channel;
@@ -25,8 +24,6 @@ pub struct Receipt {
     workers: WorkerSet,
     hub: Arc<Hub>,
     told: Option<Told>,
-    /// Where the publication stands in its channel's order, if that is known here.
-    at: Option<Position>,
     place: Place,
 }
 
@@ -38,12 +35,7 @@ impl Receipt {
         so_far: SoFar,
         told: Option<Told>,
     ) -> Receipt {
-        Receipt { counts, so_far, workers, hub, told, at: None, place: Place::default() }
-    }
-
-    /// The same of a publication that stands there in its channel's order.
-    pub(super) fn at(self, at: Option<Position>) -> Receipt {
-        Receipt { at, ..self }
+        Receipt { counts, so_far, workers, hub, told, place: Place::default() }
     }
 }
 
@@ -51,15 +43,14 @@ impl Future for Receipt {
     type Output = Counts;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Counts> {
-        let Receipt { counts, so_far, workers, hub, told, at, place } = &mut *self;
+        let Receipt { counts, so_far, workers, hub, told, place } = &mut *self;
         // The sender lives until the last share is gone; if it vanished, nobody was reached.
         let answer = Pin::new(counts).poll(cx).map(Result::unwrap_or_default);
         let lost = || match hub.stuck_among(workers) {
             0 => None,
             stuck => so_far.without(stuck),
         };
-        let mut counts = ready!(place.wait(answer, lost, cx));
-        counts.at = counts.at.or(*at);
+        let counts = ready!(place.wait(answer, lost, cx));
         if let Some(Told { channel, bytes }) = told.take() {
             // Under the room's name, as what is not counted.
             tracing::debug!(target: "connmix::cluster", %channel, bytes, reached = counts.reached, failed = counts.failed,

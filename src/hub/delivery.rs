@@ -11,7 +11,7 @@ use crate::ids::{ClientId, NodeId};
 use crate::message::{Channel, Key, Message};
 
 /// A message on its way to all of a channel's connections.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Publication {
     /// The channel.
     pub channel: Channel,

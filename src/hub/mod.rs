@@ -5,6 +5,7 @@ mod channel;
 mod command;
 mod delivery;
 mod figures;
+mod follow;
 pub mod history;
 mod interest;
 mod lanes;
@@ -218,6 +219,9 @@ impl Hub {
             }
             state.is_unused()
         });
+        if left == Left::Last {
+            self.history.unfollow(channel);
+        }
         left
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::delivery::{Backlog, Delivery, Publication};
-use super::history::{At, Envelope, From, Kept, Most, Position, gap, now};
+use super::history::{At, Envelope, From, Kept, Most, Placed, Position, Stream, gap, now};
 use super::pending::PendingCounts;
 use super::workers::WorkerSet;
 use super::{Ack, Hub};
@@ -55,17 +55,22 @@ impl Hub {
     }
 
     /// Orders a publication, keeps its message, and puts it into the mailboxes of the workers that have subscribers, and of
-    /// those of `behind`. After [`Hub::room_for`].
+    /// those of `behind`. `elsewhere` sends it to other nodes, of which `replica` keeps a copy of the log. After [`Hub::room_for`]. None: this node does not lead the channel.
     pub fn order(
         &self,
         publication: Publication,
         rule: &ChannelRule,
         (pending_counts, behind): (&PendingCounts, &WorkerSet),
-    ) -> Ordered {
+        replica: Option<Stream>,
+        elsewhere: impl FnOnce(Placed),
+    ) -> Option<Ordered> {
         let Publication { channel, message, options, is_event } = publication;
         let envelope = (rule.envelope == EnvelopeKind::Json).then(|| Envelope::new(&channel, &message));
         let kept = (message.clone(), self.node().get(), now());
-        self.history.order((&channel, rule), kept, |position, missing| {
+        self.history.order((&channel, rule), kept, replica, |placed, missing| {
+            let position = placed.at;
+            pending_counts.place(position);
+            elsewhere(placed);
             let message = envelope.as_ref().map_or(message, |envelope| envelope.seal(Some(position)));
             let mut workers = self.workers_of(channel.as_str());
             behind.iter().for_each(|worker| workers.add(worker));
@@ -105,25 +110,31 @@ impl Hub {
     }
 
     /// Reads what a channel has kept for a connection that has come into it, and puts that into its worker's mailbox: what
-    /// is in there before is older, and the connection gets nothing of it; what comes behind is newer. The answer comes when the
-    /// connection has it.
+    /// is in there before is older, and the connection gets nothing of it; what comes behind is newer. `done` is told when the
+    /// connection has it. Err: this node does not lead the channel.
     pub fn catch_up(
         &self,
         channel: &Channel,
         rule: &ChannelRule,
         from: From,
         recipient: &Recipient,
-    ) -> oneshot::Receiver<At> {
-        let (done, at) = oneshot::channel();
+        done: oneshot::Sender<At>,
+    ) -> Result<(), oneshot::Sender<At>> {
         let clock = (self.node().get(), now());
-        self.history.read((channel, rule), (from, recipient.most), clock, |at, kept| {
-            self.put_backlog((channel, rule), recipient, (at, kept), done);
+        let mut waiting = Some(done);
+        let read = self.history.read((channel, rule), (from, recipient.most), clock, |at, kept| {
+            if let Some(done) = waiting.take() {
+                self.put_backlog((channel, rule), recipient, (at, kept), done);
+            }
         });
-        at
+        match (read, waiting) {
+            (None, Some(done)) => Err(done),
+            _ => Ok(()),
+        }
     }
 
     /// Puts what a channel has kept into the mailbox of a connection's worker.
-    pub(super) fn put_backlog(
+    pub fn put_backlog(
         &self,
         (channel, rule): (&Channel, &ChannelRule),
         recipient: &Recipient,

@@ -252,7 +252,12 @@ mod tests {
     }
 
     fn say(tap: &Tap, data: &[u8], kind: Kind) {
-        tap.keep(|_| true, |text, wanted| drop(text.name("message").message(wanted, kind, data).id("client", 7)));
+        tap.keep(
+            |_| true,
+            |text, wanted| {
+                text.name("message").message(wanted, kind, data).id("client", 7);
+            },
+        );
     }
 
     #[test]

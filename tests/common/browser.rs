@@ -103,6 +103,7 @@ impl Page {
         for domain in ["Page", "Runtime", "Log", "Network"] {
             self.call(&format!("{domain}.enable"), json!({})).await;
         }
+        self.call("Emulation.setScrollbarsHidden", json!({"hidden": true})).await;
     }
 
     /// What has gone wrong in the page since the last time, and the URLs that it has asked for.
@@ -160,7 +161,6 @@ impl Page {
     pub async fn look(&mut self, width: u32, height: u32, mobile: bool, scheme: &str) {
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile});
         self.call("Emulation.setDeviceMetricsOverride", size).await;
-        self.call("Emulation.setScrollbarsHidden", json!({"hidden": true})).await;
         let features = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
         self.call("Emulation.setEmulatedMedia", features).await;
     }

@@ -24,6 +24,10 @@ function on_message(msg, conn)
     conn:send(conn:client_id())
   elseif word == "join" then
     conn:send(conn:subscribe(rest) or "joined " .. rest)
+  elseif word == "since" then
+    local channel, position = rest:match("^(%S+) (.*)$")
+    local err, at = conn:subscribe(channel, {since = position ~= "" and position or nil, last = 100})
+    conn:send("at " .. (err or at.position .. " " .. tostring(at.recovered) .. " " .. at.count))
   elseif word == "leave" then
     conn:send(conn:unsubscribe(rest) or "left " .. rest)
   elseif word == "publish" then

@@ -38,9 +38,11 @@ final class WebSocket
         $address = $parts['host'] . ':' . ($parts['port'] ?? ($secure ? 443 : 80));
         $left = max(0.001, $deadline - microtime(true));
         $context ??= stream_context_create();
+        error_clear_last();
         $stream = @stream_socket_client(($secure ? 'tls' : 'tcp') . "://$address", $code, $text, $left, STREAM_CLIENT_CONNECT, $context);
         if ($stream === false) {
-            throw new Closed($text ?: 'no connection', 1006);
+            // What is wrong with a certificate is told by a warning alone.
+            throw new Closed($text ?: error_get_last()['message'] ?? 'no connection', 1006);
         }
         $this->stream = $stream;
         stream_set_blocking($stream, false);

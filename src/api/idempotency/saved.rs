@@ -85,10 +85,11 @@ mod tests {
     #[test]
     fn a_publish_that_is_known_is_known_to_the_successor() {
         let (before, now) = (IdempotencyTable::default(), Instant::now());
-        let counts = |s| Published { s, f: 1, u: 0 };
+        let counts = |s| Published { s, f: 1, u: 0, p: Some(Position { term: s, offset: 7 }) };
         let begin = |outcome: Outcome| move || ready(ready(Done::Known(outcome)));
         let asked = |table: &IdempotencyTable, id: &str, outcome: Outcome| {
-            let enqueued = table.once_at(now, id.into(), (50, 10), begin(outcome)).now_or_never().unwrap();
+            let enqueued =
+                table.once_at(now, id.into(), ((50, 10), Vec::new()), begin(outcome)).now_or_never().unwrap();
             enqueued.now_or_never().unwrap()
         };
         let each = Outcome::Each(vec![counts(2), counts(3)]);

@@ -1,5 +1,6 @@
 //! A request of the WebSocket API: what its JSON says, and what is to be done for it.
 
+use futures_util::FutureExt;
 use serde::Deserialize;
 use serde_json::Value as Json;
 use serde_json::value::RawValue;
@@ -262,7 +263,14 @@ fn call(method: &str, params: Option<&str>, api: &Api, behind: impl FnOnce() -> 
         }
         "mesh.history" => {
             let page = HistoryCall::read(object()?, PARAMS).0?.begin(&api.mesh);
-            return Ok(Call::enqueue(async move { Enqueued::History(Box::pin(page)) }));
+            return Ok(Call::enqueue(async move {
+                // What is published behind it is not on the page.
+                let mut page = Box::pin(page);
+                match (&mut page).now_or_never() {
+                    Some(page) => Enqueued::History(Box::pin(std::future::ready(page))),
+                    None => Enqueued::History(page),
+                }
+            }));
         }
         "conn.call" => {
             let (client, order) = command::parse(object()?, PARAMS).0?;

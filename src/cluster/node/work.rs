@@ -111,7 +111,7 @@ impl<C: Clients> Node<C> {
                 }
                 Message::Replies(bytes) => {
                     for Reply { request, reached, failed } in Reply::read_all(bytes) {
-                        if let Some(Request::Counts(ack)) = peer.link.take_request(request) {
+                        if let Some(Request::Counts(ack) | Request::Ordered(ack)) = peer.link.take_request(request) {
                             self.shared.stats.replied(ack.age().1);
                             ack.settle(Counts { reached: reached.into(), failed: failed.into(), ..Counts::default() });
                         }
@@ -168,6 +168,13 @@ impl<C: Clients> Node<C> {
                 }
                 Message::Stirred { channel, ago } => Delivery::Stirred { channel: channel.to_owned(), ago },
                 Message::Online { channel, count } => Delivery::Online { channel: channel.to_owned(), count },
+                Message::Ordered { channel, body } => Delivery::Ordered {
+                    channel: channel.to_owned(),
+                    body: frame.slice_ref(body),
+                    from: peer.link.clone(),
+                    epoch: peer.incoming.epoch,
+                    request,
+                },
                 Message::Ask { asking } => {
                     // What is no question is not answered.
                     let Some(question) = asking.question() else { return };

@@ -96,7 +96,6 @@ impl Asking<'_> {
             }
             Asking::Channels { .. } => return None,
             Asking::Client { client } => Question::Client(ClientId::new(client)?),
-            Asking::Places { channel } => Question::Places(Channel::parse(channel.as_bytes()).ok()?),
             Asking::Story { client } => Question::Story(ClientId::new(client)?),
             Asking::Tail { channel: Some(name), .. } if !is_name(name) => return None,
             Asking::Tail { watch: id, channel, client, errors, bodies } => {
@@ -106,6 +105,7 @@ impl Asking<'_> {
                 };
                 Question::Tail(Watch { id, wanted: Wanted { channel: channel.map(Box::from), client, errors, bodies } })
             }
+            Asking::Places { channel } => Question::Places(Channel::parse(channel.as_bytes()).ok()?),
         })
     }
 }

@@ -7,6 +7,12 @@ use crate::message::Message;
 
 /// What a message takes besides its bytes, roughly.
 const MESSAGE: usize = 96;
+/// The terms before the present one that are remembered, besides those of messages that are kept.
+const TERMS: usize = 16;
+/// No more terms are remembered in any case.
+const MOST_TERMS: usize = 256;
+/// No more bytes of messages go to another node as a copy: the newest.
+const COPY: usize = 32 << 20;
 /// What a log takes without messages, roughly; its channel's name counts besides.
 pub(super) const LOG: usize = 400;
 
@@ -50,6 +56,33 @@ pub struct At {
     pub count: usize,
 }
 
+/// A log as it goes to another node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogCopy {
+    /// Its terms, oldest first, each with its first offset.
+    pub terms: Vec<(u64, u64)>,
+    /// The offset of the last message.
+    pub head: u64,
+    /// The messages, the newest of them.
+    pub kept: Vec<Kept>,
+    /// It has all that publishers were told is published.
+    pub complete: bool,
+}
+
+impl LogCopy {
+    /// Where its last message stands.
+    pub fn head(&self) -> Position {
+        let (term, _) = self.terms.last().copied().unwrap_or_default();
+        Position { term, offset: self.head }
+    }
+
+    /// Whether it has all that was ordered up to a position, or had it once.
+    pub fn extends(&self, other: Position) -> bool {
+        let Some(at) = self.terms.iter().position(|(term, _)| *term == other.term) else { return false };
+        other.offset <= self.terms.get(at + 1).map_or(self.head, |(_, first)| first - 1)
+    }
+}
+
 /// A log. See the module.
 #[derive(Debug)]
 pub(super) struct Log {
@@ -66,6 +99,59 @@ impl Log {
     /// An empty log of that term.
     pub(super) fn new(term: u64) -> Log {
         Log { terms: VecDeque::from([(term, 1)]), head: 0, kept: VecDeque::new(), bytes: LOG }
+    }
+
+    /// One of which nothing is known.
+    pub(super) fn unused() -> Log {
+        Log::new(0)
+    }
+
+    /// Whether nothing is known of it.
+    pub(super) fn is_unused(&self) -> bool {
+        self.head().term == 0
+    }
+
+    /// Goes on under another term, with all that is kept.
+    pub(super) fn go_on(&mut self, term: u64) {
+        self.terms.push_back((term, self.head + 1));
+        let oldest = self.head + 1 - self.kept.len() as u64;
+        // The second one begins before what is kept: nothing of the first is.
+        while self.terms.len() > MOST_TERMS || (self.terms.len() > TERMS && self.terms[1].1 <= oldest) {
+            self.terms.pop_front();
+        }
+    }
+
+    /// The earlier terms that have ended just before its last message: whoever is at their end has all before that.
+    pub(super) fn ended_before_last(&self) -> Vec<u64> {
+        let mut ended = Vec::new();
+        let mut terms = self.terms.iter().rev();
+        if terms.next().is_none_or(|(_, first)| *first != self.head) {
+            return ended;
+        }
+        for (term, first) in terms {
+            ended.push(*term);
+            if *first < self.head || ended.len() == TERMS {
+                break;
+            }
+        }
+        ended
+    }
+
+    /// What another node gets of it.
+    pub(super) fn copy(&self) -> LogCopy {
+        let (_, kept) = self.read(From::Last(self.kept.len()), Most { messages: usize::MAX, bytes: COPY });
+        LogCopy { terms: self.terms.iter().copied().collect(), head: self.head, kept, complete: true }
+    }
+
+    /// The log that another node had. None: it is none.
+    pub(super) fn of(copy: LogCopy) -> Option<Log> {
+        let LogCopy { terms, head, kept, .. } = copy;
+        let rises = terms.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1);
+        let first = head.checked_add(1)?.checked_sub(kept.len() as u64)?;
+        let in_order = kept.iter().zip(first..).all(|(kept, offset)| kept.at.offset == offset);
+        let is_log = rises && in_order && terms.first()?.0 > 0 && terms.last()?.1 <= head.checked_add(1)?;
+        let bytes = LOG + kept.iter().map(size).sum::<usize>();
+        is_log.then(|| Log { terms: terms.into(), head, kept: kept.into(), bytes })
     }
 
     /// Where the last message stands.
@@ -120,10 +206,14 @@ impl Log {
         };
         // A term's last offset here: another node may have given more of them, which nobody has any more.
         let end = self.terms.get(at + 1).map_or(self.head, |(_, first)| first - 1);
-        let seen = position.offset.min(end);
+        if position.offset > end {
+            // What came here instead it may have had by another way.
+            return (self.kept.len(), false);
+        }
+        let seen = position.offset;
         let first = self.kept.partition_point(|kept| kept.at.offset <= seen);
         let forgotten = self.head - self.kept.len() as u64;
-        (first, position.offset <= end && seen >= forgotten)
+        (first, seen >= forgotten)
     }
 
     /// What a reader gets who wants all up to the present.
@@ -148,7 +238,12 @@ impl Log {
             first = self.kept.len() - count;
             recovered &= matches!(from, From::Last(_));
         }
-        (At { position: self.head(), recovered, count }, self.kept.range(first..).cloned().collect())
+        // Who has read further elsewhere is not sent back, so as not to get the same again there.
+        let position = match from {
+            From::Since(position, _) if !recovered => position.max(self.head()),
+            _ => self.head(),
+        };
+        (At { position, recovered, count }, self.kept.range(first..).cloned().collect())
     }
 
     /// A page of it: behind a position, or the newest. The position is where the next page begins.
@@ -220,7 +315,8 @@ mod tests {
                 (want.iter().map(ToString::to_string).collect(), recovered, want.len()),
                 "{from:?}"
             );
-            assert_eq!(at.position, Position { term: 7, offset: 10 });
+            let beyond = matches!(from, From::Since(position, _) if position > log.head());
+            assert!(beyond || at.position == log.head(), "{from:?}");
         }
     }
 
@@ -249,6 +345,45 @@ mod tests {
         assert_eq!((seen, position), ((4..=10).map(|n| n.to_string()).collect(), log.head()));
         let (at, page) = log.page(None, Most { messages: 2, bytes: 100 });
         assert_eq!((texts(&page), at.position), (vec!["9".into(), "10".into()], log.head()));
+    }
+
+    #[test]
+    fn a_later_term_goes_on_where_the_one_before_has_ended() {
+        let mut log = filled(7, 5, 10);
+        log.go_on(9);
+        log.append(Some(Message::text("6")), 6);
+        let log = Log::of(log.copy()).unwrap();
+        let read = |from| {
+            let (at, kept) = log.read(from, ALL);
+            (texts(&kept).join(" "), at.recovered)
+        };
+        assert_eq!(read(since(7, 4)), ("5 6".into(), true));
+        assert_eq!(read(since(7, 5)), ("6".into(), true));
+        assert_eq!(read(since(9, 5)), ("6".into(), true));
+        assert_eq!(read(since(9, 6)), (String::new(), true));
+        // Another node has given more offsets in the first term: what it has read there is not known.
+        assert_eq!(read(since(7, 6)), (String::new(), false));
+        assert_eq!(read(since(8, 6)), ("6".into(), false));
+        let copy = log.copy();
+        assert_eq!((log.ended_before_last(), filled(7, 1, 5).ended_before_last()), (vec![7], vec![]));
+        let extends = |term, offset| copy.extends(Position { term, offset });
+        assert!(extends(7, 5) && extends(9, 6) && !extends(7, 6) && !extends(9, 7) && !extends(8, 1));
+    }
+
+    #[test]
+    fn what_is_no_log_is_not_taken() {
+        let good = filled(7, 3, 2).copy();
+        assert!(Log::of(good.clone()).is_some());
+        for wrong in [
+            LogCopy { terms: Vec::new(), ..good.clone() },
+            LogCopy { terms: vec![(7, 1), (6, 2)], ..good.clone() },
+            LogCopy { terms: vec![(7, 9)], ..good.clone() },
+            LogCopy { head: 4, ..good.clone() },
+            LogCopy { head: 0, ..good.clone() },
+            LogCopy { head: u64::MAX, ..good.clone() },
+        ] {
+            assert!(Log::of(wrong.clone()).is_none(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -8,11 +8,13 @@
 mod envelope;
 mod log;
 mod position;
+mod role;
+mod roles;
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use foldhash::fast::RandomState;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -21,20 +23,40 @@ use super::workers::WorkerSet;
 use crate::config::{ChannelRule, Rules};
 use crate::message::{Channel, Message};
 use log::{LOG, Log};
+use role::Role;
+use tokio::sync::oneshot;
 
 pub use envelope::{Envelope, gap};
-pub use log::{At, From, Kept, Most};
+pub use log::{At, From, Kept, LogCopy, Most};
 pub use position::Position;
+pub use role::{Follow, Reading, Stream};
 
 /// Terms count milliseconds from here on: the beginning of 2026, in milliseconds of Unix time.
 const EPOCH: u64 = 1_767_225_600_000;
 /// The lowest bits of a term are the number of the node that gave it.
 const NODE_BITS: u32 = 10;
+/// A term of another node that is larger counts as this.
+const LAST_TERM: u64 = 1 << 62;
 /// So many logs are looked at for messages that are too old, each time.
 const SWEEP: usize = 512;
 
+#[cfg(test)]
+thread_local! {
+    static CLOCK: std::cell::Cell<Option<u64>> = const { std::cell::Cell::new(None) };
+}
+
+/// The time of this thread stands still, in milliseconds of Unix time, until it is set again.
+#[cfg(test)]
+pub fn set_clock(now: u64) {
+    CLOCK.set(Some(now));
+}
+
 /// The present, in milliseconds of Unix time.
 pub fn now() -> u64 {
+    #[cfg(test)]
+    if let Some(now) = CLOCK.get() {
+        return now;
+    }
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
@@ -51,6 +73,10 @@ pub struct History {
     evicted: AtomicU64,
     /// Where the next look for messages that are too old begins.
     swept: AtomicU64,
+    /// There are other nodes.
+    shared: AtomicBool,
+    /// The channels that this node is about to lead, and who waits for that.
+    taking: Mutex<HashMap<Channel, Vec<oneshot::Sender<()>>>>,
 }
 
 /// Which channel was used when.
@@ -78,6 +104,19 @@ struct State {
     evicted: bool,
     /// Workers that have not got all of it.
     behind: WorkerSet,
+    role: Role,
+}
+
+/// A message that was ordered.
+pub struct Placed {
+    /// Where it stands.
+    pub at: Position,
+    /// When it was ordered, in milliseconds of Unix time.
+    pub when: u64,
+    /// The terms that ended just before it, if it is the first of its own.
+    pub ended: Vec<u64>,
+    /// The log as it was before, for the node that is to keep a copy and has none yet.
+    pub copy: Option<LogCopy>,
 }
 
 /// Figures of [`History`].
@@ -102,6 +141,8 @@ impl Default for History {
             terms: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
             swept: AtomicU64::new(0),
+            shared: AtomicBool::new(false),
+            taking: Mutex::default(),
         }
     }
 }
@@ -145,50 +186,64 @@ impl History {
     }
 
     /// Gives a message the next position of its channel, keeps it, and has `enqueue` enqueue it, which must not wait. What is
-    /// given besides the position are the workers that have not got all of the channel's messages, to be changed.
+    /// given besides are the workers that have not got all of the channel's messages, to be changed. `replica` gets a copy of the log as
+    /// it was before, if it has none yet. None: this node does not lead the channel.
     pub fn order<R>(
         &self,
         (channel, rule): (&Channel, &ChannelRule),
         (message, node, now): (Message, u16, u64),
-        enqueue: impl FnOnce(Position, &mut WorkerSet) -> R,
-    ) -> R {
+        replica: Option<Stream>,
+        enqueue: impl FnOnce(Placed, &mut WorkerSet) -> R,
+    ) -> Option<R> {
         let (entry, result) = self.with(channel, node, now, |state| {
+            if !state.role.leads {
+                return None;
+            }
+            let copy = replica.and_then(|replica| state.copy_for(replica));
             let is_kept = rule.history.size > 0 && message.data().len() <= self.limit.load(Relaxed);
             let position = state.log.append(is_kept.then_some(message), now);
             state.log.trim(rule.history.size, oldest(rule, now));
-            enqueue(position, &mut state.behind)
+            let placed = Placed { at: position, when: now, ended: state.log.ended_before_last(), copy };
+            Some(enqueue(placed, &mut state.behind))
         });
         self.make_room_for(&entry);
         result
     }
 
-    /// Reads what a channel keeps, and has `enqueue` enqueue it, which must not wait.
+    /// Reads what a channel keeps, and has `enqueue` enqueue it, which must not wait. None: this node does not lead the channel.
     pub fn read<R>(
         &self,
         (channel, rule): (&Channel, &ChannelRule),
         (from, most): (From, Most),
         (node, now): (u16, u64),
         enqueue: impl FnOnce(At, Vec<Kept>) -> R,
-    ) -> R {
+    ) -> Option<R> {
         let (entry, result) = self.with(channel, node, now, |state| {
+            if !state.role.leads {
+                return None;
+            }
             state.log.trim(rule.history.size, oldest(rule, now));
             let (at, kept) = state.log.read(from, most);
-            enqueue(at, kept)
+            Some(enqueue(at, kept))
         });
         self.make_room_for(&entry);
         result
     }
 
-    /// A page of what a channel keeps; see [`Most`] for its bounds. Its position is where the next page begins.
+    /// A page of what a channel keeps; see [`Most`] for its bounds. Its position is where the next page begins. None: this
+    /// node does not lead the channel.
     pub fn page(
         &self,
         (channel, rule): (&Channel, &ChannelRule),
         (since, most): (Option<Position>, Most),
         (node, now): (u16, u64),
-    ) -> (At, Vec<Kept>) {
+    ) -> Option<(At, Vec<Kept>)> {
         let (entry, page) = self.with(channel, node, now, |state| {
+            if !state.role.leads {
+                return None;
+            }
             state.log.trim(rule.history.size, oldest(rule, now));
-            state.log.page(since, most)
+            Some(state.log.page(since, most))
         });
         self.make_room_for(&entry);
         page
@@ -234,8 +289,10 @@ impl History {
 
     fn open(&self, channel: &Channel, node: u16, now: u64) -> Arc<Entry> {
         let open = || {
-            let log = Log::new(self.new_term(node, now, 0));
-            let state = State { log, used: None, counted: 0, evicted: false, behind: WorkerSet::default() };
+            let leads = !self.shared.load(Relaxed);
+            let log = if leads { Log::new(self.new_term(node, now, 0)) } else { Log::unused() };
+            let (behind, role) = (WorkerSet::default(), Role::new(leads));
+            let state = State { log, used: None, counted: 0, evicted: false, behind, role };
             Arc::new(Entry { channel: channel.clone(), state: Mutex::new(state) })
         };
         self.logs.entry(channel.clone()).or_insert_with(open).clone()
@@ -243,6 +300,8 @@ impl History {
 
     /// A term that no node has given before, larger than `after`.
     fn new_term(&self, node: u16, now: u64, after: u64) -> u64 {
+        // Another node may say anything.
+        let after = after.min(LAST_TERM);
         let step = now.saturating_sub(EPOCH).max((after >> NODE_BITS) + 1);
         let next = |last: u64| Some(step.max((last >> NODE_BITS) + 1) << NODE_BITS | u64::from(node));
         let last = self.terms.fetch_update(Relaxed, Relaxed, next).unwrap_or_default();
@@ -317,6 +376,17 @@ impl History {
         drop(state);
         self.logs.remove_if(&entry.channel, |_, known| Arc::ptr_eq(known, entry));
         true
+    }
+}
+
+impl State {
+    /// The copy for the node on that stream, if it has none yet.
+    fn copy_for(&mut self, stream: Stream) -> Option<LogCopy> {
+        if self.role.copied_to == Some(stream) {
+            return None;
+        }
+        self.role.copied_to = Some(stream);
+        Some(self.log.copy())
     }
 }
 

@@ -5,13 +5,13 @@ use mlua::ffi;
 use std::ffi::{CStr, c_int};
 use std::rc::Rc;
 
-use super::subscribe::{Subscribed, Subscription, caught_up, names, subscribe_args, subscribe_from};
+use super::subscribe::{Subscribed, Subscription, names, subscribe_args, subscribe_from};
 use crate::message::{Channel, CloseReason, Kind, close_code};
 use crate::script::current::{self, ConnRef, Host};
 use crate::script::push::{One, PushOne, Pushed, Stack, Table, table, with};
 use crate::script::slots::Handle;
 use crate::script::stack::{Args, Fallible, Push, Raise, State};
-use crate::script::wait::{Outcome, can_wait};
+use crate::script::wait::{NOT_HERE, Outcome, can_wait};
 use crate::shard::conn::Conn;
 use crate::shard::context::Value;
 use crate::wire::frame::MAX_REASON;
@@ -217,11 +217,19 @@ pub(super) fn subscribe_to(
     (host, conn): (Rc<Host>, Rc<Conn>),
     subscription: Subscription,
 ) -> Outcome<Subscribed> {
-    if let Some(asked) = subscribe_when_asked(args, &(host.clone(), conn.clone()), &subscription) {
-        return asked;
-    }
+    let subscription = match subscribe_when_asked(args, &(host.clone(), conn.clone()), subscription) {
+        Ok(asked) => return asked,
+        Err(subscription) => subscription,
+    };
     if let Some(from) = subscription.from {
-        return subscribe_from(args, (host, conn), (subscription, from));
+        if !can_wait(args) {
+            // Before anything is done, it is told why.
+            return Outcome::later(async { Subscribed(Err(NOT_HERE.into())) });
+        }
+        return match subscribe_from((host, conn), (subscription, from)) {
+            Ok(subscribed) => Outcome::later(subscribed),
+            Err(problem) => Outcome::Now(Subscribed(Err(problem))),
+        };
     }
     let Subscription { channels, info, .. } = subscription;
     if let Err(too_many) = host.shard.subscribe_with(&conn, &channels, info.as_ref()) {
@@ -242,48 +250,41 @@ fn subscribe(args: &Args) -> Result<Outcome<Subscribed>, Raise> {
 }
 
 /// Waits until other nodes have told whether there is a place for a connection in channels with a bound, and brings it into
-/// them; None: nobody has to be asked.
+/// them; Err: nobody has to be asked.
 fn subscribe_when_asked(
     args: &Args,
     (host, conn): &(Rc<Host>, Rc<Conn>),
-    subscription: &Subscription,
-) -> Option<Outcome<Subscribed>> {
-    let channels = &subscription.channels;
-    if host.shard.bounded(conn, channels).is_empty() || !host.mesh.has_peers() || !can_wait(args) {
-        return None;
+    subscription: Subscription,
+) -> Result<Outcome<Subscribed>, Subscription> {
+    let is_bounded = !host.shard.bounded(conn, &subscription.channels).is_empty();
+    if !is_bounded || !host.mesh.has_peers() || !can_wait(args) {
+        return Err(subscription);
     }
-    if subscription.from.is_some() && channels.iter().any(|channel| host.mesh.keeps(channel).is_none()) {
-        return None; // which is told first
-    }
-    let reserved = match host.shard.reserve(conn, channels) {
-        Ok(reserved) => reserved?,
-        Err(full) => return Some(Outcome::Now(Subscribed(Err(full.to_string())))),
+    let reserved = match host.shard.reserve(conn, &subscription.channels) {
+        Ok(Some(reserved)) => reserved,
+        Ok(None) => return Err(subscription),
+        Err(full) => return Ok(Outcome::Now(Subscribed(Err(full.to_string())))),
     };
-    let (host, conn, subscription) = (host.clone(), conn.clone(), subscription.clone());
-    Some(Outcome::later(async move {
+    let (host, conn) = (host.clone(), conn.clone());
+    let places = async move {
         if let Some(full) = host.mesh.find_full(&reserved.channels).await {
-            let full = host.shard.no_place(&conn, &subscription.channels, full);
-            return Subscribed(Err(full.to_string()));
+            return Err(host.shard.no_place(&conn, &subscription.channels, full).to_string());
         }
         drop(reserved);
         if host.shard.get_at(conn.slot, conn.client_id).is_none_or(|conn| conn.is_closing()) {
-            return Subscribed(Err(GONE.into()));
+            return Err(GONE.into());
         }
         if let Some(from) = subscription.from {
-            return match caught_up((host, conn), (subscription, from)) {
-                Ok(caught_up) => caught_up.await,
-                Err(too_many) => Subscribed(Err(too_many.to_string())),
-            };
+            return Ok(subscribe_from((host, conn), (subscription, from))?.await.0?);
         }
         let Subscription { channels, info, .. } = subscription;
-        if let Err(too_many) = host.shard.subscribe_with(&conn, &channels, info.as_ref()) {
-            return Subscribed(Err(too_many.to_string()));
-        }
+        host.shard.subscribe_with(&conn, &channels, info.as_ref()).map_err(|too_many| too_many.to_string())?;
         if let Some(told) = host.mesh.told(&channels) {
             told.await;
         }
-        Subscribed(Ok(Vec::new()))
-    }))
+        Ok(Vec::new())
+    };
+    Ok(Outcome::later(places.map(Subscribed)))
 }
 
 fn unsubscribe(args: &Args) -> Fallible<()> {

@@ -13,13 +13,11 @@ use crate::script::current::Host;
 use crate::script::push::{One, Push, Stack};
 use crate::script::slots::Plain;
 use crate::script::stack::{Args, Fallible, Raise};
-use crate::script::wait::{self, Interruptible, Outcome, can_wait};
-use crate::shard::TooMany;
+use crate::script::wait::Interruptible;
 use crate::shard::conn::Conn;
 use crate::shard::context::Value;
 
 /// What a script wants of a subscribe.
-#[derive(Clone)]
 pub(crate) struct Subscription {
     /// The channels.
     pub(crate) channels: Vec<Channel>,
@@ -157,32 +155,17 @@ impl Drop for Muted {
     }
 }
 
-/// Subscribes a connection that wants what the channels have kept.
+/// Subscribes a connection that wants what the channels have kept; ready when it has that. Err: nothing was done.
 pub(super) fn subscribe_from(
-    args: &Args,
     (host, conn): (Rc<Host>, Rc<Conn>),
     (subscription, from): (Subscription, From),
-) -> Outcome<Subscribed> {
-    if let Some(channel) = subscription.channels.iter().find(|channel| host.mesh.keeps(channel).is_none()) {
-        return Outcome::Now(Subscribed(Err(keeps_nothing(channel))));
-    }
-    if !can_wait(args) {
-        // Before anything is done, it is told why.
-        return Outcome::later(async { Subscribed(Err(wait::NOT_HERE.into())) });
-    }
-    match caught_up((host, conn), (subscription, from)) {
-        Ok(caught_up) => Outcome::later(caught_up),
-        Err(too_many) => Outcome::Now(Subscribed(Err(too_many.to_string()))),
-    }
-}
-
-/// Puts a connection into its channels; ready when it has what they have kept.
-pub(super) fn caught_up(
-    (host, conn): (Rc<Host>, Rc<Conn>),
-    (subscription, from): (Subscription, From),
-) -> Result<impl Future<Output = Subscribed> + 'static, TooMany> {
+) -> Result<impl Future<Output = Subscribed> + use<>, String> {
     let Subscription { channels, info, .. } = subscription;
-    let recipients = host.shard.subscribe_muted(&conn, &channels, info.as_ref(), MAX_HISTORY)?;
+    if let Some(channel) = channels.iter().find(|channel| host.mesh.keeps(channel).is_none()) {
+        return Err(keeps_nothing(channel));
+    }
+    let recipients = host.shard.subscribe_muted(&conn, &channels, info.as_ref(), MAX_HISTORY);
+    let recipients = recipients.map_err(|too_many| too_many.to_string())?;
     let waiting: Vec<(Channel, Recipient)> = channels.iter().cloned().zip(recipients).collect();
     let muted = Muted { host: host.clone(), channels: waiting.clone() };
     let told = host.mesh.told(&channels);

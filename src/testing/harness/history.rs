@@ -68,7 +68,8 @@ fn order(args: &Args) -> Result<((Vec<u8>, &'static str), ()), Raise> {
             return enveloped(&channel, &rule, &message, None);
         }
         let kept = (message.clone(), NODE, NOW.with_borrow(|now| *now));
-        history.order((&channel, &rule), kept, |position, _| enveloped(&channel, &rule, &message, Some(position)))
+        let shown = |position| enveloped(&channel, &rule, &message, Some(position));
+        history.order((&channel, &rule), kept, None, |placed, _| shown(placed.at)).unwrap_or(message.clone())
     });
     // A text that is not UTF-8 stays what it was said to be.
     let kind = if shown.data() == &*args.bytes(2)? { kind } else { shown.kind() };
@@ -111,10 +112,11 @@ fn kept(args: &Args) -> Result<Given, Raise> {
     HISTORY.with_borrow(|history| {
         let rule = history.rule_of(channel.as_str()).ok_or_else(|| runtime::keeps_nothing(&channel))?;
         let clock = (NODE, NOW.with_borrow(|now| *now));
-        Ok(history.read((&channel, &rule), (from, most), clock, |at, kept| {
+        let given = history.read((&channel, &rule), (from, most), clock, |at, kept| {
             let shown = |Kept { at, message, .. }: &Kept| enveloped(&channel, &rule, message, Some(*at));
             Given(at, kept.iter().map(shown).collect())
-        }))
+        });
+        given.ok_or_else(|| runtime::keeps_nothing(&channel).into())
     })
 }
 
@@ -125,8 +127,8 @@ fn history(args: &Args) -> Result<Result<Value, String>, Raise> {
             let rule = history.rule_of(channel.as_str()).filter(|rule| rule.is_ordered());
             let rule = rule.ok_or_else(|| runtime::keeps_nothing(&channel))?;
             let most = Most { messages, bytes: usize::MAX };
-            let (at, kept) = history.page((&channel, &rule), (since, most), (NODE, NOW.with_borrow(|now| *now)));
-            Ok(runtime::page_of(&at, &kept))
+            let page = history.page((&channel, &rule), (since, most), (NODE, NOW.with_borrow(|now| *now)));
+            page.map(|(at, kept)| runtime::page_of(&at, &kept)).ok_or_else(|| runtime::keeps_nothing(&channel))
         })
     }))
 }

@@ -33,7 +33,9 @@ const LAST: Duration = Duration::from_secs(2);
 /// How often it is looked at whether handlers wait.
 const LOOK: Duration = Duration::from_millis(5);
 /// The longest that a worker may take to answer.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(2);
+/// From so many bytes on a frame of connections is sent.
+const ENOUGH: usize = 64 << 20;
 
 /// The listeners, for as long as somebody may be accepted.
 pub(super) type Kept = Arc<Mutex<Vec<(Listener, SocketAddr)>>>;
@@ -94,6 +96,10 @@ impl Estate {
     /// all is as it was, once `stop` has ended the successor; unless that had taken everything before.
     pub fn hand_over(&self, link: &mut Link, patience: Duration, stop: impl FnOnce()) -> Result<Summary, String> {
         self.let_finish(patience);
+        if let Some(stuck) = self.peers.stuck() {
+            stop();
+            return Err(format!("worker {stuck} is stuck"));
+        }
         let began = Instant::now();
         self.stage.send_replace(Stage::Moving);
         let given = self.give(link);
@@ -207,7 +213,11 @@ impl Estate {
         for lane in &self.peers.control {
             let mut control = Control::Handover(step());
             // It has room but while its worker is stuck.
+            let began = Instant::now();
             while let Err(TrySendError::Full(back)) = lane.try_send(control) {
+                if began.elapsed() > ANSWER {
+                    break;
+                }
                 control = back;
                 std::thread::sleep(LOOK);
             }
@@ -217,13 +227,17 @@ impl Estate {
 
 /// Sends connections with their sockets.
 fn send_files(link: &mut Link, kind: Kind, offers: &[Offer]) -> io::Result<()> {
-    for some in offers.chunks(FILES) {
-        let mut out = Encoder::default();
-        some.iter().for_each(|offer| out.data(&offer.bytes));
-        let files: Vec<RawFd> = some.iter().map(|offer| offer.socket).collect();
-        link.send(kind as u8, &out.bytes, &files)?;
+    let (mut out, mut files) = (Encoder::default(), Vec::new());
+    for offer in offers {
+        out.data(&offer.bytes);
+        files.push(offer.socket);
+        if files.len() == FILES || out.bytes.len() >= ENOUGH {
+            link.send(kind as u8, &out.bytes, &files)?;
+            out.bytes.clear();
+            files.clear();
+        }
     }
-    Ok(())
+    if files.is_empty() { Ok(()) } else { link.send(kind as u8, &out.bytes, &files) }
 }
 
 /// What the successor says next; a refusal is an error.

@@ -141,8 +141,13 @@ impl Estate {
 
     /// Has all hold still, and sends everything; gives how many connections of clients and of callers.
     fn give(&self, link: &mut Link) -> Result<(usize, usize), String> {
-        let quiet = |within, cut| self.all(|done| Step::Quiet { within, cut, done }, within + ANSWER);
-        if quiet(GRACE, false)?.contains(&false) && quiet(LAST, true)?.contains(&false) {
+        let quiet = |within, cut| {
+            let all = self.all(|done| Step::Quiet { within, cut, done }, within + ANSWER)?;
+            Ok::<bool, String>(!all.contains(&false))
+        };
+        // Twice: the first time some may have come to rest before others, who then gave them something to do.
+        let at_rest = quiet(GRACE, false)? && quiet(GRACE, false)?;
+        if !at_rest && !(quiet(LAST, true)? && quiet(LAST, true)?) {
             return Err("calls, deliveries or timers that are under way do not end".to_owned());
         }
         let offers = self.all(Step::Offer, ANSWER)?;

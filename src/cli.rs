@@ -2,15 +2,23 @@
 //! with which code the process ends: 0 stopped cleanly, 1 a problem with the configuration, its scripts or the system,
 //! 2 wrong usage.
 
+mod client;
 mod greeting;
 mod hash;
+mod man;
+mod new;
 mod nodes;
 mod options;
+mod remote;
 mod serve;
+mod shell;
 mod signals;
+mod tail;
+mod top;
 mod upgrade;
+mod why;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,7 +26,7 @@ use std::process::ExitCode;
 use self::options::{File, Run, load};
 use self::serve::{Mode, serve};
 use crate::bench::Bench;
-use crate::config::{self, Home, NodeRole, print, production};
+use crate::config::{self, Home, NodeRole, explain, print, production};
 use crate::engine::{check_certificates, check_scripts, check_watchdog};
 use crate::telemetry::log::escape::for_terminal;
 use crate::telemetry::terminal::{complain, say};
@@ -27,7 +35,7 @@ use nodes::{Common, MOST};
 
 /// A scriptable engine for long-lived connections: WebSocket clients, Lua handlers, channels, publishing by HTTP.
 #[derive(Debug, Parser)]
-#[command(name = "connmix", version, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(name = "connmix", version, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -41,6 +49,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make a folder to begin with: a configuration, a script, its test, and what to do with them
+    New(new::Options),
     /// For writing scripts: center and engine in one process, the log on the console at debug
     Dev(Dev),
     /// For production: center and engine in one process
@@ -59,9 +69,25 @@ enum Command {
     HashPassword,
     /// Run the Lua tests of scripts, without a network, and exit: 0 all passed, 1 some did not, 2 there were none
     Test(testing::Options),
+    /// Be a client: what is typed is sent line by line, and what comes is printed
+    Client(client::Options),
+    /// Show what happens in a running engine: connections, messages, handlers, errors
+    Tail(tail::Options),
+    /// Say why a message did not reach a client
+    Why(why::Options),
+    /// Show the figures of a running engine, a line each second
+    Top(top::Options),
     /// Measure an engine: throughput, delays, memory
     #[command(subcommand)]
     Bench(Bench),
+    /// Print what a shell needs to complete commands and options
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: shell::Shell,
+    },
+    /// Print the manual page
+    Man,
 }
 
 #[derive(Debug, Args)]
@@ -83,6 +109,9 @@ struct Check {
     /// Look for what should not be in force where strangers come: an open API, a file that others can read, and the like
     #[arg(long)]
     production: bool,
+    /// Say which rule of engine.channels holds for a channel of that name, and why, instead of checking the scripts
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["strict", "production"])]
+    explain: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -134,6 +163,16 @@ pub fn main() -> ExitCode {
             Err(why) => Err(why),
         },
         Command::Bench(bench) => bench.run(),
+        Command::New(options) => options.run(),
+        Command::Client(options) => match options.run() {
+            Ok(code) => return code,
+            Err(why) => Err(why),
+        },
+        Command::Tail(options) => options.run(),
+        Command::Why(options) => options.run(),
+        Command::Top(options) => options.run(),
+        Command::Completions { shell } => print_text(&shell::script(shell, &whole())),
+        Command::Man => print_text(&man::page(&whole())),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -150,10 +189,20 @@ fn show(what: &Show) -> Result<(), String> {
         Some(file) => config::load::load_as_written(file).map_err(|problems| problems.to_string())?,
         None => config::load::defaults(),
     };
-    let text = if what.json { print::json(&config) } else { print::file(&config) };
+    print_text(&if what.json { print::json(&config) } else { print::file(&config) })
+}
+
+/// The definitions of all commands, with what they have from the library.
+fn whole() -> clap::Command {
+    let mut command = Cli::command();
+    command.build();
+    command
+}
+
+fn print_text(text: &str) -> Result<(), String> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         // The reader has closed the pipe; this is no error.
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(format!("the configuration could not be written: {e}")),
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(format!("standard output could not be written: {e}")),
         _ => Ok(()),
     }
 }
@@ -161,6 +210,11 @@ fn show(what: &Show) -> Result<(), String> {
 fn check(what: &Check) -> Result<(), String> {
     // Both kinds of problems at once: scripts can be checked as soon as the configuration can be read.
     let config = load(&what.file)?;
+    if let Some(name) = &what.explain {
+        let said = explain::channel(&config, name).map_err(|wrong| wrong.to_string())?;
+        said.lines().for_each(|line| say!("{}", for_terminal(line)));
+        return Ok(());
+    }
     let mut warnings = check_scripts(&config)?;
     warnings.extend(check_certificates(&config)?);
     config.notes.iter().for_each(|note| say!("note: {}", for_terminal(note)));
@@ -205,7 +259,6 @@ fn develop(dev: &Dev, unguarded: bool, succeed: Option<i32>) -> Result<(), Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_well_formed() {

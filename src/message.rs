@@ -106,6 +106,34 @@ impl fmt::Debug for Channel {
     }
 }
 
+/// The longest [`Key`], in bytes.
+pub const MAX_KEY_LEN: usize = 255;
+
+/// What a published message is about, among the messages of its channel: a newer one with the same key makes an older one
+/// worthless. 1 to [`MAX_KEY_LEN`] bytes of UTF-8. Cheap to clone; compares and hashes as its text.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key(Arc<str>);
+
+/// A text is no key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a key has 1 to {MAX_KEY_LEN} bytes of UTF-8")]
+pub struct KeyError;
+
+impl Key {
+    /// Checks a key as it came from a back end, a script or another node.
+    pub fn parse(key: &[u8]) -> Result<Key, KeyError> {
+        match std::str::from_utf8(key) {
+            Ok(text) if (1..=MAX_KEY_LEN).contains(&text.len()) => Ok(Key(Arc::from(text))),
+            _ => Err(KeyError),
+        }
+    }
+
+    /// The key's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// What a message's bytes are (RFC 6455, section 5.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

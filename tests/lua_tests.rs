@@ -1207,3 +1207,108 @@ end)",
         1,
     );
 }
+
+#[test]
+fn channels_are_told_who_comes_and_how_many_there_are_as_their_rules_say() {
+    let dir = folder(&[
+        (
+            "entry.lua",
+            "function on_message(msg, conn)
+  local word, channel = msg.data:match('^(%S+) (.*)$')
+  if word == 'join' then conn:subscribe(channel, {info = {name = 'Ann'}}) else conn:unsubscribe(channel) end
+end",
+        ),
+        (
+            "entry_test.lua",
+            r#"
+local app = test.load('entry.lua')
+local function heard(client)
+  local lines = {}
+  for i, sent in ipairs(client.sent) do
+    lines[i], client.sent[i] = sent.data, nil
+  end
+  return lines
+end
+test.it('tells who came and went', function()
+  local ann, bob, eve = app:connect(), app:connect(), app:connect()
+  ann:message('join told:1')
+  ann:message('join told:1')
+  bob:message('join told:1')
+  eve:message('join told:2')
+  test.equal(heard(bob), {})
+  test.equal(heard(ann), {'{"event":"@join","data":{"c":"' .. bob.id .. '","i":{"name":"Ann"}}}'})
+  ann:message('leave told:1')
+  test.equal(heard(bob), {'{"event":"@leave","data":{"c":"' .. ann.id .. '","i":{"name":"Ann"}}}'})
+  ann:message('join told:1')
+  heard(bob)
+  bob:close()
+  test.equal(heard(ann), {'{"event":"@leave","data":{"c":"' .. bob.id .. '","i":{"name":"Ann"}}}'})
+  test.equal(heard(eve), {})
+end)
+test.it('tells how many there are, once in a while', function()
+  local ann, bob, eve = app:connect(), app:connect(), app:connect()
+  ann:message('join room:1')
+  test.equal(heard(ann), {'@1'})
+  bob:message('join room:1')
+  eve:message('join room:1')
+  test.equal(heard(ann), {})
+  test.advance(4.9)
+  test.equal(heard(ann), {})
+  test.advance(0.2)
+  test.equal(heard(ann), {'@3'})
+  test.equal(heard(eve), {'@3'})
+  -- What is the same again is not told.
+  eve:message('leave room:1')
+  eve:message('join room:1')
+  test.advance(60)
+  test.equal(heard(ann), {})
+  heard(bob)
+  eve:close()
+  test.equal(heard(bob), {'@2'})
+end)
+"#,
+        ),
+    ]);
+    let rules = "channels:\n  - {match: 'told:', joinLeave: true, presence: true}\n  - {match: 'room:', online: {every: 5s, message: '@%n'}}";
+    write_config(&dir.path().join("connmix.yaml"), "", rules, "");
+    let ended = run(dir.path(), &["test", "-f", "connmix.yaml"]);
+    assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.err);
+    assert!(ended.out.contains("2 passed"), "{}", ended.out);
+}
+
+#[test]
+fn channels_keep_messages() {
+    passes(
+        "function on_message(msg, conn)
+  local word, rest = msg.data:match('^(%S+) ?(.*)$')
+  if word == 'publish' then
+    mix.mesh.publish('room', rest)
+  elseif word == 'page' then
+    local page = mix.mesh.history('room')
+    conn:send(#page.m .. ' ' .. page.m[1].d)
+  else
+    local err, at = conn:subscribe('room', word == 'since' and {since = rest} or {last = 2})
+    conn:send(at.count .. ' ' .. tostring(at.recovered) .. ' ' .. at.position)
+  end
+end",
+        "
+test.it('keeps', function()
+  local ann, bob = app:connect(), app:connect()
+  for _, text in ipairs({'a', 'b', 'c'}) do ann:message('publish ' .. text) end
+  ann:message('last')
+  test.equal(ann.sent[1].data, 'b')
+  test.equal(ann.sent[2].data, 'c')
+  local position = ann.sent[3].data:match('^2 true (.*)$')
+  test.publish('room', 'd')
+  test.equal(ann.sent[4].data, 'd')
+  bob:message('since ' .. position)
+  test.equal(bob.sent[1].data, 'd')
+  test.equal(bob.sent[2].data:match('^1 true '), '1 true ')
+  bob:message('page')
+  test.equal(bob.sent[3].data, '4 a')
+  bob:message('since nothing')
+  test.equal(#bob.sent, 8)
+end)",
+        1,
+    );
+}

@@ -122,6 +122,15 @@ impl Prober<'_> {
         self.read(&mut raw, method, path, status).await
     }
 
+    /// The same of a reply of which only the head comes.
+    async fn probe_head(&mut self, at: SocketAddr, method: &str, path: &str, status: u16, request: String) {
+        let mut raw = Raw::dial(at).await;
+        raw.write(request).await;
+        let case = (method.to_owned(), path.to_owned(), status);
+        self.document.hold(&case, &raw.head().await);
+        self.seen.insert(case);
+    }
+
     async fn read(&mut self, raw: &mut Raw, method: &str, path: &str, status: u16) -> Reply {
         let case = (method.to_owned(), path.to_owned(), status);
         let reply = if status == 101 { raw.head().await } else { raw.reply().await };
@@ -173,7 +182,7 @@ fn engine() -> TestEngine {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
     let file = dir.path().join("connmix.yaml");
-    write_config(&file, "", "workers: 1\nchannels: [{match: news, presence: true}]", USERS);
+    write_config(&file, "", "workers: 1\nchannels: [{match: news, presence: true, history: {size: 9}}]", USERS);
     let config = fs::read_to_string(&file).unwrap();
     let before = "engine:\n  apiServer: {port: 0, bind: 127.0.0.1";
     assert!(config.contains(before));
@@ -202,11 +211,14 @@ const COUNT: &str = "/v1/mesh/count";
 const CLOSE: &str = "/v1/mesh/close";
 const CONN: &str = "/v1/conn/call";
 /// All calls that have a body.
-const CALLS: [&str; 6] = [PUBLISH, SEND, COUNT, CLOSE, CONN, PRESENCE];
+const CALLS: [&str; 7] = [PUBLISH, SEND, COUNT, CLOSE, CONN, PRESENCE, HISTORY];
+const HISTORY: &str = "/v1/mesh/history";
 const PRESENCE: &str = "/v1/mesh/presence";
 const CHANNELS: &str = "/v1/channels";
 /// As the document spells it.
 const CLIENT: &str = "/v1/clients/{id}";
+const TAIL: &str = "/v1/tail";
+const WHY: &str = "/v1/why";
 const WS: &str = "/ws/v1";
 
 #[tokio::test]
@@ -295,6 +307,13 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
         (400, PRESENCE, r#"{"c":"news","after":"x"}"#.to_owned()),
         (400, PRESENCE, r#"{"c":["news"]}"#.to_owned()),
         (400, PRESENCE, "{}".to_owned()),
+        (200, HISTORY, r#"{"c":"news"}"#.to_owned()),
+        (200, HISTORY, r#"{"c":"news","limit":1,"since":"7yxwcgl8g7-1f","i":7}"#.to_owned()),
+        (200, HISTORY, r#"{"c":"news","limit":null,"since":null}"#.to_owned()),
+        (400, HISTORY, r#"{"c":"news","limit":0}"#.to_owned()),
+        (400, HISTORY, r#"{"c":"news","since":7}"#.to_owned()),
+        (400, HISTORY, r#"{"c":["news"]}"#.to_owned()),
+        (400, HISTORY, "{}".to_owned()),
         (200, CLOSE, r#"{"ch":"none","code":4000,"reason":"bye"}"#.to_owned()),
         (200, CLOSE, r#"{"ch":["none"],"c":null,"code":null,"i":"x"}"#.to_owned()),
         (200, CLOSE, r#"{"c":"7","ch":null}"#.to_owned()),
@@ -326,7 +345,23 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
     for (status, id) in [(200, id.as_str()), (404, "7"), (404, "1234567890123456789"), (400, "x"), (400, "")] {
         prober.probe(api, "get", CLIENT, status, ask("GET", &CLIENT.replace("{id}", id), &ann)).await;
     }
-    for (path, named) in [(CHANNELS, CHANNELS), ("/v1/clients/7", CLIENT)] {
+    for query in [&format!("client={id}&channel=news"), "client=7", "client=1234567890123456789&message=1"] {
+        for at in [api, center] {
+            prober.probe(at, "get", WHY, 200, ask("GET", &format!("{WHY}?{query}"), &ann)).await;
+        }
+    }
+    for query in ["", "?client=x", "?client=7&channel=a%20b"] {
+        prober.probe(api, "get", WHY, 400, ask("GET", &format!("{WHY}{query}"), &ann)).await;
+    }
+    // One without an end: only its head is read.
+    for at in [api, center] {
+        prober.probe_head(at, "get", TAIL, 200, ask("HEAD", TAIL, &ann)).await;
+    }
+    for query in ["?client=x", "?channel=", "?errors=yes"] {
+        prober.probe(api, "get", TAIL, 400, ask("GET", &format!("{TAIL}{query}"), &ann)).await;
+    }
+    prober.probe(api, "get", TAIL, 403, ask("GET", &format!("{TAIL}?bodies=1"), &basic("reader:r"))).await;
+    for (path, named) in [(CHANNELS, CHANNELS), ("/v1/clients/7", CLIENT), (TAIL, TAIL), (WHY, WHY)] {
         prober.probe(api, "get", named, 401, ask("GET", path, "")).await;
         prober.probe(api, "get", named, 403, ask("GET", path, &basic("writer:w"))).await;
         prober.probe(api, "get", named, 405, post(path, &ann, "{}")).await;
@@ -366,7 +401,7 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
     for path in CALLS {
         prober.probe(api, "post", path, 401, post(path, "", "{}")).await;
         prober.probe(api, "post", path, 401, post(path, &basic("ann:wrong"), "{}")).await;
-        let other = if [COUNT, PRESENCE].contains(&path) { "writer:w" } else { "reader:r" };
+        let other = if [COUNT, PRESENCE, HISTORY].contains(&path) { "writer:w" } else { "reader:r" };
         prober.probe(api, "post", path, 403, post(path, &basic(other), "{}")).await;
         prober.probe(api, "post", path, 403, post(path, &basic("faraway:f"), "{}")).await;
         for method in ["GET", "PUT", "DELETE"] {
@@ -420,7 +455,7 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
     for path in CALLS {
         prober.probe_among_guesses(api, "post", path, post(path, &ann, "{}")).await;
     }
-    let reads = [(CHANNELS, CHANNELS), ("/v1/clients/7", CLIENT)];
+    let reads = [(CHANNELS, CHANNELS), ("/v1/clients/7", CLIENT), (TAIL, TAIL), (WHY, WHY)];
     for (path, named) in [(WS, WS), ("/metrics", "/metrics"), ("/x", "/{other}")].into_iter().chain(reads) {
         prober.probe_among_guesses(api, "get", named, ask("GET", path, &ann)).await;
     }

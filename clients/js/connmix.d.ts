@@ -75,9 +75,16 @@ export interface Options {
 
   /** Messages that wait for the next connection; default 100, 0 for none. */
   maxQueue?: number;
+
+  /**
+   * False: never an event stream. Otherwise, where the browser has no WebSocket or the first two attempts by one have failed, the next
+   * attempt is for an event stream (the server needs `eventStream: on`), and they take turns until one succeeds. Messages then come by
+   * server-sent events and go by POST, one after the other.
+   */
+  eventStream?: boolean;
 }
 
-/** A WebSocket that comes back. It connects when it is made. */
+/** A WebSocket that comes back, or an event stream where none can be had. It connects when it is made. */
 export class Connmix {
   /**
    * @param url Where the server is, as `wss://example.com/chat`; or a function that says so before each attempt, for a token that

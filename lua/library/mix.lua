@@ -23,6 +23,8 @@
 ---@field ServerProtocol string `HTTP/1.1`
 ---@field Host string
 ---@field RemoteAddr string `ip:port`
+---@field EventStream boolean the client gets an event stream, not a WebSocket
+---@field LastEventId string? the position from which the client of an event stream wants to go on
 
 ---Plain data: what JSON and a connection's context can hold.
 ---@alias mix.Plain nil|boolean|number|string|table
@@ -39,9 +41,22 @@
 ---@class mix.PublishOptions
 ---@field counts? boolean false: return at once, with nothing to wait for; true unless told
 ---@field except? mix.ClientId | mix.ClientId[] clients that do not get it
+---@field key? string what it is about, for channels whose rule asks for it: at most 255 bytes
 
 ---@class mix.SubscribeOptions
 ---@field info? mix.Plain what others are told of the connection there (`mix.mesh.presence`): at most 1 KiB as JSON
+---@field last? integer so many of the messages that the channel has kept come first; 0: none, only `at` is wanted
+---@field since? string what came after this position comes first; with `last`, that many if some of it is missing
+
+---@class mix.At
+---@field position string where the connection is in the channel's messages
+---@field recovered boolean false: some of what came after `since` is missing
+---@field count integer the messages that come first
+
+---@class mix.History
+---@field p string where the next page begins
+---@field recovered boolean false: some of what came after the position is missing
+---@field m {p: string, d: string, t: "text"|"binary"}[] position, data and type, oldest first
 
 ---@class mix.Presence
 ---@field clients {c: string, node: string, i: mix.Plain}[] client_id, node and info, by client_id
@@ -135,6 +150,7 @@ function Connection:wait_context_value(key) end
 ---@param channel string 1 to 255 bytes, no spaces
 ---@param ... string | mix.SubscribeOptions options come last
 ---@return string? err
+---@return mix.At | table<string, mix.At>? at with `last` or `since`; of several channels by their names
 function Connection:subscribe(channel, ...) end
 
 ---Leaves channels. `conn:unsubscribe("news")`
@@ -232,6 +248,7 @@ function mix.websocket() end
 ---@param channel string
 ---@param ... string | mix.SubscribeOptions options come last
 ---@return string? err
+---@return mix.At | table<string, mix.At>? at with `last` or `since`; of several channels by their names
 function mix.subscribe(channel, ...) end
 
 ---Takes the current connection out of channels. `mix.unsubscribe("news")`
@@ -486,6 +503,15 @@ function mix.mesh.count(channel) end
 ---@return mix.Presence? page
 ---@return string? err
 function mix.mesh.presence(channel, limit, after) end
+
+---What a channel whose rule (`engine.channels`) says `history` has kept: the newest messages, or those behind a position.
+---`local page, err = mix.mesh.history("room:7", position)`
+---@param channel string
+---@param since? string a position; the newest messages unless given
+---@param limit? integer 1 to 1000 messages; 1000 unless given
+---@return mix.History? page
+---@return string? err
+function mix.mesh.history(channel, since, limit) end
 
 ---Closes one client, or all connections of a channel, on whichever node they are; how many were told to close.
 ---`mix.mesh.close({channel = "user:42"}, 4001, "logged in elsewhere")`

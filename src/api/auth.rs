@@ -32,7 +32,7 @@ impl Right {
     /// What a call of the mesh needs.
     pub(super) fn to(call: Call) -> Right {
         match call {
-            Call::Count | Call::Presence => Right::Read,
+            Call::Count | Call::Presence | Call::History => Right::Read,
             Call::Publish | Call::Send | Call::Close | Call::Conn => Right::Write,
         }
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use super::error::ApiError;
 use super::params::{Addressee, Params};
 use crate::cluster::{Behind, Mesh};
+use crate::hub::history::Position;
 use crate::hub::{CommandError, ConnCommand, Counts, Publication};
 use crate::telemetry::metrics::counter::Counter;
 use crate::telemetry::metrics::labels::ApiCall;
@@ -22,17 +23,20 @@ pub enum Call {
     Close,
     /// `mesh.presence`
     Presence,
+    /// `mesh.history`
+    History,
     /// `conn.call`
     Conn,
 }
 
 /// Where each is.
-const PATHS: [(&str, Call); 6] = [
+const PATHS: [(&str, Call); 7] = [
     ("/v1/mesh/publish", Call::Publish),
     ("/v1/mesh/send", Call::Send),
     ("/v1/mesh/count", Call::Count),
     ("/v1/mesh/close", Call::Close),
     ("/v1/mesh/presence", Call::Presence),
+    ("/v1/mesh/history", Call::History),
     ("/v1/conn/call", Call::Conn),
 ];
 
@@ -45,8 +49,14 @@ impl Call {
             Call::Count => ApiCall::Count,
             Call::Close => ApiCall::Close,
             Call::Presence => ApiCall::Presence,
+            Call::History => ApiCall::History,
             Call::Conn => ApiCall::Conn,
         }
+    }
+
+    /// Where it is.
+    pub(super) fn path(self) -> &'static str {
+        PATHS.iter().find(|(_, call)| *call == self).map_or("", |(path, _)| path)
     }
 
     /// The call at that path.
@@ -70,6 +80,9 @@ pub struct Published {
     /// Nodes that did not answer in time; left out where there are none.
     #[serde(skip_serializing_if = "is_none")]
     pub u: u64,
+    /// Where the message stands in the order of its channel; left out where that has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p: Option<Position>,
 }
 
 /// Whether the number is zero, so that its field is left out.
@@ -89,7 +102,7 @@ pub(super) enum Outcome {
 
 impl From<Counts> for Published {
     fn from(counts: Counts) -> Published {
-        Published { s: counts.reached, f: counts.failed, u: counts.unanswered }
+        Published { s: counts.reached, f: counts.failed, u: counts.unanswered, p: counts.at }
     }
 }
 

@@ -5,6 +5,7 @@ use super::asking::{Asking, Kind, Told};
 use super::call::{self, Call};
 use super::channel_call::ChannelCall;
 use super::error::ApiError;
+use super::history::HistoryCall;
 use super::params::{Params, RequestId, object_of};
 use super::state::Api;
 use super::{batch, command, publish};
@@ -27,6 +28,14 @@ impl Api {
             Call::Presence => {
                 let (asking, request_id) = Asking::read(Kind::Presence, object_of(body), BODY, &self.config.load());
                 return Answer::to_call(Box::pin(self.ask(asking, Kind::Presence)).await, request_id);
+            }
+            Call::History => {
+                let (call, request_id) = HistoryCall::read(object_of(body), BODY);
+                let outcome = match call {
+                    Ok(call) => Box::pin(call.begin(&self.mesh)).await,
+                    Err(error) => Err(error),
+                };
+                return Answer::to_call(outcome, request_id);
             }
             Call::Conn => {
                 let (command, request_id) = command::parse(object_of(body), BODY);

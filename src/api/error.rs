@@ -44,6 +44,8 @@ pub enum ApiError {
     Unavailable,
     /// The node has not joined its cluster yet.
     Joining,
+    /// The node that knows did not answer; the sentence says of what.
+    Unanswered(String),
     /// These workers are stuck.
     Stuck(Vec<WorkerId>),
     /// Too many wrong credentials came from that address, so these were not checked.
@@ -52,6 +54,8 @@ pub enum ApiError {
     Busy,
     /// The limit of WebSocket connections is reached.
     Crowded,
+    /// As many watch as may.
+    Watched,
 }
 
 impl ApiError {
@@ -86,9 +90,11 @@ impl ApiError {
             ApiError::MethodNotAllowed(_) => CallResult::MethodNotAllowed,
             ApiError::TooLarge(_) => CallResult::TooLarge,
             ApiError::Timeout => CallResult::Timeout,
-            ApiError::Unavailable | ApiError::Joining | ApiError::Stuck(_) => CallResult::Unavailable,
+            ApiError::Unavailable | ApiError::Joining | ApiError::Unanswered(_) | ApiError::Stuck(_) => {
+                CallResult::Unavailable
+            }
             ApiError::TooMany | ApiError::Busy => CallResult::TooMany,
-            ApiError::Crowded => CallResult::Crowded,
+            ApiError::Crowded | ApiError::Watched => CallResult::Crowded,
         }
     }
 
@@ -109,9 +115,12 @@ impl ApiError {
             ApiError::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::Timeout => StatusCode::REQUEST_TIMEOUT,
-            ApiError::Unavailable | ApiError::Joining | ApiError::Stuck(_) | ApiError::Crowded => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            ApiError::Unavailable
+            | ApiError::Joining
+            | ApiError::Unanswered(_)
+            | ApiError::Stuck(_)
+            | ApiError::Crowded
+            | ApiError::Watched => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::TooMany | ApiError::Busy => StatusCode::TOO_MANY_REQUESTS,
         }
     }
@@ -124,6 +133,7 @@ impl ApiError {
             | ApiError::AlreadyPopped(what)
             | ApiError::NotConsumed(what)
             | ApiError::NoUpgrade(_, what)
+            | ApiError::Unanswered(what)
             | ApiError::NotSent(what) => what.clone(),
             ApiError::NotObeyed(why) => why.to_string(),
             ApiError::Unauthorized => "missing or wrong credentials (HTTP Basic or a bearer token)".into(),
@@ -142,6 +152,7 @@ impl ApiError {
             ApiError::TooMany => "too many wrong credentials from this address; these were not looked at".into(),
             ApiError::Busy => "too many passwords are compared with their hashes now; try again in a second".into(),
             ApiError::Crowded => "too many connections of back ends have opened a WebSocket".into(),
+            ApiError::Watched => "too many watch this engine already".into(),
         }
     }
 }

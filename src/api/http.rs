@@ -1,7 +1,7 @@
 //! The API over general HTTP/1, served by hyper: routes, bodies, statuses, and the upgrade to the WebSocket API.
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{AUTHORIZATION, CONNECTION, HeaderValue};
 use hyper::service::service_fn;
@@ -15,95 +15,21 @@ use tokio::time::{Instant, timeout};
 
 use super::answer::Answer;
 use super::auth::Right;
-use super::call::Call;
 use super::callers::{Caller, Taken};
 use super::error::ApiError;
 use super::linger::Lingering;
+use super::route::{Route, client_of};
 use super::stage::Stage;
 use super::state::{Api, DRAIN};
+use super::tail::{LINES, Tail};
 use super::ws::{self, Access};
-use super::{center, pages};
+use super::{center, console, pages};
 use crate::shard::hold::{Counted, UnderWay};
 use crate::shard::transport::Transport;
 use crate::telemetry::metrics::labels::{ApiCall, CallResult};
 use crate::telemetry::metrics::{Of, TEXT};
 use crate::telemetry::rate_limited::rate_limited;
 use crate::tls::HANDSHAKE;
-
-/// What the path of a client begins with; its id follows.
-const CLIENTS: &str = "/v1/clients/";
-
-/// What a path is.
-#[derive(Clone, Copy)]
-enum Route {
-    Mesh(Call),
-    WebSocket,
-    Health,
-    Ready,
-    Version,
-    Nodes,
-    Metrics,
-    Channels,
-    Client,
-}
-
-impl Route {
-    fn find(path: &str, center: bool) -> Option<Route> {
-        Some(match (path, center) {
-            ("/healthz", _) => Route::Health,
-            ("/readyz", _) => Route::Ready,
-            ("/metrics", _) => Route::Metrics,
-            ("/version", true) => Route::Version,
-            ("/v1/nodes", true) => Route::Nodes,
-            (ws::PATH, false) => Route::WebSocket,
-            ("/v1/channels", false) => Route::Channels,
-            (path, false) if path.starts_with(CLIENTS) => Route::Client,
-            (path, false) => Route::Mesh(Call::find(path)?),
-            _ => return None,
-        })
-    }
-
-    fn takes(self, method: &Method) -> bool {
-        match self {
-            Route::Mesh(_) => method == Method::POST,
-            // HEAD is answered as GET; hyper leaves the body out.
-            _ => method == Method::GET || method == Method::HEAD,
-        }
-    }
-
-    /// For the `Allow` header.
-    fn methods(self) -> &'static str {
-        match self {
-            Route::Mesh(_) => "POST",
-            _ => "GET, HEAD",
-        }
-    }
-
-    /// The right it needs; None: anybody (probes).
-    fn right(self) -> Option<Right> {
-        match self {
-            Route::Mesh(call) => Some(Right::to(call)),
-            Route::WebSocket => Some(Right::Write),
-            Route::Version | Route::Nodes | Route::Metrics | Route::Channels | Route::Client => Some(Right::Read),
-            Route::Health | Route::Ready => None,
-        }
-    }
-
-    /// The label that it is counted under.
-    fn label(self) -> ApiCall {
-        match self {
-            Route::Mesh(call) => call.label(),
-            Route::WebSocket => ApiCall::WebSocket,
-            Route::Health => ApiCall::Health,
-            Route::Ready => ApiCall::Ready,
-            Route::Version => ApiCall::Version,
-            Route::Nodes => ApiCall::Nodes,
-            Route::Metrics => ApiCall::Metrics,
-            Route::Channels => ApiCall::Channels,
-            Route::Client => ApiCall::Client,
-        }
-    }
-}
 
 /// The connection of a request.
 #[derive(Clone, Copy)]
@@ -112,6 +38,8 @@ struct Connection<'a> {
     unread: &'a Cell<bool>,
     /// Set by the request that opens a WebSocket.
     opening: &'a Cell<Option<Access>>,
+    /// Set by a request whose answer goes on: what it goes on with.
+    tail: &'a Cell<Option<Tail>>,
     taken: &'a Taken,
     /// A successor process has not taken over.
     may_call: bool,
@@ -150,8 +78,13 @@ impl Api {
                 }
                 let may_call = api.may_call().await;
                 let _call = Counted::new(&api.hold, UnderWay::Call);
-                let on = Connection { unread: &unread, opening: &opening, taken: &taken, may_call };
+                let tail = Cell::new(None);
+                let on = Connection { unread: &unread, opening: &opening, tail: &tail, taken: &taken, may_call };
+                let line = api.begin_line(&request);
                 let mut response = api.answer(request, caller, timeout_after, on).await;
+                if let Some(line) = line {
+                    line.end(caller, response.status());
+                }
                 if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     // A caller that does not read the answer counts as idle, too.
                     taken.rest(Instant::now());
@@ -160,7 +93,7 @@ impl Api {
                     // Once the engine drains this is also done below, but callers that never pause do not come there.
                     response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok::<_, Infallible>(response)
+                Ok::<_, Infallible>(response.map(|whole| tail.take().map_or(Either::Left(whole), Either::Right)))
             }
         });
         let mut http = hyper::server::conn::http1::Builder::new();
@@ -208,6 +141,7 @@ impl Api {
         on: Connection<'_>,
     ) -> Response<Full<Bytes>> {
         let route = Route::find(request.uri().path(), caller.center);
+        let route = route.filter(|route| route.is_there(&self.config.load(), caller.center));
         let (mut response, result, origin) = match self.check_request(route, &request, caller) {
             // Browsers ask without credentials.
             Ok(Some(origin)) if pages::is_preflight(&request) => {
@@ -248,7 +182,8 @@ impl Api {
     ) -> Result<Option<HeaderValue>, ApiError> {
         let host = pages::check_form(request)?;
         let config = self.config.load();
-        match pages::check_page(request.headers(), host, &config, caller) {
+        let target = route.map_or(pages::Target::Other, |route| route.target(&config, caller.center));
+        match pages::check_page(request.headers(), host, &config, caller, target) {
             // A health probe is answered to everybody.
             Err(_) if matches!(route, Some(Route::Health)) => Ok(None),
             checked => checked,
@@ -267,7 +202,8 @@ impl Api {
         let config = self.config.load();
         let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
         // A caller without the right does not learn which paths exist.
-        if let Some(right) = route.map_or(Some(Right::Read), Route::right) {
+        let query = request.uri().query().unwrap_or_default();
+        if let Some(right) = route.map_or(Some(Right::Read), |route| route.right(query)) {
             let checked = self.check(&config, authorization, caller, right, on.taken);
             drop(config);
             let checked = match checked {
@@ -284,6 +220,9 @@ impl Api {
         let Some(route) = route else { return Err(ApiError::NotFound) };
         if !route.takes(request.method()) {
             return Err(ApiError::MethodNotAllowed(route.methods()));
+        }
+        if caller.center && route.is_of_console() {
+            console::check_open(&self.config.load())?;
         }
         let limit = self.config.load().api.max_body_size;
         let answer = match route {
@@ -325,8 +264,21 @@ impl Api {
             Route::Version => Answer::ok(&center::version()),
             Route::Nodes => Answer::ok(&self.nodes(caller.local)),
             Route::Metrics => self.page(caller.center).await?,
+            Route::Console(part) => {
+                let write = self.check(&self.config.load(), authorization, caller, Right::Write, on.taken);
+                let query = request.uri().query().unwrap_or_default();
+                Box::pin(self.console(part, query, matches!(write, Some(Ok(()))))).await?
+            }
+            Route::Tail => {
+                let tail = Box::pin(self.tail(request.uri().query().unwrap_or_default())).await?;
+                if request.method() == Method::GET {
+                    on.tail.set(Some(tail));
+                }
+                Answer::text(LINES, String::new())
+            }
+            Route::Why => Answer::to_call(Box::pin(self.why(request.uri().query().unwrap_or_default())).await, None),
             Route::Channels => Box::pin(self.channels(request.uri().query().unwrap_or_default())).await?,
-            Route::Client => Box::pin(self.client(request.uri().path().trim_start_matches(CLIENTS))).await?,
+            Route::Client => Box::pin(self.client(client_of(request.uri().path()))).await?,
         };
         Ok(answer.into_parts())
     }

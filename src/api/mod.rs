@@ -3,9 +3,10 @@
 //!
 //! From the bottom up: `error`, `params` (what the JSON says), `call` (one publish, one send), `idempotency`; `callers`,
 //! `login_throttle` and `verifier`; `work_time`; `stage`; `state`, which holds all of them for a worker; `moving`; `publish` and `batch`, `auth`, `pages`,
-//! `center`, `dispatch`; `ws`; `fast_path` and `http`, the two ways a request is read; `serve`, the life of a
+//! `center`, `dispatch`, `console`; `route`; `ws`; `fast_path` and `http`, the two ways a request is read; `serve`, the life of a
 //! connection.
 
+mod access_log;
 mod answer;
 mod asking;
 pub mod auth;
@@ -15,11 +16,13 @@ mod callers;
 mod center;
 mod channel_call;
 mod command;
+mod console;
 mod dispatch;
 pub mod error;
 mod fast_path;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod history;
 mod http;
 pub mod idempotency;
 mod linger;
@@ -28,10 +31,14 @@ mod moving;
 mod pages;
 pub mod params;
 mod publish;
+mod query;
+mod route;
 mod serve;
 mod stage;
 mod state;
+mod tail;
 mod verifier;
+mod why;
 mod work_time;
 mod ws;
 

@@ -9,9 +9,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::error::ApiError;
-use crate::hub::{Except, MAX_EXCEPT};
+use crate::hub::{Except, MAX_EXCEPT, PublishOptions};
 use crate::ids::ClientId;
-use crate::message::{Channel, Kind, Message};
+use crate::message::{Channel, Key, Kind, Message};
 
 /// The parameters of `mesh.publish` and `mesh.send`. Every field takes any JSON, so that a wrong one can be named.
 #[derive(Default, serde::Deserialize)]
@@ -32,6 +32,9 @@ pub struct Params<'a> {
     /// The clients that a publish leaves out.
     #[serde(borrow, deserialize_with = "list_or_one")]
     x: Option<Field<'a>>,
+    /// What a publish is about.
+    #[serde(borrow)]
+    k: Option<Field<'a>>,
 }
 
 /// The most messages that one request publishes: the channels of all its objects.
@@ -170,8 +173,7 @@ pub(super) struct Publish {
     /// The channels came as a list.
     pub(super) list: bool,
     pub(super) message: Message,
-    /// Who is left out.
-    pub(super) except: Except,
+    pub(super) options: PublishOptions,
     /// With an id, the publish is done once.
     pub(super) id: Option<Arc<str>>,
 }
@@ -206,9 +208,9 @@ impl<'a> Params<'a> {
         Channel::parse(name.as_bytes()).map_err(|e| invalid(format!("field \"c\": {e}")))
     }
 
-    /// Whether it is one message to one channel, without an id, which leaves nobody out.
+    /// Whether it is one message to one channel, without an id and without options.
     pub(super) fn is_plain(&self) -> bool {
-        self.id.is_none() && self.x.is_none() && !matches!(self.c, Some(Field::List(_)))
+        self.id.is_none() && self.x.is_none() && self.k.is_none() && !matches!(self.c, Some(Field::List(_)))
     }
 
     /// A publish that may have several channels, and an id.
@@ -222,7 +224,19 @@ impl<'a> Params<'a> {
             Some(Field::Text(id)) => return Err(wrong(format!("not of {}", id.len()))),
             Some(other) => return Err(wrong(format!("not {}", other.name()))),
         };
-        Ok(Publish { channels, list, message: self.message()?, except: self.except()?, id })
+        let options = PublishOptions { except: self.except()?, key: self.key()? };
+        Ok(Publish { channels, list, message: self.message()?, options, id })
+    }
+
+    /// `k` as a key.
+    fn key(&self) -> Result<Option<Key>, ApiError> {
+        let key = match &self.k {
+            None | Some(Field::Other("null")) => return Ok(None),
+            Some(Field::Text(key)) => Key::parse(key.as_bytes()),
+            Some(Field::Integer(key)) => Key::parse(key.to_string().as_bytes()),
+            Some(other) => return Err(invalid(format!("field \"k\" (key) must be a string, not {}", other.name()))),
+        };
+        key.map(Some).map_err(|e| invalid(format!("field \"k\": {e}")))
     }
 
     /// `x` as clients that are left out. An id that is none of ours leaves nobody out.

@@ -13,7 +13,7 @@ use super::params::{Params, Publish};
 use super::state::Api;
 use crate::cluster::clients::{Channels, PublishOnce};
 use crate::cluster::{Behind, Mesh, Receipt};
-use crate::hub::{Counts, Except, Publication};
+use crate::hub::{Counts, Publication, PublishOptions};
 use crate::message::Message;
 
 /// A publish that the mailboxes have taken.
@@ -85,7 +85,7 @@ pub(super) async fn publish(api: &Api, params: &Params<'_>) -> Result<Outcome, A
 
 /// Publishes with an id that is new to this node: on the node that knows whether another has done it.
 async fn once(mesh: Arc<Mesh>, id: Arc<str>, publish: Publish, behind: Behind) -> BoxFuture<'static, Done> {
-    match mesh.publish_once_elsewhere(&id, (&publish.channels, publish.list), (&publish.message, &publish.except)) {
+    match mesh.publish_once_elsewhere(&id, (&publish.channels, publish.list), (&publish.message, &publish.options)) {
         None => enqueue(mesh, publish, behind).await.outcome().map(Done::Known).boxed(),
         // A publish on another node may be overtaken by what follows here, so this waits for it.
         Some(elsewhere) => {
@@ -116,14 +116,20 @@ pub struct OnceHere {
 }
 
 impl PublishOnce for OnceHere {
-    fn publish(&self, id: Arc<str>, to: Channels, message: Message, except: Except) -> BoxFuture<'static, Vec<Counts>> {
+    fn publish(
+        &self,
+        id: Arc<str>,
+        to: Channels,
+        message: Message,
+        options: PublishOptions,
+    ) -> BoxFuture<'static, Vec<Counts>> {
         let Channels { channels, list } = to;
-        let publish = Publish { channels, list, message, except, id: Some(id.clone()) };
+        let publish = Publish { channels, list, message, options, id: Some(id.clone()) };
         let mesh = self.mesh.clone();
         let once = self.repeats.once(id, publish, move |publish| async move {
             enqueue(mesh, publish, Behind::default()).await.outcome().map(Done::Known).boxed()
         });
-        let counts = |one: Published| Counts { reached: one.s, failed: one.f, unanswered: one.u };
+        let counts = |one: Published| Counts { reached: one.s, failed: one.f, unanswered: one.u, at: one.p };
         async move {
             match once.await.await {
                 Outcome::One(one) => vec![counts(one)],
@@ -136,11 +142,11 @@ impl PublishOnce for OnceHere {
 
 /// Enqueues the message for each channel, one after the other.
 fn enqueue(mesh: Arc<Mesh>, publish: Publish, behind: Behind) -> impl Future<Output = Receipts> + Send + use<> {
-    let Publish { channels, list, message, except, .. } = publish;
+    let Publish { channels, list, message, options, .. } = publish;
     async move {
         let mut receipts = Vec::with_capacity(channels.len());
         for channel in channels {
-            let publication = Publication { channel, message: message.clone(), except: except.clone() };
+            let publication = Publication::new(channel, message.clone()).with(options.clone());
             receipts.push(mesh.publish(publication, behind.clone()).await);
         }
         Receipts { receipts, list }

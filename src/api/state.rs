@@ -140,7 +140,6 @@ impl Api {
 
     /// Another configuration is in force: connections check whether they may still call.
     pub fn reconfigured(&self) {
-        self.verifier.forget();
         self.reconfigured.send_replace(());
     }
 

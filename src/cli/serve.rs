@@ -114,7 +114,7 @@ pub(super) fn serve(run: &Run, mode: Mode) -> Result<(), String> {
 
 /// The configuration as it is in force for this process.
 fn configure(run: &Run, mode: &Mode) -> Result<Config, String> {
-    let config = load(&run.file)?.for_role(mode.role).at_home(mode.home.clone());
+    let config = Config { dev: mode.dev, ..load(&run.file)?.for_role(mode.role).at_home(mode.home.clone()) };
     if config.is_of_mesh() && !HAS_CLUSTER {
         return Err(WITHOUT_CLUSTER.to_owned());
     }

@@ -10,12 +10,16 @@ use std::time::Duration;
 
 use super::command;
 use super::enqueue::{Remote, ToChannel, put, put_all};
+use super::follow::{Came, OrderedChannels};
 use super::node::{Clients, CommandReply, Delivery, Payload, Waiting};
 use super::protocol::read_longs;
 use super::{Mesh, look_again};
-use crate::hub::{self, ChannelCommand, ConnCommand, Counts, Except, Hub, MAX_EXCEPT, PendingCounts, Publication};
+use crate::hub::{
+    self, ChannelCommand, ConnCommand, Counts, Except, Hub, MAX_EXCEPT, PendingCounts, Publication, PublishOptions,
+    WorkerSet,
+};
 use crate::ids::{ClientId, WorkerId};
-use crate::message::{Channel, Kind, Message};
+use crate::message::{Channel, Key, Kind, Message};
 
 /// Commands, questions, and publishes that are done once, of all other nodes together, that may be under way. Many more than links let come
 /// at once.
@@ -32,7 +36,13 @@ pub struct Channels {
 /// What publishes once only.
 pub trait PublishOnce: Send + Sync {
     /// Publishes to these channels, unless something with that id has been published: then gives what that came to.
-    fn publish(&self, id: Arc<str>, to: Channels, message: Message, except: Except) -> BoxFuture<'static, Vec<Counts>>;
+    fn publish(
+        &self,
+        id: Arc<str>,
+        to: Channels,
+        message: Message,
+        options: PublishOptions,
+    ) -> BoxFuture<'static, Vec<Counts>>;
 }
 
 /// This node's clients, as the mesh sees them.
@@ -45,24 +55,34 @@ pub struct LocalClients {
     commands: FuturesUnordered<BoxFuture<'static, Option<WorkerId>>>,
     /// How many commands that subscribe are under way on each worker. Publications that come meanwhile go behind them.
     joining: Vec<usize>,
+    /// The channels whose messages have an order.
+    ordered: OrderedChannels,
 }
 
 impl LocalClients {
     /// Those of a mesh.
     pub fn new(mesh: Arc<Mesh>, counts: Vec<Arc<AtomicUsize>>, once: Arc<dyn PublishOnce>) -> LocalClients {
         let joining = vec![0; mesh.hub.workers()];
-        LocalClients { once, mesh, counts, commands: FuturesUnordered::new(), joining }
+        let ordered = OrderedChannels::new(mesh.nodes());
+        LocalClients { once, mesh, counts, commands: FuturesUnordered::new(), joining, ordered }
     }
 
     fn hub(&self) -> &Arc<Hub> {
         &self.mesh.hub
     }
 
+    /// The workers that are about to have subscribers.
+    fn joining(&self) -> WorkerSet {
+        let mut workers = WorkerSet::default();
+        let joining = self.joining.iter().enumerate().filter(|(_, commands)| **commands > 0);
+        joining.for_each(|(worker, _)| workers.add(WorkerId(worker as u16)));
+        workers
+    }
+
     /// Puts something for a channel into the mailboxes of the workers that have subscribers, or are about to.
     fn put(&self, what: ToChannel, counts: Option<PendingCounts>) -> Option<Waiting> {
         let mut workers = self.hub().workers_of(what.channel().as_str());
-        let joining = self.joining.iter().enumerate().filter(|(_, commands)| **commands > 0);
-        joining.for_each(|(worker, _)| workers.add(WorkerId(worker as u16)));
+        self.joining().iter().for_each(|worker| workers.add(worker));
         // Nobody: what is counted is settled as nothing.
         workers.first()?;
         let counts = counts.unwrap_or_else(|| PendingCounts::ignored().forwarded());
@@ -75,10 +95,11 @@ fn message(binary: bool, data: bytes::Bytes) -> Option<Message> {
     Message::new(if binary { Kind::Binary } else { Kind::Text }, data).ok()
 }
 
-/// A message, and who is left out. More than may be left out on the node that it came from, it is none.
-fn publication(Payload { binary, data, except }: Payload) -> Option<(Message, Except)> {
+/// A message, and what its publisher wants besides. If that is more than the node that it came from allows, it is none.
+fn publication(Payload { binary, data, except, key }: Payload) -> Option<(Message, PublishOptions)> {
     let left_out = read_longs(&except).take(MAX_EXCEPT).map(ClientId::new).collect::<Option<Vec<_>>>()?;
-    Some((message(binary, data)?, Except::new(left_out)))
+    let key = key.map(|key| Key::parse(key.as_bytes())).transpose().ok()?;
+    Some((message(binary, data)?, PublishOptions { except: Except::new(left_out), key }))
 }
 
 /// Polled once: there is nearly always room.
@@ -95,8 +116,8 @@ impl Clients for LocalClients {
         match delivery {
             Delivery::Publish { channel, message, counts } => {
                 let channel = Channel::parse(channel.as_bytes()).ok()?;
-                let (message, except) = publication(message)?;
-                self.put(ToChannel::Publish(Arc::new(Publication { channel, message, except })), counts)
+                let (message, options) = publication(message)?;
+                self.put(ToChannel::Publish(Arc::new(Publication::new(channel, message).with(options))), counts)
             }
             Delivery::ChannelCommand { channel, action, counts } => {
                 let channel = Channel::parse(channel.as_bytes()).ok()?;
@@ -112,6 +133,8 @@ impl Clients for LocalClients {
                     put(hub.mailbox(worker), hub::Delivery::Send(client, message, ack)).await;
                 })
             }
+            // What is lost shows as a gap.
+            Delivery::Ordered { .. } if self.commands.len() >= UNDER_WAY => None,
             // Who asked is told that it was not answered.
             Delivery::Once { .. } | Delivery::Ask { .. } if self.commands.len() >= UNDER_WAY => None,
             Delivery::Command { reply, .. } if self.commands.len() >= UNDER_WAY => {
@@ -122,14 +145,20 @@ impl Clients for LocalClients {
                 let channels: Option<Vec<Channel>> =
                     channels.iter().map(|channel| Channel::parse(channel.as_bytes()).ok()).collect();
                 let to = Channels { channels: channels?, list };
-                let (message, except) = publication(message)?;
-                let publish = self.once.publish(id.into(), to, message, except);
+                let (message, options) = publication(message)?;
+                let publish = self.once.publish(id.into(), to, message, options);
                 let answered = async move {
                     reply.answer(&publish.await);
                     None
                 };
                 self.commands.push(answered.boxed());
                 None
+            }
+            Delivery::Ordered { channel, body, from, epoch, request } => {
+                let (behind, commands) = (self.joining(), &mut self.commands);
+                self.ordered.came((&channel, &body), Came { from, epoch, request }, behind, &mut |later| {
+                    commands.push(later.map(|()| None).boxed());
+                })
             }
             Delivery::Stirred { channel, ago } => {
                 let channel = Channel::parse(channel.as_bytes()).ok()?;
@@ -177,11 +206,17 @@ impl Clients for LocalClients {
         self.counts.iter().map(|count| count.load(Relaxed) as u64).sum()
     }
 
+    fn began(&mut self, run: u64, epoch: u32) {
+        self.ordered.began((run, epoch));
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) {
         if self.hub().stuck().next().is_some() {
             // They wait for workers that may be stuck.
             look_again();
         }
+        let commands = &mut self.commands;
+        self.ordered.poll(cx, &mut |later| commands.push(later.map(|()| None).boxed()));
         while let Poll::Ready(Some(joined)) = Pin::new(&mut self.commands).poll_next_unpin(cx) {
             joined.iter().for_each(|worker| self.joining[usize::from(worker.0)] -= 1);
         }

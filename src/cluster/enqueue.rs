@@ -13,7 +13,7 @@ use crate::hub::{
     Ack, ChannelAction, ChannelCommand, Delivery, Hub, Mailbox, PendingCounts, Publication, Refused, WorkerSet,
 };
 use crate::ids::ClientId;
-use crate::message::{Channel, Kind};
+use crate::message::{Channel, Key, Kind};
 
 /// The other nodes that something is for.
 #[derive(Default)]
@@ -107,10 +107,11 @@ impl ToChannel {
     fn message(&self) -> Bytes {
         match self {
             ToChannel::Publish(publication) => {
-                let Publication { channel, message, except } = &**publication;
+                let Publication { channel, message, options, .. } = &**publication;
                 let (binary, data) = (message.kind() == Kind::Binary, message.data());
-                let except = &protocol::longs(except.iter().map(ClientId::get));
-                protocol::Message::Publish { channel: channel.as_str(), binary, data, except }.to_bytes()
+                let except = &protocol::longs(options.except.iter().map(ClientId::get));
+                let key = options.key.as_ref().map(Key::as_str);
+                protocol::Message::Publish { channel: channel.as_str(), binary, data, except, key }.to_bytes()
             }
             ToChannel::Command(command) => {
                 let channel = command.channel.as_str();
@@ -178,7 +179,10 @@ impl HandingOut {
 impl Drop for HandingOut {
     fn drop(&mut self) {
         if self.begun {
-            self.left.iter().for_each(|worker| self.hub.mailbox(worker).force(self.delivery()));
+            for worker in self.left.iter() {
+                // One that is refused fails its part of the counts.
+                let _ = self.hub.mailbox(worker).force(self.delivery());
+            }
             if !self.remote.is_nobody() {
                 let (message, now) = (self.what.message(), self.remote.now());
                 self.remote.links.iter().for_each(|link| link.force(&message, request(&self.pending_counts), now));

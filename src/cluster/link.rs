@@ -5,18 +5,21 @@
 //! costs this much memory, and nobody else anything. All that is not delivered is told: the acknowledgements that a link
 //! holds are settled as `silent` when the node is gone, loses a frame, or does not answer in time.
 
+mod request;
+
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use tokio::sync::oneshot;
 
 use crate::cluster::interest::others::Slot;
+use crate::cluster::protocol::ordered::{Ordered, place};
 use crate::cluster::protocol::{ENVELOPE, FRAME, HEADER, Header, Kind, MAX_MESSAGE, Message, Reply, Run, envelop};
 use crate::cluster::stats::Stats;
-use crate::hub::{Ack, AnswerTo, CommandError, Counts, ReplyTo};
-use crate::ids::ClientId;
+use crate::hub::{Counts, ReplyTo};
+
+pub use request::{ReadFor, Request};
 
 /// Bytes that may be under way to a node, not worked off there yet.
 pub const WINDOW: usize = 4 << 20;
@@ -25,30 +28,6 @@ pub const QUEUE: usize = 8 << 20;
 /// Bytes beyond all that a stream begins with that may wait for a node that reads nothing. Then they are dropped, which the node
 /// learns as of any other loss.
 const MOST: usize = 4 * QUEUE;
-
-/// Who waits for the reply to a request.
-pub enum Request {
-    /// A publish or a send: its part of the counts.
-    Counts(Ack),
-    /// A publish that is done once, on that node: its counts for each channel. Dropped if no answer comes.
-    Once(oneshot::Sender<Vec<Counts>>),
-    /// A question. Dropped if no answer comes.
-    Answer(AnswerTo),
-    /// A command to that client.
-    Command(ClientId, oneshot::Sender<Result<(), CommandError>>),
-}
-
-impl Request {
-    /// The node did not answer, or can't be reached.
-    fn unanswered(self) {
-        match self {
-            Request::Counts(ack) => ack.settle(Counts { unanswered: 1, ..Counts::default() }),
-            Request::Once(_) | Request::Answer(_) => {}
-            // One that waits no more needs no answer.
-            Request::Command(client, reply) => drop(reply.send(Err(CommandError::Unanswered(client)))),
-        }
-    }
-}
 
 /// There is no room for a message now.
 pub struct Full(pub Option<Request>);
@@ -247,10 +226,10 @@ impl Link {
             for place in &mut state.requests {
                 match place {
                     Some((asked, _)) if *asked >= since.max(commands) => break,
-                    Some((asked, Request::Counts(_) | Request::Answer(_))) if *asked < since => {
+                    Some((asked, Request::Counts(_) | Request::Answer(_) | Request::Taken(_))) if *asked < since => {
                         expired.extend(place.take())
                     }
-                    Some((asked, Request::Command(..) | Request::Once(_))) if *asked < commands => {
+                    Some((asked, request)) if *asked < commands && request.waits_for_others() => {
                         expired.extend(place.take())
                     }
                     _ => {}
@@ -391,6 +370,11 @@ impl Link {
 
 impl ReplyTo for Link {
     fn counts(&self, request: u64, counts: Counts) {
+        if counts.at.is_some() || counts.unanswered > 0 {
+            let Counts { reached, failed, unanswered, at } = counts;
+            let published = Ordered::Published { request, counts: (reached, failed, unanswered), at: at.map(place) };
+            return self.force(&published.to_bytes(""), None, 0);
+        }
         let mut state = self.lock();
         // Who reads no replies gets no more of them.
         if !state.closed && state.replies.len() < QUEUE {

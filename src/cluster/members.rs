@@ -40,6 +40,8 @@ pub struct Shared {
     /// Engines that a center knows and this node has no link to.
     missed: AtomicUsize,
     draining: AtomicBool,
+    /// How often the engines that serve have changed.
+    changes: AtomicU64,
 }
 
 struct Directory {
@@ -61,6 +63,7 @@ impl Default for Shared {
             clock: AtomicU64::new(0),
             missed: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            changes: AtomicU64::new(0),
         }
     }
 }
@@ -136,6 +139,20 @@ impl Shared {
         directory.links.iter().flatten().find(|link| link.peer == owner).cloned()
     }
 
+    /// The link to the node that is next in line to lead a channel which this node leads; None: there is no other.
+    pub fn second_of(&self, channel: &str) -> Option<Arc<Link>> {
+        let directory = self.read();
+        let rank = |hello: &&Hello| xxhash_rust::xxh3::xxh3_64_with_seed(channel.as_bytes(), hello.run.0);
+        let others = directory.members.iter().skip(1).filter(|hello| hello.engine && hello.serving);
+        let second = others.max_by_key(rank)?.run;
+        directory.links.iter().flatten().find(|link| link.peer == second).cloned()
+    }
+
+    /// How often the engines that serve have changed.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Relaxed)
+    }
+
     /// All links.
     pub fn all_links(&self) -> Vec<Arc<Link>> {
         self.read().links.iter().flatten().cloned().collect()
@@ -149,6 +166,12 @@ impl Shared {
     /// The nodes are those, and these the numbers of those that have clients.
     pub fn set_members(&self, members: Vec<Hello>, numbers: impl Iterator<Item = (u16, Slot)>) {
         let directory = &mut *self.write();
+        let serving = |members: &[Hello]| -> Vec<_> {
+            members.iter().filter(|hello| hello.engine && hello.serving).map(|hello| hello.run).collect()
+        };
+        if serving(&directory.members) != serving(&members) {
+            self.changes.fetch_add(1, Relaxed);
+        }
         directory.members = members.into();
         directory.numbers.clear();
         for (number, slot) in numbers {

@@ -11,13 +11,16 @@ pub mod clients;
 mod command;
 pub mod drive;
 mod enqueue;
+mod follow;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod history;
 pub mod interest;
 pub mod link;
 pub mod members;
 pub mod node;
 pub mod online;
+mod ordered;
 mod proof;
 pub mod protocol;
 mod receipt;
@@ -27,9 +30,10 @@ mod sim;
 pub mod stats;
 mod unanswered;
 
+use futures_util::future::Either;
 use smallvec::SmallVec;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 use tokio::sync::oneshot;
 
@@ -37,15 +41,17 @@ use self::enqueue::{Remote, ToChannel, put, put_all};
 use self::interest::hash;
 use self::link::{Link, Request};
 use self::members::{Phase, Shared};
+use self::ordered::Nodes;
 use self::receipt::{Subscribed, Told};
 use crate::hub::{
-    ChannelAction, ChannelCommand, ConnCommand, Counts, Delivery, Except, Hub, InterestSink, PendingCounts,
-    Publication, WorkerSet,
+    ChannelAction, ChannelCommand, ConnCommand, Counts, Delivery, Hub, InterestSink, NodeFigures, PendingCounts,
+    Publication, PublishOptions, WorkerSet,
 };
 use crate::ids::{ClientId, NodeId, WorkerId};
-use crate::message::{Channel, Kind, Message};
+use crate::message::{Channel, Key, Kind, Message};
 
 pub use ask::Asked;
+pub use history::keeps_nothing;
 pub use receipt::{CommandReceipt, Receipt, SendReceipt};
 pub use unanswered::look_again;
 
@@ -56,6 +62,10 @@ pub struct Mesh {
     started: SystemTime,
     /// The other nodes; none with the memory engine.
     others: Option<Arc<Shared>>,
+    /// Others do not tell this node of their channels, as it is no engine: what is for a channel goes to all of them.
+    untold: bool,
+    /// Tells how this node is.
+    figures: OnceLock<Box<dyn Fn() -> NodeFigures + Send + Sync>>,
 }
 
 /// Tells the other nodes of this one's channels.
@@ -81,15 +91,48 @@ pub struct Behind {
     others: SmallVec<[Arc<Link>; 2]>,
 }
 
+impl Behind {
+    fn is_empty(&self) -> bool {
+        self.workers.is_empty() && self.others.is_empty()
+    }
+}
+
+/// Where the node is whose clients have such an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Home {
+    /// It is this one.
+    Here,
+    /// This node has a link to it.
+    Linked,
+    /// There is none of that number, as far as this node knows.
+    Elsewhere,
+}
+
 impl Mesh {
     /// A mesh of this process alone.
     pub fn new(hub: Arc<Hub>, node: NodeId) -> Mesh {
-        Mesh { hub, node, started: SystemTime::now(), others: None }
+        Mesh { hub, node, started: SystemTime::now(), others: None, untold: false, figures: OnceLock::new() }
     }
 
     /// One with other nodes. The hub tells them of its channels by [`Interest`].
     pub fn with_others(self, others: Arc<Shared>) -> Mesh {
+        self.hub.history().share();
         Mesh { others: Some(others), ..self }
+    }
+
+    /// All nodes, as channels need them whose messages have an order.
+    fn nodes(&self) -> Nodes {
+        Nodes { hub: self.hub.clone(), others: self.others.clone() }
+    }
+
+    /// The same for a node that has no clients: others do not tell it of their channels.
+    pub fn without_clients(self) -> Mesh {
+        Mesh { untold: true, ..self }
+    }
+
+    /// Sets what tells how this node is: called by any thread, without waiting. Only the first call counts.
+    pub fn tell_figures(&self, figures: impl Fn() -> NodeFigures + Send + Sync + 'static) {
+        let _ = self.figures.set(Box::new(figures));
     }
 
     /// The other nodes; None with the memory engine.
@@ -122,14 +165,15 @@ impl Mesh {
         &self,
         id: &str,
         (channels, list): (&[Channel], bool),
-        (message, except): (&Message, &Except),
+        (message, options): (&Message, &PublishOptions),
     ) -> Option<impl Future<Output = Option<Vec<Counts>>> + Send + use<>> {
         let others = self.others.as_ref()?;
         let owner = others.owner_of(id)?;
         let channels = channels.iter().map(Channel::as_str).collect();
         let (binary, data) = (message.kind() == Kind::Binary, message.data());
-        let except = &protocol::longs(except.iter().map(ClientId::get));
-        let message = protocol::Message::PublishOnce { id, channels, list, binary, data, except }.to_bytes();
+        let except = &protocol::longs(options.except.iter().map(ClientId::get));
+        let key = options.key.as_ref().map(Key::as_str);
+        let message = protocol::Message::PublishOnce { id, channels, list, binary, data, except, key }.to_bytes();
         let mut owner = Remote::new(smallvec::smallvec![owner], others);
         Some(async move {
             let (reply, counts) = oneshot::channel();
@@ -139,9 +183,10 @@ impl Mesh {
         })
     }
 
-    /// The other nodes that have subscribers of a channel.
+    /// The other nodes that have subscribers of a channel, or may have some.
     fn others_of(&self, channel: &Channel) -> Remote {
         match &self.others {
+            Some(others) if self.untold => Remote::new(others.all_links().into(), others),
             Some(others) => Remote::new(others.links_of(hash(channel.as_str())), others),
             None => Remote::default(),
         }
@@ -154,6 +199,15 @@ impl Mesh {
                 Remote::new(others.links_of_number(node.get()), others)
             }
             _ => Remote::default(),
+        }
+    }
+
+    /// Where a client's node is.
+    pub fn home_of(&self, client: ClientId) -> Home {
+        match client.node() {
+            Some(node) if node == self.hub.node() => Home::Here,
+            _ if self.other_of(client).is_nobody() => Home::Elsewhere,
+            _ => Home::Linked,
         }
     }
 
@@ -189,8 +243,13 @@ impl Mesh {
     /// its counts when all mailboxes have it; waits while one is full. Dropped before a mailbox has it, it is not
     /// published; from then on it is, whatever happens.
     pub fn publish(&self, publication: Publication, behind: Behind) -> impl Future<Output = Receipt> + Send + use<> {
-        let told = Told::of(&publication);
-        self.begin(ToChannel::Publish(Arc::new(publication)), behind, told)
+        match self.hub.history().rule_of(publication.channel.as_str()) {
+            Some(rule) => Either::Right(Box::pin(self.publish_by(rule, publication, behind))),
+            None => {
+                let told = Told::of(&publication);
+                Either::Left(self.begin(ToChannel::Publish(Arc::new(publication)), behind, told))
+            }
+        }
     }
 
     /// Has every connection in a channel do something. Gives the receipt, as [`Mesh::publish`] does: how many it was for.
@@ -218,12 +277,21 @@ impl Mesh {
 
     /// Publishes without counts, for less.
     pub fn publish_uncounted(&self, publication: Publication) -> impl Future<Output = ()> + Send + use<> {
-        if let Some(Told { channel, bytes }) = Told::of(&publication) {
-            tracing::debug!(%channel, bytes, "published, uncounted");
+        if let Some(told) = Told::of(&publication) {
+            told.uncounted();
         }
-        let what = ToChannel::Publish(Arc::new(publication));
-        let enqueued = self.enqueue(what, Behind::default(), PendingCounts::ignored());
-        async move { drop(enqueued.await) }
+        let ignored = PendingCounts::ignored();
+        match self.hub.history().rule_of(publication.channel.as_str()) {
+            Some(rule) => {
+                let enqueued = Box::pin(self.enqueue_by(rule, publication, Behind::default(), ignored));
+                Either::Right(async move { drop(enqueued.await) })
+            }
+            None => {
+                let what = ToChannel::Publish(Arc::new(publication));
+                let enqueued = self.enqueue(what, Behind::default(), ignored);
+                Either::Left(async move { drop(enqueued.await) })
+            }
+        }
     }
 
     /// The workers whose mailboxes have it.

@@ -16,8 +16,8 @@ use super::enqueue::{Remote, ToChannel, put_all};
 use super::interest::hash;
 use super::protocol::{Message, Run};
 use super::{Behind, Mesh};
-use crate::hub::{ChannelAction, Counts, PendingCounts, Publication};
-use crate::message::Channel;
+use crate::hub::{ChannelAction, Counts, PendingCounts, Publication, PublishOptions, enveloped};
+use crate::message::{Channel, Key};
 
 /// So often it is looked what is to be told.
 const TICK: Duration = Duration::from_millis(50);
@@ -139,9 +139,15 @@ impl Mesh {
 
     /// Tells the connections of this node how many are in a channel, unless they know it.
     pub(super) fn tell_here(&self, channel: &Channel, count: u64) -> Option<impl Future<Output = ()> + Send + use<>> {
-        let message = self.hub.rooms().told(channel, count)?;
+        let mut message = self.hub.rooms().told(channel, count)?;
+        if let Some(rule) = self.hub.history().rule_of(channel.as_str()) {
+            message = enveloped(channel, &rule, &message, None);
+        }
         let workers = self.hub.workers_of(channel.as_str());
-        let publication = ToChannel::Publish(Arc::new(Publication::new(channel.clone(), message)));
+        // For a client that is slow, the newest number counts.
+        let options = PublishOptions { key: Key::parse(b"@online").ok(), ..PublishOptions::default() };
+        let publication = Publication::new(channel.clone(), message).with(options);
+        let publication = ToChannel::Publish(Arc::new(publication));
         let put = put_all(self.hub.clone(), workers, publication, PendingCounts::ignored(), Remote::default());
         Some(async move { drop(put.await) })
     }

@@ -9,6 +9,7 @@ mod append;
 mod asking;
 mod header;
 mod lists;
+pub mod ordered;
 
 use serde::{Deserialize, Serialize};
 
@@ -118,6 +119,8 @@ pub enum Message<'a> {
         data: &'a [u8],
         /// The ids of clients that are left out.
         except: &'a [u8],
+        /// What it is about, if its publisher said so.
+        key: Option<&'a str>,
     },
     /// A message for one client.
     Send {
@@ -166,6 +169,8 @@ pub enum Message<'a> {
         data: &'a [u8],
         /// The ids of clients that are left out.
         except: &'a [u8],
+        /// What it is about, if its publisher said so.
+        key: Option<&'a str>,
     },
     /// What that came to, for each channel in their order: [`Published`] after [`Published`].
     OnceReply {
@@ -226,6 +231,15 @@ pub enum Message<'a> {
         channel: &'a str,
         /// How many there are.
         count: u64,
+    },
+    /// How is the receiving node? Answered by [`Message::Answer`].
+    Figures,
+    /// Of a channel whose messages have an order.
+    Ordered {
+        /// The channel's name.
+        channel: &'a str,
+        /// What is said of it: [`ordered::Ordered`].
+        body: &'a [u8],
     },
 }
 
@@ -391,7 +405,7 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 /// How many kinds of messages this version knows.
-const KINDS: u8 = 21;
+const KINDS: u8 = 23;
 
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 //! `MESH_SEEDS` and `MESH_STEPS` say how many seeds and how many steps of each are tried.
 
 pub(super) mod clients;
+mod history;
 mod hostile;
 mod model;
 mod world;

@@ -24,6 +24,11 @@ impl Rules {
         self.0.is_empty()
     }
 
+    /// All of them, the longest match first.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<ChannelRule>> {
+        self.0.iter()
+    }
+
     /// The rule of a channel: that with the longest match. It compares with each rule, so look it up once for a channel.
     pub fn of(&self, channel: &str) -> Option<&Arc<ChannelRule>> {
         self.0.iter().find(|rule| channel.starts_with(&rule.prefix))

@@ -149,6 +149,25 @@ impl std::fmt::Display for QueueFull {
     }
 }
 
+/// How the connections of a channel get its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Envelope {
+    /// As they were published.
+    None,
+    /// As the text of a JSON object, with the channel and the position.
+    Json,
+}
+
+impl std::fmt::Display for Envelope {
+    /// The word in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Envelope::None => "none",
+            Envelope::Json => "json",
+        })
+    }
+}
+
 /// Whether there are other nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClusterEngine {
@@ -280,6 +299,47 @@ impl std::fmt::Display for Compression {
         f.write_str(match self {
             Compression::Off => "off",
             Compression::On => "on",
+        })
+    }
+}
+
+/// Whether clients may have server-sent events instead of a WebSocket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventStream {
+    /// They may not.
+    Off,
+    /// On the same path, by `Accept: text/event-stream`.
+    On,
+}
+
+impl std::fmt::Display for EventStream {
+    /// The word in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            EventStream::Off => "off",
+            EventStream::On => "on",
+        })
+    }
+}
+
+/// What happens to the messages of a channel that wait for a client which does not keep up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slow {
+    /// They stay, and the client is closed once too much waits.
+    Close,
+    /// The oldest are dropped once too much waits.
+    DropOldest,
+    /// A newer one with the same key takes the place of an older one.
+    Latest,
+}
+
+impl std::fmt::Display for Slow {
+    /// The word in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Slow::Close => "close",
+            Slow::DropOldest => "dropOldest",
+            Slow::Latest => "latest",
         })
     }
 }

@@ -9,8 +9,8 @@ use crate::cluster::link::Link;
 use crate::cluster::members::Shared;
 use crate::cluster::protocol::Hello;
 use crate::cluster::stats::Traffic;
-use crate::config::Config;
-use crate::hub::Hub;
+use crate::config::{Config, Server};
+use crate::hub::{Hub, history};
 use crate::queue::Queue;
 use crate::script::hook::Hook;
 use crate::shared;
@@ -40,6 +40,9 @@ pub(super) fn metrics(
             .collect(),
     });
     let metrics = Metrics::new(servers.collect(), config.summary.max_age, config.summary.age_buckets as usize);
+    if config.servers.iter().any(Server::has_event_streams) {
+        metrics.show_streams();
+    }
     let gauge = |of, name, help, read: Box<dyn Fn() -> usize + Send + Sync>| {
         let read = Box::new(move || vec![(String::new(), read() as f64)]);
         metrics.watch(GaugeFunction { of, kind: Kind::Gauge, name, help, label: None, read });
@@ -66,10 +69,11 @@ pub(super) fn metrics(
     if let Some(others) = mesh.others() {
         of_mesh(&metrics, others);
     }
-    let hub = hub.clone();
+    let (hub, hub_of_history) = (hub.clone(), hub.clone());
     let workers = hub.workers();
     gauge(Of::Engine, "connmix_engine_workers", "Worker threads.", Box::new(move || workers));
     gauge(Of::Engine, "connmix_engine_channels", "Channels that clients are in.", Box::new(move || hub.channels()));
+    of_history(&metrics, &hub_of_history);
     let by_worker = |kind, name, help, read: fn(&Pulse) -> f64| {
         let peers = peers.clone();
         let read = move || peers.pulses.iter().enumerate().map(|(at, pulse)| (at.to_string(), read(pulse))).collect();
@@ -91,6 +95,24 @@ pub(super) fn metrics(
         read: Box::new(move || queue.waiting().into_iter().map(|(topic, n)| (topic.to_string(), n as f64)).collect()),
     });
     metrics
+}
+
+/// The figures of what is kept of channels.
+fn of_history(metrics: &Metrics, hub: &Arc<Hub>) {
+    let one = |kind, name, help, read: fn(history::Figures) -> f64| {
+        let hub = hub.clone();
+        let read = Box::new(move || vec![(String::new(), read(hub.history().figures()))]);
+        metrics.watch(GaugeFunction { of: Of::Engine, kind, name, help, label: None, read });
+    };
+    one(Kind::Gauge, "connmix_engine_history_bytes", "Bytes that the messages kept of channels take.", |figures| {
+        figures.bytes as f64
+    });
+    one(Kind::Gauge, "connmix_engine_history_channels", "Channels of which messages are kept.", |figures| {
+        figures.channels as f64
+    });
+    let evicted = "connmix_engine_history_evictions_total";
+    let help = "Channels that lost what was kept of them, since there was no room.";
+    one(Kind::Counter, evicted, help, |figures| figures.evicted as f64);
 }
 
 /// The figures of what scripts share, and of their timers.
@@ -161,6 +183,9 @@ fn of_mesh(metrics: &Metrics, others: &Arc<Shared>) {
         "How often a node was told all anew after a loss.",
         |others| others.stats.losses().1,
     );
+    one(Kind::Counter, "connmix_engine_mesh_refused_total", "Links of other nodes that were refused.", |others| {
+        others.stats.refusals() as f64
+    });
     let two = |kind, name, help, label, read: fn(&Shared) -> [(&'static str, f64); 2]| {
         let others = others.clone();
         let read = move || read(&others).into_iter().map(|(label, value)| (label.to_owned(), value)).collect();

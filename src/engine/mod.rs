@@ -2,6 +2,7 @@
 
 mod certificates;
 mod error;
+mod figures;
 mod handover;
 mod listeners;
 mod mesh;
@@ -150,9 +151,12 @@ impl Engine {
         };
         let hub = Arc::new(hub);
         hub.bound_subscriptions(config.max_subscriptions);
+        hub.history().bound(config.history_limit);
+        hub.history().set_rules(&config.channels);
         let memory = Arc::new(Memory::new(workers));
         let mesh = Mesh::new(hub.clone(), NodeId::random());
         let mesh = Arc::new(match &others {
+            Some(others) if !config.role.engine => mesh.with_others(others.clone()).without_clients(),
             Some(others) => mesh.with_others(others.clone()),
             None => mesh,
         });
@@ -255,15 +259,26 @@ impl Engine {
         if let Some(others) = others {
             let (config, addresses) = (config.load(), &engine.addresses);
             let once = Arc::new(OnceHere { repeats, mesh: mesh.clone() });
+            let clients = clients.clone();
             let parts = mesh::Parts { config: &config, addresses, hub: &hub, mesh: &mesh, clients, once };
             engine.mesh = Some(mesh::join(parts, others, &link)?);
         }
         let stuck_after = config.load().stuck_after;
-        let watcher = stuck::Watcher::spawn(peers.clone(), hub, doors, timers, stuck_after);
+        let watcher = stuck::Watcher::spawn(peers.clone(), hub.clone(), doors, timers, stuck_after);
         engine.watcher = Some(watcher.map_err(|e| StartError::System(e.to_string()))?);
         let system = |e: std::io::Error| StartError::System(e.to_string());
         engine.memory = Some(memory::watch(memory, config.clone()).map_err(system)?);
+        let (at_start, measured) = (config.load_full(), metrics.clone());
         let supervisor = reload::Supervisor::new(config, peers, programs, certificates, metrics, on_level, configured);
+        figures::tell(figures::Parts {
+            config: at_start,
+            addresses: engine.addresses.clone(),
+            hub,
+            mesh,
+            clients,
+            metrics: measured,
+            scripts: supervisor.told(),
+        });
         engine.supervisor = Some(supervisor.spawn().map_err(|e| StartError::System(e.to_string()))?);
         Ok(engine)
     }

@@ -1,30 +1,58 @@
 //! The contents of workers' mailboxes.
 
 use std::sync::Arc;
+use tokio::sync::oneshot;
 
 use super::command::{ChannelCommand, CommandReply, ConnCommand};
+use super::history::At;
 use super::pending::Ack;
 use super::question::{AnswerTo, Question};
 use crate::ids::{ClientId, NodeId};
-use crate::message::{Channel, Message};
+use crate::message::{Channel, Key, Message};
 
 /// A message on its way to all of a channel's connections.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Publication {
     /// The channel.
     pub channel: Channel,
     /// What to deliver.
     pub message: Message,
+    /// What its publisher wants besides.
+    pub options: PublishOptions,
+    /// It tells of the channel itself: it is not among the channel's messages.
+    pub is_event: bool,
+}
+
+/// What the publisher of a message may want besides.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PublishOptions {
     /// Who is left out.
     pub except: Except,
+    /// What the message is about, where the channel's rule asks for it.
+    pub key: Option<Key>,
 }
 
 impl Publication {
     /// A message to all connections of a channel.
     pub fn new(channel: Channel, message: Message) -> Publication {
-        Publication { channel, message, except: Except::default() }
+        Publication { channel, message, options: PublishOptions::default(), is_event: false }
+    }
+
+    /// The same with these options.
+    pub fn with(self, options: PublishOptions) -> Publication {
+        Publication { options, ..self }
+    }
+
+    /// The bytes that it counts for in a mailbox.
+    pub(super) fn weight(&self) -> usize {
+        let PublishOptions { except, key } = &self.options;
+        let key = key.as_ref().map_or(0, |key| key.as_str().len());
+        WEIGHT + self.message.data().len() + except.0.len() * size_of::<ClientId>() + key
     }
 }
+
+/// What each delivery counts for besides its payload.
+const WEIGHT: usize = 128;
 
 /// Clients that a publication leaves out: the one who caused it, say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -52,6 +80,23 @@ impl Except {
     }
 }
 
+/// What a channel has kept for a connection that comes into it. Until the connection has it, it gets nothing of the channel;
+/// what is behind it in the mailbox is newer.
+pub struct Backlog {
+    /// The connection.
+    pub client: ClientId,
+    /// The channel.
+    pub channel: Channel,
+    /// Which of the connection's subscribes waits for it.
+    pub ticket: u64,
+    /// The messages, as the channel's connections get them.
+    pub messages: Vec<Message>,
+    /// Where the connection is with them.
+    pub at: At,
+    /// Who waits until the connection has it.
+    pub done: oneshot::Sender<At>,
+}
+
 /// One item in a worker's mailbox. The other way into a worker is its control lane.
 pub enum Delivery {
     /// To all connections of this worker that are in the channel.
@@ -62,6 +107,8 @@ pub enum Delivery {
     Send(ClientId, Message, Ack),
     /// To one connection of this worker: a command to apply.
     ConnCommand(ClientId, ConnCommand, CommandReply),
+    /// To one connection of this worker: what a channel has kept.
+    Backlog(Box<Backlog>),
     /// What does this worker know of it? With the id of this node.
     Ask(Arc<Question>, NodeId, AnswerTo),
 }
@@ -69,14 +116,14 @@ pub enum Delivery {
 impl Delivery {
     /// The bytes it counts for in a mailbox: its payload and its own size.
     pub(super) fn weight(&self) -> usize {
-        128 + match self {
-            Delivery::Publish(publication, _) => {
-                publication.message.data().len() + publication.except.0.len() * size_of::<ClientId>()
+        WEIGHT
+            + match self {
+                Delivery::Publish(publication, _) => return publication.weight(),
+                Delivery::ChannelCommand(command, _) => command.weight(),
+                Delivery::Send(_, message, _) => message.data().len(),
+                Delivery::ConnCommand(_, order, _) => order.weight(),
+                Delivery::Backlog(backlog) => backlog.messages.iter().map(|message| message.data().len()).sum(),
+                Delivery::Ask(question, ..) => question.weight(),
             }
-            Delivery::ChannelCommand(command, _) => command.weight(),
-            Delivery::Send(_, message, _) => message.data().len(),
-            Delivery::ConnCommand(_, order, _) => order.weight(),
-            Delivery::Ask(question, ..) => question.weight(),
-        }
     }
 }

@@ -75,11 +75,11 @@ impl Mailbox {
         self.put(delivery, false)
     }
 
-    /// Puts a delivery in even if the mailbox is full; does nothing if the worker has ended. Only for the rest of a
-    /// publication whose publisher has gone: it takes no more memory than the publisher did.
-    pub fn force(&self, delivery: Delivery) {
-        // It is only refused if the worker has ended.
-        let _ = self.put(delivery, true);
+    /// Puts a delivery in even if the mailbox is full. False: the worker has ended, or is stuck and there is no room. For
+    /// the rest of a publication whose publisher has gone, and for what has to keep an order once it was given: it takes no
+    /// more memory than its publisher did.
+    pub fn force(&self, delivery: Delivery) -> bool {
+        self.put(delivery, true).is_ok()
     }
 
     fn put(&self, delivery: Delivery, force: bool) -> Result<(), Refused> {
@@ -108,8 +108,13 @@ impl Mailbox {
 
     /// Ready when that delivery, which was refused, may be offered again.
     pub fn poll_room(&self, delivery: &Delivery, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_room_for(delivery.weight(), cx)
+    }
+
+    /// Ready when a delivery of that weight has room, or is not waited for.
+    pub(super) fn poll_room_for(&self, weight: usize, cx: &mut Context<'_>) -> Poll<()> {
         let mut lane = self.lane();
-        if lane.closed || self.is_stuck() || lane.has_room(delivery.weight()) {
+        if lane.closed || self.is_stuck() || lane.has_room(weight) {
             return Poll::Ready(());
         }
         lane.publishers.push(cx.waker().clone());

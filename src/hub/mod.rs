@@ -4,12 +4,19 @@
 mod channel;
 mod command;
 mod delivery;
+mod figures;
+mod follow;
+pub mod history;
 mod interest;
 mod lanes;
 mod mailbox;
+mod order;
 mod pending;
+pub mod publishes;
 mod question;
 mod rooms;
+mod story;
+mod tail;
 #[cfg(test)]
 mod tests;
 pub mod topics;
@@ -23,16 +30,21 @@ use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering::*};
 use crate::ids::{ClientId, Lane, NodeNumber, WorkerId};
 use crate::message::Channel;
 use channel::ChannelState;
+use history::History;
 use lanes::LaneTable;
 use rooms::Rooms;
 
 pub use channel::{Joined, Left};
 pub use command::{ChannelAction, ChannelCommand, CommandError, CommandReply, ConnCommand};
-pub use delivery::{Delivery, Except, MAX_EXCEPT, Publication};
+pub use delivery::{Backlog, Delivery, Except, MAX_EXCEPT, Publication, PublishOptions};
+pub use figures::{MAX_FIGURE_TEXT, NodeFigures, ScriptFigures, ServerFigures};
 pub use interest::InterestSink;
 pub use mailbox::{MAILBOX_BYTES, Mailbox, Refused};
+pub use order::{Ordered, Recipient, enveloped};
 pub use pending::{Ack, Counts, PendingCounts, ReplyTo, Scenario, SoFar};
 pub use question::{Answer, AnswerTo, ClientInfo, Crowd, MAX_INFO, MAX_PAGE, Present, Question};
+pub use story::{ENDED_CHANNELS, Ended, MAX_TURNS, Story, Turn};
+pub use tail::{Event, MAX_EVENT, MAX_EVENT_BYTES, MAX_EVENTS, Seen, Wanted, Watch};
 pub use workers::WorkerSet;
 
 /// The process's hub.
@@ -45,6 +57,8 @@ pub struct Hub {
     interest: Option<Arc<dyn InterestSink>>,
     /// The channels whose connections are counted.
     rooms: Rooms,
+    /// The messages that are kept of channels.
+    history: History,
     mailboxes: Box<[Mailbox]>,
     /// How many workers are stuck.
     stuck: AtomicUsize,
@@ -68,6 +82,7 @@ impl Hub {
             channels: DashMap::with_hasher(RandomState::default()),
             interest: None,
             rooms: Rooms::default(),
+            history: History::default(),
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
             stuck: AtomicUsize::new(0),
             subscriptions: AtomicUsize::new(0),
@@ -125,6 +140,11 @@ impl Hub {
     /// The channels whose connections are counted.
     pub fn rooms(&self) -> &Rooms {
         &self.rooms
+    }
+
+    /// The messages that are kept of channels.
+    pub fn history(&self) -> &History {
+        &self.history
     }
 
     /// How many workers there are.
@@ -200,6 +220,9 @@ impl Hub {
             }
             state.is_unused()
         });
+        if left == Left::Last {
+            self.history.unfollow(channel);
+        }
         left
     }
 

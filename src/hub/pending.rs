@@ -2,9 +2,11 @@
 //! reach the caller.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+
+use super::history::Position;
 
 /// How many connections a publication reached, and how many it did not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -15,6 +17,8 @@ pub struct Counts {
     pub failed: u64,
     /// Nodes that did not answer in time or can't be reached: what their connections got is not known.
     pub unanswered: u64,
+    /// Where the publication stands in the order of its channel, if that has one.
+    pub at: Option<Position>,
 }
 
 impl Counts {
@@ -32,6 +36,7 @@ impl std::ops::AddAssign for Counts {
         self.reached += other.reached;
         self.failed += other.failed;
         self.unanswered += other.unanswered;
+        self.at = self.at.max(other.at);
     }
 }
 
@@ -53,6 +58,8 @@ struct Sum {
     reached: AtomicU64,
     failed: AtomicU64,
     unanswered: AtomicU64,
+    /// Where the publication stands in the order of its channel.
+    at: OnceLock<Position>,
     waiter: Option<Waiter>,
 }
 
@@ -60,7 +67,8 @@ impl Drop for Sum {
     /// Runs when the last ack is gone.
     fn drop(&mut self) {
         let reached = *self.reached.get_mut();
-        let counts = Counts { reached, failed: *self.failed.get_mut(), unanswered: *self.unanswered.get_mut() };
+        let (failed, unanswered) = (*self.failed.get_mut(), *self.unanswered.get_mut());
+        let counts = Counts { reached, failed, unanswered, at: self.at.take() };
         match self.waiter.take() {
             // If the caller has gone, the counts are not needed.
             Some(Waiter::Caller(caller)) => drop(caller.send(counts)),
@@ -99,9 +107,18 @@ impl PendingCounts {
     }
 
     fn told_to(waiter: Waiter) -> PendingCounts {
-        let sum = Sum { reached: 0.into(), failed: 0.into(), unanswered: 0.into(), waiter: Some(waiter) };
+        let (at, waiter) = (OnceLock::new(), Some(waiter));
+        let sum = Sum { reached: 0.into(), failed: 0.into(), unanswered: 0.into(), at, waiter };
         let sum = Arc::new(sum);
         PendingCounts { sum: Some(sum), ..PendingCounts::ignored() }
+    }
+
+    /// The publication stands there in the order of its channel.
+    pub fn place(&self, at: Position) {
+        if let Some(sum) = &self.sum {
+            // It is ordered once.
+            let _ = sum.at.set(at);
+        }
     }
 
     /// Whether anybody waits for the counts.
@@ -143,6 +160,7 @@ impl SoFar {
             reached: sum.reached.load(Relaxed),
             failed: sum.failed.load(Relaxed) + out as u64,
             unanswered: sum.unanswered.load(Relaxed),
+            at: sum.at.get().copied(),
         };
         (out <= missing).then_some(counts)
     }
@@ -167,6 +185,10 @@ impl Ack {
     pub fn settle(mut self, counts: Counts) {
         self.settled = true;
         if let Some(sum) = &self.sum {
+            if let Some(at) = counts.at {
+                // It is ordered once.
+                let _ = sum.at.set(at);
+            }
             sum.reached.fetch_add(counts.reached, Relaxed);
             sum.failed.fetch_add(counts.failed, Relaxed);
             if counts.unanswered > 0 {

@@ -62,9 +62,14 @@ pub struct Topics {
     links: HashMap<(Member, TopicKey), Link, RandomState>,
     /// What is told of members in channels whose rule says `presence`, as JSON.
     infos: HashMap<(Member, TopicKey), Arc<str>, RandomState>,
+    /// The members of a topic that get nothing of it yet, each with the ticket of what it waits for.
+    muted: HashMap<TopicKey, Muted, RandomState>,
     rules: Arc<Rules>,
     departures: Vec<Departure>,
 }
+
+/// Members that get nothing of a topic yet.
+pub type Muted = HashMap<Member, u64, RandomState>;
 
 impl Topics {
     /// Puts a member into a channel.
@@ -173,6 +178,39 @@ impl Topics {
         self.by_name.get(channel).map_or(&[], |&key| &self.topics[key as usize].members)
     }
 
+    /// Who is in a channel, those among them that get nothing of it yet, and the channel's rule.
+    pub fn audience(&self, channel: &str) -> (&[Member], Option<&Muted>, Option<&ChannelRule>) {
+        let Some(key) = self.by_name.get(channel) else { return (&[], None, None) };
+        let muted = if self.muted.is_empty() { None } else { self.muted.get(key) };
+        let topic = &self.topics[*key as usize];
+        (&topic.members, muted, topic.rule.as_deref())
+    }
+
+    /// A member gets nothing of a channel that it is in, until [`Topics::unmute`] is called with that ticket.
+    pub fn mute(&mut self, member: Member, channel: &str, ticket: u64) {
+        if let Some(&key) = self.by_name.get(channel).filter(|&&key| self.links.contains_key(&(member, key))) {
+            self.muted.entry(key).or_default().insert(member, ticket);
+        }
+    }
+
+    /// A member gets what comes for a channel from now on. False: it does not wait with that ticket.
+    pub fn unmute(&mut self, member: Member, channel: &str, ticket: u64) -> bool {
+        let Some(&key) = self.by_name.get(channel) else { return false };
+        let waits = self.muted.get(&key).is_some_and(|muted| muted.get(&member) == Some(&ticket));
+        if waits {
+            self.forget_muted(member, key);
+        }
+        waits
+    }
+
+    fn forget_muted(&mut self, member: Member, key: TopicKey) {
+        let Some(muted) = self.muted.get_mut(&key) else { return };
+        muted.remove(&member);
+        if muted.is_empty() {
+            self.muted.remove(&key);
+        }
+    }
+
     /// Whether a member is in a channel.
     pub fn contains(&self, member: Member, channel: &str) -> bool {
         self.by_name.get(channel).is_some_and(|&key| self.links.contains_key(&(member, key)))
@@ -214,6 +252,9 @@ impl Topics {
     fn unlink(&mut self, member: Member, key: TopicKey) -> Left {
         let Some(link) = self.links.remove(&(member, key)) else { return Left::Absent };
         let info = if self.infos.is_empty() { None } else { self.infos.remove(&(member, key)) };
+        if !self.muted.is_empty() {
+            self.forget_muted(member, key);
+        }
         let topic = &mut self.topics[key as usize];
         if let Some(rule) = &topic.rule {
             self.departures.push(Departure { channel: topic.channel.clone(), rule: rule.clone(), info });
@@ -344,6 +385,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_member_gets_nothing_until_its_own_ticket_comes() {
+        let (mut topics, c) = (Topics::default(), channel(1));
+        let muted = |topics: &Topics| topics.audience("c1").1.map_or(0, HashMap::len);
+        topics.mute(1, "c1", 7);
+        topics.insert(1, &c);
+        topics.insert(2, &c);
+        assert_eq!(muted(&topics), 0, "it was not in it");
+        topics.mute(1, "c1", 7);
+        topics.mute(1, "c1", 8);
+        assert!(!topics.unmute(1, "c1", 7) && !topics.unmute(2, "c1", 8));
+        assert_eq!((topics.audience("c1").0.len(), muted(&topics)), (2, 1));
+        assert!(topics.unmute(1, "c1", 8) && !topics.unmute(1, "c1", 8));
+        topics.mute(1, "c1", 9);
+        topics.remove(1, "c1");
+        assert!(topics.muted.is_empty());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One client connection on its worker's thread.
 
 use bytes::BytesMut;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -9,14 +9,17 @@ use std::task::{Context as TaskContext, Poll, Waker};
 
 use super::context::Context;
 use super::framing::Framing;
-use super::outbox::{FRAME, Frame, Outbox};
+use super::outbox::{FRAME, Frame, Outbox, Policy};
+use super::posted::Posted;
 use super::server_context::ServerContext;
+use super::traffic::Traffic;
 use super::transport::Transport;
 use crate::handover::Encoder;
 use crate::hub::topics::Member;
 use crate::ids::ClientId;
 use crate::message::CloseReason;
-use crate::telemetry::metrics::labels::EndReason;
+use crate::telemetry::metrics::counters::ShardCounts;
+use crate::telemetry::metrics::labels::{DropCause, EndReason};
 
 /// From this many waiting bytes on, a push writes at once instead of waiting for the end of the event loop turn: so the
 /// bytes that wait show how fast the client is, not how busy the worker.
@@ -31,6 +34,8 @@ pub enum Pushed {
     First,
     /// The connection is closing, or closes now because too much waits for it.
     Refused,
+    /// Too much waits for it, and the message may be left out instead.
+    LeftOut,
 }
 
 /// Whether a client's silence means anything.
@@ -44,13 +49,24 @@ pub enum Hearing {
     Over,
 }
 
-/// How far a connection's end has come. Boxed, since most connections have none yet.
-enum End {
+/// What has come from the client and others than the connection's task put there, or read.
+enum Incoming {
+    /// Nothing: frames are its task's own.
+    Frames,
+    /// Messages that came by requests.
+    Posted(Box<Posted>),
+    /// Bytes that a socket server's client has sent and its script has not consumed.
+    Bytes(Box<RefCell<BytesMut>>),
+}
+
+/// The end of a connection. Boxed, since most connections have none yet.
+#[derive(Default)]
+struct End {
     /// The client has gone, or is about to: it takes nothing more, and handlers' waits end. What it sent before is
     /// still read and handled. Holds the reason if the end of what it sent will not tell it.
-    Lost(Option<CloseReason>),
-    /// Nothing more is read.
-    Closed(CloseReason),
+    lost: Option<CloseReason>,
+    /// Nothing more is read, for that reason.
+    closed: OnceCell<CloseReason>,
 }
 
 /// A connection. Only its worker's thread touches it. There may be a million of them, so its size counts: a test checks
@@ -70,12 +86,11 @@ pub struct Conn {
     /// Its socket.
     pub transport: Transport,
     outbox: RefCell<Outbox>,
-    /// Bytes that a socket server's client has sent and its script has not consumed; None for a WebSocket.
-    received: Option<Box<RefCell<BytesMut>>>,
+    incoming: Incoming,
     /// The context that scripts and back ends set.
     pub context: RefCell<Context>,
     /// None: it is open.
-    end: RefCell<Option<Box<End>>>,
+    end: OnceCell<Box<End>>,
     /// Wakes the connection's task.
     task: Cell<Option<Waker>>,
     /// The shard's clock when bytes last came.
@@ -94,14 +109,18 @@ pub struct Conn {
     pub(super) attended: Cell<bool>,
     /// Bytes that are held of what the client sent; [`super::Shard::hold`] sets it.
     pub(super) holding: Cell<u32>,
-    /// The shard's clock when the message began that the client has not finished.
-    pub(super) unfinished: Cell<Option<u32>>,
+    /// The client has begun a message and not finished it.
+    pub(super) unfinished: Cell<bool>,
+    /// The shard's clock when it began. Apart, since an option of it would take more.
+    pub(super) begun: Cell<u32>,
     /// In its handshake: what is pushed waits for the response to go first. It counts as blocked.
     corked: Cell<bool>,
     /// The client's socket is full; the connection's task waits until it has room.
     blocked: Cell<bool>,
     /// In the shard's list of connections to write.
     pub(super) dirty: Cell<bool>,
+    /// What it has sent and got.
+    pub traffic: Traffic,
 }
 
 impl Conn {
@@ -114,9 +133,10 @@ impl Conn {
         transport: Transport,
         now: u32,
     ) -> Conn {
-        let received = match framing {
-            Framing::WebSocket(_) => None,
-            Framing::Script => Some(Box::default()),
+        let incoming = match framing {
+            Framing::WebSocket(_) => Incoming::Frames,
+            Framing::EventStream => Incoming::Posted(Box::new(Posted::new())),
+            Framing::Script => Incoming::Bytes(Box::default()),
         };
         Conn {
             client_id,
@@ -127,9 +147,9 @@ impl Conn {
             served,
             transport,
             outbox: RefCell::default(),
-            received,
+            incoming,
             context: RefCell::default(),
-            end: RefCell::default(),
+            end: OnceCell::new(),
             task: Cell::default(),
             last_read: Cell::new(now),
             last_ping: Cell::new(now),
@@ -139,18 +159,19 @@ impl Conn {
             look_due: Cell::new(true),
             attended: Cell::new(false),
             holding: Cell::new(0),
-            unfinished: Cell::new(None),
+            unfinished: Cell::new(false),
+            begun: Cell::new(now),
             corked: Cell::new(true),
             blocked: Cell::new(true),
             dirty: Cell::new(false),
+            traffic: Traffic::begin(),
         }
     }
 
     /// Marks the connection as ending. The first reason counts. What was pushed before still goes out, if the reason
     /// lets it; nothing can be pushed after, and nothing more is read. The connection's task does the rest.
     pub fn close(&self, reason: CloseReason) {
-        let mut end = self.end.borrow_mut();
-        if matches!(end.as_deref(), Some(End::Closed(_))) {
+        if self.is_closed() {
             return;
         }
         match &reason {
@@ -163,8 +184,8 @@ impl Conn {
             CloseReason::TooSlow | CloseReason::Memory => self.forget_waiting(),
             _ => {}
         }
-        *end = Some(Box::new(End::Closed(reason)));
-        drop(end);
+        // It is not set yet.
+        let _ = self.end.get_or_init(Box::default).closed.set(reason);
         self.wake();
     }
 
@@ -184,10 +205,7 @@ impl Conn {
 
     /// The client is about to go: as [`Conn::lose`], but what waits for it still goes out.
     pub fn part(&self, reason: Option<CloseReason>) {
-        let mut end = self.end.borrow_mut();
-        if end.is_none() {
-            *end = Some(Box::new(End::Lost(reason)));
-            drop(end);
+        if self.end.set(Box::new(End { lost: reason, ..End::default() })).is_ok() {
             self.wake();
         }
     }
@@ -211,7 +229,18 @@ impl Conn {
     /// The bytes of a socket server's connection that have come and are not consumed. Not to be borrowed while a script
     /// runs.
     pub fn received(&self) -> Option<&RefCell<BytesMut>> {
-        self.received.as_deref()
+        match &self.incoming {
+            Incoming::Bytes(received) => Some(received),
+            Incoming::Frames | Incoming::Posted(_) => None,
+        }
+    }
+
+    /// The messages of an event stream's client that wait for its handler.
+    pub fn posted(&self) -> Option<&Posted> {
+        match &self.incoming {
+            Incoming::Posted(posted) => Some(posted),
+            Incoming::Frames | Incoming::Bytes(_) => None,
+        }
     }
 
     /// The client's address, as scripts are told.
@@ -221,38 +250,32 @@ impl Conn {
 
     /// Whether it is ending: nothing can be pushed, and waits of handlers end. What the client sent may still be read.
     pub fn is_closing(&self) -> bool {
-        self.end.borrow().is_some()
+        self.end.get().is_some()
     }
 
     /// Whether it is also closed: nothing more is read.
     pub fn is_closed(&self) -> bool {
-        matches!(self.end.borrow().as_deref(), Some(End::Closed(_)))
+        self.closed().is_some()
     }
 
     /// The reason why it is closed.
     pub fn close_reason(&self) -> Option<CloseReason> {
-        match self.end.borrow().as_deref() {
-            Some(End::Closed(reason)) => Some(reason.clone()),
-            None | Some(End::Lost(_)) => None,
-        }
+        self.closed().cloned()
+    }
+
+    fn closed(&self) -> Option<&CloseReason> {
+        self.end.get()?.closed.get()
     }
 
     /// The reason to close with after everything that the client sent has been read, if the end of the bytes does not
     /// tell it: the socket has failed.
     pub fn lost_by(&self) -> Option<CloseReason> {
-        match self.end.borrow().as_deref() {
-            Some(End::Lost(reason)) => reason.clone(),
-            None | Some(End::Closed(_)) => None,
-        }
+        self.end.get().filter(|end| end.closed.get().is_none())?.lost.clone()
     }
 
     /// The label that its end is counted under; None: it does not end.
     pub fn ended_by(&self) -> Option<EndReason> {
-        match self.end.borrow().as_deref() {
-            Some(End::Closed(reason)) => Some(EndReason::from(reason)),
-            Some(End::Lost(_)) => Some(EndReason::Lost),
-            None => None,
-        }
+        self.end.get().map(|end| end.closed.get().map_or(EndReason::Lost, EndReason::from))
     }
 
     /// Remembers the connection's task, to be woken.
@@ -269,10 +292,26 @@ impl Conn {
         }
     }
 
-    /// Puts a frame into the outbox; [`super::Shard::push`] is the way to call it.
-    pub(super) fn push(&self, frame: Frame, scratch: &RefCell<Vec<u8>>, now: u32) -> Pushed {
+    /// Puts a frame into the outbox, of a message with that policy; [`super::Shard::push`] is the way to call it.
+    pub(super) fn push(
+        &self,
+        frame: Frame,
+        policy: &Policy,
+        scratch: &RefCell<Vec<u8>>,
+        now: u32,
+        counts: &ShardCounts,
+    ) -> Pushed {
         if self.is_closing() {
             return Pushed::Refused;
+        }
+        if let Policy::Latest(subject) = policy
+            && self.is_behind()
+            && self.outbox.borrow_mut().replace(&frame, subject)
+        {
+            self.count_dropped(DropCause::Latest, 1, counts);
+            // It may be larger.
+            self.make_room(0, counts);
+            return Pushed::Taken;
         }
         let limit = self.served.limits.get().outbox_limit;
         // A message larger than the limit still gets in when nothing else waits.
@@ -282,19 +321,39 @@ impl Conn {
             self.flush(scratch, now);
         }
         if !fits() {
+            self.make_room(frame.len() + FRAME, counts);
+        }
+        if !fits() && !matches!(policy, Policy::Keep) {
+            return Pushed::LeftOut;
+        }
+        if !fits() {
             self.close(CloseReason::TooSlow);
         }
         if self.is_closing() {
             return Pushed::Refused;
         }
         let mut outbox = self.outbox.borrow_mut();
-        outbox.push(frame);
+        outbox.push_as(frame, policy);
         let full = outbox.weight() >= WRITE_AT_ONCE;
         drop(outbox);
         if full && !self.blocked.get() {
             self.flush(scratch, now);
         }
         if self.blocked.get() || self.dirty.replace(true) { Pushed::Taken } else { Pushed::First }
+    }
+
+    /// Drops messages that may be dropped, the oldest first, until so many bytes more may wait.
+    fn make_room(&self, more: usize, counts: &ShardCounts) {
+        let excess = (self.waiting() + more).saturating_sub(self.served.limits.get().outbox_limit);
+        if excess > 0 {
+            let dropped = self.outbox.borrow_mut().drop_oldest(excess);
+            self.count_dropped(DropCause::Oldest, dropped, counts);
+        }
+    }
+
+    /// Counts messages that waited for the client and were dropped.
+    fn count_dropped(&self, cause: DropCause, many: u64, counts: &ShardCounts) {
+        self.framing.counts(counts).dropped.add(cause, many);
     }
 
     /// Puts a frame of the protocol itself (pong, close) into the outbox, past the bound and past `close`.
@@ -379,6 +438,11 @@ impl Conn {
         true
     }
 
+    /// Whether the client does not take what is sent, though it could.
+    fn is_behind(&self) -> bool {
+        self.blocked.get() && !self.corked.get()
+    }
+
     /// Whether the client's socket is full.
     pub fn is_blocked(&self) -> bool {
         self.blocked.get()
@@ -386,7 +450,7 @@ impl Conn {
 
     /// The clock when the client last took something, while it does not take what waits.
     pub fn stalled_since(&self) -> Option<u32> {
-        (self.blocked.get() && !self.corked.get()).then(|| self.stalled.get())
+        self.is_behind().then(|| self.stalled.get())
     }
 
     /// Whether it is in its handshake.

@@ -7,6 +7,8 @@ use super::compression::MessageFrames;
 use super::conn::Conn;
 use super::encoding::{Encode, Encoded, Encoding};
 use super::framing::Framing;
+use super::outbox::{Policy, Subject};
+use crate::config::Slow;
 use crate::hub::{Ack, Counts, Delivery, Publication};
 use crate::telemetry::metrics::labels::DropCause;
 
@@ -19,8 +21,11 @@ impl Shard {
         let compressed = self.compression.work();
         let (rest, ack) = match delivery {
             Delivery::Publish(publication, ack) => {
-                let scripted = self.fan_out(&publication, &ack, &mut counts);
-                ((!scripted.is_empty()).then(|| (scripted, publication.message.clone())), ack)
+                let (scripted, policy) = self.fan_out(&publication, &ack, &mut counts);
+                if self.tap.is_on() {
+                    self.see_publication(&publication, (counts.reached + scripted.len() as u64, counts.failed));
+                }
+                ((!scripted.is_empty()).then(|| (scripted, publication.message.clone(), policy)), ack)
             }
             Delivery::ChannelCommand(command, ack) => {
                 counts = self.apply_to_channel(&command);
@@ -30,8 +35,13 @@ impl Shard {
                 let mut rest = None;
                 match self.get(client_id) {
                     Some(conn) => match conn.framing {
-                        Framing::Script => rest = Some((vec![conn], message)),
-                        framing @ Framing::WebSocket(_) => {
+                        Framing::Script => {
+                            if self.tap.is_on() {
+                                self.see_sent(&conn, message.kind(), message.data());
+                            }
+                            rest = Some((vec![conn], message, Policy::Keep));
+                        }
+                        framing @ (Framing::WebSocket(_) | Framing::EventStream) => {
                             counts.add(self.send(&conn, message.kind(), message.data()));
                             self.count_delivered(framing, counts.reached, &ack);
                         }
@@ -39,6 +49,9 @@ impl Shard {
                     None => {
                         counts.add(false);
                         self.counts.no_client.add(1);
+                        if self.tap.is_on() {
+                            self.see_nobody(client_id);
+                        }
                     }
                 }
                 (rest, ack)
@@ -46,11 +59,11 @@ impl Shard {
             Delivery::ConnCommand(client_id, command, reply) => {
                 let entries = command.entries();
                 if let Some(conn) = self.get(client_id) {
-                    // The caller may have gone.
-                    let _ = reply.send(self.apply(&conn, command));
+                    self.obey(&conn, command, reply);
                 }
                 return entries;
             }
+            Delivery::Backlog(backlog) => return self.deliver_backlog(*backlog),
             Delivery::Ask(question, node, to) => {
                 let (answer, looked_at) = self.answer(&question, node);
                 // The caller may have gone.
@@ -61,9 +74,9 @@ impl Shard {
         let done = (counts.reached + counts.failed) as usize + self.compression.work().wrapping_sub(compressed);
         match rest {
             None => ack.settle(counts),
-            Some((conns, message)) => {
+            Some((conns, message, policy)) => {
                 let (conns, encoded) = (conns.into_iter(), Encoded::default());
-                self.encoding.replace(Some(Encoding { conns, message, encoded, ack, counts, reached: 0 }));
+                self.encoding.replace(Some(Encoding { conns, message, policy, encoded, ack, counts, reached: 0 }));
             }
         }
         done
@@ -82,13 +95,18 @@ impl Shard {
         while let Some(conn) = encoding.conns.next() {
             let frame = encode.encode(&encoding.message, &conn, &mut encoding.encoded);
             let encoded = frame.is_some();
-            let reached = frame.is_some_and(|frame| self.push(&conn, frame));
+            let reached = frame.is_some_and(|frame| self.push_as(&conn, frame, &encoding.policy));
             encoding.counts.add(reached);
             encoding.reached += u64::from(reached);
             match encoded {
-                false => self.counts_of(&conn).dropped.one(DropCause::Encode),
+                false => {
+                    self.counts_of(&conn).dropped.one(DropCause::Encode);
+                    if self.tap.is_on() {
+                        self.see_dropped(&conn, DropCause::Encode);
+                    }
+                }
                 true if !reached => self.count_dropped(&conn),
-                true => {}
+                true => conn.traffic.count_sent(),
             }
             done += 1;
             if enough() && !encoding.conns.as_slice().is_empty() {
@@ -103,17 +121,31 @@ impl Shard {
     }
 
     /// Gives each member of the channel a reference to the same encoded frame; returns the members whose script has to
-    /// encode it.
-    fn fan_out(&self, publication: &Publication, ack: &Ack, counts: &mut Counts) -> Vec<Rc<Conn>> {
+    /// encode it, and what may be done with it while it waits for one of them.
+    fn fan_out(&self, publication: &Publication, ack: &Ack, counts: &mut Counts) -> (Vec<Rc<Conn>>, Policy) {
         let (topics, conns) = (self.topics.borrow(), self.conns.borrow());
         let message = &publication.message;
         let (mut frames, mut scripted) = (MessageFrames::new(message.kind(), message.data()), Vec::new());
-        for &member in topics.members(publication.channel.as_str()) {
+        // Event streams that have it.
+        let mut streams = 0;
+        let (members, muted, rule) = topics.audience(publication.channel.as_str());
+        let policy = match rule.map_or(Slow::Close, |rule| rule.slow) {
+            Slow::Close => Policy::Keep,
+            Slow::DropOldest => Policy::DropOldest,
+            Slow::Latest => {
+                let (channel, key) = (publication.channel.clone(), publication.options.key.clone());
+                Policy::Latest(Rc::new(Subject { channel, key }))
+            }
+        };
+        for &member in members {
+            if muted.is_some_and(|muted| muted.contains_key(&member)) {
+                continue;
+            }
             let Some(conn) = conns.get(member as usize) else {
                 counts.add(false);
                 continue;
             };
-            if publication.except.contains(conn.client_id) {
+            if publication.options.except.contains(conn.client_id) {
                 continue;
             }
             let frame = match conn.framing {
@@ -123,17 +155,27 @@ impl Shard {
                 }
                 Framing::WebSocket(None) => frames.plain().clone(),
                 Framing::WebSocket(Some(window)) => self.compressed(conn, window, &mut frames),
+                Framing::EventStream => {
+                    streams += 1;
+                    frames.event().clone()
+                }
             };
-            let reached = self.push(conn, frame);
+            let reached = self.push_as(conn, frame, &policy);
             counts.add(reached);
-            if !reached {
+            if reached {
+                conn.traffic.count_sent();
+            } else {
+                streams -= u64::from(conn.framing == Framing::EventStream);
                 self.count_dropped(conn);
             }
         }
-        let framing = Framing::WebSocket(None);
-        framing.counts(&self.counts).sent.add(counts.reached);
-        self.count_delivered(framing, counts.reached, ack);
-        scripted
+        for (framing, reached) in
+            [(Framing::WebSocket(None), counts.reached - streams), (Framing::EventStream, streams)]
+        {
+            framing.counts(&self.counts).sent.add(reached);
+            self.count_delivered(framing, reached, ack);
+        }
+        (scripted, policy)
     }
 
     /// Counts a publication that is in the outboxes, for connections with that framing.

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::conn::Conn;
-use super::outbox::Frame;
+use super::outbox::{Frame, Policy};
 use crate::hub::{Ack, Counts};
 use crate::message::Message;
 
@@ -27,6 +27,7 @@ pub struct Encoded {
 pub(super) struct Encoding {
     pub(super) conns: std::vec::IntoIter<Rc<Conn>>,
     pub(super) message: Message,
+    pub(super) policy: Policy,
     pub(super) encoded: Encoded,
     pub(super) ack: Ack,
     pub(super) counts: Counts,

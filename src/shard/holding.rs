@@ -43,19 +43,19 @@ impl Conn {
 
     /// The client has begun a message, unless one was unfinished already.
     pub fn begin_message(&self, now: u32) {
-        if self.unfinished.get().is_none() {
-            self.unfinished.set(Some(now));
+        if !self.unfinished.replace(true) {
+            self.begun.set(now);
         }
     }
 
     /// The client has no unfinished message any more.
     pub fn end_message(&self) {
-        self.unfinished.set(None);
+        self.unfinished.set(false);
     }
 
     /// The clock when the client began its unfinished message. None: there is none, or the client is not read and so
     /// can't go on with it.
     pub fn unfinished_since(&self) -> Option<u32> {
-        self.unfinished.get().filter(|_| !self.is_paused())
+        (self.unfinished.get() && !self.is_paused()).then(|| self.begun.get())
     }
 }

@@ -9,6 +9,7 @@ use super::framing::Framing;
 use super::server_context::ServerContext;
 use super::transport::Transport;
 use super::{Arrival, Shard};
+use crate::config::Protocol;
 use crate::handover::{Damaged, Decoder, Encoder};
 use crate::hub::Joined;
 use crate::hub::topics::Member;
@@ -49,11 +50,11 @@ impl Shard {
         out.data(conn.remote().to_string().as_bytes());
         let window = match conn.framing {
             Framing::WebSocket(window) => window,
-            Framing::Script => None,
+            Framing::EventStream | Framing::Script => None,
         };
         out.option(window, |out, window| out.byte(window.bits()));
         [&conn.last_read, &conn.last_ping].into_iter().for_each(|at| out.u32(now.wrapping_sub(at.get())));
-        out.option(conn.unfinished.get(), |out, since| out.u32(now.wrapping_sub(since)));
+        out.option(conn.unfinished.get().then(|| conn.begun.get()), |out, since| out.u32(now.wrapping_sub(since)));
         out.byte((conn.hearing.get() == Hearing::Over).into());
         let context = conn.context.borrow();
         out.count(context.len());
@@ -74,11 +75,17 @@ impl Shard {
     /// waits for it is written once it is opened ([`Shard::open`]).
     pub fn take_up(&self, moved: Moved, served: Rc<ServerContext>, transport: Transport) -> Rc<Conn> {
         let Moved { client_id, remote, deflate, .. } = moved;
-        let conn = self.insert_as(client_id, Arrival { served, transport, remote, deflate });
+        let framing = match served.protocol {
+            Protocol::Websocket => Framing::WebSocket(deflate),
+            Protocol::Socket => Framing::Script,
+        };
+        let conn = self.insert_as(client_id, Arrival { served, transport, remote, framing });
         let ago = |millis: u32| self.now().wrapping_sub(millis);
         conn.last_read.set(ago(moved.ages.0));
         conn.last_ping.set(ago(moved.ages.1));
-        conn.unfinished.set(moved.unfinished.map(ago));
+        if let Some(millis) = moved.unfinished {
+            conn.begin_message(ago(millis));
+        }
         if moved.sends_no_more {
             conn.hearing.set(Hearing::Over);
         }

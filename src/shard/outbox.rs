@@ -1,8 +1,15 @@
 //! What waits to be written to one connection: references to encoded frames, in order. An outbox that is empty or holds
 //! one frame owns no memory.
 
+mod lag;
+#[cfg(test)]
+mod tests;
+
 use smallvec::SmallVec;
 use std::rc::Rc;
+
+use lag::Lag;
+pub use lag::{Policy, Subject};
 
 /// An encoded frame. All subscribers of a message on a thread share one.
 pub type Frame = Rc<[u8]>;
@@ -10,6 +17,9 @@ pub type Frame = Rc<[u8]>;
 /// What a waiting frame takes besides its bytes, roughly: its place in the list, and its own allocation. It counts
 /// against the limit, so that many small frames can't bypass it.
 pub const FRAME: usize = 32;
+
+/// What a waiting frame takes in addition if it may be dropped.
+const LOOSE: usize = 48;
 
 /// The frames that wait for a connection. None of them is empty.
 #[derive(Default)]
@@ -21,13 +31,23 @@ pub struct Outbox {
     offset: u32,
     /// Bytes that wait.
     bytes: u32,
+    /// Which frames may be dropped, if any may. The frame at the front may not: nearly always it is about to be written.
+    lag: Option<Box<Lag>>,
 }
 
 impl Outbox {
     /// Puts a frame at the end. An empty one is nothing to write.
     pub fn push(&mut self, frame: Frame) {
+        self.push_as(frame, &Policy::Keep);
+    }
+
+    /// The same for a message with that policy.
+    pub fn push_as(&mut self, frame: Frame, policy: &Policy) {
         if frame.is_empty() {
             return;
+        }
+        if !matches!(policy, Policy::Keep) && !self.is_empty() {
+            self.lag.get_or_insert_default().add(self.frames.len(), policy);
         }
         self.bytes = self.bytes.saturating_add(frame.len() as u32);
         self.frames.push(frame);
@@ -35,9 +55,58 @@ impl Outbox {
 
     /// Puts a frame, which is not empty, before all others. Nothing must have been written yet.
     pub fn push_front(&mut self, frame: Frame) {
-        debug_assert!(self.done == 0 && self.offset == 0);
+        debug_assert!(self.offset == 0);
         self.bytes = self.bytes.saturating_add(frame.len() as u32);
-        self.frames.insert(0, frame);
+        match self.done.checked_sub(1) {
+            // Something was dropped.
+            Some(place) => {
+                self.frames[place as usize] = frame;
+                self.done = place;
+            }
+            None => {
+                self.frames.insert(0, frame);
+                if let Some(lag) = &mut self.lag {
+                    lag.unshift();
+                }
+            }
+        }
+    }
+
+    /// Puts a frame in the place of the newest one of that subject that may be dropped. False: none waits.
+    pub fn replace(&mut self, frame: &Frame, subject: &Rc<Subject>) -> bool {
+        let lag = self.lag.as_mut().filter(|_| !frame.is_empty());
+        let place = lag.and_then(|lag| lag.newest(subject));
+        let Some(older) = place.and_then(|place| self.frames.get_mut(place)) else { return false };
+        self.bytes = (self.bytes - older.len() as u32).saturating_add(frame.len() as u32);
+        *older = frame.clone();
+        true
+    }
+
+    /// Drops frames that may be dropped, the oldest first, until what waits weighs so much less, or there are no more of
+    /// them. Returns how many were dropped.
+    pub fn drop_oldest(&mut self, excess: usize) -> u64 {
+        let (most, mut dropped) = (self.weight().saturating_sub(excess), 0);
+        while self.weight() > most
+            && let Some(place) = self.lag.as_mut().and_then(|lag| lag.take_oldest())
+        {
+            self.remove(place);
+            dropped += 1;
+        }
+        dropped
+    }
+
+    /// Takes a frame out that has not begun to be written. What stands before it moves up, which is little: it may not be
+    /// dropped.
+    fn remove(&mut self, place: usize) {
+        let done = self.done as usize;
+        self.bytes -= self.frames[place].len() as u32;
+        self.frames[done..=place].rotate_right(1);
+        // A place that is done keeps its frame for a while. This one is to be freed now.
+        if let Some(next) = self.frames.get(done + 1).cloned() {
+            self.frames[done] = next;
+        }
+        self.done += 1;
+        self.tidy();
     }
 
     /// The bytes that wait.
@@ -45,9 +114,11 @@ impl Outbox {
         self.bytes as usize
     }
 
-    /// What the waiting frames count for: their bytes, and [`FRAME`] for each. 0 when nothing waits.
+    /// What the waiting frames count for: their bytes, [`FRAME`] for each, and more for those that may be dropped. 0 when
+    /// nothing waits.
     pub fn weight(&self) -> usize {
-        self.bytes() + FRAME * (self.frames.len() - self.done as usize)
+        let loose = self.lag.as_ref().map_or(0, |lag| lag.len());
+        self.bytes() + FRAME * (self.frames.len() - self.done as usize) + LOOSE * loose
     }
 
     /// Whether nothing waits.
@@ -88,11 +159,25 @@ impl Outbox {
             self.offset = 0;
             self.done += 1;
         }
-        if self.done as usize == self.frames.len() {
+        self.tidy();
+    }
+
+    /// Forgets what is done, and which of it might have been dropped.
+    fn tidy(&mut self) {
+        let done = self.done as usize;
+        if done == self.frames.len() {
             *self = Outbox::default();
-        } else if self.done >= 32 && self.done as usize * 2 > self.frames.len() {
-            self.frames.drain(..self.done as usize);
+            return;
+        }
+        if let Some(lag) = &mut self.lag {
+            lag.begun(done + usize::from(self.offset > 0));
+        }
+        if done >= 32 && done * 2 > self.frames.len() {
+            self.frames.drain(..done);
             self.done = 0;
+            if let Some(lag) = &mut self.lag {
+                lag.shift(done);
+            }
         }
     }
 
@@ -125,90 +210,5 @@ impl Outbox {
             self.offset = offset;
             self.bytes -= offset;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        /// Whatever is pushed comes out once, in order, however short the writes are.
-        #[test]
-        fn bytes_come_out_as_they_went_in(
-            sizes in prop::collection::vec(0..200usize, 0..80),
-            writes in prop::collection::vec(1..500usize, 1..50),
-            capacity in 1..300usize,
-        ) {
-            let (mut outbox, mut want, mut got) = (Outbox::default(), Vec::new(), Vec::new());
-            let mut scratch = Vec::with_capacity(capacity);
-            let mut writes = writes.iter().cycle();
-            for (i, size) in sizes.iter().enumerate() {
-                let frame = vec![i as u8; *size];
-                want.extend_from_slice(&frame);
-                outbox.push(frame.into());
-                if i % 3 == 0 {
-                    let next = outbox.next_write(&mut scratch);
-                    let n = next.len().min(*writes.next().unwrap());
-                    got.extend_from_slice(&next[..n]);
-                    outbox.advance(n);
-                }
-                prop_assert_eq!(outbox.bytes(), want.len() - got.len());
-                prop_assert_eq!(outbox.weight() == 0, outbox.is_empty());
-            }
-            while !outbox.is_empty() {
-                let next = outbox.next_write(&mut scratch);
-                prop_assert!(!next.is_empty());
-                let n = next.len().min(*writes.next().unwrap());
-                got.extend_from_slice(&next[..n]);
-                outbox.advance(n);
-            }
-            prop_assert_eq!(got, want);
-            prop_assert!(!outbox.frames.spilled());
-        }
-    }
-
-    #[test]
-    fn small_frames_weigh_what_they_take_and_empty_ones_are_not_kept() {
-        let mut outbox = Outbox::default();
-        for _ in 0..1000 {
-            outbox.push(Frame::default());
-        }
-        assert_eq!((outbox.weight(), outbox.frames.len()), (0, 0));
-        for _ in 0..1000 {
-            outbox.push(b"x".to_vec().into());
-        }
-        assert_eq!((outbox.bytes(), outbox.weight()), (1000, 1000 * (1 + FRAME)));
-        outbox.advance(999);
-        assert_eq!(outbox.weight(), 1 + FRAME);
-    }
-
-    #[test]
-    fn an_outbox_goes_on_elsewhere_where_it_stood() {
-        let mut outbox = Outbox::default();
-        for frame in ["gone", "first", "second"] {
-            outbox.push(frame.as_bytes().into());
-        }
-        outbox.advance(6);
-        let (written, frames) = outbox.waiting();
-        let mut other = Outbox::default();
-        frames.iter().for_each(|frame| other.push(frame.clone()));
-        other.begin(written);
-        assert_eq!((other.bytes(), other.weight()), (outbox.bytes(), outbox.weight()));
-        assert_eq!(other.next_write(&mut Vec::with_capacity(99)), b"rstsecond");
-        other.clear_whole_frames();
-        assert_eq!(other.next_write(&mut Vec::new()), b"rst");
-    }
-
-    #[test]
-    fn a_frame_that_is_begun_is_finished() {
-        let mut outbox = Outbox::default();
-        outbox.push(b"first".to_vec().into());
-        outbox.push(b"second".to_vec().into());
-        outbox.advance(2);
-        outbox.clear_whole_frames();
-        assert_eq!(outbox.next_write(&mut Vec::new()), b"rst");
-        assert_eq!(outbox.bytes(), 3);
     }
 }

@@ -16,8 +16,8 @@ impl Conn {
             self.hearing.set(Hearing::Reading);
             self.last_read.set(now);
             // The client could not go on with a message either.
-            if self.unfinished.get().is_some() {
-                self.unfinished.set(Some(now));
+            if self.unfinished.get() {
+                self.begun.set(now);
             }
         }
     }

@@ -3,6 +3,7 @@
 //! `harness/test.lua`; `natives` lends them the engine's own functions. Which tests run, and how results are reported,
 //! is decided elsewhere.
 
+mod history;
 mod natives;
 
 use mlua::{Lua, Table};
@@ -37,6 +38,7 @@ pub struct Settings {
     shared_limit: usize,
     /// The rules for channels; None: it may be told of every channel who is in it.
     channels: Option<Vec<ChannelRule>>,
+    history_limit: usize,
     topic_size: usize,
     max_topics: usize,
     queue_full: QueueFull,
@@ -60,6 +62,7 @@ impl Settings {
             redis: luavm.map(|l| l.redis.iter().map(|r| r.name.clone()).collect()),
             shared_limit: luavm.map_or(64 << 20, |l| l.shared_limit),
             channels: config.map(|c| c.channels.clone()),
+            history_limit: config.map_or(64 << 20, |c| c.history_limit),
             topic_size: luavm.map_or(2000, |l| l.queue_topic_size),
             max_topics: luavm.map_or(100, |l| l.queue_max_topics),
             workers: if config.is_some_and(|c| c.workers == 1) { 1 } else { 2 },
@@ -158,6 +161,7 @@ impl Opened {
     fn new(file: &Path, settings: &Settings) -> Result<(Opened, Result<Vec<Case>, Failure>), Failure> {
         let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
         natives::begin(settings.timeout, settings.shared_limit, settings.channels.as_deref());
+        history::begin(settings.channels.as_deref(), settings.history_limit);
         let program = Arc::new(Program::new(Protocol::Websocket, file, Vec::new()));
         let (lua, main, prelude) =
             bare(&program, &settings.limits).map_err(|message| Failure { message, ..Failure::default() })?;
@@ -166,6 +170,7 @@ impl Opened {
             let chunk = |name: &str, text: &str| lua.load(text).set_name(format!("=connmix:{name}")).into_function();
             let engine: Table = chunk("engine", include_str!("harness/engine.lua"))?.call((&native, &prelude))?;
             for (name, text) in [
+                ("rooms", include_str!("harness/rooms.lua")),
                 ("conns", include_str!("harness/conns.lua")),
                 ("clients", include_str!("harness/clients.lua")),
                 ("script", include_str!("harness/script.lua")),
@@ -233,7 +238,13 @@ impl Opened {
 fn natives_table(lua: &Lua, program: &Arc<Program>, settings: &Settings) -> mlua::Result<Table> {
     let native = lua.create_table()?;
     // SAFETY: `exec_raw` protects the call, with the table as the only value on the stack.
-    unsafe { lua.exec_raw::<()>(&native, |state| natives::register(&runtime::Table::at_top(Stack::new(state)))) }?;
+    unsafe {
+        lua.exec_raw::<()>(&native, |state| {
+            let table = runtime::Table::at_top(Stack::new(state));
+            natives::register(&table);
+            history::register(&table);
+        })
+    }?;
     let own = &program.entry;
     native.set("path", lua.create_string(own.as_os_str().as_bytes())?)?;
     native.set("file", shown(own))?;

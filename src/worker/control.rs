@@ -48,6 +48,8 @@ pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, m
             Control::Configure => {
                 let config = worker.config.load();
                 worker.hub.bound_subscriptions(config.max_subscriptions);
+                worker.hub.history().bound(config.history_limit);
+                worker.hub.history().set_rules(&config.channels);
                 worker.shard.set_rules(&config.channels);
                 worker.shared.bound(config.luavm.shared_limit);
                 let mut unsent_changed = false;

@@ -12,7 +12,7 @@ use super::session::Opened;
 use super::socket::Packets;
 use super::step::{Arrived, ArrivedCaller, Offers, Step};
 use super::task::Task;
-use super::websocket::Frames;
+use super::websocket::{Frames, Incoming};
 use super::{Server, Worker, accept};
 use crate::config::{Protocol, Rate};
 use crate::handover::{Damaged, Decoder};
@@ -178,10 +178,10 @@ fn take_up(worker: &Rc<Worker>, arrived: Arrived) -> Result<u32, String> {
     let conn = worker.shard.take_up(moved, served, transport);
     let slot = conn.slot;
     worker.shard.open(&conn, None);
-    let opened = Opened { conn: conn.clone(), place };
+    let opened = Opened { conn: conn.clone(), place, early: 0 };
     match framing {
         Protocol::Websocket => {
-            let frames = Frames::restore(conn.framing, &mut from).map_err(damaged)?;
+            let frames = Incoming::Frames(Frames::restore(conn.framing, &mut from).map_err(damaged)?);
             spawn_local(Task::open(worker.clone(), opened, frames, load));
         }
         Protocol::Socket => {

@@ -5,16 +5,19 @@ use std::future::poll_fn;
 use std::rc::Rc;
 
 use super::Worker;
-use crate::hub::{Except, Publication};
-use crate::message::Message;
+use crate::hub::{Except, Publication, PublishOptions};
+use crate::message::{Key, Message};
 
 /// Runs as long as the worker.
 pub(super) async fn run(worker: Rc<Worker>) {
     loop {
         let told = poll_fn(|cx| worker.shard.poll_move(cx)).await;
         let text = told.text();
-        let publication =
-            Publication { channel: told.channel, message: Message::text(text), except: Except::new([told.client]) };
+        // For a client that is slow, it counts whether this one is there.
+        let key = Key::parse(format!("@{}", told.client).as_bytes()).ok();
+        let options = PublishOptions { except: Except::new([told.client]), key };
+        let publication = Publication::new(told.channel, Message::text(text)).with(options);
+        let publication = Publication { is_event: true, ..publication };
         worker.mesh.publish_uncounted(publication).await;
     }
 }

@@ -14,11 +14,12 @@ use super::task::Task;
 use super::{Worker, proxy, tls};
 use crate::api::Stage;
 use crate::handover::{Damaged, Decoder, Encoder};
-use crate::message::{CloseReason, close_code};
+use crate::message::{CloseReason, Kind, close_code};
 use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Hook, Returned};
 use crate::shard::Arrival;
+use crate::shard::framing::Framing;
 use crate::shard::hold::{Counted, UnderWay};
 use crate::shard::server_context::ConnectionPermit;
 use crate::shard::transport::Transport;
@@ -98,9 +99,9 @@ fn is_let_in(
 fn insert(worker: &Worker, server: usize, transport: Transport, client: SocketAddr, place: ConnectionPermit) -> Opened {
     let remote = SocketAddr::new(client.ip().to_canonical(), client.port());
     let served = worker.servers[server].served.clone();
-    let conn = worker.shard.insert(Arrival { served, transport, remote, deflate: None });
+    let conn = worker.shard.insert(Arrival { served, transport, remote, framing: Framing::Script });
     worker.shard.open(&conn, None);
-    Opened { conn, place }
+    Opened { conn, place, early: 0 }
 }
 
 /// This protocol has no words for a refusal; TLS has.
@@ -185,7 +186,11 @@ impl Packets {
         };
         self.wanted = 0;
         state.conn.end_message();
-        state.worker.shard.counts_of(&state.conn).read.add(1);
+        let shard = &state.worker.shard;
+        shard.count_read(&state.conn);
+        if shard.tap.is_on() {
+            shard.see_message(&state.conn, Kind::Binary, &package);
+        }
         state.took_messages(1);
         state.start(Hook::Message, HookArgs::bytes(&package));
         state.pinned = None;

@@ -143,8 +143,8 @@ impl<I: ProtocolHandler> Session<I> {
             match polled {
                 Poll::Ready(result) => {
                     state.handler = None;
-                    began.ended(hook, &result, &state.conn);
-                    if let Some(returned) = state.settle(hook, result) {
+                    let took = began.ended(hook, &result, &state.conn);
+                    if let Some(returned) = state.settle(hook, took, result) {
                         incoming.returned(state, returned);
                     }
                     return Poll::Ready(());

@@ -13,7 +13,7 @@ use tokio::task::spawn_local;
 
 use super::tied::Tied;
 use super::{Control, Listener, Peers, Reserve, Server, Worker};
-use super::{control, leaving, memory, moves, renew, starting, sweep, timers, turn};
+use super::{control, leaving, memory, moves, places, renew, starting, sweep, timers, turn};
 use crate::admission::Admission;
 use crate::api::idempotency::IdempotencyTable;
 use crate::api::{Api, Callers, LoginThrottle, Parts, Stage, Verifier};
@@ -223,6 +223,7 @@ fn spawn_tasks(worker: &Rc<Worker>) {
     spawn_local(renew::run(worker.clone()));
     spawn_local(timers::run(worker.clone()));
     spawn_local(moves::run(worker.clone()));
+    spawn_local(places::run(worker.clone()));
     if worker.id == WorkerId(0) {
         spawn_local(tell_numbers(worker.clone()));
     }

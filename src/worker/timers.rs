@@ -123,6 +123,6 @@ async fn go_on(worker: Rc<Worker>, run: Run, began: Began, mut handler: Handler,
 fn ended(worker: &Worker, run: &Run, began: Began, result: Result<Returned, Failure>) {
     began.ended_of(Hook::Timer, &result, &worker.servers[run.server].served.counts);
     if let Err(failure) = result {
-        report_timer(&run.call.name, &failure);
+        report_timer(&run.call.name, &failure, &worker.shard);
     }
 }

@@ -10,6 +10,8 @@ use tokio::time::Instant;
 use super::{Enqueued, Entry, IdempotencyTable, lock};
 use crate::api::call::{Outcome, Published};
 use crate::handover::{Batch, Damaged, Decoder, Encoder};
+use crate::hub::history::Position;
+use crate::message::Channel;
 
 impl IdempotencyTable {
     /// Writes all publishes whose outcome is known.
@@ -21,6 +23,9 @@ impl IdempotencyTable {
             let Some(outcome) = outcome else { continue };
             batch.item(|out| {
                 out.data(id.as_bytes());
+                out.u64(entry.at);
+                out.count(entry.channels.len());
+                entry.channels.iter().for_each(|channel| out.data(channel.as_str().as_bytes()));
                 out.u64(now.saturating_duration_since(*since).as_millis() as u64);
                 out.u64(entry.weight as u64);
                 let (is_list, counts) = match &outcome {
@@ -29,8 +34,9 @@ impl IdempotencyTable {
                 };
                 out.byte(is_list.into());
                 out.count(counts.len());
-                for Published { s, f, u } in counts {
+                for Published { s, f, u, p } in counts {
                     [*s, *f, *u].into_iter().for_each(|n| Encoder::u64(out, n));
+                    out.option(*p, |out, at| [at.term, at.offset].into_iter().for_each(|n| Encoder::u64(out, n)));
                 }
             })?;
         }
@@ -40,9 +46,15 @@ impl IdempotencyTable {
     /// Reads one of them; they come oldest first.
     pub fn restore(&self, from: &mut Decoder<'_>, now: std::time::Instant) -> Result<(), Damaged> {
         let id: Arc<str> = from.text()?.into();
+        let at = from.u64()?;
+        let channels = from.list(|from| Channel::parse(from.data()?).map_err(|_| Damaged("a channel's name")))?;
         let (ago, weight) = (Duration::from_millis(from.u64()?), from.u64()? as usize);
         let is_list = from.flag()?;
-        let mut counts = from.list(|from| Ok(Published { s: from.u64()?, f: from.u64()?, u: from.u64()? }))?;
+        let position = |from: &mut Decoder<'_>| Ok(Position { term: from.u64()?, offset: from.u64()? });
+        let mut counts = from.list(|from| {
+            let (s, f, u) = (from.u64()?, from.u64()?, from.u64()?);
+            Ok(Published { s, f, u, p: from.option(position)? })
+        })?;
         let outcome = match is_list {
             true => Outcome::Each(counts),
             false => Outcome::One(counts.pop().ok_or(Damaged("an outcome"))?),
@@ -53,7 +65,7 @@ impl IdempotencyTable {
         let number = table.next;
         table.next += 1;
         let under_way = ready(enqueued).boxed().shared();
-        if table.known.insert(id.clone(), Entry { number, weight, under_way }).is_none() {
+        if table.known.insert(id.clone(), Entry { number, weight, at, channels, under_way }).is_none() {
             table.order.push_back((since, id));
             table.bytes = table.bytes.saturating_add(weight);
             table.make_room(&mut forgotten);
@@ -73,10 +85,11 @@ mod tests {
     #[test]
     fn a_publish_that_is_known_is_known_to_the_successor() {
         let (before, now) = (IdempotencyTable::default(), Instant::now());
-        let counts = |s| Published { s, f: 1, u: 0 };
+        let counts = |s| Published { s, f: 1, u: 0, p: Some(Position { term: s, offset: 7 }) };
         let begin = |outcome: Outcome| move || ready(ready(Done::Known(outcome)));
         let asked = |table: &IdempotencyTable, id: &str, outcome: Outcome| {
-            let enqueued = table.once_at(now, id.into(), (50, 10), begin(outcome)).now_or_never().unwrap();
+            let enqueued =
+                table.once_at(now, id.into(), ((50, 10), Vec::new()), begin(outcome)).now_or_never().unwrap();
             enqueued.now_or_never().unwrap()
         };
         let each = Outcome::Each(vec![counts(2), counts(3)]);

@@ -1,5 +1,6 @@
 //! A request of the WebSocket API: what its JSON says, and what is to be done for it.
 
+use futures_util::FutureExt;
 use serde::Deserialize;
 use serde_json::Value as Json;
 use serde_json::value::RawValue;
@@ -12,10 +13,12 @@ use crate::api::call::{Outcome as Several, Published, is_none, not_sent};
 use crate::api::channel_call::{ChannelCall, Counted};
 use crate::api::command;
 use crate::api::error::ApiError;
+use crate::api::history::{HistoryCall, Page};
 use crate::api::params::{Field, Params, RequestId, invalid, object_of};
 use crate::api::publish;
 use crate::api::state::Api;
 use crate::cluster::{Behind, CommandReceipt, Receipt, SendReceipt};
+use crate::hub::history::Position;
 use crate::hub::{CommandError, ConnCommand, Publication};
 use crate::ids::ClientId;
 use crate::queue::{Consumer, PopError, Topic};
@@ -44,6 +47,9 @@ pub(super) enum Reply {
         /// Nodes that did not answer in time.
         #[serde(skip_serializing_if = "is_none")]
         u: u64,
+        /// Where the message stands in the order of its channel.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        p: Option<Position>,
     },
     /// `mesh.publish` to several channels.
     Each(Vec<Published>),
@@ -51,11 +57,13 @@ pub(super) enum Reply {
     Counted(Counted),
     /// `mesh.presence`, `mesh.channels` and `mesh.client`.
     Told(Box<Told>),
+    /// `mesh.history`.
+    History(Page),
 }
 
 impl From<Published> for Reply {
-    fn from(Published { s, f, u }: Published) -> Reply {
-        Reply::Published { s, f, t: s.saturating_add(f), u }
+    fn from(Published { s, f, u, p }: Published) -> Reply {
+        Reply::Published { s, f, t: s.saturating_add(f), u, p }
     }
 }
 
@@ -125,6 +133,8 @@ pub(super) enum Enqueued {
     Channel(Pin<Box<dyn Future<Output = Result<Counted, ApiError>>>>),
     /// A question.
     Asked(Pin<Box<dyn Future<Output = Result<Told, ApiError>>>>),
+    /// What a channel has kept.
+    History(Pin<Box<dyn Future<Output = Result<Page, ApiError>>>>),
     /// A message to a client.
     Send(ClientId, SendReceipt),
     /// A command to a client's connection.
@@ -146,6 +156,7 @@ impl Enqueued {
             Enqueued::Asked(outcome) => {
                 outcome.as_mut().poll(cx).map(|told| told.map(|told| Reply::Told(Box::new(told))))
             }
+            Enqueued::History(outcome) => outcome.as_mut().poll(cx).map(|page| page.map(Reply::History)),
             Enqueued::Send(client, receipt) => {
                 Pin::new(receipt).poll(cx).map(|sent| if sent { Ok(DONE) } else { Err(not_sent(*client)) })
             }
@@ -249,6 +260,17 @@ fn call(method: &str, params: Option<&str>, api: &Api, behind: impl FnOnce() -> 
             let asking = Asking::read(kind, object()?, PARAMS, &api.config.load()).0?;
             let enqueued = asking.begin(&api.mesh, behind());
             return Ok(Call::enqueue(async move { Enqueued::Asked(Box::pin(enqueued.await.outcome(kind))) }));
+        }
+        "mesh.history" => {
+            let page = HistoryCall::read(object()?, PARAMS).0?.begin(&api.mesh);
+            return Ok(Call::enqueue(async move {
+                // What is published behind it is not on the page.
+                let mut page = Box::pin(page);
+                match (&mut page).now_or_never() {
+                    Some(page) => Enqueued::History(Box::pin(std::future::ready(page))),
+                    None => Enqueued::History(page),
+                }
+            }));
         }
         "conn.call" => {
             let (client, order) = command::parse(object()?, PARAMS).0?;

@@ -18,6 +18,8 @@ pub struct Payload {
     pub data: Bytes,
     /// The ids of clients that are left out, 8 bytes each.
     pub except: Bytes,
+    /// What it is about, if its publisher said so.
+    pub key: Option<String>,
 }
 
 /// What comes from another node for the clients of this one.
@@ -87,6 +89,19 @@ pub enum Delivery {
         /// How many.
         count: u64,
     },
+    /// Of a channel whose messages have an order.
+    Ordered {
+        /// Its name, as it came.
+        channel: String,
+        /// What is said of it, as it came.
+        body: Bytes,
+        /// The way to the node that says it.
+        from: Arc<Link>,
+        /// The epoch of its stream.
+        epoch: u32,
+        /// The number of its request; 0: it wants no reply.
+        request: u64,
+    },
     /// What does this node know of it?
     Ask {
         /// The question.
@@ -128,7 +143,7 @@ impl OnceReply {
     /// The counts for each channel, in their order.
     pub fn answer(self, all: &[Counts]) {
         let mut counts = Vec::new();
-        for Counts { reached, failed, unanswered } in all.iter().copied() {
+        for Counts { reached, failed, unanswered, .. } in all.iter().copied() {
             Published { reached, failed, unanswered }.write(&mut counts);
         }
         let reply = Message::OnceReply { request: self.request, counts: &counts };
@@ -165,4 +180,6 @@ pub trait Clients {
     fn count(&self) -> u64;
     /// Goes on with what was begun.
     fn poll(&mut self, cx: &mut Context<'_>);
+    /// A node begins a stream of that epoch: something of the one before may be lost.
+    fn began(&mut self, _run: u64, _epoch: u32) {}
 }

@@ -138,6 +138,7 @@ impl<C: Clients> Node<C> {
         let Some(peer) = self.peers.get_mut(&run) else { return false };
         let complained = peer.incoming.complained;
         peer.incoming = Incoming { epoch, complained, ..Incoming::default() };
+        self.clients.began(run.0, epoch);
         true
     }
 

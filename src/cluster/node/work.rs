@@ -8,7 +8,13 @@ use super::peer::suspect;
 use super::{AnswerReply, Clients, CommandReply, Delivery, Node, OnceReply, Payload, Telling};
 use crate::cluster::link::Request;
 use crate::cluster::protocol::{self, Message, Messages, Published, Reply, Run, read_addresses, read_answer};
-use crate::hub::{ChannelAction, CommandError, Counts, PendingCounts};
+use crate::hub::{ChannelAction, CommandError, Counts, PendingCounts, Question};
+
+/// A message as it stands in a frame; with who is left out, and its key.
+fn payload(frame: &Bytes, binary: bool, data: &[u8], (except, key): (&[u8], Option<&str>)) -> Payload {
+    let (data, except) = (frame.slice_ref(data), frame.slice_ref(except));
+    Payload { binary, data, except, key: key.map(str::to_owned) }
+}
 
 impl<C: Clients> Node<C> {
     /// Does what has come, as far as there is room, and tells what has changed.
@@ -68,8 +74,8 @@ impl<C: Clients> Node<C> {
         let counts = || (request > 0).then(|| PendingCounts::of_request(peer.link.clone(), request));
         let delivery =
             match message {
-                Message::Publish { channel, binary, data, except } => {
-                    let message = Payload { binary, data: frame.slice_ref(data), except: frame.slice_ref(except) };
+                Message::Publish { channel, binary, data, except, key } => {
+                    let message = payload(frame, binary, data, (except, key));
                     Delivery::Publish { channel: channel.to_owned(), message, counts: counts() }
                 }
                 Message::Count { channel } => {
@@ -87,16 +93,17 @@ impl<C: Clients> Node<C> {
                     let reply = CommandReply::new(peer.link.clone(), request);
                     Delivery::Command { client, command: frame.slice_ref(command), reply }
                 }
-                Message::PublishOnce { id, channels, list, binary, data, except } => {
+                Message::PublishOnce { id, channels, list, binary, data, except, key } => {
                     let reply = OnceReply::new(peer.link.clone(), request);
                     let channels = channels.into_iter().map(str::to_owned).collect();
-                    let message = Payload { binary, data: frame.slice_ref(data), except: frame.slice_ref(except) };
+                    let message = payload(frame, binary, data, (except, key));
                     Delivery::Once { id: id.to_owned(), channels, list, message, reply }
                 }
                 Message::OnceReply { request, counts } => {
                     if let Some(Request::Once(reply)) = peer.link.take_request(request) {
-                        let counts = Published::read_all(counts)
-                            .map(|Published { reached, failed, unanswered }| Counts { reached, failed, unanswered });
+                        let counts = Published::read_all(counts).map(|Published { reached, failed, unanswered }| {
+                            Counts { reached, failed, unanswered, at: None }
+                        });
                         // One that waits no more needs no answer.
                         let _ = reply.send(counts.collect());
                     }
@@ -104,19 +111,19 @@ impl<C: Clients> Node<C> {
                 }
                 Message::Replies(bytes) => {
                     for Reply { request, reached, failed } in Reply::read_all(bytes) {
-                        if let Some(Request::Counts(ack)) = peer.link.take_request(request) {
+                        if let Some(Request::Counts(ack) | Request::Ordered(ack)) = peer.link.take_request(request) {
                             self.shared.stats.replied(ack.age().1);
-                            ack.settle(Counts { reached: reached.into(), failed: failed.into(), unanswered: 0 });
+                            ack.settle(Counts { reached: reached.into(), failed: failed.into(), ..Counts::default() });
                         }
                     }
                     return;
                 }
                 Message::CommandReply { request, problem } => {
-                    if let Some(Request::Command(_, reply)) = peer.link.take_request(request) {
+                    if let Some(Request::Command(client, reply)) = peer.link.take_request(request) {
                         // One that waits no more needs no answer.
                         let _ = reply.send(match problem {
                             None => Ok(()),
-                            Some(problem) => Err(CommandError::Bound(problem.to_owned())),
+                            Some(problem) => Err(CommandError::read(client, problem)),
                         });
                     }
                     return;
@@ -161,10 +168,20 @@ impl<C: Clients> Node<C> {
                 }
                 Message::Stirred { channel, ago } => Delivery::Stirred { channel: channel.to_owned(), ago },
                 Message::Online { channel, count } => Delivery::Online { channel: channel.to_owned(), count },
+                Message::Ordered { channel, body } => Delivery::Ordered {
+                    channel: channel.to_owned(),
+                    body: frame.slice_ref(body),
+                    from: peer.link.clone(),
+                    epoch: peer.incoming.epoch,
+                    request,
+                },
                 Message::Ask { asking } => {
                     // What is no question is not answered.
                     let Some(question) = asking.question() else { return };
                     Delivery::Ask { question, reply: AnswerReply::new(peer.link.clone(), request) }
+                }
+                Message::Figures => {
+                    Delivery::Ask { question: Question::Figures, reply: AnswerReply::new(peer.link.clone(), request) }
                 }
                 Message::Answer { request, answer } => {
                     if let Some(Request::Answer(reply)) = peer.link.take_request(request)

@@ -61,6 +61,7 @@ mod tests {
             binary: false,
             data: b"x",
             except: &[],
+            key: None,
         };
         let listed = |at| Listed { run: Run(1), center: false, serving: true, at };
         let nodes = |many| Message::Nodes { nodes: vec![listed(vec!["a:1"]); many] };

@@ -28,23 +28,37 @@ fn what_is_written_is_read_and_what_is_unknown_is_passed_over() {
         Message::Snapshot { version: 1, hashes: &longs([1, u64::MAX]), last: true },
         Message::Interest { version: 2, gone: &longs([]), come: &longs([5]) },
         Message::InterestKnown { version: 2 },
-        Message::Publish { channel: "a", binary: false, data: b"x", except: &longs([7]) },
+        Message::Publish { channel: "a", binary: false, data: b"x", except: &longs([7]), key: Some("k") },
         Message::Send { client: 1 << 52, binary: true, data: &[0, 255] },
         Message::Command { client: 4, command: b"c" },
         Message::Replies(&replies),
         Message::CommandReply { request: 3, problem: Some("p") },
         Message::Lost { epoch: 1 },
         Message::Leave,
-        Message::PublishOnce { id: "i", channels: vec!["a", "b"], list: true, binary: false, data: b"x", except: &[] },
+        Message::PublishOnce {
+            id: "i",
+            channels: vec!["a", "b"],
+            list: true,
+            binary: false,
+            data: b"x",
+            except: &[],
+            key: None,
+        },
         Message::OnceReply { request: 4, counts: &[0; 24] },
         Message::Nodes { nodes: vec![Listed { run: Run(4), center: true, serving: false, at: vec!["a:1", "b:2"] }] },
         Message::Reached { at: vec!["a:1"] },
         Message::Count { channel: "a" },
         Message::Close { channel: "a", code: 4000, reason: "bye" },
         Message::Ask { asking: Asking::Channels { prefix: "a", after: "ab", limit: 7 } },
+        Message::Ask { asking: Asking::Story { client: 7 } },
+        Message::Ask {
+            asking: Asking::Tail { watch: 7, channel: Some("a*"), client: Some(9), errors: true, bodies: false },
+        },
         Message::Stirred { channel: "a", ago: Some(7) },
         Message::Online { channel: "a", count: 3 },
         Message::Answer { request: 5, answer: &write_answer(&crate::hub::Answer::default()) },
+        Message::Figures,
+        Message::Ordered { channel: "a", body: &[5] },
     ];
     assert_eq!(all.len(), usize::from(KINDS));
     let mut bytes = Vec::new();
@@ -117,7 +131,7 @@ proptest! {
     fn what_is_cut_or_changed_is_read_without_harm(at in 0..400usize, byte: u8, cut in 0..400usize) {
         let mut bytes = Vec::new();
         envelop(&Message::Begin { hello: hello(), proof: [1; 32] }.to_bytes(), 0, &mut bytes);
-        envelop(&Message::Publish { channel: "ä", binary: false, data: b"x", except: &[] }.to_bytes(), 1, &mut bytes);
+        envelop(&Message::Publish { channel: "ä", binary: false, data: b"x", except: &[], key: None }.to_bytes(), 1, &mut bytes);
         let at = at % bytes.len();
         bytes[at] = byte;
         bytes.truncate(bytes.len() - cut % bytes.len());

@@ -89,6 +89,7 @@ impl Clients for SimClients {
             Delivery::Send { .. }
             | Delivery::ChannelCommand { .. }
             | Delivery::Stirred { .. }
+            | Delivery::Ordered { .. }
             | Delivery::Online { .. } => return None,
             Delivery::Ask { reply, .. } => {
                 reply.answer(&Answer::default());

@@ -82,7 +82,7 @@ fn made_up(random: &mut Random) -> Vec<u8> {
         0 => Message::Snapshot { version: one, hashes: &data, last: random.chance(20) },
         1 => Message::Interest { version: one, gone: &data, come: &more },
         2 => Message::InterestKnown { version: one },
-        3 => Message::Publish { channel, binary: flag, data: &data, except: &more },
+        3 => Message::Publish { channel, binary: flag, data: &data, except: &more, key: flag.then_some(&text) },
         4 => Message::Send { client: one, binary: flag, data: &data },
         5 => Message::Command { client: one, command: &data },
         6 => {
@@ -102,6 +102,7 @@ fn made_up(random: &mut Random) -> Vec<u8> {
             binary: flag,
             data: &more,
             except: &data,
+            key: (!flag).then_some(&text),
         },
         10 => {
             let mut counts = Vec::new();

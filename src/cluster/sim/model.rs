@@ -74,7 +74,8 @@ impl World {
         let (counts, receipt) = PendingCounts::new();
         let local = node.clients.publish(&channel, &data);
         counts.ack().settle(local);
-        let message = Message::Publish { channel: &channel, binary: true, data: &data, except: &[] }.to_bytes();
+        let message =
+            Message::Publish { channel: &channel, binary: true, data: &data, except: &[], key: None }.to_bytes();
         for link in node.shared.links_of(key) {
             let request = Some(Request::Counts(counts.ack()));
             if !node.blocked.is_empty() {

@@ -1,12 +1,13 @@
 //! The rows of `engine.channels`: what holds for channels whose names begin alike.
 
-use super::bounds::TIMEOUT;
+use super::bounds::{AGE, TIMEOUT};
 use crate::config::changes::{Changes, Effect, Effect::Live};
-use crate::config::kinds::{Leaf, duration, flag, number, required, text};
+use crate::config::kinds::{Leaf, duration, flag, number, required, text, word};
 use crate::config::raw::units;
 use crate::config::raw::value::Value;
 use crate::config::rows::{Head, Kind, Row, section};
 use crate::config::sections::{Entry, named, part};
+use crate::config::types::{Envelope, Slow};
 use crate::message::Channel;
 use std::time::Duration;
 
@@ -22,10 +23,30 @@ section! {
         pub join_leave: bool = "joinLeave", flag(), Live;
         /// The number of connections, as they are told.
         pub online: Online = "online", part();
-        /// The most connections in such a channel, on each node; 0 = no bound.
+        /// What happens to the messages of such a channel that wait for a client which does not keep up.
+        pub slow: Slow = "slow", word(&[Slow::Close, Slow::DropOldest, Slow::Latest], Slow::Close), Live;
+        /// The most connections in such a channel, on all nodes; 0 = no bound. The same on all nodes.
         pub max_subscribers: usize = "maxSubscribers", number(0..=100_000_000, 0), Live;
+        /// What is kept of such a channel's messages. The same on all nodes.
+        pub history: HistoryRule = "history", part();
+        /// How its connections get its messages: none, as they were published; json, as {"c":channel,"p":position,"d":data}.
+        pub envelope: Envelope = "envelope", word(&[Envelope::None, Envelope::Json], Envelope::None), Live;
     }
 }
+
+section! {
+    /// What is kept of a channel's messages.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct HistoryRule {
+        /// The most messages, the newest; 0 = none are kept.
+        pub size: usize = "size", number(0..=MAX_HISTORY, 0), Live;
+        /// How long each is kept; 0 = for as long as there is room.
+        pub age: Duration = "age", duration(AGE, Duration::ZERO), Live;
+    }
+}
+
+/// The most messages that are kept of a channel.
+pub const MAX_HISTORY: usize = 10_000;
 
 section! {
     /// The number of connections in a channel, as they are told.
@@ -67,7 +88,27 @@ impl ChannelRule {
     /// One that says nothing for channels that begin so.
     pub fn of(prefix: impl Into<String>) -> ChannelRule {
         let online = Online { every: Duration::ZERO, message: ONLINE.to_owned() };
-        ChannelRule { prefix: prefix.into(), presence: false, join_leave: false, online, max_subscribers: 0 }
+        let history = HistoryRule { size: 0, age: Duration::ZERO };
+        ChannelRule {
+            prefix: prefix.into(),
+            presence: false,
+            join_leave: false,
+            online,
+            slow: Slow::Close,
+            max_subscribers: 0,
+            history,
+            envelope: Envelope::None,
+        }
+    }
+
+    /// Whether the messages of each of these channels have an order of their own, and positions in it.
+    pub fn is_ordered(&self) -> bool {
+        self.history.size > 0
+    }
+
+    /// Whether a publish has to look at the rule.
+    pub fn shapes_publishes(&self) -> bool {
+        self.is_ordered() || self.envelope != Envelope::None
     }
 
     /// Whether the node counts the connections of each of these channels.
@@ -80,8 +121,14 @@ impl Entry for ChannelRule {
     fn summary(&self) -> String {
         let every = units::duration(self.online.every);
         format!(
-            "presence {}, joinLeave {}, online every {every}, maxSubscribers {}",
-            self.presence, self.join_leave, self.max_subscribers
+            "presence {}, joinLeave {}, online every {every}, slow {}, maxSubscribers {}, history {} for {}, envelope {}",
+            self.presence,
+            self.join_leave,
+            self.slow,
+            self.max_subscribers,
+            self.history.size,
+            units::duration(self.history.age),
+            self.envelope
         )
     }
 }

@@ -6,11 +6,13 @@ use std::future::ready;
 use std::rc::Rc;
 
 use super::conn::{channel_args, close_args, kind_arg, subscribe_to};
-use super::presence::{presence, subscribe_args};
+use super::history::history;
+use super::presence::presence;
+use super::subscribe::{Subscribed, subscribe_args};
 use crate::cluster::Behind;
-use crate::hub::{ChannelAction, CommandError, ConnCommand, Counts, Except, MAX_EXCEPT, Publication};
+use crate::hub::{ChannelAction, CommandError, ConnCommand, Counts, Except, MAX_EXCEPT, Publication, PublishOptions};
 use crate::ids::ClientId;
-use crate::message::{Channel, Message};
+use crate::message::{Channel, Key, Message};
 use crate::script::current::{self, Host};
 use crate::script::push::{One, Push, Stack, Table, table};
 use crate::script::stack::{Args, Fallible, Raise};
@@ -26,12 +28,13 @@ pub fn register(mix: &Table<'_>) {
     mix.native(c"unsubscribe", unsubscribe);
     mix.field(
         c"mesh",
-        table(5, |mesh| {
+        table(6, |mesh| {
             mesh.waiting(c"publish", publish);
             mesh.waiting(c"send", send);
             mesh.waiting(c"count", count);
             mesh.waiting(c"close", close);
             mesh.waiting(c"presence", presence);
+            mesh.waiting(c"history", history);
         }),
     );
 }
@@ -76,14 +79,15 @@ impl Interruptible for Published {
 pub(crate) fn publish_args(args: &Args) -> Fallible<(Publication, bool)> {
     let (channel, data, kind) = (args.bytes(1)?, args.bytes(2)?, kind_arg(args, 3)?);
     let wrong = |problem: String| Raise::Argument { index: 4, problem };
-    let (mut counted, mut except) = (true, Except::default());
+    let (mut counted, mut wanted) = (true, PublishOptions::default());
     let options = if args.is_nil(4) { Box::default() } else { args.table(4)? };
     for (key, value) in &options {
         let Value::Str(key) = key else { continue };
         match (&**key, value) {
             (b"counts", Value::Bool(counts)) => counted = *counts,
             (b"counts", _) => return Err(wrong("counts must be true or false".into())),
-            (b"except", value) => except = except_arg(value).map_err(wrong)?,
+            (b"except", value) => wanted.except = except_arg(value).map_err(wrong)?,
+            (b"key", value) => wanted.key = Some(key_arg(value).map_err(wrong)?),
             _ => {}
         }
     }
@@ -92,9 +96,19 @@ pub(crate) fn publish_args(args: &Args) -> Fallible<(Publication, bool)> {
         Err(e) => return Ok(Err(e.to_string())),
     };
     Ok(match Message::new(kind, Bytes::copy_from_slice(&data)) {
-        Ok(message) => Ok((Publication { channel, message, except }, counted)),
+        Ok(message) => Ok((Publication::new(channel, message).with(wanted), counted)),
         Err(e) => Err(e.to_string()),
     })
+}
+
+/// What a publication is about.
+fn key_arg(value: &Value) -> Result<Key, String> {
+    let key = match value {
+        Value::Str(key) => Key::parse(key),
+        Value::Number(n) => Key::parse(n.to_string().as_bytes()),
+        _ => return Err("key must be a string".into()),
+    };
+    key.map_err(|e| e.to_string())
 }
 
 /// The clients that a publication leaves out: a client_id, or a list of them.
@@ -247,11 +261,11 @@ fn here() -> Result<(Rc<Host>, Rc<Conn>), String> {
     Ok((host, conn))
 }
 
-fn subscribe(args: &Args) -> Result<Outcome<Result<(), String>>, Raise> {
-    let channels = subscribe_args(args)?;
-    Ok(match here().and_then(|here| Ok((here, channels?))) {
-        Ok((here, (channels, info))) => subscribe_to(args, here, (&channels, info)),
-        Err(problem) => Outcome::Now(Err(problem)),
+fn subscribe(args: &Args) -> Result<Outcome<Subscribed>, Raise> {
+    let subscription = subscribe_args(args)?;
+    Ok(match here().and_then(|here| Ok((here, subscription?))) {
+        Ok((here, subscription)) => subscribe_to(args, here, subscription),
+        Err(problem) => Outcome::Now(Subscribed(Err(problem))),
     })
 }
 

@@ -1,6 +1,5 @@
-//! Who is in a channel: what `conn:subscribe` is told of a connection, and `mix.mesh.presence`.
+//! Who is in a channel: what scripts tell of a connection, and `mix.mesh.presence`.
 
-use mlua::ffi;
 use serde_json::{Map, Number, Value as Json};
 use std::sync::Arc;
 
@@ -10,7 +9,6 @@ use crate::hub::{Answer, MAX_INFO, MAX_PAGE, Question};
 use crate::ids::ClientId;
 use crate::message::Channel;
 use crate::script::current;
-use crate::script::slots::Plain;
 use crate::script::stack::{Args, Fallible, Raise};
 use crate::script::wait::{self, Outcome};
 use crate::shard::context::Value;
@@ -18,48 +16,8 @@ use crate::shard::context::Value;
 /// What a script tells of a connection in channels, as JSON.
 pub type Info = Arc<str>;
 
-/// The channels of a subscribe, and what is told of the connection in them.
-pub(crate) fn subscribe_args(args: &Args) -> Fallible<(Vec<Channel>, Option<Info>)> {
-    let last = args.count();
-    let has_options = last > 1 && matches!(args.slots().plain(args.slot(last)), Plain::Other(ffi::LUA_TTABLE));
-    if !has_options {
-        return Ok(names(args, last)?.map(|channels| (channels, None)));
-    }
-    let wrong = |problem: String| Raise::Argument { index: last, problem };
-    let mut info = None;
-    for (key, value) in args.table(last)? {
-        match &key {
-            Value::Str(key) if &**key == b"info" => info = Some(value),
-            Value::Str(key) => {
-                return Err(wrong(format!("there is no option \"{}\"", String::from_utf8_lossy(key).escape_debug())));
-            }
-            _ => return Err(wrong("options expected, such as {info = {name = \"Ann\"}}".into())),
-        }
-    }
-    let info = match info.map(|info| info_of(&info)).transpose() {
-        Ok(info) => info,
-        Err(problem) => return Ok(Err(problem)),
-    };
-    Ok(names(args, last - 1)?.map(|channels| (channels, info)))
-}
-
-/// The first arguments, up to that one, as names of channels.
-pub(super) fn names(args: &Args, last: i32) -> Fallible<Vec<Channel>> {
-    if last == 0 {
-        return Err(args.wrong(1, "string"));
-    }
-    let mut channels = Vec::with_capacity(last as usize);
-    for i in 1..=last {
-        match Channel::from_script(&args.bytes(i)?) {
-            Ok(channel) => channels.push(channel),
-            Err(e) => return Ok(Err(e.to_string())),
-        }
-    }
-    Ok(Ok(channels))
-}
-
 /// A value as JSON.
-fn info_of(value: &Value) -> Result<Info, String> {
+pub(super) fn info_of(value: &Value) -> Result<Info, String> {
     let json = json(value).map_err(|problem| format!("info can't be told as JSON: {problem}"))?.to_string();
     match json.len() {
         0..=MAX_INFO => Ok(json.into()),

@@ -34,8 +34,13 @@ impl<L: Label> Default for Labelled<L> {
 impl<L: Label> Labelled<L> {
     /// Counts one under that label.
     pub fn one(&self, label: L) {
+        self.add(label, 1);
+    }
+
+    /// Counts so many under that label.
+    pub fn add(&self, label: L, many: u64) {
         if let Some(count) = self.0.as_ref().get(label.position()) {
-            count.add(1);
+            count.add(many);
         }
     }
 
@@ -85,6 +90,10 @@ labels! {
         Encode = "encode",
         /// There is no such client.
         NoClient = "no_client",
+        /// The client did not keep up, and the rule of the channel lets newer messages have the room.
+        Oldest = "oldest",
+        /// The client did not keep up, and a newer message with the same key took its place.
+        Latest = "latest",
     }
 
     /// Why a connection ended.
@@ -161,10 +170,14 @@ labels! {
         Close = "mesh.close",
         /// Who is in a channel.
         Presence = "mesh.presence",
+        /// What a channel has kept.
+        History = "mesh.history",
         /// Which channels there are.
         Channels = "mesh.channels",
         /// What is known of a client.
         Client = "mesh.client",
+        /// A page of the console or what only it asks for.
+        Console = "console",
         /// A command to a connection.
         Conn = "conn.call",
         /// Consuming topics.
@@ -185,6 +198,10 @@ labels! {
         Health = "healthz",
         /// Whether it takes clients.
         Ready = "readyz",
+        /// Watching events.
+        Tail = "tail",
+        /// Why a message did not reach a client.
+        Why = "why",
         /// Anything else.
         Other = "other",
     }
@@ -275,6 +292,13 @@ labels! {
         Ok = "ok",
         /// The one before stays.
         Error = "error",
+    }
+}
+
+impl DropCause {
+    /// Whether the rule of a channel wants it so.
+    pub fn is_by_rule(self) -> bool {
+        matches!(self, DropCause::Oldest | DropCause::Latest)
     }
 }
 

@@ -80,6 +80,7 @@ end
 local function set_now(time)
   now = time
   native.set_clock(now - START)
+  native.set_history_clock(now - START)
 end
 
 local function settle()

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{ChannelRule, Rules};
+use crate::hub::history::From;
 use crate::message::{Channel, Kind, NotUtf8};
 use crate::script::doing::Doing;
 use crate::script::harness::{self as runtime, One, Pushed, Table, with};
@@ -69,6 +70,7 @@ pub(super) fn register(table: &Table<'_>) {
     table.native(c"subscribe_args", |args: &Args| Ok(Checked(subscribe_args(args))));
     table.native(c"presence_args", |args: &Args| Ok(Checked(presence_args(args))));
     table.native(c"full", full);
+    table.native(c"room_rule", room_rule);
     table.native(c"close_args", |args: &Args| Ok(Checked(close_args(args))));
     table.native(c"set_clock", |args: &Args| {
         CLOCK.set((CLOCK.get().0, args.number(1)?));
@@ -111,7 +113,7 @@ pub(super) fn register(table: &Table<'_>) {
 }
 
 /// Arguments as they were read, behind two values that say what was wrong with them: which (0: not one of them), and how.
-struct Checked<T>(Result<T, Raise>);
+pub(super) struct Checked<T>(pub(super) Result<T, Raise>);
 
 impl<T: Push> Push for Checked<T> {
     type Pushed = ((One, One), T::Pushed);
@@ -144,19 +146,22 @@ fn send_args(args: &Args) -> Result<(Vec<u8>, &'static str), Raise> {
     Ok((args.bytes(1)?.into_owned(), runtime::kind_arg(args, 2)?.as_str()))
 }
 
-/// Channel, data, kind, whether counts are wanted, and the clients that are left out; or only the reason why it can't be
-/// published.
-type Publication = ((Option<String>, Option<Vec<u8>>), ((Option<&'static str>, bool), (Option<String>, Words)));
+/// Channel, data, kind, whether counts are wanted, no reason, the clients that are left out, and the key; or only the reason
+/// why it can't be published.
+type Publication = ((Option<String>, Option<Vec<u8>>), ((Option<&'static str>, bool), (Option<String>, Options)));
+/// The clients that are left out, and the key.
+type Options = (Words, Option<String>);
 
 fn publish_args(args: &Args) -> Result<Publication, Raise> {
     Ok(match runtime::publish_args(args)? {
         Ok((publication, counted)) => {
             let (channel, message) = (publication.channel, publication.message);
             let data = (Some(channel.to_string()), Some(message.data().to_vec()));
-            let except = publication.except.iter().map(|client| client.to_string().into_bytes()).collect();
-            (data, ((Some(message.kind().as_str()), counted), (None, Words(except))))
+            let except = publication.options.except.iter().map(|client| client.to_string().into_bytes()).collect();
+            let key = publication.options.key.map(|key| key.as_str().to_owned());
+            (data, ((Some(message.kind().as_str()), counted), (None, (Words(except), key))))
         }
-        Err(e) => ((None, None), ((None, false), (Some(e), Words(Vec::new())))),
+        Err(e) => ((None, None), ((None, false), (Some(e), (Words(Vec::new()), None)))),
     })
 }
 
@@ -253,15 +258,22 @@ fn channel_args(args: &Args) -> Result<(Option<String>, Vec<String>), Raise> {
     })
 }
 
-/// Why they are no names of channels, or the names, and what is told of the connection, as JSON.
-type Subscription = (Option<String>, (Vec<String>, Option<String>));
+/// Why they are no names of channels, or the names, and what is told of the connection, as JSON; how many of the messages that
+/// are kept it wants, and since which position.
+type Subscription = ((Option<String>, (Vec<String>, Option<String>)), (Option<f64>, Option<String>));
 
 fn subscribe_args(args: &Args) -> Result<Subscription, Raise> {
     Ok(match runtime::subscribe_args(args)? {
-        Ok((channels, info)) => {
-            (None, (channels.iter().map(ToString::to_string).collect(), info.map(|info| info.to_string())))
+        Ok(runtime::Subscription { channels, info, from }) => {
+            let (last, since) = match from {
+                None => (None, None),
+                Some(From::Last(last)) => (Some(last), None),
+                Some(From::Since(since, last)) => (last, Some(since.to_string())),
+            };
+            let names = (channels.iter().map(ToString::to_string).collect(), info.map(|info| info.to_string()));
+            ((None, names), (last.map(|last| last as f64), since))
         }
-        Err(e) => (Some(e), (Vec::new(), None)),
+        Err(e) => ((Some(e), (Vec::new(), None)), (None, None)),
     })
 }
 
@@ -291,6 +303,21 @@ fn full(args: &Args) -> Result<Option<String>, Raise> {
         rule.map_or(0, |rule| rule.max_subscribers)
     });
     Ok((most > 0 && count >= most as f64).then(|| TooMany::OfChannel(channel, most).to_string()))
+}
+
+/// Join and leave, presence; the interval and the words of the number.
+type RoomRule = ((bool, bool), (f64, String));
+
+/// `room_rule(channel)`: whether a channel is told who came and went, and who is in it; how often in seconds how many are in it
+/// (0: never), and with which words.
+fn room_rule(args: &Args) -> Result<RoomRule, Raise> {
+    let channel = args.bytes(1)?;
+    let rule = RULES.with_borrow(|rules| rules.as_ref()?.of(std::str::from_utf8(&channel).ok()?).cloned());
+    let (told, number) = rule.map_or_else(Default::default, |rule| {
+        let online = &rule.online;
+        ((rule.join_leave, rule.presence), (online.every.as_secs_f64(), online.message.clone()))
+    });
+    Ok((told, number))
 }
 
 fn close_args(args: &Args) -> Result<(f64, String), Raise> {

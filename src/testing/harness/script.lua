@@ -1,7 +1,7 @@
 -- What scripts call: the connection and those parts of `mix` that would reach the engine.
 local native, engine, prelude = ...
 
-local type, error, tostring, tonumber, ipairs, select, floor, concat = type, error, tostring, tonumber, ipairs, select, math.floor, table.concat
+local type, error, tostring, tonumber, ipairs, select, floor, concat, unpack = type, error, tostring, tonumber, ipairs, select, math.floor, table.concat, unpack
 local checked, later, post, after, log = engine.checked, engine.later, engine.post, engine.after, engine.log
 local conn_of, is_live, methods, seen = engine.conn_of, engine.is_live, engine.conn_methods, engine.seen
 local deliver_to_channel, deliver_to_client = engine.deliver_to_channel, engine.deliver_to_client
@@ -65,7 +65,7 @@ local function set_channels(c, list, member)
     return list.err
   end
   for _, name in ipairs(list.names) do
-    c.channels[name] = member
+    engine.set_member(c, name, member)
   end
   return nil
 end
@@ -79,7 +79,27 @@ local function subscribe(c, list)
     end
   end
   -- What is told of the connection there, if anything is.
-  return set_channels(c, list, list.info or true)
+  local member = list.info or true
+  if not (list.last or list.since) or list.err or not is_live(c) then
+    return set_channels(c, list, member), nil
+  end
+  for _, name in ipairs(list.names) do
+    local err = native.keeps_nothing(name)
+    if err then
+      return err, nil
+    end
+  end
+  return later({ n = 2, GONE, nil }, function(give)
+    post(function()
+      local err, at = set_channels(c, list, member), {}
+      if not err then
+        for _, name in ipairs(list.names) do
+          at[name] = engine.catch_up(c, name, list.last, list.since)
+        end
+      end
+      give(err, not err and (#list.names == 1 and at[list.names[1]] or at) or nil)
+    end)
+  end)
 end
 local function unsubscribe(c, list)
   return set_channels(c, list, nil)
@@ -91,12 +111,12 @@ local function limited(socket, ...)
   end
   return ...
 end
-local function list_of(err, names, info)
-  return { err = err, names = names, info = info }
+local function list_of(err, names, info, last, since)
+  return { err = err, names = names, info = info, last = last, since = since }
 end
 function methods.subscribe(self, ...)
   local c = this(self)
-  return (subscribe(c, list_of(checked("subscribe", native.subscribe_args(...)))))
+  return subscribe(c, list_of(checked("subscribe", native.subscribe_args(...))))
 end
 function methods.unsubscribe(self, ...)
   local c = this(self)
@@ -150,7 +170,10 @@ mix.socket = { tcp = here }
 function mix.subscribe(...)
   local list = list_of(checked("subscribe", native.subscribe_args(...)))
   local conn, err = here()
-  return err or (subscribe(conn_of(conn), list))
+  if err then
+    return err, nil
+  end
+  return subscribe(conn_of(conn), list)
 end
 function mix.unsubscribe(...)
   local list = list_of(checked("unsubscribe", native.channel_args(...)))
@@ -160,7 +183,7 @@ end
 
 mix.mesh = {}
 function mix.mesh.publish(...)
-  local channel, data, kind, counted, err, except = checked("publish", native.publish_args(...))
+  local channel, data, kind, counted, err, except, key = checked("publish", native.publish_args(...))
   if err then
     return nil, nil, err, nil
   end
@@ -168,7 +191,7 @@ function mix.mesh.publish(...)
   for _, id in ipairs(except) do
     left_out[id] = true
   end
-  local record = { channel = channel, data = data, type = kind }
+  local record = { channel = channel, data = data, type = kind, key = key }
   local function work()
     record.success, record.fail = deliver_to_channel(channel, data, kind, left_out)
     return record.success, record.fail
@@ -228,6 +251,19 @@ function mix.mesh.presence(...)
       page.clients, page.n = clients, #open
       give(page, nil)
     end)
+  end)
+end
+function mix.mesh.history(...)
+  local args = { ... }
+  local function read()
+    return checked("history", native.history(unpack(args, 1, 3)))
+  end
+  local _, err = read()
+  if err then
+    return nil, err
+  end
+  return later({ n = 2, nil, GONE }, function(give)
+    post(function() give(read()) end)
   end)
 end
 function mix.mesh.close(...)

@@ -1,0 +1,121 @@
+//! `mesh.history`: what a channel has kept. Knows no HTTP, so that all transports share it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use std::future::Future;
+
+use super::error::ApiError;
+use super::params::{Field, RequestId, invalid};
+use crate::cluster::{Mesh, keeps_nothing};
+use crate::hub::MAX_PAGE;
+use crate::hub::history::{At, Kept, Position};
+use crate::message::{Channel, Kind};
+
+/// Messages of a page, unless told.
+const PAGE: usize = 100;
+
+/// A call whose parameters have been checked.
+pub(super) struct HistoryCall {
+    channel: Channel,
+    since: Option<Position>,
+    limit: usize,
+}
+
+/// What it came to.
+#[derive(Debug, Serialize)]
+pub(super) struct Page {
+    /// Where the next page begins.
+    p: Position,
+    /// Nothing is missing since the position that was asked for.
+    recovered: bool,
+    m: Vec<Message>,
+}
+
+/// A message that was kept.
+#[derive(Debug, Serialize)]
+struct Message {
+    p: Position,
+    d: String,
+    t: &'static str,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Params<'a> {
+    #[serde(borrow)]
+    c: Option<Field<'a>>,
+    #[serde(borrow)]
+    since: Option<Field<'a>>,
+    #[serde(borrow)]
+    limit: Option<Field<'a>>,
+    #[serde(borrow)]
+    i: Option<Field<'a>>,
+}
+
+impl Params<'_> {
+    fn call(&self) -> Result<HistoryCall, ApiError> {
+        let channel = match &self.c {
+            Some(Field::Text(name)) => {
+                Channel::parse(name.as_bytes()).map_err(|e| invalid(format!("field \"c\": {e}")))?
+            }
+            Some(other) => {
+                return Err(invalid(format!("field \"c\" (channel) must be a string, not {}", other.name())));
+            }
+            None => return Err(invalid("field \"c\" (channel) is missing")),
+        };
+        let since = match &self.since {
+            None | Some(Field::Other("null")) => None,
+            // What is no position is one that nobody knows: clients have it from elsewhere.
+            Some(Field::Text(text)) => Some(Position::parse(text.as_bytes()).unwrap_or(Position::UNKNOWN)),
+            Some(other) => return Err(invalid(format!("field \"since\" must be a position, not {}", other.name()))),
+        };
+        let limit = match &self.limit {
+            None | Some(Field::Other("null")) => Some(PAGE),
+            Some(Field::Integer(limit)) => usize::try_from(*limit).ok(),
+            Some(_) => None,
+        };
+        let wanted = || invalid(format!("field \"limit\" must be a number from 1 to {MAX_PAGE}"));
+        let limit = limit.filter(|limit| (1..=MAX_PAGE).contains(limit)).ok_or_else(wanted)?;
+        Ok(HistoryCall { channel, since, limit })
+    }
+}
+
+impl HistoryCall {
+    /// Reads parameters; `what` names them in error messages. With the caller's request id.
+    pub(super) fn read(text: &[u8], what: &str) -> (Result<HistoryCall, ApiError>, Option<RequestId>) {
+        if !text.trim_ascii_start().starts_with(b"{") {
+            return (Err(invalid(format!("{what} must be a JSON object such as {{\"c\": \"channel\"}}"))), None);
+        }
+        match serde_json::from_slice::<Params<'_>>(text) {
+            Ok(params) => (params.call(), params.i.as_ref().and_then(Field::request_id)),
+            Err(e) => (Err(invalid(format!("{what} is not valid JSON: {e}"))), None),
+        }
+    }
+
+    /// Carries it out.
+    pub(super) fn begin(self, mesh: &Mesh) -> impl Future<Output = Result<Page, ApiError>> + Send + use<> {
+        let HistoryCall { channel, since, limit } = self;
+        let keeps = mesh.keeps(&channel).is_some();
+        let page = mesh.history(&channel, since, limit);
+        async move {
+            if !keeps {
+                return Err(invalid(format!("field \"c\": {}", keeps_nothing(&channel))));
+            }
+            page.await.map(Page::from).map_err(ApiError::Unanswered)
+        }
+    }
+}
+
+impl From<(At, Vec<Kept>)> for Page {
+    fn from((at, kept): (At, Vec<Kept>)) -> Page {
+        let message = |Kept { at, message, .. }: &Kept| {
+            let d = match message.kind() {
+                Kind::Text => String::from_utf8_lossy(message.data()).into_owned(),
+                Kind::Binary => STANDARD.encode(message.data()),
+            };
+            Message { p: *at, d, t: message.kind().as_str() }
+        };
+        Page { p: at.position, recovered: at.recovered, m: kept.iter().map(message).collect() }
+    }
+}

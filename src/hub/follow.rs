@@ -1,0 +1,92 @@
+//! Channels that another node leads: what comes of it goes to the connections of this node in the leader's order, and what was
+//! lost on the way is made good before anything newer.
+
+use std::sync::Arc;
+
+use super::Hub;
+use super::delivery::{Delivery, Publication};
+use super::history::{Follow, Kept, LogCopy, Position, Reading, Stream, gap, now};
+use super::order::enveloped;
+use super::pending::{Counts, PendingCounts};
+use super::workers::WorkerSet;
+use crate::config::{ChannelRule, Envelope};
+use crate::message::{Channel, Message};
+
+/// The leader is not asked again before so many milliseconds are over.
+const PATIENCE: u64 = 1000;
+
+impl Hub {
+    /// A message of the node that leads its channel has come. `keep`: it goes into the copy that this node has. After
+    /// [`Hub::room_for`].
+    pub fn follow(
+        &self,
+        publication: Publication,
+        rule: &ChannelRule,
+        (at, when, keep): (Position, u64, bool),
+        (ended, of): (&[u64], Stream),
+        (pending_counts, behind): (&PendingCounts, &WorkerSet),
+    ) -> Follow {
+        let channel = publication.channel.clone();
+        let kept = keep.then(|| (publication.message.clone(), when));
+        let message = enveloped(&channel, rule, &publication.message, Some(at));
+        let publication = Arc::new(Publication { message, ..publication });
+        let clock = (self.node().get(), now(), PATIENCE);
+        let (follow, is_kept) = self.history.follow((&channel, rule), (at, ended, of), kept, clock, || {
+            let mut workers = self.workers_of(channel.as_str());
+            behind.iter().for_each(|worker| workers.add(worker));
+            for worker in workers.iter() {
+                // One that is refused fails its part of the counts.
+                let _ = self.mailbox(worker).force(Delivery::Publish(publication.clone(), pending_counts.ack()));
+            }
+            workers.first().is_some()
+        });
+        if (keep && !is_kept) || matches!(follow, Follow::Stale(_)) {
+            // Who has published is not told that all is well.
+            pending_counts.ack().settle(Counts { unanswered: 1, ..Counts::default() });
+        }
+        follow
+    }
+
+    /// What the leader has said of a channel has come; this node was at `asked`. False: the leader is to be asked again.
+    pub fn catch_up_to(
+        &self,
+        (channel, rule): (&Channel, &ChannelRule),
+        asked: Option<Position>,
+        reading: &Reading,
+    ) -> bool {
+        self.history.catch_up_to(channel, (asked, reading), (self.node().get(), now()), |is_whole, missed| {
+            self.make_good((channel, rule), reading.head, is_whole, missed)
+        })
+    }
+
+    /// This node leads a channel from now on, with the best of its own log and these copies.
+    pub fn lead(&self, channel: &Channel, rule: &ChannelRule, copies: Vec<LogCopy>) {
+        self.history.lead((channel, rule), copies, (self.node().get(), now()), |head, is_whole, missed| {
+            self.make_good((channel, rule), head, is_whole, missed);
+        });
+    }
+
+    /// Connections get what they have missed, and are told if that is not all of it. Returns whether there are any.
+    fn make_good(
+        &self,
+        (channel, rule): (&Channel, &ChannelRule),
+        head: Position,
+        is_whole: bool,
+        missed: &[Kept],
+    ) -> bool {
+        let workers = self.workers_of(channel.as_str());
+        let force = |message: Message| {
+            let publication = Arc::new(Publication::new(channel.clone(), message));
+            for worker in workers.iter() {
+                let ack = PendingCounts::ignored().forwarded().ack();
+                let _ = self.mailbox(worker).force(Delivery::Publish(publication.clone(), ack));
+            }
+        };
+        if !is_whole && rule.envelope == Envelope::Json {
+            let before = missed.first().map_or(head, |first| Position { offset: first.at.offset - 1, ..first.at });
+            force(gap(channel, before));
+        }
+        missed.iter().for_each(|kept| force(enveloped(channel, rule, &kept.message, Some(kept.at))));
+        workers.first().is_some()
+    }
+}

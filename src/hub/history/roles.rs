@@ -1,0 +1,341 @@
+//! Which node leads a channel that several nodes share: gives its messages their order. The others follow it. A leader has the
+//! whole log; the node that it keeps a copy on has all that publishers were told is published; others have nothing of it.
+//!
+//! Whoever is to lead takes the log from all who have something of it, and goes on with the longest if that has all that
+//! publishers were told is published; otherwise the log begins anew, so that readers can tell. Each leader begins a term of its
+//! own. So two nodes that both lead for a moment, since they do not know of each other, never give the same position.
+
+use std::collections::hash_map::Entry as Slot;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use tokio::sync::oneshot;
+
+use super::log::{From, Kept, Log, LogCopy, Most};
+use super::position::Position;
+use super::role::{Complete, Follow, Reading, Role, Stream};
+use super::{Entry, History, State, lock, oldest};
+use crate::config::ChannelRule;
+use crate::message::{Channel, Message};
+
+impl History {
+    /// There are other nodes: a channel is not led here before it was taken.
+    pub fn share(&self) {
+        self.shared.store(true, Relaxed);
+    }
+
+    /// Whether this node leads a channel.
+    pub fn leads(&self, channel: &Channel) -> bool {
+        if !self.shared.load(Relaxed) {
+            return true;
+        }
+        let known = self.logs.get(channel).map(|entry| entry.value().clone());
+        known.is_some_and(|entry| {
+            let state = lock(&entry.state);
+            !state.evicted && state.role.leads
+        })
+    }
+
+    /// This node is about to take a channel. Err: it is at that already; ready when that is over.
+    pub fn begin_taking(&self, channel: &Channel) -> Result<(), oneshot::Receiver<()>> {
+        match lock(&self.taking).entry(channel.clone()) {
+            Slot::Vacant(slot) => {
+                slot.insert(Vec::new());
+                Ok(())
+            }
+            Slot::Occupied(mut waiting) => {
+                let (done, over) = oneshot::channel();
+                waiting.get_mut().push(done);
+                Err(over)
+            }
+        }
+    }
+
+    /// That is over.
+    pub fn end_taking(&self, channel: &Channel) {
+        // Those that wait are woken by the drop.
+        lock(&self.taking).remove(channel);
+    }
+
+    /// This node leads a channel from now on, with the best of its own log and these copies. `deliver` gets what its connections have
+    /// missed, and whether that is all of it; it must not wait.
+    pub fn lead(
+        &self,
+        (channel, rule): (&Channel, &ChannelRule),
+        copies: Vec<LogCopy>,
+        (node, now): (u16, u64),
+        deliver: impl FnOnce(Position, bool, &[Kept]),
+    ) {
+        let (entry, ()) = self.with(channel, node, now, |state| {
+            if state.role.leads {
+                return;
+            }
+            let own = (!state.log.is_unused()).then(|| (state.log.copy(), state.role.complete == Complete::Yes));
+            let all: Vec<(LogCopy, bool)> =
+                copies.into_iter().map(|copy| (copy.clone(), copy.complete)).chain(own).collect();
+            let latest = all.iter().map(|(copy, _)| copy.head().term).max().unwrap_or_default();
+            let latest = latest.max(state.role.cursor.map_or(0, |cursor| cursor.term));
+            let term = self.new_term(node, now, latest);
+            let best = all.iter().max_by_key(|(copy, complete)| (copy.head(), *complete));
+            let goes_on =
+                best.filter(|(best, complete)| *complete && all.iter().all(|(other, _)| best.extends(other.head())));
+            let log = goes_on.and_then(|(best, _)| Log::of(best.clone()));
+            state.log = match log {
+                Some(mut log) => {
+                    log.go_on(term);
+                    log
+                }
+                None => Log::new(term),
+            };
+            state.log.trim(rule.history.size, oldest(rule, now));
+            if let Some(cursor) = state.role.cursor {
+                let all = Most { messages: usize::MAX, bytes: usize::MAX };
+                let (at, missed) = state.log.read(From::Since(cursor, None), all);
+                deliver(state.log.head(), at.recovered, &missed);
+            }
+            state.role = Role::new(true);
+        });
+        self.make_room_for(&entry);
+    }
+
+    /// Another node takes a channel: what this one has of it. It follows from now on.
+    pub fn give(&self, channel: &Channel) -> Option<LogCopy> {
+        let entry = self.logs.get(channel).map(|entry| entry.value().clone())?;
+        let mut state = lock(&entry.state);
+        if state.evicted || state.log.is_unused() {
+            return None;
+        }
+        let mut copy = state.log.copy();
+        copy.complete = state.role.complete != Complete::No;
+        self.follow_on(&mut state);
+        state.role = Role { cursor: state.role.cursor, ..Role::new(false) };
+        // It is the other node's from now on: what is left here would only be older.
+        state.log = Log::unused();
+        self.count(&entry, &mut state, false);
+        Some(copy)
+    }
+
+    /// A node that led a channel follows.
+    fn follow_on(&self, state: &mut State) {
+        if state.role.leads {
+            let head = state.log.head();
+            state.role = Role { cursor: Some(head), complete: state.role.complete, ..Role::new(false) };
+        }
+    }
+
+    /// Other nodes have come: a channel that one of them is to lead is not led here any more, and if none takes it, what that
+    /// node may have done is unknown.
+    pub fn contest(&self, is_own: impl Fn(&Channel) -> bool) {
+        let entries: Vec<Arc<Entry>> = self.logs.iter().map(|entry| entry.value().clone()).collect();
+        for entry in entries {
+            let mut state = lock(&entry.state);
+            if state.role.complete == Complete::Yes && !is_own(&entry.channel) {
+                self.follow_on(&mut state);
+                if state.role.copy_of.is_none() {
+                    state.role.complete = Complete::ForOthers;
+                }
+            }
+        }
+    }
+
+    /// A node begins a new stream: what came on the ones before may not be all.
+    pub fn began(&self, stream: Stream) {
+        let entries: Vec<Arc<Entry>> = self.logs.iter().map(|entry| entry.value().clone()).collect();
+        for entry in entries {
+            let mut state = lock(&entry.state);
+            if state.role.copy_of.is_some_and(|of| of.0 == stream.0 && of.1 < stream.1) {
+                (state.role.copy_of, state.role.complete) = (None, Complete::No);
+            }
+        }
+    }
+
+    /// The channels that this node follows, with how far it is.
+    pub fn followed(&self) -> Vec<(Channel, Position)> {
+        let entries: Vec<Arc<Entry>> = self.logs.iter().map(|entry| entry.value().clone()).collect();
+        let followed = |entry: Arc<Entry>| {
+            let cursor = lock(&entry.state).role.cursor?;
+            Some((entry.channel.clone(), cursor))
+        };
+        let mut all: Vec<(Channel, Position)> = entries.into_iter().filter_map(followed).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// How far the connections of this node are, while it follows.
+    pub fn cursor(&self, channel: &Channel) -> Option<Position> {
+        let entry = self.logs.get(channel).map(|entry| entry.value().clone())?;
+        let state = lock(&entry.state);
+        state.role.cursor
+    }
+
+    /// This node has no subscriber of a channel any more.
+    pub fn unfollow(&self, channel: &str) {
+        if self.shared.load(Relaxed)
+            && let Some(entry) = self.logs.get(channel).map(|entry| entry.value().clone())
+        {
+            let mut state = lock(&entry.state);
+            (state.role.cursor, state.role.asked) = (None, None);
+        }
+    }
+
+    /// The leader of a channel keeps a copy of its log here: this one.
+    pub fn keep_copy(&self, channel: &Channel, copy: LogCopy, of: Stream, (node, now): (u16, u64)) {
+        let Some(log) = Log::of(copy) else { return };
+        let (entry, ()) = self.with(channel, node, now, |state| {
+            let is_later = state.log.is_unused() || log.head().term >= state.log.head().term;
+            if !state.role.leads && is_later {
+                state.log = log;
+                (state.role.copy_of, state.role.complete) = (Some(of), Complete::Yes);
+            }
+        });
+        self.make_room_for(&entry);
+    }
+
+    /// A message of the node that leads its channel has come, before which the terms `ended`, if it is the first of its own. `keep`: it goes into the copy that this node has. With
+    /// [`Follow::Next`] it is enqueued by `enqueue`, which must not wait, and says whether anybody is there. Gives besides whether it
+    /// was kept, if it was to be.
+    pub fn follow(
+        &self,
+        (channel, rule): (&Channel, &ChannelRule),
+        (at, ended, of): (Position, &[u64], Stream),
+        keep: Option<(Message, u64)>,
+        (node, now, patience): (u16, u64, u64),
+        enqueue: impl FnOnce() -> bool,
+    ) -> (Follow, bool) {
+        let (entry, follow) = self.with(channel, node, now, |state| {
+            let head = state.log.head();
+            if state.role.leads && at.term < head.term {
+                return (Follow::Stale(head), false);
+            }
+            self.follow_on(state);
+            let mut is_kept = true;
+            if let Some((message, when)) = keep {
+                let is_next = state.role.copy_of == Some(of) && at.term == head.term && at.offset == head.offset + 1;
+                match is_next {
+                    true => {
+                        state.log.append((rule.history.size > 0).then_some(message), when);
+                        state.log.trim(rule.history.size, oldest(rule, now));
+                    }
+                    false if at > head => {
+                        (state.role.copy_of, state.role.complete) = (None, Complete::No);
+                        is_kept = false;
+                    }
+                    false => {}
+                }
+            }
+            (self.follow_at(state, (at, ended, of), (now, patience), enqueue), is_kept)
+        });
+        self.make_room_for(&entry);
+        follow
+    }
+
+    fn follow_at(
+        &self,
+        state: &mut State,
+        (at, ended, of): (Position, &[u64], Stream),
+        (now, patience): (u64, u64),
+        enqueue: impl FnOnce() -> bool,
+    ) -> Follow {
+        match state.role.cursor {
+            Some(cursor) if at.term < cursor.term => return Follow::Stale(cursor),
+            Some(cursor) if at.term == cursor.term && at.offset <= cursor.offset => return Follow::Known,
+            Some(cursor)
+                if at.offset == cursor.offset + 1 && (at.term == cursor.term || ended.contains(&cursor.term)) => {}
+            Some(cursor) => {
+                let asked = state.role.asked;
+                if asked.is_some_and(|(when, run)| run == of.0 && now < when + patience) {
+                    return Follow::Known;
+                }
+                state.role.asked = Some((now, of.0));
+                return Follow::Ask(cursor);
+            }
+            None => {}
+        }
+        state.role.cursor = enqueue().then_some(at);
+        Follow::Next
+    }
+
+    /// What a reader on another node gets, and that node itself, which is at `cursor`. None: this node does not lead the channel.
+    /// `enqueue` sends it, and must not wait.
+    pub fn read_for(
+        &self,
+        (channel, rule): (&Channel, &ChannelRule),
+        (from, most, page): (From, Most, bool),
+        (cursor, node, now): (Option<Position>, u16, u64),
+        enqueue: impl FnOnce(Reading),
+    ) -> Option<()> {
+        let (entry, read) = self.with(channel, node, now, |state| {
+            if !state.role.leads {
+                return None;
+            }
+            state.log.trim(rule.history.size, oldest(rule, now));
+            if cursor.is_some_and(|cursor| cursor.term > state.log.head().term) {
+                // The node has followed one whose clock is ahead: what comes from here is later all the same.
+                let term = self.new_term(node, now, cursor.map_or(0, |cursor| cursor.term));
+                state.log.go_on(term);
+            }
+            let (at, kept) = match (page, from) {
+                (true, From::Since(since, _)) => state.log.page(Some(since), most),
+                (true, From::Last(_)) => state.log.page(None, most),
+                (false, from) => state.log.read(from, most),
+            };
+            let whole = Most { messages: usize::MAX, bytes: usize::MAX };
+            let missed = cursor.map(|cursor| state.log.read(From::Since(cursor, None), whole));
+            let (is_whole, missed) = missed.map_or((true, Vec::new()), |(at, missed)| (at.recovered, missed));
+            enqueue(Reading { head: state.log.head(), at, kept, is_whole, missed });
+            Some(())
+        });
+        self.make_room_for(&entry);
+        read
+    }
+
+    /// What the leader has said has come: this node was at `asked`. `deliver` gets what its connections have missed, and whether that is
+    /// all of it; it must not wait, and says whether anybody is there. False: it does not fit to where the node is now, and the
+    /// leader is to be asked again.
+    pub fn catch_up_to(
+        &self,
+        channel: &Channel,
+        (asked, reading): (Option<Position>, &Reading),
+        (node, now): (u16, u64),
+        deliver: impl FnOnce(bool, &[Kept]) -> bool,
+    ) -> bool {
+        let (_, fits) = self.with(channel, node, now, |state| {
+            let head = reading.head;
+            if state.role.leads {
+                return true;
+            }
+            state.role.asked = None;
+            let (is_whole, missed) = match (state.role.cursor, asked) {
+                (None, _) => (true, &[][..]),
+                (Some(cursor), _) if cursor == head => (true, &[][..]),
+                (Some(cursor), Some(asked)) if cursor == asked => (reading.is_whole, &reading.missed[..]),
+                (Some(cursor), Some(asked)) if cursor.term == asked.term && cursor > asked && reading.is_whole => {
+                    // It has gone on meanwhile.
+                    let first = reading.missed.partition_point(|kept| kept.at.offset <= cursor.offset);
+                    (true, &reading.missed[first..])
+                }
+                (Some(_), _) => return false,
+            };
+            if state.role.cursor.is_some_and(|cursor| cursor.term > head.term) {
+                return false;
+            }
+            state.role.cursor = deliver(is_whole, missed).then_some(head);
+            true
+        });
+        fits
+    }
+
+    /// Another node has seen a later term of a channel that this node leads. If it still is to lead it, its own next term is later.
+    pub fn outdated(&self, channel: &Channel, later: Position, is_own: bool, (node, now): (u16, u64)) {
+        self.with(channel, node, now, |state| {
+            if state.role.leads && later.term > state.log.head().term {
+                match is_own {
+                    true => state.log.go_on(self.new_term(node, now, later.term)),
+                    false => {
+                        self.follow_on(state);
+                        state.role.complete = Complete::No;
+                    }
+                }
+            }
+        });
+    }
+}

@@ -298,9 +298,10 @@ async fn what_waits_is_shared_or_is_due_goes_along() {
     running.stop();
 }
 
-/// Publishes numbers without a pause, on one connection, until it is told to stop; what they reached.
+/// Publishes numbers without a pause, on one connection, until it is told to stop. Each has to reach so many clients.
 fn publisher(
     api: std::net::SocketAddr,
+    clients: usize,
     stop: Arc<AtomicBool>,
     published: Arc<AtomicU64>,
 ) -> std::thread::JoinHandle<()> {
@@ -327,7 +328,7 @@ fn publisher(
             }
             let reply = String::from_utf8(reply).unwrap();
             assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
-            assert!(reply.ends_with(r#""r":{"s":40,"f":0}}"#), "number {n}: {reply}");
+            assert!(reply.ends_with(&format!(r#""r":{{"s":{clients},"f":0}}}}"#)), "number {n}: {reply}");
             if reply.contains("connection: close") {
                 socket = None;
             }
@@ -337,18 +338,21 @@ fn publisher(
     })
 }
 
+/// With as many clients and upgrades as the environment says: `UPGRADES="2000 20"`.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_doubled_or_out_of_order_through_several_upgrades() {
-    const CLIENTS: usize = 40;
+    let size = std::env::var("UPGRADES").unwrap_or_else(|_| "40 4".into());
+    let (clients, upgrades) = size.split_once(' ').unwrap();
+    let (many, upgrades): (usize, usize) = (clients.parse().unwrap(), upgrades.parse().unwrap());
     let running = Running::start(SCRIPT, "", "");
     let mut clients = Vec::new();
-    for _ in 0..CLIENTS {
+    for _ in 0..many {
         let mut client = Client::connect(running.process.ws(), "/ws").await;
         client.ask("subscribe numbers").await;
         clients.push(client);
     }
     let (stop, published) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let publishing = publisher(running.process.api(), stop.clone(), published.clone());
+    let publishing = publisher(running.process.api(), many, stop.clone(), published.clone());
     let reading = clients.into_iter().map(|mut client| {
         tokio::spawn(async move {
             for n in 0.. {
@@ -361,9 +365,9 @@ async fn nothing_is_lost_doubled_or_out_of_order_through_several_upgrades() {
         })
     });
     let reading: Vec<_> = reading.collect();
-    for _ in 0..4 {
+    for _ in 0..upgrades {
         let before = published.load(Relaxed);
-        running.upgrade();
+        println!("{} of {before} published", running.upgrade().trim_end());
         eventually("publishing goes on", async || (published.load(Relaxed) > before + 20).then_some(())).await;
     }
     stop.store(true, Relaxed);

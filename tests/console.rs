@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use common::browser::{Page, browser};
 use common::optional::Outcome;
 use common::process::{Process, address};
-use common::{Client, get, write_config};
+use common::{Client, eventually, get, write_config};
 use serde_json::json;
 use std::fs;
 use std::net::SocketAddr;
@@ -292,6 +292,9 @@ async fn the_console_shows_nodes_channels_and_clients() -> Outcome {
     scene.page.value("document.querySelector('a[href^=\"#client\"]:not(nav a)').click()").await;
     scene.shows("Subscriptions").await;
     scene.page.until("document.querySelectorAll('.chips a').length === 2").await;
+    // Why it gets nothing, in a sentence.
+    scene.page.value("document.querySelectorAll('.buttons button')[1].click()").await;
+    scene.page.until("document.querySelector('.result').innerText.startsWith('connected: ')").await;
     // It asks before it closes.
     scene.page.value("confirm = () => true; document.querySelector('button.danger').click()").await;
     scene.shows("Connections that were told to close: 1.").await;
@@ -328,6 +331,57 @@ async fn the_console_publishes_and_talks_as_a_client() -> Outcome {
         .page
         .until("[...document.querySelectorAll('.lines li.in code')].some((line) => line.textContent === 'ok')")
         .await;
+    scene.end().await;
+    Ok(())
+}
+
+async fn the_console_follows_what_happens() -> Outcome {
+    let mut scene = Scene::own("/console/#scripts", RULES, "").await?;
+    // Its tail is there once the log's last lines have come.
+    scene.page.until("document.querySelector('main tbody td') !== null").await;
+    scene.page.value("const [all] = document.querySelectorAll('main input'); all.click(); 0").await;
+    scene.page.until("document.querySelector('[aria-label=Log]').innerText.includes(' is ready; API on ')").await;
+    let mut client = Client::connect(scene.engine.ws(), "/ws").await;
+    client.send("log").await;
+    scene
+        .page
+        .until("document.querySelector('[aria-label=Log]').innerText.includes('a line <b>of the</b> script')")
+        .await;
+    client.send("fail").await;
+    scene
+        .page
+        .until("/entry\\.lua:4\\b.*failed as asked to/s.test(document.querySelector('.error')?.innerText ?? '')")
+        .await;
+    // A version that does not work is told with its place, too.
+    fs::write(scene.dir.path().join("entry.lua"), format!("{SCRIPT}\nlocal <b>")).unwrap();
+    scene.page.until("document.querySelector('main pre')?.innerText.includes('entry.lua:9')").await;
+    fs::write(scene.dir.path().join("entry.lua"), format!("{SCRIPT}\n")).unwrap();
+    scene.page.until("document.querySelector('main tbody')?.innerText.includes('runs')").await;
+
+    let mut client = Client::connect(scene.engine.ws(), "/ws").await;
+    assert_eq!(client.ask("room:7").await, "ok");
+    scene.part("live?channel=room:*").await;
+    scene.shows("Watching").await;
+    let shown = |text: &str| {
+        format!("[...document.querySelectorAll('.lines li')].some((line) => line.innerText.includes({}))", json!(text))
+    };
+    // What a message holds is shown to those who may write, and only if they ask for it.
+    scene.page.value("const [, bodies] = document.querySelectorAll('main [type=checkbox]'); bodies.click(); 0").await;
+    for _ in 0..2 {
+        scene.page.value("document.querySelector('main form').requestSubmit(); 0").await;
+    }
+    scene.shows("Watching").await;
+    let publish = json!({"c": "room:7", "d": HOSTILE}).to_string();
+    eventually("the message is seen", async || {
+        let _ = common::post(scene.engine.api(), "/v1/mesh/publish", &publish).await;
+        (scene.page.value(&shown(HOSTILE)).await == true).then_some(())
+    })
+    .await;
+    client.send("room:8").await;
+    scene.page.until(&shown("room:8")).await;
+    scene.picture("console-live", &[("", 1180, 700, false, "light")]).await;
+    client.close().await;
+    scene.page.until(&shown("peer")).await;
     scene.end().await;
     Ok(())
 }
@@ -380,6 +434,7 @@ optional_tests! {
     the_demo_shows_comments_and_follows_an_edit,
     the_console_shows_nodes_channels_and_clients,
     the_console_publishes_and_talks_as_a_client,
+    the_console_follows_what_happens,
     the_console_asks_for_a_login_and_keeps_to_its_roles,
     the_console_speaks_chinese_where_the_browser_does,
 }

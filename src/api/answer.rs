@@ -71,6 +71,11 @@ impl Answer {
         Answer { status: StatusCode::PERMANENT_REDIRECT, ..answer }
     }
 
+    /// Its status.
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// The outcome of a call, with the caller's request id.
     pub(super) fn to_call<T: Serialize>(outcome: Result<T, ApiError>, request_id: Option<RequestId>) -> Answer {
         match outcome {

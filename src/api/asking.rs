@@ -220,7 +220,7 @@ impl Asking {
         };
         async move {
             match begun {
-                Ok((asked, client)) => Enqueued::Of(asked.await, client),
+                Ok((asked, client)) => Enqueued::Of(Box::new(asked.await), client),
                 Err(number) => Enqueued::Nobody(number),
             }
         }
@@ -229,7 +229,7 @@ impl Asking {
 
 /// A call that the mailboxes have.
 pub(super) enum Enqueued {
-    Of(Asked, Option<ClientId>),
+    Of(Box<Asked>, Option<ClientId>),
     Nobody(u64),
 }
 

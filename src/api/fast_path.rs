@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
+use super::access_log::Line;
 use super::auth::Right;
 use super::call::Call;
 use super::callers::{Caller, Taken};
@@ -118,6 +119,8 @@ impl Api {
                     Parsed::Whole(_) if !taken.begin() => return Next::End,
                     Parsed::Whole(request) => {
                         let right = self.check(&config, request.authorization, caller, Right::to(request.call), taken);
+                        let access = config.logging.access;
+                        let line = access.then(|| Line::of_call(&config, request.call, request.authorization));
                         drop(config);
                         let right = match right {
                             Some(right) => right,
@@ -135,6 +138,9 @@ impl Api {
                         };
                         answer.ends |= leaving;
                         self.counts.called(request.call.label(), answer.result);
+                        if let Some(line) = line {
+                            line.end(caller, answer.status());
+                        }
                         answer.write_http(date.now(), &mut output);
                         done += request.length;
                         if answer.ends {

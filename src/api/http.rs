@@ -80,7 +80,11 @@ impl Api {
                 let _call = Counted::new(&api.hold, UnderWay::Call);
                 let tail = Cell::new(None);
                 let on = Connection { unread: &unread, opening: &opening, tail: &tail, taken: &taken, may_call };
+                let line = api.begin_line(&request);
                 let mut response = api.answer(request, caller, timeout_after, on).await;
+                if let Some(line) = line {
+                    line.end(caller, response.status());
+                }
                 if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     // A caller that does not read the answer counts as idle, too.
                     taken.rest(Instant::now());

@@ -6,6 +6,7 @@
 //! `center`, `dispatch`, `console`; `route`; `ws`; `fast_path` and `http`, the two ways a request is read; `serve`, the life of a
 //! connection.
 
+mod access_log;
 mod answer;
 mod asking;
 pub mod auth;

@@ -160,7 +160,7 @@ fn zsh(root: &Command) -> String {
             for arg in node.command.get_positionals() {
                 let values = values(arg);
                 let what = if values.is_empty() { "_files".to_owned() } else { format!("({})", values.join(" ")) };
-                lines.push(format!("'::{}:{what}'", zsh_text(&arg.get_id().to_string())));
+                lines.push(format!("'::{}:{what}'", zsh_text(arg.get_id().as_ref())));
             }
         } else {
             lines.push("'1:command:->command'".into());

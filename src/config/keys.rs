@@ -6,7 +6,7 @@
 use self::bounds::{AGE, BUFFER, GIB, LIMIT, MIB, TIMEOUT, TIMEOUT_NOT_ZERO, seconds};
 use super::changes::{Changes, Effect, Effect::Live, Effect::Restart};
 use super::home::Home;
-use super::kinds::{Leaf, duration, flag_or, list, number, parsed, required, secret, size, text, word, words};
+use super::kinds::{Leaf, duration, flag, flag_or, list, number, parsed, required, secret, size, text, word, words};
 use super::raw::address::{HOST_PORT, ORIGIN, host_pattern, host_port, net, origin};
 use super::raw::known::Known;
 use super::raw::tree::Kind::Scalar;
@@ -31,7 +31,7 @@ mod channels;
 mod server;
 mod tls;
 
-pub use channels::{ChannelRule, HistoryRule, MAX_HISTORY, Online};
+pub use channels::{ChannelRule, HistoryRule, LimitRule, MAX_HISTORY, Online};
 pub use server::{Limits, Rates, Server};
 pub use tls::Tls;
 
@@ -140,6 +140,8 @@ section! {
         pub max_size: usize = "maxSize", size(64 * 1024..=1024 * GIB, 100 * MIB), Restart("the log file");
         /// The least severe level that is written. At debug there are connects, subscriptions, publishes and closes, too.
         pub level: Level = "level", word(&[Level::Debug, Level::Info, Level::Warn, Level::Error], Level::Info), Live;
+        /// One line for each request to an API and each handshake, at info.
+        pub access: bool = "access", flag(), Live;
         /// How a line looks: text, or json, one object a line.
         pub format: Format = "format", word(&[Format::Text, Format::Json], Format::Text), Restart("the log");
     }

@@ -55,7 +55,7 @@ impl Question {
         match self {
             Question::Client(client) | Question::Story(client) => Some(*client),
             Question::Tail(watch) => watch.wanted.client,
-            Question::Presence { .. } | Question::Channels { .. } | Question::Figures => None,
+            Question::Presence { .. } | Question::Channels { .. } | Question::Figures | Question::Places(_) => None,
         }
     }
 

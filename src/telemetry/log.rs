@@ -4,6 +4,7 @@
 //! Everything that is logged passes [`line`]: texts of clients, scripts or files are made harmless there ([`escape`]),
 //! in text and in JSON, so callers log texts as they are.
 
+pub mod access;
 pub mod cut;
 pub mod escape;
 mod file;

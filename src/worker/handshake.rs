@@ -15,7 +15,7 @@ use super::admit::{admit, enter};
 use super::failures::report;
 use super::measure::Began;
 use super::newcomers::close_unopened;
-use super::refusal::{finish_refused, log_refusal, refusal_for, refuse, turn_away};
+use super::refusal::{finish_refused, log_access, log_refusal, refusal_for, refuse, turn_away};
 use super::request::{Coming, client_address, read_head, rules};
 use super::session::Opened;
 use super::{Worker, post, proxy, tls};
@@ -103,6 +103,7 @@ async fn request(
     peer: SocketAddr,
     is_direct: bool,
 ) -> Option<Result<(Opened, Vec<u8>), Coming>> {
+    let began = std::time::Instant::now();
     let Coming { mut transport, got, deadline, is_first } = coming;
     let served = worker.servers[server].served.clone();
     let mut stage = worker.stage.clone();
@@ -113,9 +114,12 @@ async fn request(
         // The client has sent nothing yet, so nothing is owed: a stop does not wait for it.
         _ = stage.wait_for(Stage::is_draining) => return None,
     };
+    // What is asked for; empty while it is not known.
+    let target = Cell::new("");
     let refuse = async |transport, refusal: &Refusal, cause, method: &str| {
         // The refusal needs no place.
         place.take();
+        log_access(worker, (method, target.get()), peer, (refusal.status, None), began);
         refuse(worker, server, transport, refusal, cause, method, peer).await;
         None
     };
@@ -135,6 +139,7 @@ async fn request(
         Ok(Parsed::Incomplete) => return None,
         Err(refusal) => return refuse(transport, &refusal, Wrong, "").await,
     };
+    target.set(request.target);
     let config = worker.config.load_full();
     if config.servers[server].has_event_streams() && stream::sends(&request) {
         let next = Box::pin(post::serve(worker, server, transport, &request, head[len..].to_vec())).await?;
@@ -195,6 +200,8 @@ async fn request(
                 conn.transport.keep_alive(if read_timeout.is_zero() { KEEP_ALIVE } else { read_timeout / 4 });
             }
             worker.shard.open(&conn, Some(response.into()));
+            let let_in = (if conn.posted().is_some() { 200 } else { 101 }, Some(conn.client_id.get()));
+            log_access(worker, (request.method, request.target), remote, let_in, began);
             return Some(Ok((Opened { conn: guard.keep()?, place: place.take()?, early: early.len() }, early)));
         }
     };
@@ -205,6 +212,7 @@ async fn request(
     }
     if let Some((refusal, cause)) = &refusal {
         conn.served.counts.refused.one(*cause);
+        log_access(worker, (request.method, request.target), remote, (refusal.status, None), began);
         let response = match conn.close_reason() {
             Some(CloseReason::Shutdown { retry }) if *cause == Shutdown => refusal.response_after(retry.div_ceil(1000)),
             _ => refusal.response(),

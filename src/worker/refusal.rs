@@ -2,13 +2,14 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::{Worker, tls};
 use crate::shard::conn::Conn;
 use crate::shard::transport::Transport;
+use crate::telemetry::log::access::Access;
 use crate::telemetry::metrics::labels::RefusalCause;
 use crate::telemetry::rate_limited::rate_limited;
 use crate::wire::handshake::Refusal;
@@ -37,6 +38,19 @@ pub(super) fn log_refusal(refusal: &Refusal, peer: SocketAddr) {
     let mut status = itoa::Buffer::new();
     rate_limited!(DEBUG, "handshakes are refused", status.format(refusal.status);
         %peer, status = refusal.status, "handshake refused: {refusal}");
+}
+
+/// Writes a line of the access log, if there is to be one. `request`: method and target; empty if none has come.
+pub(super) fn log_access(
+    worker: &Worker,
+    (method, target): (&str, &str),
+    peer: SocketAddr,
+    (status, client_id): (u16, Option<u64>),
+    began: Instant,
+) {
+    if worker.config.load().logging.access {
+        Access { method, target, peer: &peer, status, user: None, client_id, took: began.elapsed() }.write();
+    }
 }
 
 /// Refuses a request before there is a connection. `method` is empty if it is not known.
@@ -75,6 +89,7 @@ pub(super) async fn turn_away(
     peer: SocketAddr,
 ) {
     let refusal = refusal_for(cause);
+    log_access(worker, ("", ""), peer, (refusal.status, None), Instant::now());
     if tls::is_on(worker, server) {
         // A handshake only to say so would cost more than many a client that has a place.
         worker.servers[server].served.counts.refused.one(cause);

@@ -9,6 +9,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
+use super::access::TARGET;
 use super::cut::Limited;
 
 /// As many lines are kept.
@@ -67,6 +68,10 @@ pub(super) struct Recent;
 
 impl<S: Subscriber> Layer<S> for Recent {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        if event.metadata().target() == TARGET {
+            // They are many, and watchers see the same better.
+            return;
+        }
         let mut words = Words { text: String::new(), left: LONGEST };
         event.record(&mut words);
         let (metadata, now) = (event.metadata(), SystemTime::now());

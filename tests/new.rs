@@ -328,6 +328,37 @@ async fn tail_why_and_top_look_at_a_running_engine() {
     assert!(lines.len() == 2 && lines[0].contains("deliv/s") && lines[0].len() == lines[1].len(), "{out}");
 }
 
+#[tokio::test]
+async fn with_tls_the_commands_believe_whom_they_are_told_to() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), common::tls::Authority::new());
+    authority.issue(dir.path(), "cert", &["localhost"]);
+    authority.write(&dir.path().join("ca.pem"));
+    fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
+    let tls = "tls: {cert: cert.pem, key: cert.key}";
+    let file = dir.path().join("connmix.yaml");
+    write_config(&file, tls, "workers: 1", "");
+    let text = fs::read_to_string(&file).unwrap();
+    let center = "center:\n  apiServer: {port: 0, bind: 127.0.0.1";
+    fs::write(&file, text.replace(center, &format!("{center}, {tls}"))).unwrap();
+    let engine = TestEngine::start(dir);
+    let (ca, port) = (engine.path("ca.pem"), engine.ws().port());
+    let ca = ["--ca", ca.to_str().unwrap()];
+    let url = format!("wss://localhost:{port}/ws");
+    for trust in [&ca[..], &["--insecure"]] {
+        let (code, out, err) = Piped::client(&url, &["a"], trust).ended();
+        assert_eq!((code, out.as_str(), err.as_str()), (Some(0), "a\n", ""), "{trust:?}");
+    }
+    let (code, _, err) = Piped::client(&url, &["a"], &[]).ended();
+    assert!(code == Some(1) && err.contains("certificate"), "nobody else trusts it: {err}");
+    let (code, _, err) = Piped::client(&format!("wss://127.0.0.1:{port}/ws"), &["a"], &ca).ended();
+    assert!(code == Some(1) && err.contains("certificate"), "it has another name: {err}");
+    let center = format!("https://localhost:{}", engine.at.center.port());
+    let args = [&["why", "1", "--url", &center][..], &ca].concat();
+    let (code, out, err) = Piped::start(&args).ended();
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(out.starts_with("client 1: "), "{out}");
+}
+
 // What is made of the definitions of the command line.
 
 fn text(args: &[&str]) -> String {

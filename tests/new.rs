@@ -89,12 +89,12 @@ impl Piped {
 
     /// The next line of its output.
     fn line(&mut self) -> String {
-        let (out, mut line) = (self.0.stdout.as_mut().unwrap(), Vec::new());
-        let mut byte = [0];
-        while out.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
-            line.push(byte[0]);
-        }
-        String::from_utf8(line).unwrap()
+        read_line(self.0.stdout.as_mut().unwrap())
+    }
+
+    /// The next line of what it tells besides.
+    fn told(&mut self) -> String {
+        read_line(self.0.stderr.as_mut().unwrap())
     }
 
     /// What it prints to its end, and its exit code. Its input ends first.
@@ -109,6 +109,14 @@ impl Piped {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
+}
+
+fn read_line(from: &mut impl Read) -> String {
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    while from.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
+        line.push(byte[0]);
+    }
+    String::from_utf8(line).unwrap()
 }
 
 async fn publish(project: &Project, channel: &str, data: &str, reached: u64) {
@@ -196,6 +204,8 @@ async fn quotes_work_as_they_stand() {
 async fn devices_and_their_dashboard_work_as_they_stand() {
     let project = Project::start("device");
     let mut person = Piped::client(&format!("ws://{}/dashboard", project.server(0)), &[], &["--verbose"]);
+    let told = person.told();
+    assert!(told.starts_with("connected to 127.0.0.1:"), "{told}");
     let mut device = Piped::start(&["client", &format!("tcp://{}", project.server(1)), "--wait", "60"]);
     // A login as cam-1; the end of the line begins a frame that never ends, which is no matter here.
     device.0.stdin.as_mut().unwrap().write_all(b"\x00\x06\x01cam-1\n").unwrap();
@@ -208,9 +218,7 @@ async fn devices_and_their_dashboard_work_as_they_stand() {
     device.0.stdout.as_mut().unwrap().read_exact(&mut got).unwrap();
     assert_eq!(&got, b"\x00\x01\x01\x00\x08\x04restart");
     device.kill();
-    let (code, _, err) = person.ended();
-    assert_eq!(code, Some(0));
-    assert!(err.contains("connected to 127.0.0.1:"), "{err}");
+    assert_eq!(person.ended().0, Some(0));
     project.stop();
 }
 

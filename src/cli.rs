@@ -8,6 +8,7 @@ mod hash;
 mod man;
 mod new;
 mod nodes;
+mod options;
 mod remote;
 mod serve;
 mod shell;
@@ -22,11 +23,11 @@ use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use self::options::{File, Run, load};
 use self::serve::{Mode, serve};
 use crate::bench::Bench;
-use crate::config::{Config, Home, NodeRole, explain, load, print, production};
+use crate::config::{self, Home, NodeRole, explain, print, production};
 use crate::engine::{check_certificates, check_scripts, check_watchdog};
-use crate::ids::MAX_WORKERS;
 use crate::telemetry::log::escape::for_terminal;
 use crate::telemetry::terminal::{complain, say};
 use crate::testing;
@@ -90,13 +91,6 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-struct File {
-    /// The configuration file
-    #[arg(short = 'f', long = "file", value_name = "FILE", default_value = "connmix.yaml")]
-    file: PathBuf,
-}
-
-#[derive(Debug, Args)]
 struct Upgrade {
     #[command(flatten)]
     file: File,
@@ -128,15 +122,6 @@ struct Show {
     /// As JSON: one object for each key, with path, type, bounds, default, effect, words and value
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Debug, Args)]
-struct Run {
-    #[command(flatten)]
-    file: File,
-    /// Worker threads; 0 = one a core [default: engine.workers of the configuration]
-    #[arg(short = 'p', long = "workers", value_name = "N", value_parser = clap::value_parser!(u16).range(0..=MAX_WORKERS as i64))]
-    workers: Option<u16>,
 }
 
 #[derive(Debug, Args)]
@@ -198,15 +183,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn load(file: &File) -> Result<Config, String> {
-    load::load(&file.file).map_err(|problems| problems.to_string())
-}
-
 /// `config`
 fn show(what: &Show) -> Result<(), String> {
     let config = match &what.file {
-        Some(file) => load::load_as_written(file).map_err(|problems| problems.to_string())?,
-        None => load::defaults(),
+        Some(file) => config::load::load_as_written(file).map_err(|problems| problems.to_string())?,
+        None => config::load::defaults(),
     };
     print_text(&if what.json { print::json(&config) } else { print::file(&config) })
 }

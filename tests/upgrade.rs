@@ -5,6 +5,7 @@ mod common;
 use common::process::{Ended, Process, run};
 use common::raw::{self, Raw};
 use common::*;
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::path::Path;
@@ -12,6 +13,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+use tokio_tungstenite::tungstenite::Message;
 
 const SCRIPT: &str = "\
 local started = 0
@@ -67,6 +69,10 @@ impl Running {
     }
 
     fn start_with(script: &str, server: &str, top: &str, protocol: &str) -> Running {
+        Running::with(script, server, top, protocol, &[])
+    }
+
+    fn with(script: &str, server: &str, top: &str, protocol: &str, env: &[(&str, &Path)]) -> Running {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("entry.lua"), script).unwrap();
         let file = dir.path().join("connmix.yaml");
@@ -75,7 +81,7 @@ impl Running {
         std::fs::write(&file, text.replace("protocol: websocket", &format!("protocol: {protocol}"))).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_connmix"));
         command.arg("single").current_dir(dir.path()).stdin(Stdio::null());
-        command.env("CONNMIX_CRASH_AT", dir.path().join("crash"));
+        command.env("CONNMIX_CRASH_AT", dir.path().join("crash")).envs(env.iter().copied());
         let process = Process::of(command);
         process.line(" is ready; ");
         Running { dir, process, successor: Cell::new(None) }
@@ -292,9 +298,10 @@ async fn what_waits_is_shared_or_is_due_goes_along() {
     running.stop();
 }
 
-/// Publishes numbers without a pause, on one connection, until it is told to stop; what they reached.
+/// Publishes numbers without a pause, on one connection, until it is told to stop. Each has to reach so many clients.
 fn publisher(
     api: std::net::SocketAddr,
+    clients: usize,
     stop: Arc<AtomicBool>,
     published: Arc<AtomicU64>,
 ) -> std::thread::JoinHandle<()> {
@@ -321,7 +328,7 @@ fn publisher(
             }
             let reply = String::from_utf8(reply).unwrap();
             assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
-            assert!(reply.ends_with(r#""r":{"s":40,"f":0}}"#), "number {n}: {reply}");
+            assert!(reply.ends_with(&format!(r#""r":{{"s":{clients},"f":0}}}}"#)), "number {n}: {reply}");
             if reply.contains("connection: close") {
                 socket = None;
             }
@@ -331,18 +338,21 @@ fn publisher(
     })
 }
 
+/// With as many clients and upgrades as the environment says: `UPGRADES="2000 20"`.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_doubled_or_out_of_order_through_several_upgrades() {
-    const CLIENTS: usize = 40;
+    let size = std::env::var("UPGRADES").unwrap_or_else(|_| "40 4".into());
+    let (clients, upgrades) = size.split_once(' ').unwrap();
+    let (many, upgrades): (usize, usize) = (clients.parse().unwrap(), upgrades.parse().unwrap());
     let running = Running::start(SCRIPT, "", "");
     let mut clients = Vec::new();
-    for _ in 0..CLIENTS {
+    for _ in 0..many {
         let mut client = Client::connect(running.process.ws(), "/ws").await;
         client.ask("subscribe numbers").await;
         clients.push(client);
     }
     let (stop, published) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let publishing = publisher(running.process.api(), stop.clone(), published.clone());
+    let publishing = publisher(running.process.api(), many, stop.clone(), published.clone());
     let reading = clients.into_iter().map(|mut client| {
         tokio::spawn(async move {
             for n in 0.. {
@@ -355,9 +365,9 @@ async fn nothing_is_lost_doubled_or_out_of_order_through_several_upgrades() {
         })
     });
     let reading: Vec<_> = reading.collect();
-    for _ in 0..4 {
+    for _ in 0..upgrades {
         let before = published.load(Relaxed);
-        running.upgrade();
+        println!("{} of {before} published", running.upgrade().trim_end());
         eventually("publishing goes on", async || (published.load(Relaxed) > before + 20).then_some(())).await;
     }
     stop.store(true, Relaxed);
@@ -452,6 +462,42 @@ async fn what_can_not_be_taken_over_is_refused_before_anything_moves() {
     running.stop();
     let nobody = run(tempfile::tempdir().unwrap().path(), &["upgrade"]);
     assert!(nobody.code == Some(1) && nobody.err.contains("no process of connmix.yaml"), "{nobody:?}");
+}
+
+#[test]
+fn systemd_is_told_which_process_is_the_service() {
+    let dir = tempfile::tempdir().unwrap();
+    let systemd = std::os::unix::net::UnixDatagram::bind(dir.path().join("notify")).unwrap();
+    systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+    let told = || {
+        let mut buffer = [0; 1000];
+        let came = systemd.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..came].to_vec()).unwrap()
+    };
+    let running = Running::with(SCRIPT, "", "", "websocket", &[("NOTIFY_SOCKET", &dir.path().join("notify"))]);
+    assert_eq!(told(), "READY=1");
+    running.upgrade();
+    let main = format!("MAINPID={}\nREADY=1", running.successor.get().unwrap());
+    assert!([told(), told()].contains(&main), "and the successor tells that it is ready");
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_with_tls_are_told_to_come_back() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), common::tls::Authority::new());
+    authority.issue(dir.path(), "own", &["localhost"]);
+    let file = |ending: &str| dir.path().join(format!("own.{ending}")).display().to_string();
+    let server = format!("tls: {{cert: {}, key: {}}}", file("pem"), file("key"));
+    let running = Running::start(SCRIPT, &server, "");
+    let dry = running.ask(&["--dry-run"]);
+    assert!(dry.code == Some(0) && dry.out.contains("its clients have TLS, and are closed"), "{dry:?}");
+    let mut client = authority.trusted().websocket(running.process.ws(), "localhost").await;
+    running.upgrade();
+    let Some(Ok(Message::Close(Some(frame)))) = client.next().await else { panic!("no close") };
+    assert_eq!(u16::from(frame.code), 1012);
+    drop(client);
+    drop(authority.trusted().websocket(running.process.ws(), "localhost").await);
+    running.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]

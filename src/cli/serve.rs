@@ -9,9 +9,9 @@ use tracing::level_filters::LevelFilter;
 
 use super::greeting::Greeting;
 use super::nodes::Report;
+use super::options::{Run, load};
 use super::signals::{Signals, Wish};
 use super::upgrade::{self, Asked, Outcome, Program};
-use super::{Run, load};
 use crate::config::{Config, Format, Home, Level, Listen, NodeRole};
 use crate::engine::{Before, Engine, HAS_CLUSTER, Listeners, WITHOUT_CLUSTER};
 use crate::telemetry::log::{Log, Rotation, Style};
@@ -175,6 +175,7 @@ async fn live(
             tracing::info!("serving clients on {server}");
         }
         tracing::info!(workers, "connmix {} is ready; API on {api}", env!("CARGO_PKG_VERSION"));
+        upgrade::tell_supervisor(None);
         greeting.take().iter().for_each(|greeting| greeting.print(std::slice::from_ref(&at), at.center));
         report.take().iter().for_each(|report| report.print(&at));
     };
@@ -211,7 +212,7 @@ async fn live(
             outcome = ended(&mut upgrading) => {
                 upgrading = None;
                 if let Outcome::Done(process) = outcome {
-                    upgrade::tell_supervisor(process);
+                    upgrade::tell_supervisor(Some(process));
                     if stop.is_some() {
                         upgrade::stop(process);
                     }

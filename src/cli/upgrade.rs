@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -71,6 +71,11 @@ impl Program {
         }
         let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
         Program { path: path(&name), args: kept, file }
+    }
+
+    /// The file by which it is found.
+    pub(super) fn file(&self) -> &Path {
+        &self.file
     }
 }
 
@@ -289,18 +294,14 @@ fn connect(file: &Path) -> io::Result<UnixStream> {
 
 /// `upgrade`
 pub(super) fn ask(file: &Path, dry: bool) -> Result<(), String> {
-    let no_process = |e: io::Error| format!("no process of {} can be asked: {e}", file.display());
-    let mut socket = connect(file).map_err(no_process)?;
-    // SAFETY: it takes nothing and always succeeds.
-    let own = unsafe { libc::geteuid() };
-    if ![Some(own), Some(0)].contains(&user_of(&socket)) {
-        return Err("another user's process has taken the name".to_owned());
-    }
-    let mut answer = String::new();
-    let asked = socket
-        .write_all(if dry { b"check\n" } else { b"upgrade\n" })
-        .and_then(|()| (&socket).take(1 << 20).read_to_string(&mut answer));
-    asked.map_err(|e| format!("the process does not answer: {e}"))?;
+    let began = Instant::now();
+    let answer = loop {
+        let answer = ask_once(file, dry)?;
+        // One that has just been replaced has done nothing.
+        if !answer.is_empty() || began.elapsed() > SOON {
+            break answer;
+        }
+    };
     match answer.trim_end().split_at_checked(1) {
         Some(("+", said)) => {
             say!("{}", for_terminal(said));
@@ -314,27 +315,41 @@ pub(super) fn ask(file: &Path, dry: bool) -> Result<(), String> {
     }
 }
 
-/// The file by which this process is found.
-impl Program {
-    pub(super) fn file(&self) -> &Path {
-        &self.file
+/// Asks the process that runs with that file; an empty answer is none.
+fn ask_once(file: &Path, dry: bool) -> Result<String, String> {
+    let no_process = |e: io::Error| format!("no process of {} can be asked: {e}", file.display());
+    let mut socket = connect(file).map_err(no_process)?;
+    // SAFETY: it takes nothing and always succeeds.
+    let own = unsafe { libc::geteuid() };
+    if ![Some(own), Some(0)].contains(&user_of(&socket)) {
+        return Err("another user's process has taken the name".to_owned());
+    }
+    let mut answer = String::new();
+    let asked = socket
+        .write_all(if dry { b"check\n" } else { b"upgrade\n" })
+        .and_then(|()| (&socket).take(1 << 20).read_to_string(&mut answer));
+    match asked {
+        Ok(_) => Ok(answer),
+        Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(String::new()),
+        Err(e) => Err(format!("the process does not answer: {e}")),
     }
 }
 
-/// Tells systemd that another process is the service's main one from now on (sd_notify(3)).
-pub(super) fn tell_supervisor(process: u32) {
+/// Tells systemd, if it has started this process, that the service is ready, and, of a successor, that this process is the
+/// service's main one from now on (sd_notify(3)).
+pub(super) fn tell_supervisor(successor: Option<u32>) {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let bytes = name.as_encoded_bytes();
-    let address = match bytes.split_first() {
+    let address = match name.as_encoded_bytes().split_first() {
         Some((b'@', rest)) => SocketAddr::from_abstract_name(rest),
         _ => SocketAddr::from_pathname(&name),
     };
-    let told = std::os::unix::net::UnixDatagram::unbound().and_then(|socket| {
+    let main = successor.map_or_else(String::new, |process| format!("MAINPID={process}\n"));
+    let told = UnixDatagram::unbound().and_then(|socket| {
         socket.connect_addr(&address?)?;
-        socket.send(format!("MAINPID={process}\nREADY=1").as_bytes())
+        socket.send(format!("{main}READY=1").as_bytes())
     });
     if let Err(e) = told {
-        tracing::warn!("systemd could not be told of process {process}: {e}");
+        tracing::warn!("systemd could not be told: {e}");
     }
 }
 

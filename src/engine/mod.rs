@@ -12,6 +12,7 @@ mod scripts;
 mod stand_in;
 mod stop;
 mod stuck;
+mod succession;
 mod successor;
 
 use arc_swap::ArcSwap;
@@ -290,6 +291,11 @@ impl Engine {
     /// Whether it serves: a node of a cluster serves once it has joined.
     pub fn is_serving(&self) -> bool {
         self.nodes.is_serving()
+    }
+
+    /// All that it hands over to a successor process.
+    pub fn estate(&self) -> Estate {
+        self.estate.clone()
     }
 
     /// How many workers it has.

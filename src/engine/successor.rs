@@ -1,25 +1,22 @@
-//! Taking over from the process before: its listeners at the start, then everything else in one piece.
+//! The process before, as its successor knows it: what it offers, and whether this one can take it.
 
-use std::collections::HashMap;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::handover::name;
-use super::{Engine, Listeners};
+use super::listeners::Listeners;
 use crate::config::Config;
-use crate::handover::{Damaged, Decoder, Kind, Link, VERSION, items};
-use crate::ids::{ClientId, Lane, NodeNumber, WorkerId};
-use crate::shard::Moved;
-use crate::worker::{Arrived, ArrivedCaller, Listener, Role, Step};
+use crate::handover::{Damaged, Decoder, Kind, Link, VERSION};
+use crate::ids::NodeNumber;
+use crate::worker::{Listener, Role};
 
-/// The longest that the process before may take for its next word once it has begun.
+/// The longest that the process before may take to offer something.
 const NEXT: Duration = Duration::from_secs(30);
 
 /// The process before, which offers everything that it has.
 pub struct Before {
-    link: Link,
+    pub(super) link: Link,
     /// Its number.
     pub process: u32,
     /// It only wants to know whether it could.
@@ -29,19 +26,9 @@ pub struct Before {
     listeners: Vec<(String, String, OwnedFd)>,
 }
 
-/// What came, until all has.
-#[derive(Default)]
-struct Estate {
-    /// By worker.
-    clients: Vec<Vec<Arrived>>,
-    callers: Vec<ArrivedCaller>,
-    ids: Vec<(Lane, u64)>,
-    timers: Vec<Vec<u8>>,
-}
-
 /// For tests: the process ends here, as if it had crashed, if the file that this variable names holds the point's name.
 #[cfg(debug_assertions)]
-fn crash_point(point: &str) {
+pub(super) fn crash_point(point: &str) {
     let wanted = std::env::var_os("CONNMIX_CRASH_AT").and_then(|file| std::fs::read_to_string(file).ok());
     if wanted.is_some_and(|wanted| wanted.trim() == point) {
         std::process::abort();
@@ -49,7 +36,7 @@ fn crash_point(point: &str) {
 }
 
 #[cfg(not(debug_assertions))]
-fn crash_point(_: &str) {}
+pub(super) fn crash_point(_: &str) {}
 
 impl Before {
     /// Hears what the process before offers.
@@ -126,142 +113,4 @@ impl Before {
             .send(Kind::Ready as u8, said.as_bytes(), &[])
             .map_err(|e| format!("the process before has ended: {e}"))
     }
-}
-
-impl Engine {
-    /// Takes everything from the process before, and serves. Returns how many clients there are.
-    pub fn succeed(&self, before: &mut Before) -> Result<usize, String> {
-        crash_point("started");
-        before.ready("")?;
-        crash_point("ready");
-        // That its handlers end may take long.
-        before.link.patience(None).map_err(|e| e.to_string())?;
-        let estate = self.receive(&mut before.link).map_err(|e| format!("nothing was taken over: {e}"))?;
-        let clients = estate.clients.iter().map(Vec::len).sum();
-        crash_point("received");
-        let estate = self.arrive(estate)?;
-        crash_point("arrived");
-        let taken = before.link.send(Kind::Taken as u8, &[], &[]);
-        taken.map_err(|e| format!("the process before has ended: {e}"))?;
-        self.spread(estate.callers);
-        self.estate.tell(|| Step::Lift);
-        Ok(clients)
-    }
-
-    fn receive(&self, link: &mut Link) -> Result<Estate, String> {
-        let mut estate = Estate::default();
-        estate.clients.resize_with(self.workers.len(), Vec::new);
-        let mut first = true;
-        loop {
-            let frame = link.receive().map_err(|e| e.to_string())?;
-            if std::mem::take(&mut first) {
-                link.patience(Some(NEXT)).map_err(|e| e.to_string())?;
-            }
-            match Kind::of(frame.kind) {
-                Some(Kind::Connections) => crash_point("connections"),
-                Some(Kind::Ids) => crash_point("ids"),
-                Some(Kind::Queue) => crash_point("queue"),
-                Some(Kind::Shared) => crash_point("shared"),
-                Some(Kind::All) => crash_point("all"),
-                _ => {}
-            }
-            let now = Instant::now();
-            let parts = &self.estate;
-            let read = match Kind::of(frame.kind) {
-                Some(Kind::All) => return Ok(estate),
-                Some(Kind::Connections) => self.clients(&frame.bytes, frame.files, &mut estate),
-                Some(Kind::Callers) => callers(&frame.bytes, frame.files, &mut estate),
-                Some(Kind::Ids) => items(&frame.bytes, |from| {
-                    estate.ids.push((Lane(from.byte()?), from.u64()?));
-                    Ok(())
-                }),
-                Some(Kind::Queue) => items(&frame.bytes, |from| parts.queue.restore(from)),
-                Some(Kind::Shared) => items(&frame.bytes, |from| {
-                    if !parts.shared.restore(from, now)? {
-                        tracing::warn!("mix.shared has less room than before: some of what it held was left out");
-                    }
-                    Ok(())
-                }),
-                Some(Kind::Idempotency) => items(&frame.bytes, |from| parts.repeats.restore(from, now)),
-                Some(Kind::Timers) => {
-                    // When the connections that some of them belong to have arrived.
-                    estate.timers.push(frame.bytes);
-                    Ok(())
-                }
-                _ => return Err("something unknown came".to_owned()),
-            };
-            read.map_err(|e| e.to_string())?;
-        }
-    }
-
-    /// Reads connections, each with its socket.
-    fn clients(&self, bytes: &[u8], files: Vec<OwnedFd>, estate: &mut Estate) -> Result<(), Damaged> {
-        let mut files = files.into_iter();
-        items(bytes, |from| {
-            let mut own = Decoder::new(from.data()?);
-            let moved = Moved::read(&mut own)?;
-            let socket = TcpStream::from(files.next().ok_or(Damaged("a socket"))?);
-            let worker = usize::from(self.estate.hub.worker_of(moved.client_id).0);
-            let arrived = Arrived { moved, protocol: own.rest().to_vec(), socket };
-            estate.clients.get_mut(worker).ok_or(Damaged("a lane"))?.push(arrived);
-            Ok(())
-        })
-    }
-
-    /// Has all connections arrive at their workers, which hold still yet, and then the timers.
-    fn arrive(&self, mut estate: Estate) -> Result<Estate, String> {
-        let clients = InTurn::new(std::mem::take(&mut estate.clients));
-        let next = || clients.next();
-        let places = self.estate.all(|done| Step::Arrive(next(), done), NEXT)?;
-        self.estate.tell(|| Step::Ids(estate.ids.clone()));
-        let slots: HashMap<ClientId, (WorkerId, u32)> = places
-            .into_iter()
-            .enumerate()
-            .flat_map(|(worker, places)| {
-                places.into_iter().map(move |(client, slot)| (client, (WorkerId(worker as u16), slot)))
-            })
-            .collect();
-        let now = Instant::now();
-        for bytes in std::mem::take(&mut estate.timers) {
-            let place = |client| slots.get(&client).copied();
-            let read = |from: &mut Decoder<'_>| self.timers.restore(from, self.workers.len(), place, now);
-            items(&bytes, read).map_err(|e| e.to_string())?;
-        }
-        Ok(estate)
-    }
-
-    /// Spreads callers' connections over the workers.
-    fn spread(&self, callers: Vec<ArrivedCaller>) {
-        let mut by_worker: Vec<Vec<ArrivedCaller>> = Vec::new();
-        by_worker.resize_with(self.workers.len(), Vec::new);
-        for (at, caller) in callers.into_iter().enumerate() {
-            by_worker[at % self.workers.len()].push(caller);
-        }
-        let by_worker = InTurn::new(by_worker);
-        self.estate.tell(|| Step::Callers(by_worker.next()));
-    }
-}
-
-/// Something for each worker, taken in turn.
-struct InTurn<T>(Mutex<std::vec::IntoIter<T>>);
-
-impl<T: Default> InTurn<T> {
-    fn new(all: Vec<T>) -> InTurn<T> {
-        InTurn(Mutex::new(all.into_iter()))
-    }
-
-    fn next(&self) -> T {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).next().unwrap_or_default()
-    }
-}
-
-fn callers(bytes: &[u8], files: Vec<OwnedFd>, estate: &mut Estate) -> Result<(), Damaged> {
-    let mut files = files.into_iter();
-    items(bytes, |from| {
-        let mut own = Decoder::new(from.data()?);
-        let read = own.data()?.to_vec();
-        let socket = TcpStream::from(files.next().ok_or(Damaged("a socket"))?);
-        estate.callers.push(ArrivedCaller { socket, read });
-        Ok(())
-    })
 }

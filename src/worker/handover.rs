@@ -1,10 +1,8 @@
 //! Handing a worker's connections over to a successor process, and taking them there. The engine says when each step comes;
 //! all workers do one before any does the next.
 
-use std::net::TcpStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::sleep;
 
@@ -13,16 +11,16 @@ use super::event_stream::EventStream;
 use super::load::LoadPermit;
 use super::session::Opened;
 use super::socket::Packets;
+use super::step::{Arrived, ArrivedCaller, Offers, Step};
 use super::task::Task;
 use super::websocket::{Frames, Incoming};
 use super::{Server, Worker, accept};
 use crate::config::Rate;
 use crate::handover::{Damaged, Decoder};
-use crate::ids::{ClientId, Lane};
+use crate::ids::ClientId;
 use crate::message::CloseReason;
-use crate::shard::Moved;
 use crate::shard::framing::Framing;
-use crate::shard::hold::{Held, Offer, UnderWay};
+use crate::shard::hold::{Held, UnderWay};
 use crate::shard::transport::Transport;
 
 /// How often a worker looks whether something is still under way.
@@ -32,61 +30,6 @@ const LOOK: Duration = Duration::from_millis(1);
 const ASKING: Duration = Duration::from_millis(30);
 /// How long handlers may take to end once their waits do.
 const ENDING: Duration = Duration::from_millis(500);
-
-/// A connection that another process had, on its way to the worker that will have it.
-pub struct Arrived {
-    /// What it is.
-    pub moved: Moved,
-    /// What its protocol keeps of it.
-    pub protocol: Vec<u8>,
-    /// Its socket, non-blocking.
-    pub socket: TcpStream,
-}
-
-/// What a worker offers to the successor.
-pub struct Offers {
-    /// Connections of clients.
-    pub clients: Vec<Offer>,
-    /// Connections of callers.
-    pub callers: Vec<Offer>,
-    /// The last of its clients' ids.
-    pub ids: Vec<(Lane, u64)>,
-}
-
-/// A caller's connection that another process had.
-pub struct ArrivedCaller {
-    /// Its socket, non-blocking.
-    pub socket: TcpStream,
-    /// What has come and is no whole request.
-    pub read: Vec<u8>,
-}
-
-/// A step of a handover.
-pub enum Step {
-    /// Answers how many handlers wait.
-    Waiting(oneshot::Sender<usize>),
-    /// Begin nothing new, and read nothing. Answers whether everything that had begun has ended within that time.
-    Quiet {
-        /// The time for it.
-        within: Duration,
-        /// Handlers' waits end, and nobody waits for handshakes and for the last handlers of connections that end.
-        cut: bool,
-        /// The answer.
-        done: oneshot::Sender<bool>,
-    },
-    /// Write nothing more, and offer what can go. None: something has begun after all.
-    Offer(oneshot::Sender<Option<Offers>>),
-    /// The successor has taken what was offered.
-    Moved(oneshot::Sender<()>),
-    /// Of a successor: these connections are here, and nothing is done with them yet. Answers in which slot each is.
-    Arrive(Vec<Arrived>, oneshot::Sender<Vec<(ClientId, u32)>>),
-    /// Of a successor: the process before has issued these ids.
-    Ids(Vec<(Lane, u64)>),
-    /// Of a successor: callers' connections.
-    Callers(Vec<ArrivedCaller>),
-    /// Serve: there is no successor, or this is it.
-    Lift,
-}
 
 /// Carries out a step.
 pub(super) async fn run(worker: &Rc<Worker>, step: Step) {

@@ -35,6 +35,7 @@ mod role;
 mod session;
 mod socket;
 mod starting;
+mod step;
 mod sweep;
 mod task;
 pub mod thread;
@@ -71,10 +72,10 @@ use crate::shared::Shared;
 use crate::timers::Timers;
 use crate::tls::Ports;
 
-pub use handover::{Arrived, ArrivedCaller, Offers, Step};
 pub use peers::{Control, Peers};
 pub use reserve::Reserve;
 pub use role::{Listener, Role};
+pub use step::{Arrived, ArrivedCaller, Offers, Step};
 
 /// The size of the read buffer that all connections of a worker share.
 const READ_BUFFER: usize = LOOK;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::arrivals::{Arrival, Arrivals};
-use super::handover::Step;
 use super::load::LoadPermit;
 use super::pulse::{Pulse, State};
+use super::step::Step;
 use crate::ids::WorkerId;
 use crate::script::program::Program;
 

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use self::still::Still;
+use self::still::{Still, counted, still};
 use super::access::Access;
 use super::calls::Calls;
 use super::request::{Call, Ready, Work};
@@ -152,7 +152,8 @@ impl Session {
     async fn run(&mut self) {
         let mut poll = |cx: &mut Context<'_>| {
             let polled = self.poll(cx);
-            self.state.count();
+            let state = &mut self.state;
+            state.counted = counted(&state.api.hold, !state.calls.is_empty(), !state.out.is_empty());
             polled
         };
         while let Turn::More = poll_fn(&mut poll).await {
@@ -163,7 +164,7 @@ impl Session {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
         self.state.look_at_access();
-        match self.state.hold() {
+        match still(&self.state.api.hold, !self.state.out.is_empty() && !self.state.closed) {
             Still::No => {}
             Still::Pauses => return Poll::Pending,
             Still::Over => return Poll::Ready(Turn::Over),

@@ -1,38 +1,36 @@
 //! A connection of the WebSocket API while its worker holds still for a successor process: it stays here, and ends with 1012 once
 //! the successor has everything else.
 
-use super::State;
-use crate::shard::hold::{Counted, Held, UnderWay};
+use std::rc::Rc;
+
+use crate::shard::hold::{Counted, Held, Hold, UnderWay};
 
 /// What a connection does while the worker holds still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Still {
-    /// It goes on.
+    /// It goes on: what is under way is answered and written.
     No,
     /// Nothing: it may not even write.
     Pauses,
-    /// It ends: what it has not written is with the successor.
+    /// It ends. What it has not written is with the successor, and must not come twice.
     Over,
 }
 
-impl State {
-    /// What to do while the worker holds still for a successor process. What is under way is answered and written first; a
-    /// consumer that does not take what is written to it ends then, so that the message comes once, from the successor.
-    pub(super) fn hold(&mut self) -> Still {
-        match self.api.hold.held() {
-            Held::Offered => Still::Pauses,
-            Held::Moved | Held::Left if !self.out.is_empty() && !self.closed => Still::Over,
-            _ => Still::No,
-        }
+/// What to do; `owes`: something is not written, other than the end.
+pub(super) fn still(hold: &Hold, owes: bool) -> Still {
+    match hold.held() {
+        Held::Offered => Still::Pauses,
+        Held::Moved | Held::Left if owes => Still::Over,
+        _ => Still::No,
     }
+}
 
-    /// The worker waits for what is under way here while it holds still.
-    pub(super) fn count(&mut self) {
-        let hold = &self.api.hold;
-        let what = match (hold.is_on(), self.calls.is_empty(), self.out.is_empty()) {
-            (true, false, _) => Some(UnderWay::Call),
-            (true, true, false) => Some(UnderWay::Other),
-            _ => None,
-        };
-        self.counted = what.map(|what| Counted::new(hold, what));
-    }
+/// What the worker waits for while it holds still: answers, and what is to be written (`owes`).
+pub(super) fn counted(hold: &Rc<Hold>, calls: bool, owes: bool) -> Option<Counted> {
+    let what = match (hold.is_on(), calls, owes) {
+        (true, true, _) => UnderWay::Call,
+        (true, false, true) => UnderWay::Other,
+        _ => return None,
+    };
+    Some(Counted::new(hold, what))
 }

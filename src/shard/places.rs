@@ -5,10 +5,9 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::Shard;
 use super::conn::Conn;
-use super::subscriptions::TooMany;
 use super::unsettled::{Bounded, Unsettled};
+use super::{Shard, TooMany};
 use crate::hub::Hub;
 use crate::message::Channel;
 
@@ -69,6 +68,6 @@ impl Shard {
 
     /// Ready with the next connection for which other nodes have to be asked.
     pub fn poll_unsettled(&self, cx: &mut Context<'_>) -> Poll<Unsettled> {
-        self.unsettled.poll_next(cx)
+        self.unsettled.poll(cx)
     }
 }

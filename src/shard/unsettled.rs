@@ -1,4 +1,4 @@
-//! Connections in channels with a bound, for which other nodes are still to be asked.
+//! Connections that a back end has brought into channels with a bound, until other nodes have been asked for their places.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -39,7 +39,8 @@ impl AllUnsettled {
         }
     }
 
-    pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Unsettled> {
+    /// Ready with the next one.
+    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Unsettled> {
         match self.waiting.borrow_mut().pop_front() {
             Some(one) => Poll::Ready(one),
             None => {

@@ -159,6 +159,44 @@ async fn a_connection_keeps_all_that_it_had() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_stream_goes_on_and_its_client_sends_by_the_token_that_it_has() {
+    let running = Running::start(SCRIPT, "eventStream: on", "");
+    let at = running.process.ws();
+    let mut stream = Raw::dial(at).await;
+    stream.write("GET /ws HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n").await;
+    assert_eq!(stream.head().await.status, 200);
+    let mut got = String::new();
+    let mut until = async |part: &str| {
+        while !got.contains(part) {
+            got.push_str(std::str::from_utf8(&stream.take(1).await).unwrap());
+        }
+        std::mem::take(&mut got)
+    };
+    let connected = until("}\n\n").await;
+    let word = |name: &str| connected.split(&format!("\"{name}\":\"")).nth(1).unwrap().split('"').next().unwrap();
+    let (id, token) = (word("client"), word("token"));
+    let send = async |text: &str| {
+        let head =
+            format!("POST /ws HTTP/1.1\r\nHost: localhost\r\nConnmix-Client: {id}\r\nConnmix-Token: {token}\r\n");
+        let reply = Raw::dial(at).await.call(format!("{head}Content-Length: {}\r\n\r\n{text}", text.len())).await;
+        assert_eq!(reply.status, 204, "{reply:?}");
+    };
+    send("subscribe news").await;
+    until("data: subscribe news\n\n").await;
+    for _ in 0..2 {
+        running.upgrade();
+        send("state").await;
+        until(&format!("data: {id} news news one\n\n")).await;
+        let reply = post(running.process.api(), "/v1/mesh/publish", r#"{"c":"news","d":"hello"}"#).await;
+        assert_eq!(reply, (200, r#"{"E":null,"r":{"s":1,"f":0}}"#.into()));
+        until("data: hello\n\n").await;
+    }
+    let told: Value = serde_json::from_str(&get(running.process.api(), &format!("/v1/clients/{id}")).await.1).unwrap();
+    assert_eq!((&told["r"]["in"], &told["r"]["out"]), (&json!(3), &json!(5)), "{told}");
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn half_messages_and_those_that_come_meanwhile_are_not_lost() {
     let running = Running::start(SCRIPT, "", "");
     let ws = running.process.ws();

@@ -43,6 +43,7 @@ fn what_is_written_is_read_and_what_is_unknown_is_passed_over() {
             data: b"x",
             except: &[],
             key: None,
+            priority: 1,
         },
         Message::OnceReply { request: 4, counts: &[0; 24] },
         Message::Nodes { nodes: vec![Listed { run: Run(4), center: true, serving: false, at: vec!["a:1", "b:2"] }] },

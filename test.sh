@@ -2,7 +2,7 @@
 # Runs all tests, with the cluster; arguments go to `cargo test`. What they need besides Rust is installed first where it is missing, through apt,
 # as root or with sudo. Without these the tests can't be built or run: a C compiler and make (LuaJIT is built from its source), a
 # Redis. Without the others the tests that need them are skipped, which the last lines tell: a browser, the languages of
-# docs/clients, Prometheus' checker, nginx, a clock that can be set for one program; and, where this is not root, those that cut a network
+# docs/clients and clients, Prometheus' checker, Kubernetes' schemas, nginx, a clock that can be set for one program; and, where this is not root, those that cut a network
 # or fill a disk.
 set -eu
 cd "$(dirname "$0")"
@@ -76,6 +76,12 @@ export PYTHONPATH="$tools/python${PYTHONPATH:+:$PYTHONPATH}"
 if ! python3 -c 'import websockets.asyncio.client' 2>/dev/null; then
     python3 -m pip install --quiet --disable-pip-version-check --target "$tools/python" 'websockets>=13' ||
         echo "test.sh: the Python package websockets could not be installed" >&2
+fi
+
+# The schemas that the manifests for Kubernetes are held against.
+if ! python3 -c 'import kubernetes_validate, yaml' 2>/dev/null; then
+    python3 -m pip install --quiet --disable-pip-version-check --target "$tools/python" kubernetes-validate ||
+        echo "test.sh: the Python package kubernetes-validate could not be installed" >&2
 fi
 
 mkdir -p target

@@ -1,18 +1,23 @@
 #!/usr/bin/env python3
 """A bad day for one worker, and what its well-behaved clients notice of it.
 
-    cargo build --release && python3 bench/hostile.py [SECONDS [KIND ...]]
+    cargo build --release && python3 bench/hostile.py [--each] [SECONDS [KIND ...]]
 
-Starts an engine with one worker and three servers: plain, TLS, and behind a proxy that sends PROXY headers. All at once, for SECONDS
+Starts an engine with one worker and four servers: plain, TLS, behind a proxy that sends PROXY headers, and with rates. All at once, for SECONDS
 (30): 20 connections that send handlers of 50 ms without pause, 5 that loop (and come back), 10 that send messages in fragments of a
 byte, 200 that subscribe and never read, a part of them over TLS, 1,000 with an unfinished message, 100 that begin a TLS handshake and
 leave it, 20 that send garbage instead, 10 with PROXY headers that are none, 30 that guess passwords, 5 back ends that send calls
 without reading answers, 5 that publish the largest batches to nobody, 5 that publish over /ws/v1 without waiting to a client and to
-nobody, 5 that do so to a channel with 1,000 subscribers, 300 connects a second. The script is saved every second, the
+nobody, 5 that do so to a channel with 1,000 subscribers, 300 connects a second, 20 connections that send without pause where a client
+has 100 messages a second, as many connects as go where there may be 20 a second. The script is saved every second, the
 certificate is replaced every five. Meanwhile 500 clients on all three servers ask a question every second, and get a fan-out of 25
 messages a second. It prints how long they waited for their answers, what was lost, who was closed, and the engine's memory before,
 during and after, and exits with 1 where the answers' p99 is over two times handlerTimeout, or anything was lost, or a client was
-closed. NAMES: only these attacks, by the names of the functions below. Needs Debian's package openssl.
+closed. KIND: only these attacks, by the names of the functions below.
+
+--each: one attack after the other, each with an engine of its own, and twice for SECONDS. For each it prints how long 200 well-behaved
+clients waited before and meanwhile, and the engine's memory before, and 10 seconds after each time: what the first leaves is mostly
+room for the next, what the second adds to it is lost. It exits with 1 where that is over 5 %. Needs Debian's package openssl.
 """
 
 import asyncio
@@ -68,6 +73,12 @@ engine:
       options: [{name: path, value: /}]
       tls: {cert: cert.pem, key: key.pem}
     - {port: 0, bind: 127.0.0.1, protocol: websocket, entry: entry.lua, options: [{name: path, value: /}], proxyProtocol: v1v2}
+    - port: 0
+      bind: 127.0.0.1
+      protocol: websocket
+      entry: entry.lua
+      options: [{name: path, value: /}]
+      rate: {connects: 20/s, messages: 100/s}
 """
 
 UPGRADE = (b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -85,13 +96,13 @@ def text(word):
     return frame(0x81, word.encode())
 
 
-PLAIN, TLS, PROXIED = range(3)
+PLAIN, TLS, PROXIED, LIMITED = range(4)
 TRUSTING = ssl.create_default_context()
 TRUSTING.check_hostname, TRUSTING.verify_mode = False, ssl.CERT_NONE
 
 
 async def connect(ports, way=PLAIN):
-    """`ports`: those of the three servers; `way`: which of them."""
+    """`ports`: those of the servers; `way`: which of them."""
     reader, writer = await asyncio.open_connection("127.0.0.1", ports[way], ssl=TRUSTING if way == TLS else None)
     if way == PROXIED:
         writer.write(b"PROXY TCP4 192.0.2.7 127.0.0.1 40000 80\r\n")
@@ -276,6 +287,19 @@ async def connects(ports):
         await asyncio.sleep(max(0, 0.1 - (time.monotonic() - begun)))
 
 
+async def flooding(ports):
+    await pour(*await connect(ports, LIMITED), text("x") * 100)
+
+
+async def hurried(ports):
+    """Most are refused: the server has used its connects up."""
+    while True:
+        reader, writer = await asyncio.open_connection("127.0.0.1", ports[LIMITED])
+        writer.write(UPGRADE)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+
 async def saves(folder):
     """Saves that change nothing but their time: all connections live through them."""
     for number in range(1 << 30):
@@ -295,14 +319,18 @@ def certificate(folder):
         os.replace(pathlib.Path(folder, name), pathlib.Path(folder, name.removeprefix("new.")))
 
 
+def kinds(ports, api, folder):
+    """What goes on at once: a function, how often, its arguments."""
+    return [(heavy, 20, ports), (looping, 5, ports), (fragments, 10, ports), (stalled, 150, ports, PLAIN),
+            (stalled, 50, ports, TLS), (unfinished, 1000, ports), (half_tls, 100, ports), (no_tls, 20, ports),
+            (no_proxy, 10, ports), (guessing, 30, api), (deaf, 5, api), (batches, 5, api), (websockets, 5, api),
+            (crowd, 1000, ports), (crowds, 5, api), (connects, 30, ports), (flooding, 20, ports), (hurried, 10, ports),
+            (saves, 1, folder)]
+
+
 def attack(ports, api, folder, names):
     async def main():
-        kinds = [(heavy, 20, ports), (looping, 5, ports), (fragments, 10, ports), (stalled, 150, ports, PLAIN),
-                 (stalled, 50, ports, TLS), (unfinished, 1000, ports), (half_tls, 100, ports), (no_tls, 20, ports),
-                 (no_proxy, 10, ports), (guessing, 30, api), (deaf, 5, api), (batches, 5, api), (websockets, 5, api),
-                 (crowd, 1000, ports), (crowds, 5, api), (connects, 30, ports),
-                 (saves, 1, folder)]
-        tasks = [asyncio.ensure_future(again(work, *at)) for work, many, *at in kinds
+        tasks = [asyncio.ensure_future(again(work, *at)) for work, many, *at in kinds(ports, api, folder)
                  if not names or work.__name__ in names for _ in range(many)]
         await asyncio.gather(*tasks)
     asyncio.run(main())
@@ -414,9 +442,52 @@ async def good(ports, api, pid, folder, seconds, names):
     return not closed and lost == 0 and at(waited, .99) <= 2000 * HANDLER_TIMEOUT
 
 
+async def twice(ports, api, pid, folder, seconds, names):
+    """The same attack two times: what well-behaved clients notice of it, and what it leaves."""
+    delays, stop = [], asyncio.Event()
+    clients = [Client(delays) for _ in range(200)]
+    tasks = [asyncio.ensure_future(client.run(ports, i % 3, i / 200)) for i, client in enumerate(clients)]
+    publishing = asyncio.ensure_future(publish(api, stop, []))
+    await asyncio.sleep(3)
+    delays.clear()
+    await asyncio.sleep(10)
+    p99 = lambda: sorted(delays)[int(len(delays) * .99)] * 1000 if delays else float("inf")
+    waited, memory = [p99()], [resident(pid)]
+    for _ in range(2):
+        delays.clear()
+        bad = multiprocessing.Process(target=attack, args=(ports, api, folder, names), daemon=True)
+        bad.start()
+        await asyncio.sleep(seconds)
+        waited.append(p99())
+        bad.terminate()
+        await asyncio.sleep(10)
+        memory.append(resident(pid))
+    stop.set()
+    await publishing
+    for task in tasks:
+        task.cancel()
+    closed, lost = sum(client.end is not None for client in clients), sum(client.lost for client in clients)
+    grown = memory[2] / memory[1]
+    print(f"{names[0]}: p99 {waited[0]:.1f} ms before, {waited[1]:.1f} and {waited[2]:.1f} ms meanwhile; "
+          f"{' '.join(f'{bytes / 1e6:.1f}' for bytes in memory)} MB ({grown:.3f}); lost {lost}, closed {closed}", flush=True)
+    return not closed and lost == 0 and grown <= 1.05
+
+
 def main():
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 30
-    names = sys.argv[2:]
+    arguments = sys.argv[1:]
+    each = arguments[:1] == ["--each"]
+    arguments = arguments[each:]
+    seconds = float(arguments[0]) if arguments else 10 if each else 30
+    names = arguments[1:]
+    if not each:
+        sys.exit(0 if run(good, seconds, names) else 1)
+    names = names or list(dict.fromkeys(work.__name__ for work, *_ in kinds(None, None, None)))
+    # Each is run, whatever became of the one before.
+    sys.exit(0 if all([run(twice, seconds, [name]) for name in names]) else 1)
+
+
+def run(judge, seconds, names):
+    """Starts an engine and has it judged."""
     with tempfile.TemporaryDirectory() as folder:
         pathlib.Path(folder, "connmix.yaml").write_text(CONFIG)
         pathlib.Path(folder, "entry.lua").write_text(SCRIPT)
@@ -433,12 +504,11 @@ def main():
                     api = int(found[1])
             drain = multiprocessing.Process(target=lambda: [None for _ in engine.stdout], daemon=True)
             drain.start()
-            fine = asyncio.run(good(ports, api, engine.pid, folder, seconds, names))
+            return asyncio.run(judge(ports, api, engine.pid, folder, seconds, names))
         finally:
             engine.terminate()
             engine.wait()
             drain.terminate()
-    sys.exit(0 if fine else 1)
 
 
 if __name__ == "__main__":

@@ -2,45 +2,55 @@
 //! with which code the process ends: 0 stopped cleanly, 1 a problem with the configuration, its scripts or the system,
 //! 2 wrong usage.
 
+mod client;
 mod greeting;
 mod hash;
+mod man;
+mod new;
 mod nodes;
+mod options;
+mod remote;
+mod serve;
+mod shell;
 mod signals;
+mod tail;
+mod top;
+mod upgrade;
+mod why;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
-use tracing::level_filters::LevelFilter;
 
-use self::signals::{Signals, Wish};
+use self::options::{File, Run, load};
+use self::serve::{Mode, serve};
 use crate::bench::Bench;
-use crate::config::{Config, Format, Home, Level, Listen, NodeRole, load, print, production};
-use crate::engine::{
-    Engine, HAS_CLUSTER, Listeners, WITHOUT_CLUSTER, check_certificates, check_scripts, check_watchdog,
-};
-use crate::ids::MAX_WORKERS;
+use crate::config::{self, Home, NodeRole, explain, print, production};
+use crate::engine::{check_certificates, check_scripts, check_watchdog};
 use crate::telemetry::log::escape::for_terminal;
-use crate::telemetry::log::{Log, Rotation, Style};
 use crate::telemetry::terminal::{complain, say};
 use crate::testing;
-use greeting::Greeting;
-use nodes::{Common, MOST, Report};
+use nodes::{Common, MOST};
 
 /// A scriptable engine for long-lived connections: WebSocket clients, Lua handlers, channels, publishing by HTTP.
 #[derive(Debug, Parser)]
-#[command(name = "connmix", version, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(name = "connmix", version, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
     /// Run scripts even if one that loops without end can't be stopped in this process
     #[arg(long, global = true)]
     allow_unguarded: bool,
+    /// Take over from the process before, which has started this one; the value is what it left open.
+    #[arg(long, global = true, hide = true, value_name = "DESCRIPTOR")]
+    succeed: Option<i32>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make a folder to begin with: a configuration, a script, its test, and what to do with them
+    New(new::Options),
     /// For writing scripts: center and engine in one process, the log on the console at debug
     Dev(Dev),
     /// For production: center and engine in one process
@@ -49,6 +59,8 @@ enum Command {
     Center(Run),
     /// An engine of a cluster: it serves clients
     Engine(Run),
+    /// Have the process that runs with this file replaced by the program that now lies at its path, without closing a connection
+    Upgrade(Upgrade),
     /// Check the configuration and the scripts it names, and exit: 0 all is well, 1 it is not
     Check(Check),
     /// Print every key with its meaning, bounds and default, as a configuration file; with -f, with the values of FILE
@@ -57,16 +69,34 @@ enum Command {
     HashPassword,
     /// Run the Lua tests of scripts, without a network, and exit: 0 all passed, 1 some did not, 2 there were none
     Test(testing::Options),
+    /// Be a client: what is typed is sent line by line, and what comes is printed
+    Client(client::Options),
+    /// Show what happens in a running engine: connections, messages, handlers, errors
+    Tail(tail::Options),
+    /// Say why a message did not reach a client
+    Why(why::Options),
+    /// Show the figures of a running engine, a line each second
+    Top(top::Options),
     /// Measure an engine: throughput, delays, memory
     #[command(subcommand)]
     Bench(Bench),
+    /// Print what a shell needs to complete commands and options
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: shell::Shell,
+    },
+    /// Print the manual page
+    Man,
 }
 
 #[derive(Debug, Args)]
-struct File {
-    /// The configuration file
-    #[arg(short = 'f', long = "file", value_name = "FILE", default_value = "connmix.yaml")]
-    file: PathBuf,
+struct Upgrade {
+    #[command(flatten)]
+    file: File,
+    /// Only say whether it could be done, and what can't be kept
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -79,6 +109,9 @@ struct Check {
     /// Look for what should not be in force where strangers come: an open API, a file that others can read, and the like
     #[arg(long)]
     production: bool,
+    /// Say which rule of engine.channels holds for a channel of that name, and why, instead of checking the scripts
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["strict", "production"])]
+    explain: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -89,15 +122,6 @@ struct Show {
     /// As JSON: one object for each key, with path, type, bounds, default, effect, words and value
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Debug, Args)]
-struct Run {
-    #[command(flatten)]
-    file: File,
-    /// Worker threads; 0 = one a core [default: engine.workers of the configuration]
-    #[arg(short = 'p', long = "workers", value_name = "N", value_parser = clap::value_parser!(u16).range(0..=MAX_WORKERS as i64))]
-    workers: Option<u16>,
 }
 
 #[derive(Debug, Args)]
@@ -124,20 +148,31 @@ pub fn main() -> ExitCode {
         Ok(()) => Ok(()),
     };
     let outcome = match cli.command {
-        Command::Dev(dev) => guarded().and_then(|()| develop(&dev, cli.allow_unguarded)),
-        Command::Single(run) => guarded().and_then(|()| serve(&run, false, NodeRole::SINGLE, None)),
-        Command::Center(run) => serve(&run, false, NodeRole { engine: false, center: true }, None),
+        Command::Dev(dev) => guarded().and_then(|()| develop(&dev, cli.allow_unguarded, cli.succeed)),
+        Command::Single(run) => guarded().and_then(|()| serve(&run, Mode::of(NodeRole::SINGLE, cli.succeed))),
+        Command::Center(run) => serve(&run, Mode::of(NodeRole { engine: false, center: true }, cli.succeed)),
         Command::Engine(run) => {
-            guarded().and_then(|()| serve(&run, false, NodeRole { engine: true, center: false }, None))
+            guarded().and_then(|()| serve(&run, Mode::of(NodeRole { engine: true, center: false }, cli.succeed)))
         }
         Command::Config(what) => show(&what),
         Command::HashPassword => hash::run(),
+        Command::Upgrade(what) => upgrade::ask(&what.file.file, what.dry_run),
         Command::Check(what) => guarded().and_then(|()| check(&what)),
         Command::Test(options) => match guarded() {
             Ok(()) => return options.run(),
             Err(why) => Err(why),
         },
         Command::Bench(bench) => bench.run(),
+        Command::New(options) => options.run(),
+        Command::Client(options) => match options.run() {
+            Ok(code) => return code,
+            Err(why) => Err(why),
+        },
+        Command::Tail(options) => options.run(),
+        Command::Why(options) => options.run(),
+        Command::Top(options) => options.run(),
+        Command::Completions { shell } => print_text(&shell::script(shell, &whole())),
+        Command::Man => print_text(&man::page(&whole())),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -148,20 +183,26 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn load(file: &File) -> Result<Config, String> {
-    load::load(&file.file).map_err(|problems| problems.to_string())
-}
-
 /// `config`
 fn show(what: &Show) -> Result<(), String> {
     let config = match &what.file {
-        Some(file) => load::load_as_written(file).map_err(|problems| problems.to_string())?,
-        None => load::defaults(),
+        Some(file) => config::load::load_as_written(file).map_err(|problems| problems.to_string())?,
+        None => config::load::defaults(),
     };
-    let text = if what.json { print::json(&config) } else { print::file(&config) };
+    print_text(&if what.json { print::json(&config) } else { print::file(&config) })
+}
+
+/// The definitions of all commands, with what they have from the library.
+fn whole() -> clap::Command {
+    let mut command = Cli::command();
+    command.build();
+    command
+}
+
+fn print_text(text: &str) -> Result<(), String> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         // The reader has closed the pipe; this is no error.
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(format!("the configuration could not be written: {e}")),
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(format!("standard output could not be written: {e}")),
         _ => Ok(()),
     }
 }
@@ -169,6 +210,11 @@ fn show(what: &Show) -> Result<(), String> {
 fn check(what: &Check) -> Result<(), String> {
     // Both kinds of problems at once: scripts can be checked as soon as the configuration can be read.
     let config = load(&what.file)?;
+    if let Some(name) = &what.explain {
+        let said = explain::channel(&config, name).map_err(|wrong| wrong.to_string())?;
+        said.lines().for_each(|line| say!("{}", for_terminal(line)));
+        return Ok(());
+    }
     let mut warnings = check_scripts(&config)?;
     warnings.extend(check_certificates(&config)?);
     config.notes.iter().for_each(|note| say!("note: {}", for_terminal(note)));
@@ -195,29 +241,8 @@ fn check(what: &Check) -> Result<(), String> {
     Ok(())
 }
 
-fn level_filter(level: Level) -> LevelFilter {
-    match level {
-        Level::Debug => LevelFilter::DEBUG,
-        Level::Info => LevelFilter::INFO,
-        Level::Warn => LevelFilter::WARN,
-        Level::Error => LevelFilter::ERROR,
-    }
-}
-
-fn open_log(config: &Config, dev: bool) -> Result<Log, String> {
-    let style = match config.logging.format {
-        Format::Text => Style::Text,
-        Format::Json => Style::Json,
-    };
-    // In dev, the console at debug is all there is.
-    let level = if dev { LevelFilter::DEBUG } else { level_filter(config.logging.level) };
-    let rotation = Rotation { keep: config.logging.max_files, size: config.logging.max_size as u64 };
-    let file = config.logging.filename.as_deref().filter(|_| !dev).map(|f| (f, rotation));
-    Log::open(level, style, file).map_err(|e| e.to_string())
-}
-
 /// `dev`
-fn develop(dev: &Dev, unguarded: bool) -> Result<(), String> {
+fn develop(dev: &Dev, unguarded: bool, succeed: Option<i32>) -> Result<(), String> {
     match (dev.nodes, &dev.home) {
         (Some(nodes), _) => {
             let common = Common { file: &dev.run.file.file, workers: dev.run.workers, unguarded };
@@ -225,155 +250,15 @@ fn develop(dev: &Dev, unguarded: bool) -> Result<(), String> {
         }
         (None, Some(home)) => {
             let home: Home = serde_json::from_str(home).map_err(|e| format!("--home: {e}"))?;
-            serve(&dev.run, true, home.role(), Some(home))
+            serve(&dev.run, Mode { dev: true, role: home.role(), home: Some(home), succeed })
         }
-        (None, None) => serve(&dev.run, true, NodeRole::SINGLE, None),
-    }
-}
-
-/// `dev`, `single`, `center` and `engine`. `home`: one of several nodes that a parent process has started.
-fn serve(run: &Run, dev: bool, role: NodeRole, home: Option<Home>) -> Result<(), String> {
-    // Signals first: one that asks for a stop during the start is not lost, and none kills.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| format!("the runtime could not start: {e}"))?;
-    let mut signals = runtime.block_on(async { Signals::watch() }).map_err(|e| format!("signals: {e}"))?;
-    if home.is_some() {
-        signals.stop_at_end_of_input().map_err(|e| format!("the parent can't be watched: {e}"))?;
-    }
-    let config = load(&run.file)?.for_role(role).at_home(home);
-    if config.is_of_mesh() && !HAS_CLUSTER {
-        return Err(WITHOUT_CLUSTER.to_owned());
-    }
-    if config.is_of_mesh() && !config.cluster.tls_cert.is_empty() {
-        serve_links_on_one_thread();
-    }
-    // Open to the end of this function: what happens during the stop is logged too.
-    let log = open_log(&config, dev)?;
-    log_panics();
-    config.notes.iter().for_each(|note| tracing::info!("{note}"));
-    let is_open = |listen: &Listen| config.open_apis().any(|open| open == listen);
-    let (open_api, open_center) = (is_open(&config.api.listen), is_open(&config.center));
-    let listeners = Listeners::bind(&config)
-        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
-    let mut report = config.home.as_ref().map(Report::of);
-    let greeting = (dev && report.is_none()).then(|| Greeting::of(&config));
-
-    let log_level = log.level();
-    let on_level = move |level| {
-        if !dev {
-            log_level.set(level_filter(level));
-        }
-    };
-    let workers = run.workers.map(usize::from);
-    let engine = Engine::start(config, listeners, workers, Box::new(on_level)).map_err(|e| e.to_string())?;
-    let (at, workers) = (engine.addresses().clone(), engine.workers());
-    for (_, addr) in [(open_api && role.engine, at.api), (open_center && role.center, at.center)]
-        .into_iter()
-        .filter(|(open, _)| *open)
-    {
-        tracing::warn!("the API on {addr} is open to everybody: no access.users are configured");
-    }
-    let api = if role.engine { at.api } else { at.center };
-    let (mut ready, mut greeting) = (false, greeting);
-    let mut tell_ready = || {
-        for server in &at.servers {
-            tracing::info!("serving clients on {server}");
-        }
-        tracing::info!(workers, "connmix {} is ready; API on {api}", env!("CARGO_PKG_VERSION"));
-        greeting.take().iter().for_each(|greeting| greeting.print(std::slice::from_ref(&at), at.center));
-        report.take().iter().for_each(|report| report.print(&at));
-    };
-    if engine.is_serving() {
-        ready = true;
-        tell_ready();
-    } else {
-        tracing::info!("connmix {} joins its cluster; API on {api}", env!("CARGO_PKG_VERSION"));
-    }
-
-    let clean = runtime.block_on(async {
-        let asked = loop {
-            tokio::select! {
-                come = signals.next() => match come {
-                    (name, Wish::Stop | Wish::StopOnce) => break name,
-                    (_, Wish::Reload) => engine.reload(),
-                    (name, wish) => answer(&log, name, wish),
-                },
-                () = serving(&engine), if !ready => {
-                    ready = true;
-                    tell_ready();
-                }
-            }
-        };
-        tracing::info!("stopping ({asked})");
-        let mut stop = tokio::task::spawn_blocking(move || engine.shutdown());
-        loop {
-            tokio::select! {
-                clean = &mut stop => {
-                    return if clean.unwrap_or(false) { Ok(()) } else { Err("shutdownTimeout is over") };
-                }
-                (name, wish) = signals.next() => match wish {
-                    // A second signal ends it at once.
-                    Wish::Stop => return Err("a second signal"),
-                    wish => answer(&log, name, wish),
-                },
-            }
-        }
-    });
-    runtime.shutdown_background();
-    match clean {
-        Ok(()) => {
-            tracing::info!("stopped");
-            Ok(())
-        }
-        Err(why) => Err(format!("stopped before all connections had ended: {why}")),
-    }
-}
-
-/// Waits until an engine has joined its cluster.
-async fn serving(engine: &Engine) {
-    while !engine.is_serving() {
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-}
-
-/// Has Zenoh read and write the links between nodes on one thread. Otherwise it reads and writes an enciphered link on two at
-/// once, over one state of its TLS (`zenoh-link-tls` 1.10, `LinkUnicastTls`): such links break under load. It takes this from
-/// the environment alone, when it starts.
-fn serve_links_on_one_thread() {
-    // SAFETY: the log and the engine have not started. The threads that may run by now are the watchdog and the one that reads
-    // standard input for `--home`; neither reads or changes the environment.
-    unsafe { std::env::set_var("ZENOH_RUNTIME", "(rx: (worker_threads: 1), tx: (handover: rx))") };
-}
-
-/// A panic is a defect of ours: it goes to the log, and costs the connection whose task it was in.
-fn log_panics() {
-    std::panic::set_hook(Box::new(|info| {
-        let place = info.location().map(ToString::to_string).unwrap_or_default();
-        let what = info.payload_as_str().unwrap_or("unknown");
-        tracing::error!(place, backtrace = %std::backtrace::Backtrace::capture(), "internal error: {what}");
-    }));
-}
-
-/// Handles a signal that neither stops nor reloads.
-fn answer(log: &Log, name: &str, wish: Wish) {
-    match wish {
-        Wish::Reopen => match log.reopen() {
-            Ok(Some(file)) => tracing::info!("{name}: the log file {} was opened anew", file.display()),
-            Ok(None) => tracing::info!("{name}: there is no log file to open anew, the log goes to the console alone"),
-            Err(e) => tracing::error!("{name}: the log file could not be opened anew, the one before stays: {e}"),
-        },
-        Wish::Reserved => tracing::warn!("{name} is reserved for a later version; nothing was done"),
-        // While the engine stops, there is nothing to reload.
-        Wish::Reload | Wish::Stop | Wish::StopOnce => {}
+        (None, None) => serve(&dev.run, Mode { dev: true, ..Mode::of(NodeRole::SINGLE, succeed) }),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_well_formed() {

@@ -142,6 +142,18 @@ fn clock() -> u64 {
     since.saturating_sub(EPOCH * 1000) * STEPS / 1000
 }
 
+/// Whether an id has been given out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Issued {
+    /// Not yet.
+    Never,
+    /// By this run of the node.
+    Here,
+    /// Not by this run: by one before, if at all.
+    #[default]
+    Before,
+}
+
 /// Issues the client ids of one worker, on its lanes in turn.
 ///
 /// The steps of a lane begin at the clock's step when the process starts, and each id has the next step. So no id comes
@@ -156,6 +168,8 @@ fn clock() -> u64 {
 /// - from two processes that run at the same time in no cluster and have drawn the same node number;
 /// - 34 years later: the steps wrap around in 2060.
 pub struct ClientIds {
+    /// The step at the start.
+    start: u64,
     /// The step of each lane's last id; at first the step at the start.
     lanes: Box<[(Lane, u64)]>,
     /// The position of the lane that is next.
@@ -171,7 +185,29 @@ impl ClientIds {
     fn from(start: u64, lanes: impl IntoIterator<Item = Lane>) -> ClientIds {
         let lanes: Box<[_]> = lanes.into_iter().map(|lane| (lane, start)).collect();
         debug_assert!(!lanes.is_empty());
-        ClientIds { lanes, next: 0 }
+        ClientIds { start, lanes, next: 0 }
+    }
+
+    /// Whether an id of its node has been given out here.
+    pub fn issued(&self, id: ClientId) -> Issued {
+        let step = id.0 >> LANE_BITS & STEP_MASK;
+        match self.lanes.iter().find(|(lane, _)| *lane == id.lane()) {
+            Some((_, last)) if step > *last => Issued::Never,
+            Some(_) if step > self.start => Issued::Here,
+            _ => Issued::Before,
+        }
+    }
+
+    /// The last step of each lane.
+    pub fn last(&self) -> impl Iterator<Item = (Lane, u64)> {
+        self.lanes.iter().copied()
+    }
+
+    /// Ids of that lane up to that step have been issued by the process before.
+    pub fn pass(&mut self, lane: Lane, step: u64) {
+        if let Some((_, last)) = self.lanes.iter_mut().find(|(own, _)| *own == lane) {
+            *last = step.max(*last);
+        }
     }
 
     /// A new id of that node.
@@ -241,6 +277,23 @@ mod tests {
         let mut ids = ClientIds::from(1000, [Lane(3), Lane(200)]);
         let given: Vec<_> = (0..5).map(|_| parts(ids.issue(node(1)))).collect();
         assert_eq!(given, [(1001, 3), (1001, 200), (1002, 3), (1002, 200), (1003, 3)]);
+        let issued = |step, lane| ids.issued(ClientId::from_parts(node(1), step, Lane(lane)));
+        assert_eq!(
+            [1000, 1001, 1003, 1004].map(|step| issued(step, 3)),
+            [Issued::Before, Issued::Here, Issued::Here, Issued::Never]
+        );
+        assert_eq!((issued(1002, 200), issued(1003, 200)), (Issued::Here, Issued::Never));
+    }
+
+    #[test]
+    fn a_successor_issues_no_id_again() {
+        let mut before = ClientIds::from(1000, [Lane(3), Lane(4)]);
+        let given: Vec<_> = (0..5).map(|_| parts(before.issue(node(1)))).collect();
+        let mut after = ClientIds::from(1001, [Lane(2), Lane(3), Lane(4)]);
+        before.last().for_each(|(lane, step)| after.pass(lane, step));
+        let next: Vec<_> = (0..3).map(|_| parts(after.issue(node(1)))).collect();
+        assert_eq!(next, [(1002, 2), (1004, 3), (1003, 4)]);
+        assert!(next.iter().all(|id| !given.contains(id)));
     }
 
     #[test]

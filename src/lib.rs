@@ -12,7 +12,9 @@ pub mod message;
 pub mod secret;
 pub mod telemetry;
 pub mod value;
-// Layer 1: what the YAML means; tokens; what the system tells of TCP; bytes, without I/O.
+// Layer 1: what a successor process gets; above that what the YAML means; tokens; what the system tells of TCP; bytes, without I/O.
+pub mod handover;
+
 pub mod config;
 pub mod jwt;
 pub mod tcp;
@@ -40,9 +42,10 @@ pub mod api;
 pub mod worker;
 // Layer 7: all wiring.
 pub mod engine;
-// Layer 8: the measurements (they know the engine only from outside), the tests of scripts, and the command line.
+// Layer 8: connections to an engine from outside; the measurements, the tests of scripts; the command line.
 pub mod bench;
 pub mod cli;
+pub mod dial;
 pub mod testing;
 // What tests and the fuzz targets have in common; cargo-fuzz sets the cfg.
 #[cfg(any(test, fuzzing))]

@@ -1,9 +1,10 @@
 //! Channel names, messages, and close reasons.
 
 use bytes::Bytes;
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The longest channel name, in bytes.
 pub const MAX_CHANNEL_LEN: usize = 255;
@@ -208,7 +209,7 @@ impl Message {
 pub mod close_code {
     /// The purpose was fulfilled.
     pub const NORMAL: u16 = 1000;
-    /// The server goes away, or gives up on a silent client.
+    /// The server gives up on a silent client.
     pub const GOING_AWAY: u16 = 1001;
     /// The peer broke the protocol.
     pub const PROTOCOL: u16 = 1002;
@@ -220,6 +221,9 @@ pub mod close_code {
     pub const TOO_BIG: u16 = 1009;
     /// The handler failed.
     pub const INTERNAL: u16 = 1011;
+    /// The server is restarted, or stopped: the client comes back after a random pause (IANA, WebSocket Close Code Number
+    /// Registry).
+    pub const SERVICE_RESTART: u16 = 1012;
 
     /// More waited for the client than it may. A code of the engine's own: 1008 and 1013 are what scripts send to
     /// refuse, and many clients stay away after 1008. It is in the range of frameworks (RFC 6455, section 7.4.2), since
@@ -245,7 +249,7 @@ pub mod close_code {
     /// was wrong.
     pub const OWN: [(u16, &str, Advice); 11] = [
         (NORMAL, "", Advice::Never),
-        (GOING_AWAY, "server shutdown", Advice::Later),
+        (SERVICE_RESTART, "server shutdown, retry=MS", Advice::Later),
         (GOING_AWAY, "read timeout", Advice::AtOnce),
         (GOING_AWAY, "message timeout", Advice::Later),
         (PROTOCOL, "", Advice::Never),
@@ -263,6 +267,10 @@ pub mod close_code {
     }
 }
 
+/// The text for clients when the engine stops; the time to come back follows.
+pub const SHUTDOWN: &str = "server shutdown";
+/// The time within which clients come back after a stop, unless they are closed over a longer one.
+const RETRY: Duration = Duration::from_secs(1);
 /// The text about a client that is too slow, for the client and its script.
 const TOO_SLOW: &str = "client too slow: outbox limit reached";
 /// The text about a client that is closed because memory is short.
@@ -281,8 +289,11 @@ pub enum CloseReason {
         /// The close reason to send, at most 123 bytes.
         reason: Box<str>,
     },
-    /// The engine stops.
-    Shutdown,
+    /// The engine stops. [`CloseReason::shutdown`] makes it.
+    Shutdown {
+        /// When the client should connect again, in milliseconds from now.
+        retry: u32,
+    },
     /// The socket failed or ended without a close; holds what the system said.
     Lost(Box<str>),
     /// The peer broke the protocol or a limit.
@@ -307,26 +318,37 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// The engine stops, and its clients should come back at some time within `over`, but at least within [`RETRY`]. Each
+    /// gets a time of its own, so that they do not come together.
+    pub fn shutdown(over: Duration) -> CloseReason {
+        let within = u32::try_from(over.max(RETRY).as_millis()).unwrap_or(u32::MAX);
+        let drawn = uuid::Uuid::new_v4().as_u128() as u32;
+        CloseReason::Shutdown { retry: drawn % within }
+    }
+
     /// The close frame to send for it: code and text. None: nothing can be sent any more, or the peer's own close
     /// frame is to be answered.
-    pub fn frame(&self) -> Option<(u16, &str)> {
-        match self {
-            CloseReason::Requested { code, reason } => Some((*code, reason)),
-            CloseReason::Shutdown => Some((close_code::GOING_AWAY, "server shutdown")),
-            CloseReason::Violation { code, what } => Some((*code, what)),
-            CloseReason::HandlerFailed => Some((close_code::INTERNAL, "handler error")),
-            CloseReason::ReadTimeout => Some((close_code::GOING_AWAY, "read timeout")),
-            CloseReason::MessageTimeout => Some((close_code::GOING_AWAY, "message timeout")),
-            CloseReason::TooSlow => Some((close_code::TOO_SLOW, TOO_SLOW)),
-            CloseReason::Memory => Some((close_code::MEMORY, MEMORY)),
-            CloseReason::Peer(_) | CloseReason::Lost(_) | CloseReason::WriteTimeout => None,
-        }
+    pub fn frame(&self) -> Option<(u16, Cow<'_, str>)> {
+        let (code, text) = match self {
+            CloseReason::Requested { code, reason } => (*code, &**reason),
+            CloseReason::Shutdown { retry } => {
+                return Some((close_code::SERVICE_RESTART, format!("{SHUTDOWN}, retry={retry}").into()));
+            }
+            CloseReason::Violation { code, what } => (*code, &**what),
+            CloseReason::HandlerFailed => (close_code::INTERNAL, "handler error"),
+            CloseReason::ReadTimeout => (close_code::GOING_AWAY, "read timeout"),
+            CloseReason::MessageTimeout => (close_code::GOING_AWAY, "message timeout"),
+            CloseReason::TooSlow => (close_code::TOO_SLOW, TOO_SLOW),
+            CloseReason::Memory => (close_code::MEMORY, MEMORY),
+            CloseReason::Peer(_) | CloseReason::Lost(_) | CloseReason::WriteTimeout => return None,
+        };
+        Some((code, text.into()))
     }
 
     /// What `on_close` gets as its error: None after a clean close.
     pub fn error(&self) -> Option<String> {
         match self {
-            CloseReason::Peer(_) | CloseReason::Requested { .. } | CloseReason::Shutdown => None,
+            CloseReason::Peer(_) | CloseReason::Requested { .. } | CloseReason::Shutdown { .. } => None,
             CloseReason::Lost(what) => Some(what.to_string()),
             CloseReason::Violation { what, .. } => Some(what.to_string()),
             CloseReason::HandlerFailed => Some("handler error".into()),
@@ -401,7 +423,7 @@ mod tests {
     fn every_close_frame_has_a_reason_and_is_one_of_the_list() {
         let violation = |code| CloseReason::Violation { code, what: "what was wrong".into() };
         for reason in [
-            CloseReason::Shutdown,
+            CloseReason::shutdown(Duration::ZERO),
             CloseReason::HandlerFailed,
             CloseReason::ReadTimeout,
             CloseReason::MessageTimeout,
@@ -414,7 +436,9 @@ mod tests {
             let (code, text) = reason.frame().unwrap();
             assert!(!text.is_empty() && text.len() <= 123, "{reason:?}");
             assert!(close_code::may_be_sent(code), "{code}");
-            let known = |(own, said, _): &(u16, &str, _)| *own == code && (said.is_empty() || *said == text);
+            let said = text.trim_end_matches(|c: char| c.is_ascii_digit());
+            let is = |own: &str| own.is_empty() || own == text || own.strip_suffix("MS") == Some(said);
+            let known = |(own, words, _): &(u16, &str, _)| *own == code && is(words);
             assert!(close_code::OWN.iter().any(known), "{reason:?}");
         }
     }

@@ -8,6 +8,7 @@
 
 mod blocked;
 mod consumer;
+mod saved;
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;

@@ -4,6 +4,8 @@
 //! What it holds is bounded in bytes. Nothing is thrown out to make room: a full table refuses, and tells why. A value
 //! whose time is over is not seen any more, and is removed by later calls.
 
+mod saved;
+
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -5,6 +5,8 @@
 //! arguments, is no second one, in whichever worker: so each runs once in the process, and a reload doubles none. Times are
 //! those of the monotonic clock. A run of a repeated timer that is due while the one before has not ended is left out.
 
+mod saved;
+
 use foldhash::fast::RandomState;
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroU64;

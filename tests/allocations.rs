@@ -25,6 +25,7 @@ use connmix::script::hooks::HookArgs;
 use connmix::script::program::Program;
 use connmix::script::vm::{Hook, Started, Vm, VmLimits};
 use connmix::shard::conn::Conn;
+use connmix::shard::framing::Framing;
 use connmix::shard::server_context::ServerContext;
 use connmix::shard::{Arrival, Shard};
 use connmix::telemetry::metrics::counter::Counter;
@@ -107,7 +108,8 @@ impl TestEngine {
             clients.push(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
             let (socket, remote): (TcpStream, SocketAddr) = listener.accept().await.unwrap();
             socket.writable().await.unwrap();
-            let conn = shard.insert(Arrival { served: served.clone(), transport: socket.into(), remote, deflate });
+            let framing = Framing::WebSocket(deflate);
+            let conn = shard.insert(Arrival { served: served.clone(), transport: socket.into(), remote, framing });
             shard.open(&conn, Some(b"HTTP/1.1 101\r\n\r\n".to_vec().into()));
             conns.push(conn);
         }

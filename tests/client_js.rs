@@ -6,7 +6,7 @@ mod common;
 use common::browser::{Page, browser};
 use common::optional::{Missing, Outcome, need};
 use common::process::Process;
-use common::{TestEngine, post, write_config};
+use common::{TestEngine, eventually, get, post, write_config};
 use serde_json::{Value, json};
 use std::fs;
 use std::net::SocketAddr;
@@ -22,8 +22,10 @@ const MAX_GZIPPED: usize = 4096;
 
 const SCRIPT: &str = r#"
 function on_message(msg, conn)
-  local request = mix.json_decode(msg.data)
-  if request.subscribe then
+  local request = msg.type == "text" and mix.json_decode(msg.data)
+  if msg.type == "binary" then
+    conn:send(msg.data, "binary")
+  elseif request.subscribe then
     conn:subscribe(request.subscribe)
     conn:send("subscribed")
   elseif request.say then
@@ -126,7 +128,7 @@ impl Tab {
 /// A process that serves clients by [`SCRIPT`].
 fn serve(dir: &Path) -> Process {
     fs::write(dir.join("entry.lua"), SCRIPT).unwrap();
-    write_config(&dir.join("connmix.yaml"), "", "workers: 1", "");
+    write_config(&dir.join("connmix.yaml"), "eventStream: on", "workers: 1", "");
     Process::ready(dir, &["dev"])
 }
 
@@ -162,8 +164,10 @@ async fn a_killed_server_is_found_again_with_subscription_and_what_waited() -> O
     tab.page.value("notes.close = []; 0").await;
     engine.stop();
     let end = tab.closed().await;
-    assert_eq!((&end["code"], &end["reason"]), (&json!(1001), &json!("server shutdown")));
-    assert!(end["delay"].is_number(), "{end}");
+    assert_eq!(end["code"], 1012);
+    let hint: f64 = end["reason"].as_str().unwrap().strip_prefix("server shutdown, retry=").unwrap().parse().unwrap();
+    // As it asks, but for the page's own bound.
+    assert!(end["delay"].as_f64().unwrap() >= hint.min(300.0), "{end}");
     Ok(())
 }
 
@@ -217,6 +221,120 @@ async fn a_network_that_is_cut_is_noticed_by_pings() -> Outcome {
     tab.heard("pong").await;
     let closes = tab.page.value("notes.close").await;
     assert!(closes.as_array().unwrap().iter().all(|end| end["code"] == 1006), "{closes}");
+    Ok(())
+}
+
+/// A way to a server that lets no WebSocket through: a proxy that knows no upgrade.
+async fn without_upgrades(target: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut from, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                    if !matches!(from.read_buf(&mut head).await, Ok(n) if n > 0) {
+                        return;
+                    }
+                }
+                if String::from_utf8_lossy(&head).to_ascii_lowercase().contains("upgrade: websocket") {
+                    let _ = from.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+                    return;
+                }
+                let Ok(mut to) = TcpStream::connect(target).await else { return };
+                if to.write_all(&head).await.is_ok() {
+                    let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
+                }
+            });
+        }
+    });
+    at
+}
+
+async fn where_no_websocket_gets_through_it_has_an_event_stream_and_comes_back_to_it() -> Outcome {
+    let mut tab = Tab::open().await?;
+    let dir = tempfile::tempdir().unwrap();
+    let engine = serve(dir.path());
+    // After two attempts that failed.
+    let door = without_upgrades(engine.ws()).await;
+    tab.client(door, "{firstDelay: 50, maxDelay: 100}").await;
+    assert_eq!(tab.page.value("notes.close.map((end) => end.code)").await, json!([1006, 1006]));
+    assert_eq!(tab.page.value("notes.open").await, json!([{"again": false}]));
+
+    // Messages of all kinds, in their order.
+    tab.page.value("for (let n = 0; n < 20; n++) client.send(JSON.stringify({say: `number ${n}, 弹幕`})); 0").await;
+    tab.heard("number 19, 弹幕").await;
+    let numbers = "notes.messages.slice(1).every((text, n) => text === `number ${n}, 弹幕`)";
+    assert_eq!(tab.page.value(numbers).await, true);
+    tab.page.value("client.send(new Uint8Array([0, 255, 13, 10])); 0").await;
+    tab.page.until("notes.messages.at(-1) instanceof ArrayBuffer").await;
+    assert_eq!(tab.page.value("[...new Uint8Array(notes.messages.pop())]").await, json!([0, 255, 13, 10]));
+    let reply = post(engine.api(), "/v1/mesh/publish", r#"{"c":"news","d":"two\nlines"}"#).await;
+    assert_eq!(reply, (200, r#"{"E":null,"r":{"s":1,"f":0}}"#.into()));
+    tab.heard("two\nlines").await;
+
+    // The server is killed, and comes back at another port.
+    tab.page.value("notes.close = []; 0").await;
+    engine.signal(libc::SIGKILL);
+    engine.ended();
+    assert_eq!(tab.closed().await["code"], 1006);
+    assert_eq!(tab.page.value(r#"client.send('{"say":"I waited"}')"#).await, true);
+    let engine = serve(dir.path());
+    let door = without_upgrades(engine.ws()).await;
+    tab.server(door).await;
+    tab.subscribed(2).await;
+    tab.heard("I waited").await;
+
+    // It hears why a connection ends.
+    tab.page.value("notes.close = []; 0").await;
+    tab.page.value(r#"client.send('{"code":1013,"reason":"busy"}'); 0"#).await;
+    let end = tab.closed().await;
+    assert_eq!((&end["code"], &end["reason"]), (&json!(1013), &json!("busy")));
+    tab.subscribed(3).await;
+    tab.page.value(r#"client.send('{"code":4001,"reason":"please log in"}'); 0"#).await;
+    assert_eq!(tab.closed().await, json!({"code": 4001, "reason": "please log in", "delay": null}));
+    assert_eq!(tab.page.value("client.state").await, "closed");
+
+    // What was sent before the end still goes, and then nobody is there.
+    tab.client(door, "{firstDelay: 50}").await;
+    let bye = r#"client.send('{"say":"unheard"}'), client.close()"#;
+    tab.page.value(bye).await;
+    let gone = async || {
+        let reply = post(engine.api(), "/v1/mesh/count", r#"{"c":"news"}"#).await;
+        (reply.1 == r#"{"E":null,"r":{"n":0}}"#).then_some(())
+    };
+    eventually("nobody is in the channel", gone).await;
+    let (_, figures) = get(engine.api(), "/metrics").await;
+    // Two in the first life of the page, one since then and the one of the end.
+    let read = "connmix_engine_servers_read_messages_total{protocol=\"event_stream\"}";
+    let heard = figures.lines().find_map(|line| line.strip_prefix(read)).unwrap().trim();
+    assert_eq!(heard, "7", "subscriptions, what waited, both codes, and the last words");
+    Ok(())
+}
+
+/// Also one that is cut off, where no end is ever seen.
+async fn without_websocket_in_the_browser_it_has_an_event_stream_at_once() -> Outcome {
+    let mut tab = Tab::open().await?;
+    let engine = TestEngine::with(SCRIPT, "eventStream: on", "workers: 2");
+    tab.page.value("delete globalThis.WebSocket; 0").await;
+    let network = Network::to(engine.ws()).await;
+    let ping =
+        "{ping: '{\"say\":\"pong\"}', pingInterval: 100, pingTimeout: 1000, connectTimeout: 1000, maxDelay: 100}";
+    tab.client(network.at, ping).await;
+    assert_eq!(tab.page.value("notes.close").await, json!([]));
+    tab.heard("pong").await;
+    network.works.send_replace(false);
+    tab.page.until("notes.close.some((end) => end.reason === 'no answer to the ping')").await;
+    network.works.send_replace(true);
+    tab.page.value("notes.messages = []; 0").await;
+    tab.subscribed(1).await;
+    tab.heard("pong").await;
+
+    // Not where the page wants none, nor where the server has none.
+    tab.page.value("client.close(); notes.close = []; make(() => server, {eventStream: false}); 0").await;
+    let end = tab.closed().await;
+    assert!(end["reason"].as_str().unwrap().contains("WebSocket is not defined"), "{end}");
+    tab.page.value("client.close()").await;
     Ok(())
 }
 
@@ -385,6 +503,8 @@ async fn the_package_is_whole() -> Outcome {
 optional_tests! {
     a_killed_server_is_found_again_with_subscription_and_what_waited,
     a_network_that_is_cut_is_noticed_by_pings,
+    where_no_websocket_gets_through_it_has_an_event_stream_and_comes_back_to_it,
+    without_websocket_in_the_browser_it_has_an_event_stream_at_once,
     each_class_of_close_codes_leads_to_what_it_should,
     a_page_that_is_shown_or_back_online_does_not_wait,
     its_own_tests_pass_in_node,

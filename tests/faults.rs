@@ -257,7 +257,7 @@ async fn a_console_that_is_full_or_has_no_reader_is_told_in_the_file() {
         }
         // SAFETY: the process is ours, and has not been waited for.
         unsafe { libc::kill(child.0.id() as i32, libc::SIGTERM) };
-        assert_eq!(client.close_frame().await.0, 1001);
+        assert_eq!(client.close_frame().await.0, 1012);
         drop(client);
         assert!(child.0.wait().unwrap().success(), "{mode} {why}");
     }

@@ -130,3 +130,50 @@ async fn a_full_file_is_followed_by_another_and_the_oldest_go() {
     assert!(files.len() == 3 && files.iter().all(|(_, size)| *size <= 64 * 1024), "{files:?}");
     assert!(files.iter().all(|(name, _)| name.starts_with("c.") && name.ends_with(".log")), "{files:?}");
 }
+
+#[tokio::test]
+async fn each_call_and_each_handshake_has_a_line_where_that_is_wished() {
+    use base64::Engine as _;
+    let dir = folder("filename: '', access: true");
+    let file = dir.path().join("connmix.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let users = "access: {users: [{username: ann, password: secret, roles: [write], host: '*'}]}";
+    std::fs::write(&file, format!("{users}\n{text}")).unwrap();
+    let process = Process::ready(dir.path(), &["single"]);
+    let (api, ws) = (process.api(), process.ws());
+    let login = base64::engine::general_purpose::STANDARD.encode("ann:secret");
+    let body = r#"{"c":"a","d":"x"}"#;
+    let request = |login: &str| {
+        format!(
+            "POST /v1/mesh/publish HTTP/1.1\r\nHost: {api}\r\nConnection: close\r\nAuthorization: Basic {login}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    // One that the usual path answers, one that hyper does, and one that is refused.
+    assert_eq!(http(api, &request(&login)).await.0, 200);
+    assert_eq!(get(api, "/healthz?token=s3cret").await.0, 200);
+    assert_eq!(http(api, &request("YW5uOndyb25n")).await.0, 401);
+    let client = Client::connect(ws, "/ws?token=s3cret").await;
+    assert!(Client::try_connect(ws, "/other?token=s3cret").await.is_err());
+    for (request, parts) in [
+        ("POST /v1/mesh/publish ", &["peer=127.0.0.1 ", "user=\"ann\" ", "status=200 ", "ms="][..]),
+        ("GET /healthz ", &["peer=127.0.0.1 ", "status=200 "]),
+        ("GET /ws ", &["peer=127.0.0.1:", "client_id=", "status=101 "]),
+        ("GET /other ", &["peer=127.0.0.1:", "status=404 "]),
+    ] {
+        let line = process.line(&format!(" access: {request}"));
+        assert!(parts.iter().all(|part| line.contains(part)), "{line}");
+    }
+    let refused = process.line("status=401");
+    assert!(refused.contains(" access: POST /v1/mesh/publish ") && !refused.contains("user="), "{refused}");
+    // Off, live.
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("access: true", "access: false")).unwrap();
+    process.line("reloaded");
+    drop(client);
+    let lines = process.lines().len();
+    assert_eq!(get(api, "/healthz").await.0, 200);
+    let ended = process.stop();
+    assert!(!ended.out.contains("s3cret") && !ended.out.contains("secret\""), "{}", ended.out);
+    assert!(ended.out.lines().skip(lines).all(|line| !line.contains("access:")), "{}", ended.out);
+}

@@ -602,7 +602,7 @@ async fn while_a_request_waits_others_are_served_and_its_client_may_leave() {
         code
     });
     assert!(engine.shutdown().await, "the engine ends in time");
-    assert_eq!(leaving.await.unwrap(), 1001);
+    assert_eq!(leaving.await.unwrap(), 1012);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1209,6 +1209,74 @@ end)",
 }
 
 #[test]
+fn channels_are_told_who_comes_and_how_many_there_are_as_their_rules_say() {
+    let dir = folder(&[
+        (
+            "entry.lua",
+            "function on_message(msg, conn)
+  local word, channel = msg.data:match('^(%S+) (.*)$')
+  if word == 'join' then conn:subscribe(channel, {info = {name = 'Ann'}}) else conn:unsubscribe(channel) end
+end",
+        ),
+        (
+            "entry_test.lua",
+            r#"
+local app = test.load('entry.lua')
+local function heard(client)
+  local lines = {}
+  for i, sent in ipairs(client.sent) do
+    lines[i], client.sent[i] = sent.data, nil
+  end
+  return lines
+end
+test.it('tells who came and went', function()
+  local ann, bob, eve = app:connect(), app:connect(), app:connect()
+  ann:message('join told:1')
+  ann:message('join told:1')
+  bob:message('join told:1')
+  eve:message('join told:2')
+  test.equal(heard(bob), {})
+  test.equal(heard(ann), {'{"event":"@join","data":{"c":"' .. bob.id .. '","i":{"name":"Ann"}}}'})
+  ann:message('leave told:1')
+  test.equal(heard(bob), {'{"event":"@leave","data":{"c":"' .. ann.id .. '","i":{"name":"Ann"}}}'})
+  ann:message('join told:1')
+  heard(bob)
+  bob:close()
+  test.equal(heard(ann), {'{"event":"@leave","data":{"c":"' .. bob.id .. '","i":{"name":"Ann"}}}'})
+  test.equal(heard(eve), {})
+end)
+test.it('tells how many there are, once in a while', function()
+  local ann, bob, eve = app:connect(), app:connect(), app:connect()
+  ann:message('join room:1')
+  test.equal(heard(ann), {'@1'})
+  bob:message('join room:1')
+  eve:message('join room:1')
+  test.equal(heard(ann), {})
+  test.advance(4.9)
+  test.equal(heard(ann), {})
+  test.advance(0.2)
+  test.equal(heard(ann), {'@3'})
+  test.equal(heard(eve), {'@3'})
+  -- What is the same again is not told.
+  eve:message('leave room:1')
+  eve:message('join room:1')
+  test.advance(60)
+  test.equal(heard(ann), {})
+  heard(bob)
+  eve:close()
+  test.equal(heard(bob), {'@2'})
+end)
+"#,
+        ),
+    ]);
+    let rules = "channels:\n  - {match: 'told:', joinLeave: true, presence: true}\n  - {match: 'room:', online: {every: 5s, message: '@%n'}}";
+    write_config(&dir.path().join("connmix.yaml"), "", rules, "");
+    let ended = run(dir.path(), &["test", "-f", "connmix.yaml"]);
+    assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.err);
+    assert!(ended.out.contains("2 passed"), "{}", ended.out);
+}
+
+#[test]
 fn channels_keep_messages() {
     passes(
         "function on_message(msg, conn)

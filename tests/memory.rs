@@ -20,6 +20,7 @@ use connmix::config::load;
 use connmix::hub::Hub;
 use connmix::ids::{NodeNumber, WorkerId};
 use connmix::message::Channel;
+use connmix::shard::framing::Framing;
 use connmix::shard::server_context::ServerContext;
 use connmix::shard::{Arrival, Shard};
 
@@ -245,7 +246,12 @@ async fn a_connection_in_very_many_channels_leaves_them_in_parts() {
     let mut insert = async || {
         clients.push(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
         let (socket, remote) = listener.accept().await.unwrap();
-        shard.insert(Arrival { served: served.clone(), transport: socket.into(), remote, deflate: None })
+        shard.insert(Arrival {
+            served: served.clone(),
+            transport: socket.into(),
+            remote,
+            framing: Framing::WebSocket(None),
+        })
     };
     let (many, few) = (insert().await, insert().await);
     let channels: Vec<Channel> = (0..3000).map(|i| channel(&format!("c{i}"))).collect();

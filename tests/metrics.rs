@@ -222,6 +222,29 @@ async fn the_dashboard_asks_for_metrics_and_labels_that_exist() {
     assert!(used.len() > 15, "{used:?}");
 }
 
+#[test]
+fn the_alerts_ask_for_metrics_that_exist_and_each_has_its_test() {
+    let known = documented();
+    let rules: serde_json::Value = serde_yaml::from_str(&docs("prometheus/connmix.rules.yml")).unwrap();
+    let tests = docs("prometheus/connmix.rules.test.yml");
+    let rules = rules["groups"][0]["rules"].as_array().unwrap();
+    assert!(rules.len() > 10);
+    for rule in rules {
+        let (alert, expression) = (rule["alert"].as_str().unwrap(), rule["expr"].as_str().unwrap());
+        let names = expression.split(|c: char| !c.is_alphanumeric() && c != '_');
+        for name in names.filter(|name| name.starts_with("connmix_") || name.starts_with("process_")) {
+            let family = name.strip_suffix("_count").unwrap_or(name);
+            assert!(known.contains_key(name) || known.contains_key(family), "{name} in {alert}");
+        }
+        // One where nothing is wrong, and one where it is.
+        assert!(tests.contains(&format!("alertname: {alert}, exp_alerts: []")), "{alert}");
+        assert!(tests.contains(&format!("  - name: {alert}\n")), "{alert}");
+        let texts = &rule["annotations"];
+        assert!(texts["summary"].is_string() && texts["description"].is_string(), "{alert}");
+        assert!(["critical", "warning"].contains(&rule["labels"]["severity"].as_str().unwrap()), "{alert}");
+    }
+}
+
 #[tokio::test]
 async fn messages_deliveries_and_connections_are_counted() {
     let engine = engine("", "");

@@ -122,6 +122,15 @@ impl Prober<'_> {
         self.read(&mut raw, method, path, status).await
     }
 
+    /// The same of a reply of which only the head comes.
+    async fn probe_head(&mut self, at: SocketAddr, method: &str, path: &str, status: u16, request: String) {
+        let mut raw = Raw::dial(at).await;
+        raw.write(request).await;
+        let case = (method.to_owned(), path.to_owned(), status);
+        self.document.hold(&case, &raw.head().await);
+        self.seen.insert(case);
+    }
+
     async fn read(&mut self, raw: &mut Raw, method: &str, path: &str, status: u16) -> Reply {
         let case = (method.to_owned(), path.to_owned(), status);
         let reply = if status == 101 { raw.head().await } else { raw.reply().await };
@@ -208,6 +217,8 @@ const PRESENCE: &str = "/v1/mesh/presence";
 const CHANNELS: &str = "/v1/channels";
 /// As the document spells it.
 const CLIENT: &str = "/v1/clients/{id}";
+const TAIL: &str = "/v1/tail";
+const WHY: &str = "/v1/why";
 const WS: &str = "/ws/v1";
 
 #[tokio::test]
@@ -334,7 +345,23 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
     for (status, id) in [(200, id.as_str()), (404, "7"), (404, "1234567890123456789"), (400, "x"), (400, "")] {
         prober.probe(api, "get", CLIENT, status, ask("GET", &CLIENT.replace("{id}", id), &ann)).await;
     }
-    for (path, named) in [(CHANNELS, CHANNELS), ("/v1/clients/7", CLIENT)] {
+    for query in [&format!("client={id}&channel=news"), "client=7", "client=1234567890123456789&message=1"] {
+        for at in [api, center] {
+            prober.probe(at, "get", WHY, 200, ask("GET", &format!("{WHY}?{query}"), &ann)).await;
+        }
+    }
+    for query in ["", "?client=x", "?client=7&channel=a%20b"] {
+        prober.probe(api, "get", WHY, 400, ask("GET", &format!("{WHY}{query}"), &ann)).await;
+    }
+    // One without an end: only its head is read.
+    for at in [api, center] {
+        prober.probe_head(at, "get", TAIL, 200, ask("HEAD", TAIL, &ann)).await;
+    }
+    for query in ["?client=x", "?channel=", "?errors=yes"] {
+        prober.probe(api, "get", TAIL, 400, ask("GET", &format!("{TAIL}{query}"), &ann)).await;
+    }
+    prober.probe(api, "get", TAIL, 403, ask("GET", &format!("{TAIL}?bodies=1"), &basic("reader:r"))).await;
+    for (path, named) in [(CHANNELS, CHANNELS), ("/v1/clients/7", CLIENT), (TAIL, TAIL), (WHY, WHY)] {
         prober.probe(api, "get", named, 401, ask("GET", path, "")).await;
         prober.probe(api, "get", named, 403, ask("GET", path, &basic("writer:w"))).await;
         prober.probe(api, "get", named, 405, post(path, &ann, "{}")).await;
@@ -428,7 +455,7 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
     for path in CALLS {
         prober.probe_among_guesses(api, "post", path, post(path, &ann, "{}")).await;
     }
-    let reads = [(CHANNELS, CHANNELS), ("/v1/clients/7", CLIENT)];
+    let reads = [(CHANNELS, CHANNELS), ("/v1/clients/7", CLIENT), (TAIL, TAIL), (WHY, WHY)];
     for (path, named) in [(WS, WS), ("/metrics", "/metrics"), ("/x", "/{other}")].into_iter().chain(reads) {
         prober.probe_among_guesses(api, "get", named, ask("GET", path, &ann)).await;
     }

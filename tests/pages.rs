@@ -345,3 +345,149 @@ async fn another_version_of_websocket_is_told_which_one_is_spoken() {
     raw.write([upgrade("").replace("GET", "HEAD"), ask("GET", "/readyz", &local(""))].concat()).await;
     assert_eq!((raw.head().await.status, raw.reply().await.status), (426, 200));
 }
+
+const OWN_PUBLISH: &str = "/console/v1/mesh/publish";
+/// What a browser sends of a link that was followed.
+const FOLLOWED: &str = "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n";
+
+#[tokio::test]
+async fn pages_of_the_center_make_their_calls_and_others_can_not() {
+    for access in ["", USERS, "origins: ['https://app.example']"] {
+        let engine = engine(access);
+        let at = engine.at.center;
+        let user = if access == USERS { basic() } else { String::new() };
+        let paths = [
+            ("POST", OWN_PUBLISH),
+            ("POST", "/console/v1/mesh/count"),
+            ("GET", "/console/v1/channels"),
+            ("GET", "/console/v1/figures"),
+            ("GET", "/console/"),
+            ("GET", "/console/main.js"),
+        ];
+        for (method, path) in paths {
+            for own in [
+                "Origin: http://localhost\r\nSec-Fetch-Site: same-origin\r\n",
+                // Browsers tell the site only to addresses that they trust.
+                "Origin: http://localhost\r\n",
+                "Origin: https://LOCALHOST\r\n",
+                "Sec-Fetch-Site: same-origin\r\n",
+                "",
+            ] {
+                let reply = reply(at, &ask(method, path, &local(&format!("{user}{own}")))).await;
+                assert_eq!(reply.status, 200, "{path} {own}: {reply:?}");
+                assert_eq!(reply.header("Access-Control-Allow-Origin"), None, "{reply:?}");
+            }
+            let others = FOREIGN.into_iter().filter(|foreign| *foreign != "Origin: http://localhost\r\n");
+            for foreign in others.chain([
+                "Origin: http://localhost:80\r\n",
+                "Origin: localhost\r\n",
+                "Origin: ws://localhost\r\n",
+                "Origin: http://localhost\r\nSec-Fetch-Site: same-site\r\n",
+                "Origin: http://localhost\r\nOrigin: https://evil.example\r\n",
+            ]) {
+                refused(at, &ask(method, path, &local(&format!("{user}{foreign}"))), 403, "may not call here").await;
+            }
+        }
+        // All else stays closed to them, on both ports.
+        let own = "Origin: http://localhost\r\nSec-Fetch-Site: same-origin\r\n";
+        for (at, method, path) in
+            [(at, "GET", "/version"), (at, "GET", "/v1/nodes"), (at, "GET", "/none"), (engine.at.api, "POST", PUBLISH)]
+        {
+            refused(at, &ask(method, path, &local(&format!("{user}{own}"))), 403, "may not call here").await;
+        }
+        // The engine's port has none of them.
+        for path in ["/", "/console", "/console/", "/console/v1/figures", "/console/v1/channels"] {
+            refused(engine.at.api, &ask("GET", path, &local(&user)), 404, "").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_leads_to_this_machine_opens_no_console() {
+    let engine = engine("");
+    for name in FOREIGN_NAMES {
+        for headers in [format!("Origin: http://{name}\r\n"), String::new(), FOLLOWED.into()] {
+            for (method, path) in [("POST", OWN_PUBLISH), ("GET", "/console/"), ("GET", "/console/v1/figures")] {
+                let request = ask(method, path, &format!("Host: {name}\r\n{headers}"));
+                refused(engine.at.center, &request, 403, "").await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_link_leads_to_the_console_and_to_nothing_that_it_calls() {
+    let engine = engine("");
+    let at = engine.at.center;
+    let opened = reply(at, &ask("GET", "/console/", &local(FOLLOWED))).await;
+    assert_eq!(opened.status, 200, "{opened:?}");
+    let policy = opened.header("Content-Security-Policy").unwrap();
+    for part in ["default-src 'none'", "script-src 'self';", "style-src 'self';", "frame-ancestors 'none'"] {
+        assert!(policy.contains(part), "{policy}");
+    }
+    for (name, value) in [
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "no-referrer"),
+        ("Cross-Origin-Resource-Policy", "same-origin"),
+        ("Cross-Origin-Opener-Policy", "same-origin"),
+        ("Content-Type", "text/html; charset=utf-8"),
+    ] {
+        assert_eq!(opened.header(name), Some(value), "{opened:?}");
+    }
+    let moved = reply(at, &ask("GET", "/console", &local(FOLLOWED))).await;
+    assert_eq!((moved.status, moved.header("Location")), (308, Some("/console/")));
+    let framed = FOLLOWED.replace("document", "iframe");
+    refused(at, &ask("GET", "/console/", &local(&framed)), 403, "may not call here").await;
+    for path in ["/console/v1/figures", "/console/v1/channels", "/v1/nodes"] {
+        refused(at, &ask("GET", path, &local(FOLLOWED)), 403, "may not call here").await;
+    }
+    refused(at, &ask("POST", "/console/", &local(FOLLOWED)), 405, "").await;
+}
+
+#[tokio::test]
+async fn the_console_is_there_unless_it_is_switched_off_or_everybody_could_use_it() {
+    let status = async |engine: &TestEngine, path: &str, user: &str| {
+        reply(engine.at.center, &ask("GET", path, &local(user))).await.status
+    };
+    let plain = engine("");
+    assert_eq!(status(&plain, "/console/", "").await, 200);
+    // The demo is of `dev` alone, and so is the script that it shows.
+    assert_eq!(status(&plain, "/", "").await, 404);
+    assert_eq!(status(&plain, "/demo/demo.js", "").await, 404);
+    assert_eq!(status(&plain, "/console/v1/script", "").await, 404);
+
+    let users = engine(USERS);
+    for path in ["/console", "/console/", "/console/console.css", "/console/v1/figures"] {
+        assert_eq!(
+            (status(&users, path, "").await, status(&users, path, &basic()).await / 100),
+            (401, 2 + u16::from(path == "/console"))
+        );
+    }
+
+    let off = TestEngine::with_top(SCRIPT, "", "workers: 1", "console: {enabled: false}");
+    for path in ["/console", "/console/", "/console/v1/figures", "/console/v1/channels"] {
+        assert_eq!(status(&off, path, "").await, 404);
+    }
+    // Live.
+    let file = off.path("connmix.yaml");
+    let text = fs::read_to_string(&file).unwrap().replace("enabled: false", "enabled: true");
+    fs::write(&file, text).unwrap();
+    eventually("the console is on", async || (status(&off, "/console/", "").await == 200).then_some(())).await;
+
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
+    write_config(&dir.path().join("connmix.yaml"), "", "workers: 1", "");
+    let open = |config: &mut connmix::config::Config| {
+        config.center.addr.set_ip([0, 0, 0, 0].into());
+        config.dev = true;
+    };
+    let open = TestEngine::try_start_with(dir, open).unwrap();
+    let at = SocketAddr::from(([127, 0, 0, 1], open.at.center.port()));
+    for (method, path) in
+        [("GET", "/"), ("GET", "/console"), ("GET", "/console/"), ("GET", "/console/v1/figures"), ("POST", OWN_PUBLISH)]
+    {
+        refused(at, &ask(method, path, &local("")), 403, "the console is off").await;
+        let own = local("Origin: http://localhost\r\n");
+        refused(at, &ask(method, path, &own), 403, "may not call here").await;
+    }
+}

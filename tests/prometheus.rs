@@ -25,4 +25,16 @@ async fn promtool_finds_nothing_wrong() -> Outcome {
     Ok(())
 }
 
-optional_tests! { promtool_finds_nothing_wrong }
+/// The rules, and what they say of series that are wrong and of some that are not.
+async fn promtool_takes_the_alerts_and_their_tests_pass() -> Outcome {
+    need("promtool", &["--version"])?;
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/prometheus");
+    for args in [&["check", "rules", "connmix.rules.yml"][..], &["test", "rules", "connmix.rules.test.yml"]] {
+        let output = Command::new("promtool").args(args).current_dir(&folder).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {said}");
+    }
+    Ok(())
+}
+
+optional_tests! { promtool_finds_nothing_wrong, promtool_takes_the_alerts_and_their_tests_pass }

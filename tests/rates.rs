@@ -195,6 +195,16 @@ async fn a_client_that_sends_more_bytes_is_read_later() {
 }
 
 #[tokio::test]
+async fn bytes_that_come_with_the_request_count() {
+    let engine = engine("rate: {bytes: 4KiB/1h}");
+    let mut client = Raw::dial(engine.ws()).await;
+    client.write([upgrade().into_bytes(), text(&"x".repeat(5000))].concat()).await;
+    assert_eq!(client.head().await.status, 101);
+    let paused = async || figure(&engine, "connmix_engine_rate_pauses_total", "limit=\"bytes\"").await >= 1.0;
+    eventually("it is not read for now", async || paused().await.then_some(())).await;
+}
+
+#[tokio::test]
 async fn the_end_of_a_client_that_is_not_read_is_noticed_and_what_was_beyond_is_not_handled() {
     let engine = TestEngine::with(JOIN, "rate: {messages: 2/1h}", "workers: 2");
     let open = async || {

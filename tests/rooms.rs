@@ -217,6 +217,19 @@ async fn channels_are_listed_by_prefix_and_clients_by_id() {
     let over_ws: Value =
         serde_json::from_str(&api.ask(&json!({"m": "mesh.client", "p": {"c": id}}).to_string()).await).unwrap();
     assert_eq!(over_ws["r"]["channels"], reply["r"]["channels"]);
+    // What it has sent and got, and since when it is there.
+    let figures = async || {
+        let (_, reply) = get(engine.at.api, &format!("/v1/clients/{id}")).await;
+        let reply: Value = serde_json::from_str(&reply).unwrap();
+        ["since", "in", "out"].map(|figure| reply["r"][figure].as_u64().unwrap())
+    };
+    let before = figures().await;
+    engine.publish_to("video:2", "published", 1).await;
+    assert_eq!(clients[2].text().await, "published");
+    clients[2].ask("return 'sent'").await;
+    assert_eq!(figures().await, [before[0], before[1] + 1, before[2] + 2]);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    assert!((now - 3600..=now).contains(&before[0]), "{before:?} at {now}");
     clients.remove(2).close().await;
     let gone = async || (get(engine.at.api, &format!("/v1/clients/{id}")).await.0 == 404).then_some(());
     eventually("there is no such client", gone).await;
@@ -325,6 +338,60 @@ mod mesh {
     async fn number(client: &mut Client) -> usize {
         let text = client.text().await;
         text.strip_prefix('@').and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{text}"))
+    }
+
+    #[tokio::test]
+    async fn a_channel_has_no_more_connections_on_all_nodes_than_its_rule_says() {
+        const MOST: usize = 4;
+        let rule = "workers: 2\nchannels: [{match: room, maxSubscribers: 4}]";
+        let nodes = Nodes::with_engine(3, rule, PRESENCE).await;
+        let full = |channel: &str| super::full(channel, MOST);
+        let mut members = Vec::new();
+        for i in 0..MOST {
+            members.push(member(nodes.engines[i % 3].ws(), "room").await);
+        }
+        let mut api = back_end(nodes.engines[0].at.api).await;
+        for engine in &nodes.engines {
+            let mut late = engine.connect().await;
+            assert_eq!(late.ask("join room").await, full("room"));
+            // A back end gets the same, and nothing of its call stays.
+            let who = late.ask("id").await;
+            let subscribe = json!({"c": who, "f": "subscribe", "a": ["other", "room"]});
+            let reply = crate::common::cluster::call(&mut api, "conn.call", subscribe).await;
+            assert_eq!((&reply["E"]["c"], &reply["E"]["m"]), (&json!(301), &json!(full("room"))), "{reply}");
+            late.expect_only_reply("channels", "in ").await;
+        }
+        // Who is in it already may say so again. A place that is left is there for others, on any node.
+        assert_eq!(members[0].ask("join room").await, "joined room");
+        assert_eq!(members[0].ask("leave room").await, "left room");
+        let mut late = nodes.engines[2].connect().await;
+        let subscribe = json!({"c": late.ask("id").await, "f": "subscribe", "a": ["room"]});
+        let reply = crate::common::cluster::call(&mut api, "conn.call", subscribe).await;
+        assert_eq!(reply["r"], json!({"s": true}), "{reply}");
+        assert_eq!(members[0].ask("join room").await, full("room"));
+
+        // Of many who come at once there are never too many; what is left is there for those who come later.
+        let mut crowd = Vec::new();
+        for i in 0..12 {
+            crowd.push(nodes.engines[i % 3].connect().await);
+        }
+        for round in 0..10 {
+            let channel = format!("room:{round}");
+            let join = format!("join {channel}");
+            let said = futures_util::future::join_all(crowd.iter_mut().map(|client| client.ask(&join))).await;
+            let joined = said.iter().filter(|said| **said == format!("joined {channel}")).count();
+            assert!(
+                joined <= MOST && said.iter().all(|s| s.starts_with("joined ") || *s == full(&channel)),
+                "{said:?}"
+            );
+            let count = call(&nodes.engines[round % 3], "mesh.count", json!({"c": channel})).await;
+            assert_eq!(count.1["r"]["n"], json!(joined));
+            for (client, said) in
+                crowd.iter_mut().zip(&said).filter(|(_, said)| !said.starts_with("joined")).take(MOST - joined)
+            {
+                assert_eq!(client.ask(&join).await, format!("joined {channel}"), "{said}");
+            }
+        }
     }
 
     #[tokio::test]

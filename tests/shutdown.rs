@@ -1,4 +1,4 @@
-//! The end of an engine: no new clients, every client gets its outstanding messages and a 1001, scripts are called, and
+//! The end of an engine: no new clients, every client gets its outstanding messages and a 1012, scripts are called, and
 //! all of it takes no longer than `shutdownTimeout`.
 
 mod common;
@@ -53,6 +53,11 @@ fn stop(engine: TestEngine) -> JoinHandle<(bool, Duration)> {
     tokio::spawn(async move { (engine.shutdown().await, started.elapsed()) })
 }
 
+/// The milliseconds after which a client is asked to come back.
+fn retry(reason: &str) -> u64 {
+    reason.strip_prefix("server shutdown, retry=").and_then(|ms| ms.parse().ok()).unwrap_or_else(|| panic!("{reason}"))
+}
+
 /// Waits until nothing accepts there.
 async fn refuses(addr: SocketAddr) {
     eventually("new connections are refused", async || TcpStream::connect(addr).await.err().map(drop)).await;
@@ -75,7 +80,9 @@ async fn everybody_is_told_and_the_doors_are_shut() {
     }
     let stopping = stop(engine);
     for client in &mut clients {
-        assert_eq!(client.close_frame().await, (1001, "server shutdown".into()));
+        let (code, reason) = client.close_frame().await;
+        assert_eq!(code, 1012);
+        retry(&reason);
         assert!(client.next().await.is_err(), "nothing comes after it");
     }
     let (clean, took) = stopping.await.unwrap();
@@ -109,12 +116,12 @@ async fn what_a_client_is_owed_comes_before_the_end() {
     for i in 0..100 {
         assert_eq!(subscriber.text().await, i.to_string());
     }
-    assert_eq!(subscriber.close_frame().await.0, 1001);
+    assert_eq!(subscriber.close_frame().await.0, 1012);
     for i in 2..=60 {
         let text = flooded.text().await;
         assert!(text.starts_with(&format!("{i}.")) && text.len() > 200_000, "message {i}");
     }
-    assert_eq!(flooded.close_frame().await.0, 1001);
+    assert_eq!(flooded.close_frame().await.0, 1012);
     let (clean, took) = stopping.await.unwrap();
     assert!(clean && took < Duration::from_secs(10), "{took:?}");
 }
@@ -131,7 +138,7 @@ async fn scripts_are_told_once_for_each_connection() {
     }
     process.signal(libc::SIGTERM);
     for client in &mut clients {
-        assert_eq!(client.close_frame().await.0, 1001);
+        assert_eq!(client.close_frame().await.0, 1012);
     }
     drop(clients);
     let ended = process.ended();
@@ -165,7 +172,9 @@ async fn a_handshake_that_the_stop_cuts_off_is_closed_once_too() {
     eventually("all are asked", async || (asked() == 10).then_some(())).await;
     process.signal(libc::SIGTERM);
     for (n, raw) in clients.iter_mut().enumerate() {
-        assert_eq!(raw.reply().await.status, if n < 2 { 403 } else { 503 });
+        let reply = raw.reply().await;
+        assert_eq!(reply.status, if n < 2 { 403 } else { 503 });
+        assert_eq!(reply.header("retry-after").is_some(), n >= 2, "{reply:?}");
     }
     drop(clients);
     let ended = process.ended();
@@ -184,8 +193,8 @@ async fn handlers_that_wait_end_with_an_error() {
     assert_eq!(waits.ask("wait").await, "waiting");
     let started = Instant::now();
     process.signal(libc::SIGTERM);
-    assert_eq!(sleeps.close_frame().await.0, 1001);
-    assert_eq!(waits.close_frame().await.0, 1001);
+    assert_eq!(sleeps.close_frame().await.0, 1012);
+    assert_eq!(waits.close_frame().await.0, 1012);
     drop((sleeps, waits));
     let ended = process.ended();
     assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -206,7 +215,7 @@ async fn a_client_that_reads_nothing_holds_nobody_up_for_long() {
     stuck.send("flood").await;
     assert_eq!(other.ask("after the flood").await, "after the flood");
     let stopping = stop(engine);
-    assert_eq!(other.close_frame().await.0, 1001);
+    assert_eq!(other.close_frame().await.0, 1012);
     let (_, took) = stopping.await.unwrap();
     assert!(took < Duration::from_secs(10), "{took:?}");
     drop(stuck);
@@ -218,8 +227,8 @@ async fn a_last_hook_that_does_not_end_is_cut_off_in_time() {
     let (mut slow, mut other) = (engine.connect().await, engine.connect().await);
     slow.ask("slow close").await;
     let stopping = stop(engine);
-    assert_eq!(slow.close_frame().await.0, 1001);
-    assert_eq!(other.close_frame().await.0, 1001);
+    assert_eq!(slow.close_frame().await.0, 1012);
+    assert_eq!(other.close_frame().await.0, 1012);
     let (clean, took) = stopping.await.unwrap();
     assert!(!clean, "somebody was cut off");
     assert!((Duration::from_millis(300)..Duration::from_secs(10)).contains(&took), "{took:?}");
@@ -239,7 +248,7 @@ async fn a_script_that_is_being_tried_holds_nobody_up() {
     process.line("changed: engine.servers[0].entry: ");
     let started = Instant::now();
     process.signal(libc::SIGTERM);
-    assert_eq!(client.close_frame().await.0, 1001);
+    assert_eq!(client.close_frame().await.0, 1012);
     assert!(started.elapsed() < Duration::from_millis(4500), "{:?}", started.elapsed());
     drop(client);
     assert_eq!(process.ended().code, Some(0));
@@ -263,7 +272,7 @@ async fn sockets_that_have_not_asked_for_anything_hold_nobody_up() {
     assert_eq!(get(engine.at.api, "/healthz").await.0, 200);
     assert_eq!(get(engine.at.center, "/healthz").await.0, 200);
     let stopping = stop(engine);
-    assert_eq!(client.close_frame().await.0, 1001);
+    assert_eq!(client.close_frame().await.0, 1012);
     let (clean, took) = stopping.await.unwrap();
     assert!(clean && took < Duration::from_secs(10), "clean: {clean}, {took:?}");
     for mut socket in sockets {
@@ -288,7 +297,7 @@ async fn a_call_under_way_is_answered_and_a_probe_says_not_ready() {
     assert_eq!(get(api, "/readyz").await.0, 200);
 
     let stopping = stop(engine);
-    assert_eq!(slow.close_frame().await.0, 1001);
+    assert_eq!(slow.close_frame().await.0, 1012);
     call.write_all(body.as_bytes()).await.unwrap();
     let mut reply = String::new();
     call.read_to_string(&mut reply).await.unwrap();
@@ -389,11 +398,11 @@ async fn signals_are_heard_though_whoever_started_it_had_blocked_them() {
     let dir = folder(LONG);
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_connmix"));
     command.arg("single").current_dir(dir.path());
-    common::process::block_signals(&mut command, &[libc::SIGTERM, libc::SIGUSR2]);
+    common::process::block_signals(&mut command, &[libc::SIGTERM, libc::SIGUSR1]);
     let process = Process::of(command);
     process.line(" is ready; ");
-    process.signal(libc::SIGUSR2);
-    process.line("SIGUSR2 is reserved");
+    process.signal(libc::SIGUSR1);
+    process.line("SIGUSR1: there is no log file to open anew");
     process.signal(libc::SIGTERM);
     let ended = process.ended();
     assert_eq!(ended.code, Some(0), "{ended:?}");

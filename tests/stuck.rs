@@ -4,6 +4,7 @@
 mod common;
 
 use common::process::Process;
+use common::tls::Authority;
 use common::*;
 use serde_json::json;
 use std::fs::OpenOptions;
@@ -192,6 +193,35 @@ async fn probes_are_answered_while_all_workers_are_stuck() {
     assert!(tokio::net::TcpStream::connect(at.api).await.is_err(), "the doors are shut");
 }
 
+/// A handshake would take a worker, so those who speak TLS get an alert.
+#[tokio::test]
+async fn callers_with_tls_are_turned_away_while_all_workers_are_stuck() {
+    let dir = folder("handlerTimeout: 60s", "");
+    let (authority, file) = (Authority::new(), dir.path().join("connmix.yaml"));
+    authority.issue(dir.path(), "cert", &["localhost"]);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let (center, rest) = text.split_once("engine:").unwrap();
+    let center = center.replace("port: 0", "tls: {cert: cert.pem, key: cert.key}, port: 0");
+    std::fs::write(&file, format!("{center}engine:{rest}")).unwrap();
+    let engine = engine(dir);
+    let trusted = authority.trusted();
+    assert!(trusted.dial(engine.at.center, "localhost").await.is_ok());
+    let [(mut first, _), (mut second, _)] = one_of_each(&engine).await;
+    first.send("block").await;
+    second.send("block").await;
+    let failure = eventually("turned away", async || {
+        // One that a worker has taken before it was known to be stuck is not answered.
+        let dialled = trusted.dial(engine.at.center, "localhost");
+        tokio::time::timeout(Duration::from_millis(300), dialled).await.ok()?.err()
+    });
+    let failure = failure.await;
+    assert!(failure.to_string().contains("InternalError"), "{failure}");
+    unblock(engine.dir.path());
+    unblock(engine.dir.path());
+    assert_eq!([first.text().await, second.text().await], ["done", "done"]);
+    eventually("let in again", async || trusted.dial(engine.at.center, "localhost").await.ok().map(drop)).await;
+}
+
 /// The real program says which worker is stuck, in what, and that it goes on; here in Lua, with much time of its own.
 #[tokio::test]
 async fn the_log_says_what_a_stuck_worker_does() {
@@ -216,7 +246,7 @@ async fn a_stop_ends_in_time_and_says_who_was_stuck() {
     client.send("block").await;
     process.line("blocking");
     process.signal(libc::SIGTERM);
-    assert_eq!(other.close_frame().await.0, 1001);
+    assert_eq!(other.close_frame().await.0, 1012);
     drop(other);
     let ended = process.ended();
     assert_eq!(ended.code, Some(1), "{ended:?}");

@@ -6,10 +6,10 @@ mod common;
 use common::process::Process;
 use common::raw::{self, Raw};
 use common::tls::{Authority, Trusting, open};
-use common::{PATIENCE, TestEngine, eventually, get};
+use common::{Client, PATIENCE, TestEngine, eventually, get};
 use futures_util::{SinkExt, StreamExt};
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
@@ -22,18 +22,20 @@ use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::{AlertDescription, ClientConnection};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
-/// Answers with what came; `join CHANNEL` subscribes, `wait` waits.
+/// Answers with what came; `join CHANNEL` subscribes, `wait` waits, `note` is told to a channel, as are ends.
 const SCRIPT: &str = r#"
 function on_message(msg, conn)
   local channel = msg.data:match("^join (.*)$")
   if channel then assert(not conn:subscribe(channel)) return conn:send("joined") end
-  if msg.data == "wait" then mix.sleep(60) end
+  if msg.data == "note" then mix.mesh.publish("notes", "noted") end
+  if msg.data == "wait" then conn:send("waiting") mix.sleep(60) end
   conn:send(msg.data)
 end
-function on_close(client_id, err) mix.queue.push("closed", tostring(err)) end
+function on_close(client_id, err) mix.mesh.publish("notes", tostring(err)) end
 "#;
 
 /// Answers each line with the same line, from a server of TCP.
@@ -346,6 +348,58 @@ async fn ends_are_told_both_ways() {
     client.close(None).await.unwrap();
     while next(&mut client).await.is_some() {}
     assert!(engine.shutdown().await);
+}
+
+/// Messages as a client enciphers them.
+fn enciphered(connection: &mut ClientConnection, frames: &[Vec<u8>]) -> Vec<u8> {
+    let mut records = Vec::new();
+    for frame in frames {
+        connection.writer().write_all(frame).unwrap();
+        while connection.wants_write() {
+            connection.write_tls(&mut records).unwrap();
+        }
+    }
+    records
+}
+
+/// A record that no key deciphers.
+fn broken() -> Vec<u8> {
+    [&[23, 3, 3, 0, 32][..], &[7; 32]].concat()
+}
+
+#[tokio::test]
+async fn what_came_before_a_broken_record_is_handled_and_the_failure_told() {
+    let (engine, trusted) = engine();
+    let mut watcher = Client::connect(engine.at.servers[2], "/ws").await;
+    assert_eq!(watcher.ask("join notes").await, "joined");
+    let (mut socket, mut connection) = trusted.websocket(engine.ws(), "localhost").await.into_inner().into_inner();
+    let mut records = enciphered(&mut connection, &[raw::frame(0x81, b"note")]);
+    records.extend(broken());
+    socket.write_all(&records).await.unwrap();
+    assert_eq!(watcher.text().await, "noted");
+    assert_eq!(watcher.text().await, "cannot decrypt peer's message");
+    // What follows is the alert and the end.
+    let mut rest = Vec::new();
+    timeout(PATIENCE, socket.read_to_end(&mut rest)).await.unwrap().unwrap();
+    connection.read_tls(&mut &rest[..]).unwrap();
+    let told = connection.process_new_packets().unwrap_err();
+    assert_eq!(told, tokio_rustls::rustls::Error::AlertReceived(AlertDescription::BadRecordMac));
+}
+
+#[tokio::test]
+async fn a_broken_record_ends_a_connection_that_is_not_read() {
+    let (engine, trusted) = engine();
+    let mut watcher = Client::connect(engine.at.servers[2], "/ws").await;
+    assert_eq!(watcher.ask("join notes").await, "joined");
+    let mut client = trusted.websocket(engine.ws(), "localhost").await;
+    assert_eq!(ask(&mut client, "wait").await, "waiting");
+    let (mut socket, mut connection) = client.into_inner().into_inner();
+    // More than waits for a handler: from then on the client is not read.
+    let much = vec![raw::frame(0x81, &[b'x'; 16 * 1024]); 5];
+    let mut records = enciphered(&mut connection, &much);
+    records.extend(broken());
+    socket.write_all(&records).await.unwrap();
+    assert_eq!(watcher.text().await, "cannot decrypt peer's message");
 }
 
 /// The certificate that a client is shown.

@@ -355,7 +355,7 @@ async fn the_handshake_hook_sees_the_request() {
             "twice": "a, b",
             "server": {
                 "Method": "GET", "RequestUri": "/ws?a=1", "ServerProtocol": "HTTP/1.1", "Host": "localhost",
-                "RemoteAddr": peer,
+                "RemoteAddr": peer, "EventStream": false,
             },
             "remote": peer,
         })

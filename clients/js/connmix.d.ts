@@ -47,7 +47,8 @@ export interface Options {
 
   /**
    * What to do after a close, for codes of your own script. Whatever is left undefined is decided by the code: after 1000, 1002, 1005,
-   * 1007, 1008, 1009 and 4000 to 4999 never; after 1001 with the reason `read timeout` now; after all others later.
+   * 1007, 1008, 1009 and 4000 to 4999 never; after 1001 with the reason `read timeout` now; after all others later, which after 1012 is when its
+   * reason says (`retry=MS`).
    */
   retry?: (end: End) => Next | undefined | void;
 
@@ -74,9 +75,16 @@ export interface Options {
 
   /** Messages that wait for the next connection; default 100, 0 for none. */
   maxQueue?: number;
+
+  /**
+   * False: never an event stream. Otherwise, where the browser has no WebSocket or the first two attempts by one have failed, the next
+   * attempt is for an event stream (the server needs `eventStream: on`), and they take turns until one succeeds. Messages then come by
+   * server-sent events and go by POST, one after the other.
+   */
+  eventStream?: boolean;
 }
 
-/** A WebSocket that comes back. It connects when it is made. */
+/** A WebSocket that comes back, or an event stream where none can be had. It connects when it is made. */
 export class Connmix {
   /**
    * @param url Where the server is, as `wss://example.com/chat`; or a function that says so before each attempt, for a token that

@@ -21,6 +21,74 @@ function call(hook, ...values) {
   }
 }
 
+/** An event stream, to be used as a WebSocket: messages come as server-sent events and go by POST, one after the other. */
+class Stream {
+  readyState = 0;
+  #url;
+  #source;
+  #headers;
+  #queue = [];
+  #posting = false;
+
+  constructor(address, last) {
+    const url = (this.#url = new URL(address, globalThis.location?.href));
+    url.protocol = url.protocol.replace("ws", "http");
+    if (last) url.searchParams.set("lastEventId", last);
+    const source = (this.#source = new EventSource(url, { withCredentials: true }));
+    const on = (name, run) => source.addEventListener(name, (event) => run(event.data, event));
+    on("connected", (data) => {
+      const { client, token } = JSON.parse(data);
+      this.#headers = { "Connmix-Client": client, "Connmix-Token": token };
+      this.readyState = 1;
+      this.onopen?.();
+    });
+    on("message", (data, event) => this.onmessage?.(event));
+    on("binary", (text, { lastEventId }) => {
+      const data = Uint8Array.from(atob(text), (byte) => byte.charCodeAt()).buffer;
+      this.onmessage?.({ data, lastEventId });
+    });
+    on("close", (data) => this.#end(JSON.parse(data)));
+    // It would come back by itself, but without pauses that grow.
+    source.onerror = () => this.#end({ code: 1006, reason: "" });
+  }
+
+  send(data) {
+    this.#queue.push(data);
+    if (!this.#posting) this.#post();
+  }
+
+  close() {
+    if (this.readyState < 2) this.readyState = 2;
+    // What was sent before still goes.
+    if (!this.#posting) this.#source.close();
+  }
+
+  async #post() {
+    this.#posting = true;
+    try {
+      while (this.readyState < 3 && this.#queue.length) {
+        const body = this.#queue[0];
+        const type = typeof body === "string" ? "text/plain" : "application/octet-stream";
+        const headers = { ...this.#headers, "Content-Type": type };
+        const { ok, status } = await fetch(this.#url, { method: "POST", body, headers, credentials: "include" });
+        if (ok) this.#queue.shift();
+        else if (status === 429) await new Promise((done) => setTimeout(done, 1000));
+        else this.#end({ code: status === 413 ? 1009 : 1006, reason: `a message was refused: ${status}` });
+      }
+    } catch (error) {
+      this.#end({ code: 1006, reason: String(error) });
+    }
+    this.#posting = false;
+    if (this.readyState > 1) this.#source.close();
+  }
+
+  #end(end) {
+    this.readyState = 3;
+    this.#source.close();
+    this.onclose?.(end);
+  }
+}
+
 export class Connmix {
   #url;
   #options;
@@ -33,6 +101,12 @@ export class Connmix {
   /** Connections in a row that failed, or did not last. */
   #failures = 0;
   #again = false;
+  /** Attempts by WebSocket in a row that failed, before any has succeeded. */
+  #blocked = 0;
+  /** This attempt is for an event stream; undefined before it is known. */
+  #streams;
+  /** The last position that an event stream told. */
+  #last;
   #openedAt = 0;
   #queue = [];
   #heard = false;
@@ -80,11 +154,15 @@ export class Connmix {
 
   async #connect() {
     this.#leave("connecting");
+    this.#streams = undefined;
     const attempt = this.#attempt;
     this.#timer = setTimeout(() => this.#ended(1006, "no connection in time"), this.#options.connectTimeout);
     try {
       const url = typeof this.#url === "function" ? await this.#url() : this.#url;
-      if (attempt === this.#attempt) this.#dial(new WebSocket(url, this.#options.protocols));
+      if (attempt !== this.#attempt) return;
+      const blocked = this.#blocked > 1 || !globalThis.WebSocket;
+      this.#streams = blocked && this.#options.eventStream !== false && !!globalThis.EventSource;
+      this.#dial(this.#streams ? new Stream(url, this.#last) : new WebSocket(url, this.#options.protocols));
     } catch (error) {
       if (attempt === this.#attempt) this.#ended(1006, String(error));
     }
@@ -94,6 +172,8 @@ export class Connmix {
     this.#socket = socket;
     socket.binaryType = "arraybuffer";
     socket.onopen = () => {
+      // Who has had a WebSocket can have one.
+      if (!this.#streams) this.#blocked = -Infinity;
       const again = this.#again;
       this.#again = true;
       this.#state = "open";
@@ -105,8 +185,9 @@ export class Connmix {
         socket.send(this.#queue.shift());
       }
     };
-    socket.onmessage = ({ data }) => {
+    socket.onmessage = ({ data, lastEventId }) => {
       this.#heard = true;
+      this.#last = lastEventId || this.#last;
       call(this.#options.onmessage, data);
     };
     socket.onclose = ({ code, reason }) => this.#ended(code, reason);
@@ -115,12 +196,17 @@ export class Connmix {
   /** The connection is over, or there is none: decides what next. */
   #ended(code, reason) {
     if (this.#state === "open" && performance.now() - this.#openedAt >= STABLE) this.#failures = 0;
+    // After a stream that could not be had, a WebSocket is tried again.
+    if (this.#state === "connecting" && this.#streams !== undefined) this.#blocked = this.#streams ? 1 : this.#blocked + 1;
     const attempt = this.#attempt;
     const next = call(this.#options.retry, { code, reason }) ?? verdict(code, reason);
     if (attempt !== this.#attempt) return; // the hook has closed
     const { firstDelay, maxDelay } = this.#options;
     // Full jitter: anywhere up to the bound, so that those who left together do not come together.
     let delay = Math.random() * Math.min(maxDelay, firstDelay * 2 ** this.#failures);
+    // A server that stops gives each client a time of its own.
+    const asked = code === 1012 && next === "later" && /, retry=(\d+)$/.exec(reason);
+    if (asked) delay = Math.min(maxDelay, Math.max(asked[1], this.#failures && delay));
     if (next === "now" && !this.#failures) delay = 0;
     if (next === "never") delay = null;
     this.#failures++;

@@ -7,7 +7,7 @@ import { readFileSync } from "node:fs";
 import { Connmix } from "./connmix.js";
 
 // The world that the client sees: timers in their order, and sockets that do what the test says.
-let now, timers, sockets, chance;
+let now, timers, sockets, sources, chance;
 globalThis.setTimeout = (run, delay) => {
   assert.ok(delay >= 0 && delay < 2 ** 31, `a timer of ${delay}`);
   const timer = { run, at: now + delay };
@@ -47,6 +47,46 @@ class Socket {
 }
 globalThis.WebSocket = Socket;
 
+/** An event stream that does what the test says. */
+class Source extends EventTarget {
+  constructor(url, options) {
+    super();
+    assert.deepEqual(options, { withCredentials: true });
+    Object.assign(this, { url: String(url), closed: false });
+    sources.push(this);
+  }
+  close() {
+    this.closed = true;
+  }
+  says(name, data, lastEventId = "") {
+    this.dispatchEvent(Object.assign(new Event(name), { data, lastEventId }));
+  }
+  opens() {
+    this.says("connected", '{"client":"7","token":"t"}');
+  }
+  fails() {
+    this.onerror?.({});
+  }
+}
+
+/** With event streams, and requests that are answered by these statuses. */
+async function streaming(test) {
+  const requests = [];
+  globalThis.EventSource = Source;
+  globalThis.fetch = async (url, request) => {
+    requests.push({ url: String(url), ...request });
+    await null;
+    const status = requests.statuses?.shift() ?? 204;
+    return { ok: status < 300, status };
+  };
+  try {
+    await test(requests);
+  } finally {
+    delete globalThis.EventSource;
+    delete globalThis.fetch;
+  }
+}
+
 class Events extends EventTarget {
   listeners = 0;
   addEventListener(...about) {
@@ -65,7 +105,7 @@ for (const name of ["addEventListener", "removeEventListener"]) {
 }
 
 function world() {
-  [now, timers, sockets, chance] = [1000, new Set(), [], 0.5];
+  [now, timers, sockets, sources, chance] = [1000, new Set(), [], [], 0.5];
   network = new Events();
   globalThis.document = Object.assign(new Events(), { hidden: false });
   setMaxListeners(0, network, document);
@@ -174,6 +214,27 @@ const tests = {
       last().ends(code);
       assert.equal(close[0].delay, delay, `${code}`);
     }
+  },
+
+  "a server that stops says when to come back"() {
+    const { close } = client({ maxDelay: 5000 });
+    for (const [reason, delay] of [
+      ["server shutdown, retry=1234", 1234],
+      ["server shutdown, retry=10", 500], // the second in a row: not before its own pause
+      ["server shutdown, retry=2000", 2000],
+      ["server shutdown, retry=999999", 5000],
+      ["server shutdown, retry=-5", 2500],
+    ]) {
+      last().ends(1012, reason);
+      assert.equal(close.at(-1).delay, delay);
+      pass(delay);
+    }
+    const decided = client({ retry: () => "never" });
+    last().ends(1012, "server shutdown, retry=7");
+    assert.equal(decided.close[0].delay, null);
+    const other = client();
+    last().ends(1011, "another, retry=7");
+    assert.equal(other.close[0].delay, 250);
   },
 
   "the application decides for its own codes"() {
@@ -436,6 +497,110 @@ const tests = {
     happens(network, "offline");
     pass(10_000);
     assert.equal(it.state, "waiting");
+  },
+
+  async "WebSocket and event stream take turns until one succeeds"() {
+    await streaming(async () => {
+      const { it, open, close } = client({}, "wss://there/path?a=b");
+      const attempts = [];
+      for (let n = 0; n < 6; n++) {
+        await settled();
+        const [socket, source] = [sockets.splice(0)[0], sources.splice(0)[0]];
+        attempts.push(socket ? "socket" : source.url);
+        if (socket) socket.ends();
+        else source.fails();
+        pass(close.at(-1).delay);
+      }
+      const stream = "https://there/path?a=b";
+      assert.deepEqual(attempts, ["socket", "socket", stream, "socket", stream, "socket"]);
+      await settled();
+      sources[0].opens();
+      assert.deepEqual([it.state, open], ["open", [{ again: false }]]);
+      // One that was there comes back as one, with its last position.
+      sources[0].says("message", "one", "e:1");
+      sources[0].says("message", "two");
+      sources[0].fails();
+      pass(close.at(-1).delay);
+      await settled();
+      assert.deepEqual([sockets.length, sources[1].url], [0, `${stream}&lastEventId=e%3A1`]);
+      it.close();
+      assert.ok(sources[1].closed);
+    });
+  },
+
+  async "who has had a WebSocket has no event stream"() {
+    await streaming(async () => {
+      const { it, close } = client();
+      await settled();
+      last().ends();
+      pass(close[0].delay);
+      await settled();
+      last().opens();
+      for (let n = 0; n < 4; n++) {
+        last().ends();
+        pass(close.at(-1).delay);
+        await settled();
+      }
+      assert.deepEqual([sockets.length, sources.length], [6, 0]);
+      it.close();
+      const none = client({ eventStream: false });
+      for (let n = 0; n < 4; n++) {
+        await settled();
+        last().ends();
+        pass(none.close.at(-1).delay);
+      }
+      assert.equal(sources.length, 0);
+      none.it.close();
+    });
+  },
+
+  async "on an event stream messages go one after the other, again if they have to, and until the end"() {
+    await streaming(async (requests) => {
+      const { WebSocket } = globalThis;
+      delete globalThis.WebSocket;
+      const { it, messages, close } = client();
+      await settled();
+      const bytes = new Uint8Array([0, 255]);
+      assert.ok(it.send("one"));
+      sources[0].opens();
+      sources[0].says("binary", "AP8=");
+      assert.deepEqual([...new Uint8Array(messages[0])], [0, 255]);
+      requests.statuses = [204, 429, 204];
+      assert.ok(it.send(bytes) && it.send("three"));
+      await settled();
+      assert.deepEqual(requests.map(({ body }) => body), ["one", bytes]);
+      pass(1000);
+      await settled();
+      assert.deepEqual(requests.map(({ body }) => body), ["one", bytes, bytes, "three"]);
+      const { method, credentials, headers } = requests[2];
+      assert.deepEqual([method, credentials], ["POST", "include"]);
+      const type = "application/octet-stream";
+      assert.deepEqual(headers, { "Connmix-Client": "7", "Connmix-Token": "t", "Content-Type": type });
+      // What the server says of the end; what a message led to.
+      sources[0].says("close", '{"code":1011,"reason":"handler error"}');
+      assert.deepEqual([close[0].code, close[0].reason, sources[0].closed], [1011, "handler error", true]);
+      pass(close.at(-1).delay);
+      for (const [status, code] of [[404, 1006], [413, 1009]]) {
+        await settled();
+        sources.at(-1).opens();
+        requests.statuses = [status];
+        it.send("x");
+        await settled();
+        assert.equal(close.at(-1).code, code);
+        pass(close.at(-1).delay);
+      }
+      assert.equal(it.state, "closed");
+      // What was sent before it closed still goes.
+      it.open();
+      await settled();
+      sources.at(-1).opens();
+      it.send("bye");
+      it.close();
+      assert.ok(!sources.at(-1).closed);
+      await settled();
+      assert.ok(sources.at(-1).closed && requests.at(-1).body === "bye");
+      globalThis.WebSocket = WebSocket;
+    });
   },
 
   "it works where there is no page"() {

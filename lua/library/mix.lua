@@ -23,6 +23,8 @@
 ---@field ServerProtocol string `HTTP/1.1`
 ---@field Host string
 ---@field RemoteAddr string `ip:port`
+---@field EventStream boolean the client gets an event stream, not a WebSocket
+---@field LastEventId string? the position from which the client of an event stream wants to go on
 
 ---Plain data: what JSON and a connection's context can hold.
 ---@alias mix.Plain nil|boolean|number|string|table

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+    ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
     WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
@@ -15,6 +15,7 @@ use crate::ids::WorkerId;
 use crate::telemetry::metrics::labels::CallResult;
 
 const JSON: &str = "application/json";
+const TEXT: &str = "text/plain";
 
 /// The answer to a request.
 pub(super) struct Answer {
@@ -56,6 +57,23 @@ impl Answer {
     pub(super) fn text(content_type: &'static str, text: String) -> Answer {
         let status = StatusCode::OK;
         Answer { status, extra: Vec::new(), content_type, body: text.into_bytes(), result: CallResult::Ok, ends: false }
+    }
+
+    /// The same with these headers.
+    pub(super) fn with(mut self, headers: impl IntoIterator<Item = (HeaderName, &'static str)>) -> Answer {
+        self.extra.extend(headers);
+        self
+    }
+
+    /// What is asked for is at that path.
+    pub(super) fn moved(path: &'static str) -> Answer {
+        let answer = Answer::text(TEXT, String::new()).with([(LOCATION, path)]);
+        Answer { status: StatusCode::PERMANENT_REDIRECT, ..answer }
+    }
+
+    /// Its status.
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
     }
 
     /// The outcome of a call, with the caller's request id.
@@ -103,7 +121,7 @@ impl Answer {
     pub(super) fn failure(error: &ApiError, request_id: Option<RequestId>) -> Answer {
         let extra = match error {
             ApiError::Unauthorized => vec![(WWW_AUTHENTICATE, "Basic realm=\"connmix\", charset=\"UTF-8\"")],
-            ApiError::TooMany | ApiError::Busy => vec![(RETRY_AFTER, "1")],
+            ApiError::TooMany | ApiError::Busy | ApiError::Unavailable => vec![(RETRY_AFTER, "1")],
             ApiError::MethodNotAllowed(allowed) => vec![(ALLOW, *allowed)],
             // A sender of Upgrade must name it in Connection too (RFC 9110, section 7.8).
             ApiError::NoUpgrade(StatusCode::UPGRADE_REQUIRED, _) => {

@@ -1,7 +1,6 @@
 //! Calls that ask what there is: who is in a channel, which channels there are, what is known of a client. Knows no HTTP, so
 //! that all transports share it. Like a publish they take two stages: into the mailboxes, then the answer.
 
-use percent_encoding::percent_decode;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::future::Future;
@@ -9,6 +8,7 @@ use std::future::Future;
 use super::call::is_none;
 use super::error::ApiError;
 use super::params::{Addressee, Field, RequestId, addressee, invalid};
+use super::query::pairs;
 use crate::cluster::{Asked, Behind, Mesh};
 use crate::config::Config;
 use crate::hub::{Answer, CommandError, MAX_PAGE, Question};
@@ -56,6 +56,11 @@ pub(super) enum Told {
         channels: Vec<String>,
         subscriptions: u64,
         waiting: u64,
+        since: u64,
+        #[serde(rename = "in")]
+        read: u64,
+        #[serde(rename = "out")]
+        sent: u64,
     },
 }
 
@@ -183,10 +188,8 @@ impl Asking {
     /// Reads the query of a request for channels.
     pub(super) fn channels(query: &str, config: &Config) -> Result<Asking, ApiError> {
         let mut params = Params::default();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let decoded = percent_decode(value.as_bytes()).decode_utf8();
-            let value = decoded.map_err(|_| invalid(format!("parameter \"{name}\" is not valid UTF-8")))?;
+        for pair in pairs(query) {
+            let (name, value) = pair?;
             match name {
                 "prefix" => params.prefix = Some(Field::Text(value.into_owned().into())),
                 "after" => params.after = Some(Field::Text(value.into_owned().into())),
@@ -217,7 +220,7 @@ impl Asking {
         };
         async move {
             match begun {
-                Ok((asked, client)) => Enqueued::Of(asked.await, client),
+                Ok((asked, client)) => Enqueued::Of(Box::new(asked.await), client),
                 Err(number) => Enqueued::Nobody(number),
             }
         }
@@ -226,7 +229,7 @@ impl Asking {
 
 /// A call that the mailboxes have.
 pub(super) enum Enqueued {
-    Of(Asked, Option<ClientId>),
+    Of(Box<Asked>, Option<ClientId>),
     Nobody(u64),
 }
 
@@ -238,7 +241,7 @@ impl Enqueued {
             Enqueued::Of(asked, client) => (asked.await, client),
             Enqueued::Nobody(number) => return Err(gone(number)),
         };
-        let Answer { clients, channels, count, more, client: info, unanswered } = answer;
+        let Answer { clients, channels, count, more, client: info, unanswered, .. } = answer;
         Ok(match (kind, client) {
             (Kind::Client, Some(client)) => match info {
                 Some(info) => Told::Client {
@@ -249,6 +252,9 @@ impl Enqueued {
                     channels: info.channels,
                     subscriptions: info.subscriptions,
                     waiting: info.waiting,
+                    since: info.since,
+                    read: info.read,
+                    sent: info.sent,
                 },
                 None if unanswered > 0 => return Err(ApiError::NotObeyed(CommandError::Unanswered(client))),
                 None => return Err(gone(client.get())),

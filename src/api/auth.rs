@@ -13,6 +13,7 @@ use super::call::Call;
 use super::callers::{Caller, Taken};
 use super::error::ApiError;
 use super::login_throttle::Verdict;
+use super::stage::Stage;
 use super::state::Api;
 use crate::config::{Config, HostPattern, User};
 use crate::secret::{Secret, is_same};
@@ -198,10 +199,10 @@ impl Api {
                 Verdict::Now => {}
                 Verdict::Later(waiting) => {
                     self.counts.logins_delayed.add(1);
-                    let mut draining = self.draining.clone();
+                    let mut stage = self.stage.clone();
                     tokio::select! {
                         _ = spawn_local(waiting.rest()) => {}
-                        _ = draining.wait_for(|draining| *draining) => {}
+                        _ = stage.wait_for(Stage::is_draining) => {}
                     }
                 }
                 Verdict::End => answer.ends = true,

@@ -54,6 +54,11 @@ impl Call {
         }
     }
 
+    /// Where it is.
+    pub(super) fn path(self) -> &'static str {
+        PATHS.iter().find(|(_, call)| *call == self).map_or("", |(path, _)| path)
+    }
+
     /// The call at that path.
     pub fn find(path: &str) -> Option<Call> {
         PATHS.iter().find(|(known, _)| *known == path).map(|(_, call)| *call)

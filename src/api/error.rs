@@ -54,6 +54,8 @@ pub enum ApiError {
     Busy,
     /// The limit of WebSocket connections is reached.
     Crowded,
+    /// As many watch as may.
+    Watched,
 }
 
 impl ApiError {
@@ -92,7 +94,7 @@ impl ApiError {
                 CallResult::Unavailable
             }
             ApiError::TooMany | ApiError::Busy => CallResult::TooMany,
-            ApiError::Crowded => CallResult::Crowded,
+            ApiError::Crowded | ApiError::Watched => CallResult::Crowded,
         }
     }
 
@@ -117,7 +119,8 @@ impl ApiError {
             | ApiError::Joining
             | ApiError::Unanswered(_)
             | ApiError::Stuck(_)
-            | ApiError::Crowded => StatusCode::SERVICE_UNAVAILABLE,
+            | ApiError::Crowded
+            | ApiError::Watched => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::TooMany | ApiError::Busy => StatusCode::TOO_MANY_REQUESTS,
         }
     }
@@ -149,6 +152,7 @@ impl ApiError {
             ApiError::TooMany => "too many wrong credentials from this address; these were not looked at".into(),
             ApiError::Busy => "too many passwords are compared with their hashes now; try again in a second".into(),
             ApiError::Crowded => "too many connections of back ends have opened a WebSocket".into(),
+            ApiError::Watched => "too many watch this engine already".into(),
         }
     }
 }

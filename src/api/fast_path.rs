@@ -9,11 +9,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
+use super::access_log::Line;
 use super::auth::Right;
 use super::call::Call;
 use super::callers::{Caller, Taken};
 use super::pages;
+use super::stage::Stage;
 use super::state::{Api, DRAIN};
+use crate::shard::hold::{Counted, UnderWay};
 use crate::shard::transport::Transport;
 use crate::wire::host::{self, Host};
 
@@ -80,21 +83,32 @@ pub(super) struct Request<'a> {
 
 impl Api {
     /// Answers requests on the fast path until one of another form comes.
-    pub(super) async fn serve_fast_path(&self, socket: &mut Transport, caller: Caller, taken: &Taken) -> Next {
-        let (mut input, mut output, mut date) = (Vec::new(), Vec::new(), Date::default());
+    /// `input`: what has come already.
+    pub(super) async fn serve_fast_path(
+        &self,
+        socket: &mut Transport,
+        caller: Caller,
+        taken: &Taken,
+        mut input: Vec<u8>,
+    ) -> Next {
+        let (mut output, mut date) = (Vec::new(), Date::default());
         // One timer for the connection's whole life: when it fires, the remaining time is computed.
         let mut alarm = pin!(sleep(self.read_timeout().unwrap_or_default()));
-        let mut draining = self.draining.clone();
-        let mut drained = pin!(draining.wait_for(|draining| *draining));
+        let mut interrupted = pin!(self.interrupted());
         // Once the engine drains: until when requests that have begun are answered.
         let mut last = None;
+        // The stop has begun: callers are asked to connect elsewhere.
+        let mut leaving = false;
         // What the connection waits for, and since when.
         let (mut awaited, mut since) = (Awaited::Request, Instant::now());
         loop {
+            if self.hold.is_on() && !self.hold_still(socket, &input, caller).await {
+                return Next::End;
+            }
             // All requests that have arrived; their answers share a write.
             let mut done = 0;
             let length = loop {
-                if self.time.is_others_turn() {
+                if self.time.is_others_turn() || self.hold.is_on() {
                     break Some(None);
                 }
                 let config = self.config.load();
@@ -105,6 +119,8 @@ impl Api {
                     Parsed::Whole(_) if !taken.begin() => return Next::End,
                     Parsed::Whole(request) => {
                         let right = self.check(&config, request.authorization, caller, Right::to(request.call), taken);
+                        let access = config.logging.access;
+                        let line = access.then(|| Line::of_call(&config, request.call, request.authorization));
                         drop(config);
                         let right = match right {
                             Some(right) => right,
@@ -115,11 +131,16 @@ impl Api {
                             }
                         };
                         self.time.charge_call(request.length);
-                        let answer = match right {
+                        let _call = Counted::new(&self.hold, UnderWay::Call);
+                        let mut answer = match right {
                             Ok(()) => self.call(request.call, request.body).await,
                             Err(error) => self.refuse(error, request.authorization, caller, taken).await,
                         };
+                        answer.ends |= leaving;
                         self.counts.called(request.call.label(), answer.result);
+                        if let Some(line) = line {
+                            line.end(caller, answer.status());
+                        }
                         answer.write_http(date.now(), &mut output);
                         done += request.length;
                         if answer.ends {
@@ -156,6 +177,9 @@ impl Api {
                 self.time.pause().await;
                 continue;
             }
+            if self.hold.is_on() {
+                continue;
+            }
             let Some(length) = length else { return Next::General { read: input, late: false } };
             let next = match length {
                 Some(_) => Awaited::Body,
@@ -172,7 +196,9 @@ impl Api {
             let wanted = length.unwrap_or(input.len() + 1);
             input.shrink_to(BUFFER.max(wanted));
             output.shrink_to(BUFFER);
-            if last.is_none() && self.is_draining() {
+            let stage = self.stage();
+            leaving = stage.is_leaving();
+            if last.is_none() && stage.is_draining() {
                 last = Some(Instant::now() + DRAIN);
             }
             let came = match last {
@@ -180,7 +206,14 @@ impl Api {
                 None => tokio::select! {
                     biased;
                     read = read(socket, &mut input, wanted) => read.is_ok(),
-                    _ = &mut drained => continue,
+                    () = &mut interrupted => {
+                        // It may be for a moment only.
+                        if !self.hold_still(socket, &input, caller).await {
+                            return Next::End;
+                        }
+                        interrupted.set(self.interrupted());
+                        continue;
+                    }
                     () = self.time_up(alarm.as_mut(), since) => {
                         // A request without its body gets an answer; one without its head can't be recognised as a
                         // request.
@@ -196,9 +229,9 @@ impl Api {
 
     /// Writes all of it; false: the caller has gone, or takes too little while the engine drains.
     async fn write(&self, socket: &mut Transport, output: &[u8]) -> bool {
-        let mut draining = self.draining.clone();
+        let mut stage = self.stage.clone();
         let too_long = async {
-            let _ = draining.wait_for(|draining| *draining).await;
+            let _ = stage.wait_for(Stage::is_draining).await;
             sleep(DRAIN).await;
         };
         let all = async {

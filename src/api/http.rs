@@ -1,7 +1,7 @@
 //! The API over general HTTP/1, served by hyper: routes, bodies, statuses, and the upgrade to the WebSocket API.
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{AUTHORIZATION, CONNECTION, HeaderValue};
 use hyper::service::service_fn;
@@ -19,9 +19,12 @@ use super::call::Call;
 use super::callers::{Caller, Taken};
 use super::error::ApiError;
 use super::linger::Lingering;
+use super::stage::Stage;
 use super::state::{Api, DRAIN};
+use super::tail::{LINES, Tail, shows_bodies};
 use super::ws::{self, Access};
-use super::{center, pages};
+use super::{center, console, pages};
+use crate::shard::hold::{Counted, UnderWay};
 use crate::shard::transport::Transport;
 use crate::telemetry::metrics::labels::{ApiCall, CallResult};
 use crate::telemetry::metrics::{Of, TEXT};
@@ -43,6 +46,13 @@ enum Route {
     Metrics,
     Channels,
     Client,
+    /// `/console` without the slash.
+    Moved,
+    Page(&'static console::Page),
+    Figures,
+    Script,
+    Tail,
+    Why,
 }
 
 impl Route {
@@ -51,14 +61,41 @@ impl Route {
             ("/healthz", _) => Route::Health,
             ("/readyz", _) => Route::Ready,
             ("/metrics", _) => Route::Metrics,
+            ("/v1/tail", _) => Route::Tail,
+            ("/v1/why", _) => Route::Why,
             ("/version", true) => Route::Version,
             ("/v1/nodes", true) => Route::Nodes,
+            (console::CALLS, true) => Route::Moved,
+            (console::FIGURES, true) => Route::Figures,
+            (console::SCRIPT, true) => Route::Script,
+            (path, true) => match console::find(path) {
+                Some(page) => Route::Page(page),
+                None => Route::call(path.strip_prefix(console::CALLS)?)?,
+            },
             (ws::PATH, false) => Route::WebSocket,
-            ("/v1/channels", false) => Route::Channels,
-            (path, false) if path.starts_with(CLIENTS) => Route::Client,
-            (path, false) => Route::Mesh(Call::find(path)?),
-            _ => return None,
+            (path, false) => Route::call(path)?,
         })
+    }
+
+    /// A call of back ends; the console makes it, too.
+    fn call(path: &str) -> Option<Route> {
+        Some(match path {
+            "/v1/channels" => Route::Channels,
+            path if path.starts_with(CLIENTS) => Route::Client,
+            path => Route::Mesh(Call::find(path)?),
+        })
+    }
+
+    /// Whether at the center's port it is a part of the console.
+    fn is_of_console(self) -> bool {
+        match self {
+            Route::Mesh(_) | Route::Channels | Route::Client => true,
+            Route::Moved | Route::Page(_) | Route::Figures | Route::Script => true,
+            Route::WebSocket => false,
+            Route::Health | Route::Ready | Route::Version | Route::Nodes | Route::Metrics => false,
+            // They are at both ports by themselves.
+            Route::Tail | Route::Why => false,
+        }
     }
 
     fn takes(self, method: &Method) -> bool {
@@ -77,12 +114,21 @@ impl Route {
         }
     }
 
-    /// The right it needs; None: anybody (probes).
-    fn right(self) -> Option<Right> {
+    /// The right it needs, with that query; None: anybody (probes).
+    fn right(self, query: &str) -> Option<Right> {
         match self {
             Route::Mesh(call) => Some(Right::to(call)),
             Route::WebSocket => Some(Right::Write),
-            Route::Version | Route::Nodes | Route::Metrics | Route::Channels | Route::Client => Some(Right::Read),
+            Route::Moved | Route::Page(_) | Route::Figures | Route::Script => Some(Right::Read),
+            // What clients say to each other is more than whether they are there.
+            Route::Tail if shows_bodies(query) => Some(Right::Write),
+            Route::Tail
+            | Route::Why
+            | Route::Version
+            | Route::Nodes
+            | Route::Metrics
+            | Route::Channels
+            | Route::Client => Some(Right::Read),
             Route::Health | Route::Ready => None,
         }
     }
@@ -99,6 +145,9 @@ impl Route {
             Route::Metrics => ApiCall::Metrics,
             Route::Channels => ApiCall::Channels,
             Route::Client => ApiCall::Client,
+            Route::Moved | Route::Page(_) | Route::Figures | Route::Script => ApiCall::Console,
+            Route::Tail => ApiCall::Tail,
+            Route::Why => ApiCall::Why,
         }
     }
 }
@@ -110,7 +159,11 @@ struct Connection<'a> {
     unread: &'a Cell<bool>,
     /// Set by the request that opens a WebSocket.
     opening: &'a Cell<Option<Access>>,
+    /// Set by a request whose answer goes on: what it goes on with.
+    tail: &'a Cell<Option<Tail>>,
     taken: &'a Taken,
+    /// A successor process has not taken over.
+    may_call: bool,
 }
 
 impl Api {
@@ -144,29 +197,36 @@ impl Api {
                     // The connection makes room: its task is about to be aborted.
                     std::future::pending::<()>().await;
                 }
-                let on = Connection { unread: &unread, opening: &opening, taken: &taken };
+                let may_call = api.may_call().await;
+                let _call = Counted::new(&api.hold, UnderWay::Call);
+                let tail = Cell::new(None);
+                let on = Connection { unread: &unread, opening: &opening, tail: &tail, taken: &taken, may_call };
+                let line = api.begin_line(&request);
                 let mut response = api.answer(request, caller, timeout_after, on).await;
+                if let Some(line) = line {
+                    line.end(caller, response.status());
+                }
                 if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     // A caller that does not read the answer counts as idle, too.
                     taken.rest(Instant::now());
                 }
-                if api.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                    // Also done below, but this covers callers that never pause.
+                if api.stage().is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    // Once the engine drains this is also done below, but callers that never pause do not come there.
                     response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok::<_, Infallible>(response)
+                Ok::<_, Infallible>(response.map(|whole| tail.take().map_or(Either::Left(whole), Either::Right)))
             }
         });
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new()).max_buf_size(64 * 1024);
         http.header_read_timeout(self.read_timeout());
         let mut connection = http.serve_connection(socket, service);
-        let mut draining = self.draining.clone();
+        let mut stage = self.stage.clone();
         let ended = tokio::select! {
             // First, so that a request which has been read already is begun.
             biased;
             ended = &mut connection => ended,
-            _ = draining.wait_for(|draining| *draining) => {
+            _ = stage.wait_for(Stage::is_draining) => {
                 // Requests under way are answered; then the connection ends.
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
                 match timeout(DRAIN, &mut connection).await {
@@ -201,7 +261,7 @@ impl Api {
         timeout_after: Option<Duration>,
         on: Connection<'_>,
     ) -> Response<Full<Bytes>> {
-        let route = Route::find(request.uri().path(), caller.center);
+        let route = Route::find(request.uri().path(), caller.center).filter(|route| self.has(*route, caller));
         let (mut response, result, origin) = match self.check_request(route, &request, caller) {
             // Browsers ask without credentials.
             Ok(Some(origin)) if pages::is_preflight(&request) => {
@@ -233,6 +293,15 @@ impl Api {
         response
     }
 
+    /// Whether the configuration has it.
+    fn has(&self, route: Route, caller: Caller) -> bool {
+        let config = self.config.load();
+        match route {
+            Route::Page(page) if !page.is_served(&config) => false,
+            route => !caller.center || !route.is_of_console() || config.console,
+        }
+    }
+
     /// Checks whether a request may be served. Returns the origin of the page that makes it, if a listed page does.
     fn check_request(
         &self,
@@ -242,7 +311,15 @@ impl Api {
     ) -> Result<Option<HeaderValue>, ApiError> {
         let host = pages::check_form(request)?;
         let config = self.config.load();
-        match pages::check_page(request.headers(), host, &config, caller) {
+        let target = match route {
+            Some(route) if !caller.center || !route.is_of_console() || console::check_open(&config).is_err() => {
+                pages::Target::Other
+            }
+            Some(Route::Page(_) | Route::Moved) => pages::Target::OwnPage,
+            Some(_) => pages::Target::OwnCall,
+            None => pages::Target::Other,
+        };
+        match pages::check_page(request.headers(), host, &config, caller, target) {
             // A health probe is answered to everybody.
             Err(_) if matches!(route, Some(Route::Health)) => Ok(None),
             checked => checked,
@@ -261,7 +338,8 @@ impl Api {
         let config = self.config.load();
         let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
         // A caller without the right does not learn which paths exist.
-        if let Some(right) = route.map_or(Some(Right::Read), Route::right) {
+        let query = request.uri().query().unwrap_or_default();
+        if let Some(right) = route.map_or(Some(Right::Read), |route| route.right(query)) {
             let checked = self.check(&config, authorization, caller, right, on.taken);
             drop(config);
             let checked = match checked {
@@ -272,9 +350,15 @@ impl Api {
                 return Ok(self.refuse(error, authorization, caller, on.taken).await.into_parts());
             }
         }
+        if !on.may_call {
+            return Err(ApiError::Unavailable);
+        }
         let Some(route) = route else { return Err(ApiError::NotFound) };
         if !route.takes(request.method()) {
             return Err(ApiError::MethodNotAllowed(route.methods()));
+        }
+        if caller.center && route.is_of_console() {
+            console::check_open(&self.config.load())?;
         }
         let limit = self.config.load().api.max_body_size;
         let answer = match route {
@@ -285,7 +369,7 @@ impl Api {
                 self.call(call, &body).await
             }
             Route::WebSocket => {
-                if *self.draining.borrow() {
+                if self.stage().is_draining() {
                     return Err(ApiError::Unavailable);
                 }
                 if !self.mesh.is_serving() {
@@ -300,7 +384,8 @@ impl Api {
                 return Ok((response, CallResult::Ok));
             }
             Route::Health | Route::Ready => {
-                if *self.draining.borrow() {
+                let stage = self.stage();
+                if stage.is_draining() || (matches!(route, Route::Ready) && stage.is_leaving()) {
                     return Err(ApiError::Unavailable);
                 }
                 if matches!(route, Route::Ready) && !self.mesh.is_serving() {
@@ -315,8 +400,27 @@ impl Api {
             Route::Version => Answer::ok(&center::version()),
             Route::Nodes => Answer::ok(&self.nodes(caller.local)),
             Route::Metrics => self.page(caller.center).await?,
+            Route::Moved => console::moved(),
+            Route::Page(page) => page.answer(),
+            Route::Figures => {
+                let write = self.check(&self.config.load(), authorization, caller, Right::Write, on.taken);
+                Box::pin(self.figures(matches!(write, Some(Ok(()))))).await?
+            }
+            Route::Script => Box::pin(self.script()).await?,
+            Route::Tail => {
+                let tail = Box::pin(self.tail(request.uri().query().unwrap_or_default())).await?;
+                if request.method() == Method::GET {
+                    on.tail.set(Some(tail));
+                }
+                Answer::text(LINES, String::new())
+            }
+            Route::Why => Answer::to_call(Box::pin(self.why(request.uri().query().unwrap_or_default())).await, None),
             Route::Channels => Box::pin(self.channels(request.uri().query().unwrap_or_default())).await?,
-            Route::Client => Box::pin(self.client(request.uri().path().trim_start_matches(CLIENTS))).await?,
+            Route::Client => {
+                let path = request.uri().path();
+                let id = path.rsplit_once(CLIENTS).map_or(path, |(_, id)| id);
+                Box::pin(self.client(id)).await?
+            }
         };
         Ok(answer.into_parts())
     }

@@ -1,16 +1,19 @@
 //! Idempotent publishes: a publish with an id is done once, even if it is requested twice. One table for the process,
 //! whichever worker is asked. It is bounded in time, number and bytes; the oldest id is forgotten first.
 
+mod saved;
+
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use super::call::Outcome;
 use super::params::Publish;
+use crate::message::Channel;
 
 /// How long an id is known, counted from its first publish.
 const KNOWN: Duration = Duration::from_secs(300);
@@ -53,11 +56,32 @@ struct Table {
 struct Entry {
     number: u64,
     weight: usize,
+    /// When it came, in milliseconds of Unix time.
+    at: u64,
+    channels: Vec<Channel>,
     /// Any caller that waits for it drives it: if the first caller leaves, the next one continues.
     under_way: Enqueuing,
 }
 
+/// A publish that is known by its id.
+pub(super) struct Remembered {
+    /// When it came, in milliseconds of Unix time.
+    pub(super) at: u64,
+    /// Its channels.
+    pub(super) channels: Vec<Channel>,
+    /// What it came to, if that is known already.
+    pub(super) outcome: Option<Outcome>,
+}
+
 impl IdempotencyTable {
+    /// The publish with that id.
+    pub(super) fn find(&self, id: &str) -> Option<Remembered> {
+        let table = lock(&self.0);
+        let entry = table.known.get(id)?;
+        let outcome = entry.under_way.peek().and_then(|enqueued| enqueued.peek()).cloned();
+        Some(Remembered { at: entry.at, channels: entry.channels.clone(), outcome })
+    }
+
     /// The publish with that id: the earlier one if the id is known, else the one that `begin` begins. Its first stage
     /// ends when the mailboxes have it, its second with its outcome.
     pub(super) fn once<E, F>(&self, id: Arc<str>, publish: Publish, begin: impl FnOnce(Publish) -> E) -> Enqueuing
@@ -65,11 +89,18 @@ impl IdempotencyTable {
         E: Future<Output = F> + Send + 'static,
         F: Future<Output = Done> + Send + 'static,
     {
-        self.once_at(Instant::now(), id, weights(&publish), || begin(publish))
+        let channels = publish.channels.clone();
+        self.once_at(Instant::now(), id, (weights(&publish), channels), || begin(publish))
     }
 
     /// `weights`: the bytes while the message has not been enqueued, and afterwards.
-    fn once_at<E, F>(&self, now: Instant, id: Arc<str>, weights: (usize, usize), begin: impl FnOnce() -> E) -> Enqueuing
+    fn once_at<E, F>(
+        &self,
+        now: Instant,
+        id: Arc<str>,
+        (weights, channels): ((usize, usize), Vec<Channel>),
+        begin: impl FnOnce() -> E,
+    ) -> Enqueuing
     where
         E: Future<Output = F> + Send + 'static,
         F: Future<Output = Done> + Send + 'static,
@@ -102,7 +133,8 @@ impl IdempotencyTable {
                 };
                 let under_way = under_way.boxed().shared();
                 let weight = weights.0;
-                table.known.insert(id.clone(), Entry { number, weight, under_way: under_way.clone() });
+                let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+                table.known.insert(id.clone(), Entry { number, weight, at, channels, under_way: under_way.clone() });
                 table.order.push_back((now, id));
                 table.bytes += weight;
                 table.make_room(&mut forgotten);
@@ -124,9 +156,9 @@ fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
 /// The bytes that a publish counts for, before its message is enqueued and afterwards.
 fn weights(publish: &Publish) -> (usize, usize) {
     let id = publish.id.as_ref().map_or(0, |id| id.len());
-    let after = PER_ID + id + publish.channels.len() * PER_CHANNEL;
     let names: usize = publish.channels.iter().map(|channel| channel.as_str().len()).sum();
-    (after + names + publish.message.data().len(), after)
+    let after = PER_ID + id + names + publish.channels.len() * PER_CHANNEL;
+    (after + publish.message.data().len(), after)
 }
 
 impl Table {
@@ -199,7 +231,7 @@ mod tests {
                 let number = begun.fetch_add(1, Relaxed) + 1;
                 ready(ready(Done::Known(outcome(number))))
             };
-            let enqueuing = self.repeats.once_at(now, id.into(), (weight, weight.min(1000)), begin);
+            let enqueuing = self.repeats.once_at(now, id.into(), ((weight, weight.min(1000)), Vec::new()), begin);
             enqueuing.now_or_never().unwrap().now_or_never().unwrap()
         }
 
@@ -245,10 +277,10 @@ mod tests {
         let now = Instant::now();
         let (finish, finished) = oneshot::channel::<usize>();
         let begin = || async move { ready(Done::Known(outcome(finished.await.unwrap()))) };
-        let mut first = repeats.once_at(now, "x".into(), (700, 700), begin);
+        let mut first = repeats.once_at(now, "x".into(), ((700, 700), Vec::new()), begin);
         assert!((&mut first).now_or_never().is_none());
         let never = || -> Ready<Ready<Done>> { panic!("it is begun once") };
-        let again = || repeats.once_at(now, "x".into(), (700, 700), never);
+        let again = || repeats.once_at(now, "x".into(), ((700, 700), Vec::new()), never);
         let waiting = tokio::spawn(again());
         drop(first);
         finish.send(7).unwrap();
@@ -261,7 +293,7 @@ mod tests {
         let world = World::default();
         let unknown = || ready(ready(Done::Unknown(outcome(0))));
         let now = Instant::now();
-        assert_eq!(world.repeats.once_at(now, "x".into(), (700, 700), unknown).await.await, outcome(0));
+        assert_eq!(world.repeats.once_at(now, "x".into(), ((700, 700), Vec::new()), unknown).await.await, outcome(0));
         assert_eq!(world.known(), (0, 0));
         assert_eq!(world.publish(now, "x", 700), outcome(1));
         assert_eq!(world.publish(now, "x", 700), outcome(1));

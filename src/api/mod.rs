@@ -2,10 +2,11 @@
 //! [`Api`].
 //!
 //! From the bottom up: `error`, `params` (what the JSON says), `call` (one publish, one send), `idempotency`; `callers`,
-//! `login_throttle` and `verifier`; `work_time`; `state`, which holds all of them for a worker; `publish` and `batch`, `auth`, `pages`,
-//! `center`, `dispatch`; `ws`; `fast_path` and `http`, the two ways a request is read; `serve`, the life of a
+//! `login_throttle` and `verifier`; `work_time`; `stage`; `state`, which holds all of them for a worker; `moving`; `publish` and `batch`, `auth`, `pages`,
+//! `center`, `dispatch`, `console`; `ws`; `fast_path` and `http`, the two ways a request is read; `serve`, the life of a
 //! connection.
 
+mod access_log;
 mod answer;
 mod asking;
 pub mod auth;
@@ -15,6 +16,7 @@ mod callers;
 mod center;
 mod channel_call;
 mod command;
+mod console;
 mod dispatch;
 pub mod error;
 mod fast_path;
@@ -25,12 +27,17 @@ mod http;
 pub mod idempotency;
 mod linger;
 mod login_throttle;
+mod moving;
 mod pages;
 pub mod params;
 mod publish;
+mod query;
 mod serve;
+mod stage;
 mod state;
+mod tail;
 mod verifier;
+mod why;
 mod work_time;
 mod ws;
 
@@ -38,5 +45,6 @@ pub use answer::stuck;
 pub use callers::Callers;
 pub use login_throttle::LoginThrottle;
 pub use publish::OnceHere;
+pub use stage::Stage;
 pub use state::{Api, Parts};
 pub use verifier::Verifier;

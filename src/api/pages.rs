@@ -1,6 +1,7 @@
 //! Calls that a web page can make. A browser lets any page send requests to any address, including this machine's own,
 //! and open WebSockets there (RFC 6455, section 10.2). The headers that it adds tell such calls from those of other
-//! programs. A page may call only if its origin is among `access.origins`.
+//! programs. A page may call only if its origin is among `access.origins`, or if it is one of the center's own and calls what
+//! they need.
 
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
@@ -16,6 +17,9 @@ use crate::wire::host::{self, Host};
 
 /// How the calling page is related to the server that it calls, as browsers say it (Fetch Metadata, section 2.4).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+/// What a browser asks for, and what for.
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// The methods that a page may use. Those that need no preflight are named too: it does no harm.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST");
@@ -36,15 +40,31 @@ pub(super) fn check_form<B>(request: &Request<B>) -> Result<Option<Host<'_>>, Ap
     }
 }
 
-/// Refuses calls of pages that may not call. Returns the origin of a page that may; None: no page calls.
+/// What a request is for, as far as pages of the same port are concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    /// Something that they do not call.
+    Other,
+    /// A call that they make.
+    OwnCall,
+    /// A page itself.
+    OwnPage,
+}
+
+/// Refuses calls of pages that may not call. Returns the origin of a listed page that may; None: no page calls, or one of
+/// the same port.
 pub(super) fn check_page(
     headers: &HeaderMap,
     host: Option<Host<'_>>,
     config: &Config,
     caller: Caller,
+    target: Target,
 ) -> Result<Option<HeaderValue>, ApiError> {
     let mut listed = None;
     for origin in headers.get_all(ORIGIN) {
+        if target != Target::Other && is_own(origin.as_bytes(), headers) {
+            continue;
+        }
         if !is_listed(origin.as_bytes(), &config.origins) {
             let origin = shown(origin.as_bytes());
             let why = format!("pages of the origin \"{origin}\" may not call here: it is not among access.origins");
@@ -53,8 +73,9 @@ pub(super) fn check_page(
         listed = Some(origin.clone());
     }
     // With a listed origin, this header adds nothing.
+    let is_opened = target == Target::OwnPage && is_opened(headers);
     for site in headers.get_all(SEC_FETCH_SITE) {
-        if listed.is_none() && !["none", "same-origin"].iter().any(|fine| site == *fine) {
+        if listed.is_none() && !is_opened && !["none", "same-origin"].iter().any(|fine| site == *fine) {
             let site = shown(site.as_bytes());
             let why = format!("pages of other origins may not call here (Sec-Fetch-Site: {site}), see access.origins");
             return Err(ApiError::Forbidden(why.into()));
@@ -71,6 +92,20 @@ pub(super) fn check_page(
         }
         _ => Ok(listed),
     }
+}
+
+/// Whether the browser opens it in place of another page, as somebody has followed a link there (Fetch Metadata, sections 2.1
+/// and 2.2). The page that had the link sees nothing of it.
+fn is_opened(headers: &HeaderMap) -> bool {
+    let is = |name, value: &str| headers.get(name).is_some_and(|given| given == value);
+    is(SEC_FETCH_MODE, "navigate") && is(SEC_FETCH_DEST, "document")
+}
+
+/// Whether that is the origin of the address that is called: pages of the same port have it. (The port has either TLS or not,
+/// so that the scheme tells nothing more.) No page can make a browser send another origin or host than those that there are.
+fn is_own(origin: &[u8], headers: &HeaderMap) -> bool {
+    let origin = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
+    origin.is_some_and(|at| headers.get(HOST).is_some_and(|host| host.as_bytes().eq_ignore_ascii_case(at)))
 }
 
 /// Whether the API may be called by that host name. A page can make a name of its own resolve to this machine (DNS

@@ -34,6 +34,15 @@ impl Api {
     /// Takes over a back end's connection (with `center`, one that asks for nodes) and serves it to its end in a task
     /// of its own. `load` is dropped with it.
     pub fn adopt<T: 'static>(self: &Rc<Self>, socket: Transport, peer: SocketAddr, center: bool, load: T) {
+        self.begin(socket, peer, center, Vec::new(), load);
+    }
+
+    /// Takes over a back end's connection that another process had; `read`: what has come on it already.
+    pub fn adopt_with<T: 'static>(self: &Rc<Self>, socket: Transport, peer: SocketAddr, read: Vec<u8>, load: T) {
+        self.begin(socket, peer, false, read, load);
+    }
+
+    fn begin<T: 'static>(self: &Rc<Self>, socket: Transport, peer: SocketAddr, center: bool, read: Vec<u8>, load: T) {
         let Some(taken) = self.callers.admit(peer.ip(), center) else {
             rate_limited!(WARN, "API connections are refused", if center { "center" } else { "engine" };
                 target: "connmix::api", %peer, "an API connection was refused: there are as many as may be, and none is idle");
@@ -46,7 +55,7 @@ impl Api {
         };
         let seat = taken.seat.clone();
         let api = self.clone();
-        let serving = Box::pin(api.clone().serve(socket, peer, center, taken));
+        let serving = Box::pin(api.clone().serve(socket, peer, center, read, taken));
         let task = spawn_local(async move {
             api.time.share(serving).await;
             drop(load);
@@ -59,7 +68,7 @@ impl Api {
         self.callers.make_room()
     }
 
-    async fn serve(self: Rc<Self>, mut socket: Transport, peer: SocketAddr, center: bool, taken: Taken) {
+    async fn serve(self: Rc<Self>, mut socket: Transport, peer: SocketAddr, center: bool, read: Vec<u8>, taken: Taken) {
         let write_timeout = self.config.load().api.write_timeout;
         if !write_timeout.is_zero() {
             // The kernel ends a connection whose caller reads no responses.
@@ -73,7 +82,7 @@ impl Api {
         let local = socket.local_ip().unwrap_or(IpAddr::from([127, 0, 0, 1]));
         let caller = Caller { peer: peer.ip().to_canonical(), local, center };
         let next = match center {
-            false => self.serve_fast_path(&mut socket, caller, &taken).await,
+            false => self.serve_fast_path(&mut socket, caller, &taken, read).await,
             true => Next::General { read: Vec::new(), late: false },
         };
         if let Next::General { read, late } = next {

@@ -12,12 +12,14 @@ use tokio::sync::{Semaphore, watch};
 use super::callers::Callers;
 use super::idempotency::IdempotencyTable;
 use super::login_throttle::LoginThrottle;
+use super::stage::Stage;
 use super::verifier::Verifier;
 use super::work_time::WorkTime;
 use crate::cluster::Mesh;
 use crate::config::Config;
 use crate::queue::Queue;
 use crate::shard::fair::Fair;
+use crate::shard::hold::Hold;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::counters::ApiCounts;
 use crate::tls::Ports;
@@ -32,7 +34,7 @@ pub struct Api {
     pub(super) clients: Vec<Arc<AtomicUsize>>,
     /// Where `engine.apiServer` listens.
     pub(super) api_addr: SocketAddr,
-    pub(super) draining: watch::Receiver<bool>,
+    pub(super) stage: watch::Receiver<Stage>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) counts: Arc<ApiCounts>,
     /// Held while a page of metrics is made: one at a time.
@@ -49,6 +51,8 @@ pub struct Api {
     pub(super) tls: Arc<Ports>,
     /// The read buffer that the worker's WebSocket connections share, while none of them reads.
     pub(super) read_buffer: Cell<Vec<u8>>,
+    /// Whether the worker holds still, for a successor process.
+    pub(super) hold: Rc<Hold>,
     /// The worker's time that callers use.
     pub(super) time: WorkTime,
 }
@@ -77,10 +81,12 @@ pub struct Parts {
     pub callers: Arc<Callers>,
     /// The TLS of all ports.
     pub tls: Arc<Ports>,
-    /// True while the engine drains.
-    pub draining: watch::Receiver<bool>,
+    /// How far the stop of the engine has come.
+    pub stage: watch::Receiver<Stage>,
     /// Decides which connection may hold the worker next.
     pub fair: Rc<Fair>,
+    /// Whether the worker holds still, for a successor process.
+    pub hold: Rc<Hold>,
 }
 
 /// The longest that a call may take to end once the engine drains.
@@ -101,8 +107,9 @@ impl Api {
             verifier,
             callers,
             tls,
-            draining,
+            stage,
             fair,
+            hold,
         } = parts;
         Api {
             mesh,
@@ -111,7 +118,7 @@ impl Api {
             config,
             clients,
             api_addr,
-            draining,
+            stage,
             metrics,
             counts: Arc::default(),
             scraping: Semaphore::new(1),
@@ -121,6 +128,7 @@ impl Api {
             callers,
             tls,
             read_buffer: Cell::default(),
+            hold,
             time: WorkTime::new(fair),
         }
     }
@@ -132,7 +140,6 @@ impl Api {
 
     /// Another configuration is in force: connections check whether they may still call.
     pub fn reconfigured(&self) {
-        self.verifier.forget();
         self.reconfigured.send_replace(());
     }
 
@@ -142,9 +149,9 @@ impl Api {
         (!timeout.is_zero()).then_some(timeout)
     }
 
-    /// Whether the engine drains. A task that never pauses would not learn this by awaiting: once its budget for this
-    /// poll is used up, tokio makes nothing ready.
-    pub(super) fn is_draining(&self) -> bool {
-        *self.draining.borrow()
+    /// How far the stop of the engine has come. A task that never pauses would not learn this by awaiting: once its
+    /// budget for this poll is used up, tokio makes nothing ready.
+    pub(super) fn stage(&self) -> Stage {
+        *self.stage.borrow()
     }
 }

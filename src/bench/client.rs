@@ -12,8 +12,8 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::sync::Notify;
 
-use super::stream::{Stream, Tls};
 use super::target::Target;
+use crate::dial::stream::{Stream, Tls};
 
 const READ_BUFFER: usize = 256 * 1024;
 /// Connections that are opened at once.

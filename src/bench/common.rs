@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::stream::Trust;
+use crate::dial::stream::Trust;
 
 /// Where to measure, and how to tell.
 #[derive(Debug, Clone, Args)]

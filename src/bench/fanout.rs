@@ -11,8 +11,8 @@ use tokio::task::spawn_local;
 use super::client::{Counters, Crowd, side_by_side};
 use super::common::Common;
 use super::report::Report;
-use super::stream::Stream;
 use super::target::Target;
+use crate::dial::stream::Stream;
 
 /// A measurement fails after that long without any delivery.
 const STALLED: Duration = Duration::from_secs(10);

@@ -11,7 +11,6 @@ mod fanout;
 mod handler;
 mod idle;
 mod report;
-mod stream;
 mod target;
 
 use clap::Subcommand;

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::common::Common;
-use super::stream::{Tls, Trust};
+use crate::dial::stream::{Tls, Trust};
 
 /// The handler that a started engine runs: the shipped one.
 const SCRIPT: &str = include_str!("../../lua/entry.websocket.lua");

@@ -22,6 +22,8 @@ pub(super) struct Greeting {
     entries: Vec<String>,
     shipped: bool,
     access: Access,
+    /// The center serves its pages.
+    console: bool,
 }
 
 /// Who may publish from this machine.
@@ -55,6 +57,7 @@ impl Greeting {
             shipped: config.servers.iter().any(is_shipped),
             entries: config.servers.iter().map(|s| shown(&s.entry)).collect(),
             access: Access::of(config),
+            console: config.console && (!config.users.is_empty() || !config.center.is_beyond_loopback()),
         }
     }
 
@@ -75,7 +78,12 @@ impl Greeting {
         if engines.len() > 1 {
             say!("");
         }
-        say!("  Center      {}{}/v1/nodes", self.center, reachable(center));
+        let center = format!("{}{}", self.center, reachable(center));
+        say!("  Center      {center}/v1/nodes");
+        if self.console {
+            say!("  Console     {center}/console/");
+            say!("  Demo        {center}/");
+        }
         say!("");
         let channel = if self.shipped { "video:100001" } else { "CHANNEL" };
         if self.shipped {

@@ -197,7 +197,7 @@ impl Cluster {
                         failed = failed.or(Some("stopped before all connections had ended: a second signal".to_owned()));
                     }
                     Wish::Reload => self.nodes.iter().for_each(|node| node.signal(libc::SIGHUP)),
-                    Wish::StopOnce | Wish::Reopen | Wish::Reserved => {}
+                    Wish::StopOnce | Wish::Reopen | Wish::Upgrade => {}
                 },
                 Some(report) = reports.recv() => {
                     serving.push(report);

@@ -16,8 +16,8 @@ pub(super) enum Wish {
     Reload,
     /// Open the log file anew.
     Reopen,
-    /// Nothing yet.
-    Reserved,
+    /// Start the program anew, and hand everything over to it.
+    Upgrade,
 }
 
 /// The signals that are heard.
@@ -31,7 +31,7 @@ const HEARD: [(i32, &str, Wish); 8] = [
     (libc::SIGXCPU, "SIGXCPU", Wish::StopOnce),
     (libc::SIGHUP, "SIGHUP", Wish::Reload),
     (libc::SIGUSR1, "SIGUSR1", Wish::Reopen),
-    (libc::SIGUSR2, "SIGUSR2", Wish::Reserved),
+    (libc::SIGUSR2, "SIGUSR2", Wish::Upgrade),
 ];
 
 /// Signals that would end or freeze the process and mean nothing to it. They are ignored rather than heard: a process
@@ -136,7 +136,7 @@ mod tests {
                 Wish::Stop | Wish::StopOnce => "stops",
                 Wish::Reload => "reads the configuration",
                 Wish::Reopen => "opens the log file",
-                Wish::Reserved => "is reserved",
+                Wish::Upgrade => "starts",
             };
             assert!(means(name).starts_with(begins), "{name}: {}", means(name));
         }

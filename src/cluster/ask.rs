@@ -8,13 +8,13 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
 use super::enqueue::{Remote, put};
-use super::interest::hash;
 use super::link::Request;
 use super::protocol::{self, Asking};
 use super::unanswered::Place;
 use super::{Behind, Mesh};
 use crate::hub::{Answer, Delivery, Hub, Question, WorkerSet};
 use crate::ids::WorkerId;
+use crate::message::Channel;
 
 /// A question that the mailboxes have. A worker that is stuck is not waited for, and its part is missing; a node that does not
 /// answer is counted.
@@ -63,35 +63,36 @@ impl Mesh {
     /// Asks all that know of it, on all nodes; none of them before what it must stay `behind`.
     pub fn ask(&self, question: Question, behind: Behind) -> impl Future<Output = Asked> + Send + use<> {
         let all = || self.others.iter().flat_map(|others| others.all_links()).collect();
-        let mut others = match (&question, &self.others) {
-            (_, None) => Remote::default(),
-            (Question::Client(client), _) => self.other_of(*client),
-            (Question::Presence { channel, .. }, Some(others)) => {
-                Remote::new(others.links_of(hash(channel.as_str())), others)
-            }
-            (Question::Channels { .. }, Some(others)) => Remote::new(all(), others),
+        let mut others = match (&question, question.client(), &self.others) {
+            (_, _, None) => Remote::default(),
+            (_, Some(client), _) => self.other_of(client),
+            (Question::Presence { channel, .. }, _, Some(_)) => self.others_of(channel),
+            (_, None, Some(others)) => Remote::new(all(), others),
         };
         let mut here = self.knowing(&question);
-        match &question {
-            Question::Client(_) if !others.is_nobody() => here = WorkerSet::default(),
-            Question::Client(_) => {}
-            Question::Presence { .. } | Question::Channels { .. } => {
+        match (&question, question.client()) {
+            (_, Some(_)) if !others.is_nobody() => here = WorkerSet::default(),
+            (_, Some(_)) | (Question::Figures | Question::Places(_), None) => {}
+            (_, None) => {
                 behind.workers.iter().for_each(|worker| here.add(worker));
                 if let Some(shared) = self.others.as_ref().filter(|_| !behind.others.is_empty()) {
                     others.add(behind.others, shared);
                 }
             }
         }
-        let missed = match &question {
-            Question::Client(_) => 0,
-            _ => self.others.as_ref().map_or(0, |others| others.missed() as u64),
+        let missed = match question.client() {
+            Some(_) => 0,
+            None => self.others.as_ref().map_or(0, |others| others.missed() as u64),
         };
         let here = self.ask_workers(question.clone(), here);
         async move {
             let mut asked = here.await;
             asked.answer.unanswered += missed;
             if !others.is_nobody() {
-                let message = protocol::Message::Ask { asking: Asking::of(&question) }.to_bytes();
+                let message = match Asking::of(&question) {
+                    Some(asking) => protocol::Message::Ask { asking }.to_bytes(),
+                    None => protocol::Message::Figures.to_bytes(),
+                };
                 let parts = &mut asked.parts;
                 let request = || {
                     let (to, part) = Part::new(None);
@@ -104,7 +105,32 @@ impl Mesh {
         }
     }
 
-    /// The same on this node alone, for another one that asks.
+    /// Whether there are other nodes, which may have taken places, too.
+    pub fn has_peers(&self) -> bool {
+        self.others.as_ref().is_some_and(|others| !others.all_links().is_empty())
+    }
+
+    /// The first of these channels that has more connections on all nodes than its bound, those that have only reserved a
+    /// place among them. A node that does not answer does not count.
+    pub fn find_full(
+        &self,
+        channels: &[(Channel, usize)],
+    ) -> impl Future<Output = Option<(Channel, usize)>> + Send + use<> {
+        let ask = |(channel, most): &(Channel, usize)| {
+            (channel.clone(), *most, self.ask(Question::Places(channel.clone()), Behind::default()))
+        };
+        let asked: Vec<_> = if self.has_peers() { channels.iter().map(ask).collect() } else { Vec::new() };
+        async move {
+            for (channel, most, asked) in asked {
+                if asked.await.await.count > most as u64 {
+                    return Some((channel, most));
+                }
+            }
+            None
+        }
+    }
+
+    /// Asks on this node alone, for another one that asks.
     pub(super) fn ask_here(&self, question: Question) -> impl Future<Output = Asked> + Send + use<> {
         let here = self.knowing(&question);
         self.ask_workers(question, here)
@@ -113,16 +139,21 @@ impl Mesh {
     /// The workers that know of it.
     fn knowing(&self, question: &Question) -> WorkerSet {
         let mut workers = WorkerSet::default();
-        match question {
-            Question::Presence { channel, .. } => return self.hub.workers_of(channel.as_str()),
-            Question::Channels { .. } => (0..self.hub.workers()).for_each(|at| workers.add(WorkerId(at as u16))),
-            Question::Client(client) => workers.add(self.hub.worker_of(*client)),
+        match (question, question.client()) {
+            (_, Some(client)) => workers.add(self.hub.worker_of(client)),
+            (Question::Presence { channel, .. }, None) => return self.hub.workers_of(channel.as_str()),
+            (Question::Figures | Question::Places(_), None) => {}
+            (_, None) => (0..self.hub.workers()).for_each(|at| workers.add(WorkerId(at as u16))),
         }
         workers
     }
 
     fn ask_workers(&self, question: Question, workers: WorkerSet) -> impl Future<Output = Asked> + Send + use<> {
         let (hub, limit, node) = (self.hub.clone(), question.limit(), self.node);
+        let mut answer = Answer::default();
+        if question == Question::Figures {
+            answer.nodes.extend(self.figures.get().map(|figures| figures()));
+        }
         async move {
             let (question, mut parts) = (Arc::new(question), Vec::new());
             for worker in workers.iter() {
@@ -131,7 +162,10 @@ impl Mesh {
                     parts.push(part);
                 }
             }
-            Asked { hub, parts, limit, answer: Answer::default() }
+            if let Question::Places(channel) = &*question {
+                answer.count = hub.rooms().here(channel) as u64;
+            }
+            Asked { hub, parts, limit, answer }
         }
     }
 }

@@ -136,6 +136,8 @@ impl Clients for LocalClients {
                     put(hub.mailbox(worker), hub::Delivery::Send(client, message, ack)).await;
                 })
             }
+            // What is lost shows as a gap.
+            Delivery::Ordered { .. } if self.commands.len() >= UNDER_WAY => None,
             // Who asked is told that it was not answered.
             Delivery::Once { .. } | Delivery::Ask { .. } if self.commands.len() >= UNDER_WAY => None,
             Delivery::Command { reply, .. } if self.commands.len() >= UNDER_WAY => {

@@ -2,8 +2,10 @@
 //! and costs no more than its length.
 
 use crate::hub::ConnCommand;
-use crate::message::Channel;
+use crate::message::{Channel, Kind, Message};
+use crate::secret::token::Token;
 use crate::value::Value;
+use bytes::Bytes;
 
 /// How deep tables may be nested.
 const DEPTH: usize = 64;
@@ -26,6 +28,12 @@ pub fn encode(command: &ConnCommand) -> Vec<u8> {
             out.push(3);
             out.extend_from_slice(&code.to_le_bytes());
             bytes(&mut out, reason.as_bytes());
+        }
+        ConnCommand::Receive { token, message } => {
+            out.push(4);
+            out.extend_from_slice(&token.to_bits().to_le_bytes());
+            out.push(u8::from(message.kind() == Kind::Binary));
+            bytes(&mut out, message.data());
         }
     }
     out
@@ -86,6 +94,16 @@ pub fn decode(bytes: &[u8]) -> Option<ConnCommand> {
         3 => {
             let code = u16::from_le_bytes(*reader.array()?);
             ConnCommand::Close { code, reason: reader.text()?.into() }
+        }
+        4 => {
+            let token = Token::from_bits(u128::from_le_bytes(*reader.array()?));
+            let kind = match reader.byte()? {
+                0 => Kind::Text,
+                1 => Kind::Binary,
+                _ => return None,
+            };
+            let message = Message::new(kind, Bytes::copy_from_slice(reader.bytes()?)).ok()?;
+            ConnCommand::Receive { token, message }
         }
         _ => return None,
     };
@@ -161,6 +179,8 @@ mod tests {
             ConnCommand::Subscribe(vec![channel("a"), channel("b")]),
             ConnCommand::Unsubscribe(vec![]),
             ConnCommand::Close { code: 4001, reason: "bye".into() },
+            ConnCommand::Receive { token: Token::random(), message: Message::text("hello") },
+            ConnCommand::Receive { token: Token::random(), message: Message::binary(&b"\xff"[..]) },
         ] {
             let bytes = encode(&command);
             assert_eq!(decode(&bytes), Some(command));

@@ -116,7 +116,10 @@ impl<C: Clients> Drive<C> {
                     Some(Event::Hello(bytes)) => self.node.hear(&bytes, now),
                     Some(Event::Frame(bytes)) => self.node.frame(bytes, now),
                     Some(Event::Closed(run)) => self.node.link_closed(run, now),
-                    Some(Event::Refused(refusal)) => self.refusals.tell(&refusal, now),
+                    Some(Event::Refused(refusal)) => {
+                        self.shared.stats.refused();
+                        self.refusals.tell(&refusal, now);
+                    }
                     None => return Poll::Ready(()),
                 }
                 left -= 1;

@@ -22,6 +22,8 @@ use crate::message::{Channel, Key, Kind, Message};
 
 /// The bytes of publishes that wait until this node leads their channel. More are not answered.
 const MOST_WAITING: usize = 16 << 20;
+/// What each of them counts besides its data.
+const WAITING: usize = 1024;
 /// What is to be read of a node that does not lead its channel is read again so many milliseconds later.
 const AGAIN: u64 = 20;
 /// So many channels are looked at in each turn after nodes have come or gone.
@@ -108,17 +110,21 @@ impl OrderedChannels {
             Ordered::Publish { binary, data, except, key, priority, count, hops } => {
                 let options = PublishOptions { priority: Priority::of(priority)?, ..options(except, key)? };
                 let publication = publication(channel.clone(), binary, data, options)?;
-                let publication = Publication { count, ..publication };
-                let publish = self.nodes.clone().publish(rule, publication, (counts(), behind), hops).map(drop).boxed();
-                self.publish(channel, publish, data.len());
+                let (publication, counts) = (Publication { count, ..publication }, counts());
+                if self.waiting > MOST_WAITING {
+                    counts.ack().settle(Counts { unanswered: 1, ..Counts::default() });
+                    return None;
+                }
+                let publish = self.nodes.clone().publish(rule, publication, (counts, behind), hops);
+                self.publish(channel, publish.map(drop).boxed(), data.len() + WAITING);
             }
-            Ordered::Next { message, except, key, count, keep } => {
+            Ordered::Next { message, except, key, count, keep, ended } => {
                 let kept = message.kept()?;
                 let publication = Publication::new(channel, kept.message).with(options(except, key)?);
                 let publication = Publication { count, ..publication };
                 let at = (kept.at, kept.when, keep);
                 let counts = counts();
-                let next = next(self.nodes.clone(), (publication, rule), at, (from, epoch), (counts, behind));
+                let next = next(self.nodes.clone(), (publication, rule), (at, ended), (from, epoch), (counts, behind));
                 return begun(next);
             }
             Ordered::Read { cursor, since, last, most: (messages, bytes), page } => {
@@ -169,11 +175,8 @@ impl OrderedChannels {
         if is_first && (&mut publish).now_or_never().is_some() {
             return;
         }
-        // One that is dropped was not done, which its publisher is not told in numbers: it is a node that does not answer.
-        if self.waiting + bytes <= MOST_WAITING {
-            self.waiting += bytes;
-            self.publishes.entry(channel).or_default().push_back((publish, bytes));
-        }
+        self.waiting += bytes;
+        self.publishes.entry(channel).or_default().push_back((publish, bytes));
     }
 
     /// What was read has come.
@@ -248,7 +251,7 @@ fn begun(future: impl Future<Output = ()> + Send + 'static) -> Option<Waiting> {
 async fn next(
     nodes: Nodes,
     (publication, rule): (Publication, Arc<ChannelRule>),
-    at: (Position, u64, bool),
+    (at, ended): ((Position, u64, bool), Vec<u64>),
     (from, epoch): (Arc<Link>, u32),
     (counts, behind): (PendingCounts, WorkerSet),
 ) {
@@ -257,7 +260,7 @@ async fn next(
     behind.iter().for_each(|worker| workers.add(worker));
     nodes.hub.room_for(&publication, &workers).await;
     let now = nodes.others.as_ref().map_or(0, |others| others.now());
-    match nodes.hub.follow(publication, &rule, at, (from.peer.0, epoch), (&counts, &behind)) {
+    match nodes.hub.follow(publication, &rule, at, (&ended, (from.peer.0, epoch)), (&counts, &behind)) {
         Follow::Next | Follow::Known => {}
         Follow::Ask(cursor) => {
             let message = ReadFor::Node.message(Some(cursor)).to_bytes(channel.as_str());

@@ -34,7 +34,7 @@ mod unanswered;
 use futures_util::future::Either;
 use smallvec::SmallVec;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 use tokio::sync::oneshot;
 
@@ -45,8 +45,8 @@ use self::members::{Phase, Shared};
 use self::ordered::Nodes;
 use self::receipt::{Subscribed, Told};
 use crate::hub::{
-    ChannelAction, ChannelCommand, ConnCommand, Counts, Delivery, Hub, InterestSink, PendingCounts, Publication,
-    PublishOptions, WorkerSet,
+    ChannelAction, ChannelCommand, ConnCommand, Counts, Delivery, Hub, InterestSink, NodeFigures, PendingCounts,
+    Publication, PublishOptions, WorkerSet,
 };
 use crate::ids::{ClientId, NodeId, WorkerId};
 use crate::message::{Channel, Key, Kind, Message};
@@ -63,6 +63,10 @@ pub struct Mesh {
     started: SystemTime,
     /// The other nodes; none with the memory engine.
     others: Option<Arc<Shared>>,
+    /// Others do not tell this node of their channels, as it is no engine: what is for a channel goes to all of them.
+    untold: bool,
+    /// Tells how this node is.
+    figures: OnceLock<Box<dyn Fn() -> NodeFigures + Send + Sync>>,
 }
 
 /// Tells the other nodes of this one's channels.
@@ -94,10 +98,21 @@ impl Behind {
     }
 }
 
+/// Where the node is whose clients have such an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Home {
+    /// It is this one.
+    Here,
+    /// This node has a link to it.
+    Linked,
+    /// There is none of that number, as far as this node knows.
+    Elsewhere,
+}
+
 impl Mesh {
     /// A mesh of this process alone.
     pub fn new(hub: Arc<Hub>, node: NodeId) -> Mesh {
-        Mesh { hub, node, started: SystemTime::now(), others: None }
+        Mesh { hub, node, started: SystemTime::now(), others: None, untold: false, figures: OnceLock::new() }
     }
 
     /// One with other nodes. The hub tells them of its channels by [`Interest`].
@@ -109,6 +124,16 @@ impl Mesh {
     /// All nodes, as channels need them whose messages have an order.
     fn nodes(&self) -> Nodes {
         Nodes { hub: self.hub.clone(), others: self.others.clone() }
+    }
+
+    /// The same for a node that has no clients: others do not tell it of their channels.
+    pub fn without_clients(self) -> Mesh {
+        Mesh { untold: true, ..self }
+    }
+
+    /// Sets what tells how this node is: called by any thread, without waiting. Only the first call counts.
+    pub fn tell_figures(&self, figures: impl Fn() -> NodeFigures + Send + Sync + 'static) {
+        let _ = self.figures.set(Box::new(figures));
     }
 
     /// The other nodes; None with the memory engine.
@@ -160,9 +185,10 @@ impl Mesh {
         })
     }
 
-    /// The other nodes that have subscribers of a channel.
+    /// The other nodes that have subscribers of a channel, or may have some.
     fn others_of(&self, channel: &Channel) -> Remote {
         match &self.others {
+            Some(others) if self.untold => Remote::new(others.all_links().into(), others),
             Some(others) => Remote::new(others.links_of(hash(channel.as_str())), others),
             None => Remote::default(),
         }
@@ -175,6 +201,15 @@ impl Mesh {
                 Remote::new(others.links_of_number(node.get()), others)
             }
             _ => Remote::default(),
+        }
+    }
+
+    /// Where a client's node is.
+    pub fn home_of(&self, client: ClientId) -> Home {
+        match client.node() {
+            Some(node) if node == self.hub.node() => Home::Here,
+            _ if self.other_of(client).is_nobody() => Home::Elsewhere,
+            _ => Home::Linked,
         }
     }
 

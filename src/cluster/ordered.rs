@@ -14,7 +14,7 @@ use super::members::Shared;
 use super::protocol::longs;
 use super::protocol::ordered::{Copied, Log, Ordered, place};
 use crate::config::ChannelRule;
-use crate::hub::history::{From, LogCopy, Most, Position, Reading, now};
+use crate::hub::history::{From, LogCopy, Most, Placed, Position, Reading, now};
 use crate::hub::{Counts, Hub, PendingCounts, Publication, Verdict, WorkerSet};
 use crate::ids::ClientId;
 use crate::message::{Channel, Key, Kind};
@@ -80,10 +80,9 @@ impl Nodes {
             let others = Others::of(&self, &publication.channel);
             others.room_for(publication.message.data().len()).await;
             let replica = others.replica();
-            let ordered =
-                self.hub.order(publication.clone(), &rule, (&pending_counts, &behind), replica, |at, when, copy| {
-                    others.force(&publication, (at, when, copy), &pending_counts);
-                });
+            let ordered = self.hub.order(publication.clone(), &rule, (&pending_counts, &behind), replica, |placed| {
+                others.force(&publication, &placed, &pending_counts);
+            });
             if let Some(ordered) = ordered {
                 return (ordered.workers, Some(ordered.position));
             }
@@ -232,7 +231,7 @@ impl Others {
     fn force(
         &self,
         publication: &Publication,
-        (at, when, copy): (Position, u64, Option<LogCopy>),
+        Placed { at, when, ended, copy }: &Placed,
         pending_counts: &PendingCounts,
     ) {
         let (channel, now) = (publication.channel.as_str(), self.shared.as_ref().map_or(0, |shared| shared.now()));
@@ -243,8 +242,8 @@ impl Others {
         let (key, count) = (publication.options.key.as_ref().map(Key::as_str), publication.count);
         for link in &self.links {
             let keep = self.replica.as_ref().is_some_and(|replica| Arc::ptr_eq(replica, link));
-            let message = Copied::new(at, when, &publication.message);
-            let message = Ordered::Next { message, except, key, count, keep }.to_bytes(channel);
+            let message = Copied::new(*at, *when, &publication.message);
+            let message = Ordered::Next { message, except, key, count, keep, ended: ended.clone() }.to_bytes(channel);
             let request = pending_counts.is_counted().then(|| Request::Counts(pending_counts.ack()));
             link.force(&message, request, now);
         }

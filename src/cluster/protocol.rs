@@ -234,6 +234,8 @@ pub enum Message<'a> {
         /// How many there are.
         count: u64,
     },
+    /// How is the receiving node? Answered by [`Message::Answer`].
+    Figures,
     /// Of a channel whose messages have an order.
     Ordered {
         /// The channel's name.
@@ -408,7 +410,7 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 /// How many kinds of messages this version knows.
-const KINDS: u8 = 22;
+const KINDS: u8 = 23;
 
 #[cfg(test)]
 mod tests;

@@ -41,6 +41,7 @@ pub struct Stats {
     reply_micros: AtomicU64,
     unanswered: AtomicU64,
     restarts: AtomicU64,
+    refused: AtomicU64,
 }
 
 impl Stats {
@@ -58,6 +59,16 @@ impl Stats {
     /// Something was lost on the way to a node, which is told all anew.
     pub fn restarted(&self) {
         self.restarts.fetch_add(1, Relaxed);
+    }
+
+    /// A link was refused.
+    pub fn refused(&self) {
+        self.refused.fetch_add(1, Relaxed);
+    }
+
+    /// Links that were refused.
+    pub fn refusals(&self) -> u64 {
+        self.refused.load(Relaxed)
     }
 
     /// Replies that have come, and the seconds that they took together.

@@ -6,7 +6,7 @@
 use self::bounds::{AGE, BUFFER, GIB, LIMIT, MIB, TIMEOUT, TIMEOUT_NOT_ZERO, seconds};
 use super::changes::{Changes, Effect, Effect::Live, Effect::Restart};
 use super::home::Home;
-use super::kinds::{Leaf, duration, list, number, parsed, required, secret, size, text, word, words};
+use super::kinds::{Leaf, duration, flag, flag_or, list, number, parsed, required, secret, size, text, word, words};
 use super::raw::address::{HOST_PORT, ORIGIN, host_pattern, host_port, net, origin};
 use super::raw::known::Known;
 use super::raw::tree::Kind::Scalar;
@@ -58,6 +58,9 @@ section! {
         pub center: Listen = "center.apiServer", address(6787), Restart("the listener");
         /// TLS of the center's API.
         pub center_tls: Tls = "center.apiServer.tls", part();
+        /// The center serves the console under /console, unless everybody on the network could use it: where there are no
+        /// users, its port must be on loopback. In dev it has the demo, too.
+        pub console: bool = "console.enabled", flag_or(true), Live;
         /// The engine's API, for back ends.
         pub api: ApiServer = "engine.apiServer", part();
         /// The centers, as an engine reaches them: one, or a list, of which any is enough.
@@ -81,7 +84,15 @@ section! {
         /// IP addresses or CIDRs whose X-Forwarded-For counts.
         pub trusted_proxies: Vec<IpNet> =
             "trustedProxies", list("an IP address or a CIDR such as \"10.0.0.0/8\"", net), Live;
-        /// How long a stop waits for clients to leave.
+        /// How long a stop begins with `/readyz` at 503 while everything else goes on: the time in which a load balancer
+        /// learns of it.
+        pub drain_delay: Duration = "drainDelay", duration(TIMEOUT, Duration::ZERO), Live;
+        /// The time over which a stop closes clients, a few at a time; half of shutdownTimeout at most, and 10 ms for each
+        /// client.
+        pub drain_spread: Duration = "drainSpread", duration(TIMEOUT, seconds(5)), Live;
+        /// How long handlers that wait may go on when a successor process takes over; then their waits end with an err.
+        pub upgrade_timeout: Duration = "upgradeTimeout", duration(TIMEOUT, seconds(10)), Live;
+        /// How long a stop waits for clients to leave, after drainDelay.
         pub shutdown_timeout: Duration = "shutdownTimeout", duration(TIMEOUT, seconds(10)), Live;
         /// This node among others.
         pub cluster: Cluster = "cluster", part();
@@ -101,6 +112,8 @@ section! {
         pub role: NodeRole = NodeRole::SINGLE;
         /// Where it listens, if it is one of several nodes on this machine that share the file.
         pub home: Option<Home> = None;
+        /// It is run by `dev`.
+        pub dev: bool = false;
         /// How long a worker may not go on until it counts as stuck: [`STUCK_AFTER`], but for tests.
         pub stuck_after: Duration = STUCK_AFTER;
         /// Things worth a line in the log: keys that are read and not used, and the like.
@@ -127,6 +140,8 @@ section! {
         pub max_size: usize = "maxSize", size(64 * 1024..=1024 * GIB, 100 * MIB), Restart("the log file");
         /// The least severe level that is written. At debug there are connects, subscriptions, publishes and closes, too.
         pub level: Level = "level", word(&[Level::Debug, Level::Info, Level::Warn, Level::Error], Level::Info), Live;
+        /// One line for each request to an API and each handshake, at info.
+        pub access: bool = "access", flag(), Live;
         /// How a line looks: text, or json, one object a line.
         pub format: Format = "format", word(&[Format::Text, Format::Json], Format::Text), Restart("the log");
     }

@@ -137,8 +137,13 @@ where
 
 /// true or false, by default false.
 pub fn flag() -> Leaf<bool> {
-    let read = |at: &Value<'_>| at.parse("true or false", false, |text| text.parse().ok());
-    Leaf::new("boolean", "true, false".to_owned(), Some(false), read, |is: &bool| (*is).into())
+    flag_or(false)
+}
+
+/// true or false, by default that.
+pub fn flag_or(default: bool) -> Leaf<bool> {
+    let read = move |at: &Value<'_>| at.parse("true or false", default, |text| text.parse().ok());
+    Leaf::new("boolean", "true, false".to_owned(), Some(default), read, |is: &bool| (*is).into())
 }
 
 /// A duration.

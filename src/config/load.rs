@@ -11,7 +11,7 @@ use super::problem::{Problem, Problems};
 use super::raw::value::Value;
 use super::raw::{MAX_BYTES, Sink, tree, units};
 use super::rows::Section;
-use super::types::{Compression, Listen, Protocol, ProxyProtocol};
+use super::types::{Compression, EventStream, Listen, Protocol, ProxyProtocol};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
@@ -112,6 +112,10 @@ fn in_force(file: &Path, mut config: Config, root: &Value<'_>) -> Config {
         if server.compression != Compression::Off && server.protocol != Protocol::Websocket {
             let key = key_of(server, "compression");
             config.notes.push(format!("{key}: nothing is compressed, since only WebSocket has it"));
+        }
+        if server.event_stream != EventStream::Off && server.protocol != Protocol::Websocket {
+            let key = key_of(server, "eventStream");
+            config.notes.push(format!("{key}: there are no event streams, since only protocol websocket has them"));
         }
         let (ping, read) = (server.limits.ping_interval, server.limits.read_timeout);
         if server.protocol == Protocol::Websocket && !read.is_zero() && ping >= read {

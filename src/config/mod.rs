@@ -2,7 +2,7 @@
 //!
 //! `keys` has a row for each key, and makes the types of them; `rows` says what a row is, `kinds` and `sections` what can
 //! stand at a key. `raw` knows the spelling and where each value stands; `load` checks what values mean together; `reload`
-//! compares two configurations; `print` writes one with all there is to know of it; `production`
+//! compares two configurations; `print` writes one with all there is to know of it; `explain` says which rule holds for a channel; `production`
 //! looks for what should not be in force where strangers come. The rest of the program sees only the
 //! types that are named here.
 
@@ -11,6 +11,7 @@ use std::net::IpAddr;
 pub mod access;
 mod changes;
 mod channels;
+pub mod explain;
 pub mod file;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -39,8 +40,9 @@ pub use problem::{Problem, Problems};
 pub use raw::units::{Quantity, parse_duration};
 pub use rows::Row;
 pub use types::{
-    ClusterEngine, Compression, Envelope, Format, High, HostPattern, LOAD_LIMIT, Level, Library, Listen, MAX_SCRIPT,
-    MAX_WAITING, NodeRole, Over, Protocol, ProxyProtocol, QueueFull, Rate, Roles, STUCK_AFTER, Slow, UNSENT_LIMIT,
+    ClusterEngine, Compression, Envelope, EventStream, Format, High, HostPattern, LOAD_LIMIT, Level, Library, Listen,
+    MAX_SCRIPT, MAX_WAITING, NodeRole, Over, Protocol, ProxyProtocol, QueueFull, Rate, Roles, STUCK_AFTER, Slow,
+    UNSENT_LIMIT,
 };
 
 impl Config {

@@ -241,7 +241,7 @@ fn indented(text: &str, by: &str) -> String {
 }
 
 /// A value as YAML: JSON, but for words that need no quotes.
-fn yaml(value: &Json) -> String {
+pub(super) fn yaml(value: &Json) -> String {
     match value {
         Json::Null => String::new(),
         Json::String(text) if is_plain(text) => text.clone(),

@@ -303,6 +303,25 @@ impl std::fmt::Display for Compression {
     }
 }
 
+/// Whether clients may have server-sent events instead of a WebSocket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventStream {
+    /// They may not.
+    Off,
+    /// On the same path, by `Accept: text/event-stream`.
+    On,
+}
+
+impl std::fmt::Display for EventStream {
+    /// The word in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            EventStream::Off => "off",
+            EventStream::On => "on",
+        })
+    }
+}
+
 /// What happens to the messages of a channel that wait for a client which does not keep up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slow {

@@ -36,7 +36,8 @@ pub struct Addresses {
 
 /// All sockets that a configuration names.
 pub struct Listeners {
-    list: Vec<Listener>,
+    /// Each with the address that the configuration names.
+    list: Vec<(Listener, SocketAddr)>,
     pub(super) addresses: Addresses,
 }
 
@@ -50,7 +51,7 @@ impl Listeners {
         };
         let mut one = |role: Role, listen: &Listen| match bind(listen.addr, unsent(role)) {
             Ok((socket, addr)) => {
-                list.push(Listener { role, socket });
+                list.push((Listener { role, socket }, listen.addr));
                 addr
             }
             Err(source) => {
@@ -77,9 +78,33 @@ impl Listeners {
         }
     }
 
+    /// Those that the process before has bound: each that this configuration names, servers first.
+    pub(super) fn of(list: Vec<Listener>, config: &Config) -> io::Result<Listeners> {
+        let mut addresses = Addresses { servers: Vec::new(), api: config.api.listen.addr, center: config.center.addr };
+        let mut wanted = Vec::new();
+        for listener in list {
+            let at = listener.socket.local_addr()?;
+            let named = match listener.role {
+                Role::Server(server) => {
+                    addresses.servers.push(at);
+                    config.servers.get(server).map_or(at, |server| server.listen.addr)
+                }
+                Role::Api => std::mem::replace(&mut addresses.api, at),
+                Role::Center => std::mem::replace(&mut addresses.center, at),
+            };
+            wanted.push((listener, named));
+        }
+        Ok(Listeners { list: wanted, addresses })
+    }
+
     /// The same sockets, duplicated for one more worker.
     pub(super) fn for_worker(&self) -> io::Result<Vec<Listener>> {
-        self.list.iter().map(Listener::try_clone).collect()
+        self.list.iter().map(|(listener, _)| listener.try_clone()).collect()
+    }
+
+    /// The sockets themselves, each with the address that the configuration names.
+    pub(super) fn into_list(self) -> Vec<(Listener, SocketAddr)> {
+        self.list
     }
 }
 

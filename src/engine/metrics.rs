@@ -9,7 +9,7 @@ use crate::cluster::link::Link;
 use crate::cluster::members::Shared;
 use crate::cluster::protocol::Hello;
 use crate::cluster::stats::Traffic;
-use crate::config::Config;
+use crate::config::{Config, Server};
 use crate::hub::{Hub, history};
 use crate::queue::Queue;
 use crate::script::hook::Hook;
@@ -40,6 +40,9 @@ pub(super) fn metrics(
             .collect(),
     });
     let metrics = Metrics::new(servers.collect(), config.summary.max_age, config.summary.age_buckets as usize);
+    if config.servers.iter().any(Server::has_event_streams) {
+        metrics.show_streams();
+    }
     let gauge = |of, name, help, read: Box<dyn Fn() -> usize + Send + Sync>| {
         let read = Box::new(move || vec![(String::new(), read() as f64)]);
         metrics.watch(GaugeFunction { of, kind: Kind::Gauge, name, help, label: None, read });
@@ -196,6 +199,9 @@ fn of_mesh(metrics: &Metrics, others: &Arc<Shared>) {
         "How often a node was told all anew after a loss.",
         |others| others.stats.losses().1,
     );
+    one(Kind::Counter, "connmix_engine_mesh_refused_total", "Links of other nodes that were refused.", |others| {
+        others.stats.refusals() as f64
+    });
     let two = |kind, name, help, label, read: fn(&Shared) -> [(&'static str, f64); 2]| {
         let others = others.clone();
         let read = move || read(&others).into_iter().map(|(label, value)| (label.to_owned(), value)).collect();

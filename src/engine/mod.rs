@@ -2,27 +2,32 @@
 
 mod certificates;
 mod error;
+mod figures;
+mod handover;
 mod listeners;
 mod mesh;
 mod metrics;
 mod reload;
 mod scripts;
 mod stand_in;
+mod stop;
 mod stuck;
+mod succession;
+mod successor;
 
 use arc_swap::ArcSwap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use self::certificates::Certificates;
+use self::handover::Kept;
 use self::scripts::{check_script, compile};
 use self::stand_in::Doors;
 use crate::admission::Admission;
 use crate::api::idempotency::IdempotencyTable;
-use crate::api::{Callers, LoginThrottle, OnceHere, Verifier};
+use crate::api::{Callers, LoginThrottle, OnceHere, Stage, Verifier};
 use crate::cluster::drive::Driver;
 use crate::cluster::members::Shared;
 use crate::cluster::{Interest, Mesh};
@@ -35,16 +40,17 @@ use crate::queue::Queue;
 use crate::script::watchdog;
 use crate::shared;
 use crate::timers::Timers;
-use crate::worker::pulse::{BEAT, Pulse, State};
 use crate::worker::thread::{self, Spec};
-use crate::worker::{self, Control, Peers, Reserve};
+use crate::worker::{self, Peers, Reserve};
 
 pub use certificates::check_certificates;
 pub use error::StartError;
+pub use handover::{Estate, Summary};
 pub use listeners::{Addresses, BindError, Listeners};
 pub use mesh::{HAS_CLUSTER, Link, WITHOUT_CLUSTER};
 pub use reload::OnLevel;
 pub use scripts::check_scripts;
+pub use successor::Before;
 
 /// Whether a script that loops without end can be stopped here. If not, such a script holds its worker and all of its
 /// clients until the process is killed; the error names possible causes. Takes some 20 ms.
@@ -60,9 +66,12 @@ pub fn check_watchdog() -> Result<(), String> {
 /// A running engine.
 pub struct Engine {
     addresses: Addresses,
-    draining: watch::Sender<bool>,
+    /// How far the stop has come.
+    stage: watch::Sender<Stage>,
     peers: Arc<Peers>,
     workers: Vec<JoinHandle<()>>,
+    /// Connections of each server.
+    clients: Vec<Arc<AtomicUsize>>,
     queue: Arc<Queue>,
     timers: Arc<Timers>,
     config: Arc<ArcSwap<Config>>,
@@ -71,6 +80,8 @@ pub struct Engine {
     supervisor: Option<(mpsc::Sender<reload::Command>, JoinHandle<()>)>,
     watcher: Option<stuck::Watcher>,
     doors: Arc<Doors>,
+    /// What a successor process gets.
+    estate: Estate,
     /// The mesh of all nodes.
     nodes: Arc<Mesh>,
     /// The mesh's threads, if there are other nodes.
@@ -98,6 +109,29 @@ impl Engine {
         workers: Option<usize>,
         on_level: OnLevel,
     ) -> Result<Engine, StartError> {
+        Engine::start_as(link, None, config, listeners, workers, on_level)
+    }
+
+    /// The same as the successor of a process, whose number it gets: it serves once it has taken over
+    /// ([`Engine::succeed`]).
+    pub fn start_after(
+        before: &Before,
+        config: Config,
+        listeners: Listeners,
+        workers: Option<usize>,
+        on_level: OnLevel,
+    ) -> Result<Engine, StartError> {
+        Engine::start_as(Link::Network, Some(before.node()), config, listeners, workers, on_level)
+    }
+
+    fn start_as(
+        link: Link,
+        succeeds: Option<NodeNumber>,
+        config: Config,
+        listeners: Listeners,
+        workers: Option<usize>,
+        on_level: OnLevel,
+    ) -> Result<Engine, StartError> {
         let reserve = Reserve::of(raise_file_limit());
         let configured = workers.unwrap_or(config.workers);
         let workers = match configured {
@@ -109,7 +143,7 @@ impl Engine {
         let certificates = Certificates::load(&config);
         let certificates = certificates.map_err(|wrong| StartError::Certificate(certificates::lines(&wrong)))?;
         let tls = certificates.ports().clone();
-        let node = NodeNumber::random();
+        let node = succeeds.unwrap_or_else(NodeNumber::random);
         let others: Option<Arc<Shared>> = config.is_of_mesh().then(Arc::default);
         let hub = match &others {
             Some(others) => Hub::new(node, workers).telling(Arc::new(Interest(others.clone()))),
@@ -122,6 +156,7 @@ impl Engine {
         let memory = Arc::new(Memory::new(workers));
         let mesh = Mesh::new(hub.clone(), NodeId::random());
         let mesh = Arc::new(match &others {
+            Some(others) if !config.role.engine => mesh.with_others(others.clone()).without_clients(),
             Some(others) => mesh.with_others(others.clone()),
             None => mesh,
         });
@@ -133,7 +168,7 @@ impl Engine {
         let repeats = Arc::new(IdempotencyTable::default());
         let clients: Vec<Arc<AtomicUsize>> = config.servers.iter().map(|_| Arc::default()).collect();
         let admissions: Vec<Arc<Admission>> = config.servers.iter().map(|_| Arc::default()).collect();
-        let (draining, drain) = watch::channel(false);
+        let (stage, stages) = watch::channel(Stage::Serving);
         let (peers, lanes) = Peers::new(workers);
         let peers = Arc::new(peers);
         let addresses = listeners.addresses.clone();
@@ -148,11 +183,23 @@ impl Engine {
 
         let api_doors = listeners.for_worker().map_err(|e| StartError::System(e.to_string()))?;
         let doors = Arc::new(Doors::new(api_doors, tls.clone()));
+        let estate = Estate {
+            peers: peers.clone(),
+            stage: stage.clone(),
+            hub: hub.clone(),
+            queue: queue.clone(),
+            shared: shared.clone(),
+            timers: timers.clone(),
+            repeats: repeats.clone(),
+            listeners: Kept::default(),
+        };
         let mut engine = Engine {
             addresses,
-            draining,
+            stage,
+            estate,
             peers: peers.clone(),
             workers: Vec::with_capacity(workers),
+            clients: clients.clone(),
             queue: queue.clone(),
             timers: timers.clone(),
             config: config.clone(),
@@ -189,7 +236,8 @@ impl Engine {
                 tls: tls.clone(),
                 reserve,
                 control,
-                draining: drain.clone(),
+                stage: stages.clone(),
+                succeeds: succeeds.is_some(),
             };
             let (ready, started) = std::sync::mpsc::channel();
             let thread = std::thread::Builder::new()
@@ -200,6 +248,7 @@ impl Engine {
             engine.workers.push(thread);
             starting.push(started);
         }
+        *engine.estate.listeners.lock().unwrap_or_else(PoisonError::into_inner) = listeners.into_list();
         for started in starting {
             // Dropping the engine ends the workers that have started.
             started
@@ -210,15 +259,26 @@ impl Engine {
         if let Some(others) = others {
             let (config, addresses) = (config.load(), &engine.addresses);
             let once = Arc::new(OnceHere { repeats, mesh: mesh.clone() });
+            let clients = clients.clone();
             let parts = mesh::Parts { config: &config, addresses, hub: &hub, mesh: &mesh, clients, once };
             engine.mesh = Some(mesh::join(parts, others, &link)?);
         }
         let stuck_after = config.load().stuck_after;
-        let watcher = stuck::Watcher::spawn(peers.clone(), hub, doors, timers, stuck_after);
+        let watcher = stuck::Watcher::spawn(peers.clone(), hub.clone(), doors, timers, stuck_after);
         engine.watcher = Some(watcher.map_err(|e| StartError::System(e.to_string()))?);
         let system = |e: std::io::Error| StartError::System(e.to_string());
         engine.memory = Some(memory::watch(memory, config.clone()).map_err(system)?);
+        let (at_start, measured) = (config.load_full(), metrics.clone());
         let supervisor = reload::Supervisor::new(config, peers, programs, certificates, metrics, on_level, configured);
+        figures::tell(figures::Parts {
+            config: at_start,
+            addresses: engine.addresses.clone(),
+            hub,
+            mesh,
+            clients,
+            metrics: measured,
+            scripts: supervisor.told(),
+        });
         engine.supervisor = Some(supervisor.spawn().map_err(|e| StartError::System(e.to_string()))?);
         Ok(engine)
     }
@@ -233,6 +293,11 @@ impl Engine {
         self.nodes.is_serving()
     }
 
+    /// All that it hands over to a successor process.
+    pub fn estate(&self) -> Estate {
+        self.estate.clone()
+    }
+
     /// How many workers it has.
     pub fn workers(&self) -> usize {
         self.workers.len()
@@ -242,87 +307,6 @@ impl Engine {
     pub fn reload(&self) {
         if let Some((commands, _)) = &self.supervisor {
             let _ = commands.try_send(reload::Command::Reload);
-        }
-    }
-
-    /// Stops accepting, closes every client with 1001 after it has got what it is owed, and waits until all have gone,
-    /// at most `shutdownTimeout`. True: no client was cut off.
-    pub fn shutdown(mut self) -> bool {
-        self.stop(self.config.load().shutdown_timeout)
-    }
-
-    fn stop(&mut self, within: Duration) -> bool {
-        // Its end is awaited last: it may be trying a script.
-        let supervisor = self.supervisor.take().map(|(_, thread)| thread);
-        self.draining.send_replace(true);
-        self.nodes.others().into_iter().for_each(|others| others.drain());
-        self.doors.shut();
-        // Its consumers end now.
-        self.queue.close();
-        self.timers.close();
-        let deadline = std::time::Instant::now() + within;
-        let mut untold: Vec<_> = self.workers.iter().zip(&self.peers.control).collect();
-        while !untold.is_empty() && std::time::Instant::now() < deadline {
-            // A worker whose lane is full may be stuck; it keeps no other from its end.
-            untold.retain(|(thread, control)| {
-                let full = |sent| matches!(sent, Err(mpsc::error::TrySendError::Full(_)));
-                !thread.is_finished() && full(control.try_send(Control::Drain))
-            });
-            if !untold.is_empty() {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
-        let ended = |thread: JoinHandle<()>| {
-            while !thread.is_finished() && std::time::Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            // A thread that is not finished ends with the process.
-            thread.is_finished() && thread.join().is_ok()
-        };
-        let mut clean = true;
-        let mut left = Vec::new();
-        for (i, thread) in self.workers.drain(..).enumerate() {
-            let running = !thread.is_finished();
-            let in_time = ended(thread);
-            if running && !in_time {
-                left.push(i);
-            }
-            clean &= in_time;
-        }
-        if !left.is_empty() {
-            tell_left(&self.peers, &left);
-        }
-        supervisor.map(ended);
-        // After the clients, whose last messages may be for clients of other nodes.
-        self.mesh.take();
-        // Not before: until now a worker may be stuck.
-        self.watcher.take();
-        clean
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        if !self.workers.is_empty() {
-            self.stop(Duration::from_secs(1));
-        }
-    }
-}
-
-/// Logs why workers have not ended in time: their connections have not, or they are stuck.
-fn tell_left(peers: &Peers, workers: &[usize]) {
-    let pulses: Vec<&Pulse> = workers.iter().map(|&i| &peers.pulses[i]).collect();
-    let before: Vec<_> = pulses.iter().map(|pulse| pulse.progress()).collect();
-    if pulses.iter().any(|pulse| pulse.state() == State::Fine) {
-        // They have not been watched for long enough.
-        std::thread::sleep(BEAT * 2);
-    }
-    for ((i, pulse), before) in workers.iter().zip(pulses).zip(before) {
-        let open = peers.loads[*i].load(Relaxed);
-        if pulse.progress() != before {
-            tracing::error!("worker {i} was cut off: {open} of its connections had not ended");
-        } else {
-            tracing::error!("worker {i} was cut off with {open} connections: it is stuck, {}", pulse.whereabouts());
         }
     }
 }

@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::certificates::{self, Certificates};
+use super::figures::Scripts;
 use super::scripts::check_script;
 use crate::config::reload::{compare, merge};
-use crate::config::{Config, Level, load};
+use crate::config::{Config, Level, Server, load};
 use crate::lint::explained;
 use crate::script::program::{Program, Stamp, shown, stamp};
 use crate::script::vm::{Vm, VmLimits};
@@ -53,6 +54,8 @@ pub(super) struct Supervisor {
     config: Arc<ArcSwap<Config>>,
     peers: Arc<Peers>,
     scripts: Vec<Script>,
+    /// What others are told of them.
+    told: Arc<Scripts>,
     certificates: Certificates,
     /// The configuration file when it was last read; None: not yet by this thread. It may have changed between the
     /// engine's start and the first check.
@@ -154,6 +157,7 @@ impl Supervisor {
         on_level: OnLevel,
         workers: usize,
     ) -> Supervisor {
+        let told = Arc::new(Scripts::new(&programs));
         let scripts = programs.into_iter().map(|live| Script { live, failed: None, change: None }).collect();
         certificates.tell();
         Supervisor {
@@ -161,6 +165,7 @@ impl Supervisor {
             config,
             peers,
             scripts,
+            told,
             certificates,
             config_stamp: None,
             config_seen: None,
@@ -170,6 +175,11 @@ impl Supervisor {
             on_level,
             workers,
         }
+    }
+
+    /// What it tells of the scripts.
+    pub(super) fn told(&self) -> Arc<Scripts> {
+        self.told.clone()
     }
 
     /// Runs on its own thread until the sender is dropped.
@@ -272,6 +282,7 @@ impl Supervisor {
             Ok(()) => {
                 self.metrics.reloads.scripts.one(ReloadResult::Ok);
                 tracing::info!("reloaded {file}");
+                self.told.taken(server, &program);
                 self.scripts[server] = Script { live: program, failed: None, change: None };
             }
             Err(Unbuilt { why, passing }) => {
@@ -280,6 +291,7 @@ impl Supervisor {
                     self.metrics.reloads.scripts.one(ReloadResult::Error);
                     tracing::error!("{file} was not reloaded, the code before stays: {}", why.replace('\n', " | "));
                 }
+                self.told.refused(server, &why);
                 self.scripts[server].failed = Some(Failed { program, why, passing, since: Instant::now() });
             }
         }
@@ -363,6 +375,9 @@ impl Supervisor {
             tracing::warn!("the API on {} is open to everybody now: no access.users are configured", open.addr);
         }
         self.certificates.take(certificates);
+        if merged.servers.iter().any(Server::has_event_streams) {
+            self.metrics.show_streams();
+        }
         self.config.store(Arc::new(merged));
         self.tell(|| Control::Configure).await;
         for server in scripts_differ {

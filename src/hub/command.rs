@@ -3,8 +3,9 @@
 use tokio::sync::oneshot;
 
 use crate::ids::{ClientId, WorkerId};
-use crate::message::Channel;
 use crate::message::close_code::may_be_sent;
+use crate::message::{Channel, Message};
+use crate::secret::token::Token;
 use crate::value::Value;
 use crate::wire::frame::MAX_REASON;
 
@@ -24,6 +25,13 @@ pub enum ConnCommand {
         /// The reason, at most 123 bytes.
         reason: Box<str>,
     },
+    /// Take a message that the client of an event stream has sent by a request of its own.
+    Receive {
+        /// What the client was told, and nobody else.
+        token: Token,
+        /// What it sent.
+        message: Message,
+    },
 }
 
 impl ConnCommand {
@@ -32,7 +40,7 @@ impl ConnCommand {
         match self {
             ConnCommand::SetContext(values) => values.len(),
             ConnCommand::Subscribe(channels) | ConnCommand::Unsubscribe(channels) => channels.len(),
-            ConnCommand::Close { .. } => 1,
+            ConnCommand::Close { .. } | ConnCommand::Receive { .. } => 1,
         }
     }
 
@@ -44,6 +52,7 @@ impl ConnCommand {
                 channels.iter().map(|channel| size_of::<Channel>() + channel.as_str().len()).sum()
             }
             ConnCommand::Close { reason, .. } => reason.len(),
+            ConnCommand::Receive { message, .. } => message.data().len(),
         }
     }
 }
@@ -112,9 +121,22 @@ pub enum CommandError {
     /// the same.
     #[error("the node of client {0} does not answer")]
     Unanswered(ClientId),
+    /// Too many messages of this client wait for its handler.
+    #[error("too much of what client {0} has sent waits for its handler")]
+    Busy(ClientId),
     /// The command would break a limit of the connection or of the engine; the sentence names it.
     #[error("{0}")]
     Bound(String),
+}
+
+impl CommandError {
+    /// The error with that text, as another node has said it of a command to that client.
+    pub fn read(client: ClientId, text: &str) -> CommandError {
+        [CommandError::NotConnected(client.get()), CommandError::Closing(client), CommandError::Busy(client)]
+            .into_iter()
+            .find(|error| error.to_string() == text)
+            .unwrap_or_else(|| CommandError::Bound(text.to_owned()))
+    }
 }
 
 /// Where the outcome of a command goes. Dropped unused, it says that there is no such client.

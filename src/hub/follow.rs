@@ -23,7 +23,7 @@ impl Hub {
         publication: Publication,
         rule: &ChannelRule,
         (at, when, keep): (Position, u64, bool),
-        of: Stream,
+        (ended, of): (&[u64], Stream),
         (pending_counts, behind): (&PendingCounts, &WorkerSet),
     ) -> Follow {
         let channel = publication.channel.clone();
@@ -36,7 +36,7 @@ impl Hub {
         };
         let publication = Arc::new(Publication { message, ..publication });
         let clock = (self.node().get(), now(), PATIENCE);
-        let (follow, is_kept) = self.history.follow((&channel, rule), (at, of), kept, clock, || {
+        let (follow, is_kept) = self.history.follow((&channel, rule), (at, ended, of), kept, clock, || {
             let mut workers = self.workers_of(channel.as_str());
             behind.iter().for_each(|worker| workers.add(worker));
             for worker in workers.iter() {
@@ -45,7 +45,7 @@ impl Hub {
             }
             workers.first().is_some()
         });
-        if keep && !is_kept {
+        if (keep && !is_kept) || matches!(follow, Follow::Stale(_)) {
             // Who has published is not told that all is well.
             pending_counts.ack().settle(Counts { unanswered: 1, ..Counts::default() });
         }
@@ -60,7 +60,7 @@ impl Hub {
         reading: &Reading,
     ) -> bool {
         self.history.catch_up_to(channel, (asked, reading), (self.node().get(), now()), |is_whole, missed| {
-            self.make_good((channel, rule), reading.at.position, is_whole, missed)
+            self.make_good((channel, rule), reading.head, is_whole, missed)
         })
     }
 

@@ -140,6 +140,12 @@ impl Mailbox {
         publishers.into_iter().for_each(Waker::wake);
     }
 
+    /// Whether nothing waits in it, nor for room in it.
+    pub fn is_empty(&self) -> bool {
+        let lane = self.lane();
+        lane.waiting.is_empty() && lane.publishers.is_empty()
+    }
+
     /// Whether the worker is stuck.
     pub fn is_stuck(&self) -> bool {
         self.stuck.load(Acquire)

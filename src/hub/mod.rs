@@ -4,6 +4,7 @@
 mod channel;
 mod command;
 mod delivery;
+mod figures;
 mod follow;
 pub mod history;
 mod interest;
@@ -14,6 +15,8 @@ mod order;
 mod pending;
 mod question;
 mod rooms;
+mod story;
+mod tail;
 #[cfg(test)]
 mod tests;
 pub mod topics;
@@ -34,12 +37,15 @@ use rooms::Rooms;
 pub use channel::{Joined, Left};
 pub use command::{ChannelAction, ChannelCommand, CommandError, CommandReply, ConnCommand};
 pub use delivery::{Backlog, Delivery, Except, MAX_EXCEPT, Priority, Publication, PublishOptions};
+pub use figures::{MAX_FIGURE_TEXT, NodeFigures, ScriptFigures, ServerFigures};
 pub use interest::InterestSink;
 pub use limit::{PublishLimits, Verdict};
 pub use mailbox::{MAILBOX_BYTES, Mailbox, Refused};
 pub use order::{Ordered, Recipient, enveloped};
 pub use pending::{Ack, Counts, PendingCounts, ReplyTo, Scenario, SoFar};
 pub use question::{Answer, AnswerTo, ClientInfo, Crowd, MAX_INFO, MAX_PAGE, Present, Question};
+pub use story::{ENDED_CHANNELS, Ended, MAX_TURNS, Story, Turn};
+pub use tail::{Event, MAX_EVENT, MAX_EVENT_BYTES, MAX_EVENTS, Seen, Wanted, Watch};
 pub use workers::WorkerSet;
 
 /// The process's hub.

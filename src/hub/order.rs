@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::delivery::{Backlog, Delivery, Publication};
-use super::history::{At, Envelope, From, Kept, LogCopy, Most, Position, Stream, gap, now};
+use super::history::{At, Envelope, From, Kept, Most, Placed, Position, Stream, gap, now};
 use super::pending::PendingCounts;
 use super::workers::WorkerSet;
 use super::{Ack, Hub};
@@ -55,23 +55,22 @@ impl Hub {
     }
 
     /// Orders a publication, keeps its message, and puts it into the mailboxes of the workers that have subscribers, and of
-    /// those of `behind`. `elsewhere` sends it to other nodes, with its time, and with a copy of the log as it was before for the
-    /// `replica`, if that has none yet. After [`Hub::room_for`]. None: this node does not lead the channel.
+    /// those of `behind`. `elsewhere` sends it to other nodes, of which `replica` keeps a copy of the log. After [`Hub::room_for`]. None: this node does not lead the channel.
     pub fn order(
         &self,
         publication: Publication,
         rule: &ChannelRule,
         (pending_counts, behind): (&PendingCounts, &WorkerSet),
         replica: Option<Stream>,
-        elsewhere: impl FnOnce(Position, u64, Option<LogCopy>),
+        elsewhere: impl FnOnce(Placed),
     ) -> Option<Ordered> {
         let Publication { channel, message, options, is_event, count } = publication;
         let envelope = (rule.envelope == EnvelopeKind::Json).then(|| Envelope::new(&channel, &message).counting(count));
-        let now = now();
-        let kept = (message.clone(), self.node().get(), now);
-        self.history.order((&channel, rule), kept, replica, |position, missing, copy| {
+        let kept = (message.clone(), self.node().get(), now());
+        self.history.order((&channel, rule), kept, replica, |placed, missing| {
+            let position = placed.at;
             pending_counts.place(position);
-            elsewhere(position, now, copy);
+            elsewhere(placed);
             let message = envelope.as_ref().map_or(message, |envelope| envelope.seal(Some(position)));
             let mut workers = self.workers_of(channel.as_str());
             behind.iter().for_each(|worker| workers.add(worker));

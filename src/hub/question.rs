@@ -4,6 +4,9 @@
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::figures::NodeFigures;
+use super::story::Story;
+use super::tail::{MAX_EVENTS, Seen, Watch};
 use crate::ids::ClientId;
 use crate::message::Channel;
 
@@ -35,14 +38,33 @@ pub enum Question {
     },
     /// What is there to know of a client?
     Client(ClientId),
+    /// How is the node? It answers without its workers, and so when these are stuck, too.
+    Figures,
+    /// What is remembered of a client that may be gone?
+    Story(ClientId),
+    /// What has a watcher to see, since it asked last?
+    Tail(Watch),
+    /// How many connections have a place in a channel with a bound, those that are about to come among them? No worker is
+    /// asked.
+    Places(Channel),
 }
 
 impl Question {
+    /// The client that it is about: only that client's worker can answer. None: it is for all workers, or those of a channel.
+    pub fn client(&self) -> Option<ClientId> {
+        match self {
+            Question::Client(client) | Question::Story(client) => Some(*client),
+            Question::Tail(watch) => watch.wanted.client,
+            Question::Presence { .. } | Question::Channels { .. } | Question::Figures | Question::Places(_) => None,
+        }
+    }
+
     /// The most entries of its answer.
     pub fn limit(&self) -> usize {
         match self {
             Question::Presence { limit, .. } | Question::Channels { limit, .. } => (*limit).min(MAX_PAGE),
-            Question::Client(_) => 1,
+            Question::Client(_) | Question::Story(_) | Question::Figures | Question::Places(_) => 1,
+            Question::Tail(_) => MAX_EVENTS,
         }
     }
 
@@ -51,7 +73,9 @@ impl Question {
         match self {
             Question::Presence { channel, .. } => channel.as_str().len(),
             Question::Channels { prefix, after, .. } => prefix.len() + after.len(),
-            Question::Client(_) => 0,
+            Question::Client(_) | Question::Story(_) | Question::Figures => 0,
+            Question::Tail(watch) => watch.wanted.channel.as_ref().map_or(0, |channel| channel.len()),
+            Question::Places(channel) => channel.as_str().len(),
         }
     }
 }
@@ -91,6 +115,12 @@ pub struct ClientInfo {
     pub subscriptions: u64,
     /// Bytes that wait to be written to it.
     pub waiting: u64,
+    /// When it came, in seconds of Unix time.
+    pub since: u64,
+    /// Messages that it has sent.
+    pub read: u64,
+    /// Messages that were put into its outbox.
+    pub sent: u64,
 }
 
 /// What a question came to, as far as it has been answered.
@@ -100,14 +130,21 @@ pub struct Answer {
     pub clients: Vec<Present>,
     /// Of [`Question::Channels`], by their names.
     pub channels: Vec<Crowd>,
-    /// Of [`Question::Presence`]: how many there are, not only on this page.
+    /// Of [`Question::Presence`]: how many there are, not only on this page. Of [`Question::Places`]: the places.
     pub count: u64,
     /// There is more behind this page.
     pub more: bool,
     /// Of [`Question::Client`]: None where there is no such client.
-    pub client: Option<ClientInfo>,
+    pub client: Option<Box<ClientInfo>>,
+    /// Of [`Question::Story`]; None where no worker has answered.
+    pub story: Option<Story>,
+    /// Of [`Question::Tail`].
+    pub seen: Seen,
     /// Nodes that did not answer.
     pub unanswered: u64,
+    /// Of [`Question::Figures`].
+    #[serde(skip)]
+    pub nodes: Vec<NodeFigures>,
 }
 
 /// Where an answer goes. Dropped unused, there is none.
@@ -121,7 +158,10 @@ impl Answer {
         self.count = self.count.saturating_add(other.count);
         self.more |= other.more;
         self.client = self.client.take().or(other.client);
+        self.story = self.story.take().or(other.story);
+        self.seen.add(other.seen);
         self.unanswered = self.unanswered.saturating_add(other.unanswered);
+        self.nodes.extend(other.nodes);
         self.page(limit);
     }
 
@@ -139,6 +179,7 @@ impl Answer {
         self.more |= self.clients.len() > limit || self.channels.len() > limit;
         self.clients.truncate(limit);
         self.channels.truncate(limit);
+        self.seen.page();
     }
 }
 

@@ -54,6 +54,11 @@ impl Rooms {
         true
     }
 
+    /// The places that are taken in a channel, those among them that are reserved.
+    pub fn here(&self, channel: &Channel) -> usize {
+        self.lock().rooms.get(channel).map_or(0, |room| room.here)
+    }
+
     /// Connections have come into a channel: its number may be another now. After [`Rooms::enter`], when they are in it.
     pub fn entered(&self, channel: &Channel, rule: &ChannelRule) {
         self.stir(&mut self.lock(), channel, rule);

@@ -69,6 +69,8 @@ pub struct Current {
     pub may_wait: bool,
     /// The connection ended while the handler waited; one without a connection is to end. Every further wait fails at once.
     pub interrupted: bool,
+    /// A new process takes the connection, or the node.
+    pub is_replaced: bool,
     /// How many waits have failed for that reason.
     pub in_vain: u32,
 }
@@ -76,12 +78,18 @@ pub struct Current {
 impl Current {
     /// A handler that starts.
     pub fn new(conn: Option<ConnRef>, server: usize, may_wait: bool) -> Current {
-        Current { conn, server, starts: None, may_wait, interrupted: false, in_vain: 0 }
+        Current { conn, server, starts: None, may_wait, interrupted: false, is_replaced: false, in_vain: 0 }
     }
 
     /// Why its waits end, once it is interrupted.
     pub fn gone(&self) -> &'static str {
-        if self.conn.is_some() { "the connection has closed" } else { "its time is over, or the engine is stopping" }
+        if self.is_replaced {
+            "a new process takes over: the wait has ended, and nobody knows how it would have"
+        } else if self.conn.is_some() {
+            "the connection has closed"
+        } else {
+            "its time is over, or the engine is stopping"
+        }
     }
 }
 

@@ -57,10 +57,14 @@ pub struct HandshakeRequest<'a> {
     pub method: &'a str,
     /// Path and query.
     pub uri: &'a str,
-    /// `HTTP/1.1`
+    /// `HTTP/1.1`, or `HTTP/1.0`, by which an event stream may be opened.
     pub protocol: &'static str,
     /// The client's address.
     pub remote: String,
+    /// It opens an event stream.
+    pub event_stream: bool,
+    /// The position from which the client wants to go on.
+    pub last_event_id: Option<std::borrow::Cow<'a, [u8]>>,
 }
 
 impl<'a> HookArgs<'a> {
@@ -200,12 +204,14 @@ fn push_headers(stack: Stack<'_>, request: &HandshakeRequest<'_>) -> One {
 
 fn push_server(stack: Stack<'_>, request: &HandshakeRequest<'_>) -> One {
     let host = request.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case("host")).map_or(&b""[..], |(_, v)| v);
-    table(5, |server| {
+    table(7, |server| {
         server.field(c"Method", request.method);
         server.field(c"RequestUri", request.uri);
         server.field(c"ServerProtocol", request.protocol);
         server.field(c"Host", host);
         server.field(c"RemoteAddr", request.remote.as_str());
+        server.field(c"EventStream", request.event_stream);
+        server.field(c"LastEventId", request.last_event_id.as_deref());
     })
     .push_to(stack)
 }

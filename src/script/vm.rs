@@ -381,6 +381,12 @@ pub struct Handler {
 }
 
 impl Handler {
+    /// A successor process takes the connections, or the node: its waits end at once, with an error that says so.
+    pub fn cut(&mut self) {
+        self.current.interrupted = true;
+        self.current.is_replaced = true;
+    }
+
     /// Continues when the wait is over. Once it is told that the connection has closed (of a handler without one, that it
     /// is to end), its waits end at once with an error; but an enqueue in progress completes first.
     pub fn poll(&mut self, cx: &mut Context<'_>, closed: bool) -> Poll<Result<Returned, Failure>> {

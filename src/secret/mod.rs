@@ -1,6 +1,7 @@
 //! Passwords and other secrets: held so that nothing shows them, and overwritten when they are dropped.
 
 pub mod password;
+pub mod token;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;

@@ -3,7 +3,7 @@
 use super::Shard;
 use super::conn::Conn;
 use crate::hub::{Answer, ClientInfo, Crowd, MAX_PAGE, Present, Question};
-use crate::ids::{ClientId, NodeId};
+use crate::ids::{ClientId, NodeId, WorkerId};
 use crate::message::Channel;
 
 impl Shard {
@@ -13,6 +13,14 @@ impl Shard {
             Question::Presence { channel, after, .. } => self.presence(channel, *after, question.limit(), node),
             Question::Channels { prefix, after, .. } => self.crowds(prefix, after, question.limit()),
             Question::Client(client) => (self.client(*client, node), 1),
+            // The node answers.
+            Question::Figures | Question::Places(_) => (Answer::default(), 0),
+            Question::Story(client) => (Answer { story: Some(self.story(*client)), ..Answer::default() }, 1),
+            Question::Tail(watch) => {
+                let seen = self.tap.ask(watch, node, self.worker == WorkerId(0));
+                let looked_at = seen.events.len() / 8;
+                (Answer { seen, ..Answer::default() }, looked_at)
+            }
         }
     }
 
@@ -59,7 +67,7 @@ impl Shard {
 
     fn client(&self, client: ClientId, node: NodeId) -> Answer {
         let conn = self.get(client).filter(|conn| !conn.is_closing());
-        Answer { client: conn.map(|conn| self.info_of(&conn, node)), ..Answer::default() }
+        Answer { client: conn.map(|conn| Box::new(self.info_of(&conn, node))), ..Answer::default() }
     }
 
     fn info_of(&self, conn: &Conn, node: NodeId) -> ClientInfo {
@@ -74,6 +82,9 @@ impl Shard {
             channels,
             subscriptions,
             waiting: conn.waiting() as u64,
+            since: conn.traffic.since(),
+            read: conn.traffic.read(),
+            sent: conn.traffic.sent(),
         }
     }
 }

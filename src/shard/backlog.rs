@@ -52,7 +52,7 @@ impl Shard {
         for message in &messages {
             match conn.framing {
                 Framing::WebSocket(None) => frame::append(&mut bytes, message.kind(), message.data()),
-                Framing::WebSocket(Some(_)) | Framing::Script => {
+                Framing::WebSocket(Some(_)) | Framing::EventStream | Framing::Script => {
                     bytes.extend_from_slice(&self.frame(&conn, message.kind(), message.data()));
                 }
             }

@@ -2,7 +2,8 @@
 
 use super::Shard;
 use super::conn::Conn;
-use crate::hub::{ChannelAction, ChannelCommand, CommandError, ConnCommand, Counts};
+use super::places::Unsettled;
+use crate::hub::{ChannelAction, ChannelCommand, CommandError, CommandReply, ConnCommand, Counts};
 use crate::message::CloseReason;
 
 impl Shard {
@@ -23,8 +24,26 @@ impl Shard {
         counts
     }
 
+    /// Applies a command and answers, if other nodes need not be asked first.
+    pub(super) fn obey(&self, conn: &Conn, command: ConnCommand, reply: CommandReply) {
+        let (bounded, new) = match &command {
+            ConnCommand::Subscribe(channels) => match self.bounded(conn, channels) {
+                bounded if bounded.is_empty() => (bounded, Vec::new()),
+                bounded => (bounded, self.new_among(conn, channels)),
+            },
+            _ => (Vec::new(), Vec::new()),
+        };
+        match self.apply(conn, command) {
+            Ok(()) if !bounded.is_empty() => {
+                self.unsettled.add(Unsettled { client: conn.client_id, bounded, new, reply });
+            }
+            // The caller may have gone.
+            outcome => drop(reply.send(outcome)),
+        }
+    }
+
     /// Applies a command, or says why not.
-    pub(super) fn apply(&self, conn: &Conn, command: ConnCommand) -> Result<(), CommandError> {
+    fn apply(&self, conn: &Conn, command: ConnCommand) -> Result<(), CommandError> {
         if conn.is_closing() {
             return Err(CommandError::Closing(conn.client_id));
         }
@@ -42,6 +61,14 @@ impl Shard {
             ConnCommand::Close { code, reason } => {
                 conn.close(CloseReason::Requested { code, reason });
                 Ok(())
+            }
+            // To who does not know the token there is no such client.
+            ConnCommand::Receive { token, message } => {
+                let posted = conn.posted().filter(|posted| posted.token().is(token));
+                let posted = posted.ok_or(CommandError::NotConnected(conn.client_id.get()))?;
+                let taken = posted.push(message);
+                conn.wake();
+                taken.then_some(()).ok_or(CommandError::Busy(conn.client_id))
             }
         }
     }

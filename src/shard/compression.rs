@@ -8,8 +8,8 @@ use crate::config::Limits;
 use crate::message::Kind;
 use crate::telemetry::metrics::counters::ShardCounts;
 use crate::wire::deflate::{Compressor, Inflator, WINDOWS, Window, Wrong};
-use crate::wire::frame;
 use crate::wire::reader::Violation;
+use crate::wire::{event_stream, frame};
 
 /// The memory that is kept for the next message; that of a larger one is freed.
 const KEPT: usize = 64 * 1024;
@@ -85,6 +85,7 @@ pub(super) struct MessageFrames<'a> {
     kind: Kind,
     data: &'a [u8],
     plain: Option<Frame>,
+    event: Option<Frame>,
     /// What connections with that window get: the plain frame, if it is shorter.
     compressed: Vec<(Window, Frame)>,
 }
@@ -92,12 +93,17 @@ pub(super) struct MessageFrames<'a> {
 impl<'a> MessageFrames<'a> {
     /// Of a message; text must be UTF-8.
     pub(super) fn new(kind: Kind, data: &'a [u8]) -> MessageFrames<'a> {
-        MessageFrames { kind, data, plain: None, compressed: Vec::new() }
+        MessageFrames { kind, data, plain: None, event: None, compressed: Vec::new() }
     }
 
     /// The frame for connections whose messages are not compressed.
     pub(super) fn plain(&mut self) -> &Frame {
         self.plain.get_or_insert_with(|| frame::encode(self.kind, self.data))
+    }
+
+    /// The event for connections that are event streams.
+    pub(super) fn event(&mut self) -> &Frame {
+        self.event.get_or_insert_with(|| event_stream::encode(self.kind, self.data))
     }
 
     /// The frame for connections with that window, whose server has these limits.

@@ -1,7 +1,7 @@
 //! One client connection on its worker's thread.
 
 use bytes::BytesMut;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -10,8 +10,11 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use super::context::Context;
 use super::framing::Framing;
 use super::outbox::{FRAME, Frame, Outbox, Policy};
+use super::posted::Posted;
 use super::server_context::ServerContext;
+use super::traffic::Traffic;
 use super::transport::Transport;
+use crate::handover::Encoder;
 use crate::hub::topics::Member;
 use crate::ids::ClientId;
 use crate::message::CloseReason;
@@ -46,13 +49,24 @@ pub enum Hearing {
     Over,
 }
 
-/// How far a connection's end has come. Boxed, since most connections have none yet.
-enum End {
+/// What has come from the client and others than the connection's task put there, or read.
+enum Incoming {
+    /// Nothing: frames are its task's own.
+    Frames,
+    /// Messages that came by requests.
+    Posted(Box<Posted>),
+    /// Bytes that a socket server's client has sent and its script has not consumed.
+    Bytes(Box<RefCell<BytesMut>>),
+}
+
+/// The end of a connection. Boxed, since most connections have none yet.
+#[derive(Default)]
+struct End {
     /// The client has gone, or is about to: it takes nothing more, and handlers' waits end. What it sent before is
     /// still read and handled. Holds the reason if the end of what it sent will not tell it.
-    Lost(Option<CloseReason>),
-    /// Nothing more is read.
-    Closed(CloseReason),
+    lost: Option<CloseReason>,
+    /// Nothing more is read, for that reason.
+    closed: OnceCell<CloseReason>,
 }
 
 /// A connection. Only its worker's thread touches it. There may be a million of them, so its size counts: a test checks
@@ -72,12 +86,11 @@ pub struct Conn {
     /// Its socket.
     pub transport: Transport,
     outbox: RefCell<Outbox>,
-    /// Bytes that a socket server's client has sent and its script has not consumed; None for a WebSocket.
-    received: Option<Box<RefCell<BytesMut>>>,
+    incoming: Incoming,
     /// The context that scripts and back ends set.
     pub context: RefCell<Context>,
     /// None: it is open.
-    end: RefCell<Option<Box<End>>>,
+    end: OnceCell<Box<End>>,
     /// Wakes the connection's task.
     task: Cell<Option<Waker>>,
     /// The shard's clock when bytes last came.
@@ -106,6 +119,8 @@ pub struct Conn {
     blocked: Cell<bool>,
     /// In the shard's list of connections to write.
     pub(super) dirty: Cell<bool>,
+    /// What it has sent and got.
+    pub traffic: Traffic,
 }
 
 impl Conn {
@@ -118,9 +133,10 @@ impl Conn {
         transport: Transport,
         now: u32,
     ) -> Conn {
-        let received = match framing {
-            Framing::WebSocket(_) => None,
-            Framing::Script => Some(Box::default()),
+        let incoming = match framing {
+            Framing::WebSocket(_) => Incoming::Frames,
+            Framing::EventStream => Incoming::Posted(Box::new(Posted::new())),
+            Framing::Script => Incoming::Bytes(Box::default()),
         };
         Conn {
             client_id,
@@ -131,9 +147,9 @@ impl Conn {
             served,
             transport,
             outbox: RefCell::default(),
-            received,
+            incoming,
             context: RefCell::default(),
-            end: RefCell::default(),
+            end: OnceCell::new(),
             task: Cell::default(),
             last_read: Cell::new(now),
             last_ping: Cell::new(now),
@@ -148,14 +164,14 @@ impl Conn {
             corked: Cell::new(true),
             blocked: Cell::new(true),
             dirty: Cell::new(false),
+            traffic: Traffic::begin(),
         }
     }
 
     /// Marks the connection as ending. The first reason counts. What was pushed before still goes out, if the reason
     /// lets it; nothing can be pushed after, and nothing more is read. The connection's task does the rest.
     pub fn close(&self, reason: CloseReason) {
-        let mut end = self.end.borrow_mut();
-        if matches!(end.as_deref(), Some(End::Closed(_))) {
+        if self.is_closed() {
             return;
         }
         match &reason {
@@ -168,8 +184,8 @@ impl Conn {
             CloseReason::TooSlow | CloseReason::Memory => self.forget_waiting(),
             _ => {}
         }
-        *end = Some(Box::new(End::Closed(reason)));
-        drop(end);
+        // It is not set yet.
+        let _ = self.end.get_or_init(Box::default).closed.set(reason);
         self.wake();
     }
 
@@ -189,18 +205,42 @@ impl Conn {
 
     /// The client is about to go: as [`Conn::lose`], but what waits for it still goes out.
     pub fn part(&self, reason: Option<CloseReason>) {
-        let mut end = self.end.borrow_mut();
-        if end.is_none() {
-            *end = Some(Box::new(End::Lost(reason)));
-            drop(end);
+        if self.end.set(Box::new(End { lost: reason, ..End::default() })).is_ok() {
             self.wake();
         }
+    }
+
+    /// Writes what waits for the client, for a successor process.
+    pub(super) fn save_outbox(&self, out: &mut Encoder) {
+        let outbox = self.outbox.borrow();
+        let (begun, frames) = outbox.waiting();
+        out.u32(begun as u32);
+        out.count(frames.len());
+        frames.iter().for_each(|frame| out.data(frame));
+    }
+
+    /// Puts in what waited for the client in the process before.
+    pub(super) fn restore_outbox(&self, frames: Vec<Box<[u8]>>, begun: usize) {
+        let mut outbox = self.outbox.borrow_mut();
+        frames.into_iter().for_each(|frame| outbox.push(frame.into()));
+        outbox.begin(begun);
     }
 
     /// The bytes of a socket server's connection that have come and are not consumed. Not to be borrowed while a script
     /// runs.
     pub fn received(&self) -> Option<&RefCell<BytesMut>> {
-        self.received.as_deref()
+        match &self.incoming {
+            Incoming::Bytes(received) => Some(received),
+            Incoming::Frames | Incoming::Posted(_) => None,
+        }
+    }
+
+    /// The messages of an event stream's client that wait for its handler.
+    pub fn posted(&self) -> Option<&Posted> {
+        match &self.incoming {
+            Incoming::Posted(posted) => Some(posted),
+            Incoming::Frames | Incoming::Bytes(_) => None,
+        }
     }
 
     /// The client's address, as scripts are told.
@@ -210,38 +250,32 @@ impl Conn {
 
     /// Whether it is ending: nothing can be pushed, and waits of handlers end. What the client sent may still be read.
     pub fn is_closing(&self) -> bool {
-        self.end.borrow().is_some()
+        self.end.get().is_some()
     }
 
     /// Whether it is also closed: nothing more is read.
     pub fn is_closed(&self) -> bool {
-        matches!(self.end.borrow().as_deref(), Some(End::Closed(_)))
+        self.closed().is_some()
     }
 
     /// The reason why it is closed.
     pub fn close_reason(&self) -> Option<CloseReason> {
-        match self.end.borrow().as_deref() {
-            Some(End::Closed(reason)) => Some(reason.clone()),
-            None | Some(End::Lost(_)) => None,
-        }
+        self.closed().cloned()
+    }
+
+    fn closed(&self) -> Option<&CloseReason> {
+        self.end.get()?.closed.get()
     }
 
     /// The reason to close with after everything that the client sent has been read, if the end of the bytes does not
     /// tell it: the socket has failed.
     pub fn lost_by(&self) -> Option<CloseReason> {
-        match self.end.borrow().as_deref() {
-            Some(End::Lost(reason)) => reason.clone(),
-            None | Some(End::Closed(_)) => None,
-        }
+        self.end.get().filter(|end| end.closed.get().is_none())?.lost.clone()
     }
 
     /// The label that its end is counted under; None: it does not end.
     pub fn ended_by(&self) -> Option<EndReason> {
-        match self.end.borrow().as_deref() {
-            Some(End::Closed(reason)) => Some(EndReason::from(reason)),
-            Some(End::Lost(_)) => Some(EndReason::Lost),
-            None => None,
-        }
+        self.end.get().map(|end| end.closed.get().map_or(EndReason::Lost, EndReason::from))
     }
 
     /// Remembers the connection's task, to be woken.

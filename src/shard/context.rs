@@ -21,7 +21,8 @@ pub enum Full {
 /// Keys and their values. A linear search: contexts hold a handful of keys, and an idle connection's memory counts.
 #[derive(Debug, Default)]
 pub struct Context {
-    entries: Vec<(Box<str>, Value)>,
+    /// No larger than it has to be: most contexts get their few keys once, and there may be a million of them.
+    entries: Box<[(Box<str>, Value)]>,
     weight: usize,
 }
 
@@ -37,7 +38,9 @@ impl Context {
         let freed = at.map_or(0, |i| key.len() + self.entries[i].1.weight());
         if value == Value::Nil {
             if let Some(i) = at {
-                self.entries.swap_remove(i);
+                let mut entries = std::mem::take(&mut self.entries).into_vec();
+                entries.swap_remove(i);
+                self.entries = entries.into();
                 self.weight -= freed;
             }
             return Ok(());
@@ -50,9 +53,10 @@ impl Context {
             Some(i) => self.entries[i].1 = value,
             None if self.entries.len() >= MAX_KEYS => return Err(Full::Keys),
             None => {
-                // Exact growth: most contexts get their few keys once, and there may be a million of them.
-                self.entries.reserve_exact(1);
-                self.entries.push((key.into(), value));
+                let mut entries = std::mem::take(&mut self.entries).into_vec();
+                entries.reserve_exact(1);
+                entries.push((key.into(), value));
+                self.entries = entries.into();
             }
         }
         self.weight = weight;

@@ -22,6 +22,9 @@ impl Shard {
         let (rest, ack) = match delivery {
             Delivery::Publish(publication, ack) => {
                 let (scripted, policy) = self.fan_out(&publication, &ack, &mut counts);
+                if self.tap.is_on() {
+                    self.see_publication(&publication, (counts.reached + scripted.len() as u64, counts.failed));
+                }
                 ((!scripted.is_empty()).then(|| (scripted, publication.message.clone(), policy)), ack)
             }
             Delivery::ChannelCommand(command, ack) => {
@@ -32,8 +35,13 @@ impl Shard {
                 let mut rest = None;
                 match self.get(client_id) {
                     Some(conn) => match conn.framing {
-                        Framing::Script => rest = Some((vec![conn], message, Policy::Keep)),
-                        framing @ Framing::WebSocket(_) => {
+                        Framing::Script => {
+                            if self.tap.is_on() {
+                                self.see_sent(&conn, message.kind(), message.data());
+                            }
+                            rest = Some((vec![conn], message, Policy::Keep));
+                        }
+                        framing @ (Framing::WebSocket(_) | Framing::EventStream) => {
                             counts.add(self.send(&conn, message.kind(), message.data()));
                             self.count_delivered(framing, counts.reached, &ack);
                         }
@@ -41,6 +49,9 @@ impl Shard {
                     None => {
                         counts.add(false);
                         self.counts.no_client.add(1);
+                        if self.tap.is_on() {
+                            self.see_nobody(client_id);
+                        }
                     }
                 }
                 (rest, ack)
@@ -48,8 +59,7 @@ impl Shard {
             Delivery::ConnCommand(client_id, command, reply) => {
                 let entries = command.entries();
                 if let Some(conn) = self.get(client_id) {
-                    // The caller may have gone.
-                    let _ = reply.send(self.apply(&conn, command));
+                    self.obey(&conn, command, reply);
                 }
                 return entries;
             }
@@ -89,9 +99,14 @@ impl Shard {
             encoding.counts.add(reached);
             encoding.reached += u64::from(reached);
             match encoded {
-                false => self.counts_of(&conn).dropped.one(DropCause::Encode),
+                false => {
+                    self.counts_of(&conn).dropped.one(DropCause::Encode);
+                    if self.tap.is_on() {
+                        self.see_dropped(&conn, DropCause::Encode);
+                    }
+                }
                 true if !reached => self.count_dropped(&conn),
-                true => {}
+                true => conn.traffic.count_sent(),
             }
             done += 1;
             if enough() && !encoding.conns.as_slice().is_empty() {
@@ -111,6 +126,8 @@ impl Shard {
         let (topics, conns) = (self.topics.borrow(), self.conns.borrow());
         let message = &publication.message;
         let (mut frames, mut scripted) = (MessageFrames::new(message.kind(), message.data()), Vec::new());
+        // Event streams that have it.
+        let mut streams = 0;
         let (members, muted, rule) = topics.audience(publication.channel.as_str());
         let policy = match rule.map_or(Slow::Close, |rule| rule.slow) {
             Slow::Close => Policy::Keep,
@@ -138,16 +155,26 @@ impl Shard {
                 }
                 Framing::WebSocket(None) => frames.plain().clone(),
                 Framing::WebSocket(Some(window)) => self.compressed(conn, window, &mut frames),
+                Framing::EventStream => {
+                    streams += 1;
+                    frames.event().clone()
+                }
             };
             let reached = self.push_as(conn, frame, &policy);
             counts.add(reached);
-            if !reached {
+            if reached {
+                conn.traffic.count_sent();
+            } else {
+                streams -= u64::from(conn.framing == Framing::EventStream);
                 self.count_dropped(conn);
             }
         }
-        let framing = Framing::WebSocket(None);
-        framing.counts(&self.counts).sent.add(counts.reached);
-        self.count_delivered(framing, counts.reached, ack);
+        for (framing, reached) in
+            [(Framing::WebSocket(None), counts.reached - streams), (Framing::EventStream, streams)]
+        {
+            framing.counts(&self.counts).sent.add(reached);
+            self.count_delivered(framing, reached, ack);
+        }
         (scripted, policy)
     }
 

@@ -8,7 +8,7 @@ impl From<&CloseReason> for EndReason {
         match reason {
             CloseReason::Peer(_) => EndReason::Peer,
             CloseReason::Requested { .. } => EndReason::Requested,
-            CloseReason::Shutdown => EndReason::Shutdown,
+            CloseReason::Shutdown { .. } => EndReason::Shutdown,
             CloseReason::Lost(_) => EndReason::Lost,
             CloseReason::Violation { .. } => EndReason::Violation,
             CloseReason::HandlerFailed => EndReason::HandlerFailed,

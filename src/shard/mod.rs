@@ -11,16 +11,26 @@ pub mod context_wait;
 mod deliver;
 pub mod encoding;
 mod end_reason;
+mod endings;
 pub mod fair;
 pub mod framing;
+pub mod hold;
 mod holding;
 mod leaving;
 pub mod meter;
 pub mod moves;
+mod moving;
 pub mod outbox;
+mod past;
 pub mod peer;
+pub mod places;
+mod posted;
 mod rooms;
+mod see;
 pub mod server_context;
+mod subscriptions;
+pub mod tap;
+pub mod traffic;
 pub mod transport;
 mod waits;
 
@@ -41,16 +51,24 @@ use crate::message::{Channel, Kind};
 use crate::telemetry::metrics::counters::{ProtocolCounts, ShardCounts};
 use crate::telemetry::metrics::labels::{DropCause, EndReason};
 use crate::wire::deflate::Window;
-use crate::wire::frame;
+use crate::wire::{event_stream, frame};
 use compression::{Compression, MessageFrames};
 use conn::{Conn, Pushed};
 use encoding::Encoding;
 use framing::Framing;
 use moves::Moves;
+pub use moving::Moved;
 use outbox::{Frame, Policy};
+use past::Past;
+use places::AllUnsettled;
 use server_context::ServerContext;
+use subscriptions::Names;
+use tap::Tap;
 use transport::Transport;
 use waits::Waits;
+
+pub use see::Failed;
+pub use subscriptions::{MAX_SUBSCRIPTIONS, TooMany};
 
 /// Many messages for one connection are copied together in a buffer of this size and written at once.
 const SCRATCH: usize = 256 * 1024;
@@ -76,6 +94,8 @@ pub struct Shard {
     leaver: RefCell<Option<Waker>>,
     /// Who came to channels that are told so, or went.
     moves: Moves,
+    /// Those for which other nodes have to be asked.
+    unsettled: AllUnsettled,
     /// The message that scripts are encoding.
     encoding: RefCell<Option<Encoding>>,
     /// Wakes the worker's event loop turn, if it waits.
@@ -85,6 +105,9 @@ pub struct Shard {
     clock: Cell<u32>,
     /// The last ticket of a connection that waits for what a channel has kept.
     tickets: Cell<u64>,
+    /// Who watches.
+    pub tap: Tap,
+    past: Past,
     /// What this worker counts.
     pub counts: Arc<ShardCounts>,
 }
@@ -97,8 +120,8 @@ pub struct Arrival {
     pub transport: Transport,
     /// The client's address.
     pub remote: SocketAddr,
-    /// Messages may be compressed, as the handshake of a WebSocket has agreed.
-    pub deflate: Option<Window>,
+    /// How its messages are framed, as its handshake has agreed.
+    pub framing: Framing,
 }
 
 impl Shard {
@@ -120,11 +143,14 @@ impl Shard {
             leaving: RefCell::default(),
             leaver: RefCell::default(),
             moves: Moves::default(),
+            unsettled: AllUnsettled::default(),
             turn: RefCell::default(),
             turn_waits: Cell::default(),
             ticked: Cell::new(Instant::now()),
             clock: Cell::new(0),
             tickets: Cell::default(),
+            tap: Tap::default(),
+            past: Past::default(),
             counts: Arc::default(),
         }
     }
@@ -162,11 +188,14 @@ impl Shard {
     /// Lets a connection in. It stays until [`Shard::remove`].
     pub fn insert(&self, arrival: Arrival) -> Rc<Conn> {
         let client_id = self.ids.borrow_mut().issue(self.hub.node());
+        self.insert_as(client_id, arrival)
+    }
+
+    fn insert_as(&self, client_id: ClientId, arrival: Arrival) -> Rc<Conn> {
         let mut conns = self.conns.borrow_mut();
         let entry = conns.vacant_entry();
         let slot = entry.key() as Member;
-        let Arrival { served, transport, remote, deflate } = arrival;
-        let framing = Framing::of(served.protocol, deflate);
+        let Arrival { served, transport, remote, framing } = arrival;
         let conn = Conn::new(client_id, slot, remote, framing, served, transport, self.now());
         let conn = Rc::new(conn);
         let unsent = conn.served.limits.get().unsent_limit;
@@ -229,11 +258,14 @@ impl Shard {
             new.sort_unstable();
             new.dedup();
             if let Some(too_many) = refused(new.len()).filter(|_| !new.is_empty()) {
-                return Err(too_many);
+                return Err(self.refused(conn, channels, too_many));
             }
         }
         let has_rules = !topics.rules().is_empty();
-        let told = if has_rules { self.enter_rooms(conn, channels, &topics)? } else { Vec::new() };
+        let told = match has_rules {
+            true => self.enter_rooms(conn, channels, &topics).map_err(|full| self.refused(conn, channels, full))?,
+            false => Vec::new(),
+        };
         for channel in channels {
             if topics.insert(conn.slot, channel) == Joined::First
                 && self.hub.join(channel, self.worker) == Joined::First
@@ -245,20 +277,34 @@ impl Shard {
             self.entered_rooms(conn, (channels, told), info, &mut topics);
         }
         self.count_subscriptions(&topics);
+        if self.tap.is_on() {
+            self.see_turn(conn, true, channels);
+        }
         tracing::debug!(client_id = conn.client_id.get(), channels = %Names(channels), "subscribed");
         Ok(())
+    }
+
+    fn refused(&self, conn: &Conn, channels: &[Channel], why: TooMany) -> TooMany {
+        self.past.refused(conn.client_id, channels, &why.to_string());
+        why
     }
 
     /// Unsubscribes a connection from channels.
     pub fn unsubscribe(&self, conn: &Conn, channels: &[Channel]) {
         let mut topics = self.topics.borrow_mut();
         for channel in channels {
-            if topics.remove(conn.slot, channel.as_str()) == Left::Last {
-                self.hub.leave(channel.as_str(), self.worker);
+            match topics.remove(conn.slot, channel.as_str()) {
+                Left::Absent => continue,
+                Left::Last => drop(self.hub.leave(channel.as_str(), self.worker)),
+                Left::Removed => {}
             }
+            self.past.left(conn.client_id, channel);
         }
         self.leave_rooms(conn, &mut topics);
         self.count_subscriptions(&topics);
+        if self.tap.is_on() {
+            self.see_turn(conn, false, channels);
+        }
         tracing::debug!(client_id = conn.client_id.get(), channels = %Names(channels), "unsubscribed");
     }
 
@@ -273,6 +319,12 @@ impl Shard {
         conn.framing.counts(&self.counts)
     }
 
+    /// Counts a message that a connection's client has sent.
+    pub fn count_read(&self, conn: &Conn) {
+        conn.traffic.count_read();
+        self.counts_of(conn).read.add(1);
+    }
+
     /// Counts a message for a connection that did not take it.
     #[cold]
     fn count_dropped(&self, conn: &Conn) {
@@ -282,6 +334,9 @@ impl Shard {
             None => DropCause::Oldest,
         };
         self.counts_of(conn).dropped.one(cause);
+        if self.tap.is_on() {
+            self.see_dropped(conn, cause);
+        }
     }
 
     /// The channels that a connection is in.
@@ -327,7 +382,13 @@ impl Shard {
     pub fn send(&self, conn: &Rc<Conn>, kind: Kind, data: &[u8]) -> bool {
         let sent = !conn.is_closing() && self.push(conn, self.frame(conn, kind, data));
         match sent {
-            true => self.counts_of(conn).sent.add(1),
+            true => {
+                conn.traffic.count_sent();
+                self.counts_of(conn).sent.add(1);
+                if self.tap.is_on() {
+                    self.see_sent(conn, kind, data);
+                }
+            }
             false => self.count_dropped(conn),
         }
         sent
@@ -338,6 +399,7 @@ impl Shard {
         match conn.framing {
             Framing::WebSocket(None) => frame::encode(kind, data),
             Framing::WebSocket(Some(window)) => self.compressed(conn, window, &mut MessageFrames::new(kind, data)),
+            Framing::EventStream => event_stream::encode(kind, data),
             Framing::Script => data.into(),
         }
     }
@@ -381,6 +443,7 @@ impl Shard {
 
     /// Frees memory after a crowd has left. For a timer.
     pub fn shrink(&self) {
+        self.tap.forget();
         let mut by_client = self.by_client.borrow_mut();
         if by_client.capacity() > 1024 && by_client.len() < by_client.capacity() / 8 {
             by_client.shrink_to_fit();
@@ -392,38 +455,3 @@ impl Shard {
         }
     }
 }
-
-/// Channels as a log line shows them: not all, if there are many.
-struct Names<'a>(&'a [Channel]);
-
-impl std::fmt::Display for Names<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        const MOST: usize = 8;
-        for (i, channel) in self.0.iter().take(MOST).enumerate() {
-            write!(f, "{}{}", if i == 0 { "" } else { ", " }, channel.as_str())?;
-        }
-        match self.0.len().checked_sub(MOST) {
-            None | Some(0) => Ok(()),
-            Some(more) => write!(f, " and {more} more"),
-        }
-    }
-}
-
-/// Why a connection was not put into channels.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TooMany {
-    /// It would be in more than [`MAX_SUBSCRIPTIONS`].
-    #[error("a connection can be in {MAX_SUBSCRIPTIONS} channels at most")]
-    OfConnection,
-    /// All connections together would have too many, or this one too large a part of the rest; holds the limit.
-    #[error(
-        "too many subscriptions: all clients together can have {0} (engine.maxSubscriptions), and one client a part of those that are free"
-    )]
-    OfAll(usize),
-    /// The channel would have more than its rule allows; holds the channel and the bound.
-    #[error("channel {0} is full: {1} connections may be in it (engine.channels, maxSubscribers)")]
-    OfChannel(Channel, usize),
-}
-
-/// The most channels one connection may be in.
-pub const MAX_SUBSCRIPTIONS: usize = 65_536;

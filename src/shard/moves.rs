@@ -56,6 +56,11 @@ impl Moves {
         }
     }
 
+    /// Whether all are told.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.borrow().is_empty()
+    }
+
     /// Ready with the next one.
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Move> {
         let mut waiting = self.waiting.borrow_mut();

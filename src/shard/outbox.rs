@@ -181,6 +181,20 @@ impl Outbox {
         }
     }
 
+    /// The frames that wait, and how many bytes of the first are written already.
+    pub fn waiting(&self) -> (usize, &[Frame]) {
+        (self.offset as usize, &self.frames[self.done as usize..])
+    }
+
+    /// As many bytes of the first frame are written already: fewer than it has. For an outbox that nothing was written of.
+    pub fn begin(&mut self, written: usize) {
+        debug_assert!(self.done == 0 && self.offset == 0);
+        if self.frames.first().is_some_and(|first| written < first.len()) {
+            self.offset = written as u32;
+            self.bytes -= written as u32;
+        }
+    }
+
     /// Drops everything that waits.
     pub fn clear(&mut self) {
         *self = Outbox::default();

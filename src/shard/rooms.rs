@@ -92,6 +92,11 @@ impl Shard {
         }
     }
 
+    /// Whether somebody came or went, and is not told of yet.
+    pub fn has_moves(&self) -> bool {
+        !self.moves.is_empty()
+    }
+
     /// Ready with the next of those who came to channels that are told so, or went.
     pub fn poll_move(&self, cx: &mut Context<'_>) -> Poll<Move> {
         self.moves.poll(cx)

@@ -43,6 +43,12 @@ impl ServerContext {
         }
     }
 
+    /// Takes a place for a connection that has had one in the process before.
+    pub fn admit_moved(&self) -> ConnectionPermit {
+        self.place.clients.fetch_add(1, Relaxed);
+        ConnectionPermit(self.place.clone())
+    }
+
     /// Takes a place among the server's connections; None when there are `maxConnections` already.
     pub fn admit(&self) -> Option<ConnectionPermit> {
         let max = self.limits.get().max_connections;

@@ -79,6 +79,11 @@ impl Transport {
         }
     }
 
+    /// Whether another process can take it over: TLS has keys, which stay here.
+    pub fn may_move(&self) -> bool {
+        matches!(self, Transport::Tcp(_))
+    }
+
     /// The TCP socket below.
     fn socket(&self) -> &TcpStream {
         match self {

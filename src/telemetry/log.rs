@@ -4,11 +4,13 @@
 //! Everything that is logged passes [`line`]: texts of clients, scripts or files are made harmless there ([`escape`]),
 //! in text and in JSON, so callers log texts as they are.
 
+pub mod access;
 pub mod cut;
 pub mod escape;
 mod file;
 mod layout;
 mod queue;
+pub mod recent;
 
 use std::fmt::{self, Write};
 use std::fs::File;
@@ -83,7 +85,7 @@ impl Log {
             None => None,
         };
         // The filter is below both layers, so that a line nobody writes is not even formatted.
-        let subscriber = tracing_subscriber::registry().with(filter).with(console).with(lines);
+        let subscriber = tracing_subscriber::registry().with(filter).with(console).with(lines).with(recent::Recent);
         tracing::subscriber::set_global_default(subscriber).map_err(|_| OpenError::Twice)?;
         let level = LevelHandle(level);
         // Nobody has opened one before.

@@ -9,8 +9,10 @@ pub mod labels;
 mod page;
 mod process;
 mod render;
+mod totals;
 mod window;
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::RuntimeMetrics;
@@ -19,6 +21,7 @@ use self::counters::{ApiCounts, PROTOCOLS, ReloadCounts, SCENARIOS, ServerCounts
 use self::window::{Sums, Window};
 
 pub use page::TEXT;
+pub use totals::Totals;
 
 /// The most parts of the summaries' window.
 const MAX_PARTS: usize = 100;
@@ -26,6 +29,8 @@ const MAX_PARTS: usize = 100;
 /// The process's metrics. Any thread may read them.
 pub struct Metrics {
     servers: Vec<ServerInfo>,
+    /// Some server's clients may have event streams, or could.
+    streams: AtomicBool,
     workers: Mutex<Vec<WorkerCounts>>,
     watches: Mutex<Vec<GaugeFunction>>,
     /// By protocol and scenario.
@@ -100,11 +105,17 @@ impl Metrics {
         let window = || Window::new(max_age, parts.min(MAX_PARTS), now);
         Metrics {
             servers,
+            streams: AtomicBool::default(),
             workers: Mutex::default(),
             watches: Mutex::default(),
             windows: Mutex::new(std::array::from_fn(|_| std::array::from_fn(|_| window()))),
             reloads: ReloadCounts::default(),
         }
+    }
+
+    /// Some server's clients may have event streams: from now on they are on the page.
+    pub fn show_streams(&self) {
+        self.streams.store(true, Relaxed);
     }
 
     /// Registers a worker that has begun; from now on it is on the page.

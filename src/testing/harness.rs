@@ -172,6 +172,7 @@ impl Opened {
             let chunk = |name: &str, text: &str| lua.load(text).set_name(format!("=connmix:{name}")).into_function();
             let engine: Table = chunk("engine", include_str!("harness/engine.lua"))?.call((&native, &prelude))?;
             for (name, text) in [
+                ("rooms", include_str!("harness/rooms.lua")),
                 ("conns", include_str!("harness/conns.lua")),
                 ("clients", include_str!("harness/clients.lua")),
                 ("script", include_str!("harness/script.lua")),

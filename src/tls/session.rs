@@ -153,19 +153,13 @@ impl Session {
         }
     }
 
-    /// After a failure: what tells the client of it (an alert) is put at the end of `out`.
+    /// After a failure: what tells the client of it (an alert) is put at the end of `out`. Asked again, the connection
+    /// would take the record that broke it for a new one.
     fn tell(&mut self, input: &mut [u8], out: &mut Vec<u8>) {
-        loop {
-            let UnbufferedStatus { state, .. } = self.connection.process_tls_records(input);
-            match state {
-                Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    if encode(&mut data, out).is_err() {
-                        return;
-                    }
-                }
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-                _ => return,
-            }
+        let UnbufferedStatus { state, .. } = self.connection.process_tls_records(input);
+        if let Ok(ConnectionState::EncodeTlsData(mut data)) = state {
+            // A failure here leaves the client without an alert.
+            let _ = encode(&mut data, out);
         }
     }
 }

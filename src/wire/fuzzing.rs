@@ -5,7 +5,8 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket, WebSocketConfig}
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::deflate::{Inflator, Wrong};
-use super::handshake::{self, Parsed, Refusal, Rules};
+use super::event_stream::request as stream;
+use super::handshake::{self, Parsed, Refusal, Request, Rules};
 use super::proxy;
 use super::reader::{Event, Input, Reader, Violation};
 use crate::message::Kind;
@@ -33,6 +34,7 @@ pub fn handshake(bytes: &[u8]) {
         Err(refusal) => return refused(refusal),
     };
     let _ = (request.path(), request.query(), request.authority(), handshake::forwarded_for(request).count());
+    streams(request);
     let origins = ["https://example.com".to_owned()];
     let spoken = ["chat".to_owned()];
     for (allowed_origins, subprotocols) in [(&[][..], None), (&origins[..], Some(&spoken[..]))] {
@@ -59,6 +61,33 @@ pub fn handshake(bytes: &[u8]) {
             }
             Err(refusal) => refused(&refusal),
         }
+    }
+}
+
+/// The same request where there are event streams: no answer can be made to hold another header.
+fn streams(request: &Request<'_>) {
+    let lines = |response: &[u8]| response.windows(2).filter(|two| two == b"\r\n").count();
+    let _ = (stream::opens(request), stream::sends(request), stream::keeps(request), stream::last_event_id(request));
+    let rules = Rules { path: "/ws", allowed_origins: &[], subprotocols: None };
+    match stream::check(request, &rules) {
+        Ok(origin) => {
+            let response = stream::accept_response(origin);
+            assert!([7, 9].contains(&lines(&response)), "{response:?}");
+            assert_eq!(lines(&stream::taken(origin, true)), lines(&response) - 4);
+        }
+        Err(refusal) => refused(&refusal),
+    }
+    match stream::post(request, &rules, 1000) {
+        Ok(post) => assert!(post.length <= 1000),
+        Err(refusal) => {
+            refused(&refusal);
+            let response = stream::refused(&refusal, Default::default(), false);
+            assert_eq!(lines(&response), 6 + usize::from(refusal.status == 429), "{response:?}");
+        }
+    }
+    match stream::preflight(request, &rules) {
+        Ok(response) => assert!([8, 10].contains(&lines(&response)), "{response:?}"),
+        Err(refusal) => refused(&refusal),
     }
 }
 

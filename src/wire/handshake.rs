@@ -96,19 +96,20 @@ impl<'b> Request<'b> {
     }
 
     /// The elements of a header that is a list of words, over all headers of that name.
-    fn list<'n>(&self, name: &'n str) -> impl DoubleEndedIterator<Item = &'b [u8]> + use<'_, 'b, 'n> {
+    pub(super) fn list<'n>(&self, name: &'n str) -> impl DoubleEndedIterator<Item = &'b [u8]> + use<'_, 'b, 'n> {
         self.all(name)
             .flat_map(|value| value.split(|b| *b == b','))
             .map(<[u8]>::trim_ascii)
             .filter(|word| !word.is_empty())
     }
 
-    fn lists(&self, name: &str, word: &str) -> bool {
+    /// Whether such a list has that word, in any case.
+    pub(super) fn lists(&self, name: &str, word: &str) -> bool {
         self.list(name).any(|w| w.eq_ignore_ascii_case(word.as_bytes()))
     }
 
     /// The value of a header that may occur only once.
-    fn only(&self, name: &str) -> Result<Option<&'b [u8]>, Refusal> {
+    pub(super) fn only(&self, name: &str) -> Result<Option<&'b [u8]>, Refusal> {
         let mut values = self.all(name);
         match (values.next(), values.next()) {
             (Some(_), Some(_)) => Err(Refusal::new(400, format!("{name} is given more than once"))),
@@ -162,13 +163,18 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(status: u16, text: impl Into<String>) -> Refusal {
+    pub(super) fn new(status: u16, text: impl Into<String>) -> Refusal {
         Refusal { status, text: text.into() }
     }
 
     /// The whole response.
     pub fn response(&self) -> Vec<u8> {
         refuse(self.status, &self.text)
+    }
+
+    /// The whole response, which asks the client to come back after so many seconds (RFC 9110, section 10.2.3).
+    pub fn response_after(&self, seconds: u32) -> Vec<u8> {
+        response(self.status, &self.text, &format!("Retry-After: {seconds}\r\n"))
     }
 
     /// The whole response to a request of that method. One to HEAD has no body, but the headers of one that has (RFC
@@ -247,14 +253,19 @@ fn check_http(request: &Request<'_>, path: &str) -> Result<(), Refusal> {
         return Err(Refusal::new(405, "WebSocket connections are opened by GET"));
     }
     if request.path() != path {
-        return Err(Refusal::new(404, "nothing is served at this path"));
+        return Err(Refusal::new(404, NOTHING_HERE));
     }
     let empty = request.all("Content-Length").all(|length| length.trim_ascii() == b"0");
     if !empty || request.header("Transfer-Encoding").is_some() {
-        return Err(Refusal::new(400, "the request announces a body (Content-Length or Transfer-Encoding)"));
+        return Err(Refusal::new(400, BODY));
     }
     Ok(())
 }
+
+/// What is said of another path.
+pub(super) const NOTHING_HERE: &str = "nothing is served at this path";
+/// What is said of a request with a body that opens a connection.
+pub(super) const BODY: &str = "the request announces a body (Content-Length or Transfer-Encoding)";
 
 /// Checks the headers that open a WebSocket connection. Returns the proof that the key was read (RFC 6455, section
 /// 4.2.2).
@@ -308,7 +319,8 @@ pub fn shown(value: &[u8]) -> String {
     String::from_utf8_lossy(value).chars().take(200).flat_map(char::escape_debug).collect()
 }
 
-fn check_origin(request: &Request<'_>, allowed: &[String]) -> Result<(), Refusal> {
+/// Checks that pages of the request's origin may connect.
+pub(super) fn check_origin(request: &Request<'_>, allowed: &[String]) -> Result<(), Refusal> {
     let Some(origin) = request.only("Origin")? else { return Ok(()) };
     if allowed.is_empty() || is_listed(origin, allowed) {
         return Ok(());
@@ -358,30 +370,47 @@ pub fn accept_response(upgrade: &Upgrade<'_>, protocol: Option<&str>) -> Vec<u8>
 
 /// A whole response that refuses a request with that status and text, after which the connection closes.
 pub fn refuse(status: u16, text: &str) -> Vec<u8> {
-    let (reason, extra) = match status {
-        400 => ("Bad Request", ""),
-        401 => ("Unauthorized", ""),
-        403 => ("Forbidden", ""),
-        404 => ("Not Found", ""),
-        405 => ("Method Not Allowed", "Allow: GET, HEAD\r\n"),
-        408 => ("Request Timeout", ""),
-        426 => ("Upgrade Required", "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"),
-        429 => ("Too Many Requests", ""),
-        431 => ("Request Header Fields Too Large", ""),
-        500 => ("Internal Server Error", ""),
-        501 => ("Not Implemented", ""),
-        503 => ("Service Unavailable", ""),
-        505 => ("HTTP Version Not Supported", ""),
-        _ => ("Refused", ""),
+    response(status, text, "")
+}
+
+/// `further`: header lines.
+fn response(status: u16, text: &str, further: &str) -> Vec<u8> {
+    let extra = match status {
+        405 => "Allow: GET, HEAD\r\n",
+        426 => "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+        _ => "",
     };
     // A sender of Upgrade must name it in Connection too (RFC 9110, section 7.8).
     let connection = if status == 426 { "Upgrade, close" } else { "close" };
     let length = text.len() + 1;
+    let reason = reason(status);
     format!(
         "HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\
-         Connection: {connection}\r\n{extra}\r\n{text}\n"
+         Connection: {connection}\r\n{extra}{further}\r\n{text}\n"
     )
     .into_bytes()
+}
+
+/// The words of a status that refuses.
+pub(super) fn reason(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        411 => "Length Required",
+        413 => "Content Too Large",
+        426 => "Upgrade Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        503 => "Service Unavailable",
+        505 => "HTTP Version Not Supported",
+        _ => "Refused",
+    }
 }
 
 #[cfg(test)]

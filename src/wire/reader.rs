@@ -11,6 +11,7 @@
 
 mod head;
 mod input;
+mod saved;
 mod violation;
 
 use crate::message::{Kind, close_code};

@@ -126,13 +126,13 @@ pub(super) fn adopt(worker: &Rc<Worker>, role: Role, transport: Transport, peer:
 mod tests {
     use super::super::socket::Packets;
     use super::super::task::Task;
-    use super::super::websocket::Frames;
+    use super::super::websocket::Incoming;
 
     /// Together with the runtime's own data of a task (about 100 bytes) each fits 256 bytes, which is a size class of
     /// the allocator.
     #[test]
     fn the_task_of_a_silent_connection_is_small() {
-        let (frames, packages) = (size_of::<Task<Frames>>(), size_of::<Task<Packets>>());
+        let (frames, packages) = (size_of::<Task<Incoming>>(), size_of::<Task<Packets>>());
         assert!(frames.max(packages) <= 152, "{frames} and {packages} bytes");
     }
 }

@@ -6,17 +6,18 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::arrivals::Arrival;
-use super::{Control, Worker, accept, starting};
-use crate::message::CloseReason;
+use super::{Control, Listener, Role, Step, Worker, accept, drain, handover, starting};
 use crate::script::program::Program;
 use crate::script::vm::Vm;
 use crate::shard::transport::Transport;
 use crate::telemetry::rate_limited::rate_limited;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 /// Does what the control lane says until the worker has drained.
-pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, accepting: Vec<AbortHandle>) {
+pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, mut listeners: Vec<Listener>) {
+    let mut accepting = Vec::new();
+    if !worker.hold.is_on() {
+        accepting = accept_all(&worker, &listeners);
+    }
     while let Some(control) = lane.recv().await {
         match control {
             Control::Adopt => {
@@ -62,12 +63,46 @@ pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, a
                 }
                 worker.api.reconfigured();
             }
+            Control::CloseClients { over, done } => {
+                // Callers are served to the end: the clients that are left go on.
+                listeners.retain(|listener| !matches!(listener.role, Role::Server(_)));
+                for (_, accepting) in accepting.extract_if(.., |(role, _)| matches!(role, Role::Server(_))) {
+                    accepting.abort();
+                }
+                spawn_local(drain::close_clients(worker.clone(), over, done));
+            }
+            Control::Handover(step) => {
+                let lifts = matches!(step, Step::Lift);
+                if !lifts && !matches!(step, Step::Waiting(_)) {
+                    accepting.drain(..).for_each(|(_, accepting)| accepting.abort());
+                }
+                handover::run(&worker, step).await;
+                if lifts {
+                    accepting = accept_all(&worker, &listeners);
+                }
+            }
             Control::Drain => break,
         }
     }
-    accepting.iter().for_each(AbortHandle::abort);
+    accepting.iter().for_each(|(_, accepting)| accepting.abort());
+    drop(listeners);
     lane.close();
-    drain(&worker, lane).await;
+    // Sockets that were on their way to this worker are not served any more.
+    while lane.try_recv().is_ok() {}
+    while worker.peers.arrived(worker.id).is_some() {}
+    drain::run(&worker).await;
+}
+
+/// Accepts at all ports, each in a task of its own.
+fn accept_all(worker: &Rc<Worker>, listeners: &[Listener]) -> Vec<(Role, AbortHandle)> {
+    let accept = |listener: &Listener| match listener.try_clone() {
+        Ok(listener) => Some((listener.role, spawn_local(accept::run(worker.clone(), listener)).abort_handle())),
+        Err(e) => {
+            tracing::error!("cannot listen for {:?}: {e}", listener.role);
+            None
+        }
+    };
+    listeners.iter().filter_map(accept).collect()
 }
 
 fn build(worker: &Worker, server: usize, program: Arc<Program>) -> Result<Rc<Vm>, String> {
@@ -82,18 +117,4 @@ fn build(worker: &Worker, server: usize, program: Arc<Program>) -> Result<Rc<Vm>
 /// Runs `on_start` in a VM that has been built.
 async fn start(worker: Rc<Worker>, server: usize, vm: Rc<Vm>, done: oneshot::Sender<Result<(), String>>) {
     let _ = done.send(starting::on_start(&worker, server, &vm).await);
-}
-
-/// Closes every connection, and returns when the last has gone, and the last run of a timer has ended. The engine bounds
-/// how long that may take.
-async fn drain(worker: &Rc<Worker>, mut lane: mpsc::Receiver<Control>) {
-    // Sockets that were on their way to this worker are not served any more.
-    while lane.try_recv().is_ok() {}
-    while worker.peers.arrived(worker.id).is_some() {}
-    let own = &worker.peers.loads[usize::from(worker.id.0)];
-    while own.load(Relaxed) > 0 || Rc::strong_count(&worker.unbound_runs) > 1 {
-        // Again each time: a connection may have been in its handshake before.
-        worker.shard.each(|conn| conn.close(CloseReason::Shutdown));
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }

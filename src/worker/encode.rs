@@ -23,7 +23,7 @@ impl Encode for Worker {
         let frame = self.encode_one(message, conn, for_all).inspect_err(|failure| {
             // A publication to thousands may fail thousands of times: one line reports them all.
             if !std::mem::replace(&mut encoded.failed, true) {
-                report(Hook::Encode, failure, conn);
+                report(Hook::Encode, failure, conn, &self.shard);
             }
         });
         let frame = frame.ok();

@@ -1,11 +1,13 @@
-//! A connection's handshake: the upgrade request is read and checked, the script is asked, the response is prepared.
+//! A connection's handshake: the request that opens a WebSocket or an event stream is read and checked, the script is asked,
+//! the response is prepared. Requests that send a message (`post`) may come before it on the same connection.
 
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -13,20 +15,25 @@ use super::admit::{admit, enter};
 use super::failures::report;
 use super::measure::Began;
 use super::newcomers::close_unopened;
-use super::refusal::{finish_refused, log_refusal, refusal_for, refuse, turn_away};
+use super::refusal::{finish_refused, log_access, log_refusal, refusal_for, refuse, turn_away};
+use super::request::{Coming, client_address, read_head, rules};
 use super::session::Opened;
-use super::{Worker, proxy, tls};
+use super::{Worker, post, proxy, tls};
+use crate::api::Stage;
 use crate::config::{Compression, Config};
-use crate::message::{CloseReason, close_code};
+use crate::message::{CloseReason, SHUTDOWN, close_code};
 use crate::script::current::ConnRef;
 use crate::script::hooks::{HandshakeRequest, HookArgs};
 use crate::script::vm::{Handler, Hook, Returned, Started, Vm};
 use crate::shard::Arrival;
 use crate::shard::conn::Conn;
+use crate::shard::framing::Framing;
+use crate::shard::hold::{Counted, UnderWay};
+use crate::shard::server_context::ConnectionPermit;
 use crate::shard::transport::Transport;
 use crate::telemetry::metrics::labels::RefusalCause;
-use crate::wire::deflate::Window;
-use crate::wire::handshake::{self as http, MAX_HEAD, Parsed, Refusal, Request, Rules};
+use crate::wire::event_stream::{self, request as stream};
+use crate::wire::handshake::{self as http, Parsed, Refusal, Request};
 use crate::wire::reader::Reader;
 
 /// The close reason when the client did not wait for the answer to its request.
@@ -35,6 +42,10 @@ const LEFT: &str = "the client ended the connection during its handshake";
 const LATE: &str = "on_handshake did not answer in time (handshakeTimeout)";
 /// The bytes of frames that a client may send before its handshake is over.
 const MAX_EARLY: usize = 64 * 1024;
+/// The clients of event streams come back after that many milliseconds; not all after the same.
+const RETRY: std::ops::Range<u32> = 1000..5000;
+/// Without a `readTimeout`: the silence after which the machine of an event stream's client is asked for a sign of life.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// Runs the handshake. Bytes that the client sent right after its request come with the connection. None: there is no
 /// connection, and the client has had its answer.
@@ -53,13 +64,13 @@ pub(super) async fn run(
         }
     };
     let deadline = Instant::now() + served.limits.get().handshake_timeout;
-    let mut draining = worker.draining.clone();
+    let mut stage = worker.stage.clone();
     let peer = if proxy::is_on(&worker.config.load(), server) {
         let client = Box::pin(proxy::client(worker, server, &transport, peer, deadline));
         tokio::select! {
             biased;
             client = client => client?,
-            _ = draining.wait_for(|draining| *draining) => return None,
+            _ = stage.wait_for(Stage::is_draining) => return None,
         }
     } else {
         peer
@@ -72,16 +83,43 @@ pub(super) async fn run(
         return None;
     }
     // The proxy's header comes in plain text, before TLS.
-    let mut transport = tls::open(worker, server, transport, peer, deadline).await?;
+    let transport = tls::open(worker, server, transport, peer, deadline).await?;
+    let mut coming = Coming::first(transport, deadline);
+    loop {
+        match request(worker, server, coming, &place, peer, is_direct).await? {
+            Ok(opened) => return Some(opened),
+            Err(next) => coming = next,
+        }
+    }
+}
+
+/// Reads a request and does what it asks for. Err: it did not open the connection, and another one may follow. None: there
+/// is no connection, and the client has had its answer.
+async fn request(
+    worker: &Rc<Worker>,
+    server: usize,
+    coming: Coming,
+    place: &Cell<Option<ConnectionPermit>>,
+    peer: SocketAddr,
+    is_direct: bool,
+) -> Option<Result<(Opened, Vec<u8>), Coming>> {
+    let began = std::time::Instant::now();
+    let Coming { mut transport, got, deadline, is_first } = coming;
+    let served = worker.servers[server].served.clone();
+    let mut stage = worker.stage.clone();
+    let hello = |first: Option<&u8>| tls::look_for_hello(first, server, peer);
     let head = tokio::select! {
         biased;
-        head = timeout_at(deadline, read_head(&mut transport, |first| tls::look_for_hello(first, server, peer))) => head,
+        head = timeout_at(deadline, read_head(&mut transport, got, hello)) => head,
         // The client has sent nothing yet, so nothing is owed: a stop does not wait for it.
-        _ = draining.wait_for(|draining| *draining) => return None,
+        _ = stage.wait_for(Stage::is_draining) => return None,
     };
+    // What is asked for; empty while it is not known.
+    let target = Cell::new("");
     let refuse = async |transport, refusal: &Refusal, cause, method: &str| {
         // The refusal needs no place.
         place.take();
+        log_access(worker, (method, target.get()), peer, (refusal.status, None), began);
         refuse(worker, server, transport, refusal, cause, method, peer).await;
         None
     };
@@ -90,6 +128,7 @@ pub(super) async fn run(
         Ok(Ok(Some(head))) => head,
         Ok(Ok(None)) => return None,
         Ok(Err(refusal)) => return refuse(transport, &refusal, Wrong, "").await,
+        Err(_) if !is_first => return None,
         Err(_) => {
             let refusal = Refusal { status: 408, text: "the upgrade request did not arrive in time".into() };
             return refuse(transport, &refusal, Wrong, "").await;
@@ -100,16 +139,21 @@ pub(super) async fn run(
         Ok(Parsed::Incomplete) => return None,
         Err(refusal) => return refuse(transport, &refusal, Wrong, "").await,
     };
+    target.set(request.target);
     let config = worker.config.load_full();
+    if config.servers[server].has_event_streams() && stream::sends(&request) {
+        let next = Box::pin(post::serve(worker, server, transport, &request, head[len..].to_vec())).await?;
+        return Some(Err(next));
+    }
     let remote = client_address(&config, &request, peer);
     // A proxy that names nobody is not bounded: it would be all of its clients.
     if !is_direct
         && !config.trusts(remote.ip())
-        && let Err(cause) = enter(worker, server, &place, remote.ip())
+        && let Err(cause) = enter(worker, server, place, remote.ip())
     {
         return refuse(transport, &refusal_for(cause), cause, request.method).await;
     }
-    let (response, deflate) = match check(&config, server, &request) {
+    let (mut response, framing) = match check(&config, server, &request) {
         Ok(agreed) => agreed,
         Err(refusal) => return refuse(transport, &refusal, Wrong, request.method).await,
     };
@@ -117,7 +161,8 @@ pub(super) async fn run(
         let cause = RefusalCause::Memory;
         return refuse(transport, &refusal_for(cause), cause, request.method).await;
     }
-    let conn = worker.shard.insert(Arrival { served, transport, remote, deflate });
+    let _opening = Counted::new(&worker.hold, UnderWay::Other);
+    let conn = worker.shard.insert(Arrival { served, transport, remote, framing });
     let guard = Inserted { worker, conn: Some(conn.clone()) };
     let mut early = head[len..].to_vec();
     let (verdict, late) = {
@@ -143,22 +188,36 @@ pub(super) async fn run(
             (Some((Refusal { status: 503, text: LATE.into() }, Script)), verdict == Verdict::LetIn)
         }
         (Verdict::Refused(refusal), _) => (Some((refusal, Script)), false),
-        (verdict, Some(CloseReason::Shutdown)) => {
-            (Some((Refusal { status: 503, text: "server shutdown".into() }, Shutdown)), verdict == Verdict::LetIn)
+        (verdict, Some(CloseReason::Shutdown { .. })) => {
+            (Some((Refusal { status: 503, text: SHUTDOWN.into() }, Shutdown)), verdict == Verdict::LetIn)
         }
         (verdict, Some(CloseReason::Lost(_) | CloseReason::ReadTimeout)) => (None, verdict == Verdict::LetIn),
         _ => {
+            if let Some(posted) = conn.posted() {
+                let retry = RETRY.start + (posted.token().to_bits() as u32 % (RETRY.end - RETRY.start));
+                response.extend_from_slice(&event_stream::encode_connected(conn.client_id, posted.token(), retry));
+                let read_timeout = conn.served.limits.get().read_timeout;
+                conn.transport.keep_alive(if read_timeout.is_zero() { KEEP_ALIVE } else { read_timeout / 4 });
+            }
             worker.shard.open(&conn, Some(response.into()));
-            return Some((Opened { conn: guard.keep()?, place: place.take()? }, early));
+            let let_in = (if conn.posted().is_some() { 200 } else { 101 }, Some(conn.client_id.get()));
+            log_access(worker, (request.method, request.target), remote, let_in, began);
+            return Some(Ok((Opened { conn: guard.keep()?, place: place.take()?, early: early.len() }, early)));
         }
     };
     conn.discard_waiting();
+    worker.shard.refuses(&conn, refusal.as_ref().map_or(LEFT, |(refusal, _)| &refusal.text));
     if !let_in {
         worker.remove(&conn);
     }
     if let Some((refusal, cause)) = &refusal {
         conn.served.counts.refused.one(*cause);
-        worker.shard.open(&conn, Some(refusal.response().into()));
+        log_access(worker, (request.method, request.target), remote, (refusal.status, None), began);
+        let response = match conn.close_reason() {
+            Some(CloseReason::Shutdown { retry }) if *cause == Shutdown => refusal.response_after(retry.div_ceil(1000)),
+            _ => refusal.response(),
+        };
+        worker.shard.open(&conn, Some(response.into()));
         log_refusal(refusal, peer);
     }
     if let_in {
@@ -203,65 +262,22 @@ impl Drop for Inserted<'_> {
     }
 }
 
-/// Reads until the head is complete; None: the client ended first. Bytes after the head are part of the result.
-/// `begins` is told the first byte.
-async fn read_head(transport: &mut Transport, begins: impl Fn(Option<&u8>)) -> Result<Option<Vec<u8>>, Refusal> {
-    use tokio::io::AsyncReadExt;
-    let mut head = Vec::with_capacity(1024);
-    loop {
-        match transport.read_buf(&mut head).await {
-            Ok(0) | Err(_) => return Ok(None),
-            Ok(came) if came == head.len() => begins(head.first()),
-            Ok(_) => {}
-        }
-        // Parsed again from its start: only when it arrives in pieces, and those are bounded.
-        match http::parse(&head)? {
-            Parsed::Complete { .. } => return Ok(Some(head)),
-            Parsed::Incomplete if head.len() > MAX_HEAD => {
-                return Err(Refusal { status: 431, text: format!("the request head has more than {MAX_HEAD} bytes") });
-            }
-            Parsed::Incomplete => {}
-        }
-    }
-}
-
-/// The engine's own checks of a request; the response if the script agrees, and whether messages may be compressed then.
-fn check(config: &Config, server: usize, request: &Request<'_>) -> Result<(Vec<u8>, Option<Window>), Refusal> {
+/// The engine's own checks of a request; the response if the script agrees, and how messages are framed then.
+fn check(config: &Config, server: usize, request: &Request<'_>) -> Result<(Vec<u8>, Framing), Refusal> {
     let server = &config.servers[server];
+    if server.has_event_streams() && stream::opens(request) {
+        let origin = stream::check(request, &rules(server, None))?;
+        return Ok((stream::accept_response(origin), Framing::EventStream));
+    }
     let subprotocols: Option<Vec<String>> = server
         .option("subprotocols")
         .map(|list| list.split(',').map(|p| p.trim().to_owned()).filter(|p| !p.is_empty()).collect());
-    let rules = Rules {
-        path: server.option("path").unwrap_or("/"),
-        allowed_origins: &server.allowed_origins,
-        subprotocols: subprotocols.as_deref(),
-    };
-    let mut upgrade = http::check(request, &rules)?;
+    let mut upgrade = http::check(request, &rules(server, subprotocols.as_deref()))?;
     if server.compression == Compression::On {
         upgrade.agree(request)?;
     }
-    Ok((http::accept_response(&upgrade, upgrade.chosen), upgrade.deflate.map(|agreed| agreed.window)))
-}
-
-/// The client's address: behind proxies that are trusted, the last address that none of them vouches for.
-fn client_address(config: &Config, request: &Request<'_>, peer: SocketAddr) -> SocketAddr {
-    let trusted = |ip: IpAddr| config.trusts(ip);
-    let mut address = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    if !trusted(address.ip()) {
-        return address;
-    }
-    for entry in http::forwarded_for(request) {
-        let parsed = entry
-            .parse::<SocketAddr>()
-            .or_else(|_| entry.trim_matches(['[', ']']).parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 0)));
-        // An entry that is not an address is not trusted, and neither are those before it.
-        let Ok(parsed) = parsed else { break };
-        address = SocketAddr::new(parsed.ip().to_canonical(), parsed.port());
-        if !trusted(address.ip()) {
-            break;
-        }
-    }
-    address
+    let framing = Framing::WebSocket(upgrade.deflate.as_ref().map(|agreed| agreed.window));
+    Ok((http::accept_response(&upgrade, upgrade.chosen), framing))
 }
 
 /// Runs `on_handshake`.
@@ -278,8 +294,10 @@ async fn ask(worker: &Worker, server: usize, conn: &Rc<Conn>, request: &Request<
         headers: request.headers().collect(),
         method: request.method,
         uri: request.target,
-        protocol: "HTTP/1.1",
+        protocol: if request.version == 0 { "HTTP/1.0" } else { "HTTP/1.1" },
         remote: conn.remote().to_string(),
+        event_stream: conn.framing == Framing::EventStream,
+        last_event_id: stream::last_event_id(request),
     };
     let args = HookArgs::handshake(ConnRef::of(conn), &head);
     let budget = conn.served.limits.get().handler_timeout;
@@ -308,7 +326,7 @@ async fn ask(worker: &Worker, server: usize, conn: &Rc<Conn>, request: &Request<
         }
         Ok(_) => Verdict::LetIn,
         Err(failure) => {
-            report(Hook::Handshake, &failure, conn);
+            report(Hook::Handshake, &failure, conn, &worker.shard);
             Verdict::Refused(Refusal { status: 500, text: "the handshake handler failed".into() })
         }
     }

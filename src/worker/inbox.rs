@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::handover::{Damaged, Decoder, Encoder};
 use crate::message::Kind;
 
 /// The bytes that may wait for a connection's handler; at this limit its socket is not read.
@@ -22,6 +23,27 @@ impl Inbox {
         // An empty message takes memory too.
         waiting.bytes += data.len() + 32;
         waiting.messages.push_back((kind, data.into()));
+    }
+
+    /// Writes the messages, for a successor process.
+    pub(super) fn save(&self, out: &mut Encoder) {
+        let messages = self.0.as_ref().map(|waiting| &waiting.messages);
+        out.count(messages.map_or(0, VecDeque::len));
+        for (kind, data) in messages.into_iter().flatten() {
+            out.byte((*kind == Kind::Binary).into());
+            out.data(data);
+        }
+    }
+
+    /// Reads them.
+    pub(super) fn restore(from: &mut Decoder<'_>) -> Result<Inbox, Damaged> {
+        let mut inbox = Inbox::default();
+        from.list(|from| {
+            let kind = if from.flag()? { Kind::Binary } else { Kind::Text };
+            inbox.push(kind, from.data()?);
+            Ok(())
+        })?;
+        Ok(inbox)
     }
 
     pub(super) fn pop(&mut self) -> Option<(Kind, Box<[u8]>)> {

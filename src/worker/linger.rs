@@ -109,7 +109,7 @@ impl Worker {
             conn.probe_write(self.shard.scratch(), now);
         }
         let taking = || conn.stalled_since().is_some_and(recently) || conn.probe_write(self.shard.scratch(), now);
-        let draining = *self.draining.borrow();
+        let draining = self.stage.borrow().is_draining();
         let takes = match conn.waiting() {
             0 => owed.is_taken(conn, now, grace),
             _ => !too_slow && taking(),

@@ -70,7 +70,7 @@ mod tests {
         let reasons = [
             CloseReason::Peer(None),
             CloseReason::Requested { code: 1000, reason: what() },
-            CloseReason::Shutdown,
+            CloseReason::Shutdown { retry: 0 },
             CloseReason::Lost(what()),
             CloseReason::Violation { code: 1002, what: what() },
             CloseReason::HandlerFailed,

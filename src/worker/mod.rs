@@ -7,8 +7,11 @@ mod admit;
 mod arrivals;
 mod control;
 mod defect;
+mod drain;
 mod encode;
+mod event_stream;
 mod failures;
+mod handover;
 mod handshake;
 mod inbox;
 mod leaving;
@@ -19,16 +22,20 @@ mod memory;
 mod moves;
 mod newcomers;
 mod peers;
+mod places;
+mod post;
 mod protocol;
 mod proxy;
 pub mod pulse;
 mod refusal;
 mod renew;
+mod request;
 mod reserve;
 mod role;
 mod session;
 mod socket;
 mod starting;
+mod step;
 mod sweep;
 mod task;
 pub mod thread;
@@ -42,12 +49,13 @@ use arc_swap::ArcSwap;
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use self::tied::Tied;
 use crate::admission::Admission;
-use crate::api::Api;
+use crate::api::{Api, Stage};
 use crate::cluster::Mesh;
 use crate::config::Config;
 use crate::hub::Hub;
@@ -57,6 +65,7 @@ use crate::script::vm::{Vm, VmLimits};
 use crate::shard::Shard;
 use crate::shard::conn::Conn;
 use crate::shard::fair::{Account, Fair};
+use crate::shard::hold::Hold;
 use crate::shard::peer::LOOK;
 use crate::shard::server_context::ServerContext;
 use crate::shared::Shared;
@@ -66,6 +75,7 @@ use crate::tls::Ports;
 pub use peers::{Control, Peers};
 pub use reserve::Reserve;
 pub use role::{Listener, Role};
+pub use step::{Arrived, ArrivedCaller, Offers, Step};
 
 /// The size of the read buffer that all connections of a worker share.
 const READ_BUFFER: usize = LOOK;
@@ -116,8 +126,8 @@ pub(crate) struct Worker {
     /// The TLS of all ports.
     tls: Arc<Ports>,
     tied: Tied,
-    /// True while the engine drains.
-    draining: watch::Receiver<bool>,
+    /// How far the stop of the engine has come.
+    stage: watch::Receiver<Stage>,
     /// The read buffer, while no connection reads.
     read_buffer: Cell<Vec<u8>>,
     /// Decides which connection may hold the worker next.
@@ -132,6 +142,10 @@ pub(crate) struct Worker {
     reserve: Reserve,
     /// Clients that are being told that there is no place for them.
     turned_away: Cell<usize>,
+    /// Whether it holds still, for a successor process.
+    hold: Rc<Hold>,
+    /// How long the clients are closed over, once the engine stops.
+    retry_over: Cell<Duration>,
     /// Notified when the memory of some VM is nearly full.
     worn: Notify,
 }

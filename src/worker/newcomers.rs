@@ -90,6 +90,6 @@ pub(super) async fn close_unopened(worker: &Worker, server: usize, conn: &Conn) 
     };
     began.ended(Hook::Close, &result, conn);
     if let Err(failure) = result {
-        report(Hook::Close, &failure, conn);
+        report(Hook::Close, &failure, conn, &worker.shard);
     }
 }

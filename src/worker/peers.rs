@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::arrivals::{Arrival, Arrivals};
 use super::load::LoadPermit;
 use super::pulse::{Pulse, State};
+use super::step::Step;
 use crate::ids::WorkerId;
 use crate::script::program::Program;
 
@@ -37,6 +39,15 @@ pub enum Control {
     },
     /// The configuration in force has changed.
     Configure,
+    /// A step of handing its connections over to a successor process, or of taking them from the one before.
+    Handover(Step),
+    /// Accept no clients, and close those that are there, a few at a time.
+    CloseClients {
+        /// The time between the first and the last.
+        over: Duration,
+        /// Dropped when the last is closed.
+        done: std::sync::mpsc::Sender<()>,
+    },
     /// Stop accepting, close every connection, and end when all have gone.
     Drain,
 }

@@ -1,6 +1,7 @@
 //! The protocol of a session: WebSocket frames, or the packets that a script defines.
 
 use super::session::State;
+use crate::handover::Encoder;
 use crate::script::vm::{Hook, Returned};
 
 /// Handles the bytes that come on a connection.
@@ -34,6 +35,8 @@ pub(super) trait ProtocolHandler: Unpin {
     }
     /// The memory for bytes that have come and are not handled.
     fn held(&self, state: &State) -> usize;
+    /// Writes what it keeps of the connection, for a successor process.
+    fn save(&self, out: &mut Encoder);
     /// The connection ends: drops what waits.
     fn on_closing(&mut self, state: &State);
 }

@@ -2,13 +2,14 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::{Worker, tls};
 use crate::shard::conn::Conn;
 use crate::shard::transport::Transport;
+use crate::telemetry::log::access::Access;
 use crate::telemetry::metrics::labels::RefusalCause;
 use crate::telemetry::rate_limited::rate_limited;
 use crate::wire::handshake::Refusal;
@@ -39,11 +40,24 @@ pub(super) fn log_refusal(refusal: &Refusal, peer: SocketAddr) {
         %peer, status = refusal.status, "handshake refused: {refusal}");
 }
 
+/// Writes a line of the access log, if there is to be one. `request`: method and target; empty if none has come.
+pub(super) fn log_access(
+    worker: &Worker,
+    (method, target): (&str, &str),
+    peer: SocketAddr,
+    (status, client_id): (u16, Option<u64>),
+    began: Instant,
+) {
+    if worker.config.load().logging.access {
+        Access { method, target, peer: &peer, status, user: None, client_id, took: began.elapsed() }.write();
+    }
+}
+
 /// Refuses a request before there is a connection. `method` is empty if it is not known.
 pub(super) async fn refuse(
     worker: &Worker,
     server: usize,
-    mut transport: Transport,
+    transport: Transport,
     refusal: &Refusal,
     cause: RefusalCause,
     method: &str,
@@ -51,8 +65,13 @@ pub(super) async fn refuse(
 ) {
     worker.servers[server].served.counts.refused.one(cause);
     log_refusal(refusal, peer);
+    say_and_end(transport, &refusal.response_to(method)).await;
+}
+
+/// Sends a response and ends the connection.
+pub(super) async fn say_and_end(mut transport: Transport, response: &[u8]) {
     let said = async {
-        transport.write_all(&refusal.response_to(method)).await?;
+        transport.write_all(response).await?;
         transport.shutdown().await?;
         // Whatever the client still sends is read, so that the response is not lost to a reset.
         tokio::io::copy(&mut transport, &mut tokio::io::sink()).await
@@ -70,6 +89,7 @@ pub(super) async fn turn_away(
     peer: SocketAddr,
 ) {
     let refusal = refusal_for(cause);
+    log_access(worker, ("", ""), peer, (refusal.status, None), Instant::now());
     if tls::is_on(worker, server) {
         // A handshake only to say so would cost more than many a client that has a place.
         worker.servers[server].served.counts.refused.one(cause);

@@ -1,6 +1,7 @@
 //! A connection that has been let in, whatever its protocol: its handler, its share of the worker's time, and the phase
 //! of its life.
 
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -10,12 +11,15 @@ use super::failures::report;
 use super::linger::Lingering;
 use super::measure::Began;
 use crate::config::Rates;
+use crate::handover::Encoder;
 use crate::message::{CloseReason, close_code};
 use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Failure, Handler, Hook, Returned, Started, Turn, Vm};
 use crate::shard::conn::Conn;
 use crate::shard::fair::{Account, FRAME, STRETCH, Ticket, nanoseconds};
+use crate::shard::framing::Framing;
+use crate::shard::hold::{Held, Offer};
 use crate::shard::server_context::ConnectionPermit;
 use crate::telemetry::metrics::labels::{EndReason, Label};
 
@@ -23,6 +27,8 @@ use crate::telemetry::metrics::labels::{EndReason, Label};
 pub(super) struct Opened {
     pub(super) conn: Rc<Conn>,
     pub(super) place: ConnectionPermit,
+    /// Bytes that came with its request, and count as read.
+    pub(super) early: usize,
 }
 
 /// The phase of a connection's life.
@@ -62,11 +68,14 @@ pub(super) struct State {
 impl State {
     /// The connection is open from now on.
     pub(super) fn new(worker: Rc<Worker>, opened: Opened) -> State {
-        let Opened { conn, place } = opened;
+        let Opened { conn, place, early } = opened;
         let account = Account::new(worker.fair.now());
         conn.served.counts.opened.add(1);
+        if worker.shard.tap.is_on() {
+            worker.shard.see_connect(&conn);
+        }
         tracing::debug!(client_id = conn.client_id.get(), remote = %conn.remote(), "connected");
-        State {
+        let mut state = State {
             worker,
             conn,
             handler: None,
@@ -78,7 +87,11 @@ impl State {
             stretch: 0,
             broken: false,
             place,
+        };
+        if early > 0 {
+            state.took_bytes(early);
         }
+        state
     }
 
     /// The script that its next hook runs in.
@@ -181,7 +194,7 @@ impl State {
             Started::Done(result) => {
                 let took = began.ended(hook, &result, &self.conn);
                 self.charge(took);
-                self.settle(hook, result)
+                self.settle(hook, took, result)
             }
             Started::Suspended(handler) => {
                 self.charge(began.so_far());
@@ -191,10 +204,16 @@ impl State {
         }
     }
 
-    pub(super) fn settle(&self, hook: Hook, result: Result<Returned, Failure>) -> Option<Returned> {
+    /// A hook has ended, after so long.
+    pub(super) fn settle(&self, hook: Hook, took: Duration, result: Result<Returned, Failure>) -> Option<Returned> {
+        let shard = &self.worker.shard;
+        // None for a hook that the script does not have.
+        if shard.tap.is_on() && !took.is_zero() {
+            shard.see_handler(&self.conn, hook.name(), took, result.is_ok());
+        }
         result
             .inspect_err(|failure| {
-                report(hook, failure, &self.conn);
+                report(hook, failure, &self.conn, shard);
                 self.conn.close(CloseReason::HandlerFailed);
             })
             .ok()
@@ -218,8 +237,8 @@ impl State {
             self.charge(took);
             let result = ready!(polled);
             self.handler = None;
-            began.ended(hook, &result, &self.conn);
-            self.settle(hook, result);
+            let took = began.ended(hook, &result, &self.conn);
+            self.settle(hook, took, result);
         }
         self.leave();
         let reason = self.conn.close_reason();
@@ -242,12 +261,48 @@ impl State {
 
     /// Out of the shard.
     fn leave(&self) {
+        let by = self.conn.ended_by().filter(|_| !self.broken).unwrap_or(EndReason::InternalError);
+        self.worker.shard.ends(&self.conn, by);
         if self.worker.remove(&self.conn) {
-            let by = self.conn.ended_by().filter(|_| !self.broken).unwrap_or(EndReason::InternalError);
             self.conn.served.counts.closed.one(by);
             let told = || self.conn.close_reason().and_then(|reason| reason.error());
             tracing::debug!(client_id = self.conn.client_id.get(), by = by.word(), err = told(), "closed");
         }
+    }
+
+    /// Whether the worker holds still, and nothing is under way here: then there is nothing to do. A connection that the
+    /// successor takes is offered to it; one that it has taken is over here, without a word to its client.
+    pub(super) fn is_held(&mut self, protocol: impl FnOnce(&mut Encoder)) -> bool {
+        let (hold, slot) = (self.worker.hold.clone(), self.conn.slot);
+        let idle = matches!(self.phase, Phase::Open) && self.handler.is_none() && !self.conn.is_closing();
+        if !idle {
+            return false;
+        }
+        match hold.held() {
+            Held::No => return false,
+            Held::Quiet | Held::Cut | Held::Arriving => {}
+            Held::Offered if self.may_move() => hold.offer(slot, || {
+                let mut out = Encoder::default();
+                self.worker.shard.save(&self.conn, &mut out);
+                protocol(&mut out);
+                Offer { socket: self.conn.transport.as_raw_fd(), bytes: out.bytes }
+            }),
+            Held::Moved if hold.has_offered(slot) => {
+                if self.worker.remove(&self.conn) {
+                    self.conn.served.counts.closed.one(EndReason::Shutdown);
+                }
+                self.phase = Phase::Over;
+                return false;
+            }
+            // It stays, and ends here.
+            Held::Offered | Held::Moved | Held::Left => {}
+        }
+        true
+    }
+
+    /// Whether a successor can take it. An event stream's client comes back by itself, with its position.
+    fn may_move(&self) -> bool {
+        self.conn.transport.may_move() && self.conn.framing != Framing::EventStream
     }
 
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<()> {

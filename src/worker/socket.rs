@@ -12,11 +12,15 @@ use super::protocol::ProtocolHandler;
 use super::session::{Opened, State};
 use super::task::Task;
 use super::{Worker, proxy, tls};
-use crate::message::{CloseReason, close_code};
+use crate::api::Stage;
+use crate::handover::{Damaged, Decoder, Encoder};
+use crate::message::{CloseReason, Kind, close_code};
 use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Hook, Returned};
 use crate::shard::Arrival;
+use crate::shard::framing::Framing;
+use crate::shard::hold::{Counted, UnderWay};
 use crate::shard::server_context::ConnectionPermit;
 use crate::shard::transport::Transport;
 use crate::telemetry::metrics::labels::{Label, RefusalCause};
@@ -50,12 +54,13 @@ pub(super) fn task(
     let opening = {
         let worker = worker.clone();
         async move {
+            let _opening = Counted::new(&worker.hold, UnderWay::Opening);
             let deadline = Instant::now() + worker.servers[server].served.limits.get().handshake_timeout;
-            let mut draining = worker.draining.clone();
+            let mut stage = worker.stage.clone();
             let client = tokio::select! {
                 biased;
                 client = proxy::client(&worker, server, &transport, peer, deadline) => client?,
-                _ = draining.wait_for(|draining| *draining) => return None,
+                _ = stage.wait_for(Stage::is_draining) => return None,
             };
             if !is_let_in(&worker, server, &transport, client, &place) {
                 return None;
@@ -94,9 +99,9 @@ fn is_let_in(
 fn insert(worker: &Worker, server: usize, transport: Transport, client: SocketAddr, place: ConnectionPermit) -> Opened {
     let remote = SocketAddr::new(client.ip().to_canonical(), client.port());
     let served = worker.servers[server].served.clone();
-    let conn = worker.shard.insert(Arrival { served, transport, remote, deflate: None });
+    let conn = worker.shard.insert(Arrival { served, transport, remote, framing: Framing::Script });
     worker.shard.open(&conn, None);
-    Opened { conn, place }
+    Opened { conn, place, early: 0 }
 }
 
 /// This protocol has no words for a refusal; TLS has.
@@ -130,6 +135,13 @@ fn waiting(state: &State) -> usize {
 }
 
 impl Packets {
+    /// Of a connection that another process had.
+    pub(super) fn restore(from: &mut Decoder<'_>) -> Result<Packets, Damaged> {
+        let (connected, fresh, ended) = (from.flag()?, from.flag()?, from.flag()?);
+        let (wanted, asked) = (from.u32()? as usize, from.u32()? as usize);
+        Ok(Packets { connected, wanted, fresh, ended, asked })
+    }
+
     /// `protocol_input` has told the length of the next packet.
     fn measured(&mut self, state: &mut State, length: i64) {
         let limit = state.conn.served.limits.get().max_message_size;
@@ -174,7 +186,11 @@ impl Packets {
         };
         self.wanted = 0;
         state.conn.end_message();
-        state.worker.shard.counts_of(&state.conn).read.add(1);
+        let shard = &state.worker.shard;
+        shard.count_read(&state.conn);
+        if shard.tap.is_on() {
+            shard.see_message(&state.conn, Kind::Binary, &package);
+        }
         state.took_messages(1);
         state.start(Hook::Message, HookArgs::bytes(&package));
         state.pinned = None;
@@ -266,6 +282,11 @@ impl ProtocolHandler for Packets {
         if let Some(received) = state.conn.received() {
             received.take();
         }
+    }
+
+    fn save(&self, out: &mut Encoder) {
+        [self.connected, self.fresh, self.ended].into_iter().for_each(|flag| out.byte(flag.into()));
+        [self.wanted, self.asked].into_iter().for_each(|many| out.u32(many as u32));
     }
 
     fn held(&self, state: &State) -> usize {

@@ -26,6 +26,9 @@ pub(super) async fn run(worker: Rc<Worker>) {
     let mut timer = ticking(every);
     loop {
         timer.tick().await;
+        if worker.hold.is_on() {
+            worker.hold.lifted().await;
+        }
         sweep(&worker, every + SLOWEST);
         let wanted = period(&worker);
         if wanted != every {
@@ -84,14 +87,18 @@ fn visit(worker: &Worker, conn: &Rc<Conn>, now: u32) {
     if conn.is_paused() {
         listen(conn, limits.read_timeout, now, over);
     } else if silent(limits.read_timeout) {
-        conn.close(CloseReason::ReadTimeout);
+        if conn.framing.clients_are_heard() {
+            conn.close(CloseReason::ReadTimeout);
+        } else {
+            ask_system(conn, limits.read_timeout, now);
+        }
     } else if conn.unfinished_since().is_some_and(|since| over(since, limits.message_timeout)) {
         conn.close(CloseReason::MessageTimeout);
     }
     // While a client is not read, its pong is not seen; but proxies between it and here see traffic.
     if !conn.is_corked()
         && !conn.is_closing()
-        && silent(limits.ping_interval)
+        && (!conn.framing.clients_are_heard() || silent(limits.ping_interval))
         && over(conn.last_ping.get(), limits.ping_interval)
         && let Some(ping) = conn.framing.ping()
     {
@@ -104,20 +111,25 @@ fn visit(worker: &Worker, conn: &Rc<Conn>, now: u32) {
 fn listen(conn: &Rc<Conn>, read_timeout: Duration, now: u32, over: impl Fn(u32, Duration) -> bool) {
     match conn.transport.gone() {
         Gone::Wholly => return conn.lose(None),
-        Gone::Sending if conn.framing.clients_close() => return conn.lose(None),
-        Gone::Sending => return conn.sends_no_more(now),
+        Gone::Sending if conn.framing.may_stop_sending() => return conn.sends_no_more(now),
+        Gone::Sending => return conn.lose(None),
         Gone::No => {}
     }
     conn.attend(if read_timeout.is_zero() { KEEP_ALIVE } else { read_timeout / 4 });
     if over(conn.last_read.get(), read_timeout) {
-        let unanswered = conn.transport.unanswered();
-        if unanswered >= read_timeout {
-            conn.close(CloseReason::ReadTimeout);
-        } else {
-            conn.last_read.set(now.wrapping_sub(unanswered.as_millis() as u32));
-        }
+        ask_system(conn, read_timeout, now);
     }
     if conn.framing.clients_close() && !conn.is_corked() {
         conn.look_again();
+    }
+}
+
+/// Closes a connection whose machine has not answered for that long; its silence alone says nothing.
+fn ask_system(conn: &Conn, read_timeout: Duration, now: u32) {
+    let unanswered = conn.transport.unanswered();
+    if unanswered >= read_timeout {
+        conn.close(CloseReason::ReadTimeout);
+    } else {
+        conn.last_read.set(now.wrapping_sub(unanswered.as_millis() as u32));
     }
 }

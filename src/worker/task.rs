@@ -82,6 +82,9 @@ impl<I: ProtocolHandler> Session<I> {
 
     fn poll_life(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.state.conn.register(cx.waker());
+        if self.state.worker.hold.is_on() && self.is_held() {
+            return Poll::Pending;
+        }
         if self.state.poll_grant(cx).is_pending() {
             return Poll::Pending;
         }
@@ -97,6 +100,9 @@ impl<I: ProtocolHandler> Session<I> {
 
     fn poll_phases(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
+            if self.state.worker.hold.is_on() && self.is_held() {
+                return Poll::Pending;
+            }
             if self.state.conn.is_blocked() {
                 let _ = self.state.poll_flush(cx);
             }
@@ -107,6 +113,11 @@ impl<I: ProtocolHandler> Session<I> {
                 Phase::Over => return Poll::Ready(()),
             }
         }
+    }
+
+    fn is_held(&mut self) -> bool {
+        let incoming = &self.incoming;
+        self.state.is_held(|out| incoming.save(out))
     }
 
     /// Ready whenever something has changed.
@@ -122,6 +133,9 @@ impl<I: ProtocolHandler> Session<I> {
         if let Some(running) = &mut state.handler {
             let (hook, began, handler) = &mut **running;
             let resumed = Instant::now();
+            if state.worker.hold.cuts() {
+                handler.cut();
+            }
             let polled = handler.poll(cx, closing);
             let took = resumed.elapsed();
             let (hook, began) = (*hook, *began);
@@ -129,8 +143,8 @@ impl<I: ProtocolHandler> Session<I> {
             match polled {
                 Poll::Ready(result) => {
                     state.handler = None;
-                    began.ended(hook, &result, &state.conn);
-                    if let Some(returned) = state.settle(hook, result) {
+                    let took = began.ended(hook, &result, &state.conn);
+                    if let Some(returned) = state.settle(hook, took, result) {
                         incoming.returned(state, returned);
                     }
                     return Poll::Ready(());

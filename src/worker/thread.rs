@@ -13,10 +13,10 @@ use tokio::task::spawn_local;
 
 use super::tied::Tied;
 use super::{Control, Listener, Peers, Reserve, Server, Worker};
-use super::{accept, control, leaving, memory, moves, renew, starting, sweep, timers, turn};
+use super::{control, leaving, memory, moves, places, renew, starting, sweep, timers, turn};
 use crate::admission::Admission;
 use crate::api::idempotency::IdempotencyTable;
-use crate::api::{Api, Callers, LoginThrottle, Parts, Verifier};
+use crate::api::{Api, Callers, LoginThrottle, Parts, Stage, Verifier};
 use crate::cluster::{Mesh, online};
 use crate::config::Config;
 use crate::hub::Hub;
@@ -31,6 +31,7 @@ use crate::script::program::Program;
 use crate::script::vm::{Vm, VmLimits};
 use crate::shard::Shard;
 use crate::shard::fair::Fair;
+use crate::shard::hold::Hold;
 use crate::shard::server_context::ServerContext;
 use crate::shared::Shared;
 use crate::telemetry::metrics::{Metrics, WorkerCounts};
@@ -85,8 +86,10 @@ pub struct Spec {
     pub reserve: Reserve,
     /// Its own control lane.
     pub control: mpsc::Receiver<Control>,
-    /// True while the engine drains.
-    pub draining: watch::Receiver<bool>,
+    /// How far the stop of the engine has come.
+    pub stage: watch::Receiver<Stage>,
+    /// It serves only when it is told so: a process before it hands its connections over.
+    pub succeeds: bool,
 }
 
 /// Runs a worker on this thread until it has drained. `ready` is told first whether it could start: the error comes
@@ -153,8 +156,8 @@ fn start(spec: Spec) -> Result<Started, String> {
     }
     spec.memory.add(shard.counts.clone());
     let clients = spec.clients.clone();
-    let draining = spec.draining;
     let fair: Rc<Fair> = Rc::default();
+    let hold = Rc::new(if spec.succeeds { Hold::arriving() } else { Hold::default() });
     let api = Rc::new(Api::new(Parts {
         mesh: spec.mesh,
         queue: spec.queue,
@@ -167,8 +170,9 @@ fn start(spec: Spec) -> Result<Started, String> {
         verifier: spec.verifier,
         callers: spec.callers,
         tls: spec.tls.clone(),
-        draining: draining.clone(),
+        stage: spec.stage.clone(),
         fair: fair.clone(),
+        hold: hold.clone(),
     }));
     spec.metrics.add(WorkerCounts {
         id: spec.id.0,
@@ -191,7 +195,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         shared: spec.shared,
         timers: spec.timers,
         tied: Tied::default(),
-        draining,
+        stage: spec.stage,
         read_buffer: Cell::default(),
         fair,
         newcomers: Cell::default(),
@@ -200,6 +204,8 @@ fn start(spec: Spec) -> Result<Started, String> {
         vm_limits,
         reserve: spec.reserve,
         turned_away: Cell::default(),
+        hold,
+        retry_over: Cell::default(),
         worn: Notify::new(),
     });
     worker.measure();
@@ -217,6 +223,7 @@ fn spawn_tasks(worker: &Rc<Worker>) {
     spawn_local(renew::run(worker.clone()));
     spawn_local(timers::run(worker.clone()));
     spawn_local(moves::run(worker.clone()));
+    spawn_local(places::run(worker.clone()));
     if worker.id == WorkerId(0) {
         spawn_local(tell_numbers(worker.clone()));
         spawn_local(worker.mesh.clone().send_merged());
@@ -235,9 +242,7 @@ async fn tell_numbers(worker: Rc<Worker>) {
 
 /// All of a worker's life: its tasks run until it has drained.
 async fn serve(worker: Rc<Worker>, control: mpsc::Receiver<Control>, listeners: Vec<Listener>) {
-    let accepting: Vec<_> =
-        listeners.into_iter().map(|l| spawn_local(accept::run(worker.clone(), l)).abort_handle()).collect();
-    control::run(worker.clone(), control, accepting).await;
+    control::run(worker.clone(), control, listeners).await;
     worker.peers.pulses[usize::from(worker.id.0)].end();
 }
 

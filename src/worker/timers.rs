@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use super::Worker;
 use super::failures::report_timer;
 use super::measure::Began;
+use crate::api::Stage;
 use crate::script::current::ConnRef;
 use crate::script::hooks::HookArgs;
 use crate::script::program::shown;
@@ -26,10 +27,14 @@ const AGAIN: Duration = Duration::from_millis(100);
 pub(super) async fn run(worker: Rc<Worker>) {
     let mut timer = pin!(sleep(Duration::ZERO));
     loop {
+        worker.hold.lifted().await;
         let due = poll_fn(|cx| {
             loop {
+                if worker.hold.is_on() {
+                    return Poll::Ready(None);
+                }
                 match worker.timers.due(worker.id, Instant::now(), cx.waker()) {
-                    Due::Now(run) => return Poll::Ready(run),
+                    Due::Now(run) => return Poll::Ready(Some(run)),
                     Due::At(at) => timer.as_mut().reset(at.into()),
                     Due::Never => return Poll::Pending,
                 }
@@ -39,6 +44,7 @@ pub(super) async fn run(worker: Rc<Worker>) {
             }
         })
         .await;
+        let Some(due) = due else { continue };
         let under_way = worker.unbound_runs.clone();
         // In a task of its own, so that a defect there does not end this one.
         let _ = spawn_local(begin(worker.clone(), due, under_way)).await;
@@ -84,12 +90,13 @@ async fn begin(worker: Rc<Worker>, run: Run, under_way: Rc<()>) {
 /// Goes on with a function that waits, to its end. Once the engine stops, or the connection that the timer ends with has
 /// ended, its waits end with an error.
 async fn go_on(worker: Rc<Worker>, run: Run, began: Began, mut handler: Handler, _under_way: Rc<()>) {
-    let mut draining = worker.draining.clone();
-    let mut stop = pin!(async move { drop(draining.wait_for(|stops| *stops).await) });
+    let mut stage = worker.stage.clone();
+    let mut stop = pin!(async move { drop(stage.wait_for(Stage::is_draining).await) });
+    let mut cut = pin!(worker.hold.cut());
     let tied = run.call.conn.map(|(client, slot)| (client, slot, worker.tied.end_of(client)));
     // It may have ended before this was polled first.
     let mut stops = tied.as_ref().is_some_and(|(client, slot, _)| worker.shard.get_at(*slot, *client).is_none());
-    let mut ticket = None;
+    let (mut ticket, mut is_cut) = (None, false);
     let result = {
         let mut end = pin!(async {
             match &tied {
@@ -99,6 +106,10 @@ async fn go_on(worker: Rc<Worker>, run: Run, began: Began, mut handler: Handler,
         });
         poll_fn(|cx| {
             stops = stops || stop.as_mut().poll(cx).is_ready() || end.as_mut().poll(cx).is_ready();
+            if !is_cut && cut.as_mut().poll(cx).is_ready() {
+                is_cut = true;
+                handler.cut();
+            }
             worker.poll_shared(&worker.unbound, &mut ticket, &mut handler, stops, cx)
         })
         .await
@@ -112,6 +123,6 @@ async fn go_on(worker: Rc<Worker>, run: Run, began: Began, mut handler: Handler,
 fn ended(worker: &Worker, run: &Run, began: Began, result: Result<Returned, Failure>) {
     began.ended_of(Hook::Timer, &result, &worker.servers[run.server].served.counts);
     if let Err(failure) = result {
-        report_timer(&run.call.name, &failure);
+        report_timer(&run.call.name, &failure, &worker.shard);
     }
 }

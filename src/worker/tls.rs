@@ -9,6 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Worker;
+use crate::api::Stage;
 use crate::config::Protocol;
 use crate::shard::transport::Transport;
 use crate::telemetry::metrics::labels::{Handshake, Label, RefusalCause};
@@ -40,7 +41,7 @@ pub(super) async fn open(
             return None;
         }
     };
-    let mut draining = worker.draining.clone();
+    let mut stage = worker.stage.clone();
     let mut ticket = None;
     let shaking =
         poll_fn(|cx| worker.poll_charged(&worker.newcomers, &mut ticket, cx, |cx| transport.poll_handshake(cx)));
@@ -51,7 +52,7 @@ pub(super) async fn open(
             shaken.unwrap_or_else(|_| Err(late()))
         }
         // Nothing is owed yet: a stop does not wait for it.
-        _ = draining.wait_for(|draining| *draining) => return None,
+        _ = stage.wait_for(Stage::is_draining) => return None,
     };
     match shaken {
         Ok(()) => {

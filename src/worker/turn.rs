@@ -33,6 +33,9 @@ pub(super) async fn run(worker: Rc<Worker>) {
     let writes = (WRITES / workers).max(MIN_WRITES);
     loop {
         poll_fn(|cx| poll_work(&worker, &mut deliveries, &mut pushes, cx)).await;
+        if worker.hold.is_silent() {
+            worker.hold.may_write().await;
+        }
         let (pushed, more) = slice(&worker, &mut deliveries, writes);
         pushes += pushed;
         worker.fair.delivers(more);
@@ -59,6 +62,7 @@ fn poll_work(
         worker.hub.mailbox(worker.id).take(deliveries, std::mem::take(pushes), cx.waker());
     }
     let idle = deliveries.is_empty() && !worker.shard.is_dirty() && !worker.shard.is_encoding();
+    worker.hold.delivered.set(idle);
     worker.shard.wake_when_dirty(idle.then(|| cx.waker()));
     if idle { Poll::Pending } else { Poll::Ready(()) }
 }

@@ -1,19 +1,22 @@
-//! WebSocket connections: the handshake, then frames and messages.
+//! WebSocket connections: the handshake, then frames and messages. It may also have opened an event stream.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::event_stream::EventStream;
 use super::inbox::Inbox;
 use super::load::LoadPermit;
 use super::protocol::ProtocolHandler;
 use super::session::State;
 use super::task::Task;
 use super::{Worker, handshake};
+use crate::handover::{Damaged, Decoder, Encoder};
 use crate::message::{CloseReason, Kind};
 use crate::script::hooks::HookArgs;
 use crate::script::vm::{Hook, Returned};
 use crate::shard::framing::Framing;
+use crate::shard::hold::{Counted, UnderWay};
 use crate::shard::transport::Transport;
 use crate::wire::frame;
 use crate::wire::reader::{Event, Input, Reader};
@@ -25,16 +28,82 @@ pub(super) fn task(
     transport: Transport,
     peer: SocketAddr,
     load: LoadPermit,
-) -> Task<Frames> {
+) -> Task<Incoming> {
     let opening = {
         let worker = worker.clone();
         async move {
+            let _opening = Counted::new(&worker.hold, UnderWay::Opening);
             let (opened, early) = handshake::run(&worker, server, transport, peer).await?;
-            let frames = Frames::new(opened.conn.framing, early);
-            Some((opened, frames))
+            let incoming = match opened.conn.framing {
+                Framing::EventStream => Incoming::Posted(EventStream),
+                framing => Incoming::Frames(Frames::new(framing, early)),
+            };
+            Some((opened, incoming))
         }
     };
     Task::opening(worker, Box::pin(opening), load)
+}
+
+/// What such a server's client sends.
+pub(super) enum Incoming {
+    Frames(Frames),
+    Posted(EventStream),
+}
+
+/// Has the one or the other do it.
+macro_rules! each {
+    ($incoming:expr, $it:ident => $do:expr) => {
+        match $incoming {
+            Incoming::Frames($it) => $do,
+            Incoming::Posted($it) => $do,
+        }
+    };
+}
+
+impl ProtocolHandler for Incoming {
+    fn take(&mut self, state: &mut State, bytes: &mut [u8]) {
+        each!(self, it => it.take(state, bytes));
+    }
+
+    fn end(&mut self, state: &mut State) {
+        each!(self, it => it.end(state));
+    }
+
+    fn has_work(&self, state: &State) -> bool {
+        each!(self, it => it.has_work(state))
+    }
+
+    fn work(&mut self, state: &mut State) {
+        each!(self, it => it.work(state));
+    }
+
+    fn returned(&mut self, state: &mut State, returned: Returned) {
+        each!(self, it => it.returned(state, returned));
+    }
+
+    fn resume_work(&mut self, state: &mut State, idle: bool) -> bool {
+        each!(self, it => it.resume_work(state, idle))
+    }
+
+    fn has_room(&self, state: &State) -> bool {
+        each!(self, it => it.has_room(state))
+    }
+
+    fn closes_in(&self, unread: &[u8]) -> bool {
+        each!(self, it => it.closes_in(unread))
+    }
+
+    fn save(&self, out: &mut Encoder) {
+        each!(self, it => it.save(out));
+    }
+
+    fn held(&self, state: &State) -> usize {
+        each!(self, it => it.held(state))
+    }
+
+    fn on_closing(&mut self, state: &State) {
+        each!(self, it => it.on_closing(state));
+    }
 }
 
 /// The frame reader, and the messages that wait for the running handler.
@@ -50,13 +119,23 @@ impl Frames {
     fn new(framing: Framing, mut early: Vec<u8>) -> Frames {
         let reader = match framing {
             Framing::WebSocket(Some(_)) => Reader::of_compressed(),
-            Framing::WebSocket(None) | Framing::Script => Reader::new(),
+            Framing::WebSocket(None) | Framing::EventStream | Framing::Script => Reader::new(),
         };
         let mut frames = Frames { reader, kept: !early.is_empty(), inbox: Inbox::default() };
         if frames.kept {
             frames.reader.keep(&mut Input::new(&mut early));
         }
         frames
+    }
+
+    /// Of a connection that another process had.
+    pub(super) fn restore(framing: Framing, from: &mut Decoder<'_>) -> Result<Frames, Damaged> {
+        let mut frames = Frames::new(framing, Vec::new());
+        frames.reader.restore(from)?;
+        frames.inbox = Inbox::restore(from)?;
+        // Some of it may be whole: it was kept until there was room.
+        frames.kept = frames.reader.waiting() > 0;
+        Ok(frames)
     }
 
     /// Something else than a part of a message is next: within one, which is as unfinished as before, or by itself.
@@ -83,7 +162,11 @@ impl Frames {
 
     /// A message has come: its handler runs now, or when those before it have.
     fn message(state: &mut State, inbox: &mut Inbox, kind: Kind, data: &[u8]) {
-        state.worker.shard.counts_of(&state.conn).read.add(1);
+        let shard = &state.worker.shard;
+        shard.count_read(&state.conn);
+        if shard.tap.is_on() {
+            shard.see_message(&state.conn, kind, data);
+        }
         state.conn.end_message();
         if inbox.is_empty() && state.may_start(Hook::Message) {
             state.start(Hook::Message, HookArgs::message(kind, data));
@@ -187,6 +270,11 @@ impl ProtocolHandler for Frames {
     fn on_closing(&mut self, _: &State) {
         self.inbox.clear();
         self.reader = Reader::new();
+    }
+
+    fn save(&self, out: &mut Encoder) {
+        self.reader.save(out);
+        self.inbox.save(out);
     }
 
     fn held(&self, _: &State) -> usize {

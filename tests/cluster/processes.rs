@@ -38,6 +38,7 @@ impl Node {
             "logging: {{filename: ''}}\ncluster: {{{cluster}}}\n\
              center:\n  registry: {{port: {registry}, bind: 127.0.0.1}}\n  apiServer: {{port: 0, bind: 127.0.0.1}}\n\
              engine:\n  workers: 2\n  centerRegistry: [{centers}]\n\
+             \x20 channels: [{{match: 'counted:', online: {{every: 200ms, message: '@%n'}}}}]\n\
              \x20 meshPoint: {{port: {mesh}, bind: 127.0.0.1}}\n  apiServer: {{port: 0, bind: 127.0.0.1}}\n\
              \x20 servers:\n    - port: 0\n      bind: 127.0.0.1\n      protocol: websocket\n      entry: entry.lua\n\
              \x20     options: [{{name: path, value: /ws}}]\n"
@@ -165,6 +166,40 @@ async fn engines_wait_for_a_center_and_outlive_it() {
     settled(&center, &engines).await;
 }
 
+/// Whichever of the three tells a channel's number: they differ from channel to channel.
+#[tokio::test]
+async fn the_number_of_a_channel_is_right_after_an_engine_was_killed() {
+    const CHANNELS: usize = 8;
+    let (_center, mut engines, _) = cluster(3).await;
+    let mut members = Vec::new();
+    for i in 0..CHANNELS {
+        for (at, engine) in engines.iter().enumerate() {
+            members.push((at, i, member(engine.ws(), &format!("counted:{i}")).await));
+        }
+    }
+    for (_, _, member) in &mut members {
+        read_to(member, "@3").await;
+    }
+    let killed = engines.pop().unwrap();
+    killed.process.signal(libc::SIGKILL);
+    // The number goes from 3 to 2, with nothing in between and nothing after it.
+    for (at, i, member) in members.iter_mut().filter(|(at, ..)| *at < 2) {
+        assert_eq!(member.text().await, "@2", "client {i} of engine {at}");
+    }
+    let mut newcomers = Vec::new();
+    for i in 0..CHANNELS {
+        let body = json!({"c": format!("counted:{i}")}).to_string();
+        for engine in &engines {
+            assert_eq!(post(engine.api, "/v1/mesh/count", &body).await.1, r#"{"E":null,"r":{"n":2}}"#);
+        }
+        newcomers.push(member(engines[i % 2].ws(), &format!("counted:{i}")).await);
+    }
+    for (_, _, member) in members.iter_mut().filter(|(at, ..)| *at < 2) {
+        assert_eq!(member.text().await, "@3");
+    }
+    drop(killed);
+}
+
 #[tokio::test]
 async fn an_engine_that_is_killed_is_told_and_forgotten_and_disturbs_nobody() {
     let (center, mut engines, registry) = cluster(3).await;
@@ -248,6 +283,8 @@ async fn a_node_with_another_secret_is_kept_out_with_words() {
     // A line for each reason, though each tried several times.
     let refused = |line: &&String| line.contains("a link is refused");
     assert_eq!(center.process.lines().iter().filter(refused).count(), 2);
+    let page = get(engines[0].api, "/metrics").await.1;
+    assert!(page.lines().any(|line| line == "connmix_engine_mesh_refused_total 1"), "{page}");
     settled(&center, &engines).await;
     is_whole(&engines, "one").await;
 }

@@ -3,6 +3,8 @@
 use super::optional::{Missing, need};
 use super::process::Process;
 use super::{Client, eventually};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use std::fs;
 use std::net::SocketAddr;
@@ -21,6 +23,8 @@ pub struct Page {
     devtools: Client,
     session: Option<String>,
     calls: u64,
+    /// What the page has done, until somebody looks: see [`Page::listen`].
+    events: Vec<Value>,
     _browser: Process,
 }
 
@@ -37,7 +41,8 @@ impl Page {
             let at = SocketAddr::from(([127, 0, 0, 1], port.parse().ok()?));
             Client::try_connect(at, path).await.ok()
         });
-        let mut page = Page { devtools: devtools.await, session: None, calls: 0, _browser: browser };
+        let mut page =
+            Page { devtools: devtools.await, session: None, calls: 0, events: Vec::new(), _browser: browser };
         let target = eventually("the browser has the page", async || {
             let targets = page.call("Target.getTargets", json!({})).await;
             let target = targets["targetInfos"].as_array()?.iter().find(|target| target["url"] == url)?;
@@ -53,6 +58,13 @@ impl Page {
 
     /// One call of the DevTools, to the page once there is a session with it, and its result.
     pub async fn call(&mut self, method: &str, params: Value) -> Value {
+        let mut reply = self.reply(method, params).await;
+        assert_eq!(reply.get("error"), None, "{method}");
+        reply["result"].take()
+    }
+
+    /// The same; the whole reply, which may be an error.
+    async fn reply(&mut self, method: &str, params: Value) -> Value {
         self.calls += 1;
         let mut call = json!({"id": self.calls, "method": method, "params": params});
         if let Some(session) = &self.session {
@@ -60,10 +72,12 @@ impl Page {
         }
         self.devtools.send(&call.to_string()).await;
         loop {
-            let mut reply: Value = serde_json::from_str(&self.devtools.text().await).unwrap();
+            let reply: Value = serde_json::from_str(&self.devtools.text().await).unwrap();
             if reply["id"] == self.calls {
-                assert_eq!(reply.get("error"), None, "{method}");
-                return reply["result"].take();
+                return reply;
+            }
+            if reply["method"].is_string() {
+                self.events.push(reply);
             }
         }
     }
@@ -76,9 +90,96 @@ impl Page {
         done["result"]["value"].take()
     }
 
+    /// What a promise in the page comes to.
+    pub async fn awaited(&mut self, expression: &str) -> Value {
+        let params = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
+        let mut done = self.call("Runtime.evaluate", params).await;
+        assert_eq!(done.get("exceptionDetails"), None, "{expression}");
+        done["result"]["value"].take()
+    }
+
+    /// From now on it is told what goes wrong in the page and what it asks for: see [`Page::heard`].
+    pub async fn listen(&mut self) {
+        for domain in ["Page", "Runtime", "Log", "Network"] {
+            self.call(&format!("{domain}.enable"), json!({})).await;
+        }
+        self.call("Emulation.setScrollbarsHidden", json!({"hidden": true})).await;
+    }
+
+    /// What has gone wrong in the page since the last time, and the URLs that it has asked for.
+    pub async fn heard(&mut self) -> (Vec<String>, Vec<String>) {
+        // Behind all that has happened so far.
+        self.value("0").await;
+        let (mut errors, mut urls) = (Vec::new(), Vec::new());
+        for event in self.events.drain(..) {
+            let params = &event["params"];
+            match event["method"].as_str().unwrap_or_default() {
+                "Runtime.exceptionThrown" => errors.push(params["exceptionDetails"].to_string()),
+                "Runtime.consoleAPICalled" if params["type"] != "log" => errors.push(params["args"].to_string()),
+                "Log.entryAdded" if params["entry"]["level"] != "verbose" => errors.push(params["entry"].to_string()),
+                "Network.requestWillBeSent" => urls.push(params["request"]["url"].as_str().unwrap().to_owned()),
+                _ => {}
+            }
+        }
+        (errors, urls)
+    }
+
+    /// Goes to another page, and waits until it is loaded.
+    pub async fn goto(&mut self, url: &str) {
+        self.call("Page.navigate", json!({"url": url})).await;
+        self.until(&format!("document.readyState === 'complete' && location.href === {}", json!(url))).await;
+    }
+
+    /// All further requests bear these headers.
+    pub async fn headers(&mut self, headers: Value) {
+        self.call("Network.setExtraHTTPHeaders", json!({"headers": headers})).await;
+    }
+
+    /// Types a text where the focus is.
+    pub async fn type_text(&mut self, text: &str) {
+        self.call("Input.insertText", json!({"text": text})).await;
+    }
+
+    /// Presses a key: `Enter`, `Tab` or `Escape`.
+    pub async fn press(&mut self, key: &str) {
+        let (code, text) = match key {
+            "Enter" => (13, "\r"),
+            "Tab" => (9, ""),
+            "Escape" => (27, ""),
+            other => panic!("{other} is no key that tests press"),
+        };
+        for (kind, text) in [(if text.is_empty() { "rawKeyDown" } else { "keyDown" }, text), ("keyUp", "")] {
+            let mut params = json!({"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code});
+            if !text.is_empty() {
+                params["text"] = json!(text);
+            }
+            self.call("Input.dispatchKeyEvent", params).await;
+        }
+    }
+
+    /// Has that size, in a light or dark scheme.
+    pub async fn look(&mut self, width: u32, height: u32, mobile: bool, scheme: &str) {
+        let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile});
+        self.call("Emulation.setDeviceMetricsOverride", size).await;
+        let features = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
+        self.call("Emulation.setEmulatedMedia", features).await;
+    }
+
+    /// What it looks like, a PNG.
+    pub async fn screenshot(&mut self) -> Vec<u8> {
+        let taken = self.call("Page.captureScreenshot", json!({"format": "png", "optimizeForSpeed": false})).await;
+        STANDARD.decode(taken["data"].as_str().unwrap()).unwrap()
+    }
+
     /// Waits until a JavaScript expression is true in the page.
     pub async fn until(&mut self, expression: &str) {
-        let holds = async || (self.value(expression).await == true).then_some(());
+        // While a page comes in the place of another, neither may be there.
+        let params = json!({"expression": expression, "returnByValue": true});
+        let holds = async || {
+            let done = self.reply("Runtime.evaluate", params.clone()).await;
+            assert_eq!(done["result"].get("exceptionDetails"), None, "{expression}");
+            (done["result"]["result"]["value"] == true).then_some(())
+        };
         eventually(expression, holds).await;
     }
 }

@@ -24,6 +24,10 @@ function on_message(msg, conn)
     conn:send(conn:client_id())
   elseif word == "join" then
     conn:send(conn:subscribe(rest) or "joined " .. rest)
+  elseif word == "since" then
+    local channel, position = rest:match("^(%S+) (.*)$")
+    local err, at = conn:subscribe(channel, {since = position ~= "" and position or nil, last = 100})
+    conn:send("at " .. (err or at.position .. " " .. tostring(at.recovered) .. " " .. at.count))
   elseif word == "leave" then
     conn:send(conn:unsubscribe(rest) or "left " .. rest)
   elseif word == "publish" then
@@ -75,7 +79,7 @@ pub fn node(network: &Arc<Network>, role: NodeRole, top: &str) -> TestEngine {
 pub fn node_with(network: &Arc<Network>, role: NodeRole, engine: &str, top: &str) -> TestEngine {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
-    write_config(&dir.path().join("connmix.yaml"), "", engine, top);
+    write_config(&dir.path().join("connmix.yaml"), "eventStream: on", engine, top);
     let engine = TestEngine::try_start_on(Link::Memory(network.clone()), dir, |config| {
         *config = config.clone().for_role(role);
         for listen in [&mut config.registry, &mut config.mesh_point] {

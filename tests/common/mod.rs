@@ -4,6 +4,7 @@
 
 pub mod browser;
 pub mod cluster;
+pub mod example;
 pub mod optional;
 pub mod ports;
 pub mod process;

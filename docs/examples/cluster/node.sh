@@ -21,7 +21,7 @@ start() {
 
 stop() {
     if runs; then
-        # Its clients get what they are owed and a 1001, within shutdownTimeout.
+        # Its clients get what they are owed and a 1012, within shutdownTimeout.
         kill -TERM "$(cat "$node.pid")"
         while runs; do sleep 0.1; done
     fi

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Restarts one engine after the other, each when the one before serves again. Clients of an engine that stops get a 1001 and come back,
+# Restarts one engine after the other, each when the one before serves again. Clients of an engine that stops get a 1012 and come back,
 # through nginx, to another one. On machines of their own:
 #   RESTART='ssh $1 systemctl restart connmix-engine' ./rolling.sh 10.0.0.2=10.0.0.2:6789 10.0.0.3=10.0.0.3:6789
 set -eu

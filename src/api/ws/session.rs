@@ -1,6 +1,8 @@
 //! One connection of the WebSocket API. It reads while there is room for more calls and answers. Calls are begun in the
 //! order they came, many are under way, and their answers leave in that order, many in one write.
 
+mod still;
+
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -12,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
+use self::still::{Still, counted, still};
 use super::access::Access;
 use super::calls::Calls;
 use super::request::{Call, Ready, Work};
@@ -20,10 +23,12 @@ use crate::api::answer::Answer;
 use crate::api::callers::Caller;
 use crate::api::error::ApiError;
 use crate::api::params::invalid;
+use crate::api::stage::Stage;
 use crate::api::state::Api;
 use crate::config::Config;
 use crate::message::{CloseReason, close_code};
 use crate::queue::Consumer;
+use crate::shard::hold::Counted;
 use crate::shard::transport::Transport;
 use crate::telemetry::metrics::labels::CallResult;
 use crate::wire::frame;
@@ -46,8 +51,8 @@ const UNLIMITED: Duration = Duration::from_secs(60);
 pub(in crate::api) async fn serve(api: Rc<Api>, socket: Transport, read: Vec<u8>, caller: Caller, access: Access) {
     // Answers are gathered here: the kernel is not to wait for more.
     socket.send_at_once();
-    let (mut draining, mut reconfigured) = (api.draining.clone(), api.reconfigured.subscribe());
-    let mut session = Session::new(api, socket, caller, access);
+    let (mut stage, mut reconfigured) = (api.stage.clone(), api.reconfigured.subscribe());
+    let mut session = Session::new(api.clone(), socket, caller, access);
     // Changes since the upgrade request was checked are seen here, later ones by the loop below.
     session.state.check_access();
     if !read.is_empty() {
@@ -59,7 +64,8 @@ pub(in crate::api) async fn serve(api: Rc<Api>, socket: Transport, read: Vec<u8>
         tokio::select! {
             biased;
             () = session.run() => break true,
-            _ = draining.wait_for(|draining| *draining) => break false,
+            _ = stage.wait_for(Stage::is_draining) => break false,
+            () = api.hold.changed() => {}
             // An idle connection checks its access too.
             Ok(()) = reconfigured.changed() => {}
         }
@@ -111,6 +117,8 @@ struct State {
     ending: Option<Rc<[u8]>>,
     /// The close frame is among the bytes to be written.
     closed: bool,
+    /// What the worker waits for while it holds still.
+    counted: Option<Counted>,
     last_read: Instant,
     pinged: bool,
     /// Detects silence; once the connection ends, the end of its time.
@@ -133,6 +141,7 @@ impl Session {
             consumer: None,
             ending: None,
             closed: false,
+            counted: None,
             last_read: Instant::now(),
             pinged: false,
             alarm,
@@ -141,7 +150,13 @@ impl Session {
     }
 
     async fn run(&mut self) {
-        while let Turn::More = poll_fn(|cx| self.poll(cx)).await {
+        let mut poll = |cx: &mut Context<'_>| {
+            let polled = self.poll(cx);
+            let state = &mut self.state;
+            state.counted = counted(&state.api.hold, !state.calls.is_empty(), !state.out.is_empty());
+            polled
+        };
+        while let Turn::More = poll_fn(&mut poll).await {
             // Unlike a plain wake-up, this lets the runtime poll the sockets first.
             yield_now().await;
         }
@@ -149,8 +164,13 @@ impl Session {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
         self.state.look_at_access();
-        if self.state.api.is_draining() {
-            self.state.end(CloseReason::Shutdown);
+        match still(&self.state.api.hold, !self.state.out.is_empty() && !self.state.closed) {
+            Still::No => {}
+            Still::Pauses => return Poll::Pending,
+            Still::Over => return Poll::Ready(Turn::Over),
+        }
+        if self.state.api.stage().is_draining() {
+            self.state.end(CloseReason::shutdown(Duration::ZERO));
         }
         if self.state.poll_alarm(cx).is_ready() {
             return Poll::Ready(Turn::Over);
@@ -251,7 +271,7 @@ impl Session {
 impl State {
     /// Whether another call may be begun.
     fn may_begin(&self) -> bool {
-        self.ending.is_none() && self.calls.has_room() && self.out.len() < MAX_WAITING
+        self.ending.is_none() && self.calls.has_room() && self.out.len() < MAX_WAITING && !self.api.hold.is_on()
     }
 
     /// Polls the newest call, if other calls have to wait for it, and answers the oldest ones.
@@ -283,7 +303,7 @@ impl State {
 
     /// Takes messages of the queue while there is room.
     fn take_messages(&mut self, cx: &mut Context<'_>) {
-        if self.ending.is_some() {
+        if self.ending.is_some() || self.api.hold.is_on() {
             return;
         }
         while self.out.len() < MAX_WAITING
@@ -335,8 +355,8 @@ impl State {
         if let Some(consumer) = &self.consumer {
             let _ = consumer.unpop(None);
         }
-        let (code, text) = reason.frame().unwrap_or((close_code::NORMAL, ""));
-        self.ending = Some(frame::encode_close(code, text));
+        let (code, text) = reason.frame().unwrap_or((close_code::NORMAL, "".into()));
+        self.ending = Some(frame::encode_close(code, &text));
         self.alarm.as_mut().reset(Instant::now() + LINGER);
     }
 

@@ -8,7 +8,7 @@ use super::peer::suspect;
 use super::{AnswerReply, Clients, CommandReply, Delivery, Node, OnceReply, Payload, Telling};
 use crate::cluster::link::Request;
 use crate::cluster::protocol::{self, Message, Messages, Published, Reply, Run, read_addresses, read_answer};
-use crate::hub::{ChannelAction, CommandError, Counts, PendingCounts, Priority};
+use crate::hub::{ChannelAction, CommandError, Counts, PendingCounts, Priority, Question};
 
 /// A message as it stands in a frame; with who is left out, its key and its priority.
 fn payload(frame: &Bytes, binary: bool, data: &[u8], (except, key, priority): (&[u8], Option<&str>, u8)) -> Payload {
@@ -120,11 +120,11 @@ impl<C: Clients> Node<C> {
                     return;
                 }
                 Message::CommandReply { request, problem } => {
-                    if let Some(Request::Command(_, reply)) = peer.link.take_request(request) {
+                    if let Some(Request::Command(client, reply)) = peer.link.take_request(request) {
                         // One that waits no more needs no answer.
                         let _ = reply.send(match problem {
                             None => Ok(()),
-                            Some(problem) => Err(CommandError::Bound(problem.to_owned())),
+                            Some(problem) => Err(CommandError::read(client, problem)),
                         });
                     }
                     return;
@@ -180,6 +180,9 @@ impl<C: Clients> Node<C> {
                     // What is no question is not answered.
                     let Some(question) = asking.question() else { return };
                     Delivery::Ask { question, reply: AnswerReply::new(peer.link.clone(), request) }
+                }
+                Message::Figures => {
+                    Delivery::Ask { question: Question::Figures, reply: AnswerReply::new(peer.link.clone(), request) }
                 }
                 Message::Answer { request, answer } => {
                     if let Some(Request::Answer(reply)) = peer.link.take_request(request)

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::append::append;
-use crate::hub::{Answer, MAX_INFO, MAX_PAGE, Question};
+use crate::hub::{Answer, MAX_INFO, MAX_PAGE, NodeFigures, Question, Wanted, Watch};
 use crate::ids::ClientId;
 use crate::message::{Channel, MAX_CHANNEL_LEN};
 
@@ -36,19 +36,52 @@ pub enum Asking<'a> {
         /// The client's id.
         client: u64,
     },
+    /// See [`Question::Story`].
+    Story {
+        /// The client's id.
+        client: u64,
+    },
+    /// See [`Question::Tail`].
+    Tail {
+        /// The watcher's number.
+        watch: u64,
+        /// The channel, or how its name begins.
+        channel: Option<&'a str>,
+        /// The client's id.
+        client: Option<u64>,
+        /// Only what went wrong.
+        errors: bool,
+        /// With the beginning of messages.
+        bodies: bool,
+    },
+    /// See [`Question::Places`].
+    Places {
+        /// The channel's name.
+        channel: &'a str,
+    },
 }
 
 impl Asking<'_> {
-    /// A question as it travels.
-    pub fn of(question: &Question) -> Asking<'_> {
+    /// A question as it travels; None: it has a message of its own.
+    pub fn of(question: &Question) -> Option<Asking<'_>> {
         let limit = question.limit() as u32;
-        match question {
+        Some(match question {
             Question::Presence { channel, after, .. } => {
                 Asking::Presence { channel: channel.as_str(), after: *after, limit }
             }
             Question::Channels { prefix, after, .. } => Asking::Channels { prefix, after, limit },
             Question::Client(client) => Asking::Client { client: client.get() },
-        }
+            Question::Story(client) => Asking::Story { client: client.get() },
+            Question::Tail(Watch { id, wanted }) => Asking::Tail {
+                watch: *id,
+                channel: wanted.channel.as_deref(),
+                client: wanted.client.map(ClientId::get),
+                errors: wanted.errors,
+                bodies: wanted.bodies,
+            },
+            Question::Places(channel) => Asking::Places { channel: channel.as_str() },
+            Question::Figures => return None,
+        })
     }
 
     /// The question; None: it is none.
@@ -63,28 +96,49 @@ impl Asking<'_> {
             }
             Asking::Channels { .. } => return None,
             Asking::Client { client } => Question::Client(ClientId::new(client)?),
+            Asking::Story { client } => Question::Story(ClientId::new(client)?),
+            Asking::Tail { channel: Some(name), .. } if !is_name(name) => return None,
+            Asking::Tail { watch: id, channel, client, errors, bodies } => {
+                let client = match client {
+                    Some(client) => Some(ClientId::new(client)?),
+                    None => None,
+                };
+                Question::Tail(Watch { id, wanted: Wanted { channel: channel.map(Box::from), client, errors, bodies } })
+            }
+            Asking::Places { channel } => Question::Places(Channel::parse(channel.as_bytes()).ok()?),
         })
     }
 }
 
-/// The bytes of an answer.
+/// The bytes of an answer. Figures stand behind all else, and only where there are any: so that nodes which do not know them
+/// read the rest.
 pub fn write_answer(answer: &Answer) -> Vec<u8> {
     let mut out = Vec::new();
     append(&mut out, answer);
+    if !answer.nodes.is_empty() {
+        append(&mut out, &answer.nodes);
+    }
     out
 }
 
 /// The answer that such bytes are; None: they are none, or more than there may be.
 pub fn read_answer(bytes: &[u8]) -> Option<Answer> {
-    let answer: Answer = postcard::from_bytes(bytes).ok().filter(|_| bytes.len() <= MAX_ANSWER)?;
+    let (mut answer, rest) = postcard::take_from_bytes::<Answer>(bytes).ok().filter(|_| bytes.len() <= MAX_ANSWER)?;
+    if !rest.is_empty() {
+        // A node tells of itself alone.
+        answer.nodes = postcard::from_bytes(rest).ok().filter(|nodes: &Vec<NodeFigures>| nodes.len() == 1)?;
+    }
     let infos = answer.clients.iter().filter_map(|present| present.info.as_deref());
     let channels = answer.channels.iter().map(|crowd| crowd.channel.as_str());
     let of_client = answer.client.iter().flat_map(|client| &client.channels);
-    let is_page = answer.clients.len().max(answer.channels.len()) <= MAX_PAGE
+    let is_page = answer.nodes.iter().all(NodeFigures::is_bounded)
+        && answer.clients.len().max(answer.channels.len()) <= MAX_PAGE
         && of_client.clone().count() <= MAX_PAGE
         && channels.chain(of_client.map(String::as_str)).all(|name| Channel::parse(name.as_bytes()).is_ok())
         && infos
             .clone()
-            .all(|info| info.len() <= MAX_INFO && serde_json::from_str::<serde::de::IgnoredAny>(info).is_ok());
+            .all(|info| info.len() <= MAX_INFO && serde_json::from_str::<serde::de::IgnoredAny>(info).is_ok())
+        && answer.seen.is_valid()
+        && answer.story.as_ref().is_none_or(|story| story.is_valid());
     is_page.then_some(answer)
 }

@@ -60,6 +60,9 @@ pub enum Ordered<'a> {
         count: Option<u64>,
         /// It goes into the copy of the receiver.
         keep: bool,
+        /// The terms that ended just before it, if it is the first of its own.
+        #[serde(deserialize_with = "lists::read::<_, _, { MOST_TERMS }>")]
+        ended: Vec<u64>,
     },
     /// What has the channel kept, and what has the sender missed? The answer comes as a [`Ordered::Reading`].
     Read {
@@ -128,6 +131,7 @@ pub struct Log<'a> {
 /// What a reader gets, and its node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Read<'a> {
+    head: Place,
     at: Place,
     recovered: bool,
     #[serde(borrow, deserialize_with = "lists::read::<_, _, { MAX_HISTORY }>")]
@@ -191,16 +195,16 @@ impl<'a> Log<'a> {
 impl<'a> Read<'a> {
     /// As it travels.
     pub fn of(reading: &'a Reading) -> Read<'a> {
-        let Reading { at, kept, is_whole, missed } = reading;
-        let (recovered, at) = (at.recovered, place(at.position));
-        Read { at, recovered, kept: copied(kept), is_whole: *is_whole, missed: copied(missed) }
+        let Reading { head, at, kept, is_whole, missed } = reading;
+        let (head, recovered, at) = (place(*head), at.recovered, place(at.position));
+        Read { head, at, recovered, kept: copied(kept), is_whole: *is_whole, missed: copied(missed) }
     }
 
     /// As it has come. None: it is none.
     pub fn reading(&self) -> Option<Reading> {
         let all = kept(&self.kept)?;
         let at = At { position: position(self.at), recovered: self.recovered, count: all.len() };
-        Some(Reading { at, kept: all, is_whole: self.is_whole, missed: kept(&self.missed)? })
+        Some(Reading { head: position(self.head), at, kept: all, is_whole: self.is_whole, missed: kept(&self.missed)? })
     }
 }
 
@@ -228,7 +232,8 @@ mod tests {
         let kept = |offset, message| Kept { at: Position { term: 7, offset }, when: 5, message };
         let messages = vec![kept(1, Message::text("a")), kept(2, Message::binary(vec![255]))];
         let at = At { position: Position { term: 7, offset: 2 }, recovered: true, count: 2 };
-        let reading = Reading { at, kept: messages.clone(), is_whole: false, missed: messages.clone() };
+        let (kept, missed) = (messages.clone(), messages.clone());
+        let reading = Reading { head: at.position, at, kept, is_whole: false, missed };
         let copy = LogCopy { terms: vec![(7, 1)], head: 2, kept: messages.clone(), complete: true };
         let all = [
             Ordered::Publish {
@@ -241,7 +246,14 @@ mod tests {
                 hops: 1,
             },
             Ordered::Published { request: 7, counts: (1, 2, 3), at: Some((7, 1)), left_out: 0 },
-            Ordered::Next { message: Copied::of(&messages[0]), except: &[], key: None, count: Some(5), keep: true },
+            Ordered::Next {
+                message: Copied::of(&messages[0]),
+                except: &[],
+                key: None,
+                count: Some(5),
+                keep: true,
+                ended: vec![5, 6],
+            },
             Ordered::Read { cursor: None, since: Some((7, 1)), last: Some(3), most: (5, 6), page: true },
             Ordered::Reading { request: 3, reading: Some(Read::of(&reading)) },
             Ordered::Take,

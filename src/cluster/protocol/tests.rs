@@ -54,6 +54,7 @@ fn what_is_written_is_read_and_what_is_unknown_is_passed_over() {
         Message::Stirred { channel: "a", ago: Some(7) },
         Message::Online { channel: "a", count: 3 },
         Message::Answer { request: 5, answer: &write_answer(&crate::hub::Answer::default()) },
+        Message::Figures,
         Message::Ordered { channel: "a", body: &[5] },
     ];
     assert_eq!(all.len(), usize::from(KINDS));

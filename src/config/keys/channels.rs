@@ -28,7 +28,7 @@ section! {
         pub limit: LimitRule = "limit", part();
         /// What happens to the messages of such a channel that wait for a client which does not keep up.
         pub slow: Slow = "slow", word(&[Slow::Close, Slow::DropOldest, Slow::Latest], Slow::Close), Live;
-        /// The most connections in such a channel, on each node; 0 = no bound.
+        /// The most connections in such a channel, on all nodes; 0 = no bound. The same on all nodes.
         pub max_subscribers: usize = "maxSubscribers", number(0..=100_000_000, 0), Live;
         /// What is kept of such a channel's messages. The same on all nodes.
         pub history: HistoryRule = "history", part();

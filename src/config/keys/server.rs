@@ -8,7 +8,7 @@ use crate::config::raw::address::{ORIGIN, origin};
 use crate::config::raw::value::Value;
 use crate::config::rows::{Head, Kind, Row, section};
 use crate::config::sections::{Entry, Options, address, part};
-use crate::config::types::{Compression, Listen, Protocol, ProxyProtocol, Rate, UNSENT_LIMIT};
+use crate::config::types::{Compression, EventStream, Listen, Protocol, ProxyProtocol, Rate, UNSENT_LIMIT};
 use std::fmt::{self, Debug, Formatter};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -43,6 +43,9 @@ section! {
         /// on: messages are compressed for clients that offer permessage-deflate (RFC 7692), without context takeover: a
         /// publish once for all of a worker's. Takes effect on new connections.
         pub compression: Compression = "compression", word(&[Compression::Off, Compression::On], Compression::Off), Live;
+        /// on: a client that can't have a WebSocket asks for the same path with Accept: text/event-stream, gets its messages as
+        /// server-sent events, and sends by POST. Takes effect on new connections.
+        pub event_stream: EventStream = "eventStream", word(&[EventStream::Off, EventStream::On], EventStream::Off), Live;
         /// The origins whose web pages may connect, such as https://example.com; others get a 403. Empty = any.
         pub allowed_origins: Vec<String> = "allowedOrigins", list(ORIGIN, origin), Live;
         /// TLS of the port.
@@ -60,6 +63,11 @@ impl Server {
     /// The value of a name under `options`, the last if it is given twice.
     pub fn option(&self, name: &str) -> Option<&str> {
         self.options.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    /// Whether its clients may have event streams.
+    pub fn has_event_streams(&self) -> bool {
+        self.event_stream == EventStream::On && self.protocol == Protocol::Websocket
     }
 }
 

@@ -9,6 +9,8 @@ use crate::message::Message;
 const MESSAGE: usize = 96;
 /// The terms before the present one that are remembered, besides those of messages that are kept.
 const TERMS: usize = 16;
+/// No more terms are remembered in any case.
+const MOST_TERMS: usize = 256;
 /// No more bytes of messages go to another node as a copy: the newest.
 const COPY: usize = 32 << 20;
 /// What a log takes without messages, roughly; its channel's name counts besides.
@@ -114,9 +116,25 @@ impl Log {
         self.terms.push_back((term, self.head + 1));
         let oldest = self.head + 1 - self.kept.len() as u64;
         // The second one begins before what is kept: nothing of the first is.
-        while self.terms.len() > TERMS && self.terms[1].1 <= oldest {
+        while self.terms.len() > MOST_TERMS || (self.terms.len() > TERMS && self.terms[1].1 <= oldest) {
             self.terms.pop_front();
         }
+    }
+
+    /// The earlier terms that have ended just before its last message: whoever is at their end has all before that.
+    pub(super) fn ended_before_last(&self) -> Vec<u64> {
+        let mut ended = Vec::new();
+        let mut terms = self.terms.iter().rev();
+        if terms.next().is_none_or(|(_, first)| *first != self.head) {
+            return ended;
+        }
+        for (term, first) in terms {
+            ended.push(*term);
+            if *first < self.head || ended.len() == TERMS {
+                break;
+            }
+        }
+        ended
     }
 
     /// What another node gets of it.
@@ -220,7 +238,12 @@ impl Log {
             first = self.kept.len() - count;
             recovered &= matches!(from, From::Last(_));
         }
-        (At { position: self.head(), recovered, count }, self.kept.range(first..).cloned().collect())
+        // Who has read further elsewhere is not sent back, so as not to get the same again there.
+        let position = match from {
+            From::Since(position, _) if !recovered => position.max(self.head()),
+            _ => self.head(),
+        };
+        (At { position, recovered, count }, self.kept.range(first..).cloned().collect())
     }
 
     /// A page of it: behind a position, or the newest. The position is where the next page begins.
@@ -292,7 +315,8 @@ mod tests {
                 (want.iter().map(ToString::to_string).collect(), recovered, want.len()),
                 "{from:?}"
             );
-            assert_eq!(at.position, Position { term: 7, offset: 10 });
+            let beyond = matches!(from, From::Since(position, _) if position > log.head());
+            assert!(beyond || at.position == log.head(), "{from:?}");
         }
     }
 
@@ -341,6 +365,7 @@ mod tests {
         assert_eq!(read(since(7, 6)), (String::new(), false));
         assert_eq!(read(since(8, 6)), ("6".into(), false));
         let copy = log.copy();
+        assert_eq!((log.ended_before_last(), filled(7, 1, 5).ended_before_last()), (vec![7], vec![]));
         let extends = |term, offset| copy.extends(Position { term, offset });
         assert!(extends(7, 5) && extends(9, 6) && !extends(7, 6) && !extends(9, 7) && !extends(8, 1));
     }

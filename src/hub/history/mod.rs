@@ -35,6 +35,8 @@ pub use role::{Follow, Reading, Stream};
 const EPOCH: u64 = 1_767_225_600_000;
 /// The lowest bits of a term are the number of the node that gave it.
 const NODE_BITS: u32 = 10;
+/// A term of another node that is larger counts as this.
+const LAST_TERM: u64 = 1 << 62;
 /// So many logs are looked at for messages that are too old, each time.
 const SWEEP: usize = 512;
 
@@ -105,6 +107,18 @@ struct State {
     role: Role,
 }
 
+/// A message that was ordered.
+pub struct Placed {
+    /// Where it stands.
+    pub at: Position,
+    /// When it was ordered, in milliseconds of Unix time.
+    pub when: u64,
+    /// The terms that ended just before it, if it is the first of its own.
+    pub ended: Vec<u64>,
+    /// The log as it was before, for the node that is to keep a copy and has none yet.
+    pub copy: Option<LogCopy>,
+}
+
 /// Figures of [`History`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Figures {
@@ -172,14 +186,14 @@ impl History {
     }
 
     /// Gives a message the next position of its channel, keeps it, and has `enqueue` enqueue it, which must not wait. What is
-    /// given besides the position are the workers that have not got all of the channel's messages, to be changed, and a copy of the
-    /// log as it was before for `replica`, if that has none yet. None: this node does not lead the channel.
+    /// given besides are the workers that have not got all of the channel's messages, to be changed. `replica` gets a copy of the log as
+    /// it was before, if it has none yet. None: this node does not lead the channel.
     pub fn order<R>(
         &self,
         (channel, rule): (&Channel, &ChannelRule),
         (message, node, now): (Message, u16, u64),
         replica: Option<Stream>,
-        enqueue: impl FnOnce(Position, &mut WorkerSet, Option<LogCopy>) -> R,
+        enqueue: impl FnOnce(Placed, &mut WorkerSet) -> R,
     ) -> Option<R> {
         let (entry, result) = self.with(channel, node, now, |state| {
             if !state.role.leads {
@@ -189,7 +203,8 @@ impl History {
             let is_kept = rule.history.size > 0 && message.data().len() <= self.limit.load(Relaxed);
             let position = state.log.append(is_kept.then_some(message), now);
             state.log.trim(rule.history.size, oldest(rule, now));
-            Some(enqueue(position, &mut state.behind, copy))
+            let placed = Placed { at: position, when: now, ended: state.log.ended_before_last(), copy };
+            Some(enqueue(placed, &mut state.behind))
         });
         self.make_room_for(&entry);
         result
@@ -285,6 +300,8 @@ impl History {
 
     /// A term that no node has given before, larger than `after`.
     fn new_term(&self, node: u16, now: u64, after: u64) -> u64 {
+        // Another node may say anything.
+        let after = after.min(LAST_TERM);
         let step = now.saturating_sub(EPOCH).max((after >> NODE_BITS) + 1);
         let next = |last: u64| Some(step.max((last >> NODE_BITS) + 1) << NODE_BITS | u64::from(node));
         let last = self.terms.fetch_update(Relaxed, Relaxed, next).unwrap_or_default();

@@ -56,7 +56,9 @@ pub enum Follow {
 /// What a reader on another node gets, and what that node itself has missed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
-    /// Where the reader is, and the node.
+    /// Where the leader's log ends, and so the node.
+    pub head: Position,
+    /// Where the reader is.
     pub at: At,
     /// For the reader.
     pub kept: Vec<Kept>,

@@ -90,7 +90,7 @@ impl History {
             if let Some(cursor) = state.role.cursor {
                 let all = Most { messages: usize::MAX, bytes: usize::MAX };
                 let (at, missed) = state.log.read(From::Since(cursor, None), all);
-                deliver(at.position, at.recovered, &missed);
+                deliver(state.log.head(), at.recovered, &missed);
             }
             state.role = Role::new(true);
         });
@@ -190,13 +190,13 @@ impl History {
         self.make_room_for(&entry);
     }
 
-    /// A message of the node that leads its channel has come. `keep`: it goes into the copy that this node has. With
+    /// A message of the node that leads its channel has come, before which the terms `ended`, if it is the first of its own. `keep`: it goes into the copy that this node has. With
     /// [`Follow::Next`] it is enqueued by `enqueue`, which must not wait, and says whether anybody is there. Gives besides whether it
     /// was kept, if it was to be.
     pub fn follow(
         &self,
         (channel, rule): (&Channel, &ChannelRule),
-        (at, of): (Position, Stream),
+        (at, ended, of): (Position, &[u64], Stream),
         keep: Option<(Message, u64)>,
         (node, now, patience): (u16, u64, u64),
         enqueue: impl FnOnce() -> bool,
@@ -222,7 +222,7 @@ impl History {
                     false => {}
                 }
             }
-            (self.follow_at(state, (at, of), (now, patience), enqueue), is_kept)
+            (self.follow_at(state, (at, ended, of), (now, patience), enqueue), is_kept)
         });
         self.make_room_for(&entry);
         follow
@@ -231,14 +231,16 @@ impl History {
     fn follow_at(
         &self,
         state: &mut State,
-        (at, of): (Position, Stream),
+        (at, ended, of): (Position, &[u64], Stream),
         (now, patience): (u64, u64),
         enqueue: impl FnOnce() -> bool,
     ) -> Follow {
         match state.role.cursor {
             Some(cursor) if at.term < cursor.term => return Follow::Stale(cursor),
             Some(cursor) if at.term == cursor.term && at.offset <= cursor.offset => return Follow::Known,
-            Some(cursor) if at.term != cursor.term || at.offset != cursor.offset + 1 => {
+            Some(cursor)
+                if at.offset == cursor.offset + 1 && (at.term == cursor.term || ended.contains(&cursor.term)) => {}
+            Some(cursor) => {
                 let asked = state.role.asked;
                 if asked.is_some_and(|(when, run)| run == of.0 && now < when + patience) {
                     return Follow::Known;
@@ -246,7 +248,7 @@ impl History {
                 state.role.asked = Some((now, of.0));
                 return Follow::Ask(cursor);
             }
-            _ => {}
+            None => {}
         }
         state.role.cursor = enqueue().then_some(at);
         Follow::Next
@@ -279,7 +281,7 @@ impl History {
             let whole = Most { messages: usize::MAX, bytes: usize::MAX };
             let missed = cursor.map(|cursor| state.log.read(From::Since(cursor, None), whole));
             let (is_whole, missed) = missed.map_or((true, Vec::new()), |(at, missed)| (at.recovered, missed));
-            enqueue(Reading { at, kept, is_whole, missed });
+            enqueue(Reading { head: state.log.head(), at, kept, is_whole, missed });
             Some(())
         });
         self.make_room_for(&entry);
@@ -297,7 +299,7 @@ impl History {
         deliver: impl FnOnce(bool, &[Kept]) -> bool,
     ) -> bool {
         let (_, fits) = self.with(channel, node, now, |state| {
-            let head = reading.at.position;
+            let head = reading.head;
             if state.role.leads {
                 return true;
             }

@@ -21,9 +21,7 @@ fn history(rule: &ChannelRule) -> History {
 fn publish(history: &History, name: &str, bytes: usize, now: u64) -> Position {
     let channel = channel(name);
     let rule = history.rule_of(name).unwrap();
-    history
-        .order((&channel, &rule), (Message::binary(vec![0; bytes]), 3, now), None, |position, _, _| position)
-        .unwrap()
+    history.order((&channel, &rule), (Message::binary(vec![0; bytes]), 3, now), None, |placed, _| placed.at).unwrap()
 }
 
 fn since(history: &History, name: &str, position: Position, now: u64) -> At {
@@ -121,7 +119,7 @@ fn the_log_goes_to_the_node_that_leads() {
     a.lead((&name, &rule), Vec::new(), (1, EPOCH), ignore);
     let order = |history: &History, text: &str, replica| {
         let message = (Message::text(text), 1, EPOCH);
-        history.order((&name, &rule), message, replica, |position, _, copy| (position, copy))
+        history.order((&name, &rule), message, replica, |placed, _| (placed.at, placed.copy))
     };
     assert!(order(&b, "x", None).is_none(), "it does not lead");
     let (first, copy) = order(&a, "1", Some((3, 1))).unwrap();
@@ -129,7 +127,7 @@ fn the_log_goes_to_the_node_that_leads() {
     c.keep_copy(&name, copy.unwrap(), (1, 1), (3, EPOCH));
     let follow = |history: &History, at: Position, text: &str| {
         let keep = Some((Message::text(text), EPOCH));
-        history.follow((&name, &rule), (at, (1, 1)), keep, (3, EPOCH, 1000), || true)
+        history.follow((&name, &rule), (at, &[], (1, 1)), keep, (3, EPOCH, 1000), || true)
     };
     assert_eq!(follow(&c, first, "1"), (Follow::Next, true));
     let (second, copy) = order(&a, "2", Some((3, 1))).unwrap();
@@ -149,13 +147,13 @@ fn the_log_goes_to_the_node_that_leads() {
     let later = order(&b, "3", None).unwrap().0;
     assert!(later.term > second.term && later.offset == 3);
     assert_eq!(c.cursor(&name), Some(second));
-    let next = c.follow((&name, &rule), (later, (2, 1)), None, (3, EPOCH, 1000), || true);
+    let next = c.follow((&name, &rule), (later, &[], (2, 1)), None, (3, EPOCH, 1000), || true);
     assert_eq!(next, (Follow::Ask(second), true));
     let mut reading = None;
     let nothing = (From::Last(0), Most { messages: 0, bytes: 0 }, false);
     b.read_for((&name, &rule), nothing, (Some(second), 2, EPOCH), |read| reading = Some(read)).unwrap();
     let reading = reading.unwrap();
-    assert_eq!((reading.is_whole, reading.missed.len(), reading.at.position), (true, 1, later));
+    assert_eq!((reading.is_whole, reading.missed.len(), reading.head), (true, 1, later));
     let mut delivered = 0;
     assert!(c.catch_up_to(&name, (Some(second), &reading), (3, EPOCH), |is_whole, missed| {
         delivered = missed.len();
@@ -163,7 +161,7 @@ fn the_log_goes_to_the_node_that_leads() {
     }));
     assert_eq!((delivered, c.cursor(&name)), (1, Some(later)));
     // The one before still leads in its own eyes: nobody follows it.
-    let stale = c.follow((&name, &rule), (third, (1, 1)), None, (3, EPOCH, 1000), || true);
+    let stale = c.follow((&name, &rule), (third, &[], (1, 1)), None, (3, EPOCH, 1000), || true);
     assert_eq!(stale.0, Follow::Stale(later));
     a.outdated(&name, later, false, (1, EPOCH));
     assert!(!a.leads(&name));
@@ -175,7 +173,7 @@ fn a_log_that_may_lack_something_begins_anew() {
     a.share();
     a.lead((&name, &rule), Vec::new(), (1, EPOCH), |_, _, _| {});
     let order =
-        |text: &str| a.order((&name, &rule), (Message::text(text), 1, EPOCH), None, |position, _, _| position).unwrap();
+        |text: &str| a.order((&name, &rule), (Message::text(text), 1, EPOCH), None, |placed, _| placed.at).unwrap();
     let before = order("1");
     // Another node may have led it for a while.
     a.contest(|_| false);

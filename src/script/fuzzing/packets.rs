@@ -21,6 +21,7 @@ use crate::script::hooks::HookArgs;
 use crate::script::program::Program;
 use crate::script::vm::{Hook, Returned, Started, Vm, VmLimits};
 use crate::shard::conn::Conn;
+use crate::shard::framing::Framing;
 use crate::shard::server_context::ServerContext;
 use crate::shard::transport::Transport;
 use crate::shard::{Arrival, Shard};
@@ -95,7 +96,8 @@ impl Servers {
         };
         let transport = adopt().unwrap_or_else(|e: std::io::Error| panic!("{e}"));
         let remote = SocketAddr::from(([127, 0, 0, 1], 1));
-        let conn = self.shard.insert(Arrival { served: self.served.clone(), transport, remote, deflate: None });
+        let conn =
+            self.shard.insert(Arrival { served: self.served.clone(), transport, remote, framing: Framing::Script });
         self.shard.open(&conn, None);
         conn
     }

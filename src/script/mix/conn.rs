@@ -11,7 +11,8 @@ use crate::script::current::{self, ConnRef, Host};
 use crate::script::push::{One, PushOne, Pushed, Stack, Table, table, with};
 use crate::script::slots::Handle;
 use crate::script::stack::{Args, Fallible, Push, Raise, State};
-use crate::script::wait::{Outcome, can_wait};
+use crate::script::wait::{NOT_HERE, Outcome, can_wait};
+use crate::shard::TooMany;
 use crate::shard::conn::Conn;
 use crate::shard::context::Value;
 use crate::wire::frame::MAX_REASON;
@@ -217,8 +218,19 @@ pub(super) fn subscribe_to(
     (host, conn): (Rc<Host>, Rc<Conn>),
     subscription: Subscription,
 ) -> Outcome<Subscribed> {
+    let subscription = match subscribe_when_asked(args, &(host.clone(), conn.clone()), subscription) {
+        Ok(asked) => return asked,
+        Err(subscription) => subscription,
+    };
     if let Some(from) = subscription.from {
-        return subscribe_from(args, (host, conn), (subscription, from));
+        if !can_wait(args) {
+            // Before anything is done, it is told why.
+            return Outcome::later(async { Subscribed(Err(NOT_HERE.into())) });
+        }
+        return match subscribe_from((host, conn), (subscription, from)) {
+            Ok(subscribed) => Outcome::later(subscribed),
+            Err(problem) => Outcome::Now(Subscribed(Err(problem))),
+        };
     }
     let Subscription { channels, info, .. } = subscription;
     if let Err(too_many) = host.shard.subscribe_with(&conn, &channels, info.as_ref()) {
@@ -236,6 +248,44 @@ fn subscribe(args: &Args) -> Result<Outcome<Subscribed>, Raise> {
         Ok((live, subscription)) => subscribe_to(args, live, subscription),
         Err(problem) => Outcome::Now(Subscribed(Err(problem))),
     })
+}
+
+/// Waits until other nodes have told whether there is a place for a connection in channels with a bound, and brings it into
+/// them; Err: nobody has to be asked.
+fn subscribe_when_asked(
+    args: &Args,
+    (host, conn): &(Rc<Host>, Rc<Conn>),
+    subscription: Subscription,
+) -> Result<Outcome<Subscribed>, Subscription> {
+    let is_bounded = !host.shard.bounded(conn, &subscription.channels).is_empty();
+    if !is_bounded || !host.mesh.has_peers() || !can_wait(args) {
+        return Err(subscription);
+    }
+    let reserved = match host.shard.reserve(conn, &subscription.channels) {
+        Ok(Some(reserved)) => reserved,
+        Ok(None) => return Err(subscription),
+        Err(full) => return Ok(Outcome::Now(Subscribed(Err(full.to_string())))),
+    };
+    let (host, conn) = (host.clone(), conn.clone());
+    let places = async move {
+        if let Some((channel, most)) = host.mesh.find_full(&reserved.channels).await {
+            return Err(TooMany::OfChannel(channel, most).to_string());
+        }
+        drop(reserved);
+        if host.shard.get_at(conn.slot, conn.client_id).is_none_or(|conn| conn.is_closing()) {
+            return Err(GONE.into());
+        }
+        if let Some(from) = subscription.from {
+            return Ok(subscribe_from((host, conn), (subscription, from))?.await.0?);
+        }
+        let Subscription { channels, info, .. } = subscription;
+        host.shard.subscribe_with(&conn, &channels, info.as_ref()).map_err(|too_many| too_many.to_string())?;
+        if let Some(told) = host.mesh.told(&channels) {
+            told.await;
+        }
+        Ok(Vec::new())
+    };
+    Ok(Outcome::later(places.map(Subscribed)))
 }
 
 fn unsubscribe(args: &Args) -> Fallible<()> {

@@ -13,7 +13,7 @@ use crate::script::current::Host;
 use crate::script::push::{One, Push, Stack};
 use crate::script::slots::Plain;
 use crate::script::stack::{Args, Fallible, Raise};
-use crate::script::wait::{self, Interruptible, Outcome, can_wait};
+use crate::script::wait::Interruptible;
 use crate::shard::conn::Conn;
 use crate::shard::context::Value;
 
@@ -155,28 +155,21 @@ impl Drop for Muted {
     }
 }
 
-/// Subscribes a connection that wants what the channels have kept.
+/// Subscribes a connection that wants what the channels have kept; ready when it has that. Err: nothing was done.
 pub(super) fn subscribe_from(
-    args: &Args,
     (host, conn): (Rc<Host>, Rc<Conn>),
     (subscription, from): (Subscription, From),
-) -> Outcome<Subscribed> {
+) -> Result<impl Future<Output = Subscribed> + use<>, String> {
     let Subscription { channels, info, .. } = subscription;
     if let Some(channel) = channels.iter().find(|channel| host.mesh.keeps(channel).is_none()) {
-        return Outcome::Now(Subscribed(Err(keeps_nothing(channel))));
+        return Err(keeps_nothing(channel));
     }
-    if !can_wait(args) {
-        // Before anything is done, it is told why.
-        return Outcome::later(async { Subscribed(Err(wait::NOT_HERE.into())) });
-    }
-    let recipients = match host.shard.subscribe_muted(&conn, &channels, info.as_ref(), MAX_HISTORY) {
-        Ok(recipients) => recipients,
-        Err(too_many) => return Outcome::Now(Subscribed(Err(too_many.to_string()))),
-    };
+    let recipients = host.shard.subscribe_muted(&conn, &channels, info.as_ref(), MAX_HISTORY);
+    let recipients = recipients.map_err(|too_many| too_many.to_string())?;
     let waiting: Vec<(Channel, Recipient)> = channels.iter().cloned().zip(recipients).collect();
     let muted = Muted { host: host.clone(), channels: waiting.clone() };
     let told = host.mesh.told(&channels);
-    Outcome::later(async move {
+    Ok(async move {
         if let Some(told) = told {
             told.await;
         }

@@ -62,6 +62,8 @@ struct State {
     /// The client has sent something.
     begun: bool,
     writing: Writing,
+    /// Why nothing more comes, and nothing more is sent.
+    failed: Option<Box<Failure>>,
 }
 
 /// How far the sending direction is.
@@ -98,6 +100,7 @@ impl Enciphered {
             owed: BytesMut::new(),
             begun: false,
             writing: Writing::Open,
+            failed: None,
         };
         Enciphered { socket, state: RefCell::new(state) }
     }
@@ -132,7 +135,7 @@ impl Enciphered {
     /// Whether reading gives something at once.
     pub(super) fn has_more(&self) -> bool {
         let state = self.state.borrow();
-        !state.plain.is_empty() || state.session.has_ended()
+        !state.plain.is_empty() || state.session.has_ended() || state.failed.is_some()
     }
 
     pub(super) fn poll_handshake(&self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
@@ -154,11 +157,7 @@ impl Enciphered {
                     return Poll::Ready(Err(Failure::new(Handshake::Closed, what)));
                 }
                 Err(Trouble::WouldBlock) => {}
-                Err(Trouble::Failed(failure)) => {
-                    // The alert.
-                    let _ = state.send_owed(&self.socket, |bytes| self.socket.try_write(bytes));
-                    return Poll::Ready(Err(failure));
-                }
+                Err(Trouble::Failed(failure)) => return Poll::Ready(Err(failure)),
             }
         }
     }
@@ -194,6 +193,7 @@ impl Enciphered {
                 state.plain.advance(most);
                 if state.plain.is_empty() {
                     state.plain = BytesMut::new();
+                    state.looked_at = 0;
                 }
                 return Ok(());
             }
@@ -207,16 +207,15 @@ impl Enciphered {
                 into.put_slice(now);
                 plain.extend_from_slice(later);
             });
+            if into.filled().len() > before {
+                // A failure behind these bytes is told by the next read.
+                return Ok(());
+            }
             match came {
-                Ok(Came::Bytes(_)) if into.filled().len() > before => return Ok(()),
                 Ok(Came::Bytes(_)) => {}
                 Ok(Came::End) => return Err(Failure::ended().into()),
                 Err(Trouble::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
-                Err(Trouble::Failed(failure)) => {
-                    // The alert.
-                    let _ = state.send_owed(&self.socket, |bytes| self.socket.try_write(bytes));
-                    return Err(failure.into());
-                }
+                Err(Trouble::Failed(failure)) => return Err(failure.into()),
             }
         }
         Err(io::ErrorKind::Interrupted.into())
@@ -253,7 +252,8 @@ impl Enciphered {
             return Ok(0);
         }
         if state.writing != Writing::Open {
-            return Err(io::ErrorKind::BrokenPipe.into());
+            let ended = || io::ErrorKind::BrokenPipe.into();
+            return Err(state.failed.as_deref().map_or_else(ended, |failure| failure.clone().into()));
         }
         let bytes = &bytes[..bytes.len().min(WRITE)];
         BUFFERS.with_borrow_mut(|buffers| {
@@ -358,8 +358,31 @@ impl State {
     }
 
     /// Reads from the socket once, about as much as has room, and deciphers it; `plain` is told what came, and where to
-    /// put what it has no room for.
+    /// put what it has no room for. A failure is told by every call from then on, after what came before it.
     fn receive(
+        &mut self,
+        socket: &TcpStream,
+        room: usize,
+        take: impl FnMut(&mut BytesMut, &[u8]),
+    ) -> Result<Came, Trouble> {
+        if let Some(failure) = &self.failed {
+            return Err(Trouble::Failed(Failure::clone(failure)));
+        }
+        let received = self.receive_more(socket, room, take);
+        if let Err(Trouble::Failed(failure)) = &received {
+            self.failed = Some(Box::new(failure.clone()));
+            // The protocol takes the record that broke it for a new one if it is shown again.
+            self.partial = BytesMut::new();
+            if self.session.is_open() {
+                // Nothing follows the alert.
+                self.writing = Writing::Ending;
+            }
+            let _ = self.send_owed(socket, |bytes| socket.try_write(bytes));
+        }
+        received
+    }
+
+    fn receive_more(
         &mut self,
         socket: &TcpStream,
         room: usize,

@@ -10,7 +10,9 @@ use super::labels::{
 use super::window::LatencyHistogram;
 
 /// The protocols of clients, in the order of their counters.
-pub const PROTOCOLS: [&str; 2] = ["websocket", "socket"];
+pub const PROTOCOLS: [&str; 3] = ["websocket", "socket", EVENT_STREAM];
+/// What WebSocket servers speak besides with `eventStream`.
+pub const EVENT_STREAM: &str = "event_stream";
 /// Where a message for clients was accepted: by this node, or by another one.
 pub const SCENARIOS: [&str; 2] = ["local", "forward"];
 /// How many hooks there are.

@@ -176,6 +176,8 @@ labels! {
         Channels = "mesh.channels",
         /// What is known of a client.
         Client = "mesh.client",
+        /// A page of the console or what only it asks for.
+        Console = "console",
         /// A command to a connection.
         Conn = "conn.call",
         /// Consuming topics.
@@ -196,6 +198,10 @@ labels! {
         Health = "healthz",
         /// Whether it takes clients.
         Ready = "readyz",
+        /// Watching events.
+        Tail = "tail",
+        /// Why a message did not reach a client.
+        Why = "why",
         /// Anything else.
         Other = "other",
     }

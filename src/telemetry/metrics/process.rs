@@ -23,15 +23,13 @@ pub(super) struct Process {
 impl Process {
     /// Asks the system.
     pub fn now() -> Process {
-        // Fields are counted from behind the name, which may hold anything (proc_pid_stat(5)): the first is the third.
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        let fields: Vec<&str> =
-            stat.rsplit_once(')').map_or_else(Vec::new, |(_, rest)| rest.split_whitespace().collect());
+        let fields = fields(&stat);
         let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
         let ticks = positive(libc::_SC_CLK_TCK);
         Process {
             cpu: cpu(),
-            resident: field(24).zip(positive(libc::_SC_PAGESIZE)).map(|(pages, size)| pages * size),
+            resident: resident(&fields),
             virtual_memory: field(23),
             open_files: open_files(),
             max_files: max_files(),
@@ -39,6 +37,23 @@ impl Process {
             started: boot_time().zip(field(22)).zip(ticks).map(|((boot, since), ticks)| boot + since / ticks),
         }
     }
+
+    /// The memory in use, and the processor time: what costs little to ask, on any thread.
+    pub fn usage() -> (Option<f64>, Option<f64>) {
+        let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        (resident(&fields(&stat)), cpu())
+    }
+}
+
+/// The fields of `/proc/self/stat` behind the name, which may hold anything (proc_pid_stat(5)): the first is the third.
+fn fields(stat: &str) -> Vec<&str> {
+    stat.rsplit_once(')').map_or_else(Vec::new, |(_, rest)| rest.split_whitespace().collect())
+}
+
+/// The memory in use, of these fields.
+fn resident(fields: &[&str]) -> Option<f64> {
+    let pages = fields.get(24 - 3)?.parse::<f64>().ok();
+    pages.zip(positive(libc::_SC_PAGESIZE)).map(|(pages, size)| pages * size)
 }
 
 fn positive(name: libc::c_int) -> Option<f64> {

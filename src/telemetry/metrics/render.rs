@@ -3,7 +3,7 @@
 
 use super::super::log::Output;
 use super::counter::BOUNDS;
-use super::counters::{CompressionCounts, HandlerCounts, PROTOCOLS, SCENARIOS, ServerCounts};
+use super::counters::{CompressionCounts, EVENT_STREAM, HandlerCounts, PROTOCOLS, SCENARIOS, ServerCounts};
 use super::labels::{
     ApiCall, CallResult, CompressionForm, Direction, DropCause, EndReason, Handshake, Label, RateLimit, RefusalCause,
     ReloadResult,
@@ -11,9 +11,10 @@ use super::labels::{
 use super::page::Page;
 use super::process::Process;
 use super::{Kind, Metrics, Of, ServerInfo, WorkerCounts, lock};
+use std::sync::atomic::Ordering::Relaxed;
 
-/// The quantiles of summaries.
-const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
+/// The quantiles of summaries: the least and the most, the quarters, and those behind which few are.
+const QUANTILES: [f64; 8] = [0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 1.0];
 
 impl Metrics {
     /// The page of the engine, which has all figures, or that of the center. It reads from the system: not to be called
@@ -48,7 +49,10 @@ impl Metrics {
 
     /// The protocols that any server speaks, each with its position.
     fn protocols(&self) -> impl Iterator<Item = (usize, &'static str)> {
-        let spoken = |protocol: &str| self.servers.iter().any(|server| server.protocol == protocol);
+        let streams = self.streams.load(Relaxed);
+        let spoken = move |protocol: &str| {
+            (protocol == EVENT_STREAM && streams) || self.servers.iter().any(|server| server.protocol == protocol)
+        };
         PROTOCOLS.into_iter().enumerate().filter(move |(_, protocol)| spoken(protocol))
     }
 

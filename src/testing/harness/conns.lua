@@ -41,7 +41,7 @@ end
 function Conn:leave()
   self.phase = "over"
   conns[self.id] = nil
-  self.channels = {}
+  engine.leave_all(self)
   local waits = self.waits
   self.waits = {}
   for _, wait in ipairs(waits) do
@@ -312,6 +312,7 @@ local function greet(c, options)
   end
   local server = {
     Method = "GET", RequestUri = uri, ServerProtocol = "HTTP/1.1", Host = headers.host, RemoteAddr = c.remote,
+    EventStream = false,
   }
   start(c, hooks.on_handshake, done, c.id, headers, server, c.handle)
 end
@@ -344,6 +345,10 @@ end
 
 engine.conn_methods, engine.headers_meta = methods, headers_meta
 engine.deliver_to_channel, engine.deliver_to_client = publish, send
+-- A channel is told something of itself.
+function engine.tell_channel(channel, text, left_out)
+  deliver(members_of(channel, left_out), text, "text")
+end
 
 -- A channel's connections, or one client's, that are not closing.
 function engine.open_conns(channel, id)

@@ -75,7 +75,7 @@ fn order(args: &Args) -> Result<((Vec<u8>, &'static str), ()), Raise> {
             EnvelopeKind::Json => envelope.seal(Some(position)),
             EnvelopeKind::None => message.clone(),
         };
-        history.order((&channel, &rule), kept, None, |position, _, _| shown(position)).unwrap_or(message.clone())
+        history.order((&channel, &rule), kept, None, |placed, _| shown(placed.at)).unwrap_or(message.clone())
     });
     // A text that is not UTF-8 stays what it was said to be.
     let kind = if shown.data() == &*args.bytes(2)? { kind } else { shown.kind() };

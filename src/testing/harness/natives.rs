@@ -76,6 +76,7 @@ pub(super) fn register(table: &Table<'_>) {
     table.native(c"subscribe_args", |args: &Args| Ok(Checked(subscribe_args(args))));
     table.native(c"presence_args", |args: &Args| Ok(Checked(presence_args(args))));
     table.native(c"full", full);
+    table.native(c"room_rule", room_rule);
     table.native(c"close_args", |args: &Args| Ok(Checked(close_args(args))));
     table.native(c"set_clock", |args: &Args| {
         CLOCK.set((CLOCK.get().0, args.number(1)?));
@@ -310,6 +311,21 @@ fn full(args: &Args) -> Result<Option<String>, Raise> {
         rule.map_or(0, |rule| rule.max_subscribers)
     });
     Ok((most > 0 && count >= most as f64).then(|| TooMany::OfChannel(channel, most).to_string()))
+}
+
+/// Join and leave, presence; the interval and the words of the number.
+type RoomRule = ((bool, bool), (f64, String));
+
+/// `room_rule(channel)`: whether a channel is told who came and went, and who is in it; how often in seconds how many are in it
+/// (0: never), and with which words.
+fn room_rule(args: &Args) -> Result<RoomRule, Raise> {
+    let channel = args.bytes(1)?;
+    let rule = RULES.with_borrow(|rules| rules.as_ref()?.of(std::str::from_utf8(&channel).ok()?).cloned());
+    let (told, number) = rule.map_or_else(Default::default, |rule| {
+        let online = &rule.online;
+        ((rule.join_leave, rule.presence), (online.every.as_secs_f64(), online.message.clone()))
+    });
+    Ok((told, number))
 }
 
 fn close_args(args: &Args) -> Result<(f64, String), Raise> {

@@ -65,7 +65,7 @@ local function set_channels(c, list, member)
     return list.err
   end
   for _, name in ipairs(list.names) do
-    c.channels[name] = member
+    engine.set_member(c, name, member)
   end
   return nil
 end

@@ -1,4 +1,4 @@
-//! A connection to the measured server, plain or with TLS.
+//! A connection to a server, plain or with TLS.
 
 use clap::Args;
 use std::io;
@@ -21,37 +21,54 @@ use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertS
 
 /// Whose certificates are believed.
 #[derive(Debug, Clone, Args)]
-pub(super) struct Trust {
-    /// Who signed the server's certificate: a PEM file, for wss:// and https://
+pub struct Trust {
+    /// Who signed the server's certificate: a PEM file [default: those whom the system trusts]
     #[arg(long, value_name = "FILE", requires = "url")]
     ca: Option<PathBuf>,
-    /// Take any certificate, for wss:// and https://
+    /// Take any certificate
     #[arg(long, requires = "url", conflicts_with = "ca")]
     insecure: bool,
 }
 
+impl Trust {
+    /// Those who may have signed.
+    fn roots(&self) -> Result<RootCertStore, String> {
+        let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", self.named());
+        let mut roots = RootCertStore::empty();
+        match &self.ca {
+            Some(file) => {
+                for one in CertificateDer::pem_file_iter(file).map_err(|e| failed(&e))? {
+                    roots.add(one.map_err(|e| failed(&e))?).map_err(|e| failed(&e))?;
+                }
+            }
+            // Those that can't be read are left out.
+            None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
+        }
+        Ok(roots)
+    }
+
+    fn named(&self) -> String {
+        self.ca.as_ref().map_or_else(|| "the system's certificates".into(), |file| file.display().to_string())
+    }
+}
+
 /// How TLS is begun with one server.
 #[derive(Clone)]
-pub(super) struct Tls {
+pub struct Tls {
     connector: TlsConnector,
     name: ServerName<'static>,
 }
 
 impl Tls {
     /// TLS with the server of that name. Each connection does a whole handshake: none is resumed.
-    pub(super) fn of(trust: &Trust, host: &str) -> Result<Tls, String> {
+    pub fn of(trust: &Trust, host: &str) -> Result<Tls, String> {
         let provider = Arc::new(default_provider());
-        let verifier: Arc<dyn ServerCertVerifier> = match &trust.ca {
-            None if trust.insecure => Arc::new(Anybody(provider.clone())),
-            None => return Err("wss:// and https:// need --ca FILE or --insecure".into()),
-            Some(file) => {
-                let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
-                let mut roots = RootCertStore::empty();
-                for one in CertificateDer::pem_file_iter(file).map_err(|e| failed(&e))? {
-                    roots.add(one.map_err(|e| failed(&e))?).map_err(|e| failed(&e))?;
-                }
-                let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
-                builder.build().map_err(|e| failed(&e))?
+        let verifier: Arc<dyn ServerCertVerifier> = match trust.insecure {
+            true => Arc::new(Anybody(provider.clone())),
+            false => {
+                let roots = Arc::new(trust.roots()?);
+                let builder = WebPkiServerVerifier::builder_with_provider(roots, provider.clone());
+                builder.build().map_err(|e| format!("{}: {e}", trust.named()))?
             }
         };
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
@@ -103,14 +120,16 @@ impl ServerCertVerifier for Anybody {
 }
 
 /// An open connection.
-pub(super) enum Stream {
+pub enum Stream {
+    /// Without TLS.
     Plain(TcpStream),
+    /// With it.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Stream {
     /// Connects, and shakes hands if there is TLS.
-    pub(super) async fn connect(addr: SocketAddr, tls: Option<&Tls>) -> io::Result<Stream> {
+    pub async fn connect(addr: SocketAddr, tls: Option<&Tls>) -> io::Result<Stream> {
         let socket = TcpStream::connect(addr).await?;
         socket.set_nodelay(true)?;
         Ok(match tls {
@@ -120,7 +139,7 @@ impl Stream {
     }
 
     /// Its socket.
-    pub(super) fn socket(&self) -> socket2::SockRef<'_> {
+    pub fn socket(&self) -> socket2::SockRef<'_> {
         match self {
             Stream::Plain(socket) => socket2::SockRef::from(socket),
             Stream::Tls(tls) => socket2::SockRef::from(tls.get_ref().0),

@@ -1,0 +1,3 @@
+module connmix
+
+go 1.19

@@ -1,0 +1,293 @@
+#!/usr/bin/env python3
+"""Tries a package where it can do no harm: in namespaces of its own, as root.
+
+try.py deb PACKAGE.deb      installs it in a copy of this machine's root that is thrown away (an overlay), runs the unit's command as its
+                            user, sends a message, upgrades, removes and purges it
+try.py image FOLDER         runs the root file system of the image as its user, read-only, alone and as the cluster of
+                            packaging/kubernetes, and sends messages
+
+Prints what it did, and exits with 0; with 77 where that can't be tried on this machine, and says why.
+"""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "clients/python"))
+sys.dont_write_bytecode = True
+from connmix.websocket import WebSocket  # noqa: E402
+
+PATIENCE = float(os.environ.get('PATIENCE', 60))
+TOKEN = "a-token-for-the-trial"
+
+
+def skip(why):
+    print(f"skipped: {why}")
+    sys.exit(77)
+
+
+def run(*command, **more):
+    """Runs a command to its end, which must be a good one; returns what it printed."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
+    if done.returncode != 0:
+        sys.exit(f"failed with {done.returncode}: {' '.join(map(str, command))}\n{done.stdout}")
+    return done.stdout
+
+
+def eventually(what, condition):
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.02)
+    said = "\n".join(program.said() for program in Program.all)
+    sys.exit(f"it never came to that: {what}\n{said}")
+
+
+def request(url, body=None, token=None):
+    """The status and the body of the answer; None while nobody answers."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    asked = urllib.request.Request(url, body and json.dumps(body).encode(), headers)
+    try:
+        with urllib.request.urlopen(asked, timeout=PATIENCE) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as e:
+        return e.code, e.read().decode()
+    except OSError:
+        return None
+
+
+def is_ready(port, token=None):
+    eventually(f"port {port} is ready", lambda: (request(f"http://127.0.0.1:{port}/readyz") or (0,))[0] == 200)
+
+
+def deliver(clients, api, path, channel, subscription, token=None, host="127.0.0.1"):
+    """Subscribes a client at one place and publishes at another."""
+
+    async def go():
+        ws = await WebSocket.connect(f"ws://{host}:{clients}{path}")
+        ws.send(json.dumps(subscription))
+        assert json.loads(await asyncio.wait_for(ws.receive(), PATIENCE)) == {"result": True}
+        publish = {"c": channel, "d": "Hello"}
+        status, reply = await asyncio.to_thread(request, f"http://127.0.0.1:{api}/v1/mesh/publish", publish, token)
+        assert (status, json.loads(reply)) == (200, {"E": None, "r": {"s": 1, "f": 0}}), (status, reply)
+        assert await asyncio.wait_for(ws.receive(), PATIENCE) == "Hello"
+        ws.close()
+
+    asyncio.run(go())
+    print("a message is delivered")
+
+
+class Program:
+    """A running program and its output."""
+
+    all = []
+
+    def __init__(self, *command, **more):
+        self.log = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, **more)
+        Program.all.append(self)
+
+    def said(self):
+        self.log.seek(0)
+        return self.log.read().decode()
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(PATIENCE)
+        if code != 0:
+            sys.exit(f"ended with {code}\n{self.said()}")
+
+
+# The Debian package
+
+
+def unit(path):
+    """The command of a unit, and its variables."""
+    text = path.read_text()
+    command = re.search(r"^ExecStart=(.*)$", text, re.M)[1]
+    role = re.search(r"^Environment=CONNMIX_ROLE=(.*)$", text, re.M)[1]
+    return command.replace("${CONNMIX_ROLE}", role).split(), re.search(r"^User=(.*)$", text, re.M)[1]
+
+
+def deb(package):
+    for program in ("dpkg", "adduser", "ip", "runuser"):
+        if not shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin:/sbin"):
+            skip(f"{program} is missing")
+    work = tempfile.mkdtemp()
+    root = f"{work}/root"
+    run("mount", "-t", "tmpfs", "tmpfs", work)
+    for folder in ("upper", "work", "root"):
+        os.mkdir(f"{work}/{folder}")
+    overlay = f"lowerdir=/,upperdir={work}/upper,workdir={work}/work"
+    if subprocess.run(["mount", "-t", "overlay", "overlay", "-o", overlay, root], stderr=subprocess.DEVNULL).returncode != 0:
+        skip("this machine has no overlay of its root")
+    shutil.copy(package, f"{root}/connmix.deb")
+    os.chroot(root)
+    os.chdir("/")
+    # Nothing of the machine's services: scripts of packages see no systemd that runs.
+    run("mount", "-t", "tmpfs", "tmpfs", "/run")
+    run("mount", "-t", "proc", "proc", "/proc")
+    run("ip", "link", "set", "lo", "up")
+    os.environ.update(PATH="/usr/sbin:/usr/bin:/sbin:/bin", DEBIAN_FRONTEND="noninteractive", LC_ALL="C.UTF-8")
+
+    run("dpkg", "--install", "connmix.deb")
+    print("it is installed")
+    entry = run("getent", "passwd", "connmix").strip().split(":")
+    assert entry[6] == "/usr/sbin/nologin", entry
+    config = Path("/etc/connmix/connmix.yaml")
+    assert (config.stat().st_mode & 0o777, config.group()) == (0o640, "connmix"), oct(config.stat().st_mode)
+    assert config.read_text().count("/var/log/connmix/connmix.log") == 1
+    file = Path("/lib/systemd/system/connmix.service")
+    if shutil.which("systemd-analyze"):
+        said = run("systemd-analyze", "verify", "--man=no", str(file))
+        assert "connmix" not in said, said
+        said = run("systemd-analyze", "security", "--offline=true", "--threshold=30", "--no-pager", str(file))
+        print(said.strip().splitlines()[-1].lstrip("→ "))
+    run("runuser", "-u", "connmix", "--", "connmix", "check", "-f", str(config))
+    run("runuser", "-u", "connmix", "--", "connmix", "check", "--production", "-f", str(config))
+
+    command, user = unit(file)
+    program = Program("runuser", "-u", user, "--", *command, cwd="/etc/connmix")
+    is_ready(6789)
+    deliver(6790, 6789, "/barrage-videos", "video:7", {"op": "subscribe", "channel": "7@video"})
+    # The first child of runuser is the engine.
+    pid = int(Path(f"/proc/{program.process.pid}/task/{program.process.pid}/children").read_text().split()[0])
+    assert Path(f"/proc/{pid}").owner() == "connmix"
+    log = next(Path("/var/log/connmix").glob("connmix.*.log"))
+    assert log.owner() == "connmix"
+    config.write_text(config.read_text() + "shutdownTimeout: 9\n")
+    os.kill(pid, signal.SIGHUP)
+    eventually("the configuration is read again", lambda: "shutdownTimeout" in log.read_text())
+    script = Path("/etc/connmix/lua/entry.websocket.lua")
+    script.write_text(script.read_text().replace("""'{"result":true}'""", """'{"result":true,"edited":true}'"""))
+    eventually("the script is live", lambda: "entry.websocket.lua" in log.read_text().split("shutdownTimeout")[-1])
+
+    # What a reload does: another process takes over, and a client that is connected notices nothing.
+    reload = re.search(r"^ExecReload=(.*)$", file.read_text(), re.M)[1].split()
+
+    async def stays():
+        ws = await WebSocket.connect("ws://127.0.0.1:6790/barrage-videos")
+        ws.send(json.dumps({"op": "subscribe", "channel": "8@video"}))
+        assert json.loads(await ws.receive())["result"]
+        said = await asyncio.to_thread(run, "runuser", "-u", user, "--", *reload)
+        publish = {"c": "video:8", "d": "still here"}
+        assert await asyncio.to_thread(request, "http://127.0.0.1:6789/v1/mesh/publish", publish)
+        assert await asyncio.wait_for(ws.receive(), PATIENCE) == "still here"
+        return int(re.search(r"process (\d+) has", said)[1])
+
+    successor = asyncio.run(stays())
+    assert successor != pid and program.process.wait(PATIENCE) == 0, program.said()
+    print("a reload keeps connections")
+    os.kill(successor, signal.SIGTERM)
+    # Its parent has ended, so that it is this process's child: the first one of this namespace.
+    assert os.waitstatus_to_exitcode(os.waitpid(successor, 0)[1]) == 0
+
+    run("dpkg", "--install", "connmix.deb")
+    assert "edited" in script.read_text() and "shutdownTimeout: 9" in config.read_text()
+    assert config.stat().st_mode & 0o777 == 0o640
+    print("an upgrade keeps what was changed")
+    run("dpkg", "--remove", "connmix")
+    assert not Path("/usr/bin/connmix").exists() and config.exists() and log.exists()
+    run("dpkg", "--purge", "connmix")
+    left = [path for path in ("/etc/connmix", "/etc/default/connmix", "/var/log/connmix", "/usr/share/doc/connmix") if Path(path).exists()]
+    assert not left, left
+    print("it is removed")
+
+
+# The image
+
+
+def block(name):
+    """A file of the ConfigMap."""
+    text = (ROOT / "packaging/kubernetes/config.yaml").read_text()
+    lines = re.search(rf"^  {re.escape(name)}: \|\n((?:    .*\n|\n)+)", text, re.M)[1]
+    return re.sub(r"^    ", "", lines, flags=re.M)
+
+
+def contain(tree, args, mounts=(), environment=(), address="127.0.0.1"):
+    """Starts the image's program as its user, with nothing but the root file system, /proc and what is mounted; nothing can be written."""
+    root = tempfile.mkdtemp()
+    run("mount", "--bind", tree, root)
+    run("mount", "-o", "remount,bind,ro", root)
+    os.makedirs(f"{tree}/proc", exist_ok=True)
+    run("mount", "-t", "proc", "proc", f"{root}/proc")
+    for source, target in mounts:
+        run("mount", "--bind", source, root + target)
+    command = [shutil.which("chroot", path="/usr/sbin:/usr/bin"), "--userspec=65532:65532", "--groups=", root, "/usr/bin/connmix", *args]
+    return Program(*command, env=dict(environment), cwd="/")
+
+
+def image(folder):
+    # Mounts need places that a container engine makes.
+    tree = tempfile.mkdtemp() + "/root"
+    shutil.copytree(folder, tree, symlinks=True)
+    run("ip", "link", "set", "lo", "up")
+    single = ["single", "-f", "/etc/connmix/connmix.yaml"]
+    lost = contain(tree, single)
+    assert lost.process.wait(PATIENCE) == 1 and "CONNMIX_TOKEN" in lost.said(), lost.said()
+    print("without a token it says what is missing")
+    program = contain(tree, single, environment={"CONNMIX_TOKEN": TOKEN})
+    is_ready(6789)
+    assert request("http://127.0.0.1:6789/v1/mesh/publish", {"c": "a", "d": "b"})[0] == 401
+    deliver(6790, 6789, "/barrage-videos", "video:7", {"op": "subscribe", "channel": "7@video"}, TOKEN)
+    program.stop()
+
+    # A center and two engines, as packaging/kubernetes has them; each pod has an address of its own there, so here each has its ports.
+    work = Path(tempfile.mkdtemp())
+    (work / "hosts").write_text("127.0.0.1 localhost connmix-center\n")
+    (work / "secrets").mkdir()
+    (work / "secrets/cluster").write_text("a-secret-for-the-trial\n")
+    (work / "secrets/token").write_text(TOKEN + "\n")
+    os.chmod(work, 0o755)
+    (Path(tree) / "run/secrets/connmix").mkdir(parents=True, exist_ok=True)
+    (Path(tree) / "etc/hosts").touch()
+    nodes = []
+    for role, shift in (("center", 0), ("engine", 10), ("engine", 20)):
+        folder = work / f"{role}{shift}"
+        folder.mkdir()
+        text = block("connmix.yaml").replace("drainDelay: 5", "drainDelay: 0")  # nobody comes any more
+        for port in (6788, 6789, 6790):
+            text = text.replace(f"port: {port}", f"port: {port + shift * 10}")
+        (folder / "connmix.yaml").write_text(text)
+        (folder / "entry.lua").write_text(block("entry.lua"))
+        mounts = [(folder, "/etc/connmix"), (work / "secrets", "/run/secrets/connmix"), (work / "hosts", "/etc/hosts")]
+        nodes.append(contain(tree, [role, "-f", "/etc/connmix/connmix.yaml"], mounts))
+    is_ready(6787)
+    is_ready(6889)
+    is_ready(6989)
+    eventually("the center knows both", lambda: len(json.loads(request("http://127.0.0.1:6787/v1/nodes", token=TOKEN)[1])["nodes"]) == 2)
+    # Subscribed on one engine, published on the other.
+    deliver(6890, 6989, "/ws", "news", {"op": "subscribe", "channel": "news"}, TOKEN)
+    for node in nodes:
+        node.stop()
+    print("it is a cluster")
+
+
+def main():
+    if len(sys.argv) != 3 or sys.argv[1] not in ("deb", "image"):
+        sys.exit(__doc__)
+    if os.geteuid() != 0:
+        skip("root is needed")
+    if os.environ.get("CONNMIX_TRIAL") is None:
+        command = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        if subprocess.run([*command, "ip", "link"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode != 0:
+            skip("this machine has no namespaces, or no `ip`")
+        sys.exit(subprocess.run([*command, sys.executable, *sys.argv], env={**os.environ, "CONNMIX_TRIAL": "1"}).returncode)
+    what = str(Path(sys.argv[2]).resolve())
+    deb(what) if sys.argv[1] == "deb" else image(what)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+//! `tail`: what happens in a running engine, line by line.
+
+use clap::Args;
+use serde_json::Value;
+use std::fmt::Write;
+
+use super::remote::{Out, Remote, in_query, one_line, wait_for};
+
+/// What to show.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Only of this channel, and of clients that are in it; with * at its end, of all that begin so
+    #[arg(long, value_name = "CHANNEL")]
+    channel: Option<String>,
+    /// Only of this client
+    #[arg(long, value_name = "ID")]
+    client: Option<String>,
+    /// Only what goes wrong
+    #[arg(long)]
+    errors: bool,
+    /// With the beginning of messages; needs the role write
+    #[arg(long)]
+    bodies: bool,
+    /// The events as they come: one JSON object a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+impl Options {
+    fn path(&self) -> String {
+        let mut path = "/v1/tail?".to_owned();
+        for (name, value) in [("channel", &self.channel), ("client", &self.client)] {
+            if let Some(value) = value {
+                path.push_str(&format!("{name}={}&", in_query(value)));
+            }
+        }
+        for (name, on) in [("errors", self.errors), ("bodies", self.bodies)] {
+            if on {
+                path.push_str(&format!("{name}=1&"));
+            }
+        }
+        path.pop();
+        path
+    }
+
+    /// Shows events until the engine or the reader ends it.
+    pub(super) fn run(&self) -> Result<(), String> {
+        let (api, out) = (self.remote.api(6787)?, Out::new());
+        wait_for(async {
+            let mut reply = api.get(&self.path()).await?;
+            if reply.status != 200 {
+                let text = reply.text().await?;
+                return Err(api.refusal(reply.status, &text));
+            }
+            while let Some(line) = reply.line().await? {
+                let event: Value = serde_json::from_str(&line).map_err(|_| "this is no stream of events")?;
+                let shown = match self.json {
+                    true => Some(line),
+                    false => show(&event, &out),
+                };
+                if shown.is_some_and(|line| out.line(&line).is_err()) {
+                    return Ok(());
+                }
+                if event["event"] == "end" {
+                    return Err(format!("the engine has ended it: {}", text(&event["text"])));
+                }
+            }
+            Err("the engine has ended it".to_owned())
+        })
+    }
+}
+
+/// The time of day in UTC.
+fn time_of_day(ms: u64) -> String {
+    let (second, ms) = (ms / 1000 % 86_400, ms % 1000);
+    format!("{:02}:{:02}:{:02}.{ms:03}", second / 3600, second / 60 % 60, second % 60)
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => one_line(text),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+/// An event as people read it; None: it is only a sign of life.
+fn show(event: &Value, out: &Out) -> Option<String> {
+    let name = event["event"].as_str().unwrap_or_default();
+    let colour = match name {
+        "alive" | "watching" => return None,
+        "error" | "dropped" | "lost" | "unanswered" => 31,
+        "connect" => 32,
+        "closed" => 33,
+        "delivered" => 36,
+        "message" => 34,
+        _ => 39,
+    };
+    let mut line = event["at"].as_u64().map_or_else(|| " ".repeat(12), time_of_day);
+    // It can't fail.
+    let _ = write!(line, " {}", out.colour(colour, &format!("{:<11}", text(&event["event"]))));
+    if let Some(client) = event["client"].as_str() {
+        let _ = write!(line, " {}", one_line(client));
+    }
+    let list = |names: &Value| {
+        let names: Vec<String> = names.as_array().into_iter().flatten().map(text).collect();
+        let more = event["more"].as_u64().map_or_else(String::new, |more| format!(" and {more} more"));
+        names.join(", ") + &more
+    };
+    let of = |key: &str| text(&event[key]);
+    let body = || match (event["data"].as_str(), event["data64"].as_str()) {
+        (Some(data), _) => format!(": {}", one_line(data)),
+        (None, Some(data)) => format!(": base64 {}", one_line(data)),
+        (None, None) => String::new(),
+    };
+    let cut = || if event["cut"] == true { " [cut]" } else { "" };
+    let _ = match name {
+        "connect" => write!(line, " from {} at server {}", of("address"), of("server")),
+        "message" => write!(line, " {} {} bytes{}{}", of("kind"), of("bytes"), body(), cut()),
+        "handler" => {
+            let failed = if event["ok"] == false { ", failed" } else { "" };
+            write!(line, " {} took {} ms{failed}", of("hook"), of("ms"))
+        }
+        "subscribe" | "unsubscribe" => write!(line, " {}", list(&event["channels"])),
+        "delivered" if event["channel"].is_string() => {
+            let counts = match (&event["reached"], &event["failed"]) {
+                (Value::Null, _) => String::new(),
+                (reached, failed) if *failed == 0 => format!(" to {reached}"),
+                (reached, failed) => format!(" to {reached}, not to {failed}"),
+            };
+            write!(line, " {}{counts} {} bytes{}{}", of("channel"), of("bytes"), body(), cut())
+        }
+        "delivered" => write!(line, " {} bytes{}{}", of("bytes"), body(), cut()),
+        "dropped" => write!(line, " a message: {}", of("cause")),
+        "closed" => {
+            let code = event["code"].as_u64().map_or_else(String::new, |code| format!(" {code}"));
+            let words = event["text"].as_str().map_or_else(String::new, |words| format!(": {}", one_line(words)));
+            let channels = match event["channels"].as_array() {
+                Some(channels) if !channels.is_empty() => format!("; was in {}", list(&event["channels"])),
+                _ => String::new(),
+            };
+            write!(line, " {}{code}{words}{channels}", of("reason"))
+        }
+        "error" => {
+            let stack = if of("traceback").is_empty() { String::new() } else { format!(" ({})", of("traceback")) };
+            write!(line, " {}{}: {}{stack}", of("hook"), of("timer"), of("text"))
+        }
+        "log" => write!(line, " {} {}: {}", of("level"), of("target"), of("text")),
+        "lost" if event["count"].is_null() => write!(line, " events, nobody knows how many: they came too fast"),
+        "lost" => write!(line, " {} events: they came too fast", of("count")),
+        "unanswered" => write!(line, " {} nodes do not answer", of("nodes")),
+        _ => write!(line, " {}", one_line(&event.to_string())),
+    };
+    Some(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn events_are_lines_for_people_and_steer_no_terminal() {
+        let out = Out::new();
+        for (event, line) in [
+            (json!({"event": "alive"}), None),
+            (
+                json!({"event": "message", "at": 1000, "client": "7", "kind": "text", "bytes": 3, "data": "a\u{1b}b", "cut": true}),
+                Some("00:00:01.000 message     7 text 3 bytes: a\\u{1b}b [cut]"),
+            ),
+            (
+                json!({"event": "delivered", "at": 1000, "channel": "c", "bytes": 3, "reached": 2, "failed": 1}),
+                Some("00:00:01.000 delivered   c to 2, not to 1 3 bytes"),
+            ),
+            (
+                json!({"event": "closed", "at": 86_399_999, "client": "7", "reason": "too_slow", "code": 3100, "text": "x", "channels": ["a", "b"], "more": 2}),
+                Some("23:59:59.999 closed      7 too_slow 3100: x; was in a, b and 2 more"),
+            ),
+            (
+                json!({"event": "lost"}),
+                Some("             lost        events, nobody knows how many: they came too fast"),
+            ),
+        ] {
+            assert_eq!(show(&event, &out).as_deref(), line);
+        }
+    }
+}

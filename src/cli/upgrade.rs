@@ -1,0 +1,370 @@
+//! `connmix upgrade` and SIGUSR2: a running process starts the binary that now lies at its path, and hands everything over
+//! to it.
+//!
+//! Processes are found by their configuration file: each listens on a Unix socket without a file (unix(7), "abstract"), whose
+//! name is made of the user and the file. Who may ask is told by the system: the same user, and root.
+
+use std::ffi::OsString;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::engine::{Before, Estate, check_certificates, check_scripts};
+use crate::handover::Link;
+use crate::handover::link::inherit;
+use crate::telemetry::log::escape::for_terminal;
+use crate::telemetry::terminal::{complain, say};
+
+/// The option that tells a successor so.
+pub(super) const OPTION: &str = "--succeed";
+/// How long somebody who has connected may take to ask.
+const ASK: Duration = Duration::from_secs(5);
+/// How long a successor waits until the name is free.
+const NAME: Duration = Duration::from_secs(30);
+/// How long it takes at most until a successor has the name.
+const SOON: Duration = Duration::from_secs(1);
+/// How long a successor that is not needed may take to end before it is killed.
+const END: Duration = Duration::from_secs(2);
+
+/// Somebody asks for an upgrade.
+pub(super) struct Asked {
+    /// Only whether it could be done.
+    pub dry: bool,
+    /// Who gets the answer, if anybody waits for it.
+    pub by: Option<UnixStream>,
+}
+
+/// What came of it.
+pub(super) enum Outcome {
+    /// A successor has everything: its process.
+    Done(u32),
+    /// All is as it was.
+    Stays,
+}
+
+/// How this process was started, and so how its successor is.
+pub(super) struct Program {
+    path: PathBuf,
+    args: Vec<OsString>,
+    file: PathBuf,
+}
+
+impl Program {
+    /// To be called before anything changes the working directory. `file`: the configuration file.
+    pub(super) fn of_this_process(file: &Path) -> Program {
+        let mut args = std::env::args_os();
+        let name = args.next().map(PathBuf::from).unwrap_or_default();
+        let mut kept: Vec<OsString> = Vec::new();
+        while let Some(arg) = args.next() {
+            match arg == OPTION {
+                // Its value goes as well.
+                true => drop(args.next()),
+                false => kept.push(arg),
+            }
+        }
+        let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+        Program { path: path(&name), args: kept, file }
+    }
+
+    /// The file by which it is found.
+    pub(super) fn file(&self) -> &Path {
+        &self.file
+    }
+}
+
+/// The path of a program that was started by that name. A link stays one: another binary may be behind it next time.
+fn path(name: &Path) -> PathBuf {
+    let running = || std::env::current_exe().unwrap_or_else(|_| name.to_owned());
+    if name.components().count() > 1 {
+        return std::path::absolute(name).unwrap_or_else(|_| running());
+    }
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|path| path.is_file());
+    found.unwrap_or_else(running)
+}
+
+/// The name under which a process with that file is asked.
+fn address(file: &Path) -> io::Result<SocketAddr> {
+    let file = std::fs::canonicalize(file).or_else(|_| std::path::absolute(file))?;
+    let hash = fnv(file.as_os_str().as_encoded_bytes());
+    // SAFETY: it takes nothing and always succeeds.
+    let user = unsafe { libc::geteuid() };
+    SocketAddr::from_abstract_name(format!("connmix-{user}-{hash:016x}"))
+}
+
+/// FNV-1a: the same in every build.
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Listens for those who ask; they are told of by the result. `succeeds`: the process before may have the name yet.
+pub(super) fn listen(file: &Path, succeeds: bool) -> mpsc::Receiver<Asked> {
+    let (tell, asked) = mpsc::channel(1);
+    let file = file.to_owned();
+    let serve = move || {
+        let began = Instant::now();
+        let listener = loop {
+            match address(&file).and_then(|address| UnixListener::bind_addr(&address)) {
+                Ok(listener) => break listener,
+                Err(_) if succeeds && began.elapsed() < NAME => std::thread::sleep(Duration::from_millis(20)),
+                Err(e) => return tracing::debug!("connmix upgrade does not reach this process: {e}"),
+            }
+        };
+        for caller in listener.incoming().flatten() {
+            let Some(dry) = question(&caller) else { continue };
+            if tell.blocking_send(Asked { dry, by: Some(caller) }).is_err() {
+                return;
+            }
+        }
+    };
+    // Without it SIGUSR2 is left.
+    let _ = std::thread::Builder::new().name("upgrade".into()).spawn(serve);
+    asked
+}
+
+/// Whether somebody who may only asks for an answer. None: nobody who may ask has asked for anything known.
+fn question(caller: &UnixStream) -> Option<bool> {
+    caller.set_read_timeout(Some(ASK)).ok()?;
+    // SAFETY: they take nothing and always succeed.
+    let own = unsafe { libc::geteuid() };
+    if ![Some(own), Some(0)].contains(&user_of(caller)) {
+        return None;
+    }
+    let mut line = String::new();
+    BufReader::new(caller.take(16)).read_line(&mut line).ok()?;
+    match line.trim_end() {
+        "upgrade" => Some(false),
+        "check" => Some(true),
+        _ => None,
+    }
+}
+
+/// The user of the process at the other end (unix(7), SO_PEERCRED).
+fn user_of(socket: &UnixStream) -> Option<u32> {
+    let mut who = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    let (of, into) = (socket.as_raw_fd(), (&raw mut who).cast());
+    // SAFETY: `who` and `length` are writable for as long as the call lasts.
+    let told = unsafe { libc::getsockopt(of, libc::SOL_SOCKET, libc::SO_PEERCRED, into, &raw mut length) };
+    (told == 0).then_some(who.uid)
+}
+
+/// Starts a successor and hands everything over. Whoever asked gets the answer.
+pub(super) fn run(program: &Program, estate: &Estate, patience: Duration, asked: Asked) -> Outcome {
+    let Asked { dry, mut by } = asked;
+    let done = hand_over(program, estate, patience, dry);
+    let (said, outcome) = match done {
+        Ok((said, outcome)) => (Ok(said), outcome),
+        Err(why) => (Err(why), Outcome::Stays),
+    };
+    match &said {
+        Ok(said) => tracing::info!("upgrade: {said}"),
+        Err(why) => tracing::error!("upgrade: {}; this process goes on as before", why.replace('\n', " | ")),
+    }
+    if let Some(by) = &mut by {
+        let _ = match said {
+            Ok(said) => writeln!(by, "+{said}"),
+            Err(why) => writeln!(by, "-{why}"),
+        };
+    }
+    outcome
+}
+
+fn hand_over(program: &Program, estate: &Estate, patience: Duration, dry: bool) -> Result<(String, Outcome), String> {
+    if std::process::id() == 1 {
+        return Err("this is the first process of its container, which ends with it: restart the container".to_owned());
+    }
+    let (mut link, other) = Link::pair().map_err(|e| format!("no way to a successor: {e}"))?;
+    let mut child = Successor::start(program, other)?;
+    let offered = estate.offer(&mut link, dry);
+    let said = offered.map_err(|why| child.end(why))?;
+    if dry {
+        child.wait();
+        return Ok((if said.is_empty() { "could be done".to_owned() } else { said }, Outcome::Stays));
+    }
+    let process = child.child.id();
+    let given = estate.hand_over(&mut link, patience, || child.stop());
+    match given {
+        Ok(given) => {
+            let still = given.still.as_millis();
+            let said = format!(
+                "process {process} has {} clients and {} connections of back ends; nobody was served for {still} ms",
+                given.clients, given.callers
+            );
+            Ok((said, Outcome::Done(process)))
+        }
+        Err(why) => Err(why),
+    }
+}
+
+/// A process that may become the successor.
+struct Successor {
+    child: Child,
+}
+
+impl Successor {
+    fn start(program: &Program, link: Link) -> Result<Successor, String> {
+        let end: RawFd = link.as_raw_fd();
+        let mut command = Command::new(&program.path);
+        command.args(&program.args).args([OPTION, &end.to_string()]);
+        // SAFETY: between fork and exec it makes one system call, and allocates nothing.
+        unsafe { command.pre_exec(move || inherit(end)) };
+        let started = command.spawn();
+        // This end is the successor's alone from now on.
+        drop(link);
+        let child = started.map_err(|e| format!("{} can't be started: {e}", program.path.display()))?;
+        Ok(Successor { child })
+    }
+
+    /// Adds to an error how it has ended.
+    fn end(&mut self, why: String) -> String {
+        self.stop();
+        why
+    }
+
+    /// It has nothing more to do, and ends.
+    fn wait(&mut self) {
+        let began = Instant::now();
+        while began.elapsed() < END {
+            match self.child.try_wait() {
+                Ok(None) => std::thread::sleep(Duration::from_millis(5)),
+                _ => return,
+            }
+        }
+        self.stop();
+    }
+
+    /// It must not go on.
+    fn stop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The process before, for one that was started with [`OPTION`].
+pub(super) fn before(descriptor: RawFd) -> Result<Before, String> {
+    // SAFETY: the process before has made it for this one, and nothing else here knows it.
+    let link = unsafe { Link::inherited(descriptor) };
+    Before::hear(link.map_err(|e| format!("{OPTION} is for a process that is replaced: {e}"))?)
+}
+
+/// Tells the process before whether this one could take over, and what could not go along.
+pub(super) fn could(before: &mut Before, config: &Config) -> Result<(), String> {
+    let checked = before
+        .listeners(config)
+        .and_then(|_| check_scripts(config))
+        .and_then(|warnings| Ok((warnings, check_certificates(config)?)));
+    let (mut said, more) = checked.inspect_err(|why| before.refuse(why))?;
+    said.extend(more);
+    for (at, server) in config.servers.iter().enumerate().filter(|(_, server)| !server.tls.cert.is_empty()) {
+        said.push(format!(
+            "engine.servers[{at}] ({}): its clients have TLS, and are closed with 1012",
+            server.listen.addr
+        ));
+    }
+    said.push(format!("connmix {} could take over", env!("CARGO_PKG_VERSION")));
+    before.ready(&said.join("\n"))
+}
+
+/// Has a process stop, as a signal to this one asked.
+pub(super) fn stop(process: u32) {
+    // SAFETY: it takes two numbers. The process is the successor, which lives or has ended just now.
+    unsafe { libc::kill(process as i32, libc::SIGTERM) };
+}
+
+/// Reaches the process that runs with that file. One that has just taken over has the name in a moment.
+fn connect(file: &Path) -> io::Result<UnixStream> {
+    let (address, began) = (address(file)?, Instant::now());
+    loop {
+        match UnixStream::connect_addr(&address) {
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused && began.elapsed() < SOON => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            connected => return connected,
+        }
+    }
+}
+
+/// `upgrade`
+pub(super) fn ask(file: &Path, dry: bool) -> Result<(), String> {
+    let no_process = |e: io::Error| format!("no process of {} can be asked: {e}", file.display());
+    let mut socket = connect(file).map_err(no_process)?;
+    // SAFETY: it takes nothing and always succeeds.
+    let own = unsafe { libc::geteuid() };
+    if ![Some(own), Some(0)].contains(&user_of(&socket)) {
+        return Err("another user's process has taken the name".to_owned());
+    }
+    let mut answer = String::new();
+    let asked = socket
+        .write_all(if dry { b"check\n" } else { b"upgrade\n" })
+        .and_then(|()| (&socket).take(1 << 20).read_to_string(&mut answer));
+    asked.map_err(|e| format!("the process does not answer: {e}"))?;
+    match answer.trim_end().split_at_checked(1) {
+        Some(("+", said)) => {
+            say!("{}", for_terminal(said));
+            Ok(())
+        }
+        Some(("-", why)) => {
+            complain!("{}", for_terminal(why));
+            Err("nothing was changed".to_owned())
+        }
+        _ => Err("the process has ended without an answer".to_owned()),
+    }
+}
+
+/// Tells systemd, if it has started this process, that the service is ready, and, of a successor, that this process is the
+/// service's main one from now on (sd_notify(3)).
+pub(super) fn tell_supervisor(successor: Option<u32>) {
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let address = match name.as_encoded_bytes().split_first() {
+        Some((b'@', rest)) => SocketAddr::from_abstract_name(rest),
+        _ => SocketAddr::from_pathname(&name),
+    };
+    let main = successor.map_or_else(String::new, |process| format!("MAINPID={process}\n"));
+    let told = UnixDatagram::unbound().and_then(|socket| {
+        socket.connect_addr(&address?)?;
+        socket.send(format!("{main}READY=1").as_bytes())
+    });
+    if let Err(e) = told {
+        tracing::warn!("systemd could not be told: {e}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_has_one_name_however_it_is_spelt() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("connmix.yaml");
+        std::fs::write(&file, "").unwrap();
+        let name = |file: &Path| address(file).unwrap().as_abstract_name().unwrap().to_owned();
+        assert_eq!(name(&file), name(&dir.path().join("./connmix.yaml")));
+        assert_ne!(name(&file), name(&dir.path().join("other.yaml")));
+    }
+
+    #[test]
+    fn only_known_questions_are_heard() {
+        for (said, heard) in [("upgrade\n", Some(false)), ("check\n", Some(true)), ("stop\n", None), ("", None)] {
+            let (mut one, other) = UnixStream::pair().unwrap();
+            one.write_all(said.as_bytes()).unwrap();
+            drop(one);
+            assert_eq!(question(&other), heard, "{said}");
+        }
+    }
+
+    #[test]
+    fn a_program_is_found_where_it_was_started_from() {
+        assert_eq!(path(Path::new("/some/link")), Path::new("/some/link"));
+        assert_eq!(path(Path::new("./here")), std::env::current_dir().unwrap().join("here"));
+        assert!(path(Path::new("sh")).is_file());
+    }
+}

@@ -1,0 +1,67 @@
+//! Which rule of `engine.channels` holds for a channel's name, and why the others do not: `connmix check --explain`.
+
+use std::fmt::Write;
+
+use super::keys::{ChannelRule, Config};
+use super::print::{rows, yaml};
+use crate::message::{Channel, ChannelError};
+
+/// What holds for channels of that name, for people: as lines.
+pub fn channel(config: &Config, name: &str) -> Result<String, ChannelError> {
+    let name = Channel::parse(name.as_bytes())?;
+    let name = name.as_str();
+    let held = config.rule_of(name);
+    let mut out = String::new();
+    let path = |at: usize| format!("engine.channels[{at}]");
+    let holds = |rule: &ChannelRule| held.is_some_and(|held| std::ptr::eq(held, rule));
+    match config.channels.iter().position(holds) {
+        Some(at) => {
+            let prefix = format!("{}.", path(at));
+            _ = writeln!(out, "{name}: {} holds, the longest match that the name begins with", path(at));
+            for row in rows(config) {
+                if let (Some(key), Some(value)) = (row.path.strip_prefix(&prefix), &row.value) {
+                    _ = writeln!(out, "  {key}: {}", yaml(value));
+                }
+            }
+        }
+        None => _ = writeln!(out, "{name}: no rule of engine.channels holds, so nothing is special"),
+    }
+    for (at, rule) in config.channels.iter().enumerate().filter(|(_, rule)| !holds(rule)) {
+        let why = match held.filter(|_| name.starts_with(&rule.prefix)) {
+            Some(held) => format!("begins it, too, but is shorter than \"{}\"", held.prefix),
+            None => "does not begin it".to_owned(),
+        };
+        _ = writeln!(out, "  not {}: \"{}\" {why}", path(at), rule.prefix);
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::load;
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn it_says_which_rule_holds_and_why_the_others_do_not() {
+        let file = "engine:\n  servers: [{entry: lua/entry.websocket.lua}]\n  channels:\n    - {match: 'video:'}\n    \
+                    - {match: 'video:live:', presence: true, online: {every: 5s}}\n    - {match: chat}\n";
+        let config = load::parse(Path::new("connmix.yaml"), file).unwrap_or_else(|e| panic!("{e}"));
+        let said = channel(&config, "video:live:1").unwrap();
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines[0], "video:live:1: engine.channels[1] holds, the longest match that the name begins with");
+        for line in [
+            "  match: 'video:live:'",
+            "  presence: true",
+            "  online.every: 5s",
+            "  maxSubscribers: 0",
+            "  not engine.channels[0]: \"video:\" begins it, too, but is shorter than \"video:live:\"",
+            "  not engine.channels[2]: \"chat\" does not begin it",
+        ] {
+            assert!(lines.iter().any(|l| l.replace('"', "'") == line.replace('"', "'")), "{line} is not in\n{said}");
+        }
+        let said = channel(&config, "audio").unwrap();
+        assert!(said.starts_with("audio: no rule of engine.channels holds") && said.lines().count() == 4, "{said}");
+        assert!(channel(&config, "a b").is_err());
+    }
+}

@@ -1,0 +1,252 @@
+//! Handing everything over to a successor process. It starts while this one serves; then all workers hold still for a moment,
+//! and connections, queue, what scripts share and timers go over in one piece.
+//!
+//! Until the successor says that it has taken them, nothing here is given up: if anything fails before, this process goes
+//! on where it stood. The successor touches no connection before it has said so. So each is always one's alone.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{oneshot, watch};
+
+use crate::api::Stage;
+use crate::api::idempotency::IdempotencyTable;
+use crate::handover::{Batch, Encoder, FILES, Frame, Kind, Link, VERSION};
+use crate::hub::Hub;
+use crate::queue::Queue;
+use crate::shard::hold::Offer;
+use crate::shared::Shared;
+use crate::timers::Timers;
+use crate::worker::{Control, Listener, Offers, Peers, Role, Step};
+
+/// The longest that a successor may take to be ready: its scripts are tried, and `on_start` may wait.
+const STARTING: Duration = Duration::from_secs(60);
+/// The longest that it may take to take everything.
+const TAKING: Duration = Duration::from_secs(30);
+/// How long what has begun may take to end while all holds still, before the waits of handlers end.
+const GRACE: Duration = Duration::from_millis(200);
+/// How long it may take after that.
+const LAST: Duration = Duration::from_secs(2);
+/// How often it is looked at whether handlers wait.
+const LOOK: Duration = Duration::from_millis(5);
+/// The longest that a worker may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// The listeners, for as long as somebody may be accepted.
+pub(super) type Kept = Arc<Mutex<Vec<(Listener, SocketAddr)>>>;
+
+/// All that an engine hands over. Another thread than the engine's may do it.
+#[derive(Clone)]
+pub struct Estate {
+    pub(super) peers: Arc<Peers>,
+    pub(super) stage: watch::Sender<Stage>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) timers: Arc<Timers>,
+    pub(super) repeats: Arc<IdempotencyTable>,
+    pub(super) listeners: Kept,
+}
+
+/// What a handover came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// Connections of clients that the successor has.
+    pub clients: usize,
+    /// Connections of callers.
+    pub callers: usize,
+    /// For how long nobody was served.
+    pub still: Duration,
+}
+
+impl Estate {
+    /// Offers itself to a successor, and waits until that is ready to take over; gives what it says. With `dry` that is all
+    /// that is asked of it.
+    pub fn offer(&self, link: &mut Link, dry: bool) -> Result<String, String> {
+        let sent = link.patience(Some(STARTING)).and_then(|()| self.send_offer(link, dry));
+        sent.map_err(|e| format!("the successor could not be reached: {e}"))?;
+        match receive(link)? {
+            (Kind::Ready, said) => Ok(said),
+            _ => Err("the successor answered something else".to_owned()),
+        }
+    }
+
+    fn send_offer(&self, link: &mut Link, dry: bool) -> io::Result<()> {
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = Encoder::default();
+        out.u32(VERSION);
+        out.u32(std::process::id());
+        out.byte(dry.into());
+        out.u32(self.hub.node().get().into());
+        out.count(listeners.len());
+        for (listener, wanted) in listeners.iter() {
+            out.data(name(listener.role).as_bytes());
+            out.data(wanted.to_string().as_bytes());
+        }
+        let files: Vec<RawFd> = listeners.iter().map(|(listener, _)| listener.socket.as_raw_fd()).collect();
+        link.send(Kind::Offer as u8, &out.bytes, &files)
+    }
+
+    /// Hands everything over to a successor that is ready; handlers that wait are let finish for `patience`. After an error
+    /// all is as it was, once `stop` has ended the successor; unless that had taken everything before.
+    pub fn hand_over(&self, link: &mut Link, patience: Duration, stop: impl FnOnce()) -> Result<Summary, String> {
+        self.let_finish(patience);
+        let began = Instant::now();
+        self.stage.send_replace(Stage::Moving);
+        let given = self.give(link);
+        let taken = given.and_then(|counts| match receive(link)? {
+            (Kind::Taken, _) => Ok(counts),
+            _ => Err("the successor answered something else".to_owned()),
+        });
+        let taken = taken.or_else(|why| {
+            stop();
+            // It may have said so with its last breath.
+            match receive(link) {
+                Ok((Kind::Taken, _)) => Ok((0, 0)),
+                _ => Err(why),
+            }
+        });
+        match taken {
+            Ok((clients, callers)) => {
+                let _ = self.all(Step::Moved, ANSWER);
+                Ok(Summary { clients, callers, still: began.elapsed() })
+            }
+            Err(why) => {
+                self.tell(|| Step::Lift);
+                self.stage.send_replace(Stage::Serving);
+                Err(why)
+            }
+        }
+    }
+
+    /// Waits until no handler waits, or the time is over.
+    fn let_finish(&self, patience: Duration) {
+        let began = Instant::now();
+        while began.elapsed() < patience {
+            match self.all(Step::Waiting, ANSWER) {
+                Ok(waiting) if waiting.iter().any(|waiting| *waiting > 0) => std::thread::sleep(LOOK),
+                _ => return,
+            }
+        }
+    }
+
+    /// Has all hold still, and sends everything; gives how many connections of clients and of callers.
+    fn give(&self, link: &mut Link) -> Result<(usize, usize), String> {
+        let quiet = |within, cut| self.all(|done| Step::Quiet { within, cut, done }, within + ANSWER);
+        if quiet(GRACE, false)?.contains(&false) && quiet(LAST, true)?.contains(&false) {
+            return Err("calls, deliveries or timers that are under way do not end".to_owned());
+        }
+        let offers = self.all(Step::Offer, ANSWER)?;
+        let Some(offers) = offers.into_iter().collect::<Option<Vec<Offers>>>() else {
+            return Err("a worker does not come to rest".to_owned());
+        };
+        let count = |of: fn(&Offers) -> &Vec<Offer>| offers.iter().map(|offers| of(offers).len()).sum();
+        let counts = (count(|offers| &offers.clients), count(|offers| &offers.callers));
+        link.patience(Some(TAKING))
+            .and_then(|()| self.send(link, &offers))
+            .map_err(|e| format!("the successor could not be given everything: {e}"))?;
+        Ok(counts)
+    }
+
+    fn send(&self, link: &mut Link, offers: &[Offers]) -> io::Result<()> {
+        for offers in offers {
+            send_files(link, Kind::Connections, &offers.clients)?;
+            send_files(link, Kind::Callers, &offers.callers)?;
+        }
+        let mut ids = Batch::new(link, Kind::Ids);
+        for (lane, step) in offers.iter().flat_map(|offers| &offers.ids) {
+            ids.item(|out| {
+                out.byte(lane.0);
+                out.u64(*step);
+            })?;
+        }
+        ids.finish()?;
+        let now = Instant::now();
+        let mut batch = |kind, write: &dyn Fn(&mut Batch<'_>) -> io::Result<()>| {
+            let mut batch = Batch::new(link, kind);
+            write(&mut batch)?;
+            batch.finish()
+        };
+        batch(Kind::Queue, &|batch| self.queue.save(batch))?;
+        batch(Kind::Shared, &|batch| self.shared.save(batch, now))?;
+        batch(Kind::Timers, &|batch| self.timers.save(batch, now))?;
+        batch(Kind::Idempotency, &|batch| self.repeats.save(batch, now))?;
+        link.send(Kind::All as u8, &[], &[])
+    }
+
+    /// Has all workers do a step, and waits for their answers.
+    pub(super) fn all<T>(&self, step: impl Fn(oneshot::Sender<T>) -> Step, within: Duration) -> Result<Vec<T>, String> {
+        let deadline = Instant::now() + within;
+        let mut answers = Vec::new();
+        for (worker, lane) in self.peers.control.iter().enumerate() {
+            let (done, answer) = oneshot::channel();
+            let given = lane.try_send(Control::Handover(step(done)));
+            given.map_err(|_| format!("worker {worker} takes nothing: it is stuck or has ended"))?;
+            answers.push(answer);
+        }
+        let mut came = Vec::new();
+        for (worker, mut answer) in answers.into_iter().enumerate() {
+            came.push(loop {
+                match answer.try_recv() {
+                    Ok(answer) => break answer,
+                    Err(oneshot::error::TryRecvError::Empty) if Instant::now() < deadline => {
+                        std::thread::sleep(Duration::from_micros(200));
+                    }
+                    Err(_) => return Err(format!("worker {worker} does not answer")),
+                }
+            });
+        }
+        Ok(came)
+    }
+
+    /// Has all workers do a step that has no answer.
+    pub(super) fn tell(&self, step: impl Fn() -> Step) {
+        for lane in &self.peers.control {
+            let mut control = Control::Handover(step());
+            // It has room but while its worker is stuck.
+            while let Err(TrySendError::Full(back)) = lane.try_send(control) {
+                control = back;
+                std::thread::sleep(LOOK);
+            }
+        }
+    }
+}
+
+/// Sends connections with their sockets.
+fn send_files(link: &mut Link, kind: Kind, offers: &[Offer]) -> io::Result<()> {
+    for some in offers.chunks(FILES) {
+        let mut out = Encoder::default();
+        some.iter().for_each(|offer| out.data(&offer.bytes));
+        let files: Vec<RawFd> = some.iter().map(|offer| offer.socket).collect();
+        link.send(kind as u8, &out.bytes, &files)?;
+    }
+    Ok(())
+}
+
+/// What the successor says next; a refusal is an error.
+fn receive(link: &mut Link) -> Result<(Kind, String), String> {
+    let gone = |e: io::Error| match e.kind() {
+        io::ErrorKind::UnexpectedEof => "the successor has ended".to_owned(),
+        io::ErrorKind::WouldBlock => "the successor does not answer".to_owned(),
+        _ => format!("the successor can't be heard: {e}"),
+    };
+    let Frame { kind, bytes, .. } = link.receive().map_err(gone)?;
+    let said = String::from_utf8_lossy(&bytes).into_owned();
+    match Kind::of(kind) {
+        Some(Kind::Refused) => Err(said),
+        Some(kind) => Ok((kind, said)),
+        None => Err("the successor speaks another version".to_owned()),
+    }
+}
+
+/// How a listener is called on its way.
+pub(super) fn name(role: Role) -> String {
+    match role {
+        Role::Server(server) => format!("engine.servers[{server}]"),
+        Role::Api => "engine.apiServer".to_owned(),
+        Role::Center => "center.apiServer".to_owned(),
+    }
+}

@@ -1,0 +1,202 @@
+//! Handing a worker's connections over to a successor process, and taking them there. The engine says when each step comes;
+//! all workers do one before any does the next.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use tokio::task::{spawn_local, yield_now};
+use tokio::time::sleep;
+
+use super::arrivals::Arrival;
+use super::load::LoadPermit;
+use super::session::Opened;
+use super::socket::Packets;
+use super::step::{Arrived, ArrivedCaller, Offers, Step};
+use super::task::Task;
+use super::websocket::{Frames, Incoming};
+use super::{Server, Worker, accept};
+use crate::config::{Protocol, Rate};
+use crate::handover::{Damaged, Decoder};
+use crate::ids::ClientId;
+use crate::message::CloseReason;
+use crate::shard::hold::{Held, UnderWay};
+use crate::shard::transport::Transport;
+
+/// How often a worker looks whether something is still under way.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// How long a client that has connected may take to ask for something.
+const ASKING: Duration = Duration::from_millis(30);
+/// How long handlers may take to end once their waits do.
+const ENDING: Duration = Duration::from_millis(500);
+
+/// Carries out a step.
+pub(super) async fn run(worker: &Rc<Worker>, step: Step) {
+    match step {
+        Step::Waiting(answer) => drop(answer.send(waiting(worker))),
+        Step::Quiet { within, cut, done } => {
+            hold(worker, if cut { Held::Cut } else { Held::Quiet });
+            if cut {
+                worker.shard.each(|conn| {
+                    if conn.is_corked() {
+                        // It has not been let in: its client is told to come back.
+                        conn.close(CloseReason::shutdown(worker.retry_over.get()));
+                    }
+                });
+            }
+            let _ = done.send(quiet(worker, within, cut).await);
+        }
+        Step::Offer(offers) => drop(offers.send(offer(worker).await)),
+        Step::Moved(done) => {
+            worker.retry_over.set(worker.config.load().drain_spread);
+            leave(worker).await;
+            let _ = done.send(());
+        }
+        Step::Arrive(arrived, done) => {
+            let places = arrived.into_iter().filter_map(|arrived| arrive(worker, arrived)).collect();
+            let _ = done.send(places);
+        }
+        Step::Ids(last) => worker.shard.pass_ids(&last),
+        Step::Callers(callers) => callers.into_iter().for_each(|caller| take_caller(worker, caller)),
+        Step::Lift => hold(worker, Held::No),
+    }
+}
+
+/// Holds so still from now on.
+fn hold(worker: &Worker, held: Held) {
+    worker.hold.set(held);
+    worker.shard.each(|conn| conn.wake());
+}
+
+/// Waits until nothing is under way. False: something still is after that time.
+async fn quiet(worker: &Rc<Worker>, within: Duration, cut: bool) -> bool {
+    let began = Instant::now();
+    let mut quiet = 0;
+    loop {
+        // Another worker may have accepted them before it held still.
+        while let Some(Arrival { role, socket, peer, load }) = worker.peers.arrived(worker.id) {
+            if let Ok(transport) = Transport::adopt(socket) {
+                accept::adopt(worker, role, transport, peer, load);
+            }
+        }
+        // All tasks that are ready run in between.
+        yield_now().await;
+        quiet = if is_quiet(worker, began.elapsed(), cut) { quiet + 1 } else { 0 };
+        if quiet == 3 {
+            return true;
+        }
+        if began.elapsed() >= within {
+            return false;
+        }
+        if quiet == 0 {
+            sleep(LOOK).await;
+        }
+    }
+}
+
+/// Whether nothing is under way, when so much time has passed. What can stay behind counts for a while only.
+fn is_quiet(worker: &Worker, passed: Duration, cut: bool) -> bool {
+    let hold = &worker.hold;
+    let busy = hold.under_way(UnderWay::Call) > 0
+        || !hold.delivered.get()
+        || !worker.hub.mailbox(worker.id).is_empty()
+        || Rc::strong_count(&worker.unbound_runs) > 1
+        || worker.shard.has_moves();
+    // A client that has connected and asked for nothing yet may never do so.
+    let opens = passed < ASKING && hold.under_way(UnderWay::Opening) > 0;
+    let may_stay = || waiting(worker) > 0 || hold.under_way(UnderWay::Other) > 0 || worker.shard.closing() > 0;
+    !busy && !opens && ((cut && passed >= ENDING) || !may_stay())
+}
+
+/// Handlers that wait.
+fn waiting(worker: &Worker) -> usize {
+    let of = |server: &Server| {
+        let replaced = server.replaced.borrow();
+        let replaced = replaced.iter().filter_map(std::rc::Weak::upgrade).map(|vm| vm.waiting()).sum::<usize>();
+        let worn = server.worn.borrow().upgrade().map_or(0, |vm| vm.waiting());
+        server.vm.borrow().waiting() + replaced + worn
+    };
+    worker.servers.iter().map(of).sum()
+}
+
+/// Has all connections offer themselves.
+async fn offer(worker: &Rc<Worker>) -> Option<Offers> {
+    // Others may have delivered something before they held still.
+    if !quiet(worker, Duration::from_secs(1), true).await {
+        return None;
+    }
+    hold(worker, Held::Offered);
+    let mut before = usize::MAX;
+    while before != worker.hold.offered() {
+        before = worker.hold.offered();
+        yield_now().await;
+        yield_now().await;
+    }
+    let [clients, callers] = worker.hold.take_offers();
+    Some(Offers { clients, callers, ids: worker.shard.last_ids() })
+}
+
+/// Has those that the successor has leave: nothing may be written to them.
+async fn leave(worker: &Worker) {
+    hold(worker, Held::Moved);
+    let slots = worker.hold.slots();
+    while slots.iter().any(|slot| worker.shard.is_in(*slot)) {
+        yield_now().await;
+    }
+    hold(worker, Held::Left);
+}
+
+/// Takes a connection up; says where it is. None: it is lost.
+fn arrive(worker: &Rc<Worker>, arrived: Arrived) -> Option<(ClientId, u32)> {
+    let client = arrived.moved.client_id;
+    match take_up(worker, arrived) {
+        Ok(slot) => Some((client, slot)),
+        Err(e) => {
+            if let Some(conn) = worker.shard.get(client) {
+                worker.remove(&conn);
+            }
+            tracing::error!(client_id = client.get(), "a connection was lost in the handover: {e}");
+            None
+        }
+    }
+}
+
+fn take_up(worker: &Rc<Worker>, arrived: Arrived) -> Result<u32, String> {
+    let Arrived { moved, protocol, socket } = arrived;
+    let server = worker.servers.get(moved.server).ok_or("there is no such server")?;
+    let served = server.served.clone();
+    let transport = Transport::adopt(socket).map_err(|e| e.to_string())?;
+    let (most, address) = (served.limits.get().max_connections_per_address, moved.ip());
+    // It had a place before.
+    let permit = match worker.config.load().trusts(address) {
+        true => None,
+        false => server.admission.enter(address, Rate::NONE, most).ok().flatten(),
+    };
+    let place = served.admit_moved().at(permit);
+    let load = LoadPermit::take(&worker.peers.loads[usize::from(worker.id.0)]);
+    let (framing, mut from) = (served.protocol, Decoder::new(&protocol));
+    let damaged = |e: Damaged| e.to_string();
+    let conn = worker.shard.take_up(moved, served, transport);
+    let slot = conn.slot;
+    worker.shard.open(&conn, None);
+    let opened = Opened { conn: conn.clone(), place, early: 0 };
+    match framing {
+        Protocol::Websocket => {
+            let frames = Incoming::Frames(Frames::restore(conn.framing, &mut from).map_err(damaged)?);
+            spawn_local(Task::open(worker.clone(), opened, frames, load));
+        }
+        Protocol::Socket => {
+            let packets = Packets::restore(&mut from).map_err(damaged)?;
+            spawn_local(Task::open(worker.clone(), opened, packets, load));
+        }
+    }
+    Ok(slot)
+}
+
+fn take_caller(worker: &Rc<Worker>, caller: ArrivedCaller) {
+    let load = LoadPermit::take(&worker.peers.loads[usize::from(worker.id.0)]);
+    let adopted = caller.socket.peer_addr().and_then(|peer| Ok((Transport::adopt(caller.socket)?, peer)));
+    match adopted {
+        Ok((transport, peer)) => worker.api.adopt_with(transport, peer, caller.read, load),
+        Err(e) => tracing::debug!("a caller's connection was lost in the handover: {e}"),
+    }
+}

@@ -1,0 +1,64 @@
+//! The steps of a handover, in which a worker gives its connections to a successor process or takes them there.
+
+use std::net::TcpStream;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+use crate::ids::{ClientId, Lane};
+use crate::shard::Moved;
+use crate::shard::hold::Offer;
+
+/// A connection that another process had, on its way to the worker that will have it.
+pub struct Arrived {
+    /// What it is.
+    pub moved: Moved,
+    /// What its protocol keeps of it.
+    pub protocol: Vec<u8>,
+    /// Its socket, non-blocking.
+    pub socket: TcpStream,
+}
+
+/// What a worker offers to the successor.
+pub struct Offers {
+    /// Connections of clients.
+    pub clients: Vec<Offer>,
+    /// Connections of callers.
+    pub callers: Vec<Offer>,
+    /// The last of its clients' ids.
+    pub ids: Vec<(Lane, u64)>,
+}
+
+/// A caller's connection that another process had.
+pub struct ArrivedCaller {
+    /// Its socket, non-blocking.
+    pub socket: TcpStream,
+    /// What has come and is no whole request.
+    pub read: Vec<u8>,
+}
+
+/// A step of a handover.
+pub enum Step {
+    /// Answers how many handlers wait.
+    Waiting(oneshot::Sender<usize>),
+    /// Begin nothing new, and read nothing. Answers whether everything that had begun has ended within that time.
+    Quiet {
+        /// The time for it.
+        within: Duration,
+        /// Handlers' waits end, and nobody waits for handshakes and for the last handlers of connections that end.
+        cut: bool,
+        /// The answer.
+        done: oneshot::Sender<bool>,
+    },
+    /// Write nothing more, and offer what can go. None: something has begun after all.
+    Offer(oneshot::Sender<Option<Offers>>),
+    /// The successor has taken what was offered.
+    Moved(oneshot::Sender<()>),
+    /// Of a successor: these connections are here, and nothing is done with them yet. Answers in which slot each is.
+    Arrive(Vec<Arrived>, oneshot::Sender<Vec<(ClientId, u32)>>),
+    /// Of a successor: the process before has issued these ids.
+    Ids(Vec<(Lane, u64)>),
+    /// Of a successor: callers' connections.
+    Callers(Vec<ArrivedCaller>),
+    /// Serve: there is no successor, or this is it.
+    Lift,
+}

@@ -1,0 +1,363 @@
+//! The console and the demo, in a real browser where one is there: driven over the DevTools protocol as a person would use
+//! them, by keyboard too. With `SCREENSHOTS=FOLDER` the same steps write the pictures of the documentation.
+
+mod common;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use common::browser::{Page, browser};
+use common::optional::Outcome;
+use common::process::{Process, address};
+use common::{Client, get, write_config};
+use serde_json::json;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Names and messages that would be markup if anybody took them for it.
+const HOSTILE: &str = "<img/src=x/onerror=alert(1)>";
+
+/// Subscribes to what a message names, and says what the API tells of it.
+const SCRIPT: &str = r#"
+local OK = "ok"
+function on_message(msg, conn)
+  if msg.data == "fail" then error("failed as asked to") end
+  if msg.data == "log" then return mix.log(mix.WARN, "a line <b>of the</b> script") end
+  conn:send(conn:subscribe(msg.data, {info = {name = "<b>Ann</b>"}}) or OK)
+end
+"#;
+
+const RULES: &str = "workers: 2\nchannels: [{match: '<', presence: true}, {match: 'room:', presence: true}]";
+
+/// The engine of a page's test, with its folder and the browser's profile.
+struct Scene {
+    engine: Process,
+    center: SocketAddr,
+    page: Page,
+    dir: TempDir,
+    _profile: TempDir,
+}
+
+impl Scene {
+    /// `dev` by the shipped configuration and script, and a page of the center.
+    async fn shipped(path: &str) -> Result<Scene, common::optional::Missing> {
+        let browser = browser()?;
+        let dir = tempfile::tempdir().unwrap();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let config = fs::read_to_string(root.join("connmix.yaml")).unwrap().replace("bind: 0.0.0.0", "bind: 127.0.0.1");
+        let config = ["port: 6787", "port: 6789", "port: 6790"].iter().fold(config, |text, port| {
+            assert!(text.contains(port));
+            text.replace(port, "port: 0")
+        });
+        fs::write(dir.path().join("connmix.yaml"), config).unwrap();
+        fs::create_dir_all(dir.path().join("lua")).unwrap();
+        fs::copy(root.join("lua/entry.websocket.lua"), dir.path().join("lua/entry.websocket.lua")).unwrap();
+        Scene::open(browser, dir, path).await
+    }
+
+    /// `dev` with [`SCRIPT`].
+    async fn own(path: &str, engine: &str, top: &str) -> Result<Scene, common::optional::Missing> {
+        let browser = browser()?;
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
+        write_config(&dir.path().join("connmix.yaml"), "", engine, top);
+        Scene::open(browser, dir, path).await
+    }
+
+    async fn open(browser: &str, dir: TempDir, path: &str) -> Result<Scene, common::optional::Missing> {
+        let profile = tempfile::tempdir().unwrap();
+        let engine = Process::ready(dir.path(), &["dev"]);
+        let center = address(&engine.line("Center "), "http://");
+        let mut page = Page::open(browser, profile.path(), "about:blank").await;
+        page.listen().await;
+        page.goto(&format!("http://{center}{path}")).await;
+        Ok(Scene { engine, center, page, dir, _profile: profile })
+    }
+
+    /// Goes to a part of the console, and waits until its heading has the focus.
+    async fn part(&mut self, hash: &str) {
+        self.page.value(&format!("location.hash = {}; 0", json!(hash))).await;
+        let name = hash.split('?').next().unwrap();
+        self.page.until(&format!("document.querySelector('nav [aria-current]')?.hash === '#{name}'")).await;
+    }
+
+    /// Waits until the page shows a text.
+    async fn shows(&mut self, text: &str) {
+        self.page.until(&format!("document.body.innerText.includes({})", json!(text))).await;
+    }
+
+    /// What must hold of every page at its end: no error in the console, nothing asked of another host, no markup of others.
+    async fn end(mut self) {
+        assert_eq!(self.page.value("document.querySelectorAll('img[onerror], main b b').length").await, 0);
+        let (errors, urls) = self.page.heard().await;
+        assert_eq!(errors, Vec::<String>::new());
+        let own = format!("http://{}/", self.center);
+        let others: Vec<&String> = urls.iter().filter(|url| !url.starts_with(&own)).collect();
+        assert_eq!(others, Vec::<&String>::new());
+        assert!(urls.len() > 5, "{urls:?}");
+        let ended = self.engine.stop();
+        assert_eq!(ended.code, Some(0), "{}", ended.err);
+    }
+}
+
+/// Where pictures go, if any are wanted.
+fn pictures() -> Option<PathBuf> {
+    std::env::var_os("SCREENSHOTS").map(PathBuf::from)
+}
+
+impl Scene {
+    /// A picture of the page as it is now: wide and narrow, light and dark.
+    async fn picture(&mut self, name: &str, variants: &[(&str, u32, u32, bool, &str)]) {
+        let Some(folder) = pictures() else { return };
+        fs::create_dir_all(&folder).unwrap();
+        for &(suffix, width, height, mobile, scheme) in variants {
+            self.page.look(width, height, mobile, scheme).await;
+            self.page.value("scrollTo(0, 0)").await;
+            // Charts and animations go on with the new size.
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            fs::write(folder.join(format!("{name}{suffix}.png")), self.page.screenshot().await).unwrap();
+        }
+        self.page.look(1280, 800, false, "light").await;
+    }
+}
+
+/// The pictures of the demo: what follows their name, width, height, whether it is a phone, the scheme.
+const DEMO: [(&str, u32, u32, bool, &str); 2] =
+    [("", 1000, 740, false, "light"), ("-narrow-dark", 390, 780, true, "dark")];
+
+impl Scene {
+    /// Pictures of the console's overview after some life.
+    async fn pictured(&mut self, name: &str) {
+        if pictures().is_none() {
+            return;
+        }
+        let mut clients = Vec::new();
+        for round in 0..60 {
+            if round % 4 == 0 {
+                let mut client = Client::connect(self.engine.ws(), "/ws").await;
+                client.ask("room:1").await;
+                clients.push(client);
+            }
+            for _ in 0..(3 + (round * 7) % 11) {
+                let _ = common::post(self.engine.api(), "/v1/mesh/publish", r#"{"c":"room:1","d":"x"}"#).await;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        self.picture(
+            name,
+            &[
+                ("", 1180, 860, false, "light"),
+                ("-dark", 1180, 860, false, "dark"),
+                ("-narrow", 390, 780, true, "light"),
+                ("-narrow-dark", 390, 780, true, "dark"),
+            ],
+        )
+        .await;
+        for client in clients {
+            client.close().await;
+        }
+        self.shows("nodes: 1, clients: 1").await;
+    }
+}
+
+async fn the_demo_shows_comments_and_follows_an_edit() -> Outcome {
+    let mut scene = Scene::shipped("/").await?;
+    scene.shows("Connected to ws://127.0.0.1:").await;
+    scene.shows("1 online").await;
+    scene.shows(r#"Its answer was {"result":true}"#).await;
+    // By keyboard alone: a comment that would be markup.
+    scene.page.value("document.getElementById('text').focus(); 0").await;
+    scene.page.type_text(HOSTILE).await;
+    scene.page.press("Enter").await;
+    scene
+        .page
+        .until(&format!(
+            "[...document.querySelectorAll('#screen .own')].some((line) => line.textContent === {})",
+            json!(HOSTILE)
+        ))
+        .await;
+    scene.page.until(&format!("document.getElementById('heard').innerText.includes({})", json!(HOSTILE))).await;
+    scene.page.until("document.getElementById('text').value === ''").await;
+    if pictures().is_some() {
+        scene.page.value("document.getElementById('screen').replaceChildren(); 0").await;
+        scene.page.type_text("Hello, World!").await;
+        scene.page.press("Enter").await;
+        scene.page.until("document.querySelector('#screen .own') !== null").await;
+    }
+    for comment in [
+        "Good night, all",
+        "弹幕来了",
+        "What a view!",
+        "there it comes",
+        "first time here",
+        "a barrage in one file of Lua",
+    ] {
+        let event = json!({"event": "@video", "data": {"uid": 1001, "video_id": 100001, "msg": comment}});
+        let body = json!({"c": "video:100001", "d": event.to_string()}).to_string();
+        let (status, reply) = common::post(scene.engine.api(), "/v1/mesh/publish", &body).await;
+        assert_eq!((status, reply.as_str()), (200, r#"{"E":null,"r":{"s":1,"f":0}}"#));
+        if pictures().is_some() {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+    scene.page.until("document.getElementById('heard').children.length >= 7").await;
+    scene.picture("demo", &DEMO).await;
+
+    // The edit that the page names, and then one that does not work.
+    let file = scene.dir.path().join("lua/entry.websocket.lua");
+    let text = fs::read_to_string(&file).unwrap();
+    let named = "[...document.querySelectorAll('#from code, #to code')].map((code) => code.textContent)";
+    let named = scene.page.value(named).await;
+    let (from, to) = (named[0].as_str().unwrap(), named[1].as_str().unwrap());
+    assert_eq!(text.matches(from).count(), 1);
+    scene.page.until(&format!("document.querySelector('#source .here').textContent === {}", json!(from))).await;
+    fs::write(&file, text.replace(from, to)).unwrap();
+    scene.shows("Version 2 runs.").await;
+    scene.page.until(&format!("document.querySelector('#source .here').textContent === {}", json!(to))).await;
+    scene.shows(r#""color":"gold""#).await;
+    scene
+        .page
+        .until("[...document.querySelectorAll('#screen span')].every((line) => line.style.color === 'gold')")
+        .await;
+    fs::write(&file, text.replace(from, "local OK = <b>")).unwrap();
+    scene.page.until("document.getElementById('error').innerText.includes('entry.websocket.lua:13')").await;
+
+    scene
+        .page
+        .value("const s = document.getElementById('language'); s.value = 'zh'; s.dispatchEvent(new Event('change')); 0")
+        .await;
+    scene.shows("飞过画面的弹幕").await;
+    assert_eq!(scene.page.value("document.documentElement.lang").await, "zh");
+    fs::write(&file, text).unwrap();
+    scene.end().await;
+    Ok(())
+}
+
+async fn the_console_shows_nodes_channels_and_clients() -> Outcome {
+    let mut scene = Scene::own("/console/", RULES, "").await?;
+    let mut client = Client::connect(scene.engine.ws(), "/ws").await;
+    assert_eq!(client.ask(HOSTILE).await, "ok");
+    assert_eq!(client.ask("room:7").await, "ok");
+    scene.shows("nodes: 1, clients: 1").await;
+    scene.shows("channels: 2").await;
+    // Figures stand as texts beside each chart.
+    scene
+        .page
+        .until("[...document.querySelectorAll('figure')].every((one) => one.querySelector('.now').textContent)")
+        .await;
+    assert_eq!(scene.page.value("document.querySelectorAll('figure').length").await, 6);
+    scene.page.until("document.querySelector('figure polyline').points.length > 1").await;
+
+    scene.pictured("console").await;
+
+    // By keyboard, from the list of channels to one of them.
+    scene.part("channels").await;
+    scene.shows(HOSTILE).await;
+    scene.page.value("document.querySelector('main form input').focus(); 0").await;
+    scene.page.type_text("room:").await;
+    scene.page.press("Enter").await;
+    scene.page.until("document.querySelectorAll('main tbody tr').length === 1").await;
+    // The button, and the list, which may be too wide for a phone.
+    for _ in 0..3 {
+        scene.page.press("Tab").await;
+    }
+    assert_eq!(scene.page.value("document.activeElement.textContent").await, "room:7");
+    scene.page.press("Enter").await;
+    scene.shows(r#"{"name":"<b>Ann</b>"}"#).await;
+
+    scene.page.value("document.querySelector('a[href^=\"#client\"]:not(nav a)').click()").await;
+    scene.shows("Subscriptions").await;
+    scene.page.until("document.querySelectorAll('.chips a').length === 2").await;
+    // It asks before it closes.
+    scene.page.value("confirm = () => true; document.querySelector('button.danger').click()").await;
+    scene.shows("Connections that were told to close: 1.").await;
+    assert_eq!(client.close_frame().await, (1000, "console".into()));
+    scene.shows("nodes: 1, clients: 0").await;
+    scene.end().await;
+    Ok(())
+}
+
+async fn the_console_publishes_and_talks_as_a_client() -> Outcome {
+    let mut scene = Scene::own("/console/#send", RULES, "").await?;
+    let mut client = Client::connect(scene.engine.ws(), "/ws").await;
+    assert_eq!(client.ask("news").await, "ok");
+    scene.page.until("document.querySelector('main button')?.disabled === false").await;
+    scene.page.value("document.getElementById('channel').focus(); 0").await;
+    scene.page.type_text("news").await;
+    scene.page.press("Tab").await;
+    scene.page.press("Tab").await;
+    scene.page.type_text(HOSTILE).await;
+    scene.page.press("Tab").await;
+    scene.page.press("Enter").await;
+    assert_eq!(client.text().await, HOSTILE);
+    scene.shows("Connections reached: 1, failed: 0.").await;
+
+    // The address is that of the server, with its path.
+    let address = scene.page.value("document.querySelector('[list=urls]').value").await;
+    assert_eq!(address, format!("ws://{}/ws", scene.engine.ws()));
+    scene.page.value("document.querySelector('[list=urls]').form.requestSubmit()").await;
+    scene.shows("open").await;
+    let say = "const [, form] = [...document.querySelectorAll('main > div > section > form')]; \
+               form.querySelector('textarea').value = 'news'; form.requestSubmit(); 0";
+    scene.page.value(say).await;
+    scene
+        .page
+        .until("[...document.querySelectorAll('.lines li.in code')].some((line) => line.textContent === 'ok')")
+        .await;
+    scene.end().await;
+    Ok(())
+}
+
+const USERS: &str =
+    "access: {users: [{username: ann, password: secret, roles: [read]}, {username: bob, password: secret}]}";
+
+async fn the_console_asks_for_a_login_and_keeps_to_its_roles() -> Outcome {
+    let mut scene = Scene::own("/healthz", RULES, USERS).await?;
+    let center = scene.center;
+    let (status, _) = get(center, "/console/").await;
+    assert_eq!(status, 401, "browsers ask for the password then");
+    let as_user = |user: &str| json!({"Authorization": format!("Basic {}", STANDARD.encode(format!("{user}:secret")))});
+    scene.page.headers(as_user("ann")).await;
+    scene.page.goto(&format!("http://{center}/console/#send")).await;
+    scene.shows("your user lacks the role write").await;
+    assert_eq!(scene.page.value("document.querySelector('main form button').disabled").await, true);
+    let forced =
+        "fetch('v1/mesh/publish', {method: 'POST', body: '{\"c\":\"news\",\"d\":\"x\"}'}).then((r) => r.status)";
+    assert_eq!(scene.page.awaited(forced).await, 403);
+    scene.page.headers(as_user("bob")).await;
+    assert_eq!(scene.page.awaited(forced).await, 200);
+    scene.page.until("document.querySelector('main form button').disabled === false").await;
+    let ended = scene.engine.stop();
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    Ok(())
+}
+
+async fn the_console_speaks_chinese_where_the_browser_does() -> Outcome {
+    let mut scene = Scene::own("/console/", RULES, "").await?;
+    scene.shows("Connections").await;
+    scene
+        .page
+        .value("const s = document.getElementById('language'); s.value = 'zh'; s.dispatchEvent(new Event('change')); 0")
+        .await;
+    scene.shows("连接数").await;
+    scene.part("channels").await;
+    scene.shows("名称以此开头").await;
+    // The choice lasts.
+    let url = format!("http://{}/console/", scene.center);
+    scene.page.goto("about:blank").await;
+    scene.page.goto(&url).await;
+    scene.shows("连接数").await;
+    assert_eq!(scene.page.value("document.documentElement.lang").await, "zh");
+    scene.end().await;
+    Ok(())
+}
+
+optional_tests! {
+    the_demo_shows_comments_and_follows_an_edit,
+    the_console_shows_nodes_channels_and_clients,
+    the_console_publishes_and_talks_as_a_client,
+    the_console_asks_for_a_login_and_keeps_to_its_roles,
+    the_console_speaks_chinese_where_the_browser_does,
+}

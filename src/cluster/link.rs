@@ -5,21 +5,21 @@
 //! costs this much memory, and nobody else anything. All that is not delivered is told: the acknowledgements that a link
 //! holds are settled as `silent` when the node is gone, loses a frame, or does not answer in time.
 
+mod request;
+
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use tokio::sync::oneshot;
 
 use crate::cluster::interest::others::Slot;
 use crate::cluster::protocol::ordered::{Ordered, place};
 use crate::cluster::protocol::{ENVELOPE, FRAME, HEADER, Header, Kind, MAX_MESSAGE, Message, Reply, Run, envelop};
 use crate::cluster::stats::Stats;
-use crate::hub::history::{At, From, Kept, LogCopy, Most, Position};
-use crate::hub::{Ack, AnswerTo, CommandError, Counts, Recipient, ReplyTo};
-use crate::ids::ClientId;
-use crate::message::Channel;
+use crate::hub::{Counts, ReplyTo};
+
+pub use request::{ReadFor, Request};
 
 /// Bytes that may be under way to a node, not worked off there yet.
 pub const WINDOW: usize = 4 << 20;
@@ -28,67 +28,6 @@ pub const QUEUE: usize = 8 << 20;
 /// Bytes beyond all that a stream begins with that may wait for a node that reads nothing. Then they are dropped, which the node
 /// learns as of any other loss.
 const MOST: usize = 4 * QUEUE;
-
-/// Who waits for the reply to a request.
-pub enum Request {
-    /// A publish or a send: its part of the counts.
-    Counts(Ack),
-    /// A publish that is done once, on that node: its counts for each channel. Dropped if no answer comes.
-    Once(oneshot::Sender<Vec<Counts>>),
-    /// A question. Dropped if no answer comes.
-    Answer(AnswerTo),
-    /// A publish that the node is to order: all of its counts.
-    Ordered(Ack),
-    /// What is read of a channel that the node leads; this node was there. Dropped if no answer comes.
-    Read(Channel, Option<Position>, ReadFor),
-    /// The log of a channel that this node is to lead. Dropped if no answer comes.
-    Taken(oneshot::Sender<Option<LogCopy>>),
-    /// A command to that client.
-    Command(ClientId, oneshot::Sender<Result<(), CommandError>>),
-}
-
-/// What is read of a channel.
-pub enum ReadFor {
-    /// What a connection gets that comes into it.
-    Backlog {
-        /// How much of it.
-        from: From,
-        /// The connection.
-        recipient: Recipient,
-        /// Who waits until it has that.
-        done: oneshot::Sender<At>,
-    },
-    /// A page.
-    Page {
-        /// Behind this position; else the newest.
-        since: Option<Position>,
-        /// The bounds of the page.
-        most: Most,
-        /// Who waits for it.
-        answer: oneshot::Sender<(At, Vec<Kept>)>,
-    },
-    /// What the connections of this node have missed.
-    Node,
-}
-
-impl Request {
-    /// Whether the node may have to wait for others before it answers.
-    fn waits_for_others(&self) -> bool {
-        matches!(self, Request::Command(..) | Request::Once(_) | Request::Ordered(_) | Request::Read(..))
-    }
-
-    /// The node did not answer, or can't be reached.
-    fn unanswered(self) {
-        match self {
-            Request::Counts(ack) | Request::Ordered(ack) => {
-                ack.settle(Counts { unanswered: 1, ..Counts::default() });
-            }
-            Request::Once(_) | Request::Answer(_) | Request::Read(..) | Request::Taken(_) => {}
-            // One that waits no more needs no answer.
-            Request::Command(client, reply) => drop(reply.send(Err(CommandError::Unanswered(client)))),
-        }
-    }
-}
 
 /// There is no room for a message now.
 pub struct Full(pub Option<Request>);

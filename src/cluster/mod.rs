@@ -279,8 +279,8 @@ impl Mesh {
 
     /// Publishes without counts, for less.
     pub fn publish_uncounted(&self, publication: Publication) -> impl Future<Output = ()> + Send + use<> {
-        if let Some(Told { channel, bytes }) = Told::of(&publication) {
-            tracing::debug!(%channel, bytes, "published, uncounted");
+        if let Some(told) = Told::of(&publication) {
+            told.uncounted();
         }
         let ignored = PendingCounts::ignored();
         match self.hub.history().rule_of(publication.channel.as_str()) {

@@ -243,7 +243,8 @@ impl Others {
         for link in &self.links {
             let keep = self.replica.as_ref().is_some_and(|replica| Arc::ptr_eq(replica, link));
             let message = Copied::new(*at, *when, &publication.message);
-            let message = Ordered::Next { message, except, key, count, keep, ended: ended.clone() }.to_bytes(channel);
+            let next = Ordered::Next { message, except, key, count, keep, ended: ended.clone() };
+            let message = next.to_bytes(channel);
             let request = pending_counts.is_counted().then(|| Request::Counts(pending_counts.ack()));
             link.force(&message, request, now);
         }

@@ -13,6 +13,7 @@ mod limit;
 mod mailbox;
 mod order;
 mod pending;
+pub mod publishes;
 mod question;
 mod rooms;
 mod story;

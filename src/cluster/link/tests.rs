@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::cluster::protocol::Messages;
-use crate::hub::PendingCounts;
+use crate::hub::{CommandError, PendingCounts};
+use crate::ids::ClientId;
 use proptest::prelude::*;
+use tokio::sync::oneshot;
 
 fn link() -> Link {
     Link::new(Run(1), Run(2), 0, 1, Arc::default())

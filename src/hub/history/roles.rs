@@ -163,8 +163,8 @@ impl History {
     /// How far the connections of this node are, while it follows.
     pub fn cursor(&self, channel: &Channel) -> Option<Position> {
         let entry = self.logs.get(channel).map(|entry| entry.value().clone())?;
-        let cursor = lock(&entry.state).role.cursor;
-        cursor
+        let state = lock(&entry.state);
+        state.role.cursor
     }
 
     /// This node has no subscriber of a channel any more.

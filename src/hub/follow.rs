@@ -36,14 +36,12 @@ impl Hub {
         };
         let publication = Arc::new(Publication { message, position: Some(at), ..publication });
         let clock = (self.node().get(), now(), PATIENCE);
-        let (follow, is_kept) = self.history.follow((&channel, rule), (at, ended, of), kept, clock, || {
+        let (follow, is_kept) = self.history.follow((&channel, rule), (at, ended, of), kept, clock, |missing| {
             let mut workers = self.workers_of(channel.as_str());
             behind.iter().for_each(|worker| workers.add(worker));
-            for worker in workers.iter() {
-                // One that is refused fails its part of the counts.
-                let _ = self.mailbox(worker).force(Delivery::Publish(publication.clone(), pending_counts.ack()));
-            }
-            workers.first().is_some()
+            let is_anybody = workers.first().is_some();
+            self.force_all(publication, workers, pending_counts, (rule, at, missing));
+            is_anybody
         });
         if (keep && !is_kept) || matches!(follow, Follow::Stale(_)) {
             // Who has published is not told that all is well.

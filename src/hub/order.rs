@@ -83,7 +83,7 @@ impl Hub {
 
     /// Puts an ordered publication into mailboxes. Connections of a worker that has not got one before are told so. Returns
     /// the workers that have it.
-    fn force_all(
+    pub(super) fn force_all(
         &self,
         publication: Arc<Publication>,
         workers: WorkerSet,

@@ -53,6 +53,9 @@ struct Node {
 
 type Subscribing = BoxFuture<'static, Result<Vec<At>, String>>;
 
+/// When something comes, its bytes, and whether it is a hello.
+type UnderWay = (u64, Bytes, bool);
+
 /// A client of one channel.
 #[derive(Default)]
 struct Client {
@@ -80,7 +83,7 @@ struct World {
     random: Random,
     now: u64,
     nodes: BTreeMap<Run, Node>,
-    network: BTreeMap<(Run, Run), VecDeque<(u64, Bytes, bool)>>,
+    network: BTreeMap<(Run, Run), VecDeque<UnderWay>>,
     clients: Vec<Client>,
     published: Vec<Published>,
     /// What publishers were told is published: its channel, number, and when it began.

@@ -15,6 +15,7 @@ use super::position::Position;
 use super::role::{Complete, Follow, Reading, Role, Stream};
 use super::{Entry, History, State, lock, oldest};
 use crate::config::ChannelRule;
+use crate::hub::workers::WorkerSet;
 use crate::message::{Channel, Message};
 
 impl History {
@@ -191,7 +192,8 @@ impl History {
     }
 
     /// A message of the node that leads its channel has come, before which the terms `ended`, if it is the first of its own. `keep`: it goes into the copy that this node has. With
-    /// [`Follow::Next`] it is enqueued by `enqueue`, which must not wait, and says whether anybody is there. Gives besides whether it
+    /// [`Follow::Next`] it is enqueued by `enqueue`, which gets the workers that have not got all, to be changed. It must not wait, and says
+    /// whether anybody is there. Gives besides whether it
     /// was kept, if it was to be.
     pub fn follow(
         &self,
@@ -199,7 +201,7 @@ impl History {
         (at, ended, of): (Position, &[u64], Stream),
         keep: Option<(Message, u64)>,
         (node, now, patience): (u16, u64, u64),
-        enqueue: impl FnOnce() -> bool,
+        enqueue: impl FnOnce(&mut WorkerSet) -> bool,
     ) -> (Follow, bool) {
         let (entry, follow) = self.with(channel, node, now, |state| {
             let head = state.log.head();
@@ -233,7 +235,7 @@ impl History {
         state: &mut State,
         (at, ended, of): (Position, &[u64], Stream),
         (now, patience): (u64, u64),
-        enqueue: impl FnOnce() -> bool,
+        enqueue: impl FnOnce(&mut WorkerSet) -> bool,
     ) -> Follow {
         match state.role.cursor {
             Some(cursor) if at.term < cursor.term => return Follow::Stale(cursor),
@@ -250,7 +252,7 @@ impl History {
             }
             None => {}
         }
-        state.role.cursor = enqueue().then_some(at);
+        state.role.cursor = enqueue(&mut state.behind).then_some(at);
         Follow::Next
     }
 

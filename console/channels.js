@@ -55,12 +55,16 @@ export function channels({ params, write, go }) {
       told.element,
       who,
     );
-    try {
+    const rule = await call(`v1/rule?${query({ c })}`);
+    if (rule.presence) {
       const r = await call("v1/mesh/presence", { c, limit: 100 });
       const rows = r.clients.map(({ c, node, i }) => [h("a", { href: `#client?${query({ c })}` }, c), h("code", {}, node), i === undefined ? "" : h("code", {}, JSON.stringify(i))]);
       who.replaceChildren(table(t("who"), [[t("client")], [t("node")], [t("info")]], rows));
-    } catch (error) {
-      who.replaceChildren(h("p", { class: "dim" }, error.status === 400 ? t("noPresence") : error.message));
+    } else who.replaceChildren(h("p", { class: "dim" }, t("noPresence")));
+    if (rule.history) {
+      const { m } = await call("v1/mesh/history", { c, limit: 20 });
+      const lines = m.reverse().map(({ p, d }) => [h("code", { class: "dim" }, p), h("code", {}, d)]);
+      who.append(h("h2", {}, t("kept")), lines.length ? table(null, [[t("place")], [t("message")]], lines) : h("p", { class: "dim" }, t("none")));
     }
   }
 

@@ -46,6 +46,8 @@ const words = {
   unanswered: ["Something is missing. Nodes that did not answer: %n.", "%n 个节点没有应答：结果不完整。"],
   who: ["Who is in it", "谁在其中"],
   noPresence: ["Who is in it is told where a rule of engine.channels says presence: true.", "只有 engine.channels 的规则中写有 presence: true 时才能列出成员。"],
+  kept: ["Its last messages", "最近的消息"],
+  place: ["Position", "位置"],
   info: ["Info", "信息"],
   watch: ["Watch live", "实时观察"],
   publishTo: ["Publish to it", "向它发布"],

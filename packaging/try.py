@@ -3,6 +3,7 @@
 
 try.py deb PACKAGE.deb      installs it in a copy of this machine's root that is thrown away (an overlay), runs the unit's command as its
                             user, sends a message, upgrades, removes and purges it
+try.py systemd PACKAGE.deb  the same with a systemd that runs in a container of that copy: the service as it is, its sandbox too
 try.py image FOLDER         runs the root file system of the image as its user, read-only, alone and as the cluster of
                             packaging/kubernetes, and sends messages
 
@@ -25,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "clients/python"))
 sys.dont_write_bytecode = True
-from connmix.websocket import WebSocket  # noqa: E402
+from connmix.websocket import Closed, WebSocket  # noqa: E402
 
 PATIENCE = float(os.environ.get('PATIENCE', 60))
 TOKEN = "a-token-for-the-trial"
@@ -121,8 +122,9 @@ def unit(path):
     return command.replace("${CONNMIX_ROLE}", role).split(), re.search(r"^User=(.*)$", text, re.M)[1]
 
 
-def deb(package):
-    for program in ("dpkg", "adduser", "ip", "runuser"):
+def overlay(package, *programs):
+    """A copy of this machine's root that is gone when this process is, with the package in it."""
+    for program in programs:
         if not shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin:/sbin"):
             skip(f"{program} is missing")
     work = tempfile.mkdtemp()
@@ -134,7 +136,27 @@ def deb(package):
     if subprocess.run(["mount", "-t", "overlay", "overlay", "-o", overlay, root], stderr=subprocess.DEVNULL).returncode != 0:
         skip("this machine has no overlay of its root")
     shutil.copy(package, f"{root}/connmix.deb")
-    os.chroot(root)
+    return root
+
+
+def across(*reload):
+    """Runs a command that replaces the process, while a client is connected, which notices nothing; returns what the command said."""
+
+    async def go():
+        ws = await WebSocket.connect("ws://127.0.0.1:6790/barrage-videos")
+        ws.send(json.dumps({"op": "subscribe", "channel": "8@video"}))
+        assert json.loads(await asyncio.wait_for(ws.receive(), PATIENCE))["result"]
+        said = await asyncio.to_thread(run, *reload)
+        publish = {"c": "video:8", "d": "still here"}
+        assert await asyncio.to_thread(request, "http://127.0.0.1:6789/v1/mesh/publish", publish)
+        assert await asyncio.wait_for(ws.receive(), PATIENCE) == "still here"
+        return said
+
+    return asyncio.run(go())
+
+
+def deb(package):
+    os.chroot(overlay(package, "dpkg", "adduser", "ip", "runuser"))
     os.chdir("/")
     # Nothing of the machine's services: scripts of packages see no systemd that runs.
     run("mount", "-t", "tmpfs", "tmpfs", "/run")
@@ -142,7 +164,8 @@ def deb(package):
     run("ip", "link", "set", "lo", "up")
     os.environ.update(PATH="/usr/sbin:/usr/bin:/sbin:/bin", DEBIAN_FRONTEND="noninteractive", LC_ALL="C.UTF-8")
 
-    run("dpkg", "--install", "connmix.deb")
+    # Triggers make indexes of the machine's own manual pages, which takes long and tells nothing.
+    run("dpkg", "--no-triggers", "--install", "connmix.deb")
     print("it is installed")
     entry = run("getent", "passwd", "connmix").strip().split(":")
     assert entry[6] == "/usr/sbin/nologin", entry
@@ -176,34 +199,98 @@ def deb(package):
 
     # What a reload does: another process takes over, and a client that is connected notices nothing.
     reload = re.search(r"^ExecReload=(.*)$", file.read_text(), re.M)[1].split()
-
-    async def stays():
-        ws = await WebSocket.connect("ws://127.0.0.1:6790/barrage-videos")
-        ws.send(json.dumps({"op": "subscribe", "channel": "8@video"}))
-        assert json.loads(await ws.receive())["result"]
-        said = await asyncio.to_thread(run, "runuser", "-u", user, "--", *reload)
-        publish = {"c": "video:8", "d": "still here"}
-        assert await asyncio.to_thread(request, "http://127.0.0.1:6789/v1/mesh/publish", publish)
-        assert await asyncio.wait_for(ws.receive(), PATIENCE) == "still here"
-        return int(re.search(r"process (\d+) has", said)[1])
-
-    successor = asyncio.run(stays())
+    successor = int(re.search(r"process (\d+) has", across("runuser", "-u", user, "--", *reload))[1])
     assert successor != pid and program.process.wait(PATIENCE) == 0, program.said()
     print("a reload keeps connections")
     os.kill(successor, signal.SIGTERM)
     # Its parent has ended, so that it is this process's child: the first one of this namespace.
     assert os.waitstatus_to_exitcode(os.waitpid(successor, 0)[1]) == 0
 
-    run("dpkg", "--install", "connmix.deb")
+    run("dpkg", "--no-triggers", "--install", "connmix.deb")
     assert "edited" in script.read_text() and "shutdownTimeout: 9" in config.read_text()
     assert config.stat().st_mode & 0o777 == 0o640
     print("an upgrade keeps what was changed")
-    run("dpkg", "--remove", "connmix")
+    run("dpkg", "--no-triggers", "--remove", "connmix")
     assert not Path("/usr/bin/connmix").exists() and config.exists() and log.exists()
-    run("dpkg", "--purge", "connmix")
+    run("dpkg", "--no-triggers", "--purge", "connmix")
     left = [path for path in ("/etc/connmix", "/etc/default/connmix", "/var/log/connmix", "/usr/share/doc/connmix") if Path(path).exists()]
     assert not left, left
     print("it is removed")
+
+
+# The package under systemd
+
+UNITS = {
+    "trial.target": "[Unit]\nRequires=basic.target trial.service\nAfter=basic.target\n",
+    "trial.service": "[Unit]\nAfter=basic.target\nDefaultDependencies=no\n[Service]\nType=oneshot\nWorkingDirectory=/trial\n"
+    "ExecStart={python} packaging/try.py inside package\nStandardOutput=file:/result\nStandardError=file:/result\n"
+    "ExecStopPost=/bin/systemctl poweroff --force --force\n",
+}
+
+
+def systemd(package):
+    root = Path(overlay(package, "dpkg", "adduser", "systemd-nspawn"))
+    for file in ("packaging/try.py", *(str(path.relative_to(ROOT)) for path in (ROOT / "clients/python/connmix").glob("*.py"))):
+        (root / "trial" / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, root / "trial" / file)
+    for name, text in UNITS.items():
+        (root / "etc/systemd/system" / name).write_text(text.format(python=sys.executable))
+    for name in ("dbus.socket", "dbus.service"):  # not needed, and not everywhere
+        (root / "etc/systemd/system" / name).symlink_to("/dev/null")
+    (root / "usr/sbin/policy-rc.d").unlink(missing_ok=True)
+    command = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network", f"--directory={root}", "--boot"]
+    try:
+        subprocess.run(
+            [*command, "systemd.unit=trial.target"], timeout=3 * PATIENCE, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        pass
+    result = root / "result"
+    if not result.exists():
+        skip("systemd does not start in a container of this machine")
+    said = result.read_text()
+    print(said, end="")
+    if not said.endswith("it is removed\n"):
+        sys.exit(1)
+
+
+def inside(_):
+    """What `systemd` runs in the container."""
+
+    def of(name):
+        return run("systemctl", "show", "connmix", "--value", "--property", name).strip()
+
+    os.environ.update(PATH="/usr/sbin:/usr/bin:/sbin:/bin", DEBIAN_FRONTEND="noninteractive", LC_ALL="C.UTF-8")
+    install = ("dpkg", "--no-triggers", "--install", "/connmix.deb")
+    run(*install)
+    is_ready(6789)
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{of('MainPID')}/status").read_text().splitlines() if ":\t" in line)
+    # A filter of system calls; no new privileges; of capabilities that to bind ports below 1024 alone.
+    assert (status["Seccomp"], status["NoNewPrivs"], int(status["CapEff"], 16)) == ("2", "1", 1 << 10), status
+    print("it runs in its sandbox")
+
+    async def stop():
+        ws = await WebSocket.connect("ws://127.0.0.1:6790/barrage-videos")
+        stopping = asyncio.ensure_future(asyncio.to_thread(run, "systemctl", "stop", "connmix"))
+        try:
+            await asyncio.wait_for(ws.receive(), PATIENCE)
+        except Closed as e:
+            assert e.code == 1012, e
+        await stopping
+
+    asyncio.run(stop())
+    assert of("Result") == "success" and of("ActiveState") == "inactive"
+    print("a stop tells clients to come back")
+    run("systemctl", "start", "connmix")
+    is_ready(6789)
+    for command in (("systemctl", "reload", "connmix"), install):
+        before = of("MainPID")
+        across(*command)
+        eventually("systemd knows of the successor", lambda: of("ActiveState") == "active" and of("MainPID") not in (before, "0"))
+        print(f"connections stay: {command[0]} {command[-1]}")
+    run("dpkg", "--no-triggers", "--purge", "connmix")
+    assert of("ActiveState") != "active" and not Path("/etc/connmix").exists()
+    print("it is removed", flush=True)
 
 
 # The image
@@ -276,17 +363,20 @@ def image(folder):
 
 
 def main():
-    if len(sys.argv) != 3 or sys.argv[1] not in ("deb", "image"):
+    trials = {"deb": deb, "systemd": systemd, "image": image, "inside": inside}
+    if len(sys.argv) != 3 or sys.argv[1] not in trials:
         sys.exit(__doc__)
     if os.geteuid() != 0:
         skip("root is needed")
+    what, argument = sys.argv[1:]
+    if what == "inside":
+        return inside(argument)
     if os.environ.get("CONNMIX_TRIAL") is None:
         command = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
         if subprocess.run([*command, "ip", "link"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode != 0:
             skip("this machine has no namespaces, or no `ip`")
         sys.exit(subprocess.run([*command, sys.executable, *sys.argv], env={**os.environ, "CONNMIX_TRIAL": "1"}).returncode)
-    what = str(Path(sys.argv[2]).resolve())
-    deb(what) if sys.argv[1] == "deb" else image(what)
+    trials[what](str(Path(argument).resolve()))
 
 
 if __name__ == "__main__":

@@ -224,13 +224,35 @@ async fn the_demo_shows_comments_and_follows_an_edit() -> Outcome {
     fs::write(&file, text.replace(from, "local OK = <b>")).unwrap();
     scene.page.until("document.getElementById('error').innerText.includes('entry.websocket.lua:13')").await;
 
+    // Late comers get what the channel keeps, once it does: the line that the page names.
+    fs::write(&file, &text).unwrap();
+    let rule = scene.page.value("document.querySelector('#late code').textContent").await;
+    let config = scene.dir.path().join("connmix.yaml");
+    let lines = scene.engine.lines().len();
+    let named = fs::read_to_string(&config)
+        .unwrap()
+        .replace("\nengine:\n", &format!("\nengine:\n  {}\n", rule.as_str().unwrap()));
+    fs::write(&config, named).unwrap();
+    scene.engine.line_after(lines, "reloaded connmix.yaml");
+    for comment in ["one", "two"] {
+        let event = json!({"event": "@video", "data": {"uid": 7, "video_id": 100001, "msg": comment}});
+        let body = json!({"c": "video:100001", "d": event.to_string()}).to_string();
+        assert_eq!(common::post(scene.engine.api(), "/v1/mesh/publish", &body).await.0, 200);
+    }
+    scene.page.goto("about:blank").await;
+    scene.page.goto(&format!("http://{}/", scene.center)).await;
+    scene.shows("this page has got 2 of them").await;
+    scene
+        .page
+        .until("[...document.querySelectorAll('#heard p')].map((one) => one.textContent).join() === 'two,one'")
+        .await;
+
     scene
         .page
         .value("const s = document.getElementById('language'); s.value = 'zh'; s.dispatchEvent(new Event('change')); 0")
         .await;
     scene.shows("飞过画面的弹幕").await;
     assert_eq!(scene.page.value("document.documentElement.lang").await, "zh");
-    fs::write(&file, text).unwrap();
     scene.end().await;
     Ok(())
 }

@@ -44,7 +44,7 @@ fn every_example_is_listed_and_has_its_readme() {
             count += 1;
         }
     }
-    assert_eq!(count, 8);
+    assert_eq!(count, 10);
 }
 
 // chat

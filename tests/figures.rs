@@ -115,3 +115,17 @@ async fn a_center_asks_all_nodes_and_publishes_through_them() {
     assert_eq!(status, 200);
     assert_eq!(members[0].close_frame().await.0, 1000);
 }
+
+#[tokio::test]
+async fn what_holds_for_a_channel_is_told() {
+    let rules = "workers: 1\nchannels: [{match: 'room:', presence: true}, {match: 'kept:', history: {size: 3}}]";
+    let engine = TestEngine::with("function on_message() end", "", rules);
+    for (channel, presence, history) in [("room:7", true, false), ("kept:%201", false, true), ("other", false, false)] {
+        let (status, reply) = get(engine.at.center, &format!("/console/v1/rule?c={channel}")).await;
+        let reply: Value = serde_json::from_str(&reply).unwrap();
+        assert_eq!((status, &reply["r"]), (200, &json!({"presence": presence, "history": history})), "{channel}");
+    }
+    for wrong in ["/console/v1/rule", "/console/v1/rule?c=%ff"] {
+        assert_eq!(get(engine.at.center, wrong).await.0, 400, "{wrong}");
+    }
+}

@@ -1312,3 +1312,40 @@ end)",
         1,
     );
 }
+
+#[test]
+fn channels_have_their_limits() {
+    let config = "
+engine:
+  channels: [{match: room, envelope: json, limit: {rate: 3/1s, reserve: 1, over: merge}}]
+  servers: [{port: 6790, protocol: websocket, entry: entry.lua, options: [{name: path, value: /ws}]}]";
+    let script = "function on_message(msg, conn)
+  if msg.data == 'join' then return conn:subscribe('room') end
+  local r, f, err, u, over = mix.mesh.publish('room', msg.data, 'text', {key = 'k', priority = msg.data == 'vip' and 'high' or nil})
+  conn:send(tostring(r) .. ' ' .. tostring(over))
+end";
+    let tests = "
+local app = test.load('entry.lua')
+test.it('limits', function()
+  local ann, bob = app:connect(), app:connect()
+  ann:message('join')
+  for _ = 1, 5 do bob:message('like') end
+  bob:message('vip')
+  local replies = {}
+  for i, reply in ipairs(bob.sent) do replies[i] = reply.data end
+  test.equal(replies, {'1 nil', '1 nil', '0 1', '0 1', '0 1', '1 nil'})
+  test.equal(#ann.sent, 3)
+  test.equal(app.published[3].left_out, 1)
+  test.equal({test.publish('room', 'like', 'text', {key = 'k'})}, {0, 0, 1})
+  test.advance(1)
+  local added = mix.json_decode(ann.sent[4].data)
+  test.equal({added.d, added.n}, {'like', 4})
+  test.equal({test.publish('room', 'word')}, {1, 0})
+  test.equal({test.publish('room', 'word')}, {0, 0, 1})
+  test.equal({test.publish('other', 'word', 'text', {priority = 'low'})}, {0, 0})
+end)";
+    let files = [("connmix.yaml", config), ("entry.lua", script), ("entry_test.lua", tests)];
+    let dir = folder(&files);
+    let ended = run(dir.path(), &["test", "-f", "connmix.yaml"]);
+    assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.err);
+}

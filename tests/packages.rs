@@ -66,7 +66,11 @@ async fn the_debian_package_is_installed_and_serves_and_is_removed() -> Outcome 
     }
     let is_test = |line: &str| line.contains(" ./etc/") && line.ends_with("_test.lua");
     assert!(!listed.lines().any(is_test), "{listed}");
-    trial("deb", package)
+    trial("deb", package)?;
+    if need("systemd-nspawn", &["--version"]).is_ok() {
+        trial("systemd", package)?;
+    }
+    Ok(())
 }
 
 async fn the_images_files_serve_alone_and_as_the_cluster_of_the_manifests() -> Outcome {

@@ -124,6 +124,12 @@ async fn what_happens_is_shown_from_the_connection_to_its_end() {
     assert_eq!((&others[0]["event"], &others[0]["client"]), (&json!("delivered"), &json!(id)));
     client.ask("join room").await;
     assert_eq!(tail.next("subscribe").await["channels"], json!(["room"]));
+    engine.publish_to("nobody", "hello", 0).await;
+    let published = tail.next("published").await;
+    assert_eq!(
+        (&published["channel"], &published["reached"], &published["failed"]),
+        (&json!("nobody"), &json!(0), &json!(0))
+    );
     engine.publish_to("room", "hello", 1).await;
     let delivered = loop {
         let delivered = tail.next("delivered").await;

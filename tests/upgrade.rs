@@ -154,6 +154,44 @@ async fn a_connection_keeps_all_that_it_had() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_stream_goes_on_and_its_client_sends_by_the_token_that_it_has() {
+    let running = Running::start(SCRIPT, "eventStream: on", "");
+    let at = running.process.ws();
+    let mut stream = Raw::dial(at).await;
+    stream.write("GET /ws HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n").await;
+    assert_eq!(stream.head().await.status, 200);
+    let mut got = String::new();
+    let mut until = async |part: &str| {
+        while !got.contains(part) {
+            got.push_str(std::str::from_utf8(&stream.take(1).await).unwrap());
+        }
+        std::mem::take(&mut got)
+    };
+    let connected = until("}\n\n").await;
+    let word = |name: &str| connected.split(&format!("\"{name}\":\"")).nth(1).unwrap().split('"').next().unwrap();
+    let (id, token) = (word("client"), word("token"));
+    let send = async |text: &str| {
+        let head =
+            format!("POST /ws HTTP/1.1\r\nHost: localhost\r\nConnmix-Client: {id}\r\nConnmix-Token: {token}\r\n");
+        let reply = Raw::dial(at).await.call(format!("{head}Content-Length: {}\r\n\r\n{text}", text.len())).await;
+        assert_eq!(reply.status, 204, "{reply:?}");
+    };
+    send("subscribe news").await;
+    until("data: subscribe news\n\n").await;
+    for _ in 0..2 {
+        running.upgrade();
+        send("state").await;
+        until(&format!("data: {id} news news one\n\n")).await;
+        let reply = post(running.process.api(), "/v1/mesh/publish", r#"{"c":"news","d":"hello"}"#).await;
+        assert_eq!(reply, (200, r#"{"E":null,"r":{"s":1,"f":0}}"#.into()));
+        until("data: hello\n\n").await;
+    }
+    let told: Value = serde_json::from_str(&get(running.process.api(), &format!("/v1/clients/{id}")).await.1).unwrap();
+    assert_eq!((&told["r"]["in"], &told["r"]["out"]), (&json!(3), &json!(5)), "{told}");
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn half_messages_and_those_that_come_meanwhile_are_not_lost() {
     let running = Running::start(SCRIPT, "", "");
     let ws = running.process.ws();
@@ -260,9 +298,10 @@ async fn what_waits_is_shared_or_is_due_goes_along() {
     running.stop();
 }
 
-/// Publishes numbers without a pause, on one connection, until it is told to stop; what they reached.
+/// Publishes numbers without a pause, on one connection, until it is told to stop. Each has to reach so many clients.
 fn publisher(
     api: std::net::SocketAddr,
+    clients: usize,
     stop: Arc<AtomicBool>,
     published: Arc<AtomicU64>,
 ) -> std::thread::JoinHandle<()> {
@@ -289,7 +328,7 @@ fn publisher(
             }
             let reply = String::from_utf8(reply).unwrap();
             assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
-            assert!(reply.ends_with(r#""r":{"s":40,"f":0}}"#), "number {n}: {reply}");
+            assert!(reply.ends_with(&format!(r#""r":{{"s":{clients},"f":0}}}}"#)), "number {n}: {reply}");
             if reply.contains("connection: close") {
                 socket = None;
             }
@@ -299,18 +338,21 @@ fn publisher(
     })
 }
 
+/// With as many clients and upgrades as the environment says: `UPGRADES="2000 20"`.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_doubled_or_out_of_order_through_several_upgrades() {
-    const CLIENTS: usize = 40;
+    let size = std::env::var("UPGRADES").unwrap_or_else(|_| "40 4".into());
+    let (clients, upgrades) = size.split_once(' ').unwrap();
+    let (many, upgrades): (usize, usize) = (clients.parse().unwrap(), upgrades.parse().unwrap());
     let running = Running::start(SCRIPT, "", "");
     let mut clients = Vec::new();
-    for _ in 0..CLIENTS {
+    for _ in 0..many {
         let mut client = Client::connect(running.process.ws(), "/ws").await;
         client.ask("subscribe numbers").await;
         clients.push(client);
     }
     let (stop, published) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let publishing = publisher(running.process.api(), stop.clone(), published.clone());
+    let publishing = publisher(running.process.api(), many, stop.clone(), published.clone());
     let reading = clients.into_iter().map(|mut client| {
         tokio::spawn(async move {
             for n in 0.. {
@@ -323,9 +365,9 @@ async fn nothing_is_lost_doubled_or_out_of_order_through_several_upgrades() {
         })
     });
     let reading: Vec<_> = reading.collect();
-    for _ in 0..4 {
+    for _ in 0..upgrades {
         let before = published.load(Relaxed);
-        running.upgrade();
+        println!("{} of {before} published", running.upgrade().trim_end());
         eventually("publishing goes on", async || (published.load(Relaxed) > before + 20).then_some(())).await;
     }
     stop.store(true, Relaxed);

@@ -11,6 +11,7 @@ const VIDEO = 100001;
 const CHANNEL = `video:${VIDEO}`;
 const FROM = `local OK = '{"result":true}'`;
 const TO = `local OK = '{"result":true,"color":"gold"}'`;
+const RULE = "channels: [{match: 'video:', history: {size: 20}}]";
 const LANES = 8;
 
 const WORDS = {
@@ -35,6 +36,9 @@ const WORDS = {
     none: "The script is shown where center and engine are one process.",
     first: "from",
     second: "to",
+    late: "Those who come late",
+    lateOff: "They get the last comments where the channel keeps some. Write this under engine in connmix.yaml, save, and open this page again:",
+    lateOn: (n) => `The channel keeps its last comments: this page has got ${n} of them.`,
     online: (n) => `${n} online`,
     version: (version, answer) => `Version ${version} runs.${answer ? ` Its answer was ${answer}` : ""}`,
     refused: "The file has an error, and the version before goes on:",
@@ -65,6 +69,9 @@ const WORDS = {
     none: "中心和引擎在同一个进程中时，这里显示脚本。",
     first: "从",
     second: "改为",
+    late: "后来的人",
+    lateOff: "如果频道保留消息，后来的人会收到最近的弹幕。把这一行写到 connmix.yaml 的 engine 下面，保存，再重新打开本页：",
+    lateOn: (n) => `这个频道保留最近的弹幕：本页刚才收到了 ${n} 条。`,
     online: (n) => `${n} 人在线`,
     version: (version, answer) => `正在运行第 ${version} 版。${answer ? `它的应答是 ${answer}` : ""}`,
     refused: "文件有错误，之前的版本继续运行：",
@@ -88,6 +95,8 @@ let answer = "";
 let colour = "";
 let online = null;
 let client = null;
+/** How many comments were there before; null: the channel keeps none. */
+let kept = null;
 let bad = false;
 
 function tell(text, isBad = false) {
@@ -110,6 +119,9 @@ function write() {
   $("heard-title").textContent = w.heard;
   $("heard").setAttribute("aria-label", w.heard);
   $("edit-title").textContent = w.edit;
+  $("late-title").textContent = w.late;
+  if (kept === null) $("late").replaceChildren(w.lateOff, " ", code(RULE));
+  else $("late").textContent = w.lateOn(kept);
   $("online").textContent = online === null ? "" : w.online(online);
   $("online").hidden = online === null;
   tell(state, bad);
@@ -163,7 +175,7 @@ function fly(text, kind) {
 
 const mine = new Set();
 
-function heard(data) {
+function heard(data, kind = "") {
   let message;
   try {
     message = JSON.parse(data);
@@ -172,7 +184,7 @@ function heard(data) {
   }
   if (message?.event === "@video") {
     const { msg, uid } = message.data ?? {};
-    if (typeof msg === "string") fly(msg, mine.delete(`${uid} ${msg}`) ? "own" : "");
+    if (typeof msg === "string") fly(msg, mine.delete(`${uid} ${msg}`) ? "own" : kind);
   } else if (message?.result) {
     answer = data;
     colour = typeof message.color === "string" ? message.color : "";
@@ -193,9 +205,28 @@ function connect(url) {
       tell(at(() => words().connected));
       subscribe();
     },
-    onmessage: heard,
+    onmessage: (data) => {
+      if (kept === null && live.size < 1000) live.add(data);
+      heard(data);
+    },
     onclose: ({ code, reason }) => tell(() => words().closed(`${code} ${reason}`.trim()), true),
   });
+}
+
+/** What has come live while the comments before it are asked for: it is among these, too. */
+const live = new Set();
+
+/** The comments of those who were here before. */
+async function past() {
+  if (!(await call(`/console/v1/rule?c=${CHANNEL}`)).history) return;
+  const { m } = await call("/console/v1/mesh/history", { c: CHANNEL, limit: 20 });
+  kept = m.length;
+  write();
+  for (const { d } of m) {
+    if (live.has(d)) continue;
+    heard(d, "past");
+    await new Promise((wait) => setTimeout(wait, 150));
+  }
 }
 
 /** What runs, and whether that has changed. */
@@ -205,7 +236,10 @@ async function look() {
     const of = figures.nodes.flatMap(({ servers }) => servers).find(({ protocol }) => protocol === "websocket");
     if (!client) {
       const [url] = urls(figures);
-      if (url) connect(url);
+      if (url) {
+        connect(url);
+        await past();
+      }
       else tell(() => words().nowhere, true);
     }
     const changed = script && of && (script.version !== of.script.version || script.error !== of.script.error);

@@ -42,6 +42,7 @@
 ---@field counts? boolean false: return at once, with nothing to wait for; true unless told
 ---@field except? mix.ClientId | mix.ClientId[] clients that do not get it
 ---@field key? string what it is about, for channels whose rule asks for it: at most 255 bytes
+---@field priority? "high"|"normal"|"low" how much it matters, where the channel's rule has a limit
 
 ---@class mix.SubscribeOptions
 ---@field info? mix.Plain what others are told of the connection there (`mix.mesh.presence`): at most 1 KiB as JSON
@@ -487,6 +488,7 @@ mix.mesh = {}
 ---@return integer? failed
 ---@return string? err
 ---@return integer? unanswered nodes of a cluster that did not answer
+---@return integer? left_out 1 if it was over the limit of its channel
 function mix.mesh.publish(channel, data, type, options) end
 
 ---How many connections are in a channel, on all nodes; delivers nothing. `local n = mix.mesh.count("room:7")`

@@ -83,6 +83,9 @@ pub struct Published {
     /// Where the message stands in the order of its channel; left out where that has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p: Option<Position>,
+    /// 1: it was over the limit of its channel, and left out or added to others; left out where it was not.
+    #[serde(skip_serializing_if = "is_none")]
+    pub l: u64,
 }
 
 /// Whether the number is zero, so that its field is left out.
@@ -102,7 +105,7 @@ pub(super) enum Outcome {
 
 impl From<Counts> for Published {
     fn from(counts: Counts) -> Published {
-        Published { s: counts.reached, f: counts.failed, u: counts.unanswered, p: counts.at }
+        Published { s: counts.reached, f: counts.failed, u: counts.unanswered, p: counts.at, l: counts.left_out }
     }
 }
 

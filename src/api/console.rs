@@ -9,6 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::answer::Answer;
 use super::error::ApiError;
+use super::params::invalid;
+use super::query::pairs;
 use super::state::Api;
 use crate::cluster::Behind;
 use crate::config::file::read;
@@ -17,10 +19,6 @@ use crate::hub::{NodeFigures, Question};
 
 /// What stands in front of the paths of calls.
 pub(super) const CALLS: &str = "/console";
-/// How the console is.
-pub(super) const FIGURES: &str = "/console/v1/figures";
-/// The script of the first WebSocket server, in `dev`.
-pub(super) const SCRIPT: &str = "/console/v1/script";
 /// The most bytes of a script that are shown.
 const MAX_SHOWN: usize = 64 * 1024;
 
@@ -76,19 +74,51 @@ static CONSOLE: [Page; 15] = pages! {
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self' ws: wss:; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// The file at that path.
-pub(super) fn find(path: &str) -> Option<&'static Page> {
-    CONSOLE.iter().chain(&DEMO).find(|page| page.path == path)
+/// What there is of it.
+#[derive(Clone, Copy)]
+pub(super) enum Part {
+    /// `/console` without the slash.
+    Moved,
+    /// A file.
+    Page(&'static Page),
+    /// How all nodes are.
+    Figures,
+    /// What holds for a channel.
+    Rule,
+    /// The script of the first WebSocket server, in `dev`.
+    Script,
+}
+
+/// The part at that path.
+pub(super) fn find(path: &str) -> Option<Part> {
+    Some(match path {
+        CALLS => Part::Moved,
+        "/console/v1/figures" => Part::Figures,
+        "/console/v1/rule" => Part::Rule,
+        "/console/v1/script" => Part::Script,
+        path => Part::Page(CONSOLE.iter().chain(&DEMO).find(|page| page.path == path)?),
+    })
+}
+
+impl Part {
+    /// Whether that configuration has it.
+    pub(super) fn is_served(self, config: &Config) -> bool {
+        match self {
+            Part::Page(page) => config.dev || !DEMO.contains(page),
+            Part::Script => config.dev,
+            Part::Moved | Part::Figures | Part::Rule => true,
+        }
+    }
+
+    /// Whether a browser may open it.
+    pub(super) fn is_page(self) -> bool {
+        matches!(self, Part::Page(_) | Part::Moved)
+    }
 }
 
 impl Page {
-    /// Whether that configuration has it.
-    pub(super) fn is_served(&self, config: &Config) -> bool {
-        config.dev || !DEMO.contains(self)
-    }
-
     /// It, with what browsers are to keep to.
-    pub(super) fn answer(&self) -> Answer {
+    fn answer(&self) -> Answer {
         let extra: [(HeaderName, &'static str); 6] = [
             (CONTENT_SECURITY_POLICY, POLICY),
             (X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -99,11 +129,6 @@ impl Page {
         ];
         Answer::text(self.kind, self.body.to_owned()).with(extra)
     }
-}
-
-/// Where the console's page is, for those who leave out the slash at its end.
-pub(super) fn moved() -> Answer {
-    Answer::moved("/console/")
 }
 
 /// Refuses the console where everybody on the network could use it.
@@ -128,6 +153,13 @@ struct Figures {
     u: u64,
 }
 
+/// What holds for a channel, as far as calls of the console depend on it.
+#[derive(Serialize)]
+struct Rule {
+    presence: bool,
+    history: bool,
+}
+
 /// A script, as `dev` shows it.
 #[derive(Serialize)]
 struct Shown {
@@ -139,8 +171,39 @@ struct Shown {
 }
 
 impl Api {
+    /// Answers a request for a part of the console, of one who may write or may not.
+    pub(super) async fn console(&self, part: Part, query: &str, write: bool) -> Result<Answer, ApiError> {
+        match part {
+            // For those who leave out the slash at its end.
+            Part::Moved => Ok(Answer::moved("/console/")),
+            Part::Page(page) => Ok(page.answer()),
+            Part::Figures => self.figures(write).await,
+            Part::Rule => self.rule(query),
+            Part::Script => self.script().await,
+        }
+    }
+
+    /// What the center's configuration says of the channel that a query names.
+    fn rule(&self, query: &str) -> Result<Answer, ApiError> {
+        let mut channel = None;
+        for pair in pairs(query) {
+            let (name, value) = pair?;
+            if name == "c" {
+                channel = Some(value);
+            }
+        }
+        let channel = channel.ok_or_else(|| invalid("parameter \"c\" is missing"))?;
+        let config = self.config.load();
+        let rule = config.rule_of(&channel);
+        let rule = Rule {
+            presence: rule.is_some_and(|rule| rule.presence),
+            history: rule.is_some_and(|rule| rule.is_ordered()),
+        };
+        Ok(Answer::to_call(Ok(rule), None))
+    }
+
     /// How all nodes are.
-    pub(super) async fn figures(&self, write: bool) -> Result<Answer, ApiError> {
+    async fn figures(&self, write: bool) -> Result<Answer, ApiError> {
         if !self.mesh.is_serving() {
             return Err(ApiError::Joining);
         }
@@ -153,7 +216,7 @@ impl Api {
     }
 
     /// The script that `dev` shows.
-    pub(super) async fn script(&self) -> Result<Answer, ApiError> {
+    async fn script(&self) -> Result<Answer, ApiError> {
         let entry: Option<PathBuf> = {
             let config = self.config.load();
             let first = config.servers.iter().find(|server| server.protocol == Protocol::Websocket);

@@ -15,13 +15,13 @@ use tokio::time::{Instant, timeout};
 
 use super::answer::Answer;
 use super::auth::Right;
-use super::call::Call;
 use super::callers::{Caller, Taken};
 use super::error::ApiError;
 use super::linger::Lingering;
+use super::route::{Route, client_of};
 use super::stage::Stage;
 use super::state::{Api, DRAIN};
-use super::tail::{LINES, Tail, shows_bodies};
+use super::tail::{LINES, Tail};
 use super::ws::{self, Access};
 use super::{center, console, pages};
 use crate::shard::hold::{Counted, UnderWay};
@@ -30,127 +30,6 @@ use crate::telemetry::metrics::labels::{ApiCall, CallResult};
 use crate::telemetry::metrics::{Of, TEXT};
 use crate::telemetry::rate_limited::rate_limited;
 use crate::tls::HANDSHAKE;
-
-/// What the path of a client begins with; its id follows.
-const CLIENTS: &str = "/v1/clients/";
-
-/// What a path is.
-#[derive(Clone, Copy)]
-enum Route {
-    Mesh(Call),
-    WebSocket,
-    Health,
-    Ready,
-    Version,
-    Nodes,
-    Metrics,
-    Channels,
-    Client,
-    /// `/console` without the slash.
-    Moved,
-    Page(&'static console::Page),
-    Figures,
-    Script,
-    Tail,
-    Why,
-}
-
-impl Route {
-    fn find(path: &str, center: bool) -> Option<Route> {
-        Some(match (path, center) {
-            ("/healthz", _) => Route::Health,
-            ("/readyz", _) => Route::Ready,
-            ("/metrics", _) => Route::Metrics,
-            ("/v1/tail", _) => Route::Tail,
-            ("/v1/why", _) => Route::Why,
-            ("/version", true) => Route::Version,
-            ("/v1/nodes", true) => Route::Nodes,
-            (console::CALLS, true) => Route::Moved,
-            (console::FIGURES, true) => Route::Figures,
-            (console::SCRIPT, true) => Route::Script,
-            (path, true) => match console::find(path) {
-                Some(page) => Route::Page(page),
-                None => Route::call(path.strip_prefix(console::CALLS)?)?,
-            },
-            (ws::PATH, false) => Route::WebSocket,
-            (path, false) => Route::call(path)?,
-        })
-    }
-
-    /// A call of back ends; the console makes it, too.
-    fn call(path: &str) -> Option<Route> {
-        Some(match path {
-            "/v1/channels" => Route::Channels,
-            path if path.starts_with(CLIENTS) => Route::Client,
-            path => Route::Mesh(Call::find(path)?),
-        })
-    }
-
-    /// Whether at the center's port it is a part of the console.
-    fn is_of_console(self) -> bool {
-        match self {
-            Route::Mesh(_) | Route::Channels | Route::Client => true,
-            Route::Moved | Route::Page(_) | Route::Figures | Route::Script => true,
-            Route::WebSocket => false,
-            Route::Health | Route::Ready | Route::Version | Route::Nodes | Route::Metrics => false,
-            // They are at both ports by themselves.
-            Route::Tail | Route::Why => false,
-        }
-    }
-
-    fn takes(self, method: &Method) -> bool {
-        match self {
-            Route::Mesh(_) => method == Method::POST,
-            // HEAD is answered as GET; hyper leaves the body out.
-            _ => method == Method::GET || method == Method::HEAD,
-        }
-    }
-
-    /// For the `Allow` header.
-    fn methods(self) -> &'static str {
-        match self {
-            Route::Mesh(_) => "POST",
-            _ => "GET, HEAD",
-        }
-    }
-
-    /// The right it needs, with that query; None: anybody (probes).
-    fn right(self, query: &str) -> Option<Right> {
-        match self {
-            Route::Mesh(call) => Some(Right::to(call)),
-            Route::WebSocket => Some(Right::Write),
-            Route::Moved | Route::Page(_) | Route::Figures | Route::Script => Some(Right::Read),
-            // What clients say to each other is more than whether they are there.
-            Route::Tail if shows_bodies(query) => Some(Right::Write),
-            Route::Tail
-            | Route::Why
-            | Route::Version
-            | Route::Nodes
-            | Route::Metrics
-            | Route::Channels
-            | Route::Client => Some(Right::Read),
-            Route::Health | Route::Ready => None,
-        }
-    }
-
-    /// The label that it is counted under.
-    fn label(self) -> ApiCall {
-        match self {
-            Route::Mesh(call) => call.label(),
-            Route::WebSocket => ApiCall::WebSocket,
-            Route::Health => ApiCall::Health,
-            Route::Ready => ApiCall::Ready,
-            Route::Version => ApiCall::Version,
-            Route::Nodes => ApiCall::Nodes,
-            Route::Metrics => ApiCall::Metrics,
-            Route::Channels => ApiCall::Channels,
-            Route::Client => ApiCall::Client,
-            Route::Moved | Route::Page(_) | Route::Figures | Route::Script => ApiCall::Console,
-            Route::Tail => ApiCall::Tail,
-            Route::Why => ApiCall::Why,
-        }
-    }
-}
 
 /// The connection of a request.
 #[derive(Clone, Copy)]
@@ -261,7 +140,8 @@ impl Api {
         timeout_after: Option<Duration>,
         on: Connection<'_>,
     ) -> Response<Full<Bytes>> {
-        let route = Route::find(request.uri().path(), caller.center).filter(|route| self.has(*route, caller));
+        let route = Route::find(request.uri().path(), caller.center);
+        let route = route.filter(|route| route.is_there(&self.config.load(), caller.center));
         let (mut response, result, origin) = match self.check_request(route, &request, caller) {
             // Browsers ask without credentials.
             Ok(Some(origin)) if pages::is_preflight(&request) => {
@@ -293,15 +173,6 @@ impl Api {
         response
     }
 
-    /// Whether the configuration has it.
-    fn has(&self, route: Route, caller: Caller) -> bool {
-        let config = self.config.load();
-        match route {
-            Route::Page(page) if !page.is_served(&config) => false,
-            route => !caller.center || !route.is_of_console() || config.console,
-        }
-    }
-
     /// Checks whether a request may be served. Returns the origin of the page that makes it, if a listed page does.
     fn check_request(
         &self,
@@ -311,14 +182,7 @@ impl Api {
     ) -> Result<Option<HeaderValue>, ApiError> {
         let host = pages::check_form(request)?;
         let config = self.config.load();
-        let target = match route {
-            Some(route) if !caller.center || !route.is_of_console() || console::check_open(&config).is_err() => {
-                pages::Target::Other
-            }
-            Some(Route::Page(_) | Route::Moved) => pages::Target::OwnPage,
-            Some(_) => pages::Target::OwnCall,
-            None => pages::Target::Other,
-        };
+        let target = route.map_or(pages::Target::Other, |route| route.target(&config, caller.center));
         match pages::check_page(request.headers(), host, &config, caller, target) {
             // A health probe is answered to everybody.
             Err(_) if matches!(route, Some(Route::Health)) => Ok(None),
@@ -400,13 +264,11 @@ impl Api {
             Route::Version => Answer::ok(&center::version()),
             Route::Nodes => Answer::ok(&self.nodes(caller.local)),
             Route::Metrics => self.page(caller.center).await?,
-            Route::Moved => console::moved(),
-            Route::Page(page) => page.answer(),
-            Route::Figures => {
+            Route::Console(part) => {
                 let write = self.check(&self.config.load(), authorization, caller, Right::Write, on.taken);
-                Box::pin(self.figures(matches!(write, Some(Ok(()))))).await?
+                let query = request.uri().query().unwrap_or_default();
+                Box::pin(self.console(part, query, matches!(write, Some(Ok(()))))).await?
             }
-            Route::Script => Box::pin(self.script()).await?,
             Route::Tail => {
                 let tail = Box::pin(self.tail(request.uri().query().unwrap_or_default())).await?;
                 if request.method() == Method::GET {
@@ -416,11 +278,7 @@ impl Api {
             }
             Route::Why => Answer::to_call(Box::pin(self.why(request.uri().query().unwrap_or_default())).await, None),
             Route::Channels => Box::pin(self.channels(request.uri().query().unwrap_or_default())).await?,
-            Route::Client => {
-                let path = request.uri().path();
-                let id = path.rsplit_once(CLIENTS).map_or(path, |(_, id)| id);
-                Box::pin(self.client(id)).await?
-            }
+            Route::Client => Box::pin(self.client(client_of(request.uri().path()))).await?,
         };
         Ok(answer.into_parts())
     }

@@ -3,7 +3,7 @@
 //!
 //! From the bottom up: `error`, `params` (what the JSON says), `call` (one publish, one send), `idempotency`; `callers`,
 //! `login_throttle` and `verifier`; `work_time`; `stage`; `state`, which holds all of them for a worker; `moving`; `publish` and `batch`, `auth`, `pages`,
-//! `center`, `dispatch`, `console`; `ws`; `fast_path` and `http`, the two ways a request is read; `serve`, the life of a
+//! `center`, `dispatch`, `console`; `route`; `ws`; `fast_path` and `http`, the two ways a request is read; `serve`, the life of a
 //! connection.
 
 mod access_log;
@@ -32,6 +32,7 @@ mod pages;
 pub mod params;
 mod publish;
 mod query;
+mod route;
 mod serve;
 mod stage;
 mod state;

@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::error::ApiError;
-use crate::hub::{Except, MAX_EXCEPT, PublishOptions};
+use crate::hub::{Except, MAX_EXCEPT, Priority, PublishOptions};
 use crate::ids::ClientId;
 use crate::message::{Channel, Key, Kind, Message};
 
@@ -35,6 +35,9 @@ pub struct Params<'a> {
     /// What a publish is about.
     #[serde(borrow)]
     k: Option<Field<'a>>,
+    /// How much a publish matters.
+    #[serde(borrow)]
+    pr: Option<Field<'a>>,
 }
 
 /// The most messages that one request publishes: the channels of all its objects.
@@ -210,7 +213,8 @@ impl<'a> Params<'a> {
 
     /// Whether it is one message to one channel, without an id and without options.
     pub(super) fn is_plain(&self) -> bool {
-        self.id.is_none() && self.x.is_none() && self.k.is_none() && !matches!(self.c, Some(Field::List(_)))
+        let has_options = self.x.is_some() || self.k.is_some() || self.pr.is_some();
+        self.id.is_none() && !has_options && !matches!(self.c, Some(Field::List(_)))
     }
 
     /// A publish that may have several channels, and an id.
@@ -224,8 +228,20 @@ impl<'a> Params<'a> {
             Some(Field::Text(id)) => return Err(wrong(format!("not of {}", id.len()))),
             Some(other) => return Err(wrong(format!("not {}", other.name()))),
         };
-        let options = PublishOptions { except: self.except()?, key: self.key()? };
+        let options = PublishOptions { except: self.except()?, key: self.key()?, priority: self.priority()? };
         Ok(Publish { channels, list, message: self.message()?, options, id })
+    }
+
+    /// `pr` as a priority.
+    fn priority(&self) -> Result<Priority, ApiError> {
+        let wanted = "field \"pr\" (priority) must be \"high\", \"normal\" or \"low\"";
+        match &self.pr {
+            None | Some(Field::Other("null")) => Ok(Priority::Normal),
+            Some(Field::Text(word)) => {
+                Priority::parse(word.as_bytes()).ok_or_else(|| invalid(format!("{wanted}, not {word:?}")))
+            }
+            Some(other) => Err(invalid(format!("{wanted}, not {}", other.name()))),
+        }
     }
 
     /// `k` as a key.

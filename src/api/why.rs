@@ -75,6 +75,8 @@ struct Now {
     channels: Vec<String>,
     subscriptions: u64,
     waiting: u64,
+    /// When it came, in seconds of Unix time.
+    since: u64,
 }
 
 /// A publish with an id.
@@ -187,9 +189,9 @@ fn tell(client: ClientId, now: Option<ClientInfo>, story: Story, channels: &[Str
     let id = client.to_string();
     if let Some(info) = now {
         let (verdict, because) = of_connected(&info, &story, channels, published);
-        let ClientInfo { node, server, address, channels, subscriptions, waiting, .. } = info;
+        let ClientInfo { node, server, address, channels, subscriptions, waiting, since, .. } = info;
         let node = node.to_string();
-        let now = Some(Now { node, server, address, channels, subscriptions, waiting });
+        let now = Some(Now { node, server, address, channels, subscriptions, waiting, since });
         return Why { now, turns: story.turns, ..Why::new(id, verdict, because) };
     }
     let Story { ended, turns, issued, ends_since, .. } = story;
@@ -211,10 +213,13 @@ fn tell(client: ClientId, now: Option<ClientInfo>, story: Story, channels: &[Str
 }
 
 fn of_connected(info: &ClientInfo, story: &Story, channels: &[String], published: Option<u64>) -> (Verdict, String) {
-    let waiting = match info.waiting {
+    let mut waiting = match info.waiting {
         0 => String::new(),
         bytes => format!(" {bytes} bytes wait to be written to it: it reads slowly, or not at all."),
     };
+    if published.is_some_and(|published| published / 1000 < info.since) {
+        waiting.push_str(" It connected after the message was published.");
+    }
     if channels.is_empty() {
         let because =
             format!("it is connected and in {} channels; name a channel to learn more.{waiting}", info.subscriptions);
@@ -325,6 +330,11 @@ mod tests {
         assert_eq!(verdict, Verdict::Refused);
         assert!(because.ends_with("it is full"), "{because}");
         assert_eq!(tell(info(&["b"], 0), vec![turn(5, "b", None)], None).0, Verdict::NeverSubscribed);
+        let came = |since: u64| ClientInfo { since, ..info(&["a"], 0) };
+        for (since, is_later) in [(9, false), (10, false), (11, true)] {
+            let because = tell(came(since), vec![], Some(10_500)).1;
+            assert_eq!(because.ends_with("It connected after the message was published."), is_later, "{because}");
+        }
         assert_eq!(of_connected(&info(&["b"], 0), &story(vec![]), &[], None).0, Verdict::Connected);
     }
 

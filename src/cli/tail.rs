@@ -94,7 +94,7 @@ fn show(event: &Value, out: &Out) -> Option<String> {
         "error" | "dropped" | "lost" | "unanswered" => 31,
         "connect" => 32,
         "closed" => 33,
-        "delivered" => 36,
+        "delivered" | "published" => 36,
         "message" => 34,
         _ => 39,
     };
@@ -122,6 +122,16 @@ fn show(event: &Value, out: &Out) -> Option<String> {
         "handler" => {
             let failed = if event["ok"] == false { ", failed" } else { "" };
             write!(line, " {} took {} ms{failed}", of("hook"), of("ms"))
+        }
+        "published" => {
+            let counts = match (&event["reached"], &event["failed"]) {
+                (Value::Null, _) => ", not counted".to_owned(),
+                (reached, failed) if *failed == 0 => format!(" to {reached}"),
+                (reached, failed) => format!(" to {reached}, not to {failed}"),
+            };
+            let missing =
+                event["unanswered"].as_u64().map_or_else(String::new, |n| format!(", {n} nodes did not answer"));
+            write!(line, " {}{counts} {} bytes{missing}", of("channel"), of("bytes"))
         }
         "subscribe" | "unsubscribe" => write!(line, " {}", list(&event["channels"])),
         "delivered" if event["channel"].is_string() => {

@@ -294,6 +294,29 @@ fn connect(file: &Path) -> io::Result<UnixStream> {
 
 /// `upgrade`
 pub(super) fn ask(file: &Path, dry: bool) -> Result<(), String> {
+    let began = Instant::now();
+    let answer = loop {
+        let answer = ask_once(file, dry)?;
+        // One that has just been replaced has done nothing.
+        if !answer.is_empty() || began.elapsed() > SOON {
+            break answer;
+        }
+    };
+    match answer.trim_end().split_at_checked(1) {
+        Some(("+", said)) => {
+            say!("{}", for_terminal(said));
+            Ok(())
+        }
+        Some(("-", why)) => {
+            complain!("{}", for_terminal(why));
+            Err("nothing was changed".to_owned())
+        }
+        _ => Err("the process has ended without an answer".to_owned()),
+    }
+}
+
+/// Asks the process that runs with that file; an empty answer is none.
+fn ask_once(file: &Path, dry: bool) -> Result<String, String> {
     let no_process = |e: io::Error| format!("no process of {} can be asked: {e}", file.display());
     let mut socket = connect(file).map_err(no_process)?;
     // SAFETY: it takes nothing and always succeeds.
@@ -305,17 +328,10 @@ pub(super) fn ask(file: &Path, dry: bool) -> Result<(), String> {
     let asked = socket
         .write_all(if dry { b"check\n" } else { b"upgrade\n" })
         .and_then(|()| (&socket).take(1 << 20).read_to_string(&mut answer));
-    asked.map_err(|e| format!("the process does not answer: {e}"))?;
-    match answer.trim_end().split_at_checked(1) {
-        Some(("+", said)) => {
-            say!("{}", for_terminal(said));
-            Ok(())
-        }
-        Some(("-", why)) => {
-            complain!("{}", for_terminal(why));
-            Err("nothing was changed".to_owned())
-        }
-        _ => Err("the process has ended without an answer".to_owned()),
+    match asked {
+        Ok(_) => Ok(answer),
+        Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(String::new()),
+        Err(e) => Err(format!("the process does not answer: {e}")),
     }
 }
 

@@ -15,8 +15,8 @@ use super::node::{Clients, CommandReply, Delivery, Payload, Waiting};
 use super::protocol::read_longs;
 use super::{Mesh, look_again};
 use crate::hub::{
-    self, ChannelCommand, ConnCommand, Counts, Except, Hub, MAX_EXCEPT, PendingCounts, Publication, PublishOptions,
-    WorkerSet,
+    self, ChannelCommand, ConnCommand, Counts, Except, Hub, MAX_EXCEPT, PendingCounts, Priority, Publication,
+    PublishOptions, WorkerSet,
 };
 use crate::ids::{ClientId, WorkerId};
 use crate::message::{Channel, Key, Kind, Message};
@@ -96,10 +96,13 @@ fn message(binary: bool, data: bytes::Bytes) -> Option<Message> {
 }
 
 /// A message, and what its publisher wants besides. If that is more than the node that it came from allows, it is none.
-fn publication(Payload { binary, data, except, key }: Payload) -> Option<(Message, PublishOptions)> {
+fn publication(Payload { binary, data, except, key, priority }: Payload) -> Option<(Message, PublishOptions)> {
     let left_out = read_longs(&except).take(MAX_EXCEPT).map(ClientId::new).collect::<Option<Vec<_>>>()?;
     let key = key.map(|key| Key::parse(key.as_bytes())).transpose().ok()?;
-    Some((message(binary, data)?, PublishOptions { except: Except::new(left_out), key }))
+    Some((
+        message(binary, data)?,
+        PublishOptions { except: Except::new(left_out), key, priority: Priority::of(priority)? },
+    ))
 }
 
 /// Polled once: there is nearly always room.

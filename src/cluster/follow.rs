@@ -16,7 +16,7 @@ use super::protocol::ordered::{Log, Ordered, Read, place, position};
 use super::protocol::read_longs;
 use crate::config::ChannelRule;
 use crate::hub::history::{Follow, From, Most, Position, Stream};
-use crate::hub::{Counts, Except, MAX_EXCEPT, PendingCounts, Publication, PublishOptions, WorkerSet};
+use crate::hub::{Counts, Except, MAX_EXCEPT, PendingCounts, Priority, Publication, PublishOptions, WorkerSet};
 use crate::ids::ClientId;
 use crate::message::{Channel, Key, Kind, Message};
 
@@ -83,10 +83,11 @@ impl OrderedChannels {
         let Came { from, epoch, request } = came;
         let said = Ordered::read(body)?;
         match &said {
-            Ordered::Published { request, counts: (reached, failed, unanswered), at } => {
+            Ordered::Published { request, counts: (reached, failed, unanswered), at, left_out } => {
                 if let Some(Request::Ordered(ack) | Request::Counts(ack)) = from.take_request(*request) {
                     let (reached, failed, unanswered) = (*reached, *failed, *unanswered);
-                    ack.settle(Counts { reached, failed, unanswered, at: at.map(position) });
+                    let left_out = (*left_out).min(1);
+                    ack.settle(Counts { reached, failed, unanswered, at: at.map(position), left_out });
                 }
                 return None;
             }
@@ -106,9 +107,10 @@ impl OrderedChannels {
             request => PendingCounts::of_request(from.clone(), request),
         };
         match said {
-            Ordered::Publish { binary, data, except, key, hops } => {
-                let (publication, counts) =
-                    (publication(channel.clone(), binary, data, options(except, key)?)?, counts());
+            Ordered::Publish { binary, data, except, key, priority, count, hops } => {
+                let options = PublishOptions { priority: Priority::of(priority)?, ..options(except, key)? };
+                let publication = publication(channel.clone(), binary, data, options)?;
+                let (publication, counts) = (Publication { count, ..publication }, counts());
                 if self.waiting > MOST_WAITING {
                     counts.ack().settle(Counts { unanswered: 1, ..Counts::default() });
                     return None;
@@ -116,9 +118,10 @@ impl OrderedChannels {
                 let publish = self.nodes.clone().publish(rule, publication, (counts, behind), hops);
                 self.publish(channel, publish.map(drop).boxed(), data.len() + WAITING);
             }
-            Ordered::Next { message, except, key, keep, ended } => {
+            Ordered::Next { message, except, key, count, keep, ended } => {
                 let kept = message.kept()?;
                 let publication = Publication::new(channel, kept.message).with(options(except, key)?);
+                let publication = Publication { count, ..publication };
                 let at = (kept.at, kept.when, keep);
                 let counts = counts();
                 let next = next(self.nodes.clone(), (publication, rule), (at, ended), (from, epoch), (counts, behind));
@@ -155,6 +158,11 @@ impl OrderedChannels {
             Ordered::Copy { log } => {
                 let clock = (self.nodes.hub.node().get(), crate::hub::history::now());
                 self.nodes.hub.history().keep_copy(&channel, log.copy()?, (from.peer.0, epoch), clock);
+            }
+            // Its counts are the reply: nobody was reached.
+            Ordered::Release => {
+                let _counts = counts();
+                self.nodes.hub.history().release(&channel, from.peer.0);
             }
             Ordered::Outdated { later } => {
                 let is_own = self.nodes.leader(&channel).is_none();
@@ -308,7 +316,7 @@ impl Answer {
 fn options(except: &[u8], key: Option<&str>) -> Option<PublishOptions> {
     let clients = read_longs(except).take(MAX_EXCEPT).map(ClientId::new).collect::<Option<Vec<_>>>()?;
     let key = key.map(|key| Key::parse(key.as_bytes())).transpose().ok()?;
-    Some(PublishOptions { except: Except::new(clients), key })
+    Some(PublishOptions { except: Except::new(clients), key, priority: Priority::Normal })
 }
 
 /// A publication, with data of its own.

@@ -28,7 +28,7 @@ const UNANSWERED: &str = "the node that keeps the channel's messages does not an
 impl Mesh {
     /// The rule of a channel whose messages are kept.
     pub fn keeps(&self, channel: &Channel) -> Option<Arc<ChannelRule>> {
-        self.hub.history().rule_of(channel.as_str()).filter(|rule| rule.history.size > 0)
+        self.hub.history().rule_of(channel.as_str()).filter(|rule| rule.keeps())
     }
 
     /// Publishes to a channel that has such a rule, as [`Mesh::publish`] does.

@@ -370,9 +370,10 @@ impl Link {
 
 impl ReplyTo for Link {
     fn counts(&self, request: u64, counts: Counts) {
-        if counts.at.is_some() || counts.unanswered > 0 {
-            let Counts { reached, failed, unanswered, at } = counts;
-            let published = Ordered::Published { request, counts: (reached, failed, unanswered), at: at.map(place) };
+        if counts.at.is_some() || counts.unanswered > 0 || counts.left_out > 0 {
+            let Counts { reached, failed, unanswered, at, left_out } = counts;
+            let published =
+                Ordered::Published { request, counts: (reached, failed, unanswered), at: at.map(place), left_out };
             return self.force(&published.to_bytes(""), None, 0);
         }
         let mut state = self.lock();

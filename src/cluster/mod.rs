@@ -18,6 +18,7 @@ mod history;
 pub mod interest;
 pub mod link;
 pub mod members;
+mod merged;
 pub mod node;
 pub mod online;
 mod ordered;
@@ -172,8 +173,9 @@ impl Mesh {
         let channels = channels.iter().map(Channel::as_str).collect();
         let (binary, data) = (message.kind() == Kind::Binary, message.data());
         let except = &protocol::longs(options.except.iter().map(ClientId::get));
-        let key = options.key.as_ref().map(Key::as_str);
-        let message = protocol::Message::PublishOnce { id, channels, list, binary, data, except, key }.to_bytes();
+        let (key, priority) = (options.key.as_ref().map(Key::as_str), options.priority as u8);
+        let once = protocol::Message::PublishOnce { id, channels, list, binary, data, except, key, priority };
+        let message = once.to_bytes();
         let mut owner = Remote::new(smallvec::smallvec![owner], others);
         Some(async move {
             let (reply, counts) = oneshot::channel();
@@ -277,8 +279,8 @@ impl Mesh {
 
     /// Publishes without counts, for less.
     pub fn publish_uncounted(&self, publication: Publication) -> impl Future<Output = ()> + Send + use<> {
-        if let Some(Told { channel, bytes }) = Told::of(&publication) {
-            tracing::debug!(%channel, bytes, "published, uncounted");
+        if let Some(told) = Told::of(&publication) {
+            told.uncounted();
         }
         let ignored = PendingCounts::ignored();
         match self.hub.history().rule_of(publication.channel.as_str()) {

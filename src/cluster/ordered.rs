@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::enqueue::Remote;
@@ -15,7 +16,7 @@ use super::protocol::longs;
 use super::protocol::ordered::{Copied, Log, Ordered, place};
 use crate::config::ChannelRule;
 use crate::hub::history::{From, LogCopy, Most, Placed, Position, Reading, now};
-use crate::hub::{Counts, Hub, PendingCounts, Publication, WorkerSet};
+use crate::hub::{Counts, Hub, PendingCounts, Publication, Verdict, WorkerSet};
 use crate::ids::ClientId;
 use crate::message::{Channel, Key, Kind};
 
@@ -62,12 +63,18 @@ impl Nodes {
         (pending_counts, behind): (PendingCounts, WorkerSet),
         hops: u8,
     ) -> (WorkerSet, Option<Position>) {
+        let mut is_admitted = !rule.limit.is_on() || publication.count.is_some();
         for _ in 0..ATTEMPTS {
             if let Some(link) = self.leader(&publication.channel) {
                 self.pass_on(link, &publication, &pending_counts, hops).await;
                 return (WorkerSet::default(), None);
             }
             self.lead(&publication.channel, &rule).await;
+            if !is_admitted && self.hub.limits().offer(Instant::now(), &publication, &rule) != Verdict::Pass {
+                pending_counts.ack().settle(Counts { left_out: 1, ..Counts::default() });
+                return (WorkerSet::default(), None);
+            }
+            is_admitted = true;
             let mut workers = self.hub.workers_of(publication.channel.as_str());
             behind.iter().for_each(|worker| workers.add(worker));
             self.hub.room_for(&publication, &workers).await;
@@ -95,8 +102,9 @@ impl Nodes {
         let Publication { channel, message, options, .. } = publication;
         let (binary, data) = (message.kind() == Kind::Binary, message.data());
         let except = &longs(options.except.iter().map(ClientId::get));
-        let key = options.key.as_ref().map(Key::as_str);
-        let message = Ordered::Publish { binary, data, except, key, hops: hops + 1 }.to_bytes(channel.as_str());
+        let (key, priority, count) = (options.key.as_ref().map(Key::as_str), options.priority as u8, publication.count);
+        let message = Ordered::Publish { binary, data, except, key, priority, count, hops: hops + 1 };
+        let message = message.to_bytes(channel.as_str());
         let request = || pending_counts.is_counted().then(|| Request::Ordered(pending_counts.ack()));
         Remote::new(smallvec::smallvec![link], shared).put(&message, request).await;
     }
@@ -236,18 +244,25 @@ impl Others {
     fn force(
         &self,
         publication: &Publication,
-        Placed { at, when, ended, copy }: &Placed,
+        Placed { at, when, ended, copy, released }: &Placed,
         pending_counts: &PendingCounts,
     ) {
         let (channel, now) = (publication.channel.as_str(), self.shared.as_ref().map_or(0, |shared| shared.now()));
         if let Some((copy, replica)) = copy.as_ref().zip(self.replica.as_ref()) {
             replica.force(&Ordered::Copy { log: Log::of(copy) }.to_bytes(channel), None, now);
         }
+        // Until it knows, it would take itself for one that has all: so no publish is answered before.
+        if let Some((run, shared)) = released.as_ref().zip(self.shared.as_ref())
+            && let Some(link) = shared.all_links().into_iter().find(|link| link.peer.0 == *run)
+        {
+            let request = pending_counts.is_counted().then(|| Request::Counts(pending_counts.ack()));
+            link.force(&Ordered::Release.to_bytes(channel), request, now);
+        }
         let except = &longs(publication.options.except.iter().map(ClientId::get));
-        let key = publication.options.key.as_ref().map(Key::as_str);
+        let (key, count) = (publication.options.key.as_ref().map(Key::as_str), publication.count);
         let encoded = |keep| {
             let message = Copied::new(*at, *when, &publication.message);
-            Ordered::Next { message, except, key, keep, ended: ended.clone() }.to_bytes(channel)
+            Ordered::Next { message, except, key, count, keep, ended: ended.clone() }.to_bytes(channel)
         };
         // The same for all but one.
         let mut same: Option<Bytes> = None;

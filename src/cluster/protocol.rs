@@ -171,6 +171,8 @@ pub enum Message<'a> {
         except: &'a [u8],
         /// What it is about, if its publisher said so.
         key: Option<&'a str>,
+        /// How much it matters.
+        priority: u8,
     },
     /// What that came to, for each channel in their order: [`Published`] after [`Published`].
     OnceReply {
@@ -274,21 +276,24 @@ pub struct Published {
     pub failed: u64,
     /// Nodes that did not answer.
     pub unanswered: u64,
+    /// 1: it was over the channel's limit.
+    pub left_out: u64,
 }
 
 impl Published {
     /// Appends it.
     pub fn write(&self, out: &mut Vec<u8>) {
-        [self.reached, self.failed, self.unanswered].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
+        let numbers = [self.reached, self.failed, self.unanswered, self.left_out];
+        numbers.iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
     }
 
     /// Reads all that `bytes` holds.
     pub fn read_all(bytes: &[u8]) -> impl Iterator<Item = Published> {
         let (numbers, _) = bytes.as_chunks::<8>();
-        let (all, _) = numbers.as_chunks::<3>();
+        let (all, _) = numbers.as_chunks::<4>();
         all.iter().map(|numbers| {
-            let [reached, failed, unanswered] = numbers.map(u64::from_le_bytes);
-            Published { reached, failed, unanswered }
+            let [reached, failed, unanswered, left_out] = numbers.map(u64::from_le_bytes);
+            Published { reached, failed, unanswered, left_out }
         })
     }
 }

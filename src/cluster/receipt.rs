@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::interest::hash;
 use super::members::Shared;
 use super::unanswered::Place;
-use crate::hub::{CommandError, Counts, Hub, Publication, SoFar, WorkerSet};
+use crate::hub::{CommandError, Counts, Hub, Publication, SoFar, WorkerSet, publishes};
 use crate::ids::{ClientId, WorkerId};
 use crate::message::Channel;
 
@@ -51,10 +51,8 @@ impl Future for Receipt {
             stuck => so_far.without(stuck),
         };
         let counts = ready!(place.wait(answer, lost, cx));
-        if let Some(Told { channel, bytes }) = told.take() {
-            // Under the room's name, as what is not counted.
-            tracing::debug!(target: "connmix::cluster", %channel, bytes, reached = counts.reached, failed = counts.failed,
-                "published");
+        if let Some(told) = told.take() {
+            told.counted(counts);
         }
         Poll::Ready(counts)
     }
@@ -166,16 +164,32 @@ impl Subscribed {
     }
 }
 
-/// What the log says of a publish.
+/// What the log says of a publish, and those who watch see.
 pub(super) struct Told {
-    pub(super) channel: Channel,
-    pub(super) bytes: usize,
+    channel: Channel,
+    bytes: usize,
 }
 
 impl Told {
-    /// None where the log says nothing: then it costs a look at its level.
+    /// None where the log says nothing and nobody watches: then it costs a look at both.
     pub(super) fn of(publication: &Publication) -> Option<Told> {
         let told = || Told { channel: publication.channel.clone(), bytes: publication.message.data().len() };
-        tracing::enabled!(tracing::Level::DEBUG).then(told)
+        (tracing::enabled!(tracing::Level::DEBUG) || publishes::are_watched()).then(told)
+    }
+
+    /// It came to that.
+    fn counted(self, counts: Counts) {
+        let Told { channel, bytes } = self;
+        // Under the room's name, as what is not counted.
+        tracing::debug!(target: "connmix::cluster", %channel, bytes, reached = counts.reached, failed = counts.failed,
+            "published");
+        publishes::note(channel, bytes, Some(counts));
+    }
+
+    /// Nobody counts what it comes to.
+    pub(super) fn uncounted(self) {
+        let Told { channel, bytes } = self;
+        tracing::debug!(target: "connmix::cluster", %channel, bytes, "published, uncounted");
+        publishes::note(channel, bytes, None);
     }
 }

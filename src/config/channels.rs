@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::keys::{ChannelRule, Config};
+use super::raw::value::Value;
+use super::types::{Envelope, Over};
 
 /// The rules in force.
 #[derive(Debug, Default, PartialEq)]
@@ -32,6 +34,20 @@ impl Rules {
     /// The rule of a channel: that with the longest match. It compares with each rule, so look it up once for a channel.
     pub fn of(&self, channel: &str) -> Option<&Arc<ChannelRule>> {
         self.0.iter().find(|rule| channel.starts_with(&rule.prefix))
+    }
+}
+
+/// Reports what is wrong with rules whose keys don't go together; `root` is the file.
+pub(super) fn check(config: &Config, root: &Value<'_>) {
+    let list = root.get("engine.channels");
+    for (rule, entry) in config.channels.iter().zip(list.entries()) {
+        let ChannelRule { limit, envelope, .. } = rule;
+        if limit.reserve > limit.rate.count {
+            entry.get("limit.reserve").report("must not be more than limit.rate, of which it is a part");
+        }
+        if limit.is_on() && limit.over == Over::Merge && *envelope != Envelope::Json {
+            entry.get("limit.over").report("merge needs envelope: json, which tells how many messages were added up");
+        }
     }
 }
 

@@ -31,7 +31,7 @@ mod channels;
 mod server;
 mod tls;
 
-pub use channels::{ChannelRule, HistoryRule, MAX_HISTORY, Online};
+pub use channels::{ChannelRule, HistoryRule, LimitRule, MAX_HISTORY, Online};
 pub use server::{Limits, Rates, Server};
 pub use tls::Tls;
 

@@ -4,6 +4,7 @@
 //! problems are reported at once, and a configuration with any is none: nothing of it is used.
 
 use super::access;
+use super::channels;
 use super::file::{other_kind, read};
 use super::keys::{self, Config, Server, Tls};
 use super::problem::{Problem, Problems};
@@ -75,6 +76,7 @@ pub(super) fn both(file: &Path, text: &str) -> Result<(Config, Config), Problems
             }
         }
         listeners_differ(&config, &root);
+        channels::check(&config, &root);
         each_tls(&mut config, |key, tls| tls_is_whole(&root, key, tls));
         if config.servers.is_empty() {
             root.get("engine.servers").report("at least one server is needed");

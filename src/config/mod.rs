@@ -33,15 +33,15 @@ pub use changes::Effect;
 pub use channels::Rules;
 pub use home::Home;
 pub use keys::{
-    ApiServer, ChannelRule, Cluster, Config, HistoryRule, Limits, Logging, LuaVm, MAX_HISTORY, Memory, Online, Rates,
-    Redis, Server, Summary, Tls, User,
+    ApiServer, ChannelRule, Cluster, Config, HistoryRule, LimitRule, Limits, Logging, LuaVm, MAX_HISTORY, Memory,
+    Online, Rates, Redis, Server, Summary, Tls, User,
 };
 pub use problem::{Problem, Problems};
 pub use raw::units::{Quantity, parse_duration};
 pub use rows::Row;
 pub use types::{
     ClusterEngine, Compression, Envelope, EventStream, Format, High, HostPattern, LOAD_LIMIT, Level, Library, Listen,
-    MAX_SCRIPT, MAX_WAITING, NodeRole, Protocol, ProxyProtocol, QueueFull, Rate, Roles, STUCK_AFTER, Slow,
+    MAX_SCRIPT, MAX_WAITING, NodeRole, Over, Protocol, ProxyProtocol, QueueFull, Rate, Roles, STUCK_AFTER, Slow,
     UNSENT_LIMIT,
 };
 

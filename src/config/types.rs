@@ -344,6 +344,28 @@ impl std::fmt::Display for Slow {
     }
 }
 
+/// What happens to the publishes of a channel that are over its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// They are left out.
+    Drop,
+    /// They are left out, evenly over the time.
+    Sample,
+    /// Those that are alike are added up.
+    Merge,
+}
+
+impl std::fmt::Display for Over {
+    /// The word in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Over::Drop => "drop",
+            Over::Sample => "sample",
+            Over::Merge => "merge",
+        })
+    }
+}
+
 /// From when on memory is short: see [`Memory`](super::Memory).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum High {

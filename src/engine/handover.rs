@@ -33,7 +33,9 @@ const LAST: Duration = Duration::from_secs(2);
 /// How often it is looked at whether handlers wait.
 const LOOK: Duration = Duration::from_millis(5);
 /// The longest that a worker may take to answer.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(2);
+/// From so many bytes on a frame of connections is sent.
+const ENOUGH: usize = 64 << 20;
 
 /// The listeners, for as long as somebody may be accepted.
 pub(super) type Kept = Arc<Mutex<Vec<(Listener, SocketAddr)>>>;
@@ -94,6 +96,10 @@ impl Estate {
     /// all is as it was, once `stop` has ended the successor; unless that had taken everything before.
     pub fn hand_over(&self, link: &mut Link, patience: Duration, stop: impl FnOnce()) -> Result<Summary, String> {
         self.let_finish(patience);
+        if let Some(stuck) = self.peers.stuck() {
+            stop();
+            return Err(format!("worker {stuck} is stuck"));
+        }
         let began = Instant::now();
         self.stage.send_replace(Stage::Moving);
         let given = self.give(link);
@@ -135,8 +141,13 @@ impl Estate {
 
     /// Has all hold still, and sends everything; gives how many connections of clients and of callers.
     fn give(&self, link: &mut Link) -> Result<(usize, usize), String> {
-        let quiet = |within, cut| self.all(|done| Step::Quiet { within, cut, done }, within + ANSWER);
-        if quiet(GRACE, false)?.contains(&false) && quiet(LAST, true)?.contains(&false) {
+        let quiet = |within, cut| {
+            let all = self.all(|done| Step::Quiet { within, cut, done }, within + ANSWER)?;
+            Ok::<bool, String>(!all.contains(&false))
+        };
+        // Twice: the first time some may have come to rest before others, who then gave them something to do.
+        let at_rest = quiet(GRACE, false)? && quiet(GRACE, false)?;
+        if !at_rest && !(quiet(LAST, true)? && quiet(LAST, true)?) {
             return Err("calls, deliveries or timers that are under way do not end".to_owned());
         }
         let offers = self.all(Step::Offer, ANSWER)?;
@@ -207,7 +218,11 @@ impl Estate {
         for lane in &self.peers.control {
             let mut control = Control::Handover(step());
             // It has room but while its worker is stuck.
+            let began = Instant::now();
             while let Err(TrySendError::Full(back)) = lane.try_send(control) {
+                if began.elapsed() > ANSWER {
+                    break;
+                }
                 control = back;
                 std::thread::sleep(LOOK);
             }
@@ -217,13 +232,17 @@ impl Estate {
 
 /// Sends connections with their sockets.
 fn send_files(link: &mut Link, kind: Kind, offers: &[Offer]) -> io::Result<()> {
-    for some in offers.chunks(FILES) {
-        let mut out = Encoder::default();
-        some.iter().for_each(|offer| out.data(&offer.bytes));
-        let files: Vec<RawFd> = some.iter().map(|offer| offer.socket).collect();
-        link.send(kind as u8, &out.bytes, &files)?;
+    let (mut out, mut files) = (Encoder::default(), Vec::new());
+    for offer in offers {
+        out.data(&offer.bytes);
+        files.push(offer.socket);
+        if files.len() == FILES || out.bytes.len() >= ENOUGH {
+            link.send(kind as u8, &out.bytes, &files)?;
+            out.bytes.clear();
+            files.clear();
+        }
     }
-    Ok(())
+    if files.is_empty() { Ok(()) } else { link.send(kind as u8, &out.bytes, &files) }
 }
 
 /// What the successor says next; a refusal is an error.

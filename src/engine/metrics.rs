@@ -74,6 +74,7 @@ pub(super) fn metrics(
     gauge(Of::Engine, "connmix_engine_workers", "Worker threads.", Box::new(move || workers));
     gauge(Of::Engine, "connmix_engine_channels", "Channels that clients are in.", Box::new(move || hub.channels()));
     of_history(&metrics, &hub_of_history);
+    of_limits(&metrics, &hub_of_history);
     let by_worker = |kind, name, help, read: fn(&Pulse) -> f64| {
         let peers = peers.clone();
         let read = move || peers.pulses.iter().enumerate().map(|(at, pulse)| (at.to_string(), read(pulse))).collect();
@@ -113,6 +114,21 @@ fn of_history(metrics: &Metrics, hub: &Arc<Hub>) {
     let evicted = "connmix_engine_history_evictions_total";
     let help = "Channels that lost what was kept of them, since there was no room.";
     one(Kind::Counter, evicted, help, |figures| figures.evicted as f64);
+}
+
+/// The publishes that were over the limits of their channels.
+fn of_limits(metrics: &Metrics, hub: &Arc<Hub>) {
+    let counter = |name, help, read: fn((u64, u64)) -> u64| {
+        let hub = hub.clone();
+        let read = Box::new(move || vec![(String::new(), read(hub.limits().figures()) as f64)]);
+        metrics.watch(GaugeFunction { of: Of::Engine, kind: Kind::Counter, name, help, label: None, read });
+    };
+    let dropped = "connmix_engine_publishes_left_out_total";
+    counter(dropped, "Publishes that were over the limits of their channels, and left out.", |(dropped, _)| dropped);
+    let merged = "connmix_engine_publishes_merged_total";
+    counter(merged, "Publishes that were over the limits of their channels, and added to others.", |(_, merged)| {
+        merged
+    });
 }
 
 /// The figures of what scripts share, and of their timers.

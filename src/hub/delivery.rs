@@ -21,6 +21,8 @@ pub struct Publication {
     pub options: PublishOptions,
     /// It tells of the channel itself: it is not among the channel's messages.
     pub is_event: bool,
+    /// So many publishes that were alike and over the channel's limit: they were added up. None: it is a single one.
+    pub count: Option<u64>,
 }
 
 /// What the publisher of a message may want besides.
@@ -30,12 +32,45 @@ pub struct PublishOptions {
     pub except: Except,
     /// What the message is about, where the channel's rule asks for it.
     pub key: Option<Key>,
+    /// How much it matters, where the channel's rule has a limit.
+    pub priority: Priority,
+}
+
+/// How much a message matters among those of its channel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Priority {
+    /// It is the first to be left out.
+    Low,
+    /// As most.
+    #[default]
+    Normal,
+    /// It is the last to be left out.
+    High,
+}
+
+impl Priority {
+    const ALL: [(Priority, &str); 3] = [(Priority::Low, "low"), (Priority::Normal, "normal"), (Priority::High, "high")];
+
+    /// The word that scripts and back ends use.
+    pub fn as_str(self) -> &'static str {
+        Priority::ALL[self as usize].1
+    }
+
+    /// Reads the word that scripts and back ends use.
+    pub fn parse(word: &[u8]) -> Option<Priority> {
+        Priority::ALL.iter().find(|(_, known)| known.as_bytes() == word).map(|(priority, _)| *priority)
+    }
+
+    /// That of a number, as nodes tell it each other.
+    pub fn of(number: u8) -> Option<Priority> {
+        Priority::ALL.get(usize::from(number)).map(|(priority, _)| *priority)
+    }
 }
 
 impl Publication {
     /// A message to all connections of a channel.
     pub fn new(channel: Channel, message: Message) -> Publication {
-        Publication { channel, message, options: PublishOptions::default(), is_event: false }
+        Publication { channel, message, options: PublishOptions::default(), is_event: false, count: None }
     }
 
     /// The same with these options.
@@ -45,7 +80,7 @@ impl Publication {
 
     /// The bytes that it counts for in a mailbox.
     pub(super) fn weight(&self) -> usize {
-        let PublishOptions { except, key } = &self.options;
+        let PublishOptions { except, key, .. } = &self.options;
         let key = key.as_ref().map_or(0, |key| key.as_str().len());
         WEIGHT + self.message.data().len() + except.0.len() * size_of::<ClientId>() + key
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Hub;
 use super::delivery::{Delivery, Publication};
-use super::history::{Follow, Kept, LogCopy, Position, Reading, Stream, gap, now};
+use super::history::{Envelope as Enveloped, Follow, Kept, LogCopy, Position, Reading, Stream, gap, now};
 use super::order::enveloped;
 use super::pending::{Counts, PendingCounts};
 use super::workers::WorkerSet;
@@ -28,7 +28,12 @@ impl Hub {
     ) -> Follow {
         let channel = publication.channel.clone();
         let kept = keep.then(|| (publication.message.clone(), when));
-        let message = enveloped(&channel, rule, &publication.message, Some(at));
+        let message = match publication.count {
+            Some(_) if rule.envelope == Envelope::Json => {
+                Enveloped::new(&channel, &publication.message).counting(publication.count).seal(Some(at))
+            }
+            _ => enveloped(&channel, rule, &publication.message, Some(at)),
+        };
         let publication = Arc::new(Publication { message, ..publication });
         let clock = (self.node().get(), now(), PATIENCE);
         let (follow, is_kept) = self.history.follow((&channel, rule), (at, ended, of), kept, clock, |missing| {

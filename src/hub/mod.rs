@@ -9,9 +9,11 @@ mod follow;
 pub mod history;
 mod interest;
 mod lanes;
+mod limit;
 mod mailbox;
 mod order;
 mod pending;
+pub mod publishes;
 mod question;
 mod rooms;
 mod story;
@@ -35,9 +37,10 @@ use rooms::Rooms;
 
 pub use channel::{Joined, Left};
 pub use command::{ChannelAction, ChannelCommand, CommandError, CommandReply, ConnCommand};
-pub use delivery::{Backlog, Delivery, Except, MAX_EXCEPT, Publication, PublishOptions};
+pub use delivery::{Backlog, Delivery, Except, MAX_EXCEPT, Priority, Publication, PublishOptions};
 pub use figures::{MAX_FIGURE_TEXT, NodeFigures, ScriptFigures, ServerFigures};
 pub use interest::InterestSink;
+pub use limit::{PublishLimits, Verdict};
 pub use mailbox::{MAILBOX_BYTES, Mailbox, Refused};
 pub use order::{Ordered, Recipient, enveloped};
 pub use pending::{Ack, Counts, PendingCounts, ReplyTo, Scenario, SoFar};
@@ -58,6 +61,8 @@ pub struct Hub {
     rooms: Rooms,
     /// The messages that are kept of channels.
     history: History,
+    /// The channels whose publishes are limited.
+    limits: PublishLimits,
     mailboxes: Box<[Mailbox]>,
     /// How many workers are stuck.
     stuck: AtomicUsize,
@@ -82,6 +87,7 @@ impl Hub {
             interest: None,
             rooms: Rooms::default(),
             history: History::default(),
+            limits: PublishLimits::default(),
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
             stuck: AtomicUsize::new(0),
             subscriptions: AtomicUsize::new(0),
@@ -144,6 +150,11 @@ impl Hub {
     /// The messages that are kept of channels.
     pub fn history(&self) -> &History {
         &self.history
+    }
+
+    /// The channels whose publishes are limited.
+    pub fn limits(&self) -> &PublishLimits {
+        &self.limits
     }
 
     /// How many workers there are.

@@ -64,8 +64,8 @@ impl Hub {
         replica: Option<Stream>,
         elsewhere: impl FnOnce(Placed),
     ) -> Option<Ordered> {
-        let Publication { channel, message, options, is_event } = publication;
-        let envelope = (rule.envelope == EnvelopeKind::Json).then(|| Envelope::new(&channel, &message));
+        let Publication { channel, message, options, is_event, count } = publication;
+        let envelope = (rule.envelope == EnvelopeKind::Json).then(|| Envelope::new(&channel, &message).counting(count));
         let kept = (message.clone(), self.node().get(), now());
         self.history.order((&channel, rule), kept, replica, |placed, missing| {
             let position = placed.at;
@@ -74,7 +74,7 @@ impl Hub {
             let message = envelope.as_ref().map_or(message, |envelope| envelope.seal(Some(position)));
             let mut workers = self.workers_of(channel.as_str());
             behind.iter().for_each(|worker| workers.add(worker));
-            let publication = Publication { channel: channel.clone(), message, options, is_event };
+            let publication = Publication { channel: channel.clone(), message, options, is_event, count };
             let workers = self.force_all(Arc::new(publication), workers, pending_counts, (rule, position, missing));
             Ordered { position, workers }
         })

@@ -19,6 +19,8 @@ pub struct Counts {
     pub unanswered: u64,
     /// Where the publication stands in the order of its channel, if that has one.
     pub at: Option<Position>,
+    /// 1: it was over the limit of its channel, and left out or added to others.
+    pub left_out: u64,
 }
 
 impl Counts {
@@ -37,6 +39,7 @@ impl std::ops::AddAssign for Counts {
         self.failed += other.failed;
         self.unanswered += other.unanswered;
         self.at = self.at.max(other.at);
+        self.left_out += other.left_out;
     }
 }
 
@@ -60,6 +63,7 @@ struct Sum {
     unanswered: AtomicU64,
     /// Where the publication stands in the order of its channel.
     at: OnceLock<Position>,
+    left_out: AtomicU64,
     waiter: Option<Waiter>,
 }
 
@@ -68,7 +72,7 @@ impl Drop for Sum {
     fn drop(&mut self) {
         let reached = *self.reached.get_mut();
         let (failed, unanswered) = (*self.failed.get_mut(), *self.unanswered.get_mut());
-        let counts = Counts { reached, failed, unanswered, at: self.at.take() };
+        let counts = Counts { reached, failed, unanswered, at: self.at.take(), left_out: *self.left_out.get_mut() };
         match self.waiter.take() {
             // If the caller has gone, the counts are not needed.
             Some(Waiter::Caller(caller)) => drop(caller.send(counts)),
@@ -107,8 +111,8 @@ impl PendingCounts {
     }
 
     fn told_to(waiter: Waiter) -> PendingCounts {
-        let (at, waiter) = (OnceLock::new(), Some(waiter));
-        let sum = Sum { reached: 0.into(), failed: 0.into(), unanswered: 0.into(), at, waiter };
+        let (at, left_out, waiter) = (OnceLock::new(), 0.into(), Some(waiter));
+        let sum = Sum { reached: 0.into(), failed: 0.into(), unanswered: 0.into(), at, left_out, waiter };
         let sum = Arc::new(sum);
         PendingCounts { sum: Some(sum), ..PendingCounts::ignored() }
     }
@@ -161,6 +165,7 @@ impl SoFar {
             failed: sum.failed.load(Relaxed) + out as u64,
             unanswered: sum.unanswered.load(Relaxed),
             at: sum.at.get().copied(),
+            left_out: sum.left_out.load(Relaxed),
         };
         (out <= missing).then_some(counts)
     }
@@ -191,6 +196,9 @@ impl Ack {
             }
             sum.reached.fetch_add(counts.reached, Relaxed);
             sum.failed.fetch_add(counts.failed, Relaxed);
+            if counts.left_out > 0 {
+                sum.left_out.fetch_add(counts.left_out, Relaxed);
+            }
             if counts.unanswered > 0 {
                 sum.unanswered.fetch_add(counts.unanswered, Relaxed);
             }

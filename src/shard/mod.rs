@@ -44,10 +44,10 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use crate::hub::Hub;
 use crate::hub::topics::{Member, Topics};
-use crate::hub::{Hub, Joined, Left};
 use crate::ids::{ClientId, ClientIds, WorkerId};
-use crate::message::{Channel, Kind};
+use crate::message::Kind;
 use crate::telemetry::metrics::counters::{ProtocolCounts, ShardCounts};
 use crate::telemetry::metrics::labels::{DropCause, EndReason};
 use crate::wire::deflate::Window;
@@ -62,7 +62,6 @@ use outbox::{Frame, Policy};
 use past::Past;
 use places::AllUnsettled;
 use server_context::ServerContext;
-use subscriptions::Names;
 use tap::Tap;
 use transport::Transport;
 use waits::Waits;
@@ -234,84 +233,6 @@ impl Shard {
     /// Calls `visit` with each connection. It may close connections, but not insert or remove any.
     pub fn each(&self, mut visit: impl FnMut(&Rc<Conn>)) {
         self.conns.borrow().iter().for_each(|(_, conn)| visit(conn));
-    }
-
-    /// Subscribes a connection to channels; it may be in some of them already. When it returns, every later publish
-    /// reaches it. On an error, there would be too many subscriptions, and none was added.
-    pub fn subscribe(&self, conn: &Conn, channels: &[Channel]) -> Result<(), TooMany> {
-        self.subscribe_with(conn, channels, None)
-    }
-
-    /// The same with what is told of the connection in these channels from now on, as JSON; kept where the channel's rule
-    /// says `presence`.
-    pub fn subscribe_with(&self, conn: &Conn, channels: &[Channel], info: Option<&Arc<str>>) -> Result<(), TooMany> {
-        let mut topics = self.topics.borrow_mut();
-        let before = topics.count_of(conn.slot);
-        let refused = |new: usize| match before + new {
-            wanted if wanted > MAX_SUBSCRIPTIONS => Some(TooMany::OfConnection),
-            wanted if !self.hub.may_subscribe(wanted, new) => Some(TooMany::OfAll(self.hub.max_subscriptions())),
-            _ => None,
-        };
-        // How many of them are new only matters here.
-        if refused(channels.len()).is_some() {
-            let mut new: Vec<_> = channels.iter().filter(|c| !topics.contains(conn.slot, c.as_str())).collect();
-            new.sort_unstable();
-            new.dedup();
-            if let Some(too_many) = refused(new.len()).filter(|_| !new.is_empty()) {
-                return Err(self.refused(conn, channels, too_many));
-            }
-        }
-        let has_rules = !topics.rules().is_empty();
-        let told = match has_rules {
-            true => self.enter_rooms(conn, channels, &topics).map_err(|full| self.refused(conn, channels, full))?,
-            false => Vec::new(),
-        };
-        for channel in channels {
-            if topics.insert(conn.slot, channel) == Joined::First
-                && self.hub.join(channel, self.worker) == Joined::First
-            {
-                self.counts.channels_opened.add(1);
-            }
-        }
-        if has_rules {
-            self.entered_rooms(conn, (channels, told), info, &mut topics);
-        }
-        self.count_subscriptions(&topics);
-        if self.tap.is_on() {
-            self.see_turn(conn, true, channels);
-        }
-        tracing::debug!(client_id = conn.client_id.get(), channels = %Names(channels), "subscribed");
-        Ok(())
-    }
-
-    fn refused(&self, conn: &Conn, channels: &[Channel], why: TooMany) -> TooMany {
-        self.past.refused(conn.client_id, channels, &why.to_string());
-        why
-    }
-
-    /// Unsubscribes a connection from channels.
-    pub fn unsubscribe(&self, conn: &Conn, channels: &[Channel]) {
-        let mut topics = self.topics.borrow_mut();
-        for channel in channels {
-            match topics.remove(conn.slot, channel.as_str()) {
-                Left::Absent => continue,
-                Left::Last => drop(self.hub.leave(channel.as_str(), self.worker)),
-                Left::Removed => {}
-            }
-            self.past.left(conn.client_id, channel);
-        }
-        self.leave_rooms(conn, &mut topics);
-        self.count_subscriptions(&topics);
-        if self.tap.is_on() {
-            self.see_turn(conn, false, channels);
-        }
-        tracing::debug!(client_id = conn.client_id.get(), channels = %Names(channels), "unsubscribed");
-    }
-
-    fn count_subscriptions(&self, topics: &Topics) {
-        let now = topics.subscriptions();
-        self.hub.count_subscriptions(self.counts.subscriptions.get() as usize, now);
-        self.counts.subscriptions.set(now as u64);
     }
 
     /// The counters for connections with this connection's framing.

@@ -6,17 +6,23 @@ use std::sync::Arc;
 
 use super::conn::{Conn, Hearing};
 use super::framing::Framing;
+use super::posted::Posted;
 use super::server_context::ServerContext;
 use super::transport::Transport;
 use super::{Arrival, Shard};
-use crate::config::Protocol;
 use crate::handover::{Damaged, Decoder, Encoder};
 use crate::hub::Joined;
 use crate::hub::topics::Member;
 use crate::ids::{ClientId, Lane};
-use crate::message::Channel;
+use crate::message::{Channel, Message};
+use crate::secret::token::Token;
 use crate::value::Value;
 use crate::wire::deflate::Window;
+
+/// How a connection's messages are framed, as it is written.
+const WEBSOCKET: u8 = 0;
+const SCRIPT: u8 = 1;
+const EVENT_STREAM: u8 = 2;
 
 /// A connection that another process had, without its socket and what its protocol keeps of it.
 pub struct Moved {
@@ -26,19 +32,23 @@ pub struct Moved {
     pub server: usize,
     /// The client's address.
     pub remote: SocketAddr,
-    /// What its messages are compressed with.
-    pub deflate: Option<Window>,
+    /// How its messages are framed.
+    pub framing: Framing,
     /// How long ago bytes last came, and the engine last pinged, in milliseconds.
     ages: (u32, u32),
     /// How long ago the message began that the client has not finished.
     unfinished: Option<u32>,
     sends_no_more: bool,
+    /// Since when it is there, and its messages both ways.
+    traffic: [u32; 3],
     context: Vec<(Box<str>, Value)>,
     channels: Vec<(Channel, Option<Arc<str>>)>,
     /// How many bytes of the first frame are written.
     begun: usize,
     outbox: Vec<Box<[u8]>>,
     received: Option<Vec<u8>>,
+    /// Of an event stream.
+    posted: Option<(Token, Vec<Message>)>,
 }
 
 impl Shard {
@@ -48,14 +58,17 @@ impl Shard {
         out.u64(conn.client_id.get());
         out.u32(conn.served.index as u32);
         out.data(conn.remote().to_string().as_bytes());
-        let window = match conn.framing {
-            Framing::WebSocket(window) => window,
-            Framing::EventStream | Framing::Script => None,
+        let (framing, window) = match conn.framing {
+            Framing::WebSocket(window) => (WEBSOCKET, window),
+            Framing::EventStream => (EVENT_STREAM, None),
+            Framing::Script => (SCRIPT, None),
         };
+        out.byte(framing);
         out.option(window, |out, window| out.byte(window.bits()));
         [&conn.last_read, &conn.last_ping].into_iter().for_each(|at| out.u32(now.wrapping_sub(at.get())));
         out.option(conn.unfinished.get().then(|| conn.begun.get()), |out, since| out.u32(now.wrapping_sub(since)));
         out.byte((conn.hearing.get() == Hearing::Over).into());
+        conn.traffic.save(out);
         let context = conn.context.borrow();
         out.count(context.len());
         for (key, value) in context.iter() {
@@ -69,16 +82,13 @@ impl Shard {
         }
         conn.save_outbox(out);
         out.option(conn.received(), |out, received| out.data(&received.borrow()));
+        out.option(conn.posted(), |out, posted| posted.save(out));
     }
 
     /// Takes up a connection that another process had: it gets its id, and is where it was, without anybody being told. What
     /// waits for it is written once it is opened ([`Shard::open`]).
     pub fn take_up(&self, moved: Moved, served: Rc<ServerContext>, transport: Transport) -> Rc<Conn> {
-        let Moved { client_id, remote, deflate, .. } = moved;
-        let framing = match served.protocol {
-            Protocol::Websocket => Framing::WebSocket(deflate),
-            Protocol::Socket => Framing::Script,
-        };
+        let Moved { client_id, remote, framing, .. } = moved;
         let conn = self.insert_as(client_id, Arrival { served, transport, remote, framing });
         let ago = |millis: u32| self.now().wrapping_sub(millis);
         conn.last_read.set(ago(moved.ages.0));
@@ -89,6 +99,7 @@ impl Shard {
         if moved.sends_no_more {
             conn.hearing.set(Hearing::Over);
         }
+        conn.traffic.restore(moved.traffic);
         let mut context = conn.context.borrow_mut();
         for (key, value) in moved.context {
             // It was within the bounds.
@@ -98,6 +109,9 @@ impl Shard {
         conn.restore_outbox(moved.outbox, moved.begun);
         if let (Some(bytes), Some(received)) = (moved.received, conn.received()) {
             received.borrow_mut().extend_from_slice(&bytes);
+        }
+        if let (Some((token, messages)), Some(posted)) = (moved.posted, conn.posted()) {
+            posted.restore(token, messages);
         }
         let mut topics = self.topics.borrow_mut();
         for (channel, info) in moved.channels {
@@ -149,10 +163,18 @@ impl Moved {
         let client_id = ClientId::new(from.u64()?).ok_or(Damaged("a client's id"))?;
         let server = from.u32()? as usize;
         let remote = from.text()?.parse::<SocketAddr>().map_err(|_| Damaged("an address"))?;
+        let framing = from.byte()?;
         let deflate = from.option(|from| Window::of(from.byte()?).ok_or(Damaged("a window")))?;
+        let framing = match framing {
+            WEBSOCKET => Framing::WebSocket(deflate),
+            EVENT_STREAM => Framing::EventStream,
+            SCRIPT => Framing::Script,
+            _ => return Err(Damaged("a framing")),
+        };
         let ages = (from.u32()?, from.u32()?);
         let unfinished = from.option(Decoder::u32)?;
         let sends_no_more = from.flag()?;
+        let traffic = [from.u32()?, from.u32()?, from.u32()?];
         let context = from.list(|from| Ok((from.text()?.into(), from.value()?)))?;
         let channels = from.list(|from| {
             let channel = Channel::parse(from.data()?).map_err(|_| Damaged("a channel's name"))?;
@@ -161,19 +183,22 @@ impl Moved {
         let begun = from.u32()? as usize;
         let outbox = from.list(|from| from.data().map(Box::from))?;
         let received = from.option(Decoder::data)?.map(<[u8]>::to_vec);
+        let posted = from.option(Posted::read)?;
         Ok(Moved {
             client_id,
             server,
             remote,
-            deflate,
+            framing,
             ages,
             unfinished,
             sends_no_more,
+            traffic,
             context,
             channels,
             begun,
             outbox,
             received,
+            posted,
         })
     }
 

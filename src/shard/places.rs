@@ -67,11 +67,16 @@ impl Shard {
         for (channel, most) in bounded {
             let Some(rule) = topics.rule_of(channel.as_str()) else { continue };
             if !self.hub.rooms().enter(&channel, rule) {
-                return Err(TooMany::OfChannel(channel, most));
+                return Err(self.no_place(conn, channels, (channel, most)));
             }
             reserved.channels.push((channel, most));
         }
         Ok((!reserved.channels.is_empty()).then_some(reserved))
+    }
+
+    /// One of these channels has no place for a connection: it is remembered why.
+    pub fn no_place(&self, conn: &Conn, channels: &[Channel], (channel, most): (Channel, usize)) -> TooMany {
+        self.refused(conn, channels, TooMany::OfChannel(channel, most))
     }
 
     /// The channels with a bound that a connection is not in yet, each once.

@@ -1,10 +1,12 @@
 //! What the client of an event stream has sent: by requests of its own, which other tasks leave here until the connection's
 //! task handles them.
 
+use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
-use crate::message::Message;
+use crate::handover::{Damaged, Decoder, Encoder};
+use crate::message::{Kind, Message};
 use crate::secret::token::Token;
 
 /// The bytes that may wait for a connection's handler; at this limit a client is told to wait.
@@ -15,7 +17,7 @@ const MESSAGE: usize = 64;
 /// The messages of one connection that wait for its handler. One that has none owns no memory for them.
 pub struct Posted {
     /// What the client was told, and nobody else.
-    token: Token,
+    token: Cell<Token>,
     waiting: RefCell<VecDeque<Message>>,
     bytes: Cell<usize>,
 }
@@ -23,12 +25,42 @@ pub struct Posted {
 impl Posted {
     /// None yet; the token is new.
     pub(super) fn new() -> Posted {
-        Posted { token: Token::random(), waiting: RefCell::default(), bytes: Cell::default() }
+        Posted { token: Cell::new(Token::random()), waiting: RefCell::default(), bytes: Cell::default() }
     }
 
     /// What the client has to show.
     pub fn token(&self) -> Token {
-        self.token
+        self.token.get()
+    }
+
+    /// Writes it for a successor process.
+    pub(super) fn save(&self, out: &mut Encoder) {
+        out.data(&self.token().to_bits().to_le_bytes());
+        let waiting = self.waiting.borrow();
+        out.count(waiting.len());
+        for message in waiting.iter() {
+            out.byte((message.kind() == Kind::Binary).into());
+            out.data(message.data());
+        }
+    }
+
+    /// Reads what [`Posted::save`] has written.
+    pub(super) fn read(from: &mut Decoder<'_>) -> Result<(Token, Vec<Message>), Damaged> {
+        let token = from.data()?.try_into().map_err(|_| Damaged("a token"))?;
+        let messages = from.list(|from| {
+            let kind = if from.flag()? { Kind::Binary } else { Kind::Text };
+            Message::new(kind, Bytes::copy_from_slice(from.data()?)).map_err(|_| Damaged("a text"))
+        })?;
+        Ok((Token::from_bits(u128::from_le_bytes(token)), messages))
+    }
+
+    /// Takes up what another process had.
+    pub(super) fn restore(&self, token: Token, messages: Vec<Message>) {
+        self.token.set(token);
+        for message in messages {
+            // It was within the bound.
+            self.push(message);
+        }
     }
 
     /// Takes a message; false: too much waits already.

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::fmt::Write;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::hub::publishes::{self, Published};
 use crate::hub::{Event, MAX_EVENT_BYTES, MAX_EVENTS, Seen, Wanted, Watch};
 use crate::ids::NodeId;
 use crate::message::Kind;
@@ -92,7 +93,8 @@ impl Tap {
                 all.len() - 1
             }
         };
-        self.on.set(true);
+        self.turn(true);
+        keep_publishes(&mut all);
         let watching = &mut all[at];
         watching.asked = now;
         if log && watching.wanted.takes_log() {
@@ -115,13 +117,46 @@ impl Tap {
         if self.is_on() {
             let mut all = self.watching.borrow_mut();
             forget(&mut all, Instant::now());
-            self.on.set(!all.is_empty());
+            self.turn(!all.is_empty());
+        }
+    }
+
+    fn turn(&self, on: bool) {
+        if self.on.replace(on) != on {
+            publishes::watch(on);
         }
     }
 }
 
 fn forget(all: &mut Vec<Watching>, now: Instant) {
     all.retain(|watching| now.saturating_duration_since(watching.asked) < FORGOTTEN);
+}
+
+/// Keeps what this worker has published since the last call, for all who want it.
+fn keep_publishes(all: &mut [Watching]) {
+    let (notes, lost) = publishes::take();
+    for watching in all {
+        watching.lost += lost;
+        let wanted = &watching.wanted;
+        let wants = |note: &&Published| {
+            let is_problem = note.counts.is_some_and(|counts| counts.failed + counts.unanswered > 0);
+            wanted.client.is_none() && wanted.takes(note.channel.as_str()) && (is_problem || !wanted.errors)
+        };
+        let events: Vec<Event> = notes.iter().filter(wants).map(publish_event).collect();
+        events.into_iter().for_each(|event| watching.keep(event));
+    }
+}
+
+fn publish_event(note: &Published) -> Event {
+    let mut text = Text(String::with_capacity(128));
+    text.name("published").text("channel", note.channel.as_str()).number("bytes", note.bytes);
+    if let Some(counts) = note.counts {
+        text.number("reached", counts.reached).number("failed", counts.failed);
+        if counts.unanswered > 0 {
+            text.number("unanswered", counts.unanswered);
+        }
+    }
+    Event { at: note.at, text: text.0 }
 }
 
 /// Keeps the lines of the log that have come since; returns the number of the next.

@@ -3,10 +3,12 @@
 use std::cell::Cell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::handover::Encoder;
+
 /// The counts of one connection: small, since there may be a million of them.
 pub struct Traffic {
     /// When it came, in seconds of Unix time.
-    since: u32,
+    since: Cell<u32>,
     read: Cell<u32>,
     sent: Cell<u32>,
 }
@@ -15,12 +17,16 @@ impl Traffic {
     /// Of a connection that comes now.
     pub(super) fn begin() -> Traffic {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Traffic { since: u32::try_from(now).unwrap_or(u32::MAX), read: Cell::default(), sent: Cell::default() }
+        Traffic {
+            since: Cell::new(u32::try_from(now).unwrap_or(u32::MAX)),
+            read: Cell::default(),
+            sent: Cell::default(),
+        }
     }
 
     /// When the connection came, in seconds of Unix time.
     pub fn since(&self) -> u64 {
-        self.since.into()
+        self.since.get().into()
     }
 
     /// Messages that its client has sent; those beyond 2^32 - 1 do not count.
@@ -31,6 +37,16 @@ impl Traffic {
     /// Messages that were put into its outbox; likewise.
     pub fn sent(&self) -> u64 {
         self.sent.get().into()
+    }
+
+    /// Writes it for a successor process.
+    pub(super) fn save(&self, out: &mut Encoder) {
+        [&self.since, &self.read, &self.sent].into_iter().for_each(|figure| out.u32(figure.get()));
+    }
+
+    /// Takes up what another process had counted.
+    pub(super) fn restore(&self, figures: [u32; 3]) {
+        [&self.since, &self.read, &self.sent].into_iter().zip(figures).for_each(|(figure, had)| figure.set(had));
     }
 
     /// Its client has sent a message.

@@ -4,6 +4,7 @@
 //! is decided elsewhere.
 
 mod history;
+mod limits;
 mod natives;
 
 use mlua::{Lua, Table};
@@ -161,6 +162,7 @@ impl Opened {
     fn new(file: &Path, settings: &Settings) -> Result<(Opened, Result<Vec<Case>, Failure>), Failure> {
         let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
         natives::begin(settings.timeout, settings.shared_limit, settings.channels.as_deref());
+        limits::begin();
         history::begin(settings.channels.as_deref(), settings.history_limit);
         let program = Arc::new(Program::new(Protocol::Websocket, file, Vec::new()));
         let (lua, main, prelude) =
@@ -242,6 +244,7 @@ fn natives_table(lua: &Lua, program: &Arc<Program>, settings: &Settings) -> mlua
         lua.exec_raw::<()>(&native, |state| {
             let table = runtime::Table::at_top(Stack::new(state));
             natives::register(&table);
+            limits::register(&table);
             history::register(&table);
         })
     }?;

@@ -43,7 +43,7 @@ impl ProtocolHandler for EventStream {
         true
     }
 
-    /// An event stream does not move: its client comes back by itself.
+    /// What waits is with the connection.
     fn save(&self, _: &mut Encoder) {}
 
     fn held(&self, state: &State) -> usize {

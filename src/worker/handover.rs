@@ -7,6 +7,7 @@ use tokio::task::{spawn_local, yield_now};
 use tokio::time::sleep;
 
 use super::arrivals::Arrival;
+use super::event_stream::EventStream;
 use super::load::LoadPermit;
 use super::session::Opened;
 use super::socket::Packets;
@@ -14,10 +15,11 @@ use super::step::{Arrived, ArrivedCaller, Offers, Step};
 use super::task::Task;
 use super::websocket::{Frames, Incoming};
 use super::{Server, Worker, accept};
-use crate::config::{Protocol, Rate};
+use crate::config::Rate;
 use crate::handover::{Damaged, Decoder};
 use crate::ids::ClientId;
 use crate::message::CloseReason;
+use crate::shard::framing::Framing;
 use crate::shard::hold::{Held, UnderWay};
 use crate::shard::transport::Transport;
 
@@ -173,18 +175,22 @@ fn take_up(worker: &Rc<Worker>, arrived: Arrived) -> Result<u32, String> {
     };
     let place = served.admit_moved().at(permit);
     let load = LoadPermit::take(&worker.peers.loads[usize::from(worker.id.0)]);
-    let (framing, mut from) = (served.protocol, Decoder::new(&protocol));
+    let mut from = Decoder::new(&protocol);
     let damaged = |e: Damaged| e.to_string();
     let conn = worker.shard.take_up(moved, served, transport);
     let slot = conn.slot;
     worker.shard.open(&conn, None);
     let opened = Opened { conn: conn.clone(), place, early: 0 };
-    match framing {
-        Protocol::Websocket => {
+    match conn.framing {
+        Framing::WebSocket(_) => {
             let frames = Incoming::Frames(Frames::restore(conn.framing, &mut from).map_err(damaged)?);
             spawn_local(Task::open(worker.clone(), opened, frames, load));
         }
-        Protocol::Socket => {
+        Framing::EventStream => {
+            let task = Task::open(worker.clone(), opened, Incoming::Posted(EventStream), load);
+            spawn_local(task);
+        }
+        Framing::Script => {
             let packets = Packets::restore(&mut from).map_err(damaged)?;
             spawn_local(Task::open(worker.clone(), opened, packets, load));
         }

@@ -15,7 +15,7 @@ pub(super) async fn run(worker: Rc<Worker>) {
         let text = told.text();
         // For a client that is slow, it counts whether this one is there.
         let key = Key::parse(format!("@{}", told.client).as_bytes()).ok();
-        let options = PublishOptions { except: Except::new([told.client]), key };
+        let options = PublishOptions { except: Except::new([told.client]), key, ..PublishOptions::default() };
         let publication = Publication::new(told.channel, Message::text(text)).with(options);
         let publication = Publication { is_event: true, ..publication };
         worker.mesh.publish_uncounted(publication).await;

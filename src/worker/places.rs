@@ -7,7 +7,6 @@ use tokio::task::spawn_local;
 
 use super::Worker;
 use crate::hub::CommandError;
-use crate::shard::TooMany;
 use crate::shard::places::Unsettled;
 
 /// Runs as long as the worker.
@@ -23,11 +22,12 @@ async fn settle(worker: Rc<Worker>, one: Unsettled) {
     // The caller may have gone.
     let _ = reply.send(match worker.mesh.find_full(&bounded).await {
         None => Ok(()),
-        Some((channel, most)) => {
-            if let Some(conn) = worker.shard.get(client) {
+        Some(full) => Err(match worker.shard.get(client) {
+            Some(conn) => {
                 worker.shard.unsubscribe(&conn, &new);
+                CommandError::Bound(worker.shard.no_place(&conn, &new, full).to_string())
             }
-            Err(CommandError::Bound(TooMany::OfChannel(channel, most).to_string()))
-        }
+            None => CommandError::NotConnected(client.get()),
+        }),
     });
 }

@@ -18,7 +18,6 @@ use crate::script::hooks::HookArgs;
 use crate::script::vm::{Failure, Handler, Hook, Returned, Started, Turn, Vm};
 use crate::shard::conn::Conn;
 use crate::shard::fair::{Account, FRAME, STRETCH, Ticket, nanoseconds};
-use crate::shard::framing::Framing;
 use crate::shard::hold::{Held, Offer};
 use crate::shard::server_context::ConnectionPermit;
 use crate::telemetry::metrics::labels::{EndReason, Label};
@@ -281,7 +280,7 @@ impl State {
         match hold.held() {
             Held::No => return false,
             Held::Quiet | Held::Cut | Held::Arriving => {}
-            Held::Offered if self.may_move() => hold.offer(slot, || {
+            Held::Offered if self.conn.transport.may_move() => hold.offer(slot, || {
                 let mut out = Encoder::default();
                 self.worker.shard.save(&self.conn, &mut out);
                 protocol(&mut out);
@@ -298,11 +297,6 @@ impl State {
             Held::Offered | Held::Moved | Held::Left => {}
         }
         true
-    }
-
-    /// Whether a successor can take it. An event stream's client comes back by itself, with its position.
-    fn may_move(&self) -> bool {
-        self.conn.transport.may_move() && self.conn.framing != Framing::EventStream
     }
 
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<()> {

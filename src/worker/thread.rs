@@ -226,6 +226,7 @@ fn spawn_tasks(worker: &Rc<Worker>) {
     spawn_local(places::run(worker.clone()));
     if worker.id == WorkerId(0) {
         spawn_local(tell_numbers(worker.clone()));
+        spawn_local(worker.mesh.clone().send_merged());
     }
 }
 

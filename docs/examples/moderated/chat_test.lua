@@ -42,6 +42,15 @@ test.describe("entering", function()
     test.equal(second.people[2], { id = mia.id, info = { name = "Mia", moderator = true } })
   end)
 
+  test.it("and leaving are told to the room, by the engine", function()
+    local ann, bob = enter("Ann"), enter("Bob")
+    local event = { event = "@join", data = { c = bob.id, i = { name = "Bob", moderator = false } } }
+    test.equal(last(ann), event)
+    bob:close()
+    event.event = "@leave"
+    test.equal(last(ann), event)
+  end)
+
   test.it("takes a name that nobody else has, in any letter case", function()
     local ann = enter("Ann")
     local other, reply = enter("ANN")

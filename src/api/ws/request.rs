@@ -50,6 +50,9 @@ pub(super) enum Reply {
         /// Where the message stands in the order of its channel.
         #[serde(skip_serializing_if = "Option::is_none")]
         p: Option<Position>,
+        /// It was over the limit of its channel.
+        #[serde(skip_serializing_if = "is_none")]
+        l: u64,
     },
     /// `mesh.publish` to several channels.
     Each(Vec<Published>),
@@ -62,8 +65,8 @@ pub(super) enum Reply {
 }
 
 impl From<Published> for Reply {
-    fn from(Published { s, f, u, p }: Published) -> Reply {
-        Reply::Published { s, f, t: s.saturating_add(f), u, p }
+    fn from(Published { s, f, u, p, l }: Published) -> Reply {
+        Reply::Published { s, f, t: s.saturating_add(f), u, p, l }
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Payload {
     pub except: Bytes,
     /// What it is about, if its publisher said so.
     pub key: Option<String>,
+    /// How much it matters.
+    pub priority: u8,
 }
 
 /// What comes from another node for the clients of this one.
@@ -143,8 +145,8 @@ impl OnceReply {
     /// The counts for each channel, in their order.
     pub fn answer(self, all: &[Counts]) {
         let mut counts = Vec::new();
-        for Counts { reached, failed, unanswered, .. } in all.iter().copied() {
-            Published { reached, failed, unanswered }.write(&mut counts);
+        for Counts { reached, failed, unanswered, left_out, .. } in all.iter().copied() {
+            Published { reached, failed, unanswered, left_out }.write(&mut counts);
         }
         let reply = Message::OnceReply { request: self.request, counts: &counts };
         self.link.force(&reply.to_bytes(), None, 0);

@@ -8,12 +8,12 @@ use super::peer::suspect;
 use super::{AnswerReply, Clients, CommandReply, Delivery, Node, OnceReply, Payload, Telling};
 use crate::cluster::link::Request;
 use crate::cluster::protocol::{self, Message, Messages, Published, Reply, Run, read_addresses, read_answer};
-use crate::hub::{ChannelAction, CommandError, Counts, PendingCounts, Question};
+use crate::hub::{ChannelAction, CommandError, Counts, PendingCounts, Priority, Question};
 
-/// A message as it stands in a frame; with who is left out, and its key.
-fn payload(frame: &Bytes, binary: bool, data: &[u8], (except, key): (&[u8], Option<&str>)) -> Payload {
+/// A message as it stands in a frame; with who is left out, its key and its priority.
+fn payload(frame: &Bytes, binary: bool, data: &[u8], (except, key, priority): (&[u8], Option<&str>, u8)) -> Payload {
     let (data, except) = (frame.slice_ref(data), frame.slice_ref(except));
-    Payload { binary, data, except, key: key.map(str::to_owned) }
+    Payload { binary, data, except, key: key.map(str::to_owned), priority }
 }
 
 impl<C: Clients> Node<C> {
@@ -75,7 +75,7 @@ impl<C: Clients> Node<C> {
         let delivery =
             match message {
                 Message::Publish { channel, binary, data, except, key } => {
-                    let message = payload(frame, binary, data, (except, key));
+                    let message = payload(frame, binary, data, (except, key, Priority::Normal as u8));
                     Delivery::Publish { channel: channel.to_owned(), message, counts: counts() }
                 }
                 Message::Count { channel } => {
@@ -93,17 +93,18 @@ impl<C: Clients> Node<C> {
                     let reply = CommandReply::new(peer.link.clone(), request);
                     Delivery::Command { client, command: frame.slice_ref(command), reply }
                 }
-                Message::PublishOnce { id, channels, list, binary, data, except, key } => {
+                Message::PublishOnce { id, channels, list, binary, data, except, key, priority } => {
                     let reply = OnceReply::new(peer.link.clone(), request);
                     let channels = channels.into_iter().map(str::to_owned).collect();
-                    let message = payload(frame, binary, data, (except, key));
+                    let message = payload(frame, binary, data, (except, key, priority));
                     Delivery::Once { id: id.to_owned(), channels, list, message, reply }
                 }
                 Message::OnceReply { request, counts } => {
                     if let Some(Request::Once(reply)) = peer.link.take_request(request) {
-                        let counts = Published::read_all(counts).map(|Published { reached, failed, unanswered }| {
-                            Counts { reached, failed, unanswered, at: None }
-                        });
+                        let counts =
+                            Published::read_all(counts).map(|Published { reached, failed, unanswered, left_out }| {
+                                Counts { reached, failed, unanswered, at: None, left_out }
+                            });
                         // One that waits no more needs no answer.
                         let _ = reply.send(counts.collect());
                     }

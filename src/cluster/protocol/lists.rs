@@ -62,6 +62,7 @@ mod tests {
             data: b"x",
             except: &[],
             key: None,
+            priority: 1,
         };
         let listed = |at| Listed { run: Run(1), center: false, serving: true, at };
         let nodes = |many| Message::Nodes { nodes: vec![listed(vec!["a:1"]); many] };

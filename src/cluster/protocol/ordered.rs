@@ -29,6 +29,10 @@ pub enum Ordered<'a> {
         except: &'a [u8],
         /// What it is about, if its publisher said so.
         key: Option<&'a str>,
+        /// How much it matters.
+        priority: u8,
+        /// So many publishes that were added up; none: it is a single one.
+        count: Option<u64>,
         /// So many nodes have passed it on.
         hops: u8,
     },
@@ -40,6 +44,8 @@ pub enum Ordered<'a> {
         counts: (u64, u64, u64),
         /// Where the message stands, if it has been ordered.
         at: Option<Place>,
+        /// 1: it was over the channel's limit.
+        left_out: u64,
     },
     /// A message of the node that leads the channel.
     Next {
@@ -50,6 +56,8 @@ pub enum Ordered<'a> {
         except: &'a [u8],
         /// What it is about, if its publisher said so.
         key: Option<&'a str>,
+        /// So many publishes that were added up; none: it is a single one.
+        count: Option<u64>,
         /// It goes into the copy of the receiver.
         keep: bool,
         /// The terms that ended just before it, if it is the first of its own.
@@ -93,6 +101,8 @@ pub enum Ordered<'a> {
         #[serde(borrow)]
         log: Log<'a>,
     },
+    /// The receiver keeps no copy of the log any more.
+    Release,
     /// The receiver has sent something of a term that is over.
     Outdated {
         /// What the sender has seen.
@@ -228,14 +238,30 @@ mod tests {
         let reading = Reading { head: at.position, at, kept, is_whole: false, missed };
         let copy = LogCopy { terms: vec![(7, 1)], head: 2, kept: messages.clone(), complete: true };
         let all = [
-            Ordered::Publish { binary: true, data: b"x", except: &[1; 8], key: Some("k"), hops: 1 },
-            Ordered::Published { request: 7, counts: (1, 2, 3), at: Some((7, 1)) },
-            Ordered::Next { message: Copied::of(&messages[0]), except: &[], key: None, keep: true, ended: vec![5, 6] },
+            Ordered::Publish {
+                binary: true,
+                data: b"x",
+                except: &[1; 8],
+                key: Some("k"),
+                priority: 2,
+                count: Some(3),
+                hops: 1,
+            },
+            Ordered::Published { request: 7, counts: (1, 2, 3), at: Some((7, 1)), left_out: 0 },
+            Ordered::Next {
+                message: Copied::of(&messages[0]),
+                except: &[],
+                key: None,
+                count: Some(5),
+                keep: true,
+                ended: vec![5, 6],
+            },
             Ordered::Read { cursor: None, since: Some((7, 1)), last: Some(3), most: (5, 6), page: true },
             Ordered::Reading { request: 3, reading: Some(Read::of(&reading)) },
             Ordered::Take,
             Ordered::Taken { request: 4, log: Some(Log::of(&copy)) },
             Ordered::Copy { log: Log::of(&copy) },
+            Ordered::Release,
             Ordered::Outdated { later: (7, 8) },
         ];
         for message in &all {

@@ -43,6 +43,7 @@ fn what_is_written_is_read_and_what_is_unknown_is_passed_over() {
             data: b"x",
             except: &[],
             key: None,
+            priority: 1,
         },
         Message::OnceReply { request: 4, counts: &[0; 24] },
         Message::Nodes { nodes: vec![Listed { run: Run(4), center: true, serving: false, at: vec!["a:1", "b:2"] }] },
@@ -50,6 +51,10 @@ fn what_is_written_is_read_and_what_is_unknown_is_passed_over() {
         Message::Count { channel: "a" },
         Message::Close { channel: "a", code: 4000, reason: "bye" },
         Message::Ask { asking: Asking::Channels { prefix: "a", after: "ab", limit: 7 } },
+        Message::Ask { asking: Asking::Story { client: 7 } },
+        Message::Ask {
+            asking: Asking::Tail { watch: 7, channel: Some("a*"), client: Some(9), errors: true, bodies: false },
+        },
         Message::Stirred { channel: "a", ago: Some(7) },
         Message::Online { channel: "a", count: 3 },
         Message::Answer { request: 5, answer: &write_answer(&crate::hub::Answer::default()) },

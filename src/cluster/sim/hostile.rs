@@ -103,11 +103,12 @@ fn made_up(random: &mut Random) -> Vec<u8> {
             data: &more,
             except: &data,
             key: (!flag).then_some(&text),
+            priority: one as u8,
         },
         10 => {
             let mut counts = Vec::new();
             let (reached, failed, unanswered) = (number(random), number(random), number(random));
-            Published { reached, failed, unanswered }.write(&mut counts);
+            Published { reached, failed, unanswered, left_out: one }.write(&mut counts);
             return Message::OnceReply { request: one, counts: &counts }.to_bytes().to_vec();
         }
         11 => {

@@ -2,12 +2,13 @@
 
 use super::bounds::{AGE, TIMEOUT};
 use crate::config::changes::{Changes, Effect, Effect::Live};
-use crate::config::kinds::{Leaf, duration, flag, number, required, text, word};
+use crate::config::kinds::{Leaf, duration, flag, number, rate, required, text, word};
+use crate::config::raw::rate::MAX_RATE;
 use crate::config::raw::units;
 use crate::config::raw::value::Value;
 use crate::config::rows::{Head, Kind, Row, section};
 use crate::config::sections::{Entry, named, part};
-use crate::config::types::{Envelope, Slow};
+use crate::config::types::{Envelope, Over, Rate, Slow};
 use crate::message::Channel;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ section! {
         pub join_leave: bool = "joinLeave", flag(), Live;
         /// The number of connections, as they are told.
         pub online: Online = "online", part();
+        /// How many publishes to such a channel are delivered. The same on all nodes.
+        pub limit: LimitRule = "limit", part();
         /// What happens to the messages of such a channel that wait for a client which does not keep up.
         pub slow: Slow = "slow", word(&[Slow::Close, Slow::DropOldest, Slow::Latest], Slow::Close), Live;
         /// The most connections in such a channel, on all nodes; 0 = no bound. The same on all nodes.
@@ -42,6 +45,31 @@ section! {
         pub size: usize = "size", number(0..=MAX_HISTORY, 0), Live;
         /// How long each is kept; 0 = for as long as there is room.
         pub age: Duration = "age", duration(AGE, Duration::ZERO), Live;
+    }
+}
+
+section! {
+    /// How many publishes to a channel are delivered.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct LimitRule {
+        /// So many in each window; 0 = all.
+        pub rate: Rate = "rate", rate(), Live;
+        /// So many of them are for publishes of high priority alone.
+        pub reserve: u64 = "reserve", number(0..=MAX_RATE, 0), Live;
+        /// What happens to the others.
+        pub over: Over = "over", word(&[Over::Drop, Over::Sample, Over::Merge], Over::Drop), Live;
+    }
+}
+
+impl LimitRule {
+    /// Whether there is a limit.
+    pub fn is_on(&self) -> bool {
+        !self.rate.is_none()
+    }
+
+    /// How many may be of any priority.
+    pub fn open(&self) -> u64 {
+        self.rate.count.saturating_sub(self.reserve)
     }
 }
 
@@ -94,6 +122,7 @@ impl ChannelRule {
             presence: false,
             join_leave: false,
             online,
+            limit: LimitRule { rate: Rate::NONE, reserve: 0, over: Over::Drop },
             slow: Slow::Close,
             max_subscribers: 0,
             history,
@@ -103,6 +132,11 @@ impl ChannelRule {
 
     /// Whether the messages of each of these channels have an order of their own, and positions in it.
     pub fn is_ordered(&self) -> bool {
+        self.history.size > 0 || self.limit.is_on()
+    }
+
+    /// Whether the messages of each of these channels are kept.
+    pub fn keeps(&self) -> bool {
         self.history.size > 0
     }
 
@@ -121,14 +155,19 @@ impl Entry for ChannelRule {
     fn summary(&self) -> String {
         let every = units::duration(self.online.every);
         format!(
-            "presence {}, joinLeave {}, online every {every}, slow {}, maxSubscribers {}, history {} for {}, envelope {}",
+            "presence {}, joinLeave {}, online every {every}, slow {}, maxSubscribers {}, history {} for {}, envelope {}, \
+             limit {} in {}, {} of them reserved, over {}",
             self.presence,
             self.join_leave,
             self.slow,
             self.max_subscribers,
             self.history.size,
             units::duration(self.history.age),
-            self.envelope
+            self.envelope,
+            self.limit.rate.count,
+            units::duration(self.limit.rate.per),
+            self.limit.reserve,
+            self.limit.over
         )
     }
 }

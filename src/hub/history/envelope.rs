@@ -33,6 +33,15 @@ impl Envelope {
         Envelope { head, tail }
     }
 
+    /// The same for publishes that were added up.
+    pub fn counting(mut self, count: Option<u64>) -> Envelope {
+        if let Some(count) = count {
+            self.tail.pop();
+            self.tail.extend_from_slice(format!(r#","n":{count}}}"#).as_bytes());
+        }
+        self
+    }
+
     /// The text that connections get. Without a position: the channel's messages have none.
     pub fn seal(&self, position: Option<Position>) -> Message {
         let position = position.map_or_else(String::new, |position| format!(r#","p":"{position}""#));
@@ -71,6 +80,8 @@ mod tests {
         assert_eq!(seal(Message::binary(vec![255])).unwrap(), r#"{"c":"a\"b","p":"10-1","t":"binary","d":"/w=="}"#);
         let bare = Envelope::new(&channel, &Message::text("x")).seal(None);
         assert_eq!(bare.data(), br#"{"c":"a\"b","d":"x"}"#);
+        let added = Envelope::new(&channel, &Message::text("x")).counting(Some(7)).seal(None);
+        assert_eq!(added.data(), br#"{"c":"a\"b","d":"x","n":7}"#);
         assert_eq!(gap(&channel, position).data(), br#"{"c":"a\"b","p":"10-1","recovered":false}"#);
     }
 }

@@ -12,7 +12,6 @@ use crate::script::push::{One, PushOne, Pushed, Stack, Table, table, with};
 use crate::script::slots::Handle;
 use crate::script::stack::{Args, Fallible, Push, Raise, State};
 use crate::script::wait::{NOT_HERE, Outcome, can_wait};
-use crate::shard::TooMany;
 use crate::shard::conn::Conn;
 use crate::shard::context::Value;
 use crate::wire::frame::MAX_REASON;
@@ -268,8 +267,8 @@ fn subscribe_when_asked(
     };
     let (host, conn) = (host.clone(), conn.clone());
     let places = async move {
-        if let Some((channel, most)) = host.mesh.find_full(&reserved.channels).await {
-            return Err(TooMany::OfChannel(channel, most).to_string());
+        if let Some(full) = host.mesh.find_full(&reserved.channels).await {
+            return Err(host.shard.no_place(&conn, &subscription.channels, full).to_string());
         }
         drop(reserved);
         if host.shard.get_at(conn.slot, conn.client_id).is_none_or(|conn| conn.is_closing()) {

@@ -10,7 +10,9 @@ use super::history::history;
 use super::presence::presence;
 use super::subscribe::{Subscribed, subscribe_args};
 use crate::cluster::Behind;
-use crate::hub::{ChannelAction, CommandError, ConnCommand, Counts, Except, MAX_EXCEPT, Publication, PublishOptions};
+use crate::hub::{
+    ChannelAction, CommandError, ConnCommand, Counts, Except, MAX_EXCEPT, Priority, Publication, PublishOptions,
+};
 use crate::ids::ClientId;
 use crate::message::{Channel, Key, Message};
 use crate::script::current::{self, Host};
@@ -45,23 +47,25 @@ struct Published {
     counts: Result<(Option<f64>, Option<f64>), String>,
     /// Nodes that did not answer, if there are any.
     unanswered: Option<f64>,
+    /// 1 if it was over the limit of its channel.
+    left_out: Option<f64>,
 }
 
 impl Published {
     fn failed(err: String) -> Published {
-        Published { counts: Err(err), unanswered: None }
+        Published { counts: Err(err), unanswered: None, left_out: None }
     }
 
     fn uncounted() -> Published {
-        Published { counts: Ok((None, None)), unanswered: None }
+        Published { counts: Ok((None, None)), unanswered: None, left_out: None }
     }
 }
 
 impl Push for Published {
-    type Pushed = (<Result<(Option<f64>, Option<f64>), String> as Push>::Pushed, One);
+    type Pushed = (<Result<(Option<f64>, Option<f64>), String> as Push>::Pushed, (One, One));
 
     fn push_to(self, stack: Stack<'_>) -> Self::Pushed {
-        (self.counts.push_to(stack), self.unanswered.push_to(stack))
+        (self.counts.push_to(stack), (self.unanswered.push_to(stack), self.left_out.push_to(stack)))
     }
 
     fn err(&self) -> Option<&str> {
@@ -71,7 +75,7 @@ impl Push for Published {
 
 impl Interruptible for Published {
     fn interrupted(why: &'static str) -> Published {
-        Published { counts: Interruptible::interrupted(why), unanswered: None }
+        Published { counts: Interruptible::interrupted(why), unanswered: None, left_out: None }
     }
 }
 
@@ -87,6 +91,7 @@ pub(crate) fn publish_args(args: &Args) -> Fallible<(Publication, bool)> {
             (b"counts", Value::Bool(counts)) => counted = *counts,
             (b"counts", _) => return Err(wrong("counts must be true or false".into())),
             (b"except", value) => wanted.except = except_arg(value).map_err(wrong)?,
+            (b"priority", value) => wanted.priority = priority_arg(value).map_err(wrong)?,
             (b"key", value) => wanted.key = Some(key_arg(value).map_err(wrong)?),
             _ => {}
         }
@@ -99,6 +104,12 @@ pub(crate) fn publish_args(args: &Args) -> Fallible<(Publication, bool)> {
         Ok(message) => Ok((Publication::new(channel, message).with(wanted), counted)),
         Err(e) => Err(e.to_string()),
     })
+}
+
+/// How much a publication matters.
+fn priority_arg(value: &Value) -> Result<Priority, String> {
+    let priority = if let Value::Str(word) = value { Priority::parse(word) } else { None };
+    priority.ok_or_else(|| r#"priority must be "high", "normal" or "low""#.into())
 }
 
 /// What a publication is about.
@@ -144,8 +155,9 @@ fn publish(args: &Args) -> Result<Outcome<Published>, Raise> {
     if counted {
         let enqueued = host.mesh.publish(publication, Behind::default());
         return Ok(Outcome::enqueue(enqueued, |counts: Counts| {
-            let unanswered = (counts.unanswered > 0).then_some(counts.unanswered as f64);
-            Published { counts: Ok((Some(counts.reached as f64), Some(counts.failed as f64))), unanswered }
+            let some = |number: u64| (number > 0).then_some(number as f64);
+            let (unanswered, left_out) = (some(counts.unanswered), some(counts.left_out));
+            Published { counts: Ok((Some(counts.reached as f64), Some(counts.failed as f64))), unanswered, left_out }
         }));
     }
     let mut enqueued = Box::pin(host.mesh.publish_uncounted(publication));

@@ -1,7 +1,8 @@
 -- What the test has in its hands: clients, and back ends that publish and send.
 local native, engine = ...
 
-local type, error, tostring, pairs, setmetatable, sort = type, error, tostring, pairs, setmetatable, table.sort
+local type, error, tostring, pairs, ipairs = type, error, tostring, pairs, ipairs
+local setmetatable, sort = setmetatable, table.sort
 local format = string.format
 local checked, only_tests, act, post = engine.checked, engine.only_tests, engine.act, engine.post
 
@@ -100,12 +101,22 @@ function engine.connect(_, options)
   return client
 end
 
-function engine.publish(channel, data, kind)
+function engine.publish(channel, data, kind, options)
   only_tests("test.publish")
-  channel, data, kind = checked("publish", native.publish_args(channel, data, kind))
-  local success, fail = engine.deliver_to_channel(channel, data, kind)
+  local _, err, except, key, priority
+  channel, data, kind, _, err, except, key, priority =
+    checked("publish", native.publish_args(channel, data, kind, options))
+  if err then
+    error(err, 2)
+  end
+  local left_out = {}
+  for _, id in ipairs(except) do
+    left_out[id] = true
+  end
+  options = { left_out = left_out, key = key, priority = priority }
+  local success, fail, over = engine.deliver_to_channel(channel, data, kind, options)
   act()
-  return success, fail
+  return success, fail, over
 end
 
 function engine.send(id, data, kind)

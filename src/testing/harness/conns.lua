@@ -3,7 +3,7 @@
 local native, engine, prelude = ...
 
 local type, error, tostring, tonumber, pairs, ipairs = type, error, tostring, tonumber, pairs, ipairs
-local rawget, setmetatable, unpack = rawget, setmetatable, unpack
+local rawget, setmetatable, unpack, next = rawget, setmetatable, unpack, next
 local remove, sort = table.remove, table.sort
 local format, sub, floor = string.format, string.sub, math.floor
 local post, start, run, at_once, log = engine.post, engine.start, engine.run, engine.at_once, engine.log
@@ -102,9 +102,38 @@ local function members_of(channel, left_out)
   return members
 end
 
-local function publish(channel, data, kind, left_out)
+-- Delivers what was added up in windows that have ended, and sees to the next.
+local is_awaited = false
+local function send_added_up()
+  local due, seconds = native.added_up()
+  for _, one in ipairs(due) do
+    local data, kind = native.order(one.channel, one.data, one.type, one.n)
+    deliver(members_of(one.channel), data, kind)
+  end
+  if seconds and not is_awaited then
+    is_awaited = true
+    engine.after(seconds, function()
+      is_awaited = false
+      send_added_up()
+    end)
+  end
+end
+
+-- How many connections got it, how many did not, and 1 if it was over the channel's limit.
+local function publish(channel, data, kind, options)
+  local left_out = options and options.left_out
+  -- One that leaves clients out is not added up with others.
+  local verdict = native.offer(channel, data, not (left_out and next(left_out)) and options and options.key or nil,
+    options and options.priority)
+  if verdict then
+    send_added_up()
+    if verdict ~= "pass" then
+      return 0, 0, 1
+    end
+  end
   data, kind = native.order(channel, data, kind)
-  return deliver(members_of(channel, left_out), data, kind)
+  local reached, failed = deliver(members_of(channel, left_out), data, kind)
+  return reached, failed, nil
 end
 
 local function send(id, data, kind)

@@ -5,9 +5,9 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use super::natives::Checked;
-use crate::config::{ChannelRule, HistoryRule};
+use crate::config::{ChannelRule, Envelope as EnvelopeKind, HistoryRule};
 use crate::hub::enveloped;
-use crate::hub::history::{At, From, History, Kept, Most, Position};
+use crate::hub::history::{At, Envelope, From, History, Kept, Most, Position};
 use crate::message::{Channel, Kind, Message};
 use crate::script::harness::{self as runtime, One, Table};
 use crate::script::stack::{Args, Push, Raise, Stack};
@@ -54,10 +54,12 @@ fn channel(args: &Args) -> Result<Channel, Raise> {
     Channel::parse(&args.bytes(1)?).map_err(|e| e.to_string().into())
 }
 
-/// `order(channel, data, kind)`: the data and the kind as connections get them, once they are kept.
+/// `order(channel, data, kind, n)`: the data and the kind as connections get them, once they are kept; `n` publishes that were
+/// added up, if they were.
 fn order(args: &Args) -> Result<((Vec<u8>, &'static str), ()), Raise> {
     let (channel, data, kind) = (channel(args)?, args.bytes(2)?, args.bytes(3)?);
     let kind = Kind::parse(&kind).unwrap_or(Kind::Text);
+    let count = if args.is_nil(4) { None } else { Some(args.number(4)? as u64) };
     let message = match (kind, String::from_utf8(data.to_vec())) {
         (Kind::Text, Ok(text)) => Message::text(text),
         _ => Message::binary(data.into_owned()),
@@ -67,8 +69,12 @@ fn order(args: &Args) -> Result<((Vec<u8>, &'static str), ()), Raise> {
         if !rule.is_ordered() {
             return enveloped(&channel, &rule, &message, None);
         }
+        let envelope = Envelope::new(&channel, &message).counting(count);
         let kept = (message.clone(), NODE, NOW.with_borrow(|now| *now));
-        let shown = |position| enveloped(&channel, &rule, &message, Some(position));
+        let shown = |position| match rule.envelope {
+            EnvelopeKind::Json => envelope.seal(Some(position)),
+            EnvelopeKind::None => message.clone(),
+        };
         history.order((&channel, &rule), kept, None, |placed, _| shown(placed.at)).unwrap_or(message.clone())
     });
     // A text that is not UTF-8 stays what it was said to be.
@@ -79,7 +85,7 @@ fn order(args: &Args) -> Result<((Vec<u8>, &'static str), ()), Raise> {
 /// `keeps_nothing(channel)`: what to do, if the channel keeps nothing.
 fn keeps_nothing(args: &Args) -> Result<Option<String>, Raise> {
     let channel = channel(args)?;
-    let keeps = HISTORY.with_borrow(|history| history.rule_of(channel.as_str()).is_some_and(|rule| rule.is_ordered()));
+    let keeps = HISTORY.with_borrow(|history| history.rule_of(channel.as_str()).is_some_and(|rule| rule.keeps()));
     Ok((!keeps).then(|| runtime::keeps_nothing(&channel)))
 }
 
@@ -124,7 +130,7 @@ fn kept(args: &Args) -> Result<Given, Raise> {
 fn history(args: &Args) -> Result<Result<Value, String>, Raise> {
     Ok(runtime::history_args(args)?.and_then(|(channel, since, messages)| {
         HISTORY.with_borrow(|history| {
-            let rule = history.rule_of(channel.as_str()).filter(|rule| rule.is_ordered());
+            let rule = history.rule_of(channel.as_str()).filter(|rule| rule.keeps());
             let rule = rule.ok_or_else(|| runtime::keeps_nothing(&channel))?;
             let most = Most { messages, bytes: usize::MAX };
             let page = history.page((&channel, &rule), (since, most), (NODE, NOW.with_borrow(|now| *now)));

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{ChannelRule, Rules};
+use crate::hub::Priority;
 use crate::hub::history::From;
 use crate::message::{Channel, Kind, NotUtf8};
 use crate::script::doing::Doing;
@@ -32,10 +33,15 @@ thread_local! {
 }
 
 /// The time by the fake clock.
-fn clock() -> Instant {
+pub(super) fn clock() -> Instant {
     let (began, passed) = CLOCK.get();
     let began = began.unwrap_or_else(Instant::now);
     Duration::try_from_secs_f64(passed).ok().and_then(|passed| began.checked_add(passed)).unwrap_or(began)
+}
+
+/// The rule of a channel, if there is a configuration that has one.
+pub(super) fn rule_of(channel: &Channel) -> Option<ChannelRule> {
+    RULES.with_borrow(|rules| Some(rules.as_ref()?.of(channel.as_str())?.as_ref().clone()))
 }
 
 /// Clears what the previous test left, and sets the time limit of the next one, and that of what scripts share.
@@ -146,11 +152,11 @@ fn send_args(args: &Args) -> Result<(Vec<u8>, &'static str), Raise> {
     Ok((args.bytes(1)?.into_owned(), runtime::kind_arg(args, 2)?.as_str()))
 }
 
-/// Channel, data, kind, whether counts are wanted, no reason, the clients that are left out, and the key; or only the reason
-/// why it can't be published.
+/// Channel, data, kind, whether counts are wanted, no reason, the clients that are left out, the key and the priority; or only
+/// the reason why it can't be published.
 type Publication = ((Option<String>, Option<Vec<u8>>), ((Option<&'static str>, bool), (Option<String>, Options)));
-/// The clients that are left out, and the key.
-type Options = (Words, Option<String>);
+/// The clients that are left out, the key and the priority.
+type Options = (Words, (Option<String>, Option<&'static str>));
 
 fn publish_args(args: &Args) -> Result<Publication, Raise> {
     Ok(match runtime::publish_args(args)? {
@@ -159,9 +165,11 @@ fn publish_args(args: &Args) -> Result<Publication, Raise> {
             let data = (Some(channel.to_string()), Some(message.data().to_vec()));
             let except = publication.options.except.iter().map(|client| client.to_string().into_bytes()).collect();
             let key = publication.options.key.map(|key| key.as_str().to_owned());
-            (data, ((Some(message.kind().as_str()), counted), (None, (Words(except), key))))
+            let priority = publication.options.priority;
+            let priority = (priority != Priority::Normal).then(|| priority.as_str());
+            (data, ((Some(message.kind().as_str()), counted), (None, (Words(except), (key, priority)))))
         }
-        Err(e) => ((None, None), ((None, false), (Some(e), (Words(Vec::new()), None)))),
+        Err(e) => ((None, None), ((None, false), (Some(e), (Words(Vec::new()), (None, None))))),
     })
 }
 

@@ -183,29 +183,30 @@ end
 
 mix.mesh = {}
 function mix.mesh.publish(...)
-  local channel, data, kind, counted, err, except, key = checked("publish", native.publish_args(...))
+  local channel, data, kind, counted, err, except, key, priority = checked("publish", native.publish_args(...))
   if err then
-    return nil, nil, err, nil
+    return nil, nil, err, nil, nil
   end
   local left_out = {}
   for _, id in ipairs(except) do
     left_out[id] = true
   end
-  local record = { channel = channel, data = data, type = kind, key = key }
+  local record = { channel = channel, data = data, type = kind, key = key, priority = priority }
   local function work()
-    record.success, record.fail = deliver_to_channel(channel, data, kind, left_out)
-    return record.success, record.fail
+    local options = { left_out = left_out, key = key, priority = priority }
+    record.success, record.fail, record.left_out = deliver_to_channel(channel, data, kind, options)
+    return record.success, record.fail, record.left_out
   end
   if not counted then
     seen.published[#seen.published + 1] = record
     post(work)
-    return nil, nil, nil, nil
+    return nil, nil, nil, nil, nil
   end
-  return later({ n = 4, nil, nil, GONE, nil }, function(give)
+  return later({ n = 5, nil, nil, GONE, nil, nil }, function(give)
     seen.published[#seen.published + 1] = record
     post(function()
-      local success, fail = work()
-      give(success, fail, nil, nil)
+      local success, fail, over = work()
+      give(success, fail, nil, nil, over)
     end)
   end)
 end

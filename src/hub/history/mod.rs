@@ -10,6 +10,7 @@ mod log;
 mod position;
 mod role;
 mod roles;
+mod saved;
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;

@@ -244,12 +244,19 @@ impl Others {
     fn force(
         &self,
         publication: &Publication,
-        Placed { at, when, ended, copy }: &Placed,
+        Placed { at, when, ended, copy, released }: &Placed,
         pending_counts: &PendingCounts,
     ) {
         let (channel, now) = (publication.channel.as_str(), self.shared.as_ref().map_or(0, |shared| shared.now()));
         if let Some((copy, replica)) = copy.as_ref().zip(self.replica.as_ref()) {
             replica.force(&Ordered::Copy { log: Log::of(copy) }.to_bytes(channel), None, now);
+        }
+        // Until it knows, it would take itself for one that has all: so no publish is answered before.
+        if let Some((run, shared)) = released.as_ref().zip(self.shared.as_ref())
+            && let Some(link) = shared.all_links().into_iter().find(|link| link.peer.0 == *run)
+        {
+            let request = pending_counts.is_counted().then(|| Request::Counts(pending_counts.ack()));
+            link.force(&Ordered::Release.to_bytes(channel), request, now);
         }
         let except = &longs(publication.options.except.iter().map(ClientId::get));
         let (key, count) = (publication.options.key.as_ref().map(Key::as_str), publication.count);

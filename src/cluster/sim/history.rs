@@ -390,22 +390,30 @@ impl World {
         }
         match self.random.below(3) {
             0 if runs.len() > 2 => {
-                let run = runs[self.random.below(runs.len() as u64) as usize];
-                for at in 0..self.clients.len() {
-                    if self.clients[at].node == Some(run) {
-                        self.disconnect(at);
-                    }
-                }
-                self.killed += 1;
-                // Its publishers are not told what came of it.
-                self.published.retain(|published| published.by != run);
-                let mut node = self.nodes.remove(&run).unwrap();
-                if self.random.chance(30) {
-                    node.core.leave();
+                // Two at once may be the one that leads and the one that has the copy.
+                for _ in 0..1 + self.random.below(2) {
+                    self.kill();
                 }
             }
-            _ if runs.len() < 4 => self.start(),
+            _ if runs.len() < 5 => self.start(),
             _ => {}
+        }
+    }
+
+    fn kill(&mut self) {
+        let runs: Vec<Run> = self.nodes.keys().copied().collect();
+        let run = runs[self.random.below(runs.len() as u64) as usize];
+        for at in 0..self.clients.len() {
+            if self.clients[at].node == Some(run) {
+                self.disconnect(at);
+            }
+        }
+        self.killed += 1;
+        // Its publishers are not told what came of it.
+        self.published.retain(|published| published.by != run);
+        let mut node = self.nodes.remove(&run).unwrap();
+        if self.random.chance(30) {
+            node.core.leave();
         }
     }
 

@@ -191,6 +191,17 @@ impl History {
         self.make_room_for(&entry);
     }
 
+    /// The leader of a channel keeps the copy of its log elsewhere from now on.
+    pub fn release(&self, channel: &Channel, of: u64) {
+        let Some(entry) = self.logs.get(channel).map(|entry| entry.value().clone()) else { return };
+        let mut state = lock(&entry.state);
+        if !state.evicted && state.role.copy_of.is_some_and(|(run, _)| run == of) {
+            (state.role.copy_of, state.role.complete) = (None, Complete::No);
+            state.log = Log::unused();
+            self.count(&entry, &mut state, false);
+        }
+    }
+
     /// A message of the node that leads its channel has come, before which the terms `ended`, if it is the first of its own. `keep`: it goes into the copy that this node has. With
     /// [`Follow::Next`] it is enqueued by `enqueue`, which gets the workers that have not got all, to be changed. It must not wait, and says
     /// whether anybody is there. Gives besides whether it

@@ -92,8 +92,6 @@ pub struct Conn {
     pub last_read: Cell<u32>,
     /// The shard's clock when the engine last pinged.
     pub last_ping: Cell<u32>,
-    /// The shard's clock when the client last took something, while it is `blocked`.
-    stalled: Cell<u32>,
     /// Whether the client is read.
     pub(super) hearing: Cell<Hearing>,
     /// Bytes that the system held unread at the last check.
@@ -141,14 +139,13 @@ impl Conn {
             framing,
             served,
             transport,
-            outbox: RefCell::default(),
+            outbox: RefCell::new(Outbox::new(now)),
             incoming,
             context: RefCell::default(),
             end: OnceCell::new(),
             task: Cell::default(),
             last_read: Cell::new(now),
             last_ping: Cell::new(now),
-            stalled: Cell::new(now),
             hearing: Cell::new(Hearing::Paused),
             unread: Cell::new(0),
             look_due: Cell::new(true),

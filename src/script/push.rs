@@ -61,6 +61,11 @@ pub trait Push {
     type Pushed: Pushed;
     /// Pushes them. May raise a memory error.
     fn push_to(self, stack: Stack<'_>) -> Self::Pushed;
+    /// How many of the values that are pushed the script gets: the uppermost ones.
+    #[inline]
+    fn results(&self) -> c_int {
+        Self::Pushed::COUNT
+    }
     /// The text of the err, if the results are a failure.
     fn err(&self) -> Option<&str> {
         None

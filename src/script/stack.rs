@@ -11,7 +11,7 @@ use std::ffi::{CStr, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::ignored::Site;
-use super::push::{One, Pushed, Table, with};
+use super::push::{One, Table, with};
 use super::{hints, watchdog};
 use crate::shard::context::Value;
 
@@ -331,9 +331,10 @@ unsafe extern "C-unwind" fn trampoline<R: Push, F: Native<R>, const SKIP: c_int>
 pub(super) unsafe fn finish<R: Push>(state: State, outcome: std::thread::Result<Result<R, Raise>>) -> c_int {
     let raise = match outcome {
         Ok(Ok(results)) => {
+            let count = results.results();
             // SAFETY: the caller's.
             _ = results.push_to(unsafe { Stack::new(state) });
-            return R::Pushed::COUNT;
+            return count;
         }
         Ok(Err(raise)) => raise,
         Err(_panic) => Raise::Message("internal error; the engine's log tells more".into()),

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use super::current;
 use super::ignored::Site;
-use super::push::{Pushed, Stack, Table};
+use super::push::{Stack, Table};
 use super::stack::{self, Args, Push, Raise, State, finish, tell_ignored, zst_value};
 use crate::shard::context::Value;
 
@@ -108,8 +108,9 @@ impl Interruptible for Value {
 
 fn answer<R: Push + 'static>(results: R) -> Answer {
     Box::new(move |stack| {
+        let count = results.results();
         _ = results.push_to(stack);
-        R::Pushed::COUNT
+        count
     })
 }
 

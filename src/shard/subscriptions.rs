@@ -53,7 +53,7 @@ impl Shard {
         if self.tap.is_on() {
             self.see_turn(conn, true, channels);
         }
-        tracing::debug!(client_id = conn.client_id.get(), channels = %Names(channels), "subscribed");
+        tracing::debug!(target: "connmix::shard", client_id = conn.client_id.get(), channels = %Names(channels), "subscribed");
         Ok(())
     }
 
@@ -78,7 +78,7 @@ impl Shard {
         if self.tap.is_on() {
             self.see_turn(conn, false, channels);
         }
-        tracing::debug!(client_id = conn.client_id.get(), channels = %Names(channels), "unsubscribed");
+        tracing::debug!(target: "connmix::shard", client_id = conn.client_id.get(), channels = %Names(channels), "unsubscribed");
     }
 
     pub(super) fn count_subscriptions(&self, topics: &Topics) {

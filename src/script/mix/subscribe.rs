@@ -1,6 +1,7 @@
 //! How a connection comes into channels: the options of `conn:subscribe`, and the wait for what the channels have kept.
 
 use mlua::ffi;
+use std::ffi::c_int;
 use std::rc::Rc;
 
 use super::presence::{Info, info_of};
@@ -76,7 +77,14 @@ impl Push for Subscribed {
     fn push_to(self, stack: Stack<'_>) -> (One, One) {
         match self.0 {
             Ok(all) => (stack.push_nil(), places(&all).push_to(stack)),
-            Err(err) => (err.push_to(stack), stack.push_nil()),
+            Err(err) => (stack.push_nil(), err.push_to(stack)),
+        }
+    }
+    /// Only who asked where it is gets more than an err.
+    fn results(&self) -> c_int {
+        match &self.0 {
+            Ok(all) if !all.is_empty() => 2,
+            _ => 1,
         }
     }
     fn err(&self) -> Option<&str> {

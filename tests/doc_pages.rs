@@ -247,6 +247,20 @@ async fn who_is_online_is_told() {
 }
 
 #[tokio::test]
+async fn the_rules_of_the_page_are_taken() {
+    let page = page(HOW);
+    let rate = block(&page, "## Keep one client from saying too much", "yaml");
+    let rule = block(&page, "## Keep a room readable", "yaml");
+    let config = block(&page, "# How do I ...", "yaml");
+    let rules = "    - {match: \"room:\"";
+    assert!(config.contains(rules) && config.ends_with("value: change-me}\n"));
+    let config = config.replace(rules, &format!("{}{rules}", rule.replace("room:", "hall:"))) + &rate;
+    let engine = start(&config, &[("entry.lua", "function on_message(msg, conn) conn:send(msg.data) end".to_owned())]);
+    let mut client = engine.connect().await;
+    assert_eq!(client.ask("hi").await, "hi");
+}
+
+#[tokio::test]
 async fn a_script_of_older_form_runs() {
     let page = page("from/connmix.md");
     let script = block(&page, "## An example turned over", "lua");

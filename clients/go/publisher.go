@@ -14,9 +14,11 @@ import (
 
 // Published says whom a message reached: connections that took it, that could not, and nodes of a cluster that did not answer in time.
 type Published struct {
-	Reached    int `json:"s"`
-	Failed     int `json:"f"`
-	Unanswered int `json:"u"`
+	Reached, Failed, Unanswered int
+	// LeftOut: it was over the limit of its channel's rule.
+	LeftOut bool
+	// Position is its place in a channel that keeps messages.
+	Position string
 }
 
 // Publisher keeps one connection, and makes it again when it must. One for the whole program; any number of goroutines may publish.
@@ -48,6 +50,8 @@ type Message struct {
 	ID string
 	// Exclude has the ids of clients that do not get it.
 	Exclude []string
+	// Key says what it is about, Priority ("high", "normal", "low") how much it matters: for channels whose rule asks for it.
+	Key, Priority string
 }
 
 // Publish publishes a text to a channel.
@@ -72,9 +76,18 @@ func (p *Publisher) PublishMessage(ctx context.Context, m Message) (Published, e
 	if len(m.Exclude) > 0 {
 		params["x"] = m.Exclude
 	}
-	var published Published
-	err := p.call(ctx, "mesh.publish", params, &published, true)
-	return published, err
+	if m.Key != "" {
+		params["k"] = m.Key
+	}
+	if m.Priority != "" {
+		params["pr"] = m.Priority
+	}
+	var r struct {
+		S, F, U, L int
+		P          string
+	}
+	err := p.call(ctx, "mesh.publish", params, &r, true)
+	return Published{r.S, r.F, r.U, r.L != 0, r.P}, err
 }
 
 // Send sends a text to one client, and returns whether it is there. It is not repeated: after another error it may have been sent.

@@ -22,6 +22,10 @@ export interface Published {
   reached: number;
   failed: number;
   unanswered: number;
+  /** It was over the limit of its channel's rule. */
+  leftOut: boolean;
+  /** Its place in a channel that keeps messages. */
+  position: string | null;
 }
 
 export interface PublishOptions {
@@ -29,6 +33,9 @@ export interface PublishOptions {
   id?: string;
   /** Ids of clients that do not get it. */
   exclude?: string[];
+  /** What it is about, and how much it matters: for channels whose rule asks for it. */
+  key?: string;
+  priority?: "high" | "normal" | "low";
   /** Milliseconds; 10,000 unless given. */
   timeout?: number;
 }

@@ -21,11 +21,11 @@ export class Publisher {
     this.#free = options.inFlight ?? 256;
   }
 
-  async publish(channel, data, { id = randomUUID(), exclude = [], timeout = 10000 } = {}) {
-    const params = { c: channel, ...encoded(data), id };
+  async publish(channel, data, { id = randomUUID(), exclude = [], key, priority, timeout = 10000 } = {}) {
+    const params = { c: channel, ...encoded(data), id, k: key, pr: priority };
     if (exclude.length > 0) params.x = exclude;
     const r = await this.#call("mesh.publish", params, timeout, true);
-    return { reached: r.s, failed: r.f, unanswered: r.u ?? 0 };
+    return { reached: r.s, failed: r.f, unanswered: r.u ?? 0, leftOut: "l" in r, position: r.p ?? null };
   }
 
   async send(client, data, { timeout = 10000 } = {}) {

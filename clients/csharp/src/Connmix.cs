@@ -20,8 +20,11 @@ public sealed class ClosedException(int code, string reason) : IOException($"clo
     public int Code { get; } = code;
 }
 
-/// <summary>Whom a message reached: connections that took it, that could not, and nodes of a cluster that did not answer in time.</summary>
-public sealed record Published(int Reached, int Failed, int Unanswered);
+/// <summary>
+/// Whom a message reached: connections that took it, that could not, and nodes of a cluster that did not answer in time. `LeftOut`: it was over
+/// the limit of its channel's rule. `Position`: its place in a channel that keeps messages.
+/// </summary>
+public sealed record Published(int Reached, int Failed, int Unanswered, bool LeftOut = false, string? Position = null);
 
 /// <summary>Who calls. Without anything: nobody in particular, for an engine without users.</summary>
 public sealed record Credentials

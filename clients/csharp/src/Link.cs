@@ -22,7 +22,7 @@ internal sealed class Link
 
     private readonly ClientWebSocket socket = new();
     private readonly Channel<string> outgoing = Channel.CreateUnbounded<string>(new() { SingleReader = true });
-    private readonly Dictionary<long, TaskCompletionSource<JsonElement>> calls = [];
+    private readonly Dictionary<long, TaskCompletionSource<JsonElement>> calls = new();
     private readonly TaskCompletionSource<Exception> ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly CancellationTokenSource over = new();
     private readonly object gate = new();
@@ -62,7 +62,7 @@ internal sealed class Link
             var status = (int)link.socket.HttpStatusCode;
             link.socket.Dispose();
             throw status >= 400 && status != (int)HttpStatusCode.ServiceUnavailable
-                ? new RefusedException(status)
+                ? (Exception)new RefusedException(status)
                 : new ClosedException(1006, e is WebSocketException ? e.Message : "no connection in time");
         }
         _ = link.ReceiveAsync();

@@ -22,21 +22,33 @@ public sealed class Publisher(Uri address, Credentials? who = null) : IAsyncDisp
     /// </summary>
     /// <param name="id">by it the engine knows a publish that is asked for again; a random one unless given</param>
     /// <param name="exclude">ids of clients that do not get it</param>
+    /// <param name="key">what it is about, for channels whose rule asks for it</param>
+    /// <param name="priority">"high", "normal" or "low": how much it matters, likewise</param>
     /// <param name="timeout">for all attempts, 10 s unless given</param>
     /// <exception cref="CallException">the engine refuses it</exception>
     /// <exception cref="RefusedException">the engine refuses this caller</exception>
     /// <exception cref="TimeoutException">it could not be reached for so long: the message may have been published or not</exception>
     public Task<Published> PublishAsync(
-        string channel, string text, string? id = null, IReadOnlyCollection<string>? exclude = null, TimeSpan? timeout = null,
-        CancellationToken cancel = default) =>
-        PublishAsync(new { c = channel, d = text, id = id ?? Guid.NewGuid().ToString(), x = Some(exclude) }, timeout, cancel);
+        string channel, string text, string? id = null, IReadOnlyCollection<string>? exclude = null, string? key = null,
+        string? priority = null, TimeSpan? timeout = null, CancellationToken cancel = default) =>
+        PublishAsync(
+            new { c = channel, d = text, id = id ?? Guid.NewGuid().ToString(), x = Some(exclude), k = key, pr = priority }, timeout, cancel);
 
     /// <summary>The same with binary data.</summary>
     public Task<Published> PublishAsync(
-        string channel, byte[] data, string? id = null, IReadOnlyCollection<string>? exclude = null, TimeSpan? timeout = null,
-        CancellationToken cancel = default) =>
+        string channel, byte[] data, string? id = null, IReadOnlyCollection<string>? exclude = null, string? key = null,
+        string? priority = null, TimeSpan? timeout = null, CancellationToken cancel = default) =>
         PublishAsync(
-            new { c = channel, d = Convert.ToBase64String(data), t = "binary", id = id ?? Guid.NewGuid().ToString(), x = Some(exclude) },
+            new
+            {
+                c = channel,
+                d = Convert.ToBase64String(data),
+                t = "binary",
+                id = id ?? Guid.NewGuid().ToString(),
+                x = Some(exclude),
+                k = key,
+                pr = priority,
+            },
             timeout, cancel);
 
     /// <summary>Sends a text to one client; whether it is there. Not repeated: after <see cref="ClosedException"/> it may have been sent.</summary>
@@ -73,7 +85,9 @@ public sealed class Publisher(Uri address, Credentials? who = null) : IAsyncDisp
     {
         var r = await CallAsync("mesh.publish", parameters, timeout, true, cancel).ConfigureAwait(false);
         var unanswered = r.TryGetProperty("u", out var u) ? u.GetInt32() : 0;
-        return new Published(r.GetProperty("s").GetInt32(), r.GetProperty("f").GetInt32(), unanswered);
+        var position = r.TryGetProperty("p", out var p) ? p.GetString() : null;
+        return new Published(
+            r.GetProperty("s").GetInt32(), r.GetProperty("f").GetInt32(), unanswered, r.TryGetProperty("l", out _), position);
     }
 
     private async Task<JsonElement> CallAsync(string method, object parameters, TimeSpan? timeout, bool again, CancellationToken cancel)

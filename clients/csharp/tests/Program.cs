@@ -51,6 +51,9 @@ static class Tests
         await publisher.PublishAsync("news", "\0\u0001"u8.ToArray());
         Equal(await client.NextAsync(), "\0\u0001");
         Equal((await publisher.PublishAsync("news", "not you", exclude: [client.Id])).Reached, 0);
+        var first = await publisher.PublishAsync("limited:1", "a", key: "a", priority: "normal");
+        Equal((first.Position is not null, first.LeftOut), (true, false));
+        Equal((await publisher.PublishAsync("limited:1", "b")).LeftOut, true);
         Equal(await publisher.SendAsync(client.Id, "only you"), true);
         Equal(await client.NextAsync(), "only you");
         Equal(await publisher.SendAsync("7", "nobody"), false);

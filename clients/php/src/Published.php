@@ -11,6 +11,10 @@ final class Published
         public readonly int $reached,
         public readonly int $failed,
         public readonly int $unanswered = 0,
+        /** It was over the limit of its channel's rule. */
+        public readonly bool $leftOut = false,
+        /** Its place in a channel that keeps messages. */
+        public readonly ?string $position = null,
     ) {
     }
 }

@@ -27,7 +27,8 @@ final class Publisher
      * Publishes a message to a channel. One whose reply is lost with the connection is published again by its id: it is delivered once.
      * Throws CallError if the engine refuses it, Refused if it refuses this caller, TimedOut when it could not be reached.
      *
-     * @param array{id?: string, exclude?: string[], binary?: bool, timeout?: float} $options `exclude`: ids of clients that do not get it
+     * @param array{id?: string, exclude?: string[], key?: string, priority?: string, binary?: bool, timeout?: float} $options `exclude`: ids of
+     *     clients that do not get it; `key` and `priority` ("high", "normal", "low") are for channels whose rule asks for them
      */
     public function publish(string $channel, string $data, array $options = []): Published
     {
@@ -35,8 +36,13 @@ final class Publisher
         if (($options['exclude'] ?? []) !== []) {
             $params['x'] = array_values($options['exclude']);
         }
+        foreach (['key' => 'k', 'priority' => 'pr'] as $option => $field) {
+            if (isset($options[$option])) {
+                $params[$field] = $options[$option];
+            }
+        }
         $r = $this->ask('mesh.publish', $params, $options, true);
-        return new Published($r['s'], $r['f'], $r['u'] ?? 0);
+        return new Published($r['s'], $r['f'], $r['u'] ?? 0, isset($r['l']), $r['p'] ?? null);
     }
 
     /**

@@ -176,6 +176,9 @@ $tests = [
         $publisher->publish('news', "\0\xFF", ['binary' => true]);
         equal($client->next(), "\0\xFF");
         equal($publisher->publish('news', 'not you', ['exclude' => [$client->id]])->reached, 0);
+        $first = $publisher->publish('limited:1', 'a', ['key' => 'a', 'priority' => 'normal']);
+        $second = $publisher->publish('limited:1', 'b');
+        equal([$first->position !== null, $first->leftOut, $second->leftOut], [true, false, true]);
         equal($publisher->send($client->id, 'only you'), true);
         equal($client->next(), 'only you');
         equal($publisher->send('7', 'nobody'), false);

@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass
+from typing import Optional
 
 from .link import CallError, Link, Refused, Target, pause
 
@@ -14,11 +15,16 @@ __all__ = ["AsyncPublisher", "Published", "Publisher"]
 
 @dataclass(frozen=True)
 class Published:
-    """Whom a message reached: connections that took it, that could not, and nodes of a cluster that did not answer in time."""
+    """Whom a message reached: connections that took it, that could not, and nodes of a cluster that did not answer in time.
+
+    `left_out`: it was over the limit of its channel's rule. `position`: its place in a channel that keeps messages.
+    """
 
     reached: int
     failed: int
     unanswered: int = 0
+    left_out: bool = False
+    position: Optional[str] = None
 
 
 class AsyncPublisher:
@@ -36,18 +42,20 @@ class AsyncPublisher:
         self._failures = 0
         self._closed = False
 
-    async def publish(self, channel, data, *, id=None, exclude=(), timeout=10.0):
+    async def publish(self, channel, data, *, id=None, exclude=(), key=None, priority=None, timeout=10.0):
         """Publishes a str as text or bytes as binary to a channel, and returns whom it reached.
 
         A message whose reply is lost with the connection is published again, with the same `id`, by which the engine knows it: it is
-        delivered once. `exclude` names clients that do not get it. Raises `CallError` if the engine refuses it, `Refused` if it refuses
-        this caller, and `TimeoutError` when `timeout` seconds are over: then it may have been published or not.
+        delivered once. `exclude` names clients that do not get it; `key` and `priority` ("high", "normal", "low") are for channels whose
+        rule asks for them. Raises `CallError` if the engine refuses it, `Refused` if it refuses this caller, and `TimeoutError` when
+        `timeout` seconds are over: then it may have been published or not.
         """
         params = {"c": channel, **_data(data), "id": id or str(uuid.uuid4())}
-        if exclude:
-            params["x"] = list(exclude)
+        for name, value in (("x", list(exclude)), ("k", key), ("pr", priority)):
+            if value:
+                params[name] = value
         r = await self._call("mesh.publish", params, timeout)
-        return Published(r["s"], r["f"], r.get("u", 0))
+        return Published(r["s"], r["f"], r.get("u", 0), "l" in r, r.get("p"))
 
     async def send(self, client, data, *, timeout=10.0):
         """Sends to one client, and returns whether it is there. What breaks the connection is raised: it may have been sent."""
@@ -115,9 +123,9 @@ class Publisher:
         self._thread.start()
         self._publisher = self._run(self._make(url, user, password, token, tls))
 
-    def publish(self, channel, data, *, id=None, exclude=(), timeout=10.0):
+    def publish(self, channel, data, **options):
         """As `AsyncPublisher.publish`."""
-        return self._run(self._publisher.publish(channel, data, id=id, exclude=exclude, timeout=timeout))
+        return self._run(self._publisher.publish(channel, data, **options))
 
     def send(self, client, data, *, timeout=10.0):
         """As `AsyncPublisher.send`."""

@@ -18,7 +18,7 @@ use common::process::run;
 use common::{Client, eventually};
 use live::{
     a_room_is_full_at_its_bound, the_page_of_the_live_room_goes_on_where_it_was,
-    who_comes_late_or_back_misses_no_comment,
+    what_many_say_at_once_is_added_up_and_the_host_is_heard, who_comes_late_or_back_misses_no_comment,
 };
 use moderated::{
     a_name_is_there_once_whatever_the_workers, moderators_mute_and_kick, the_page_of_the_chat_shows_names_as_text,
@@ -185,6 +185,7 @@ optional_tests!(
     many_right_answers_at_once_are_all_among_the_best,
     the_page_of_the_quiz_plays,
     who_comes_late_or_back_misses_no_comment,
+    what_many_say_at_once_is_added_up_and_the_host_is_heard,
     a_room_is_full_at_its_bound,
     the_page_of_the_live_room_goes_on_where_it_was,
     who_does_not_keep_up_gets_the_newest_quote_of_each_symbol,

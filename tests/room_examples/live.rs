@@ -6,6 +6,7 @@ use super::common::optional::Outcome;
 use super::common::{Client, eventually, post};
 use super::{HOSTILE, Tab, start};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 const VIDEO: &str = "video:100001";
 
@@ -50,7 +51,8 @@ impl Client {
 }
 
 pub async fn who_comes_late_or_back_misses_no_comment() -> Outcome {
-    let live = start("live");
+    // Room for all that this test says.
+    let live = Example::start_with("live", &[("engine:\n", "engine:\n  workers: 4\n"), ("40/200ms", "4000/200ms")]);
     let (mut ann, earlier, answer) = watch(&live, None).await;
     assert_eq!((earlier.len(), &answer["recovered"], &answer["online"]), (0, &json!(true), &json!(1)));
     for i in 0..60 {
@@ -75,6 +77,48 @@ pub async fn who_comes_late_or_back_misses_no_comment() -> Outcome {
     let (_, earlier, answer) = watch(&live, Some(&json!("nonsense"))).await;
     assert_eq!((earlier.len(), &answer["recovered"]), (50, &json!(false)));
     drop((ann, bob));
+    live.stop();
+    Ok(())
+}
+
+pub async fn what_many_say_at_once_is_added_up_and_the_host_is_heard() -> Outcome {
+    // A window that lasts for the whole of what is said.
+    let live = Example::start_with("live", &[("engine:\n", "engine:\n  workers: 4\n"), ("40/200ms", "40/3s")]);
+    let mut viewers = Vec::new();
+    for _ in 0..8 {
+        viewers.push(watch(&live, None).await.0);
+    }
+    // The same words from all workers: 20 are delivered one by one.
+    let say = json!({"op": "comment", "channel": "100001@video", "msg": "666"}).to_string();
+    for viewer in &mut viewers {
+        for _ in 0..5 {
+            viewer.send(&say).await;
+        }
+    }
+    let ann = &mut viewers[0];
+    let mut events = BTreeSet::new();
+    let (mut count, mut heard) = (0, 0);
+    let mut host = false;
+    while count < 40 {
+        let message = ann.json().await;
+        if comment_of(&message).is_some_and(|(text, _)| text == "666") {
+            count += message["n"].as_u64().unwrap_or(1);
+            heard += 1;
+            events.insert(message["d"].as_str().unwrap().to_owned());
+        }
+        // What the audience has for this window is used up.
+        if heard == 20 && !host {
+            let event = json!({"event": "@video", "data": {"msg": "silence"}}).to_string();
+            let body = json!({"c": VIDEO, "d": event, "pr": "high"}).to_string();
+            let (_, reply) = post(live.process.api(), "/v1/mesh/publish", &body).await;
+            assert!(reply.contains(r#""s":8"#), "{reply}");
+            assert_eq!(ann.next_comment().await.0, "silence");
+            host = true;
+        }
+    }
+    assert_eq!((count, events.len()), (40, 1), "{events:?}");
+    assert!(heard < 40, "{heard} comments came");
+    drop(viewers);
     live.stop();
     Ok(())
 }

@@ -6,7 +6,8 @@
 --   {"op":"comment","channel":"100001@video","msg":"Hello"}
 --
 -- Each is answered with {"result":true} or {"code":1,"msg":"what is wrong"}; "subscribe" with "position", "recovered" and "online" too. A
--- comment comes as {"c":"video:100001","p":position,"d":"{\"event\":\"@video\",\"data\":{\"msg\":\"Hello\"}}"}.
+-- comment comes as {"c":"video:100001","p":position,"d":"{\"event\":\"@video\",\"data\":{\"msg\":\"Hello\"}}"}, with "n" if many said the same
+-- at once; who is told "over":true was one too many, and is in that number or left out.
 
 local LAST, MAX_MSG = 50, 200
 
@@ -55,9 +56,10 @@ function ops.comment(conn, channel, data)
   elseif not is_in(conn, channel) then
     return "subscribe first"
   end
-  local event = { event = "@video", data = { msg = data.msg } }
-  local _, _, err = mix.mesh.publish(channel, mix.json_encode(event))
-  return err
+  -- Put together by hand: json_encode writes the keys in any order, and the same words are to be the same bytes.
+  local event = '{"event":"@video","data":{"msg":' .. mix.json_encode(data.msg) .. "}}"
+  local _, _, err, _, over = mix.mesh.publish(channel, event, "text", { key = "comment" })
+  return err, { over = over and true }
 end
 
 function on_message(msg, conn)

@@ -56,6 +56,7 @@ test.describe("who comes late", function()
     local ann = watch()
     for i = 1, 60 do
       comment(ann, "comment " .. i)
+      test.advance(0.02)
     end
     local bob, reply = watch()
     test.equal(reply.result, true)
@@ -90,6 +91,7 @@ test.describe("who comes back", function()
     local ann, first = watch()
     for i = 1, 60 do
       comment(ann, "comment " .. i)
+      test.advance(0.02)
     end
     local bob, reply = watch(first.position)
     test.equal(reply.recovered, false)
@@ -103,6 +105,40 @@ test.describe("who comes back", function()
     local bob, reply = watch(first.position)
     test.equal(reply.recovered, true)
     test.equal((comments(bob)), { "news" })
+  end)
+end)
+
+test.describe("where all type at once", function()
+  test.it("what is the same is added up", function()
+    local ann, bob = watch(), watch()
+    for _ = 1, 50 do
+      comment(ann, "666")
+    end
+    test.equal(#comments(bob), 20)
+    test.advance(0.2)
+    test.equal(#comments(bob), 21)
+    test.equal(mix.json_decode(bob.sent[#bob.sent].data).n, 30)
+  end)
+
+  test.it("a viewer is told that it was one too many", function()
+    local ann = watch()
+    for _ = 1, 20 do
+      test.equal(comment(ann, "hi"), { result = true })
+    end
+    test.equal(comment(ann, "hi"), { result = true, over = true })
+    test.advance(1)
+    test.equal(comment(ann, "hi"), { result = true })
+  end)
+
+  test.it("the host is heard", function()
+    local ann = watch()
+    for i = 1, 100 do
+      comment(ann, "comment " .. i)
+    end
+    local _, _, over = test.publish("video:7", '{"event":"@video","data":{"msg":"silence"}}', "text", { priority = "high" })
+    test.equal(over, nil)
+    local got = comments(ann)
+    test.equal(got[#got], "silence")
   end)
 end)
 

@@ -17,16 +17,18 @@ export function words(event) {
   const rest = {
     connect: () => [event.address],
     message: () => [`${bytes} B ${kind}${data}`],
+    published: () => [`${bytes} B`, has(event.reached) && `→ ${event.reached}${event.failed ? `, ${event.failed} ✗` : ""}${event.unanswered ? `, ${event.unanswered} ?` : ""}`],
     delivered: () => [has(event.reached) && `→ ${event.reached}${event.failed ? `, ${event.failed} ✗` : ""}`, `${bytes} B ${kind}${data}`],
     handler: () => [event.hook, `${event.ms} ms`, event.ok ? "" : "✗"],
     subscribe: () => [event.channels?.join(", "), event.more && `+${event.more}`],
     unsubscribe: () => [event.channels?.join(", "), event.more && `+${event.more}`],
     dropped: () => [event.cause],
-    closed: () => [event.reason, event.code, event.text, has(event.seconds) && `${event.seconds} s`],
+    closed: () => [event.reason, event.code, event.text, event.waiting && `${t("toWrite")}: ${event.waiting} B`],
     error: () => [event.file && `${event.file}${event.line ? `:${event.line}` : ""}`, event.hook ?? event.timer, event.text],
-    log: () => [event.level, event.text],
+    log: () => [event.text],
     lost: () => [event.count],
     unanswered: () => [event.nodes],
+    end: () => [event.text],
   }[event.event];
   return [...where, ...(rest?.() ?? [])].filter((part) => has(part) && part !== false && part !== "").join(" · ");
 }
@@ -34,7 +36,8 @@ export function words(event) {
 /** One line of it. */
 export function line(event) {
   const kind = event.event === "log" ? { error: "error", warn: "warn" }[event.level] : event.event;
-  return h("li", { class: kind }, h("time", {}, has(event.at) ? clock(event.at) : ""), h("b", {}, event.event), h("code", { class: "wrap", title: event.node }, words(event)));
+  const what = event.event === "log" ? event.level : event.event;
+  return h("li", { class: kind }, h("time", {}, has(event.at) ? clock(event.at) : ""), h("b", {}, what), h("code", { class: "wrap", title: event.node }, words(event)));
 }
 
 export function live({ params, write }) {

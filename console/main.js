@@ -62,7 +62,8 @@ async function ask() {
     const before = figures;
     figures = await call("v1/figures");
     remember(figures);
-    if (!before || before.write !== figures.write) show(false);
+    // The parts depend on who may write: nothing is shown before that is known.
+    if (before?.write !== figures.write) show(false);
     else view.update?.(figures);
     const stuck = figures.nodes.reduce((sum, node) => sum + node.stuck, 0);
     const clients = figures.nodes.reduce((sum, node) => sum + node.clients, 0);
@@ -70,6 +71,7 @@ async function ask() {
     else if (stuck) say(t("stuck", { n: stuck }), true);
     else say(t("fine", { n: figures.nodes.length, c: number(clients) }), false);
   } catch (error) {
+    if (!view) show(false);
     say(error.status ? error.message : t("gone"), true);
   }
   setTimeout(ask, EVERY);
@@ -81,11 +83,10 @@ select.addEventListener("change", () => {
   choose(select.value);
   show(false);
 });
-addEventListener("hashchange", () => show(true));
+addEventListener("hashchange", () => view && show(true));
 document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault();
   main.focus();
 });
-show(false);
 say(t("waiting"), false);
 ask();

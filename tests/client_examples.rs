@@ -340,7 +340,7 @@ async fn consumes(program: &Path, args: &[&str]) {
     // The engine is stopped and started again.
     let (lines, before) = (consumer.lines().len(), seen("user 1001"));
     server.stop();
-    assert!(consumer.line_after(lines, "no connection: ").contains("1001"));
+    assert!(consumer.line_after(lines, "no connection: ").contains("1012"));
     let server = Server::start(None);
     *relay.target.lock().unwrap() = server.process.api();
     // Pushed before the consumer is back, it waits.

@@ -60,6 +60,8 @@ struct Stream {
     at: SocketAddr,
     client: String,
     token: String,
+    /// Of the last event that had one.
+    id: String,
 }
 
 /// A request for an event stream.
@@ -80,7 +82,7 @@ impl Stream {
         raw.write(request).await;
         let head = raw.head().await;
         assert_eq!(head.status, 200, "{head:?}");
-        let mut stream = Stream { raw, head, at, client: String::new(), token: String::new() };
+        let mut stream = Stream { raw, head, at, client: String::new(), token: String::new(), id: String::new() };
         let (name, data) = stream.next().await;
         assert_eq!(name, "connected");
         let who: Value = serde_json::from_str(&data).unwrap();
@@ -108,6 +110,7 @@ impl Stream {
                 _ if line.is_empty() && !data.is_empty() => return (name, data.join("\n")),
                 Some(("event", value)) => name = value.into(),
                 Some(("data", value)) => data.push(value.to_owned()),
+                Some(("id", value)) => self.id = value.to_owned(),
                 Some(("retry", value)) => assert!((1000..5000).contains(&value.parse::<u32>().unwrap())),
                 _ => assert!(line.is_empty() || line == ":", "{line}"),
             }
@@ -243,7 +246,11 @@ async fn an_end_is_told_to_both_sides() {
     // The engine's.
     let mut stream = Stream::open(engine.ws()).await;
     assert!(engine.shutdown().await);
-    assert_eq!(stream.next().await, ("close".into(), json!({"code": 1001, "reason": "server shutdown"}).to_string()));
+    let (name, said) = stream.next().await;
+    assert_eq!(name, "close");
+    let said: Value = serde_json::from_str(&said).unwrap();
+    let reason = said["reason"].as_str().unwrap();
+    assert!(said["code"] == 1012 && reason.starts_with("server shutdown"), "{said}");
     stream.raw.ends().await;
 }
 
@@ -377,6 +384,54 @@ async fn the_position_to_go_on_from_is_handed_to_the_script() {
     assert_eq!(stream.ask("context last").await, "none");
     let mut client = engine.connect().await;
     assert_eq!(client.ask("context stream").await, "false");
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_goes_on_behind_the_last_event_that_it_got() {
+    let script = "
+        function on_handshake(client_id, headers, server, conn)
+          conn:subscribe('log', {since = server.LastEventId, last = not server.LastEventId and 2 or nil})
+        end
+        function on_message() end";
+    let rules = "workers: 2\nchannels: [{match: log, history: {size: 10}}]";
+    let engine = TestEngine::with(script, "eventStream: on", rules);
+    let publish = async |texts: &[&str], reached: u64| {
+        for text in texts {
+            assert_eq!(engine.publish("log", text).await["r"]["s"], reached);
+        }
+    };
+    publish(&["1", "2", "3"], 0).await;
+    let mut stream = Stream::open(engine.ws()).await;
+    for text in ["2", "3"] {
+        assert_eq!(stream.next().await, message(text));
+    }
+    publish(&["4", "5"], 1).await;
+    assert_eq!(stream.next().await, message("4"));
+    let fourth = stream.id.clone();
+    assert_eq!(stream.next().await, message("5"));
+    let fifth = std::mem::take(&mut stream.id);
+    assert!(!fourth.is_empty() && fourth != fifth);
+    drop(stream);
+    let left = async || {
+        let (_, reply) = post(engine.at.api, "/v1/mesh/count", r#"{"c":"log"}"#).await;
+        reply.contains("\"n\":0").then_some(())
+    };
+    eventually("nobody is in the channel", left).await;
+    publish(&["6", "7"], 0).await;
+    let mut stream = Stream::open_with(engine.ws(), "/ws", &format!("Last-Event-ID: {fifth}\r\n")).await;
+    let mut other = Stream::open_with(engine.ws(), &format!("/ws?lastEventId={fourth}"), "").await;
+    publish(&["8"], 2).await;
+    for text in ["6", "7", "8"] {
+        assert_eq!(stream.next().await, message(text));
+    }
+    for text in ["5", "6", "7", "8"] {
+        assert_eq!(other.next().await, message(text));
+    }
+    assert_eq!(stream.id, other.id);
+    // One who has missed nothing has a position all the same.
+    let mut third = Stream::open_with(engine.ws(), "/ws", &format!("Last-Event-ID: {}\r\n", stream.id)).await;
+    publish(&["9"], 3).await;
+    assert_eq!(third.next().await, message("9"));
 }
 
 #[tokio::test]

@@ -89,12 +89,12 @@ impl Piped {
 
     /// The next line of its output.
     fn line(&mut self) -> String {
-        let (out, mut line) = (self.0.stdout.as_mut().unwrap(), Vec::new());
-        let mut byte = [0];
-        while out.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
-            line.push(byte[0]);
-        }
-        String::from_utf8(line).unwrap()
+        read_line(self.0.stdout.as_mut().unwrap())
+    }
+
+    /// The next line of what it tells besides.
+    fn told(&mut self) -> String {
+        read_line(self.0.stderr.as_mut().unwrap())
     }
 
     /// What it prints to its end, and its exit code. Its input ends first.
@@ -109,6 +109,14 @@ impl Piped {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
+}
+
+fn read_line(from: &mut impl Read) -> String {
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    while from.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
+        line.push(byte[0]);
+    }
+    String::from_utf8(line).unwrap()
 }
 
 async fn publish(project: &Project, channel: &str, data: &str, reached: u64) {
@@ -196,6 +204,8 @@ async fn quotes_work_as_they_stand() {
 async fn devices_and_their_dashboard_work_as_they_stand() {
     let project = Project::start("device");
     let mut person = Piped::client(&format!("ws://{}/dashboard", project.server(0)), &[], &["--verbose"]);
+    let told = person.told();
+    assert!(told.starts_with("connected to 127.0.0.1:"), "{told}");
     let mut device = Piped::start(&["client", &format!("tcp://{}", project.server(1)), "--wait", "60"]);
     // A login as cam-1; the end of the line begins a frame that never ends, which is no matter here.
     device.0.stdin.as_mut().unwrap().write_all(b"\x00\x06\x01cam-1\n").unwrap();
@@ -208,9 +218,7 @@ async fn devices_and_their_dashboard_work_as_they_stand() {
     device.0.stdout.as_mut().unwrap().read_exact(&mut got).unwrap();
     assert_eq!(&got, b"\x00\x01\x01\x00\x08\x04restart");
     device.kill();
-    let (code, _, err) = person.ended();
-    assert_eq!(code, Some(0));
-    assert!(err.contains("connected to 127.0.0.1:"), "{err}");
+    assert_eq!(person.ended().0, Some(0));
     project.stop();
 }
 
@@ -326,6 +334,37 @@ async fn tail_why_and_top_look_at_a_running_engine() {
     let (_, out, _) = Piped::start(&["top", "--once", "--url", &api, "--user", "ann:secret"]).ended();
     let lines: Vec<&str> = out.lines().collect();
     assert!(lines.len() == 2 && lines[0].contains("deliv/s") && lines[0].len() == lines[1].len(), "{out}");
+}
+
+#[tokio::test]
+async fn with_tls_the_commands_believe_whom_they_are_told_to() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), common::tls::Authority::new());
+    authority.issue(dir.path(), "cert", &["localhost"]);
+    authority.write(&dir.path().join("ca.pem"));
+    fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
+    let tls = "tls: {cert: cert.pem, key: cert.key}";
+    let file = dir.path().join("connmix.yaml");
+    write_config(&file, tls, "workers: 1", "");
+    let text = fs::read_to_string(&file).unwrap();
+    let center = "center:\n  apiServer: {port: 0, bind: 127.0.0.1";
+    fs::write(&file, text.replace(center, &format!("{center}, {tls}"))).unwrap();
+    let engine = TestEngine::start(dir);
+    let (ca, port) = (engine.path("ca.pem"), engine.ws().port());
+    let ca = ["--ca", ca.to_str().unwrap()];
+    let url = format!("wss://localhost:{port}/ws");
+    for trust in [&ca[..], &["--insecure"]] {
+        let (code, out, err) = Piped::client(&url, &["a"], trust).ended();
+        assert_eq!((code, out.as_str(), err.as_str()), (Some(0), "a\n", ""), "{trust:?}");
+    }
+    let (code, _, err) = Piped::client(&url, &["a"], &[]).ended();
+    assert!(code == Some(1) && err.contains("certificate"), "nobody else trusts it: {err}");
+    let (code, _, err) = Piped::client(&format!("wss://127.0.0.1:{port}/ws"), &["a"], &ca).ended();
+    assert!(code == Some(1) && err.contains("certificate"), "it has another name: {err}");
+    let center = format!("https://localhost:{}", engine.at.center.port());
+    let args = [&["why", "1", "--url", &center][..], &ca].concat();
+    let (code, out, err) = Piped::start(&args).ended();
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(out.starts_with("client 1: "), "{out}");
 }
 
 // What is made of the definitions of the command line.

@@ -32,6 +32,11 @@ function on_message(msg, conn)
     conn:send('waiting')
     local err = mix.sleep(tonumber(rest))
     return conn:send('waited ' .. tostring(err))
+  elseif what == 'history' then
+    local page = mix.mesh.history('kept')
+    local texts = {}
+    for i, m in ipairs(page.m) do texts[i] = m.d end
+    return conn:send(page.p .. ' ' .. table.concat(texts, ','))
   elseif what == 'push' then
     return conn:send(tostring(mix.queue.push('jobs', {n = rest})))
   elseif what == 'share' then
@@ -257,8 +262,19 @@ async fn a_socket_server_goes_on_within_a_package() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_is_shared_or_is_due_goes_along() {
     let running = Running::start(SCRIPT, "", "");
+    let file = running.dir.path().join("connmix.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let rule = "workers: 2\n  channels: [{match: kept, history: {size: 2}}]";
+    std::fs::write(&file, text.replacen("workers: 2", rule, 1)).unwrap();
+    running.process.line("reloaded connmix.yaml");
     let api = running.process.api();
+    for n in 0..3 {
+        let publish = format!(r#"{{"c":"kept","d":"{n}"}}"#);
+        assert_eq!(post(api, "/v1/mesh/publish", &publish).await.0, 200);
+    }
     let mut client = Client::connect(running.process.ws(), "/ws").await;
+    let kept = client.ask("history").await;
+    assert!(kept.ends_with(" 1,2"), "{kept}");
     for n in 0..3 {
         assert_eq!(client.ask(&format!("push {n}")).await, (n + 1).to_string());
     }
@@ -295,6 +311,7 @@ async fn what_waits_is_shared_or_is_due_goes_along() {
     }
     assert_eq!(jobs, [0, 1, 2], "all of them, in their order");
     client.expect_only_reply("last", "last").await;
+    assert_eq!(client.ask("history").await, kept, "with the same positions");
     running.stop();
 }
 

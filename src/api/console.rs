@@ -222,7 +222,8 @@ impl Api {
             let first = config.servers.iter().find(|server| server.protocol == Protocol::Websocket);
             first.filter(|_| config.dev).map(|server| server.entry.clone())
         };
-        let Some(entry) = entry else { return Err(ApiError::NotFound) };
+        // A center that is a process of its own has no script.
+        let Some(entry) = entry else { return Ok(Answer::to_call(Ok(None::<Shown>), None)) };
         let file = crate::script::program::shown(&entry);
         let text = tokio::task::spawn_blocking(move || read(&entry, MAX_SHOWN as u64 + 1)).await;
         // It may be gone for a moment while an editor saves it.
@@ -230,7 +231,7 @@ impl Api {
         let cut = text.len() > MAX_SHOWN;
         text.truncate(MAX_SHOWN);
         let text = String::from_utf8_lossy(&text).into_owned();
-        Ok(Answer::to_call(Ok(Shown { file, text, cut }), None))
+        Ok(Answer::to_call(Ok(Some(Shown { file, text, cut })), None))
     }
 }
 

@@ -264,9 +264,6 @@ fn of_ended(ended: &Ended, channels: &[String], published: Option<u64>) -> Strin
         Some(_) => because.push_str("; that was after the message was published"),
         None => {}
     }
-    if ended.waiting > 0 {
-        because.push_str(&format!("; {} bytes that waited for it were not written", ended.waiting));
-    }
     let known = ended.channels.len() as u64 == ended.subscriptions;
     match channels.iter().find(|channel| ended.channels.contains(channel)) {
         Some(channel) => because.push_str(&format!("; it was in {channel} until then")),

@@ -86,6 +86,15 @@ fn text(value: &Value) -> String {
     }
 }
 
+/// How many connections a publish has reached, and how many not.
+fn counts(event: &Value) -> String {
+    match (&event["reached"], &event["failed"]) {
+        (Value::Null, _) => String::new(),
+        (reached, failed) if *failed == 0 => format!(" to {reached}"),
+        (reached, failed) => format!(" to {reached}, not to {failed}"),
+    }
+}
+
 /// An event as people read it; None: it is only a sign of life.
 fn show(event: &Value, out: &Out) -> Option<String> {
     let name = event["event"].as_str().unwrap_or_default();
@@ -124,23 +133,14 @@ fn show(event: &Value, out: &Out) -> Option<String> {
             write!(line, " {} took {} ms{failed}", of("hook"), of("ms"))
         }
         "published" => {
-            let counts = match (&event["reached"], &event["failed"]) {
-                (Value::Null, _) => ", not counted".to_owned(),
-                (reached, failed) if *failed == 0 => format!(" to {reached}"),
-                (reached, failed) => format!(" to {reached}, not to {failed}"),
-            };
             let missing =
                 event["unanswered"].as_u64().map_or_else(String::new, |n| format!(", {n} nodes did not answer"));
-            write!(line, " {}{counts} {} bytes{missing}", of("channel"), of("bytes"))
+            let counts = if event["reached"].is_null() { ", not counted".to_owned() } else { counts(event) };
+            write!(line, " {} {} bytes{counts}{missing}", of("channel"), of("bytes"))
         }
         "subscribe" | "unsubscribe" => write!(line, " {}", list(&event["channels"])),
         "delivered" if event["channel"].is_string() => {
-            let counts = match (&event["reached"], &event["failed"]) {
-                (Value::Null, _) => String::new(),
-                (reached, failed) if *failed == 0 => format!(" to {reached}"),
-                (reached, failed) => format!(" to {reached}, not to {failed}"),
-            };
-            write!(line, " {}{counts} {} bytes{}{}", of("channel"), of("bytes"), body(), cut())
+            write!(line, " {} {} bytes{}{}{}", of("channel"), of("bytes"), counts(event), body(), cut())
         }
         "delivered" => write!(line, " {} bytes{}{}", of("bytes"), body(), cut()),
         "dropped" => write!(line, " a message: {}", of("cause")),
@@ -182,7 +182,7 @@ mod tests {
             ),
             (
                 json!({"event": "delivered", "at": 1000, "channel": "c", "bytes": 3, "reached": 2, "failed": 1}),
-                Some("00:00:01.000 delivered   c to 2, not to 1 3 bytes"),
+                Some("00:00:01.000 delivered   c 3 bytes to 2, not to 1"),
             ),
             (
                 json!({"event": "closed", "at": 86_399_999, "client": "7", "reason": "too_slow", "code": 3100, "text": "x", "channels": ["a", "b"], "more": 2}),

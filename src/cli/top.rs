@@ -96,7 +96,7 @@ const COLUMNS: [Column; 13] = [
         value: |_, now| now.get("connmix_engine_servers_clients").or(now.get("connmix_center_registry_clients")),
         show: whole,
     },
-    Column { heading: "channels", key: "channels", value: |_, now| now.get("connmix_engine_channels"), show: whole },
+    Column { heading: "chan", key: "channels", value: |_, now| now.get("connmix_engine_channels"), show: whole },
     Column {
         heading: "in/s",
         key: "messages_per_second",

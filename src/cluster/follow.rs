@@ -159,6 +159,11 @@ impl OrderedChannels {
                 let clock = (self.nodes.hub.node().get(), crate::hub::history::now());
                 self.nodes.hub.history().keep_copy(&channel, log.copy()?, (from.peer.0, epoch), clock);
             }
+            // Its counts are the reply: nobody was reached.
+            Ordered::Release => {
+                let _counts = counts();
+                self.nodes.hub.history().release(&channel, from.peer.0);
+            }
             Ordered::Outdated { later } => {
                 let is_own = self.nodes.leader(&channel).is_none();
                 let clock = (self.nodes.hub.node().get(), crate::hub::history::now());

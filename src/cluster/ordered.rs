@@ -2,6 +2,7 @@
 //! node and channel among those that serve. It orders what is published on any of them, keeps it, and sends it to the nodes that
 //! have subscribers, and to the one that is next in line, which keeps a copy. A publish is answered when all of these have it.
 
+use bytes::Bytes;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Instant;
@@ -81,7 +82,8 @@ impl Nodes {
             others.room_for(publication.message.data().len()).await;
             let replica = others.replica();
             let ordered = self.hub.order(publication.clone(), &rule, (&pending_counts, &behind), replica, |placed| {
-                others.force(&publication, &placed, &pending_counts);
+                // Nodes whose subscribers came meanwhile may have read the log already: they get what is behind that.
+                others.again(&publication.channel).force(&publication, &placed, &pending_counts);
             });
             if let Some(ordered) = ordered {
                 return (ordered.workers, Some(ordered.position));
@@ -209,12 +211,23 @@ struct Others {
 impl Others {
     fn of(nodes: &Nodes, channel: &Channel) -> Others {
         let Some(shared) = &nodes.others else { return Others { shared: None, links: Vec::new(), replica: None } };
+        Others::with(shared.clone(), channel, shared.second_of(channel.as_str()))
+    }
+
+    fn with(shared: Arc<Shared>, channel: &Channel, replica: Option<Arc<Link>>) -> Others {
         let mut links: Vec<Arc<Link>> = shared.links_of(hash(channel.as_str())).into_iter().collect();
-        let replica = shared.second_of(channel.as_str());
         if let Some(replica) = replica.as_ref().filter(|replica| !links.iter().any(|link| Arc::ptr_eq(link, replica))) {
             links.push(replica.clone());
         }
-        Others { shared: Some(shared.clone()), links, replica }
+        Others { shared: Some(shared), links, replica }
+    }
+
+    /// Those of now, with the same one that keeps a copy.
+    fn again(&self, channel: &Channel) -> Others {
+        match &self.shared {
+            Some(shared) => Others::with(shared.clone(), channel, self.replica.clone()),
+            None => Others { shared: None, links: Vec::new(), replica: None },
+        }
     }
 
     fn replica(&self) -> Option<(u64, u32)> {
@@ -231,20 +244,31 @@ impl Others {
     fn force(
         &self,
         publication: &Publication,
-        Placed { at, when, ended, copy }: &Placed,
+        Placed { at, when, ended, copy, released }: &Placed,
         pending_counts: &PendingCounts,
     ) {
         let (channel, now) = (publication.channel.as_str(), self.shared.as_ref().map_or(0, |shared| shared.now()));
         if let Some((copy, replica)) = copy.as_ref().zip(self.replica.as_ref()) {
             replica.force(&Ordered::Copy { log: Log::of(copy) }.to_bytes(channel), None, now);
         }
+        // Until it knows, it would take itself for one that has all: so no publish is answered before.
+        if let Some((run, shared)) = released.as_ref().zip(self.shared.as_ref())
+            && let Some(link) = shared.all_links().into_iter().find(|link| link.peer.0 == *run)
+        {
+            let request = pending_counts.is_counted().then(|| Request::Counts(pending_counts.ack()));
+            link.force(&Ordered::Release.to_bytes(channel), request, now);
+        }
         let except = &longs(publication.options.except.iter().map(ClientId::get));
         let (key, count) = (publication.options.key.as_ref().map(Key::as_str), publication.count);
+        let encoded = |keep| {
+            let message = Copied::new(*at, *when, &publication.message);
+            Ordered::Next { message, except, key, count, keep, ended: ended.clone() }.to_bytes(channel)
+        };
+        // The same for all but one.
+        let mut same: Option<Bytes> = None;
         for link in &self.links {
             let keep = self.replica.as_ref().is_some_and(|replica| Arc::ptr_eq(replica, link));
-            let message = Copied::new(*at, *when, &publication.message);
-            let next = Ordered::Next { message, except, key, count, keep, ended: ended.clone() };
-            let message = next.to_bytes(channel);
+            let message = if keep { encoded(true) } else { same.get_or_insert_with(|| encoded(false)).clone() };
             let request = pending_counts.is_counted().then(|| Request::Counts(pending_counts.ack()));
             link.force(&message, request, now);
         }

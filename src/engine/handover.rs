@@ -146,8 +146,11 @@ impl Estate {
             Ok::<bool, String>(!all.contains(&false))
         };
         // Twice: the first time some may have come to rest before others, who then gave them something to do.
-        let at_rest = quiet(GRACE, false)? && quiet(GRACE, false)?;
-        if !at_rest && !(quiet(LAST, true)? && quiet(LAST, true)?) {
+        let mut at_rest = quiet(GRACE, false)? && quiet(GRACE, false)?;
+        if !at_rest {
+            at_rest = quiet(LAST, true)? && quiet(LAST, true)?;
+        }
+        if !at_rest {
             return Err("calls, deliveries or timers that are under way do not end".to_owned());
         }
         let offers = self.all(Step::Offer, ANSWER)?;
@@ -183,6 +186,7 @@ impl Estate {
         };
         batch(Kind::Queue, &|batch| self.queue.save(batch))?;
         batch(Kind::Shared, &|batch| self.shared.save(batch, now))?;
+        batch(Kind::History, &|batch| self.hub.history().save(batch))?;
         batch(Kind::Timers, &|batch| self.timers.save(batch, now))?;
         batch(Kind::Idempotency, &|batch| self.repeats.save(batch, now))?;
         link.send(Kind::All as u8, &[], &[])

@@ -80,6 +80,7 @@ impl Engine {
                     }
                     Ok(())
                 }),
+                Some(Kind::History) => items(&frame.bytes, |from| parts.hub.history().restore(from)),
                 Some(Kind::Idempotency) => items(&frame.bytes, |from| parts.repeats.restore(from, now)),
                 Some(Kind::Timers) => {
                     // When the connections that some of them belong to have arrived.

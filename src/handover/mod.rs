@@ -40,6 +40,8 @@ pub enum Kind {
     Timers,
     /// Publishes with an id.
     Idempotency,
+    /// What is kept of channels.
+    History,
     /// The last client ids.
     Ids,
     /// That was all.
@@ -49,7 +51,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 12] = [
+    const ALL: [Kind; 13] = [
         Kind::Offer,
         Kind::Ready,
         Kind::Refused,
@@ -59,6 +61,7 @@ impl Kind {
         Kind::Shared,
         Kind::Timers,
         Kind::Idempotency,
+        Kind::History,
         Kind::Ids,
         Kind::All,
         Kind::Taken,

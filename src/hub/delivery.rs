@@ -4,7 +4,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::command::{ChannelCommand, CommandReply, ConnCommand};
-use super::history::At;
+use super::history::{At, Position};
 use super::pending::Ack;
 use super::question::{AnswerTo, Question};
 use crate::ids::{ClientId, NodeId};
@@ -21,6 +21,8 @@ pub struct Publication {
     pub options: PublishOptions,
     /// It tells of the channel itself: it is not among the channel's messages.
     pub is_event: bool,
+    /// Where it stands among the channel's messages, if they have an order.
+    pub position: Option<Position>,
     /// So many publishes that were alike and over the channel's limit: they were added up. None: it is a single one.
     pub count: Option<u64>,
 }
@@ -70,7 +72,14 @@ impl Priority {
 impl Publication {
     /// A message to all connections of a channel.
     pub fn new(channel: Channel, message: Message) -> Publication {
-        Publication { channel, message, options: PublishOptions::default(), is_event: false, count: None }
+        Publication {
+            channel,
+            message,
+            options: PublishOptions::default(),
+            is_event: false,
+            count: None,
+            position: None,
+        }
     }
 
     /// The same with these options.

@@ -34,16 +34,14 @@ impl Hub {
             }
             _ => enveloped(&channel, rule, &publication.message, Some(at)),
         };
-        let publication = Arc::new(Publication { message, ..publication });
+        let publication = Arc::new(Publication { message, position: Some(at), ..publication });
         let clock = (self.node().get(), now(), PATIENCE);
-        let (follow, is_kept) = self.history.follow((&channel, rule), (at, ended, of), kept, clock, || {
+        let (follow, is_kept) = self.history.follow((&channel, rule), (at, ended, of), kept, clock, |missing| {
             let mut workers = self.workers_of(channel.as_str());
             behind.iter().for_each(|worker| workers.add(worker));
-            for worker in workers.iter() {
-                // One that is refused fails its part of the counts.
-                let _ = self.mailbox(worker).force(Delivery::Publish(publication.clone(), pending_counts.ack()));
-            }
-            workers.first().is_some()
+            let is_anybody = workers.first().is_some();
+            self.force_all(publication, workers, pending_counts, (rule, at, missing));
+            is_anybody
         });
         if (keep && !is_kept) || matches!(follow, Follow::Stale(_)) {
             // Who has published is not told that all is well.
@@ -80,8 +78,9 @@ impl Hub {
         missed: &[Kept],
     ) -> bool {
         let workers = self.workers_of(channel.as_str());
-        let force = |message: Message| {
-            let publication = Arc::new(Publication::new(channel.clone(), message));
+        let force = |message: Message, position: Option<Position>| {
+            let publication = Publication { position, ..Publication::new(channel.clone(), message) };
+            let publication = Arc::new(publication);
             for worker in workers.iter() {
                 let ack = PendingCounts::ignored().forwarded().ack();
                 let _ = self.mailbox(worker).force(Delivery::Publish(publication.clone(), ack));
@@ -89,9 +88,9 @@ impl Hub {
         };
         if !is_whole && rule.envelope == Envelope::Json {
             let before = missed.first().map_or(head, |first| Position { offset: first.at.offset - 1, ..first.at });
-            force(gap(channel, before));
+            force(gap(channel, before), Some(before));
         }
-        missed.iter().for_each(|kept| force(enveloped(channel, rule, &kept.message, Some(kept.at))));
+        missed.iter().for_each(|kept| force(enveloped(channel, rule, &kept.message, Some(kept.at)), Some(kept.at)));
         workers.first().is_some()
     }
 }

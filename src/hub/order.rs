@@ -64,7 +64,7 @@ impl Hub {
         replica: Option<Stream>,
         elsewhere: impl FnOnce(Placed),
     ) -> Option<Ordered> {
-        let Publication { channel, message, options, is_event, count } = publication;
+        let Publication { channel, message, options, is_event, count, .. } = publication;
         let envelope = (rule.envelope == EnvelopeKind::Json).then(|| Envelope::new(&channel, &message).counting(count));
         let kept = (message.clone(), self.node().get(), now());
         self.history.order((&channel, rule), kept, replica, |placed, missing| {
@@ -74,7 +74,8 @@ impl Hub {
             let message = envelope.as_ref().map_or(message, |envelope| envelope.seal(Some(position)));
             let mut workers = self.workers_of(channel.as_str());
             behind.iter().for_each(|worker| workers.add(worker));
-            let publication = Publication { channel: channel.clone(), message, options, is_event, count };
+            let channel = channel.clone();
+            let publication = Publication { channel, message, options, is_event, count, position: Some(position) };
             let workers = self.force_all(Arc::new(publication), workers, pending_counts, (rule, position, missing));
             Ordered { position, workers }
         })
@@ -82,7 +83,7 @@ impl Hub {
 
     /// Puts an ordered publication into mailboxes. Connections of a worker that has not got one before are told so. Returns
     /// the workers that have it.
-    fn force_all(
+    pub(super) fn force_all(
         &self,
         publication: Arc<Publication>,
         workers: WorkerSet,

@@ -26,8 +26,6 @@ pub struct Ended {
     pub channels: Vec<String>,
     /// How many channels it was in.
     pub subscriptions: u64,
-    /// Bytes that waited to be written to it, and were not.
-    pub waiting: u64,
 }
 
 /// What happened to a client with one channel.

@@ -9,7 +9,7 @@ use super::{Shard, TooMany};
 use crate::hub::history::Most;
 use crate::hub::{Backlog, Recipient};
 use crate::message::Channel;
-use crate::wire::frame;
+use crate::wire::{event_stream, frame};
 
 impl Shard {
     /// Subscribes a connection to channels, as [`Shard::subscribe_with`] does. In each of them it gets nothing before the
@@ -56,6 +56,9 @@ impl Shard {
                     bytes.extend_from_slice(&self.frame(&conn, message.kind(), message.data()));
                 }
             }
+        }
+        if conn.framing == Framing::EventStream {
+            bytes.extend_from_slice(&event_stream::encode_id(&at.position.to_string()));
         }
         let pushed = bytes.is_empty() || self.push(&conn, bytes.into());
         match pushed {

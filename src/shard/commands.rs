@@ -2,7 +2,7 @@
 
 use super::Shard;
 use super::conn::Conn;
-use super::places::Unsettled;
+use super::unsettled::Unsettled;
 use crate::hub::{ChannelAction, ChannelCommand, CommandError, CommandReply, ConnCommand, Counts};
 use crate::message::CloseReason;
 

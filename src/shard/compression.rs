@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 
 use super::outbox::Frame;
 use crate::config::Limits;
+use crate::hub::history::Position;
 use crate::message::Kind;
 use crate::telemetry::metrics::counters::ShardCounts;
 use crate::wire::deflate::{Compressor, Inflator, WINDOWS, Window, Wrong};
@@ -86,6 +87,8 @@ pub(super) struct MessageFrames<'a> {
     data: &'a [u8],
     plain: Option<Frame>,
     event: Option<Frame>,
+    /// Where it stands among its channel's messages: the id of the event.
+    position: Option<Position>,
     /// What connections with that window get: the plain frame, if it is shorter.
     compressed: Vec<(Window, Frame)>,
 }
@@ -93,7 +96,12 @@ pub(super) struct MessageFrames<'a> {
 impl<'a> MessageFrames<'a> {
     /// Of a message; text must be UTF-8.
     pub(super) fn new(kind: Kind, data: &'a [u8]) -> MessageFrames<'a> {
-        MessageFrames { kind, data, plain: None, event: None, compressed: Vec::new() }
+        MessageFrames { kind, data, plain: None, event: None, position: None, compressed: Vec::new() }
+    }
+
+    /// The same of a message that has a position.
+    pub(super) fn at(self, position: Option<Position>) -> MessageFrames<'a> {
+        MessageFrames { position, ..self }
     }
 
     /// The frame for connections whose messages are not compressed.
@@ -103,7 +111,8 @@ impl<'a> MessageFrames<'a> {
 
     /// The event for connections that are event streams.
     pub(super) fn event(&mut self) -> &Frame {
-        self.event.get_or_insert_with(|| event_stream::encode(self.kind, self.data))
+        let id = || self.position.map(|position| position.to_string());
+        self.event.get_or_insert_with(|| event_stream::encode_with(id().as_deref(), self.kind, self.data))
     }
 
     /// The frame for connections with that window, whose server has these limits.

@@ -47,12 +47,10 @@ pub enum Hearing {
 
 /// What has come from the client and others than the connection's task put there, or read.
 enum Incoming {
-    /// Nothing: frames are its task's own.
-    Frames,
     /// Messages that came by requests.
-    Posted(Box<Posted>),
+    Posted(Posted),
     /// Bytes that a socket server's client has sent and its script has not consumed.
-    Bytes(Box<RefCell<BytesMut>>),
+    Bytes(RefCell<BytesMut>),
 }
 
 /// The end of a connection. Boxed, since most connections have none yet.
@@ -82,7 +80,8 @@ pub struct Conn {
     /// Its socket.
     pub transport: Transport,
     outbox: RefCell<Outbox>,
-    incoming: Incoming,
+    /// None: frames are its task's own.
+    incoming: Option<Box<Incoming>>,
     /// The context that scripts and back ends set.
     pub context: RefCell<Context>,
     /// None: it is open.
@@ -93,8 +92,6 @@ pub struct Conn {
     pub last_read: Cell<u32>,
     /// The shard's clock when the engine last pinged.
     pub last_ping: Cell<u32>,
-    /// The shard's clock when the client last took something, while it is `blocked`.
-    stalled: Cell<u32>,
     /// Whether the client is read.
     pub(super) hearing: Cell<Hearing>,
     /// Bytes that the system held unread at the last check.
@@ -130,9 +127,9 @@ impl Conn {
         now: u32,
     ) -> Conn {
         let incoming = match framing {
-            Framing::WebSocket(_) => Incoming::Frames,
-            Framing::EventStream => Incoming::Posted(Box::new(Posted::new())),
-            Framing::Script => Incoming::Bytes(Box::default()),
+            Framing::WebSocket(_) => None,
+            Framing::EventStream => Some(Box::new(Incoming::Posted(Posted::new()))),
+            Framing::Script => Some(Box::new(Incoming::Bytes(RefCell::default()))),
         };
         Conn {
             client_id,
@@ -142,14 +139,13 @@ impl Conn {
             framing,
             served,
             transport,
-            outbox: RefCell::default(),
+            outbox: RefCell::new(Outbox::new(now)),
             incoming,
             context: RefCell::default(),
             end: OnceCell::new(),
             task: Cell::default(),
             last_read: Cell::new(now),
             last_ping: Cell::new(now),
-            stalled: Cell::new(now),
             hearing: Cell::new(Hearing::Paused),
             unread: Cell::new(0),
             look_due: Cell::new(true),
@@ -225,17 +221,17 @@ impl Conn {
     /// The bytes of a socket server's connection that have come and are not consumed. Not to be borrowed while a script
     /// runs.
     pub fn received(&self) -> Option<&RefCell<BytesMut>> {
-        match &self.incoming {
+        match self.incoming.as_deref()? {
             Incoming::Bytes(received) => Some(received),
-            Incoming::Frames | Incoming::Posted(_) => None,
+            Incoming::Posted(_) => None,
         }
     }
 
     /// The messages of an event stream's client that wait for its handler.
     pub fn posted(&self) -> Option<&Posted> {
-        match &self.incoming {
+        match self.incoming.as_deref()? {
             Incoming::Posted(posted) => Some(posted),
-            Incoming::Frames | Incoming::Bytes(_) => None,
+            Incoming::Bytes(_) => None,
         }
     }
 

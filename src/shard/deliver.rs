@@ -125,7 +125,8 @@ impl Shard {
     fn fan_out(&self, publication: &Publication, ack: &Ack, counts: &mut Counts) -> (Vec<Rc<Conn>>, Policy) {
         let (topics, conns) = (self.topics.borrow(), self.conns.borrow());
         let message = &publication.message;
-        let (mut frames, mut scripted) = (MessageFrames::new(message.kind(), message.data()), Vec::new());
+        let frames = MessageFrames::new(message.kind(), message.data());
+        let (mut frames, mut scripted) = (frames.at(publication.position), Vec::new());
         // Event streams that have it.
         let mut streams = 0;
         let (members, muted, rule) = topics.audience(publication.channel.as_str());

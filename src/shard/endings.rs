@@ -36,7 +36,6 @@ impl Shard {
             words,
             channels: topics.channels_of(conn.slot).take(ENDED_CHANNELS).cloned().collect(),
             subscriptions: topics.count_of(conn.slot) as u64,
-            waiting: conn.waiting() as u64,
         };
         drop(topics);
         self.see_end(conn, &gone);

@@ -117,6 +117,17 @@ impl Hold {
         }
     }
 
+    /// Waits until it is known who serves. False: the successor does.
+    pub async fn settled(&self) -> bool {
+        loop {
+            match self.held() {
+                Held::No => return true,
+                Held::Left => return false,
+                _ => self.changed().await,
+            }
+        }
+    }
+
     /// Waits until something may be written.
     pub async fn may_write(&self) {
         while self.is_silent() {

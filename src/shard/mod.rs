@@ -32,6 +32,7 @@ mod subscriptions;
 pub mod tap;
 pub mod traffic;
 pub mod transport;
+pub mod unsettled;
 mod waits;
 
 use foldhash::fast::RandomState;
@@ -60,10 +61,10 @@ use moves::Moves;
 pub use moving::Moved;
 use outbox::{Frame, Policy};
 use past::Past;
-use places::AllUnsettled;
 use server_context::ServerContext;
 use tap::Tap;
 use transport::Transport;
+use unsettled::AllUnsettled;
 use waits::Waits;
 
 pub use see::Failed;

@@ -31,11 +31,28 @@ pub struct Outbox {
     offset: u32,
     /// Bytes that wait.
     bytes: u32,
+    /// The shard's clock when the client last took something, or stopped taking what waits. Here, where it takes no room.
+    taken: u32,
     /// Which frames may be dropped, if any may. The frame at the front may not: nearly always it is about to be written.
     lag: Option<Box<Lag>>,
 }
 
 impl Outbox {
+    /// An empty one of a client that has just come.
+    pub fn new(now: u32) -> Outbox {
+        Outbox { taken: now, ..Outbox::default() }
+    }
+
+    /// The shard's clock when the client last took something, or stopped taking what waits.
+    pub fn taken(&self) -> u32 {
+        self.taken
+    }
+
+    /// The client has taken something at that time, or stops taking what waits.
+    pub fn set_taken(&mut self, now: u32) {
+        self.taken = now;
+    }
+
     /// Puts a frame at the end. An empty one is nothing to write.
     pub fn push(&mut self, frame: Frame) {
         self.push_as(frame, &Policy::Keep);
@@ -166,7 +183,7 @@ impl Outbox {
     fn tidy(&mut self) {
         let done = self.done as usize;
         if done == self.frames.len() {
-            *self = Outbox::default();
+            *self = Outbox::new(self.taken);
             return;
         }
         if let Some(lag) = &mut self.lag {
@@ -197,7 +214,7 @@ impl Outbox {
 
     /// Drops everything that waits.
     pub fn clear(&mut self) {
-        *self = Outbox::default();
+        *self = Outbox::new(self.taken);
     }
 
     /// Drops everything but the rest of a frame that is partly written: another frame may follow it.

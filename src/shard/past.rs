@@ -20,7 +20,6 @@ pub(super) struct Gone {
     pub(super) words: Box<str>,
     pub(super) channels: Box<[Channel]>,
     pub(super) subscriptions: u64,
-    pub(super) waiting: u64,
 }
 
 /// A channel that was left, or that a connection was not let into.
@@ -109,7 +108,6 @@ impl Past {
             text: gone.words.to_string(),
             channels: names(&gone.channels),
             subscriptions: gone.subscriptions,
-            waiting: gone.waiting,
         });
         let turn = |turned: &Turned| Turn {
             at: turned.at,
@@ -137,7 +135,6 @@ mod tests {
             words: "".into(),
             channels: [channel.clone()].into(),
             subscriptions: 1,
-            waiting: 0,
         };
         for n in 1..=REMEMBERED as u64 {
             past.ended(client(n), gone(n));

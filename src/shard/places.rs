@@ -2,19 +2,14 @@
 //! other nodes are asked how many they have taken. Whoever asks later sees the place of who asked before. So there are never
 //! too many, and of several who come for the last place at the same moment perhaps none gets it.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use super::conn::Conn;
+use super::unsettled::{Bounded, Unsettled};
 use super::{Shard, TooMany};
-use crate::hub::{CommandReply, Hub};
-use crate::ids::ClientId;
+use crate::hub::Hub;
 use crate::message::Channel;
-
-/// Channels with their bounds.
-pub type Bounded = Vec<(Channel, usize)>;
 
 /// Places that a connection has taken in channels that it is not in yet. Dropped, they are given up.
 pub struct Reservation {
@@ -26,35 +21,6 @@ pub struct Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.channels.iter().for_each(|(channel, _)| self.hub.rooms().leave(channel, 1));
-    }
-}
-
-/// A connection that a back end has brought into channels with a bound: it is in them, and leaves them again if other nodes
-/// have taken their places.
-pub struct Unsettled {
-    /// The client.
-    pub client: ClientId,
-    /// The channels with a bound.
-    pub bounded: Bounded,
-    /// All channels that it was not in before.
-    pub new: Vec<Channel>,
-    /// Who waits for the outcome.
-    pub reply: CommandReply,
-}
-
-/// Those that wait until other nodes have been asked: no more than there are calls under way.
-#[derive(Default)]
-pub(super) struct AllUnsettled {
-    waiting: RefCell<VecDeque<Unsettled>>,
-    asker: Cell<Option<Waker>>,
-}
-
-impl AllUnsettled {
-    pub(super) fn add(&self, one: Unsettled) {
-        self.waiting.borrow_mut().push_back(one);
-        if let Some(asker) = self.asker.take() {
-            asker.wake();
-        }
     }
 }
 
@@ -102,12 +68,6 @@ impl Shard {
 
     /// Ready with the next connection for which other nodes have to be asked.
     pub fn poll_unsettled(&self, cx: &mut Context<'_>) -> Poll<Unsettled> {
-        match self.unsettled.waiting.borrow_mut().pop_front() {
-            Some(one) => Poll::Ready(one),
-            None => {
-                self.unsettled.asker.set(Some(cx.waker().clone()));
-                Poll::Pending
-            }
-        }
+        self.unsettled.poll(cx)
     }
 }

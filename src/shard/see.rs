@@ -148,7 +148,7 @@ impl Shard {
             }
             let more = (gone.subscriptions as usize).saturating_sub(gone.channels.len());
             text.texts("channels", gone.channels.iter().map(Channel::as_str), more);
-            text.number("subscriptions", gone.subscriptions).number("waiting", gone.waiting);
+            text.number("subscriptions", gone.subscriptions);
         });
     }
 

@@ -164,7 +164,9 @@ fn read_log(watching: &mut Watching) -> u64 {
     let (lines, lost, next) = recent::since(watching.line);
     watching.lost += lost;
     for line in lines {
-        if watching.wanted.errors && !line.is_problem {
+        // At debug the engine says what events say.
+        let is_echo = line.level == "debug" && line.target != "script";
+        if is_echo || watching.wanted.errors && !line.is_problem {
             continue;
         }
         let mut text = Text(String::with_capacity(128));

@@ -22,7 +22,15 @@ pub const COMMENT: &[u8] = b":\n\n";
 /// A message as an event. A text is its data, each of its lines a line of it; a line's end of any form arrives as `\n`.
 /// Binary data is base64, of the event `binary`. Text must be UTF-8, as [`crate::message::Message`] sees to.
 pub fn encode(kind: Kind, payload: &[u8]) -> Rc<[u8]> {
-    let mut event = Vec::with_capacity(payload.len() + payload.len() / 16 + 32);
+    encode_with(None, kind, payload)
+}
+
+/// The same with an id, if there is one: a text of one line.
+pub fn encode_with(id: Option<&str>, kind: Kind, payload: &[u8]) -> Rc<[u8]> {
+    let mut event = Vec::with_capacity(payload.len() + payload.len() / 16 + 64);
+    if let Some(id) = id {
+        push_id(&mut event, id);
+    }
     match kind {
         Kind::Text => push_lines(&mut event, payload),
         Kind::Binary => {
@@ -32,6 +40,20 @@ pub fn encode(kind: Kind, payload: &[u8]) -> Rc<[u8]> {
     }
     event.push(b'\n');
     event.into()
+}
+
+/// An id without an event, which no page hears of: a client that comes back goes on from there.
+pub fn encode_id(id: &str) -> Vec<u8> {
+    let mut event = Vec::new();
+    push_id(&mut event, id);
+    event.push(b'\n');
+    event
+}
+
+fn push_id(event: &mut Vec<u8>, id: &str) {
+    event.extend_from_slice(b"id: ");
+    event.extend_from_slice(id.as_bytes());
+    event.push(b'\n');
 }
 
 /// The event `close`, the last one: why the connection ends, by the codes of WebSocket.

@@ -7,7 +7,7 @@ use tokio::task::spawn_local;
 
 use super::Worker;
 use crate::hub::CommandError;
-use crate::shard::places::Unsettled;
+use crate::shard::unsettled::Unsettled;
 
 /// Runs as long as the worker.
 pub(super) async fn run(worker: Rc<Worker>) {

@@ -48,7 +48,6 @@ pub(super) async fn serve(
         Ok(Asked::Whether(answer)) => return end(transport, &answer).await,
         Err(refusal) => return refuse(transport, &refusal, origin).await,
     };
-    let _calling = Counted::new(&worker.hold, UnderWay::Other);
     let mut stage = worker.stage.clone();
     let body = tokio::select! {
         biased;
@@ -56,7 +55,12 @@ pub(super) async fn serve(
         _ = stage.wait_for(Stage::is_draining) => return None,
     };
     let outcome = match body {
-        Ok(Some(body)) => hand_over(worker, post, body).await,
+        // A successor process may have taken the stream: the message has to go there.
+        Ok(Some(_)) if !worker.hold.settled().await => return refuse(transport, &replaced(), origin).await,
+        Ok(Some(body)) => {
+            let _calling = Counted::new(&worker.hold, UnderWay::Call);
+            hand_over(worker, post, body).await
+        }
         Ok(None) => return None,
         Err(refusal) => return refuse(transport, &refusal, origin).await,
     };
@@ -134,6 +138,11 @@ async fn hand_over(worker: &Worker, post: Post, body: Bytes) -> Result<(), Refus
             refused(503, error.to_string())
         }
     })
+}
+
+/// What a client is told whose message came while another process took over.
+fn replaced() -> Refusal {
+    Refusal { status: 503, text: "a new process has taken over: send it again".into() }
 }
 
 async fn refuse(transport: Transport, refusal: &Refusal, origin: Origin<'_>) -> Option<Coming> {

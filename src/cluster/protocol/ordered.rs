@@ -101,6 +101,8 @@ pub enum Ordered<'a> {
         #[serde(borrow)]
         log: Log<'a>,
     },
+    /// The receiver keeps no copy of the log any more.
+    Release,
     /// The receiver has sent something of a term that is over.
     Outdated {
         /// What the sender has seen.
@@ -259,6 +261,7 @@ mod tests {
             Ordered::Take,
             Ordered::Taken { request: 4, log: Some(Log::of(&copy)) },
             Ordered::Copy { log: Log::of(&copy) },
+            Ordered::Release,
             Ordered::Outdated { later: (7, 8) },
         ];
         for message in &all {

@@ -53,6 +53,9 @@ struct Node {
 
 type Subscribing = BoxFuture<'static, Result<Vec<At>, String>>;
 
+/// When something comes, its bytes, and whether it is a hello.
+type UnderWay = (u64, Bytes, bool);
+
 /// A client of one channel.
 #[derive(Default)]
 struct Client {
@@ -80,7 +83,7 @@ struct World {
     random: Random,
     now: u64,
     nodes: BTreeMap<Run, Node>,
-    network: BTreeMap<(Run, Run), VecDeque<(u64, Bytes, bool)>>,
+    network: BTreeMap<(Run, Run), VecDeque<UnderWay>>,
     clients: Vec<Client>,
     published: Vec<Published>,
     /// What publishers were told is published: its channel, number, and when it began.
@@ -387,22 +390,30 @@ impl World {
         }
         match self.random.below(3) {
             0 if runs.len() > 2 => {
-                let run = runs[self.random.below(runs.len() as u64) as usize];
-                for at in 0..self.clients.len() {
-                    if self.clients[at].node == Some(run) {
-                        self.disconnect(at);
-                    }
-                }
-                self.killed += 1;
-                // Its publishers are not told what came of it.
-                self.published.retain(|published| published.by != run);
-                let mut node = self.nodes.remove(&run).unwrap();
-                if self.random.chance(30) {
-                    node.core.leave();
+                // Two at once may be the one that leads and the one that has the copy.
+                for _ in 0..1 + self.random.below(2) {
+                    self.kill();
                 }
             }
-            _ if runs.len() < 4 => self.start(),
+            _ if runs.len() < 5 => self.start(),
             _ => {}
+        }
+    }
+
+    fn kill(&mut self) {
+        let runs: Vec<Run> = self.nodes.keys().copied().collect();
+        let run = runs[self.random.below(runs.len() as u64) as usize];
+        for at in 0..self.clients.len() {
+            if self.clients[at].node == Some(run) {
+                self.disconnect(at);
+            }
+        }
+        self.killed += 1;
+        // Its publishers are not told what came of it.
+        self.published.retain(|published| published.by != run);
+        let mut node = self.nodes.remove(&run).unwrap();
+        if self.random.chance(30) {
+            node.core.leave();
         }
     }
 

@@ -10,6 +10,7 @@ mod log;
 mod position;
 mod role;
 mod roles;
+mod saved;
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
@@ -117,6 +118,8 @@ pub struct Placed {
     pub ended: Vec<u64>,
     /// The log as it was before, for the node that is to keep a copy and has none yet.
     pub copy: Option<LogCopy>,
+    /// The run that has kept the copy so far, and is to keep it no more.
+    pub released: Option<u64>,
 }
 
 /// Figures of [`History`].
@@ -199,11 +202,11 @@ impl History {
             if !state.role.leads {
                 return None;
             }
-            let copy = replica.and_then(|replica| state.copy_for(replica));
+            let (copy, released) = state.copy_for(replica);
             let is_kept = rule.history.size > 0 && message.data().len() <= self.limit.load(Relaxed);
             let position = state.log.append(is_kept.then_some(message), now);
             state.log.trim(rule.history.size, oldest(rule, now));
-            let placed = Placed { at: position, when: now, ended: state.log.ended_before_last(), copy };
+            let placed = Placed { at: position, when: now, ended: state.log.ended_before_last(), copy, released };
             Some(enqueue(placed, &mut state.behind))
         });
         self.make_room_for(&entry);
@@ -380,13 +383,15 @@ impl History {
 }
 
 impl State {
-    /// The copy for the node on that stream, if it has none yet.
-    fn copy_for(&mut self, stream: Stream) -> Option<LogCopy> {
-        if self.role.copied_to == Some(stream) {
-            return None;
+    /// The copy for the node on that stream, if it has none yet; and the run that has had one so far, if that is another.
+    fn copy_for(&mut self, replica: Option<Stream>) -> (Option<LogCopy>, Option<u64>) {
+        let before = self.role.copied_to;
+        if before == replica {
+            return (None, None);
         }
-        self.role.copied_to = Some(stream);
-        Some(self.log.copy())
+        self.role.copied_to = replica;
+        let released = before.map(|(run, _)| run).filter(|run| replica.is_none_or(|(other, _)| other != *run));
+        (replica.map(|_| self.log.copy()), released)
     }
 }
 

@@ -15,6 +15,7 @@ use super::position::Position;
 use super::role::{Complete, Follow, Reading, Role, Stream};
 use super::{Entry, History, State, lock, oldest};
 use crate::config::ChannelRule;
+use crate::hub::workers::WorkerSet;
 use crate::message::{Channel, Message};
 
 impl History {
@@ -190,8 +191,20 @@ impl History {
         self.make_room_for(&entry);
     }
 
+    /// The leader of a channel keeps the copy of its log elsewhere from now on.
+    pub fn release(&self, channel: &Channel, of: u64) {
+        let Some(entry) = self.logs.get(channel).map(|entry| entry.value().clone()) else { return };
+        let mut state = lock(&entry.state);
+        if !state.evicted && state.role.copy_of.is_some_and(|(run, _)| run == of) {
+            (state.role.copy_of, state.role.complete) = (None, Complete::No);
+            state.log = Log::unused();
+            self.count(&entry, &mut state, false);
+        }
+    }
+
     /// A message of the node that leads its channel has come, before which the terms `ended`, if it is the first of its own. `keep`: it goes into the copy that this node has. With
-    /// [`Follow::Next`] it is enqueued by `enqueue`, which must not wait, and says whether anybody is there. Gives besides whether it
+    /// [`Follow::Next`] it is enqueued by `enqueue`, which gets the workers that have not got all, to be changed. It must not wait, and says
+    /// whether anybody is there. Gives besides whether it
     /// was kept, if it was to be.
     pub fn follow(
         &self,
@@ -199,7 +212,7 @@ impl History {
         (at, ended, of): (Position, &[u64], Stream),
         keep: Option<(Message, u64)>,
         (node, now, patience): (u16, u64, u64),
-        enqueue: impl FnOnce() -> bool,
+        enqueue: impl FnOnce(&mut WorkerSet) -> bool,
     ) -> (Follow, bool) {
         let (entry, follow) = self.with(channel, node, now, |state| {
             let head = state.log.head();
@@ -233,7 +246,7 @@ impl History {
         state: &mut State,
         (at, ended, of): (Position, &[u64], Stream),
         (now, patience): (u64, u64),
-        enqueue: impl FnOnce() -> bool,
+        enqueue: impl FnOnce(&mut WorkerSet) -> bool,
     ) -> Follow {
         match state.role.cursor {
             Some(cursor) if at.term < cursor.term => return Follow::Stale(cursor),
@@ -250,7 +263,7 @@ impl History {
             }
             None => {}
         }
-        state.role.cursor = enqueue().then_some(at);
+        state.role.cursor = enqueue(&mut state.behind).then_some(at);
         Follow::Next
     }
 

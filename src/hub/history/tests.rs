@@ -127,7 +127,7 @@ fn the_log_goes_to_the_node_that_leads() {
     c.keep_copy(&name, copy.unwrap(), (1, 1), (3, EPOCH));
     let follow = |history: &History, at: Position, text: &str| {
         let keep = Some((Message::text(text), EPOCH));
-        history.follow((&name, &rule), (at, &[], (1, 1)), keep, (3, EPOCH, 1000), || true)
+        history.follow((&name, &rule), (at, &[], (1, 1)), keep, (3, EPOCH, 1000), |_| true)
     };
     assert_eq!(follow(&c, first, "1"), (Follow::Next, true));
     let (second, copy) = order(&a, "2", Some((3, 1))).unwrap();
@@ -147,7 +147,7 @@ fn the_log_goes_to_the_node_that_leads() {
     let later = order(&b, "3", None).unwrap().0;
     assert!(later.term > second.term && later.offset == 3);
     assert_eq!(c.cursor(&name), Some(second));
-    let next = c.follow((&name, &rule), (later, &[], (2, 1)), None, (3, EPOCH, 1000), || true);
+    let next = c.follow((&name, &rule), (later, &[], (2, 1)), None, (3, EPOCH, 1000), |_| true);
     assert_eq!(next, (Follow::Ask(second), true));
     let mut reading = None;
     let nothing = (From::Last(0), Most { messages: 0, bytes: 0 }, false);
@@ -161,7 +161,7 @@ fn the_log_goes_to_the_node_that_leads() {
     }));
     assert_eq!((delivered, c.cursor(&name)), (1, Some(later)));
     // The one before still leads in its own eyes: nobody follows it.
-    let stale = c.follow((&name, &rule), (third, &[], (1, 1)), None, (3, EPOCH, 1000), || true);
+    let stale = c.follow((&name, &rule), (third, &[], (1, 1)), None, (3, EPOCH, 1000), |_| true);
     assert_eq!(stale.0, Follow::Stale(later));
     a.outdated(&name, later, false, (1, EPOCH));
     assert!(!a.leads(&name));

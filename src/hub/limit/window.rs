@@ -162,7 +162,8 @@ mod tests {
             let got = passed(&rule(40, 30, over), flood.clone());
             for window in 0..5 {
                 let of = |priority| count(&got, window * 200, priority);
-                assert_eq!((of(Normal), of(High)), (10, 30), "{over}, window {window}");
+                let (normal, high) = (of(Normal), of(High));
+                assert!(normal + high == 40 && (30..=33).contains(&high), "{over}, window {window}: {high} of 40");
             }
         }
         // And all others too, where nobody else wants them.

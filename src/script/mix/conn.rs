@@ -275,7 +275,7 @@ fn subscribe_when_asked(
             return Err(GONE.into());
         }
         if let Some(from) = subscription.from {
-            return Ok(subscribe_from((host, conn), (subscription, from))?.await.0?);
+            return subscribe_from((host, conn), (subscription, from))?.await.0;
         }
         let Subscription { channels, info, .. } = subscription;
         host.shard.subscribe_with(&conn, &channels, info.as_ref()).map_err(|too_many| too_many.to_string())?;

@@ -104,12 +104,12 @@ impl Conn {
                 // After a short write, asking again is what makes the runtime wait for room.
                 Ok(written) => {
                     outbox.advance(written);
-                    self.stalled.set(now);
+                    outbox.set_taken(now);
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     if !self.blocked.replace(true) {
-                        self.stalled.set(now);
+                        outbox.set_taken(now);
                         self.wake();
                     }
                     return;
@@ -155,7 +155,7 @@ impl Conn {
         let sent = self.transport.probe_write(outbox.next_write(&mut scratch.borrow_mut()));
         let Some(written) = sent else { return false };
         outbox.advance(written);
-        self.stalled.set(now);
+        outbox.set_taken(now);
         // The last of it may be written.
         self.wake();
         true
@@ -173,7 +173,7 @@ impl Conn {
 
     /// The clock when the client last took something, while it does not take what waits.
     pub fn stalled_since(&self) -> Option<u32> {
-        self.is_behind().then(|| self.stalled.get())
+        self.is_behind().then(|| self.outbox.borrow().taken())
     }
 
     /// Whether it is in its handshake.

@@ -50,7 +50,9 @@ fn events_are_as_the_standard_says() {
     let token = format!("{:032x}", 10);
     let want = format!("retry: 1500\nevent: connected\ndata: {{\"client\":\"{client}\",\"token\":\"{token}\"}}\n\n");
     assert_eq!(String::from_utf8(connected).unwrap(), want);
-    assert_eq!(read(COMMENT), []);
+    assert_eq!(&*encode_with(Some("a-1"), Kind::Text, b"hello"), b"id: a-1\ndata: hello\n\n");
+    assert_eq!(encode_id("a-1"), b"id: a-1\n\n");
+    assert_eq!((read(COMMENT), read(&encode_id("a-1"))), (vec![], vec![]));
 }
 
 proptest! {

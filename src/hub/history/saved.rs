@@ -1,0 +1,117 @@
+//! What is kept of channels on its way to a successor process. Positions stay what they are: a client that comes back finds
+//! its place there.
+
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
+
+use super::log::Log;
+use super::role::Role;
+use super::{Entry, History, Kept, LogCopy, Position, State, WorkerSet, lock};
+use crate::handover::{Batch, Damaged, Decoder, Encoder};
+use crate::message::{Channel, Kind, Message};
+
+impl History {
+    /// Writes all logs, the one that was used the longest ago first.
+    pub fn save(&self, batch: &mut Batch<'_>) -> io::Result<()> {
+        let entries: Vec<Arc<Entry>> = lock(&self.uses).order.values().cloned().collect();
+        for entry in entries {
+            let copy = {
+                let state = lock(&entry.state);
+                if state.evicted || state.log.is_unused() {
+                    continue;
+                }
+                state.log.copy()
+            };
+            batch.item(|out| {
+                out.data(entry.channel.as_str().as_bytes());
+                write(&copy, out);
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Reads one of them.
+    pub fn restore(&self, from: &mut Decoder<'_>) -> Result<(), Damaged> {
+        let channel = Channel::parse(from.data()?).map_err(|_| Damaged("a channel's name"))?;
+        let log = Log::of(read(from)?).ok_or(Damaged("what a channel keeps"))?;
+        // Terms that are given later are larger.
+        self.terms.fetch_max(log.head().term, Relaxed);
+        let behind = WorkerSet::default();
+        let state = State { log, used: None, counted: 0, evicted: false, behind, role: Role::new(true) };
+        let entry = Arc::new(Entry { channel: channel.clone(), state: Mutex::new(state) });
+        if let Some(before) = self.logs.get(&channel).map(|entry| entry.value().clone()) {
+            self.evict(&before, None);
+        }
+        self.logs.insert(channel, entry.clone());
+        self.count(&entry, &mut lock(&entry.state), true);
+        self.make_room_for(&entry);
+        Ok(())
+    }
+}
+
+fn write(copy: &LogCopy, out: &mut Encoder) {
+    out.count(copy.terms.len());
+    for (term, first) in &copy.terms {
+        out.u64(*term);
+        out.u64(*first);
+    }
+    out.u64(copy.head);
+    out.count(copy.kept.len());
+    for Kept { at, when, message } in &copy.kept {
+        out.u64(at.term);
+        out.u64(at.offset);
+        out.u64(*when);
+        out.byte((message.kind() == Kind::Binary).into());
+        out.data(message.data());
+    }
+}
+
+fn read(from: &mut Decoder<'_>) -> Result<LogCopy, Damaged> {
+    let terms = from.list(|from| Ok((from.u64()?, from.u64()?)))?;
+    let head = from.u64()?;
+    let kept = from.list(|from| {
+        let at = Position { term: from.u64()?, offset: from.u64()? };
+        let when = from.u64()?;
+        let kind = if from.flag()? { Kind::Binary } else { Kind::Text };
+        let message = Message::new(kind, bytes::Bytes::copy_from_slice(from.data()?));
+        Ok(Kept { at, when, message: message.map_err(|_| Damaged("a text"))? })
+    })?;
+    Ok(LogCopy { terms, head, kept, complete: true })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{From, Most};
+    use super::*;
+    use crate::config::ChannelRule;
+    use crate::handover::{Kind as Of, Link, items};
+
+    #[test]
+    fn what_is_kept_goes_over_with_its_positions() {
+        let mut rule = ChannelRule::of("news");
+        rule.history.size = 3;
+        let (before, after) = (History::default(), History::default());
+        [&before, &after].into_iter().for_each(|history| history.set_rules(std::slice::from_ref(&rule)));
+        let channel = Channel::parse(b"news").unwrap();
+        let publish = |history: &History, text: &str, now| {
+            let placed = history.order((&channel, &rule), (Message::text(text), 7, now), None, |placed, _| placed.at);
+            placed.unwrap()
+        };
+        let last = (1..=5).map(|n| publish(&before, &n.to_string(), n)).last().unwrap();
+        let (mut one, mut end) = Link::pair().unwrap();
+        let mut batch = Batch::new(&mut one, Of::History);
+        before.save(&mut batch).unwrap();
+        batch.finish().unwrap();
+        items(&end.receive().unwrap().bytes, |from| after.restore(from)).unwrap();
+        assert_eq!(after.figures(), before.figures());
+        let next = publish(&after, "6", 6);
+        assert_eq!(next, Position { offset: last.offset + 1, ..last });
+        let most = Most { messages: 10, bytes: 1000 };
+        let since = From::Since(Position { offset: 4, ..last }, None);
+        let read = after.read((&channel, &rule), (since, most), (7, 6), |at, kept| (at.recovered, kept));
+        let (recovered, kept) = read.unwrap();
+        let texts: Vec<_> = kept.iter().map(|kept| kept.message.data().to_vec()).collect();
+        assert_eq!((recovered, texts), (true, vec![b"5".to_vec(), b"6".to_vec()]));
+    }
+}

@@ -20,6 +20,30 @@ fn hello() -> Hello {
 }
 
 #[test]
+fn what_watchers_ask_travels_as_it_is() {
+    use crate::hub::{Question, Wanted, Watch};
+    use crate::ids::ClientId;
+    let client = ClientId::new(9);
+    let wanted = Wanted { channel: Some("a*".into()), client, errors: true, bodies: false };
+    let questions = [
+        Question::Story(client.unwrap()),
+        Question::Tail(Watch { id: 7, wanted }),
+        Question::Tail(Watch { id: 8, wanted: Wanted { bodies: true, ..Wanted::default() } }),
+    ];
+    for question in questions {
+        let mut bytes = Vec::new();
+        envelop(&Message::Ask { asking: Asking::of(&question).unwrap() }.to_bytes(), 1, &mut bytes);
+        let read = Messages::new(&bytes).next().unwrap().unwrap().1;
+        let Message::Ask { asking } = read else { panic!("{read:?}") };
+        assert_eq!(asking.question(), Some(question));
+    }
+    let long = "x".repeat(300);
+    let asking = Asking::Tail { watch: 1, channel: Some(&long), client: None, errors: false, bodies: false };
+    assert_eq!(asking.question(), None);
+    assert_eq!(Asking::Story { client: 0 }.question(), None);
+}
+
+#[test]
 fn what_is_written_is_read_and_what_is_unknown_is_passed_over() {
     let mut replies = Vec::new();
     Reply { request: 1, reached: 2, failed: 3 }.write(&mut replies);
@@ -51,10 +75,6 @@ fn what_is_written_is_read_and_what_is_unknown_is_passed_over() {
         Message::Count { channel: "a" },
         Message::Close { channel: "a", code: 4000, reason: "bye" },
         Message::Ask { asking: Asking::Channels { prefix: "a", after: "ab", limit: 7 } },
-        Message::Ask { asking: Asking::Story { client: 7 } },
-        Message::Ask {
-            asking: Asking::Tail { watch: 7, channel: Some("a*"), client: Some(9), errors: true, bodies: false },
-        },
         Message::Stirred { channel: "a", ago: Some(7) },
         Message::Online { channel: "a", count: 3 },
         Message::Answer { request: 5, answer: &write_answer(&crate::hub::Answer::default()) },

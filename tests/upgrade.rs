@@ -361,7 +361,8 @@ async fn nothing_is_lost_doubled_or_out_of_order_through_several_upgrades() {
     let size = std::env::var("UPGRADES").unwrap_or_else(|_| "40 4".into());
     let (clients, upgrades) = size.split_once(' ').unwrap();
     let (many, upgrades): (usize, usize) = (clients.parse().unwrap(), upgrades.parse().unwrap());
-    let running = Running::start(SCRIPT, "", "");
+    // Many take their time to connect, and the first are not read meanwhile.
+    let running = Running::start(SCRIPT, "readTimeout: 0\npingInterval: 0", "");
     let mut clients = Vec::new();
     for _ in 0..many {
         let mut client = Client::connect(running.process.ws(), "/ws").await;

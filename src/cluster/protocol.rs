@@ -410,7 +410,7 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 /// How many kinds of messages this version knows.
-const KINDS: u8 = 25;
+const KINDS: u8 = 23;
 
 #[cfg(test)]
 mod tests;

@@ -28,7 +28,7 @@ import time
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-BINARY = os.environ.get("CONNMIX", str(ROOT / "target" / "release" / "connmix"))
+BINARY = os.path.abspath(os.environ.get("CONNMIX", ROOT / "target" / "release" / "connmix"))
 SUBSCRIBERS = int(os.environ.get("SUBSCRIBERS", 10_000))
 STALLED = int(os.environ.get("STALLED", 1000))
 OFFERED = int(os.environ.get("OFFERED", 100_000))
@@ -55,7 +55,8 @@ engine:
   apiServer: {port: %(api)s, bind: 127.0.0.1}
   channels: [%(rule)s]
   servers:
-    - {port: %(clients)s, bind: 127.0.0.1, protocol: websocket, entry: entry.lua, writeTimeout: 0, outboxLimit: 256KiB,
+    - {port: %(clients)s, bind: 127.0.0.1, protocol: websocket, entry: entry.lua, writeTimeout: 0,
+       unsentLimit: 16KiB, outboxLimit: 64KiB,
        options: [{name: path, value: /}]}
 """
 
@@ -403,7 +404,7 @@ def slow(policy):
         published, delays, begun, replies = 0, [], now(), Frames()
 
         def publish(word):
-            call = {"m": "mesh.publish", "p": {"c": "room", "d": f"{word} {now()!r} {'x' * SIZE}", "k": str(published % 10)}}
+            call = {"m": "mesh.publish", "p": {"c": "room", "d": f"{word} {now()!r} {'x' * SIZE}", "k": word if word == "end" else str(published % 10)}}
             back_end.sendall(frame(json.dumps(call)))
             while not replies.take(back_end.recv(1 << 16)):
                 pass

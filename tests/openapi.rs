@@ -472,10 +472,14 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
         raw.write(ask("GET", path, &headers).trim_end_matches("\r\n")).await;
         begun.push((raw, path));
     }
+    let mut consumer = Raw::dial(api).await;
+    assert_eq!(consumer.call(ask("GET", WS, &format!("{ann}{UPGRADE}{KEY}"))).await.status, 101);
     // They have been accepted: later ones have been served.
     assert_eq!(get(api, "/healthz").await.0, 200);
     let stopping = tokio::spawn(engine.shutdown());
     while !client.next().await.unwrap().is_close() {}
+    // Clients are closed before everything ends; consumers then.
+    consumer.close_frame().await;
     for (mut raw, path) in begun {
         raw.write("\r\n\r\n").await;
         prober.read(&mut raw, "get", path, 503).await;

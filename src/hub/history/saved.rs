@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use super::log::Log;
-use super::role::Role;
+use super::role::{Complete, Role};
 use super::{Entry, History, Kept, LogCopy, Position, State, WorkerSet, lock};
 use crate::handover::{Batch, Damaged, Decoder, Encoder};
 use crate::message::{Channel, Kind, Message};
@@ -38,7 +38,9 @@ impl History {
         // Terms that are given later are larger.
         self.terms.fetch_max(log.head().term, Relaxed);
         let behind = WorkerSet::default();
-        let state = State { log, used: None, counted: 0, evicted: false, behind, role: Role::new(true) };
+        // Among other nodes one of them may have led the channel meanwhile: they are asked first.
+        let role = Role { complete: Complete::Yes, ..Role::new(!self.shared.load(Relaxed)) };
+        let state = State { log, used: None, counted: 0, evicted: false, behind, role };
         let entry = Arc::new(Entry { channel: channel.clone(), state: Mutex::new(state) });
         if let Some(before) = self.logs.get(&channel).map(|entry| entry.value().clone()) {
             self.evict(&before, None);

@@ -81,15 +81,15 @@ local function subscribe(c, list)
   -- What is told of the connection there, if anything is.
   local member = list.info or true
   if not (list.last or list.since) or list.err or not is_live(c) then
-    return set_channels(c, list, member), nil
+    return (set_channels(c, list, member))
   end
   for _, name in ipairs(list.names) do
     local err = native.keeps_nothing(name)
     if err then
-      return err, nil
+      return err
     end
   end
-  return later({ n = 2, GONE, nil }, function(give)
+  return later({ n = 1, GONE }, function(give)
     post(function()
       local err, at = set_channels(c, list, member), {}
       if not err then
@@ -97,7 +97,11 @@ local function subscribe(c, list)
           at[name] = engine.catch_up(c, name, list.last, list.since)
         end
       end
-      give(err, not err and (#list.names == 1 and at[list.names[1]] or at) or nil)
+      if err then
+        give(err)
+      else
+        give(nil, #list.names == 1 and at[list.names[1]] or at)
+      end
     end)
   end)
 end
@@ -171,7 +175,7 @@ function mix.subscribe(...)
   local list = list_of(checked("subscribe", native.subscribe_args(...)))
   local conn, err = here()
   if err then
-    return err, nil
+    return err
   end
   return subscribe(conn_of(conn), list)
 end

@@ -7,7 +7,7 @@ pub enum Stage {
     Serving,
     /// A successor process is about to take the connections: no call begins until it has, or has not.
     Moving,
-    /// `/readyz` says so, and callers are asked to connect elsewhere; then clients are closed a few at a time. Whoever is
+    /// `/readyz` says so, and callers are asked to connect elsewhere; then clients are closed a few at a time. Who is
     /// connected is served as ever.
     Leaving,
     /// Everything ends.

@@ -199,7 +199,7 @@ fn tell(client: ClientId, now: Option<ClientInfo>, story: Story, channels: &[Str
         (Some(ended), _) => (Verdict::Closed, of_ended(ended, channels, published)),
         (None, Issued::Never) => (Verdict::NeverConnected, "this id has not been given to any client yet".into()),
         (None, Issued::Before) => {
-            let because = "its node has started anew since: whoever was connected before is gone".into();
+            let because = "its node has started anew since: all who were connected before are gone".into();
             (Verdict::EarlierRun, because)
         }
         (None, Issued::Here) => {

@@ -156,7 +156,7 @@ fn user_of(socket: &UnixStream) -> Option<u32> {
     (told == 0).then_some(who.uid)
 }
 
-/// Starts a successor and hands everything over. Whoever asked gets the answer.
+/// Starts a successor and hands everything over. The one who asked gets the answer.
 pub(super) fn run(program: &Program, estate: &Estate, patience: Duration, asked: Asked) -> Outcome {
     let Asked { dry, mut by } = asked;
     let done = hand_over(program, estate, patience, dry);

@@ -87,7 +87,7 @@ impl Engine {
     }
 
     /// Accepts no clients any more, and closes those that are there a few at a time: so those that come back do not all
-    /// come at once. Whoever is not closed yet is served meanwhile, and so are callers. Returns when all are closed, or
+    /// come at once. A client that is not closed yet is served meanwhile, and so are callers. Returns when all are closed, or
     /// after one and a half times as long as that should take: some worker is stuck, or very busy.
     fn close_clients(&self, spread: Duration, within: Duration) {
         let clients: usize = self.clients.iter().map(|clients| clients.load(Relaxed)).sum();

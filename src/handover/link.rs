@@ -52,7 +52,7 @@ impl Link {
         Ok(Link(unsafe { UnixStream::from_raw_fd(descriptor) }))
     }
 
-    /// Bounds how long the other end may take for the next part of anything; None: for ever.
+    /// Bounds how long the other end may take for the next part of anything; None: without a bound.
     pub fn patience(&self, longest: Option<Duration>) -> io::Result<()> {
         self.0.set_read_timeout(longest)?;
         self.0.set_write_timeout(longest)

@@ -46,7 +46,7 @@ pub fn enveloped(channel: &Channel, rule: &ChannelRule, message: &Message, posit
 }
 
 impl Hub {
-    /// Waits until the mailboxes of these workers have room for a publication. Whoever has ordered a message can't wait any
+    /// Waits until the mailboxes of these workers have room for a publication. A publisher that has ordered a message can't wait any
     /// more: so this comes before, and is what slows publishers down.
     pub async fn room_for(&self, publication: &Publication, workers: &WorkerSet) {
         for worker in workers.iter() {

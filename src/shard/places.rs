@@ -1,5 +1,5 @@
 //! Places in channels whose rule bounds their connections (`maxSubscribers`), over all nodes: a place is taken here first, then
-//! other nodes are asked how many they have taken. Whoever asks later sees the place of who asked before. So there are never
+//! other nodes are asked how many they have taken. One who asks later sees the places of those before. So there are never
 //! too many, and of several who come for the last place at the same moment perhaps none gets it.
 
 use std::sync::Arc;

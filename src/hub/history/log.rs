@@ -121,7 +121,7 @@ impl Log {
         }
     }
 
-    /// The earlier terms that have ended just before its last message: whoever is at their end has all before that.
+    /// The earlier terms that have ended just before its last message: a reader that is at their end has all before that.
     pub(super) fn ended_before_last(&self) -> Vec<u64> {
         let mut ended = Vec::new();
         let mut terms = self.terms.iter().rev();

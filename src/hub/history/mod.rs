@@ -1,6 +1,6 @@
 //! The messages that are kept of channels whose rule says `history`: each channel's in a log of its own, in the one order
-//! in which they are delivered. Whoever orders a message holds its channel's lock while the message is kept and enqueued,
-//! and whoever reads a log holds it while what was read is enqueued: so both are in the same order everywhere.
+//! in which they are delivered. Who orders a message holds its channel's lock while the message is kept and enqueued,
+//! and who reads a log holds it while what was read is enqueued: so both are in the same order everywhere.
 //!
 //! All logs together are bounded in bytes. Where that is exceeded, the channel that was used the longest ago loses its
 //! log; a later one of that channel has another term, so that readers can tell.

@@ -1,7 +1,7 @@
 //! Which node leads a channel that several nodes share: gives its messages their order. The others follow it. A leader has the
 //! whole log; the node that it keeps a copy on has all that publishers were told is published; others have nothing of it.
 //!
-//! Whoever is to lead takes the log from all who have something of it, and goes on with the longest if that has all that
+//! The node that is to lead takes the log from all who have something of it, and goes on with the longest if that has all that
 //! publishers were told is published; otherwise the log begins anew, so that readers can tell. Each leader begins a term of its
 //! own. So two nodes that both lead for a moment, since they do not know of each other, never give the same position.
 

@@ -1,4 +1,4 @@
-//! The last lines of the log, for those who watch a running process. A few are kept, whoever looks.
+//! The last lines of the log, for those who watch a running process. A few are kept, also while nobody looks.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write};

@@ -376,6 +376,13 @@ async fn why_tells_whether_a_client_is_was_or_never_came_to_a_channel() {
     assert!(refused["because"].as_str().unwrap().contains("is full"), "{refused}");
 }
 
+/// What happens from now on has another time than what happened before.
+async fn another_millisecond() {
+    let clock = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    let before = clock();
+    eventually("the clock goes on", async || (clock() > before).then_some(())).await;
+}
+
 #[tokio::test]
 async fn why_tells_how_a_client_ended_and_what_a_message_with_an_id_came_to() {
     let engine = engine("");
@@ -388,6 +395,7 @@ async fn why_tells_how_a_client_ended_and_what_a_message_with_an_id_came_to() {
     };
     publish("before").await;
     assert_eq!(client.text().await, "x");
+    another_millisecond().await;
     client.send("bye").await;
     assert_eq!(client.close_frame().await.0, 4001);
     let told = async |query: &str| why(engine.at.api, &format!("client={id}&{query}")).await;
@@ -402,6 +410,7 @@ async fn why_tells_how_a_client_ended_and_what_a_message_with_an_id_came_to() {
         (&json!("requested"), &json!(4001), &json!("enough"))
     );
     assert_eq!((&ended["channels"], &ended["subscriptions"]), (&json!(["room"]), &json!(1)));
+    another_millisecond().await;
     publish("after").await;
     let before = told("message=before").await;
     assert!(before["because"].as_str().unwrap().contains("after the message was published"), "{before}");

@@ -260,7 +260,10 @@ fn of_ended(ended: &Ended, channels: &[String], published: Option<u64>) -> Strin
     let words = if ended.text.is_empty() { String::new() } else { format!(": {}", ended.text) };
     let mut because = format!("its connection ended {} ({}{code}){words}", ago(ended.at, clock()), ended.reason);
     match published {
-        Some(published) if ended.at <= published => because.push_str("; that was before the message was published"),
+        Some(published) if ended.at < published => because.push_str("; that was before the message was published"),
+        Some(published) if ended.at == published => {
+            because.push_str("; the message was published in the same millisecond");
+        }
         Some(_) => because.push_str("; that was after the message was published"),
         None => {}
     }

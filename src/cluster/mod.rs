@@ -12,6 +12,7 @@ mod command;
 pub mod drive;
 mod enqueue;
 mod follow;
+mod heir;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod history;

@@ -13,7 +13,7 @@ pub use codec::{Damaged, Decoder, Encoder};
 pub use link::{FILES, Frame, Link};
 
 /// The version of the form. A successor takes this one alone.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// From this many bytes on a frame is sent.
 const ENOUGH: usize = 1 << 20;
@@ -48,10 +48,16 @@ pub enum Kind {
     All,
     /// From the successor: all of it is its own from now on. Until then it has touched no connection.
     Taken,
+    /// To the successor of a node of a cluster: these nodes are to be reached.
+    Reach,
+    /// From the successor: they are.
+    Reached,
+    /// Where the node stands among the others.
+    Mesh,
 }
 
 impl Kind {
-    const ALL: [Kind; 13] = [
+    const ALL: [Kind; 16] = [
         Kind::Offer,
         Kind::Ready,
         Kind::Refused,
@@ -65,6 +71,9 @@ impl Kind {
         Kind::Ids,
         Kind::All,
         Kind::Taken,
+        Kind::Reach,
+        Kind::Reached,
+        Kind::Mesh,
     ];
 
     /// The kind of that number.

@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -51,6 +50,10 @@ fn is_there(pid: u32) -> bool {
 
 impl Node {
     fn start(role: &str, registry: u16) -> Node {
+        Node::start_with(role, registry, &[])
+    }
+
+    fn start_with(role: &str, registry: u16, env: &[(&str, &std::path::Path)]) -> Node {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
         let config = format!(
@@ -66,7 +69,7 @@ impl Node {
         std::fs::write(dir.path().join("connmix.yaml"), config).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_connmix"));
         command.arg(role).current_dir(dir.path()).stdin(Stdio::null());
-        command.env("CONNMIX_CRASH_AT", dir.path().join("crash"));
+        command.env("CONNMIX_CRASH_AT", dir.path().join("crash")).envs(env.iter().copied());
         let process = Process::of(command);
         let api = process.api();
         Node { dir, process, successor: Cell::new(None), api }
@@ -298,8 +301,8 @@ async fn commands_ids_and_positions_hold_across_upgrades_of_all_nodes() {
     let mut other = b.process_client().await;
     let mut late = b.process_client().await;
     let (_, mut position, _) = since(&mut late, "").await;
-    let command = json!({"c": client_id, "f": "subscribe", "a": ["from b"]});
-    let once = json!({"c": "from b", "d": "once", "id": "the id"}).to_string();
+    let command = json!({"c": client_id, "f": "subscribe", "a": ["from-b"]});
+    let once = json!({"c": "from-b", "d": "once", "id": "the id"}).to_string();
     for (n, node) in [&center, a, b, a, b, &center].into_iter().enumerate() {
         node.upgrade();
         assert_eq!(other.ask(&format!("send {client_id} hello {n}")).await, "sent");
@@ -307,7 +310,7 @@ async fn commands_ids_and_positions_hold_across_upgrades_of_all_nodes() {
         let mut api = back_end(b.api).await;
         let reply = call(&mut api, "conn.call", command.clone()).await;
         assert_eq!(reply["E"], Value::Null, "{reply}");
-        assert_eq!(publish_on(b.api, "from b", &n.to_string()).await, reached(1));
+        assert_eq!(publish_on(b.api, "from-b", &n.to_string()).await, reached(1));
         assert_eq!(client.text().await, n.to_string());
         // Known on all nodes, wherever it was done.
         let api = if n % 2 == 0 { a.api } else { b.api };
@@ -332,7 +335,7 @@ async fn commands_ids_and_positions_hold_across_upgrades_of_all_nodes() {
     let reply = call(&mut api, "conn.call", kick).await;
     assert_eq!(reply["E"], Value::Null, "{reply}");
     assert_eq!(client.close_frame().await, (4000, "kicked".to_owned()));
-    publish_until(b.api, "from b", "x", reached(0)).await;
+    publish_until(b.api, "from-b", "x", reached(0)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -364,6 +367,26 @@ async fn a_successor_that_crashes_changes_nothing_for_the_cluster() {
     }
 }
 
+/// Its center comes late: that is no failure.
+#[test]
+fn systemd_waits_for_an_engine_that_waits_for_its_center() {
+    let dir = tempfile::tempdir().unwrap();
+    let systemd = std::os::unix::net::UnixDatagram::bind(dir.path().join("notify")).unwrap();
+    systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+    let told = || {
+        let mut buffer = [0; 1000];
+        let came = systemd.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..came].to_vec()).unwrap()
+    };
+    let registry = free_port();
+    let engine = Node::start_with("engine", registry, &[("NOTIFY_SOCKET", &dir.path().join("notify"))]);
+    assert_eq!(told(), "EXTEND_TIMEOUT_USEC=30000000");
+    let center = Node::start("center", registry);
+    engine.process.line(" is ready; ");
+    assert_eq!(told(), "READY=1");
+    drop(center);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_cluster_can_not_keep_is_told_before_anything_moves() {
     let (center, engines) = cluster(1).await;
@@ -390,28 +413,43 @@ async fn what_a_cluster_can_not_keep_is_told_before_anything_moves() {
     assert_eq!(nodes(center.api).await.len(), 1);
 }
 
+/// Upgrades a node whose successor stops in the midst of what comes, as soon as it has come so far.
+async fn upgrading(node: &Node) -> std::thread::JoinHandle<Ended> {
+    node.write("crash", "wait connections");
+    let dir = node.dir.path().to_owned();
+    let asking = std::thread::spawn(move || run(&dir, &["upgrade"]));
+    eventually("it waits", async || node.dir.path().join("crash.waits").exists().then_some(())).await;
+    asking
+}
+
+/// The others go on without it, and take it in again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_takes_too_long_to_hand_over_is_taken_in_again() {
+    let (center, engines) = cluster(2).await;
+    let [a, b] = &engines[..] else { unreachable!() };
+    let mut client = member(a.ws(), "news").await;
+    let asking = upgrading(a).await;
+    listed(center.api, &[b.api]).await;
+    assert_eq!(publish_on(b.api, "news", "nobody").await, reached(0));
+    a.write("crash", "");
+    let ended = asking.join().unwrap();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    a.successor.set(ended.out.split("process ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()));
+    listed(center.api, &[a.api, b.api]).await;
+    publish_until(b.api, "news", "again", reached(1)).await;
+    assert_eq!(client.text().await, "again");
+    assert_eq!(client.ask("publish elsewhere x").await, "published 0 0");
+}
+
 /// The process before is killed while all is on its way: the successor ends, and the node is gone as any that is killed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_dies_as_it_hands_over_is_gone() {
     let (center, engines) = cluster(2).await;
     let [a, b] = &engines[..] else { unreachable!() };
     let mut client = member(a.ws(), "news").await;
-    // A successor looks into this file at each point, and waits until somebody writes it.
-    let points = a.dir.path().join("crash");
-    let name = std::ffi::CString::new(points.to_str().unwrap()).unwrap();
-    // SAFETY: the name is a C string.
-    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
-    let step = |to: &Path| std::fs::write(to, "nothing").unwrap();
-    let asking = {
-        let dir = a.dir.path().to_owned();
-        std::thread::spawn(move || run(&dir, &["upgrade"]))
-    };
-    // heard, listeners, started, ready, reached: then it waits in the midst of what comes.
-    for _ in 0..5 {
-        step(&points);
-    }
+    let asking = upgrading(a).await;
     a.process.signal(libc::SIGKILL);
-    step(&points);
+    a.write("crash", "");
     assert_ne!(asking.join().unwrap().code, Some(0));
     assert!(client.next().await.is_err(), "its socket has ended");
     listed(center.api, &[b.api]).await;

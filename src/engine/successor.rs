@@ -30,11 +30,17 @@ pub struct Before {
     listeners: Vec<(String, String, OwnedFd)>,
 }
 
-/// For tests: the process ends here, as if it had crashed, if the file that this variable names holds the point's name.
+/// For tests: the process ends here, as if it had crashed, if the file that this variable names holds the point's name. While
+/// it holds `wait ` and the name, it stops here, and says so in a second file.
 #[cfg(debug_assertions)]
 pub(super) fn crash_point(point: &str) {
-    let wanted = std::env::var_os("CONNMIX_CRASH_AT").and_then(|file| std::fs::read_to_string(file).ok());
-    if wanted.is_some_and(|wanted| wanted.trim() == point) {
+    let Some(file) = std::env::var_os("CONNMIX_CRASH_AT").map(std::path::PathBuf::from) else { return };
+    let wanted = || std::fs::read_to_string(&file).unwrap_or_default();
+    while wanted().trim().strip_prefix("wait ") == Some(point) {
+        let _ = std::fs::write(file.with_extension("waits"), point);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    if wanted().trim() == point {
         std::process::abort();
     }
 }

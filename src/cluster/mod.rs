@@ -12,9 +12,9 @@ mod command;
 pub mod drive;
 mod enqueue;
 mod follow;
-mod heir;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod heir;
 mod history;
 pub mod interest;
 pub mod link;

@@ -82,7 +82,9 @@ impl Estate {
         sent.map_err(|e| format!("the successor could not be reached: {e}"))?;
         match receive(link)? {
             (Kind::Ready, said) => Ok(match others.filter(|_| dry) {
-                Some(others) => format!("{said}\nits links to {} other nodes of the cluster would go along", others.len()),
+                Some(others) => {
+                    format!("{said}\nits links to {} other nodes of the cluster would go along", others.len())
+                }
                 None => said,
             }),
             _ => Err("the successor answered something else".to_owned()),

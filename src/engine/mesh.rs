@@ -292,8 +292,9 @@ fn network(
         secret: secret.clone(),
         tls,
     };
-    let bus = ZenohBus::open(&settings, events)
-        .map_err(|error| StartError::System(format!("{}: the cluster can't be joined: {error}", config.listen().key)))?;
+    let bus = ZenohBus::open(&settings, events).map_err(|error| {
+        StartError::System(format!("{}: the cluster can't be joined: {error}", config.listen().key))
+    })?;
     let listens_on = bus.listens_on();
     Ok((Arc::new(bus), listens_on))
 }

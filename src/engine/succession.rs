@@ -6,9 +6,9 @@ use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::Engine;
 use super::handover::REACHING;
 use super::mesh::{self, Following};
-use super::Engine;
 use super::successor::{Before, crash_point};
 use crate::cluster::node::Reach;
 use crate::handover::{Damaged, Decoder, Kind, Link, items};

@@ -246,7 +246,14 @@ impl ZenohBus {
                 }
             }
         };
-        session.info().transport_events_listener().history(true).callback(closed).background().wait().map_err(failed)?;
+        session
+            .info()
+            .transport_events_listener()
+            .history(true)
+            .callback(closed)
+            .background()
+            .wait()
+            .map_err(failed)?;
         let all = session
             .declare_publisher(ALL)
             .congestion_control(CongestionControl::Drop)

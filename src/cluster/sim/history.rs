@@ -481,7 +481,9 @@ fn run(seed: u64, steps: u64, splits: bool) -> String {
     let seen: usize = world.clients.iter().map(|client| client.seen.len()).sum();
     let World { acked, told, recovered, killed, moved, .. } = &world;
     let acked = acked.len();
-    format!("{killed} killed, {moved} moved, {acked} acknowledged, {seen} seen, {told} told of a gap, {recovered} recovered")
+    format!(
+        "{killed} killed, {moved} moved, {acked} acknowledged, {seen} seen, {told} told of a gap, {recovered} recovered"
+    )
 }
 
 fn run_all(splits: bool) {

@@ -189,7 +189,9 @@ impl World {
             }
         }
         let now = self.now;
-        for (_, (_, bytes, hello)) in self.before.extract_if(.., |((_, for_whom), (at, ..))| *for_whom == to && *at <= now) {
+        for (_, (_, bytes, hello)) in
+            self.before.extract_if(.., |((_, for_whom), (at, ..))| *for_whom == to && *at <= now)
+        {
             node.take(bytes, hello, now);
         }
     }

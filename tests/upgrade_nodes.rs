@@ -44,6 +44,10 @@ fn kill(pid: u32, signal: i32) {
 }
 
 fn is_there(pid: u32) -> bool {
+    // Other threads may end after the first.
+    if std::fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.count() > 1) {
+        return true;
+    }
     let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     state.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
 }

@@ -59,6 +59,7 @@ use encoding::Encoding;
 use framing::Framing;
 use moves::Moves;
 pub use moving::Moved;
+use outbox::shelf::OnTheWay;
 use outbox::{Frame, Policy};
 use past::Past;
 use server_context::ServerContext;
@@ -108,6 +109,8 @@ pub struct Shard {
     /// Who watches.
     pub tap: Tap,
     past: Past,
+    /// Frames of connections that move.
+    moving: RefCell<OnTheWay>,
     /// What this worker counts.
     pub counts: Arc<ShardCounts>,
 }
@@ -151,6 +154,7 @@ impl Shard {
             tickets: Cell::default(),
             tap: Tap::default(),
             past: Past::default(),
+            moving: RefCell::default(),
             counts: Arc::default(),
         }
     }
@@ -353,7 +357,7 @@ impl Shard {
     /// Uncorks a connection after its handshake: `head`, the response, goes out before everything else.
     pub fn open(&self, conn: &Rc<Conn>, head: Option<Frame>) {
         conn.uncork(head);
-        if !conn.dirty.replace(true) {
+        if conn.waiting() > 0 && !conn.dirty.replace(true) {
             self.mark_dirty(conn.clone());
         }
     }

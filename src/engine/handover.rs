@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{oneshot, watch};
 
+use super::counted;
+use crate::admission::Admission;
 use crate::api::Stage;
 use crate::api::idempotency::IdempotencyTable;
 use crate::handover::{Batch, Encoder, FILES, Frame, Kind, Link, VERSION};
@@ -19,6 +21,7 @@ use crate::hub::Hub;
 use crate::queue::Queue;
 use crate::shard::hold::Offer;
 use crate::shared::Shared;
+use crate::telemetry::metrics::Metrics;
 use crate::timers::Timers;
 use crate::worker::{Control, Listener, Offers, Peers, Role, Step};
 
@@ -32,6 +35,8 @@ const GRACE: Duration = Duration::from_millis(200);
 const LAST: Duration = Duration::from_secs(2);
 /// How often it is looked at whether handlers wait.
 const LOOK: Duration = Duration::from_millis(5);
+/// How often it is looked at whether a worker has answered, or has room for a step.
+const AWHILE: Duration = Duration::from_micros(200);
 /// The longest that a worker may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);
 /// From so many bytes on a frame of connections is sent.
@@ -50,6 +55,9 @@ pub struct Estate {
     pub(super) shared: Arc<Shared>,
     pub(super) timers: Arc<Timers>,
     pub(super) repeats: Arc<IdempotencyTable>,
+    /// By server.
+    pub(super) admissions: Vec<Arc<Admission>>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) listeners: Kept,
 }
 
@@ -107,6 +115,7 @@ impl Estate {
             (Kind::Taken, _) => Ok(counts),
             _ => Err("the successor answered something else".to_owned()),
         });
+        let still = began.elapsed();
         let taken = taken.or_else(|why| {
             stop();
             // It may have said so with its last breath.
@@ -118,7 +127,7 @@ impl Estate {
         match taken {
             Ok((clients, callers)) => {
                 let _ = self.all(Step::Moved, ANSWER);
-                Ok(Summary { clients, callers, still: began.elapsed() })
+                Ok(Summary { clients, callers, still })
             }
             Err(why) => {
                 self.tell(|| Step::Lift);
@@ -166,7 +175,13 @@ impl Estate {
     }
 
     fn send(&self, link: &mut Link, offers: &[Offers]) -> io::Result<()> {
+        let mut admissions = Batch::new(link, Kind::Admissions);
+        for (server, admission) in self.admissions.iter().enumerate() {
+            admission.save(server, &mut admissions)?;
+        }
+        admissions.finish()?;
         for offers in offers {
+            offers.frames.iter().try_for_each(|part| link.send(Kind::Frames as u8, part, &[]))?;
             send_files(link, Kind::Connections, &offers.clients)?;
             send_files(link, Kind::Callers, &offers.callers)?;
         }
@@ -189,6 +204,7 @@ impl Estate {
         batch(Kind::History, &|batch| self.hub.history().save(batch))?;
         batch(Kind::Timers, &|batch| self.timers.save(batch, now))?;
         batch(Kind::Idempotency, &|batch| self.repeats.save(batch, now))?;
+        batch(Kind::Metrics, &|batch| counted::save(&self.metrics, batch))?;
         link.send(Kind::All as u8, &[], &[])
     }
 
@@ -196,39 +212,62 @@ impl Estate {
     pub(super) fn all<T>(&self, step: impl Fn(oneshot::Sender<T>) -> Step, within: Duration) -> Result<Vec<T>, String> {
         let deadline = Instant::now() + within;
         let mut answers = Vec::new();
-        for (worker, lane) in self.peers.control.iter().enumerate() {
-            let (done, answer) = oneshot::channel();
-            let given = lane.try_send(Control::Handover(step(done)));
-            given.map_err(|_| format!("worker {worker} takes nothing: it is stuck or has ended"))?;
-            answers.push(answer);
+        for worker in 0..self.peers.control.len() {
+            answers.push(self.ask(worker, &step)?);
         }
-        let mut came = Vec::new();
-        for (worker, mut answer) in answers.into_iter().enumerate() {
-            came.push(loop {
-                match answer.try_recv() {
-                    Ok(answer) => break answer,
-                    Err(oneshot::error::TryRecvError::Empty) if Instant::now() < deadline => {
-                        std::thread::sleep(Duration::from_micros(200));
-                    }
-                    Err(_) => return Err(format!("worker {worker} does not answer")),
-                }
-            });
+        answers.into_iter().map(|answer| answer.wait(deadline)).collect()
+    }
+
+    /// Has a worker do a step.
+    pub(super) fn ask<T>(
+        &self,
+        worker: usize,
+        step: impl FnOnce(oneshot::Sender<T>) -> Step,
+    ) -> Result<Answer<T>, String> {
+        let (done, answer) = oneshot::channel();
+        match self.put(worker, step(done)) {
+            true => Ok(Answer { worker, answer }),
+            false => Err(format!("worker {worker} takes nothing: it is stuck or has ended")),
         }
-        Ok(came)
     }
 
     /// Has all workers do a step that has no answer.
     pub(super) fn tell(&self, step: impl Fn() -> Step) {
-        for lane in &self.peers.control {
-            let mut control = Control::Handover(step());
-            // It has room but while its worker is stuck.
-            let began = Instant::now();
-            while let Err(TrySendError::Full(back)) = lane.try_send(control) {
-                if began.elapsed() > ANSWER {
-                    break;
-                }
-                control = back;
-                std::thread::sleep(LOOK);
+        for worker in 0..self.peers.control.len() {
+            self.put(worker, step());
+        }
+    }
+
+    /// Puts a step on a worker's lane; false if it takes none.
+    fn put(&self, worker: usize, step: Step) -> bool {
+        let mut control = Control::Handover(step);
+        let began = Instant::now();
+        loop {
+            match self.peers.control[worker].try_send(control) {
+                Ok(()) => return true,
+                // It has room but while its worker is stuck, or has many connections to take up.
+                Err(TrySendError::Full(back)) if began.elapsed() < ANSWER => control = back,
+                Err(_) => return false,
+            }
+            std::thread::sleep(AWHILE);
+        }
+    }
+}
+
+/// What a worker is going to answer.
+pub(super) struct Answer<T> {
+    worker: usize,
+    answer: oneshot::Receiver<T>,
+}
+
+impl<T> Answer<T> {
+    /// Waits for it until then.
+    pub(super) fn wait(mut self, deadline: Instant) -> Result<T, String> {
+        loop {
+            match self.answer.try_recv() {
+                Ok(answer) => return Ok(answer),
+                Err(oneshot::error::TryRecvError::Empty) if Instant::now() < deadline => std::thread::sleep(AWHILE),
+                Err(_) => return Err(format!("worker {} does not answer", self.worker)),
             }
         }
     }

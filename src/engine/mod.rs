@@ -1,6 +1,7 @@
 //! The wiring: from a configuration and its listeners to running workers, and back to a clean end.
 
 mod certificates;
+mod counted;
 mod error;
 mod figures;
 mod handover;
@@ -191,6 +192,8 @@ impl Engine {
             shared: shared.clone(),
             timers: timers.clone(),
             repeats: repeats.clone(),
+            admissions: admissions.clone(),
+            metrics: metrics.clone(),
             listeners: Kept::default(),
         };
         let mut engine = Engine {

@@ -11,6 +11,8 @@ use std::task::Waker;
 use super::context::Context;
 use super::framing::Framing;
 use super::outbox::Outbox;
+use super::outbox::saved::Saved;
+use super::outbox::shelf::{Copies, Shelf};
 use super::posted::Posted;
 use super::server_context::ServerContext;
 use super::traffic::Traffic;
@@ -203,19 +205,13 @@ impl Conn {
     }
 
     /// Writes what waits for the client, for a successor process.
-    pub(super) fn save_outbox(&self, out: &mut Encoder) {
-        let outbox = self.outbox.borrow();
-        let (begun, frames) = outbox.waiting();
-        out.u32(begun as u32);
-        out.count(frames.len());
-        frames.iter().for_each(|frame| out.data(frame));
+    pub(super) fn save_outbox(&self, shelf: &mut Shelf, out: &mut Encoder) {
+        self.outbox.borrow().save(shelf, out);
     }
 
     /// Puts in what waited for the client in the process before.
-    pub(super) fn restore_outbox(&self, frames: Vec<Box<[u8]>>, begun: usize) {
-        let mut outbox = self.outbox.borrow_mut();
-        frames.into_iter().for_each(|frame| outbox.push(frame.into()));
-        outbox.begin(begun);
+    pub(super) fn restore_outbox(&self, saved: Saved, copies: &mut Copies) {
+        self.outbox.borrow_mut().restore(saved, copies);
     }
 
     /// The bytes of a socket server's connection that have come and are not consumed. Not to be borrowed while a script

@@ -60,6 +60,7 @@ use encoding::Encoding;
 use framing::Framing;
 use moves::Moves;
 pub use moving::Moved;
+use outbox::shelf::OnTheWay;
 use outbox::{Frame, Policy};
 use past::Past;
 use server_context::ServerContext;
@@ -110,6 +111,8 @@ pub struct Shard {
     /// Who watches.
     pub tap: Tap,
     past: Past,
+    /// Frames of connections that move.
+    moving: RefCell<OnTheWay>,
     /// What this worker counts.
     pub counts: Arc<ShardCounts>,
 }
@@ -153,6 +156,7 @@ impl Shard {
             tickets: Cell::default(),
             tap: Tap::default(),
             past: Past::default(),
+            moving: RefCell::default(),
             counts: Arc::default(),
         }
     }
@@ -353,7 +357,9 @@ impl Shard {
     /// Uncorks a connection after its handshake: `head`, the response, goes out before everything else.
     pub fn open(&self, conn: &Rc<Conn>, head: Option<Frame>) {
         conn.uncork(head);
-        self.write_soon(conn, false);
+        if conn.waiting() > 0 {
+            self.write_soon(conn, false);
+        }
     }
 
     /// The buffer in which writes are put together.

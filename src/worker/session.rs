@@ -28,6 +28,8 @@ pub(super) struct Opened {
     pub(super) place: ConnectionPermit,
     /// Bytes that came with its request, and count as read.
     pub(super) early: usize,
+    /// It was open in the process before, which has counted it.
+    pub(super) moved: bool,
 }
 
 /// The phase of a connection's life.
@@ -67,13 +69,15 @@ pub(super) struct State {
 impl State {
     /// The connection is open from now on.
     pub(super) fn new(worker: Rc<Worker>, opened: Opened) -> State {
-        let Opened { conn, place, early } = opened;
+        let Opened { conn, place, early, moved } = opened;
         let account = Account::new(worker.fair.now());
-        conn.served.counts.opened.add(1);
-        if worker.shard.tap.is_on() {
-            worker.shard.see_connect(&conn);
+        if !moved {
+            conn.served.counts.opened.add(1);
+            if worker.shard.tap.is_on() {
+                worker.shard.see_connect(&conn);
+            }
+            tracing::debug!(client_id = conn.client_id.get(), remote = %conn.remote(), "connected");
         }
-        tracing::debug!(client_id = conn.client_id.get(), remote = %conn.remote(), "connected");
         let mut state = State {
             worker,
             conn,
@@ -282,7 +286,7 @@ impl State {
             Held::Quiet | Held::Cut | Held::Arriving => {}
             Held::Offered if self.conn.transport.may_move() => hold.offer(slot, || {
                 let mut out = Encoder::default();
-                self.worker.shard.save(&self.conn, &mut out);
+                self.worker.shard.save(&self.conn, &self.place, &mut out);
                 protocol(&mut out);
                 Offer { socket: self.conn.transport.as_raw_fd(), bytes: out.bytes }
             }),

@@ -11,6 +11,7 @@ use super::successor::{Before, crash_point};
 use crate::handover::{Damaged, Decoder, Kind, Link, items};
 use crate::ids::{ClientId, Lane, WorkerId};
 use crate::shard::Moved;
+use crate::shard::transport::MovedTls;
 use crate::worker::{Arrived, ArrivedCaller, Step};
 
 /// The longest that the process before may take for its next word once it has begun.
@@ -51,7 +52,7 @@ impl Engine {
         estate.clients.resize_with(self.workers.len(), Vec::new);
         let mut first = true;
         loop {
-            let frame = link.receive().map_err(|e| e.to_string())?;
+            let mut frame = link.receive().map_err(|e| e.to_string())?;
             if std::mem::take(&mut first) {
                 link.patience(Some(NEXT)).map_err(|e| e.to_string())?;
             }
@@ -84,7 +85,7 @@ impl Engine {
                 Some(Kind::Idempotency) => items(&frame.bytes, |from| parts.repeats.restore(from, now)),
                 Some(Kind::Timers) => {
                     // When the connections that some of them belong to have arrived.
-                    estate.timers.push(frame.bytes);
+                    estate.timers.push(std::mem::take(&mut *frame.bytes));
                     Ok(())
                 }
                 _ => return Err("something unknown came".to_owned()),
@@ -160,7 +161,7 @@ fn callers(bytes: &[u8], files: Vec<OwnedFd>, estate: &mut Estate) -> Result<(),
         let mut own = Decoder::new(from.data()?);
         let read = own.data()?.to_vec();
         let socket = TcpStream::from(files.next().ok_or(Damaged("a socket"))?);
-        estate.callers.push(ArrivedCaller { socket, read });
+        estate.callers.push(ArrivedCaller { socket, read, tls: own.option(MovedTls::read)? });
         Ok(())
     })
 }

@@ -8,7 +8,7 @@ use super::conn::{Conn, Hearing};
 use super::framing::Framing;
 use super::posted::Posted;
 use super::server_context::ServerContext;
-use super::transport::Transport;
+use super::transport::{MovedTls, Transport};
 use super::{Arrival, Shard};
 use crate::handover::{Damaged, Decoder, Encoder};
 use crate::hub::Joined;
@@ -49,10 +49,12 @@ pub struct Moved {
     received: Option<Vec<u8>>,
     /// Of an event stream.
     posted: Option<(Token, Vec<Message>)>,
+    tls: Option<MovedTls>,
 }
 
 impl Shard {
-    /// Writes a connection. Nothing may be written to it, or read from it, until it is known who has it.
+    /// Writes a connection, with the keys of its TLS. Nothing may be written to it, or read from it, until it is known who
+    /// has it.
     pub fn save(&self, conn: &Conn, out: &mut Encoder) {
         let (now, topics) = (self.now(), self.topics.borrow());
         out.u64(conn.client_id.get());
@@ -83,6 +85,7 @@ impl Shard {
         conn.save_outbox(out);
         out.option(conn.received(), |out, received| out.data(&received.borrow()));
         out.option(conn.posted(), |out, posted| posted.save(out));
+        conn.transport.offer(out);
     }
 
     /// Takes up a connection that another process had: it gets its id, and is where it was, without anybody being told. What
@@ -184,6 +187,7 @@ impl Moved {
         let outbox = from.list(|from| from.data().map(Box::from))?;
         let received = from.option(Decoder::data)?.map(<[u8]>::to_vec);
         let posted = from.option(Posted::read)?;
+        let tls = from.option(MovedTls::read)?;
         Ok(Moved {
             client_id,
             server,
@@ -199,7 +203,13 @@ impl Moved {
             outbox,
             received,
             posted,
+            tls,
         })
+    }
+
+    /// What its TLS was, once; the way to its transport.
+    pub fn take_tls(&mut self) -> Option<MovedTls> {
+        self.tls.take()
     }
 
     /// The client's address, without its port.

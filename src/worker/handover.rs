@@ -66,7 +66,12 @@ pub(super) async fn run(worker: &Rc<Worker>, step: Step) {
 /// Holds so still from now on.
 fn hold(worker: &Worker, held: Held) {
     worker.hold.set(held);
-    worker.shard.each(|conn| conn.wake());
+    worker.shard.each(|conn| {
+        if held == Held::No {
+            conn.transport.keep();
+        }
+        conn.wake();
+    });
 }
 
 /// Waits until nothing is under way. False: something still is after that time.
@@ -163,10 +168,10 @@ fn arrive(worker: &Rc<Worker>, arrived: Arrived) -> Option<(ClientId, u32)> {
 }
 
 fn take_up(worker: &Rc<Worker>, arrived: Arrived) -> Result<u32, String> {
-    let Arrived { moved, protocol, socket } = arrived;
+    let Arrived { mut moved, protocol, socket } = arrived;
     let server = worker.servers.get(moved.server).ok_or("there is no such server")?;
     let served = server.served.clone();
-    let transport = Transport::adopt(socket).map_err(|e| e.to_string())?;
+    let transport = Transport::take_up(socket, moved.take_tls()).map_err(|e| e.to_string())?;
     let (most, address) = (served.limits.get().max_connections_per_address, moved.ip());
     // It had a place before.
     let permit = match worker.config.load().trusts(address) {
@@ -200,9 +205,10 @@ fn take_up(worker: &Rc<Worker>, arrived: Arrived) -> Result<u32, String> {
 
 fn take_caller(worker: &Rc<Worker>, caller: ArrivedCaller) {
     let load = LoadPermit::take(&worker.peers.loads[usize::from(worker.id.0)]);
-    let adopted = caller.socket.peer_addr().and_then(|peer| Ok((Transport::adopt(caller.socket)?, peer)));
+    let ArrivedCaller { socket, read, tls } = caller;
+    let adopted = socket.peer_addr().and_then(|peer| Ok((Transport::take_up(socket, tls)?, peer)));
     match adopted {
-        Ok((transport, peer)) => worker.api.adopt_with(transport, peer, caller.read, load),
+        Ok((transport, peer)) => worker.api.adopt_with(transport, peer, read, load),
         Err(e) => tracing::debug!("a caller's connection was lost in the handover: {e}"),
     }
 }

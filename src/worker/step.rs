@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use crate::ids::{ClientId, Lane};
 use crate::shard::Moved;
 use crate::shard::hold::Offer;
+use crate::shard::transport::MovedTls;
 
 /// A connection that another process had, on its way to the worker that will have it.
 pub struct Arrived {
@@ -34,6 +35,8 @@ pub struct ArrivedCaller {
     pub socket: TcpStream,
     /// What has come and is no whole request.
     pub read: Vec<u8>,
+    /// What its TLS was.
+    pub tls: Option<MovedTls>,
 }
 
 /// A step of a handover.

@@ -2,10 +2,12 @@
 
 mod common;
 
+#[path = "upgrade/tls.rs"]
+mod tls;
+
 use common::process::{Ended, Process, run};
 use common::raw::{self, Raw};
 use common::*;
-use futures_util::StreamExt;
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -14,7 +16,6 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
-use tokio_tungstenite::tungstenite::Message;
 
 const SCRIPT: &str = "\
 local started = 0
@@ -577,24 +578,6 @@ fn systemd_is_told_which_process_is_the_service() {
     running.upgrade();
     let main = format!("MAINPID={}\nREADY=1", running.successor.get().unwrap());
     assert!([told(), told()].contains(&main), "and the successor tells that it is ready");
-    running.stop();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn clients_with_tls_are_told_to_come_back() {
-    let (dir, authority) = (tempfile::tempdir().unwrap(), common::tls::Authority::new());
-    authority.issue(dir.path(), "own", &["localhost"]);
-    let file = |ending: &str| dir.path().join(format!("own.{ending}")).display().to_string();
-    let server = format!("tls: {{cert: {}, key: {}}}", file("pem"), file("key"));
-    let running = Running::start(SCRIPT, &server, "");
-    let dry = running.ask(&["--dry-run"]);
-    assert!(dry.code == Some(0) && dry.out.contains("its clients have TLS, and are closed"), "{dry:?}");
-    let mut client = authority.trusted().websocket(running.process.ws(), "localhost").await;
-    running.upgrade();
-    let Some(Ok(Message::Close(Some(frame)))) = client.next().await else { panic!("no close") };
-    assert_eq!(u16::from(frame.code), 1012);
-    drop(client);
-    drop(authority.trusted().websocket(running.process.ws(), "localhost").await);
     running.stop();
 }
 

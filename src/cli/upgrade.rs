@@ -263,12 +263,6 @@ pub(super) fn could(before: &mut Before, config: &Config) -> Result<(), String> 
         .and_then(|warnings| Ok((warnings, check_certificates(config)?)));
     let (mut said, more) = checked.inspect_err(|why| before.refuse(why))?;
     said.extend(more);
-    for (at, server) in config.servers.iter().enumerate().filter(|(_, server)| !server.tls.cert.is_empty()) {
-        said.push(format!(
-            "engine.servers[{at}] ({}): its clients have TLS, and are closed with 1012",
-            server.listen.addr
-        ));
-    }
     said.push(format!("connmix {} could take over", env!("CARGO_PKG_VERSION")));
     before.ready(&said.join("\n"))
 }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{oneshot, watch};
+use zeroize::Zeroize;
 
 use super::counted;
 use crate::admission::Admission;
@@ -41,6 +42,9 @@ const AWHILE: Duration = Duration::from_micros(200);
 const ANSWER: Duration = Duration::from_secs(2);
 /// From so many bytes on a frame of connections is sent.
 const ENOUGH: usize = 64 << 20;
+
+/// What stands before the bytes of a connection.
+const HEAD: usize = size_of::<u32>();
 
 /// The listeners, for as long as somebody may be accepted.
 pub(super) type Kept = Arc<Mutex<Vec<(Listener, SocketAddr)>>>;
@@ -275,17 +279,24 @@ impl<T> Answer<T> {
 
 /// Sends connections with their sockets.
 fn send_files(link: &mut Link, kind: Kind, offers: &[Offer]) -> io::Result<()> {
-    let (mut out, mut files) = (Encoder::default(), Vec::new());
-    for offer in offers {
-        out.data(&offer.bytes);
-        files.push(offer.socket);
-        if files.len() == FILES || out.bytes.len() >= ENOUGH {
-            link.send(kind as u8, &out.bytes, &files)?;
-            out.bytes.clear();
-            files.clear();
+    let mut rest = offers;
+    while !rest.is_empty() {
+        let (mut many, mut length) = (0, 0);
+        while many < rest.len().min(FILES) && length < ENOUGH {
+            length += HEAD + rest[many].bytes.len();
+            many += 1;
         }
+        let (now, later) = rest.split_at(many);
+        // At its whole length from the start: growing would leave copies of the keys that are in it.
+        let mut out = Encoder { bytes: Vec::with_capacity(length) };
+        now.iter().for_each(|offer| out.data(&offer.bytes));
+        let files: Vec<RawFd> = now.iter().map(|offer| offer.socket).collect();
+        let sent = link.send(kind as u8, &out.bytes, &files);
+        out.bytes.zeroize();
+        sent?;
+        rest = later;
     }
-    if files.is_empty() { Ok(()) } else { link.send(kind as u8, &out.bytes, &files) }
+    Ok(())
 }
 
 /// What the successor says next; a refusal is an error.

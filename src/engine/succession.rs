@@ -13,6 +13,7 @@ use super::{Engine, counted};
 use crate::handover::{Damaged, Decoder, Kind, Link, items};
 use crate::ids::{ClientId, Lane, WorkerId};
 use crate::shard::outbox::shelf::Shelved;
+use crate::shard::transport::MovedTls;
 use crate::worker::{Arrived, ArrivedCaller, Step};
 
 /// The longest that the process before may take for its next word once it has begun.
@@ -58,7 +59,7 @@ impl Engine {
         let mut estate = Estate::default();
         let mut first = true;
         loop {
-            let frame = link.receive().map_err(|e| e.to_string())?;
+            let mut frame = link.receive().map_err(|e| e.to_string())?;
             if std::mem::take(&mut first) {
                 link.patience(Some(NEXT)).map_err(|e| e.to_string())?;
             }
@@ -106,7 +107,7 @@ impl Engine {
                 Some(Kind::Idempotency) => items(&frame.bytes, |from| parts.repeats.restore(from, now)),
                 Some(Kind::Timers) => {
                     // When the connections that some of them belong to have arrived.
-                    estate.timers.push(frame.bytes);
+                    estate.timers.push(std::mem::take(&mut *frame.bytes));
                     Ok(())
                 }
                 _ => return Err("something unknown came".to_owned()),
@@ -125,7 +126,7 @@ impl Engine {
             let client = ClientId::new(Decoder::new(bytes).u64()?).ok_or(Damaged("a client's id"))?;
             let socket = TcpStream::from(files.next().ok_or(Damaged("a socket"))?);
             let worker = usize::from(self.estate.hub.worker_of(client).0);
-            let arrived = Arrived { bytes: bytes.to_vec(), socket };
+            let arrived = Arrived { bytes: bytes.to_vec().into(), socket };
             by_worker.get_mut(worker).ok_or(Damaged("a lane"))?.push(arrived);
             Ok(())
         });
@@ -187,7 +188,7 @@ fn callers(bytes: &[u8], files: Vec<OwnedFd>, estate: &mut Estate) -> Result<(),
         let mut own = Decoder::new(from.data()?);
         let read = own.data()?.to_vec();
         let socket = TcpStream::from(files.next().ok_or(Damaged("a socket"))?);
-        estate.callers.push(ArrivedCaller { socket, read });
+        estate.callers.push(ArrivedCaller { socket, read, tls: own.option(MovedTls::read)? });
         Ok(())
     })
 }

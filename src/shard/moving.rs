@@ -11,7 +11,7 @@ use super::outbox::saved::Saved;
 use super::outbox::shelf::Shelved;
 use super::posted::Posted;
 use super::server_context::{ConnectionPermit, ServerContext};
-use super::transport::Transport;
+use super::transport::{MovedTls, Transport};
 use super::{Arrival, Shard};
 use crate::handover::{Damaged, Decoder, Encoder};
 use crate::hub::Joined;
@@ -52,6 +52,7 @@ pub struct Moved {
     posted: Option<(Token, Vec<Message>)>,
     /// What its client has used of its rates.
     pub account: Option<Meter>,
+    tls: Option<MovedTls>,
 }
 
 impl Shard {
@@ -68,7 +69,8 @@ impl Shard {
         }
     }
 
-    /// Writes a connection and its place. Nothing may be written to it, or read from it, until it is known who has it.
+    /// Writes a connection and its place, with the keys of its TLS. Nothing may be written to it, or read from it, until it
+    /// is known who has it.
     pub fn save(&self, conn: &Conn, place: &ConnectionPermit, out: &mut Encoder) {
         let (now, topics) = (self.now(), self.topics.borrow());
         out.u64(conn.client_id.get());
@@ -100,6 +102,7 @@ impl Shard {
         out.option(conn.received(), |out, received| out.data(&received.borrow()));
         out.option(conn.posted(), |out, posted| posted.save(out));
         place.save(out);
+        conn.transport.offer(out);
     }
 
     /// Takes up a connection that another process had: it gets its id, and is where it was, without anybody being told. What
@@ -200,6 +203,7 @@ impl Moved {
         let received = from.option(Decoder::data)?.map(<[u8]>::to_vec);
         let posted = from.option(Posted::read)?;
         let account = from.option(Meter::read)?;
+        let tls = from.option(MovedTls::read)?;
         Ok(Moved {
             client_id,
             server,
@@ -215,7 +219,13 @@ impl Moved {
             received,
             posted,
             account,
+            tls,
         })
+    }
+
+    /// What its TLS was, once; the way to its transport.
+    pub fn take_tls(&mut self) -> Option<MovedTls> {
+        self.tls.take()
     }
 
     /// The client's address, without its port.

@@ -76,7 +76,12 @@ fn hold(worker: &Worker, held: Held) {
     worker.hold.set(held);
     // Those that have something to do find out by themselves, and to wake the others takes time in which nobody is served.
     if held != Held::Quiet {
-        worker.shard.each(|conn| conn.wake());
+        worker.shard.each(|conn| {
+            if held == Held::No {
+                conn.transport.keep();
+            }
+            conn.wake();
+        });
     }
 }
 
@@ -180,7 +185,7 @@ fn arrive(worker: &Rc<Worker>, arrived: Arrived, frames: &Shelved) -> Result<Opt
 fn take_up(worker: &Rc<Worker>, mut moved: Moved, mut protocol: Decoder<'_>, socket: TcpStream) -> Result<u32, String> {
     let server = worker.servers.get(moved.server).ok_or("there is no such server")?;
     let served = server.served.clone();
-    let transport = Transport::adopt(socket).map_err(|e| e.to_string())?;
+    let transport = Transport::take_up(socket, moved.take_tls()).map_err(|e| e.to_string())?;
     let (most, address) = (served.limits.get().max_connections_per_address, moved.ip());
     // It had a place before.
     let permit = match worker.config.load().trusts(address) {
@@ -214,9 +219,10 @@ fn take_up(worker: &Rc<Worker>, mut moved: Moved, mut protocol: Decoder<'_>, soc
 
 fn take_caller(worker: &Rc<Worker>, caller: ArrivedCaller) {
     let load = LoadPermit::take(&worker.peers.loads[usize::from(worker.id.0)]);
-    let adopted = caller.socket.peer_addr().and_then(|peer| Ok((Transport::adopt(caller.socket)?, peer)));
+    let ArrivedCaller { socket, read, tls } = caller;
+    let adopted = socket.peer_addr().and_then(|peer| Ok((Transport::take_up(socket, tls)?, peer)));
     match adopted {
-        Ok((transport, peer)) => worker.api.adopt_with(transport, peer, caller.read, load),
+        Ok((transport, peer)) => worker.api.adopt_with(transport, peer, read, load),
         Err(e) => tracing::debug!("a caller's connection was lost in the handover: {e}"),
     }
 }

@@ -277,8 +277,10 @@ impl State {
     /// successor takes is offered to it; one that it has taken is over here, without a word to its client.
     pub(super) fn is_held(&mut self, protocol: impl FnOnce(&mut Encoder)) -> bool {
         let (hold, slot) = (self.worker.hold.clone(), self.conn.slot);
-        let idle = matches!(self.phase, Phase::Open) && self.handler.is_none() && !self.conn.is_closing();
-        if !idle {
+        let idle = matches!(self.phase, Phase::Open) && self.handler.is_none();
+        // While two processes know it, its end has to wait, too: nothing may be written.
+        let is_shared = hold.has_offered(slot) || hold.held() == Held::Arriving;
+        if !idle || (self.conn.is_closing() && !is_shared) {
             return false;
         }
         match hold.held() {
@@ -288,7 +290,7 @@ impl State {
                 let mut out = Encoder::default();
                 self.worker.shard.save(&self.conn, &self.place, &mut out);
                 protocol(&mut out);
-                Offer { socket: self.conn.transport.as_raw_fd(), bytes: out.bytes }
+                Offer { socket: self.conn.transport.as_raw_fd(), bytes: out.bytes.into() }
             }),
             Held::Moved if hold.has_offered(slot) => {
                 if self.worker.remove(&self.conn) {

@@ -4,16 +4,18 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
+use zeroize::Zeroizing;
 
 use crate::handover::Damaged;
 use crate::ids::{ClientId, Lane, WorkerId};
 use crate::shard::hold::Offer;
 use crate::shard::outbox::shelf::Shelved;
+use crate::shard::transport::MovedTls;
 
 /// A connection that another process had, on its way to the worker that will have it.
 pub struct Arrived {
-    /// What it is, as [`Moved`](crate::shard::Moved) and its protocol have written it.
-    pub bytes: Vec<u8>,
+    /// What it is, as [`Moved`](crate::shard::Moved) and its protocol have written it: with its keys, if it has TLS.
+    pub bytes: Zeroizing<Vec<u8>>,
     /// Its socket, non-blocking.
     pub socket: TcpStream,
 }
@@ -36,6 +38,8 @@ pub struct ArrivedCaller {
     pub socket: TcpStream,
     /// What has come and is no whole request.
     pub read: Vec<u8>,
+    /// What its TLS was.
+    pub tls: Option<MovedTls>,
 }
 
 /// A step of a handover.

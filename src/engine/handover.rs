@@ -1,6 +1,9 @@
 //! Handing everything over to a successor process. It starts while this one serves; then all workers hold still for a moment,
 //! and connections, queue, what scripts share and timers go over in one piece.
 //!
+//! Of a node of a cluster the successor first reaches all others, beside this process. Then this node finishes what it does for
+//! them, is still, and goes over as the rest: see `cluster/node/moving`.
+//!
 //! Until the successor says that it has taken them, nothing here is given up: if anything fails before, this process goes
 //! on where it stood. The successor touches no connection before it has said so. So each is always one's alone.
 
@@ -14,9 +17,11 @@ use tokio::sync::{oneshot, watch};
 use zeroize::Zeroize;
 
 use super::counted;
+use super::member::Member;
 use crate::admission::Admission;
 use crate::api::Stage;
 use crate::api::idempotency::IdempotencyTable;
+use crate::cluster::drive::Orders;
 use crate::handover::{Batch, Encoder, FILES, Frame, Kind, Link, VERSION};
 use crate::hub::Hub;
 use crate::queue::Queue;
@@ -30,6 +35,8 @@ use crate::worker::{Control, Listener, Offers, Peers, Role, Step};
 const STARTING: Duration = Duration::from_secs(60);
 /// The longest that it may take to take everything.
 const TAKING: Duration = Duration::from_secs(30);
+/// How long it may take to reach all other nodes of a cluster.
+pub(super) const REACHING: Duration = Duration::from_secs(5);
 /// How long what has begun may take to end while all holds still, before the waits of handlers end.
 const GRACE: Duration = Duration::from_millis(200);
 /// How long it may take after that.
@@ -63,6 +70,8 @@ pub struct Estate {
     pub(super) admissions: Vec<Arc<Admission>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) listeners: Kept,
+    /// The mesh's thread, and what this node is to others, if there are any.
+    pub(super) mesh: Option<(Orders, Member)>,
 }
 
 /// What a handover came to.
@@ -80,10 +89,16 @@ impl Estate {
     /// Offers itself to a successor, and waits until that is ready to take over; gives what it says. With `dry` that is all
     /// that is asked of it.
     pub fn offer(&self, link: &mut Link, dry: bool) -> Result<String, String> {
+        let others = self.mesh.as_ref().map(|(orders, _)| orders.reach(true)).transpose()?;
         let sent = link.patience(Some(STARTING)).and_then(|()| self.send_offer(link, dry));
         sent.map_err(|e| format!("the successor could not be reached: {e}"))?;
         match receive(link)? {
-            (Kind::Ready, said) => Ok(said),
+            (Kind::Ready, said) => Ok(match others.filter(|_| dry) {
+                Some(others) => {
+                    format!("{said}\nits links to {} other nodes of the cluster would go along", others.len())
+                }
+                None => said,
+            }),
             _ => Err("the successor answered something else".to_owned()),
         }
     }
@@ -95,6 +110,7 @@ impl Estate {
         out.u32(std::process::id());
         out.byte(dry.into());
         out.u32(self.hub.node().get().into());
+        out.option(self.mesh.as_ref(), |out, (_, member)| member.write(out));
         out.count(listeners.len());
         for (listener, wanted) in listeners.iter() {
             out.data(name(listener.role).as_bytes());
@@ -111,6 +127,13 @@ impl Estate {
         if let Some(stuck) = self.peers.stuck() {
             stop();
             return Err(format!("worker {stuck} is stuck"));
+        }
+        if let Some((orders, _)) = &self.mesh
+            && let Err(why) = reach(link, orders)
+        {
+            stop();
+            orders.go_on();
+            return Err(why);
         }
         let began = Instant::now();
         self.stage.send_replace(Stage::Moving);
@@ -130,10 +153,12 @@ impl Estate {
         });
         match taken {
             Ok((clients, callers)) => {
+                self.mesh.iter().for_each(|(orders, _)| orders.give_way());
                 let _ = self.all(Step::Moved, ANSWER);
                 Ok(Summary { clients, callers, still })
             }
             Err(why) => {
+                self.mesh.iter().for_each(|(orders, _)| orders.go_on());
                 self.tell(|| Step::Lift);
                 self.stage.send_replace(Stage::Serving);
                 Err(why)
@@ -154,16 +179,7 @@ impl Estate {
 
     /// Has all hold still, and sends everything; gives how many connections of clients and of callers.
     fn give(&self, link: &mut Link) -> Result<(usize, usize), String> {
-        let quiet = |within, cut| {
-            let all = self.all(|done| Step::Quiet { within, cut, done }, within + ANSWER)?;
-            Ok::<bool, String>(!all.contains(&false))
-        };
-        // Twice: the first time some may have come to rest before others, who then gave them something to do.
-        let mut at_rest = quiet(GRACE, false)? && quiet(GRACE, false)?;
-        if !at_rest {
-            at_rest = quiet(LAST, true)? && quiet(LAST, true)?;
-        }
-        if !at_rest {
+        if !self.come_to_rest()? {
             return Err("calls, deliveries or timers that are under way do not end".to_owned());
         }
         let offers = self.all(Step::Offer, ANSWER)?;
@@ -172,13 +188,44 @@ impl Estate {
         };
         let count = |of: fn(&Offers) -> &Vec<Offer>| offers.iter().map(|offers| of(offers).len()).sum();
         let counts = (count(|offers| &offers.clients), count(|offers| &offers.callers));
+        let mesh = self.mesh.as_ref().map(|(orders, _)| orders.save()).transpose()?.unwrap_or_default();
         link.patience(Some(TAKING))
-            .and_then(|()| self.send(link, &offers))
+            .and_then(|()| self.send(link, &offers, &mesh))
             .map_err(|e| format!("the successor could not be given everything: {e}"))?;
         Ok(counts)
     }
 
-    fn send(&self, link: &mut Link, offers: &[Offers]) -> io::Result<()> {
+    /// Whether nothing is under way any more.
+    fn come_to_rest(&self) -> Result<bool, String> {
+        let quiet = |within, cut, calls_only| {
+            let all = self.all(|done| Step::Quiet { within, cut, calls_only, done }, within + ANSWER)?;
+            Ok::<bool, String>(!all.contains(&false))
+        };
+        let mut cut = false;
+        if let Some((orders, _)) = &self.mesh {
+            // Calls and handlers that have begun may wait for other nodes, and those for this one: so it goes on until they have
+            // ended. Others publish all the time.
+            if !quiet(GRACE, cut, true)? {
+                cut = true;
+                if !quiet(LAST, cut, true)? {
+                    return Ok(false);
+                }
+            }
+            if !orders.be_still(LAST) {
+                return Ok(false);
+            }
+        }
+        // Twice: the first time some may have come to rest before others, who then gave them something to do.
+        if quiet(GRACE, cut, false)? && quiet(GRACE, cut, false)? {
+            return Ok(true);
+        }
+        Ok(quiet(LAST, true, false)? && quiet(LAST, true, false)?)
+    }
+
+    fn send(&self, link: &mut Link, offers: &[Offers], mesh: &[Vec<u8>]) -> io::Result<()> {
+        let mut own = Batch::new(link, Kind::Mesh);
+        mesh.iter().try_for_each(|part| own.item(|out| out.data(part)))?;
+        own.finish()?;
         let mut admissions = Batch::new(link, Kind::Admissions);
         for (server, admission) in self.admissions.iter().enumerate() {
             admission.save(server, &mut admissions)?;
@@ -274,6 +321,21 @@ impl<T> Answer<T> {
                 Err(_) => return Err(format!("worker {} does not answer", self.worker)),
             }
         }
+    }
+}
+
+/// Has the successor reach all other nodes.
+fn reach(link: &mut Link, orders: &Orders) -> Result<(), String> {
+    let others = orders.reach(false)?;
+    let mut out = Encoder::default();
+    out.count(others.len());
+    others.iter().for_each(|other| other.write(&mut out));
+    // The successor bounds the time itself.
+    let asked = link.patience(Some(STARTING)).and_then(|()| link.send(Kind::Reach as u8, &out.bytes, &[]));
+    asked.map_err(|e| format!("the successor could not be reached: {e}"))?;
+    match receive(link)? {
+        (Kind::Reached, _) => Ok(()),
+        _ => Err("the successor answered something else".to_owned()),
     }
 }
 

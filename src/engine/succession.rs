@@ -7,9 +7,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::handover::Answer;
+use super::handover::{Answer, REACHING};
+use super::mesh::{self, Following};
 use super::successor::{Before, crash_point};
 use super::{Engine, counted};
+use crate::cluster::node::Reach;
 use crate::handover::{Damaged, Decoder, Kind, Link, items};
 use crate::ids::{ClientId, Lane, WorkerId};
 use crate::shard::outbox::shelf::Shelved;
@@ -32,17 +34,21 @@ struct Estate {
     callers: Vec<ArrivedCaller>,
     ids: Vec<(Lane, u64)>,
     timers: Vec<Vec<u8>>,
+    /// Where the node stands among others.
+    mesh: Vec<Vec<u8>>,
 }
 
 impl Engine {
     /// Takes everything from the process before, and serves. Returns how many clients there are.
-    pub fn succeed(&self, before: &mut Before) -> Result<usize, String> {
+    pub fn succeed(&mut self, before: &mut Before) -> Result<usize, String> {
         crash_point("started");
         before.ready("")?;
         crash_point("ready");
         // That its handlers end may take long.
         before.link.patience(None).map_err(|e| e.to_string())?;
-        let estate = self.receive(&mut before.link).map_err(|e| format!("nothing was taken over: {e}"))?;
+        let following = self.reach(before)?;
+        let received = self.receive(&mut before.link, following);
+        let (estate, node) = received.map_err(|e| format!("nothing was taken over: {e}"))?;
         crash_point("received");
         let callers = self.arrive(estate).map_err(|e| format!("nothing was taken over: {e}"))?;
         let clients: Vec<usize> = self.clients.iter().map(|clients| clients.load(Relaxed)).collect();
@@ -50,31 +56,76 @@ impl Engine {
         crash_point("arrived");
         let taken = before.link.send(Kind::Taken as u8, &[], &[]);
         taken.map_err(|e| format!("the process before has ended: {e}"))?;
+        if let Some((driver, member)) = node.map(mesh::Restored::begin) {
+            (self.mesh, self.member) = (Some(driver), Some(member));
+        }
         self.spread(callers);
         self.estate.tell(|| Step::Lift);
         Ok(clients.iter().sum())
     }
 
-    fn receive(&self, link: &mut Link) -> Result<Estate, String> {
-        let mut estate = Estate::default();
+    /// Of a node of a cluster: reaches the others, when the process before says so.
+    fn reach(&mut self, before: &mut Before) -> Result<Option<Following>, String> {
+        let Some((shared, once)) = self.joins.take() else { return Ok(None) };
+        let member = before.member.clone().ok_or("the process before was of no cluster")?;
+        let frame = before.link.receive().map_err(|e| e.to_string())?;
+        if Kind::of(frame.kind) != Some(Kind::Reach) {
+            return Err("something unknown came".to_owned());
+        }
+        let others = Decoder::new(&frame.bytes).list(Reach::read).map_err(|e| e.to_string())?;
+        let names: HashMap<_, _> = others.iter().map(|other| (other.run, other.api.clone())).collect();
+        let config = self.config.load();
+        let (addresses, hub, mesh) = (&self.addresses, &self.estate.hub, &self.nodes);
+        let parts = mesh::Parts { config: &config, addresses, hub, mesh, clients: self.clients.clone(), once };
+        let reached = mesh::follow(parts, shared, &member, (others, REACHING)).map_err(|e| e.to_string());
+        crash_point("reached");
+        let reached = reached.and_then(|following| {
+            let missing: Vec<_> = following.missing().iter().filter_map(|run| names.get(run).cloned()).collect();
+            match missing.is_empty() {
+                true => Ok(following),
+                false => Err(format!(
+                    "the successor does not reach {}; is that node being upgraded or stopped at this moment?",
+                    missing.join(", ")
+                )),
+            }
+        });
+        let following = reached.inspect_err(|why| before.refuse(why))?;
+        let said = before.link.send(Kind::Reached as u8, &[], &[]);
+        said.map_err(|e| format!("the process before has ended: {e}"))?;
+        Ok(Some(following))
+    }
+
+    fn receive(
+        &self,
+        link: &mut Link,
+        mut following: Option<Following>,
+    ) -> Result<(Estate, Option<mesh::Restored>), String> {
+        let (mut estate, mut node) = (Estate::default(), None);
         let mut first = true;
         loop {
             let mut frame = link.receive().map_err(|e| e.to_string())?;
             if std::mem::take(&mut first) {
                 link.patience(Some(NEXT)).map_err(|e| e.to_string())?;
             }
+            // It comes before the connections, whose channels are told already.
+            if Kind::of(frame.kind) != Some(Kind::Mesh)
+                && let Some(following) = following.take()
+            {
+                node = Some(following.restore(&std::mem::take(&mut estate.mesh)).map_err(|e| e.to_string())?);
+            }
             match Kind::of(frame.kind) {
                 Some(Kind::Connections) => crash_point("connections"),
                 Some(Kind::Ids) => crash_point("ids"),
                 Some(Kind::Queue) => crash_point("queue"),
                 Some(Kind::Shared) => crash_point("shared"),
+                Some(Kind::Mesh) => crash_point("mesh"),
                 Some(Kind::All) => crash_point("all"),
                 _ => {}
             }
             let now = Instant::now();
             let parts = &self.estate;
             let read = match Kind::of(frame.kind) {
-                Some(Kind::All) => return Ok(estate),
+                Some(Kind::All) => return Ok((estate, node)),
                 Some(Kind::Connections) => {
                     self.clients(&frame.bytes, frame.files, &mut estate)?;
                     Ok(())
@@ -105,6 +156,10 @@ impl Engine {
                 }),
                 Some(Kind::History) => items(&frame.bytes, |from| parts.hub.history().restore(from)),
                 Some(Kind::Idempotency) => items(&frame.bytes, |from| parts.repeats.restore(from, now)),
+                Some(Kind::Mesh) => items(&frame.bytes, |from| {
+                    estate.mesh.push(from.data()?.to_vec());
+                    Ok(())
+                }),
                 Some(Kind::Timers) => {
                     // When the connections that some of them belong to have arrived.
                     estate.timers.push(std::mem::take(&mut *frame.bytes));

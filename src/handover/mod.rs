@@ -54,10 +54,16 @@ pub enum Kind {
     All,
     /// From the successor: all of it is its own from now on. Until then it has touched no connection.
     Taken,
+    /// To the successor of a node of a cluster: these nodes are to be reached.
+    Reach,
+    /// From the successor: they are.
+    Reached,
+    /// Where the node stands among the others.
+    Mesh,
 }
 
 impl Kind {
-    const ALL: [Kind; 16] = [
+    const ALL: [Kind; 19] = [
         Kind::Offer,
         Kind::Ready,
         Kind::Refused,
@@ -74,6 +80,9 @@ impl Kind {
         Kind::Metrics,
         Kind::All,
         Kind::Taken,
+        Kind::Reach,
+        Kind::Reached,
+        Kind::Mesh,
     ];
 
     /// The kind of that number.

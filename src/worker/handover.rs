@@ -37,7 +37,7 @@ const ENDING: Duration = Duration::from_millis(500);
 pub(super) async fn run(worker: &Rc<Worker>, step: Step) {
     match step {
         Step::Waiting(answer) => drop(answer.send(waiting(worker))),
-        Step::Quiet { within, cut, done } => {
+        Step::Quiet { within, cut, calls_only, done } => {
             hold(worker, if cut { Held::Cut } else { Held::Quiet });
             if cut {
                 worker.shard.each(|conn| {
@@ -47,7 +47,7 @@ pub(super) async fn run(worker: &Rc<Worker>, step: Step) {
                     }
                 });
             }
-            let _ = done.send(quiet(worker, within, cut).await);
+            let _ = done.send(quiet(worker, within, (cut, calls_only)).await);
         }
         Step::Offer(offers) => drop(offers.send(offer(worker).await)),
         Step::Moved(done) => {
@@ -86,7 +86,7 @@ fn hold(worker: &Worker, held: Held) {
 }
 
 /// Waits until nothing is under way. False: something still is after that time.
-async fn quiet(worker: &Rc<Worker>, within: Duration, cut: bool) -> bool {
+async fn quiet(worker: &Rc<Worker>, within: Duration, (cut, calls_only): (bool, bool)) -> bool {
     let began = Instant::now();
     let mut quiet = 0;
     loop {
@@ -98,7 +98,7 @@ async fn quiet(worker: &Rc<Worker>, within: Duration, cut: bool) -> bool {
         }
         // All tasks that are ready run in between.
         yield_now().await;
-        quiet = if is_quiet(worker, began.elapsed(), cut) { quiet + 1 } else { 0 };
+        quiet = if is_quiet(worker, began.elapsed(), (cut, calls_only)) { quiet + 1 } else { 0 };
         if quiet == 3 {
             return true;
         }
@@ -112,11 +112,11 @@ async fn quiet(worker: &Rc<Worker>, within: Duration, cut: bool) -> bool {
 }
 
 /// Whether nothing is under way, when so much time has passed. What can stay behind counts for a while only.
-fn is_quiet(worker: &Worker, passed: Duration, cut: bool) -> bool {
+fn is_quiet(worker: &Worker, passed: Duration, (cut, calls_only): (bool, bool)) -> bool {
     let hold = &worker.hold;
+    let delivers = || !hold.delivered.get() || !worker.hub.mailbox(worker.id).is_empty();
     let busy = hold.under_way(UnderWay::Call) > 0
-        || !hold.delivered.get()
-        || !worker.hub.mailbox(worker.id).is_empty()
+        || (!calls_only && delivers())
         || Rc::strong_count(&worker.unbound_runs) > 1
         || worker.shard.has_moves();
     // A client that has connected and asked for nothing yet may never do so.
@@ -139,7 +139,7 @@ fn waiting(worker: &Worker) -> usize {
 /// Has all connections offer themselves.
 async fn offer(worker: &Rc<Worker>) -> Option<Offers> {
     // Others may have delivered something before they held still.
-    if !quiet(worker, Duration::from_secs(1), true).await {
+    if !quiet(worker, Duration::from_secs(1), (true, false)).await {
         return None;
     }
     hold(worker, Held::Offered);

@@ -52,6 +52,8 @@ pub enum Step {
         within: Duration,
         /// Handlers' waits end, and nobody waits for handshakes and for the last handlers of connections that end.
         cut: bool,
+        /// What is delivered does not count: other nodes publish yet.
+        calls_only: bool,
         /// The answer.
         done: oneshot::Sender<bool>,
     },

@@ -30,6 +30,7 @@ mod see;
 pub mod server_context;
 mod subscriptions;
 pub mod tap;
+pub mod traces;
 pub mod traffic;
 pub mod transport;
 pub mod unsettled;
@@ -63,6 +64,7 @@ use outbox::{Frame, Policy};
 use past::Past;
 use server_context::ServerContext;
 use tap::Tap;
+use traces::Traces;
 use transport::Transport;
 use unsettled::AllUnsettled;
 use waits::Waits;
@@ -107,6 +109,8 @@ pub struct Shard {
     tickets: Cell<u64>,
     /// Who watches.
     pub tap: Tap,
+    /// What is traced.
+    pub traces: Traces,
     past: Past,
     /// What this worker counts.
     pub counts: Arc<ShardCounts>,
@@ -150,6 +154,7 @@ impl Shard {
             clock: Cell::new(0),
             tickets: Cell::default(),
             tap: Tap::default(),
+            traces: Traces::default(),
             past: Past::default(),
             counts: Arc::default(),
         }
@@ -215,6 +220,7 @@ impl Shard {
             return false;
         }
         self.waits.borrow_mut().end(conn.client_id);
+        self.traces.ended(conn.client_id);
         self.hold(conn, 0);
         self.leave(conn);
         true

@@ -11,6 +11,7 @@ use super::problem::{Problem, Problems};
 use super::raw::value::Value;
 use super::raw::{MAX_BYTES, Sink, tree, units};
 use super::rows::Section;
+use super::tracing;
 use super::types::{Compression, EventStream, Listen, Protocol, ProxyProtocol};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -94,6 +95,7 @@ pub(super) fn both(file: &Path, text: &str) -> Result<(Config, Config), Problems
 fn in_force(file: &Path, mut config: Config, root: &Value<'_>) -> Config {
     config.file = file.to_owned();
     access::settle(&mut config, root);
+    tracing::settle(&mut config, root);
     config.logging.filename = config.logging.filename.map(|name| std::path::absolute(&name).unwrap_or(name));
     each_tls(&mut config, |_, tls| {
         let more = tls.certificates.iter_mut().flat_map(|more| [&mut more.cert, &mut more.key]);
@@ -413,11 +415,16 @@ engine:
             "access: hunter2",
             "engine: {luavm: {redis: [{addr: 'redis://:hunter2@localhost:6379'}]}}",
             "engine: {centerRegistry: ['me:hunter2@localhost']}",
+            "tracing: {endpoint: 'http://me:hunter2@localhost'}",
+            "tracing: {endpoint: 'http://localhost?key=hunter2'}",
+            "tracing: {headers: [{name: host, value: hunter2}]}",
+            "tracing: {headers: [{name: a, value: \"hunter2\\n\"}]}",
         ] {
             let found = read(text).unwrap_err();
             assert!(!format!("{found:?}").contains("hunter2"), "{text}: {found:?}");
         }
         let text = "access: {users: [{username: a, password: hunter2}]}
+tracing: {headers: [{name: a, value: hunter2}]}
 engine: {luavm: {redis: [{password: hunter2}]}, servers: [{}]}";
         assert!(!format!("{:?}", read(text).unwrap()).contains("hunter2"));
     }

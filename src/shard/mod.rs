@@ -30,6 +30,7 @@ mod see;
 pub mod server_context;
 mod subscriptions;
 pub mod tap;
+pub mod traces;
 pub mod traffic;
 pub mod transport;
 pub mod unsettled;
@@ -65,6 +66,7 @@ use outbox::{Frame, Policy};
 use past::Past;
 use server_context::ServerContext;
 use tap::Tap;
+use traces::Traces;
 use transport::Transport;
 use unsettled::AllUnsettled;
 use unwritten::Unwritten;
@@ -110,6 +112,8 @@ pub struct Shard {
     tickets: Cell<u64>,
     /// Who watches.
     pub tap: Tap,
+    /// What is traced.
+    pub traces: Traces,
     past: Past,
     /// Frames of connections that move.
     moving: RefCell<OnTheWay>,
@@ -155,6 +159,7 @@ impl Shard {
             clock: Cell::new(0),
             tickets: Cell::default(),
             tap: Tap::default(),
+            traces: Traces::default(),
             past: Past::default(),
             moving: RefCell::default(),
             counts: Arc::default(),
@@ -221,6 +226,7 @@ impl Shard {
             return false;
         }
         self.waits.borrow_mut().end(conn.client_id);
+        self.traces.ended(conn.client_id);
         self.hold(conn, 0);
         self.leave(conn);
         true

@@ -5,21 +5,22 @@
 //! name is made of the user, the file and the process's part in a cluster: a center and an engine may have one file. Who may ask
 //! is told by the system: the same user, and root.
 
+mod successor;
+
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+
+use successor::Successor;
 
 use crate::config::{Config, NodeRole};
 use crate::engine::{Before, Estate, check_certificates, check_scripts};
 use crate::handover::Link;
-use crate::handover::link::inherit;
 use crate::telemetry::log::escape::for_terminal;
 use crate::telemetry::terminal::{complain, say};
 
@@ -33,8 +34,6 @@ const NAME: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_secs(1);
 /// How long systemd is asked to wait for an engine that joins its cluster; it is asked again in time.
 pub(super) const WAITS: Duration = Duration::from_secs(30);
-/// How long a successor that is not needed may take to end before it is killed.
-const END: Duration = Duration::from_secs(2);
 
 /// Somebody asks for an upgrade.
 pub(super) struct Asked {
@@ -200,14 +199,14 @@ fn hand_over(program: &Program, estate: &Estate, patience: Duration, dry: bool) 
         return Err("this is the first process of its container, which ends with it: restart the container".to_owned());
     }
     let (mut link, other) = Link::pair().map_err(|e| format!("no way to a successor: {e}"))?;
-    let mut child = Successor::start(program, other)?;
+    let child = Successor::start(program, other, OPTION)?;
     let offered = estate.offer(&mut link, dry);
-    let said = offered.map_err(|why| child.end(why))?;
+    let said = offered.inspect_err(|_| child.stop())?;
     if dry {
         child.wait();
         return Ok((if said.is_empty() { "could be done".to_owned() } else { said }, Outcome::Stays));
     }
-    let process = child.child.id();
+    let process = child.id();
     let given = estate.hand_over(&mut link, patience, || child.stop());
     match given {
         Ok(given) => {
@@ -219,50 +218,6 @@ fn hand_over(program: &Program, estate: &Estate, patience: Duration, dry: bool) 
             Ok((said, Outcome::Done(process)))
         }
         Err(why) => Err(why),
-    }
-}
-
-/// A process that may become the successor.
-struct Successor {
-    child: Child,
-}
-
-impl Successor {
-    fn start(program: &Program, link: Link) -> Result<Successor, String> {
-        let end: RawFd = link.as_raw_fd();
-        let mut command = Command::new(&program.path);
-        command.args(&program.args).args([OPTION, &end.to_string()]);
-        // SAFETY: between fork and exec it makes one system call, and allocates nothing.
-        unsafe { command.pre_exec(move || inherit(end)) };
-        let started = command.spawn();
-        // This end is the successor's alone from now on.
-        drop(link);
-        let child = started.map_err(|e| format!("{} can't be started: {e}", program.path.display()))?;
-        Ok(Successor { child })
-    }
-
-    /// Adds to an error how it has ended.
-    fn end(&mut self, why: String) -> String {
-        self.stop();
-        why
-    }
-
-    /// It has nothing more to do, and ends.
-    fn wait(&mut self) {
-        let began = Instant::now();
-        while began.elapsed() < END {
-            match self.child.try_wait() {
-                Ok(None) => std::thread::sleep(Duration::from_millis(5)),
-                _ => return,
-            }
-        }
-        self.stop();
-    }
-
-    /// It must not go on.
-    fn stop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -50,7 +50,7 @@ pub(super) fn text(file: &Path) -> Result<Zeroizing<String>, Problems> {
     };
     // One byte more than is allowed, which the parser then tells.
     let hint = |e: &std::io::Error| match e.kind() {
-        std::io::ErrorKind::NotFound => "; name a file with -f FILE",
+        std::io::ErrorKind::NotFound => "; name a file with -f FILE, or make a project with connmix new NAME",
         _ => "",
     };
     let bytes =

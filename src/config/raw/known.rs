@@ -39,25 +39,30 @@ impl Known {
     /// Reports what is no section or no list of sections where one must be, and to `unknown` the keys that there are
     /// not: where both a key is unknown and another one missing, that is told first.
     pub fn check(&self, value: &Value<'_>, unknown: &Sink) {
+        self.check_in(self, value, unknown);
+    }
+
+    /// [`check`](Self::check) of a part; `all` are the keys of the whole file.
+    fn check_in(&self, all: &Known, value: &Value<'_>, unknown: &Sink) {
         match self.is_list {
-            true => value.list().iter().for_each(|entry| self.section(entry, unknown)),
-            false => self.section(value, unknown),
+            true => value.list().iter().for_each(|entry| self.section(all, entry, unknown)),
+            false => self.section(all, value, unknown),
         }
     }
 
-    fn section(&self, value: &Value<'_>, unknown: &Sink) {
+    fn section(&self, all: &Known, value: &Value<'_>, unknown: &Sink) {
         match value.kind() {
-            Some(Kind::Map(entries)) => entries.iter().for_each(|entry| self.entry(value, entry, unknown)),
+            Some(Kind::Map(entries)) => entries.iter().for_each(|entry| self.entry(all, value, entry, unknown)),
             Some(_) => value.expected_many("a section of keys"),
             None => {}
         }
     }
 
-    fn entry(&self, section: &Value<'_>, entry: &Entry, unknown: &Sink) {
+    fn entry(&self, all: &Known, section: &Value<'_>, entry: &Entry, unknown: &Sink) {
         let path = join(section.path(), &entry.name);
         if let Some(key) = self.keys.iter().find(|key| key.name == entry.name) {
             if !key.keys.is_empty() {
-                key.check(&section.get(&entry.name), unknown);
+                key.check_in(all, &section.get(&entry.name), unknown);
             }
         } else if let Some(key) = self.keys.iter().find(|key| older_spelling(&key.name) == Some(&entry.name)) {
             let today = entries(section).iter().any(|other| other.name == key.name && !other.value.is_null());
@@ -66,15 +71,33 @@ impl Known {
                 unknown.report(entry.value.place, &path, message);
             }
         } else {
-            let message = format!("unknown key \"{}\"; {}", shown_key(&entry.name), self.hint(&path, &entry.name));
+            let message = format!("unknown key \"{}\"; {}", shown_key(&entry.name), self.hint(all, &path, &entry.name));
             unknown.report(entry.place, &path, message);
         }
     }
 
+    /// The sections below `path` that have a key of that name.
+    fn places(&self, name: &str, path: &str, found: &mut Vec<String>) {
+        for key in &self.keys {
+            if key.name == name {
+                found.push(path.to_owned());
+            }
+            key.places(name, &join(path, &key.name), found);
+        }
+    }
+
     /// What an unknown key most likely stands for.
-    fn hint(&self, path: &str, name: &str) -> String {
+    fn hint(&self, all: &Known, path: &str, name: &str) -> String {
         if let Some((_, today)) = OLDER.iter().find(|(old, _)| *old == path) {
             return format!("it is {today} today");
+        }
+        let mut places = Vec::new();
+        all.places(name, "", &mut places);
+        if let [place] = &places[..] {
+            return match place.as_str() {
+                "" => "it belongs at the top of the file, not below another key".to_owned(),
+                place => format!("it belongs under {place}"),
+            };
         }
         let known: Vec<&str> = self.keys.iter().map(|key| key.name.as_str()).collect();
         match nearest(name, &known) {
@@ -129,6 +152,19 @@ mod tests {
             "6:1 password:...: unknown key \"password:...\"; a space must follow the colon",
         ];
         assert_eq!(problems(&["readTimeout", "port"], text), want);
+    }
+
+    #[test]
+    fn a_key_in_the_wrong_place_is_told_where_it_belongs() {
+        let keys = ["a.x", "a.port", "b[].port", "b[].y", "z"];
+        let text = "x: 1\ny: 1\nport: 1\na: {z: 1}\n";
+        let want = [
+            "1:1 x: unknown key \"x\"; it belongs under a",
+            "2:1 y: unknown key \"y\"; it belongs under b",
+            "3:1 port: unknown key \"port\"; known here: a, b, z",
+            "4:5 a.z: unknown key \"z\"; it belongs at the top of the file, not below another key",
+        ];
+        assert_eq!(problems(&keys, text), want);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The log and the metrics.
 
+pub mod language;
 pub mod log;
 pub mod metrics;
 pub mod rate_limited;

@@ -7,6 +7,7 @@ use super::older::{OLDER, older_spelling};
 use super::tree::{Entry, Kind};
 use super::value::Value;
 use super::{Sink, join, shown_key};
+use crate::telemetry::language::{Both, both};
 
 /// A key and what may stand below it.
 #[derive(Debug, Default, PartialEq)]
@@ -62,25 +63,30 @@ impl Known {
         } else if let Some(key) = self.keys.iter().find(|key| older_spelling(&key.name) == Some(&entry.name)) {
             let today = entries(section).iter().any(|other| other.name == key.name && !other.value.is_null());
             if today && !entry.value.is_null() {
-                let message = format!("given twice: it is an older spelling of {}", key.name);
+                let name = &key.name;
+                let message = both!("given twice: it is an older spelling of {name}", "写了两次：它是 {name} 的旧写法");
                 unknown.report(entry.value.place, &path, message);
             }
         } else {
-            let message = format!("unknown key \"{}\"; {}", shown_key(&entry.name), self.hint(&path, &entry.name));
+            let (key, hint) = (shown_key(&entry.name), self.hint(&path, &entry.name));
+            let message = Both {
+                en: format!("unknown key \"{key}\"; {}", hint.en),
+                zh: format!("没有这个配置项 \"{key}\"；{}", hint.zh),
+            };
             unknown.report(entry.place, &path, message);
         }
     }
 
     /// What an unknown key most likely stands for.
-    fn hint(&self, path: &str, name: &str) -> String {
+    fn hint(&self, path: &str, name: &str) -> Both {
         if let Some((_, today)) = OLDER.iter().find(|(old, _)| *old == path) {
-            return format!("it is {today} today");
+            return both!("it is {today} today", "现在是 {today}");
         }
         let known: Vec<&str> = self.keys.iter().map(|key| key.name.as_str()).collect();
         match nearest(name, &known) {
-            Some(known) => format!("did you mean {known:?}?"),
-            None if name.contains(':') => "a space must follow the colon".to_owned(),
-            None => format!("known here: {}", known.join(", ")),
+            Some(known) => both!("did you mean {known:?}?", "是不是 {known:?}？"),
+            None if name.contains(':') => both!("a space must follow the colon", "冒号后面要有空格"),
+            None => both!("known here: {0}", "这里有：{0}", known.join(", ")),
         }
     }
 }

@@ -21,6 +21,7 @@ use successor::Successor;
 use crate::config::{Config, NodeRole};
 use crate::engine::{Before, Estate, check_certificates, check_scripts};
 use crate::handover::Link;
+use crate::telemetry::language::{Language, spoken, system};
 use crate::telemetry::log::escape::for_terminal;
 use crate::telemetry::terminal::{complain, say};
 
@@ -232,7 +233,7 @@ pub(super) fn before(descriptor: RawFd) -> Result<Before, String> {
 pub(super) fn could(before: &mut Before, config: &Config) -> Result<(), String> {
     let checked = before
         .listeners(config)
-        .and_then(|_| check_scripts(config))
+        .and_then(|_| check_scripts(config, Language::English))
         .and_then(|warnings| Ok((warnings, check_certificates(config)?)));
     let (mut said, more) = checked.inspect_err(|why| before.refuse(why))?;
     said.extend(more);
@@ -286,20 +287,26 @@ fn ask_one(file: &Path, part: &str, dry: bool) -> Result<(), String> {
     };
     match answer.trim_end().split_at_checked(1) {
         Some(("+", said)) => {
-            say!("{}", for_terminal(said));
+            let said = for_terminal(said);
+            say!("{}", spoken!("{said}", "进程的答复：{said}"));
             Ok(())
         }
         Some(("-", why)) => {
-            complain!("{}", for_terminal(why));
-            Err("nothing was changed".to_owned())
+            let why = for_terminal(why);
+            complain!("{}", spoken!("{why}", "进程的答复：{why}"));
+            Err(spoken!("nothing was changed", "什么都没有改变"))
         }
-        _ => Err("the process has ended without an answer".to_owned()),
+        _ => Err(spoken!("the process has ended without an answer", "进程没有答复就结束了")),
     }
 }
 
 /// Asks the process that runs with that file; an empty answer is none.
 fn ask_once(file: &Path, part: &str, dry: bool) -> Result<String, String> {
-    let no_process = |e: io::Error| format!("no process of {} can be asked: {e}", file.display());
+    let named = file.display();
+    let no_process = |e: io::Error| {
+        let why = system(&e);
+        spoken!("no process of {named} can be asked: {0}", "找不到以 {named} 运行的进程：{0}", why.spoken())
+    };
     let mut socket = match address(file, part).and_then(|at| UnixStream::connect_addr(&at)) {
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => return Ok(String::new()),
         connected => connected.map_err(no_process)?,
@@ -307,7 +314,7 @@ fn ask_once(file: &Path, part: &str, dry: bool) -> Result<String, String> {
     // SAFETY: it takes nothing and always succeeds.
     let own = unsafe { libc::geteuid() };
     if ![Some(own), Some(0)].contains(&user_of(&socket)) {
-        return Err("another user's process has taken the name".to_owned());
+        return Err(spoken!("another user's process has taken the name", "另一个用户的进程占用了这个名称"));
     }
     let mut answer = String::new();
     let asked = socket
@@ -316,7 +323,7 @@ fn ask_once(file: &Path, part: &str, dry: bool) -> Result<String, String> {
     match asked {
         Ok(_) => Ok(answer),
         Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(String::new()),
-        Err(e) => Err(format!("the process does not answer: {e}")),
+        Err(e) => Err(spoken!("the process does not answer: {e}", "进程没有应答：{e}")),
     }
 }
 

@@ -280,7 +280,7 @@ impl Engine {
             started
                 .recv()
                 .unwrap_or_else(|_| Err("a worker ended while it started".into()))
-                .map_err(StartError::Script)?;
+                .map_err(|why: String| StartError::Script(why.into()))?;
         }
         if let Some(others) = others {
             let (config, addresses) = (config.load(), &engine.addresses);

@@ -2,14 +2,14 @@
 //! comes after it; then the counts. The plain publish, which is nearly all of the traffic, does not use this.
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Either};
+use futures_util::future::{BoxFuture, Either, LocalBoxFuture};
 use std::future::Future;
 use std::sync::Arc;
 
 use super::call::{Outcome, Published};
 use super::error::ApiError;
 use super::idempotency::{self, Done, IdempotencyTable};
-use super::params::{Params, Publish};
+use super::params::Publish;
 use super::state::Api;
 use crate::cluster::clients::{Channels, PublishOnce};
 use crate::cluster::{Behind, Mesh, Receipt};
@@ -77,10 +77,13 @@ pub(super) fn begin(api: &Api, publish: Publish, behind: Behind) -> impl Future<
     }
 }
 
-/// Publishes to several channels, or once only.
-pub(super) async fn publish(api: &Api, params: &Params<'_>) -> Result<Outcome, ApiError> {
-    let enqueued = begin(api, params.publish()?, Behind::default()).await;
-    Ok(enqueued.outcome().await)
+/// Publishes to several channels, or once only, unless something is wrong with that.
+#[inline(never)]
+pub(super) fn publish(api: &Api, publish: Result<Publish, ApiError>) -> LocalBoxFuture<'_, Result<Outcome, ApiError>> {
+    Box::pin(async move {
+        let enqueued = begin(api, publish?, Behind::default()).await;
+        Ok(enqueued.outcome().await)
+    })
 }
 
 /// Publishes with an id that is new to this node: on the node that knows whether another has done it.

@@ -15,6 +15,7 @@ use super::posted::Posted;
 use super::server_context::ServerContext;
 use super::traffic::Traffic;
 use super::transport::Transport;
+use super::unwritten::{Queued, Writable};
 use crate::handover::Encoder;
 use crate::hub::topics::Member;
 use crate::ids::ClientId;
@@ -24,10 +25,9 @@ use crate::telemetry::metrics::labels::EndReason;
 /// The result of pushing a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {
-    /// It waits in the outbox.
+    /// It waits in the outbox, or is written already. If the socket is not full, the connection must be written at the end
+    /// of the event loop turn.
     Taken,
-    /// It waits, and nothing did before: the connection must be written at the end of the event loop turn.
-    First,
     /// The connection is closing, or closes now because too much waits for it.
     Refused,
     /// Too much waits for it, and the message may be left out instead.
@@ -110,8 +110,8 @@ pub struct Conn {
     corked: Cell<bool>,
     /// The client's socket is full; the connection's task waits until it has room.
     blocked: Cell<bool>,
-    /// In the shard's list of connections to write.
-    pub(super) dirty: Cell<bool>,
+    /// Where it waits to be written.
+    pub(super) queued: Queued,
     /// What it has sent and got.
     pub traffic: Traffic,
 }
@@ -155,7 +155,7 @@ impl Conn {
             begun: Cell::new(now),
             corked: Cell::new(true),
             blocked: Cell::new(true),
-            dirty: Cell::new(false),
+            queued: Queued::default(),
             traffic: Traffic::begin(),
         }
     }
@@ -282,6 +282,12 @@ impl Conn {
             task.wake_by_ref();
             self.task.set(Some(task));
         }
+    }
+}
+
+impl Writable for Conn {
+    fn queued(&self) -> &Queued {
+        &self.queued
     }
 }
 

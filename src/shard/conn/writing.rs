@@ -48,7 +48,7 @@ impl Conn {
         if full && !self.blocked.get() {
             self.flush(scratch, now);
         }
-        if self.blocked.get() || self.dirty.replace(true) { Pushed::Taken } else { Pushed::First }
+        Pushed::Taken
     }
 
     /// Whether there is room for a frame. One that is larger than the limit still gets in when nothing else waits.

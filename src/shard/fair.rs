@@ -147,7 +147,18 @@ impl Fair {
 
     /// Ready when the calling task may run a stretch. Until then `ticket` is its place in the queue; after that, drop
     /// it at the end of the stretch.
+    #[inline]
     pub fn poll_turn(
+        self: &Rc<Self>,
+        account: &mut Account,
+        ticket: &mut Option<Ticket>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        if ticket.is_none() && !account.may_be_heavy() { Poll::Ready(()) } else { self.poll_grant(account, ticket, cx) }
+    }
+
+    /// The same where a grant may be needed.
+    fn poll_grant(
         self: &Rc<Self>,
         account: &mut Account,
         ticket: &mut Option<Ticket>,
@@ -162,7 +173,7 @@ impl Fair {
                 }
                 Poll::Pending
             }
-            None if account.may_be_heavy() && account.is_heavy(self.now()) => {
+            None if account.is_heavy(self.now()) => {
                 let asked = self.asked.get();
                 self.asked.set(asked + 1);
                 let key = (u64::from(self.now()) + u64::from(account.debt / 1_000_000), asked);

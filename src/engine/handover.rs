@@ -30,7 +30,7 @@ const STARTING: Duration = Duration::from_secs(60);
 /// The longest that it may take to take everything.
 const TAKING: Duration = Duration::from_secs(30);
 /// How long what has begun may take to end while all holds still, before the waits of handlers end.
-const GRACE: Duration = Duration::from_millis(200);
+const GRACE: Duration = Duration::from_millis(50);
 /// How long it may take after that.
 const LAST: Duration = Duration::from_secs(2);
 /// How often it is looked at whether handlers wait.
@@ -150,6 +150,7 @@ impl Estate {
 
     /// Has all hold still, and sends everything; gives how many connections of clients and of callers.
     fn give(&self, link: &mut Link) -> Result<(usize, usize), String> {
+        let began = Instant::now();
         let quiet = |within, cut| {
             let all = self.all(|done| Step::Quiet { within, cut, done }, within + ANSWER)?;
             Ok::<bool, String>(!all.contains(&false))
@@ -162,15 +163,18 @@ impl Estate {
         if !at_rest {
             return Err("calls, deliveries or timers that are under way do not end".to_owned());
         }
+        let rested = began.elapsed();
         let offers = self.all(Step::Offer, ANSWER)?;
         let Some(offers) = offers.into_iter().collect::<Option<Vec<Offers>>>() else {
             return Err("a worker does not come to rest".to_owned());
         };
         let count = |of: fn(&Offers) -> &Vec<Offer>| offers.iter().map(|offers| of(offers).len()).sum();
         let counts = (count(|offers| &offers.clients), count(|offers| &offers.callers));
+        let offered = began.elapsed();
         link.patience(Some(TAKING))
             .and_then(|()| self.send(link, &offers))
             .map_err(|e| format!("the successor could not be given everything: {e}"))?;
+        tracing::debug!("upgrade: at rest after {rested:?}, offered after {offered:?}, sent after {:?}", began.elapsed());
         Ok(counts)
     }
 

@@ -214,7 +214,7 @@ async fn request(
             worker.shard.open(&conn, Some(response.into()));
             let let_in = (if conn.posted().is_some() { 200 } else { 101 }, Some(conn.client_id.get()));
             log_access(worker, (request.method, request.target), remote, let_in, began);
-            let opened = Opened { conn: guard.keep()?, place: place.take()?, early: early.len(), moved: false };
+            let opened = Opened { conn: guard.keep()?, place: place.take()?, early: early.len(), moved: None };
             return Some(Ok((opened, early)));
         }
     };

@@ -134,7 +134,9 @@ impl Stream {
         socket.set_nodelay(true)?;
         Ok(match tls {
             None => Stream::Plain(socket),
-            Some(tls) => Stream::Tls(Box::new(tls.connector.connect(tls.name.clone(), socket).await.map_err(explained)?)),
+            Some(tls) => {
+                Stream::Tls(Box::new(tls.connector.connect(tls.name.clone(), socket).await.map_err(explained)?))
+            }
         })
     }
 
@@ -152,7 +154,8 @@ fn explained(e: io::Error) -> io::Error {
     if !e.to_string().contains("CaUsedAsEndEntity") {
         return e;
     }
-    let why = "the server shows the certificate of an authority (CA:TRUE) instead of one of its own: make one with CA:FALSE";
+    let why =
+        "the server shows the certificate of an authority (CA:TRUE) instead of one of its own: make one with CA:FALSE";
     io::Error::new(e.kind(), why)
 }
 

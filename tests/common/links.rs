@@ -66,7 +66,8 @@ pub fn resolve(page: &Path, link: &str) -> (PathBuf, String) {
 /// The names of a page's headings, as forges make them.
 fn anchors(page: &str) -> Vec<String> {
     let mut seen = BTreeMap::new();
-    let headings = prose(page).into_iter().filter(|line| line.trim_start_matches('#').starts_with(' ') && line.starts_with('#'));
+    let headings =
+        prose(page).into_iter().filter(|line| line.trim_start_matches('#').starts_with(' ') && line.starts_with('#'));
     let name = |heading: &str| {
         let text = heading.trim_start_matches('#').trim().to_lowercase();
         let kept = text.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));

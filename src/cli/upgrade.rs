@@ -5,21 +5,23 @@
 //! name is made of the user, the file and the process's part in a cluster: a center and an engine may have one file. Who may ask
 //! is told by the system: the same user, and root.
 
+mod successor;
+
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+
+use successor::Successor;
 
 use crate::config::{Config, NodeRole};
 use crate::engine::{Before, Estate, check_certificates, check_scripts};
 use crate::handover::Link;
-use crate::handover::link::inherit;
+use crate::telemetry::language::{Language, spoken, system};
 use crate::telemetry::log::escape::for_terminal;
 use crate::telemetry::terminal::{complain, say};
 
@@ -33,8 +35,6 @@ const NAME: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_secs(1);
 /// How long systemd is asked to wait for an engine that joins its cluster; it is asked again in time.
 pub(super) const WAITS: Duration = Duration::from_secs(30);
-/// How long a successor that is not needed may take to end before it is killed.
-const END: Duration = Duration::from_secs(2);
 
 /// Somebody asks for an upgrade.
 pub(super) struct Asked {
@@ -200,14 +200,14 @@ fn hand_over(program: &Program, estate: &Estate, patience: Duration, dry: bool) 
         return Err("this is the first process of its container, which ends with it: restart the container".to_owned());
     }
     let (mut link, other) = Link::pair().map_err(|e| format!("no way to a successor: {e}"))?;
-    let mut child = Successor::start(program, other)?;
+    let child = Successor::start(program, other, OPTION)?;
     let offered = estate.offer(&mut link, dry);
-    let said = offered.map_err(|why| child.end(why))?;
+    let said = offered.inspect_err(|_| child.stop())?;
     if dry {
         child.wait();
         return Ok((if said.is_empty() { "could be done".to_owned() } else { said }, Outcome::Stays));
     }
-    let process = child.child.id();
+    let process = child.id();
     let given = estate.hand_over(&mut link, patience, || child.stop());
     match given {
         Ok(given) => {
@@ -222,50 +222,6 @@ fn hand_over(program: &Program, estate: &Estate, patience: Duration, dry: bool) 
     }
 }
 
-/// A process that may become the successor.
-struct Successor {
-    child: Child,
-}
-
-impl Successor {
-    fn start(program: &Program, link: Link) -> Result<Successor, String> {
-        let end: RawFd = link.as_raw_fd();
-        let mut command = Command::new(&program.path);
-        command.args(&program.args).args([OPTION, &end.to_string()]);
-        // SAFETY: between fork and exec it makes one system call, and allocates nothing.
-        unsafe { command.pre_exec(move || inherit(end)) };
-        let started = command.spawn();
-        // This end is the successor's alone from now on.
-        drop(link);
-        let child = started.map_err(|e| format!("{} can't be started: {e}", program.path.display()))?;
-        Ok(Successor { child })
-    }
-
-    /// Adds to an error how it has ended.
-    fn end(&mut self, why: String) -> String {
-        self.stop();
-        why
-    }
-
-    /// It has nothing more to do, and ends.
-    fn wait(&mut self) {
-        let began = Instant::now();
-        while began.elapsed() < END {
-            match self.child.try_wait() {
-                Ok(None) => std::thread::sleep(Duration::from_millis(5)),
-                _ => return,
-            }
-        }
-        self.stop();
-    }
-
-    /// It must not go on.
-    fn stop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// The process before, for one that was started with [`OPTION`].
 pub(super) fn before(descriptor: RawFd) -> Result<Before, String> {
     // SAFETY: the process before has made it for this one, and nothing else here knows it.
@@ -277,16 +233,10 @@ pub(super) fn before(descriptor: RawFd) -> Result<Before, String> {
 pub(super) fn could(before: &mut Before, config: &Config) -> Result<(), String> {
     let checked = before
         .listeners(config)
-        .and_then(|_| check_scripts(config))
+        .and_then(|_| check_scripts(config, Language::English))
         .and_then(|warnings| Ok((warnings, check_certificates(config)?)));
     let (mut said, more) = checked.inspect_err(|why| before.refuse(why))?;
     said.extend(more);
-    for (at, server) in config.servers.iter().enumerate().filter(|(_, server)| !server.tls.cert.is_empty()) {
-        said.push(format!(
-            "engine.servers[{at}] ({}): its clients have TLS, and are closed with 1012",
-            server.listen.addr
-        ));
-    }
     said.push(format!("connmix {} could take over", env!("CARGO_PKG_VERSION")));
     before.ready(&said.join("\n"))
 }
@@ -337,20 +287,26 @@ fn ask_one(file: &Path, part: &str, dry: bool) -> Result<(), String> {
     };
     match answer.trim_end().split_at_checked(1) {
         Some(("+", said)) => {
-            say!("{}", for_terminal(said));
+            let said = for_terminal(said);
+            say!("{}", spoken!("{said}", "进程的答复：{said}"));
             Ok(())
         }
         Some(("-", why)) => {
-            complain!("{}", for_terminal(why));
-            Err("nothing was changed".to_owned())
+            let why = for_terminal(why);
+            complain!("{}", spoken!("{why}", "进程的答复：{why}"));
+            Err(spoken!("nothing was changed", "什么都没有改变"))
         }
-        _ => Err("the process has ended without an answer".to_owned()),
+        _ => Err(spoken!("the process has ended without an answer", "进程没有答复就结束了")),
     }
 }
 
 /// Asks the process that runs with that file; an empty answer is none.
 fn ask_once(file: &Path, part: &str, dry: bool) -> Result<String, String> {
-    let no_process = |e: io::Error| format!("no process of {} can be asked: {e}", file.display());
+    let named = file.display();
+    let no_process = |e: io::Error| {
+        let why = system(&e);
+        spoken!("no process of {named} can be asked: {0}", "找不到以 {named} 运行的进程：{0}", why.spoken())
+    };
     let mut socket = match address(file, part).and_then(|at| UnixStream::connect_addr(&at)) {
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => return Ok(String::new()),
         connected => connected.map_err(no_process)?,
@@ -358,7 +314,7 @@ fn ask_once(file: &Path, part: &str, dry: bool) -> Result<String, String> {
     // SAFETY: it takes nothing and always succeeds.
     let own = unsafe { libc::geteuid() };
     if ![Some(own), Some(0)].contains(&user_of(&socket)) {
-        return Err("another user's process has taken the name".to_owned());
+        return Err(spoken!("another user's process has taken the name", "另一个用户的进程占用了这个名称"));
     }
     let mut answer = String::new();
     let asked = socket
@@ -367,7 +323,7 @@ fn ask_once(file: &Path, part: &str, dry: bool) -> Result<String, String> {
     match asked {
         Ok(_) => Ok(answer),
         Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(String::new()),
-        Err(e) => Err(format!("the process does not answer: {e}")),
+        Err(e) => Err(spoken!("the process does not answer: {e}", "进程没有应答：{e}")),
     }
 }
 

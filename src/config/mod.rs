@@ -27,6 +27,7 @@ mod raw;
 pub mod reload;
 mod rows;
 mod sections;
+mod tracing;
 mod types;
 
 pub use changes::Effect;
@@ -34,7 +35,7 @@ pub use channels::Rules;
 pub use home::Home;
 pub use keys::{
     ApiServer, ChannelRule, Cluster, Config, HistoryRule, LimitRule, Limits, Logging, LuaVm, MAX_HISTORY, Memory,
-    Online, Rates, Redis, Server, Summary, Tls, User,
+    Online, Rates, Redis, Server, Summary, Tls, Tracing, User,
 };
 pub use problem::{Problem, Problems};
 pub use raw::units::{Quantity, parse_duration};

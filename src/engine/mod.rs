@@ -1,7 +1,9 @@
 //! The wiring: from a configuration and its listeners to running workers, and back to a clean end.
 
 mod certificates;
+mod counted;
 mod error;
+mod exporter;
 mod figures;
 mod handover;
 mod listeners;
@@ -23,6 +25,7 @@ use std::thread::JoinHandle;
 use tokio::sync::{mpsc, watch};
 
 use self::certificates::Certificates;
+use self::exporter::Exporter;
 use self::handover::Kept;
 use self::member::Member;
 use self::scripts::{check_script, compile};
@@ -43,6 +46,7 @@ use crate::outbound::Outbound;
 use crate::queue::Queue;
 use crate::script::watchdog;
 use crate::shared;
+use crate::telemetry::spans::SpanQueue;
 use crate::timers::Timers;
 use crate::worker::thread::{self, Spec};
 use crate::worker::{self, Peers, Reserve};
@@ -94,6 +98,8 @@ pub struct Engine {
     member: Option<Member>,
     /// With what a successor joins its cluster.
     joins: Option<(Arc<Shared>, Arc<dyn PublishOnce>)>,
+    /// Sends spans to a collector.
+    exporter: Arc<Exporter>,
 }
 
 impl Engine {
@@ -183,12 +189,15 @@ impl Engine {
         let addresses = listeners.addresses.clone();
         let metrics = metrics::metrics(&config, &addresses, &hub, &queue, &clients, &peers, &mesh);
         metrics::of_scripts(&metrics, &shared, &timers);
+        let spans = Arc::new(SpanQueue::default());
+        metrics::of_spans(&metrics, &spans);
         let metrics = Arc::new(metrics);
         certificates::measure(&metrics, &tls);
         let logins = Arc::new(LoginThrottle::default());
         let verifier = Arc::new(Verifier::default());
         let callers = Arc::new(Callers::new(reserve.for_a_port()));
         let config = Arc::new(ArcSwap::from_pointee(config));
+        let exporter = Exporter::new(spans.clone(), outbound.clone(), config.clone(), node.get().to_string());
 
         let api_doors = listeners.for_worker().map_err(|e| StartError::System(e.to_string()))?;
         let doors = Arc::new(Doors::new(api_doors, tls.clone()));
@@ -200,6 +209,8 @@ impl Engine {
             shared: shared.clone(),
             timers: timers.clone(),
             repeats: repeats.clone(),
+            admissions: admissions.clone(),
+            metrics: metrics.clone(),
             listeners: Kept::default(),
             mesh: None,
         };
@@ -221,7 +232,9 @@ impl Engine {
             mesh: None,
             member: None,
             joins: None,
+            exporter: exporter.clone(),
         };
+        exporter.start().map_err(|e| StartError::System(e.to_string()))?;
         let mut starting = Vec::with_capacity(workers);
         for (i, control) in lanes.into_iter().enumerate() {
             let spec = Spec {
@@ -242,6 +255,7 @@ impl Engine {
                 listeners: listeners.for_worker().map_err(|e| StartError::System(e.to_string()))?,
                 api_addr: engine.addresses.api,
                 metrics: metrics.clone(),
+                spans: spans.clone(),
                 logins: logins.clone(),
                 verifier: verifier.clone(),
                 callers: callers.clone(),
@@ -266,7 +280,7 @@ impl Engine {
             started
                 .recv()
                 .unwrap_or_else(|_| Err("a worker ended while it started".into()))
-                .map_err(StartError::Script)?;
+                .map_err(|why: String| StartError::Script(why.into()))?;
         }
         if let Some(others) = others {
             let (config, addresses) = (config.load(), &engine.addresses);
@@ -287,6 +301,7 @@ impl Engine {
         engine.memory = Some(memory::watch(memory, config.clone()).map_err(system)?);
         let (at_start, measured) = (config.load_full(), metrics.clone());
         let supervisor = reload::Supervisor::new(config, peers, programs, certificates, metrics, on_level, configured);
+        let supervisor = supervisor.exporting(exporter);
         figures::tell(figures::Parts {
             config: at_start,
             addresses: engine.addresses.clone(),

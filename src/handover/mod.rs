@@ -28,7 +28,9 @@ pub enum Kind {
     Ready,
     /// From the successor: why it can't.
     Refused,
-    /// To the successor: clients' connections.
+    /// To the successor: the frames that wait for a worker's connections, of which some come twice or more often.
+    Frames,
+    /// Clients' connections.
     Connections,
     /// Connections of callers that are between two calls.
     Callers,
@@ -44,6 +46,10 @@ pub enum Kind {
     History,
     /// The last client ids.
     Ids,
+    /// What has been used of the rates of connects. Before connections.
+    Admissions,
+    /// What the metrics have counted.
+    Metrics,
     /// That was all.
     All,
     /// From the successor: all of it is its own from now on. Until then it has touched no connection.
@@ -57,10 +63,11 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 16] = [
+    const ALL: [Kind; 19] = [
         Kind::Offer,
         Kind::Ready,
         Kind::Refused,
+        Kind::Frames,
         Kind::Connections,
         Kind::Callers,
         Kind::Queue,
@@ -69,6 +76,8 @@ impl Kind {
         Kind::Idempotency,
         Kind::History,
         Kind::Ids,
+        Kind::Admissions,
+        Kind::Metrics,
         Kind::All,
         Kind::Taken,
         Kind::Reach,

@@ -33,6 +33,8 @@ const TAKING: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_millis(50);
 /// How long it may take after that.
 const LAST: Duration = Duration::from_secs(2);
+/// How long the successor has the processor for itself, so that those who waited are served, before connections leave here.
+const FIRST: Duration = Duration::from_millis(100);
 /// How often it is looked at whether handlers wait.
 const LOOK: Duration = Duration::from_millis(5);
 /// How often it is looked at whether a worker has answered, or has room for a step.
@@ -126,6 +128,7 @@ impl Estate {
         });
         match taken {
             Ok((clients, callers)) => {
+                std::thread::sleep(FIRST);
                 let _ = self.all(Step::Moved, ANSWER);
                 Ok(Summary { clients, callers, still })
             }

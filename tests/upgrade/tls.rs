@@ -218,7 +218,11 @@ async fn what_a_client_has_not_taken_goes_along() {
         if not after then return conn:send(msg.data) end
         for n = after + 1, after + 20 do conn:send(string.format('%08d', n) .. string.rep('x', 20000)) end
     end";
-    let own = Enciphered::start(script, "outboxLimit: 64MB\nunsentLimit: 64KB\nwriteTimeout: 0\nhandlerTimeout: 10s", "websocket");
+    let own = Enciphered::start(
+        script,
+        "outboxLimit: 64MB\nunsentLimit: 64KB\nwriteTimeout: 0\nhandlerTimeout: 10s",
+        "websocket",
+    );
     let mut clients = Vec::new();
     for by in &own.trusting {
         let mut client = own.connect(by).await;

@@ -103,6 +103,16 @@ pub(super) enum Outcome {
     Each(Vec<Published>),
 }
 
+impl Outcome {
+    /// The counts for each channel.
+    pub(super) fn as_slice(&self) -> &[Published] {
+        match self {
+            Outcome::One(published) => std::slice::from_ref(published),
+            Outcome::Each(published) => published,
+        }
+    }
+}
+
 impl From<Counts> for Published {
     fn from(counts: Counts) -> Published {
         Published { s: counts.reached, f: counts.failed, u: counts.unanswered, p: counts.at, l: counts.left_out }

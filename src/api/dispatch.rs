@@ -8,6 +8,7 @@ use super::error::ApiError;
 use super::history::HistoryCall;
 use super::params::{Params, RequestId, object_of};
 use super::state::Api;
+use super::trace::{Parent, delivered};
 use super::{batch, command, publish};
 use crate::cluster::Behind;
 
@@ -15,8 +16,8 @@ use crate::cluster::Behind;
 const BODY: &str = "the body";
 
 impl Api {
-    /// Carries out a call of the mesh.
-    pub(super) async fn call(&self, call: Call, body: &[u8]) -> Answer {
+    /// Carries out a call of the mesh. `parent`: what its request says of its trace; None: it is not traced.
+    pub(super) async fn call(&self, call: Call, body: &[u8], parent: Option<Box<Parent>>) -> Answer {
         if !self.mesh.is_serving() {
             return Answer::failure(&ApiError::Joining, None);
         }
@@ -51,15 +52,21 @@ impl Api {
         let params = match Params::parse(object, BODY) {
             Ok(params) => params,
             Err(_) if call == Call::Publish && batch::is_array(body) => {
-                return Box::pin(batch::answer(self, body)).await;
+                return Box::pin(batch::answer(self, body, parent.as_deref())).await;
             }
             Err(error) => return Answer::failure(&error, None),
         };
         match call {
             Call::Publish if params.is_plain() => {
-                Answer::to_call(call::publish(&self.mesh, &self.counts.published, &params).await, params.request_id())
+                let span = parent.and_then(|parent| self.publish_span(&parent, params.channel().ok().as_slice()));
+                let outcome = call::publish(&self.mesh, &self.counts.published, &params).await;
+                delivered(span, outcome.as_ref().map(std::slice::from_ref));
+                Answer::to_call(outcome, params.request_id())
             }
-            Call::Publish => Answer::to_call(Box::pin(publish::publish(self, &params)).await, params.request_id()),
+            Call::Publish => {
+                let published = Box::pin(publish::publish(self, &params, parent.as_deref()));
+                Answer::to_call(published.await, params.request_id())
+            }
             _ => Answer::to_call(call::send(&self.mesh, &params).await, params.request_id()),
         }
     }

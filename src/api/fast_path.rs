@@ -16,6 +16,7 @@ use super::callers::{Caller, Taken};
 use super::pages;
 use super::stage::Stage;
 use super::state::{Api, DRAIN};
+use super::trace::Parent;
 use crate::shard::hold::{Counted, UnderWay};
 use crate::shard::transport::Transport;
 use crate::wire::host::{self, Host};
@@ -76,6 +77,7 @@ pub(super) struct Request<'a> {
     pub(super) call: Call,
     pub(super) host: Host<'a>,
     pub(super) authorization: Option<&'a [u8]>,
+    pub(super) head: &'a [u8],
     pub(super) body: &'a [u8],
     /// Head and body.
     pub(super) length: usize,
@@ -132,8 +134,10 @@ impl Api {
                         };
                         self.time.charge_call(request.length);
                         let _call = Counted::new(&self.hold, UnderWay::Call);
+                        let is_traced = request.call == Call::Publish && self.tracer.is_on();
+                        let parent = is_traced.then(|| Parent::of_head(request.head));
                         let mut answer = match right {
-                            Ok(()) => self.call(request.call, request.body).await,
+                            Ok(()) => self.call(request.call, request.body, parent).await,
                             Err(error) => self.refuse(error, request.authorization, caller, taken).await,
                         };
                         answer.ends |= leaving;
@@ -315,8 +319,8 @@ pub(super) fn parse(input: &[u8], max_body: usize) -> Parsed<'_> {
         return Parsed::Other;
     };
     let length = head + body_length;
-    match input.get(head..length) {
-        Some(body) => Parsed::Whole(Request { call, host, authorization, body, length }),
+    match input.get(..length).map(|whole| whole.split_at(head)) {
+        Some((head, body)) => Parsed::Whole(Request { call, host, authorization, head, body, length }),
         None => Parsed::Part(Some(length)),
     }
 }
@@ -356,6 +360,7 @@ mod tests {
             call: Call::Publish,
             host: Host::Name("x"),
             authorization: Some(b"Basic eDp5"),
+            head: &text.as_bytes()[..text.len() - 7],
             body: b"{\"c\":1}",
             length: text.len(),
         };

@@ -11,10 +11,12 @@ use super::error::ApiError;
 use super::idempotency::{self, Done, IdempotencyTable};
 use super::params::{Params, Publish};
 use super::state::Api;
+use super::trace::{Parent, delivered};
 use crate::cluster::clients::{Channels, PublishOnce};
 use crate::cluster::{Behind, Mesh, Receipt};
 use crate::hub::{Counts, Publication, PublishOptions};
 use crate::message::Message;
+use crate::telemetry::spans::Recording;
 
 /// A publish that the mailboxes have taken.
 pub(super) enum Enqueued {
@@ -77,10 +79,21 @@ pub(super) fn begin(api: &Api, publish: Publish, behind: Behind) -> impl Future<
     }
 }
 
-/// Publishes to several channels, or once only.
-pub(super) async fn publish(api: &Api, params: &Params<'_>) -> Result<Outcome, ApiError> {
-    let enqueued = begin(api, params.publish()?, Behind::default()).await;
-    Ok(enqueued.outcome().await)
+/// Publishes to several channels, or once only. `parent`: what the request says of its trace, if that is wanted.
+pub(super) async fn publish(api: &Api, params: &Params<'_>, parent: Option<&Parent>) -> Result<Outcome, ApiError> {
+    let publish = params.publish();
+    let span = parent.and_then(|parent| span(api, parent, &publish));
+    let outcome = match publish {
+        Ok(publish) => Ok(begin(api, publish, Behind::default()).await.outcome().await),
+        Err(error) => Err(error),
+    };
+    delivered(span, outcome.as_ref().map(Outcome::as_slice));
+    outcome
+}
+
+/// Begins the span of a publish.
+pub(super) fn span(api: &Api, parent: &Parent, publish: &Result<Publish, ApiError>) -> Option<Recording> {
+    api.publish_span(parent, publish.as_ref().map_or(&[], |publish| &publish.channels))
 }
 
 /// Publishes with an id that is new to this node: on the node that knows whether another has done it.

@@ -69,7 +69,7 @@ struct Started {
 
 /// Serves until it is told to stop, or a successor serves.
 pub(super) fn serve(run: &Run, mode: Mode) -> Result<(), String> {
-    let program = Program::of_this_process(&run.file.file);
+    let program = Program::of_this_process(&run.file.file, mode.role);
     // Signals first: one that asks for a stop during the start is not lost, and none kills.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -92,7 +92,7 @@ pub(super) fn serve(run: &Run, mode: Mode) -> Result<(), String> {
     }
     // Open to the end of this function: what happens during the stop is logged too.
     let log = open_log(&config, mode.dev).map_err(|why| refuse(&mut before, why))?;
-    let started = start(run, &mode, config, &log, before.as_mut()).map_err(|why| refuse(&mut before, why))?;
+    let mut started = start(run, &mode, config, &log, before.as_mut()).map_err(|why| refuse(&mut before, why))?;
     if let Some(before) = &mut before {
         match started.engine.succeed(before) {
             Ok(clients) => tracing::info!("took over {clients} clients from process {}", before.process),
@@ -191,7 +191,8 @@ async fn live(
     }
 
     let program = Arc::new(program);
-    let mut asked = upgrade::listen(program.file(), succeeds);
+    let mut asked = upgrade::listen(program.name(), succeeds);
+    let mut joining = tokio::time::interval(upgrade::WAITS / 3);
     let mut upgrading: Option<JoinHandle<Outcome>> = None;
     // A stop that was asked for during an upgrade, and waits for its end.
     let mut stop = None;
@@ -224,6 +225,7 @@ async fn live(
                     break None;
                 }
             }
+            _ = joining.tick(), if !ready => upgrade::tell_supervisor_to_wait(),
             () = serving(&engine), if !ready => {
                 ready = true;
                 tell_ready();

@@ -10,7 +10,7 @@ use super::link::{Full, Link, Request};
 use super::members::Shared;
 use super::protocol;
 use crate::hub::{
-    Ack, ChannelAction, ChannelCommand, Delivery, Hub, Mailbox, PendingCounts, Publication, Refused, WorkerSet,
+    Ack, ChannelAction, ChannelCommand, Delivery, Hub, Line, Mailbox, PendingCounts, Publication, Refused, WorkerSet,
 };
 use crate::ids::ClientId;
 use crate::message::{Channel, Key, Kind};
@@ -67,13 +67,14 @@ impl Remote {
 
 /// Puts a delivery into a mailbox, waiting while it is full. False: the mailbox does not take it, and it is dropped.
 pub(super) async fn put(mailbox: &Mailbox, mut delivery: Delivery) -> bool {
+    let mut line = Line::default();
     loop {
-        match mailbox.offer(delivery) {
+        match mailbox.offer(delivery, line) {
             Ok(()) => return true,
             Err(Refused::Full(back)) => delivery = back,
             Err(Refused::Stuck | Refused::Closed) => return false,
         }
-        poll_fn(|cx| mailbox.poll_room(&delivery, cx)).await;
+        poll_fn(|cx| mailbox.poll_room(&delivery, &mut line, cx)).await;
     }
 }
 

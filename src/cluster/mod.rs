@@ -14,6 +14,7 @@ mod enqueue;
 mod follow;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod heir;
 mod history;
 pub mod interest;
 pub mod link;

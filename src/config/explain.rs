@@ -76,4 +76,15 @@ mod tests {
         assert!(said.starts_with("audio: no rule of engine.channels holds") && said.lines().count() == 4, "{said}");
         assert!(channel(&config, "a b").is_err());
     }
+
+    #[test]
+    fn an_asterisk_at_the_end_says_what_holds_anyway() {
+        let rules = "[{match: 'video:*', presence: true}, {match: '*', slow: latest}, {match: 'a*b'}]";
+        let file = format!("engine:\n  servers: [{{entry: lua/entry.websocket.lua}}]\n  channels: {rules}\n");
+        let config = load::parse(Path::new("connmix.yaml"), &file).unwrap_or_else(|e| panic!("{e}"));
+        let rule = |name| config.rule_of(name).map(|rule| rule.prefix.as_str());
+        assert_eq!([rule("video:1"), rule("video"), rule("a*bc")], [Some("video:"), Some(""), Some("a*b")]);
+        let said = channel(&config, "video").unwrap().en;
+        assert!(said.contains("  match: \"*\"\n") && said.contains("\"video:\" does not begin it"), "{said}");
+    }
 }

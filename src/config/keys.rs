@@ -31,7 +31,9 @@ mod bounds;
 mod channels;
 mod server;
 mod tls;
+mod tracing;
 
+pub use self::tracing::{Tracing, TracingHeader, is_header_name, read_ratio, value_problem};
 pub use channels::{ChannelRule, HistoryRule, LimitRule, MAX_HISTORY, Online};
 pub use server::{Limits, Rates, Server};
 pub use tls::Tls;
@@ -82,6 +84,8 @@ section! {
         pub luavm: LuaVm = "engine.luavm", part();
         /// The summaries of the metrics.
         pub summary: Summary = "prometheus.summary", part();
+        /// Traces for OpenTelemetry.
+        pub tracing: Tracing = "tracing", part();
         /// IP addresses or CIDRs whose X-Forwarded-For counts.
         pub trusted_proxies: Vec<IpNet> =
             "trustedProxies", list("an IP address or a CIDR such as \"10.0.0.0/8\"", net), Live;

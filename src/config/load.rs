@@ -11,6 +11,7 @@ use super::problem::{Problem, Problems};
 use super::raw::value::Value;
 use super::raw::{MAX_BYTES, Sink, tree, units};
 use super::rows::Section;
+use super::tracing;
 use super::types::{Compression, EventStream, Listen, Protocol, ProxyProtocol};
 use crate::telemetry::language::{Both, both, system};
 use std::net::{IpAddr, SocketAddr};
@@ -50,7 +51,10 @@ pub(super) fn text(file: &Path) -> Result<Zeroizing<String>, Problems> {
     };
     // One byte more than is allowed, which the parser then tells.
     let hint = |e: &std::io::Error| match e.kind() {
-        std::io::ErrorKind::NotFound => both!("; name a file with -f FILE", "；请用 -f FILE 指定文件"),
+        std::io::ErrorKind::NotFound => both!(
+            "; name a file with -f FILE, or make a project with connmix new NAME",
+            "；请用 -f FILE 指定文件，或者用 connmix new NAME 建立一个项目"
+        ),
         _ => Both::default(),
     };
     let bytes = read(file, MAX_BYTES as u64 + 1).map_err(|e| {
@@ -102,6 +106,7 @@ pub(super) fn both(file: &Path, text: &str) -> Result<(Config, Config), Problems
 fn in_force(file: &Path, mut config: Config, root: &Value<'_>) -> Config {
     config.file = file.to_owned();
     access::settle(&mut config, root);
+    tracing::settle(&mut config, root);
     config.logging.filename = config.logging.filename.map(|name| std::path::absolute(&name).unwrap_or(name));
     each_tls(&mut config, |_, tls| {
         let more = tls.certificates.iter_mut().flat_map(|more| [&mut more.cert, &mut more.key]);
@@ -449,11 +454,16 @@ engine:
             "access: hunter2",
             "engine: {luavm: {redis: [{addr: 'redis://:hunter2@localhost:6379'}]}}",
             "engine: {centerRegistry: ['me:hunter2@localhost']}",
+            "tracing: {endpoint: 'http://me:hunter2@localhost'}",
+            "tracing: {endpoint: 'http://localhost?key=hunter2'}",
+            "tracing: {headers: [{name: host, value: hunter2}]}",
+            "tracing: {headers: [{name: a, value: \"hunter2\\n\"}]}",
         ] {
             let found = read(text).unwrap_err();
             assert!(!format!("{found:?}").contains("hunter2"), "{text}: {found:?}");
         }
         let text = "access: {users: [{username: a, password: hunter2}]}
+tracing: {headers: [{name: a, value: hunter2}]}
 engine: {luavm: {redis: [{password: hunter2}]}, servers: [{}]}";
         assert!(!format!("{:?}", read(text).unwrap()).contains("hunter2"));
     }

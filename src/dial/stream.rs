@@ -140,7 +140,9 @@ impl Stream {
         socket.set_nodelay(true)?;
         Ok(match tls {
             None => Stream::Plain(socket),
-            Some(tls) => Stream::Tls(Box::new(tls.connector.connect(tls.name.clone(), socket).await?)),
+            Some(tls) => {
+                Stream::Tls(Box::new(tls.connector.connect(tls.name.clone(), socket).await.map_err(explained)?))
+            }
         })
     }
 
@@ -151,6 +153,16 @@ impl Stream {
             Stream::Tls(tls) => socket2::SockRef::from(tls.get_ref().0),
         }
     }
+}
+
+/// Says in words what is wrong with a certificate that somebody has made for a try and that openssl made one of an authority.
+fn explained(e: io::Error) -> io::Error {
+    if !e.to_string().contains("CaUsedAsEndEntity") {
+        return e;
+    }
+    let why =
+        "the server shows the certificate of an authority (CA:TRUE) instead of one of its own: make one with CA:FALSE";
+    io::Error::new(e.kind(), why)
 }
 
 impl AsyncRead for Stream {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use tokio::sync::Notify;
+use zeroize::Zeroizing;
 
 use crate::hub::topics::Member;
 
@@ -33,8 +34,8 @@ pub enum Held {
 pub struct Offer {
     /// The socket.
     pub socket: RawFd,
-    /// The rest, as its task has written it.
-    pub bytes: Vec<u8>,
+    /// The rest, as its task has written it. The keys of TLS are in it.
+    pub bytes: Zeroizing<Vec<u8>>,
 }
 
 /// Whether a worker holds still, and what it offers.

@@ -18,6 +18,7 @@ use super::newcomers::close_unopened;
 use super::refusal::{finish_refused, log_access, log_refusal, refusal_for, refuse, turn_away};
 use super::request::{Coming, client_address, read_head, rules};
 use super::session::Opened;
+use super::trace::HandlerTrace;
 use super::{Worker, post, proxy, tls};
 use crate::api::Stage;
 use crate::config::{Compression, Config};
@@ -32,6 +33,7 @@ use crate::shard::hold::{Counted, UnderWay};
 use crate::shard::server_context::ConnectionPermit;
 use crate::shard::transport::Transport;
 use crate::telemetry::metrics::labels::RefusalCause;
+use crate::telemetry::spans::TraceContext;
 use crate::wire::event_stream::{self, request as stream};
 use crate::wire::handshake::{self as http, Parsed, Refusal, Request};
 use crate::wire::reader::Reader;
@@ -163,6 +165,12 @@ async fn request(
     }
     let _opening = Counted::new(&worker.hold, UnderWay::Other);
     let conn = worker.shard.insert(Arrival { served, transport, remote, framing });
+    if worker.shard.traces.tracer.is_on()
+        && config.tracing.from_clients
+        && let Some(context) = TraceContext::of_headers(request.headers())
+    {
+        worker.shard.traces.belongs(conn.client_id, context);
+    }
     let guard = Inserted { worker, conn: Some(conn.clone()) };
     let mut early = head[len..].to_vec();
     let (verdict, late) = {
@@ -202,7 +210,8 @@ async fn request(
             worker.shard.open(&conn, Some(response.into()));
             let let_in = (if conn.posted().is_some() { 200 } else { 101 }, Some(conn.client_id.get()));
             log_access(worker, (request.method, request.target), remote, let_in, began);
-            return Some(Ok((Opened { conn: guard.keep()?, place: place.take()?, early: early.len() }, early)));
+            let opened = Opened { conn: guard.keep()?, place: place.take()?, early: early.len(), moved: false };
+            return Some(Ok((opened, early)));
         }
     };
     conn.discard_waiting();
@@ -302,14 +311,17 @@ async fn ask(worker: &Worker, server: usize, conn: &Rc<Conn>, request: &Request<
     let args = HookArgs::handshake(ConnRef::of(conn), &head);
     let budget = conn.served.limits.get().handler_timeout;
     let began = Began::now(&vm, Hook::Handshake);
+    let trace = worker.trace(Hook::Handshake, &vm, conn);
+    let entered = worker.enter_trace(trace.as_deref());
     let started = vm.start(Hook::Handshake, Some(ConnRef::of(conn)), args, budget);
+    drop(entered);
     worker.charge_shared(&worker.newcomers, began.so_far());
     drop(turn);
     let result = match started {
         Started::Done(result) => result,
         Started::Suspended(mut handler) => {
             let end = watch_for_end(worker, early, conn);
-            let run = run_to_end(worker, &mut handler, conn);
+            let run = run_to_end(worker, &mut handler, trace.as_deref(), conn);
             tokio::pin!(run);
             tokio::select! {
                 biased;
@@ -319,6 +331,9 @@ async fn ask(worker: &Worker, server: usize, conn: &Rc<Conn>, request: &Request<
         }
     };
     began.ended(Hook::Handshake, &result, conn);
+    if let Some(trace) = trace {
+        trace.ended(&result);
+    }
     match result {
         Ok(Returned::Refused { status, text }) => {
             let status = status.unwrap_or(403);
@@ -354,11 +369,13 @@ async fn place_in_vm(worker: &Worker, server: usize, conn: &Conn) -> Option<Rc<V
 async fn run_to_end(
     worker: &Worker,
     handler: &mut Handler,
+    trace: Option<&HandlerTrace>,
     conn: &Conn,
 ) -> Result<Returned, crate::script::vm::Failure> {
     let mut ticket = None;
     poll_fn(|cx| {
         conn.register(cx.waker());
+        let _entered = worker.enter_trace(trace);
         worker.poll_shared(&worker.newcomers, &mut ticket, handler, conn.is_closing(), cx)
     })
     .await

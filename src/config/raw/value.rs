@@ -3,7 +3,7 @@
 //! A getter never fails: it reports a problem and returns the default, so that reading goes on. Anything that should be
 //! a section and is not reads as a section without keys; `known` has reported it.
 
-use super::address::ORIGIN;
+use super::address::{NO_ENDPOINT, ORIGIN};
 use super::older::older_spelling;
 use super::tree::{Kind, Node, Origin};
 use super::units::{self, Quantity};
@@ -23,7 +23,7 @@ fn shown(node: &Node) -> Both {
 }
 
 /// What is expected, and what is wrong with a value, in Chinese. What is not here is told in English.
-const CHINESE: [(&str, &str); 23] = [
+const CHINESE: [(&str, &str); 27] = [
     ("text", "文本"),
     ("a list", "列表"),
     ("a section of keys", "一组配置项"),
@@ -56,6 +56,10 @@ const CHINESE: [(&str, &str); 23] = [
         "no channel's name begins so: it has 1 to 255 bytes without spaces or control characters",
         "没有频道名会这样开头：频道名是 1 到 255 字节，不含空格和控制字符",
     ),
+    (NO_ENDPOINT, "应为收集器的 URL，例如 http://localhost:4318，其中不能有用户、密码、查询或片段"),
+    ("a number between 0 and 1", "0 到 1 之间的数字"),
+    ("expected the name of a header that the engine does not set itself", "应为请求头的名称，并且不是引擎自己设置的"),
+    ("expected the value of a header: not empty, without a line break", "应为请求头的值：不能为空，不能有换行"),
 ];
 
 /// A fixed text in both languages.

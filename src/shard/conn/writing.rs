@@ -62,7 +62,7 @@ impl Conn {
         if full && !self.blocked.get() {
             self.flush(scratch, now);
         }
-        if self.blocked.get() || self.dirty.replace(true) { Pushed::Taken } else { Pushed::First }
+        Pushed::Taken
     }
 
     /// Drops messages that may be dropped, the oldest first, until so many bytes more may wait.

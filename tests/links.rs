@@ -16,7 +16,7 @@ fn root() -> &'static Path {
 #[test]
 fn links_of_all_pages_lead_somewhere() {
     let found = pages(root());
-    for page in ["README.zh-CN.md", "docs/zh/from/pusher.md", "docs/examples/echo/README.md", "clients/go/README.md"] {
+    for page in ["README.zh-CN.md", "docs/zh/from/connmix.md", "docs/examples/echo/README.md", "clients/go/README.md"] {
         assert!(found.contains(&root().join(page)), "{page}");
     }
     assert!(found.len() > 70, "{found:?}");

@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::cluster::Nodes;
 use common::collector::{Collector, SILENCE, attribute, header};
 use common::process::Process;
 use common::raw::{Raw, upgrade_with};
@@ -324,6 +325,24 @@ async fn a_reload_turns_tracing_on_and_off() {
 }
 
 #[tokio::test]
+async fn the_deliveries_of_a_publish_are_those_of_all_nodes() {
+    let collector = Collector::start().await;
+    let top =
+        format!("cluster: {{secret: s3cret}}\ntracing: {{endpoint: 'http://{}', sampleRatio: 0}}", collector.addr);
+    let nodes = Nodes::with(2, &top).await;
+    let (mut here, mut there) = (nodes.engines[0].connect().await, nodes.engines[1].connect().await);
+    for client in [&mut here, &mut there] {
+        assert_eq!(client.ask("join news").await, "joined news");
+    }
+    let parent = format!("traceparent: {}\r\n", traceparent("01"));
+    publish(&nodes.engines[0], &parent, &json!({"c": "news", "d": "x"})).await;
+    let span = collector.span("publish").await;
+    assert_child(&span);
+    assert_eq!(deliveries(&span), ("2".to_owned(), "0".to_owned()));
+    assert_eq!([here.text().await, there.text().await], ["x", "x"]);
+}
+
+#[tokio::test]
 async fn a_collector_that_can_take_nothing_now_is_asked_again_and_one_that_refuses_is_not() {
     let collector = Collector::start().await;
     let engine = engine(&collector, "");
@@ -402,7 +421,7 @@ async fn a_collector_that_comes_later_gets_what_fits_and_a_stop_sends_the_rest()
     assert_eq!(channels, ["first", "last"].map(String::from).into());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_environment_configures_it_and_secrets_in_headers_are_never_shown() {
     let collector = Collector::start().await;
     let dir = tempfile::tempdir().unwrap();

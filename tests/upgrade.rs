@@ -458,7 +458,7 @@ async fn the_counters_go_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_used_of_the_rates_is_known() {
-    let running = Running::start(SCRIPT, "rate: {messages: 3/24h, perAddress: 2/24h}", "");
+    let running = Running::start(SCRIPT, "rate: {messages: 3/h, perAddress: 2/h}", "");
     let (ws, api) = (running.process.ws(), running.process.api());
     let paused = format!(r#"connmix_engine_rate_pauses_total{{server="{ws}",limit="messages"}}"#);
     let mut client = Client::connect(ws, "/ws").await;

@@ -44,6 +44,10 @@ fn kill(pid: u32, signal: i32) {
 }
 
 fn is_there(pid: u32) -> bool {
+    // Other threads may end after the first.
+    if std::fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.count() > 1) {
+        return true;
+    }
     let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     state.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
 }
@@ -436,15 +440,17 @@ async fn a_node_that_takes_too_long_to_hand_over_is_taken_in_again() {
     let mut client = member(a.ws(), "news").await;
     let asking = upgrading(a).await;
     listed(center.api, &[b.api]).await;
-    assert_eq!(publish_on(b.api, "news", "nobody").await, reached(0));
+    // What was for it until it was gone may still come to it.
+    publish_until(b.api, "news", "nobody", reached(0)).await;
     a.write("crash", "");
     let ended = asking.join().unwrap();
     assert_eq!(ended.code, Some(0), "{ended:?}");
     a.successor.set(ended.out.split("process ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()));
     listed(center.api, &[a.api, b.api]).await;
     publish_until(b.api, "news", "again", reached(1)).await;
-    assert_eq!(client.text().await, "again");
-    assert_eq!(client.ask("publish elsewhere x").await, "published 0 0");
+    read_to(&mut client, "again").await;
+    client.send("publish elsewhere x").await;
+    read_to(&mut client, "published 0 0").await;
 }
 
 /// The process before is killed while all is on its way: the successor ends, and the node is gone as any that is killed.
@@ -455,6 +461,8 @@ async fn a_node_that_dies_as_it_hands_over_is_gone() {
     let mut client = member(a.ws(), "news").await;
     let asking = upgrading(a).await;
     a.process.signal(libc::SIGKILL);
+    // Not before its sockets are closed: with everything that it has sent, a successor could serve.
+    eventually("it has ended", async || (!is_there(a.process.pid())).then_some(())).await;
     a.write("crash", "");
     assert_ne!(asking.join().unwrap().code, Some(0));
     assert!(client.next().await.is_err(), "its socket has ended");

@@ -142,7 +142,7 @@ impl<C: Clients> Drive<C> {
             }
             let now = self.clock.now();
             while let Poll::Ready(Some(order)) = self.orders.poll_recv(cx) {
-                self.carry_out(order, now);
+                self.under.carry_out(&mut self.node, order, now);
             }
             if self.under.is_over() {
                 return Poll::Ready(());
@@ -166,7 +166,7 @@ impl<C: Clients> Drive<C> {
                 }
             }
             self.node.work(cx, now);
-            self.look_whether_at_rest();
+            self.under.look(&mut self.node);
             self.act();
             Poll::Pending
         })

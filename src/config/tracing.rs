@@ -30,20 +30,21 @@ fn complete(
 ) {
     let first = |names: [&'static str; 2]| names.into_iter().find_map(|name| Some((name, variable(name)?)));
     let is_off = variable("OTEL_SDK_DISABLED").is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
-    if !is_set("endpoint") && !is_off {
-        if let Some((name, value)) = first(["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]) {
-            tracing.endpoint = endpoint(value.trim());
-            if tracing.endpoint.is_none() {
-                notes.push(unused(name, worded(NO_ENDPOINT)));
-            }
+    if !is_set("endpoint")
+        && !is_off
+        && let Some((name, value)) = first(["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"])
+    {
+        tracing.endpoint = endpoint(value.trim());
+        if tracing.endpoint.is_none() {
+            notes.push(unused(name, worded(NO_ENDPOINT)));
         }
     }
-    if !is_set("headers") {
-        if let Some((name, value)) = first(["OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"]) {
-            match headers(&value) {
-                Some(headers) => tracing.headers = headers,
-                None => notes.push(unused(name, both!("expected name=value,name=value", "应为 name=value,name=value"))),
-            }
+    if !is_set("headers")
+        && let Some((name, value)) = first(["OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"])
+    {
+        match headers(&value) {
+            Some(headers) => tracing.headers = headers,
+            None => notes.push(unused(name, both!("expected name=value,name=value", "应为 name=value,name=value"))),
         }
     }
     if let Some(name) = variable("OTEL_SERVICE_NAME").filter(|_| !is_set("serviceName")) {

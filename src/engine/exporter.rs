@@ -20,7 +20,7 @@ use crate::telemetry::spans::otlp::{self, Resource};
 use crate::telemetry::spans::{MAX_BATCH, Span, SpanQueue};
 
 /// How long spans wait for others at most.
-const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(250);
 /// How long a collector may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a batch is sent before it is given up.

@@ -38,7 +38,7 @@ const TAKING: Duration = Duration::from_secs(30);
 /// How long it may take to reach all other nodes of a cluster.
 pub(super) const REACHING: Duration = Duration::from_secs(5);
 /// How long what has begun may take to end while all holds still, before the waits of handlers end.
-const GRACE: Duration = Duration::from_millis(200);
+const GRACE: Duration = Duration::from_millis(50);
 /// How long it may take after that.
 const LAST: Duration = Duration::from_secs(2);
 /// How often it is looked at whether handlers wait.
@@ -179,9 +179,11 @@ impl Estate {
 
     /// Has all hold still, and sends everything; gives how many connections of clients and of callers.
     fn give(&self, link: &mut Link) -> Result<(usize, usize), String> {
+        let began = Instant::now();
         if !self.come_to_rest()? {
             return Err("calls, deliveries or timers that are under way do not end".to_owned());
         }
+        let rested = began.elapsed();
         let offers = self.all(Step::Offer, ANSWER)?;
         let Some(offers) = offers.into_iter().collect::<Option<Vec<Offers>>>() else {
             return Err("a worker does not come to rest".to_owned());
@@ -189,9 +191,14 @@ impl Estate {
         let count = |of: fn(&Offers) -> &Vec<Offer>| offers.iter().map(|offers| of(offers).len()).sum();
         let counts = (count(|offers| &offers.clients), count(|offers| &offers.callers));
         let mesh = self.mesh.as_ref().map(|(orders, _)| orders.save()).transpose()?.unwrap_or_default();
+        let offered = began.elapsed();
         link.patience(Some(TAKING))
             .and_then(|()| self.send(link, &offers, &mesh))
             .map_err(|e| format!("the successor could not be given everything: {e}"))?;
+        tracing::debug!(
+            "upgrade: at rest after {rested:?}, offered after {offered:?}, sent after {:?}",
+            began.elapsed()
+        );
         Ok(counts)
     }
 

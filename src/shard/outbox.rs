@@ -185,7 +185,12 @@ impl Outbox {
     fn tidy(&mut self) {
         let done = self.done as usize;
         if done == self.frames.len() {
-            *self = Outbox::new(self.taken);
+            self.frames = SmallVec::new();
+            (self.done, self.offset, self.bytes) = (0, 0, 0);
+            // Asked here, since to drop it is a call even where it is none.
+            if self.lag.is_some() {
+                self.lag = None;
+            }
             return;
         }
         if let Some(lag) = &mut self.lag {

@@ -20,6 +20,7 @@ use crate::handover::{Damaged, Decoder};
 use crate::ids::ClientId;
 use crate::message::CloseReason;
 use crate::shard::Moved;
+use crate::shard::fair::Account;
 use crate::shard::framing::Framing;
 use crate::shard::hold::{Held, UnderWay};
 use crate::shard::outbox::shelf::Shelved;
@@ -38,6 +39,7 @@ pub(super) async fn run(worker: &Rc<Worker>, step: Step) {
     match step {
         Step::Waiting(answer) => drop(answer.send(waiting(worker))),
         Step::Quiet { within, cut, calls_only, done } => {
+            worker.hold.begin();
             hold(worker, if cut { Held::Cut } else { Held::Quiet });
             if cut {
                 worker.shard.each(|conn| {
@@ -111,7 +113,7 @@ async fn quiet(worker: &Rc<Worker>, within: Duration, (cut, calls_only): (bool, 
     }
 }
 
-/// Whether nothing is under way, when so much time has passed. What can stay behind counts for a while only.
+/// Whether nothing is under way, when so much time of this step has passed. What can stay behind counts for a while only.
 fn is_quiet(worker: &Worker, passed: Duration, (cut, calls_only): (bool, bool)) -> bool {
     let hold = &worker.hold;
     let delivers = || !hold.delivered.get() || !worker.hub.mailbox(worker.id).is_empty();
@@ -120,7 +122,7 @@ fn is_quiet(worker: &Worker, passed: Duration, (cut, calls_only): (bool, bool)) 
         || Rc::strong_count(&worker.unbound_runs) > 1
         || worker.shard.has_moves();
     // A client that has connected and asked for nothing yet may never do so.
-    let opens = passed < ASKING && hold.under_way(UnderWay::Opening) > 0;
+    let opens = hold.since() < ASKING && hold.under_way(UnderWay::Opening) > 0;
     let may_stay = || waiting(worker) > 0 || hold.under_way(UnderWay::Other) > 0 || worker.shard.closing() > 0;
     !busy && !opens && ((cut && passed >= ENDING) || !may_stay())
 }
@@ -196,10 +198,11 @@ fn take_up(worker: &Rc<Worker>, mut moved: Moved, mut protocol: Decoder<'_>, soc
     place.go_on(&served, moved.account.take());
     let load = LoadPermit::take(&worker.peers.loads[usize::from(worker.id.0)]);
     let damaged = |e: Damaged| e.to_string();
+    let account = Account::read(&mut protocol, worker.fair.now()).map_err(damaged)?;
     let conn = worker.shard.take_up(moved, served, transport);
     let slot = conn.slot;
     worker.shard.open(&conn, None);
-    let opened = Opened { conn: conn.clone(), place, early: 0, moved: true };
+    let opened = Opened { conn: conn.clone(), place, early: 0, moved: Some(account) };
     match conn.framing {
         Framing::WebSocket(_) => {
             let frames = Incoming::Frames(Frames::restore(conn.framing, &mut protocol).map_err(damaged)?);

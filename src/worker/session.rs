@@ -29,8 +29,8 @@ pub(super) struct Opened {
     pub(super) place: ConnectionPermit,
     /// Bytes that came with its request, and count as read.
     pub(super) early: usize,
-    /// It was open in the process before, which has counted it.
-    pub(super) moved: bool,
+    /// Of one that was open in the process before, which has counted it: the time that it took lately.
+    pub(super) moved: Option<Account>,
 }
 
 /// A handler that waits.
@@ -104,14 +104,14 @@ impl State {
     /// The connection is open from now on.
     pub(super) fn new(worker: Rc<Worker>, opened: Opened) -> State {
         let Opened { conn, place, early, moved } = opened;
-        let account = Account::new(worker.fair.now());
-        if !moved {
+        if moved.is_none() {
             conn.served.counts.opened.add(1);
             if worker.shard.tap.is_on() {
                 worker.shard.see_connect(&conn);
             }
             tracing::debug!(client_id = conn.client_id.get(), remote = %conn.remote(), "connected");
         }
+        let account = moved.unwrap_or_else(|| Account::new(worker.fair.now()));
         let mut state = State {
             worker,
             conn,
@@ -330,6 +330,7 @@ impl State {
             Held::Offered if self.conn.transport.may_move() => hold.offer(slot, || {
                 let mut out = Encoder::default();
                 self.worker.shard.save(&self.conn, &self.place, &mut out);
+                self.account.save(&mut out);
                 protocol(&mut out);
                 Offer { socket: self.conn.transport.as_raw_fd(), bytes: out.bytes.into() }
             }),

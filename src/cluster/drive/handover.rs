@@ -4,8 +4,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-use super::Drive;
-use crate::cluster::node::{Clients, Reach};
+use crate::cluster::node::{Clients, Node, Reach};
 
 /// The longest that the mesh's thread may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -86,34 +85,31 @@ impl Under {
     pub(super) fn is_over(&self) -> bool {
         self.over
     }
-}
 
-impl<C: Clients> Drive<C> {
-    pub(super) fn carry_out(&mut self, order: Order, now: u64) {
+    /// Does what another thread wants.
+    pub(super) fn carry_out<C: Clients>(&mut self, node: &mut Node<C>, order: Order, now: u64) {
         // Who does not wait any more needs no answer.
         match order {
-            Order::Reach { dry: true, answer } => drop(answer.try_send(self.node.reach())),
-            Order::Reach { dry: false, answer } => drop(answer.try_send(self.node.precede())),
+            Order::Reach { dry: true, answer } => drop(answer.try_send(node.reach())),
+            Order::Reach { dry: false, answer } => drop(answer.try_send(node.precede())),
             Order::BeStill(answer) => {
-                self.node.finish();
-                self.under.at_rest = Some(answer);
+                node.finish();
+                self.at_rest = Some(answer);
             }
-            Order::Save(answer) => drop(answer.try_send(self.node.save())),
+            Order::Save(answer) => drop(answer.try_send(node.save())),
             Order::GoOn => {
-                self.under.at_rest = None;
-                self.node.go_on(now);
+                self.at_rest = None;
+                node.go_on(now);
             }
-            Order::GiveWay => self.under.over = true,
+            Order::GiveWay => self.over = true,
         }
     }
 
-    /// Is still as soon as nothing is under way, if that is wanted.
-    pub(super) fn look_whether_at_rest(&mut self) {
-        if self.under.at_rest.is_some() && self.node.is_at_rest() {
-            self.node.be_still();
-            if let Some(answer) = self.under.at_rest.take() {
-                let _ = answer.try_send(());
-            }
+    /// Has the node be still as soon as nothing is under way, if that is wanted.
+    pub(super) fn look<C: Clients>(&mut self, node: &mut Node<C>) {
+        if let Some(answer) = self.at_rest.take_if(|_| node.is_at_rest()) {
+            node.be_still();
+            let _ = answer.try_send(());
         }
     }
 }

@@ -6,43 +6,15 @@
 //! follows by their positions. Then it is still ([`Pace::Still`]): nothing changes any more, so that all of it can be written
 //! ([`super::saved`]); what comes is kept, in case that the successor fails.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
+use super::pace::{Kept, Pace};
 use super::peer::{Incoming, Peer};
 use super::{Clients, Node};
 use crate::cluster::members::Phase;
 use crate::cluster::protocol::ordered::Ordered;
 use crate::cluster::protocol::{HEADER, KNOWS_MOVES, Message, Messages, Run};
 use crate::handover::{Damaged, Decoder, Encoder};
-
-/// How far a node is in handing over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Pace {
-    /// It serves.
-    #[default]
-    Serving,
-    /// The same, while a successor reaches the others.
-    Preceding,
-    /// It begins nothing new.
-    Finishing,
-    /// It does nothing.
-    Still,
-}
-
-impl Pace {
-    /// Whether it works as ever.
-    pub(super) fn serves(self) -> bool {
-        matches!(self, Pace::Serving | Pace::Preceding)
-    }
-}
-
-/// What has come for a node that is still. Others send no more than their windows hold.
-#[derive(Default)]
-pub(super) struct Kept {
-    pub(super) frames: Vec<Bytes>,
-    /// Links that have ended.
-    pub(super) closed: Vec<Run>,
-}
 
 /// A node that a successor process has to reach.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::moving::Pace;
+use super::pace::Pace;
 use super::peer::{Incoming, RESTART, complain, suspect};
 use super::{Clients, HELLO, Node};
 use crate::cluster::interest::own::Version;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use std::collections::HashSet;
 use std::task::Context;
 
-use super::moving::Pace;
+use super::pace::Pace;
 use super::peer::suspect;
 use super::{AnswerReply, Clients, CommandReply, Delivery, Node, OnceReply, Payload, Telling};
 use crate::cluster::link::Request;

@@ -1,6 +1,7 @@
 //! Spans that have ended and wait for the exporter. Workers put them in and never wait: when the queue is full, a span is
 //! dropped and counted.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
@@ -15,7 +16,7 @@ pub const MAX_BATCH: usize = 512;
 /// The spans that wait, of all workers.
 #[derive(Debug, Default)]
 pub struct SpanQueue {
-    spans: Mutex<Vec<Span>>,
+    spans: Mutex<VecDeque<Span>>,
     /// A whole batch waits.
     full_batch: Notify,
     /// What became of spans.
@@ -44,7 +45,7 @@ impl SpanQueue {
             self.figures.dropped.fetch_add(1, Relaxed);
             return;
         }
-        spans.push(span);
+        spans.push_back(span);
         let count = spans.len();
         drop(spans);
         if count == MAX_BATCH {
@@ -56,8 +57,7 @@ impl SpanQueue {
     pub fn take(&self) -> Vec<Span> {
         let mut spans = self.lock();
         let count = spans.len().min(MAX_BATCH);
-        let rest = spans.split_off(count);
-        std::mem::replace(&mut spans, rest)
+        spans.drain(..count).collect()
     }
 
     /// Waits until a whole batch waits. It may return once too early.
@@ -65,7 +65,7 @@ impl SpanQueue {
         self.full_batch.notified().await;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Span>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Span>> {
         // Nothing is done under the lock that could leave it half changed.
         self.spans.lock().unwrap_or_else(PoisonError::into_inner)
     }

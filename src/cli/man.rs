@@ -99,7 +99,7 @@ in any case.
 .BR CONNMIX_PASSWORD 、 CONNMIX_TOKEN
 以谁的身份调用 API：
 .B \-\-user
-的密码，或者 token。
+的密码，或者令牌。
 .TP
 .B NO_COLOR
 不使用颜色。

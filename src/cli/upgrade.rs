@@ -267,7 +267,7 @@ fn running(file: &Path) -> Result<Vec<&'static str>, String> {
             return Ok(running);
         }
         if let Some(e) = problem.filter(|e| e.kind() != io::ErrorKind::ConnectionRefused || began.elapsed() > SOON) {
-            return Err(format!("no process of {} can be asked: {e}", file.display()));
+            return Err(no_process(file, &e));
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -303,16 +303,16 @@ fn ask_one(file: &Path, part: &str, dry: bool) -> Result<(), String> {
     }
 }
 
+fn no_process(file: &Path, e: &io::Error) -> String {
+    let (named, why) = (file.display(), system(e));
+    spoken!("no process of {named} can be asked: {0}", "找不到以 {named} 运行的进程：{0}", why.spoken())
+}
+
 /// Asks the process that runs with that file; an empty answer is none.
 fn ask_once(file: &Path, part: &str, dry: bool) -> Result<String, String> {
-    let named = file.display();
-    let no_process = |e: io::Error| {
-        let why = system(&e);
-        spoken!("no process of {named} can be asked: {0}", "找不到以 {named} 运行的进程：{0}", why.spoken())
-    };
     let mut socket = match address(file, part).and_then(|at| UnixStream::connect_addr(&at)) {
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => return Ok(String::new()),
-        connected => connected.map_err(no_process)?,
+        connected => connected.map_err(|e| no_process(file, &e))?,
     };
     // SAFETY: it takes nothing and always succeeds.
     let own = unsafe { libc::geteuid() };

@@ -212,7 +212,7 @@ impl Check<'_> {
                     "pages of any site may connect from a visitor's browser, with that visitor's cookies; list the origins of \
                      your pages, unless on_handshake demands a token",
                     "任何网站的页面都可以从访问者的浏览器连接，并带上该访问者的 cookie；请列出自己页面的来源，除非 on_handshake \
-                     要求 token"
+                     要求令牌"
                 ),
             );
         }

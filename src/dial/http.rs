@@ -23,7 +23,7 @@ const TOKEN: &str = "CONNMIX_TOKEN";
 #[derive(Debug, Clone, Args)]
 pub struct Login {
     /// Who calls; without a password it is taken from the variable CONNMIX_PASSWORD. A token is taken from CONNMIX_TOKEN
-    /// zh: 以谁的身份调用；没有写密码时从变量 CONNMIX_PASSWORD 读取。token 从 CONNMIX_TOKEN 读取
+    /// zh: 以谁的身份调用；没有写密码时从变量 CONNMIX_PASSWORD 读取。令牌从 CONNMIX_TOKEN 读取
     #[arg(long, value_name = "NAME[:PASSWORD]")]
     user: Option<String>,
 }
@@ -88,7 +88,7 @@ impl Api {
         let mut request = Zeroizing::new(format!("GET {path} HTTP/1.1\r\nHost: {}\r\n", self.place.host));
         if let Some(header) = self.login.header() {
             if header.contains(['\r', '\n']) {
-                return Err(spoken!("the credentials hold the end of a line", "用户名、密码或 token 里有换行符"));
+                return Err(spoken!("the credentials hold the end of a line", "用户名、密码或令牌里有换行符"));
             }
             request.push_str("Authorization: ");
             request.push_str(&header);

@@ -27,7 +27,7 @@ impl Language {
     fn of(values: [String; 3]) -> Language {
         let locale = values.into_iter().find(|value| !value.is_empty()).unwrap_or_default().to_ascii_lowercase();
         // LANGUAGE[_TERRITORY][.CODESET][@MODIFIER]
-        let mut parts = locale.splitn(2, '@').next().unwrap_or_default().splitn(2, '.');
+        let mut parts = locale.split('@').next().unwrap_or_default().splitn(2, '.');
         let language = parts.next().unwrap_or_default().split(['_', '-']).next().unwrap_or_default();
         // What is printed is UTF-8: a terminal of another coding shows ASCII alone as it should.
         let is_utf8 = parts.next().is_none_or(|codeset| matches!(codeset, "utf-8" | "utf8"));

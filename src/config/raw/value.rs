@@ -43,7 +43,7 @@ const CHINESE: [(&str, &str); 27] = [
     ("a part such as \"80%\" or a size such as \"1GiB\"", "\"80%\" 这样的比例，或者 \"1GiB\" 这样的大小"),
     ("auto or a size such as \"1GiB\"", "auto，或者 \"1GiB\" 这样的大小"),
     (ORIGIN, "网页的来源，例如 \"https://example.com\"（协议、主机，可以有端口）"),
-    ("expected the SHA-256 of the token: 64 hexadecimal digits", "应为 token 的 SHA-256：64 个十六进制数字"),
+    ("expected the SHA-256 of the token: 64 hexadecimal digits", "应为令牌的 SHA-256：64 个十六进制数字"),
     (
         "expected a hash of argon2 or scrypt such as $argon2id$v=19$m=19456,t=2,p=1$SALT$HASH, as connmix hash-password prints it",
         "应为 argon2 或 scrypt 的散列值，例如 $argon2id$v=19$m=19456,t=2,p=1$SALT$HASH，也就是 connmix hash-password 打印的样子",

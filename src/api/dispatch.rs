@@ -45,7 +45,8 @@ impl Api {
             let send = params.send();
             drop(params);
             let sent = match send {
-                Ok((client, message)) => call::sent(client, self.mesh.send(client, message).await.await),
+                Ok((Ok(client), message)) => call::sent(client, self.mesh.send(client, message).await.await),
+                Ok((Err(number), _)) => Err(call::not_sent(number)),
                 Err(error) => Err(error),
             };
             return Answer::to_call(sent, request_id);

@@ -8,7 +8,6 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use super::call::not_sent;
 use super::error::ApiError;
 use crate::hub::{Except, MAX_EXCEPT, Priority, Publication, PublishOptions};
 use crate::ids::ClientId;
@@ -229,9 +228,8 @@ impl<'a> Params<'a> {
     }
 
     /// A message to one client.
-    pub(super) fn send(&self) -> Result<(ClientId, Message), ApiError> {
-        let (client, message) = (addressee(&self.c)?, self.message()?);
-        Ok((client.map_err(not_sent)?, message))
+    pub(super) fn send(&self) -> Result<(Addressee, Message), ApiError> {
+        Ok((self.client()?, self.message()?))
     }
 
     /// A publish that may have several channels, and an id.

@@ -9,6 +9,7 @@ use common::process::{Process, address};
 use common::tls::Authority;
 use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -21,6 +22,7 @@ optional_tests!(
     python_talks_by_websocket,
     java_talks_by_websocket,
     chromium_talks_by_websocket,
+    the_certificate_to_try_with_does_what_its_page_says,
 );
 
 /// Answers, and logs what is short.
@@ -42,6 +44,11 @@ fn server() -> Server {
     let authority = Authority::new();
     authority.issue(dir.path(), "cert", &["localhost", "127.0.0.1"]);
     authority.write(&dir.path().join("ca.pem"));
+    serve(dir)
+}
+
+/// The same with what lies in the folder.
+fn serve(dir: TempDir) -> Server {
     fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
     let text = "logging: {filename: ''}
 center: {apiServer: {port: 0, bind: 127.0.0.1}}
@@ -302,5 +309,33 @@ async fn chromium_talks_by_websocket() -> Outcome {
     server.process.line("answer of 70004");
     drop(browser);
     server.process.stop();
+    Ok(())
+}
+
+/// By the command of docs/tls.md, and by the same without what makes it a server's.
+async fn the_certificate_to_try_with_does_what_its_page_says() -> Outcome {
+    need("openssl", &["version"])?;
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tls.md")).unwrap();
+    let below = page.split("## One to try with\n").nth(1).unwrap();
+    let shown = below.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    let of_an_authority = shown.replace(" -addext basicConstraints=critical,CA:FALSE", "");
+    assert_ne!(shown, of_an_authority);
+    for (command, fault) in [(shown, None), (&of_an_authority, Some("CA:FALSE"))] {
+        let dir = tempfile::tempdir().unwrap();
+        let made = Command::new("sh").args(["-ec", command]).current_dir(dir.path()).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        for end in ["pem", "key"] {
+            fs::copy(dir.path().join(format!("try.{end}")), dir.path().join(format!("cert.{end}"))).unwrap();
+        }
+        let server = serve(dir);
+        let url = format!("wss://localhost:{}/ws", server.ws.port());
+        let (told, ok) =
+            run(&server, env!("CARGO_BIN_EXE_connmix"), &["client", "--ca", "try.pem", &url], "hello\n").await;
+        match fault {
+            None => assert!(ok && told.contains("got hello"), "{told}"),
+            Some(fault) => assert!(!ok && told.contains(fault), "{told}"),
+        }
+        server.process.stop();
+    }
     Ok(())
 }

@@ -10,6 +10,7 @@ use common::raw::{self, Raw};
 use common::*;
 use serde_json::{Value, json};
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -396,6 +397,85 @@ async fn nothing_is_lost_doubled_or_out_of_order_through_several_upgrades() {
     for client in reading {
         assert_eq!(client.await.unwrap(), all);
     }
+    running.stop();
+}
+
+/// The values of a page of metrics, by name and labels.
+async fn figures(api: std::net::SocketAddr) -> BTreeMap<String, f64> {
+    let (_, page) = get(api, "/metrics").await;
+    let value = |line: &str| {
+        let (name, value) = line.rsplit_once(' ')?;
+        Some((name.to_owned(), value.parse().ok()?))
+    };
+    page.lines().filter(|line| !line.starts_with('#')).filter_map(value).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_counters_go_on() {
+    let running = Running::start(SCRIPT, "", "");
+    let (ws, api) = (running.process.ws(), running.process.api());
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = Client::connect(ws, "/ws").await;
+        client.ask("subscribe news").await;
+        clients.push(client);
+    }
+    clients.pop().unwrap().close().await;
+    let read = r#"connmix_engine_servers_read_messages_total{protocol="websocket"}"#;
+    let closed =
+        |reason: &str| format!(r#"connmix_engine_connections_closed_total{{server="{ws}",reason="{reason}"}}"#);
+    let opened = format!(r#"connmix_engine_connections_opened_total{{server="{ws}"}}"#);
+    for round in 1..=2 {
+        let publish = post(api, "/v1/mesh/publish", r#"{"c":"news","d":"hello"}"#).await;
+        assert_eq!(publish.1, r#"{"E":null,"r":{"s":2,"f":0}}"#);
+        for client in &mut clients {
+            assert_eq!(client.text().await, "hello");
+        }
+        // One that has begun to end, and stays behind.
+        let mut raw = Raw::open(ws).await;
+        raw.write(raw::frame(raw::FIN | raw::CLOSE, &1000_u16.to_be_bytes())).await;
+        let before = figures(api).await;
+        running.upgrade();
+        let after = figures(api).await;
+        let is_counted = |name: &str| ["_total", "_count", "_sum", "_bucket"].iter().any(|end| name.contains(end));
+        let fell: Vec<_> = before
+            .iter()
+            .filter(|(name, _)| is_counted(name))
+            .filter(|(name, value)| after.get(*name).is_none_or(|after| after < value))
+            .collect();
+        assert!(fell.is_empty(), "{fell:?}");
+        // Those that came over have not been opened again, and nobody has left twice.
+        let of = |name: &str| (before[name], after[name]);
+        assert_eq!(of(read), (3.0, 3.0));
+        assert_eq!(of(&opened), (3.0 + f64::from(round), 3.0 + f64::from(round)));
+        let ended: f64 = ["peer", "shutdown", "lost"].iter().map(|reason| after[&closed(reason)]).sum();
+        assert_eq!(after[&opened] - ended, 2.0, "{after:?}");
+        assert!(after[r#"connmix_api_calls_total{call="mesh.publish",result="ok"}"#] >= f64::from(round));
+        assert_eq!(after["connmix_engine_servers_clients"], 2.0);
+    }
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_used_of_the_rates_is_known() {
+    let running = Running::start(SCRIPT, "rate: {messages: 3/h, perAddress: 2/h}", "");
+    let (ws, api) = (running.process.ws(), running.process.api());
+    let paused = format!(r#"connmix_engine_rate_pauses_total{{server="{ws}",limit="messages"}}"#);
+    let mut client = Client::connect(ws, "/ws").await;
+    for word in ["one", "two", "three"] {
+        assert_eq!(client.ask(word).await, word);
+    }
+    let pauses = async |many: f64| {
+        let told = async || (figures(api).await[&paused] >= many).then_some(());
+        eventually("it is not read", told).await;
+    };
+    pauses(1.0).await;
+    running.upgrade();
+    // Nothing is left of what it may send, in the new process too.
+    pauses(2.0).await;
+    drop(Client::connect(ws, "/ws").await);
+    let refused = Client::try_connect(ws, "/ws").await.err().expect("its address has used its connects up");
+    assert!(refused.to_string().contains("429"), "{refused}");
     running.stop();
 }
 

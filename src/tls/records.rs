@@ -411,8 +411,11 @@ impl Records {
 
     /// Changes the key if the other end has done so with the last record.
     pub(super) fn follow(&mut self, other: &Records) {
-        if other.receives.sequence == 0 && self.sends.sequence > 0 {
-            self.sends = self.sends.next().unwrap();
+        if other.receives.sequence == 0
+            && self.sends.sequence > 0
+            && let Some(next) = self.sends.next()
+        {
+            self.sends = next;
         }
     }
 }

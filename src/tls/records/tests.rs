@@ -1,3 +1,6 @@
+//! What records may come, each told by its alert; the bounds of what brings nothing and of what a key enciphers. The other end
+//! is the same code, with the keys the other way round.
+
 use super::*;
 use crate::tls::keys::Cipher;
 

@@ -1,3 +1,5 @@
+//! Sessions against the clients of the library, in any pieces, by all suites, and in one process after the other.
+
 use super::*;
 use crate::config::Tls;
 use proptest::prelude::*;

@@ -23,7 +23,7 @@ use self::counters::{ApiCounts, PROTOCOLS, ReloadCounts, SCENARIOS, ServerCounts
 use self::window::{Sums, Window};
 
 pub use page::TEXT;
-pub use totals::Totals;
+pub use counted::Totals;
 
 /// The most parts of the summaries' window.
 const MAX_PARTS: usize = 100;

@@ -136,7 +136,7 @@ impl Check<'_> {
         // Options of scripts may be anything; of a hash nobody gets the secret.
         let is_plain = |row: &&Row| row.hidden && !row.path.contains(".options[") && !row.path.ends_with("Hash");
         for row in self.rows.iter().filter(is_plain) {
-            if self.root.get(&row.path).text().is_some_and(|text| text.starts_with("${")) {
+            if self.root.get(&row.path).is_of_environment() {
                 continue;
             }
             let others = ["Hash", "File"].map(|end| format!("{}{end}", row.path));
@@ -149,6 +149,13 @@ impl Check<'_> {
                 format!(
                     "a secret stands readable in the file, and in each copy of it; {instead}keep the file from others"
                 ),
+            );
+        }
+        let tracing = &self.config.tracing;
+        if tracing.is_readable() && !tracing.headers.is_empty() {
+            self.warn(
+                "tracing.endpoint",
+                "http:// to another machine: the headers can be read on the way, with what they hold; use https://",
             );
         }
         for at in 0..self.config.trusted_proxies.len() {

@@ -78,6 +78,10 @@ if ! python3 -c 'import websockets.asyncio.client' 2>/dev/null; then
     python3 -m pip install --quiet --disable-pip-version-check --target "$tools/python" 'websockets>=13' ||
         echo "test.sh: the Python package websockets could not be installed" >&2
 fi
+if ! python3 -c 'import autobahn.asyncio.websocket' 2>/dev/null; then
+    python3 -m pip install --quiet --disable-pip-version-check --target "$tools/python" 'autobahn>=26' ||
+        echo "test.sh: the Python package autobahn could not be installed" >&2
+fi
 
 # The schema that what is sent to collectors is held against.
 if ! python3 -c 'import opentelemetry.proto.trace.v1.trace_pb2' 2>/dev/null; then

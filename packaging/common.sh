@@ -40,11 +40,13 @@ scripts() {
     done
 }
 
-# The documentation, with what it shows.
+# The documentation, with all that it leads to.
 documentation() {
-    mkdir -p "$1"
-    cp -RL "$root/docs" "$1/docs"
-    cp "$root/README.md" "$root/README.zh-CN.md" "$root/CHANGELOG.md" "$root/SECURITY.md" "$1/"
+    mkdir -p "$1/packaging"
+    cp -RL "$root/docs" "$root/clients" "$1/"
+    cp -R "$root/packaging/kubernetes" "$1/packaging/"
+    cp "$root"/*.md "$root/LICENSE-MIT" "$root/LICENSE-APACHE" "$1/"
+    find "$1" -name __pycache__ -prune -exec rm -rf {} +
 }
 
 # The licences of all that is built into the program, which each package with it must hold: what THIRD_PARTY names, or made from the

@@ -17,7 +17,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 tree=$work/$name
 program "$binary" "$tree/bin/connmix"
-install -m 644 "$root/connmix.yaml" "$root/LICENSE-MIT" "$root/LICENSE-APACHE" "$tree/"
+install -m 644 "$root/connmix.yaml" "$tree/"
 cp -R "$root/lua" "$root/.luarc.json" "$tree/"
 documentation "$tree"
 install -D -m 644 "$root/packaging/systemd/connmix.service" "$root/packaging/systemd/sysctl.conf" -t "$tree/systemd"

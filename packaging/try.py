@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -223,7 +224,7 @@ def deb(package):
 UNITS = {
     "trial.target": "[Unit]\nRequires=basic.target trial.service\nAfter=basic.target\n",
     "trial.service": "[Unit]\nAfter=basic.target\nDefaultDependencies=no\n[Service]\nType=oneshot\nWorkingDirectory=/trial\n"
-    "ExecStart={python} packaging/try.py inside package\nStandardOutput=file:/result\nStandardError=file:/result\n"
+    "ExecStart={python} -u packaging/try.py inside package\nStandardOutput=file:/result\nStandardError=file:/result\n"
     "ExecStopPost=/bin/systemctl poweroff --force --force\n",
 }
 
@@ -252,6 +253,97 @@ def systemd(package):
     print(said, end="")
     if not said.endswith("it is removed\n"):
         sys.exit(1)
+
+
+def documented(page, heading, language):
+    """The first block of that language below a heading of the documentation that is installed."""
+    text = Path(f"/usr/share/doc/connmix/docs/{page}").read_text()
+    return text.split(f"\n{heading}\n", 1)[1].split(f"```{language}\n", 1)[1].split("```", 1)[0]
+
+
+def chat():
+    """A chat room with presence, made, tested, deployed and asked about as the documentation says, behind nginx with TLS where it is there."""
+    work = tempfile.mkdtemp()
+    run("connmix", "new", "my-chat", "--template", "chat", cwd=work)
+    work += "/my-chat"
+    # "Show who is online" of how-do-i.md: the rule, and what others are told of a client. A room of one for the question below.
+    config, script = Path(work, "connmix.yaml"), Path(work, "lua/chat.lua")
+    rules = '  channels:\n    - {match: "room:small", maxSubscribers: 1}\n    - {match: "room:", presence: true}\n  servers:\n'
+    config.write_text(config.read_text().replace("  servers:\n", rules) + "trustedProxies: [127.0.0.1]\n")
+    subscribe = "conn:subscribe(channel)"
+    assert subscribe in script.read_text()
+    script.write_text(script.read_text().replace(subscribe, 'conn:subscribe(channel, {info = {name = conn:context_value("name")}})'))
+    commands = documented("operations.md", "### A project as the service", "sh").replace("sudo ", "")
+    run("sh", "-ec", commands, cwd=work)
+    is_ready(6789)
+    print("a project becomes the service")
+
+    url, trust = "ws://127.0.0.1:6790/chat", []
+    if shutil.which("nginx"):
+        name = "push.example.com"
+        with open("/etc/hosts", "a") as hosts:
+            hosts.write(f"127.0.0.1 {name}\n")
+        make = documented("tls.md", "## One to try with", "sh").replace("localhost", name)
+        run("sh", "-ec", make.replace("try.", f"/etc/ssl/{name}."))
+        site = documented("operations.md", "## Behind nginx", "nginx").replace("location = /ws", "location = /chat")
+        Path("/trial.conf").write_text(f"events {{}}\nerror_log stderr;\nhttp {{\naccess_log off;\n{site}}}\n")
+        proxy = Program("nginx", "-c", "/trial.conf", "-g", "daemon off;")
+        eventually("nginx serves", lambda: proxy.process.poll() is not None or socket.socket().connect_ex(("127.0.0.1", 443)) == 0)
+        url, trust = f"wss://{name}/chat", ["--ca", f"/etc/ssl/{name}.pem"]
+
+    clients = []
+
+    def client(name, *lines):
+        at = subprocess.Popen(["connmix", "client", *trust, f"{url}?name={name}", "--wait", "60"], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1)
+        clients.append(at)
+        for line in lines:
+            at.stdin.write(json.dumps(line) + "\n")
+            answer = ""
+            while '"op":' not in answer:
+                answer = at.stdout.readline()
+                assert answer, name
+        return at
+
+    def called(path, body=None):
+        return json.loads(request(f"http://127.0.0.1:6789{path}", body)[1])["r"]
+
+    def join(room):
+        return {"op": "join", "room": room}
+
+    def people(room):
+        return {one["i"]["name"]: one["c"] for one in called("/v1/mesh/presence", {"c": f"room:{room}"})["clients"]}
+
+    client("Ann", join("tea"))
+    client("Bob", join("tea"))
+    eventually("Ann and Bob are in the room", lambda: sorted(people("tea")) == ["Ann", "Bob"])
+    ids = people("tea")
+    clients[1].stdin.write('{"op":"quit","room":"tea"}\n')
+    eventually("Bob has left", lambda: sorted(people("tea")) == ["Ann"])
+    gone = client("Cid", join("tea"))
+    eventually("Cid is in the room", lambda: "Cid" in people("tea"))
+    ids |= people("tea")
+    gone.kill()
+    eventually("Cid is gone", lambda: "Cid" not in people("tea"))
+    client("Dan", join("hall"), join("small"))
+    client("Eve", join("hall"), join("small"))
+    ids |= people("hall")
+    published = called("/v1/mesh/publish", {"c": "room:tea", "d": "tea is ready", "id": "m-1"})
+    assert published == {"s": 1, "f": 0}, published
+    for who, about, verdict in (
+        ("Ann", ["m-1"], "subscribed"), ("Bob", ["m-1"], "left"), ("Cid", ["m-1"], "closed"), ("Dan", ["m-1"], "never subscribed"),
+        ("Eve", ["--channel", "room:small"], "refused"),
+    ):
+        said = run("connmix", "why", ids[who], *about)
+        assert said.startswith(f"client {ids[who]}: {verdict}\n"), said
+    print("connmix why tells five of a chat's clients apart" + (", behind nginx with TLS" if trust else ""))
+    for at in clients:
+        at.kill()
+    if trust:
+        proxy.stop()
+    # What somebody has put there stays when the package is purged.
+    Path("/etc/connmix/lua/chat.lua").unlink()
+    Path("/etc/connmix/lua/chat_test.lua").unlink()
 
 
 def inside(_):
@@ -288,6 +380,11 @@ def inside(_):
         across(*command)
         eventually("systemd knows of the successor", lambda: of("ActiveState") == "active" and of("MainPID") not in (before, "0"))
         print(f"connections stay: {command[0]} {command[-1]}")
+    # A successor is told to stop as its predecessor would have been.
+    asyncio.run(stop())
+    assert of("Result") == "success" and of("ActiveState") == "inactive"
+    print("a stop after a reload tells clients, too")
+    chat()
     run("dpkg", "--no-triggers", "--purge", "connmix")
     assert of("ActiveState") != "active" and not Path("/etc/connmix").exists()
     print("it is removed", flush=True)

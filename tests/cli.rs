@@ -217,7 +217,7 @@ fn a_missing_file_is_named() {
         let ended = run(dir.path(), &[command]);
         assert_eq!(ended.code, Some(1));
         assert!(ended.err.starts_with("connmix.yaml: cannot be read: No such file"), "{}", ended.err);
-        assert!(ended.err.contains("-f FILE"), "{}", ended.err);
+        assert!(ended.err.contains("-f FILE") && ended.err.contains("connmix new NAME"), "{}", ended.err);
         assert_eq!(ended.err.lines().count(), 1, "{}", ended.err);
     }
 }

@@ -236,10 +236,10 @@ async fn the_demo_shows_comments_and_follows_an_edit() -> Outcome {
     let rule = scene.page.value("document.querySelector('#late code').textContent").await;
     let config = scene.dir.path().join("connmix.yaml");
     let lines = scene.engine.lines().len();
-    let named = fs::read_to_string(&config)
-        .unwrap()
-        .replace("\nengine:\n", &format!("\nengine:\n  {}\n", rule.as_str().unwrap()));
-    fs::write(&config, named).unwrap();
+    let (text, rule) = (fs::read_to_string(&config).unwrap(), rule.as_str().unwrap());
+    let commented = format!("\n  # {rule}\n");
+    assert!(text.contains(&commented), "{rule}");
+    fs::write(&config, text.replace(&commented, &format!("\n  {rule}\n"))).unwrap();
     scene.engine.line_after(lines, "reloaded connmix.yaml");
     for comment in ["one", "two"] {
         scene.comment(comment).await;

@@ -380,53 +380,6 @@ async fn clients_of_socket_io_are_served() {
 }
 
 #[tokio::test]
-async fn links_of_these_pages_lead_somewhere() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
-    let pages = [
-        "how-do-i.md",
-        "operations.md",
-        "troubleshooting.md",
-        "faq.md",
-        "from/connmix.md",
-        "from/workerman.md",
-        "from/centrifugo.md",
-        "from/pusher.md",
-        "from/socket-io.md",
-    ];
-    let mut wrong = Vec::new();
-    for name in pages {
-        let text = page(name);
-        let at = folder.join(name);
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
-            if link.starts_with("http") {
-                continue;
-            }
-            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
-            let target = if file.is_empty() { at.clone() } else { at.parent().unwrap().join(file) };
-            let there =
-                fs::read_to_string(&target).map(|text| anchor.is_empty() || anchors(&text).iter().any(|a| a == anchor));
-            if !there.unwrap_or(target.is_dir()) {
-                wrong.push(format!("{name}: {link}"));
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
-}
-
-/// Of a page's headings, as forges make them.
-fn anchors(page: &str) -> Vec<String> {
-    let headings = page.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
-    let plain = |heading: &str| -> String {
-        let kept = heading.to_lowercase();
-        kept.chars()
-            .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
-            .map(|c| if c == ' ' { '-' } else { c })
-            .collect()
-    };
-    headings.map(plain).collect()
-}
-
-#[tokio::test]
 async fn the_probes_of_operations_answer() {
     let engine = TestEngine::new("function on_message() end");
     for path in ["/healthz", "/readyz"] {

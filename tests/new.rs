@@ -119,10 +119,15 @@ fn read_line(from: &mut impl Read) -> String {
     String::from_utf8(line).unwrap()
 }
 
+async fn call(project: &Project, path: &str, body: Value) -> Value {
+    let (status, reply) = post(project.process.api(), path, &body.to_string()).await;
+    assert_eq!(status, 200, "{reply}");
+    serde_json::from_str::<Value>(&reply).unwrap()["r"].clone()
+}
+
 async fn publish(project: &Project, channel: &str, data: &str, reached: u64) {
-    let body = serde_json::json!({"c": channel, "d": data}).to_string();
-    let (status, reply) = post(project.process.api(), "/v1/mesh/publish", &body).await;
-    assert_eq!((status, reply), (200, format!(r#"{{"E":null,"r":{{"s":{reached},"f":0}}}}"#)));
+    let counts = call(project, "/v1/mesh/publish", serde_json::json!({"c": channel, "d": data})).await;
+    assert_eq!((&counts["s"], &counts["f"]), (&reached.into(), &0.into()), "{counts}");
 }
 
 #[tokio::test]
@@ -135,6 +140,12 @@ async fn a_barrage_works_as_it_stands() {
     publish(&project, "video:100001", "Hello, World!", 1).await;
     assert_eq!(viewer.line(), "Hello, World!");
     assert_eq!(viewer.ended().0, Some(0));
+    // The page of its first steps, and what that shows to those who come late.
+    let center = address(&project.process.line("Center "), "http://");
+    assert!(project.readme().contains("http://127.0.0.1:6787/`"));
+    assert_eq!(get(center, "/").await.0, 200);
+    let kept = call(&project, "/v1/mesh/history", serde_json::json!({"c": "video:100001", "limit": 20})).await;
+    assert_eq!(kept["m"][0]["d"], "Hello, World!");
     project.stop();
 }
 

@@ -431,7 +431,7 @@ async fn the_server_answers_as_the_document_says_and_in_no_other_way() {
             prober.probe(at, "get", path, 405, post(path, "", "")).await;
         }
         for method in ["GET", "POST"] {
-            for path in ["/", "/v1", "/healthz/"] {
+            for path in ["/v", "/v1", "/healthz/"] {
                 prober.probe(at, "get", "/{other}", 404, ask(method, path, &ann)).await;
                 prober.probe(at, "get", "/{other}", 401, ask(method, path, "")).await;
                 prober.probe(at, "get", "/{other}", 403, ask(method, path, &basic("writer:w"))).await;

@@ -2,9 +2,11 @@
 //! ends, whose own tests run against the real program. Each needs tools that may be missing.
 
 mod common {
+    pub mod links;
     pub mod optional;
 }
 
+use common::links::{dead, pages};
 use common::optional::{Missing, Outcome, need};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -66,6 +68,13 @@ async fn the_debian_package_is_installed_and_serves_and_is_removed() -> Outcome 
     }
     let is_test = |line: &str| line.contains(" ./etc/") && line.ends_with("_test.lua");
     assert!(!listed.lines().any(is_test), "{listed}");
+    let files = dir.path().join("files");
+    run(command("dpkg-deb", &["--extract", package.to_str().unwrap(), files.to_str().unwrap()]));
+    let doc = files.join("usr/share/doc/connmix");
+    assert!(pages(&doc).len() > 70);
+    assert_eq!(dead(&doc), [""; 0]);
+    // The folder of examples that Debian asks for.
+    assert!(doc.join("examples/chat/chat.lua").is_file() && doc.join("examples/logrotate").is_file());
     trial("deb", package)?;
     if need("systemd-nspawn", &["--version"]).is_ok() {
         trial("systemd", package)?;
@@ -117,6 +126,7 @@ async fn the_tarball_runs_as_it_is_and_its_checksum_holds() -> Outcome {
     let mut check = command(folder.join("bin/connmix").to_str().unwrap(), &["check"]);
     check.current_dir(&folder);
     assert!(run(check).contains("no problems"));
+    assert_eq!(dead(&folder), [""; 0]);
     Ok(())
 }
 
@@ -145,7 +155,7 @@ async fn the_python_client_passes_its_tests() -> Outcome {
     need("python3", &["-c", "import sys; assert sys.version_info >= (3, 10)"])?;
     let mut tests = command("python3", &["-m", "unittest", "discover", "-s", "tests", "-t", "."]);
     tests.current_dir(root().join("clients/python"));
-    assert!(run(tests).contains("Ran 10 tests"));
+    assert!(run(tests).contains("Ran 11 tests"));
     Ok(())
 }
 

@@ -452,20 +452,24 @@ async fn the_console_is_there_unless_it_is_switched_off_or_everybody_could_use_i
     let plain = engine("");
     assert_eq!(status(&plain, "/console/", "").await, 200);
     // The demo is of `dev` alone, and so is the script that it shows.
-    assert_eq!(status(&plain, "/", "").await, 404);
+    let root = reply(plain.at.center, &ask("GET", "/", &local(""))).await;
+    assert_eq!((root.status, root.header("location")), (308, Some("/console/")));
+    // Or else a browser would go there in `dev`, too.
+    assert_eq!(root.header("cache-control"), Some("no-store"));
     assert_eq!(status(&plain, "/demo/demo.js", "").await, 404);
     assert_eq!(status(&plain, "/console/v1/script", "").await, 404);
 
     let users = engine(USERS);
-    for path in ["/console", "/console/", "/console/console.css", "/console/v1/figures"] {
+    for path in ["/", "/console", "/console/", "/console/console.css", "/console/v1/figures"] {
+        let moved = ["/", "/console"].contains(&path);
         assert_eq!(
             (status(&users, path, "").await, status(&users, path, &basic()).await / 100),
-            (401, 2 + u16::from(path == "/console"))
+            (401, 2 + u16::from(moved))
         );
     }
 
     let off = TestEngine::with_top(SCRIPT, "", "workers: 1", "console: {enabled: false}");
-    for path in ["/console", "/console/", "/console/v1/figures", "/console/v1/channels"] {
+    for path in ["/", "/console", "/console/", "/console/v1/figures", "/console/v1/channels"] {
         assert_eq!(status(&off, path, "").await, 404);
     }
     // Live.

@@ -9,6 +9,7 @@ use common::process::{Process, address};
 use common::tls::Authority;
 use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -16,10 +17,12 @@ use tempfile::TempDir;
 optional_tests!(
     openssl_is_refused_a_renegotiation,
     openssl_resumes_and_changes_keys,
+    openssl_goes_on_in_a_new_process_and_changes_keys_there,
     curl_calls_the_api,
     python_talks_by_websocket,
     java_talks_by_websocket,
     chromium_talks_by_websocket,
+    the_certificate_to_try_with_does_what_its_page_says,
 );
 
 /// Answers, and logs what is short.
@@ -41,6 +44,11 @@ fn server() -> Server {
     let authority = Authority::new();
     authority.issue(dir.path(), "cert", &["localhost", "127.0.0.1"]);
     authority.write(&dir.path().join("ca.pem"));
+    serve(dir)
+}
+
+/// The same with what lies in the folder.
+fn serve(dir: TempDir) -> Server {
     fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
     let text = "logging: {filename: ''}
 center: {apiServer: {port: 0, bind: 127.0.0.1}}
@@ -114,6 +122,54 @@ async fn openssl_resumes_and_changes_keys() -> Outcome {
     let (told, _) = run(&server, "openssl", &args, &request[4..]).await;
     assert!(told.contains("Reused, TLSv1.3") && told.contains("HTTP/1.1 200"), "{told}");
     server.process.stop();
+    Ok(())
+}
+
+async fn openssl_goes_on_in_a_new_process_and_changes_keys_there() -> Outcome {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    need("openssl", &["version"])?;
+    let server = server();
+    let at = format!("localhost:{}", server.api.port());
+    let body = "{\"c\":\"news\",\"d\":\"hello\"}";
+    let request =
+        format!("POST /v1/mesh/publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}\n", body.len());
+    let mut successor = None;
+    for (version, updates) in [("-tls1_3", &["K\n", "k\n"][..]), ("-tls1_2", &[])] {
+        let mut command = tokio::process::Command::new("sh");
+        let client = format!("exec openssl s_client -connect {at} -CAfile ca.pem -no_ign_eof {version} 2>&1");
+        command.args(["-c", &client]).current_dir(server.dir.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn().unwrap();
+        let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut told = String::new();
+        // What it says about the session comes first, and then what the engine answers.
+        let mut until = async |part: &str| {
+            while !told.contains(part) {
+                let mut came = Vec::new();
+                let many = tokio::time::timeout(PATIENCE, stdout.read_buf(&mut came)).await.expect("more in time");
+                assert!(many.unwrap() > 0, "{part} never came: {told}");
+                told.push_str(&String::from_utf8_lossy(&came));
+            }
+            told.clear();
+        };
+        for round in 0..3 {
+            if round > 0 {
+                let lines = server.process.lines().len();
+                let ended = common::process::run(server.dir.path(), &["upgrade"]);
+                assert_eq!(ended.code, Some(0), "{ended:?}");
+                let process = ended.out.split("process ").nth(1).unwrap().split(' ').next().unwrap();
+                successor = Some(process.parse::<i32>().unwrap());
+                server.process.line_after(lines, "stopped");
+                for update in updates {
+                    stdin.write_all(update.as_bytes()).await.unwrap();
+                    until("KEYUPDATE").await;
+                }
+            }
+            stdin.write_all(request.as_bytes()).await.unwrap();
+            until("\"E\":null").await;
+        }
+    }
+    // SAFETY: it takes two numbers.
+    unsafe { libc::kill(successor.unwrap(), libc::SIGTERM) };
     Ok(())
 }
 
@@ -253,5 +309,33 @@ async fn chromium_talks_by_websocket() -> Outcome {
     server.process.line("answer of 70004");
     drop(browser);
     server.process.stop();
+    Ok(())
+}
+
+/// By the command of docs/tls.md, and by the same without what makes it a server's.
+async fn the_certificate_to_try_with_does_what_its_page_says() -> Outcome {
+    need("openssl", &["version"])?;
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tls.md")).unwrap();
+    let below = page.split("## One to try with\n").nth(1).unwrap();
+    let shown = below.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    let of_an_authority = shown.replace(" -addext basicConstraints=critical,CA:FALSE", "");
+    assert_ne!(shown, of_an_authority);
+    for (command, fault) in [(shown, None), (&of_an_authority, Some("CA:FALSE"))] {
+        let dir = tempfile::tempdir().unwrap();
+        let made = Command::new("sh").args(["-ec", command]).current_dir(dir.path()).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        for end in ["pem", "key"] {
+            fs::copy(dir.path().join(format!("try.{end}")), dir.path().join(format!("cert.{end}"))).unwrap();
+        }
+        let server = serve(dir);
+        let url = format!("wss://localhost:{}/ws", server.ws.port());
+        let (told, ok) =
+            run(&server, env!("CARGO_BIN_EXE_connmix"), &["client", "--ca", "try.pem", &url], "hello\n").await;
+        match fault {
+            None => assert!(ok && told.contains("got hello"), "{told}"),
+            Some(fault) => assert!(!ok && told.contains(fault), "{told}"),
+        }
+        server.process.stop();
+    }
     Ok(())
 }

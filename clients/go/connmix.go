@@ -35,7 +35,8 @@ type CallError struct {
 
 func (e *CallError) Error() string { return fmt.Sprintf("%d: %s", e.Code, e.Message) }
 
-// Refused is the engine's no to this caller: the status that its handshake was answered with.
+// Refused is the engine's no to this caller: the status that its handshake was answered with. From 500 on it is one of the moment, and the
+// publisher tries again: the engine stops, or a proxy finds none.
 type Refused struct{ Status int }
 
 func (e *Refused) Error() string {

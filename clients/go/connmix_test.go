@@ -9,11 +9,14 @@ import (
 	"fmt"
 	"math/rand"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -228,6 +231,22 @@ func TestErrorsSayWhatIsWrong(t *testing.T) {
 	p := e.publisher(backend)
 	p.Close()
 	if _, err := p.Publish(soon(t), "news", "Hello"); err != ErrClosed {
+		t.Fatal(err)
+	}
+}
+
+func TestAnEngineThatStopsIsAskedAgain(t *testing.T) {
+	stopping := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	defer stopping.Close()
+	p, err := NewPublisher(stopping.URL, backend)
+	check(t, err)
+	defer p.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	_, err = p.Publish(ctx, "news", "Hello")
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "503") {
 		t.Fatal(err)
 	}
 }

@@ -1,3 +1,3 @@
-module connmix
+module connmix.invalid/connmix
 
 go 1.19

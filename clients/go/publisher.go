@@ -127,7 +127,7 @@ func (p *Publisher) call(ctx context.Context, method string, params, result inte
 		l, err := p.connected(ctx)
 		if err != nil {
 			var refused *Refused
-			if errors.As(err, &refused) || errors.Is(err, ErrClosed) {
+			if errors.As(err, &refused) && refused.Status < 500 || errors.Is(err, ErrClosed) {
 				return err
 			}
 			if ctx.Err() != nil {

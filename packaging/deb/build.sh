@@ -28,16 +28,16 @@ program "$binary" "$tree/usr/bin/connmix"
 mkdir -p "$tree/etc/connmix"
 configuration >"$tree/etc/connmix/connmix.yaml"
 scripts "$tree/etc/connmix/lua"
+# Where a configuration has its log unless it says otherwise: beside it. Nothing below /etc is written.
+ln -s /var/log/connmix "$tree/etc/connmix/logs"
 install -D -m 644 "$root/lua/library/mix.lua" "$tree/usr/share/connmix/lua/library/mix.lua"
 install -D -m 644 "$here/deb/default" "$tree/etc/default/connmix"
 install -D -m 644 "$here/systemd/connmix.service" "$tree/lib/systemd/system/connmix.service"
 
 documentation "$doc"
-mv "$doc/docs/examples" "$doc/examples"
-mv "$doc/docs/clients" "$doc/examples/clients"
-ln -s ../examples "$doc/docs/examples"
-ln -s ../examples/clients "$doc/docs/clients"
-install -m 644 "$here/systemd/sysctl.conf" "$here/systemd/logrotate" "$doc/examples/"
+cp -R "$root/lua" "$doc/lua"
+install -m 644 "$here/systemd/sysctl.conf" "$here/systemd/logrotate" "$doc/docs/examples/"
+ln -s docs/examples "$doc/examples"
 install -m 644 "$here/deb/README.Debian" "$here/deb/copyright" "$doc/"
 gzip -9n >"$doc/changelog.gz" <<END
 connmix ($version) unstable; urgency=medium

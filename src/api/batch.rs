@@ -1,5 +1,6 @@
 //! An array of publishes in one request. Each is begun once the mailboxes have the previous one, and each is answered.
 
+use futures_util::future::LocalBoxFuture;
 use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::fmt;
@@ -39,11 +40,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for Objects<'a> {
 
 /// Carries out an array of publishes and answers each of them. If the array itself is wrong, none is carried out. `parent`:
 /// what the request says of its trace, if that is wanted.
-pub(super) async fn answer(api: &Api, body: &[u8], parent: Option<&Parent>) -> Answer {
-    match answers(api, body, parent).await {
-        Ok(answers) => Answer::to_calls(answers),
-        Err(error) => Answer::failure(&error, None),
-    }
+#[inline(never)]
+pub(super) fn answer<'a>(api: &'a Api, body: &'a [u8], parent: Option<Box<Parent>>) -> LocalBoxFuture<'a, Answer> {
+    Box::pin(async move {
+        match answers(api, body, parent.as_deref()).await {
+            Ok(answers) => Answer::to_calls(answers),
+            Err(error) => Answer::failure(&error, None),
+        }
+    })
 }
 
 type Answers = Vec<(Result<Outcome, ApiError>, Option<RequestId>)>;

@@ -3,11 +3,11 @@
 use std::fmt;
 
 use super::error::ApiError;
-use super::params::{Addressee, Params};
-use crate::cluster::{Behind, Mesh};
+use super::params::Addressee;
+use crate::cluster::Mesh;
 use crate::hub::history::Position;
-use crate::hub::{CommandError, ConnCommand, Counts, Publication};
-use crate::telemetry::metrics::counter::Counter;
+use crate::hub::{CommandError, ConnCommand, Counts};
+use crate::ids::ClientId;
 use crate::telemetry::metrics::labels::ApiCall;
 
 /// The calls that HTTP carries.
@@ -119,14 +119,6 @@ impl From<Counts> for Published {
     }
 }
 
-/// Publishes one message to one channel, immediately; `published` counts it.
-pub async fn publish(mesh: &Mesh, published: &Counter, params: &Params<'_>) -> Result<Published, ApiError> {
-    let (channel, message) = (params.channel()?, params.message()?);
-    published.add(1);
-    let receipt = mesh.publish(Publication::new(channel, message), Behind::default()).await;
-    Ok(receipt.await.into())
-}
-
 /// The reply to `mesh.send` and `conn.call`: always true, since a failure is an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Sent {
@@ -141,12 +133,9 @@ pub(super) async fn command(mesh: &Mesh, (client, command): (Addressee, ConnComm
     receipt.await.map(|()| Sent { s: true }).map_err(ApiError::NotObeyed)
 }
 
-/// Sends to one client.
-pub async fn send(mesh: &Mesh, params: &Params<'_>) -> Result<Sent, ApiError> {
-    let (client, message) = (params.client()?, params.message()?);
-    let client = client.map_err(not_sent)?;
-    let receipt = mesh.send(client, message).await;
-    if receipt.await { Ok(Sent { s: true }) } else { Err(not_sent(client)) }
+/// What a send came to.
+pub(super) fn sent(client: ClientId, is_sent: bool) -> Result<Sent, ApiError> {
+    if is_sent { Ok(Sent { s: true }) } else { Err(not_sent(client)) }
 }
 
 #[cfg(test)]

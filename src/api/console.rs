@@ -41,7 +41,7 @@ const CSS: &str = "text/css; charset=utf-8";
 const JS: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 
-/// The demo, which only `dev` serves.
+/// The demo, which only `dev` serves. Its page is the first.
 static DEMO: [Page; 5] = pages! {
     "/": HTML "console/demo/index.html",
     "/demo/demo.css": CSS "console/demo/demo.css",
@@ -79,6 +79,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 pub(super) enum Part {
     /// `/console` without the slash.
     Moved,
+    /// The root: the demo in `dev`, and elsewhere the way to the console.
+    Root,
     /// A file.
     Page(&'static Page),
     /// How all nodes are.
@@ -93,6 +95,7 @@ pub(super) enum Part {
 pub(super) fn find(path: &str) -> Option<Part> {
     Some(match path {
         CALLS => Part::Moved,
+        "/" => Part::Root,
         "/console/v1/figures" => Part::Figures,
         "/console/v1/rule" => Part::Rule,
         "/console/v1/script" => Part::Script,
@@ -106,13 +109,13 @@ impl Part {
         match self {
             Part::Page(page) => config.dev || !DEMO.contains(page),
             Part::Script => config.dev,
-            Part::Moved | Part::Figures | Part::Rule => true,
+            Part::Moved | Part::Root | Part::Figures | Part::Rule => true,
         }
     }
 
     /// Whether a browser may open it.
     pub(super) fn is_page(self) -> bool {
-        matches!(self, Part::Page(_) | Part::Moved)
+        matches!(self, Part::Page(_) | Part::Moved | Part::Root)
     }
 }
 
@@ -174,8 +177,9 @@ impl Api {
     /// Answers a request for a part of the console, of one who may write or may not.
     pub(super) async fn console(&self, part: Part, query: &str, write: bool) -> Result<Answer, ApiError> {
         match part {
-            // For those who leave out the slash at its end.
-            Part::Moved => Ok(Answer::moved("/console/")),
+            Part::Root if self.config.load().dev => Ok(DEMO[0].answer()),
+            // For those who leave out the slash at its end, or all of it. Not to be kept: `dev` may be next at this address.
+            Part::Moved | Part::Root => Ok(Answer::moved("/console/").with([(CACHE_CONTROL, "no-store")])),
             Part::Page(page) => Ok(page.answer()),
             Part::Figures => self.figures(write).await,
             Part::Rule => self.rule(query),

@@ -5,7 +5,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
@@ -145,10 +145,11 @@ impl Api {
                         if let Some(line) = line {
                             line.end(caller, answer.status());
                         }
-                        answer.write_http(date.now(), &mut output);
+                        since = Instant::now();
+                        answer.write_http(date.at(since), &mut output);
                         done += request.length;
                         if answer.ends {
-                            taken.rest(Instant::now());
+                            taken.rest(since);
                             self.write(socket, &output).await;
                             return Next::End;
                         }
@@ -161,7 +162,6 @@ impl Api {
             let progress = done > 0;
             if progress {
                 // A caller that does not read the answers counts as idle, too.
-                since = Instant::now();
                 taken.rest(since);
             }
             if !output.is_empty() {
@@ -328,16 +328,19 @@ pub(super) fn parse(input: &[u8], max_body: usize) -> Parsed<'_> {
 /// The `date` of responses (RFC 9110, section 6.6.1), written once a second.
 #[derive(Default)]
 struct Date {
-    second: u64,
     text: String,
+    /// Until then it is right: a clock that is read anyway tells it.
+    until: Option<Instant>,
 }
 
 impl Date {
-    fn now(&mut self) -> &str {
-        let now = SystemTime::now();
-        let second = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        if self.second != second || self.text.is_empty() {
-            *self = Date { second, text: httpdate::fmt_http_date(now) };
+    /// That of now.
+    fn at(&mut self, now: Instant) -> &str {
+        if self.until.is_none_or(|until| now >= until) {
+            let time = SystemTime::now();
+            let passed = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
+            let until = Some(now + Duration::from_secs(1) - Duration::from_nanos(passed.into()));
+            *self = Date { text: httpdate::fmt_http_date(time), until };
         }
         &self.text
     }

@@ -20,6 +20,7 @@ use super::types::{
 };
 use crate::ids::MAX_WORKERS;
 use crate::secret::{Secret, digest, password};
+use crate::telemetry::language::{Both, both};
 use ipnet::IpNet;
 use serde_json::Value as Json;
 use std::fmt::{self, Debug, Formatter};
@@ -121,7 +122,7 @@ section! {
         /// How long a worker may not go on until it counts as stuck: [`STUCK_AFTER`], but for tests.
         pub stuck_after: Duration = STUCK_AFTER;
         /// Things worth a line in the log: keys that are read and not used, and the like.
-        pub notes: Vec<String> = Vec::new();
+        pub notes: Vec<Both> = Vec::new();
     }
 }
 
@@ -216,7 +217,7 @@ fn roles() -> Leaf<Roles> {
     };
     let read = move |at: &Value<'_>| {
         if at.is_empty_list() {
-            at.report("a user needs at least one role: read, write");
+            at.report(both!("a user needs at least one role: read, write", "用户至少要有一个角色：read、write"));
         }
         let given: Vec<&str> = at.list().iter().filter_map(|item| item.word(&["read", "write"], &[])).collect();
         let has = |role| !at.is_set() || given.contains(&role);

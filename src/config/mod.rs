@@ -87,6 +87,11 @@ impl Config {
         self.role != NodeRole::SINGLE || self.cluster.engine == ClusterEngine::Mesh
     }
 
+    /// Where other nodes link to this one.
+    pub fn listen(&self) -> &Listen {
+        if self.role.center { &self.registry } else { &self.mesh_point }
+    }
+
     /// The APIs that everybody on the network may call: they listen on more than loopback, and there are no users.
     pub fn open_apis(&self) -> impl Iterator<Item = &Listen> {
         let center = self.role.center.then_some(&self.center);

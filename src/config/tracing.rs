@@ -2,8 +2,9 @@
 
 use super::keys::{Config, Tracing, TracingHeader, is_header_name, read_ratio, value_problem};
 use super::raw::address::{NO_ENDPOINT, endpoint};
-use super::raw::value::Value;
+use super::raw::value::{Value, worded};
 use crate::secret::Secret;
+use crate::telemetry::language::{Both, both};
 use url::{Host, Url};
 
 /// Where spans go below an endpoint; a URL of theirs alone names it.
@@ -17,14 +18,14 @@ pub fn settle(config: &mut Config, root: &Value<'_>) {
     complete(&mut config.tracing, &mut config.notes, is_set, variable);
     for (header, at) in config.tracing.headers.iter().zip(section.get("headers").entries()) {
         if header.value.is_empty() && !at.get("value").is_set() {
-            at.get("value").report("missing; it must be given");
+            at.get("value").report(both!("missing; it must be given", "缺少；必须写出"));
         }
     }
 }
 
 fn complete(
     tracing: &mut Tracing,
-    notes: &mut Vec<String>,
+    notes: &mut Vec<Both>,
     is_set: impl Fn(&str) -> bool,
     variable: impl Fn(&str) -> Option<String>,
 ) {
@@ -36,7 +37,7 @@ fn complete(
     {
         tracing.endpoint = endpoint(value.trim());
         if tracing.endpoint.is_none() {
-            notes.push(format!("{name} of the environment is not used: {NO_ENDPOINT}"));
+            notes.push(unused(name, worded(NO_ENDPOINT)));
         }
     }
     if !is_set("headers")
@@ -44,7 +45,7 @@ fn complete(
     {
         match headers(&value) {
             Some(headers) => tracing.headers = headers,
-            None => notes.push(format!("{name} of the environment is not used: expected name=value,name=value")),
+            None => notes.push(unused(name, both!("expected name=value,name=value", "应为 name=value,name=value"))),
         }
     }
     if let Some(name) = variable("OTEL_SERVICE_NAME").filter(|_| !is_set("serviceName")) {
@@ -57,13 +58,21 @@ fn complete(
             _ => variable("OTEL_TRACES_SAMPLER_ARG").and_then(|value| {
                 let ratio = read_ratio(&value);
                 if ratio.is_none() {
-                    let name = "OTEL_TRACES_SAMPLER_ARG of the environment";
-                    notes.push(format!("{name} is not used: expected a number between 0 and 1"));
+                    let why = both!("expected a number between 0 and 1", "应为 0 到 1 之间的数字");
+                    notes.push(unused("OTEL_TRACES_SAMPLER_ARG", why));
                 }
                 ratio
             }),
         };
         tracing.sample_ratio = ratio.unwrap_or(tracing.sample_ratio);
+    }
+}
+
+/// A variable that says nothing.
+fn unused(name: &str, why: Both) -> Both {
+    Both {
+        en: format!("{name} of the environment is not used: {}", why.en),
+        zh: format!("没有采用环境变量 {name}：{}", why.zh),
     }
 }
 
@@ -109,7 +118,7 @@ mod tests {
     use super::*;
 
     /// What comes of the variables where the file has these keys.
-    fn completed(set: &[&str], variables: &[(&str, &str)]) -> (Tracing, Vec<String>) {
+    fn completed(set: &[&str], variables: &[(&str, &str)]) -> (Tracing, Vec<Both>) {
         let (mut tracing, mut notes) = (load::defaults().tracing, Vec::new());
         let variable = |name: &str| {
             let found = variables.iter().find(|(known, _)| *known == name);
@@ -179,7 +188,7 @@ mod tests {
             ],
         );
         assert_eq!((notes.len(), tracing), (3, load::defaults().tracing));
-        assert!(!notes.concat().contains("hunter2"), "{notes:?}");
+        assert!(!notes.iter().map(|note| note.en.clone()).collect::<String>().contains("hunter2"), "{notes:?}");
         for bad in ["x", "=y", "a b=c", "a=", "a=%ff", "a=%0d%0ab"] {
             assert!(headers(bad).is_none(), "{bad}");
         }

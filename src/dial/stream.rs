@@ -19,13 +19,17 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
+use crate::telemetry::language::spoken;
+
 /// Whose certificates are believed.
 #[derive(Debug, Clone, Args)]
 pub struct Trust {
     /// Who signed the server's certificate: a PEM file [default: those whom the system trusts]
+    /// zh: 签发服务器证书的机构：PEM 文件 [默认：系统信任的机构]
     #[arg(long, value_name = "FILE", requires = "url")]
     ca: Option<PathBuf>,
     /// Take any certificate
+    /// zh: 接受任何证书
     #[arg(long, requires = "url", conflicts_with = "ca")]
     insecure: bool,
 }
@@ -48,7 +52,9 @@ impl Trust {
     }
 
     fn named(&self) -> String {
-        self.ca.as_ref().map_or_else(|| "the system's certificates".into(), |file| file.display().to_string())
+        self.ca
+            .as_ref()
+            .map_or_else(|| spoken!("the system's certificates", "系统的证书"), |file| file.display().to_string())
     }
 }
 
@@ -134,7 +140,9 @@ impl Stream {
         socket.set_nodelay(true)?;
         Ok(match tls {
             None => Stream::Plain(socket),
-            Some(tls) => Stream::Tls(Box::new(tls.connector.connect(tls.name.clone(), socket).await?)),
+            Some(tls) => {
+                Stream::Tls(Box::new(tls.connector.connect(tls.name.clone(), socket).await.map_err(explained)?))
+            }
         })
     }
 
@@ -145,6 +153,16 @@ impl Stream {
             Stream::Tls(tls) => socket2::SockRef::from(tls.get_ref().0),
         }
     }
+}
+
+/// Says in words what is wrong with a certificate that somebody has made for a try and that openssl made one of an authority.
+fn explained(e: io::Error) -> io::Error {
+    if !e.to_string().contains("CaUsedAsEndEntity") {
+        return e;
+    }
+    let why =
+        "the server shows the certificate of an authority (CA:TRUE) instead of one of its own: make one with CA:FALSE";
+    io::Error::new(e.kind(), why)
 }
 
 impl AsyncRead for Stream {

@@ -1,11 +1,13 @@
 //! The wiring: from a configuration and its listeners to running workers, and back to a clean end.
 
 mod certificates;
+mod counted;
 mod error;
 mod exporter;
 mod figures;
 mod handover;
 mod listeners;
+mod member;
 mod mesh;
 mod metrics;
 mod reload;
@@ -25,13 +27,16 @@ use tokio::sync::{mpsc, watch};
 use self::certificates::Certificates;
 use self::exporter::Exporter;
 use self::handover::Kept;
+use self::member::Member;
 use self::scripts::{check_script, compile};
 use self::stand_in::Doors;
 use crate::admission::Admission;
 use crate::api::idempotency::IdempotencyTable;
 use crate::api::{Callers, LoginThrottle, OnceHere, Stage, Verifier};
+use crate::cluster::clients::PublishOnce;
 use crate::cluster::drive::Driver;
 use crate::cluster::members::Shared;
+use crate::cluster::protocol::Run;
 use crate::cluster::{Interest, Mesh};
 use crate::config::{Config, QueueFull};
 use crate::hub::Hub;
@@ -89,6 +94,10 @@ pub struct Engine {
     nodes: Arc<Mesh>,
     /// The mesh's threads, if there are other nodes.
     mesh: Option<Driver>,
+    /// What this node is to them.
+    member: Option<Member>,
+    /// With what a successor joins its cluster.
+    joins: Option<(Arc<Shared>, Arc<dyn PublishOnce>)>,
     /// Sends spans to a collector.
     exporter: Arc<Exporter>,
 }
@@ -126,12 +135,13 @@ impl Engine {
         workers: Option<usize>,
         on_level: OnLevel,
     ) -> Result<Engine, StartError> {
-        Engine::start_as(Link::Network, Some(before.node()), config, listeners, workers, on_level)
+        let run = before.member.as_ref().map(|member| member.run);
+        Engine::start_as(Link::Network, Some((before.node(), run)), config, listeners, workers, on_level)
     }
 
     fn start_as(
         link: Link,
-        succeeds: Option<NodeNumber>,
+        succeeds: Option<(NodeNumber, Option<Run>)>,
         config: Config,
         listeners: Listeners,
         workers: Option<usize>,
@@ -148,7 +158,7 @@ impl Engine {
         let certificates = Certificates::load(&config);
         let certificates = certificates.map_err(|wrong| StartError::Certificate(certificates::lines(&wrong)))?;
         let tls = certificates.ports().clone();
-        let node = succeeds.unwrap_or_else(NodeNumber::random);
+        let (node, run) = succeeds.unwrap_or_else(|| (NodeNumber::random(), None));
         let others: Option<Arc<Shared>> = config.is_of_mesh().then(Arc::default);
         let hub = match &others {
             Some(others) => Hub::new(node, workers).telling(Arc::new(Interest(others.clone()))),
@@ -159,7 +169,7 @@ impl Engine {
         hub.history().bound(config.history_limit);
         hub.history().set_rules(&config.channels);
         let memory = Arc::new(Memory::new(workers));
-        let mesh = Mesh::new(hub.clone(), NodeId::random());
+        let mesh = Mesh::new(hub.clone(), run.map_or_else(NodeId::random, |run| NodeId(run.0)));
         let mesh = Arc::new(match &others {
             Some(others) if !config.role.engine => mesh.with_others(others.clone()).without_clients(),
             Some(others) => mesh.with_others(others.clone()),
@@ -199,7 +209,10 @@ impl Engine {
             shared: shared.clone(),
             timers: timers.clone(),
             repeats: repeats.clone(),
+            admissions: admissions.clone(),
+            metrics: metrics.clone(),
             listeners: Kept::default(),
+            mesh: None,
         };
         let mut engine = Engine {
             addresses,
@@ -217,6 +230,8 @@ impl Engine {
             doors: doors.clone(),
             nodes: mesh.clone(),
             mesh: None,
+            member: None,
+            joins: None,
             exporter: exporter.clone(),
         };
         exporter.start().map_err(|e| StartError::System(e.to_string()))?;
@@ -265,14 +280,19 @@ impl Engine {
             started
                 .recv()
                 .unwrap_or_else(|_| Err("a worker ended while it started".into()))
-                .map_err(StartError::Script)?;
+                .map_err(|why: String| StartError::Script(why.into()))?;
         }
         if let Some(others) = others {
             let (config, addresses) = (config.load(), &engine.addresses);
             let once = Arc::new(OnceHere { repeats, mesh: mesh.clone() });
             let clients = clients.clone();
-            let parts = mesh::Parts { config: &config, addresses, hub: &hub, mesh: &mesh, clients, once };
-            engine.mesh = Some(mesh::join(parts, others, &link)?);
+            if succeeds.is_some() {
+                engine.joins = Some((others, once));
+            } else {
+                let parts = mesh::Parts { config: &config, addresses, hub: &hub, mesh: &mesh, clients, once };
+                let (driver, member) = mesh::join(parts, others, &link)?;
+                (engine.mesh, engine.member) = (Some(driver), Some(member));
+            }
         }
         let stuck_after = config.load().stuck_after;
         let watcher = stuck::Watcher::spawn(peers.clone(), hub.clone(), doors, timers, stuck_after);
@@ -307,7 +327,8 @@ impl Engine {
 
     /// All that it hands over to a successor process.
     pub fn estate(&self) -> Estate {
-        self.estate.clone()
+        let mesh = self.mesh.as_ref().map(Driver::orders).zip(self.member.clone());
+        Estate { mesh, ..self.estate.clone() }
     }
 
     /// How many workers it has.

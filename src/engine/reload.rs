@@ -274,7 +274,7 @@ impl Supervisor {
                 check_script(&vm, self.workers);
                 Ok(())
             }
-            Err(e) => Err(Unbuilt { why: explained(&program, &e), passing: program.is_lacking() }),
+            Err(e) => Err(Unbuilt { why: explained(&program, &e).en, passing: program.is_lacking() }),
         };
         if let (Err(_), Due::IfItWorks, Some(change)) = (&tried, due, &mut self.scripts[server].change) {
             change.tried = true;

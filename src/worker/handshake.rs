@@ -61,13 +61,14 @@ pub(super) async fn run(
     let place = match admit(worker, server) {
         Ok(place) => Cell::new(Some(place)),
         Err(cause) => {
-            turn_away(worker, server, transport, cause, peer).await;
+            // What is rare is boxed, here and below, so that no handshake carries it.
+            Box::pin(turn_away(worker, server, transport, cause, peer)).await;
             return None;
         }
     };
     let deadline = Instant::now() + served.limits.get().handshake_timeout;
-    let mut stage = worker.stage.clone();
     let peer = if proxy::is_on(&worker.config.load(), server) {
+        let mut stage = worker.stage.clone();
         let client = Box::pin(proxy::client(worker, server, &transport, peer, deadline));
         tokio::select! {
             biased;
@@ -81,11 +82,14 @@ pub(super) async fn run(
     let is_direct = !worker.config.load().trusts(peer.ip());
     if is_direct && let Err(cause) = enter(worker, server, &place, peer.ip()) {
         place.take();
-        turn_away(worker, server, transport, cause, peer).await;
+        Box::pin(turn_away(worker, server, transport, cause, peer)).await;
         return None;
     }
     // The proxy's header comes in plain text, before TLS.
-    let transport = tls::open(worker, server, transport, peer, deadline).await?;
+    let transport = match tls::is_on(worker, server) {
+        true => Box::pin(tls::open(worker, server, transport, peer, deadline)).await?,
+        false => transport,
+    };
     let mut coming = Coming::first(transport, deadline);
     loop {
         match request(worker, server, coming, &place, peer, is_direct).await? {
@@ -122,7 +126,7 @@ async fn request(
         // The refusal needs no place.
         place.take();
         log_access(worker, (method, target.get()), peer, (refusal.status, None), began);
-        refuse(worker, server, transport, refusal, cause, method, peer).await;
+        Box::pin(refuse(worker, server, transport, refusal, cause, method, peer)).await;
         None
     };
     use RefusalCause::Request as Wrong;
@@ -210,7 +214,8 @@ async fn request(
             worker.shard.open(&conn, Some(response.into()));
             let let_in = (if conn.posted().is_some() { 200 } else { 101 }, Some(conn.client_id.get()));
             log_access(worker, (request.method, request.target), remote, let_in, began);
-            return Some(Ok((Opened { conn: guard.keep()?, place: place.take()?, early: early.len() }, early)));
+            let opened = Opened { conn: guard.keep()?, place: place.take()?, early: early.len(), moved: None };
+            return Some(Ok((opened, early)));
         }
     };
     conn.discard_waiting();
@@ -230,11 +235,11 @@ async fn request(
     }
     if let_in {
         // The script knows of the connection, so it is told of the end.
-        close_unopened(worker, server, &conn).await;
+        Box::pin(close_unopened(worker, server, &conn)).await;
         worker.remove(&conn);
     }
     if refusal.is_some() {
-        finish_refused(worker, &conn).await;
+        Box::pin(finish_refused(worker, &conn)).await;
     }
     None
 }
@@ -384,11 +389,9 @@ async fn run_to_end(
 /// the worker's timer goes on watching.
 async fn watch_for_end(worker: &Worker, early: &mut Vec<u8>, conn: &Conn) {
     while early.len() < MAX_EARLY && conn.transport.readable().await.is_ok() {
-        let mut bytes = [0; 4096];
-        match conn.transport.try_read(&mut bytes) {
+        match read_early(conn, early) {
             Ok(0) => break,
-            Ok(n) => {
-                early.extend_from_slice(&bytes[..n]);
+            Ok(_) => {
                 worker.shard.hold(conn, early.capacity());
                 if Reader::new().closes_in(early) {
                     return conn.close(CloseReason::Lost(LEFT.into()));
@@ -402,4 +405,12 @@ async fn watch_for_end(worker: &Worker, early: &mut Vec<u8>, conn: &Conn) {
     if early.len() < MAX_EARLY {
         conn.close(CloseReason::Lost(LEFT.into()));
     }
+}
+
+/// Reads what has come. A function of its own, so that no handshake carries its buffer.
+fn read_early(conn: &Conn, early: &mut Vec<u8>) -> io::Result<usize> {
+    let mut bytes = [0; 4096];
+    let read = conn.transport.try_read(&mut bytes)?;
+    early.extend_from_slice(&bytes[..read]);
+    Ok(read)
 }

@@ -29,6 +29,8 @@ pub(super) struct Opened {
     pub(super) place: ConnectionPermit,
     /// Bytes that came with its request, and count as read.
     pub(super) early: usize,
+    /// Of one that was open in the process before, which has counted it: the time that it took lately.
+    pub(super) moved: Option<Account>,
 }
 
 /// A handler that waits.
@@ -101,13 +103,15 @@ pub(super) struct State {
 impl State {
     /// The connection is open from now on.
     pub(super) fn new(worker: Rc<Worker>, opened: Opened) -> State {
-        let Opened { conn, place, early } = opened;
-        let account = Account::new(worker.fair.now());
-        conn.served.counts.opened.add(1);
-        if worker.shard.tap.is_on() {
-            worker.shard.see_connect(&conn);
+        let Opened { conn, place, early, moved } = opened;
+        if moved.is_none() {
+            conn.served.counts.opened.add(1);
+            if worker.shard.tap.is_on() {
+                worker.shard.see_connect(&conn);
+            }
+            tracing::debug!(client_id = conn.client_id.get(), remote = %conn.remote(), "connected");
         }
-        tracing::debug!(client_id = conn.client_id.get(), remote = %conn.remote(), "connected");
+        let account = moved.unwrap_or_else(|| Account::new(worker.fair.now()));
         let mut state = State {
             worker,
             conn,
@@ -314,8 +318,10 @@ impl State {
     /// successor takes is offered to it; one that it has taken is over here, without a word to its client.
     pub(super) fn is_held(&mut self, protocol: impl FnOnce(&mut Encoder)) -> bool {
         let (hold, slot) = (self.worker.hold.clone(), self.conn.slot);
-        let idle = matches!(self.phase, Phase::Open) && self.handler.is_none() && !self.conn.is_closing();
-        if !idle {
+        let idle = matches!(self.phase, Phase::Open) && self.handler.is_none();
+        // While two processes know it, its end has to wait, too: nothing may be written.
+        let is_shared = hold.has_offered(slot) || hold.held() == Held::Arriving;
+        if !idle || (self.conn.is_closing() && !is_shared) {
             return false;
         }
         match hold.held() {
@@ -323,9 +329,10 @@ impl State {
             Held::Quiet | Held::Cut | Held::Arriving => {}
             Held::Offered if self.conn.transport.may_move() => hold.offer(slot, || {
                 let mut out = Encoder::default();
-                self.worker.shard.save(&self.conn, &mut out);
+                self.worker.shard.save(&self.conn, &self.place, &mut out);
+                self.account.save(&mut out);
                 protocol(&mut out);
-                Offer { socket: self.conn.transport.as_raw_fd(), bytes: out.bytes }
+                Offer { socket: self.conn.transport.as_raw_fd(), bytes: out.bytes.into() }
             }),
             Held::Moved if hold.has_offered(slot) => {
                 if self.worker.remove(&self.conn) {

@@ -72,21 +72,24 @@ public sealed class Consumer(
     public Action<string> Log { get; init; } = Console.Error.WriteLine;
 
     /// <summary>Consumes until it is cancelled, and then lets what is being worked on end. A connection that breaks is made again.</summary>
+    /// <exception cref="ArgumentException">the address is none of an engine</exception>
     public async Task RunAsync(CancellationToken cancel)
     {
+        // Told at once. What a handler throws is another thing, of whatever kind.
+        var endpoint = Link.Endpoint(address);
         while (!cancel.IsCancellationRequested)
         {
             try
             {
-                await ConnectionAsync(cancel).ConfigureAwait(false);
+                await ConnectionAsync(endpoint, cancel).ConfigureAwait(false);
             }
-            catch (Exception e) when (e is not ArgumentException && !cancel.IsCancellationRequested)
-            {
-                Log($"connmix: no connection: {e.Message}");
-            }
-            catch (OperationCanceledException)
+            catch (OperationCanceledException) when (cancel.IsCancellationRequested)
             {
                 return;
+            }
+            catch (Exception e)
+            {
+                Log($"connmix: no connection: {e.Message}");
             }
             try
             {
@@ -99,11 +102,11 @@ public sealed class Consumer(
         }
     }
 
-    private async Task ConnectionAsync(CancellationToken cancel)
+    private async Task ConnectionAsync(Uri endpoint, CancellationToken cancel)
     {
         // The engine gives no more than 1,024 that are not settled.
         var messages = System.Threading.Channels.Channel.CreateUnbounded<JsonElement>();
-        var link = await Link.ConnectAsync(address, who, p => messages.Writer.TryWrite(p), cancel).ConfigureAwait(false);
+        var link = await Link.ConnectAsync(endpoint, who, p => messages.Writer.TryWrite(p), cancel).ConfigureAwait(false);
         using var over = CancellationTokenSource.CreateLinkedTokenSource(cancel);
         _ = link.Ended.ContinueWith(_ => messages.Writer.TryComplete(), TaskScheduler.Default);
         try

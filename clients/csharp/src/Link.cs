@@ -1,4 +1,3 @@
-using System.Net;
 using System.Net.WebSockets;
 using System.Text;
 using System.Text.Json;
@@ -36,9 +35,10 @@ internal sealed class Link
     /// <summary>What ended the connection, when it has ended.</summary>
     public Task<Exception> Ended => ended.Task;
 
-    public static async Task<Link> ConnectAsync(Uri address, Credentials? who, Action<JsonElement>? onEvent, CancellationToken cancel)
+    /// <summary>Where the WebSocket API of an engine is whose API has that address.</summary>
+    /// <exception cref="ArgumentException">it is neither HTTP nor WebSocket</exception>
+    public static Uri Endpoint(Uri address)
     {
-        var link = new Link(onEvent);
         var builder = new UriBuilder(address) { Path = address.AbsolutePath.TrimEnd('/') + "/ws/v1" };
         builder.Scheme = builder.Scheme switch
         {
@@ -46,6 +46,13 @@ internal sealed class Link
             "https" or "wss" => "wss",
             var other => throw new ArgumentException($"no http, https, ws or wss: {other}"),
         };
+        return builder.Uri;
+    }
+
+    /// <summary>Connects to an <see cref="Endpoint"/>.</summary>
+    public static async Task<Link> ConnectAsync(Uri endpoint, Credentials? who, Action<JsonElement>? onEvent, CancellationToken cancel)
+    {
+        var link = new Link(onEvent);
         link.socket.Options.CollectHttpResponseDetails = true;
         if (who is not null)
         {
@@ -55,13 +62,14 @@ internal sealed class Link
         patience.CancelAfter(ConnectTimeout);
         try
         {
-            await link.socket.ConnectAsync(builder.Uri, patience.Token).ConfigureAwait(false);
+            await link.socket.ConnectAsync(endpoint, patience.Token).ConfigureAwait(false);
         }
         catch (Exception e) when (e is WebSocketException or OperationCanceledException && !cancel.IsCancellationRequested)
         {
             var status = (int)link.socket.HttpStatusCode;
             link.socket.Dispose();
-            throw status >= 400 && status != (int)HttpStatusCode.ServiceUnavailable
+            // From 500 on it is one of the moment: the engine stops, or a proxy finds none.
+            throw status is >= 400 and < 500
                 ? (Exception)new RefusedException(status)
                 : new ClosedException(1006, e is WebSocketException ? e.Message : "no connection in time");
         }

@@ -140,7 +140,7 @@ public sealed class Publisher(Uri address, Credentials? who = null) : IAsyncDisp
                 await Task.Delay(Pause.After(failures, 0.1, 5), cancel).ConfigureAwait(false);
             }
             failures++;
-            link = await Link.ConnectAsync(address, who, null, cancel).ConfigureAwait(false);
+            link = await Link.ConnectAsync(Link.Endpoint(address), who, null, cancel).ConfigureAwait(false);
             failures = 0;
             return link;
         }

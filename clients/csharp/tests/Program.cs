@@ -115,7 +115,7 @@ static class Tests
         {
             if (Interlocked.Increment(ref tries) == 1)
             {
-                throw new InvalidOperationException("as it was meant to");
+                throw new ArgumentException("as it was meant to");
             }
             message.Send($"done {message.Data}");
             return Task.CompletedTask;

@@ -98,9 +98,10 @@ final class Publisher
         while (microtime(true) < $deadline) {
             try {
                 $this->link ??= $this->connect($deadline);
-            } catch (Refused $e) {
-                throw $e;
             } catch (Closed $e) {
+                if ($e instanceof Refused && $e->getCode() < 500) {
+                    throw $e;
+                }
                 $last = "; {$e->getMessage()}";
                 continue;   // the pause is in front of the next attempt
             }

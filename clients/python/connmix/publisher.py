@@ -84,14 +84,16 @@ class AsyncPublisher:
                 while True:
                     try:
                         link = await asyncio.wait_for(self._connected(), deadline - time.monotonic())
-                    except (Refused, asyncio.TimeoutError):
+                    except asyncio.TimeoutError:  # an OSError, since Python 3.11
                         raise
                     except OSError as e:
+                        if isinstance(e, Refused) and e.status < 500:
+                            raise
                         last = e
                         continue  # the pause is in front of the next attempt
                     try:
                         return await asyncio.wait_for(link.call(method, params), deadline - time.monotonic())
-                    except asyncio.TimeoutError:  # an OSError, since Python 3.11
+                    except asyncio.TimeoutError:
                         raise
                     except OSError as e:
                         if not again:

@@ -22,7 +22,7 @@ class Closed(ConnectionError):
 
 
 class Refused(ConnectionError):
-    """The handshake was answered with this HTTP status."""
+    """The handshake was answered with this HTTP status. From 500 on it is one of the moment: the engine stops, or a proxy finds none."""
 
     def __init__(self, status, line):
         super().__init__(f"refused with HTTP {line}")

@@ -63,6 +63,17 @@ class Publishing(WithEngine):
         with self.assertRaisesRegex(ValueError, "ftp"):
             await AsyncPublisher("ftp://127.0.0.1").publish("news", "Hello")
 
+    async def test_an_engine_that_stops_is_asked_again(self):
+        async def refuse(reader, writer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+            writer.close()
+
+        async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            with self.assertRaisesRegex(TimeoutError, "503"):
+                await AsyncPublisher(f"http://127.0.0.1:{port}").publish("news", "Hello", timeout=0.3)
+
     async def test_it_comes_back_when_the_engine_does(self):
         publisher = AsyncPublisher(self.engine.url, **BACKEND)
         await publisher.publish("news", "before")

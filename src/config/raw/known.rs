@@ -7,6 +7,7 @@ use super::older::{OLDER, older_spelling};
 use super::tree::{Entry, Kind};
 use super::value::Value;
 use super::{Sink, join, shown_key};
+use crate::telemetry::language::{Both, both};
 
 /// A key and what may stand below it.
 #[derive(Debug, Default, PartialEq)]
@@ -39,48 +40,79 @@ impl Known {
     /// Reports what is no section or no list of sections where one must be, and to `unknown` the keys that there are
     /// not: where both a key is unknown and another one missing, that is told first.
     pub fn check(&self, value: &Value<'_>, unknown: &Sink) {
+        self.check_in(self, value, unknown);
+    }
+
+    /// [`check`](Self::check) of a part; `all` are the keys of the whole file.
+    fn check_in(&self, all: &Known, value: &Value<'_>, unknown: &Sink) {
         match self.is_list {
-            true => value.list().iter().for_each(|entry| self.section(entry, unknown)),
-            false => self.section(value, unknown),
+            true => value.list().iter().for_each(|entry| self.section(all, entry, unknown)),
+            false => self.section(all, value, unknown),
         }
     }
 
-    fn section(&self, value: &Value<'_>, unknown: &Sink) {
+    fn section(&self, all: &Known, value: &Value<'_>, unknown: &Sink) {
         match value.kind() {
-            Some(Kind::Map(entries)) => entries.iter().for_each(|entry| self.entry(value, entry, unknown)),
+            Some(Kind::Map(entries)) => entries.iter().for_each(|entry| self.entry(all, value, entry, unknown)),
             Some(_) => value.expected_many("a section of keys"),
             None => {}
         }
     }
 
-    fn entry(&self, section: &Value<'_>, entry: &Entry, unknown: &Sink) {
+    fn entry(&self, all: &Known, section: &Value<'_>, entry: &Entry, unknown: &Sink) {
         let path = join(section.path(), &entry.name);
         if let Some(key) = self.keys.iter().find(|key| key.name == entry.name) {
             if !key.keys.is_empty() {
-                key.check(&section.get(&entry.name), unknown);
+                key.check_in(all, &section.get(&entry.name), unknown);
             }
         } else if let Some(key) = self.keys.iter().find(|key| older_spelling(&key.name) == Some(&entry.name)) {
             let today = entries(section).iter().any(|other| other.name == key.name && !other.value.is_null());
             if today && !entry.value.is_null() {
-                let message = format!("given twice: it is an older spelling of {}", key.name);
+                let name = &key.name;
+                let message = both!("given twice: it is an older spelling of {name}", "写了两次：它是 {name} 的旧写法");
                 unknown.report(entry.value.place, &path, message);
             }
         } else {
-            let message = format!("unknown key \"{}\"; {}", shown_key(&entry.name), self.hint(&path, &entry.name));
+            let (key, hint) = (shown_key(&entry.name), self.hint(all, &path, &entry.name));
+            let message = Both {
+                en: format!("unknown key \"{key}\"; {}", hint.en),
+                zh: format!("没有这个配置项 \"{key}\"；{}", hint.zh),
+            };
             unknown.report(entry.place, &path, message);
         }
     }
 
+    /// The sections below `path` that have a key of that name.
+    fn places(&self, name: &str, path: &str, found: &mut Vec<String>) {
+        for key in &self.keys {
+            if key.name == name {
+                found.push(path.to_owned());
+            }
+            key.places(name, &join(path, &key.name), found);
+        }
+    }
+
     /// What an unknown key most likely stands for.
-    fn hint(&self, path: &str, name: &str) -> String {
+    fn hint(&self, all: &Known, path: &str, name: &str) -> Both {
         if let Some((_, today)) = OLDER.iter().find(|(old, _)| *old == path) {
-            return format!("it is {today} today");
+            return both!("it is {today} today", "现在是 {today}");
+        }
+        let mut places = Vec::new();
+        all.places(name, "", &mut places);
+        if let [place] = &places[..] {
+            return match place.as_str() {
+                "" => both!(
+                    "it belongs at the top of the file, not below another key",
+                    "它应在文件的最上层，不在其他配置项之下"
+                ),
+                place => both!("it belongs under {place}", "它应在 {place} 之下"),
+            };
         }
         let known: Vec<&str> = self.keys.iter().map(|key| key.name.as_str()).collect();
         match nearest(name, &known) {
-            Some(known) => format!("did you mean {known:?}?"),
-            None if name.contains(':') => "a space must follow the colon".to_owned(),
-            None => format!("known here: {}", known.join(", ")),
+            Some(known) => both!("did you mean {known:?}?", "是不是 {known:?}？"),
+            None if name.contains(':') => both!("a space must follow the colon", "冒号后面要有空格"),
+            None => both!("known here: {0}", "这里有：{0}", known.join(", ")),
         }
     }
 }
@@ -129,6 +161,19 @@ mod tests {
             "6:1 password:...: unknown key \"password:...\"; a space must follow the colon",
         ];
         assert_eq!(problems(&["readTimeout", "port"], text), want);
+    }
+
+    #[test]
+    fn a_key_in_the_wrong_place_is_told_where_it_belongs() {
+        let keys = ["a.x", "a.port", "b[].port", "b[].y", "z"];
+        let text = "x: 1\ny: 1\nport: 1\na: {z: 1}\n";
+        let want = [
+            "1:1 x: unknown key \"x\"; it belongs under a",
+            "2:1 y: unknown key \"y\"; it belongs under b",
+            "3:1 port: unknown key \"port\"; known here: a, b, z",
+            "4:5 a.z: unknown key \"z\"; it belongs at the top of the file, not below another key",
+        ];
+        assert_eq!(problems(&keys, text), want);
     }
 
     #[test]

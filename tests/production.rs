@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::process::{Ended, run};
+use common::process::{Ended, Process, run};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
@@ -184,4 +184,23 @@ fn a_cluster_without_secret_or_tls_is_told_where_others_reach_it() {
     let (found, text) = findings(&several);
     assert_eq!(found, ["1: cluster.secret: warning", "1: cluster.tls.cert: warning"], "{text}");
     assert!(text.contains("warning: as a center or an engine: everybody who reaches the ports can join"), "{text}");
+}
+
+#[test]
+fn a_secret_of_the_environment_is_none_in_the_file_and_headers_of_traces_need_tls() {
+    let tracing = |scheme: &str, value: &str| {
+        let dir = folder(&format!(
+            "{GUARDED}access: {{users: [{{username: a, password: '${{SECRET}}'}}]}}\n\
+             tracing: {{endpoint: '{scheme}://otel.example.com', headers: [{{name: authorization, value: {value}}}]}}\n"
+        ));
+        let ended =
+            Process::start_with(dir.path(), &["check", "--production"], &[("SECRET", "hunter2".as_ref())]).ended();
+        assert!(!ended.err.contains("hunter2"), "{}", ended.err);
+        ended.err
+    };
+    assert!(!tracing("https", "'Bearer ${SECRET}'").contains(": warning: "));
+    let told = tracing("http", "hunter2");
+    assert!(told.contains(":11: tracing.endpoint: warning: http:// to another machine"), "{told}");
+    assert!(told.contains(":11: tracing.headers[0].value: warning: a secret stands readable in the file"), "{told}");
+    assert_eq!(told.matches(": warning: ").count(), 2, "{told}");
 }

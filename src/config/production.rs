@@ -153,7 +153,7 @@ impl Check<'_> {
         // Options of scripts may be anything; of a hash nobody gets the secret.
         let is_plain = |row: &&Row| row.hidden && !row.path.contains(".options[") && !row.path.ends_with("Hash");
         for row in self.rows.iter().filter(is_plain) {
-            if self.root.get(&row.path).text().is_some_and(|text| text.starts_with("${")) {
+            if self.root.get(&row.path).is_of_environment() {
                 continue;
             }
             let others = ["Hash", "File"].map(|end| format!("{}{end}", row.path));
@@ -171,6 +171,16 @@ impl Check<'_> {
             }
             what.add(both!("keep the file from others", "不要让别人得到这个文件"));
             self.warn(&row.path, what);
+        }
+        let tracing = &self.config.tracing;
+        if tracing.is_readable() && !tracing.headers.is_empty() {
+            self.warn(
+                "tracing.endpoint",
+                both!(
+                    "http:// to another machine: the headers can be read on the way, with what they hold; use https://",
+                    "http:// 通往别的机器：头部以及其中的内容在途中可能被读到；请使用 https://"
+                ),
+            );
         }
         for at in 0..self.config.trusted_proxies.len() {
             let net = self.config.trusted_proxies[at];

@@ -5,6 +5,7 @@ use super::raw::address::{NO_ENDPOINT, endpoint};
 use super::raw::value::{Value, worded};
 use crate::secret::Secret;
 use crate::telemetry::language::{Both, both};
+use url::{Host, Url};
 
 /// Where spans go below an endpoint; a URL of theirs alone names it.
 const TRACES: &str = "/v1/traces";
@@ -93,6 +94,17 @@ impl Tracing {
         self.endpoint.is_some().then_some(self.sample_ratio)
     }
 
+    /// Whether what is sent can be read on the way: it leaves this machine without TLS.
+    pub fn is_readable(&self) -> bool {
+        let url = self.endpoint.as_deref().and_then(|endpoint| Url::parse(endpoint).ok());
+        url.filter(|url| url.scheme() == "http").is_some_and(|url| match url.host() {
+            Some(Host::Domain(name)) => name != "localhost",
+            Some(Host::Ipv4(ip)) => !ip.is_loopback(),
+            Some(Host::Ipv6(ip)) => !ip.is_loopback(),
+            None => false,
+        })
+    }
+
     /// Where spans are posted to.
     pub fn url(&self) -> Option<String> {
         let endpoint = self.endpoint.as_deref()?.trim_end_matches('/');
@@ -146,6 +158,22 @@ mod tests {
         for (sampler, want) in [("always_off", 0.0), ("parentbased_always_on", 1.0), ("traceidratio", 0.25)] {
             let (tracing, _) = completed(&[], &[("OTEL_TRACES_SAMPLER", sampler), variables[0], variables[3]]);
             assert_eq!(tracing.ratio(), Some(want), "{sampler}");
+        }
+    }
+
+    #[test]
+    fn what_leaves_the_machine_without_tls_can_be_read() {
+        for (endpoint, want) in [
+            ("", false),
+            ("http://localhost:4318", false),
+            ("http://127.0.0.2", false),
+            ("http://[::1]", false),
+            ("https://example.com", false),
+            ("http://example.com", true),
+            ("http://10.0.0.1:4318", true),
+        ] {
+            let tracing = completed(&[], &[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]).0;
+            assert_eq!(tracing.is_readable(), want, "{endpoint}");
         }
     }
 

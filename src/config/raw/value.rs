@@ -146,6 +146,11 @@ impl<'a> Value<'a> {
         self.node.is_some()
     }
 
+    /// Whether its text, or a part of it, came from a variable of the environment.
+    pub fn is_of_environment(&self) -> bool {
+        matches!(self.kind(), Some(Kind::Scalar { origin: Origin::Environment, .. }))
+    }
+
     /// Whether it is a list, and nothing is in it.
     pub fn is_empty_list(&self) -> bool {
         matches!(self.node.map(|n| &n.kind), Some(Kind::List(items)) if items.is_empty())

@@ -353,6 +353,8 @@ def resident(pid):
 
 def put(folder, build):
     """Puts a build at the path of the program, as `mv` does."""
+    # A rename between two names of one file leaves both.
+    pathlib.Path(folder, "connmix.new").unlink(missing_ok=True)
     os.link(pathlib.Path(folder, build), pathlib.Path(folder, "connmix.new"))
     os.replace(pathlib.Path(folder, "connmix.new"), pathlib.Path(folder, "connmix"))
 

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -54,14 +55,15 @@ fn is_there(pid: u32) -> bool {
 
 impl Node {
     fn start(role: &str, registry: u16) -> Node {
-        Node::start_with(role, registry, &[])
+        Node::start_with(role, registry, "", &[])
     }
 
-    fn start_with(role: &str, registry: u16, env: &[(&str, &std::path::Path)]) -> Node {
+    /// The same with this under `cluster:`, and these variables in its environment.
+    fn start_with(role: &str, registry: u16, cluster: &str, env: &[(&str, &Path)]) -> Node {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
         let config = format!(
-            "logging: {{filename: ''}}\ncluster: {{secret: s3cret, leave: 2s}}\n\
+            "logging: {{filename: ''}}\ncluster: {{secret: s3cret, leave: 2s{cluster}}}\n\
              center:\n  registry: {{port: {registry}, bind: 127.0.0.1}}\n  apiServer: {{port: 0, bind: 127.0.0.1}}\n\
              engine:\n  workers: 2\n  centerRegistry: '127.0.0.1:{registry}'\n\
              \x20 channels: [{{match: 'kept', history: {{size: 1000}}, envelope: json}}]\n\
@@ -114,9 +116,15 @@ impl Node {
 
 /// A center and so many engines that serve.
 async fn cluster(engines: usize) -> (Node, Vec<Node>) {
+    cluster_with(engines, "").await
+}
+
+/// The same with this under `cluster:`.
+async fn cluster_with(engines: usize, cluster: &str) -> (Node, Vec<Node>) {
     let registry = free_port();
-    let center = Node::start("center", registry);
-    let engines: Vec<Node> = (0..engines).map(|_| Node::start("engine", registry)).collect();
+    let start = |role| Node::start_with(role, registry, cluster, &[]);
+    let center = start("center");
+    let engines: Vec<Node> = (0..engines).map(|_| start("engine")).collect();
     for engine in &engines {
         ready(engine.api).await;
     }
@@ -377,6 +385,26 @@ async fn a_successor_that_crashes_changes_nothing_for_the_cluster() {
     }
 }
 
+/// A successor proves itself as any node does.
+#[tokio::test(flavor = "multi_thread")]
+async fn links_with_certificates_go_along() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), common::tls::Authority::new());
+    authority.issue(dir.path(), "node", &["localhost"]);
+    authority.write(&dir.path().join("ca.pem"));
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let tls = format!(", tls: {{cert: '{}', key: '{}', ca: '{}'}}", file("node.pem"), file("node.key"), file("ca.pem"));
+    let (center, engines) = cluster_with(2, &tls).await;
+    let [a, b] = &engines[..] else { unreachable!() };
+    let mut client = member(a.ws(), "news").await;
+    for (n, node) in [a, &center, b, a].into_iter().enumerate() {
+        node.upgrade();
+        let text = n.to_string();
+        assert_eq!(publish_on(b.api, "news", &text).await, reached(1));
+        assert_eq!(client.text().await, text);
+        assert_eq!(client.ask("publish nobody x").await, "published 0 0");
+    }
+}
+
 /// Its center comes late: that is no failure.
 #[test]
 fn systemd_waits_for_an_engine_that_waits_for_its_center() {
@@ -389,7 +417,7 @@ fn systemd_waits_for_an_engine_that_waits_for_its_center() {
         String::from_utf8(buffer[..came].to_vec()).unwrap()
     };
     let registry = free_port();
-    let engine = Node::start_with("engine", registry, &[("NOTIFY_SOCKET", &dir.path().join("notify"))]);
+    let engine = Node::start_with("engine", registry, "", &[("NOTIFY_SOCKET", &dir.path().join("notify"))]);
     assert_eq!(told(), "EXTEND_TIMEOUT_USEC=30000000");
     let center = Node::start("center", registry);
     engine.process.line(" is ready; ");

@@ -13,6 +13,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -200,7 +201,9 @@ fn hand_over(program: &Program, estate: &Estate, patience: Duration, dry: bool) 
         return Err("this is the first process of its container, which ends with it: restart the container".to_owned());
     }
     let (mut link, other) = Link::pair().map_err(|e| format!("no way to a successor: {e}"))?;
-    let child = Successor::start(program, other, OPTION)?;
+    let mut command = Command::new(&program.path);
+    command.args(&program.args);
+    let child = Successor::start(command, OPTION, other)?;
     let offered = estate.offer(&mut link, dry);
     let said = offered.inspect_err(|_| child.stop())?;
     if dry {

@@ -41,6 +41,8 @@ pub(super) const REACHING: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_millis(50);
 /// How long it may take after that.
 const LAST: Duration = Duration::from_secs(2);
+/// How long the successor has the processor for itself, so that those who waited are served, before connections leave here.
+const FIRST: Duration = Duration::from_millis(100);
 /// How often it is looked at whether handlers wait.
 const LOOK: Duration = Duration::from_millis(5);
 /// How often it is looked at whether a worker has answered, or has room for a step.
@@ -154,6 +156,7 @@ impl Estate {
         match taken {
             Ok((clients, callers)) => {
                 self.mesh.iter().for_each(|(orders, _)| orders.give_way());
+                std::thread::sleep(FIRST);
                 let _ = self.all(Step::Moved, ANSWER);
                 Ok(Summary { clients, callers, still })
             }

@@ -1,5 +1,7 @@
 //! Links between Markdown pages.
 
+#![allow(dead_code, reason = "each test binary uses its part of it")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

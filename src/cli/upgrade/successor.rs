@@ -10,7 +10,6 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::Program;
 use crate::handover::Link;
 use crate::handover::link::inherit;
 
@@ -24,12 +23,12 @@ pub(super) struct Successor {
 }
 
 impl Successor {
-    /// Starts it with that end of a link.
-    pub(super) fn start(program: &Program, link: Link, option: &str) -> Result<Successor, String> {
+    /// Starts it with that end of a link, whose number follows the option.
+    pub(super) fn start(mut command: Command, option: &str, link: Link) -> Result<Successor, String> {
         let end: RawFd = link.as_raw_fd();
-        let mut command = Command::new(&program.path);
-        command.args(&program.args).args([option, &end.to_string()]);
-        let failed = |e: io::Error| format!("{} can't be started: {e}", program.path.display());
+        command.args([option, &end.to_string()]);
+        let program = command.get_program().display().to_string();
+        let failed = |e: io::Error| format!("{program} can't be started: {e}");
         let (mut told, tell) = io::pipe().map_err(failed)?;
         let number = tell.as_raw_fd();
         // SAFETY: between fork and exec it makes system calls, and allocates nothing.

@@ -17,10 +17,11 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// The threads of a successor, which has not taken over yet. Dropped, it leaves the bus, and nothing has happened.
 pub struct Successor<C> {
+    // Dropped first: the thread, for which the driver's drop waits, ends with it.
+    begin: oneshot::Sender<Node<C>>,
     driver: Driver,
     clock: Clock,
     missing: Receiver<Vec<Run>>,
-    begin: oneshot::Sender<Node<C>>,
 }
 
 impl<C: Clients + Send + 'static> Successor<C> {
@@ -41,7 +42,7 @@ impl<C: Clients + Send + 'static> Successor<C> {
         let driver = Driver::spawn(shared, (bus, events), (clock, renumbered), async move |bus, events, clock| {
             wait((heir, until, tell), begins, (bus, events, clock)).await
         })?;
-        Ok(Successor { driver, clock, missing, begin })
+        Ok(Successor { begin, driver, clock, missing })
     }
 
     /// Waits until all others are reached, or the time is over. Those that are not.

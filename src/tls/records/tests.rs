@@ -42,8 +42,10 @@ fn what_may_not_come_ends_the_connection_with_its_alert() {
     let fatal = |alert: AlertDescription| vec![[FATAL, alert.into()]];
     let unexpected = || fatal(AlertDescription::UnexpectedMessage);
     let decode = || fatal(AlertDescription::DecodeError);
-    let long = vec![7; CONTENT + 1];
-    let cases: Vec<(Version, u8, &[u8], Vec<[u8; 2]>)> = vec![
+    const LONG: &[u8] = &[7; CONTENT + 1];
+    /// A record's version, type and content, and the alerts that follow.
+    type Case = (Version, u8, &'static [u8], Vec<[u8; 2]>);
+    let cases: Vec<Case> = vec![
         // Alerts: half of one, two, one that can't be a warning.
         (Version::Tls13, ALERT, &[1], decode()),
         (Version::Tls12, ALERT, &[], decode()),
@@ -69,8 +71,8 @@ fn what_may_not_come_ends_the_connection_with_its_alert() {
         (Version::Tls13, 99, b"what", unexpected()),
         (Version::Tls12, 20, &[1], unexpected()),
         (Version::Tls12, 24, b"heartbeat", unexpected()),
-        (Version::Tls12, DATA, &long, fatal(AlertDescription::RecordOverflow)),
-        (Version::Tls13, DATA, &long, fatal(AlertDescription::RecordOverflow)),
+        (Version::Tls12, DATA, LONG, fatal(AlertDescription::RecordOverflow)),
+        (Version::Tls13, DATA, LONG, fatal(AlertDescription::RecordOverflow)),
     ];
     for cipher in Cipher::ALL {
         for (version, kind, content, expected) in &cases {

@@ -38,8 +38,7 @@ fn what_users_need_is_two_clicks_from_either_readme() {
         for page in pages(root()) {
             let name = page.strip_prefix(root()).unwrap();
             let is_chinese = name.starts_with("docs/zh");
-            let is_needed =
-                name.starts_with(docs) && is_chinese == (docs == "docs/zh") || name.starts_with("clients");
+            let is_needed = name.starts_with(docs) && is_chinese == (docs == "docs/zh") || name.starts_with("clients");
             assert!(!is_needed || one.contains(&page) || two.contains(&page), "{} from {readme}", name.display());
         }
     }

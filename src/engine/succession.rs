@@ -16,13 +16,10 @@ use crate::handover::{Damaged, Decoder, Kind, Link, items};
 use crate::ids::{ClientId, Lane, WorkerId};
 use crate::shard::outbox::shelf::Shelved;
 use crate::shard::transport::MovedTls;
-use crate::worker::{Arrived, ArrivedCaller, Step};
+use crate::worker::{Arrived, ArrivedCaller, Places, Step};
 
 /// The longest that the process before may take for its next word once it has begun.
 const NEXT: Duration = Duration::from_secs(30);
-
-/// In which slot each connection of a worker is.
-type Places = Result<(WorkerId, Vec<(ClientId, u32)>), Damaged>;
 
 /// What came, until all has.
 #[derive(Default)]

@@ -262,7 +262,7 @@ fn check(what: &Check) -> Result<(), String> {
         return Ok(());
     }
     let mut warnings = check_scripts(&config, Language::chosen())?;
-    warnings.extend(check_certificates(&config)?);
+    warnings.extend(check_certificates(&config, Language::chosen())?);
     let note = spoken!("note", "提示");
     config.notes.iter().for_each(|text| say!("{note}: {}", for_terminal(text.spoken())));
     for open in config.open_apis().filter(|_| !what.production) {

@@ -171,6 +171,12 @@ fn a_check_of_scripts_hints_in_chinese() {
     let failed = in_chinese(dir.path(), &["check"]);
     let says = "entry.lua:2: attempt to call field 'json_decoed' (a nil value)；mix 没有 'json_decoed'；是不是 'json_decode'？";
     assert_eq!((failed.code, failed.err.lines().next()), (Some(1), Some(says)));
+    let dir = folder(ECHO, "tls: {cert: none.pem, key: none.pem}");
+    let certificate = in_chinese(dir.path(), &["check"]).err;
+    assert!(
+        certificate.contains("engine.servers[0].tls: 无法读取 ") && certificate.contains("没有这个文件"),
+        "{certificate}"
+    );
     let production = in_chinese(folder(ECHO, "readTimeout: 0").path(), &["check", "--production"]);
     assert!(production.err.contains("engine.servers[0].readTimeout: 警告：0 表示没有上限："), "{production:?}");
 }

@@ -237,7 +237,7 @@ pub(super) fn could(before: &mut Before, config: &Config) -> Result<(), String> 
     let checked = before
         .listeners(config)
         .and_then(|_| check_scripts(config, Language::English))
-        .and_then(|warnings| Ok((warnings, check_certificates(config)?)));
+        .and_then(|warnings| Ok((warnings, check_certificates(config, Language::English)?)));
     let (mut said, more) = checked.inspect_err(|why| before.refuse(why))?;
     said.extend(more);
     said.push(format!("connmix {} could take over", env!("CARGO_PKG_VERSION")));

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::Config;
 use crate::script::program::{Stamp, shown, stamp};
+use crate::telemetry::language::Language;
 use crate::telemetry::metrics::labels::ReloadResult;
 use crate::telemetry::metrics::{GaugeFunction, Kind, Metrics, Of};
 use crate::tls::{Ports, Wrong, files};
@@ -98,13 +99,14 @@ fn tell(ports: &Ports) {
 }
 
 /// All that is wrong, one a line.
-pub(super) fn lines(wrong: &[Wrong]) -> String {
-    wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+pub(super) fn lines(wrong: &[Wrong], language: Language) -> String {
+    wrong.iter().map(|wrong| wrong.in_language(language)).collect::<Vec<_>>().join("\n")
 }
 
 /// Loads the certificates of all ports as a start would, and returns what is to be told of them; or all that is wrong.
-pub fn check_certificates(config: &Config) -> Result<Vec<String>, String> {
-    crate::tls::warnings(config).map_err(|wrong| lines(&wrong))
+pub fn check_certificates(config: &Config, language: Language) -> Result<Vec<String>, String> {
+    let warnings = crate::tls::warnings(config).map_err(|wrong| lines(&wrong, language))?;
+    Ok(warnings.iter().map(|warning| warning.in_language(language).to_owned()).collect())
 }
 
 /// The figures of the certificates.

@@ -10,7 +10,7 @@ pub enum StartError {
     Script(Both),
     /// A certificate or its key can't be used; holds all that is wrong, one a line.
     #[error("{0}")]
-    Certificate(String),
+    Certificate(Both),
     /// The system refused something.
     #[error("{0}")]
     System(String),
@@ -20,8 +20,8 @@ impl StartError {
     /// For a terminal.
     pub fn spoken(&self) -> String {
         match self {
-            StartError::Script(why) => why.spoken().to_owned(),
-            StartError::Certificate(why) | StartError::System(why) => why.clone(),
+            StartError::Script(why) | StartError::Certificate(why) => why.spoken().to_owned(),
+            StartError::System(why) => why.clone(),
         }
     }
 }

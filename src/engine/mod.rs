@@ -46,6 +46,7 @@ use crate::outbound::Outbound;
 use crate::queue::Queue;
 use crate::script::watchdog;
 use crate::shared;
+use crate::telemetry::language::{Both, Language};
 use crate::telemetry::spans::SpanQueue;
 use crate::timers::Timers;
 use crate::worker::thread::{self, Spec};
@@ -156,7 +157,12 @@ impl Engine {
         .min(MAX_WORKERS);
         let programs = compile(&config, |vm| check_script(vm, configured)).map_err(StartError::Script)?;
         let certificates = Certificates::load(&config);
-        let certificates = certificates.map_err(|wrong| StartError::Certificate(certificates::lines(&wrong)))?;
+        let certificates = certificates.map_err(|wrong| {
+            StartError::Certificate(Both {
+                en: certificates::lines(&wrong, Language::English),
+                zh: certificates::lines(&wrong, Language::Chinese),
+            })
+        })?;
         let tls = certificates.ports().clone();
         let (node, run) = succeeds.unwrap_or_else(|| (NodeNumber::random(), None));
         let others: Option<Arc<Shared>> = config.is_of_mesh().then(Arc::default);

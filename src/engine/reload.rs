@@ -21,6 +21,7 @@ use crate::config::{Config, Level, Server, load};
 use crate::lint::explained;
 use crate::script::program::{Program, Stamp, shown, stamp};
 use crate::script::vm::{Vm, VmLimits};
+use crate::telemetry::language::Language;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::labels::ReloadResult;
 use crate::telemetry::rate_limited;
@@ -344,7 +345,8 @@ impl Supervisor {
         let new = new.map(|new| new.for_role(old.role).at_home(old.home.clone())).and_then(|new| {
             let merged = merge(&old, &new);
             // Its certificates are tried before anything is taken.
-            let certificates = Certificates::load(&merged).map_err(|wrong| certificates::lines(&wrong))?;
+            let certificates =
+                Certificates::load(&merged).map_err(|wrong| certificates::lines(&wrong, Language::English))?;
             Ok((new, merged, certificates))
         });
         let (new, merged, certificates) = match new {

@@ -12,6 +12,7 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 use super::certificate::{Certificate, certificates};
 use super::secrets::Telling;
 use crate::config::Tls;
+use crate::telemetry::language::Both;
 
 /// The only application protocol (RFC 7301): a WebSocket begins as HTTP/1.1.
 const HTTP: &[u8] = b"http/1.1";
@@ -26,7 +27,7 @@ pub struct Acceptor {
 
 impl Acceptor {
     /// Reads the files; None: the port is without TLS. `http`: its clients speak HTTP. Returns all that is wrong.
-    pub fn load(settings: &Tls, http: bool) -> Result<Option<Acceptor>, Vec<String>> {
+    pub fn load(settings: &Tls, http: bool) -> Result<Option<Acceptor>, Vec<Both>> {
         if settings.cert.is_empty() {
             return Ok(None);
         }
@@ -40,14 +41,14 @@ impl Acceptor {
             }
         }
         let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-        let builder = builder.map_err(|e| vec![e.to_string()])?;
+        let builder = builder.map_err(|e| vec![e.to_string().into()])?;
         let asks = !settings.client_ca.is_empty();
         let builder = match asks {
             false => builder.with_no_client_auth(),
             true => {
                 let verifier = signers(&settings.client_ca).and_then(|roots| {
                     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-                    builder.build().map_err(|e| format!("{}: {e}", settings.client_ca))
+                    builder.build().map_err(|e| Both::same(format!("{}: {e}", settings.client_ca)))
                 });
                 match verifier {
                     Ok(verifier) => builder.with_client_cert_verifier(verifier),
@@ -72,17 +73,17 @@ impl Acceptor {
         if asks {
             config.send_tls13_tickets = 0;
         } else {
-            config.ticketer = Ticketer::new().map_err(|e| vec![e.to_string()])?;
+            config.ticketer = Ticketer::new().map_err(|e| vec![e.to_string().into()])?;
         }
         Ok(Some(Acceptor { config: Arc::new(config), certificates: loaded }))
     }
 }
 
 /// The certificates that client certificates must be signed by.
-fn signers(file: &str) -> Result<RootCertStore, String> {
+fn signers(file: &str) -> Result<RootCertStore, Both> {
     let mut roots = RootCertStore::empty();
     for one in certificates(file)? {
-        roots.add(one).map_err(|e| format!("{file}: {e}"))?;
+        roots.add(one).map_err(|e| Both::same(format!("{file}: {e}")))?;
     }
     Ok(roots)
 }

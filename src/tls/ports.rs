@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use super::{Acceptor, Certificate};
 use crate::config::{Config, Protocol, Tls};
+use crate::telemetry::language::{Both, Language};
 
 /// A port of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +27,14 @@ pub struct Wrong {
     /// The section: `engine.servers[0].tls`.
     pub key: String,
     /// What is wrong, with the file.
-    pub what: String,
+    pub what: Both,
+}
+
+impl Wrong {
+    /// In one of the languages.
+    pub fn in_language(&self, language: Language) -> String {
+        format!("{}: {}", self.key, self.what.in_language(language))
+    }
 }
 
 /// The TLS of all ports.
@@ -70,7 +78,7 @@ pub fn files(config: &Config) -> Vec<String> {
 }
 
 /// Loads the files of all ports as a start would. Returns what is to be told of the certificates, or all that is wrong.
-pub fn warnings(config: &Config) -> Result<Vec<String>, Vec<Wrong>> {
+pub fn warnings(config: &Config) -> Result<Vec<Both>, Vec<Wrong>> {
     Ports::load(config).map(|ports| ports.warnings(SystemTime::now()))
 }
 
@@ -138,7 +146,7 @@ impl Ports {
     }
 
     /// What is to be told of certificates that end soon, or have ended.
-    pub fn warnings(&self, now: SystemTime) -> Vec<String> {
+    pub fn warnings(&self, now: SystemTime) -> Vec<Both> {
         self.certificates().iter().filter_map(|certificate| certificate.warning(now)).collect()
     }
 }

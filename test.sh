@@ -2,7 +2,7 @@
 # Runs all tests, with the cluster; arguments go to `cargo test`. What they need besides Rust is installed first where it is missing, through apt,
 # as root or with sudo. Without these the tests can't be built or run: a C compiler and make (LuaJIT is built from its source), a
 # Redis. Without the others the tests that need them are skipped, which the last lines tell: a browser, the languages of
-# docs/clients and clients, Prometheus' checker, Kubernetes' schemas, nginx, a container for systemd, a clock that can be set for one
+# docs/clients and clients, Prometheus' checker, Kubernetes' schemas, OpenTelemetry's, nginx, a container for systemd, a clock that can be set for one
 # program; and, where this is not root, those that cut a network, fill a disk or install a package.
 set -eu
 cd "$(dirname "$0")"
@@ -77,6 +77,16 @@ export PYTHONPATH="$tools/python${PYTHONPATH:+:$PYTHONPATH}"
 if ! python3 -c 'import websockets.asyncio.client' 2>/dev/null; then
     python3 -m pip install --quiet --disable-pip-version-check --target "$tools/python" 'websockets>=13' ||
         echo "test.sh: the Python package websockets could not be installed" >&2
+fi
+if ! python3 -c 'import autobahn.asyncio.websocket' 2>/dev/null; then
+    python3 -m pip install --quiet --disable-pip-version-check --target "$tools/python" 'autobahn>=26' ||
+        echo "test.sh: the Python package autobahn could not be installed" >&2
+fi
+
+# The schema that what is sent to collectors is held against.
+if ! python3 -c 'import opentelemetry.proto.trace.v1.trace_pb2' 2>/dev/null; then
+    python3 -m pip install --quiet --disable-pip-version-check --target "$tools/python" opentelemetry-proto ||
+        echo "test.sh: the Python package opentelemetry-proto could not be installed" >&2
 fi
 
 # The schemas that the manifests for Kubernetes are held against.

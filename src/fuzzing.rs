@@ -2,16 +2,17 @@
 //! this file run them on the same seeds and on damaged ones. A body panics where something does not hold. It stands beside what it
 //! tries, so that it may use what only that module sees.
 
-use crate::{api, cluster, config, script, wire};
+use crate::{api, cluster, config, script, tls, wire};
 
 /// A target, by its name and what it does with any bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("handshake", wire::fuzzing::handshake),
     ("frames", wire::fuzzing::frames),
     ("proxy", wire::fuzzing::proxy),
+    ("records", tls::fuzzing::records),
     ("http", api::fuzzing::http),
     ("configuration", config::fuzzing::configuration),
     ("json", script::fuzzing::json),

@@ -40,17 +40,27 @@ pub enum ChannelError {
 impl Channel {
     /// Checks a name as it came from a back end or a script.
     pub fn parse(name: &[u8]) -> Result<Channel, ChannelError> {
+        match std::str::from_utf8(name) {
+            Ok(name) => Channel::parse_text(name),
+            Err(_) if name.len() > MAX_CHANNEL_LEN => Err(ChannelError::TooLong(name.len())),
+            Err(_) => Err(ChannelError::NotUtf8),
+        }
+    }
+
+    /// The same where the name is known to be UTF-8.
+    pub fn parse_text(name: &str) -> Result<Channel, ChannelError> {
         if name.is_empty() {
             return Err(ChannelError::Empty);
         }
         if name.len() > MAX_CHANNEL_LEN {
             return Err(ChannelError::TooLong(name.len()));
         }
-        let text = std::str::from_utf8(name).map_err(|_| ChannelError::NotUtf8)?;
-        if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return Err(ChannelError::Forbidden(text.escape_debug().to_string()));
+        // Nearly all names are ASCII, which is looked at faster.
+        let is_plain = name.bytes().all(|b| b.is_ascii_graphic());
+        if !is_plain && name.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(ChannelError::Forbidden(name.escape_debug().to_string()));
         }
-        Ok(Channel(Arc::from(text)))
+        Ok(Channel(Arc::from(name)))
     }
 
     /// Checks a name that a Lua script built: besides [`Channel::parse`], it refuses a name in which a number was

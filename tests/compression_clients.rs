@@ -52,6 +52,23 @@ async fn the_websockets_of_python_sends_and_reads_compressed_messages() -> Outco
     Ok(())
 }
 
+/// Cases 12 and 13 of Autobahn's test suite, by its client: `MESSAGES` (2) of each, where the suite sends 1000.
+async fn the_client_of_autobahn_gets_back_what_it_sends_in_all_sizes_and_fragments() -> Outcome {
+    need("python3", &["-c", "import autobahn.asyncio.websocket"])?;
+    let script = "function on_message(msg, conn) conn:send(msg.data, msg.type) end";
+    let engine = TestEngine::with(script, "compression: on\ncompressAbove: 0", "workers: 2");
+    let at = format!("ws://{}/ws", engine.ws());
+    let messages = std::env::var("MESSAGES").unwrap_or_else(|_| "2".into());
+    let cases = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tools/autobahn_cases.py");
+    let run = move || Command::new("python3").args([cases, &at, &messages]).env("NO_PROXY", "*").output().unwrap();
+    let ended = tokio::task::spawn_blocking(run).await.unwrap();
+    let said = String::from_utf8(ended.stdout).unwrap();
+    assert!(ended.status.success(), "{said}{}", String::from_utf8_lossy(&ended.stderr));
+    assert_eq!(said, "216 of 216 cases passed\n");
+    Ok(())
+}
+
 optional_tests! {
+    the_client_of_autobahn_gets_back_what_it_sends_in_all_sizes_and_fragments,
     the_websockets_of_python_sends_and_reads_compressed_messages,
 }

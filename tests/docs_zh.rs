@@ -54,23 +54,41 @@ fn shape(page: &str) -> Shape {
     shape
 }
 
-/// Each page of `docs/zh` with its English one.
-fn pages() -> Vec<(PathBuf, PathBuf)> {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
-    let mut folders = vec![docs.join("zh")];
-    let mut pages = Vec::new();
+fn docs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")
+}
+
+/// All pages in a folder and in the folders below it, but those that are left out.
+fn below(folder: PathBuf, left_out: &Path) -> Vec<PathBuf> {
+    let (mut folders, mut pages) = (vec![folder], Vec::new());
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() {
+            if path.is_dir() && path != left_out {
                 folders.push(path);
             } else if path.extension().is_some_and(|end| end == "md") {
-                let english = docs.join(path.strip_prefix(docs.join("zh")).unwrap());
-                pages.push((path, english));
+                pages.push(path);
             }
         }
     }
     pages
+}
+
+/// Each page of `docs/zh` with its English one.
+fn pages() -> Vec<(PathBuf, PathBuf)> {
+    let zh = docs().join("zh");
+    let english = |page: &PathBuf| docs().join(page.strip_prefix(&zh).unwrap());
+    below(zh.clone(), Path::new("")).into_iter().map(|page| (page.clone(), english(&page))).collect()
+}
+
+#[test]
+fn every_page_is_there_in_chinese() {
+    let zh = docs().join("zh");
+    let all = below(docs(), &zh);
+    assert!(all.len() > 30, "{all:?}");
+    let missing: Vec<PathBuf> =
+        all.into_iter().filter(|page| !zh.join(page.strip_prefix(docs()).unwrap()).exists()).collect();
+    assert!(missing.is_empty(), "not in docs/zh: {missing:#?}");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 optional_tests!(
     openssl_is_refused_a_renegotiation,
     openssl_resumes_and_changes_keys,
+    openssl_goes_on_in_a_new_process_and_changes_keys_there,
     curl_calls_the_api,
     python_talks_by_websocket,
     java_talks_by_websocket,
@@ -121,6 +122,54 @@ async fn openssl_resumes_and_changes_keys() -> Outcome {
     let (told, _) = run(&server, "openssl", &args, &request[4..]).await;
     assert!(told.contains("Reused, TLSv1.3") && told.contains("HTTP/1.1 200"), "{told}");
     server.process.stop();
+    Ok(())
+}
+
+async fn openssl_goes_on_in_a_new_process_and_changes_keys_there() -> Outcome {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    need("openssl", &["version"])?;
+    let server = server();
+    let at = format!("localhost:{}", server.api.port());
+    let body = "{\"c\":\"news\",\"d\":\"hello\"}";
+    let request =
+        format!("POST /v1/mesh/publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}\n", body.len());
+    let mut successor = None;
+    for (version, updates) in [("-tls1_3", &["K\n", "k\n"][..]), ("-tls1_2", &[])] {
+        let mut command = tokio::process::Command::new("sh");
+        let client = format!("exec openssl s_client -connect {at} -CAfile ca.pem -no_ign_eof {version} 2>&1");
+        command.args(["-c", &client]).current_dir(server.dir.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn().unwrap();
+        let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut told = String::new();
+        // What it says about the session comes first, and then what the engine answers.
+        let mut until = async |part: &str| {
+            while !told.contains(part) {
+                let mut came = Vec::new();
+                let many = tokio::time::timeout(PATIENCE, stdout.read_buf(&mut came)).await.expect("more in time");
+                assert!(many.unwrap() > 0, "{part} never came: {told}");
+                told.push_str(&String::from_utf8_lossy(&came));
+            }
+            told.clear();
+        };
+        for round in 0..3 {
+            if round > 0 {
+                let lines = server.process.lines().len();
+                let ended = common::process::run(server.dir.path(), &["upgrade"]);
+                assert_eq!(ended.code, Some(0), "{ended:?}");
+                let process = ended.out.split("process ").nth(1).unwrap().split(' ').next().unwrap();
+                successor = Some(process.parse::<i32>().unwrap());
+                server.process.line_after(lines, "stopped");
+                for update in updates {
+                    stdin.write_all(update.as_bytes()).await.unwrap();
+                    until("KEYUPDATE").await;
+                }
+            }
+            stdin.write_all(request.as_bytes()).await.unwrap();
+            until("\"E\":null").await;
+        }
+    }
+    // SAFETY: it takes two numbers.
+    unsafe { libc::kill(successor.unwrap(), libc::SIGTERM) };
     Ok(())
 }
 

@@ -2,18 +2,20 @@
 
 mod common;
 
+#[path = "upgrade/tls.rs"]
+mod tls;
+
 use common::process::{Ended, Process, run};
 use common::raw::{self, Raw};
 use common::*;
-use futures_util::StreamExt;
 use serde_json::{Value, json};
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
-use tokio_tungstenite::tungstenite::Message;
 
 const SCRIPT: &str = "\
 local started = 0
@@ -398,6 +400,85 @@ async fn nothing_is_lost_doubled_or_out_of_order_through_several_upgrades() {
     running.stop();
 }
 
+/// The values of a page of metrics, by name and labels.
+async fn figures(api: std::net::SocketAddr) -> BTreeMap<String, f64> {
+    let (_, page) = get(api, "/metrics").await;
+    let value = |line: &str| {
+        let (name, value) = line.rsplit_once(' ')?;
+        Some((name.to_owned(), value.parse().ok()?))
+    };
+    page.lines().filter(|line| !line.starts_with('#')).filter_map(value).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_counters_go_on() {
+    let running = Running::start(SCRIPT, "", "");
+    let (ws, api) = (running.process.ws(), running.process.api());
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = Client::connect(ws, "/ws").await;
+        client.ask("subscribe news").await;
+        clients.push(client);
+    }
+    clients.pop().unwrap().close().await;
+    let read = r#"connmix_engine_servers_read_messages_total{protocol="websocket"}"#;
+    let closed =
+        |reason: &str| format!(r#"connmix_engine_connections_closed_total{{server="{ws}",reason="{reason}"}}"#);
+    let opened = format!(r#"connmix_engine_connections_opened_total{{server="{ws}"}}"#);
+    for round in 1..=2 {
+        let publish = post(api, "/v1/mesh/publish", r#"{"c":"news","d":"hello"}"#).await;
+        assert_eq!(publish.1, r#"{"E":null,"r":{"s":2,"f":0}}"#);
+        for client in &mut clients {
+            assert_eq!(client.text().await, "hello");
+        }
+        // One that has begun to end, and stays behind.
+        let mut raw = Raw::open(ws).await;
+        raw.write(raw::frame(raw::FIN | raw::CLOSE, &1000_u16.to_be_bytes())).await;
+        let before = figures(api).await;
+        running.upgrade();
+        let after = figures(api).await;
+        let is_counted = |name: &str| ["_total", "_count", "_sum", "_bucket"].iter().any(|end| name.contains(end));
+        let fell: Vec<_> = before
+            .iter()
+            .filter(|(name, _)| is_counted(name))
+            .filter(|(name, value)| after.get(*name).is_none_or(|after| after < value))
+            .collect();
+        assert!(fell.is_empty(), "{fell:?}");
+        // Those that came over have not been opened again, and nobody has left twice.
+        let of = |name: &str| (before[name], after[name]);
+        assert_eq!(of(read), (3.0, 3.0));
+        assert_eq!(of(&opened), (3.0 + f64::from(round), 3.0 + f64::from(round)));
+        let ended: f64 = ["peer", "shutdown", "lost"].iter().map(|reason| after[&closed(reason)]).sum();
+        assert_eq!(after[&opened] - ended, 2.0, "{after:?}");
+        assert!(after[r#"connmix_api_calls_total{call="mesh.publish",result="ok"}"#] >= f64::from(round));
+        assert_eq!(after["connmix_engine_servers_clients"], 2.0);
+    }
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_used_of_the_rates_is_known() {
+    let running = Running::start(SCRIPT, "rate: {messages: 3/h, perAddress: 2/h}", "");
+    let (ws, api) = (running.process.ws(), running.process.api());
+    let paused = format!(r#"connmix_engine_rate_pauses_total{{server="{ws}",limit="messages"}}"#);
+    let mut client = Client::connect(ws, "/ws").await;
+    for word in ["one", "two", "three"] {
+        assert_eq!(client.ask(word).await, word);
+    }
+    let pauses = async |many: f64| {
+        let told = async || (figures(api).await[&paused] >= many).then_some(());
+        eventually("it is not read", told).await;
+    };
+    pauses(1.0).await;
+    running.upgrade();
+    // Nothing is left of what it may send, in the new process too.
+    pauses(2.0).await;
+    drop(Client::connect(ws, "/ws").await);
+    let refused = Client::try_connect(ws, "/ws").await.err().expect("its address has used its connects up");
+    assert!(refused.to_string().contains("429"), "{refused}");
+    running.stop();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_successor_that_crashes_changes_nothing() {
     let running = Running::start(SCRIPT, "", "");
@@ -497,24 +578,6 @@ fn systemd_is_told_which_process_is_the_service() {
     running.upgrade();
     let main = format!("MAINPID={}\nREADY=1", running.successor.get().unwrap());
     assert!([told(), told()].contains(&main), "and the successor tells that it is ready");
-    running.stop();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn clients_with_tls_are_told_to_come_back() {
-    let (dir, authority) = (tempfile::tempdir().unwrap(), common::tls::Authority::new());
-    authority.issue(dir.path(), "own", &["localhost"]);
-    let file = |ending: &str| dir.path().join(format!("own.{ending}")).display().to_string();
-    let server = format!("tls: {{cert: {}, key: {}}}", file("pem"), file("key"));
-    let running = Running::start(SCRIPT, &server, "");
-    let dry = running.ask(&["--dry-run"]);
-    assert!(dry.code == Some(0) && dry.out.contains("its clients have TLS, and are closed"), "{dry:?}");
-    let mut client = authority.trusted().websocket(running.process.ws(), "localhost").await;
-    running.upgrade();
-    let Some(Ok(Message::Close(Some(frame)))) = client.next().await else { panic!("no close") };
-    assert_eq!(u16::from(frame.code), 1012);
-    drop(client);
-    drop(authority.trusted().websocket(running.process.ws(), "localhost").await);
     running.stop();
 }
 

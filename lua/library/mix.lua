@@ -474,6 +474,11 @@ mix.server = {}
 ---@nodiscard
 function mix.server.option(name) end
 
+---The `traceparent` of the handler that runs, where it is traced. `local parent = mix.traceparent()`
+---@return string?
+---@nodiscard
+function mix.traceparent() end
+
 ---Any client, on any node.
 ---@class mixlib.mesh
 mix.mesh = {}

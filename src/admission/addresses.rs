@@ -45,9 +45,7 @@ pub(super) struct Addresses {
 impl Addresses {
     /// An address connects. With a bound (`most` is not 0), it has one connection more until [`Addresses::leave`].
     pub(super) fn enter(&mut self, address: IpAddr, rate: Rate, most: usize, now: u64) -> Result<(), Beyond> {
-        let known = self.present.get(&address).copied();
-        let absent = || self.young.get(&address).or_else(|| self.old.get(&address)).copied();
-        let mut present = known.unwrap_or_else(|| Present { connections: 0, bucket: absent().unwrap_or_default() });
+        let mut present = self.of(address);
         let entered = match present.bucket.take_one(rate, now) {
             false => Err(Beyond::Rate),
             true if most > 0 && present.connections >= most => Err(Beyond::Connections),
@@ -58,6 +56,32 @@ impl Addresses {
         }
         self.keep(address, present, now);
         entered
+    }
+
+    /// A connection of that address that has been let in by another process: it counts, however many there are.
+    pub(super) fn arrive(&mut self, address: IpAddr, now: u64) {
+        let mut present = self.of(address);
+        present.connections += 1;
+        self.keep(address, present, now);
+    }
+
+    /// What that address has used, as another process knows.
+    pub(super) fn remember(&mut self, address: IpAddr, bucket: Bucket, now: u64) {
+        let connections = self.of(address).connections;
+        self.keep(address, Present { connections, bucket }, now);
+    }
+
+    /// The addresses whose buckets are not full, those that have been silent for longest first.
+    pub(super) fn used(&self, now: u64) -> Vec<(IpAddr, Bucket)> {
+        let absent = self.old.iter().chain(&self.young).map(|(address, bucket)| (*address, *bucket));
+        let present = self.present.iter().map(|(address, present)| (*address, present.bucket));
+        absent.chain(present).filter(|(_, bucket)| !bucket.is_full(now)).collect()
+    }
+
+    fn of(&self, address: IpAddr) -> Present {
+        let known = self.present.get(&address).copied();
+        let absent = || self.young.get(&address).or_else(|| self.old.get(&address)).copied();
+        known.unwrap_or_else(|| Present { connections: 0, bucket: absent().unwrap_or_default() })
     }
 
     /// One of its connections has ended.

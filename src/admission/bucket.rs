@@ -46,6 +46,16 @@ impl Bucket {
         Duration::from_nanos(if over == 0 { 0 } else { over.saturating_add(1) })
     }
 
+    /// How many nanoseconds it is until it is full: all that another process needs to know of it.
+    pub fn until_full(&self, now: u64) -> u64 {
+        self.full_at.saturating_sub(now)
+    }
+
+    /// One that will be full in so many nanoseconds.
+    pub fn full_in(left: u64, now: u64) -> Bucket {
+        Bucket { full_at: now.saturating_add(left) }
+    }
+
     /// Whether it is full.
     pub fn is_full(&self, now: u64) -> bool {
         self.full_at <= now

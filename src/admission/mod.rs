@@ -3,6 +3,7 @@
 
 mod addresses;
 pub mod bucket;
+mod saved;
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,6 +44,16 @@ impl Admission {
         let address = network(address);
         lock(&self.addresses).enter(address, rate, most, self.now())?;
         Ok((most > 0).then(|| AddressPermit { admission: self.clone(), address }))
+    }
+
+    /// A connection of that address that another process has let in: it counts, even if there are more than may be.
+    pub fn arrive(self: &Arc<Self>, address: IpAddr, most: usize) -> Option<AddressPermit> {
+        if most == 0 {
+            return None;
+        }
+        let address = network(address);
+        lock(&self.addresses).arrive(address, self.now());
+        Some(AddressPermit { admission: self.clone(), address })
     }
 
     /// Nanoseconds since the beginning.

@@ -16,6 +16,8 @@ use crate::telemetry::metrics::labels::CallResult;
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain";
+/// How a response begins that is all right and has JSON.
+const OK_JSON: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
 
 /// The answer to a request.
 pub(super) struct Answer {
@@ -158,10 +160,16 @@ impl Answer {
     /// Appends the answer as an HTTP/1.1 response (RFC 9112, section 4).
     pub(super) fn write_http(&self, date: &str, out: &mut Vec<u8>) {
         let mut digits = itoa::Buffer::new();
-        let reason = self.status.canonical_reason().unwrap_or_default();
         let length = digits.format(self.body.len());
-        let parts = ["HTTP/1.1 ", self.status.as_str(), " ", reason, "\r\ncontent-type: ", self.content_type, "\r\n"];
-        parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+        match (self.status, self.content_type) {
+            // Nearly all of them.
+            (StatusCode::OK, JSON) => out.extend_from_slice(OK_JSON),
+            (status, content_type) => {
+                let reason = status.canonical_reason().unwrap_or_default();
+                let parts = ["HTTP/1.1 ", status.as_str(), " ", reason, "\r\ncontent-type: ", content_type, "\r\n"];
+                parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+            }
+        }
         if self.ends {
             out.extend_from_slice(b"connection: close\r\n");
         }

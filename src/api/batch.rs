@@ -1,5 +1,6 @@
 //! An array of publishes in one request. Each is begun once the mailboxes have the previous one, and each is answered.
 
+use futures_util::future::LocalBoxFuture;
 use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::fmt;
@@ -10,6 +11,7 @@ use super::error::ApiError;
 use super::params::{MAX_MESSAGES, Params, Publish, RequestId, bounded, invalid};
 use super::publish;
 use super::state::Api;
+use super::trace::{Parent, delivered};
 use crate::cluster::Behind;
 
 /// Whether the body begins as an array does.
@@ -36,15 +38,21 @@ impl<'de: 'a, 'a> Deserialize<'de> for Objects<'a> {
     }
 }
 
-/// Carries out an array of publishes and answers each of them. If the array itself is wrong, none is carried out.
-pub(super) async fn answer(api: &Api, body: &[u8]) -> Answer {
-    match answers(api, body).await {
-        Ok(answers) => Answer::to_calls(answers),
-        Err(error) => Answer::failure(&error, None),
-    }
+/// Carries out an array of publishes and answers each of them. If the array itself is wrong, none is carried out. `parent`:
+/// what the request says of its trace, if that is wanted.
+#[inline(never)]
+pub(super) fn answer<'a>(api: &'a Api, body: &'a [u8], parent: Option<Box<Parent>>) -> LocalBoxFuture<'a, Answer> {
+    Box::pin(async move {
+        match answers(api, body, parent.as_deref()).await {
+            Ok(answers) => Answer::to_calls(answers),
+            Err(error) => Answer::failure(&error, None),
+        }
+    })
 }
 
-async fn answers(api: &Api, body: &[u8]) -> Result<Vec<(Result<Outcome, ApiError>, Option<RequestId>)>, ApiError> {
+type Answers = Vec<(Result<Outcome, ApiError>, Option<RequestId>)>;
+
+async fn answers(api: &Api, body: &[u8], parent: Option<&Parent>) -> Result<Answers, ApiError> {
     let Objects(objects) =
         serde_json::from_slice(body).map_err(|e| invalid(format!("the body is not valid JSON: {e}")))?;
     let wanted = "a JSON object, or an array of 1 to";
@@ -61,18 +69,20 @@ async fn answers(api: &Api, body: &[u8]) -> Result<Vec<(Result<Outcome, ApiError
     for (publish, request_id) in publishes {
         api.time.pause().await;
         api.time.charge_publishes(1);
+        let span = parent.and_then(|parent| publish::span(api, parent, &publish));
         let enqueued = match publish {
             Ok(publish) => Ok(publish::begin(api, publish, Behind::default()).await),
             Err(error) => Err(error),
         };
-        under_way.push((enqueued, request_id));
+        under_way.push((enqueued, request_id, span));
     }
     let mut answers = Vec::with_capacity(under_way.len());
-    for (enqueued, request_id) in under_way {
+    for (enqueued, request_id, span) in under_way {
         let outcome = match enqueued {
             Ok(enqueued) => Ok(enqueued.outcome().await),
             Err(error) => Err(error),
         };
+        delivered(span, outcome.as_ref().map(Outcome::as_slice));
         answers.push((outcome, request_id));
     }
     Ok(answers)

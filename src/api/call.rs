@@ -3,11 +3,11 @@
 use std::fmt;
 
 use super::error::ApiError;
-use super::params::{Addressee, Params};
-use crate::cluster::{Behind, Mesh};
+use super::params::Addressee;
+use crate::cluster::Mesh;
 use crate::hub::history::Position;
-use crate::hub::{CommandError, ConnCommand, Counts, Publication};
-use crate::telemetry::metrics::counter::Counter;
+use crate::hub::{CommandError, ConnCommand, Counts};
+use crate::ids::ClientId;
 use crate::telemetry::metrics::labels::ApiCall;
 
 /// The calls that HTTP carries.
@@ -103,18 +103,20 @@ pub(super) enum Outcome {
     Each(Vec<Published>),
 }
 
+impl Outcome {
+    /// The counts for each channel.
+    pub(super) fn as_slice(&self) -> &[Published] {
+        match self {
+            Outcome::One(published) => std::slice::from_ref(published),
+            Outcome::Each(published) => published,
+        }
+    }
+}
+
 impl From<Counts> for Published {
     fn from(counts: Counts) -> Published {
         Published { s: counts.reached, f: counts.failed, u: counts.unanswered, p: counts.at, l: counts.left_out }
     }
-}
-
-/// Publishes one message to one channel, immediately; `published` counts it.
-pub async fn publish(mesh: &Mesh, published: &Counter, params: &Params<'_>) -> Result<Published, ApiError> {
-    let (channel, message) = (params.channel()?, params.message()?);
-    published.add(1);
-    let receipt = mesh.publish(Publication::new(channel, message), Behind::default()).await;
-    Ok(receipt.await.into())
 }
 
 /// The reply to `mesh.send` and `conn.call`: always true, since a failure is an error.
@@ -131,12 +133,9 @@ pub(super) async fn command(mesh: &Mesh, (client, command): (Addressee, ConnComm
     receipt.await.map(|()| Sent { s: true }).map_err(ApiError::NotObeyed)
 }
 
-/// Sends to one client.
-pub async fn send(mesh: &Mesh, params: &Params<'_>) -> Result<Sent, ApiError> {
-    let (client, message) = (params.client()?, params.message()?);
-    let client = client.map_err(not_sent)?;
-    let receipt = mesh.send(client, message).await;
-    if receipt.await { Ok(Sent { s: true }) } else { Err(not_sent(client)) }
+/// What a send came to.
+pub(super) fn sent(client: ClientId, is_sent: bool) -> Result<Sent, ApiError> {
+    if is_sent { Ok(Sent { s: true }) } else { Err(not_sent(client)) }
 }
 
 #[cfg(test)]

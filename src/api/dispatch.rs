@@ -1,13 +1,16 @@
 //! From the body of a request to the call that it makes, and its answer.
 
+use futures_util::future::LocalBoxFuture;
+
 use super::answer::Answer;
 use super::asking::{Asking, Kind, Told};
-use super::call::{self, Call};
+use super::call::{self, Call, Published};
 use super::channel_call::ChannelCall;
 use super::error::ApiError;
 use super::history::HistoryCall;
 use super::params::{Params, RequestId, object_of};
 use super::state::Api;
+use super::trace::Parent;
 use super::{batch, command, publish};
 use crate::cluster::Behind;
 
@@ -15,53 +18,83 @@ use crate::cluster::Behind;
 const BODY: &str = "the body";
 
 impl Api {
-    /// Carries out a call of the mesh.
-    pub(super) async fn call(&self, call: Call, body: &[u8]) -> Answer {
+    /// Carries out a call of the mesh. `parent`: what its request says of its trace; None: it is not traced.
+    pub(super) async fn call(&self, call: Call, body: &[u8], parent: Option<Box<Parent>>) -> Answer {
         if !self.mesh.is_serving() {
             return Answer::failure(&ApiError::Joining, None);
         }
-        // Everything rarer than a plain publish is boxed, so that a connection does not reserve memory for it.
-        match call {
-            Call::Publish | Call::Send => {}
-            Call::Count => return Box::pin(self.channel_call(ChannelCall::count(object_of(body), BODY))).await,
-            Call::Close => return Box::pin(self.channel_call(ChannelCall::close(object_of(body), BODY))).await,
-            Call::Presence => {
-                let (asking, request_id) = Asking::read(Kind::Presence, object_of(body), BODY, &self.config.load());
-                return Answer::to_call(Box::pin(self.ask(asking, Kind::Presence)).await, request_id);
-            }
-            Call::History => {
-                let (call, request_id) = HistoryCall::read(object_of(body), BODY);
-                let outcome = match call {
-                    Ok(call) => Box::pin(call.begin(&self.mesh)).await,
-                    Err(error) => Err(error),
-                };
-                return Answer::to_call(outcome, request_id);
-            }
-            Call::Conn => {
-                let (command, request_id) = command::parse(object_of(body), BODY);
-                let outcome = match command {
-                    Ok(command) => Box::pin(call::command(&self.mesh, command)).await,
-                    Err(error) => Err(error),
-                };
-                return Answer::to_call(outcome, request_id);
-            }
-        }
-        // An empty array of publishes is reported as such.
-        let object = if call == Call::Publish { body } else { object_of(body) };
+        // All but plain publishes and sends is rare, and boxed: so a connection does not reserve memory for it.
+        let object = match call {
+            // An empty array of publishes is reported as such.
+            Call::Publish => body,
+            Call::Send => object_of(body),
+            Call::Count => return self.channel_call(ChannelCall::count(object_of(body), BODY)).await,
+            Call::Close => return self.channel_call(ChannelCall::close(object_of(body), BODY)).await,
+            Call::Presence => return self.presence(body).await,
+            Call::History => return self.history(body).await,
+            Call::Conn => return self.command(body).await,
+        };
         let params = match Params::parse(object, BODY) {
             Ok(params) => params,
-            Err(_) if call == Call::Publish && batch::is_array(body) => {
-                return Box::pin(batch::answer(self, body)).await;
-            }
+            Err(_) if call == Call::Publish && batch::is_array(body) => return batch::answer(self, body, parent).await,
             Err(error) => return Answer::failure(&error, None),
         };
-        match call {
-            Call::Publish if params.is_plain() => {
-                Answer::to_call(call::publish(&self.mesh, &self.counts.published, &params).await, params.request_id())
-            }
-            Call::Publish => Answer::to_call(Box::pin(publish::publish(self, &params)).await, params.request_id()),
-            _ => Answer::to_call(call::send(&self.mesh, &params).await, params.request_id()),
+        let request_id = params.request_id();
+        // What is awaited from here on is not in functions of its own: the future of each would be moved once more.
+        if call == Call::Send {
+            let send = params.send();
+            drop(params);
+            let sent = match send {
+                Ok((client, message)) => call::sent(client, self.mesh.send(client, message).await.await),
+                Err(error) => Err(error),
+            };
+            return Answer::to_call(sent, request_id);
         }
+        if !params.is_plain() || parent.is_some() {
+            let publish = params.publish();
+            drop(params);
+            return Answer::to_call(publish::publish(self, publish, parent).await, request_id);
+        }
+        let publication = params.publication();
+        drop(params);
+        let published = match publication {
+            Ok(publication) => {
+                self.counts.published.add(1);
+                Ok(Published::from(self.mesh.publish(publication, Behind::default()).await.await))
+            }
+            Err(error) => Err(error),
+        };
+        Answer::to_call(published, request_id)
+    }
+
+    #[inline(never)]
+    fn presence(&self, body: &[u8]) -> LocalBoxFuture<'_, Answer> {
+        let (asking, request_id) = Asking::read(Kind::Presence, object_of(body), BODY, &self.config.load());
+        Box::pin(async move { Answer::to_call(self.ask(asking, Kind::Presence).await, request_id) })
+    }
+
+    #[inline(never)]
+    fn history(&self, body: &[u8]) -> LocalBoxFuture<'_, Answer> {
+        let (call, request_id) = HistoryCall::read(object_of(body), BODY);
+        Box::pin(async move {
+            let outcome = match call {
+                Ok(call) => call.begin(&self.mesh).await,
+                Err(error) => Err(error),
+            };
+            Answer::to_call(outcome, request_id)
+        })
+    }
+
+    #[inline(never)]
+    fn command(&self, body: &[u8]) -> LocalBoxFuture<'_, Answer> {
+        let (command, request_id) = command::parse(object_of(body), BODY);
+        Box::pin(async move {
+            let outcome = match command {
+                Ok(command) => call::command(&self.mesh, command).await,
+                Err(error) => Err(error),
+            };
+            Answer::to_call(outcome, request_id)
+        })
     }
 
     /// Answers a request for channels, by its query.
@@ -82,11 +115,17 @@ impl Api {
         asking?.begin(&self.mesh, Behind::default()).await.outcome(kind).await
     }
 
-    async fn channel_call(&self, (call, request_id): (Result<ChannelCall, ApiError>, Option<RequestId>)) -> Answer {
-        let outcome = match call {
-            Ok(call) => call.begin(&self.mesh, Behind::default()).await.outcome().await,
-            Err(error) => Err(error),
-        };
-        Answer::to_call(outcome, request_id)
+    #[inline(never)]
+    fn channel_call(
+        &self,
+        (call, request_id): (Result<ChannelCall, ApiError>, Option<RequestId>),
+    ) -> LocalBoxFuture<'_, Answer> {
+        Box::pin(async move {
+            let outcome = match call {
+                Ok(call) => call.begin(&self.mesh, Behind::default()).await.outcome().await,
+                Err(error) => Err(error),
+            };
+            Answer::to_call(outcome, request_id)
+        })
     }
 }

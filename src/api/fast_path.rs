@@ -5,7 +5,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
@@ -16,6 +16,7 @@ use super::callers::{Caller, Taken};
 use super::pages;
 use super::stage::Stage;
 use super::state::{Api, DRAIN};
+use super::trace::Parent;
 use crate::shard::hold::{Counted, UnderWay};
 use crate::shard::transport::Transport;
 use crate::wire::host::{self, Host};
@@ -76,6 +77,7 @@ pub(super) struct Request<'a> {
     pub(super) call: Call,
     pub(super) host: Host<'a>,
     pub(super) authorization: Option<&'a [u8]>,
+    pub(super) head: &'a [u8],
     pub(super) body: &'a [u8],
     /// Head and body.
     pub(super) length: usize,
@@ -132,8 +134,10 @@ impl Api {
                         };
                         self.time.charge_call(request.length);
                         let _call = Counted::new(&self.hold, UnderWay::Call);
+                        let is_traced = request.call == Call::Publish && self.tracer.is_on();
+                        let parent = is_traced.then(|| Parent::of_head(request.head));
                         let mut answer = match right {
-                            Ok(()) => self.call(request.call, request.body).await,
+                            Ok(()) => self.call(request.call, request.body, parent).await,
                             Err(error) => self.refuse(error, request.authorization, caller, taken).await,
                         };
                         answer.ends |= leaving;
@@ -141,10 +145,11 @@ impl Api {
                         if let Some(line) = line {
                             line.end(caller, answer.status());
                         }
-                        answer.write_http(date.now(), &mut output);
+                        since = Instant::now();
+                        answer.write_http(date.at(since), &mut output);
                         done += request.length;
                         if answer.ends {
-                            taken.rest(Instant::now());
+                            taken.rest(since);
                             self.write(socket, &output).await;
                             return Next::End;
                         }
@@ -157,7 +162,6 @@ impl Api {
             let progress = done > 0;
             if progress {
                 // A caller that does not read the answers counts as idle, too.
-                since = Instant::now();
                 taken.rest(since);
             }
             if !output.is_empty() {
@@ -315,8 +319,8 @@ pub(super) fn parse(input: &[u8], max_body: usize) -> Parsed<'_> {
         return Parsed::Other;
     };
     let length = head + body_length;
-    match input.get(head..length) {
-        Some(body) => Parsed::Whole(Request { call, host, authorization, body, length }),
+    match input.get(..length).map(|whole| whole.split_at(head)) {
+        Some((head, body)) => Parsed::Whole(Request { call, host, authorization, head, body, length }),
         None => Parsed::Part(Some(length)),
     }
 }
@@ -324,16 +328,19 @@ pub(super) fn parse(input: &[u8], max_body: usize) -> Parsed<'_> {
 /// The `date` of responses (RFC 9110, section 6.6.1), written once a second.
 #[derive(Default)]
 struct Date {
-    second: u64,
     text: String,
+    /// Until then it is right: a clock that is read anyway tells it.
+    until: Option<Instant>,
 }
 
 impl Date {
-    fn now(&mut self) -> &str {
-        let now = SystemTime::now();
-        let second = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        if self.second != second || self.text.is_empty() {
-            *self = Date { second, text: httpdate::fmt_http_date(now) };
+    /// That of now.
+    fn at(&mut self, now: Instant) -> &str {
+        if self.until.is_none_or(|until| now >= until) {
+            let time = SystemTime::now();
+            let passed = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
+            let until = Some(now + Duration::from_secs(1) - Duration::from_nanos(passed.into()));
+            *self = Date { text: httpdate::fmt_http_date(time), until };
         }
         &self.text
     }
@@ -356,6 +363,7 @@ mod tests {
             call: Call::Publish,
             host: Host::Name("x"),
             authorization: Some(b"Basic eDp5"),
+            head: &text.as_bytes()[..text.len() - 7],
             body: b"{\"c\":1}",
             length: text.len(),
         };

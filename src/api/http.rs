@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use super::answer::Answer;
 use super::auth::Right;
+use super::call::Call;
 use super::callers::{Caller, Taken};
 use super::error::ApiError;
 use super::linger::Lingering;
@@ -22,6 +23,7 @@ use super::route::{Route, client_of};
 use super::stage::Stage;
 use super::state::{Api, DRAIN};
 use super::tail::{LINES, Tail};
+use super::trace::Parent;
 use super::ws::{self, Access};
 use super::{center, console, pages};
 use crate::shard::hold::{Counted, UnderWay};
@@ -227,10 +229,12 @@ impl Api {
         let limit = self.config.load().api.max_body_size;
         let answer = match route {
             Route::Mesh(call) => {
+                let is_traced = call == Call::Publish && self.tracer.is_on();
+                let parent = is_traced.then(|| Parent::of_headers(request.headers()));
                 let body = read_body(request, limit, timeout_after).await?;
                 on.unread.set(false);
                 self.time.charge_call(body.len());
-                self.call(call, &body).await
+                self.call(call, &body, parent).await
             }
             Route::WebSocket => {
                 if self.stage().is_draining() {

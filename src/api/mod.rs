@@ -2,7 +2,7 @@
 //! [`Api`].
 //!
 //! From the bottom up: `error`, `params` (what the JSON says), `call` (one publish, one send), `idempotency`; `callers`,
-//! `login_throttle` and `verifier`; `work_time`; `stage`; `state`, which holds all of them for a worker; `moving`; `publish` and `batch`, `auth`, `pages`,
+//! `login_throttle` and `verifier`; `work_time`; `stage`; `state`, which holds all of them for a worker; `moving`; `trace`; `publish` and `batch`, `auth`, `pages`,
 //! `center`, `dispatch`, `console`; `route`; `ws`; `fast_path` and `http`, the two ways a request is read; `serve`, the life of a
 //! connection.
 
@@ -37,6 +37,7 @@ mod serve;
 mod stage;
 mod state;
 mod tail;
+mod trace;
 mod verifier;
 mod why;
 mod work_time;

@@ -31,7 +31,8 @@ impl Api {
                     is_offered = true;
                     let mut out = Encoder::default();
                     out.data(read);
-                    self.hold.offer_caller(Offer { socket: socket.as_raw_fd(), bytes: out.bytes });
+                    socket.offer(&mut out);
+                    self.hold.offer_caller(Offer { socket: socket.as_raw_fd(), bytes: out.bytes.into() });
                 }
                 Held::Moved | Held::Left => {
                     if !is_offered && (!read.is_empty() || socket.unread() > 0) {
@@ -43,7 +44,10 @@ impl Api {
                     }
                     return false;
                 }
-                Held::No if *stage.borrow() != Stage::Moving => return true,
+                Held::No if *stage.borrow() != Stage::Moving => {
+                    socket.keep();
+                    return true;
+                }
                 _ => {}
             }
             select! {

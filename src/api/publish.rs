@@ -2,19 +2,21 @@
 //! comes after it; then the counts. The plain publish, which is nearly all of the traffic, does not use this.
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Either};
+use futures_util::future::{BoxFuture, Either, LocalBoxFuture};
 use std::future::Future;
 use std::sync::Arc;
 
 use super::call::{Outcome, Published};
 use super::error::ApiError;
 use super::idempotency::{self, Done, IdempotencyTable};
-use super::params::{Params, Publish};
+use super::params::Publish;
 use super::state::Api;
+use super::trace::{Parent, delivered};
 use crate::cluster::clients::{Channels, PublishOnce};
 use crate::cluster::{Behind, Mesh, Receipt};
 use crate::hub::{Counts, Publication, PublishOptions};
 use crate::message::Message;
+use crate::telemetry::spans::Recording;
 
 /// A publish that the mailboxes have taken.
 pub(super) enum Enqueued {
@@ -77,10 +79,28 @@ pub(super) fn begin(api: &Api, publish: Publish, behind: Behind) -> impl Future<
     }
 }
 
-/// Publishes to several channels, or once only.
-pub(super) async fn publish(api: &Api, params: &Params<'_>) -> Result<Outcome, ApiError> {
-    let enqueued = begin(api, params.publish()?, Behind::default()).await;
-    Ok(enqueued.outcome().await)
+/// Publishes to several channels, once only, or with a span, unless something is wrong with that. `parent`: what the request
+/// says of its trace, if that is wanted.
+#[inline(never)]
+pub(super) fn publish(
+    api: &Api,
+    publish: Result<Publish, ApiError>,
+    parent: Option<Box<Parent>>,
+) -> LocalBoxFuture<'_, Result<Outcome, ApiError>> {
+    Box::pin(async move {
+        let span = parent.and_then(|parent| span(api, &parent, &publish));
+        let outcome = match publish {
+            Ok(publish) => Ok(begin(api, publish, Behind::default()).await.outcome().await),
+            Err(error) => Err(error),
+        };
+        delivered(span, outcome.as_ref().map(Outcome::as_slice));
+        outcome
+    })
+}
+
+/// Begins the span of a publish.
+pub(super) fn span(api: &Api, parent: &Parent, publish: &Result<Publish, ApiError>) -> Option<Recording> {
+    api.publish_span(parent, publish.as_ref().map_or(&[], |publish| &publish.channels))
 }
 
 /// Publishes with an id that is new to this node: on the node that knows whether another has done it.

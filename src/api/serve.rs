@@ -34,22 +34,31 @@ impl Api {
     /// Takes over a back end's connection (with `center`, one that asks for nodes) and serves it to its end in a task
     /// of its own. `load` is dropped with it.
     pub fn adopt<T: 'static>(self: &Rc<Self>, socket: Transport, peer: SocketAddr, center: bool, load: T) {
-        self.begin(socket, peer, center, Vec::new(), load);
+        self.begin(socket, peer, center, None, load);
     }
 
-    /// Takes over a back end's connection that another process had; `read`: what has come on it already.
+    /// Takes over a back end's connection that another process had; `read`: what has come on it already. It goes on as it
+    /// was, with TLS or without, whatever the port has now.
     pub fn adopt_with<T: 'static>(self: &Rc<Self>, socket: Transport, peer: SocketAddr, read: Vec<u8>, load: T) {
-        self.begin(socket, peer, false, read, load);
+        self.begin(socket, peer, false, Some(read), load);
     }
 
-    fn begin<T: 'static>(self: &Rc<Self>, socket: Transport, peer: SocketAddr, center: bool, read: Vec<u8>, load: T) {
+    /// `read`: of a connection that is not new, what has come on it.
+    fn begin<T: 'static>(
+        self: &Rc<Self>,
+        socket: Transport,
+        peer: SocketAddr,
+        center: bool,
+        read: Option<Vec<u8>>,
+        load: T,
+    ) {
         let Some(taken) = self.callers.admit(peer.ip(), center) else {
             rate_limited!(WARN, "API connections are refused", if center { "center" } else { "engine" };
                 target: "connmix::api", %peer, "an API connection was refused: there are as many as may be, and none is idle");
             match self.tls.of(port(center)) {
+                Some(_) if read.is_none() => socket.turn_away(),
                 // As much as the socket takes at once: the connection has no place to wait in.
-                None => drop(socket.try_write(FULL)),
-                Some(_) => socket.turn_away(),
+                _ => drop(socket.try_write(FULL)),
             }
             return;
         };
@@ -68,13 +77,22 @@ impl Api {
         self.callers.make_room()
     }
 
-    async fn serve(self: Rc<Self>, mut socket: Transport, peer: SocketAddr, center: bool, read: Vec<u8>, taken: Taken) {
+    async fn serve(
+        self: Rc<Self>,
+        mut socket: Transport,
+        peer: SocketAddr,
+        center: bool,
+        read: Option<Vec<u8>>,
+        taken: Taken,
+    ) {
         let write_timeout = self.config.load().api.write_timeout;
         if !write_timeout.is_zero() {
             // The kernel ends a connection whose caller reads no responses.
             socket.give_up_after(write_timeout);
         }
-        if let Some(acceptor) = self.tls.of(port(center)) {
+        if read.is_none()
+            && let Some(acceptor) = self.tls.of(port(center))
+        {
             // Boxed, so that a connection without TLS does not carry what that needs.
             let Some(open) = Box::pin(self.shake_hands(socket, &acceptor, peer)).await else { return };
             socket = open;
@@ -82,7 +100,7 @@ impl Api {
         let local = socket.local_ip().unwrap_or(IpAddr::from([127, 0, 0, 1]));
         let caller = Caller { peer: peer.ip().to_canonical(), local, center };
         let next = match center {
-            false => self.serve_fast_path(&mut socket, caller, &taken, read).await,
+            false => self.serve_fast_path(&mut socket, caller, &taken, read.unwrap_or_default()).await,
             true => Next::General { read: Vec::new(), late: false },
         };
         if let Next::General { read, late } = next {

@@ -22,6 +22,7 @@ use crate::shard::fair::Fair;
 use crate::shard::hold::Hold;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::counters::ApiCounts;
+use crate::telemetry::spans::Tracer;
 use crate::tls::Ports;
 
 /// The API as one worker serves it.
@@ -55,6 +56,8 @@ pub struct Api {
     pub(super) hold: Rc<Hold>,
     /// The worker's time that callers use.
     pub(super) time: WorkTime,
+    /// Which publishes are traced.
+    pub(super) tracer: Rc<Tracer>,
 }
 
 /// What an API is made of.
@@ -87,6 +90,8 @@ pub struct Parts {
     pub fair: Rc<Fair>,
     /// Whether the worker holds still, for a successor process.
     pub hold: Rc<Hold>,
+    /// Which publishes are traced.
+    pub tracer: Rc<Tracer>,
 }
 
 /// The longest that a call may take to end once the engine drains.
@@ -110,6 +115,7 @@ impl Api {
             stage,
             fair,
             hold,
+            tracer,
         } = parts;
         Api {
             mesh,
@@ -130,6 +136,7 @@ impl Api {
             read_buffer: Cell::default(),
             hold,
             time: WorkTime::new(fair),
+            tracer,
         }
     }
 

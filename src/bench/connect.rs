@@ -18,9 +18,11 @@ pub struct Options {
     #[command(flatten)]
     pub(super) common: Common,
     /// Connections in all
+    /// zh: 连接总数
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     connections: u64,
     /// Connections at once
+    /// zh: 同时的连接数
     #[arg(long, value_name = "N", default_value_t = 64)]
     parallel: usize,
 }

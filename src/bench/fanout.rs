@@ -23,33 +23,43 @@ pub struct Options {
     #[command(flatten)]
     pub(super) common: Common,
     /// Connections
+    /// zh: 连接数
     #[arg(long, value_name = "N", default_value_t = 1000)]
     subscribers: usize,
     /// Channels that they are spread over
+    /// zh: 它们分布在多少个频道里
     #[arg(long, value_name = "N", default_value_t = 1)]
     channels: usize,
     /// Channels that each connection is in
+    /// zh: 每个连接所在的频道数
     #[arg(long, value_name = "N", default_value_t = 1)]
     subscriptions: usize,
     /// Further connections that come, subscribe and go all the time, as a share of the subscribers
+    /// zh: 不断到来、订阅又离开的其他连接，占订阅者的百分比
     #[arg(long, value_name = "PERCENT", default_value_t = 0)]
     churn: usize,
     /// Publish to channels that nobody is in
+    /// zh: 向没有人的频道发布
     #[arg(long)]
     unheard: bool,
     /// Messages to publish
+    /// zh: 要发布的消息数
     #[arg(long, value_name = "N", default_value_t = 2000)]
     messages: u64,
     /// Messages under way at once: published, and not yet with all subscribers
+    /// zh: 同时在途的消息数：已经发布，但还没有到达所有订阅者
     #[arg(long, value_name = "N", default_value_t = 1)]
     window: u64,
     /// Keep-alive connections that publish, each one request at a time
+    /// zh: 发布用的长连接数，每个连接同时只有一个请求
     #[arg(long, value_name = "N", default_value_t = 1)]
     publishers: usize,
     /// Bytes of a message
+    /// zh: 一条消息的字节数
     #[arg(long, value_name = "BYTES", default_value_t = 100)]
     size: usize,
     /// What is published; {c} is the channel's number, {d} the message
+    /// zh: 发布的内容；{c} 是频道的编号，{d} 是消息
     #[arg(long, value_name = "TEXT", default_value = r#"{"c":"video:{c}","d":"{d}"}"#)]
     body: String,
 }

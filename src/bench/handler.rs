@@ -18,15 +18,19 @@ pub struct Options {
     #[command(flatten)]
     pub(super) common: Common,
     /// Connections
+    /// zh: 连接数
     #[arg(long, value_name = "N", default_value_t = 64)]
     connections: usize,
     /// Messages in all
+    /// zh: 消息总数
     #[arg(long, value_name = "N", default_value_t = 500_000)]
     messages: u64,
     /// Messages that each connection has under way
+    /// zh: 每个连接同时在途的消息数
     #[arg(long, value_name = "N", default_value_t = 1)]
     depth: u64,
     /// The message; the server must answer each with one
+    /// zh: 发送的消息；服务器必须对每条应答一条
     #[arg(long, value_name = "TEXT", default_value = r#"{"op":"subscribe","channel":"100001@video"}"#)]
     message: String,
 }

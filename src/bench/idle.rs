@@ -17,12 +17,15 @@ pub struct Options {
     #[command(flatten)]
     pub(super) common: Common,
     /// Connections
+    /// zh: 连接数
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     connections: usize,
     /// Channels that they are spread over
+    /// zh: 它们分布在多少个频道里
     #[arg(long, value_name = "N", default_value_t = 1)]
     channels: usize,
     /// The server's process, on this machine [default: the engine that is started]
+    /// zh: 服务器的进程，在本机上 [默认：所启动的引擎]
     #[arg(long, value_name = "PID")]
     pid: Option<u32>,
 }

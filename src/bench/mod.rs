@@ -22,12 +22,16 @@ use target::Target;
 #[derive(Debug, Subcommand)]
 pub enum Bench {
     /// Publish to subscribers: deliveries a second, and how late they arrive
+    /// zh: 向订阅者发布：每秒投递多少，延迟多少
     Fanout(fanout::Options),
     /// Messages that a script answers, a second
+    /// zh: 脚本每秒应答多少消息
     Handler(handler::Options),
     /// Connections opened and closed, a second
+    /// zh: 每秒建立并关闭多少连接
     Connect(connect::Options),
     /// Memory of a silent connection
+    /// zh: 静默连接占用的内存
     Idle(idle::Options),
 }
 

@@ -18,21 +18,26 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use super::remote::{one_line, wait_for};
 use crate::dial::Place;
 use crate::dial::stream::{Stream, Trust};
+use crate::telemetry::language::spoken;
 use crate::telemetry::terminal::complain;
 
 /// Where to connect, and how.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// ws://HOST:PORT/PATH, wss:// with TLS; tcp://HOST:PORT for a socket server, tls:// with TLS
+    /// zh: ws://HOST:PORT/PATH，使用 TLS 时是 wss://；socket 服务器是 tcp://HOST:PORT，使用 TLS 时是 tls://
     #[arg(value_name = "URL")]
     url: String,
     /// A header of the request; may be repeated
+    /// zh: 请求的一个头；可以重复
     #[arg(long, value_name = "NAME: VALUE")]
     header: Vec<String>,
     /// After the end of the input: so many seconds without a message, and it goes
+    /// zh: 输入结束之后，这么多秒没有消息就退出
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
     wait: f64,
     /// Tell when it is connected, and of pings
+    /// zh: 报告何时连接成功，以及 ping
     #[arg(short, long)]
     verbose: bool,
     #[command(flatten)]
@@ -57,7 +62,8 @@ enum End {
 impl Options {
     /// Talks until an end; the process's exit code.
     pub(super) fn run(&self) -> Result<ExitCode, String> {
-        let wait = Duration::try_from_secs_f64(self.wait).map_err(|_| "--wait: a number of seconds is expected")?;
+        let wait = Duration::try_from_secs_f64(self.wait)
+            .map_err(|_| spoken!("--wait: a number of seconds is expected", "--wait: 应为秒数"))?;
         // An instant can't be any later.
         let wait = wait.min(FOREVER);
         let schemes = [("ws", 80, false), ("wss", 443, true), ("tcp", 0, false), ("tls", 0, true)];
@@ -78,7 +84,8 @@ impl Options {
     async fn websocket(&self, place: &Place, stream: Stream, wait: Duration) -> Result<End, String> {
         let mut request = self.url.as_str().into_client_request().map_err(|e| format!("{}: {e}", self.url))?;
         for header in &self.header {
-            let wrong = || format!("--header {header:?}: expected NAME: VALUE");
+            let wrong =
+                || spoken!("--header {header:?}: expected NAME: VALUE", "--header {header:?}: 应写成 NAME: VALUE");
             let (name, value) = header.split_once(':').ok_or_else(wrong)?;
             let name = HeaderName::try_from(name.trim()).map_err(|_| wrong())?;
             let value = HeaderValue::from_str(value.trim()).map_err(|_| wrong())?;
@@ -87,8 +94,10 @@ impl Options {
         let (mut ws, response) = tokio_tungstenite::client_async(request, stream).await.map_err(refused)?;
         if self.verbose {
             let chosen = response.headers().get("Sec-WebSocket-Protocol").and_then(|value| value.to_str().ok());
-            let chosen = chosen.map_or_else(String::new, |chosen| format!(", subprotocol {}", one_line(chosen)));
-            complain!("connected to {}{chosen}", place.host);
+            let chosen = chosen.map(one_line);
+            let chosen = chosen.map_or_else(String::new, |name| spoken!(", subprotocol {name}", "，子协议 {name}"));
+            let host = &place.host;
+            complain!("{}", spoken!("connected to {host}{chosen}", "已连接到 {host}{chosen}"));
         }
         // Pings are no messages: they do not put the end off.
         let (mut input, mut last) = (Some(lines()), Instant::now());
@@ -109,7 +118,7 @@ impl Options {
                             other => print(&other.into_data(), true)?,
                         }
                     }
-                    Some(Ok(Message::Ping(_))) if self.verbose => complain!("ping, answered"),
+                    Some(Ok(Message::Ping(_))) if self.verbose => complain!("{}", spoken!("ping, answered", "收到 ping，已应答")),
                     Some(Ok(Message::Close(frame))) => {
                         // The reply goes out as the stream is read to its end.
                         while let Some(Ok(_)) = ws.next().await {}
@@ -117,10 +126,10 @@ impl Options {
                     }
                     Some(Ok(_)) => {}
                     Some(Err(Error::ConnectionClosed)) | None => return Ok(End::Clean),
-                    Some(Err(e)) => return Err(format!("the connection is lost: {e}")),
+                    Some(Err(e)) => return Err(lost(&e)),
                 },
                 line = typed => match line {
-                    Some(line) => ws.send(message(line)).await.map_err(|e| format!("the connection is lost: {e}"))?,
+                    Some(line) => ws.send(message(line)).await.map_err(|e| lost(&e))?,
                     None => (input, last) = (None, Instant::now()),
                 },
                 () = sleep_until(last + wait), if is_over => {
@@ -139,9 +148,8 @@ impl Options {
 
     /// Lines are sent with their ends, and bytes are printed as they come.
     async fn socket(&self, mut stream: Stream, wait: Duration) -> Result<End, String> {
-        let lost = |e: std::io::Error| format!("the connection is lost: {e}");
         if self.verbose {
-            complain!("connected");
+            complain!("{}", spoken!("connected", "已连接"));
         }
         let (mut input, mut buffer) = (Some(lines()), vec![0; 16 * 1024]);
         loop {
@@ -153,15 +161,15 @@ impl Options {
                 }
             };
             tokio::select! {
-                come = stream.read(&mut buffer) => match come.map_err(lost)? {
+                come = stream.read(&mut buffer) => match come.map_err(|e| lost(&e))? {
                     0 => return Ok(End::Clean),
                     n => print(&buffer[..n], false)?,
                 },
                 line = typed => match line {
                     Some(mut line) => {
                         line.push(b'\n');
-                        stream.write_all(&line).await.map_err(lost)?;
-                        stream.flush().await.map_err(lost)?;
+                        stream.write_all(&line).await.map_err(|e| lost(&e))?;
+                        stream.flush().await.map_err(|e| lost(&e))?;
                     }
                     None => input = None,
                 },
@@ -200,7 +208,7 @@ fn print(bytes: &[u8], line: bool) -> Result<(), String> {
     };
     let bytes = harmless.as_ref().map_or(bytes, |text| text.as_bytes());
     let written = out.write_all(bytes).and_then(|()| out.write_all(end)).and_then(|()| out.flush());
-    written.map_err(|e| format!("standard output: {e}"))
+    written.map_err(|e| spoken!("standard output: {e}", "标准输出：{e}"))
 }
 
 fn closed(frame: Option<CloseFrame>) -> End {
@@ -208,14 +216,19 @@ fn closed(frame: Option<CloseFrame>) -> End {
         Some(CloseFrame { code, reason }) => {
             let code = u16::from(code);
             let reason = if reason.is_empty() { String::new() } else { format!(": {}", one_line(&reason)) };
-            complain!("closed with {code}{reason}");
+            complain!("{}", spoken!("closed with {code}{reason}", "以 {code} 关闭{reason}"));
             if matches!(code, 1000 | 1001) { End::Clean } else { End::Closed }
         }
         None => {
-            complain!("closed");
+            complain!("{}", spoken!("closed", "已关闭"));
             End::Clean
         }
     }
+}
+
+/// Why a connection ended that should not.
+fn lost(e: &dyn std::fmt::Display) -> String {
+    spoken!("the connection is lost: {e}", "连接断了：{e}")
 }
 
 /// Why there is no connection.
@@ -224,9 +237,13 @@ fn refused(e: Error) -> String {
         Error::Http(response) => {
             let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
             let body = if body.trim().is_empty() { String::new() } else { format!(": {}", body.trim()) };
-            format!("the server refused the connection with {}{body}", response.status())
+            let status = response.status();
+            spoken!("the server refused the connection with {status}{body}", "服务器以 {status} 拒绝了连接{body}")
         }
-        e => format!("the server is no WebSocket server, or it failed: {e}"),
+        e => spoken!(
+            "the server is no WebSocket server, or it failed: {e}",
+            "对方不是 WebSocket 服务器，或者出错了：{e}"
+        ),
     }
 }
 

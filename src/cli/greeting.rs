@@ -6,6 +6,7 @@ use crate::config::file::read;
 use crate::config::{Config, Protocol, Server, Tls};
 use crate::engine::Addresses;
 use crate::script::program::shown;
+use crate::telemetry::language::{padding, spoken};
 use crate::telemetry::log::escape::for_terminal;
 use crate::telemetry::terminal::say;
 
@@ -66,37 +67,58 @@ impl Greeting {
         for (i, at) in engines.iter().enumerate() {
             say!("");
             if engines.len() > 1 {
-                say!("  Node {}", i + 1);
+                let number = i + 1;
+                say!("  {}", spoken!("Node {number}", "节点 {number}"));
             }
             for ((addr, (what, scheme, path)), entry) in at.servers.iter().zip(&self.servers).zip(&self.entries) {
                 let place = format!("{scheme}{}{path}", reachable(*addr));
-                let line = format!("  {what:<11} {place}    handled by {entry} (save it, and it is live)");
-                say!("{}", for_terminal(&line));
+                let handled =
+                    spoken!("handled by {entry} (save it, and it is live)", "由 {entry} 处理（保存后立即生效）");
+                say!("{}", for_terminal(&row(what, &format!("{place}    {handled}"))));
             }
-            say!("  API         {}{}/v1/mesh/publish", self.api, reachable(at.api));
+            say!("{}", row("API", &format!("{}{}/v1/mesh/publish", self.api, reachable(at.api))));
         }
         if engines.len() > 1 {
             say!("");
         }
         let center = format!("{}{}", self.center, reachable(center));
-        say!("  Center      {center}/v1/nodes");
+        say!("{}", row(&spoken!("Center", "中心"), &format!("{center}/v1/nodes")));
         if self.console {
-            say!("  Console     {center}/console/");
-            say!("  Demo        {center}/");
+            say!("{}", row(&spoken!("Console", "控制台"), &format!("{center}/console/")));
+            say!("{}", row(&spoken!("Demo", "演示"), &format!("{center}/")));
         }
         say!("");
         let channel = if self.shipped { "video:100001" } else { "CHANNEL" };
         if self.shipped {
-            say!("  Connect, send {{\"op\":\"subscribe\",\"channel\":\"100001@video\"}}, then publish to it:");
+            let message = r#"{"op":"subscribe","channel":"100001@video"}"#;
+            say!(
+                "  {}",
+                spoken!("Connect, send {message}, then publish to it:", "连接，发送 {message}，然后向它发布：")
+            );
         } else {
-            say!("  Publish to those that a script has subscribed to CHANNEL:");
+            say!(
+                "  {}",
+                spoken!(
+                    "Publish to those that a script has subscribed to CHANNEL:",
+                    "向脚本为其订阅了 CHANNEL 的客户端发布："
+                )
+            );
         }
         // Any of them will do; the last one shows that the nodes are connected.
         let Some(api) = engines.last().map(|at| reachable(at.api)) else { return };
         let (user, note) = match &self.access {
             Access::Everybody => (String::new(), None),
-            Access::User(name) => (format!(" -u {}", quoted(name)), Some("(curl asks for the password of that user.)")),
-            Access::Nobody => (String::new(), Some("(None of access.users may publish from this machine.)")),
+            Access::User(name) => {
+                let asks = spoken!("(curl asks for the password of that user.)", "（curl 会询问该用户的密码。）");
+                (format!(" -u {}", quoted(name)), Some(asks))
+            }
+            Access::Nobody => {
+                let nobody = spoken!(
+                    "(None of access.users may publish from this machine.)",
+                    "（access.users 里没有用户可以从本机发布。）"
+                );
+                (String::new(), Some(nobody))
+            }
         };
         let user = for_terminal(&user);
         let scheme = self.api;
@@ -104,6 +126,11 @@ impl Greeting {
         note.iter().for_each(|note| say!("  {note}"));
         say!("");
     }
+}
+
+/// A line of the list: its name, in columns of equal width, and the rest.
+fn row(name: &str, rest: &str) -> String {
+    format!("  {name}{} {rest}", padding(name, 11))
 }
 
 fn place(server: &Server) -> (&'static str, &'static str, String) {

@@ -5,20 +5,24 @@ use std::os::fd::AsRawFd;
 use zeroize::Zeroizing;
 
 use crate::secret::password;
+use crate::telemetry::language::spoken;
 
 /// The longest password, in bytes.
 const LONGEST: usize = 1024;
 
 /// Reads a password from standard input and prints its hash.
 pub(super) fn run() -> Result<(), String> {
-    let line = read().map_err(|e| format!("standard input cannot be read: {e}"))?;
+    let line = read().map_err(|e| spoken!("standard input cannot be read: {e}", "无法读取标准输入：{e}"))?;
     // As much as a line of a file: no more than the end of the line is cut off.
     let password = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let password = password.strip_suffix(b"\r").unwrap_or(password);
     if password.is_empty() || password.len() > LONGEST {
-        return Err(format!("a password of 1 to {LONGEST} bytes is expected on standard input"));
+        return Err(spoken!(
+            "a password of 1 to {LONGEST} bytes is expected on standard input",
+            "标准输入里应是 1 到 {LONGEST} 字节的密码"
+        ));
     }
-    let hash = password::hash(password).ok_or("this password cannot be hashed")?;
+    let hash = password::hash(password).ok_or_else(|| spoken!("this password cannot be hashed", "这个密码无法散列"))?;
     println!("{hash}");
     Ok(())
 }
@@ -27,7 +31,7 @@ pub(super) fn run() -> Result<(), String> {
 fn read() -> std::io::Result<Zeroizing<Vec<u8>>> {
     let mut input = std::io::stdin();
     let quiet = input.is_terminal().then(|| {
-        eprint!("Password: ");
+        eprint!("{}", spoken!("Password: ", "密码："));
         Quiet::new(input.as_raw_fd())
     });
     // As large as it gets, so that no copy is left behind.

@@ -5,15 +5,18 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::telemetry::language::spoken;
 use crate::telemetry::terminal::say;
 
 /// What to make.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// The folder to make; it must not be there, or be empty
+    /// zh: 要新建的目录；必须不存在，或者是空的
     #[arg(value_name = "NAME")]
     name: PathBuf,
     /// What it is to be
+    /// zh: 建成什么
     #[arg(long, value_enum, default_value_t = Template::Barrage)]
     template: Template,
 }
@@ -22,14 +25,19 @@ pub(super) struct Options {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Template {
     /// Comments over a video
+    /// zh: 视频弹幕
     Barrage,
     /// Rooms to talk in
+    /// zh: 聊天室
     Chat,
     /// A user's messages, on every device
+    /// zh: 用户的消息，发到他的每个设备
     Messages,
     /// Last quotes and new ones
+    /// zh: 最近的报价和新的报价
     Quotes,
     /// Devices over TCP, and a dashboard
+    /// zh: 通过 TCP 接入的设备，以及一个仪表盘
     Device,
 }
 
@@ -83,7 +91,7 @@ impl Options {
         match fs::read_dir(&self.name) {
             Ok(mut entries) => {
                 if entries.next().is_some() {
-                    return Err(format!("{shown} is there already, and not empty"));
+                    return Err(spoken!("{shown} is there already, and not empty", "{shown} 已经存在，而且不是空的"));
                 }
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -93,7 +101,15 @@ impl Options {
             let file = self.name.join(to);
             write(&file, &self.template.text(text)).map_err(|e| format!("{}: {e}", file.display()))?;
         }
-        say!("{shown} is ready. What to do with it stands in {}", self.name.join("README.md").display());
+        let readme = self.name.join("README.md");
+        let readme = readme.display();
+        say!(
+            "{}",
+            spoken!(
+                "{shown} is ready. What to do with it stands in {readme}",
+                "{shown} 已经建好。接下来做什么，写在 {readme} 里"
+            )
+        );
         say!("\n    cd {shown}\n    connmix test\n    connmix dev");
         Ok(())
     }

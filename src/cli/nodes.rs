@@ -16,9 +16,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::greeting::Greeting;
+use super::options::without_cluster;
 use super::signals::{Signals, Wish};
 use crate::config::{Config, Home};
-use crate::engine::{Addresses, HAS_CLUSTER, WITHOUT_CLUSTER, check_scripts};
+use crate::engine::{Addresses, HAS_CLUSTER, check_scripts};
+use crate::telemetry::language::{Language, spoken};
 use crate::telemetry::log::cut::MAX_LINE;
 use crate::telemetry::terminal::say;
 
@@ -63,17 +65,17 @@ pub(super) struct Common<'a> {
 /// Runs the cluster until it is stopped. `load` reads the file.
 pub(super) fn run(common: &Common, load: impl FnOnce() -> Result<Config, String>, nodes: u16) -> Result<(), String> {
     if !HAS_CLUSTER {
-        return Err(WITHOUT_CLUSTER.to_owned());
+        return Err(without_cluster());
     }
     // Signals first: one that asks for a stop during the start is not lost.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|e| format!("the runtime could not start: {e}"))?;
-    let signals = runtime.block_on(async { Signals::watch() }).map_err(|e| format!("signals: {e}"))?;
+        .map_err(|e| spoken!("the runtime could not start: {e}", "运行时无法启动：{e}"))?;
+    let signals = runtime.block_on(async { Signals::watch() }).map_err(|e| spoken!("signals: {e}", "信号：{e}"))?;
     let config = load()?;
     // Here once, rather than by each of them.
-    check_scripts(&config)?;
+    check_scripts(&config, Language::chosen())?;
     let homes = ports::plan(&config, nodes)?;
     let greeting = Greeting::of(&config);
     let (tell, reports) = mpsc::channel(homes.len());
@@ -102,7 +104,9 @@ struct Node {
 
 impl Node {
     fn start(common: &Common, home: &Home, tell: mpsc::Sender<(u16, Addresses)>) -> Result<Node, String> {
-        let failed = |e: &dyn std::fmt::Display| format!("node {} could not start: {e}", home.number);
+        let number = home.number;
+        let failed =
+            |e: &dyn std::fmt::Display| spoken!("node {number} could not start: {e}", "节点 {number} 无法启动：{e}");
         let program = std::env::current_exe().map_err(|e| failed(&e))?;
         let mut command = Command::new(program);
         command.arg("dev").arg("-f").arg(common.file);
@@ -194,7 +198,10 @@ impl Cluster {
                     Wish::Stop | Wish::StopOnce if !self.stopping => self.stop(),
                     Wish::Stop => {
                         self.nodes.iter().for_each(|node| node.signal(libc::SIGKILL));
-                        failed = failed.or(Some("stopped before all connections had ended: a second signal".to_owned()));
+                        failed = failed.or(Some(spoken!(
+                            "stopped before all connections had ended: a second signal",
+                            "没有等所有连接结束就停止了：收到了第二个信号"
+                        )));
                     }
                     Wish::Reload => self.nodes.iter().for_each(|node| node.signal(libc::SIGHUP)),
                     Wish::StopOnce | Wish::Reopen | Wish::Upgrade => {}
@@ -211,10 +218,12 @@ impl Cluster {
                         let whole = self.serves && !self.stopping;
                         if whole {
                             // This may be a test of the user's: the other nodes go on.
-                            say!("{}has ended: {status}", prefix(number, std::io::stdout().is_terminal()));
+                            let node = prefix(number, std::io::stdout().is_terminal());
+                            say!("{}", spoken!("{node}has ended: {status}", "{node}已经结束：{status}"));
                         }
                         if !whole && !status.success() {
-                            failed = failed.or(Some(format!("{}ended: {status}", prefix(number, false))));
+                            let node = prefix(number, false);
+                            failed = failed.or_else(|| Some(spoken!("{node}ended: {status}", "{node}结束了：{status}")));
                         }
                         if !self.serves && !self.stopping {
                             self.stop();

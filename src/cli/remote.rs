@@ -7,12 +7,14 @@ use std::io::{self, IsTerminal, Write};
 
 use crate::dial::http::{Api, Login};
 use crate::dial::stream::Trust;
+use crate::telemetry::language::spoken;
 use crate::telemetry::log::escape::Escaping;
 
 /// Where an engine is.
 #[derive(Debug, Args)]
 pub(super) struct Remote {
     /// The API: of the center, or of an engine [default: on this machine, port 6787; top: 6789]
+    /// zh: API 的地址：中心的或引擎的 [默认：本机的 6787 端口；top 是 6789]
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     #[command(flatten)]
@@ -45,7 +47,7 @@ pub(super) fn in_query(text: &str) -> String {
 /// Runs what waits for a network.
 pub(super) fn wait_for<T>(what: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|e| format!("the runtime could not start: {e}"))?.block_on(what)
+    runtime.map_err(|e| spoken!("the runtime could not start: {e}", "运行时无法启动：{e}"))?.block_on(what)
 }
 
 /// Standard output, for lines. Its end is no error: the reader has seen enough.

@@ -9,11 +9,12 @@ use tracing::level_filters::LevelFilter;
 
 use super::greeting::Greeting;
 use super::nodes::Report;
-use super::options::{Run, load};
+use super::options::{Run, load, without_cluster};
 use super::signals::{Signals, Wish};
 use super::upgrade::{self, Asked, Outcome, Program};
 use crate::config::{Config, Format, Home, Level, Listen, NodeRole};
-use crate::engine::{Before, Engine, HAS_CLUSTER, Listeners, WITHOUT_CLUSTER};
+use crate::engine::{Before, BindError, Engine, HAS_CLUSTER, Listeners};
+use crate::telemetry::language::spoken;
 use crate::telemetry::log::{Log, Rotation, Style};
 
 fn level_filter(level: Level) -> LevelFilter {
@@ -68,15 +69,17 @@ struct Started {
 
 /// Serves until it is told to stop, or a successor serves.
 pub(super) fn serve(run: &Run, mode: Mode) -> Result<(), String> {
-    let program = Program::of_this_process(&run.file.file);
+    let program = Program::of_this_process(&run.file.file, mode.role);
     // Signals first: one that asks for a stop during the start is not lost, and none kills.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|e| format!("the runtime could not start: {e}"))?;
-    let signals = runtime.block_on(async { Signals::watch() }).map_err(|e| format!("signals: {e}"))?;
+        .map_err(|e| spoken!("the runtime could not start: {e}", "运行时无法启动：{e}"))?;
+    let signals = runtime.block_on(async { Signals::watch() }).map_err(|e| spoken!("signals: {e}", "信号：{e}"))?;
     if mode.home.is_some() {
-        signals.stop_at_end_of_input().map_err(|e| format!("the parent can't be watched: {e}"))?;
+        signals
+            .stop_at_end_of_input()
+            .map_err(|e| spoken!("the parent can't be watched: {e}", "无法监视父进程：{e}"))?;
     }
     let mut before = mode.succeed.map(upgrade::before).transpose()?;
     let refuse = |before: &mut Option<Before>, why: String| {
@@ -89,7 +92,7 @@ pub(super) fn serve(run: &Run, mode: Mode) -> Result<(), String> {
     }
     // Open to the end of this function: what happens during the stop is logged too.
     let log = open_log(&config, mode.dev).map_err(|why| refuse(&mut before, why))?;
-    let started = start(run, &mode, config, &log, before.as_mut()).map_err(|why| refuse(&mut before, why))?;
+    let mut started = start(run, &mode, config, &log, before.as_mut()).map_err(|why| refuse(&mut before, why))?;
     if let Some(before) = &mut before {
         match started.engine.succeed(before) {
             Ok(clients) => tracing::info!("took over {clients} clients from process {}", before.process),
@@ -108,7 +111,9 @@ pub(super) fn serve(run: &Run, mode: Mode) -> Result<(), String> {
             tracing::info!("stopped");
             Ok(())
         }
-        Err(why) => Err(format!("stopped before all connections had ended: {why}")),
+        Err(why) => {
+            Err(spoken!("stopped before all connections had ended: {why}", "没有等所有连接结束就停止了：{why}"))
+        }
     }
 }
 
@@ -116,7 +121,7 @@ pub(super) fn serve(run: &Run, mode: Mode) -> Result<(), String> {
 fn configure(run: &Run, mode: &Mode) -> Result<Config, String> {
     let config = Config { dev: mode.dev, ..load(&run.file)?.for_role(mode.role).at_home(mode.home.clone()) };
     if config.is_of_mesh() && !HAS_CLUSTER {
-        return Err(WITHOUT_CLUSTER.to_owned());
+        return Err(without_cluster());
     }
     if config.is_of_mesh() && !config.cluster.tls_cert.is_empty() {
         serve_links_on_one_thread();
@@ -141,7 +146,7 @@ fn start(run: &Run, mode: &Mode, config: Config, log: &Log, before: Option<&mut 
     let engine = match before {
         None => {
             let listeners = Listeners::bind(&config)
-                .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
+                .map_err(|errors| errors.iter().map(BindError::spoken).collect::<Vec<_>>().join("\n"))?;
             Engine::start(config, listeners, workers, on_level)
         }
         Some(before) => {
@@ -149,7 +154,7 @@ fn start(run: &Run, mode: &Mode, config: Config, log: &Log, before: Option<&mut 
             Engine::start_after(before, config, listeners, workers, on_level)
         }
     };
-    let engine = engine.map_err(|e| e.to_string())?;
+    let engine = engine.map_err(|e| e.spoken())?;
     let (at, role) = (engine.addresses(), mode.role);
     let apis = [(open_api && role.engine, at.api), (open_center && role.center, at.center)];
     let open = apis.into_iter().filter_map(|(open, addr)| open.then_some(addr)).collect();
@@ -186,7 +191,8 @@ async fn live(
     }
 
     let program = Arc::new(program);
-    let mut asked = upgrade::listen(program.file(), succeeds);
+    let mut asked = upgrade::listen(program.name(), succeeds);
+    let mut joining = tokio::time::interval(upgrade::WAITS / 3);
     let mut upgrading: Option<JoinHandle<Outcome>> = None;
     // A stop that was asked for during an upgrade, and waits for its end.
     let mut stop = None;
@@ -219,6 +225,7 @@ async fn live(
                     break None;
                 }
             }
+            _ = joining.tick(), if !ready => upgrade::tell_supervisor_to_wait(),
             () = serving(&engine), if !ready => {
                 ready = true;
                 tell_ready();

@@ -5,23 +5,29 @@ use serde_json::Value;
 use std::fmt::Write;
 
 use super::remote::{Out, Remote, in_query, one_line, wait_for};
+use crate::telemetry::language::spoken;
 
 /// What to show.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// Only of this channel, and of clients that are in it; with * at its end, of all that begin so
+    /// zh: 只显示这个频道，以及其中的客户端；末尾是 * 时，是以此开头的所有频道
     #[arg(long, value_name = "CHANNEL")]
     channel: Option<String>,
     /// Only of this client
+    /// zh: 只显示这个客户端
     #[arg(long, value_name = "ID")]
     client: Option<String>,
     /// Only what goes wrong
+    /// zh: 只显示出错的
     #[arg(long)]
     errors: bool,
     /// With the beginning of messages; needs the role write
+    /// zh: 附带消息的开头部分；需要角色 write
     #[arg(long)]
     bodies: bool,
     /// The events as they come: one JSON object a line
+    /// zh: 原样打印事件：每行一个 JSON 对象
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -55,7 +61,8 @@ impl Options {
                 return Err(api.refusal(reply.status, &text));
             }
             while let Some(line) = reply.line().await? {
-                let event: Value = serde_json::from_str(&line).map_err(|_| "this is no stream of events")?;
+                let event: Value = serde_json::from_str(&line)
+                    .map_err(|_| spoken!("this is no stream of events", "收到的不是事件流"))?;
                 let shown = match self.json {
                     true => Some(line),
                     false => show(&event, &out),
@@ -64,10 +71,11 @@ impl Options {
                     return Ok(());
                 }
                 if event["event"] == "end" {
-                    return Err(format!("the engine has ended it: {}", text(&event["text"])));
+                    let why = text(&event["text"]);
+                    return Err(spoken!("the engine has ended it: {why}", "引擎结束了它：{why}"));
                 }
             }
-            Err("the engine has ended it".to_owned())
+            Err(spoken!("the engine has ended it", "引擎结束了它"))
         })
     }
 }

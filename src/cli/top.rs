@@ -6,17 +6,21 @@ use std::time::{Duration, Instant};
 
 use super::remote::{NobodyReads, Out, Remote, wait_for};
 use crate::dial::http::Api;
+use crate::telemetry::language::{Language, padding};
 
 /// What to watch.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// One line after a second, and the end
+    /// zh: 一秒之后打印一行就结束
     #[arg(long)]
     once: bool,
     /// Seconds between two lines
+    /// zh: 两行之间的秒数
     #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=3600))]
     every: u32,
     /// A JSON object instead of each line
+    /// zh: 每行改为一个 JSON 对象
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -49,9 +53,9 @@ impl Page {
     }
 }
 
-/// One column: its heading, its key in JSON, and how its value is made of two pages.
+/// One column: its heading in English and in Chinese, its key in JSON, and how its value is made of two pages.
 struct Column {
-    heading: &'static str,
+    heading: [&'static str; 2],
     key: &'static str,
     value: fn(&Page, &Page) -> Option<f64>,
     show: fn(f64) -> String,
@@ -85,69 +89,74 @@ fn bytes(value: f64) -> String {
 
 const COLUMNS: [Column; 13] = [
     Column {
-        heading: "nodes",
+        heading: ["nodes", "节点"],
         key: "nodes",
         value: |_, now| now.get("connmix_center_registry_engine_nodes"),
         show: whole,
     },
     Column {
-        heading: "clients",
+        heading: ["clients", "客户端"],
         key: "clients",
         value: |_, now| now.get("connmix_engine_servers_clients").or(now.get("connmix_center_registry_clients")),
         show: whole,
     },
-    Column { heading: "chan", key: "channels", value: |_, now| now.get("connmix_engine_channels"), show: whole },
     Column {
-        heading: "in/s",
+        heading: ["chan", "频道"],
+        key: "channels",
+        value: |_, now| now.get("connmix_engine_channels"),
+        show: whole,
+    },
+    Column {
+        heading: ["in/s", "收到/秒"],
         key: "messages_per_second",
         value: |before, now| rate(before, now, "connmix_engine_servers_read_messages_total"),
         show: whole,
     },
     Column {
-        heading: "publ/s",
+        heading: ["publ/s", "发布/秒"],
         key: "publishes_per_second",
         value: |before, now| rate(before, now, "connmix_engine_publishes_total"),
         show: whole,
     },
     Column {
-        heading: "deliv/s",
+        heading: ["deliv/s", "投递/秒"],
         key: "deliveries_per_second",
         value: |before, now| rate(before, now, "connmix_engine_deliveries_total"),
         show: whole,
     },
     Column {
-        heading: "drop/s",
+        heading: ["drop/s", "丢弃/秒"],
         key: "dropped_per_second",
         value: |before, now| rate(before, now, "connmix_engine_dropped_messages_total"),
         show: whole,
     },
     Column {
-        heading: "handl/s",
+        heading: ["handl/s", "调用/秒"],
         key: "handlers_per_second",
         value: |before, now| rate(before, now, "connmix_engine_handler_duration_seconds_count"),
         show: whole,
     },
-    Column { heading: "ms", key: "handler_mean_ms", value: handler_mean, show: fine },
+    Column { heading: ["ms", "毫秒"], key: "handler_mean_ms", value: handler_mean, show: fine },
     Column {
-        heading: "err/s",
+        heading: ["err/s", "错误/秒"],
         key: "handler_errors_per_second",
         value: |before, now| rate(before, now, "connmix_engine_handler_errors_total"),
         show: whole,
     },
     Column {
-        heading: "cpu%",
+        heading: ["cpu%", "cpu%"],
         key: "cpu_percent",
         value: |before, now| Some(100.0 * rate(before, now, "process_cpu_seconds_total")?),
         show: whole,
     },
     Column {
-        heading: "lua",
+        heading: ["lua", "lua"],
         key: "lua_bytes",
         value: |_, now| now.get("connmix_engine_lua_memory_bytes"),
         show: bytes,
     },
     Column {
-        heading: "memory",
+        heading: ["memory", "内存"],
         key: "memory_bytes",
         value: |_, now| now.get("process_resident_memory_bytes"),
         show: bytes,
@@ -185,12 +194,20 @@ impl Options {
             return out.line(&json(before, now).to_string());
         }
         if at.is_multiple_of(HEADING) {
-            let headings: Vec<String> = COLUMNS.iter().map(|column| format!("{:>8}", column.heading)).collect();
-            out.line(&out.colour(1, &headings.concat()))?;
+            out.line(&out.colour(1, &headings(Language::chosen())))?;
         }
         let shown = |column: &Column| (column.value)(before, now).map_or_else(|| "-".to_owned(), column.show);
         out.line(&COLUMNS.iter().map(|column| format!("{:>8}", shown(column))).collect::<String>())
     }
+}
+
+/// The headings, in columns as wide as those of the values.
+fn headings(language: Language) -> String {
+    let of = |column: &Column| match language {
+        Language::English => column.heading[0],
+        Language::Chinese => column.heading[1],
+    };
+    COLUMNS.iter().map(of).map(|heading| padding(heading, 8) + heading).collect()
 }
 
 fn json(before: &Page, now: &Page) -> serde_json::Value {
@@ -205,6 +222,14 @@ async fn page(api: &Api) -> Result<Page, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::language::columns;
+
+    #[test]
+    fn headings_are_as_wide_in_both_languages() {
+        let wide = [Language::English, Language::Chinese].map(|language| columns(&headings(language)));
+        assert_eq!(wide, [8 * COLUMNS.len(); 2]);
+        assert!(headings(Language::Chinese).starts_with("    节点"), "{}", headings(Language::Chinese));
+    }
 
     #[test]
     fn rates_are_made_of_two_pages() {

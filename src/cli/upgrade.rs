@@ -2,7 +2,8 @@
 //! to it.
 //!
 //! Processes are found by their configuration file: each listens on a Unix socket without a file (unix(7), "abstract"), whose
-//! name is made of the user and the file. Who may ask is told by the system: the same user, and root.
+//! name is made of the user, the file and the process's part in a cluster: a center and an engine may have one file. Who may ask
+//! is told by the system: the same user, and root.
 
 mod successor;
 
@@ -18,9 +19,10 @@ use tokio::sync::mpsc;
 
 use successor::Successor;
 
-use crate::config::Config;
+use crate::config::{Config, NodeRole};
 use crate::engine::{Before, Estate, check_certificates, check_scripts};
 use crate::handover::Link;
+use crate::telemetry::language::{Language, spoken, system};
 use crate::telemetry::log::escape::for_terminal;
 use crate::telemetry::terminal::{complain, say};
 
@@ -32,6 +34,8 @@ const ASK: Duration = Duration::from_secs(5);
 const NAME: Duration = Duration::from_secs(30);
 /// How long it takes at most until a successor has the name.
 const SOON: Duration = Duration::from_secs(1);
+/// How long systemd is asked to wait for an engine that joins its cluster; it is asked again in time.
+pub(super) const WAITS: Duration = Duration::from_secs(30);
 
 /// Somebody asks for an upgrade.
 pub(super) struct Asked {
@@ -54,11 +58,12 @@ pub(super) struct Program {
     path: PathBuf,
     args: Vec<OsString>,
     file: PathBuf,
+    role: &'static str,
 }
 
 impl Program {
     /// To be called before anything changes the working directory. `file`: the configuration file.
-    pub(super) fn of_this_process(file: &Path) -> Program {
+    pub(super) fn of_this_process(file: &Path, role: NodeRole) -> Program {
         let mut args = std::env::args_os();
         let name = args.next().map(PathBuf::from).unwrap_or_default();
         let mut kept: Vec<OsString> = Vec::new();
@@ -70,12 +75,23 @@ impl Program {
             }
         }
         let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
-        Program { path: path(&name), args: kept, file }
+        Program { path: path(&name), args: kept, file, role: part(role) }
     }
 
-    /// The file by which it is found.
-    pub(super) fn file(&self) -> &Path {
-        &self.file
+    /// The file and the part by which it is found.
+    pub(super) fn name(&self) -> (&Path, &'static str) {
+        (&self.file, self.role)
+    }
+}
+
+/// The parts of a cluster that a process with one file may be. Centers are replaced first.
+const PARTS: [&str; 3] = ["center", "engine", "single"];
+
+fn part(role: NodeRole) -> &'static str {
+    match (role.center, role.engine) {
+        (true, false) => PARTS[0],
+        (false, _) => PARTS[1],
+        (true, true) => PARTS[2],
     }
 }
 
@@ -90,13 +106,13 @@ fn path(name: &Path) -> PathBuf {
     found.unwrap_or_else(running)
 }
 
-/// The name under which a process with that file is asked.
-fn address(file: &Path) -> io::Result<SocketAddr> {
+/// The name under which a process with that file, and that part, is asked.
+fn address(file: &Path, part: &str) -> io::Result<SocketAddr> {
     let file = std::fs::canonicalize(file).or_else(|_| std::path::absolute(file))?;
     let hash = fnv(file.as_os_str().as_encoded_bytes());
     // SAFETY: it takes nothing and always succeeds.
     let user = unsafe { libc::geteuid() };
-    SocketAddr::from_abstract_name(format!("connmix-{user}-{hash:016x}"))
+    SocketAddr::from_abstract_name(format!("connmix-{user}-{hash:016x}-{part}"))
 }
 
 /// FNV-1a: the same in every build.
@@ -105,13 +121,13 @@ fn fnv(bytes: &[u8]) -> u64 {
 }
 
 /// Listens for those who ask; they are told of by the result. `succeeds`: the process before may have the name yet.
-pub(super) fn listen(file: &Path, succeeds: bool) -> mpsc::Receiver<Asked> {
+pub(super) fn listen((file, part): (&Path, &'static str), succeeds: bool) -> mpsc::Receiver<Asked> {
     let (tell, asked) = mpsc::channel(1);
     let file = file.to_owned();
     let serve = move || {
         let began = Instant::now();
         let listener = loop {
-            match address(&file).and_then(|address| UnixListener::bind_addr(&address)) {
+            match address(&file, part).and_then(|address| UnixListener::bind_addr(&address)) {
                 Ok(listener) => break listener,
                 Err(_) if succeeds && began.elapsed() < NAME => std::thread::sleep(Duration::from_millis(20)),
                 Err(e) => return tracing::debug!("connmix upgrade does not reach this process: {e}"),
@@ -178,6 +194,9 @@ pub(super) fn run(program: &Program, estate: &Estate, patience: Duration, asked:
 }
 
 fn hand_over(program: &Program, estate: &Estate, patience: Duration, dry: bool) -> Result<(String, Outcome), String> {
+    if program.args.iter().any(|arg| arg.as_encoded_bytes().starts_with(b"--home")) {
+        return Err("the nodes that connmix dev has started are not upgraded: start that anew".to_owned());
+    }
     if std::process::id() == 1 {
         return Err("this is the first process of its container, which ends with it: restart the container".to_owned());
     }
@@ -217,16 +236,10 @@ pub(super) fn before(descriptor: RawFd) -> Result<Before, String> {
 pub(super) fn could(before: &mut Before, config: &Config) -> Result<(), String> {
     let checked = before
         .listeners(config)
-        .and_then(|_| check_scripts(config))
+        .and_then(|_| check_scripts(config, Language::English))
         .and_then(|warnings| Ok((warnings, check_certificates(config)?)));
     let (mut said, more) = checked.inspect_err(|why| before.refuse(why))?;
     said.extend(more);
-    for (at, server) in config.servers.iter().enumerate().filter(|(_, server)| !server.tls.cert.is_empty()) {
-        said.push(format!(
-            "engine.servers[{at}] ({}): its clients have TLS, and are closed with 1012",
-            server.listen.addr
-        ));
-    }
     said.push(format!("connmix {} could take over", env!("CARGO_PKG_VERSION")));
     before.ready(&said.join("\n"))
 }
@@ -237,50 +250,74 @@ pub(super) fn stop(process: u32) {
     unsafe { libc::kill(process as i32, libc::SIGTERM) };
 }
 
-/// Reaches the process that runs with that file. One that has just taken over has the name in a moment.
-fn connect(file: &Path) -> io::Result<UnixStream> {
-    let (address, began) = (address(file)?, Instant::now());
+/// The parts of the processes that run with that file. One that has just taken over has its name in a moment.
+fn running(file: &Path) -> Result<Vec<&'static str>, String> {
+    let began = Instant::now();
     loop {
-        match UnixStream::connect_addr(&address) {
-            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused && began.elapsed() < SOON => {
-                std::thread::sleep(Duration::from_millis(20));
+        let mut problem = None;
+        let mut is_there = |part: &str| match address(file, part).and_then(|at| UnixStream::connect_addr(&at)) {
+            Ok(_) => true,
+            Err(e) => {
+                problem = Some(e);
+                false
             }
-            connected => return connected,
+        };
+        let running: Vec<_> = PARTS.into_iter().filter(|part| is_there(part)).collect();
+        if !running.is_empty() {
+            return Ok(running);
         }
+        if let Some(e) = problem.filter(|e| e.kind() != io::ErrorKind::ConnectionRefused || began.elapsed() > SOON) {
+            return Err(no_process(file, &e));
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// `upgrade`
+/// `upgrade`: of all processes that run with that file, one after the other.
 pub(super) fn ask(file: &Path, dry: bool) -> Result<(), String> {
+    running(file)?.into_iter().try_for_each(|part| ask_one(file, part, dry))
+}
+
+fn ask_one(file: &Path, part: &str, dry: bool) -> Result<(), String> {
     let began = Instant::now();
     let answer = loop {
-        let answer = ask_once(file, dry)?;
+        let answer = ask_once(file, part, dry)?;
         // One that has just been replaced has done nothing.
         if !answer.is_empty() || began.elapsed() > SOON {
             break answer;
         }
+        std::thread::sleep(Duration::from_millis(20));
     };
     match answer.trim_end().split_at_checked(1) {
         Some(("+", said)) => {
-            say!("{}", for_terminal(said));
+            let said = for_terminal(said);
+            say!("{}", spoken!("{said}", "进程的答复：{said}"));
             Ok(())
         }
         Some(("-", why)) => {
-            complain!("{}", for_terminal(why));
-            Err("nothing was changed".to_owned())
+            let why = for_terminal(why);
+            complain!("{}", spoken!("{why}", "进程的答复：{why}"));
+            Err(spoken!("nothing was changed", "什么都没有改变"))
         }
-        _ => Err("the process has ended without an answer".to_owned()),
+        _ => Err(spoken!("the process has ended without an answer", "进程没有答复就结束了")),
     }
 }
 
+fn no_process(file: &Path, e: &io::Error) -> String {
+    let (named, why) = (file.display(), system(e));
+    spoken!("no process of {named} can be asked: {0}", "找不到以 {named} 运行的进程：{0}", why.spoken())
+}
+
 /// Asks the process that runs with that file; an empty answer is none.
-fn ask_once(file: &Path, dry: bool) -> Result<String, String> {
-    let no_process = |e: io::Error| format!("no process of {} can be asked: {e}", file.display());
-    let mut socket = connect(file).map_err(no_process)?;
+fn ask_once(file: &Path, part: &str, dry: bool) -> Result<String, String> {
+    let mut socket = match address(file, part).and_then(|at| UnixStream::connect_addr(&at)) {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => return Ok(String::new()),
+        connected => connected.map_err(|e| no_process(file, &e))?,
+    };
     // SAFETY: it takes nothing and always succeeds.
     let own = unsafe { libc::geteuid() };
     if ![Some(own), Some(0)].contains(&user_of(&socket)) {
-        return Err("another user's process has taken the name".to_owned());
+        return Err(spoken!("another user's process has taken the name", "另一个用户的进程占用了这个名称"));
     }
     let mut answer = String::new();
     let asked = socket
@@ -289,22 +326,31 @@ fn ask_once(file: &Path, dry: bool) -> Result<String, String> {
     match asked {
         Ok(_) => Ok(answer),
         Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(String::new()),
-        Err(e) => Err(format!("the process does not answer: {e}")),
+        Err(e) => Err(spoken!("the process does not answer: {e}", "进程没有应答：{e}")),
     }
 }
 
 /// Tells systemd, if it has started this process, that the service is ready, and, of a successor, that this process is the
 /// service's main one from now on (sd_notify(3)).
 pub(super) fn tell_supervisor(successor: Option<u32>) {
+    let main = successor.map_or_else(String::new, |process| format!("MAINPID={process}\n"));
+    notify(&format!("{main}READY=1"));
+}
+
+/// Tells systemd that this process is not ready for some time yet, which is no failure: it waits for its center.
+pub(super) fn tell_supervisor_to_wait() {
+    notify(&format!("EXTEND_TIMEOUT_USEC={}", WAITS.as_micros()));
+}
+
+fn notify(text: &str) {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
     let address = match name.as_encoded_bytes().split_first() {
         Some((b'@', rest)) => SocketAddr::from_abstract_name(rest),
         _ => SocketAddr::from_pathname(&name),
     };
-    let main = successor.map_or_else(String::new, |process| format!("MAINPID={process}\n"));
     let told = UnixDatagram::unbound().and_then(|socket| {
         socket.connect_addr(&address?)?;
-        socket.send(format!("{main}READY=1").as_bytes())
+        socket.send(text.as_bytes())
     });
     if let Err(e) = told {
         tracing::warn!("systemd could not be told: {e}");
@@ -320,7 +366,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("connmix.yaml");
         std::fs::write(&file, "").unwrap();
-        let name = |file: &Path| address(file).unwrap().as_abstract_name().unwrap().to_owned();
+        let name = |file: &Path| address(file, "engine").unwrap().as_abstract_name().unwrap().to_owned();
         assert_eq!(name(&file), name(&dir.path().join("./connmix.yaml")));
         assert_ne!(name(&file), name(&dir.path().join("other.yaml")));
     }

@@ -4,20 +4,25 @@ use clap::Args;
 use serde_json::Value;
 
 use super::remote::{Out, Remote, in_query, one_line, wait_for};
+use crate::telemetry::language::{Language, spoken};
 
 /// Of whom, and of what.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// The client's id
+    /// zh: 客户端的 id
     #[arg(value_name = "CLIENT")]
     client: String,
     /// The id of a publish: what it came to, and whether the client was there
+    /// zh: 一次发布的 id：那次发布的结果，以及客户端当时在不在
     #[arg(value_name = "MESSAGE-ID")]
     message: Option<String>,
     /// The channel in which the client should have been
+    /// zh: 客户端本应在其中的频道
     #[arg(long, value_name = "CHANNEL")]
     channel: Option<String>,
     /// All that is known, as JSON
+    /// zh: 已知的全部内容，JSON 格式
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -35,13 +40,14 @@ impl Options {
             }
         }
         let text = wait_for(api.read(&path))?;
-        let answer: Value = serde_json::from_str(&text).map_err(|_| "the answer is no JSON")?;
+        let answer: Value =
+            serde_json::from_str(&text).map_err(|_| spoken!("the answer is no JSON", "答复不是 JSON"))?;
         let (why, out) = (&answer["r"], Out::new());
         if self.json {
             let _ = out.line(&why.to_string());
             return Ok(());
         }
-        for line in lines(why, &out) {
+        for line in lines(why, &out, Language::chosen()) {
             if out.line(&line).is_err() {
                 break;
             }
@@ -50,19 +56,40 @@ impl Options {
     }
 }
 
-fn lines(why: &Value, out: &Out) -> Vec<String> {
+/// The engine's verdicts in Chinese. Its sentence behind them is English.
+const VERDICTS: [(&str, &str); 10] = [
+    ("connected", "在线"),
+    ("subscribed", "在这个频道里"),
+    ("left", "已经离开这个频道"),
+    ("refused", "没有被允许进入这个频道"),
+    ("never_subscribed", "从没订阅过"),
+    ("closed", "连接已经结束"),
+    ("forgotten", "曾经在线，怎样结束的已经不记得"),
+    ("earlier_run", "它所在的节点后来重新启动过"),
+    ("other_node", "它的节点无法访问"),
+    ("never_connected", "从来没有这个客户端"),
+];
+
+fn verdict(name: &str, language: Language) -> String {
+    let zh = VERDICTS.iter().find(|(known, _)| *known == name).filter(|_| language == Language::Chinese);
+    zh.map_or_else(|| name.replace('_', " "), |(_, zh)| (*zh).to_owned())
+}
+
+fn lines(why: &Value, out: &Out, language: Language) -> Vec<String> {
     let text = |value: &Value| one_line(value.as_str().unwrap_or_default());
-    let verdict = text(&why["verdict"]).replace('_', " ");
-    let mut lines =
-        vec![format!("client {}: {}", text(&why["client"]), out.colour(1, &verdict)), text(&why["because"])];
+    let name = text(&why["verdict"]);
+    let (client, verdict) = (text(&why["client"]), out.colour(1, &verdict(&name, language)));
+    let say = |en: String, zh: String| if language == Language::Chinese { zh } else { en };
+    let first = say(format!("client {client}: {verdict}"), format!("客户端 {client}：{verdict}"));
+    let mut lines = vec![first, text(&why["because"])];
     let names = |value: &Value| value.as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(", ");
     let now = &why["now"];
     if now.is_object() {
         let (node, address) = (text(&now["node"]), text(&now["address"]));
-        lines.push(format!(
-            "now: node {node}, from {address}, {} channels: {}",
-            now["subscriptions"],
-            names(&now["channels"])
+        let (count, channels) = (&now["subscriptions"], names(&now["channels"]));
+        lines.push(say(
+            format!("now: node {node}, from {address}, {count} channels: {channels}"),
+            format!("现在：节点 {node}，来自 {address}，{count} 个频道：{channels}"),
         ));
     }
     let message = &why["message"];
@@ -71,10 +98,14 @@ fn lines(why: &Value, out: &Out) -> Vec<String> {
         let each = outcome.as_array().cloned().unwrap_or_else(|| vec![outcome.clone()]);
         let sum = |key: &str| each.iter().filter_map(|one| one[key].as_u64()).sum::<u64>();
         let came = match outcome.is_null() {
-            true => "has not been answered yet".to_owned(),
-            false => format!("reached {}, and not {}", sum("s"), sum("f")),
+            true => say("has not been answered yet".to_owned(), "还没有得到响应".to_owned()),
+            false => say(
+                format!("reached {}, and not {}", sum("s"), sum("f")),
+                format!("到达了 {} 个，没有到达 {} 个", sum("s"), sum("f")),
+            ),
         };
-        lines.push(format!("message {}: to {}, {came}", text(&message["id"]), names(&message["channels"])));
+        let (id, channels) = (text(&message["id"]), names(&message["channels"]));
+        lines.push(say(format!("message {id}: to {channels}, {came}"), format!("消息 {id}：发往 {channels}，{came}")));
     }
     lines
 }
@@ -92,7 +123,7 @@ mod tests {
             "message": {"id": "m", "channels": ["a", "c"], "outcome": [{"s": 1, "f": 0}, {"s": 2, "f": 1}]},
         });
         assert_eq!(
-            lines(&why, &Out::new()),
+            lines(&why, &Out::new(), Language::English),
             [
                 "client 7: never subscribed",
                 "it is not in a",
@@ -100,5 +131,23 @@ mod tests {
                 "message m: to a, c, reached 3, and not 1",
             ]
         );
+        assert_eq!(
+            lines(&why, &Out::new(), Language::Chinese),
+            [
+                "客户端 7：从没订阅过",
+                "it is not in a",
+                "现在：节点 9，来自 1.2.3.4:5，1 个频道：b",
+                "消息 m：发往 a, c，到达了 3 个，没有到达 1 个",
+            ]
+        );
+    }
+
+    /// The table of `docs/server-api.md`.
+    #[test]
+    fn every_verdict_has_its_words() {
+        let doc = include_str!("../../docs/server-api.md");
+        let table = doc.split("| `verdict` | |").nth(1).unwrap().split("\n\n").next().unwrap();
+        let listed: Vec<&str> = table.split("| `").skip(1).filter_map(|row| row.split('`').next()).collect();
+        assert_eq!(VERDICTS.map(|(name, _)| name).to_vec(), listed);
     }
 }

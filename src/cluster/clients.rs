@@ -213,6 +213,14 @@ impl Clients for LocalClients {
         self.ordered.began((run, epoch));
     }
 
+    fn hold(&mut self, held: bool) {
+        self.ordered.hold(held);
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.commands.is_empty() && self.ordered.is_at_rest()
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) {
         if self.hub().stuck().next().is_some() {
             // They wait for workers that may be stuck.

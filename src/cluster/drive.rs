@@ -1,5 +1,8 @@
 //! The threads of the mesh: one that works off what comes and keeps the time, and a sender for each other node.
 
+mod handover;
+mod succession;
+
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -8,11 +11,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
+use self::handover::{Order, Under};
 use super::bus::{Bus, Event};
 use super::link::Link;
 use super::members::Shared;
 use super::node::{Clients, Node, Output};
 use super::refusals::Refusals;
+
+pub use handover::Orders;
+pub use succession::Successor;
 
 /// How often the time is looked at.
 const TICK: Duration = Duration::from_millis(25);
@@ -24,6 +31,7 @@ const BATCH: usize = 64;
 /// The mesh's threads; they end when this is dropped or [`Driver::stop`] is called.
 pub struct Driver {
     stop: Option<oneshot::Sender<()>>,
+    orders: Orders,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -36,7 +44,19 @@ impl Driver {
         events: mpsc::Receiver<Event>,
         renumbered: impl Fn(u16) + Send + 'static,
     ) -> std::io::Result<Driver> {
+        let clock = Clock(Instant::now());
+        Driver::spawn(shared, (bus, events), (clock, renumbered), async move |_, _, clock| Some(make(clock.now())))
+    }
+
+    /// Starts the thread. `node` makes the node, in time; None: there is none.
+    fn spawn<C: Clients + Send + 'static>(
+        shared: Arc<Shared>,
+        (bus, mut events): (Arc<dyn Bus>, mpsc::Receiver<Event>),
+        (clock, renumbered): (Clock, impl Fn(u16) + Send + 'static),
+        node: impl AsyncFnOnce(&dyn Bus, &mut mpsc::Receiver<Event>, Clock) -> Option<Node<C>> + Send + 'static,
+    ) -> std::io::Result<Driver> {
         let (stop, stopped) = oneshot::channel();
+        let (orders, ordered) = Orders::new();
         let run = move || {
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
                 Ok(runtime) => runtime,
@@ -44,15 +64,23 @@ impl Driver {
             };
             // A bus may have a runtime of its own, which it can't end from within another one.
             let outlives = bus.clone();
-            let clock = Clock(Instant::now());
-            let (node, renumbered) = (make(clock.now()), Box::new(renumbered));
-            let drive = Drive { node, shared, bus, events, clock, renumbered, refusals: Refusals::default() };
-            runtime.block_on(drive.run(stopped));
+            runtime.block_on(async move {
+                let Some(node) = node(&*bus, &mut events, clock).await else { return };
+                let (renumbered, refusals) = (Box::new(renumbered), Refusals::default());
+                let (orders, under) = (ordered, Under::default());
+                let drive = Drive { node, shared, bus, events, orders, under, clock, renumbered, refusals };
+                drive.run(stopped).await;
+            });
             drop(runtime);
             drop(outlives);
         };
         let thread = std::thread::Builder::new().name("mesh".into()).spawn(run)?;
-        Ok(Driver { stop: Some(stop), thread: Some(thread) })
+        Ok(Driver { stop: Some(stop), orders, thread: Some(thread) })
+    }
+
+    /// What another thread may tell the mesh's.
+    pub fn orders(&self) -> Orders {
+        self.orders.clone()
     }
 
     /// Tells the other nodes that this one ends, and waits for the threads.
@@ -87,6 +115,9 @@ struct Drive<C> {
     shared: Arc<Shared>,
     bus: Arc<dyn Bus>,
     events: mpsc::Receiver<Event>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    /// What of a handover is under way.
+    under: Under,
     clock: Clock,
     renumbered: Box<dyn Fn(u16)>,
     refusals: Refusals,
@@ -110,6 +141,12 @@ impl<C: Clients> Drive<C> {
                 self.node.tick(self.clock.now());
             }
             let now = self.clock.now();
+            while let Poll::Ready(Some(order)) = self.orders.poll_recv(cx) {
+                self.under.carry_out(&mut self.node, order, now);
+            }
+            if self.under.is_over() {
+                return Poll::Ready(());
+            }
             let mut left = BATCH;
             while let Poll::Ready(event) = self.events.poll_recv(cx) {
                 match event {
@@ -129,11 +166,14 @@ impl<C: Clients> Drive<C> {
                 }
             }
             self.node.work(cx, now);
+            self.under.look(&mut self.node);
             self.act();
             Poll::Pending
         })
         .await;
-        self.node.leave();
+        if !self.under.is_over() {
+            self.node.leave();
+        }
         self.act();
         // The senders have a moment to say so; then they end.
         tokio::time::sleep(FAREWELL).await;

@@ -3,16 +3,16 @@
 
 use bytes::Bytes;
 use smallvec::SmallVec;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
 
 use super::link::{Full, Link, Request};
 use super::members::Shared;
 use super::protocol;
 use crate::hub::{
-    Ack, ChannelAction, ChannelCommand, Delivery, Hub, Mailbox, PendingCounts, Publication, Refused, WorkerSet,
+    Ack, ChannelAction, ChannelCommand, Delivery, Hub, Line, Mailbox, PendingCounts, Publication, Refused, WorkerSet,
 };
-use crate::ids::ClientId;
+use crate::ids::{ClientId, WorkerId};
 use crate::message::{Channel, Key, Kind};
 
 /// The other nodes that something is for.
@@ -67,13 +67,14 @@ impl Remote {
 
 /// Puts a delivery into a mailbox, waiting while it is full. False: the mailbox does not take it, and it is dropped.
 pub(super) async fn put(mailbox: &Mailbox, mut delivery: Delivery) -> bool {
+    let mut line = Line::default();
     loop {
-        match mailbox.offer(delivery) {
+        match mailbox.offer(delivery, line) {
             Ok(()) => return true,
             Err(Refused::Full(back)) => delivery = back,
             Err(Refused::Stuck | Refused::Closed) => return false,
         }
-        poll_fn(|cx| mailbox.poll_room(&delivery, cx)).await;
+        poll_fn(|cx| mailbox.poll_room(&delivery, &mut line, cx)).await;
     }
 }
 
@@ -127,28 +128,27 @@ impl ToChannel {
 }
 
 /// Puts something for a channel into the mailboxes of these workers, lowest first, and then onto the links to other nodes, with a
-/// share of the pending counts each. Returns those of the workers that have it: the others have failed.
-pub(super) async fn put_all(
+/// share of the pending counts each. Gives those of the workers that have it: the others have failed. Nothing is done before it is
+/// polled.
+pub(super) fn put_all(
     hub: Arc<Hub>,
     workers: WorkerSet,
     what: ToChannel,
     pending_counts: PendingCounts,
     remote: Remote,
-) -> WorkerSet {
-    let mut enqueued = workers.clone();
-    let mut handing_out = HandingOut { hub, what, pending_counts, left: workers, remote, begun: false };
-    while let Some(worker) = handing_out.left.first() {
-        if !put(handing_out.hub.mailbox(worker), handing_out.delivery()).await {
-            enqueued.remove(worker);
+) -> impl Future<Output = WorkerSet> + Send {
+    let mut handing_out = HandingOut { hub, what, pending_counts, workers, passed: 0, remote };
+    // A block: an async function would hold its arguments twice. What is rare is boxed, so that no publication carries what
+    // that needs: nearly always all mailboxes have room, and often there is no other node.
+    async move {
+        if let Some(refused) = handing_out.offer() {
+            Box::pin(handing_out.put_rest(refused)).await;
         }
-        handing_out.left.remove(worker);
-        handing_out.begun = true;
+        if !handing_out.remote.is_nobody() {
+            Box::pin(handing_out.put_remote()).await;
+        }
+        std::mem::take(&mut handing_out.workers)
     }
-    if !handing_out.remote.is_nobody() {
-        // Boxed, so that a publication for this node alone does not carry what it needs.
-        Box::pin(handing_out.put_remote()).await;
-    }
-    enqueued
 }
 
 /// Something for a channel on its way into mailboxes and onto links. Once one has it, all get it: if it is dropped then, since its
@@ -157,15 +157,50 @@ struct HandingOut {
     hub: Arc<Hub>,
     what: ToChannel,
     pending_counts: PendingCounts,
-    /// The workers that do not have it yet.
-    left: WorkerSet,
+    /// The workers that have it, and those that do not have it yet.
+    workers: WorkerSet,
+    /// Workers with a lower number do not get it any more. 0: nobody has it.
+    passed: u16,
     /// The nodes that do not have it yet.
     remote: Remote,
-    /// A worker has it.
-    begun: bool,
 }
 
 impl HandingOut {
+    /// The lowest worker that does not have it yet.
+    fn next(&self) -> Option<WorkerId> {
+        self.workers.iter().find(|worker| worker.0 >= self.passed)
+    }
+
+    /// A worker has it, or does not take it.
+    fn pass(&mut self, worker: WorkerId, has_it: bool) {
+        if !has_it {
+            self.workers.remove(worker);
+        }
+        self.passed = worker.0 + 1;
+    }
+
+    /// Puts it into mailboxes, up to one that is full: returns what that one has refused.
+    fn offer(&mut self) -> Option<Delivery> {
+        while let Some(worker) = self.next() {
+            match self.hub.mailbox(worker).offer(self.delivery(), Line::default()) {
+                Ok(()) => self.pass(worker, true),
+                Err(Refused::Full(delivery)) => return Some(delivery),
+                Err(Refused::Stuck | Refused::Closed) => self.pass(worker, false),
+            }
+        }
+        None
+    }
+
+    /// Goes on with what a mailbox has refused, and waits where one is full.
+    async fn put_rest(&mut self, refused: Delivery) {
+        let mut refused = Some(refused);
+        while let Some(worker) = self.next() {
+            let delivery = refused.take().unwrap_or_else(|| self.delivery());
+            let has_it = put(self.hub.mailbox(worker), delivery).await;
+            self.pass(worker, has_it);
+        }
+    }
+
     async fn put_remote(&mut self) {
         let (message, pending_counts) = (self.what.message(), &self.pending_counts);
         self.remote.put(&message, || request(pending_counts)).await;
@@ -178,10 +213,11 @@ impl HandingOut {
 
 impl Drop for HandingOut {
     fn drop(&mut self) {
-        if self.begun {
-            for worker in self.left.iter() {
+        if self.passed > 0 {
+            while let Some(worker) = self.next() {
                 // One that is refused fails its part of the counts.
-                let _ = self.hub.mailbox(worker).force(self.delivery());
+                let has_it = self.hub.mailbox(worker).force(self.delivery());
+                self.pass(worker, has_it);
             }
             if !self.remote.is_nobody() {
                 let (message, now) = (self.what.message(), self.remote.now());

@@ -51,12 +51,14 @@ pub(super) struct OrderedChannels {
     resync: VecDeque<Channel>,
     /// The count of changes of the members that this has seen.
     changes: u64,
+    /// Nothing is read anew: a successor process does so.
+    held: bool,
 }
 
 impl OrderedChannels {
     pub(super) fn new(nodes: Nodes) -> OrderedChannels {
         let (publishes, again, resync) = (BTreeMap::new(), Vec::new(), VecDeque::new());
-        OrderedChannels { nodes, publishes, waiting: 0, again, resync, changes: 0 }
+        OrderedChannels { nodes, publishes, waiting: 0, again, resync, changes: 0, held: false }
     }
 
     fn shared(&self) -> Option<&Arc<Shared>> {
@@ -206,6 +208,16 @@ impl OrderedChannels {
         self.resync = self.nodes.hub.history().followed().into_iter().map(|(channel, _)| channel).collect();
     }
 
+    /// Reads nothing anew from now on, or does so again.
+    pub(super) fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
+    /// Whether no publish of another node waits.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.publishes.is_empty()
+    }
+
     /// Goes on with what waits. What takes longer goes into `later`.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, later: &mut impl FnMut(BoxFuture<'static, ()>)) {
         let waiting = &mut self.waiting;
@@ -219,7 +231,7 @@ impl OrderedChannels {
             }
             false
         });
-        let Some(shared) = self.nodes.others.clone() else { return };
+        let Some(shared) = self.nodes.others.clone().filter(|_| !self.held) else { return };
         let changes = shared.changes();
         if changes != self.changes {
             self.changes = changes;

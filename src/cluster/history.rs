@@ -1,7 +1,8 @@
 //! Channels whose rule shapes what is published to them: their messages may have an order of their own, be kept, and come in
 //! an envelope. And what such channels have kept, for those who come late or come back.
 
-use futures_util::future::Either;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use std::future::Future;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -42,31 +43,33 @@ impl Mesh {
         let (pending_counts, counts) = PendingCounts::new();
         let (so_far, hub) = (pending_counts.so_far(), self.hub.clone());
         let enqueued = self.enqueue_by(rule, publication, behind, pending_counts);
-        async move { Receipt::new(hub, enqueued.await.0, counts, so_far, told) }
+        enqueued.map(move |(workers, _)| Receipt::new(hub, workers, counts, so_far, told))
     }
 
-    /// The workers whose mailboxes have it, and its position.
+    /// The workers whose mailboxes have it, and its position. Boxed and apart, so that publishes to other channels carry nothing
+    /// of it, not even on the stack.
+    #[inline(never)]
     pub(super) fn enqueue_by(
         &self,
         rule: Arc<ChannelRule>,
         mut publication: Publication,
         behind: Behind,
         pending_counts: PendingCounts,
-    ) -> impl Future<Output = (WorkerSet, Option<Position>)> + Send + use<> {
+    ) -> BoxFuture<'static, (WorkerSet, Option<Position>)> {
         if publication.is_event || !rule.is_ordered() {
             publication.message = enveloped(&publication.channel, &rule, &publication.message, None);
             let what = ToChannel::Publish(Arc::new(publication));
-            let enqueued = self.enqueue(what, behind, pending_counts);
-            return Either::Left(async move { (enqueued.await, None) });
+            return self.enqueue(what, behind, pending_counts).map(|workers| (workers, None)).boxed();
         }
         let nodes = self.nodes();
-        let subscribed = self.subscribed(&publication.channel, behind.clone());
-        Either::Right(async move {
-            if let Some(subscribed) = subscribed {
+        match self.subscribed(&publication.channel, behind.clone()) {
+            None => nodes.publish(rule, publication, (pending_counts, behind.workers), 0).boxed(),
+            Some(subscribed) => async move {
                 subscribed.await;
+                nodes.publish(rule, publication, (pending_counts, behind.workers), 0).await
             }
-            nodes.publish(rule, publication, (pending_counts, behind.workers), 0).await
-        })
+            .boxed(),
+        }
     }
 
     /// Waits until commands to subscribe clients have been carried out, and the node that leads a channel knows of it. None:

@@ -6,6 +6,7 @@
 //! holds are settled as `silent` when the node is gone, loses a frame, or does not answer in time.
 
 mod request;
+mod saved;
 
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -69,6 +70,10 @@ struct State {
     requests: VecDeque<Option<(u64, Request)>>,
     first: u64,
     room: Vec<Waker>,
+    /// Nothing is sent.
+    paused: bool,
+    /// Until then nothing is sent before all that was sent has been read: 0: it is not so.
+    held_until: u64,
 }
 
 struct Part {
@@ -102,7 +107,13 @@ impl Link {
             // So that a late reply to a request of an earlier link answers none of this one.
             first: u64::from(epoch) << 32 | 1,
             room: Vec::new(),
+            paused: false,
+            held_until: 0,
         };
+        Link::of(state, (me, peer, slot), stats)
+    }
+
+    fn of(state: State, (me, peer, slot): (Run, Run, Slot), stats: Arc<Stats>) -> Link {
         Link { slot, peer, me, stats, suspect: AtomicBool::new(false), state: Mutex::new(state), ready: Condvar::new() }
     }
 
@@ -316,8 +327,14 @@ impl Link {
 
     fn next_frame(&self, state: &mut State, now: u64, out: &mut Vec<u8>) -> bool {
         let stream = state.unread_bytes < WINDOW && !(state.queue.is_empty() && state.replies.is_empty());
-        if state.closed || !(stream || state.tell_read) {
+        if state.closed || state.paused || !(stream || state.tell_read) {
             return false;
+        }
+        if state.held_until > 0 {
+            if !state.unread.is_empty() && now < state.held_until {
+                return false;
+            }
+            state.held_until = 0;
         }
         let (kind, start) = (if stream { Kind::Stream } else { Kind::Aside }, out.len());
         let (read_epoch, read) = state.read;

@@ -14,6 +14,7 @@ mod enqueue;
 mod follow;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod heir;
 mod history;
 pub mod interest;
 pub mod link;
@@ -31,6 +32,7 @@ mod sim;
 pub mod stats;
 mod unanswered;
 
+use futures_util::FutureExt;
 use futures_util::future::Either;
 use smallvec::SmallVec;
 use std::future::Future;
@@ -246,7 +248,7 @@ impl Mesh {
     /// published; from then on it is, whatever happens.
     pub fn publish(&self, publication: Publication, behind: Behind) -> impl Future<Output = Receipt> + Send + use<> {
         match self.hub.history().rule_of(publication.channel.as_str()) {
-            Some(rule) => Either::Right(Box::pin(self.publish_by(rule, publication, behind))),
+            Some(rule) => Either::Right(self.publish_by(rule, publication, behind)),
             None => {
                 let told = Told::of(&publication);
                 Either::Left(self.begin(ToChannel::Publish(Arc::new(publication)), behind, told))
@@ -271,10 +273,9 @@ impl Mesh {
         told: Option<Told>,
     ) -> impl Future<Output = Receipt> + Send + use<> {
         let (pending_counts, counts) = PendingCounts::new();
-        let so_far = pending_counts.so_far();
+        let (so_far, hub) = (pending_counts.so_far(), self.hub.clone());
         let enqueued = self.enqueue(what, behind, pending_counts);
-        let hub = self.hub.clone();
-        async move { Receipt::new(hub, enqueued.await, counts, so_far, told) }
+        enqueued.map(move |workers| Receipt::new(hub, workers, counts, so_far, told))
     }
 
     /// Publishes without counts, for less.
@@ -284,14 +285,10 @@ impl Mesh {
         }
         let ignored = PendingCounts::ignored();
         match self.hub.history().rule_of(publication.channel.as_str()) {
-            Some(rule) => {
-                let enqueued = Box::pin(self.enqueue_by(rule, publication, Behind::default(), ignored));
-                Either::Right(async move { drop(enqueued.await) })
-            }
+            Some(rule) => Either::Right(self.enqueue_by(rule, publication, Behind::default(), ignored).map(drop)),
             None => {
                 let what = ToChannel::Publish(Arc::new(publication));
-                let enqueued = self.enqueue(what, Behind::default(), ignored);
-                Either::Left(async move { drop(enqueued.await) })
+                Either::Left(self.enqueue(what, Behind::default(), ignored).map(drop))
             }
         }
     }

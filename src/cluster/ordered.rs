@@ -46,6 +46,11 @@ impl Nodes {
         self.others.as_ref()?.owner_of(channel.as_str())
     }
 
+    /// Whether this node leads a channel already.
+    fn leads(&self, channel: &Channel) -> bool {
+        self.others.is_none() || self.hub.history().leads(channel)
+    }
+
     fn clock(&self) -> (u16, u64) {
         (self.hub.node().get(), now())
     }
@@ -66,10 +71,13 @@ impl Nodes {
         let mut is_admitted = !rule.limit.is_on() || publication.count.is_some();
         for _ in 0..ATTEMPTS {
             if let Some(link) = self.leader(&publication.channel) {
-                self.pass_on(link, &publication, &pending_counts, hops).await;
+                // Boxed, as what follows is, so that a publish that is ordered here is small.
+                Box::pin(self.pass_on(link, &publication, &pending_counts, hops)).await;
                 return (WorkerSet::default(), None);
             }
-            self.lead(&publication.channel, &rule).await;
+            if !self.leads(&publication.channel) {
+                Box::pin(self.lead(&publication.channel, &rule)).await;
+            }
             if !is_admitted && self.hub.limits().offer(Instant::now(), &publication, &rule) != Verdict::Pass {
                 pending_counts.ack().settle(Counts { left_out: 1, ..Counts::default() });
                 return (WorkerSet::default(), None);
@@ -81,7 +89,7 @@ impl Nodes {
             let others = Others::of(&self, &publication.channel);
             others.room_for(publication.message.data().len()).await;
             let replica = others.replica();
-            let ordered = self.hub.order(publication.clone(), &rule, (&pending_counts, &behind), replica, |placed| {
+            let ordered = self.hub.order(&publication, &rule, (&pending_counts, &behind), replica, |placed| {
                 // Nodes whose subscribers came meanwhile may have read the log already: they get what is behind that.
                 others.again(&publication.channel).force(&publication, &placed, &pending_counts);
             });

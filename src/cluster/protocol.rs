@@ -21,7 +21,9 @@ pub use header::{HEADER, Header, Kind, Malformed, Run};
 /// The protocol's major version: nodes of different ones do not work together.
 pub const MAJOR: u16 = 1;
 /// The minor version: a newer one adds kinds of messages, which older nodes skip.
-pub const MINOR: u16 = 0;
+pub const MINOR: u16 = 1;
+/// From this minor version on a node knows that another one hands over to a successor process.
+pub const KNOWS_MOVES: u16 = 1;
 
 /// The longest frame, in bytes; a single message that is longer travels in a frame of its own.
 pub const FRAME: usize = 64 * 1024;
@@ -243,6 +245,20 @@ pub enum Message<'a> {
         /// What is said of it: [`ordered::Ordered`].
         body: &'a [u8],
     },
+    /// The sender hands over to a successor process: for a moment it answers nothing.
+    Moving,
+    /// The sender, or its successor, answers again.
+    Back,
+    /// From a successor process, for its node: does the receiver reach it?
+    Probe {
+        /// To be answered with.
+        token: u64,
+    },
+    /// The receiver is reached.
+    Probed {
+        /// As it was asked.
+        token: u64,
+    },
 }
 
 /// A node as a center knows it.
@@ -410,7 +426,7 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 /// How many kinds of messages this version knows.
-const KINDS: u8 = 23;
+const KINDS: u8 = 27;
 
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ pub(super) mod clients;
 mod history;
 mod hostile;
 mod model;
+mod moves;
 mod world;
 
 use crate::cluster::link::{QUEUE, WINDOW};
@@ -29,6 +30,9 @@ fn run(seed: u64, steps: u64, faults: bool) -> (u64, u64, u64) {
             let Some(run) = world.any_serving() else { continue };
             let busy = world.random.below(100);
             world.nodes[&run].clients.local().busy = busy;
+        }
+        if world.random.below(300) == 0 {
+            world.begin_move();
         }
         if faults && world.random.below(1000) == 0 {
             world.fault();
@@ -143,6 +147,31 @@ fn a_partition_into_halves_heals() {
     }
     world.check_order();
     world.check_quiet();
+}
+
+/// Whatever the others and its own clients do, and however long it takes, as long as that is less than `leave`.
+#[test]
+fn a_node_that_hands_over_to_a_successor_process_costs_nobody_an_answer() {
+    let seeds = std::env::var("MESH_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4);
+    let first: u64 = std::env::var("MESH_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    for seed in first..first + seeds {
+        let moves = || {
+            let mut world = settled(seed, 3);
+            let end = world.now + 30_000;
+            while world.now < end {
+                clients_act(&mut world);
+                if world.random.below(100) == 0 {
+                    world.begin_move();
+                }
+                world.step();
+            }
+            world.check_order();
+            world.check_quiet();
+            assert_eq!(world.unanswered, 0);
+            assert!(world.moved > 3 && world.failed > 0, "{} moved, {} failed", world.moved, world.failed);
+        };
+        assert!(std::panic::catch_unwind(moves).is_ok(), "MESH_SEED={seed}");
+    }
 }
 
 /// A node that has the secret, and whose frames are altered, cut, put together anew and made up: the others keep their word

@@ -6,6 +6,7 @@ use super::file;
 use super::keys::{Config, User};
 use super::raw::value::Value;
 use crate::secret::{Secret, digest};
+use crate::telemetry::language::{Both, both, system};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -19,9 +20,12 @@ pub fn settle(config: &mut Config, root: &Value<'_>) {
             one_of(&at, &mut user.password, &user.password_file, "password", &["passwordFile", "passwordHash"]);
         let has_token = one_of(&at, &mut user.token, &user.token_file, "token", &["tokenFile", "tokenHash"]);
         if !has_password && !has_token {
-            let missing = "missing; a user has a password, a passwordFile, a passwordHash, or a token, a tokenFile or a tokenHash";
+            let missing = both!(
+                "missing; a user has a password, a passwordFile, a passwordHash, or a token, a tokenFile or a tokenHash",
+                "缺少；用户要有 password、passwordFile 或 passwordHash，或者 token、tokenFile 或 tokenHash"
+            );
             let key = at.get("password");
-            key.report(if key.is_set() { "must not be empty" } else { missing });
+            key.report(if key.is_set() { both!("must not be empty", "不能为空") } else { missing });
         }
         user.token_digest = token_digest(user);
     }
@@ -35,7 +39,7 @@ fn one_of(at: &Value<'_>, secret: &mut Secret, file: &str, key: &str, others: &[
     let is_given = |key: &&str| at.get(key).text().is_some_and(|text| !text.is_empty());
     let given: Vec<&str> = std::iter::once(&key).chain(others).copied().filter(|key| is_given(key)).collect();
     if let [first, second, ..] = given[..] {
-        at.get(second).report(format!("{first} is given too; only one of them may be"));
+        at.get(second).report(both!("{first} is given too; only one of them may be", "还写了 {first}；两者只能写一个"));
     } else if !file.is_empty() {
         match read(file) {
             Ok(text) => *secret = text,
@@ -54,14 +58,17 @@ fn token_digest(user: &User) -> Option<[u8; 32]> {
 }
 
 /// The secret in a file, which is relative to the working directory: its first line, without spaces around it.
-pub fn read(name: &str) -> Result<Secret, String> {
-    let bytes = file::read(name.as_ref(), MOST).map_err(|error| format!("{name} cannot be read: {error}"))?;
+pub fn read(name: &str) -> Result<Secret, Both> {
+    let bytes = file::read(name.as_ref(), MOST).map_err(|error| {
+        let Both { en, zh } = system(&error);
+        Both { en: format!("{name} cannot be read: {en}"), zh: format!("无法读取 {name}：{zh}") }
+    })?;
     let bytes = Zeroizing::new(bytes);
     let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii();
     match std::str::from_utf8(line) {
-        Ok("") => Err(format!("the first line of {name} is empty")),
+        Ok("") => Err(both!("the first line of {name} is empty", "{name} 的第一行是空的")),
         Ok(line) => Ok(line.into()),
-        Err(_) => Err(format!("the first line of {name} is no text")),
+        Err(_) => Err(both!("the first line of {name} is no text", "{name} 的第一行不是文本")),
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::keys::{ChannelRule, Config};
 use super::raw::value::Value;
 use super::types::{Envelope, Over};
+use crate::telemetry::language::both;
 
 /// The rules in force.
 #[derive(Debug, Default, PartialEq)]
@@ -43,10 +44,16 @@ pub(super) fn check(config: &Config, root: &Value<'_>) {
     for (rule, entry) in config.channels.iter().zip(list.entries()) {
         let ChannelRule { limit, envelope, .. } = rule;
         if limit.reserve > limit.rate.count {
-            entry.get("limit.reserve").report("must not be more than limit.rate, of which it is a part");
+            entry.get("limit.reserve").report(both!(
+                "must not be more than limit.rate, of which it is a part",
+                "不能大于 limit.rate，它是其中的一部分"
+            ));
         }
         if limit.is_on() && limit.over == Over::Merge && *envelope != Envelope::Json {
-            entry.get("limit.over").report("merge needs envelope: json, which tells how many messages were added up");
+            entry.get("limit.over").report(both!(
+                "merge needs envelope: json, which tells how many messages were added up",
+                "merge 需要 envelope: json，它会说明合并了多少条消息"
+            ));
         }
     }
 }

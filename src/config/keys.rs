@@ -20,6 +20,7 @@ use super::types::{
 };
 use crate::ids::MAX_WORKERS;
 use crate::secret::{Secret, digest, password};
+use crate::telemetry::language::{Both, both};
 use ipnet::IpNet;
 use serde_json::Value as Json;
 use std::fmt::{self, Debug, Formatter};
@@ -30,7 +31,9 @@ mod bounds;
 mod channels;
 mod server;
 mod tls;
+mod tracing;
 
+pub use self::tracing::{Tracing, TracingHeader, is_header_name, read_ratio, value_problem};
 pub use channels::{ChannelRule, HistoryRule, LimitRule, MAX_HISTORY, Online};
 pub use server::{Limits, Rates, Server};
 pub use tls::Tls;
@@ -81,6 +84,8 @@ section! {
         pub luavm: LuaVm = "engine.luavm", part();
         /// The summaries of the metrics.
         pub summary: Summary = "prometheus.summary", part();
+        /// Traces for OpenTelemetry.
+        pub tracing: Tracing = "tracing", part();
         /// IP addresses or CIDRs whose X-Forwarded-For counts.
         pub trusted_proxies: Vec<IpNet> =
             "trustedProxies", list("an IP address or a CIDR such as \"10.0.0.0/8\"", net), Live;
@@ -117,7 +122,7 @@ section! {
         /// How long a worker may not go on until it counts as stuck: [`STUCK_AFTER`], but for tests.
         pub stuck_after: Duration = STUCK_AFTER;
         /// Things worth a line in the log: keys that are read and not used, and the like.
-        pub notes: Vec<String> = Vec::new();
+        pub notes: Vec<Both> = Vec::new();
     }
 }
 
@@ -212,7 +217,7 @@ fn roles() -> Leaf<Roles> {
     };
     let read = move |at: &Value<'_>| {
         if at.is_empty_list() {
-            at.report("a user needs at least one role: read, write");
+            at.report(both!("a user needs at least one role: read, write", "用户至少要有一个角色：read、write"));
         }
         let given: Vec<&str> = at.list().iter().filter_map(|item| item.word(&["read", "write"], &[])).collect();
         let has = |role| !at.is_set() || given.contains(&role);

@@ -3,10 +3,11 @@
 use super::changes::{Changes, Effect, HIDDEN};
 use super::raw::rate::{self, MAX_RATE, RATE_PER};
 use super::raw::units::{self, Quantity};
-use super::raw::value::Value;
+use super::raw::value::{Value, worded};
 use super::rows::{Head, Kind, Row};
 use super::types::Rate;
 use crate::secret::Secret;
+use crate::telemetry::language::both;
 use serde_json::Value as Json;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -54,7 +55,7 @@ impl<T: 'static> Leaf<T> {
         let read = Box::new(move |at: &Value<'_>| {
             let value = read(at);
             if let Some(message) = check(&value).filter(|_| at.is_set()) {
-                at.report(message);
+                at.report(worded(message));
             }
             value
         });
@@ -184,7 +185,10 @@ fn rate_of(
         let rate = at.parse(expected, Rate::NONE, parse);
         if rate.count > MAX_RATE || !RATE_PER.contains(&rate.per) {
             let (least, most) = (units::duration(*RATE_PER.start()), units::duration(*RATE_PER.end()));
-            at.report(format!("out of range: at most {MAX_RATE}, for each time from {least} to {most}"));
+            at.report(both!(
+                "out of range: at most {MAX_RATE}, for each time from {least} to {most}",
+                "超出范围：最多 {MAX_RATE}，每段时间从 {least} 到 {most}"
+            ));
         }
         rate
     };
@@ -240,10 +244,10 @@ pub fn required() -> Leaf<String> {
 pub fn required_text(at: &Value<'_>) -> String {
     match at.text() {
         Some(text) if !text.is_empty() => return text.to_owned(),
-        Some(_) => at.report("must not be empty"),
+        Some(_) => at.report(both!("must not be empty", "不能为空")),
         // A list or a section here has been reported already.
         None if at.is_set() => {}
-        None => at.report("missing; it must be given"),
+        None => at.report(both!("missing; it must be given", "缺少；必须写出")),
     }
     String::new()
 }

@@ -11,7 +11,9 @@ use super::problem::{Problem, Problems};
 use super::raw::value::Value;
 use super::raw::{MAX_BYTES, Sink, tree, units};
 use super::rows::Section;
+use super::tracing;
 use super::types::{Compression, EventStream, Listen, Protocol, ProxyProtocol};
+use crate::telemetry::language::{Both, both, system};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
@@ -49,15 +51,25 @@ pub(super) fn text(file: &Path) -> Result<Zeroizing<String>, Problems> {
     };
     // One byte more than is allowed, which the parser then tells.
     let hint = |e: &std::io::Error| match e.kind() {
-        std::io::ErrorKind::NotFound => "; name a file with -f FILE, or make a project with connmix new NAME",
-        _ => "",
+        std::io::ErrorKind::NotFound => both!(
+            "; name a file with -f FILE, or make a project with connmix new NAME",
+            "；请用 -f FILE 指定文件，或者用 connmix new NAME 建立一个项目"
+        ),
+        _ => Both::default(),
     };
-    let bytes =
-        read(file, MAX_BYTES as u64 + 1).map_err(|e| whole(0, 0, format!("cannot be read: {e}{}", hint(&e))))?;
+    let bytes = read(file, MAX_BYTES as u64 + 1).map_err(|e| {
+        let (why, hint) = (system(&e), hint(&e));
+        let message = Both {
+            en: format!("cannot be read: {}{}", why.en, hint.en),
+            zh: format!("无法读取：{}{}", why.zh, hint.zh),
+        };
+        whole(0, 0, message)
+    })?;
     String::from_utf8(bytes).map(Zeroizing::new).map_err(|e| {
         let good = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]).into_owned();
         let column = good.rsplit('\n').next().unwrap_or("").chars().count() + 1;
-        whole(good.matches('\n').count() + 1, column, "not UTF-8 text from here on".to_owned())
+        let message = both!("not UTF-8 text from here on", "从这里开始不是 UTF-8 文本");
+        whole(good.matches('\n').count() + 1, column, message)
     })
 }
 
@@ -79,7 +91,7 @@ pub(super) fn both(file: &Path, text: &str) -> Result<(Config, Config), Problems
         channels::check(&config, &root);
         each_tls(&mut config, |key, tls| tls_is_whole(&root, key, tls));
         if config.servers.is_empty() {
-            root.get("engine.servers").report("at least one server is needed");
+            root.get("engine.servers").report(both!("at least one server is needed", "至少需要一个 server"));
         }
         (config.clone(), in_force(file, config, &root))
     });
@@ -94,6 +106,7 @@ pub(super) fn both(file: &Path, text: &str) -> Result<(Config, Config), Problems
 fn in_force(file: &Path, mut config: Config, root: &Value<'_>) -> Config {
     config.file = file.to_owned();
     access::settle(&mut config, root);
+    tracing::settle(&mut config, root);
     config.logging.filename = config.logging.filename.map(|name| std::path::absolute(&name).unwrap_or(name));
     each_tls(&mut config, |_, tls| {
         let more = tls.certificates.iter_mut().flat_map(|more| [&mut more.cert, &mut more.key]);
@@ -107,22 +120,32 @@ fn in_force(file: &Path, mut config: Config, root: &Value<'_>) -> Config {
         });
         if server.proxy_protocol != ProxyProtocol::Off && config.trusted_proxies.is_empty() {
             let key = key_of(server, "proxyProtocol");
-            config.notes.push(format!("{key}: every connection is refused, since trustedProxies names nobody"));
+            config.notes.push(both!(
+                "{key}: every connection is refused, since trustedProxies names nobody",
+                "{key}: 会拒绝所有连接，因为 trustedProxies 里没有写任何地址"
+            ));
         }
         if server.compression != Compression::Off && server.protocol != Protocol::Websocket {
             let key = key_of(server, "compression");
-            config.notes.push(format!("{key}: nothing is compressed, since only WebSocket has it"));
+            config.notes.push(both!(
+                "{key}: nothing is compressed, since only WebSocket has it",
+                "{key}: 不会压缩，因为只有 WebSocket 有压缩"
+            ));
         }
         if server.event_stream != EventStream::Off && server.protocol != Protocol::Websocket {
             let key = key_of(server, "eventStream");
-            config.notes.push(format!("{key}: there are no event streams, since only protocol websocket has them"));
+            config.notes.push(both!(
+                "{key}: there are no event streams, since only protocol websocket has them",
+                "{key}: 没有事件流，因为只有 protocol: websocket 有事件流"
+            ));
         }
         let (ping, read) = (server.limits.ping_interval, server.limits.read_timeout);
         if server.protocol == Protocol::Websocket && !read.is_zero() && ping >= read {
             let (key, ping, read) = (key_of(server, "pingInterval"), units::duration(ping), units::duration(read));
-            config
-                .notes
-                .push(format!("{key} ({ping}) is not below readTimeout ({read}): silent clients are closed unpinged"));
+            config.notes.push(both!(
+                "{key} ({ping}) is not below readTimeout ({read}): silent clients are closed unpinged",
+                "{key}（{ping}）不小于 readTimeout（{read}）：静默的客户端没有收到 ping 就会被关闭"
+            ));
         }
     }
     config
@@ -137,7 +160,7 @@ pub(super) fn key_of(server: &Server, name: &str) -> String {
 
 /// The script next to the file, else in the working directory. The error names where was looked, or what stands there
 /// that is no file.
-fn find_entry(file: &Path, entry: &Path) -> Result<PathBuf, String> {
+fn find_entry(file: &Path, entry: &Path) -> Result<PathBuf, Both> {
     let beside = file.parent().unwrap_or(Path::new("")).join(entry);
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let (first, second) = (absolute(&beside), absolute(entry));
@@ -150,9 +173,20 @@ fn find_entry(file: &Path, entry: &Path) -> Result<PathBuf, String> {
         }
     }
     Err(match wrong {
-        Some((path, kind)) => format!("{} is {kind}; a script is a regular file", path.display()),
-        None if first == second => format!("no such script: {}", first.display()),
-        None => format!("no such script: neither {} nor {}", first.display(), second.display()),
+        Some((path, kind)) => {
+            both!(
+                "{0} is {kind}; a script is a regular file",
+                "{0} 不是普通文件，不能用作脚本（{kind}）",
+                path.display()
+            )
+        }
+        None if first == second => both!("no such script: {0}", "没有这个脚本：{0}", first.display()),
+        None => both!(
+            "no such script: neither {0} nor {1}",
+            "没有这个脚本：{0} 和 {1} 都没有",
+            first.display(),
+            second.display()
+        ),
     })
 }
 
@@ -169,11 +203,16 @@ fn each_tls(config: &mut Config, mut visit: impl FnMut(&str, &mut Tls)) {
 fn tls_is_whole(root: &Value<'_>, key: &str, tls: &Tls) {
     let at = |name: &str| root.get(&format!("{key}.{name}"));
     match (tls.cert.is_empty(), tls.key.is_empty()) {
-        (false, true) => at("cert").report("needs its key, tls.key"),
-        (true, false) => at("key").report("needs its certificate, tls.cert"),
-        (true, true) if !tls.client_ca.is_empty() => at("clientCa").report("needs tls.cert and tls.key"),
+        (false, true) => at("cert").report(both!("needs its key, tls.key", "还需要它的密钥 tls.key")),
+        (true, false) => at("key").report(both!("needs its certificate, tls.cert", "还需要它的证书 tls.cert")),
+        (true, true) if !tls.client_ca.is_empty() => {
+            at("clientCa").report(both!("needs tls.cert and tls.key", "还需要 tls.cert 和 tls.key"));
+        }
         (true, true) if !tls.certificates.is_empty() => {
-            at("certificates").report("needs tls.cert and tls.key, for clients that ask for none of these names");
+            at("certificates").report(both!(
+                "needs tls.cert and tls.key, for clients that ask for none of these names",
+                "还需要 tls.cert 和 tls.key，用于不要求这些名称的客户端"
+            ));
         }
         _ => {}
     }
@@ -192,7 +231,8 @@ fn listeners_differ(config: &Config, root: &Value<'_>) {
     let all: Vec<&Listen> = [&config.center, &config.api.listen].into_iter().chain(servers).collect();
     for (i, one) in all.iter().enumerate() {
         if let Some(other) = all[..i].iter().find(|other| collide(one.addr, other.addr)) {
-            root.get(&one.key).report(format!("{} overlaps {} ({})", one.addr, other.key, other.addr));
+            let (addr, key, taken) = (one.addr, &other.key, other.addr);
+            root.get(&one.key).report(both!("{addr} overlaps {key} ({taken})", "{addr} 与 {key}（{taken}）重叠"));
         }
     }
 }
@@ -249,7 +289,7 @@ mod tests {
         assert_eq!((config.summary.max_age, config.summary.age_buckets, config.summary.buf_cap), (secs(600), 5, 500));
         assert_eq!((config.shutdown_timeout, config.trusted_proxies), (secs(10), vec![]));
         assert_eq!((config.cluster.advertise, config.cluster.reply_timeout), (None, Duration::from_millis(500)));
-        assert_eq!(config.notes, [""; 0]);
+        assert_eq!(config.notes, []);
         let server = &config.servers[0];
         assert_eq!((server.listen.addr.port(), server.listen.key.as_str()), (6790, "engine.servers[0].port"));
         assert_eq!(server.entry, dir.path().join("lua/entry.websocket.lua"));
@@ -310,8 +350,9 @@ engine:
         let problems = parse(&dir.path().join("connmix.yaml"), "engine: {servers: [{entry: no.lua}]}").unwrap_err();
         let (beside, here) = (dir.path().join("no.lua"), std::path::absolute("no.lua").unwrap());
         let message = format!("no such script: neither {} nor {}", beside.display(), here.display());
-        let problem = Problem { line: 1, column: 28, key: "engine.servers[0].entry".into(), message };
-        assert_eq!(problems.list, [problem]);
+        let told: Vec<_> =
+            problems.list.iter().map(|p| (p.line, p.column, p.key.as_str(), p.message.en.as_str())).collect();
+        assert_eq!(told, [(1, 28, "engine.servers[0].entry", message.as_str())]);
     }
 
     #[test]
@@ -340,7 +381,7 @@ engine: {servers: [{allowedOrigins: ['wss://example.com', 'https://example.com/p
         let notes = read(text).unwrap().notes;
         let begins = ["engine.servers[0].pingInterval (60s)"];
         assert_eq!(notes.len(), begins.len(), "{notes:?}");
-        assert!(notes.iter().zip(begins).all(|(note, begin)| note.starts_with(begin)), "{notes:?}");
+        assert!(notes.iter().zip(begins).all(|(note, begin)| note.en.starts_with(begin)), "{notes:?}");
     }
 
     #[test]
@@ -390,9 +431,9 @@ engine:
     fn a_file_that_is_too_large_missing_or_no_text_is_refused() {
         let dir = folder();
         let file = dir.path().join("connmix.yaml");
-        assert!(load(&file).unwrap_err().list[0].message.starts_with("cannot be read: "));
+        assert!(load(&file).unwrap_err().list[0].message.en.starts_with("cannot be read: "));
         std::fs::write(&file, "#".repeat(MAX_BYTES + 1)).unwrap();
-        assert!(load(&file).unwrap_err().list[0].message.starts_with("larger than 1MiB"));
+        assert!(load(&file).unwrap_err().list[0].message.en.starts_with("larger than 1MiB"));
         std::fs::write(&file, b"a: 1\nb\xc3\xa9\xff").unwrap();
         let problem = &load(&file).unwrap_err().list[0];
         assert_eq!((problem.line, problem.column), (2, 3));
@@ -413,11 +454,16 @@ engine:
             "access: hunter2",
             "engine: {luavm: {redis: [{addr: 'redis://:hunter2@localhost:6379'}]}}",
             "engine: {centerRegistry: ['me:hunter2@localhost']}",
+            "tracing: {endpoint: 'http://me:hunter2@localhost'}",
+            "tracing: {endpoint: 'http://localhost?key=hunter2'}",
+            "tracing: {headers: [{name: host, value: hunter2}]}",
+            "tracing: {headers: [{name: a, value: \"hunter2\\n\"}]}",
         ] {
             let found = read(text).unwrap_err();
             assert!(!format!("{found:?}").contains("hunter2"), "{text}: {found:?}");
         }
         let text = "access: {users: [{username: a, password: hunter2}]}
+tracing: {headers: [{name: a, value: hunter2}]}
 engine: {luavm: {redis: [{password: hunter2}]}, servers: [{}]}";
         assert!(!format!("{:?}", read(text).unwrap()).contains("hunter2"));
     }

@@ -27,6 +27,7 @@ mod raw;
 pub mod reload;
 mod rows;
 mod sections;
+mod tracing;
 mod types;
 
 pub use changes::Effect;
@@ -34,7 +35,7 @@ pub use channels::Rules;
 pub use home::Home;
 pub use keys::{
     ApiServer, ChannelRule, Cluster, Config, HistoryRule, LimitRule, Limits, Logging, LuaVm, MAX_HISTORY, Memory,
-    Online, Rates, Redis, Server, Summary, Tls, User,
+    Online, Rates, Redis, Server, Summary, Tls, Tracing, User,
 };
 pub use problem::{Problem, Problems};
 pub use raw::units::{Quantity, parse_duration};
@@ -84,6 +85,11 @@ impl Config {
     /// Whether there may be other nodes.
     pub fn is_of_mesh(&self) -> bool {
         self.role != NodeRole::SINGLE || self.cluster.engine == ClusterEngine::Mesh
+    }
+
+    /// Where other nodes link to this one.
+    pub fn listen(&self) -> &Listen {
+        if self.role.center { &self.registry } else { &self.mesh_point }
     }
 
     /// The APIs that everybody on the network may call: they listen on more than loopback, and there are no users.

@@ -326,6 +326,7 @@ mod tests {
             .replace("channels: []", "channels:")
             .replace("match:\n", "match: a\n")
             .replace("options: []", "options:")
+            .replace("headers: []", "headers:")
             .replace("username:", "username: ann")
             .replace("password:\n", "password: x\n")
             .replace("name:\n", "name: path\n")

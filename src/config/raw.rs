@@ -5,6 +5,7 @@
 //! rows.
 
 use super::problem::Problem;
+use crate::telemetry::language::{Both, both};
 use std::cell::RefCell;
 
 pub mod address;
@@ -39,7 +40,7 @@ pub struct Sink {
 
 impl Sink {
     /// Adds a problem. The message must hold no secret.
-    pub fn report(&self, place: Place, key: &str, message: impl Into<String>) {
+    pub fn report(&self, place: Place, key: &str, message: impl Into<Both>) {
         let Place { line, column } = place;
         self.problems.borrow_mut().push(Problem { line, column, key: key.to_owned(), message: message.into() });
     }
@@ -57,7 +58,8 @@ impl Sink {
         let more = list.len().saturating_sub(MAX_PROBLEMS);
         if more > 0 {
             list.truncate(MAX_PROBLEMS);
-            list.push(Problem { line: 0, column: 0, key: String::new(), message: format!("and {more} more problems") });
+            let message = both!("and {more} more problems", "还有 {more} 个问题");
+            list.push(Problem { line: 0, column: 0, key: String::new(), message });
         }
         list
     }
@@ -125,6 +127,6 @@ mod tests {
         let list = sink.into_list();
         assert_eq!(list[0].line, 1);
         assert_eq!(list.len(), MAX_PROBLEMS + 1);
-        assert_eq!(list[MAX_PROBLEMS].message, "and 50 more problems");
+        assert_eq!(list[MAX_PROBLEMS].message.en, "and 50 more problems");
     }
 }

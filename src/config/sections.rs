@@ -5,6 +5,7 @@ use super::kinds::{Leaf, number, parsed, required, required_text, text};
 use super::raw::value::Value;
 use super::rows::{Head, Kind, Row, Section, below};
 use super::types::Listen;
+use crate::telemetry::language::both;
 use serde_json::Value as Json;
 use std::collections::HashMap;
 use std::marker::PhantomData;
@@ -109,7 +110,9 @@ fn names_differ<'a>(names: impl Iterator<Item = (&'a str, Value<'a>)>) {
     let mut first: HashMap<&str, usize> = HashMap::new();
     for (name, at) in names.filter(|(name, _)| !name.is_empty()) {
         match first.get(name) {
-            Some(line) => at.report(format!("{name:?} is taken; line {line} has it too")),
+            Some(line) => {
+                at.report(both!("{name:?} is taken; line {line} has it too", "{name:?} 已被使用；第 {line} 行已有"))
+            }
             None => drop(first.insert(name, at.line())),
         }
     }
@@ -286,7 +289,10 @@ impl Kind for Options {
             let (name, at) = (required_text(&entry.get("name")), entry.get("value"));
             let value = at.text().unwrap_or_default().to_owned();
             if name == PATH && (!value.starts_with('/') || value.contains([' ', '?', '#'])) {
-                at.report("expected a path that begins with \"/\" and holds no space, \"?\" or \"#\"");
+                at.report(both!(
+                    "expected a path that begins with \"/\" and holds no space, \"?\" or \"#\"",
+                    "应为以 \"/\" 开头、不含空格、\"?\" 和 \"#\" 的路径"
+                ));
             }
             all.push((name, value));
         }

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::Place;
 use super::stream::{Stream, Trust};
+use crate::telemetry::language::spoken;
 
 /// The longest line of a head and of an answer, in bytes.
 const LONGEST_LINE: usize = 1024 * 1024;
@@ -22,6 +23,7 @@ const TOKEN: &str = "CONNMIX_TOKEN";
 #[derive(Debug, Clone, Args)]
 pub struct Login {
     /// Who calls; without a password it is taken from the variable CONNMIX_PASSWORD. A token is taken from CONNMIX_TOKEN
+    /// zh: 以谁的身份调用；没有写密码时从变量 CONNMIX_PASSWORD 读取。令牌从 CONNMIX_TOKEN 读取
     #[arg(long, value_name = "NAME[:PASSWORD]")]
     user: Option<String>,
 }
@@ -74,7 +76,7 @@ impl Api {
     pub fn at(url: &str, login: &Login, trust: &Trust) -> Result<Api, String> {
         let place = Place::find(url, &[("http", 80, false), ("https", 443, true)], trust)?;
         if !matches!(place.path.as_str(), "/" | "") {
-            return Err(format!("{url}: a URL without a path is expected"));
+            return Err(spoken!("{url}: a URL without a path is expected", "{url}: URL 里不应有路径"));
         }
         Ok(Api { place, login: login.clone() })
     }
@@ -86,7 +88,7 @@ impl Api {
         let mut request = Zeroizing::new(format!("GET {path} HTTP/1.1\r\nHost: {}\r\n", self.place.host));
         if let Some(header) = self.login.header() {
             if header.contains(['\r', '\n']) {
-                return Err("the credentials hold the end of a line".into());
+                return Err(spoken!("the credentials hold the end of a line", "用户名、密码或令牌里有换行符"));
             }
             request.push_str("Authorization: ");
             request.push_str(&header);
@@ -96,7 +98,9 @@ impl Api {
         stream.write_all(request.as_bytes()).await.map_err(failed)?;
         stream.flush().await.map_err(failed)?;
         let mut reader = BufReader::new(stream);
-        let no_http = || format!("{}://{}: this is no HTTP server", self.place.scheme, self.place.host);
+        let (scheme, host) = (self.place.scheme, &self.place.host);
+        let no_http =
+            || spoken!("{scheme}://{host}: this is no HTTP server", "{scheme}://{host}: 对方不是 HTTP 服务器");
         let line = read_line(&mut reader).await.map_err(failed)?;
         let status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)?.parse().ok()).ok_or_else(no_http)?;
         let mut body = Body::End;
@@ -127,8 +131,10 @@ impl Api {
     /// What an answer says that is none of 200: the sentence of its JSON, if it has one.
     pub fn refusal(&self, status: u16, text: &str) -> String {
         let told = serde_json::from_str::<serde_json::Value>(text).ok();
-        let told = told.as_ref().and_then(|told| told["E"]["m"].as_str()).unwrap_or("no reason was given");
-        format!("{}://{}: {told} (status {status})", self.place.scheme, self.place.host)
+        let told = told.as_ref().and_then(|told| told["E"]["m"].as_str()).map(str::to_owned);
+        let told = told.unwrap_or_else(|| spoken!("no reason was given", "没有给出原因"));
+        let (scheme, host) = (self.place.scheme, &self.place.host);
+        spoken!("{scheme}://{host}: {told} (status {status})", "{scheme}://{host}: {told}（状态码 {status}）")
     }
 
     /// Host and port.
@@ -148,7 +154,7 @@ impl Reply {
                 return Ok(Some(String::from_utf8_lossy(&line).into_owned()));
             }
             if self.line.len() > LONGEST_LINE {
-                return Err("the answer has a line that is too long".into());
+                return Err(spoken!("the answer has a line that is too long", "答复里有一行太长"));
             }
             match self.piece().await.map_err(|e| e.to_string())? {
                 Some(piece) => self.line.extend_from_slice(&piece),
@@ -163,7 +169,7 @@ impl Reply {
         while let Some(piece) = self.piece().await.map_err(|e| e.to_string())? {
             text.extend_from_slice(&piece);
             if text.len() > LONGEST {
-                return Err("the answer is too long".into());
+                return Err(spoken!("the answer is too long", "答复太长"));
             }
         }
         Ok(String::from_utf8_lossy(&text).into_owned())
@@ -171,7 +177,7 @@ impl Reply {
 
     /// What comes next of the body; None: its end.
     async fn piece(&mut self) -> std::io::Result<Option<Vec<u8>>> {
-        let wrong = || std::io::Error::other("the answer is malformed");
+        let wrong = || std::io::Error::other(spoken!("the answer is malformed", "答复的格式有误"));
         if let Body::Chunks(0) = self.body {
             let line = read_line(&mut self.reader).await?;
             let size = line.split(';').next().unwrap_or_default().trim();

@@ -6,7 +6,13 @@ pub mod stream;
 
 use std::net::{SocketAddr, ToSocketAddrs};
 
+use crate::telemetry::language::{spoken, system};
 use stream::{Stream, Tls, Trust};
+
+/// What is wrong with a URL.
+fn expected(url: &str, what: &str) -> String {
+    spoken!("{url}: expected {what}", "{url}: 应为 {what}")
+}
 
 /// Where a URL leads.
 #[derive(Clone)]
@@ -24,15 +30,17 @@ pub struct Place {
 impl Place {
     /// Reads a URL whose scheme is one of these; each stands with its port, and whether it means TLS. The host is looked up.
     pub fn find(url: &str, schemes: &[(&'static str, u16, bool)], trust: &Trust) -> Result<Place, String> {
-        let known = || schemes.iter().map(|(scheme, ..)| format!("{scheme}://")).collect::<Vec<_>>().join(" or ");
+        let known = || {
+            schemes.iter().map(|(scheme, ..)| format!("{scheme}://")).collect::<Vec<_>>().join(&spoken!(" or ", " 或 "))
+        };
         let (scheme, rest) =
-            url.split_once("://").ok_or_else(|| format!("{url}: expected {}HOST:PORT/PATH", known()))?;
+            url.split_once("://").ok_or_else(|| expected(url, &format!("{}HOST:PORT/PATH", known())))?;
         let found = schemes.iter().find(|(known, ..)| *known == scheme);
-        let &(scheme, port, has_tls) = found.ok_or_else(|| format!("{url}: expected {}", known()))?;
+        let &(scheme, port, has_tls) = found.ok_or_else(|| expected(url, &known()))?;
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (host, path) = rest.split_at(end);
         if host.is_empty() || host.contains('@') {
-            return Err(format!("{url}: expected {scheme}://HOST:PORT/PATH"));
+            return Err(expected(url, &format!("{scheme}://HOST:PORT/PATH")));
         }
         let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.contains(']') { host } else { name });
         let (name, has_port) = (name.trim_matches(['[', ']']), name.len() < host.len());
@@ -41,14 +49,14 @@ impl Place {
                 .rsplit(':')
                 .next()
                 .and_then(|port| port.parse().ok())
-                .ok_or_else(|| format!("{url}: wrong port"))?,
+                .ok_or_else(|| spoken!("{url}: wrong port", "{url}: 端口有误"))?,
             false => port,
         };
         let addrs = (name, port).to_socket_addrs().map_err(|e| format!("{url}: {e}"))?;
         // Of several addresses the first: servers on this machine listen on 127.0.0.1 in most cases.
         let addrs: Vec<SocketAddr> = addrs.collect();
         let addr = addrs.iter().find(|addr| addr.is_ipv4()).or(addrs.first()).copied();
-        let addr = addr.ok_or_else(|| format!("{url}: {name} has no address"))?;
+        let addr = addr.ok_or_else(|| spoken!("{url}: {name} has no address", "{url}: {name} 没有地址"))?;
         let tls = if has_tls { Some(Tls::of(trust, name)?) } else { None };
         let path = path.split('#').next().unwrap_or_default();
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
@@ -58,7 +66,7 @@ impl Place {
     /// Connects, and shakes hands if there is TLS.
     pub async fn connect(&self) -> Result<Stream, String> {
         let connected = Stream::connect(self.addr, self.tls.as_ref()).await;
-        connected.map_err(|e| format!("{}://{}: {e}", self.scheme, self.host))
+        connected.map_err(|e| format!("{}://{}: {}", self.scheme, self.host, system(&e).spoken()))
     }
 }
 

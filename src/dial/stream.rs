@@ -19,13 +19,17 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
+use crate::telemetry::language::spoken;
+
 /// Whose certificates are believed.
 #[derive(Debug, Clone, Args)]
 pub struct Trust {
     /// Who signed the server's certificate: a PEM file [default: those whom the system trusts]
+    /// zh: 签发服务器证书的机构：PEM 文件 [默认：系统信任的机构]
     #[arg(long, value_name = "FILE", requires = "url")]
     ca: Option<PathBuf>,
     /// Take any certificate
+    /// zh: 接受任何证书
     #[arg(long, requires = "url", conflicts_with = "ca")]
     insecure: bool,
 }
@@ -48,7 +52,9 @@ impl Trust {
     }
 
     fn named(&self) -> String {
-        self.ca.as_ref().map_or_else(|| "the system's certificates".into(), |file| file.display().to_string())
+        self.ca
+            .as_ref()
+            .map_or_else(|| spoken!("the system's certificates", "系统的证书"), |file| file.display().to_string())
     }
 }
 

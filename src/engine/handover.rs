@@ -1,6 +1,9 @@
 //! Handing everything over to a successor process. It starts while this one serves; then all workers hold still for a moment,
 //! and connections, queue, what scripts share and timers go over in one piece.
 //!
+//! Of a node of a cluster the successor first reaches all others, beside this process. Then this node finishes what it does for
+//! them, is still, and goes over as the rest: see `cluster/node/moving`.
+//!
 //! Until the successor says that it has taken them, nothing here is given up: if anything fails before, this process goes
 //! on where it stood. The successor touches no connection before it has said so. So each is always one's alone.
 
@@ -11,14 +14,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{oneshot, watch};
+use zeroize::Zeroize;
 
+use super::counted;
+use super::member::Member;
+use crate::admission::Admission;
 use crate::api::Stage;
 use crate::api::idempotency::IdempotencyTable;
+use crate::cluster::drive::Orders;
 use crate::handover::{Batch, Encoder, FILES, Frame, Kind, Link, VERSION};
 use crate::hub::Hub;
 use crate::queue::Queue;
 use crate::shard::hold::Offer;
 use crate::shared::Shared;
+use crate::telemetry::metrics::Metrics;
 use crate::timers::Timers;
 use crate::worker::{Control, Listener, Offers, Peers, Role, Step};
 
@@ -26,16 +35,25 @@ use crate::worker::{Control, Listener, Offers, Peers, Role, Step};
 const STARTING: Duration = Duration::from_secs(60);
 /// The longest that it may take to take everything.
 const TAKING: Duration = Duration::from_secs(30);
+/// How long it may take to reach all other nodes of a cluster.
+pub(super) const REACHING: Duration = Duration::from_secs(5);
 /// How long what has begun may take to end while all holds still, before the waits of handlers end.
-const GRACE: Duration = Duration::from_millis(200);
+const GRACE: Duration = Duration::from_millis(50);
 /// How long it may take after that.
 const LAST: Duration = Duration::from_secs(2);
+/// How long the successor has the processor for itself, so that those who waited are served, before connections leave here.
+const FIRST: Duration = Duration::from_millis(100);
 /// How often it is looked at whether handlers wait.
 const LOOK: Duration = Duration::from_millis(5);
+/// How often it is looked at whether a worker has answered, or has room for a step.
+const AWHILE: Duration = Duration::from_micros(200);
 /// The longest that a worker may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);
 /// From so many bytes on a frame of connections is sent.
 const ENOUGH: usize = 64 << 20;
+
+/// What stands before the bytes of a connection.
+const HEAD: usize = size_of::<u32>();
 
 /// The listeners, for as long as somebody may be accepted.
 pub(super) type Kept = Arc<Mutex<Vec<(Listener, SocketAddr)>>>;
@@ -50,7 +68,12 @@ pub struct Estate {
     pub(super) shared: Arc<Shared>,
     pub(super) timers: Arc<Timers>,
     pub(super) repeats: Arc<IdempotencyTable>,
+    /// By server.
+    pub(super) admissions: Vec<Arc<Admission>>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) listeners: Kept,
+    /// The mesh's thread, and what this node is to others, if there are any.
+    pub(super) mesh: Option<(Orders, Member)>,
 }
 
 /// What a handover came to.
@@ -68,10 +91,16 @@ impl Estate {
     /// Offers itself to a successor, and waits until that is ready to take over; gives what it says. With `dry` that is all
     /// that is asked of it.
     pub fn offer(&self, link: &mut Link, dry: bool) -> Result<String, String> {
+        let others = self.mesh.as_ref().map(|(orders, _)| orders.reach(true)).transpose()?;
         let sent = link.patience(Some(STARTING)).and_then(|()| self.send_offer(link, dry));
         sent.map_err(|e| format!("the successor could not be reached: {e}"))?;
         match receive(link)? {
-            (Kind::Ready, said) => Ok(said),
+            (Kind::Ready, said) => Ok(match others.filter(|_| dry) {
+                Some(others) => {
+                    format!("{said}\nits links to {} other nodes of the cluster would go along", others.len())
+                }
+                None => said,
+            }),
             _ => Err("the successor answered something else".to_owned()),
         }
     }
@@ -83,6 +112,7 @@ impl Estate {
         out.u32(std::process::id());
         out.byte(dry.into());
         out.u32(self.hub.node().get().into());
+        out.option(self.mesh.as_ref(), |out, (_, member)| member.write(out));
         out.count(listeners.len());
         for (listener, wanted) in listeners.iter() {
             out.data(name(listener.role).as_bytes());
@@ -100,6 +130,13 @@ impl Estate {
             stop();
             return Err(format!("worker {stuck} is stuck"));
         }
+        if let Some((orders, _)) = &self.mesh
+            && let Err(why) = reach(link, orders)
+        {
+            stop();
+            orders.go_on();
+            return Err(why);
+        }
         let began = Instant::now();
         self.stage.send_replace(Stage::Moving);
         let given = self.give(link);
@@ -107,6 +144,7 @@ impl Estate {
             (Kind::Taken, _) => Ok(counts),
             _ => Err("the successor answered something else".to_owned()),
         });
+        let still = began.elapsed();
         let taken = taken.or_else(|why| {
             stop();
             // It may have said so with its last breath.
@@ -117,10 +155,13 @@ impl Estate {
         });
         match taken {
             Ok((clients, callers)) => {
+                self.mesh.iter().for_each(|(orders, _)| orders.give_way());
+                std::thread::sleep(FIRST);
                 let _ = self.all(Step::Moved, ANSWER);
-                Ok(Summary { clients, callers, still: began.elapsed() })
+                Ok(Summary { clients, callers, still })
             }
             Err(why) => {
+                self.mesh.iter().for_each(|(orders, _)| orders.go_on());
                 self.tell(|| Step::Lift);
                 self.stage.send_replace(Stage::Serving);
                 Err(why)
@@ -141,32 +182,67 @@ impl Estate {
 
     /// Has all hold still, and sends everything; gives how many connections of clients and of callers.
     fn give(&self, link: &mut Link) -> Result<(usize, usize), String> {
-        let quiet = |within, cut| {
-            let all = self.all(|done| Step::Quiet { within, cut, done }, within + ANSWER)?;
-            Ok::<bool, String>(!all.contains(&false))
-        };
-        // Twice: the first time some may have come to rest before others, who then gave them something to do.
-        let mut at_rest = quiet(GRACE, false)? && quiet(GRACE, false)?;
-        if !at_rest {
-            at_rest = quiet(LAST, true)? && quiet(LAST, true)?;
-        }
-        if !at_rest {
+        let began = Instant::now();
+        if !self.come_to_rest()? {
             return Err("calls, deliveries or timers that are under way do not end".to_owned());
         }
+        let rested = began.elapsed();
         let offers = self.all(Step::Offer, ANSWER)?;
         let Some(offers) = offers.into_iter().collect::<Option<Vec<Offers>>>() else {
             return Err("a worker does not come to rest".to_owned());
         };
         let count = |of: fn(&Offers) -> &Vec<Offer>| offers.iter().map(|offers| of(offers).len()).sum();
         let counts = (count(|offers| &offers.clients), count(|offers| &offers.callers));
+        let mesh = self.mesh.as_ref().map(|(orders, _)| orders.save()).transpose()?.unwrap_or_default();
+        let offered = began.elapsed();
         link.patience(Some(TAKING))
-            .and_then(|()| self.send(link, &offers))
+            .and_then(|()| self.send(link, &offers, &mesh))
             .map_err(|e| format!("the successor could not be given everything: {e}"))?;
+        tracing::debug!(
+            "upgrade: at rest after {rested:?}, offered after {offered:?}, sent after {:?}",
+            began.elapsed()
+        );
         Ok(counts)
     }
 
-    fn send(&self, link: &mut Link, offers: &[Offers]) -> io::Result<()> {
+    /// Whether nothing is under way any more.
+    fn come_to_rest(&self) -> Result<bool, String> {
+        let quiet = |within, cut, calls_only| {
+            let all = self.all(|done| Step::Quiet { within, cut, calls_only, done }, within + ANSWER)?;
+            Ok::<bool, String>(!all.contains(&false))
+        };
+        let mut cut = false;
+        if let Some((orders, _)) = &self.mesh {
+            // Calls and handlers that have begun may wait for other nodes, and those for this one: so it goes on until they have
+            // ended. Others publish all the time.
+            if !quiet(GRACE, cut, true)? {
+                cut = true;
+                if !quiet(LAST, cut, true)? {
+                    return Ok(false);
+                }
+            }
+            if !orders.be_still(LAST) {
+                return Ok(false);
+            }
+        }
+        // Twice: the first time some may have come to rest before others, who then gave them something to do.
+        if quiet(GRACE, cut, false)? && quiet(GRACE, cut, false)? {
+            return Ok(true);
+        }
+        Ok(quiet(LAST, true, false)? && quiet(LAST, true, false)?)
+    }
+
+    fn send(&self, link: &mut Link, offers: &[Offers], mesh: &[Vec<u8>]) -> io::Result<()> {
+        let mut own = Batch::new(link, Kind::Mesh);
+        mesh.iter().try_for_each(|part| own.item(|out| out.data(part)))?;
+        own.finish()?;
+        let mut admissions = Batch::new(link, Kind::Admissions);
+        for (server, admission) in self.admissions.iter().enumerate() {
+            admission.save(server, &mut admissions)?;
+        }
+        admissions.finish()?;
         for offers in offers {
+            offers.frames.iter().try_for_each(|part| link.send(Kind::Frames as u8, part, &[]))?;
             send_files(link, Kind::Connections, &offers.clients)?;
             send_files(link, Kind::Callers, &offers.callers)?;
         }
@@ -189,6 +265,7 @@ impl Estate {
         batch(Kind::History, &|batch| self.hub.history().save(batch))?;
         batch(Kind::Timers, &|batch| self.timers.save(batch, now))?;
         batch(Kind::Idempotency, &|batch| self.repeats.save(batch, now))?;
+        batch(Kind::Metrics, &|batch| counted::save(&self.metrics, batch))?;
         link.send(Kind::All as u8, &[], &[])
     }
 
@@ -196,57 +273,102 @@ impl Estate {
     pub(super) fn all<T>(&self, step: impl Fn(oneshot::Sender<T>) -> Step, within: Duration) -> Result<Vec<T>, String> {
         let deadline = Instant::now() + within;
         let mut answers = Vec::new();
-        for (worker, lane) in self.peers.control.iter().enumerate() {
-            let (done, answer) = oneshot::channel();
-            let given = lane.try_send(Control::Handover(step(done)));
-            given.map_err(|_| format!("worker {worker} takes nothing: it is stuck or has ended"))?;
-            answers.push(answer);
+        for worker in 0..self.peers.control.len() {
+            answers.push(self.ask(worker, &step)?);
         }
-        let mut came = Vec::new();
-        for (worker, mut answer) in answers.into_iter().enumerate() {
-            came.push(loop {
-                match answer.try_recv() {
-                    Ok(answer) => break answer,
-                    Err(oneshot::error::TryRecvError::Empty) if Instant::now() < deadline => {
-                        std::thread::sleep(Duration::from_micros(200));
-                    }
-                    Err(_) => return Err(format!("worker {worker} does not answer")),
-                }
-            });
+        answers.into_iter().map(|answer| answer.wait(deadline)).collect()
+    }
+
+    /// Has a worker do a step.
+    pub(super) fn ask<T>(
+        &self,
+        worker: usize,
+        step: impl FnOnce(oneshot::Sender<T>) -> Step,
+    ) -> Result<Answer<T>, String> {
+        let (done, answer) = oneshot::channel();
+        match self.put(worker, step(done)) {
+            true => Ok(Answer { worker, answer }),
+            false => Err(format!("worker {worker} takes nothing: it is stuck or has ended")),
         }
-        Ok(came)
     }
 
     /// Has all workers do a step that has no answer.
     pub(super) fn tell(&self, step: impl Fn() -> Step) {
-        for lane in &self.peers.control {
-            let mut control = Control::Handover(step());
-            // It has room but while its worker is stuck.
-            let began = Instant::now();
-            while let Err(TrySendError::Full(back)) = lane.try_send(control) {
-                if began.elapsed() > ANSWER {
-                    break;
-                }
-                control = back;
-                std::thread::sleep(LOOK);
+        for worker in 0..self.peers.control.len() {
+            self.put(worker, step());
+        }
+    }
+
+    /// Puts a step on a worker's lane; false if it takes none.
+    fn put(&self, worker: usize, step: Step) -> bool {
+        let mut control = Control::Handover(step);
+        let began = Instant::now();
+        loop {
+            match self.peers.control[worker].try_send(control) {
+                Ok(()) => return true,
+                // It has room but while its worker is stuck, or has many connections to take up.
+                Err(TrySendError::Full(back)) if began.elapsed() < ANSWER => control = back,
+                Err(_) => return false,
+            }
+            std::thread::sleep(AWHILE);
+        }
+    }
+}
+
+/// What a worker is going to answer.
+pub(super) struct Answer<T> {
+    worker: usize,
+    answer: oneshot::Receiver<T>,
+}
+
+impl<T> Answer<T> {
+    /// Waits for it until then.
+    pub(super) fn wait(mut self, deadline: Instant) -> Result<T, String> {
+        loop {
+            match self.answer.try_recv() {
+                Ok(answer) => return Ok(answer),
+                Err(oneshot::error::TryRecvError::Empty) if Instant::now() < deadline => std::thread::sleep(AWHILE),
+                Err(_) => return Err(format!("worker {} does not answer", self.worker)),
             }
         }
     }
 }
 
+/// Has the successor reach all other nodes.
+fn reach(link: &mut Link, orders: &Orders) -> Result<(), String> {
+    let others = orders.reach(false)?;
+    let mut out = Encoder::default();
+    out.count(others.len());
+    others.iter().for_each(|other| other.write(&mut out));
+    // The successor bounds the time itself.
+    let asked = link.patience(Some(STARTING)).and_then(|()| link.send(Kind::Reach as u8, &out.bytes, &[]));
+    asked.map_err(|e| format!("the successor could not be reached: {e}"))?;
+    match receive(link)? {
+        (Kind::Reached, _) => Ok(()),
+        _ => Err("the successor answered something else".to_owned()),
+    }
+}
+
 /// Sends connections with their sockets.
 fn send_files(link: &mut Link, kind: Kind, offers: &[Offer]) -> io::Result<()> {
-    let (mut out, mut files) = (Encoder::default(), Vec::new());
-    for offer in offers {
-        out.data(&offer.bytes);
-        files.push(offer.socket);
-        if files.len() == FILES || out.bytes.len() >= ENOUGH {
-            link.send(kind as u8, &out.bytes, &files)?;
-            out.bytes.clear();
-            files.clear();
+    let mut rest = offers;
+    while !rest.is_empty() {
+        let (mut many, mut length) = (0, 0);
+        while many < rest.len().min(FILES) && length < ENOUGH {
+            length += HEAD + rest[many].bytes.len();
+            many += 1;
         }
+        let (now, later) = rest.split_at(many);
+        // At its whole length from the start: growing would leave copies of the keys that are in it.
+        let mut out = Encoder { bytes: Vec::with_capacity(length) };
+        now.iter().for_each(|offer| out.data(&offer.bytes));
+        let files: Vec<RawFd> = now.iter().map(|offer| offer.socket).collect();
+        let sent = link.send(kind as u8, &out.bytes, &files);
+        out.bytes.zeroize();
+        sent?;
+        rest = later;
     }
-    if files.is_empty() { Ok(()) } else { link.send(kind as u8, &out.bytes, &files) }
+    Ok(())
 }
 
 /// What the successor says next; a refusal is an error.

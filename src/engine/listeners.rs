@@ -6,6 +6,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 
 use crate::config::{Config, Listen, Server, UNSENT_LIMIT};
+use crate::telemetry::language::{Both, system};
 use crate::worker::{Listener, Role};
 
 /// Connections that may wait to be accepted; the system caps it (`net.core.somaxconn`).
@@ -21,6 +22,16 @@ pub struct BindError {
     pub addr: SocketAddr,
     /// What the system said.
     pub source: io::Error,
+}
+
+impl BindError {
+    /// For a terminal.
+    pub fn spoken(&self) -> String {
+        let BindError { key, addr, source } = self;
+        let why = system(source);
+        let text = Both { en: self.to_string(), zh: format!("{key}: 无法监听 {addr}：{}", why.zh) };
+        text.spoken().to_owned()
+    }
 }
 
 /// Where a running engine is reached.

@@ -5,20 +5,22 @@ use std::net::ToSocketAddrs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 
 use super::error::StartError;
 use super::listeners::Addresses;
+use super::member::Member;
 use crate::cluster::Mesh;
 use crate::cluster::bus::memory::Network;
 use crate::cluster::bus::{Bus, Event, WAITING};
 use crate::cluster::clients::{LocalClients, PublishOnce};
-use crate::cluster::drive::Driver;
+use crate::cluster::drive::{Driver, Successor};
 use crate::cluster::members::Shared;
-use crate::cluster::node::{HELLO, Node, Settings};
+use crate::cluster::node::{HELLO, Node, Reach, Settings};
 use crate::cluster::protocol::Run;
 use crate::config::{Config, access};
+use crate::handover::Damaged;
 use crate::hub::Hub;
 use crate::ids::NodeNumber;
 use crate::secret::Secret;
@@ -51,30 +53,46 @@ pub(super) struct Parts<'a> {
 }
 
 /// Joins: from now on there are other nodes.
-pub(super) fn join(parts: Parts<'_>, shared: Arc<Shared>, link: &Link) -> Result<Driver, StartError> {
+pub(super) fn join(parts: Parts<'_>, shared: Arc<Shared>, link: &Link) -> Result<(Driver, Member), StartError> {
     let Parts { config, addresses, hub, mesh, clients, once } = parts;
     let run = Run(mesh.node().0);
     let secret = secret(config)?;
     if secret.is_empty() && matches!(link, Link::Network) && listens_to_others(config) {
         tracing::warn!(
             "everybody who reaches {} can join the cluster: there is no cluster.secret",
-            if config.role.center { config.registry.addr } else { config.mesh_point.addr }
+            config.listen().addr
         );
     }
     let (events, brought) = mpsc::channel::<Event>(WAITING);
     let (bus, listens_on): (Arc<dyn Bus>, Vec<String>) = match link {
         Link::Memory(network) => (Arc::new(network.join(run, events)), Vec::new()),
-        Link::Network => network(config, run, &secret, events)?,
+        Link::Network => network(config, (run, 0), &secret, config.listen().addr, events)?,
     };
+    let member = Member::new(run, config, &secret, listens_on);
     let hello = match link {
         Link::Memory(network) => network.hello().unwrap_or(HELLO),
         Link::Network => HELLO,
     };
+    let settings = settings(config, addresses, hub, &member, hello)?;
+    let (of_node, local) = (shared.clone(), LocalClients::new(mesh.clone(), clients, once));
+    let make = move |now| Node::new(settings, of_node, local, now);
+    let driver = Driver::start(make, shared, bus, brought, renumbered(hub)).map_err(no_thread)?;
+    Ok((driver, member))
+}
+
+fn settings(
+    config: &Config,
+    addresses: &Addresses,
+    hub: &Hub,
+    member: &Member,
+    hello: u64,
+) -> Result<Settings, StartError> {
     let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-    let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let settings = Settings {
-        run,
-        secret,
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let reached = config.cluster.advertise_mesh.clone().map_or_else(|| member.listens_on.clone(), |at| vec![at]);
+    Ok(Settings {
+        run: member.run,
+        secret: secret(config)?,
         nonce: uuid::Uuid::new_v4().into_bytes(),
         engine: config.role.engine,
         center: config.role.center,
@@ -82,17 +100,90 @@ pub(super) fn join(parts: Parts<'_>, shared: Arc<Shared>, link: &Link) -> Result
         number: hub.node().get(),
         started,
         api: config.cluster.advertise.clone().unwrap_or_else(|| own_api(config, addresses)),
-        reached: config.cluster.advertise_mesh.clone().map_or(listens_on, |at| vec![at]),
+        reached: reached.iter().map(|at| with_generation(at, member.generation)).collect(),
         hello,
         reply_timeout: millis(config.cluster.reply_timeout),
         leave: millis(config.cluster.leave),
-    };
-    let (of_node, local) = (shared.clone(), LocalClients::new(mesh.clone(), clients, once));
+    })
+}
+
+fn renumbered(hub: &Arc<Hub>) -> impl Fn(u16) + Send + 'static {
     let hub = hub.clone();
-    let renumbered = move |number| NodeNumber::new(number).into_iter().for_each(|number| hub.set_node(number));
-    let make = move |now| Node::new(settings, of_node, local, now);
-    Driver::start(make, shared, bus, brought, renumbered)
-        .map_err(|error| StartError::System(format!("the mesh's thread could not start: {error}")))
+    move |number| NodeNumber::new(number).into_iter().for_each(|number| hub.set_node(number))
+}
+
+fn no_thread(error: std::io::Error) -> StartError {
+    StartError::System(format!("the mesh's thread could not start: {error}"))
+}
+
+/// The mesh of a successor process, until it is the node.
+pub(super) struct Following {
+    successor: Successor<LocalClients>,
+    member: Member,
+    settings: Settings,
+    shared: Arc<Shared>,
+    local: LocalClients,
+}
+
+/// Joins beside the process before, and reaches the others within that time.
+pub(super) fn follow(
+    parts: Parts<'_>,
+    shared: Arc<Shared>,
+    before: &Member,
+    (others, within): (Vec<Reach>, Duration),
+) -> Result<Following, StartError> {
+    let Parts { config, addresses, hub, mesh, clients, once } = parts;
+    let member = before.next();
+    let mut listen = config.listen().addr;
+    if listen.port() == 0 {
+        let port = |at: &String| at.rsplit_once(':')?.1.parse().ok();
+        member.listens_on.iter().find_map(port).into_iter().for_each(|port| listen.set_port(port));
+    }
+    let (events, brought) = mpsc::channel::<Event>(WAITING);
+    let (bus, _) = network(config, (member.run, member.generation), &secret(config)?, listen, events)?;
+    let settings = settings(config, addresses, hub, &member, HELLO)?;
+    let local = LocalClients::new(mesh.clone(), clients, once);
+    let wanted = (member.run, others, within);
+    let successor = Successor::start(wanted, shared.clone(), (bus, brought), renumbered(hub)).map_err(no_thread)?;
+    Ok(Following { successor, member, settings, shared, local })
+}
+
+impl Following {
+    /// The nodes that are not reached; waits until all are, or the time is over.
+    pub(super) fn missing(&self) -> Vec<Run> {
+        self.successor.missing()
+    }
+
+    /// The node, where the process before has left it. It does nothing yet.
+    pub(super) fn restore(self, parts: &[Vec<u8>]) -> Result<Restored, Damaged> {
+        let Following { successor, member, settings, shared, local } = self;
+        let node = Node::restore(settings, shared, local, parts, successor.now())?;
+        Ok(Restored { successor, member, node })
+    }
+}
+
+/// The node of a successor process.
+pub(super) struct Restored {
+    successor: Successor<LocalClients>,
+    member: Member,
+    node: Node<LocalClients>,
+}
+
+impl Restored {
+    /// It goes on.
+    pub(super) fn begin(self) -> (Driver, Member) {
+        (self.successor.begin(self.node), self.member)
+    }
+}
+
+/// Whether a process with this configuration could be the successor of a member; None: of a process by itself.
+pub(super) fn fits(before: Option<&Member>, config: &Config) -> Result<(), String> {
+    match (before, config.is_of_mesh()) {
+        (None, false) => Ok(()),
+        (Some(before), true) => before.fits(config, &secret(config).map_err(|e| e.to_string())?),
+        (None, true) => Err("cluster.engine: memory -> mesh: that needs a restart".to_owned()),
+        (Some(_), false) => Err("cluster.engine: mesh -> memory: that needs a restart".to_owned()),
+    }
 }
 
 fn centers(config: &Config) -> Vec<String> {
@@ -130,8 +221,7 @@ fn is_of_this_machine(ip: IpAddr) -> bool {
 
 /// Whether others than this machine reach the ports of the cluster.
 fn listens_to_others(config: &Config) -> bool {
-    let listen = if config.role.center { &config.registry } else { &config.mesh_point };
-    !listen.addr.ip().to_canonical().is_loopback()
+    !config.listen().addr.ip().to_canonical().is_loopback()
 }
 
 fn secret(config: &Config) -> Result<Secret, StartError> {
@@ -168,14 +258,24 @@ fn own_address(center: Option<&String>) -> IpAddr {
 }
 
 #[cfg(feature = "cluster")]
+fn with_generation(at: &str, generation: u32) -> String {
+    crate::cluster::bus::zenoh::address_of(at, generation)
+}
+
+#[cfg(not(feature = "cluster"))]
+fn with_generation(at: &str, _: u32) -> String {
+    at.to_owned()
+}
+
+#[cfg(feature = "cluster")]
 fn network(
     config: &Config,
-    run: Run,
+    (run, generation): (Run, u32),
     secret: &Secret,
+    listen: SocketAddr,
     events: mpsc::Sender<Event>,
 ) -> Result<(Arc<dyn Bus>, Vec<String>), StartError> {
     use crate::cluster::bus::zenoh::{Settings, Tls, ZenohBus};
-    let listen = if config.role.center { &config.registry } else { &config.mesh_point };
     let (cert, key, ca) = (&config.cluster.tls_cert, &config.cluster.tls_key, &config.cluster.tls_ca);
     let tls = match (cert.is_empty(), key.is_empty()) {
         (true, true) if ca.is_empty() => None,
@@ -184,21 +284,29 @@ fn network(
     };
     let settings = Settings {
         run,
+        generation,
         router: config.role.center,
-        listen: vec![listen.addr.to_string()],
+        listen: vec![listen.to_string()],
         connect: if config.role.center { other_centers(config) } else { centers(config) },
         lease: u64::try_from(config.cluster.leave.as_millis()).unwrap_or(u64::MAX),
         secret: secret.clone(),
         tls,
     };
-    let bus = ZenohBus::open(&settings, events)
-        .map_err(|error| StartError::System(format!("{}: the cluster can't be joined: {error}", listen.key)))?;
+    let bus = ZenohBus::open(&settings, events).map_err(|error| {
+        StartError::System(format!("{}: the cluster can't be joined: {error}", config.listen().key))
+    })?;
     let listens_on = bus.listens_on();
     Ok((Arc::new(bus), listens_on))
 }
 
 #[cfg(not(feature = "cluster"))]
-fn network(_: &Config, _: Run, _: &Secret, _: mpsc::Sender<Event>) -> Result<(Arc<dyn Bus>, Vec<String>), StartError> {
+fn network(
+    _: &Config,
+    _: (Run, u32),
+    _: &Secret,
+    _: SocketAddr,
+    _: mpsc::Sender<Event>,
+) -> Result<(Arc<dyn Bus>, Vec<String>), StartError> {
     Err(StartError::System(WITHOUT_CLUSTER.into()))
 }
 

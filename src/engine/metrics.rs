@@ -15,7 +15,8 @@ use crate::queue::Queue;
 use crate::script::hook::Hook;
 use crate::shared;
 use crate::telemetry::metrics::{GaugeFunction, Kind, Metrics, Of, ServerInfo};
-use crate::timers::{Figures, Timers};
+use crate::telemetry::spans::{Figures, SpanQueue};
+use crate::timers::{self, Timers};
 use crate::worker::Peers;
 use crate::worker::pulse::{Pulse, State};
 
@@ -140,7 +141,7 @@ pub(super) fn of_scripts(metrics: &Metrics, shared: &Arc<shared::Shared>, timers
     };
     of_shared("connmix_engine_shared_bytes", "Bytes that mix.shared holds.", |(bytes, _)| bytes);
     of_shared("connmix_engine_shared_keys", "Keys that mix.shared holds.", |(_, keys)| keys);
-    let of_timers = |kind, name, help, read: fn(Figures) -> f64| {
+    let of_timers = |kind, name, help, read: fn(timers::Figures) -> f64| {
         let timers = timers.clone();
         let read = Box::new(move || vec![(String::new(), read(timers.figures()))]);
         metrics.watch(GaugeFunction { of: Of::Engine, kind, name, help, label: None, read });
@@ -152,6 +153,24 @@ pub(super) fn of_scripts(metrics: &Metrics, shared: &Arc<shared::Shared>, timers
     of_timers(Kind::Counter, runs, "Runs of timers that have begun.", |figures| figures.runs as f64);
     let help = "Runs of timers that were left out.";
     of_timers(Kind::Counter, skipped, help, |figures| figures.skipped as f64);
+}
+
+/// What became of spans.
+pub(super) fn of_spans(metrics: &Metrics, spans: &Arc<SpanQueue>) {
+    let spans = spans.clone();
+    let read = move || {
+        let Figures { exported, rejected, failed, dropped } = &spans.figures;
+        let all = [("exported", exported), ("rejected", rejected), ("failed", failed), ("dropped", dropped)];
+        all.map(|(result, many)| (result.to_owned(), many.load(Relaxed) as f64)).into()
+    };
+    metrics.watch(GaugeFunction {
+        of: Of::Engine,
+        kind: Kind::Counter,
+        name: "connmix_engine_spans_total",
+        help: "Spans of traces, by what became of them.",
+        label: Some("result"),
+        read: Box::new(read),
+    });
 }
 
 /// The figures of a node among others.

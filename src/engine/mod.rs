@@ -1,10 +1,13 @@
 //! The wiring: from a configuration and its listeners to running workers, and back to a clean end.
 
 mod certificates;
+mod counted;
 mod error;
+mod exporter;
 mod figures;
 mod handover;
 mod listeners;
+mod member;
 mod mesh;
 mod metrics;
 mod reload;
@@ -22,14 +25,18 @@ use std::thread::JoinHandle;
 use tokio::sync::{mpsc, watch};
 
 use self::certificates::Certificates;
+use self::exporter::Exporter;
 use self::handover::Kept;
+use self::member::Member;
 use self::scripts::{check_script, compile};
 use self::stand_in::Doors;
 use crate::admission::Admission;
 use crate::api::idempotency::IdempotencyTable;
 use crate::api::{Callers, LoginThrottle, OnceHere, Stage, Verifier};
+use crate::cluster::clients::PublishOnce;
 use crate::cluster::drive::Driver;
 use crate::cluster::members::Shared;
+use crate::cluster::protocol::Run;
 use crate::cluster::{Interest, Mesh};
 use crate::config::{Config, QueueFull};
 use crate::hub::Hub;
@@ -39,6 +46,7 @@ use crate::outbound::Outbound;
 use crate::queue::Queue;
 use crate::script::watchdog;
 use crate::shared;
+use crate::telemetry::spans::SpanQueue;
 use crate::timers::Timers;
 use crate::worker::thread::{self, Spec};
 use crate::worker::{self, Peers, Reserve};
@@ -86,6 +94,12 @@ pub struct Engine {
     nodes: Arc<Mesh>,
     /// The mesh's threads, if there are other nodes.
     mesh: Option<Driver>,
+    /// What this node is to them.
+    member: Option<Member>,
+    /// With what a successor joins its cluster.
+    joins: Option<(Arc<Shared>, Arc<dyn PublishOnce>)>,
+    /// Sends spans to a collector.
+    exporter: Arc<Exporter>,
 }
 
 impl Engine {
@@ -121,12 +135,13 @@ impl Engine {
         workers: Option<usize>,
         on_level: OnLevel,
     ) -> Result<Engine, StartError> {
-        Engine::start_as(Link::Network, Some(before.node()), config, listeners, workers, on_level)
+        let run = before.member.as_ref().map(|member| member.run);
+        Engine::start_as(Link::Network, Some((before.node(), run)), config, listeners, workers, on_level)
     }
 
     fn start_as(
         link: Link,
-        succeeds: Option<NodeNumber>,
+        succeeds: Option<(NodeNumber, Option<Run>)>,
         config: Config,
         listeners: Listeners,
         workers: Option<usize>,
@@ -143,7 +158,7 @@ impl Engine {
         let certificates = Certificates::load(&config);
         let certificates = certificates.map_err(|wrong| StartError::Certificate(certificates::lines(&wrong)))?;
         let tls = certificates.ports().clone();
-        let node = succeeds.unwrap_or_else(NodeNumber::random);
+        let (node, run) = succeeds.unwrap_or_else(|| (NodeNumber::random(), None));
         let others: Option<Arc<Shared>> = config.is_of_mesh().then(Arc::default);
         let hub = match &others {
             Some(others) => Hub::new(node, workers).telling(Arc::new(Interest(others.clone()))),
@@ -154,7 +169,7 @@ impl Engine {
         hub.history().bound(config.history_limit);
         hub.history().set_rules(&config.channels);
         let memory = Arc::new(Memory::new(workers));
-        let mesh = Mesh::new(hub.clone(), NodeId::random());
+        let mesh = Mesh::new(hub.clone(), run.map_or_else(NodeId::random, |run| NodeId(run.0)));
         let mesh = Arc::new(match &others {
             Some(others) if !config.role.engine => mesh.with_others(others.clone()).without_clients(),
             Some(others) => mesh.with_others(others.clone()),
@@ -174,12 +189,15 @@ impl Engine {
         let addresses = listeners.addresses.clone();
         let metrics = metrics::metrics(&config, &addresses, &hub, &queue, &clients, &peers, &mesh);
         metrics::of_scripts(&metrics, &shared, &timers);
+        let spans = Arc::new(SpanQueue::default());
+        metrics::of_spans(&metrics, &spans);
         let metrics = Arc::new(metrics);
         certificates::measure(&metrics, &tls);
         let logins = Arc::new(LoginThrottle::default());
         let verifier = Arc::new(Verifier::default());
         let callers = Arc::new(Callers::new(reserve.for_a_port()));
         let config = Arc::new(ArcSwap::from_pointee(config));
+        let exporter = Exporter::new(spans.clone(), outbound.clone(), config.clone(), node.get().to_string());
 
         let api_doors = listeners.for_worker().map_err(|e| StartError::System(e.to_string()))?;
         let doors = Arc::new(Doors::new(api_doors, tls.clone()));
@@ -191,7 +209,10 @@ impl Engine {
             shared: shared.clone(),
             timers: timers.clone(),
             repeats: repeats.clone(),
+            admissions: admissions.clone(),
+            metrics: metrics.clone(),
             listeners: Kept::default(),
+            mesh: None,
         };
         let mut engine = Engine {
             addresses,
@@ -209,7 +230,11 @@ impl Engine {
             doors: doors.clone(),
             nodes: mesh.clone(),
             mesh: None,
+            member: None,
+            joins: None,
+            exporter: exporter.clone(),
         };
+        exporter.start().map_err(|e| StartError::System(e.to_string()))?;
         let mut starting = Vec::with_capacity(workers);
         for (i, control) in lanes.into_iter().enumerate() {
             let spec = Spec {
@@ -230,6 +255,7 @@ impl Engine {
                 listeners: listeners.for_worker().map_err(|e| StartError::System(e.to_string()))?,
                 api_addr: engine.addresses.api,
                 metrics: metrics.clone(),
+                spans: spans.clone(),
                 logins: logins.clone(),
                 verifier: verifier.clone(),
                 callers: callers.clone(),
@@ -254,14 +280,19 @@ impl Engine {
             started
                 .recv()
                 .unwrap_or_else(|_| Err("a worker ended while it started".into()))
-                .map_err(StartError::Script)?;
+                .map_err(|why: String| StartError::Script(why.into()))?;
         }
         if let Some(others) = others {
             let (config, addresses) = (config.load(), &engine.addresses);
             let once = Arc::new(OnceHere { repeats, mesh: mesh.clone() });
             let clients = clients.clone();
-            let parts = mesh::Parts { config: &config, addresses, hub: &hub, mesh: &mesh, clients, once };
-            engine.mesh = Some(mesh::join(parts, others, &link)?);
+            if succeeds.is_some() {
+                engine.joins = Some((others, once));
+            } else {
+                let parts = mesh::Parts { config: &config, addresses, hub: &hub, mesh: &mesh, clients, once };
+                let (driver, member) = mesh::join(parts, others, &link)?;
+                (engine.mesh, engine.member) = (Some(driver), Some(member));
+            }
         }
         let stuck_after = config.load().stuck_after;
         let watcher = stuck::Watcher::spawn(peers.clone(), hub.clone(), doors, timers, stuck_after);
@@ -270,6 +301,7 @@ impl Engine {
         engine.memory = Some(memory::watch(memory, config.clone()).map_err(system)?);
         let (at_start, measured) = (config.load_full(), metrics.clone());
         let supervisor = reload::Supervisor::new(config, peers, programs, certificates, metrics, on_level, configured);
+        let supervisor = supervisor.exporting(exporter);
         figures::tell(figures::Parts {
             config: at_start,
             addresses: engine.addresses.clone(),
@@ -295,7 +327,8 @@ impl Engine {
 
     /// All that it hands over to a successor process.
     pub fn estate(&self) -> Estate {
-        self.estate.clone()
+        let mesh = self.mesh.as_ref().map(Driver::orders).zip(self.member.clone());
+        Estate { mesh, ..self.estate.clone() }
     }
 
     /// How many workers it has.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::certificates::{self, Certificates};
+use super::exporter::Exporter;
 use super::figures::Scripts;
 use super::scripts::check_script;
 use crate::config::reload::{compare, merge};
@@ -72,6 +73,7 @@ pub(super) struct Supervisor {
     on_level: OnLevel,
     /// How many workers are configured; 0 = one a core.
     workers: usize,
+    exporter: Option<Arc<Exporter>>,
 }
 
 /// One server's script.
@@ -174,7 +176,13 @@ impl Supervisor {
             metrics,
             on_level,
             workers,
+            exporter: None,
         }
+    }
+
+    /// The same, with what sends spans: a reload may turn that on.
+    pub(super) fn exporting(self, exporter: Arc<Exporter>) -> Supervisor {
+        Supervisor { exporter: Some(exporter), ..self }
     }
 
     /// What it tells of the scripts.
@@ -266,7 +274,7 @@ impl Supervisor {
                 check_script(&vm, self.workers);
                 Ok(())
             }
-            Err(e) => Err(Unbuilt { why: explained(&program, &e), passing: program.is_lacking() }),
+            Err(e) => Err(Unbuilt { why: explained(&program, &e).en, passing: program.is_lacking() }),
         };
         if let (Err(_), Due::IfItWorks, Some(change)) = (&tried, due, &mut self.scripts[server].change) {
             change.tried = true;
@@ -379,6 +387,9 @@ impl Supervisor {
             self.metrics.show_streams();
         }
         self.config.store(Arc::new(merged));
+        if let Some(Err(e)) = self.exporter.as_ref().map(|exporter| exporter.start()) {
+            tracing::error!("spans can't be sent: {e}");
+        }
         self.tell(|| Control::Configure).await;
         for server in scripts_differ {
             self.reload_script(server, Due::Now).await;

@@ -7,17 +7,20 @@ use crate::lint::{self, Lints};
 use crate::script::ignored;
 use crate::script::program::Program;
 use crate::script::vm::{Vm, VmLimits};
+use crate::telemetry::language::{Both, Language};
 
 /// Checks every entry script as the workers will run it. Returns all errors at once, one a line; the warnings are lints
 /// of scripts that compile.
-pub fn check_scripts(config: &Config) -> Result<Vec<String>, String> {
+pub fn check_scripts(config: &Config, language: Language) -> Result<Vec<String>, String> {
     let mut warnings = Vec::new();
     compile(config, |vm| {
         // Two servers may share a script.
-        let new: Vec<_> =
-            Lints::of(vm).warnings(config.workers).into_iter().filter(|w| !warnings.contains(w)).collect();
+        let all = Lints::of(vm).warnings(config.workers);
+        let all = all.iter().map(|warning| warning.in_language(language).to_owned());
+        let new: Vec<_> = all.filter(|w| !warnings.contains(w)).collect();
         warnings.extend(new);
-    })?;
+    })
+    .map_err(|errors| errors.in_language(language).to_owned())?;
     Ok(warnings)
 }
 
@@ -33,7 +36,7 @@ pub(super) fn check_script(vm: &Vm, workers: usize) {
 }
 
 /// Reads and tries each server's script, on this thread. `tried` sees those that work.
-pub(super) fn compile(config: &Config, mut tried: impl FnMut(&Vm)) -> Result<Vec<Arc<Program>>, String> {
+pub(super) fn compile(config: &Config, mut tried: impl FnMut(&Vm)) -> Result<Vec<Arc<Program>>, Both> {
     let limits = VmLimits::of(&config.luavm);
     let (mut programs, mut errors) = (Vec::new(), Vec::new());
     for (position, server) in config.servers.iter().enumerate() {
@@ -53,5 +56,9 @@ pub(super) fn compile(config: &Config, mut tried: impl FnMut(&Vm)) -> Result<Vec
             }
         }
     }
-    if errors.is_empty() { Ok(programs) } else { Err(errors.join("\n")) }
+    let lines = |language| errors.iter().map(|e| e.in_language(language)).collect::<Vec<_>>().join("\n");
+    match errors.is_empty() {
+        true => Ok(programs),
+        false => Err(Both { en: lines(Language::English), zh: lines(Language::Chinese) }),
+    }
 }

@@ -79,6 +79,7 @@ impl Engine {
             tell_left(&self.peers, &left);
         }
         supervisor.map(ended);
+        self.exporter.stop(deadline);
         // After the clients, whose last messages may be for clients of other nodes.
         self.mesh.take();
         // Not before: until now a worker may be stuck.

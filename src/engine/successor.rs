@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use super::handover::name;
 use super::listeners::Listeners;
+use super::member::Member;
+use super::mesh;
 use crate::config::Config;
 use crate::handover::{Damaged, Decoder, Kind, Link, VERSION};
 use crate::ids::NodeNumber;
@@ -22,15 +24,23 @@ pub struct Before {
     /// It only wants to know whether it could.
     pub dry: bool,
     node: NodeNumber,
+    /// What it is to the others of its cluster, if it has one.
+    pub(super) member: Option<Member>,
     /// By the name of each: where it was to listen, and its socket.
     listeners: Vec<(String, String, OwnedFd)>,
 }
 
-/// For tests: the process ends here, as if it had crashed, if the file that this variable names holds the point's name.
+/// For tests: the process ends here, as if it had crashed, if the file that this variable names holds the point's name. While
+/// it holds `wait ` and the name, it stops here, and says so in a second file.
 #[cfg(debug_assertions)]
 pub(super) fn crash_point(point: &str) {
-    let wanted = std::env::var_os("CONNMIX_CRASH_AT").and_then(|file| std::fs::read_to_string(file).ok());
-    if wanted.is_some_and(|wanted| wanted.trim() == point) {
+    let Some(file) = std::env::var_os("CONNMIX_CRASH_AT").map(std::path::PathBuf::from) else { return };
+    let wanted = || std::fs::read_to_string(&file).unwrap_or_default();
+    while wanted().trim().strip_prefix("wait ") == Some(point) {
+        let _ = std::fs::write(file.with_extension("waits"), point);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    if wanted().trim() == point {
         std::process::abort();
     }
 }
@@ -54,16 +64,17 @@ impl Before {
         let read = || -> Result<_, Damaged> {
             let (process, dry) = (from.u32()?, from.flag()?);
             let node = u16::try_from(from.u32()?).ok().and_then(NodeNumber::new).ok_or(Damaged("a node's number"))?;
+            let member = from.option(Member::read)?;
             let names = from.list(|from| Ok((from.text()?.to_owned(), from.text()?.to_owned())))?;
             if names.len() != frame.files.len() {
                 return Err(Damaged("the listeners"));
             }
-            Ok((process, dry, node, names))
+            Ok((process, dry, node, member, names))
         };
-        let (process, dry, node, names) = { read }().map_err(damaged)?;
+        let (process, dry, node, member, names) = { read }().map_err(damaged)?;
         let listeners = names.into_iter().zip(frame.files).map(|((name, at), file)| (name, at, file)).collect();
         crash_point("heard");
-        Ok(Before { link, process, dry, node, listeners })
+        Ok(Before { link, process, dry, node, member, listeners })
     }
 
     /// The number of its node, which stays.
@@ -73,11 +84,10 @@ impl Before {
 
     /// Its listeners, as this configuration names them. An error says what is not as it was: that needs a restart.
     pub fn listeners(&mut self, config: &Config) -> Result<Listeners, String> {
-        if config.is_of_mesh() {
-            return Err("a node of a cluster is not upgraded in place: restart one node after the other".to_owned());
-        }
+        mesh::fits(self.member.as_ref(), config)?;
         let mut roles: Vec<Role> = (0..config.servers.len()).map(Role::Server).collect();
-        roles.extend([Role::Api, Role::Center]);
+        roles.extend(config.role.engine.then_some(Role::Api));
+        roles.extend(config.role.center.then_some(Role::Center));
         let mut taken = Vec::new();
         for role in roles {
             let listen = match role {

@@ -63,7 +63,7 @@ macro_rules! targets {
     };
 }
 
-targets! { handshake frames proxy http configuration json php_unpack parse_str pattern packets mesh }
+targets! { handshake frames proxy records http configuration json php_unpack parse_str pattern packets mesh }
 
 #[test]
 fn every_body_is_tried_here_and_has_its_target() {

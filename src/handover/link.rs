@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// The most files that go with one frame; the system takes 253.
 pub const FILES: usize = 200;
@@ -17,8 +18,8 @@ const HEAD: usize = 8;
 pub struct Frame {
     /// What it is.
     pub kind: u8,
-    /// What it says.
-    pub bytes: Vec<u8>,
+    /// What it says. There may be keys in it.
+    pub bytes: Zeroizing<Vec<u8>>,
     /// The files that came with it.
     pub files: Vec<OwnedFd>,
 }
@@ -90,7 +91,7 @@ impl Link {
         if bytes.len() != length as usize {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(Frame { kind: head[0], bytes, files })
+        Ok(Frame { kind: head[0], bytes: bytes.into(), files })
     }
 }
 

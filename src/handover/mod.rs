@@ -13,7 +13,7 @@ pub use codec::{Damaged, Decoder, Encoder};
 pub use link::{FILES, Frame, Link};
 
 /// The version of the form. A successor takes this one alone.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// From this many bytes on a frame is sent.
 const ENOUGH: usize = 1 << 20;
@@ -28,7 +28,9 @@ pub enum Kind {
     Ready,
     /// From the successor: why it can't.
     Refused,
-    /// To the successor: clients' connections.
+    /// To the successor: the frames that wait for a worker's connections, of which some come twice or more often.
+    Frames,
+    /// Clients' connections.
     Connections,
     /// Connections of callers that are between two calls.
     Callers,
@@ -44,17 +46,28 @@ pub enum Kind {
     History,
     /// The last client ids.
     Ids,
+    /// What has been used of the rates of connects. Before connections.
+    Admissions,
+    /// What the metrics have counted.
+    Metrics,
     /// That was all.
     All,
     /// From the successor: all of it is its own from now on. Until then it has touched no connection.
     Taken,
+    /// To the successor of a node of a cluster: these nodes are to be reached.
+    Reach,
+    /// From the successor: they are.
+    Reached,
+    /// Where the node stands among the others.
+    Mesh,
 }
 
 impl Kind {
-    const ALL: [Kind; 13] = [
+    const ALL: [Kind; 19] = [
         Kind::Offer,
         Kind::Ready,
         Kind::Refused,
+        Kind::Frames,
         Kind::Connections,
         Kind::Callers,
         Kind::Queue,
@@ -63,8 +76,13 @@ impl Kind {
         Kind::Idempotency,
         Kind::History,
         Kind::Ids,
+        Kind::Admissions,
+        Kind::Metrics,
         Kind::All,
         Kind::Taken,
+        Kind::Reach,
+        Kind::Reached,
+        Kind::Mesh,
     ];
 
     /// The kind of that number.

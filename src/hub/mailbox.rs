@@ -4,6 +4,9 @@
 //!
 //! Bytes say little of the time that deliveries take: a few may be for very many connections. So the bound follows from what
 //! the worker has delivered last.
+//!
+//! Publishers that found it full come first when there is room again, so that one that has always something to publish does not
+//! keep the others out.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::*};
@@ -15,7 +18,7 @@ use super::delivery::Delivery;
 /// The bytes that may wait in one worker's mailbox. A message larger than that still gets in when the box is empty.
 pub const MAILBOX_BYTES: usize = 16 * 1024 * 1024;
 /// The connections that what waits is for, all deliveries together, if they are as those that were delivered last.
-const PUSHES: usize = 1024 * 1024;
+const PUSHES: usize = 256 * 1024;
 /// The bytes that may wait in any case.
 const LEAST_BYTES: usize = 4 * 1024;
 
@@ -31,12 +34,17 @@ struct Lane {
     worker: Option<Waker>,
     /// Publishers that found it full.
     publishers: Vec<Waker>,
+    /// How often the worker has taken what was there.
+    takes: u64,
+    /// So many publishers waited then, and have not come back yet: they go first.
+    expected: usize,
 }
 
 impl Default for Lane {
     fn default() -> Lane {
         let (waiting, publishers) = (VecDeque::new(), Vec::new());
-        Lane { waiting, bytes: 0, room: MAILBOX_BYTES, taken: 0, closed: false, worker: None, publishers }
+        let room = MAILBOX_BYTES;
+        Lane { waiting, bytes: 0, room, taken: 0, closed: false, worker: None, publishers, takes: 0, expected: 0 }
     }
 }
 
@@ -44,7 +52,16 @@ impl Lane {
     fn has_room(&self, weight: usize) -> bool {
         self.bytes == 0 || self.bytes + weight <= self.room
     }
+
+    /// Whether a publisher may come in, as far as others are concerned who came before it.
+    fn is_turn_of(&self, line: Line) -> bool {
+        self.expected == 0 || self.bytes == 0 || line.0.is_some_and(|since| since < self.takes)
+    }
 }
+
+/// Since when a publisher waits for room for one delivery: when the worker had taken what was there so many times. None: not yet.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Line(Option<u64>);
 
 /// A worker's mailbox.
 #[derive(Default)]
@@ -70,31 +87,35 @@ impl Mailbox {
         self.lane.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a delivery in.
-    pub fn offer(&self, delivery: Delivery) -> Result<(), Refused> {
-        self.put(delivery, false)
+    /// Puts a delivery in, unless publishers have to go first that found the mailbox full before.
+    pub fn offer(&self, delivery: Delivery, line: Line) -> Result<(), Refused> {
+        self.put(delivery, Some(line))
     }
 
     /// Puts a delivery in even if the mailbox is full. False: the worker has ended, or is stuck and there is no room. For
     /// the rest of a publication whose publisher has gone, and for what has to keep an order once it was given: it takes no
     /// more memory than its publisher did.
     pub fn force(&self, delivery: Delivery) -> bool {
-        self.put(delivery, true).is_ok()
+        self.put(delivery, None).is_ok()
     }
 
-    fn put(&self, delivery: Delivery, force: bool) -> Result<(), Refused> {
+    /// Without a line: whether there is room or not.
+    fn put(&self, delivery: Delivery, line: Option<Line>) -> Result<(), Refused> {
         let mut lane = self.lane();
         if lane.closed {
             return Err(Refused::Closed);
         }
         let weight = delivery.weight();
-        if !lane.has_room(weight) {
-            if self.is_stuck() {
-                return Err(Refused::Stuck);
-            }
-            if !force {
+        let has_room = lane.has_room(weight);
+        if !has_room && self.is_stuck() {
+            return Err(Refused::Stuck);
+        }
+        if let Some(line) = line {
+            // Nobody waits for a stuck worker, so there is no line.
+            if !has_room || !(self.is_stuck() || lane.is_turn_of(line)) {
                 return Err(Refused::Full(delivery));
             }
+            lane.expected -= usize::from(line.0.is_some() && lane.expected > 0);
         }
         lane.bytes += weight;
         lane.waiting.push_back(delivery);
@@ -107,8 +128,14 @@ impl Mailbox {
     }
 
     /// Ready when that delivery, which was refused, may be offered again.
-    pub fn poll_room(&self, delivery: &Delivery, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll_room_for(delivery.weight(), cx)
+    pub fn poll_room(&self, delivery: &Delivery, line: &mut Line, cx: &mut Context<'_>) -> Poll<()> {
+        let mut lane = self.lane();
+        if lane.closed || self.is_stuck() || (lane.has_room(delivery.weight()) && lane.is_turn_of(*line)) {
+            return Poll::Ready(());
+        }
+        line.0 = Some(lane.takes);
+        lane.publishers.push(cx.waker().clone());
+        Poll::Pending
     }
 
     /// Ready when a delivery of that weight has room, or is not waited for.
@@ -136,6 +163,8 @@ impl Mailbox {
             lane.worker = Some(worker.clone());
         }
         let publishers = std::mem::take(&mut lane.publishers);
+        lane.takes += 1;
+        lane.expected = publishers.len();
         drop(lane);
         publishers.into_iter().for_each(Waker::wake);
     }

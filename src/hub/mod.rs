@@ -41,7 +41,7 @@ pub use delivery::{Backlog, Delivery, Except, MAX_EXCEPT, Priority, Publication,
 pub use figures::{MAX_FIGURE_TEXT, NodeFigures, ScriptFigures, ServerFigures};
 pub use interest::InterestSink;
 pub use limit::{PublishLimits, Verdict};
-pub use mailbox::{MAILBOX_BYTES, Mailbox, Refused};
+pub use mailbox::{Line, MAILBOX_BYTES, Mailbox, Refused};
 pub use order::{Ordered, Recipient, enveloped};
 pub use pending::{Ack, Counts, PendingCounts, ReplyTo, Scenario, SoFar};
 pub use question::{Answer, AnswerTo, ClientInfo, Crowd, MAX_INFO, MAX_PAGE, Present, Question};

@@ -58,24 +58,25 @@ impl Hub {
     /// those of `behind`. `elsewhere` sends it to other nodes, of which `replica` keeps a copy of the log. After [`Hub::room_for`]. None: this node does not lead the channel.
     pub fn order(
         &self,
-        publication: Publication,
+        publication: &Publication,
         rule: &ChannelRule,
         (pending_counts, behind): (&PendingCounts, &WorkerSet),
         replica: Option<Stream>,
         elsewhere: impl FnOnce(Placed),
     ) -> Option<Ordered> {
-        let Publication { channel, message, options, is_event, count, .. } = publication;
-        let envelope = (rule.envelope == EnvelopeKind::Json).then(|| Envelope::new(&channel, &message).counting(count));
+        let Publication { channel, message, count, .. } = publication;
+        let envelope = (rule.envelope == EnvelopeKind::Json).then(|| Envelope::new(channel, message).counting(*count));
         let kept = (message.clone(), self.node().get(), now());
-        self.history.order((&channel, rule), kept, replica, |placed, missing| {
+        self.history.order((channel, rule), kept, replica, |placed, missing| {
             let position = placed.at;
             pending_counts.place(position);
             elsewhere(placed);
-            let message = envelope.as_ref().map_or(message, |envelope| envelope.seal(Some(position)));
+            let mut publication = Publication { position: Some(position), ..publication.clone() };
+            if let Some(envelope) = envelope {
+                publication.message = envelope.seal(Some(position));
+            }
             let mut workers = self.workers_of(channel.as_str());
             behind.iter().for_each(|worker| workers.add(worker));
-            let channel = channel.clone();
-            let publication = Publication { channel, message, options, is_event, count, position: Some(position) };
             let workers = self.force_all(Arc::new(publication), workers, pending_counts, (rule, position, missing));
             Ordered { position, workers }
         })

@@ -5,8 +5,15 @@ use smallvec::SmallVec;
 use crate::ids::WorkerId;
 
 /// A set of workers: one bit each, in place for up to 128 of them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct WorkerSet(SmallVec<[u64; 2]>);
+
+impl Clone for WorkerSet {
+    fn clone(&self) -> WorkerSet {
+        // A copy of its words. What is derived would push them one by one, for each publish.
+        WorkerSet(SmallVec::from_slice(&self.0))
+    }
+}
 
 impl WorkerSet {
     /// Adds a worker.

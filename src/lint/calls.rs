@@ -6,10 +6,11 @@ use std::collections::BTreeSet;
 use super::bytecode::{Ins, Proto, op};
 use super::flow::{Flow, LintContext, Registers, Var, asks};
 use super::found::Found;
-use super::hints::instead_of;
+use super::hints::{instead_of, lacks};
 use super::hooks::Hooks;
 use super::scan::Facts;
 use crate::message::Channel;
+use crate::telemetry::language::{Both, both};
 
 /// Methods of a connection, with the fewest arguments that each needs besides the connection.
 const LEAST: [(&str, usize); 7] = [
@@ -57,7 +58,7 @@ pub(super) fn wrong(flow: &Flow<'_>, offered: &BTreeSet<String>) -> Vec<Found> {
                 && !asked.contains(&(class, name.clone()))
                 && is_called(proto, r.at(), ins)
             {
-                let what = format!("{class} has no '{name}'");
+                let what = lacks(class, &name);
                 let fix = instead_of(class, &name, offered);
                 found.push(Found::new(ins.line, &format!("{class}:{name}"), what, fix));
             }
@@ -109,9 +110,10 @@ fn without_self(r: &Registers<'_>, ins: Ins) -> Option<Found> {
         Some(Some(_)) => true,
         None => has_fixed_count,
     };
-    let what = format!("{class}.{name}(...) does not pass the connection on");
     is_wrong.then(|| {
-        Found::new(ins.line, &format!("{class}.{name}"), what, format!("call it with a colon: {class}:{name}(...)"))
+        let what = both!("{class}.{name}(...) does not pass the connection on", "{class}.{name}(...) 没有把连接传进去");
+        let fix = both!("call it with a colon: {class}:{name}(...)", "请用冒号调用：{class}:{name}(...)");
+        Found::new(ins.line, &format!("{class}.{name}"), what, fix)
     })
 }
 
@@ -134,16 +136,24 @@ fn in_vain(r: &Registers<'_>, ins: Ins) -> Option<Found> {
         _ => return None,
     };
     let problem = named.into_iter().find_map(|register| match r.get(register)? {
-        LintContext::Text(text) => Channel::from_script(text.as_bytes()).err().map(|e| e.to_string()),
+        LintContext::Text(text) => Channel::from_script(text.as_bytes()).err().map(|e| Both::same(e.to_string())),
         // Adding text around it does not make the name valid.
         LintContext::Piece(text) => {
             let is_wrong = text.chars().any(|c| c.is_whitespace() || c.is_control());
             is_wrong.then(|| {
-                format!("a channel's name with \"{}\" holds a space or control character", text.escape_debug())
+                let text = text.escape_debug();
+                both!(
+                    "a channel's name with \"{text}\" holds a space or control character",
+                    "带有 \"{text}\" 的频道名里有空格或控制字符"
+                )
             })
         }
         _ => None,
     })?;
-    let what = format!("{name} fails here, and its err is ignored: {problem}");
-    Some(Found::new(ins.line, &name, what, "name it otherwise, and look at the err"))
+    let what = Both {
+        en: format!("{name} fails here, and its err is ignored: {}", problem.en),
+        zh: format!("{name} 在这里会失败，而它的 err 没有被查看：{}", problem.zh),
+    };
+    let fix = both!("name it otherwise, and look at the err", "请换一个名称，并查看 err");
+    Some(Found::new(ins.line, &name, what, fix))
 }

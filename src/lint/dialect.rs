@@ -3,9 +3,10 @@
 //! are read.
 
 use super::tokens::{Kind, Token, tokens};
+use crate::telemetry::language::Both;
 
 /// A use of it: the line, how it is spelt, and what to write instead.
-pub(super) type Use = (u32, String, String);
+pub(super) type Use = (u32, String, Both);
 
 /// Operators that Lua 5.1 does not have, and what it has instead.
 const OPERATORS: [(&str, &str); 25] = [
@@ -47,9 +48,22 @@ pub(super) fn uses(text: &[u8]) -> Vec<Use> {
     let tokens = tokens(text);
     let found = (0..tokens.len()).filter_map(|at| {
         let (spelt, instead) = found(&tokens, at)?;
-        Some((tokens[at].line, spelt.to_owned(), instead.to_owned()))
+        Some((tokens[at].line, spelt.to_owned(), instead_in_both(instead)))
     });
     found.collect()
+}
+
+/// What to write instead: code, but for the words before it and between.
+fn instead_in_both(en: &str) -> Both {
+    let code = en.strip_prefix("write ").unwrap_or(en);
+    let zh = match code {
+        "goto and a label" => "请写成 goto 和标签".to_owned(),
+        "the number without it" => "请去掉数字里的它".to_owned(),
+        "if, or a and b or c" => "请写成 if，或者 a and b or c".to_owned(),
+        "bit.bxor(a, b) or bit.bnot(a)" => "请写成 bit.bxor(a, b) 或 bit.bnot(a)".to_owned(),
+        code => format!("请写成 {code}"),
+    };
+    Both { en: en.to_owned(), zh }
 }
 
 fn found(tokens: &[Token<'_>], at: usize) -> Option<(&'static str, &'static str)> {

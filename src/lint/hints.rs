@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::found::Lint;
+use super::found::{Lint, with_fix};
 use crate::script::hints::Mistake;
+use crate::telemetry::language::{Both, both};
 
 /// Longer names are not taken for typing errors.
 const LONGEST: usize = 64;
@@ -28,10 +29,10 @@ pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
 }
 
 /// The likely fix of a script's error, given its lints and what the engine offers it. None: nothing to add.
-pub(super) fn fix(mistake: &Mistake<'_>, slips: &[Lint], offered: &BTreeSet<String>) -> Option<String> {
+pub(super) fn fix(mistake: &Mistake<'_>, slips: &[Lint], offered: &BTreeSet<String>) -> Option<Both> {
     let Mistake { message, hook, missed } = mistake;
     if TABLE_FOR_TEXT.iter().any(|end| message.ends_with(end)) {
-        return Some("mix.json_encode makes a string of a table".into());
+        return Some(both!("mix.json_encode makes a string of a table", "mix.json_encode 可以把表变成字符串"));
     }
     let (place, what) = message.split_once(": attempt to ")?;
     let (file, line) = place.rsplit_once(':')?;
@@ -56,7 +57,10 @@ pub(super) fn fix(mistake: &Mistake<'_>, slips: &[Lint], offered: &BTreeSet<Stri
     match kind {
         "global" => {
             let slip = here().find(|slip| slip.name == name)?;
-            Some(if slip.fix.is_empty() { "nothing defines it".into() } else { slip.fix.clone() })
+            Some(match slip.fix.is_empty() {
+                true => both!("nothing defines it", "没有地方定义它"),
+                false => slip.fix.clone(),
+            })
         }
         "field" | "method" => {
             if missed.name != name {
@@ -64,19 +68,19 @@ pub(super) fn fix(mistake: &Mistake<'_>, slips: &[Lint], offered: &BTreeSet<Stri
                 let is_method = kind == "method" && offered.contains(&format!("conn:{name}"));
                 // Or a field that a library lacks, or lacks here: io.open.
                 let is_it = |slip: &&&Lint| slip.name.strip_suffix(name).is_some_and(|table| table.ends_with('.'));
-                let with_fix = |slip: &Lint| match &*slip.fix {
-                    "" => slip.what.clone(),
-                    fix => format!("{}; {fix}", slip.what),
-                };
-                let of_library = || here().find(is_it).filter(|_| kind == "field").map(|slip| with_fix(slip));
+                let of_library = || here().find(is_it).filter(|_| kind == "field").map(|slip| slip.said());
                 return order().filter(|_| is_method).or_else(of_library);
             }
-            let fix = instead_of(&missed.owner, name, offered);
-            Some(format!("{} has no '{name}'{}{fix}", missed.owner, if fix.is_empty() { "" } else { "; " }))
+            Some(with_fix(&lacks(&missed.owner, name), &instead_of(&missed.owner, name, offered)))
         }
         "local" | "upvalue" if matches!(name, "conn" | "connection") => {
             let at_top = || in_file.iter().find(is_connection).map(|slip| slip.fix.clone());
-            let general = || format!("inside a hook, local {name} = mix.websocket() gives the connection");
+            let general = || {
+                both!(
+                    "inside a hook, local {name} = mix.websocket() gives the connection",
+                    "在钩子里，local {name} = mix.websocket() 可以得到连接"
+                )
+            };
             Some(order().or_else(at_top).unwrap_or_else(general))
         }
         _ => None,
@@ -94,27 +98,53 @@ fn is_shown_as(file: &str, shown: &str) -> bool {
     file == shown || shown.strip_prefix("...").is_some_and(|end| file.ends_with(end))
 }
 
+/// A table or an object does not have a name.
+pub(super) fn lacks(owner: &str, name: &str) -> Both {
+    both!("{owner} has no '{name}'", "{owner} 没有 '{name}'")
+}
+
+/// A name that was probably meant, as it is to be shown; None: nobody can tell.
+pub(super) fn did_you_mean(shown: Option<String>) -> Both {
+    shown.map_or_else(Both::default, |shown| both!("did you mean {shown}?", "是不是 {shown}？"))
+}
+
+/// A name in quotes.
+pub(super) fn in_quotes(name: &str) -> String {
+    format!("'{name}'")
+}
+
 /// What was probably meant by a name that `owner` does not have: `did you mean 'json_decode'?`; empty if there is no
 /// telling.
-pub(super) fn instead_of(owner: &str, name: &str, offered: &BTreeSet<String>) -> String {
+pub(super) fn instead_of(owner: &str, name: &str, offered: &BTreeSet<String>) -> Both {
     match (owner, name) {
         // Names from older versions.
         ("mix.redis", "llen" | "set" | "get" | "incr" | "decr") => {
-            return format!("today it is mix.redis.connection(\"default\"):command(\"{name}\", ...)");
+            return both!(
+                "today it is mix.redis.connection(\"default\"):command(\"{name}\", ...)",
+                "现在是 mix.redis.connection(\"default\"):command(\"{name}\", ...)"
+            );
         }
         ("mix.queue", "consume" | "pop") => {
-            return "back ends consume topics, by queue.pop of the WebSocket API".into();
+            return both!(
+                "back ends consume topics, by queue.pop of the WebSocket API",
+                "主题由后端消费，用 WebSocket API 的 queue.pop"
+            );
         }
-        ("mix.queue", "new") => return "a topic is there from the first mix.queue.push on".into(),
+        ("mix.queue", "new") => {
+            return both!(
+                "a topic is there from the first mix.queue.push on",
+                "从第一次 mix.queue.push 起就有这个主题"
+            );
+        }
         _ => {}
     }
     let fields = offered.iter().filter_map(|full| full.strip_prefix(owner)?.strip_prefix(['.', ':']));
     if let Some(near) = nearest(name, fields.filter(|field| !field.contains('.'))) {
-        return format!("did you mean '{near}'?");
+        return did_you_mean(Some(in_quotes(near)));
     }
     // The name may belong to another table: mix.publish, conn:publish.
     let elsewhere = offered.iter().find(|full| full.rsplit(['.', ':']).next() == Some(name));
-    elsewhere.map_or_else(String::new, |full| format!("did you mean {full}?"))
+    did_you_mean(elsewhere.cloned())
 }
 
 #[cfg(test)]
@@ -146,14 +176,14 @@ mod tests {
             file: "/a/very/long/way/down/to/entry.lua".into(),
             line: 7,
             name: "conn".into(),
-            what: String::new(),
+            what: Both::default(),
             fix: "the fix".into(),
             order: None,
             is_split: false,
         };
         let fix = |message: &str| {
             let mistake = Mistake { message, hook: None, missed: Missed::default() };
-            super::fix(&mistake, std::slice::from_ref(&slip), &BTreeSet::new())
+            super::fix(&mistake, std::slice::from_ref(&slip), &BTreeSet::new()).map(|fix| fix.en)
         };
         let what = "attempt to index global 'conn' (a nil value)";
         assert_eq!(fix(&format!("...down/to/entry.lua:7: {what}")).as_deref(), Some("the fix"));

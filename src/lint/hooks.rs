@@ -7,6 +7,7 @@ use super::found::Found;
 use super::scan::Facts;
 use crate::script::program::Program;
 use crate::script::vm::Hook;
+use crate::telemetry::language::{Both, both};
 
 /// Globals that the engine reads, besides the hooks.
 pub(super) const ENGINE_READS: [&str; 4] =
@@ -25,8 +26,9 @@ impl Hooks {
     }
 
     /// All of them, in a sentence.
-    pub fn all(&self) -> String {
-        format!("the hooks of a {} server are {}", self.protocol, self.names.join(", "))
+    pub fn all(&self) -> Both {
+        let (protocol, names) = (self.protocol, self.names.join(", "));
+        both!("the hooks of a {protocol} server are {names}", "{protocol} server 的钩子有 {names}")
     }
 
     /// Hooks whose first argument has the name of another one.
@@ -35,8 +37,12 @@ impl Hooks {
             let first = function.first_param()?;
             // Elsewhere an error's name in that place is no mistake, but an older form: see below.
             let is_wrong = matches!(first, "conn" | "connection") || name == "on_close" && first == "error";
-            let what = format!("the first argument of {name} is {gets}, not '{first}'");
-            let found = Found::new(line, name, what, format!("write function {name}{arguments}"));
+            let (en, zh) = gets;
+            let what = Both {
+                en: format!("the first argument of {name} is {en}, not '{first}'"),
+                zh: format!("{name} 的第一个参数是{zh}，不是 '{first}'"),
+            };
+            let found = Found::new(line, name, what, write_function(name, arguments));
             is_wrong.then_some(Found { order: Some(function.last_line), ..found })
         });
         wrong.collect()
@@ -46,8 +52,11 @@ impl Hooks {
     pub fn older(&self, facts: &Facts) -> Vec<Found> {
         let older = self.written(facts).filter_map(|(line, (name, arguments, _), function)| {
             let is_older = name == "on_close" && function.first_param() == Some("err");
-            let what = "on_close(err, conn) is the older form, which is still called with these arguments";
-            is_older.then(|| Found::new(line, name, what, format!("write function {name}{arguments}")))
+            let what = both!(
+                "on_close(err, conn) is the older form, which is still called with these arguments",
+                "on_close(err, conn) 是旧形式，仍然以这些参数调用"
+            );
+            is_older.then(|| Found::new(line, name, what, write_function(name, arguments)))
         });
         older.collect()
     }
@@ -81,26 +90,38 @@ impl Hooks {
         let missing = self.names.iter().copied().filter(|name| !functions.contains(*name));
         let local = missing.filter_map(|name| {
             let line = facts.declared(top, top.locals.iter().find(|l| l.name == name)?);
-            let what = format!("{name} is a local function; the engine calls global ones");
-            Some(Found::new(line, name, what, format!("write function {name}(...) without local")))
+            let what = both!(
+                "{name} is a local function; the engine calls global ones",
+                "{name} 是局部函数；引擎调用的是全局函数"
+            );
+            Some(Found::new(line, name, what, without_local(name)))
         });
         local.collect()
     }
 }
 
-/// A hook's name, its arguments, and what the first one is.
-type Arguments = (&'static str, &'static str, &'static str);
+fn write_function(name: &str, arguments: &str) -> Both {
+    both!("write function {name}{arguments}", "请写成 function {name}{arguments}")
+}
+
+/// The fix of a local function that must be global.
+pub(super) fn without_local(name: &str) -> Both {
+    both!("write function {name}(...) without local", "请写成 function {name}(...)，不要 local")
+}
+
+/// A hook's name, its arguments, and what the first one is, in English and in Chinese.
+type Arguments = (&'static str, &'static str, (&'static str, &'static str));
 
 fn arguments(name: &str) -> Option<Arguments> {
     Some(match name {
-        "on_start" => ("on_start", "(worker)", "the worker's number"),
-        "on_handshake" => ("on_handshake", "(client_id, headers, server, conn)", "the client's id"),
-        "on_connect" => ("on_connect", "(client_id, conn)", "the client's id"),
-        "on_message" => ("on_message", "(msg, conn)", "the message"),
-        "on_close" => ("on_close", "(client_id, err, conn)", "the client's id"),
-        "protocol_input" => ("protocol_input", "(buf, conn)", "the buffer"),
-        "protocol_decode" => ("protocol_decode", "(str, conn)", "the package"),
-        "protocol_encode" => ("protocol_encode", "(data, conn)", "the data"),
+        "on_start" => ("on_start", "(worker)", ("the worker's number", " worker 的编号")),
+        "on_handshake" => ("on_handshake", "(client_id, headers, server, conn)", ("the client's id", "客户端的 id")),
+        "on_connect" => ("on_connect", "(client_id, conn)", ("the client's id", "客户端的 id")),
+        "on_message" => ("on_message", "(msg, conn)", ("the message", "消息")),
+        "on_close" => ("on_close", "(client_id, err, conn)", ("the client's id", "客户端的 id")),
+        "protocol_input" => ("protocol_input", "(buf, conn)", ("the buffer", "缓冲区")),
+        "protocol_decode" => ("protocol_decode", "(str, conn)", ("the package", "包")),
+        "protocol_encode" => ("protocol_encode", "(data, conn)", ("the data", "数据")),
         _ => return None,
     })
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use super::bytecode::{Ins, Proto, op};
 use super::found::Found;
 use super::scan::Facts;
+use crate::telemetry::language::both;
 
 /// The first endless loop of each function of a file: the code behind it is never reached.
 pub(super) fn endless(facts: &Facts) -> Vec<Found> {
@@ -14,8 +15,14 @@ pub(super) fn endless(facts: &Facts) -> Vec<Found> {
         let begins: BTreeSet<usize> =
             proto.code.iter().enumerate().filter_map(|(at, ins)| goes_back(at, *ins)).collect();
         let begin = begins.into_iter().find(|begin| is_endless(proto, *begin))?;
-        let what = "this loop never ends: nothing leaves it, and it calls nothing that could";
-        let fix = "the handler that comes to it is stopped by its time budget";
+        let what = both!(
+            "this loop never ends: nothing leaves it, and it calls nothing that could",
+            "这个循环永远不会结束：没有离开它的地方，它也不调用任何可能使它结束的东西"
+        );
+        let fix = both!(
+            "the handler that comes to it is stopped by its time budget",
+            "运行到这里的处理函数会因时间预算被终止"
+        );
         Some(Found::new(proto.code.get(begin)?.line, "", what, fix))
     });
     found.collect()

@@ -24,6 +24,7 @@ use crate::script::hints::{Hints, Mistake};
 use crate::script::inspect::Globals;
 use crate::script::program::Program;
 use crate::script::vm::{BuildError, Vm};
+use crate::telemetry::language::{Both, both};
 use files::{File, files};
 use flow::Flow;
 use found::{Found, Lint};
@@ -52,38 +53,51 @@ impl Lints {
     /// One line of text each, with file and line. The same finding is reported once in a file, at its first line.
     /// `workers` is how many are configured, 0 for one for each core: with a single worker there is no state that
     /// others do not see.
-    pub fn warnings(&self, workers: usize) -> Vec<String> {
+    pub fn warnings(&self, workers: usize) -> Vec<Both> {
         let mut seen = BTreeSet::new();
         let told = self.slips.iter().filter(|slip| workers != 1 || !slip.is_split);
         let first = told.filter(|slip| seen.insert((&slip.file, &slip.name, &slip.what, &slip.fix)));
-        first.map(ToString::to_string).collect()
+        first.map(Lint::warning).collect()
     }
 }
 
-impl Hints for Lints {
-    fn fix(&self, mistake: &Mistake<'_>) -> Option<String> {
+impl Lints {
+    fn fix_of(&self, mistake: &Mistake<'_>) -> Option<Both> {
         hints::fix(mistake, &self.slips, &self.offered)
     }
 }
 
-/// Why a VM could not be built, with the likely fix if the linter finds it.
-pub fn explained(program: &Program, error: &BuildError) -> String {
+/// For the log.
+impl Hints for Lints {
+    fn fix(&self, mistake: &Mistake<'_>) -> Option<String> {
+        self.fix_of(mistake).map(|fix| fix.en)
+    }
+}
+
+/// Why a VM could not be built, with the likely fix if the linter finds it. The error itself is English, as scripts see it.
+pub fn explained(program: &Program, error: &BuildError) -> Both {
     let text = error.to_string();
     match error {
         BuildError::NoHook { hook, globals, .. } => {
             let slips = slips(program, globals);
-            let why = slips.iter().find(|slip| slip.name == *hook || slip.fix.contains(&format!("'{hook}'")));
-            why.map_or(text.clone(), |slip| format!("{text} (line {}: {}; {})", slip.line, slip.what, slip.fix))
+            let why = slips.iter().find(|slip| slip.name == *hook || slip.fix.en.contains(&format!("'{hook}'")));
+            let Some(slip) = why else { return text.into() };
+            let (line, said) = (slip.line, slip.said());
+            Both {
+                en: format!("{text} (line {line}: {})", said.en),
+                zh: format!("{text}（第 {line} 行：{}）", said.zh),
+            }
         }
         BuildError::Script { missed, globals, .. } => {
             let first = text.lines().next().unwrap_or_default();
             let mistake = Mistake { message: first, hook: None, missed: missed.clone() };
-            match Lints::with(program, globals).fix(&mistake) {
-                Some(fix) => text.replacen(first, &format!("{first}; {fix}"), 1),
-                None => text,
+            let Some(fix) = Lints::with(program, globals).fix_of(&mistake) else { return text.into() };
+            Both {
+                en: text.replacen(first, &format!("{first}; {}", fix.en), 1),
+                zh: text.replacen(first, &format!("{first}；{}", fix.zh), 1),
             }
         }
-        BuildError::Other(_) => text,
+        BuildError::Other(_) => text.into(),
     }
 }
 
@@ -103,8 +117,11 @@ fn slips(program: &Program, globals: &Globals) -> Vec<Lint> {
         found.extend(names.wrong_timers(&file.facts));
         found.extend(names.wrong_writes(&file.facts, &hooks));
         found.extend(file.facts.connection_at_top.iter().map(|(line, path)| {
-            let what = format!("{path}() gives nil at a file's top level, where there is no connection");
-            Found::new(*line, path, what, format!("call {path}() inside the hook"))
+            let what = both!(
+                "{path}() gives nil at a file's top level, where there is no connection",
+                "{path}() 在文件顶层得到 nil，那里没有连接"
+            );
+            Found::new(*line, path, what, both!("call {path}() inside the hook", "请在钩子里调用 {path}()"))
         }));
         found.extend(hooks.wrong_order(&file.facts));
         found.extend(hooks.older(&file.facts));

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use super::files::File;
 use super::found::Found;
-use super::hints::{instead_of, nearest};
+use super::hints::{did_you_mean, in_quotes, instead_of, lacks, nearest};
 use super::hooks::{self, ENGINE_READS, Hooks};
 use super::scan::{self, Facts, Read};
 use crate::script::inspect::Globals;
+use crate::telemetry::language::{Both, both};
 
 /// Names of the language that the sandbox keeps from scripts.
 const KEPT: [&str; 6] = ["io", "jit", "ffi", "newproxy", "dofile", "loadfile"];
@@ -80,7 +81,7 @@ impl Names {
     }
 
     /// What is wrong with reading that name, and the fix.
-    fn wrong_read(&self, facts: &Facts, read: &Read) -> Option<(String, String)> {
+    fn wrong_read(&self, facts: &Facts, read: &Read) -> Option<(Both, Both)> {
         let path = read.path.as_str();
         if self.defined.contains(path) {
             return None;
@@ -91,15 +92,13 @@ impl Names {
             }
             let prefix = format!("{table}.");
             let fields = || self.defined.iter().filter_map(|d| d.strip_prefix(&prefix));
-            let lacks = format!("{table} has no '{name}'");
+            let outside = || both!("{path} is not in the sandbox", "{path} 不在沙箱里");
             return Some(match table {
-                "string" if name == "dump" => (format!("{path} is not in the sandbox"), String::new()),
-                _ if table.starts_with("mix") => (lacks, instead_of(table, name, &self.offered)),
+                "string" if name == "dump" => (outside(), Both::default()),
+                _ if table.starts_with("mix") => (lacks(table, name), instead_of(table, name, &self.offered)),
                 _ => match nearest(name, fields()) {
-                    None if matches!(table, "os" | "io" | "debug" | "package") => {
-                        (format!("{path} is not in the sandbox"), libraries_hint(table).into())
-                    }
-                    near => (lacks, did_you_mean(near)),
+                    None if matches!(table, "os" | "io" | "debug" | "package") => (outside(), libraries_hint(table)),
+                    near => (lacks(table, name), did_you_mean(near.map(in_quotes))),
                 },
             });
         }
@@ -111,27 +110,41 @@ impl Names {
             return None;
         }
         if KEPT.contains(&path) {
-            return Some((format!("the global '{path}' is not in the sandbox"), libraries_hint(path).into()));
+            let what = both!("the global '{path}' is not in the sandbox", "全局变量 '{path}' 不在沙箱里");
+            return Some((what, libraries_hint(path)));
         }
-        Some((format!("global '{path}' is read but nothing defines it"), self.fix_of(facts, read)))
+        let what = both!("global '{path}' is read but nothing defines it", "读取了全局变量 '{path}'，但没有地方定义它");
+        Some((what, self.fix_of(facts, read)))
     }
 
     /// The likely fix of a global that nothing defines.
-    fn fix_of(&self, facts: &Facts, read: &Read) -> String {
+    fn fix_of(&self, facts: &Facts, read: &Read) -> Both {
         let name = read.path.as_str();
         for (depth, (proto, at)) in facts.around(read.proto, read.at).enumerate() {
             for local in proto.locals.iter().filter(|l| l.name == name) {
                 let line = facts.declared(proto, local);
                 if local.from > at && line == read.line {
-                    return format!("'{name}' becomes a local later on this line");
+                    return both!(
+                        "'{name}' becomes a local later on this line",
+                        "'{name}' 在这一行的后面才成为局部变量"
+                    );
                 } else if local.from > at && depth == 0 {
-                    return format!("'{name}' becomes a local on line {line}");
+                    return both!("'{name}' becomes a local on line {line}", "'{name}' 在第 {line} 行才成为局部变量");
                 } else if local.from == at + 1 {
-                    return format!("write local function {name}, so that it knows itself");
+                    return both!(
+                        "write local function {name}, so that it knows itself",
+                        "请写成 local function {name}，这样它才能调用自己"
+                    );
                 } else if local.from > at {
-                    return format!("'{name}' becomes a local on line {line}, after this function: declare it above");
+                    return both!(
+                        "'{name}' becomes a local on line {line}, after this function: declare it above",
+                        "'{name}' 在这个函数之后的第 {line} 行才成为局部变量：请在前面声明"
+                    );
                 } else if local.to <= at {
-                    return format!("the local '{name}' of line {line} ends with its block");
+                    return both!(
+                        "the local '{name}' of line {line} ends with its block",
+                        "第 {line} 行的局部变量 '{name}' 到它的块结束就没有了"
+                    );
                 }
             }
         }
@@ -142,13 +155,10 @@ impl Names {
         let near = nearest(name, visible)
             .or_else(|| nearest(name, self.defined.iter().map(String::as_str).filter(|d| !d.contains('.'))));
         if near.is_some() {
-            return did_you_mean(near);
+            return did_you_mean(near.map(in_quotes));
         }
         // A function of mix that is called without it.
-        match self.offered.iter().find(|full| full.rsplit('.').next() == Some(name)) {
-            Some(full) => format!("did you mean {full}?"),
-            None => String::new(),
-        }
+        did_you_mean(self.offered.iter().find(|full| full.rsplit('.').next() == Some(name)).cloned())
     }
 
     /// Timers that run what no global function is.
@@ -159,14 +169,21 @@ impl Names {
             if self.defined.contains(name) || self.opaque || self.compiles || facts.environments {
                 return None;
             }
+            let path = &timer.path;
             let (what, fix) = match top.and_then(|top| top.locals.iter().find(|local| local.name == name)) {
                 Some(_) => (
-                    format!("{} runs '{name}', which is a local; timers run global functions", timer.path),
-                    format!("write function {name}(...) without local"),
+                    both!(
+                        "{path} runs '{name}', which is a local; timers run global functions",
+                        "{path} 运行 '{name}'，它是局部变量；定时器运行的是全局函数"
+                    ),
+                    hooks::without_local(name),
                 ),
                 None => (
-                    format!("{} runs '{name}', and nothing defines a global function of that name", timer.path),
-                    did_you_mean(nearest(name, self.functions.iter().map(String::as_str))),
+                    both!(
+                        "{path} runs '{name}', and nothing defines a global function of that name",
+                        "{path} 运行 '{name}'，但没有地方定义这个名称的全局函数"
+                    ),
+                    did_you_mean(nearest(name, self.functions.iter().map(String::as_str)).map(in_quotes)),
                 ),
             };
             Some(Found::new(timer.line, name, what, fix))
@@ -183,25 +200,34 @@ impl Names {
             if is_known || self.read.contains(name) || self.opaque || facts.environments {
                 continue;
             }
-            let uncalled = format!("nothing calls the global function '{name}'");
+            let uncalled = both!("nothing calls the global function '{name}'", "没有地方调用全局函数 '{name}'");
             let free = hooks.names.iter().copied().filter(|hook| !self.functions.contains(*hook));
             if write.function.is_none() && !self.functions.contains(name) {
                 if !facts.is_top(write.proto) && !self.compiles && !self.globals.contains(name) {
-                    let what = format!("global '{name}' is assigned but nothing reads it");
+                    let what = both!(
+                        "global '{name}' is assigned but nothing reads it",
+                        "给全局变量 '{name}' 赋了值，但没有地方读取它"
+                    );
                     let visible = facts.around(write.proto, write.at).flat_map(|(proto, at)| {
                         proto.locals.iter().filter(move |l| l.from <= at && at < l.to).map(|l| l.name.as_str())
                     });
                     let fix = nearest(name, visible).or_else(|| nearest(name, self.read.iter().map(String::as_str)));
                     let fix = fix.map_or_else(
-                        || format!("write local {name} if it is meant for this function"),
-                        |near| did_you_mean(Some(near)),
+                        || {
+                            both!(
+                                "write local {name} if it is meant for this function",
+                                "如果它只用于这个函数，请写成 local {name}"
+                            )
+                        },
+                        |near| did_you_mean(Some(in_quotes(near))),
                     );
                     wrong.push(Found::new(write.line, name, what, fix));
                 }
             } else if self.any_timer {
                 // It may be one that a timer runs.
             } else if let Some(hook) = nearest(name, free) {
-                wrong.push(Found::new(write.line, name, uncalled, format!("did you mean the hook '{hook}'?")));
+                let fix = both!("did you mean the hook '{hook}'?", "是不是钩子 '{hook}'？");
+                wrong.push(Found::new(write.line, name, uncalled, fix));
             } else if facts.is_top(write.proto) && hooks::looks_like_one(name) {
                 wrong.push(Found::new(write.line, name, uncalled, hooks.all()));
             }
@@ -210,10 +236,9 @@ impl Names {
     }
 }
 
-fn did_you_mean(near: Option<&str>) -> String {
-    near.map_or_else(String::new, |near| format!("did you mean '{near}'?"))
-}
-
-fn libraries_hint(table: &str) -> &'static str {
-    if matches!(table, "io" | "os") { "engine.luavm.libraries can let it in" } else { "" }
+fn libraries_hint(table: &str) -> Both {
+    match table {
+        "io" | "os" => both!("engine.luavm.libraries can let it in", "engine.luavm.libraries 可以放开它"),
+        _ => Both::default(),
+    }
 }

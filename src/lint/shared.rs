@@ -12,6 +12,7 @@ use super::flow::{Flow, LintContext, Registers, Root, asks, first};
 use super::found::Found;
 use super::hooks::{ENGINE_READS, Hooks};
 use crate::script::inspect::LIBRARIES;
+use crate::telemetry::language::{Both, both};
 
 /// A function: its file and its number there.
 type Function = (usize, usize);
@@ -65,22 +66,24 @@ pub(super) fn changed(files: &[&File], flows: &[Flow<'_>], hooks: &Hooks) -> Vec
                     let Some(local) = proto.locals.get(*local) else { continue };
                     let declared = flow.facts.declared(proto, local);
                     if !of.is_commented(line, MEANT) && !of.is_commented(declared, MEANT) {
-                        found.push(split(line, &local.name, &format!("'{}'", local.name)));
+                        let name = &local.name;
+                        found.push(split(line, name, &both!("'{name}'", " '{name}'")));
                     }
                 }
                 Root::Global(name) if is_builtin(name) || of.is_commented(line, MEANT) || flow.facts.environments => {}
                 Root::Global(name) if made.contains(name) => {
-                    found.push(split(line, name, &format!("the global '{name}'")));
+                    found.push(split(line, name, &both!("the global '{name}'", "全局变量 '{name}'")));
                 }
                 Root::Global(name) => {
-                    let what =
-                        format!("the global '{name}' is changed by handlers: all connections of a worker share it");
-                    found.push(Found::new(
-                        line,
-                        name,
-                        what,
-                        format!("write local {name} if it is meant for this call"),
-                    ));
+                    let what = both!(
+                        "the global '{name}' is changed by handlers: all connections of a worker share it",
+                        "处理函数会改变全局变量 '{name}'：一个 worker 的所有连接共享它"
+                    );
+                    let fix = both!(
+                        "write local {name} if it is meant for this call",
+                        "如果它只用于这次调用，请写成 local {name}"
+                    );
+                    found.push(Found::new(line, name, what, fix));
                 }
             }
         }
@@ -94,10 +97,16 @@ fn is_builtin(name: &str) -> bool {
     LIBRARIES.contains(&name) || matches!(name, "mix" | "_G")
 }
 
-fn split(line: u32, name: &str, shown: &str) -> Found {
-    let what = format!("{shown} is changed by handlers, and each worker has its own");
-    let fix = "keep it in a connection's context (conn:set_context_value) or in Redis, or say that it is meant by the \
-               comment \"-- each worker\"";
+fn split(line: u32, name: &str, shown: &Both) -> Found {
+    let what = Both {
+        en: format!("{} is changed by handlers, and each worker has its own", shown.en),
+        zh: format!("处理函数会改变{}，而每个 worker 各有一份", shown.zh),
+    };
+    let fix = both!(
+        "keep it in a connection's context (conn:set_context_value) or in Redis, or say that it is meant by the \
+         comment \"-- each worker\"",
+        "请放在连接的 context（conn:set_context_value）或 Redis 里；如果本意如此，请用注释 \"-- each worker\" 说明"
+    );
     Found::new(line, name, what, fix)
 }
 

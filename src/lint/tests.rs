@@ -21,7 +21,13 @@ fn warned_with(system: &str, files: &[(&str, &str)]) -> Vec<String> {
     program.allow(system.as_bytes());
     let vm = Vm::new(program, &VmLimits { memory: 64 << 20, waiting: 1, ..VmLimits::default() }).unwrap();
     let folder = format!("{}/", dir.path().display());
-    Lints::of(&vm).warnings(0).into_iter().map(|w| w.replace(&folder, "").replace(": warning: ", ": ")).collect()
+    let warnings = Lints::of(&vm).warnings(0);
+    let has_chinese = |text: &str| text.chars().any(|c| ('\u{4e00}'..='\u{9fff}').contains(&c));
+    for both in &warnings {
+        let zh = both.zh.replace(&folder, "").replace(": 警告：", ": ");
+        assert!(!has_chinese(&both.en.replace(&folder, "")) && zh.split('；').all(has_chinese), "{both:?}");
+    }
+    warnings.into_iter().map(|w| w.en.replace(&folder, "").replace(": warning: ", ": ")).collect()
 }
 
 /// The warnings of an entry file that has an `on_message` as its last line.

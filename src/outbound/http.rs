@@ -19,6 +19,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::Url;
 
+use crate::telemetry::spans::TraceContext;
+
 pub(super) use client::Http;
 
 /// The longest timeout.
@@ -156,6 +158,35 @@ impl Request {
         self.idle = idle.min(MAX_IDLE);
     }
 
+    /// Tells the server which trace it belongs to, unless a header does already, or there is hardly room for more.
+    pub fn add_trace(&mut self, context: &TraceContext) {
+        // What fits without it must still fit.
+        if self.headers.contains_key("traceparent") || self.check_headers_within(2).is_err() {
+            return;
+        }
+        let mut add = |name, text: &str| {
+            // Both are visible characters.
+            if let Ok(value) = HeaderValue::from_str(text) {
+                self.headers.insert(HeaderName::from_static(name), value);
+            }
+        };
+        add("traceparent", &context.traceparent());
+        match &context.state {
+            Some(state) => add("tracestate", state),
+            None => drop(self.headers.remove("tracestate")),
+        }
+    }
+
+    /// The method, in capitals.
+    pub fn method(&self) -> &str {
+        self.method.as_str()
+    }
+
+    /// The server's host and port.
+    pub fn server(&self) -> (&str, u16) {
+        (self.url.host_str().unwrap_or_default(), self.url.port_or_known_default().unwrap_or_default())
+    }
+
     /// What an error calls it: `GET http://example.com`.
     fn name(&self) -> String {
         format!("{} {}", self.method, self.url.origin().ascii_serialization())
@@ -195,8 +226,13 @@ impl Request {
     }
 
     fn check_headers(&self) -> Result<(), String> {
+        self.check_headers_within(1)
+    }
+
+    /// Whether there are no more than that part of what there may be.
+    fn check_headers_within(&self, part: usize) -> Result<(), String> {
         let bytes: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-        if self.headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
+        if self.headers.len() > MAX_HEADERS / part || bytes > MAX_HEADER_BYTES / part {
             return Err(format!("more than {MAX_HEADERS} headers, or headers of more than {MAX_HEADER_BYTES} bytes"));
         }
         Ok(())

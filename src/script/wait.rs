@@ -1,6 +1,7 @@
 //! Native functions that wait. Such a function leaves a future behind and yields. The driver of the handler takes the
 //! future, polls it, and resumes the handler with the answer. Only the calling handler is suspended.
 
+use futures_util::FutureExt;
 use mlua::ffi;
 use std::cell::Cell;
 use std::ffi::{CStr, c_int, c_void};
@@ -80,11 +81,10 @@ impl<R: 'static> Outcome<R> {
         enqueued: impl Future<Output = F> + 'static,
         results: impl FnOnce(F::Output) -> R + 'static,
     ) -> Outcome<R> {
-        Outcome::Wait(Stage::Enqueuing(Box::pin(async move {
-            let receipt = enqueued.await;
-            let waited: Waited<R> = Box::pin(async move { results(receipt.await) });
-            waited
-        })))
+        // Not async blocks: each would hold what it awaits twice.
+        Outcome::Wait(Stage::Enqueuing(Box::pin(
+            enqueued.map(|receipt| -> Waited<R> { Box::pin(receipt.map(results)) }),
+        )))
     }
 }
 
@@ -266,11 +266,10 @@ fn begin<R: Interruptible>(args: &Args, mut stage: Stage<R>) -> Result<Option<R>
 
 /// Turns the results into an answer. An ignored err is reported for `site`.
 fn answered<R: Interruptible>(waited: Waited<R>, site: Option<Box<Site>>) -> Waited<Answer> {
-    Box::pin(async move {
-        let results = waited.await;
+    Box::pin(waited.map(|results| {
         if let (Some(site), Some(err)) = (site, results.err()) {
             site.tell(err);
         }
         answer(results)
-    })
+    }))
 }

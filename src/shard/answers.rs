@@ -8,6 +8,7 @@ use crate::message::Channel;
 
 impl Shard {
     /// The answer of this worker, and how many connections or channels were looked at.
+    #[inline(never)]
     pub(super) fn answer(&self, question: &Question, node: NodeId) -> (Answer, usize) {
         match question {
             Question::Presence { channel, after, .. } => self.presence(channel, *after, question.limit(), node),

@@ -42,6 +42,7 @@ impl Shard {
     }
 
     /// Gives a connection what a channel has kept: in one piece, so that it is written at once.
+    #[inline(never)]
     pub(super) fn deliver_backlog(&self, backlog: Backlog) -> usize {
         let Backlog { client, channel, ticket, messages, at, done } = backlog;
         let Some(conn) = self.get(client) else { return 0 };

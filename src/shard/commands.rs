@@ -8,6 +8,7 @@ use crate::message::CloseReason;
 
 impl Shard {
     /// Applies a command to all connections of a channel. Counts those that it was for: not those that are closing already.
+    #[inline(never)]
     pub(super) fn apply_to_channel(&self, command: &ChannelCommand) -> Counts {
         let (topics, conns) = (self.topics.borrow(), self.conns.borrow());
         let members = topics.members(command.channel.as_str()).iter();
@@ -25,6 +26,7 @@ impl Shard {
     }
 
     /// Applies a command and answers, if other nodes need not be asked first.
+    #[inline(never)]
     pub(super) fn obey(&self, conn: &Conn, command: ConnCommand, reply: CommandReply) {
         let (bounded, new) = match &command {
             ConnCommand::Subscribe(channels) => match self.bounded(conn, channels) {

@@ -11,10 +11,13 @@ use std::task::Waker;
 use super::context::Context;
 use super::framing::Framing;
 use super::outbox::Outbox;
+use super::outbox::saved::Saved;
+use super::outbox::shelf::{Copies, Shelf};
 use super::posted::Posted;
 use super::server_context::ServerContext;
 use super::traffic::Traffic;
 use super::transport::Transport;
+use super::unwritten::{Queued, Writable};
 use crate::handover::Encoder;
 use crate::hub::topics::Member;
 use crate::ids::ClientId;
@@ -24,10 +27,9 @@ use crate::telemetry::metrics::labels::EndReason;
 /// The result of pushing a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {
-    /// It waits in the outbox.
+    /// It waits in the outbox, or is written already. If the socket is not full, the connection must be written at the end
+    /// of the event loop turn.
     Taken,
-    /// It waits, and nothing did before: the connection must be written at the end of the event loop turn.
-    First,
     /// The connection is closing, or closes now because too much waits for it.
     Refused,
     /// Too much waits for it, and the message may be left out instead.
@@ -110,8 +112,8 @@ pub struct Conn {
     corked: Cell<bool>,
     /// The client's socket is full; the connection's task waits until it has room.
     blocked: Cell<bool>,
-    /// In the shard's list of connections to write.
-    pub(super) dirty: Cell<bool>,
+    /// Where it waits to be written.
+    pub(super) queued: Queued,
     /// What it has sent and got.
     pub traffic: Traffic,
 }
@@ -155,7 +157,7 @@ impl Conn {
             begun: Cell::new(now),
             corked: Cell::new(true),
             blocked: Cell::new(true),
-            dirty: Cell::new(false),
+            queued: Queued::default(),
             traffic: Traffic::begin(),
         }
     }
@@ -203,19 +205,13 @@ impl Conn {
     }
 
     /// Writes what waits for the client, for a successor process.
-    pub(super) fn save_outbox(&self, out: &mut Encoder) {
-        let outbox = self.outbox.borrow();
-        let (begun, frames) = outbox.waiting();
-        out.u32(begun as u32);
-        out.count(frames.len());
-        frames.iter().for_each(|frame| out.data(frame));
+    pub(super) fn save_outbox(&self, shelf: &mut Shelf, out: &mut Encoder) {
+        self.outbox.borrow().save(shelf, out);
     }
 
     /// Puts in what waited for the client in the process before.
-    pub(super) fn restore_outbox(&self, frames: Vec<Box<[u8]>>, begun: usize) {
-        let mut outbox = self.outbox.borrow_mut();
-        frames.into_iter().for_each(|frame| outbox.push(frame.into()));
-        outbox.begin(begun);
+    pub(super) fn restore_outbox(&self, saved: Saved, copies: &mut Copies) {
+        self.outbox.borrow_mut().restore(saved, copies);
     }
 
     /// The bytes of a socket server's connection that have come and are not consumed. Not to be borrowed while a script
@@ -282,6 +278,12 @@ impl Conn {
             task.wake_by_ref();
             self.task.set(Some(task));
         }
+    }
+}
+
+impl Writable for Conn {
+    fn queued(&self) -> &Queued {
+        &self.queued
     }
 }
 

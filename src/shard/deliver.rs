@@ -8,6 +8,7 @@ use super::conn::Conn;
 use super::encoding::{Encode, Encoded, Encoding};
 use super::framing::Framing;
 use super::outbox::{Policy, Subject};
+use super::unwritten::CROWD;
 use crate::config::Slow;
 use crate::hub::{Ack, Counts, Delivery, Publication};
 use crate::telemetry::metrics::labels::DropCause;
@@ -75,8 +76,10 @@ impl Shard {
         match rest {
             None => ack.settle(counts),
             Some((conns, message, policy)) => {
-                let (conns, encoded) = (conns.into_iter(), Encoded::default());
-                self.encoding.replace(Some(Encoding { conns, message, policy, encoded, ack, counts, reached: 0 }));
+                let (is_for_crowd, encoded) = (conns.len() > CROWD, Encoded::default());
+                let conns = conns.into_iter();
+                let encoding = Encoding { conns, message, policy, is_for_crowd, encoded, ack, counts, reached: 0 };
+                self.encoding.replace(Some(encoding));
             }
         }
         done
@@ -95,7 +98,8 @@ impl Shard {
         while let Some(conn) = encoding.conns.next() {
             let frame = encode.encode(&encoding.message, &conn, &mut encoding.encoded);
             let encoded = frame.is_some();
-            let reached = frame.is_some_and(|frame| self.push_as(&conn, frame, &encoding.policy));
+            let reached =
+                frame.is_some_and(|frame| self.push_as(&conn, frame, &encoding.policy, encoding.is_for_crowd));
             encoding.counts.add(reached);
             encoding.reached += u64::from(reached);
             match encoded {
@@ -138,6 +142,7 @@ impl Shard {
                 Policy::Latest(Rc::new(Subject { channel, key }))
             }
         };
+        let is_for_crowd = members.len() > CROWD;
         for &member in members {
             if muted.is_some_and(|muted| muted.contains_key(&member)) {
                 continue;
@@ -161,7 +166,7 @@ impl Shard {
                     frames.event().clone()
                 }
             };
-            let reached = self.push_as(conn, frame, &policy);
+            let reached = self.push_as(conn, frame, &policy, is_for_crowd);
             counts.add(reached);
             if reached {
                 conn.traffic.count_sent();

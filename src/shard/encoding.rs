@@ -28,6 +28,7 @@ pub(super) struct Encoding {
     pub(super) conns: std::vec::IntoIter<Rc<Conn>>,
     pub(super) message: Message,
     pub(super) policy: Policy,
+    pub(super) is_for_crowd: bool,
     pub(super) encoded: Encoded,
     pub(super) ack: Ack,
     pub(super) counts: Counts,

@@ -21,6 +21,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::task::yield_now;
 
+use crate::handover::{Damaged, Decoder, Encoder};
+
 /// The time that a connection may take in one stretch before others run, in nanoseconds.
 pub const STRETCH: u32 = 1_000_000;
 /// The time that a connection may have taken lately and still run without a grant, in nanoseconds.
@@ -46,6 +48,17 @@ impl Account {
     /// An empty account; `now` as of [`Fair::now`].
     pub fn new(now: u32) -> Account {
         Account { long: true, debt: 0, seen: now }
+    }
+
+    /// Writes it for a successor process, in which it goes on: if all connections were new there, they would wait for each other.
+    pub fn save(&self, out: &mut Encoder) {
+        out.byte(self.long.into());
+        out.u32(self.debt);
+    }
+
+    /// Reads what another process has written; `now` as of [`Fair::now`].
+    pub fn read(from: &mut Decoder<'_>, now: u32) -> Result<Account, Damaged> {
+        Ok(Account { long: from.flag()?, debt: from.u32()?, seen: now })
     }
 
     /// A stretch has ended that took that many nanoseconds.
@@ -147,7 +160,18 @@ impl Fair {
 
     /// Ready when the calling task may run a stretch. Until then `ticket` is its place in the queue; after that, drop
     /// it at the end of the stretch.
+    #[inline]
     pub fn poll_turn(
+        self: &Rc<Self>,
+        account: &mut Account,
+        ticket: &mut Option<Ticket>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        if ticket.is_none() && !account.may_be_heavy() { Poll::Ready(()) } else { self.poll_grant(account, ticket, cx) }
+    }
+
+    /// The same where a grant may be needed.
+    fn poll_grant(
         self: &Rc<Self>,
         account: &mut Account,
         ticket: &mut Option<Ticket>,
@@ -162,7 +186,7 @@ impl Fair {
                 }
                 Poll::Pending
             }
-            None if account.may_be_heavy() && account.is_heavy(self.now()) => {
+            None if account.is_heavy(self.now()) => {
                 let asked = self.asked.get();
                 self.asked.set(asked + 1);
                 let key = (u64::from(self.now()) + u64::from(account.debt / 1_000_000), asked);

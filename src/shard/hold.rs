@@ -5,7 +5,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+use zeroize::Zeroizing;
 
 use crate::hub::topics::Member;
 
@@ -33,14 +35,16 @@ pub enum Held {
 pub struct Offer {
     /// The socket.
     pub socket: RawFd,
-    /// The rest, as its task has written it.
-    pub bytes: Vec<u8>,
+    /// The rest, as its task has written it. The keys of TLS are in it.
+    pub bytes: Zeroizing<Vec<u8>>,
 }
 
 /// Whether a worker holds still, and what it offers.
 #[derive(Default)]
 pub struct Hold {
     held: Cell<Held>,
+    /// When it began to hold still.
+    began: Cell<Option<Instant>>,
     changed: Notify,
     /// Calls of back ends that have begun and are not answered.
     calls: Cell<usize>,
@@ -75,6 +79,16 @@ impl Hold {
         self.counter(what).get()
     }
 
+    /// It begins to hold still, if it does not yet.
+    pub fn begin(&self) {
+        self.began.set(Some(self.began.get().unwrap_or_else(Instant::now)));
+    }
+
+    /// How long it has been holding still.
+    pub fn since(&self) -> Duration {
+        self.began.get().map_or(Duration::ZERO, |began| began.elapsed())
+    }
+
     /// How still it holds.
     pub fn held(&self) -> Held {
         self.held.get()
@@ -100,6 +114,7 @@ impl Hold {
         if held == Held::No {
             self.clients.take();
             self.callers.take();
+            self.began.take();
         }
         self.held.set(held);
         self.changed.notify_waiters();

@@ -8,6 +8,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::admission::bucket::Bucket;
 use crate::config::{Rate, Rates};
+use crate::handover::{Damaged, Decoder, Encoder};
 use crate::telemetry::metrics::labels::RateLimit;
 
 /// The part of a rate's number that must be there before a client is read again: a pause is for more than one message.
@@ -31,6 +32,18 @@ impl Default for Meter {
 }
 
 impl Meter {
+    /// Writes what has been used, for a successor process. A pause begins there anew, as long as it has to be yet.
+    pub(super) fn save(&self, out: &mut Encoder) {
+        let now = self.now();
+        [self.messages, self.bytes].into_iter().for_each(|bucket| out.u64(bucket.until_full(now)));
+    }
+
+    /// Reads what another process had counted.
+    pub(super) fn read(from: &mut Decoder<'_>) -> Result<Meter, Damaged> {
+        let (messages, bytes) = (Bucket::full_in(from.u64()?, 0), Bucket::full_in(from.u64()?, 0));
+        Ok(Meter { messages, bytes, ..Meter::default() })
+    }
+
     fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }

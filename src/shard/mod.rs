@@ -30,9 +30,11 @@ mod see;
 pub mod server_context;
 mod subscriptions;
 pub mod tap;
+pub mod traces;
 pub mod traffic;
 pub mod transport;
 pub mod unsettled;
+mod unwritten;
 mod waits;
 
 use foldhash::fast::RandomState;
@@ -59,12 +61,15 @@ use encoding::Encoding;
 use framing::Framing;
 use moves::Moves;
 pub use moving::Moved;
+use outbox::shelf::OnTheWay;
 use outbox::{Frame, Policy};
 use past::Past;
 use server_context::ServerContext;
 use tap::Tap;
+use traces::Traces;
 use transport::Transport;
 use unsettled::AllUnsettled;
+use unwritten::Unwritten;
 use waits::Waits;
 
 pub use see::Failed;
@@ -84,7 +89,7 @@ pub struct Shard {
     /// For the messages of connections that agreed on compression.
     pub compression: Compression,
     /// Connections to write at the end of the event loop turn.
-    dirty: RefCell<VecDeque<Rc<Conn>>>,
+    unwritten: Unwritten<Conn>,
     scratch: RefCell<Vec<u8>>,
     waits: RefCell<Waits>,
     /// Connections that have ended and are not out of all their channels yet. Each keeps its slot until then: a publish
@@ -107,7 +112,11 @@ pub struct Shard {
     tickets: Cell<u64>,
     /// Who watches.
     pub tap: Tap,
+    /// What is traced.
+    pub traces: Traces,
     past: Past,
+    /// Frames of connections that move.
+    moving: RefCell<OnTheWay>,
     /// What this worker counts.
     pub counts: Arc<ShardCounts>,
 }
@@ -136,7 +145,7 @@ impl Shard {
             by_client: RefCell::default(),
             topics: RefCell::default(),
             compression: Compression::default(),
-            dirty: RefCell::default(),
+            unwritten: Unwritten::default(),
             scratch: RefCell::new(Vec::with_capacity(SCRATCH)),
             waits: RefCell::default(),
             encoding: RefCell::default(),
@@ -150,7 +159,9 @@ impl Shard {
             clock: Cell::new(0),
             tickets: Cell::default(),
             tap: Tap::default(),
+            traces: Traces::default(),
             past: Past::default(),
+            moving: RefCell::default(),
             counts: Arc::default(),
         }
     }
@@ -215,6 +226,7 @@ impl Shard {
             return false;
         }
         self.waits.borrow_mut().end(conn.client_id);
+        self.traces.ended(conn.client_id);
         self.hold(conn, 0);
         self.leave(conn);
         true
@@ -269,30 +281,30 @@ impl Shard {
     /// Puts a frame into a connection's outbox; false if the connection can't take it. It is written at the end of the
     /// event loop turn.
     pub fn push(&self, conn: &Rc<Conn>, frame: Frame) -> bool {
-        self.push_as(conn, frame, &Policy::Keep)
+        self.push_as(conn, frame, &Policy::Keep, false)
     }
 
-    /// The same for a message with that policy.
-    fn push_as(&self, conn: &Rc<Conn>, frame: Frame, policy: &Policy) -> bool {
-        let pushed = conn.push(frame, policy, &self.scratch, self.now(), &self.counts);
-        if pushed == Pushed::First {
-            self.mark_dirty(conn.clone());
+    /// The same for a message with that policy, which may be for a crowd.
+    fn push_as(&self, conn: &Rc<Conn>, frame: Frame, policy: &Policy, is_for_crowd: bool) -> bool {
+        let taken = conn.push(frame, policy, &self.scratch, self.now(), &self.counts) == Pushed::Taken;
+        if taken && !conn.is_blocked() {
+            self.write_soon(conn, is_for_crowd);
         }
-        matches!(pushed, Pushed::Taken | Pushed::First)
+        taken
     }
 
     /// The same for a frame of the protocol itself: it is taken even when the connection is closing.
     pub fn push_control(&self, conn: &Rc<Conn>, frame: Frame) {
         conn.push_control(frame);
-        if !conn.is_blocked() && !conn.dirty.replace(true) {
-            self.mark_dirty(conn.clone());
+        if !conn.is_blocked() {
+            self.write_soon(conn, false);
         }
     }
 
-    fn mark_dirty(&self, conn: Rc<Conn>) {
-        let mut dirty = self.dirty.borrow_mut();
-        dirty.push_back(conn);
-        if self.turn_waits.take()
+    /// Has a connection written at the end of the event loop turn.
+    fn write_soon(&self, conn: &Rc<Conn>, is_for_crowd: bool) {
+        if self.unwritten.add(conn, is_for_crowd)
+            && self.turn_waits.take()
             && let Some(turn) = &*self.turn.borrow()
         {
             turn.wake_by_ref();
@@ -333,28 +345,26 @@ impl Shard {
 
     /// Whether any connection has something to be written.
     pub fn is_dirty(&self) -> bool {
-        !self.dirty.borrow().is_empty()
+        !self.unwritten.is_empty()
     }
 
-    /// Writes up to `most` of the connections that have something to be written; true if some are left for the next
+    /// Writes some `most` of the connections that have something to be written; true if some are left for the next
     /// event loop turn.
     pub fn flush(&self, most: usize) -> bool {
         let now = self.now();
-        for _ in 0..most {
-            let Some(conn) = self.dirty.borrow_mut().pop_front() else { return false };
-            conn.dirty.set(false);
+        self.unwritten.take(most, |conn| {
             if !conn.is_blocked() {
                 conn.flush(&self.scratch, now);
             }
-        }
+        });
         self.is_dirty()
     }
 
     /// Uncorks a connection after its handshake: `head`, the response, goes out before everything else.
     pub fn open(&self, conn: &Rc<Conn>, head: Option<Frame>) {
         conn.uncork(head);
-        if !conn.dirty.replace(true) {
-            self.mark_dirty(conn.clone());
+        if conn.waiting() > 0 {
+            self.write_soon(conn, false);
         }
     }
 
@@ -371,9 +381,6 @@ impl Shard {
             by_client.shrink_to_fit();
             self.conns.borrow_mut().shrink_to_fit();
         }
-        let mut dirty = self.dirty.borrow_mut();
-        if dirty.is_empty() && dirty.capacity() > 1024 {
-            *dirty = VecDeque::new();
-        }
+        self.unwritten.shrink();
     }
 }

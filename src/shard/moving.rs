@@ -6,9 +6,12 @@ use std::sync::Arc;
 
 use super::conn::{Conn, Hearing};
 use super::framing::Framing;
+use super::meter::Meter;
+use super::outbox::saved::Saved;
+use super::outbox::shelf::Shelved;
 use super::posted::Posted;
-use super::server_context::ServerContext;
-use super::transport::Transport;
+use super::server_context::{ConnectionPermit, ServerContext};
+use super::transport::{MovedTls, Transport};
 use super::{Arrival, Shard};
 use crate::handover::{Damaged, Decoder, Encoder};
 use crate::hub::Joined;
@@ -43,17 +46,32 @@ pub struct Moved {
     traffic: [u32; 3],
     context: Vec<(Box<str>, Value)>,
     channels: Vec<(Channel, Option<Arc<str>>)>,
-    /// How many bytes of the first frame are written.
-    begun: usize,
-    outbox: Vec<Box<[u8]>>,
+    outbox: Saved,
     received: Option<Vec<u8>>,
     /// Of an event stream.
     posted: Option<(Token, Vec<Message>)>,
+    /// What its client has used of its rates.
+    pub account: Option<Meter>,
+    tls: Option<MovedTls>,
 }
 
 impl Shard {
-    /// Writes a connection. Nothing may be written to it, or read from it, until it is known who has it.
-    pub fn save(&self, conn: &Conn, out: &mut Encoder) {
+    /// The frames that wait for connections that were written, in parts. They are forgotten here.
+    pub fn take_frames(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.moving.borrow_mut().shelf).into_parts()
+    }
+
+    /// The frames that wait for the connections that are taken up next; None: there are no more.
+    pub fn use_frames(&self, frames: Option<&Arc<Shelved>>) {
+        match frames {
+            Some(frames) => self.moving.borrow_mut().copies.use_those(frames),
+            None => drop(self.moving.take()),
+        }
+    }
+
+    /// Writes a connection and its place, with the keys of its TLS. Nothing may be written to it, or read from it, until it
+    /// is known who has it.
+    pub fn save(&self, conn: &Conn, place: &ConnectionPermit, out: &mut Encoder) {
         let (now, topics) = (self.now(), self.topics.borrow());
         out.u64(conn.client_id.get());
         out.u32(conn.served.index as u32);
@@ -80,9 +98,11 @@ impl Shard {
             out.data(channel.as_str().as_bytes());
             out.option(topics.info(conn.slot, channel.as_str()), |out, info| out.data(info.as_bytes()));
         }
-        conn.save_outbox(out);
+        conn.save_outbox(&mut self.moving.borrow_mut().shelf, out);
         out.option(conn.received(), |out, received| out.data(&received.borrow()));
         out.option(conn.posted(), |out, posted| posted.save(out));
+        place.save(out);
+        conn.transport.offer(out);
     }
 
     /// Takes up a connection that another process had: it gets its id, and is where it was, without anybody being told. What
@@ -106,7 +126,7 @@ impl Shard {
             let _ = context.set(&key, value);
         }
         drop(context);
-        conn.restore_outbox(moved.outbox, moved.begun);
+        conn.restore_outbox(moved.outbox, &mut self.moving.borrow_mut().copies);
         if let (Some(bytes), Some(received)) = (moved.received, conn.received()) {
             received.borrow_mut().extend_from_slice(&bytes);
         }
@@ -115,10 +135,9 @@ impl Shard {
         }
         let mut topics = self.topics.borrow_mut();
         for (channel, info) in moved.channels {
-            if topics.insert(conn.slot, &channel) == Joined::First
-                && self.hub.join(&channel, self.worker) == Joined::First
-            {
-                self.counts.channels_opened.add(1);
+            if topics.insert(conn.slot, &channel) == Joined::First {
+                // The process before has counted it.
+                self.hub.join(&channel, self.worker);
             }
             if let Some(rule) = topics.rule_of(channel.as_str()).filter(|rule| rule.is_counted()).cloned() {
                 self.hub.rooms().begin(&channel, 1, &rule);
@@ -158,8 +177,8 @@ impl Shard {
 }
 
 impl Moved {
-    /// Reads what [`Shard::save`] has written.
-    pub fn read(from: &mut Decoder<'_>) -> Result<Moved, Damaged> {
+    /// Reads what [`Shard::save`] has written. `frames`: those that wait for its worker's connections.
+    pub fn read(from: &mut Decoder<'_>, frames: &Shelved) -> Result<Moved, Damaged> {
         let client_id = ClientId::new(from.u64()?).ok_or(Damaged("a client's id"))?;
         let server = from.u32()? as usize;
         let remote = from.text()?.parse::<SocketAddr>().map_err(|_| Damaged("an address"))?;
@@ -180,10 +199,11 @@ impl Moved {
             let channel = Channel::parse(from.data()?).map_err(|_| Damaged("a channel's name"))?;
             Ok((channel, from.option(Decoder::text)?.map(Arc::from)))
         })?;
-        let begun = from.u32()? as usize;
-        let outbox = from.list(|from| from.data().map(Box::from))?;
+        let outbox = Saved::read(from, frames)?;
         let received = from.option(Decoder::data)?.map(<[u8]>::to_vec);
         let posted = from.option(Posted::read)?;
+        let account = from.option(Meter::read)?;
+        let tls = from.option(MovedTls::read)?;
         Ok(Moved {
             client_id,
             server,
@@ -195,11 +215,17 @@ impl Moved {
             traffic,
             context,
             channels,
-            begun,
             outbox,
             received,
             posted,
+            account,
+            tls,
         })
+    }
+
+    /// What its TLS was, once; the way to its transport.
+    pub fn take_tls(&mut self) -> Option<MovedTls> {
+        self.tls.take()
     }
 
     /// The client's address, without its port.

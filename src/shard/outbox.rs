@@ -2,6 +2,8 @@
 //! one frame owns no memory.
 
 mod lag;
+pub mod saved;
+pub mod shelf;
 #[cfg(test)]
 mod tests;
 
@@ -183,7 +185,12 @@ impl Outbox {
     fn tidy(&mut self) {
         let done = self.done as usize;
         if done == self.frames.len() {
-            *self = Outbox::new(self.taken);
+            self.frames = SmallVec::new();
+            (self.done, self.offset, self.bytes) = (0, 0, 0);
+            // Asked here, since to drop it is a call even where it is none.
+            if self.lag.is_some() {
+                self.lag = None;
+            }
             return;
         }
         if let Some(lag) = &mut self.lag {
@@ -195,20 +202,6 @@ impl Outbox {
             if let Some(lag) = &mut self.lag {
                 lag.shift(done);
             }
-        }
-    }
-
-    /// The frames that wait, and how many bytes of the first are written already.
-    pub fn waiting(&self) -> (usize, &[Frame]) {
-        (self.offset as usize, &self.frames[self.done as usize..])
-    }
-
-    /// As many bytes of the first frame are written already: fewer than it has. For an outbox that nothing was written of.
-    pub fn begin(&mut self, written: usize) {
-        debug_assert!(self.done == 0 && self.offset == 0);
-        if self.frames.first().is_some_and(|first| written < first.len()) {
-            self.offset = written as u32;
-            self.bytes -= written as u32;
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use super::meter::Meter;
 use crate::admission::AddressPermit;
 use crate::config::{Limits, Protocol, Rates, Server};
+use crate::handover::Encoder;
 use crate::telemetry::metrics::counters::ServerCounts;
 
 /// One configured server as one worker serves it.
@@ -77,6 +78,18 @@ impl ConnectionPermit {
             self.0 = Rc::new(Place { clients, _address: address, meter: RefCell::default() });
         }
         self
+    }
+
+    /// Writes the account of what its client sends, if there is one, for a successor process.
+    pub fn save(&self, out: &mut Encoder) {
+        out.option(self.0.meter.borrow().as_ref(), |out, meter| meter.save(out));
+    }
+
+    /// Takes up the account that another process had kept.
+    pub fn go_on(&mut self, served: &ServerContext, account: Option<Meter>) {
+        if let Some(account) = account.filter(|_| served.rates.get().bounds_clients()) {
+            self.meter(served, |meter| *meter = account);
+        }
     }
 
     /// Asks the account of what its client sends. None: it has not sent anything that counts.

@@ -23,7 +23,9 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpListener, TcpStream};
 
 use self::enciphered::Enciphered;
+pub use self::enciphered::Moved as MovedTls;
 use self::receive::receive;
+use crate::handover::Encoder;
 use crate::tcp;
 use crate::tls::{Acceptor, Failure, NOT_NOW, Session};
 
@@ -74,14 +76,43 @@ impl Transport {
     pub fn release(self) -> io::Result<std::net::TcpStream> {
         match self {
             Transport::Tcp(socket) => socket.into_std(),
-            // Its keys would have to go along.
+            // Only connections that have said nothing yet go from thread to thread.
             Transport::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
-    /// Whether another process can take it over: TLS has keys, which stay here.
+    /// Takes up a connection that another process had: its socket, which must be non-blocking, and what its TLS was there.
+    pub fn take_up(socket: std::net::TcpStream, tls: Option<MovedTls>) -> io::Result<Transport> {
+        let socket = TcpStream::from_std(socket)?;
+        Ok(match tls {
+            None => Transport::Tcp(socket),
+            Some(tls) => Transport::Tls(Box::new(Enciphered::take_up(socket, tls))),
+        })
+    }
+
+    /// Whether another process can take it over.
     pub fn may_move(&self) -> bool {
-        matches!(self, Transport::Tcp(_))
+        match self {
+            Transport::Tcp(_) => true,
+            Transport::Tls(tls) => tls.may_move(),
+        }
+    }
+
+    /// Writes what a successor process needs besides the socket, keys among it. With TLS, nothing more is sent here until
+    /// [`Transport::keep`], whatever is asked for.
+    pub fn offer(&self, out: &mut Encoder) {
+        let tls = match self {
+            Transport::Tcp(_) => None,
+            Transport::Tls(tls) => Some(tls),
+        };
+        out.option(tls, |out, tls| tls.offer(out));
+    }
+
+    /// No successor has it: it goes on here.
+    pub fn keep(&self) {
+        if let Transport::Tls(tls) = self {
+            tls.keep();
+        }
     }
 
     /// The TCP socket below.

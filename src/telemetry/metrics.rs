@@ -3,6 +3,7 @@
 //! Workers count in blocks of their own ([`counters`]); the page sums them up. Values that are counted elsewhere, or
 //! are known only at the moment, are read by a [`GaugeFunction`] that their owner registers.
 
+pub mod counted;
 pub mod counter;
 pub mod counters;
 pub mod labels;
@@ -17,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::RuntimeMetrics;
 
+use self::counted::{Before, Counted};
 use self::counters::{ApiCounts, PROTOCOLS, ReloadCounts, SCENARIOS, ServerCounts, ShardCounts};
 use self::window::{Sums, Window};
 
@@ -35,6 +37,9 @@ pub struct Metrics {
     watches: Mutex<Vec<GaugeFunction>>,
     /// By protocol and scenario.
     windows: Mutex<[[Window; SCENARIOS.len()]; PROTOCOLS.len()]>,
+    /// What the processes before this one have counted.
+    before: Mutex<Arc<Before>>,
+    totals_before: Mutex<Totals>,
     /// Written only by the thread that reloads.
     pub reloads: ReloadCounts,
 }
@@ -109,8 +114,21 @@ impl Metrics {
             workers: Mutex::default(),
             watches: Mutex::default(),
             windows: Mutex::new(std::array::from_fn(|_| std::array::from_fn(|_| window()))),
+            before: Mutex::default(),
+            totals_before: Mutex::default(),
             reloads: ReloadCounts::default(),
         }
+    }
+
+    /// Adds what the process before had counted under one name and labels.
+    pub fn go_on(&self, counted: Counted) {
+        let mut before = lock(&self.before);
+        Arc::make_mut(&mut before).entry(counted.name.clone()).or_default().push(counted);
+    }
+
+    /// Adds what it had counted in all.
+    pub fn go_on_totals(&self, totals: &Totals) {
+        *lock(&self.totals_before) = totals.counted();
     }
 
     /// Some server's clients may have event streams: from now on they are on the page.

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
+use crate::telemetry::language::spoken;
 
 /// How the names of files of tests end.
 const SUFFIX: &str = "_test.lua";
@@ -25,7 +26,8 @@ pub(super) fn files(named: &[PathBuf], config: Option<&Config>) -> Result<Vec<Pa
         } else if path.is_file() {
             found.push(path.clone());
         } else {
-            return Err(format!("no such file or folder: {}", path.display()));
+            let path = path.display();
+            return Err(spoken!("no such file or folder: {path}", "没有这个文件或目录：{path}"));
         }
     }
     if let Some(config) = config.filter(|_| named.is_empty()) {
@@ -35,8 +37,11 @@ pub(super) fn files(named: &[PathBuf], config: Option<&Config>) -> Result<Vec<Pa
     found.retain(|file| once.insert(std::path::absolute(file).unwrap_or_else(|_| file.clone())));
     if found.is_empty() {
         return Err(match named {
-            [] => format!("no tests: there is no *{SUFFIX} beside an entry script, nor in {FOLDER}"),
-            _ => format!("no tests: there is no *{SUFFIX} in {}", list(named)),
+            [] => spoken!(
+                "no tests: there is no *{SUFFIX} beside an entry script, nor in {FOLDER}",
+                "没有测试：入口脚本旁边和 {FOLDER} 里都没有 *{SUFFIX}"
+            ),
+            _ => spoken!("no tests: there is no *{SUFFIX} in {0}", "没有测试：{0} 里没有 *{SUFFIX}", list(named)),
         });
     }
     Ok(found)

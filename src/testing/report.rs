@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::harness::{Case, Failure, Outcome};
 use crate::script::program::shown;
+use crate::telemetry::language::{padding, spoken};
 use crate::telemetry::log::escape::{for_terminal, json_for_terminal};
 use crate::telemetry::terminal::say;
 
@@ -83,9 +84,10 @@ impl Report {
                 "traceback": failure.traceback,
             }));
         } else {
-            say!("  FAIL  the file could not be run");
+            let broken = spoken!("the file could not be run", "文件无法运行");
+            say!("  {}  {broken}", mark(false));
             let place = if failure.place.is_empty() { &name } else { &failure.place };
-            self.details.push(details(place, "the file could not be run", &failure, &[]));
+            self.details.push(details(place, &broken, &failure, &[]));
         }
     }
 
@@ -97,7 +99,7 @@ impl Report {
             None => self.passed += 1,
         }
         if !self.json {
-            say!("  {}  {}", if failure.is_some() { "FAIL" } else { "ok  " }, for_terminal(&case.name));
+            say!("  {}  {}", mark(failure.is_none()), for_terminal(&case.name));
         }
         if self.json {
             let mut test = json!({
@@ -137,18 +139,29 @@ impl Report {
         self.details.iter().for_each(|text| say!("\n{}", text.strip_suffix('\n').unwrap_or(text)));
         let broken = match self.broken {
             0 => String::new(),
-            1 => ", 1 file could not be run".into(),
-            n => format!(", {n} files could not be run"),
+            1 => spoken!(", 1 file could not be run", "，1 个文件无法运行"),
+            n => spoken!(", {n} files could not be run", "，{n} 个文件无法运行"),
         };
         let total = self.passed + self.failed;
         let s = if total == 1 { "" } else { "s" };
-        say!("\n{total} test{s}: {} passed, {} failed{broken} ({seconds:.2} s)", self.passed, self.failed);
+        let (passed, failed) = (self.passed, self.failed);
+        let sum = spoken!(
+            "{total} test{s}: {passed} passed, {failed} failed{broken}",
+            "{total} 个测试：{passed} 个通过，{failed} 个失败{broken}"
+        );
+        say!("\n{sum} ({seconds:.2} s)");
     }
+}
+
+/// What became of a test, in columns of equal width.
+fn mark(passed: bool) -> String {
+    let text = if passed { spoken!("ok", "通过") } else { spoken!("FAIL", "失败") };
+    text.clone() + &padding(&text, 4)
 }
 
 /// The details of one failure.
 fn details(place: &str, name: &str, failure: &Failure, log: &[String]) -> String {
-    let mut text = format!("FAIL  {}\n", for_terminal(&format!("{place}: {name}")));
+    let mut text = format!("{}  {}\n", mark(false), for_terminal(&format!("{place}: {name}")));
     let mut lines = |lines: &mut dyn Iterator<Item = String>, indent: &str| {
         for line in lines {
             text.push_str(&format!("{indent}{}\n", for_terminal(&line)));
@@ -156,14 +169,14 @@ fn details(place: &str, name: &str, failure: &Failure, log: &[String]) -> String
     };
     lines(&mut failure.message.lines().map(str::to_owned), "  ");
     if !failure.traceback.is_empty() {
-        lines(&mut ["traceback:".to_owned()].into_iter(), "  ");
+        lines(&mut [spoken!("traceback:", "调用栈：")].into_iter(), "  ");
         lines(&mut failure.traceback.iter().cloned(), "    ");
     }
     if !log.is_empty() {
-        lines(&mut ["log:".to_owned()].into_iter(), "  ");
+        lines(&mut [spoken!("log:", "日志：")].into_iter(), "  ");
         let hidden = log.len().saturating_sub(LOG_LINES);
         if hidden > 0 {
-            lines(&mut [format!("... {hidden} more")].into_iter(), "    ");
+            lines(&mut [spoken!("... {hidden} more", "…… 前面还有 {hidden} 行")].into_iter(), "    ");
         }
         lines(&mut log.iter().skip(hidden).cloned(), "    ");
     }

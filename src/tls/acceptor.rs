@@ -10,6 +10,7 @@ use tokio_rustls::rustls::server::{
 use tokio_rustls::rustls::sign::CertifiedKey;
 
 use super::certificate::{Certificate, certificates};
+use super::secrets::Telling;
 use crate::config::Tls;
 
 /// The only application protocol (RFC 7301): a WebSocket begins as HTTP/1.1.
@@ -62,6 +63,9 @@ impl Acceptor {
         if http {
             config.alpn_protocols = vec![HTTP.to_vec()];
         }
+        // After the handshake its keys are ours.
+        config.enable_secret_extraction = true;
+        config.key_log = Arc::new(Telling);
         // What a client needs to come back with less work is in its ticket; the engine keeps nothing. Where certificates
         // are asked for, each handshake is a whole one, so that a changed clientCa counts at once.
         config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -2,12 +2,18 @@
 //! machine from bytes to bytes. Nothing here reads or writes a socket; `shard/transport` does that with a [`Session`].
 //!
 //! From the bottom up: `x509`, what is read from a certificate; `certificate`, one with its key; `acceptor`, how a port
-//! shakes hands; `ports`, what is in force at each; `failure`, why a handshake fails; `session`, one connection.
+//! shakes hands; `ports`, what is in force at each; `failure`, why a handshake fails; `secrets`, what a handshake comes to;
+//! `keys` and `records`, what is enciphered by it; `session`, one connection.
 
 mod acceptor;
 mod certificate;
 mod failure;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+mod keys;
 mod ports;
+mod records;
+mod secrets;
 mod session;
 mod x509;
 

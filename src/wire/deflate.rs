@@ -61,29 +61,35 @@ const END: [u8; 9] = [0x00, 0x00, 0xFF, 0xFF, 0x01, 0x00, 0x00, 0xFF, 0xFF];
 const MAX_LAST_BLOCKS: usize = 1000;
 
 /// Compresses messages, one after the other. It takes some 370 KiB.
-pub struct Compressor(Deflate);
+pub struct Compressor {
+    deflate: Deflate,
+    window: Window,
+}
 
 impl Compressor {
     /// A compressor that refers no further back than that.
     pub fn new(window: Window) -> Compressor {
-        Compressor(Deflate::new(LEVEL, false, window.bits()))
+        Compressor { deflate: Deflate::new(LEVEL, false, window.bits()), window }
     }
 
-    /// The payload of a compressed message, within `buffer`, which grows to the payload's length at most. None: it would be
-    /// no shorter, and the message is to be sent as it is.
+    /// The payload of a compressed message, within `buffer`, which grows to little more than the payload's length. None: it would
+    /// be no shorter, and the message is to be sent as it is.
     pub fn compress<'b>(&mut self, payload: &[u8], buffer: &'b mut Vec<u8>) -> Option<&'b [u8]> {
-        if buffer.len() < payload.len() {
-            buffer.resize(payload.len(), 0);
+        // The whole result fits in. What is abandoned halfway stays in the library's own buffer, over its `reset`, too
+        // (zlib-rs 0.6.8, `Pending::reset_keep`), and it panics when the rest of that gets too small.
+        let room = most_compressed(payload.len());
+        if buffer.len() < room {
+            buffer.resize(room, 0);
         }
-        let room = &mut buffer[..payload.len()];
-        self.0.reset();
-        let flushed = self.0.compress(payload, room, DeflateFlush::SyncFlush);
-        let (read, written) = (self.0.total_in() as usize, self.0.total_out() as usize);
-        // If all of the room is used, there may be more to come.
+        let room = &mut buffer[..room];
+        self.deflate.reset();
+        let flushed = self.deflate.compress(payload, room, DeflateFlush::SyncFlush);
+        let (read, written) = (self.deflate.total_in() as usize, self.deflate.total_out() as usize);
         if !matches!(flushed, Ok(Status::Ok)) || read < payload.len() || written >= room.len() {
+            self.deflate = Deflate::new(LEVEL, false, self.window.bits());
             return None;
         }
-        room[..written].strip_suffix(&FLUSHED)
+        room[..written].strip_suffix(&FLUSHED).filter(|_| written < payload.len())
     }
 }
 

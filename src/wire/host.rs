@@ -25,9 +25,11 @@ impl<'a> Host<'a> {
                 (Host::Address, rest)
             }
             None => {
-                let (name, rest) = value.split_at(value.find(':').unwrap_or(value.len()));
+                // Every call of a back end comes here, with a short text: a plain search is the fastest.
+                let colon = value.bytes().position(|b| b == b':');
+                let (name, rest) = value.split_at(colon.unwrap_or(value.len()));
                 let right = !name.is_empty() && is_reg_name(name.as_bytes());
-                let address = || name.parse::<Ipv4Addr>().is_ok();
+                let address = || name.starts_with(|c: char| c.is_ascii_digit()) && name.parse::<Ipv4Addr>().is_ok();
                 (right.then(|| if address() { Host::Address } else { Host::Name(name) })?, rest)
             }
         };
@@ -48,8 +50,8 @@ impl<'a> Host<'a> {
             Host::Address => true,
             Host::Name(name) => {
                 let name = name.strip_suffix('.').unwrap_or(name);
-                let last = name.rsplit('.').next().unwrap_or(name);
-                last.eq_ignore_ascii_case("localhost")
+                let dot = name.bytes().rposition(|b| b == b'.');
+                name[dot.map_or(0, |dot| dot + 1)..].eq_ignore_ascii_case("localhost")
             }
         }
     }

@@ -51,6 +51,7 @@ pub(super) async fn run(worker: Rc<Worker>, mut lane: mpsc::Receiver<Control>, m
                 worker.hub.history().bound(config.history_limit);
                 worker.hub.history().set_rules(&config.channels);
                 worker.shard.set_rules(&config.channels);
+                worker.shard.traces.turn(config.tracing.ratio(), &worker.spans);
                 worker.shared.bound(config.luavm.shared_limit);
                 let mut unsent_changed = false;
                 for (server, new) in worker.servers.iter().zip(&config.servers) {

@@ -18,6 +18,7 @@ use super::newcomers::close_unopened;
 use super::refusal::{finish_refused, log_access, log_refusal, refusal_for, refuse, turn_away};
 use super::request::{Coming, client_address, read_head, rules};
 use super::session::Opened;
+use super::trace::HandlerTrace;
 use super::{Worker, post, proxy, tls};
 use crate::api::Stage;
 use crate::config::{Compression, Config};
@@ -32,6 +33,7 @@ use crate::shard::hold::{Counted, UnderWay};
 use crate::shard::server_context::ConnectionPermit;
 use crate::shard::transport::Transport;
 use crate::telemetry::metrics::labels::RefusalCause;
+use crate::telemetry::spans::TraceContext;
 use crate::wire::event_stream::{self, request as stream};
 use crate::wire::handshake::{self as http, Parsed, Refusal, Request};
 use crate::wire::reader::Reader;
@@ -59,13 +61,14 @@ pub(super) async fn run(
     let place = match admit(worker, server) {
         Ok(place) => Cell::new(Some(place)),
         Err(cause) => {
-            turn_away(worker, server, transport, cause, peer).await;
+            // What is rare is boxed, here and below, so that no handshake carries it.
+            Box::pin(turn_away(worker, server, transport, cause, peer)).await;
             return None;
         }
     };
     let deadline = Instant::now() + served.limits.get().handshake_timeout;
-    let mut stage = worker.stage.clone();
     let peer = if proxy::is_on(&worker.config.load(), server) {
+        let mut stage = worker.stage.clone();
         let client = Box::pin(proxy::client(worker, server, &transport, peer, deadline));
         tokio::select! {
             biased;
@@ -79,11 +82,14 @@ pub(super) async fn run(
     let is_direct = !worker.config.load().trusts(peer.ip());
     if is_direct && let Err(cause) = enter(worker, server, &place, peer.ip()) {
         place.take();
-        turn_away(worker, server, transport, cause, peer).await;
+        Box::pin(turn_away(worker, server, transport, cause, peer)).await;
         return None;
     }
     // The proxy's header comes in plain text, before TLS.
-    let transport = tls::open(worker, server, transport, peer, deadline).await?;
+    let transport = match tls::is_on(worker, server) {
+        true => Box::pin(tls::open(worker, server, transport, peer, deadline)).await?,
+        false => transport,
+    };
     let mut coming = Coming::first(transport, deadline);
     loop {
         match request(worker, server, coming, &place, peer, is_direct).await? {
@@ -120,7 +126,7 @@ async fn request(
         // The refusal needs no place.
         place.take();
         log_access(worker, (method, target.get()), peer, (refusal.status, None), began);
-        refuse(worker, server, transport, refusal, cause, method, peer).await;
+        Box::pin(refuse(worker, server, transport, refusal, cause, method, peer)).await;
         None
     };
     use RefusalCause::Request as Wrong;
@@ -163,6 +169,12 @@ async fn request(
     }
     let _opening = Counted::new(&worker.hold, UnderWay::Other);
     let conn = worker.shard.insert(Arrival { served, transport, remote, framing });
+    if worker.shard.traces.tracer.is_on()
+        && config.tracing.from_clients
+        && let Some(context) = TraceContext::of_headers(request.headers())
+    {
+        worker.shard.traces.belongs(conn.client_id, context);
+    }
     let guard = Inserted { worker, conn: Some(conn.clone()) };
     let mut early = head[len..].to_vec();
     let (verdict, late) = {
@@ -202,7 +214,8 @@ async fn request(
             worker.shard.open(&conn, Some(response.into()));
             let let_in = (if conn.posted().is_some() { 200 } else { 101 }, Some(conn.client_id.get()));
             log_access(worker, (request.method, request.target), remote, let_in, began);
-            return Some(Ok((Opened { conn: guard.keep()?, place: place.take()?, early: early.len() }, early)));
+            let opened = Opened { conn: guard.keep()?, place: place.take()?, early: early.len(), moved: None };
+            return Some(Ok((opened, early)));
         }
     };
     conn.discard_waiting();
@@ -222,11 +235,11 @@ async fn request(
     }
     if let_in {
         // The script knows of the connection, so it is told of the end.
-        close_unopened(worker, server, &conn).await;
+        Box::pin(close_unopened(worker, server, &conn)).await;
         worker.remove(&conn);
     }
     if refusal.is_some() {
-        finish_refused(worker, &conn).await;
+        Box::pin(finish_refused(worker, &conn)).await;
     }
     None
 }
@@ -302,14 +315,17 @@ async fn ask(worker: &Worker, server: usize, conn: &Rc<Conn>, request: &Request<
     let args = HookArgs::handshake(ConnRef::of(conn), &head);
     let budget = conn.served.limits.get().handler_timeout;
     let began = Began::now(&vm, Hook::Handshake);
+    let trace = worker.trace(Hook::Handshake, &vm, conn);
+    let entered = worker.enter_trace(trace.as_deref());
     let started = vm.start(Hook::Handshake, Some(ConnRef::of(conn)), args, budget);
+    drop(entered);
     worker.charge_shared(&worker.newcomers, began.so_far());
     drop(turn);
     let result = match started {
         Started::Done(result) => result,
         Started::Suspended(mut handler) => {
             let end = watch_for_end(worker, early, conn);
-            let run = run_to_end(worker, &mut handler, conn);
+            let run = run_to_end(worker, &mut handler, trace.as_deref(), conn);
             tokio::pin!(run);
             tokio::select! {
                 biased;
@@ -319,6 +335,9 @@ async fn ask(worker: &Worker, server: usize, conn: &Rc<Conn>, request: &Request<
         }
     };
     began.ended(Hook::Handshake, &result, conn);
+    if let Some(trace) = trace {
+        trace.ended(&result);
+    }
     match result {
         Ok(Returned::Refused { status, text }) => {
             let status = status.unwrap_or(403);
@@ -354,11 +373,13 @@ async fn place_in_vm(worker: &Worker, server: usize, conn: &Conn) -> Option<Rc<V
 async fn run_to_end(
     worker: &Worker,
     handler: &mut Handler,
+    trace: Option<&HandlerTrace>,
     conn: &Conn,
 ) -> Result<Returned, crate::script::vm::Failure> {
     let mut ticket = None;
     poll_fn(|cx| {
         conn.register(cx.waker());
+        let _entered = worker.enter_trace(trace);
         worker.poll_shared(&worker.newcomers, &mut ticket, handler, conn.is_closing(), cx)
     })
     .await
@@ -368,11 +389,9 @@ async fn run_to_end(
 /// the worker's timer goes on watching.
 async fn watch_for_end(worker: &Worker, early: &mut Vec<u8>, conn: &Conn) {
     while early.len() < MAX_EARLY && conn.transport.readable().await.is_ok() {
-        let mut bytes = [0; 4096];
-        match conn.transport.try_read(&mut bytes) {
+        match read_early(conn, early) {
             Ok(0) => break,
-            Ok(n) => {
-                early.extend_from_slice(&bytes[..n]);
+            Ok(_) => {
                 worker.shard.hold(conn, early.capacity());
                 if Reader::new().closes_in(early) {
                     return conn.close(CloseReason::Lost(LEFT.into()));
@@ -386,4 +405,12 @@ async fn watch_for_end(worker: &Worker, early: &mut Vec<u8>, conn: &Conn) {
     if early.len() < MAX_EARLY {
         conn.close(CloseReason::Lost(LEFT.into()));
     }
+}
+
+/// Reads what has come. A function of its own, so that no handshake carries its buffer.
+fn read_early(conn: &Conn, early: &mut Vec<u8>) -> io::Result<usize> {
+    let mut bytes = [0; 4096];
+    let read = conn.transport.try_read(&mut bytes)?;
+    early.extend_from_slice(&bytes[..read]);
+    Ok(read)
 }

@@ -42,6 +42,7 @@ pub mod thread;
 mod tied;
 mod timers;
 mod tls;
+mod trace;
 mod turn;
 mod websocket;
 
@@ -69,13 +70,14 @@ use crate::shard::hold::Hold;
 use crate::shard::peer::LOOK;
 use crate::shard::server_context::ServerContext;
 use crate::shared::Shared;
+use crate::telemetry::spans::SpanQueue;
 use crate::timers::Timers;
 use crate::tls::Ports;
 
 pub use peers::{Control, Peers};
 pub use reserve::Reserve;
 pub use role::{Listener, Role};
-pub use step::{Arrived, ArrivedCaller, Offers, Step};
+pub use step::{Arrived, ArrivedCaller, Offers, Places, Step};
 
 /// The size of the read buffer that all connections of a worker share.
 const READ_BUFFER: usize = LOOK;
@@ -126,6 +128,8 @@ pub(crate) struct Worker {
     /// The TLS of all ports.
     tls: Arc<Ports>,
     tied: Tied,
+    /// Spans that wait for the exporter.
+    spans: Arc<SpanQueue>,
     /// How far the stop of the engine has come.
     stage: watch::Receiver<Stage>,
     /// The read buffer, while no connection reads.

@@ -10,6 +10,7 @@ use super::Worker;
 use super::failures::report;
 use super::linger::Lingering;
 use super::measure::Began;
+use super::trace::HandlerTrace;
 use crate::config::Rates;
 use crate::handover::Encoder;
 use crate::message::{CloseReason, close_code};
@@ -28,6 +29,41 @@ pub(super) struct Opened {
     pub(super) place: ConnectionPermit,
     /// Bytes that came with its request, and count as read.
     pub(super) early: usize,
+    /// Of one that was open in the process before, which has counted it: the time that it took lately.
+    pub(super) moved: Option<Account>,
+}
+
+/// A handler that waits.
+pub(super) struct Running {
+    hook: Hook,
+    began: Began,
+    pub(super) handler: Handler,
+    /// None: it is not traced.
+    trace: Option<Box<HandlerTrace>>,
+}
+
+impl Running {
+    /// Goes on, once its wait is over. With the time that this took.
+    pub(super) fn poll(
+        &mut self,
+        worker: &Worker,
+        cx: &mut Context<'_>,
+        closing: bool,
+    ) -> (Poll<Result<Returned, Failure>>, Duration) {
+        let resumed = Instant::now();
+        let trace = worker.enter_trace(self.trace.as_deref());
+        let polled = self.handler.poll(cx, closing);
+        drop(trace);
+        (polled, resumed.elapsed())
+    }
+
+    /// It has ended. Gives the hook, and how long it took in all.
+    pub(super) fn ended(self, result: &Result<Returned, Failure>, conn: &Conn) -> (Hook, Duration) {
+        if let Some(trace) = self.trace {
+            trace.ended(result);
+        }
+        (self.hook, self.began.ended(self.hook, result, conn))
+    }
 }
 
 /// The phase of a connection's life.
@@ -47,7 +83,7 @@ pub(super) struct State {
     pub(super) worker: Rc<Worker>,
     pub(super) conn: Rc<Conn>,
     /// The handler that runs or waits.
-    pub(super) handler: Option<Box<(Hook, Began, Handler)>>,
+    pub(super) handler: Option<Box<Running>>,
     /// Its place among those that wait until a handler may be started.
     pub(super) turn: Option<Turn>,
     /// The version of the script in which the current package began, and has to end.
@@ -67,13 +103,15 @@ pub(super) struct State {
 impl State {
     /// The connection is open from now on.
     pub(super) fn new(worker: Rc<Worker>, opened: Opened) -> State {
-        let Opened { conn, place, early } = opened;
-        let account = Account::new(worker.fair.now());
-        conn.served.counts.opened.add(1);
-        if worker.shard.tap.is_on() {
-            worker.shard.see_connect(&conn);
+        let Opened { conn, place, early, moved } = opened;
+        if moved.is_none() {
+            conn.served.counts.opened.add(1);
+            if worker.shard.tap.is_on() {
+                worker.shard.see_connect(&conn);
+            }
+            tracing::debug!(client_id = conn.client_id.get(), remote = %conn.remote(), "connected");
         }
-        tracing::debug!(client_id = conn.client_id.get(), remote = %conn.remote(), "connected");
+        let account = moved.unwrap_or_else(|| Account::new(worker.fair.now()));
         let mut state = State {
             worker,
             conn,
@@ -189,18 +227,31 @@ impl State {
         let budget = self.conn.served.limits.get().handler_timeout;
         let vm = self.vm();
         let began = Began::now(&vm, hook);
-        match vm.start(hook, Some(ConnRef::of(&self.conn)), args, budget) {
+        let trace = self.worker.trace(hook, &vm, &self.conn);
+        let entered = self.worker.enter_trace(trace.as_deref());
+        let started = vm.start(hook, Some(ConnRef::of(&self.conn)), args, budget);
+        drop(entered);
+        match started {
             Started::Done(result) => {
                 let took = began.ended(hook, &result, &self.conn);
                 self.charge(took);
+                if let Some(trace) = trace {
+                    trace.ended(&result);
+                }
                 self.settle(hook, took, result)
             }
             Started::Suspended(handler) => {
                 self.charge(began.so_far());
-                self.handler = Some(Box::new((hook, began, handler)));
+                self.handler = Some(Box::new(Running { hook, began, handler, trace }));
                 None
             }
         }
+    }
+
+    /// The handler that waited has ended. Returns its result if it has not failed.
+    pub(super) fn has_ended(&mut self, result: Result<Returned, Failure>) -> Option<Returned> {
+        let (hook, took) = self.handler.take()?.ended(&result, &self.conn);
+        self.settle(hook, took, result)
     }
 
     /// A hook has ended, after so long.
@@ -227,17 +278,11 @@ impl State {
     /// Ready when the last hook has returned; then the connection leaves the shard.
     pub(super) fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(running) = &mut self.handler {
-            let (hook, began, handler) = &mut **running;
             // The connection has ended already, so waits of this hook do not end with it.
-            let resumed = Instant::now();
-            let polled = handler.poll(cx, false);
-            let took = resumed.elapsed();
-            let (hook, began) = (*hook, *began);
+            let (polled, took) = running.poll(&self.worker, cx, false);
             self.charge(took);
             let result = ready!(polled);
-            self.handler = None;
-            let took = began.ended(hook, &result, &self.conn);
-            self.settle(hook, took, result);
+            self.has_ended(result);
         }
         self.leave();
         let reason = self.conn.close_reason();
@@ -273,8 +318,10 @@ impl State {
     /// successor takes is offered to it; one that it has taken is over here, without a word to its client.
     pub(super) fn is_held(&mut self, protocol: impl FnOnce(&mut Encoder)) -> bool {
         let (hold, slot) = (self.worker.hold.clone(), self.conn.slot);
-        let idle = matches!(self.phase, Phase::Open) && self.handler.is_none() && !self.conn.is_closing();
-        if !idle {
+        let idle = matches!(self.phase, Phase::Open) && self.handler.is_none();
+        // While two processes know it, its end has to wait, too: nothing may be written.
+        let is_shared = hold.has_offered(slot) || hold.held() == Held::Arriving;
+        if !idle || (self.conn.is_closing() && !is_shared) {
             return false;
         }
         match hold.held() {
@@ -282,9 +329,10 @@ impl State {
             Held::Quiet | Held::Cut | Held::Arriving => {}
             Held::Offered if self.conn.transport.may_move() => hold.offer(slot, || {
                 let mut out = Encoder::default();
-                self.worker.shard.save(&self.conn, &mut out);
+                self.worker.shard.save(&self.conn, &self.place, &mut out);
+                self.account.save(&mut out);
                 protocol(&mut out);
-                Offer { socket: self.conn.transport.as_raw_fd(), bytes: out.bytes }
+                Offer { socket: self.conn.transport.as_raw_fd(), bytes: out.bytes.into() }
             }),
             Held::Moved if hold.has_offered(slot) => {
                 if self.worker.remove(&self.conn) {

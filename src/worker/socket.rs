@@ -101,7 +101,7 @@ fn insert(worker: &Worker, server: usize, transport: Transport, client: SocketAd
     let served = worker.servers[server].served.clone();
     let conn = worker.shard.insert(Arrival { served, transport, remote, framing: Framing::Script });
     worker.shard.open(&conn, None);
-    Opened { conn, place, early: 0 }
+    Opened { conn, place, early: 0, moved: None }
 }
 
 /// This protocol has no words for a refusal; TLS has.

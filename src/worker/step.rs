@@ -1,19 +1,21 @@
 //! The steps of a handover, in which a worker gives its connections to a successor process or takes them there.
 
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
+use zeroize::Zeroizing;
 
-use crate::ids::{ClientId, Lane};
-use crate::shard::Moved;
+use crate::handover::Damaged;
+use crate::ids::{ClientId, Lane, WorkerId};
 use crate::shard::hold::Offer;
+use crate::shard::outbox::shelf::Shelved;
+use crate::shard::transport::MovedTls;
 
 /// A connection that another process had, on its way to the worker that will have it.
 pub struct Arrived {
-    /// What it is.
-    pub moved: Moved,
-    /// What its protocol keeps of it.
-    pub protocol: Vec<u8>,
+    /// What it is, as [`Moved`](crate::shard::Moved) and its protocol have written it: with its keys, if it has TLS.
+    pub bytes: Zeroizing<Vec<u8>>,
     /// Its socket, non-blocking.
     pub socket: TcpStream,
 }
@@ -22,6 +24,8 @@ pub struct Arrived {
 pub struct Offers {
     /// Connections of clients.
     pub clients: Vec<Offer>,
+    /// The frames that wait for them, in parts.
+    pub frames: Vec<Vec<u8>>,
     /// Connections of callers.
     pub callers: Vec<Offer>,
     /// The last of its clients' ids.
@@ -34,7 +38,12 @@ pub struct ArrivedCaller {
     pub socket: TcpStream,
     /// What has come and is no whole request.
     pub read: Vec<u8>,
+    /// What its TLS was.
+    pub tls: Option<MovedTls>,
 }
+
+/// In which slot of a worker each connection is.
+pub type Places = Result<(WorkerId, Vec<(ClientId, u32)>), Damaged>;
 
 /// A step of a handover.
 pub enum Step {
@@ -46,6 +55,8 @@ pub enum Step {
         within: Duration,
         /// Handlers' waits end, and nobody waits for handshakes and for the last handlers of connections that end.
         cut: bool,
+        /// What is delivered does not count: other nodes publish yet.
+        calls_only: bool,
         /// The answer.
         done: oneshot::Sender<bool>,
     },
@@ -53,8 +64,9 @@ pub enum Step {
     Offer(oneshot::Sender<Option<Offers>>),
     /// The successor has taken what was offered.
     Moved(oneshot::Sender<()>),
-    /// Of a successor: these connections are here, and nothing is done with them yet. Answers in which slot each is.
-    Arrive(Vec<Arrived>, oneshot::Sender<Vec<(ClientId, u32)>>),
+    /// Of a successor: these connections are here, for which some of these frames wait, and nothing is done with them yet. Answers
+    /// which worker this is, and in which slot each of them is.
+    Arrive(Vec<Arrived>, Arc<Shelved>, oneshot::Sender<Places>),
     /// Of a successor: the process before has issued these ids.
     Ids(Vec<(Lane, u64)>),
     /// Of a successor: callers' connections.

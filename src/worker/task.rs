@@ -131,20 +131,14 @@ impl<I: ProtocolHandler> Session<I> {
         let over_rate = state.poll_rates(cx).is_pending();
         let closing = state.conn.is_closing();
         if let Some(running) = &mut state.handler {
-            let (hook, began, handler) = &mut **running;
-            let resumed = Instant::now();
             if state.worker.hold.cuts() {
-                handler.cut();
+                running.handler.cut();
             }
-            let polled = handler.poll(cx, closing);
-            let took = resumed.elapsed();
-            let (hook, began) = (*hook, *began);
+            let (polled, took) = running.poll(&state.worker, cx, closing);
             state.charge(took);
             match polled {
                 Poll::Ready(result) => {
-                    state.handler = None;
-                    let took = began.ended(hook, &result, &state.conn);
-                    if let Some(returned) = state.settle(hook, took, result) {
+                    if let Some(returned) = state.has_ended(result) {
                         incoming.returned(state, returned);
                     }
                     return Poll::Ready(());

@@ -35,6 +35,7 @@ use crate::shard::hold::Hold;
 use crate::shard::server_context::ServerContext;
 use crate::shared::Shared;
 use crate::telemetry::metrics::{Metrics, WorkerCounts};
+use crate::telemetry::spans::SpanQueue;
 use crate::timers::Timers;
 use crate::tls::Ports;
 
@@ -76,6 +77,8 @@ pub struct Spec {
     pub api_addr: SocketAddr,
     /// The process's metrics.
     pub metrics: Arc<Metrics>,
+    /// Spans that wait for the exporter.
+    pub spans: Arc<SpanQueue>,
     /// Failed logins of all workers.
     pub logins: Arc<LoginThrottle>,
     /// Passwords that are known by their hashes, of all workers.
@@ -137,6 +140,7 @@ fn start(spec: Spec) -> Result<Started, String> {
     let config = spec.config.load_full();
     let shard = Rc::new(Shard::new(spec.id, spec.hub.clone()));
     shard.set_rules(&config.channels);
+    shard.traces.turn(config.tracing.ratio(), &spec.spans);
     let (mesh, queue, outbound) = (spec.mesh.clone(), spec.queue.clone(), spec.outbound);
     let (timers, worker) = (spec.timers.clone(), spec.id);
     current::install(Host { shard: shard.clone(), mesh: mesh.clone(), queue, outbound, timers, worker });
@@ -173,6 +177,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         stage: spec.stage.clone(),
         fair: fair.clone(),
         hold: hold.clone(),
+        tracer: shard.traces.tracer.clone(),
     }));
     spec.metrics.add(WorkerCounts {
         id: spec.id.0,
@@ -195,6 +200,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         shared: spec.shared,
         timers: spec.timers,
         tied: Tied::default(),
+        spans: spec.spans,
         stage: spec.stage,
         read_buffer: Cell::default(),
         fair,

@@ -145,7 +145,9 @@ impl Frames {
         }
     }
 
-    /// The same with a message that is compressed.
+    /// The same with a message that is compressed. Apart, since what decompresses is large when it is made: other messages would
+    /// have it on their stack.
+    #[inline(never)]
     fn compressed(state: &mut State, inbox: &mut Inbox, kind: Kind, data: &[u8], limit: usize) {
         let began = Instant::now();
         let shard = &state.worker.shard;

@@ -4,6 +4,7 @@
 
 pub mod browser;
 pub mod cluster;
+pub mod collector;
 pub mod example;
 pub mod links;
 pub mod optional;

@@ -107,8 +107,11 @@ impl Process {
         Process::of(command)
     }
 
-    /// Starts another program.
+    /// Starts another program. It speaks English, wherever the tests run, unless it is told a locale.
     pub fn of(mut command: Command) -> Process {
+        if command.get_envs().all(|(name, _)| !["LC_ALL", "LANG"].iter().any(|locale| name == *locale)) {
+            command.env("LC_ALL", "C");
+        }
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let out = Output::collect(child.stdout.take().unwrap());
         let err = Output::collect(child.stderr.take().unwrap());

@@ -17,6 +17,7 @@ use crate::api::history::{HistoryCall, Page};
 use crate::api::params::{Field, Params, RequestId, invalid, object_of};
 use crate::api::publish;
 use crate::api::state::Api;
+use crate::api::trace::{Parent, delivered};
 use crate::cluster::{Behind, CommandReceipt, Receipt, SendReceipt};
 use crate::hub::history::Position;
 use crate::hub::{CommandError, ConnCommand, Publication};
@@ -195,6 +196,23 @@ struct Envelope<'a> {
     i: Option<Field<'a>>,
     #[serde(borrow)]
     id: Option<Field<'a>>,
+    /// The trace that the request belongs to, as HTTP's headers of these names say it.
+    #[serde(borrow)]
+    traceparent: Option<Field<'a>>,
+    #[serde(borrow)]
+    tracestate: Option<Field<'a>>,
+}
+
+impl Envelope<'_> {
+    /// What it says of its trace; None: nothing is traced.
+    fn parent(&self, api: &Api) -> Option<Box<Parent>> {
+        let text = |field: &'_ Option<Field<'_>>| match field {
+            Some(Field::Text(text)) => Some(text.to_string()),
+            _ => None,
+        };
+        let is_traced = api.tracer.is_on();
+        is_traced.then(|| Parent::of_texts(text(&self.traceparent).as_deref(), text(&self.tracestate).as_deref()))
+    }
 }
 
 /// Reads a request. `behind`: what its publish must not overtake, if it is a publish.
@@ -221,18 +239,27 @@ pub(super) fn read(text: &[u8], api: &Api, behind: impl FnOnce() -> Behind) -> C
         None => return Call { request_id, ..Call::wrong(invalid("field \"m\" (method) is missing")) },
     };
     let params = request.p.map(RawValue::get);
-    let call = call(method, params, api, behind).unwrap_or_else(Call::wrong);
+    let call = call(method, params, api, behind, || request.parent(api)).unwrap_or_else(Call::wrong);
     // Methods without a dot exist for HTTP alone.
     let known = ApiCall::find(method).filter(|_| method.contains('.'));
     Call { method: known.unwrap_or(ApiCall::Other), request_id, ..call }
 }
 
-fn call(method: &str, params: Option<&str>, api: &Api, behind: impl FnOnce() -> Behind) -> Result<Call, ApiError> {
+fn call(
+    method: &str,
+    params: Option<&str>,
+    api: &Api,
+    behind: impl FnOnce() -> Behind,
+    parent: impl FnOnce() -> Option<Box<Parent>>,
+) -> Result<Call, ApiError> {
     let given = || params.ok_or_else(|| invalid("field \"p\" (parameters) is missing"));
     let object = || given().map(|params| object_of(params.as_bytes()));
     let queue_call = match method {
         "mesh.publish" => {
             let params = Params::parse(object()?, PARAMS)?;
+            if let Some(parent) = parent() {
+                return traced(api, &params, &parent, behind());
+            }
             if !params.is_plain() {
                 let enqueued = publish::begin(api, params.publish()?, behind());
                 return Ok(Call::enqueue(async move { Enqueued::Publishes(Box::pin(enqueued.await.outcome())) }));
@@ -326,6 +353,28 @@ fn call(method: &str, params: Option<&str>, api: &Api, behind: impl FnOnce() -> 
         }
     };
     Ok(Call::ready(Ready::Queue(queue_call)))
+}
+
+/// A publish that belongs to a trace.
+fn traced(api: &Api, params: &Params<'_>, parent: &Parent, behind: Behind) -> Result<Call, ApiError> {
+    let publish = params.publish();
+    let span = publish::span(api, parent, &publish);
+    let publish = match publish {
+        Ok(publish) => publish,
+        Err(error) => {
+            delivered(span, Err(&error));
+            return Err(error);
+        }
+    };
+    let enqueued = publish::begin(api, publish, behind);
+    Ok(Call::enqueue(async move {
+        let outcome = enqueued.await.outcome();
+        Enqueued::Publishes(Box::pin(async move {
+            let outcome = outcome.await;
+            delivered(span, Ok(outcome.as_slice()));
+            outcome
+        }))
+    }))
 }
 
 fn json(params: &str) -> Result<Json, ApiError> {

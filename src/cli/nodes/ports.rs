@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
 use crate::config::{Config, Home};
+use crate::telemetry::language::spoken;
 
 /// How far the ports of one node are from those of the one before.
 const STEP: u32 = 10;
@@ -44,7 +45,10 @@ impl Ports {
         let from = u32::from(addr.port()) + away * STEP;
         let ports = (from..from + TRIED).map_while(|port| u16::try_from(port).ok());
         let free = |port: &u16| !self.0.contains(port) && TcpListener::bind((addr.ip(), *port)).is_ok();
-        let port = ports.into_iter().find(free).ok_or_else(|| format!("no port is free beside {addr}"))?;
+        let port = ports
+            .into_iter()
+            .find(free)
+            .ok_or_else(|| spoken!("no port is free beside {addr}", "{addr} 旁边没有空闲的端口"))?;
         self.0.insert(port);
         Ok(SocketAddr::new(addr.ip(), port))
     }
@@ -55,7 +59,10 @@ impl Ports {
             return self.beside(addr, away);
         }
         let chosen = TcpListener::bind(addr).and_then(|listener| listener.local_addr());
-        let chosen = chosen.map_err(|e| format!("no port is free on {}: {e}", addr.ip()))?;
+        let chosen = chosen.map_err(|e| {
+            let ip = addr.ip();
+            spoken!("no port is free on {ip}: {e}", "{ip} 上没有空闲的端口：{e}")
+        })?;
         self.0.insert(chosen.port());
         Ok(chosen)
     }

@@ -31,6 +31,8 @@ const ALL: &str = "connmix/all";
 pub struct Settings {
     /// This run of the node.
     pub run: Run,
+    /// How many processes have been this run before: a successor is on the bus beside the one before it, until that ends.
+    pub generation: u32,
     /// Others find their way through it: a center.
     pub router: bool,
     /// `host:port` on which it listens.
@@ -78,9 +80,25 @@ impl Drop for ZenohBus {
     }
 }
 
-/// How Zenoh knows a node.
-fn id(run: Run) -> String {
-    format!("{:x}", run.0)
+/// How Zenoh knows a process of a node.
+fn id(run: Run, generation: u32) -> String {
+    format!("{:x}", u128::from(generation) << 64 | u128::from(run.0))
+}
+
+/// The node of a process that Zenoh knows by this.
+fn run_of(id: ZenohId) -> Run {
+    let bytes = id.to_le_bytes();
+    Run(u64::from_le_bytes(std::array::from_fn(|i| bytes[i])))
+}
+
+/// An address with the generation of the process that listens there: `host:port`, or `host:port/N` for the Nth successor.
+pub fn address_of(at: &str, generation: u32) -> String {
+    if generation == 0 { at.to_owned() } else { format!("{at}/{generation}") }
+}
+
+/// The address, and the generation.
+fn generation_of(at: &str) -> (&str, u32) {
+    at.rsplit_once('/').and_then(|(at, generation)| Some((at, generation.parse().ok()?))).unwrap_or((at, 0))
 }
 
 fn key(run: Run) -> String {
@@ -135,7 +153,7 @@ impl ZenohBus {
         let lease = settings.lease;
         let mut keys = vec![
             ("mode", format!("\"{}\"", if settings.router { "router" } else { "peer" })),
-            ("id", format!("\"{}\"", id(settings.run))),
+            ("id", format!("\"{}\"", id(settings.run, settings.generation))),
             ("scouting/multicast/enabled", "false".into()),
             // The mesh says who dials whom, and where (`node/dials`): Zenoh would dial where another one listens, and once.
             ("scouting/gossip/autoconnect", "{router: [], peer: [], client: []}".into()),
@@ -149,6 +167,14 @@ impl ZenohBus {
             ("transport/unicast/open_timeout", "3000".into()),
             ("transport/unicast/accept_timeout", "3000".into()),
         ];
+        if settings.generation > 0 {
+            // The process before still listens there.
+            keys.extend([
+                ("listen/timeout_ms", "-1".into()),
+                ("listen/exit_on_failure", "false".into()),
+                ("listen/retry", "{period_init_ms: 20, period_max_ms: 100, period_increase_factor: 1.5}".into()),
+            ]);
+        }
         if let Some(Tls { cert, key, ca }) = &settings.tls {
             keys.extend([
                 ("transport/link/tls/listen_certificate", text(cert)),
@@ -203,16 +229,31 @@ impl ZenohBus {
         hear(ALL.into(), Event::Hello)?;
         let closed = {
             let events = events.clone();
+            // A node that hands over has two, until the first of its processes has ended.
+            let links = Mutex::<HashMap<Run, Vec<ZenohId>>>::default();
             move |event: zenoh::session::TransportEvent| {
-                let bytes = event.transport().zid().to_le_bytes();
-                let run = u64::from_le_bytes(std::array::from_fn(|i| bytes[i]));
-                if event.kind() == SampleKind::Delete {
+                let id = *event.transport().zid();
+                let run = run_of(id);
+                let mut links = links.lock().unwrap_or_else(PoisonError::into_inner);
+                let ids = links.entry(run).or_default();
+                ids.retain(|known| *known != id);
+                if event.kind() == SampleKind::Put {
+                    ids.push(id);
+                } else if ids.is_empty() {
+                    links.remove(&run);
                     // If it is lost, silence tells the same a little later.
-                    let _ = events.try_send(Event::Closed(Run(run)));
+                    let _ = events.try_send(Event::Closed(run));
                 }
             }
         };
-        session.info().transport_events_listener().callback(closed).background().wait().map_err(failed)?;
+        session
+            .info()
+            .transport_events_listener()
+            .history(true)
+            .callback(closed)
+            .background()
+            .wait()
+            .map_err(failed)?;
         let all = session
             .declare_publisher(ALL)
             .congestion_control(CongestionControl::Drop)
@@ -258,9 +299,12 @@ impl Bus for ZenohBus {
     }
 
     fn dial(&self, to: Run, at: &[String]) {
-        let Ok(zid) = id(to).parse::<ZenohId>() else { return };
+        // All name the same process: the newest, where somebody has not heard of it.
+        let at: Vec<(&str, u32)> = at.iter().map(|at| generation_of(at)).collect();
+        let generation = at.iter().map(|(_, generation)| *generation).max().unwrap_or_default();
+        let Ok(zid) = id(to, generation).parse::<ZenohId>() else { return };
         let locators: Vec<Locator> =
-            at.iter().filter_map(|at| format!("{}/{at}", self.protocol).parse().ok()).collect();
+            at.iter().filter_map(|(at, _)| format!("{}/{at}", self.protocol).parse().ok()).collect();
         let runtime = self.runtime.clone();
         // It takes a while where nobody answers. One at a time for each node: Zenoh knows what is under way.
         ZRuntime::Net.spawn(async move { runtime.connect_peer(&zid.into(), &locators).await });

@@ -93,6 +93,18 @@ impl Others {
         }
     }
 
+    /// The channels of each node. Looks at all channels.
+    pub fn by_node(&self) -> HashMap<Slot, Vec<u64>> {
+        let mut by_node: HashMap<Slot, Vec<u64>> = HashMap::new();
+        for shard in &self.shards {
+            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            for hash in shard.channels.keys().copied().map(whole) {
+                shard.nodes(hash).into_iter().for_each(|slot| by_node.entry(slot).or_default().push(hash));
+            }
+        }
+        by_node
+    }
+
     /// How many channels there are that other nodes have.
     pub fn len(&self) -> usize {
         self.entries.load(Relaxed)

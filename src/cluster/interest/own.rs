@@ -6,6 +6,8 @@
 //!
 //! A channel whose last subscriber has left stays told for a while: many channels get a new subscriber soon.
 
+mod saved;
+
 use foldhash::fast::FixedState;
 use futures_util::task::AtomicWaker;
 use std::collections::{HashMap, VecDeque};

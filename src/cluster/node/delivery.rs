@@ -184,4 +184,10 @@ pub trait Clients {
     fn poll(&mut self, cx: &mut Context<'_>);
     /// A node begins a stream of that epoch: something of the one before may be lost.
     fn began(&mut self, _run: u64, _epoch: u32) {}
+    /// This node hands over to a successor process: what can be done there is not begun; or it is not so any more.
+    fn hold(&mut self, _held: bool) {}
+    /// Whether nothing is under way for other nodes that a successor process would not have.
+    fn is_at_rest(&self) -> bool {
+        true
+    }
 }

@@ -14,8 +14,11 @@ mod expel;
 mod heard;
 mod known;
 mod missing;
+mod moving;
+mod pace;
 mod peer;
 mod receive;
+mod saved;
 mod strangers;
 mod work;
 
@@ -25,6 +28,7 @@ use std::sync::Arc;
 use self::heard::Strangers;
 use self::known::Dials;
 use self::missing::Missing;
+use self::pace::{Kept, Pace};
 use self::peer::{Peer, suspect};
 use super::interest::own::Version;
 use super::link::Link;
@@ -35,6 +39,7 @@ use crate::secret::Secret;
 pub use delivery::{AnswerReply, Clients, CommandReply, Delivery, OnceReply, Payload, Waiting};
 #[cfg(test)]
 pub(in crate::cluster) use expel::MAX_CHANNELS;
+pub use moving::Reach;
 
 /// Others have so long to be heard before a node serves: a hello of each and some more.
 const SETTLE: u64 = 1200;
@@ -125,6 +130,10 @@ pub struct Node<C> {
     strangers: Strangers,
     missing: Missing,
     dials: Dials,
+    /// How far this node is in handing over to a successor process.
+    pace: Pace,
+    /// What has come since it is still.
+    kept: Kept,
 }
 
 /// Nodes that were refused, each of which the log names once.
@@ -168,6 +177,8 @@ impl<C: Clients> Node<C> {
             strangers: Strangers::default(),
             missing: Missing::default(),
             dials: Dials::default(),
+            pace: Pace::default(),
+            kept: Kept::default(),
         }
     }
 
@@ -201,16 +212,24 @@ impl<C: Clients> Node<C> {
     /// For a timer, several times in a second.
     pub fn tick(&mut self, now: u64) {
         self.shared.set_now(now);
+        if self.pace == Pace::Still {
+            return;
+        }
         let (leave, reply_timeout) = (self.settings.leave, self.settings.reply_timeout);
         let gone: Vec<Run> =
             self.peers.iter().filter(|(_, peer)| now > peer.heard + leave).map(|(run, _)| *run).collect();
         gone.into_iter().for_each(|run| self.remove(run, Some("nothing was heard of it for cluster.leave")));
         for peer in self.peers.values() {
+            peer.link.look_at_clock(now);
+            let is_patient = now < peer.patience;
             // The answer to a command may have to wait for other nodes, each of which is waited for that long.
             let commands = if peer.link.is_suspect() { reply_timeout } else { COMMAND * reply_timeout };
-            let expired = peer.link.expire(now.saturating_sub(reply_timeout), now.saturating_sub(commands));
-            self.shared.stats.unanswered(expired);
-            let silent = peer.closed || peer.link.unread_since().is_some_and(|since| now > since + reply_timeout);
+            if !is_patient {
+                let expired = peer.link.expire(now.saturating_sub(reply_timeout), now.saturating_sub(commands));
+                self.shared.stats.unanswered(expired);
+            }
+            let is_late = || peer.link.unread_since().is_some_and(|since| now > since + reply_timeout);
+            let silent = peer.closed || (!is_patient && is_late());
             if peer.link.set_suspect(silent) {
                 if silent {
                     suspect(peer);

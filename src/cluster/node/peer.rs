@@ -19,6 +19,8 @@ pub(super) struct Peer {
     pub(super) heard: u64,
     /// The link to it has ended, and nothing was heard since.
     pub(super) closed: bool,
+    /// It hands over to a successor process, and has until then to answer.
+    pub(super) patience: u64,
     pub(super) link: Arc<Link>,
     /// Where it is dialled, as it has said.
     pub(super) reached: Vec<String>,
@@ -45,6 +47,8 @@ pub(super) struct Incoming {
     pub(super) done: u64,
     pub(super) told: u64,
     pub(super) backlog: VecDeque<(Bytes, usize)>,
+    /// What was taken out of the backlog, to be worked off before it: see [`super::moving`].
+    pub(super) early: VecDeque<(Bytes, usize)>,
     pub(super) bytes: usize,
     pub(super) waiting: Option<Waiting>,
     pub(super) snapshot: Vec<u64>,
@@ -65,7 +69,8 @@ impl Peer {
 
     /// Whether something of its stream waits to be worked off.
     pub(super) fn has_work(&self) -> bool {
-        self.incoming.waiting.is_some() || !self.incoming.backlog.is_empty()
+        let Incoming { waiting, early, backlog, .. } = &self.incoming;
+        waiting.is_some() || !early.is_empty() || !backlog.is_empty()
     }
 
     /// Its channels are known here up to that version.

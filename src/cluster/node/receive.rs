@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::pace::Pace;
 use super::peer::{Incoming, RESTART, complain, suspect};
 use super::{Clients, HELLO, Node};
 use crate::cluster::interest::own::Version;
@@ -22,6 +23,10 @@ const PART: usize = 4096;
 impl<C: Clients> Node<C> {
     /// What another node has said to all.
     pub fn hear(&mut self, bytes: &[u8], now: u64) {
+        if self.pace == Pace::Still {
+            // It is said again.
+            return;
+        }
         match Hello::read(bytes) {
             Ok(hello) => self.meet(hello, now),
             Err(error) => malformed("a hello", error),
@@ -57,6 +62,9 @@ impl<C: Clients> Node<C> {
 
     /// A frame has come.
     pub fn frame(&mut self, frame: Bytes, now: u64) {
+        if self.pace == Pace::Still {
+            return self.kept.frames.push(frame);
+        }
         if let Err(error) = self.take(frame, now) {
             malformed("a frame", error);
         }
@@ -79,13 +87,20 @@ impl<C: Clients> Node<C> {
                 return Ok(());
             }
         }
-        if header.kind == Kind::Aside
-            && let Some((_, Message::Begin { hello, proof })) = Messages::new(body).next().transpose()?
-        {
-            if hello.run == from {
-                self.is_greeted(hello, epoch, &proof, now);
+        if header.kind == Kind::Aside {
+            match Messages::new(body).next().transpose()? {
+                Some((_, Message::Begin { hello, proof })) => {
+                    if hello.run == from {
+                        self.is_greeted(hello, epoch, &proof, now);
+                    }
+                    return Ok(());
+                }
+                Some((_, Message::Probe { token })) => {
+                    self.is_probed(from, token);
+                    return Ok(());
+                }
+                _ => {}
             }
-            return Ok(());
         }
         // One that is not known yet: it hears from us soon, and is heard again.
         let Some(peer) = self.peers.get_mut(&from) else {
@@ -124,6 +139,9 @@ impl<C: Clients> Node<C> {
                 incoming.came += 1;
                 incoming.bytes += frame.len();
                 incoming.backlog.push_back((frame, HEADER));
+                if self.pace == Pace::Finishing {
+                    incoming.split_last();
+                }
             }
         }
         Ok(())
@@ -155,6 +173,8 @@ impl<C: Clients> Node<C> {
                 self.dials.forget(from);
                 self.remove(from, None);
             }
+            Message::Moving => self.moves(from, now),
+            Message::Back => self.is_back(from, now),
             _ => {}
         }
     }
@@ -173,12 +193,15 @@ impl<C: Clients> Node<C> {
 
     /// The link to a node has ended: it is not waited for, and is gone if nothing is heard of it soon.
     pub fn link_closed(&mut self, run: Run, now: u64) {
+        if self.pace == Pace::Still {
+            return self.kept.closed.push(run);
+        }
         let leave = self.settings.leave;
         // The other end sees it as well: so each hears soon that the other one is still there, by another way.
         self.greet = true;
         self.strangers.remove(run);
         if let Some(peer) = self.peers.get_mut(&run) {
-            peer.closed = true;
+            (peer.closed, peer.patience) = (true, 0);
             peer.heard = peer.heard.min((now + HELLO + HELLO / 2).saturating_sub(leave));
             if peer.link.set_suspect(true) {
                 suspect(peer);

@@ -122,6 +122,7 @@ impl<C: Clients> Node<C> {
             hello,
             heard: now,
             closed: false,
+            patience: 0,
             link,
             reached: Vec::new(),
             restarted: now,

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use std::collections::HashSet;
 use std::task::Context;
 
+use super::pace::Pace;
 use super::peer::suspect;
 use super::{AnswerReply, Clients, CommandReply, Delivery, Node, OnceReply, Payload, Telling};
 use crate::cluster::link::Request;
@@ -19,6 +20,9 @@ fn payload(frame: &Bytes, binary: bool, data: &[u8], (except, key, priority): (&
 impl<C: Clients> Node<C> {
     /// Does what has come, as far as there is room, and tells what has changed.
     pub fn work(&mut self, cx: &mut Context<'_>, now: u64) {
+        if self.pace == Pace::Still {
+            return;
+        }
         let runs: Vec<Run> = self.peers.iter().filter(|(_, peer)| peer.has_work()).map(|(run, _)| *run).collect();
         for run in runs {
             self.work_off(run, cx, now);
@@ -39,16 +43,21 @@ impl<C: Clients> Node<C> {
                 }
                 incoming.waiting = None;
             }
-            let Some((frame, at)) = incoming.backlog.front() else { return };
-            let (frame, at) = (frame.clone(), *at);
-            let mut messages = Messages::new(&frame[at..]);
+            let early = !incoming.early.is_empty();
+            let queue = match (early, self.pace) {
+                (true, _) => &mut incoming.early,
+                (false, pace) if pace.serves() => &mut incoming.backlog,
+                (false, _) => return,
+            };
+            let Some((frame, at)) = queue.front_mut() else { return };
+            let frame = frame.clone();
+            let mut messages = Messages::new(&frame[*at..]);
             let next = messages.next();
-            if let Some((_, at)) = incoming.backlog.front_mut() {
-                *at = frame.len() - messages.rest().len();
-            }
+            *at = frame.len() - messages.rest().len();
             match next {
                 Some(Ok((request, message))) => self.message(run, &frame, request, message, now),
                 Some(Err(error)) => return self.expel(run, error),
+                None if early => drop(incoming.early.pop_front()),
                 None => {
                     incoming.backlog.pop_front();
                     incoming.bytes -= frame.len();
@@ -193,7 +202,13 @@ impl<C: Clients> Node<C> {
                     }
                     return;
                 }
-                Message::Begin { .. } | Message::Lost { .. } | Message::Leave => return,
+                Message::Begin { .. }
+                | Message::Lost { .. }
+                | Message::Leave
+                | Message::Moving
+                | Message::Back
+                | Message::Probe { .. }
+                | Message::Probed { .. } => return,
             };
         peer.incoming.waiting = self.clients.deliver(delivery);
     }
@@ -203,7 +218,9 @@ impl<C: Clients> Node<C> {
         let own = &self.shared.own;
         if let Some(telling) = &self.telling {
             let late = now >= telling.since + self.settings.reply_timeout;
-            if !telling.left.is_empty() && !late {
+            // Who moves has longer.
+            let is_patient = |run: &Run| self.peers.get(run).is_some_and(|peer| now < peer.patience);
+            if !telling.left.is_empty() && (!late || telling.left.iter().any(is_patient)) {
                 return;
             }
             for run in &telling.left {

@@ -80,6 +80,10 @@ fn what_is_written_is_read_and_what_is_unknown_is_passed_over() {
         Message::Answer { request: 5, answer: &write_answer(&crate::hub::Answer::default()) },
         Message::Figures,
         Message::Ordered { channel: "a", body: &[5] },
+        Message::Moving,
+        Message::Back,
+        Message::Probe { token: u64::MAX },
+        Message::Probed { token: 1 },
     ];
     let kinds: std::collections::BTreeSet<u8> = all.iter().map(|message| message.to_bytes()[0]).collect();
     assert!(kinds.into_iter().eq(0..KINDS), "each kind there is, and no other");

@@ -23,6 +23,7 @@ impl World {
             .nodes
             .iter()
             .filter(|(_, node)| node.shared.phase() == Phase::Serving && node.frozen_until <= self.now)
+            .filter(|(_, node)| !node.holds_still())
             .map(|(run, _)| *run)
             .collect();
         (!serving.is_empty()).then(|| serving[self.random.below(serving.len() as u64) as usize])

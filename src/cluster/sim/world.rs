@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::clients::{Random, SimClients};
 use super::hostile;
+use super::moves::Move;
 use crate::cluster::link::{Full, Link, Request};
 use crate::cluster::members::Shared;
 use crate::cluster::node::{HELLO, Node as Core, Output, Settings};
@@ -36,6 +37,37 @@ pub(super) struct Node {
     pub(super) ticked: u64,
     /// When it was to dial whom, and where.
     pub(super) dialled: Vec<(u64, Run, Vec<String>)>,
+    /// It hands over to a successor process.
+    pub(super) moving: Option<Move>,
+}
+
+impl Node {
+    /// Both processes of a node that hands over hear what comes.
+    fn take(&mut self, bytes: Bytes, hello: bool, now: u64) {
+        if let Some(moving) = self.moving.as_mut().filter(|_| !hello) {
+            moving.heir.frame(bytes.clone());
+        }
+        if hello { self.core.hear(&bytes, now) } else { self.core.frame(bytes, now) }
+    }
+}
+
+/// What a node is.
+pub(super) fn settings(run: Run, now: u64) -> Settings {
+    Settings {
+        run,
+        secret: "s".into(),
+        nonce: [run.0 as u8; 16],
+        engine: true,
+        center: run.0 % 3 == 1,
+        centers: Vec::new(),
+        number: (run.0 % 4 + 1) as u16,
+        started: now,
+        api: format!("node-{}", run.0),
+        reached: vec![format!("node-{}:1", run.0)],
+        hello: HELLO,
+        reply_timeout: 500,
+        leave: 3000,
+    }
 }
 
 /// A publication under way.
@@ -52,7 +84,7 @@ pub(super) struct Published {
 }
 
 /// When something comes, its bytes, and whether it is a hello.
-type UnderWay = (u64, Bytes, bool);
+pub(super) type UnderWay = (u64, Bytes, bool);
 
 /// All of it.
 pub(super) struct World {
@@ -61,6 +93,8 @@ pub(super) struct World {
     pub(super) nodes: BTreeMap<Run, Node>,
     /// What is on its way: when it comes, in order for each pair.
     pub(super) network: BTreeMap<(Run, Run), VecDeque<UnderWay>>,
+    /// The same of processes that have handed over: what their successors send goes another way.
+    pub(super) before: Vec<((Run, Run), UnderWay)>,
     pub(super) cut: HashSet<(Run, Run)>,
     pub(super) published: Vec<Published>,
     pub(super) next_run: u64,
@@ -77,6 +111,9 @@ pub(super) struct World {
     pub(super) done: u64,
     pub(super) unanswered: u64,
     pub(super) subscribed: u64,
+    /// Processes that have handed over, and those whose successors failed.
+    pub(super) moved: u64,
+    pub(super) failed: u64,
 }
 
 impl World {
@@ -86,6 +123,7 @@ impl World {
             now: 1,
             nodes: BTreeMap::new(),
             network: BTreeMap::new(),
+            before: Vec::new(),
             cut: HashSet::new(),
             published: Vec::new(),
             next_run: 1,
@@ -98,6 +136,8 @@ impl World {
             done: 0,
             unanswered: 0,
             subscribed: 0,
+            moved: 0,
+            failed: 0,
         }
     }
 
@@ -105,22 +145,7 @@ impl World {
         let run = Run(self.next_run);
         self.next_run += 1;
         let (shared, clients) = (Arc::new(Shared::default()), SimClients::default());
-        let settings = Settings {
-            run,
-            secret: "s".into(),
-            nonce: [run.0 as u8; 16],
-            engine: true,
-            center: run.0 % 3 == 1,
-            centers: Vec::new(),
-            number: (run.0 % 4 + 1) as u16,
-            started: self.now,
-            api: format!("node-{}", run.0),
-            reached: vec![format!("node-{}:1", run.0)],
-            hello: HELLO,
-            reply_timeout: 500,
-            leave: 3000,
-        };
-        let core = Core::new(settings, shared.clone(), clients.clone(), self.now);
+        let core = Core::new(settings(run, self.now), shared.clone(), clients.clone(), self.now);
         let node = Node {
             core,
             shared,
@@ -131,6 +156,7 @@ impl World {
             frozen_until: 0,
             ticked: 0,
             dialled: Vec::new(),
+            moving: None,
         };
         self.nodes.insert(run, node);
     }
@@ -142,6 +168,7 @@ impl World {
         for &run in &runs {
             self.arrive(run);
             self.run_node(run);
+            self.go_on_moving(run);
         }
         self.settle();
     }
@@ -158,8 +185,14 @@ impl World {
             }
             while queue.front().is_some_and(|(at, ..)| *at <= self.now) {
                 let (_, bytes, hello) = queue.pop_front().unwrap();
-                if hello { node.core.hear(&bytes, self.now) } else { node.core.frame(bytes, self.now) }
+                node.take(bytes, hello, self.now);
             }
+        }
+        let now = self.now;
+        for (_, (_, bytes, hello)) in
+            self.before.extract_if(.., |((_, for_whom), (at, ..))| *for_whom == to && *at <= now)
+        {
+            node.take(bytes, hello, now);
         }
     }
 

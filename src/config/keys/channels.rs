@@ -104,12 +104,15 @@ pub fn rules() -> impl Kind<Value = Vec<ChannelRule>> {
     named("match", |rule: &ChannelRule| &rule.prefix)
 }
 
-/// How the name of a channel may begin.
+/// How the name of a channel may begin. An asterisk at the end says that anything may follow, as it does without; by itself it
+/// is all channels.
 fn prefix() -> Leaf<String> {
-    required().checked(|prefix| {
+    let checked = required().checked(|prefix| {
         let wrong = !prefix.is_empty() && Channel::parse(prefix.as_bytes()).is_err();
         wrong.then_some("no channel's name begins so: it has 1 to 255 bytes without spaces or control characters")
-    })
+    });
+    let stripped = |prefix: String| prefix.strip_suffix('*').map(str::to_owned).unwrap_or(prefix);
+    checked.map(stripped, |prefix| if prefix.is_empty() { "*".to_owned() } else { prefix.clone() })
 }
 
 impl ChannelRule {

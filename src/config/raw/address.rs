@@ -74,6 +74,20 @@ pub fn origin(text: &str) -> Option<String> {
     }
 }
 
+/// What `endpoint` takes, for messages.
+pub const ENDPOINT: &str = "the URL of a collector, such as \"http://localhost:4318\"";
+/// What is said of a text that is none.
+pub const NO_ENDPOINT: &str =
+    "expected the URL of a collector, such as http://localhost:4318, without a user, a password, a query or a fragment";
+
+/// A URL of HTTP that holds no secret, as it is written.
+pub fn endpoint(text: &str) -> Option<String> {
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())?;
+    let has_secrets = !url.username().is_empty() || url.password().is_some() || url.query().is_some();
+    let is_plain = !has_secrets && url.fragment().is_none() && !text.contains(char::is_whitespace);
+    is_plain.then(|| text.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +104,27 @@ mod tests {
         assert_eq!(matches("fd00::/8", "fd00::1"), Some(true));
         for bad in ["", "172.*", "172.*.*.*.*", "256.*.*.*", "**", "*.example.com", "example.com", "10.0.0.0/33"] {
             assert_eq!(host_pattern(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_a_url_that_holds_no_secret() {
+        for good in ["http://localhost:4318", "https://otel.example.com/base/", "http://[::1]:4318"] {
+            assert_eq!(endpoint(good).as_deref(), Some(good));
+        }
+        for bad in [
+            "",
+            "localhost:4318",
+            "grpc://localhost:4317",
+            "http://",
+            "http://me@localhost",
+            "http://:secret@localhost",
+            "http://localhost?key=secret",
+            "http://localhost/#x",
+            "http://localhost/a b",
+            "http://localhost\n",
+        ] {
+            assert_eq!(endpoint(bad), None, "{bad}");
         }
     }
 

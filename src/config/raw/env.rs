@@ -3,14 +3,21 @@
 use std::env::VarError;
 use zeroize::Zeroizing;
 
+use crate::telemetry::language::{Both, both};
+
 /// The longest name of a variable.
 const LONGEST: usize = 256;
 
-const NO_NAME: &str = "expected the name of an environment variable, such as ${PASSWORD}; ${ itself is written $${";
+fn no_name() -> Both {
+    both!(
+        "expected the name of an environment variable, such as ${{PASSWORD}}; ${{ itself is written $${{",
+        "应为环境变量的名称，例如 ${{PASSWORD}}；要写 ${{ 本身，请写成 $${{"
+    )
+}
 
 /// A text with its variables' values; None: it names none, and is what it is. An error says what is wrong, and nothing of
 /// any value.
-pub fn expand(text: &str) -> Result<Option<Zeroizing<String>>, String> {
+pub fn expand(text: &str) -> Result<Option<Zeroizing<String>>, Both> {
     expand_with(text, |name| std::env::var(name))
 }
 
@@ -22,7 +29,7 @@ pub fn escape(text: &str) -> String {
 fn expand_with(
     text: &str,
     variable: impl Fn(&str) -> Result<String, VarError>,
-) -> Result<Option<Zeroizing<String>>, String> {
+) -> Result<Option<Zeroizing<String>>, Both> {
     if !text.contains("${") {
         return Ok(None);
     }
@@ -37,10 +44,12 @@ fn expand_with(
             continue;
         }
         parts.push(Zeroizing::new(before.to_owned()));
-        let (name, after) = after.split_once('}').filter(|(name, _)| is_name(name)).ok_or(NO_NAME)?;
+        let (name, after) = after.split_once('}').filter(|(name, _)| is_name(name)).ok_or_else(no_name)?;
         let value = variable(name).map_err(|error| match error {
-            VarError::NotPresent => format!("the environment variable {name} is not set"),
-            VarError::NotUnicode(_) => format!("the environment variable {name} is not UTF-8 text"),
+            VarError::NotPresent => both!("the environment variable {name} is not set", "环境变量 {name} 没有设置"),
+            VarError::NotUnicode(_) => {
+                both!("the environment variable {name} is not UTF-8 text", "环境变量 {name} 不是 UTF-8 文本")
+            }
         })?;
         parts.push(Zeroizing::new(value));
         rest = after;
@@ -69,7 +78,9 @@ mod tests {
             "BYTES" => Err(VarError::NotUnicode("x".into())),
             _ => Err(VarError::NotPresent),
         };
-        expand_with(text, variable).map(|found| found.map_or(text.to_owned(), |text| text.to_string()))
+        expand_with(text, variable)
+            .map(|found| found.map_or(text.to_owned(), |text| text.to_string()))
+            .map_err(|why| why.en)
     }
 
     #[test]
@@ -92,7 +103,7 @@ mod tests {
         assert_eq!(expanded("${BYTES}").unwrap_err(), "the environment variable BYTES is not UTF-8 text");
         let long = format!("${{{}}}", "A".repeat(257));
         for bad in ["${", "${}", "${A", "${1A}", "${A B}", "${A:-x}", "x ${${A}}", &long] {
-            assert_eq!(expanded(bad).unwrap_err(), NO_NAME, "{bad}");
+            assert_eq!(expanded(bad).unwrap_err(), no_name().en, "{bad}");
         }
     }
 

@@ -7,6 +7,7 @@ use super::older::{OLDER, older_spelling};
 use super::tree::{Entry, Kind};
 use super::value::Value;
 use super::{Sink, join, shown_key};
+use crate::telemetry::language::{Both, both};
 
 /// A key and what may stand below it.
 #[derive(Debug, Default, PartialEq)]
@@ -67,11 +68,16 @@ impl Known {
         } else if let Some(key) = self.keys.iter().find(|key| older_spelling(&key.name) == Some(&entry.name)) {
             let today = entries(section).iter().any(|other| other.name == key.name && !other.value.is_null());
             if today && !entry.value.is_null() {
-                let message = format!("given twice: it is an older spelling of {}", key.name);
+                let name = &key.name;
+                let message = both!("given twice: it is an older spelling of {name}", "写了两次：它是 {name} 的旧写法");
                 unknown.report(entry.value.place, &path, message);
             }
         } else {
-            let message = format!("unknown key \"{}\"; {}", shown_key(&entry.name), self.hint(all, &path, &entry.name));
+            let (key, hint) = (shown_key(&entry.name), self.hint(all, &path, &entry.name));
+            let message = Both {
+                en: format!("unknown key \"{key}\"; {}", hint.en),
+                zh: format!("没有这个配置项 \"{key}\"；{}", hint.zh),
+            };
             unknown.report(entry.place, &path, message);
         }
     }
@@ -87,23 +93,26 @@ impl Known {
     }
 
     /// What an unknown key most likely stands for.
-    fn hint(&self, all: &Known, path: &str, name: &str) -> String {
+    fn hint(&self, all: &Known, path: &str, name: &str) -> Both {
         if let Some((_, today)) = OLDER.iter().find(|(old, _)| *old == path) {
-            return format!("it is {today} today");
+            return both!("it is {today} today", "现在是 {today}");
         }
         let mut places = Vec::new();
         all.places(name, "", &mut places);
         if let [place] = &places[..] {
             return match place.as_str() {
-                "" => "it belongs at the top of the file, not below another key".to_owned(),
-                place => format!("it belongs under {place}"),
+                "" => both!(
+                    "it belongs at the top of the file, not below another key",
+                    "它应在文件的最上层，不在其他配置项之下"
+                ),
+                place => both!("it belongs under {place}", "它应在 {place} 之下"),
             };
         }
         let known: Vec<&str> = self.keys.iter().map(|key| key.name.as_str()).collect();
         match nearest(name, &known) {
-            Some(known) => format!("did you mean {known:?}?"),
-            None if name.contains(':') => "a space must follow the colon".to_owned(),
-            None => format!("known here: {}", known.join(", ")),
+            Some(known) => both!("did you mean {known:?}?", "是不是 {known:?}？"),
+            None if name.contains(':') => both!("a space must follow the colon", "冒号后面要有空格"),
+            None => both!("known here: {0}", "这里有：{0}", known.join(", ")),
         }
     }
 }

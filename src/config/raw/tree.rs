@@ -5,6 +5,7 @@
 //! laid out; both count in full, so that a file of a few lines can't stand for millions of values.
 
 use super::{MAX_BYTES, Place, Sink, env, join, shown_key, units};
+use crate::telemetry::language::{Both, both};
 use serde_yaml::granit_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -84,7 +85,11 @@ impl Node {
 /// Parses a text of at most [`MAX_BYTES`]. None when there is no tree; the sink then says why.
 pub fn parse(text: &str, sink: &Sink) -> Option<Rc<Node>> {
     if text.len() > MAX_BYTES {
-        sink.report(Place::default(), "", format!("larger than {}; this is no configuration", units::size(MAX_BYTES)));
+        sink.report(
+            Place::default(),
+            "",
+            both!("larger than {0}; this is no configuration", "大于 {0}；这不是配置文件", units::size(MAX_BYTES)),
+        );
         return None;
     }
     let mut builder = Builder { sink, open: Vec::new(), root: None, anchors: HashMap::new(), total: 0, expanded: 0 };
@@ -98,7 +103,14 @@ pub fn parse(text: &str, sink: &Sink) -> Option<Rc<Node>> {
     match builder.root {
         Some(root) if !root.is_null() => Some(root),
         _ => {
-            sink.report(Place::default(), "", "empty; it must name at least one server under engine.servers");
+            sink.report(
+                Place::default(),
+                "",
+                both!(
+                    "empty; it must name at least one server under engine.servers",
+                    "空的；engine.servers 下面至少要有一个 server"
+                ),
+            );
             None
         }
     }
@@ -107,13 +119,13 @@ pub fn parse(text: &str, sink: &Sink) -> Option<Rc<Node>> {
 /// An error after which there is no tree.
 struct Stop {
     place: Place,
-    message: String,
+    message: Both,
 }
 
 impl From<ScanError> for Stop {
     fn from(e: ScanError) -> Stop {
         let place = Place { line: e.marker().line(), column: e.marker().col() + 1 };
-        Stop { place, message: format!("not valid YAML: {}", e.info()) }
+        Stop { place, message: both!("not valid YAML: {0}", "不是有效的 YAML：{0}", e.info()) }
     }
 }
 
@@ -150,9 +162,13 @@ impl Builder<'_> {
     fn event(&mut self, event: Event<'_>, span: Span) -> Result<(), Stop> {
         let place = Place { line: span.start.line(), column: span.start.col() + 1 };
         match event {
-            Event::DocumentStart(..) if self.root.is_some() => {
-                Err(Stop { place, message: "a second document begins here; a file holds one".into() })
-            }
+            Event::DocumentStart(..) if self.root.is_some() => Err(Stop {
+                place,
+                message: both!(
+                    "a second document begins here; a file holds one",
+                    "这里开始了第二个文档；一个文件只能有一个"
+                ),
+            }),
             Event::Scalar(text, style, anchor, tag) => {
                 let forced = self.tag_makes_text(place, tag.as_deref());
                 let plain = style == ScalarStyle::Plain && !forced;
@@ -171,7 +187,10 @@ impl Builder<'_> {
             Event::SequenceEnd | Event::MappingEnd => self.end(),
             Event::Alias(id) => {
                 let Some(node) = self.anchors.get(&id).cloned() else {
-                    return Err(Stop { place, message: "an alias inside of what it stands for".into() });
+                    return Err(Stop {
+                        place,
+                        message: both!("an alias inside of what it stands for", "别名出现在它所代表的内容里"),
+                    });
                 };
                 self.count(node.size, place)?;
                 self.finished(node, 0)
@@ -190,7 +209,11 @@ impl Builder<'_> {
             Ok(Some(text)) => {
                 self.expanded += text.len();
                 if self.expanded > MAX_BYTES {
-                    let message = format!("more than {} from the environment", units::size(MAX_BYTES));
+                    let message = both!(
+                        "more than {0} from the environment",
+                        "来自环境变量的内容超过 {0}",
+                        units::size(MAX_BYTES)
+                    );
                     return Err(Stop { place, message });
                 }
                 // A variable that says "null" is text; an empty one is nothing.
@@ -212,7 +235,10 @@ impl Builder<'_> {
             self.sink.report(
                 place,
                 &self.path(),
-                "tags are not used here; text that begins with ! must stand in quotes",
+                both!(
+                    "tags are not used here; text that begins with ! must stand in quotes",
+                    "这里不使用标签；以 ! 开头的文本要写在引号里"
+                ),
             );
         }
         tag.is_yaml_core_schema_tag("str")
@@ -221,7 +247,13 @@ impl Builder<'_> {
     fn count(&mut self, nodes: usize, place: Place) -> Result<(), Stop> {
         self.total += nodes;
         match self.total > MAX_NODES {
-            true => Err(Stop { place, message: format!("more than {MAX_NODES} values, counting each alias in full") }),
+            true => Err(Stop {
+                place,
+                message: both!(
+                    "more than {MAX_NODES} values, counting each alias in full",
+                    "超过 {MAX_NODES} 个值（每个别名按全部内容计算）"
+                ),
+            }),
             false => Ok(()),
         }
     }
@@ -229,7 +261,9 @@ impl Builder<'_> {
     fn begin(&mut self, place: Place, anchor: usize, what: Inside) -> Result<(), Stop> {
         self.count(1, place)?;
         if self.open.len() >= MAX_DEPTH {
-            return Err(Stop { place, message: format!("nested more than {MAX_DEPTH} deep") });
+            return Err(Stop {
+                place, message: both!("nested more than {MAX_DEPTH} deep", "嵌套超过 {MAX_DEPTH} 层")
+            });
         }
         self.open.push(Open { place, anchor, size: 1, what });
         Ok(())
@@ -259,7 +293,11 @@ impl Builder<'_> {
         let mut added = 0;
         for source in sources {
             let Kind::Map(more) = &source.kind else {
-                self.sink.report(source.place, &join(&self.path(), "<<"), "expected a section of keys to merge in");
+                self.sink.report(
+                    source.place,
+                    &join(&self.path(), "<<"),
+                    both!("expected a section of keys to merge in", "应为要合并进来的一组配置项"),
+                );
                 continue;
             };
             for entry in more {
@@ -293,8 +331,11 @@ impl Builder<'_> {
                 Some(Key { name: Some(name), .. }) if name == "<<" => merges.push(node),
                 Some(Key { name: Some(name), place }) => match entries.iter().find(|e| e.name == name) {
                     Some(first) => {
-                        let message =
-                            format!("duplicate key {:?}; line {} has it too", shown_key(&name), first.place.line);
+                        let (key, line) = (shown_key(&name), first.place.line);
+                        let message = both!(
+                            "duplicate key {key:?}; line {line} has it too",
+                            "重复的配置项 {key:?}；第 {line} 行已有"
+                        );
                         self.sink.report(place, &path, message);
                     }
                     None => {
@@ -319,7 +360,10 @@ impl Builder<'_> {
 
 fn bound_keys(entries: &[Entry], place: Place) -> Result<(), Stop> {
     match entries.len() > MAX_KEYS {
-        true => Err(Stop { place, message: format!("more than {MAX_KEYS} keys in one section") }),
+        true => Err(Stop {
+            place,
+            message: both!("more than {MAX_KEYS} keys in one section", "一组里超过 {MAX_KEYS} 个配置项"),
+        }),
         false => Ok(()),
     }
 }
@@ -328,7 +372,7 @@ fn as_key(node: &Node, path: &str, sink: &Sink) -> Key {
     let name = match &node.kind {
         Kind::Scalar { text, .. } => Some(text.to_string()),
         _ => {
-            sink.report(node.place, path, "a key must be plain text");
+            sink.report(node.place, path, both!("a key must be plain text", "配置项的名称必须是普通文本"));
             None
         }
     };
@@ -342,7 +386,7 @@ mod tests {
     fn problems(text: &str) -> Vec<(usize, usize, String, String)> {
         let sink = Sink::default();
         parse(text, &sink);
-        sink.into_list().into_iter().map(|p| (p.line, p.column, p.key, p.message)).collect()
+        sink.into_list().into_iter().map(|p| (p.line, p.column, p.key, p.message.en)).collect()
     }
 
     fn entries(text: &str) -> Vec<(String, String)> {

@@ -3,21 +3,85 @@
 //! A getter never fails: it reports a problem and returns the default, so that reading goes on. Anything that should be
 //! a section and is not reads as a section without keys; `known` has reported it.
 
+use super::address::{NO_ENDPOINT, ORIGIN};
 use super::older::older_spelling;
 use super::tree::{Kind, Node, Origin};
 use super::units::{self, Quantity};
 use super::{Place, Sink, join, quoted};
+use crate::telemetry::language::{Both, both};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::time::Duration;
 
 /// A scalar as messages show it: not what comes from the environment, where secrets are.
-fn shown(node: &Node) -> String {
+fn shown(node: &Node) -> Both {
     match &node.kind {
-        Kind::Scalar { origin: Origin::File, text, .. } => quoted(text),
-        _ => "the value of an environment variable".to_owned(),
+        Kind::Scalar { origin: Origin::File, text, .. } => quoted(text).into(),
+        _ => both!("the value of an environment variable", "某个环境变量的值"),
     }
+}
+
+/// What is expected, and what is wrong with a value, in Chinese. What is not here is told in English.
+const CHINESE: [(&str, &str); 27] = [
+    ("text", "文本"),
+    ("a list", "列表"),
+    ("a section of keys", "一组配置项"),
+    ("a whole number", "整数"),
+    ("true or false", "true 或 false"),
+    ("a number of seconds or text such as \"10s\"", "秒数，或者 \"10s\" 这样的文本"),
+    ("a number of bytes or text such as \"64KiB\"", "字节数，或者 \"64KiB\" 这样的文本"),
+    ("a number for each time, such as \"10/s\" or \"40/200ms\"", "每段时间的个数，例如 \"10/s\" 或 \"40/200ms\""),
+    ("a size for each time, such as \"64KiB/s\"", "每段时间的大小，例如 \"64KiB/s\""),
+    ("an IP address such as 0.0.0.0", "IP 地址，例如 0.0.0.0"),
+    ("host:port", "host:port"),
+    (
+        "\"*\", a pattern such as \"172.*.*.*\", an IP address or a CIDR",
+        "\"*\"、\"172.*.*.*\" 这样的模式、IP 地址或 CIDR",
+    ),
+    ("an IP address or a CIDR such as \"10.0.0.0/8\"", "IP 地址或 CIDR，例如 \"10.0.0.0/8\""),
+    ("a part such as \"80%\" or a size such as \"1GiB\"", "\"80%\" 这样的比例，或者 \"1GiB\" 这样的大小"),
+    ("auto or a size such as \"1GiB\"", "auto，或者 \"1GiB\" 这样的大小"),
+    (ORIGIN, "网页的来源，例如 \"https://example.com\"（协议、主机，可以有端口）"),
+    ("expected the SHA-256 of the token: 64 hexadecimal digits", "应为令牌的 SHA-256：64 个十六进制数字"),
+    (
+        "expected a hash of argon2 or scrypt such as $argon2id$v=19$m=19456,t=2,p=1$SALT$HASH, as connmix hash-password prints it",
+        "应为 argon2 或 scrypt 的散列值，例如 $argon2id$v=19$m=19456,t=2,p=1$SALT$HASH，也就是 connmix hash-password 打印的样子",
+    ),
+    ("this hash needs more than 1GiB of memory or 64 passes", "这个散列值需要超过 1GiB 的内存或 64 次迭代"),
+    ("must not contain a colon", "不能含有冒号"),
+    ("must not be empty", "不能为空"),
+    ("must hold %n, in whose place the number is put", "必须含有 %n，人数会写在那里"),
+    (
+        "no channel's name begins so: it has 1 to 255 bytes without spaces or control characters",
+        "没有频道名会这样开头：频道名是 1 到 255 字节，不含空格和控制字符",
+    ),
+    (NO_ENDPOINT, "应为收集器的 URL，例如 http://localhost:4318，其中不能有用户、密码、查询或片段"),
+    ("a number between 0 and 1", "0 到 1 之间的数字"),
+    ("expected the name of a header that the engine does not set itself", "应为请求头的名称，并且不是引擎自己设置的"),
+    ("expected the value of a header: not empty, without a line break", "应为请求头的值：不能为空，不能有换行"),
+];
+
+/// A fixed text in both languages.
+pub fn worded(what: &str) -> Both {
+    let zh = match what.strip_prefix("one of ") {
+        Some(words) => format!("以下之一：{words}"),
+        None => CHINESE.iter().find(|(en, _)| *en == what).map_or(what, |(_, zh)| zh).to_owned(),
+    };
+    Both { en: what.to_owned(), zh }
+}
+
+fn expected_got(what: &str, got: &Both) -> Both {
+    let what = worded(what);
+    Both {
+        en: format!("expected {}, got {}", what.en, got.en),
+        zh: format!("应为{}，实际是{}", spaced(&what.zh), spaced(&got.zh)),
+    }
+}
+
+/// A text behind a Chinese character: one that begins with something else has a space before it.
+fn spaced(text: &str) -> String {
+    if text.starts_with(|c: char| c.is_ascii()) { format!(" {text}") } else { text.to_owned() }
 }
 
 /// A value, or the gap where it would stand.
@@ -93,7 +157,7 @@ impl<'a> Value<'a> {
     }
 
     /// Reports a problem at this value.
-    pub fn report(&self, message: impl Into<String>) {
+    pub fn report(&self, message: impl Into<Both>) {
         if let Some(Kind::Scalar { origin: Origin::Unknown, .. }) = self.kind() {
             // Why it is unknown has been told.
             return;
@@ -108,22 +172,22 @@ impl<'a> Value<'a> {
 
     fn expected(&self, what: &str, node: &Node) {
         let got = match &node.kind {
-            Kind::List(_) => "a list".to_owned(),
-            Kind::Map(_) => "a section of keys".to_owned(),
+            Kind::List(_) => worded("a list"),
+            Kind::Map(_) => worded("a section of keys"),
             Kind::Scalar { .. } => shown(node),
         };
-        self.report(format!("expected {what}, got {got}"));
+        self.report(expected_got(what, &got));
     }
 
     /// A list or a section was expected. A scalar in its place is not shown: it may hold a password.
     pub fn expected_many(&self, what: &str) {
         let Some(node) = self.node else { return };
         let got = match &node.kind {
-            Kind::List(_) => "a list",
-            Kind::Map(_) => "a section of keys",
-            Kind::Scalar { .. } => "a single value",
+            Kind::List(_) => worded("a list"),
+            Kind::Map(_) => worded("a section of keys"),
+            Kind::Scalar { .. } => both!("a single value", "单个值"),
         };
-        self.report(format!("expected {what}, got {got}"));
+        self.report(expected_got(what, &got));
     }
 
     /// What this value is; None for a gap.
@@ -142,7 +206,7 @@ impl<'a> Value<'a> {
         for (i, node) in items {
             match self.item(i, node) {
                 Some(item) => list.push(item),
-                None => self.gap(i, node).report("an entry without a value"),
+                None => self.gap(i, node).report(both!("an entry without a value", "这一项没有值")),
             }
         }
         list
@@ -174,7 +238,7 @@ impl<'a> Value<'a> {
     }
 
     /// The scalar's text for messages.
-    fn shown(&self) -> String {
+    fn shown(&self) -> Both {
         self.node.map(shown).unwrap_or_default()
     }
 
@@ -193,7 +257,7 @@ impl<'a> Value<'a> {
     pub fn parse<T>(&self, expected: &str, default: T, parse: impl FnOnce(&str) -> Option<T>) -> T {
         let Some(text) = self.scalar(expected) else { return default };
         parse(text).unwrap_or_else(|| {
-            self.report(format!("expected {expected}, got {}", self.shown()));
+            self.report(expected_got(expected, &self.shown()));
             default
         })
     }
@@ -206,7 +270,7 @@ impl<'a> Value<'a> {
             _ => None,
         };
         if let Some((old, today)) = given {
-            self.report(format!("\"{old}\" is called \"{today}\" today"));
+            self.report(both!("\"{old}\" is called \"{today}\" today", "\"{old}\" 现在叫 \"{today}\""));
             return None;
         }
         let names: Vec<String> = words.iter().map(ToString::to_string).collect();
@@ -249,10 +313,14 @@ impl<'a> Value<'a> {
         let Some(text) = self.scalar(expected) else { return default };
         match parse(text) {
             Quantity::Is(value) if range.contains(&value) => return value,
-            Quantity::Unreadable => self.report(format!("expected {expected}, got {}", self.shown())),
+            Quantity::Unreadable => self.report(expected_got(expected, &self.shown())),
             Quantity::Is(_) | Quantity::OutOfRange => {
                 let (least, most) = (show(*range.start()), show(*range.end()));
-                self.report(format!("out of range: {}; it must be from {least} to {most}", self.shown()));
+                let Both { en, zh } = self.shown();
+                self.report(Both {
+                    en: format!("out of range: {en}; it must be from {least} to {most}"),
+                    zh: format!("超出范围：{zh}；必须从 {least} 到 {most}"),
+                });
             }
         }
         default

@@ -3,8 +3,13 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use std::io::Write;
+
 use super::position::Position;
 use crate::message::{Channel, Kind, Message};
+
+/// The room for a position in its field.
+const POSITION: usize = 40;
 
 /// A message in its envelope, but for its position: escaping does not need that, and takes the longest.
 pub struct Envelope {
@@ -44,8 +49,14 @@ impl Envelope {
 
     /// The text that connections get. Without a position: the channel's messages have none.
     pub fn seal(&self, position: Option<Position>) -> Message {
-        let position = position.map_or_else(String::new, |position| format!(r#","p":"{position}""#));
-        text([&self.head, position.as_bytes(), &self.tail].concat())
+        let mut whole = Vec::with_capacity(self.head.len() + POSITION + self.tail.len());
+        whole.extend_from_slice(&self.head);
+        if let Some(position) = position {
+            // A Vec takes all that is written.
+            let _ = write!(whole, r#","p":"{position}""#);
+        }
+        whole.extend_from_slice(&self.tail);
+        text(whole)
     }
 }
 

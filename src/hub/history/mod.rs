@@ -198,7 +198,7 @@ impl History {
         replica: Option<Stream>,
         enqueue: impl FnOnce(Placed, &mut WorkerSet) -> R,
     ) -> Option<R> {
-        let (entry, result) = self.with(channel, node, now, |state| {
+        self.with(channel, node, now, |state| {
             if !state.role.leads {
                 return None;
             }
@@ -208,9 +208,7 @@ impl History {
             state.log.trim(rule.history.size, oldest(rule, now));
             let placed = Placed { at: position, when: now, ended: state.log.ended_before_last(), copy, released };
             Some(enqueue(placed, &mut state.behind))
-        });
-        self.make_room_for(&entry);
-        result
+        })
     }
 
     /// Reads what a channel keeps, and has `enqueue` enqueue it, which must not wait. None: this node does not lead the channel.
@@ -221,16 +219,14 @@ impl History {
         (node, now): (u16, u64),
         enqueue: impl FnOnce(At, Vec<Kept>) -> R,
     ) -> Option<R> {
-        let (entry, result) = self.with(channel, node, now, |state| {
+        self.with(channel, node, now, |state| {
             if !state.role.leads {
                 return None;
             }
             state.log.trim(rule.history.size, oldest(rule, now));
             let (at, kept) = state.log.read(from, most);
             Some(enqueue(at, kept))
-        });
-        self.make_room_for(&entry);
-        result
+        })
     }
 
     /// A page of what a channel keeps; see [`Most`] for its bounds. Its position is where the next page begins. None: this
@@ -241,15 +237,13 @@ impl History {
         (since, most): (Option<Position>, Most),
         (node, now): (u16, u64),
     ) -> Option<(At, Vec<Kept>)> {
-        let (entry, page) = self.with(channel, node, now, |state| {
+        self.with(channel, node, now, |state| {
             if !state.role.leads {
                 return None;
             }
             state.log.trim(rule.history.size, oldest(rule, now));
             Some(state.log.page(since, most))
-        });
-        self.make_room_for(&entry);
-        page
+        })
     }
 
     /// The figures.
@@ -274,8 +268,9 @@ impl History {
         }
     }
 
-    /// Works on a channel's state, which counts as used. A new one begins with an empty log.
-    fn with<R>(&self, channel: &Channel, node: u16, now: u64, work: impl FnOnce(&mut State) -> R) -> (Arc<Entry>, R) {
+    /// Works on a channel's state, which counts as used. A new one begins with an empty log. If all logs take too much then, some
+    /// go.
+    fn with<R>(&self, channel: &Channel, node: u16, now: u64, work: impl FnOnce(&mut State) -> R) -> R {
         loop {
             let known = self.logs.get(channel).map(|entry| entry.value().clone());
             let entry = known.unwrap_or_else(|| self.open(channel, node, now));
@@ -284,9 +279,12 @@ impl History {
                 continue;
             }
             let result = work(&mut state);
-            self.count(&entry, &mut state, true);
+            let is_too_much = self.count(&entry, &mut state, true);
             drop(state);
-            return (entry, result);
+            if is_too_much {
+                self.make_room_for(&entry);
+            }
+            return result;
         }
     }
 
@@ -311,18 +309,21 @@ impl History {
         next(last).unwrap_or_default()
     }
 
-    /// Counts what a log takes now.
-    fn count(&self, entry: &Arc<Entry>, state: &mut State, used: bool) {
+    /// Counts what a log takes now. Returns whether all take too much.
+    fn count(&self, entry: &Arc<Entry>, state: &mut State, used: bool) -> bool {
         let bytes = state.log.bytes() + entry.channel.as_str().len();
         let uses = &mut *lock(&self.uses);
         uses.bytes = uses.bytes + bytes - state.counted;
         state.counted = bytes;
-        if used || state.used.is_none() {
+        // One that was used last stays where it is.
+        let is_last = state.used.is_some_and(|used| used + 1 == uses.next);
+        if state.used.is_none() || (used && !is_last) {
             let entry = state.used.and_then(|used| uses.order.remove(&used)).unwrap_or_else(|| entry.clone());
             uses.order.insert(uses.next, entry);
             state.used = Some(uses.next);
             uses.next += 1;
         }
+        uses.bytes > self.limit.load(Relaxed)
     }
 
     fn trim(&self, entry: &Arc<Entry>, rule: &ChannelRule, now: u64) {

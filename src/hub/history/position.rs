@@ -45,32 +45,39 @@ fn number(digits: &[u8]) -> Option<u64> {
     })
 }
 
-fn write(mut number: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let mut digits = [b'0'; MOST_DIGITS];
-    let mut at = MOST_DIGITS;
+/// Writes a number's digits so that they end before `end`; returns where they begin.
+fn write(mut number: u64, text: &mut [u8], end: usize) -> usize {
+    let mut at = end;
     loop {
         at -= 1;
-        digits[at] = b"0123456789abcdefghijklmnopqrstuvwxyz"[(number % BASE) as usize];
+        text[at] = b"0123456789abcdefghijklmnopqrstuvwxyz"[(number % BASE) as usize];
         number /= BASE;
         if number == 0 {
-            break;
+            return at;
         }
     }
-    digits[at..].iter().try_for_each(|digit| fmt::Write::write_char(f, char::from(*digit)))
+}
+
+impl Position {
+    /// Hands over the text that clients and back ends get.
+    fn with_text<T>(&self, take: impl FnOnce(&str) -> T) -> T {
+        let mut text = [b'-'; 2 * MOST_DIGITS + 1];
+        let dash = write(self.offset, &mut text, 2 * MOST_DIGITS + 1) - 1;
+        let at = write(self.term, &mut text, dash);
+        // It is ASCII.
+        take(std::str::from_utf8(&text[at..]).unwrap_or_default())
+    }
 }
 
 impl fmt::Display for Position {
-    /// The text that clients and back ends get.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write(self.term, f)?;
-        f.write_str("-")?;
-        write(self.offset, f)
+        self.with_text(|text| f.write_str(text))
     }
 }
 
 impl Serialize for Position {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        self.with_text(|text| serializer.serialize_str(text))
     }
 }
 

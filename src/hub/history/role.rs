@@ -18,7 +18,7 @@ pub(super) enum Complete {
 pub type Stream = (u64, u32);
 
 /// What a node is to a channel.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Role {
     pub(super) leads: bool,
     pub(super) complete: Complete,

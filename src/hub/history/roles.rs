@@ -66,7 +66,7 @@ impl History {
         (node, now): (u16, u64),
         deliver: impl FnOnce(Position, bool, &[Kept]),
     ) {
-        let (entry, ()) = self.with(channel, node, now, |state| {
+        self.with(channel, node, now, |state| {
             if state.role.leads {
                 return;
             }
@@ -95,7 +95,6 @@ impl History {
             }
             state.role = Role::new(true);
         });
-        self.make_room_for(&entry);
     }
 
     /// Another node takes a channel: what this one has of it. It follows from now on.
@@ -181,14 +180,13 @@ impl History {
     /// The leader of a channel keeps a copy of its log here: this one.
     pub fn keep_copy(&self, channel: &Channel, copy: LogCopy, of: Stream, (node, now): (u16, u64)) {
         let Some(log) = Log::of(copy) else { return };
-        let (entry, ()) = self.with(channel, node, now, |state| {
+        self.with(channel, node, now, |state| {
             let is_later = state.log.is_unused() || log.head().term >= state.log.head().term;
             if !state.role.leads && is_later {
                 state.log = log;
                 (state.role.copy_of, state.role.complete) = (Some(of), Complete::Yes);
             }
         });
-        self.make_room_for(&entry);
     }
 
     /// The leader of a channel keeps the copy of its log elsewhere from now on.
@@ -214,7 +212,7 @@ impl History {
         (node, now, patience): (u16, u64, u64),
         enqueue: impl FnOnce(&mut WorkerSet) -> bool,
     ) -> (Follow, bool) {
-        let (entry, follow) = self.with(channel, node, now, |state| {
+        self.with(channel, node, now, |state| {
             let head = state.log.head();
             if state.role.leads && at.term < head.term {
                 return (Follow::Stale(head), false);
@@ -236,9 +234,7 @@ impl History {
                 }
             }
             (self.follow_at(state, (at, ended, of), (now, patience), enqueue), is_kept)
-        });
-        self.make_room_for(&entry);
-        follow
+        })
     }
 
     fn follow_at(
@@ -276,7 +272,7 @@ impl History {
         (cursor, node, now): (Option<Position>, u16, u64),
         enqueue: impl FnOnce(Reading),
     ) -> Option<()> {
-        let (entry, read) = self.with(channel, node, now, |state| {
+        self.with(channel, node, now, |state| {
             if !state.role.leads {
                 return None;
             }
@@ -296,9 +292,7 @@ impl History {
             let (is_whole, missed) = missed.map_or((true, Vec::new()), |(at, missed)| (at.recovered, missed));
             enqueue(Reading { head: state.log.head(), at, kept, is_whole, missed });
             Some(())
-        });
-        self.make_room_for(&entry);
-        read
+        })
     }
 
     /// What the leader has said has come: this node was at `asked`. `deliver` gets what its connections have missed, and whether that is
@@ -311,7 +305,7 @@ impl History {
         (node, now): (u16, u64),
         deliver: impl FnOnce(bool, &[Kept]) -> bool,
     ) -> bool {
-        let (_, fits) = self.with(channel, node, now, |state| {
+        self.with(channel, node, now, |state| {
             let head = reading.head;
             if state.role.leads {
                 return true;
@@ -333,8 +327,7 @@ impl History {
             }
             state.role.cursor = deliver(is_whole, missed).then_some(head);
             true
-        });
-        fits
+        })
     }
 
     /// Another node has seen a later term of a channel that this node leads. If it still is to lead it, its own next term is later.

@@ -1,5 +1,5 @@
-//! What is kept of channels on its way to a successor process. Positions stay what they are: a client that comes back finds
-//! its place there.
+//! What is kept of channels on its way to a successor process, and what this node is to them. Positions stay what they are: a
+//! client that comes back finds its place there.
 
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,16 +16,18 @@ impl History {
     pub fn save(&self, batch: &mut Batch<'_>) -> io::Result<()> {
         let entries: Vec<Arc<Entry>> = lock(&self.uses).order.values().cloned().collect();
         for entry in entries {
-            let copy = {
+            let (copy, role) = {
                 let state = lock(&entry.state);
-                if state.evicted || state.log.is_unused() {
+                let is_used = !state.log.is_unused();
+                if state.evicted || (!is_used && state.role.cursor.is_none()) {
                     continue;
                 }
-                state.log.copy()
+                (is_used.then(|| state.log.copy()), Role { asked: None, ..state.role })
             };
             batch.item(|out| {
                 out.data(entry.channel.as_str().as_bytes());
-                write(&copy, out);
+                out.option(copy.as_ref(), |out, copy| write(copy, out));
+                write_role(&role, out);
             })?;
         }
         Ok(())
@@ -34,12 +36,11 @@ impl History {
     /// Reads one of them.
     pub fn restore(&self, from: &mut Decoder<'_>) -> Result<(), Damaged> {
         let channel = Channel::parse(from.data()?).map_err(|_| Damaged("a channel's name"))?;
-        let log = Log::of(read(from)?).ok_or(Damaged("what a channel keeps"))?;
+        let log = from.option(|from| Log::of(read(from)?).ok_or(Damaged("what a channel keeps")))?;
+        let (log, role) = (log.unwrap_or_else(Log::unused), read_role(from)?);
         // Terms that are given later are larger.
         self.terms.fetch_max(log.head().term, Relaxed);
         let behind = WorkerSet::default();
-        // Among other nodes one of them may have led the channel meanwhile: they are asked first.
-        let role = Role { complete: Complete::Yes, ..Role::new(!self.shared.load(Relaxed)) };
         let state = State { log, used: None, counted: 0, evicted: false, behind, role };
         let entry = Arc::new(Entry { channel: channel.clone(), state: Mutex::new(state) });
         if let Some(before) = self.logs.get(&channel).map(|entry| entry.value().clone()) {
@@ -50,6 +51,33 @@ impl History {
         self.make_room_for(&entry);
         Ok(())
     }
+}
+
+fn write_role(role: &Role, out: &mut Encoder) {
+    out.byte(role.leads.into());
+    out.byte(role.complete as u8);
+    out.option(role.cursor, |out, cursor| {
+        out.u64(cursor.term);
+        out.u64(cursor.offset);
+    });
+    for stream in [role.copied_to, role.copy_of] {
+        out.option(stream, |out, (run, epoch)| {
+            out.u64(run);
+            out.u32(epoch);
+        });
+    }
+}
+
+fn read_role(from: &mut Decoder<'_>) -> Result<Role, Damaged> {
+    let leads = from.flag()?;
+    let complete = match from.byte()? {
+        0 => Complete::No,
+        1 => Complete::ForOthers,
+        _ => Complete::Yes,
+    };
+    let cursor = from.option(|from| Ok(Position { term: from.u64()?, offset: from.u64()? }))?;
+    let stream = |from: &mut Decoder<'_>| from.option(|from| Ok((from.u64()?, from.u32()?)));
+    Ok(Role { leads, complete, cursor, asked: None, copied_to: stream(from)?, copy_of: stream(from)? })
 }
 
 fn write(copy: &LogCopy, out: &mut Encoder) {

@@ -10,6 +10,7 @@ use crate::script::push::{One, PushOne, Stack, Table, table, with};
 use crate::script::stack::{Args, Fallible, Push, Raise, number_text};
 use crate::script::wait::{self, Outcome};
 use crate::shard::context::Value;
+use crate::telemetry::spans::{Recording, SpanKind, Tracer};
 
 /// The most bytes that the options may hold. This is more than the largest body, so that a body slightly too long gets
 /// an err that says so.
@@ -32,13 +33,47 @@ pub fn headers_metatable() -> impl PushOne {
 
 /// `mix.http.request(method, url[, options])` -> `resp, err`
 fn request(args: &Args) -> Result<Outcome<Result<Response, String>>, Raise> {
-    let request = match read(args)? {
+    let mut request = match read(args)? {
         Ok(request) => request,
         Err(e) => return Ok(Outcome::Now(Err(format!("http: {e}")))),
     };
     let host = current::host().ok_or(wait::NOT_AT_TOP_LEVEL)?;
+    let tracer = &host.shard.traces.tracer;
+    let span = if tracer.is_on() { trace(tracer, &mut request) } else { None };
     let response = host.outbound.request(request);
-    Ok(Outcome::later(async move { response.await.map_err(|e| format!("http: {e}")) }))
+    Ok(Outcome::later(async move {
+        let response = response.await;
+        if let Some(span) = span {
+            answered(span, &response);
+        }
+        response.map_err(|e| format!("http: {e}"))
+    }))
+}
+
+/// Begins the span of a request, as a part of the handler that runs, and tells the server of it. None: it is not recorded.
+fn trace(tracer: &Tracer, request: &mut Request) -> Option<Recording> {
+    let (context, mut span) = tracer.begin_here(request.method().to_owned(), SpanKind::Client);
+    request.add_trace(&context);
+    if let Some(span) = &mut span {
+        let (host, port) = request.server();
+        span.set("http.request.method", request.method());
+        span.set("server.address", host);
+        span.set("server.port", u64::from(port));
+    }
+    span
+}
+
+/// A request has come to that: its span ends.
+fn answered(mut span: Recording, response: &Result<Response, String>) {
+    match response {
+        Ok(response) => {
+            span.set("http.response.status_code", u64::from(response.status));
+            if response.status >= 400 {
+                span.fail(&format!("status {}", response.status));
+            }
+        }
+        Err(why) => span.fail(why),
+    }
 }
 
 /// What is wrong with the arguments of a request, as the err that the request would return. Nothing is sent.

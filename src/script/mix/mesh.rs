@@ -21,6 +21,7 @@ use crate::script::stack::{Args, Fallible, Raise};
 use crate::script::wait::{self, Interruptible, Outcome};
 use crate::shard::conn::Conn;
 use crate::shard::context::Value;
+use crate::telemetry::spans::{Recording, SpanKind};
 
 const NO_ENGINE: &str = "no engine: a script that is only checked can't reach it";
 
@@ -152,9 +153,13 @@ fn publish(args: &Args) -> Result<Outcome<Published>, Raise> {
         return if counted { Err(wait::NOT_AT_TOP_LEVEL.into()) } else { now(NO_ENGINE.into()) };
     };
     host.shard.counts.published.add(1);
+    let span = publish_span(&host, &publication);
     if counted {
         let enqueued = host.mesh.publish(publication, Behind::default());
         return Ok(Outcome::enqueue(enqueued, |counts: Counts| {
+            if let Some(mut span) = span {
+                span.delivered(counts.reached, counts.failed, counts.unanswered, counts.left_out);
+            }
             let some = |number: u64| (number > 0).then_some(number as f64);
             let (unanswered, left_out) = (some(counts.unanswered), some(counts.left_out));
             Published { counts: Ok((Some(counts.reached as f64), Some(counts.failed as f64))), unanswered, left_out }
@@ -166,6 +171,18 @@ fn publish(args: &Args) -> Result<Outcome<Published>, Raise> {
         return Ok(Outcome::Now(Published::uncounted()));
     }
     Ok(Outcome::enqueue(enqueued.map(ready), |()| Published::uncounted()))
+}
+
+/// Begins the span of a publish, as a part of the handler that runs. None: nothing is traced, or it is not recorded.
+fn publish_span(host: &Host, publication: &Publication) -> Option<Recording> {
+    let tracer = &host.shard.traces.tracer;
+    if !tracer.is_on() {
+        return None;
+    }
+    let mut span = tracer.begin_here("publish", SpanKind::Producer).1?;
+    span.publishes();
+    span.set("messaging.destination.name", publication.channel.as_str());
+    Some(span)
 }
 
 /// How many connections; or why it can't be told.

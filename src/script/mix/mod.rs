@@ -23,6 +23,7 @@ pub mod subscribe;
 pub mod text;
 pub mod time;
 pub mod timer;
+mod trace;
 pub mod url;
 
 use super::hints;
@@ -50,6 +51,7 @@ pub(super) fn register(stack: Stack<'_>, program: &Program) {
         redis::register(mix);
         shared::register(mix);
         timer::register(mix);
+        trace::register(mix);
         jwt::register(mix);
         hints::watch(mix);
     });

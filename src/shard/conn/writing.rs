@@ -36,24 +36,10 @@ impl Conn {
             self.make_room(0, counts);
             return Pushed::Taken;
         }
-        let limit = self.served.limits.get().outbox_limit;
-        // A message larger than the limit still gets in when nothing else waits.
-        let fits = || self.waiting() == 0 || self.waiting() + frame.len() + FRAME <= limit;
-        if !fits() && !self.blocked.get() {
-            // What waits may be there only because the event loop turn has not ended.
-            self.flush(scratch, now);
-        }
-        if !fits() {
-            self.make_room(frame.len() + FRAME, counts);
-        }
-        if !fits() && !matches!(policy, Policy::Keep) {
-            return Pushed::LeftOut;
-        }
-        if !fits() {
-            self.close(CloseReason::TooSlow);
-        }
-        if self.is_closing() {
-            return Pushed::Refused;
+        if !self.fits(&frame)
+            && let Some(refused) = self.find_room(&frame, policy, scratch, now, counts)
+        {
+            return refused;
         }
         let mut outbox = self.outbox.borrow_mut();
         outbox.push_as(frame, policy);
@@ -62,7 +48,39 @@ impl Conn {
         if full && !self.blocked.get() {
             self.flush(scratch, now);
         }
-        if self.blocked.get() || self.dirty.replace(true) { Pushed::Taken } else { Pushed::First }
+        Pushed::Taken
+    }
+
+    /// Whether there is room for a frame. One that is larger than the limit still gets in when nothing else waits.
+    fn fits(&self, frame: &Frame) -> bool {
+        let waiting = self.waiting();
+        waiting == 0 || waiting + frame.len() + FRAME <= self.served.limits.get().outbox_limit
+    }
+
+    /// Looks for room in a full outbox. Returns what becomes of the frame, if there is none.
+    #[cold]
+    fn find_room(
+        &self,
+        frame: &Frame,
+        policy: &Policy,
+        scratch: &RefCell<Vec<u8>>,
+        now: u32,
+        counts: &ShardCounts,
+    ) -> Option<Pushed> {
+        if !self.blocked.get() {
+            // What waits may be there only because the event loop turn has not ended.
+            self.flush(scratch, now);
+        }
+        if !self.fits(frame) {
+            self.make_room(frame.len() + FRAME, counts);
+        }
+        if !self.fits(frame) {
+            if !matches!(policy, Policy::Keep) {
+                return Some(Pushed::LeftOut);
+            }
+            self.close(CloseReason::TooSlow);
+        }
+        self.is_closing().then_some(Pushed::Refused)
     }
 
     /// Drops messages that may be dropped, the oldest first, until so many bytes more may wait.

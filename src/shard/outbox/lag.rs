@@ -64,6 +64,11 @@ impl Lag {
         self.loose.push_back((number, subject));
     }
 
+    /// Each with its place in the list, the oldest first.
+    pub(super) fn each(&self) -> impl ExactSizeIterator<Item = (usize, Option<&Rc<Subject>>)> {
+        self.loose.iter().map(|(number, subject)| (number.wrapping_sub(self.first) as usize, subject.as_ref()))
+    }
+
     /// The place of the newest one of that subject.
     pub(super) fn newest(&mut self, subject: &Rc<Subject>) -> Option<usize> {
         let all = || self.loose.iter().filter_map(|(number, subject)| Some((subject.clone()?, *number)));

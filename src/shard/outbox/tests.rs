@@ -222,20 +222,3 @@ fn a_frame_that_is_begun_is_finished() {
     assert_eq!(outbox.next_write(&mut Vec::new()), b"rst");
     assert_eq!(outbox.bytes(), 3);
 }
-
-#[test]
-fn an_outbox_goes_on_elsewhere_where_it_stood() {
-    let mut outbox = Outbox::default();
-    for frame in ["gone", "first", "second"] {
-        outbox.push(frame.as_bytes().into());
-    }
-    outbox.advance(6);
-    let (written, frames) = outbox.waiting();
-    let mut other = Outbox::default();
-    frames.iter().for_each(|frame| other.push(frame.clone()));
-    other.begin(written);
-    assert_eq!((other.bytes(), other.weight()), (outbox.bytes(), outbox.weight()));
-    assert_eq!(other.next_write(&mut Vec::with_capacity(99)), b"rstsecond");
-    other.clear_whole_frames();
-    assert_eq!(other.next_write(&mut Vec::new()), b"rst");
-}

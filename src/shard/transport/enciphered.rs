@@ -5,82 +5,33 @@
 //! deciphered and found no room with the reader (or was only looked at), and enciphered bytes that the system does not
 //! take yet. Those can't be given back to the caller, and go before anything else; they are one write at most.
 
+mod state;
+
 use bytes::{Buf, BytesMut};
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
-use std::net::Shutdown;
 use std::task::{Context, Poll, ready};
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
-use super::receive::receive;
+pub use self::state::Moved;
+use self::state::{BUFFERS, Came, READ, State, Trouble, Writing};
+use crate::handover::Encoder;
 use crate::telemetry::metrics::labels::Handshake;
-use crate::tls::{Failure, HANDSHAKE, Session};
+use crate::tls::{Failure, Session};
 
 /// The most that is enciphered for one write, and so the most that is owed for long: two records.
 const WRITE: usize = 32 * 1024;
-/// What is read at once at least, with what is there of the record before: the largest record (RFC 5246, section 6.2.3)
-/// and a little.
-const READ: usize = 20 * 1024;
-/// What is read at once at most. Records may hold a byte each, so this bounds the time of one read.
-const MOST_READ: usize = 32 * 1024;
 /// The reads in a row that may give nothing: records may hold no byte at all, and others wait for the worker.
 const FRUITLESS: usize = 2;
-/// What may come beyond a message of the handshake that is incomplete, and so the most of one: the longest that TLS
-/// allows within one is nearly reached by a chain of certificates alone.
-const MOST: usize = 96 * 1024;
 /// No more is deciphered to be only looked at when so much has been read for that.
 const LOOK: usize = 16 * 1024;
-
-thread_local! {
-    static BUFFERS: RefCell<Buffers> = const { RefCell::new(Buffers { incoming: Vec::new(), outgoing: Vec::new() }) };
-}
-
-/// What the connections of a thread share, each for the time of one call.
-struct Buffers {
-    incoming: Vec<u8>,
-    outgoing: Vec<u8>,
-}
 
 /// A connection with TLS.
 pub struct Enciphered {
     socket: TcpStream,
     state: RefCell<State>,
-}
-
-struct State {
-    session: Session,
-    /// What has come of a record, or of a message of the handshake, whose rest has not.
-    partial: BytesMut,
-    /// What is deciphered and not read.
-    plain: BytesMut,
-    /// The bytes that were read from the system for what was only looked at.
-    looked_at: u32,
-    /// What is enciphered and not with the system.
-    owed: BytesMut,
-    /// The client has sent something.
-    begun: bool,
-    writing: Writing,
-    /// Why nothing more comes, and nothing more is sent.
-    failed: Option<Box<Failure>>,
-}
-
-/// How far the sending direction is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Writing {
-    Open,
-    /// The last that is owed says that nothing more comes.
-    Ending,
-    Over,
-}
-
-/// What a read from the socket came to.
-enum Came {
-    /// So many bytes, of which there may be plain ones.
-    Bytes(usize),
-    /// The client has ended the socket.
-    End,
 }
 
 impl fmt::Debug for Enciphered {
@@ -92,17 +43,31 @@ impl fmt::Debug for Enciphered {
 impl Enciphered {
     /// A connection whose handshake is to come.
     pub(super) fn new(socket: TcpStream, session: Session) -> Enciphered {
-        let state = State {
-            session,
-            partial: BytesMut::new(),
-            plain: BytesMut::new(),
-            looked_at: 0,
-            owed: BytesMut::new(),
-            begun: false,
-            writing: Writing::Open,
-            failed: None,
-        };
-        Enciphered { socket, state: RefCell::new(state) }
+        Enciphered { socket, state: RefCell::new(State::new(session)) }
+    }
+
+    /// Takes up a connection that another process had.
+    pub(super) fn take_up(socket: TcpStream, moved: Moved) -> Enciphered {
+        Enciphered { socket, state: RefCell::new(moved.0) }
+    }
+
+    /// Whether another process could go on with it: its handshake is over, and nothing has gone wrong or come to an end.
+    pub(super) fn may_move(&self) -> bool {
+        let state = self.state.borrow();
+        state.session.is_open() && state.writing == Writing::Open && state.failed.is_none()
+    }
+
+    /// Writes it for a successor process. Until [`Enciphered::keep`] nothing more is sent here, whatever is asked for: that
+    /// process may use the numbers of the next records.
+    pub(super) fn offer(&self, out: &mut Encoder) {
+        let mut state = self.state.borrow_mut();
+        state.offered = true;
+        state.save(out);
+    }
+
+    /// No other process has it.
+    pub(super) fn keep(&self) {
+        self.state.borrow_mut().offered = false;
     }
 
     pub(super) fn socket(&self) -> &TcpStream {
@@ -259,14 +224,19 @@ impl Enciphered {
         BUFFERS.with_borrow_mut(|buffers| {
             let out = &mut buffers.outgoing;
             out.clear();
-            let State { session, partial, owed, .. } = &mut *state;
-            session.write(bytes, partial, out)?;
+            let State { session, owed, writing, .. } = &mut *state;
+            let written = session.write(bytes, out);
+            if written.is_err() {
+                // Its last words are in `out`.
+                *writing = Writing::Ending;
+            }
             let sent = match self.socket.try_write(out) {
                 Ok(sent) => sent,
                 Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
                 Err(e) => return Err(e),
             };
             owed.extend_from_slice(&out[sent..]);
+            written?;
             Ok(bytes.len())
         })
     }
@@ -281,13 +251,13 @@ impl Enciphered {
 
     pub(super) fn shutdown_write(&self) {
         let mut state = self.state.borrow_mut();
-        if state.writing == Writing::Open {
+        if state.writing == Writing::Open && !state.offered {
             state.writing = Writing::Ending;
             BUFFERS.with_borrow_mut(|buffers| {
                 let out = &mut buffers.outgoing;
                 out.clear();
-                let State { session, partial, owed, .. } = &mut *state;
-                session.end(partial, out);
+                let State { session, owed, .. } = &mut *state;
+                session.end(out);
                 owed.extend_from_slice(out);
             });
         }
@@ -317,112 +287,5 @@ impl Enciphered {
             }
         }
         Poll::Ready(Ok(()))
-    }
-}
-
-/// Why a read from the socket gave nothing.
-enum Trouble {
-    /// Nothing has come.
-    WouldBlock,
-    Failed(Failure),
-}
-
-impl From<io::Error> for Trouble {
-    fn from(e: io::Error) -> Trouble {
-        match e.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Trouble::WouldBlock,
-            _ => Trouble::Failed(e.into()),
-        }
-    }
-}
-
-impl State {
-    /// Gives what is owed to the system; true: all of it. The last of it may end the sending direction.
-    fn send_owed(&mut self, socket: &TcpStream, send: impl Fn(&[u8]) -> io::Result<usize>) -> io::Result<bool> {
-        while !self.owed.is_empty() {
-            match send(&self.owed) {
-                Ok(sent) => self.owed.advance(sent),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-            if self.owed.is_empty() {
-                self.owed = BytesMut::new();
-            }
-        }
-        if self.writing == Writing::Ending {
-            self.writing = Writing::Over;
-            let _ = socket2::SockRef::from(socket).shutdown(Shutdown::Write);
-        }
-        Ok(true)
-    }
-
-    /// Reads from the socket once, about as much as has room, and deciphers it; `plain` is told what came, and where to
-    /// put what it has no room for. A failure is told by every call from then on, after what came before it.
-    fn receive(
-        &mut self,
-        socket: &TcpStream,
-        room: usize,
-        take: impl FnMut(&mut BytesMut, &[u8]),
-    ) -> Result<Came, Trouble> {
-        if let Some(failure) = &self.failed {
-            return Err(Trouble::Failed(Failure::clone(failure)));
-        }
-        let received = self.receive_more(socket, room, take);
-        if let Err(Trouble::Failed(failure)) = &received {
-            self.failed = Some(Box::new(failure.clone()));
-            // The protocol takes the record that broke it for a new one if it is shown again.
-            self.partial = BytesMut::new();
-            if self.session.is_open() {
-                // Nothing follows the alert.
-                self.writing = Writing::Ending;
-            }
-            let _ = self.send_owed(socket, |bytes| socket.try_write(bytes));
-        }
-        received
-    }
-
-    fn receive_more(
-        &mut self,
-        socket: &TcpStream,
-        room: usize,
-        mut take: impl FnMut(&mut BytesMut, &[u8]),
-    ) -> Result<Came, Trouble> {
-        BUFFERS.with_borrow_mut(|buffers| {
-            let Buffers { incoming, outgoing } = buffers;
-            let kept = self.partial.len();
-            let most = room.clamp(READ, MOST_READ).max(kept + READ / 4);
-            if incoming.len() < most {
-                incoming.resize(most, 0);
-            }
-            incoming[..kept].copy_from_slice(&self.partial);
-            let mut fresh = ReadBuf::new(&mut incoming[kept..most]);
-            receive(socket, &mut fresh)?;
-            let came = fresh.filled().len();
-            if came == 0 {
-                return Ok(Came::End);
-            }
-            let input = &mut incoming[..kept + came];
-            if !std::mem::replace(&mut self.begun, true) && input.first() != Some(&HANDSHAKE) {
-                return Err(Trouble::Failed(Failure::not_tls()));
-            }
-            outgoing.clear();
-            let (used, read) = self.session.read(input, |bytes| take(&mut self.plain, bytes), outgoing);
-            self.owed.extend_from_slice(outgoing);
-            let rest = input.get(used..).unwrap_or_default();
-            if kept > 0 || !rest.is_empty() {
-                self.partial = BytesMut::from(rest);
-            }
-            read.map_err(Trouble::Failed)?;
-            if self.session.has_ended() {
-                // What follows is not looked at (RFC 8446, section 6.1).
-                self.partial = BytesMut::new();
-            }
-            if self.partial.len() > MOST {
-                let what = "a message of the handshake is too long";
-                return Err(Trouble::Failed(Failure::new(Handshake::Malformed, what)));
-            }
-            Ok(Came::Bytes(came))
-        })
     }
 }

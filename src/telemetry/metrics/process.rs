@@ -3,6 +3,7 @@
 use std::fs;
 
 /// The process at this moment. What the system does not tell is None.
+#[derive(Default)]
 pub(super) struct Process {
     /// User and system time, in seconds.
     pub cpu: Option<f64>,

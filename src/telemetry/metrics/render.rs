@@ -2,6 +2,7 @@
 //! table.
 
 use super::super::log::Output;
+use super::counted::{Count, Counted};
 use super::counter::BOUNDS;
 use super::counters::{CompressionCounts, EVENT_STREAM, HandlerCounts, PROTOCOLS, SCENARIOS, ServerCounts};
 use super::labels::{
@@ -16,29 +17,67 @@ use std::sync::atomic::Ordering::Relaxed;
 /// The quantiles of summaries: the least and the most, the quarters, and those behind which few are.
 const QUANTILES: [f64; 8] = [0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 1.0];
 
+const OPENED: &str = "connmix_engine_connections_opened_total";
+const CLOSED: &str = "connmix_engine_connections_closed_total";
+
 impl Metrics {
+    /// So many connections of each server have arrived from the process before. Those that it had and that stayed behind end
+    /// there, where nobody counts them any more: they count as closed here.
+    pub fn arrived(&self, clients: &[usize]) {
+        let mut before = lock(&self.before);
+        let before = std::sync::Arc::make_mut(&mut before);
+        for (server, came) in self.servers.iter().zip(clients) {
+            let of = |counted: &&Counted| counted.labels.first().is_some_and(|(_, value)| *value == server.label);
+            let sum = |name: &str| {
+                let values = before.get(name).into_iter().flatten().filter(of).map(|counted| match counted.count {
+                    Count::Value(n) => n,
+                    _ => 0.0,
+                });
+                values.sum::<f64>()
+            };
+            let stayed = sum(OPENED) - sum(CLOSED) - *came as f64;
+            let labels = [("server", &*server.label), ("reason", EndReason::Shutdown.word())];
+            let closed = before.entry(CLOSED.to_owned()).or_default();
+            if let Some(counted) = closed.iter_mut().find(|counted| counted.is_of(&labels)) {
+                counted.count.add(&Count::Value(stayed.max(0.0)));
+            }
+        }
+    }
+
     /// The page of the engine, which has all figures, or that of the center. It reads from the system: not to be called
     /// on a worker.
     pub fn page(&self, of: Of) -> String {
-        let mut page = Page::default();
-        self.center(&mut page);
+        let mut page = Page::after(lock(&self.before).clone());
+        self.fill(&mut page, of, Process::now());
+        page.text()
+    }
+
+    /// Everything that this process and those before it have counted.
+    pub fn counted(&self) -> Vec<Counted> {
+        let mut page = Page::counting(lock(&self.before).clone());
+        // Its gauges take time to ask for.
+        self.fill(&mut page, Of::Engine, Process { cpu: Process::usage().1, ..Process::default() });
+        page.counted()
+    }
+
+    fn fill(&self, page: &mut Page, of: Of, system: Process) {
+        self.center(page);
         if of == Of::Engine {
             {
                 let workers = lock(&self.workers);
-                self.messages(&mut page, &workers);
-                self.connections(&mut page, &workers);
-                self.handlers(&mut page, &workers);
-                runtime(&mut page, &workers);
+                self.messages(page, &workers);
+                self.connections(page, &workers);
+                self.handlers(page, &workers);
+                runtime(page, &workers);
             }
-            self.delays_summary(&mut page);
-            self.reloads(&mut page);
+            self.delays_summary(page);
+            self.reloads(page);
         }
-        self.watched(&mut page, of);
-        calls(&mut page, &lock(&self.workers));
-        handshakes(&mut page, &lock(&self.workers));
-        log(&mut page);
-        process(&mut page);
-        page.text()
+        self.watched(page, of);
+        calls(page, &lock(&self.workers));
+        handshakes(page, &lock(&self.workers));
+        log(page);
+        process(page, &system);
     }
 
     fn center(&self, page: &mut Page) {
@@ -136,13 +175,12 @@ impl Metrics {
     }
 
     fn connections(&self, page: &mut Page, workers: &[WorkerCounts]) {
-        let mut family = page.counter("connmix_engine_connections_opened_total", "Connections that were opened.");
+        let mut family = page.counter(OPENED, "Connections that were opened.");
         for (server, n) in self.by_server(workers, |c| c.opened.get()) {
             family = family.value(&[("server", &server.label)], n);
         }
         drop(family);
-        let mut family =
-            page.counter("connmix_engine_connections_closed_total", "Connections that have ended, by reason.");
+        let mut family = page.counter(CLOSED, "Connections that have ended, by reason.");
         for reason in EndReason::ALL {
             for (server, n) in self.by_server(workers, |counts| counts.closed.get(*reason)) {
                 family = family.value(&[("server", &server.label), ("reason", reason.word())], n);
@@ -183,7 +221,7 @@ impl Metrics {
         for (at, server, hook, name) in hooks() {
             let (mut sums, mut nanos) = ([0; BOUNDS.len() + 1], 0);
             counts(at, hook).for_each(|c| c.durations.add_to(&mut sums, &mut nanos));
-            family = family.durations(&[("server", &server.label), ("hook", name)], &sums, nanos);
+            family = family.durations(&[("server", &server.label), ("hook", name)], sums, nanos);
         }
         drop(family);
         type Figure = fn(&HandlerCounts) -> u64;
@@ -322,10 +360,9 @@ fn log(page: &mut Page) {
     }
 }
 
-fn process(page: &mut Page) {
+fn process(page: &mut Page, process: &Process) {
     page.gauge("connmix_build_info", "The version that runs; always 1.")
         .value(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
-    let process = Process::now();
     if let Some(cpu) = process.cpu {
         page.counter("process_cpu_seconds_total", "User and system CPU time.").value(&[], cpu);
     }
@@ -364,5 +401,94 @@ mod tests {
         assert!(engine.contains("\nnodes 3\n") && !engine.contains("nothing"), "{engine}");
         let center = metrics.page(Of::Center);
         assert!(center.contains("\nnodes 3\n") && !center.contains("depth"), "{center}");
+    }
+
+    #[test]
+    fn a_successor_goes_on_from_what_was_counted() {
+        let count = |metrics: &Metrics, name, label, n: f64| {
+            let read = Box::new(move || vec![("a".to_owned(), n), ("b".to_owned(), 1.0)]);
+            metrics.watch(GaugeFunction { of: Of::Engine, kind: Kind::Counter, name, help: "Help.", label, read });
+        };
+        let first = Metrics::new(Vec::new(), Duration::from_secs(60), 5);
+        count(&first, "x_total", Some("kind"), 1.5);
+        first.watch(GaugeFunction {
+            of: Of::Engine,
+            kind: Kind::Gauge,
+            name: "level",
+            help: "Help.",
+            label: None,
+            read: Box::new(|| vec![(String::new(), 7.0)]),
+        });
+        let all = first.counted();
+        let has = |name: &str| all.iter().any(|counted| counted.name == name);
+        assert!(has("x_total") && has("process_cpu_seconds_total") && !has("level"), "{all:?}");
+
+        let second = Metrics::new(Vec::new(), Duration::from_secs(60), 5);
+        all.into_iter().for_each(|counted| second.go_on(counted));
+        let read = Box::new(|| vec![("a".to_owned(), 10.0)]);
+        let (of, kind, name) = (Of::Engine, Kind::Counter, "x_total");
+        second.watch(GaugeFunction { of, kind, name, help: "Help.", label: Some("kind"), read });
+        let page = second.page(Of::Engine);
+        assert!(page.contains("x_total{kind=\"a\"} 11.5\nx_total{kind=\"b\"} 1\n"), "{page}");
+        let third = Metrics::new(Vec::new(), Duration::from_secs(60), 5);
+        second.counted().into_iter().for_each(|counted| third.go_on(counted));
+        count(&third, "x_total", Some("kind"), 0.5);
+        assert!(third.page(Of::Engine).contains("x_total{kind=\"a\"} 12\nx_total{kind=\"b\"} 2\n"));
+    }
+
+    #[test]
+    fn histograms_and_summaries_go_on_too() {
+        let worker = |metrics: &Metrics| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let counts = WorkerCounts {
+                id: 0,
+                shard: std::sync::Arc::default(),
+                servers: vec![std::sync::Arc::default()],
+                api: std::sync::Arc::default(),
+                runtime: runtime.metrics(),
+            };
+            counts.servers[0].handlers[0].durations.record(Duration::from_millis(1));
+            counts.shard.protocols[0].delays[0].record(Duration::from_millis(1));
+            counts.shard.protocols[0].read.add(3);
+            metrics.add(counts);
+        };
+        let servers = || vec![ServerInfo { label: "at".into(), protocol: "websocket", hooks: vec![(0, "on_x")] }];
+        let first = Metrics::new(servers(), Duration::from_secs(60), 5);
+        worker(&first);
+        let second = Metrics::new(servers(), Duration::from_secs(60), 5);
+        first.counted().into_iter().for_each(|counted| second.go_on(counted));
+        second.go_on_totals(&first.totals());
+        worker(&second);
+        let page = second.page(Of::Engine);
+        for line in [
+            "connmix_engine_handler_duration_seconds_bucket{server=\"at\",hook=\"on_x\",le=\"0.001\"} 2\n",
+            "connmix_engine_handler_duration_seconds_count{server=\"at\",hook=\"on_x\"} 2\n",
+            "connmix_engine_servers_send_duration_seconds_count{protocol=\"websocket\",scenario=\"local\"} 2\n",
+            "connmix_engine_servers_read_messages_total{protocol=\"websocket\"} 6\n",
+        ] {
+            assert!(page.contains(line), "{line}{page}");
+        }
+        let totals = second.totals();
+        assert_eq!((totals.read, totals.handlers.iter().sum::<u64>()), (6, 2));
+    }
+
+    #[test]
+    fn who_stayed_behind_counts_as_closed() {
+        let servers = vec![ServerInfo { label: "at".into(), protocol: "websocket", hooks: Vec::new() }];
+        let metrics = Metrics::new(servers, Duration::from_secs(60), 5);
+        let one = |name: &str, reason: Option<&str>, n: f64| Counted {
+            name: name.to_owned(),
+            labels: std::iter::once(("server".to_owned(), "at".to_owned()))
+                .chain(reason.map(|reason| ("reason".to_owned(), reason.to_owned())))
+                .collect(),
+            count: Count::Value(n),
+        };
+        metrics.go_on(one("connmix_engine_connections_opened_total", None, 10.0));
+        metrics.go_on(one("connmix_engine_connections_closed_total", Some("peer"), 3.0));
+        metrics.go_on(one("connmix_engine_connections_closed_total", Some("shutdown"), 1.0));
+        metrics.arrived(&[4]);
+        let page = metrics.page(Of::Engine);
+        let closed = "connmix_engine_connections_closed_total{server=\"at\",reason=\"shutdown\"} 3\n";
+        assert!(page.contains(closed), "{page}");
     }
 }

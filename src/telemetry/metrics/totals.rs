@@ -5,8 +5,8 @@ use super::counters::ProtocolCounts;
 use super::process::Process;
 use super::{Metrics, lock};
 
-/// What a process has counted since it began, and what it uses now.
-#[derive(Debug, Default)]
+/// What a process and those before it have counted, and what it uses now.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Totals {
     /// Messages from clients.
     pub read: u64,
@@ -36,10 +36,17 @@ pub struct Totals {
     pub cpu_micros: u64,
 }
 
+impl Totals {
+    /// What of it is counted, and so goes on in a successor process.
+    pub(super) fn counted(&self) -> Totals {
+        Totals { subscriptions: 0, waiting: 0, lua: 0, memory: 0, ..self.clone() }
+    }
+}
+
 impl Metrics {
     /// The sums at this moment. They may be a few events apart.
     pub fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
+        let mut totals = lock(&self.totals_before).clone();
         for worker in lock(&self.workers).iter() {
             let sum = |figure: fn(&ProtocolCounts) -> u64| worker.shard.protocols.iter().map(figure).sum::<u64>();
             totals.read += sum(|counts| counts.read.get());
@@ -57,7 +64,7 @@ impl Metrics {
         }
         let (memory, cpu) = Process::usage();
         totals.memory = memory.unwrap_or_default() as u64;
-        totals.cpu_micros = (cpu.unwrap_or_default() * 1e6) as u64;
+        totals.cpu_micros += (cpu.unwrap_or_default() * 1e6) as u64;
         totals
     }
 }

@@ -40,6 +40,16 @@ fn inflated_by_flate2(payload: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Bytes without any order.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 7u64;
+    let next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    };
+    std::iter::repeat_with(next).take(len).collect()
+}
+
 /// Bytes that repeat themselves, more or less.
 fn content() -> impl Strategy<Value = Vec<u8>> {
     let words = vec(vec(any::<u8>(), 1..40), 1..30);
@@ -164,5 +174,19 @@ proptest! {
         let mut out = Vec::new();
         let result = Inflator::default().inflate(&payload, &mut out, limit);
         prop_assert!(out.len() <= limit + usize::from(result.is_err()));
+    }
+}
+
+#[test]
+fn what_can_not_be_compressed_leaves_nothing_behind() {
+    for window in Window::ALL {
+        let (mut compressor, mut buffer) = (Compressor::new(window), Vec::new());
+        // Each of them leaves something in the library's buffer of 64 KiB; the last ones fill half of it.
+        for len in [300; 100].into_iter().chain([8192; 3]).chain([40_000; 2]) {
+            assert_eq!(compressor.compress(&noise(len), &mut buffer), None, "{len}");
+        }
+        let text = b"again and ".repeat(8_000);
+        let payload = compressor.compress(&text, &mut buffer).unwrap();
+        assert_eq!(inflate(payload, LIMIT), Ok(text));
     }
 }

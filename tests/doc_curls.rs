@@ -1,5 +1,5 @@
 //! Every `curl` of the documentation, carried out by curl as it stands there against an engine, and every answer of
-//! docs/server-api.md, which must have the form of what comes.
+//! docs/server-api.md, which must have the form of what comes. And the back ends of the first tutorial.
 
 mod common;
 
@@ -15,6 +15,7 @@ optional_tests! {
     every_call_of_the_page_is_answered_as_it_shows,
     every_call_of_all_pages_is_taken,
     a_user_with_a_password_or_a_token_calls_as_the_page_says,
+    the_back_ends_of_the_first_tutorial_publish,
 }
 
 /// The client whose id all pages show, and a position.
@@ -189,6 +190,25 @@ async fn a_user_with_a_password_or_a_token_calls_as_the_page_says() -> Outcome {
         assert_eq!(carry_out(&engine, command).await, r#"{"E":null,"r":{"s":0,"f":0}}"#, "{command}");
         let got = carry_out(&engine, &command.replace("change-me", "x").replace("a-long-random-token", "x")).await;
         assert!(got.contains(r#""c":401"#), "{got}");
+    }
+    Ok(())
+}
+
+async fn the_back_ends_of_the_first_tutorial_publish() -> Outcome {
+    need("php", &["-r", ""])?;
+    need("python3", &["-c", ""])?;
+    let engine = TestEngine::with(SCRIPT, "", RULES);
+    let (mut client, _) = joined(&engine, &["video:100001"]).await;
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tutorial-barrage.md")).unwrap();
+    for (language, program) in [("php", ["php", "-r"]), ("python", ["python3", "-c"])] {
+        let block = page.split(&format!("\n```{language}\n")).nth(1).unwrap().split("\n```").next().unwrap();
+        assert!(block.contains("http://127.0.0.1:6789/"), "{block}");
+        let code = block.replace("127.0.0.1:6789", &engine.at.api.to_string());
+        let done = tokio::process::Command::new(program[0]).args([program[1], &code]).output().await.unwrap();
+        assert!(done.status.success(), "{done:?}");
+        let got: Value = serde_json::from_str(&client.text().await).unwrap();
+        let comment = json!({"uid": 1001, "video_id": 100001, "msg": "Hello,World!"});
+        assert_eq!(got, json!({"event": "@video", "data": comment}), "{language}");
     }
     Ok(())
 }

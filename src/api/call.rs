@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::error::ApiError;
-use super::params::{Addressee, Params};
+use super::fields::Addressee;
+use super::params::Params;
 use crate::cluster::{Behind, Mesh};
 use crate::hub::history::Position;
 use crate::hub::{CommandError, ConnCommand, Counts, Publication};

@@ -5,6 +5,7 @@
 pub mod browser;
 pub mod cluster;
 pub mod example;
+pub mod heap;
 pub mod optional;
 pub mod ports;
 pub mod process;

@@ -1,7 +1,10 @@
 //! What the two hot paths allocate, counted exactly: a delivery, and a call of the shipped handler.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "common/heap.rs"]
+#[allow(dead_code, reason = "another test counts what is held")]
+mod heap;
+
+use heap::{Counting, allocations};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -31,47 +34,8 @@ use connmix::timers::Timers;
 use connmix::wire::deflate::Window;
 use tokio::net::{TcpListener, TcpStream};
 
-/// Counts what each thread allocates.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    // A thread that is ending has none any more.
-    let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
-}
-
-// SAFETY: everything is left to the system's allocator; the counter has no destructor and allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        // SAFETY: the caller's, and what the system's allocator gave.
-        unsafe { System.dealloc(place, layout) }
-    }
-
-    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller's, and what the system's allocator gave.
-        unsafe { System.realloc(place, layout, size) }
-    }
-}
-
 #[global_allocator]
 static COUNTING: Counting = Counting;
-
-/// The allocations of this thread while `work` runs.
-fn allocations(work: impl FnOnce()) -> u64 {
-    let before = ALLOCATIONS.get();
-    work();
-    ALLOCATIONS.get() - before
-}
 
 fn channel(name: &str) -> Channel {
     Channel::parse(name.as_bytes()).unwrap()

@@ -109,7 +109,7 @@ async fn what_is_wrong_with_a_request_is_told_and_the_connection_stays() {
         ("[]", 101, "\"m\" (method) is missing"),
         (r#"{"m":"mesh.send","p":[]}"#, 101, "\"c\" (client_id) is missing"),
         (r#"{"m":"conn.call","p":[ ]}"#, 101, "\"c\" (client_id) is missing"),
-        (r#"{"m":"conn.call","p":[7]}"#, 101, "\"p\" must be an object"),
+        (r#"{"m":"conn.call","p":[7]}"#, 101, "\"p\" must be a JSON object"),
         (r#"{"m":"mesh.send","p":{"c":"1234567890123456789","d":"x"}}"#, 401, "client 1234567890123456789 is not"),
         (r#"{"m":"mesh.send","p":{"c":1234567890123456789,"d":"x"}}"#, 401, "client 1234567890123456789 is not"),
         (r#"{"m":"mesh.send","p":{"c":1234567890123456789}}"#, 101, "\"d\" (data) is missing"),

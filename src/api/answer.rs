@@ -10,7 +10,7 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 
 use super::error::ApiError;
-use super::params::RequestId;
+use super::fields::RequestId;
 use crate::ids::WorkerId;
 use crate::telemetry::metrics::labels::CallResult;
 

@@ -7,16 +7,13 @@ use std::future::Future;
 
 use super::call::is_none;
 use super::error::ApiError;
-use super::params::{Addressee, Field, RequestId, addressee, invalid};
+use super::fields::{Addressee, Field, Identified, RequestId, addressee, channel, invalid, is_given, limit, read};
 use super::query::pairs;
 use crate::cluster::{Asked, Behind, Mesh};
 use crate::config::Config;
-use crate::hub::{Answer, CommandError, MAX_PAGE, Question};
+use crate::hub::{Answer, CommandError, Question};
 use crate::ids::ClientId;
 use crate::message::{Channel, MAX_CHANNEL_LEN};
-
-/// Entries of a page, unless told.
-const PAGE: usize = 100;
 
 /// A call whose parameters have been checked.
 pub(super) enum Asking {
@@ -103,21 +100,13 @@ pub(super) enum Kind {
     Client,
 }
 
-fn is_given(field: &Option<Field<'_>>) -> bool {
-    !matches!(field, None | Some(Field::Other("null")))
+impl Identified for Params<'_> {
+    fn id(&self) -> &Option<Field<'_>> {
+        &self.i
+    }
 }
 
 impl Params<'_> {
-    fn limit(&self) -> Result<usize, ApiError> {
-        let wanted = || invalid(format!("field \"limit\" must be a number from 1 to {MAX_PAGE}"));
-        let limit = match &self.limit {
-            limit if !is_given(limit) => return Ok(PAGE),
-            Some(Field::Integer(limit)) => usize::try_from(*limit).ok(),
-            _ => None,
-        };
-        limit.filter(|limit| (1..=MAX_PAGE).contains(limit)).ok_or_else(wanted)
-    }
-
     /// A field that holds the beginning of a channel's name, or a whole one.
     fn name(field: &Option<Field<'_>>, what: &str) -> Result<Box<str>, ApiError> {
         match field {
@@ -130,14 +119,7 @@ impl Params<'_> {
     fn question(self, kind: Kind, config: &Config) -> Result<Asking, ApiError> {
         Ok(match kind {
             Kind::Presence => {
-                let name = match &self.c {
-                    Some(Field::Text(name)) => name,
-                    Some(other) => {
-                        return Err(invalid(format!("field \"c\" (channel) must be a string, not {}", other.name())));
-                    }
-                    None => return Err(invalid("field \"c\" (channel) is missing")),
-                };
-                let channel = Channel::parse(name.as_bytes()).map_err(|e| invalid(format!("field \"c\": {e}")))?;
+                let channel = channel(&self.c)?;
                 if !config.rule_of(channel.as_str()).is_some_and(|rule| rule.presence) {
                     return Err(invalid(format!("field \"c\": {}", no_presence(&channel))));
                 }
@@ -148,12 +130,12 @@ impl Params<'_> {
                         Err(number) => number,
                     },
                 };
-                Asking::Of(Question::Presence { channel, after, limit: self.limit()? })
+                Asking::Of(Question::Presence { channel, after, limit: limit(&self.limit)? })
             }
             Kind::Channels => Asking::Of(Question::Channels {
                 prefix: Params::name(&self.prefix, "prefix")?,
                 after: Params::name(&self.after, "after")?,
-                limit: self.limit()?,
+                limit: limit(&self.limit)?,
             }),
             Kind::Client => Asking::client(addressee(&self.c)?),
         })
@@ -173,16 +155,7 @@ impl Asking {
         what: &str,
         config: &Config,
     ) -> (Result<Asking, ApiError>, Option<RequestId>) {
-        if !text.trim_ascii_start().starts_with(b"{") {
-            return (Err(invalid(format!("{what} must be a JSON object"))), None);
-        }
-        match serde_json::from_slice::<Params<'_>>(text) {
-            Ok(params) => {
-                let request_id = params.i.as_ref().and_then(Field::request_id);
-                (params.question(kind, config), request_id)
-            }
-            Err(e) => (Err(invalid(format!("{what} is not valid JSON: {e}"))), None),
-        }
+        read((text, what, r#"{"c": "channel"}"#), |params: Params<'_>| params.question(kind, config))
     }
 
     /// Reads the query of a request for channels.

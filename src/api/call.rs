@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::error::ApiError;
-use super::params::Addressee;
+use super::fields::Addressee;
 use crate::cluster::Mesh;
 use crate::hub::history::Position;
 use crate::hub::{CommandError, ConnCommand, Counts};

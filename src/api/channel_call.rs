@@ -8,7 +8,7 @@ use std::future::Future;
 use super::call::is_none;
 use super::command::close_args;
 use super::error::ApiError;
-use super::params::{Field, RequestId, addressee, channel_list, invalid, list_or_one};
+use super::fields::{Field, Identified, RequestId, addressee, channel_list, invalid, is_given, list_or_one, read};
 use crate::cluster::{Behind, CommandReceipt, Mesh, Receipt};
 use crate::hub::{ChannelAction, CommandError, ConnCommand, Counts};
 use crate::ids::ClientId;
@@ -56,6 +56,8 @@ pub(super) enum Enqueued {
     CloseClient(Option<CommandReceipt>),
 }
 
+const EXAMPLE: &str = r#"{"c": "channel"}"#;
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Params<'a> {
@@ -69,17 +71,23 @@ struct Params<'a> {
     i: Option<Field<'a>>,
 }
 
+impl Identified for Params<'_> {
+    fn id(&self) -> &Option<Field<'_>> {
+        &self.i
+    }
+}
+
 impl Params<'_> {
     fn close(self) -> Result<ChannelCall, ApiError> {
         let (code, reason) = close_args(self.code, self.reason)?;
-        match (&self.c, &self.ch) {
-            (None | Some(Field::Other("null")), Some(_)) => {
+        match (is_given(&self.c), is_given(&self.ch)) {
+            (false, true) => {
                 Ok(ChannelCall::Close(channel_list(&self.ch, "ch")?, ChannelAction::Close { code, reason }))
             }
-            (_, None | Some(Field::Other("null"))) => {
-                Ok(ChannelCall::CloseClient(addressee(&self.c)?.ok(), ConnCommand::Close { code, reason }))
+            (_, false) => Ok(ChannelCall::CloseClient(addressee(&self.c)?.ok(), ConnCommand::Close { code, reason })),
+            (true, true) => {
+                Err(invalid("either field \"c\" (client_id) or field \"ch\" (channel) is expected, not both"))
             }
-            _ => Err(invalid("either field \"c\" (client_id) or field \"ch\" (channel) is expected, not both")),
         }
     }
 }
@@ -87,12 +95,12 @@ impl Params<'_> {
 impl ChannelCall {
     /// Reads the parameters of `mesh.count`; `what` names them in error messages. With the caller's request id.
     pub(super) fn count(text: &[u8], what: &str) -> (Result<ChannelCall, ApiError>, Option<RequestId>) {
-        read(text, what, |params| Ok(ChannelCall::Count(channel_list(&params.c, "c")?)))
+        read((text, what, EXAMPLE), |params: Params<'_>| Ok(ChannelCall::Count(channel_list(&params.c, "c")?)))
     }
 
     /// Reads the parameters of `mesh.close`, as [`ChannelCall::count`] does.
     pub(super) fn close(text: &[u8], what: &str) -> (Result<ChannelCall, ApiError>, Option<RequestId>) {
-        read(text, what, Params::close)
+        read((text, what, EXAMPLE), Params::close)
     }
 
     /// Puts it into the mailboxes; none of it before what it must stay `behind`.
@@ -120,23 +128,6 @@ impl ChannelCall {
                 None => Enqueued::Close(enqueued),
             }
         }
-    }
-}
-
-fn read<'a>(
-    text: &'a [u8],
-    what: &str,
-    call: impl FnOnce(Params<'a>) -> Result<ChannelCall, ApiError>,
-) -> (Result<ChannelCall, ApiError>, Option<RequestId>) {
-    if !text.trim_ascii_start().starts_with(b"{") {
-        return (Err(invalid(format!("{what} must be a JSON object such as {{\"c\": \"channel\"}}"))), None);
-    }
-    match serde_json::from_slice::<Params<'a>>(text) {
-        Ok(params) => {
-            let request_id = params.i.as_ref().and_then(Field::request_id);
-            (call(params), request_id)
-        }
-        Err(e) => (Err(invalid(format!("{what} is not valid JSON: {e}"))), None),
     }
 }
 

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 
 use super::error::ApiError;
-use super::params::{self, Addressee, Field, RequestId, invalid};
+use super::fields::{Addressee, Field, Identified, RequestId, addressee, invalid, read, text};
 use crate::hub::ConnCommand;
 use crate::message::{Channel, close_code};
 use crate::value::Value;
@@ -29,32 +29,23 @@ struct Params<'a> {
 
 /// Reads the parameters of `conn.call`; `what` names them in error messages. With the caller's request id.
 pub(super) fn parse(text: &[u8], what: &str) -> (Result<(Addressee, ConnCommand), ApiError>, Option<RequestId>) {
-    if !text.trim_ascii_start().starts_with(b"{") {
-        let wanted = "must be an object such as {\"c\": client_id, \"f\": function, \"a\": [args]}";
-        return (Err(invalid(format!("{what} {wanted}"))), None);
-    }
-    match serde_json::from_slice::<Params<'_>>(text) {
-        Ok(params) => {
-            let request_id = params.i.as_ref().and_then(Field::request_id);
-            (command(params), request_id)
-        }
-        Err(e) => (Err(invalid(format!("{what}: {e}"))), None),
+    read((text, what, r#"{"c": client_id, "f": function, "a": [args]}"#), command)
+}
+
+impl Identified for Params<'_> {
+    fn id(&self) -> &Option<Field<'_>> {
+        &self.i
     }
 }
 
 fn command(params: Params<'_>) -> Result<(Addressee, ConnCommand), ApiError> {
-    let client = params::addressee(&params.c)?;
+    let client = addressee(&params.c)?;
     let args = match params.a {
         None => Vec::new(),
         Some(Json::Array(args)) => args,
         Some(_) => return Err(invalid("field \"a\" (arguments) must be an array")),
     };
-    let function = match &params.f {
-        Some(Field::Text(name)) => name,
-        Some(other) => return Err(invalid(format!("field \"f\" (function) must be a string, not {}", other.name()))),
-        None => return Err(invalid("field \"f\" (function) is missing")),
-    };
-    let order = match &**function {
+    let order = match text(&params.f, "f", "function")? {
         "set_context_value" => set_context_value(args)?,
         "set_context" => set_context(args)?,
         "subscribe" => ConnCommand::Subscribe(channels(args)?),

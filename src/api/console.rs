@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::answer::Answer;
 use super::error::ApiError;
-use super::params::invalid;
+use super::fields::invalid;
 use super::query::pairs;
 use super::state::Api;
 use crate::cluster::Behind;

@@ -6,14 +6,10 @@ use serde::{Deserialize, Serialize};
 use std::future::Future;
 
 use super::error::ApiError;
-use super::params::{Field, RequestId, invalid};
+use super::fields::{Field, Identified, RequestId, channel, invalid, limit, read};
 use crate::cluster::{Mesh, keeps_nothing};
-use crate::hub::MAX_PAGE;
 use crate::hub::history::{At, Kept, Position};
 use crate::message::{Channel, Kind};
-
-/// Messages of a page, unless told.
-const PAGE: usize = 100;
 
 /// A call whose parameters have been checked.
 pub(super) struct HistoryCall {
@@ -53,44 +49,28 @@ struct Params<'a> {
     i: Option<Field<'a>>,
 }
 
+impl Identified for Params<'_> {
+    fn id(&self) -> &Option<Field<'_>> {
+        &self.i
+    }
+}
+
 impl Params<'_> {
     fn call(&self) -> Result<HistoryCall, ApiError> {
-        let channel = match &self.c {
-            Some(Field::Text(name)) => {
-                Channel::parse(name.as_bytes()).map_err(|e| invalid(format!("field \"c\": {e}")))?
-            }
-            Some(other) => {
-                return Err(invalid(format!("field \"c\" (channel) must be a string, not {}", other.name())));
-            }
-            None => return Err(invalid("field \"c\" (channel) is missing")),
-        };
         let since = match &self.since {
             None | Some(Field::Other("null")) => None,
             // What is no position is one that nobody knows: clients have it from elsewhere.
             Some(Field::Text(text)) => Some(Position::parse(text.as_bytes()).unwrap_or(Position::UNKNOWN)),
             Some(other) => return Err(invalid(format!("field \"since\" must be a position, not {}", other.name()))),
         };
-        let limit = match &self.limit {
-            None | Some(Field::Other("null")) => Some(PAGE),
-            Some(Field::Integer(limit)) => usize::try_from(*limit).ok(),
-            Some(_) => None,
-        };
-        let wanted = || invalid(format!("field \"limit\" must be a number from 1 to {MAX_PAGE}"));
-        let limit = limit.filter(|limit| (1..=MAX_PAGE).contains(limit)).ok_or_else(wanted)?;
-        Ok(HistoryCall { channel, since, limit })
+        Ok(HistoryCall { channel: channel(&self.c)?, since, limit: limit(&self.limit)? })
     }
 }
 
 impl HistoryCall {
     /// Reads parameters; `what` names them in error messages. With the caller's request id.
     pub(super) fn read(text: &[u8], what: &str) -> (Result<HistoryCall, ApiError>, Option<RequestId>) {
-        if !text.trim_ascii_start().starts_with(b"{") {
-            return (Err(invalid(format!("{what} must be a JSON object such as {{\"c\": \"channel\"}}"))), None);
-        }
-        match serde_json::from_slice::<Params<'_>>(text) {
-            Ok(params) => (params.call(), params.i.as_ref().and_then(Field::request_id)),
-            Err(e) => (Err(invalid(format!("{what} is not valid JSON: {e}"))), None),
-        }
+        read((text, what, r#"{"c": "channel"}"#), |params: Params<'_>| params.call())
     }
 
     /// Carries it out.

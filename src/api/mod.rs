@@ -1,7 +1,7 @@
 //! The API for back ends: the mesh over HTTP and WebSocket, and the center. Served by the workers, each with its own
 //! [`Api`].
 //!
-//! From the bottom up: `error`, `params` (what the JSON says), `call` (one publish, one send), `idempotency`; `callers`,
+//! From the bottom up: `error`, `fields` (what the JSON says), `params`, `call` (one publish, one send), `idempotency`; `callers`,
 //! `login_throttle` and `verifier`; `work_time`; `stage`; `state`, which holds all of them for a worker; `moving`; `trace`; `publish` and `batch`, `auth`, `pages`,
 //! `center`, `dispatch`, `console`; `route`; `ws`; `fast_path` and `http`, the two ways a request is read; `serve`, the life of a
 //! connection.
@@ -20,6 +20,7 @@ mod console;
 mod dispatch;
 pub mod error;
 mod fast_path;
+pub mod fields;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod history;

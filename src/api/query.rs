@@ -4,7 +4,7 @@ use percent_encoding::percent_decode;
 use std::borrow::Cow;
 
 use super::error::ApiError;
-use super::params::invalid;
+use super::fields::invalid;
 
 /// The pairs of a query; a `+` stands for itself.
 pub(super) fn pairs(query: &str) -> impl Iterator<Item = Result<(&str, Cow<'_, str>), ApiError>> {

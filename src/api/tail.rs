@@ -17,7 +17,7 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
 use super::error::ApiError;
-use super::params::invalid;
+use super::fields::invalid;
 use super::query::{is_on, pairs};
 use super::stage::Stage;
 use super::state::Api;

@@ -6,8 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::call::Outcome;
 use super::error::ApiError;
+use super::fields::{Field, addressee, invalid};
 use super::idempotency::Remembered;
-use super::params::{Field, addressee, invalid};
 use super::query::pairs;
 use super::state::Api;
 use crate::cluster::{Behind, Home};

@@ -166,6 +166,7 @@ impl OrderedChannels {
                 let _counts = counts();
                 self.nodes.hub.history().release(&channel, from.peer.0);
             }
+            Ordered::Lacking => self.nodes.hub.history().lacks(&channel, from.peer.0),
             Ordered::Outdated { later } => {
                 let is_own = self.nodes.leader(&channel).is_none();
                 let clock = (self.nodes.hub.node().get(), crate::hub::history::now());
@@ -277,7 +278,12 @@ async fn next(
     behind.iter().for_each(|worker| workers.add(worker));
     nodes.hub.room_for(&publication, &workers).await;
     let now = nodes.others.as_ref().map_or(0, |others| others.now());
-    match nodes.hub.follow(publication, &rule, at, (&ended, (from.peer.0, epoch)), (&counts, &behind)) {
+    let (follow, is_kept) =
+        nodes.hub.follow(publication, &rule, at, (&ended, (from.peer.0, epoch)), (&counts, &behind));
+    if !is_kept {
+        from.force(&Ordered::Lacking.to_bytes(channel.as_str()), None, now);
+    }
+    match follow {
         Follow::Next | Follow::Known => {}
         Follow::Ask(cursor) => {
             let message = ReadFor::Node.message(Some(cursor)).to_bytes(channel.as_str());

@@ -36,7 +36,10 @@ pub fn settle(config: &mut Config, root: &Value<'_>) {
 
 /// Whether a secret is given, in any of its forms; at most one may be. The one in a file is put into `secret`.
 fn one_of(at: &Value<'_>, secret: &mut Secret, file: &str, key: &str, others: &[&str]) -> bool {
-    let is_given = |key: &&str| at.get(key).text().is_some_and(|text| !text.is_empty());
+    let is_given = |key: &&str| {
+        let value = at.get(key);
+        value.is_unknown() || value.text().is_some_and(|text| !text.is_empty())
+    };
     let given: Vec<&str> = std::iter::once(&key).chain(others).copied().filter(|key| is_given(key)).collect();
     if let [first, second, ..] = given[..] {
         at.get(second).report(both!("{first} is given too; only one of them may be", "还写了 {first}；两者只能写一个"));
@@ -121,6 +124,19 @@ mod tests {
             ("{username: a, passwordFile: DIR/binary}", "binary is no text"),
             ("{username: a, passwordHash: sesame}", "passwordHash: expected"),
             ("{username: a, password: [sesame]}", "password: expected text, got a list"),
+            (
+                "{username: a, password: '${CONNMIX_UNSET}'}",
+                "password: the environment variable CONNMIX_UNSET is not set",
+            ),
+            ("{username: a, token: 'x${CONNMIX_UNSET}'}", "token: the environment variable CONNMIX_UNSET is not set"),
+            (
+                "{username: a, tokenHash: '${CONNMIX_UNSET}'}",
+                "tokenHash: the environment variable CONNMIX_UNSET is not set",
+            ),
+            (
+                "{username: a, passwordFile: '${CONNMIX_UNSET}'}",
+                "passwordFile: the environment variable CONNMIX_UNSET is not",
+            ),
         ] {
             let problems = users(user).unwrap_err();
             assert!(problems.contains(want) && problems.lines().count() == 1, "{user}: {problems}");

@@ -16,8 +16,8 @@ use crate::message::{Channel, Message};
 const PATIENCE: u64 = 1000;
 
 impl Hub {
-    /// A message of the node that leads its channel has come. `keep`: it goes into the copy that this node has. After
-    /// [`Hub::room_for`].
+    /// A message of the node that leads its channel has come. `keep`: it goes into the copy that this node has; gives besides whether
+    /// it did, if it was to. After [`Hub::room_for`].
     pub fn follow(
         &self,
         publication: Publication,
@@ -25,7 +25,7 @@ impl Hub {
         (at, when, keep): (Position, u64, bool),
         (ended, of): (&[u64], Stream),
         (pending_counts, behind): (&PendingCounts, &WorkerSet),
-    ) -> Follow {
+    ) -> (Follow, bool) {
         let channel = publication.channel.clone();
         let kept = keep.then(|| (publication.message.clone(), when));
         let message = match publication.count {
@@ -43,11 +43,11 @@ impl Hub {
             self.force_all(publication, workers, pending_counts, (rule, at, missing));
             is_anybody
         });
-        if (keep && !is_kept) || matches!(follow, Follow::Stale(_)) {
+        if !is_kept || matches!(follow, Follow::Stale(_)) {
             // Who has published is not told that all is well.
             pending_counts.ack().settle(Counts { unanswered: 1, ..Counts::default() });
         }
-        follow
+        (follow, is_kept)
     }
 
     /// What the leader has said of a channel has come; this node was at `asked`. False: the leader is to be asked again.

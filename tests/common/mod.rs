@@ -6,6 +6,7 @@ pub mod browser;
 pub mod cluster;
 pub mod collector;
 pub mod example;
+pub mod heap;
 pub mod links;
 pub mod optional;
 pub mod ports;

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use super::request::{self, Call, Ready, Work};
 use crate::api::error::ApiError;
-use crate::api::params::RequestId;
+use crate::api::fields::RequestId;
 use crate::api::state::Api;
 use crate::ids::ClientId;
 use crate::telemetry::metrics::labels::ApiCall;

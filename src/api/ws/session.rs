@@ -22,7 +22,7 @@ use super::write_buffer::{FrameKind, WriteBuffer, write_event};
 use crate::api::answer::Answer;
 use crate::api::callers::Caller;
 use crate::api::error::ApiError;
-use crate::api::params::invalid;
+use crate::api::fields::invalid;
 use crate::api::stage::Stage;
 use crate::api::state::Api;
 use crate::config::Config;

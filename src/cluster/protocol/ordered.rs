@@ -108,6 +108,8 @@ pub enum Ordered<'a> {
         /// What the sender has seen.
         later: Place,
     },
+    /// The sender has no whole copy of the log any more.
+    Lacking,
 }
 
 /// A message that is kept.
@@ -263,6 +265,7 @@ mod tests {
             Ordered::Copy { log: Log::of(&copy) },
             Ordered::Release,
             Ordered::Outdated { later: (7, 8) },
+            Ordered::Lacking,
         ];
         for message in &all {
             let mut bytes = Vec::new();

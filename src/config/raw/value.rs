@@ -161,10 +161,14 @@ impl<'a> Value<'a> {
         matches!(self.kind(), Some(Kind::List(_) | Kind::Map(_)))
     }
 
+    /// Whether it is a text that names a variable of the environment which is not there. That has been reported.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self.kind(), Some(Kind::Scalar { origin: Origin::Unknown, .. }))
+    }
+
     /// Reports a problem at this value.
     pub fn report(&self, message: impl Into<Both>) {
-        if let Some(Kind::Scalar { origin: Origin::Unknown, .. }) = self.kind() {
-            // Why it is unknown has been told.
+        if self.is_unknown() {
             return;
         }
         self.sink.report(self.place, &self.key, message);

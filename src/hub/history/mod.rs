@@ -24,7 +24,7 @@ use super::workers::WorkerSet;
 use crate::config::{ChannelRule, Rules};
 use crate::message::{Channel, Message};
 use log::{LOG, Log};
-use role::Role;
+use role::{Complete, Role};
 use tokio::sync::oneshot;
 
 pub use envelope::{Envelope, gap};
@@ -311,8 +311,14 @@ impl History {
 
     /// Counts what a log takes now. Returns whether all take too much.
     fn count(&self, entry: &Arc<Entry>, state: &mut State, used: bool) -> bool {
-        let bytes = state.log.bytes() + entry.channel.as_str().len();
         let uses = &mut *lock(&self.uses);
+        if state.log.is_unused() && state.role.cursor.is_some() {
+            // How far this node's connections are takes as much as they do, and is not to be lost.
+            uses.bytes -= std::mem::take(&mut state.counted);
+            state.used.take().and_then(|used| uses.order.remove(&used));
+            return uses.bytes > self.limit.load(Relaxed);
+        }
+        let bytes = state.log.bytes() + entry.channel.as_str().len();
         uses.bytes = uses.bytes + bytes - state.counted;
         state.counted = bytes;
         // One that was used last stays where it is.
@@ -365,11 +371,18 @@ impl History {
         }
     }
 
-    /// Drops a channel's log, unless it was used again since. False: it was.
+    /// Drops a channel's log, unless it was used again since. False: it was. Without `used` all else that is known of the channel goes,
+    /// too.
     fn evict(&self, entry: &Arc<Entry>, used: Option<u64>) -> bool {
         let mut state = lock(&entry.state);
         if state.evicted || (used.is_some() && state.used != used) {
             return false;
+        }
+        if used.is_some() && state.role.cursor.is_some() {
+            state.log = Log::unused();
+            (state.role.copy_of, state.role.complete) = (None, Complete::No);
+            self.count(entry, &mut state, false);
+            return true;
         }
         state.evicted = true;
         {

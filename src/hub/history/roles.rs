@@ -174,6 +174,9 @@ impl History {
         {
             let mut state = lock(&entry.state);
             (state.role.cursor, state.role.asked) = (None, None);
+            if !state.evicted {
+                self.count(&entry, &mut state, false);
+            }
         }
     }
 
@@ -187,6 +190,13 @@ impl History {
                 (state.role.copy_of, state.role.complete) = (Some(of), Complete::Yes);
             }
         });
+    }
+
+    /// The node that has the copy of a log that this one leads lacks something of it: it gets another one with the next message.
+    pub fn lacks(&self, channel: &Channel, run: u64) {
+        let Some(entry) = self.logs.get(channel).map(|entry| entry.value().clone()) else { return };
+        let role = &mut lock(&entry.state).role;
+        role.copied_to.take_if(|(to, _)| *to == run);
     }
 
     /// The leader of a channel keeps the copy of its log elsewhere from now on.

@@ -167,6 +167,77 @@ fn the_log_goes_to_the_node_that_leads() {
     assert!(!a.leads(&name));
 }
 
+/// When another node is the next in line, the one before has nothing that could pass for the whole.
+#[test]
+fn who_keeps_the_copy_no_more_has_none() {
+    let [a, b, c] = [(); 3].map(|()| history(&rule(100, 0)));
+    let (name, rule) = (channel("c"), rule(100, 0));
+    [&a, &b, &c].into_iter().for_each(History::share);
+    a.lead((&name, &rule), Vec::new(), (1, EPOCH), |_, _, _| {});
+    let order = |replica| {
+        let message = (Message::text("x"), 1, EPOCH);
+        a.order((&name, &rule), message, replica, |placed, _| (placed.copy, placed.released)).unwrap()
+    };
+    let (copy, released) = order(Some((2, 1)));
+    assert_eq!(released, None, "nobody had one");
+    b.keep_copy(&name, copy.unwrap(), (1, 1), (2, EPOCH));
+    let (copy, released) = order(Some((3, 1)));
+    assert_eq!(released, Some(2));
+    c.keep_copy(&name, copy.unwrap(), (1, 1), (3, EPOCH));
+    // Only the node that has sent the copy can say so.
+    b.release(&name, 3);
+    let stale = b.give(&name).unwrap();
+    assert!(stale.complete, "it does not know of the message that it lacks");
+    b.keep_copy(&name, stale, (1, 1), (2, EPOCH));
+    b.release(&name, 1);
+    assert!(b.give(&name).is_none());
+    let (copy, released) = order(Some((3, 2)));
+    assert!(copy.is_some() && released.is_none(), "the same node, on a new stream");
+    assert_eq!(order(None), (None, Some(3)), "there is no other node any more");
+}
+
+/// There is no room: a node keeps nothing, but knows how far its connections are, and gets a copy again.
+#[test]
+fn a_node_without_room_for_a_copy_gets_another_one_later() {
+    let [a, b] = [(); 2].map(|()| history(&rule(100, 0)));
+    let (name, rule) = (channel("c"), rule(100, 0));
+    [&a, &b].into_iter().for_each(History::share);
+    a.lead((&name, &rule), Vec::new(), (1, EPOCH), |_, _, _| {});
+    let order = || {
+        let message = (Message::text("x"), 1, EPOCH);
+        a.order((&name, &rule), message, Some((2, 1)), |placed, _| (placed.at, placed.copy)).unwrap()
+    };
+    let follow = |at: Position| {
+        let keep = Some((Message::text("x"), EPOCH));
+        b.follow((&name, &rule), (at, &[], (1, 1)), keep, (2, EPOCH, 1000), |_| true)
+    };
+    let (first, copy) = order();
+    b.keep_copy(&name, copy.unwrap(), (1, 1), (2, EPOCH));
+    assert_eq!(follow(first), (Follow::Next, true));
+    publish_elsewhere(&b);
+    b.bound(EMPTY);
+    assert_eq!((b.cursor(&name), b.figures().evicted), (Some(first), 1));
+    let (second, copy) = order();
+    assert_eq!((copy, follow(second)), (None, (Follow::Next, false)));
+    b.bound(1 << 20);
+    a.lacks(&name, 7);
+    assert_eq!(order().1, None, "another node lacks something");
+    a.lacks(&name, 2);
+    let (last, copy) = order();
+    b.keep_copy(&name, copy.unwrap(), (1, 1), (2, EPOCH));
+    let at = b.cursor(&name).unwrap();
+    assert_eq!((at, follow(last)), (second, (Follow::Ask(second), true)), "it has that in its copy");
+    b.unfollow("c");
+    assert!(b.cursor(&name).is_none() && b.give(&name).unwrap().head() == last);
+}
+
+/// Another channel is used.
+fn publish_elsewhere(history: &History) {
+    let rule = history.rule_of("c:other").unwrap();
+    history.lead((&channel("c:other"), &rule), Vec::new(), (2, EPOCH), |_, _, _| {});
+    publish(history, "c:other", 1, EPOCH);
+}
+
 #[test]
 fn a_log_that_may_lack_something_begins_anew() {
     let (a, name, rule) = (history(&rule(100, 0)), channel("c"), rule(100, 0));

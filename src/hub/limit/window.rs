@@ -3,7 +3,8 @@
 //! A window begins with the first publish after a rest, or where the one before ended. Each has so many places; some of them
 //! are kept for publishes of high priority. Those of low priority get only places that normal ones had left in the window
 //! before: what will still come in this one, nobody knows. For the same reason a window is sampled evenly if there was too
-//! much in the one before: then the places come one by one, each with its part of the window.
+//! much in the one before: then the places come one by one, each with its part of the window. Each priority has its share of them,
+//! by what there was of each.
 
 use std::time::{Duration, Instant};
 
@@ -63,23 +64,36 @@ impl Window {
     /// A publish comes now, within this window: whether there is a place for it.
     pub(super) fn pass(&mut self, now: Instant, rule: &LimitRule, priority: Priority) -> bool {
         let class = priority as usize;
-        let [low, normal, high] = [Priority::Low, Priority::Normal, Priority::High].map(|class| class as usize);
         self.offered[class] += 1;
-        let all = rule.rate.count;
-        let open = rule.open();
+        let (all, open) = (rule.rate.count, rule.open());
+        let [low, normal, high] = self.passed;
         let most = match priority {
             Priority::High => all,
             Priority::Normal => open,
-            Priority::Low => open.saturating_sub(self.before[normal]),
+            Priority::Low => open.saturating_sub(self.before[Priority::Normal as usize]),
         };
-        let is_sampled = rule.over == Over::Sample && self.before[class] > most;
-        let so_far = if is_sampled { self.places(now, rule.rate.per, most) } else { most };
-        let passed = self.passed[low] + self.passed[normal];
+        let share = if rule.over == Over::Sample { self.share(priority, all, open) } else { u64::MAX };
+        let so_far = if self.before[class] > share { self.places(now, rule.rate.per, share) } else { most };
         let has_place = self.passed[class] < so_far
-            && (priority == Priority::High || passed < open)
-            && passed + self.passed[high] < all;
+            && (priority == Priority::High || low + normal < open)
+            && low + normal + high < all;
         self.passed[class] += u64::from(has_place);
         has_place
+    }
+
+    /// The places that a priority has in a window that is sampled: of those that are open to all, high priority has a part as large
+    /// as its part of the publishes before, but for those that find the places kept for it.
+    fn share(&self, priority: Priority, all: u64, open: u64) -> u64 {
+        let [low, normal, high] = self.before;
+        let kept = all.saturating_sub(open);
+        let high = high.saturating_sub(kept);
+        let of_high = u128::from(open) * u128::from(high) / u128::from(high + normal + low).max(1);
+        let of_high = u64::try_from(of_high).unwrap_or(open);
+        match priority {
+            Priority::High => kept + of_high,
+            Priority::Normal => open - of_high,
+            Priority::Low => (open - of_high).saturating_sub(normal),
+        }
     }
 
     /// Of that many places, those that have come so far if they come evenly.
@@ -162,8 +176,12 @@ mod tests {
             let got = passed(&rule(40, 30, over), flood.clone());
             for window in 0..5 {
                 let of = |priority| count(&got, window * 200, priority);
-                let (normal, high) = (of(Normal), of(High));
-                assert!(normal + high == 40 && (30..=33).contains(&high), "{over}, window {window}: {high} of 40");
+                // Of a sample, each has its part of the open ones: those of high priority are 170 of 570 there.
+                let sampled = over == Over::Sample && window > 0;
+                let want = if sampled { (8, 32) } else { (10, 30) };
+                assert_eq!((of(Normal), of(High)), want, "{over}, window {window}");
+                let last = got.iter().rfind(|(at, _)| at / 200 == window).map_or(0, |(at, _)| at % 200);
+                assert!(!sampled || last > 190, "they come over the whole window: the last one after {last} ms");
             }
         }
         // And all others too, where nobody else wants them.

@@ -193,12 +193,25 @@ pub(super) fn run(program: &Program, estate: &Estate, patience: Duration, asked:
     outcome
 }
 
+/// The name of an init that has started this process and ends with it, whatever has succeeded it.
+fn ending_init() -> Option<String> {
+    const ENDING: [&str; 5] = ["tini", "docker-init", "dumb-init", "catatonit", "podman-init"];
+    if std::os::unix::process::parent_id() != 1 {
+        return None;
+    }
+    let name = std::fs::read_to_string("/proc/1/comm").ok()?;
+    ENDING.contains(&name.trim_end()).then(|| name.trim_end().to_owned())
+}
+
 fn hand_over(program: &Program, estate: &Estate, patience: Duration, dry: bool) -> Result<(String, Outcome), String> {
     if program.args.iter().any(|arg| arg.as_encoded_bytes().starts_with(b"--home")) {
         return Err("the nodes that connmix dev has started are not upgraded: start that anew".to_owned());
     }
     if std::process::id() == 1 {
         return Err("this is the first process of its container, which ends with it: restart the container".to_owned());
+    }
+    if let Some(init) = ending_init() {
+        return Err(format!("the init of this container, {init}, ends with this process: restart the container"));
     }
     let (mut link, other) = Link::pair().map_err(|e| format!("no way to a successor: {e}"))?;
     let mut command = Command::new(&program.path);

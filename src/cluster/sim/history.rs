@@ -41,7 +41,8 @@ fn run(seed: u64, steps: u64, splits: bool) -> String {
 
 fn run_all(splits: bool) {
     let number = |name: &str, usual| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual);
-    let (first, seeds, steps) = (number("MESH_SEED", 1), number("MESH_SEEDS", 4), number("MESH_STEPS", 5000));
+    // Among these are some whose plans meet every condition: a takeover from what is not whole is found at seeds 6 and 7.
+    let (first, seeds, steps) = (number("MESH_SEED", 5), number("MESH_SEEDS", 4), number("MESH_STEPS", 5000));
     for seed in first..first + seeds {
         match std::panic::catch_unwind(|| run(seed, steps, splits)) {
             Ok(what) => println!("seed {seed}: {what}"),

@@ -38,12 +38,24 @@ pub(super) fn clients() -> Vec<Client> {
     (0..CLIENTS).map(|n| Client { channel: n % CHANNELS, ..Client::default() }).collect()
 }
 
+impl Client {
+    /// It is on some node, and gets all that comes.
+    pub(super) fn is_in(&self) -> bool {
+        self.node.is_some() && self.subscribing.is_none()
+    }
+}
+
 impl World {
     /// A client that is nowhere comes, unless it stays away.
     pub(super) fn come(&mut self, at: usize) {
         if self.clients[at].away <= self.now {
             self.connect(at);
         }
+    }
+
+    /// A client that stays away comes back within so many milliseconds.
+    pub(super) fn come_back(&mut self, at: usize, within: u64) {
+        self.clients[at].away = self.now + self.random.below(within);
     }
 
     /// A client goes, unless it is just coming, and stays away for so many milliseconds.

@@ -8,18 +8,25 @@ use super::world::{CHANNELS, World, channel};
 use crate::cluster::protocol::Run;
 use crate::cluster::sim::clients::Random;
 
-/// Then the two nodes that a channel is on are killed, both at once.
+/// The two nodes that a channel is on are to be killed, both at once.
 pub(super) struct Plan {
-    at: u64,
     channel: u64,
+    /// The node that is to be the next in line.
+    next: Run,
+    /// The client that sees nothing of it all.
+    client: usize,
+    /// The copy that there was is to be known to lack something, before there is another one.
+    loses: bool,
+    /// When; none: it is not yet the next in line.
+    at: Option<u64>,
 }
-
-/// How long it takes at most until all know that a node serves.
-const JOINED: u64 = 2500;
 
 impl World {
     /// A node is killed, ends or starts; nodes don't see each other.
     pub(super) fn fault(&mut self) {
+        if !self.plans.is_empty() {
+            return;
+        }
         let runs: Vec<Run> = self.nodes.keys().copied().collect();
         if self.splits && self.random.chance(60) {
             let pick = |random: &mut Random| runs[random.below(runs.len() as u64) as usize];
@@ -74,24 +81,37 @@ impl World {
         let mut channels = (first..first + CHANNELS).map(|n| n % CHANNELS);
         self.start();
         let Some(of) = channels.find(|of| self.in_line(*of).get(1) == Some(&next)) else { return };
-        self.rests[of as usize] = self.now + JOINED;
-        // The copy may be known to lack something, and nothing is published that would make it good.
-        if self.random.chance(50) {
-            self.losing = self.now + 50;
-        }
-        let at = of + CHANNELS * self.random.below(CLIENTS / CHANNELS);
-        self.go(at as usize, JOINED + 2000);
-        self.plans.push(Plan { at: self.now + JOINED + 100 + self.random.below(500), channel: of });
+        let mut clients = (0..CLIENTS).filter(|client| client % CHANNELS == of).map(|client| client as usize);
+        let Some(client) = clients.find(|client| self.clients[*client].is_in()) else { return };
+        self.rests[of as usize] = u64::MAX;
+        self.go(client, 1_000_000);
+        let loses = self.random.chance(50);
+        self.plans.push(Plan { channel: of, next, client, loses, at: None });
     }
 
     /// Does what was planned for now.
     pub(super) fn carry_out_plans(&mut self) {
-        let now = self.now;
-        for Plan { channel, .. } in self.plans.extract_if(.., |plan| plan.at <= now).collect::<Vec<_>>() {
-            let in_line = self.in_line(channel);
-            if in_line.len() > 2 {
-                in_line[..2].iter().for_each(|run| self.kill(*run));
+        for mut plan in std::mem::take(&mut self.plans) {
+            let (name, in_line) = (channel(plan.channel), self.in_line(plan.channel));
+            let is_over = in_line.len() < 3 || in_line[1] != plan.next;
+            if is_over || plan.at.is_some_and(|at| at <= self.now) {
+                if !is_over {
+                    in_line[..2].iter().for_each(|run| self.kill(*run));
+                }
+                self.rests[plan.channel as usize] = 0;
+                self.come_back(plan.client, 2000);
+                continue;
             }
+            let leader = &self.nodes[&in_line[0]].shared;
+            let is_next = leader.second_of(name.as_str()).is_some_and(|link| link.peer == plan.next);
+            if plan.at.is_none() && is_next && leader.owner_of(name.as_str()).is_none() {
+                self.rests[plan.channel as usize] = 0;
+                plan.at = Some(self.now + 100 + self.random.below(300));
+            } else if plan.at.is_none() && plan.loses && self.random.below(200) == 0 {
+                // Nothing is published that would make it good.
+                self.losing = self.now + 30;
+            }
+            self.plans.push(plan);
         }
     }
 

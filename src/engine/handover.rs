@@ -177,7 +177,10 @@ impl Estate {
         link.patience(Some(TAKING))
             .and_then(|()| self.send(link, &offers))
             .map_err(|e| format!("the successor could not be given everything: {e}"))?;
-        tracing::debug!("upgrade: at rest after {rested:?}, offered after {offered:?}, sent after {:?}", began.elapsed());
+        tracing::debug!(
+            "upgrade: at rest after {rested:?}, offered after {offered:?}, sent after {:?}",
+            began.elapsed()
+        );
         Ok(counts)
     }
 

@@ -13,19 +13,16 @@ use super::{Engine, counted};
 use crate::handover::{Damaged, Decoder, Kind, Link, items};
 use crate::ids::{ClientId, Lane, WorkerId};
 use crate::shard::outbox::shelf::Shelved;
-use crate::worker::{Arrived, ArrivedCaller, Step};
+use crate::worker::{Arrived, ArrivedCaller, Places, Step};
 
 /// The longest that the process before may take for its next word once it has begun.
 const NEXT: Duration = Duration::from_secs(30);
-
-/// In which slot each connection of a worker is.
-type Places = Result<(WorkerId, Vec<(ClientId, u32)>), Damaged>;
 
 /// What came, until all has.
 #[derive(Default)]
 struct Estate {
     /// What workers are going to say about the connections that they take up.
-    places: Vec<Answer<Places>>,
+    places: Vec<Answer<Result<Places, Damaged>>>,
     /// What waits for the connections that come next.
     frames: Arc<Shelved>,
     callers: Vec<ArrivedCaller>,

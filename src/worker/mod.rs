@@ -75,7 +75,7 @@ use crate::tls::Ports;
 pub use peers::{Control, Peers};
 pub use reserve::Reserve;
 pub use role::{Listener, Role};
-pub use step::{Arrived, ArrivedCaller, Offers, Step};
+pub use step::{Arrived, ArrivedCaller, Offers, Places, Step};
 
 /// The size of the read buffer that all connections of a worker share.
 const READ_BUFFER: usize = LOOK;

@@ -25,7 +25,7 @@ const NEXT: Duration = Duration::from_secs(30);
 #[derive(Default)]
 struct Estate {
     /// What workers are going to say about the connections that they take up.
-    places: Vec<Answer<Places>>,
+    places: Vec<Answer<Result<Places, Damaged>>>,
     /// What waits for the connections that come next.
     frames: Arc<Shelved>,
     callers: Vec<ArrivedCaller>,

@@ -22,8 +22,8 @@ use self::counted::{Before, Counted};
 use self::counters::{ApiCounts, PROTOCOLS, ReloadCounts, SCENARIOS, ServerCounts, ShardCounts};
 use self::window::{Sums, Window};
 
-pub use page::TEXT;
 pub use counted::Totals;
+pub use page::TEXT;
 
 /// The most parts of the summaries' window.
 const MAX_PARTS: usize = 100;

@@ -42,8 +42,8 @@ pub struct ArrivedCaller {
     pub tls: Option<MovedTls>,
 }
 
-/// In which slot of a worker each connection is.
-pub type Places = Result<(WorkerId, Vec<(ClientId, u32)>), Damaged>;
+/// A worker, and in which slot each of the connections is that it has taken up.
+pub type Places = (WorkerId, Vec<(ClientId, u32)>);
 
 /// A step of a handover.
 pub enum Step {
@@ -66,7 +66,7 @@ pub enum Step {
     Moved(oneshot::Sender<()>),
     /// Of a successor: these connections are here, for which some of these frames wait, and nothing is done with them yet. Answers
     /// which worker this is, and in which slot each of them is.
-    Arrive(Vec<Arrived>, Arc<Shelved>, oneshot::Sender<Places>),
+    Arrive(Vec<Arrived>, Arc<Shelved>, oneshot::Sender<Result<Places, Damaged>>),
     /// Of a successor: the process before has issued these ids.
     Ids(Vec<(Lane, u64)>),
     /// Of a successor: callers' connections.

@@ -36,13 +36,15 @@ pub(super) async fn run(worker: Rc<Worker>) {
         if worker.hold.is_silent() {
             worker.hold.may_write().await;
         }
-        let (pushed, more) = slice(&worker, &mut deliveries, writes);
+        // Nobody else is served while the worker holds still, and all wait until everything is written.
+        let still = worker.hold.is_on();
+        let (pushed, more) = slice(&worker, &mut deliveries, if still { usize::MAX } else { writes });
         pushes += pushed;
         worker.fair.delivers(more);
         if more {
             // Unlike a plain wake-up, this lets the runtime poll the sockets before the next slice.
             yield_now().await;
-            if workers > 1 {
+            if workers > 1 && !still {
                 // Another worker may wait for this core, and a publish for that worker.
                 std::thread::yield_now();
             }

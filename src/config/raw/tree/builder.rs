@@ -7,8 +7,8 @@ use std::rc::Rc;
 use zeroize::Zeroizing;
 
 use super::node::{Entry, Kind, Node, Origin};
-use crate::telemetry::language::{Both, both};
 use crate::config::raw::{MAX_BYTES, Place, Sink, env, join, shown_key, units};
+use crate::telemetry::language::{Both, both};
 
 /// The most values a file may hold, counting what its aliases stand for.
 const MAX_NODES: usize = 100_000;

@@ -31,7 +31,9 @@ fn run(seed: u64, steps: u64, splits: bool) -> String {
         if world.random.below(150) == 0 {
             world.fault();
         }
-        if world.random.below(150) == 0 {
+        // Seldom during a plan: what is published then is to be answered in time.
+        let pause = if world.plans.is_empty() { 250 } else { 1500 };
+        if world.random.below(pause) == 0 {
             world.begin_move();
         }
         world.carry_out_plans();
@@ -48,8 +50,8 @@ fn run(seed: u64, steps: u64, splits: bool) -> String {
 
 fn run_all(splits: bool) {
     let number = |name: &str, usual| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual);
-    // Among these are some whose plans meet every condition: a takeover from what is not whole is found at seeds 6 and 7.
-    let (first, seeds, steps) = (number("MESH_SEED", 5), number("MESH_SEEDS", 4), number("MESH_STEPS", 5000));
+    // Among these are some whose plans meet every condition: a takeover from what is not whole is found at seeds 9, 11 and 12.
+    let (first, seeds, steps) = (number("MESH_SEED", 9), number("MESH_SEEDS", 4), number("MESH_STEPS", 5000));
     for seed in first..first + seeds {
         match std::panic::catch_unwind(|| run(seed, steps, splits)) {
             Ok(what) => println!("seed {seed}: {what}"),

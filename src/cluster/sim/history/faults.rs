@@ -8,6 +8,9 @@ use super::world::{CHANNELS, World, channel};
 use crate::cluster::protocol::Run;
 use crate::cluster::sim::clients::Random;
 
+/// Once a plan is carried out, nothing else happens to the nodes for so many milliseconds: others find that two are gone, and take over.
+const CALM: u64 = 5000;
+
 /// The two nodes that a channel is on are to be killed, both at once.
 pub(super) struct Plan {
     channel: u64,
@@ -24,7 +27,7 @@ pub(super) struct Plan {
 impl World {
     /// A node is killed, ends or starts; nodes don't see each other.
     pub(super) fn fault(&mut self) {
-        if !self.plans.is_empty() {
+        if !self.plans.is_empty() || self.now < self.calm {
             return;
         }
         let runs: Vec<Run> = self.nodes.keys().copied().collect();
@@ -59,7 +62,7 @@ impl World {
                     self.kill(run);
                 }
             }
-            1 | 2 if (3..6).contains(&runs.len()) => self.relieve(),
+            1..=3 if (3..6).contains(&runs.len()) => self.relieve(),
             _ if runs.len() < 5 => self.start(),
             _ => {}
         }
@@ -85,7 +88,7 @@ impl World {
         let Some(client) = clients.find(|client| self.clients[*client].is_in()) else { return };
         self.rests[of as usize] = u64::MAX;
         self.go(client, 1_000_000);
-        let loses = self.random.chance(50);
+        let loses = self.random.chance(75);
         self.plans.push(Plan { channel: of, next, client, loses, at: None });
     }
 
@@ -97,6 +100,7 @@ impl World {
             if is_over || plan.at.is_some_and(|at| at <= self.now) {
                 if !is_over {
                     in_line[..2].iter().for_each(|run| self.kill(*run));
+                    self.calm = self.now + CALM;
                 }
                 self.rests[plan.channel as usize] = 0;
                 self.come_back(plan.client, 2000);
@@ -107,7 +111,7 @@ impl World {
             if plan.at.is_none() && is_next && leader.owner_of(name.as_str()).is_none() {
                 self.rests[plan.channel as usize] = 0;
                 plan.at = Some(self.now + 100 + self.random.below(300));
-            } else if plan.at.is_none() && plan.loses && self.random.below(200) == 0 {
+            } else if plan.at.is_none() && plan.loses && self.random.below(60) == 0 {
                 // Nothing is published that would make it good.
                 self.losing = self.now + 30;
             }

@@ -96,6 +96,8 @@ pub(super) struct World {
     /// Until then nothing is published to a channel.
     pub(super) rests: [u64; CHANNELS as usize],
     pub(super) plans: Vec<Plan>,
+    /// Until then nothing else happens to the nodes.
+    pub(super) calm: u64,
     pub(super) killed: usize,
     pub(super) moved: usize,
     pub(super) told: usize,
@@ -124,6 +126,7 @@ impl World {
             losing: 0,
             rests: [0; CHANNELS as usize],
             plans: Vec::new(),
+            calm: 0,
             killed: 0,
             moved: 0,
             told: 0,

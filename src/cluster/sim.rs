@@ -8,6 +8,7 @@ mod history;
 mod hostile;
 mod model;
 mod moves;
+mod network;
 mod world;
 
 use crate::cluster::link::{QUEUE, WINDOW};
@@ -133,13 +134,13 @@ fn a_partition_into_halves_heals() {
     for (at, from) in runs.iter().enumerate() {
         for to in runs.iter().skip(at % 2 + 1).step_by(2) {
             if (at % 2) != runs.iter().position(|run| run == to).unwrap() % 2 {
-                world.cut.extend([(*from, *to), (*to, *from)]);
+                world.network.cut.extend([(*from, *to), (*to, *from)]);
             }
         }
     }
     act_for(&mut world, 10_000);
     assert!(!is_whole(&world));
-    world.cut.clear();
+    world.network.cut.clear();
     let healed = world.now;
     while !is_whole(&world) {
         world.step();
@@ -201,11 +202,11 @@ fn a_node_that_sends_something_malformed_is_dropped_and_may_come_back() {
     let (one, other) = (*world.nodes.keys().next().unwrap(), *world.nodes.keys().next_back().unwrap());
     world.faulty = true;
     let is_frame = |(_, bytes, hello): &(u64, bytes::Bytes, bool)| !hello && bytes.len() > 60 && bytes[0] == 0xC1;
-    while !world.network.get(&(other, one)).is_some_and(|queue| queue.iter().any(is_frame)) {
+    while !world.network.under_way.get(&(other, one)).is_some_and(|queue| queue.iter().any(is_frame)) {
         clients_act(&mut world);
         world.step();
     }
-    let queue = world.network.get_mut(&(other, one)).unwrap();
+    let queue = world.network.under_way.get_mut(&(other, one)).unwrap();
     let frame = queue.iter_mut().find(|waiting| is_frame(waiting)).unwrap();
     frame.1 = frame.1.slice(..frame.1.len() - 1);
     let sent = world.now;
@@ -262,7 +263,7 @@ fn engines_without_a_link_dial_each_other_until_it_stands() {
     let mut world = World::new(1, false);
     (0..3).for_each(|_| world.start());
     let (a, b) = (Run(2), Run(3));
-    world.cut.extend([(a, b), (b, a)]);
+    world.network.cut.extend([(a, b), (b, a)]);
     let dials = |world: &World, run: Run, to: Run| -> Vec<u64> {
         world.nodes[&run].dialled.iter().filter(|(_, dialled, _)| *dialled == to).map(|(at, ..)| *at).collect()
     };
@@ -278,7 +279,7 @@ fn engines_without_a_link_dial_each_other_until_it_stands() {
     assert!(smaller[0] > 3000 && smaller.len() > 4, "{smaller:?}");
     assert!(world.nodes[&b].dialled.iter().all(|(_, to, at)| *at == [format!("node-{}:1", to.0)]));
     assert!(dials(&world, Run(1), a).is_empty(), "a center dials nobody");
-    world.cut.clear();
+    world.network.cut.clear();
     while world.now < 65_000 {
         world.step();
     }

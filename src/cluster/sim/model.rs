@@ -166,7 +166,7 @@ impl World {
 
     /// When all is quiet: every node knows the channels of all others, and nothing is held.
     pub(super) fn check_quiet(&mut self) {
-        self.cut.clear();
+        self.network.cut.clear();
         self.faults = false;
         self.nodes.values_mut().for_each(|node| node.frozen_until = 0);
         for _ in 0..4000 {

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use super::world::{Node, World, settings};
+use super::network::settings;
+use super::world::{Node, World, number};
 use crate::cluster::heir::Heir;
 use crate::cluster::interest::hash;
 use crate::cluster::members::{Phase, Shared};
@@ -103,7 +104,8 @@ impl World {
         let now = self.now;
         let node = self.nodes.get_mut(&run).unwrap();
         let shared = Arc::new(Shared::default());
-        let mut core = Core::restore(settings(run, now), shared.clone(), node.clients.clone(), parts, now).unwrap();
+        let settings = settings(run, number(run), now);
+        let mut core = Core::restore(settings, shared.clone(), node.clients.clone(), parts, now).unwrap();
         for (channel, subscription) in &mut node.subscriptions {
             shared.own.first(hash(channel));
             if !subscription.complete {
@@ -113,7 +115,6 @@ impl World {
         heir.into_frames().for_each(|frame| core.frame(frame, now));
         (node.core, node.shared) = (core, shared);
         node.links.clear();
-        let under_way = self.network.iter_mut().filter(|((from, _), _)| *from == run);
-        self.before.extend(under_way.flat_map(|(pair, queue)| queue.drain(..).map(|frame| (*pair, frame))));
+        self.network.succeed(run);
     }
 }

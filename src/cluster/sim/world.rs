@@ -1,7 +1,7 @@
-//! The simulated nodes and what connects them: bytes are late, lost, and cut off, in order for each pair of nodes.
+//! The simulated nodes and their faults.
 
 use bytes::Bytes;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use tokio::sync::oneshot;
@@ -9,9 +9,10 @@ use tokio::sync::oneshot;
 use super::clients::{Random, SimClients};
 use super::hostile;
 use super::moves::Move;
+use super::network::{Network, said, settings};
 use crate::cluster::link::{Full, Link, Request};
 use crate::cluster::members::Shared;
-use crate::cluster::node::{HELLO, Node as Core, Output, Settings};
+use crate::cluster::node::{Node as Core, Output};
 use crate::cluster::protocol::Run;
 use crate::hub::Counts;
 
@@ -41,33 +42,9 @@ pub(super) struct Node {
     pub(super) moving: Option<Move>,
 }
 
-impl Node {
-    /// Both processes of a node that hands over hear what comes.
-    fn take(&mut self, bytes: Bytes, hello: bool, now: u64) {
-        if let Some(moving) = self.moving.as_mut().filter(|_| !hello) {
-            moving.heir.frame(bytes.clone());
-        }
-        if hello { self.core.hear(&bytes, now) } else { self.core.frame(bytes, now) }
-    }
-}
-
-/// What a node is.
-pub(super) fn settings(run: Run, now: u64) -> Settings {
-    Settings {
-        run,
-        secret: "s".into(),
-        nonce: [run.0 as u8; 16],
-        engine: true,
-        center: run.0 % 3 == 1,
-        centers: Vec::new(),
-        number: (run.0 % 4 + 1) as u16,
-        started: now,
-        api: format!("node-{}", run.0),
-        reached: vec![format!("node-{}:1", run.0)],
-        hello: HELLO,
-        reply_timeout: 500,
-        leave: 3000,
-    }
+/// The number for ids that a node begins with: several want the same.
+pub(super) fn number(run: Run) -> u16 {
+    (run.0 % 4 + 1) as u16
 }
 
 /// A publication under way.
@@ -83,19 +60,12 @@ pub(super) struct Published {
     pub(super) counts: oneshot::Receiver<Counts>,
 }
 
-/// When something comes, its bytes, and whether it is a hello.
-pub(super) type UnderWay = (u64, Bytes, bool);
-
 /// All of it.
 pub(super) struct World {
     pub(super) random: Random,
     pub(super) now: u64,
     pub(super) nodes: BTreeMap<Run, Node>,
-    /// What is on its way: when it comes, in order for each pair.
-    pub(super) network: BTreeMap<(Run, Run), VecDeque<UnderWay>>,
-    /// The same of processes that have handed over: what their successors send goes another way.
-    pub(super) before: Vec<((Run, Run), UnderWay)>,
-    pub(super) cut: HashSet<(Run, Run)>,
+    pub(super) network: Network,
     pub(super) published: Vec<Published>,
     pub(super) next_run: u64,
     pub(super) next_number: u64,
@@ -122,9 +92,7 @@ impl World {
             random: Random::new(seed),
             now: 1,
             nodes: BTreeMap::new(),
-            network: BTreeMap::new(),
-            before: Vec::new(),
-            cut: HashSet::new(),
+            network: Network::default(),
             published: Vec::new(),
             next_run: 1,
             next_number: 1,
@@ -145,7 +113,7 @@ impl World {
         let run = Run(self.next_run);
         self.next_run += 1;
         let (shared, clients) = (Arc::new(Shared::default()), SimClients::default());
-        let core = Core::new(settings(run, self.now), shared.clone(), clients.clone(), self.now);
+        let core = Core::new(settings(run, number(run), self.now), shared.clone(), clients.clone(), self.now);
         let node = Node {
             core,
             shared,
@@ -175,24 +143,9 @@ impl World {
 
     /// Frames and hellos that have come to a node.
     pub(super) fn arrive(&mut self, to: Run) {
-        let Some(node) = self.nodes.get_mut(&to) else { return };
-        if node.frozen_until > self.now {
-            return;
-        }
-        for ((_, for_whom), queue) in &mut self.network {
-            if *for_whom != to {
-                continue;
-            }
-            while queue.front().is_some_and(|(at, ..)| *at <= self.now) {
-                let (_, bytes, hello) = queue.pop_front().unwrap();
-                node.take(bytes, hello, self.now);
-            }
-        }
-        let now = self.now;
-        for (_, (_, bytes, hello)) in
-            self.before.extract_if(.., |((_, for_whom), (at, ..))| *for_whom == to && *at <= now)
-        {
-            node.take(bytes, hello, now);
+        if let Some(node) = self.nodes.get_mut(&to).filter(|node| node.frozen_until <= self.now) {
+            let heir = node.moving.as_mut().map(|moving| &mut moving.heir);
+            self.network.arrive(to, &mut node.core, heir, self.now);
         }
     }
 
@@ -207,16 +160,6 @@ impl World {
             node.ticked = self.now;
             node.core.tick(self.now);
         }
-        let mut sent = Vec::new();
-        for output in node.core.outputs() {
-            match output {
-                Output::Announce(bytes) => sent.push((None, Bytes::from(bytes))),
-                Output::Send(link) => node.links.push(link),
-                Output::Greet(to, frame) => sent.push((Some(to), Bytes::from(frame))),
-                Output::Dial(to, at) => node.dialled.push((self.now, to, at)),
-                Output::Number(_) => {}
-            }
-        }
         // Those without room before: in their order.
         while let Some((link, bytes, request)) = node.blocked.pop_front() {
             if let Err(Full(request)) = link.offer(&bytes, request, self.now) {
@@ -224,14 +167,11 @@ impl World {
                 break;
             }
         }
-        for link in &node.links {
-            let mut out = Vec::new();
-            let mut frames = 0;
-            while frames < 4 && link.frame(self.now, &mut out) {
-                sent.push((Some(link.peer), Bytes::from(std::mem::take(&mut out))));
-                frames += 1;
+        let sent = said(&mut node.core, &mut node.links, self.now, |output| {
+            if let Output::Dial(to, at) = output {
+                node.dialled.push((self.now, to, at));
             }
-        }
+        });
         let others: Vec<Run> = self.nodes.keys().copied().filter(|other| *other != run).collect();
         for (to, bytes) in sent {
             let hello = to.is_none();
@@ -244,16 +184,14 @@ impl World {
 
     pub(super) fn send(&mut self, from: Run, to: Run, bytes: Bytes, hello: bool) {
         let lost = self.faults && self.random.below(2000) == 0;
-        if self.cut.contains(&(from, to)) || lost || !self.nodes.contains_key(&to) {
+        if self.network.cut.contains(&(from, to)) || lost || !self.nodes.contains_key(&to) {
             return;
         }
         let delay = if self.random.chance(2) { 100 } else { 5 };
         let late = self.late.filter(|(run, _)| *run == from || *run == to).map_or(0, |(_, late)| late);
         let delay = self.random.below(delay) + late;
         let bytes = if self.hostile == Some(from) { self.altered(bytes, hello) } else { bytes };
-        let queue = self.network.entry((from, to)).or_default();
-        let at = queue.back().map_or(0, |(at, ..)| *at).max(self.now + delay);
-        queue.push_back((at, bytes, hello));
+        self.network.send((from, to), (bytes, hello), (self.now, delay));
     }
 
     /// A node ends, and tells the others.
@@ -294,12 +232,12 @@ impl World {
             1 if runs.len() < 6 => self.start(),
             2 | 3 => {
                 let pair = (pick(&mut self.random), pick(&mut self.random));
-                self.cut.insert(pair);
+                self.network.cut.insert(pair);
                 if self.random.chance(50) {
-                    self.cut.insert((pair.1, pair.0));
+                    self.network.cut.insert((pair.1, pair.0));
                 }
             }
-            4..=6 => self.cut.clear(),
+            4..=6 => self.network.cut.clear(),
             _ => {
                 let run = pick(&mut self.random);
                 let long = if self.random.chance(20) { 8000 } else { 1500 };

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::{Node, World, channel, parts};
+use super::world::{CHANNELS, Node, World, channel, parts};
 use crate::cluster::heir::Heir;
 use crate::cluster::members::Phase;
-use crate::cluster::node::{Node as Core, Settings};
+use crate::cluster::node::Node as Core;
 use crate::cluster::protocol::Run;
-use crate::cluster::sim::world::settings;
+use crate::cluster::sim::network::settings;
 use crate::handover::{Batch, Kind, Link, items};
 use crate::hub::Hub;
 use crate::ids::WorkerId;
@@ -62,6 +62,7 @@ impl World {
             Stage::Still { until, fails: false } if now >= until && node.hub.mailbox(WorkerId(0)).is_empty() => {
                 self.moved += 1;
                 node.succeed(run, moving.heir, now);
+                self.network.succeed(run);
                 return;
             }
             Stage::Still { until, fails } if now < until || !fails => Stage::Still { until, fails },
@@ -78,9 +79,8 @@ impl Node {
         let number = self.hub.node();
         let (shared, hub, mesh, clients) = parts(run, number);
         copy_history(&self.hub, &hub);
-        let settings = Settings { number: number.get(), ..settings(run, now) };
-        let mut core = Core::restore(settings, shared.clone(), clients, &saved, now).unwrap();
-        for name in (0..super::CHANNELS).map(channel) {
+        let mut core = Core::restore(settings(run, number.get(), now), shared.clone(), clients, &saved, now).unwrap();
+        for name in (0..CHANNELS).map(channel) {
             if !self.topics.audience(name.as_str()).0.is_empty() {
                 hub.join(&name, WorkerId(0));
             }

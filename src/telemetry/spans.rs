@@ -1,5 +1,5 @@
 //! Traces in OpenTelemetry's terms: a [`Span`] is one thing that the engine does for a caller or a client, and belongs to the
-//! trace of whoever asked for it ([`TraceContext`]). A worker's [`Tracer`] decides which spans are recorded; a [`Recording`] is
+//! trace of the one who asked for it ([`TraceContext`]). A worker's [`Tracer`] decides which spans are recorded; a [`Recording`] is
 //! one that has not ended. Spans that have ended wait in the bounded [`SpanQueue`] for an exporter, which encodes them by
 //! [`otlp`]. While nothing is traced, all of this costs a look at one cell.
 

@@ -1,5 +1,5 @@
 //! The secrets of a handshake by TLS 1.3, of which the keys of both directions are made, and the keys after those. The
-//! library tells them to whoever logs keys: in the middle of a call, in the thread of its caller, who finds them here. So
+//! library tells them to the one who logs keys: in the middle of a call, in the thread of its caller, who finds them here. So
 //! they are those of the connection that is shaking hands, and nothing is logged.
 
 use std::cell::RefCell;

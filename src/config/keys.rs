@@ -139,6 +139,9 @@ section! {
         /// The log's file, relative to the working directory: a new one each day and when one is full. An empty text is the
         /// console only.
         pub filename: Option<PathBuf> = "filename", log_file(), Restart("the log file");
+        /// Whether a new file begins each day and when one is full, and the oldest are removed. If not, there is one, of
+        /// exactly that name, until another program moves it away and sends SIGUSR1.
+        pub rotate: bool = "rotate", flag_or(true), Restart("the log file");
         /// How many files are kept.
         pub max_files: usize = "maxFiles", number(1..=10_000, 7), Restart("the log file");
         /// The most bytes of one file.

@@ -88,10 +88,7 @@ fn json(len: usize) -> String {
 }
 
 async fn figure(engine: &TestEngine, sample: &str) -> u64 {
-    let (_, page) = get(engine.at.api, "/metrics").await;
-    let line =
-        page.lines().find(|line| line.starts_with(sample)).unwrap_or_else(|| panic!("{sample} is not in {page}"));
-    line.rsplit_once(' ').unwrap().1.parse().unwrap()
+    engine.figure(sample).await as u64
 }
 
 #[tokio::test]

@@ -230,28 +230,18 @@ fn lines_folder(script: &str, server: &str) -> tempfile::TempDir {
     dir
 }
 
-async fn line(raw: &mut Raw) -> String {
-    let mut line = Vec::new();
-    loop {
-        match raw.take(1).await[0] {
-            b'\n' => return String::from_utf8(line).unwrap(),
-            byte => line.push(byte),
-        }
-    }
-}
-
 async fn line_watcher(engine: &TestEngine) -> Raw {
     let mut watcher = Raw::dial(engine.at.servers[1]).await;
     watcher.write("watch\n").await;
-    assert_eq!(line(&mut watcher).await, "watching");
+    assert_eq!(watcher.line().await, "watching");
     watcher
 }
 
 async fn line_waiting(engine: &TestEngine, watcher: &mut Raw) -> Raw {
     let mut raw = Raw::dial(engine.ws()).await;
     raw.write("wait\n").await;
-    assert_eq!(line(&mut raw).await, "waiting");
-    assert_eq!(line(watcher).await, "connect");
+    assert_eq!(raw.line().await, "waiting");
+    assert_eq!(watcher.line().await, "connect");
     raw.write(vec![b'\n'; 700 * 1024]).await;
     raw
 }
@@ -261,7 +251,7 @@ async fn a_socket_servers_client_that_is_reset_while_much_waits_is_noticed() {
     let engine = lines("readTimeout: 0");
     let mut watcher = line_watcher(&engine).await;
     reset(line_waiting(&engine, &mut watcher).await);
-    assert_eq!(line(&mut watcher).await, "close Connection reset by peer (os error 104)");
+    assert_eq!(watcher.line().await, "close Connection reset by peer (os error 104)");
 }
 
 #[tokio::test]
@@ -276,7 +266,7 @@ async fn a_socket_servers_client_that_ends_or_vanishes_while_much_waits_is_silen
         } else {
             vanish(&raw);
         }
-        assert_eq!(line(&mut watcher).await, "close read timeout", "{way}");
+        assert_eq!(watcher.line().await, "close read timeout", "{way}");
     }
 }
 
@@ -313,19 +303,13 @@ async fn what_came_before_the_end_is_handled_though_nobody_takes_the_answers() {
     let mut socket = std::net::TcpStream::connect(engine.ws()).unwrap();
     socket.write_all("x\n".repeat(ALL).as_bytes()).unwrap();
     leave(socket);
-    assert_eq!(line(&mut watcher).await, "connect");
-    assert_eq!(line(&mut watcher).await, "close nil");
+    assert_eq!(watcher.line().await, "connect");
+    assert_eq!(watcher.line().await, "close nil");
 }
 
 // A VM that is full.
 
 /// The value of a figure on the engine's page.
-async fn figure(engine: &TestEngine, name: &str) -> f64 {
-    let (_, page) = get(engine.at.api, "/metrics").await;
-    let line = page.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}: {page}"));
-    line.rsplit(' ').next().unwrap().parse().unwrap()
-}
-
 const FULL: &str = r#"
     function on_handshake(id, headers) if headers.ask then return false, 418 end end
     function on_message(msg, conn)
@@ -356,15 +340,11 @@ async fn clients_that_leave_while_a_vm_is_full_are_not_counted_any_more() {
         raw.write(upgrade_with("") + "and early").await;
         clients.push(raw);
     }
-    eventually("all are there", async || {
-        (figure(&engine, "connmix_engine_servers_clients").await == 41.0).then_some(())
-    })
-    .await;
+    eventually("all are there", async || (engine.figure("connmix_engine_servers_clients").await == 41.0).then_some(()))
+        .await;
     drop(clients);
-    eventually("they are gone", async || {
-        (figure(&engine, "connmix_engine_servers_clients").await == 1.0).then_some(())
-    })
-    .await;
+    eventually("they are gone", async || (engine.figure("connmix_engine_servers_clients").await == 1.0).then_some(()))
+        .await;
 }
 
 #[tokio::test]
@@ -377,24 +357,26 @@ async fn a_reload_lets_go_on_who_waits_for_a_place_and_what_still_runs_is_measur
     let mut third = Raw::dial(engine.ws()).await;
     third.write(upgrade_with("ask: yes\r\n")).await;
     eventually("they wait", async || {
-        let there = figure(&engine, "connmix_engine_servers_clients").await == 3.0;
-        (there && figure(&engine, "connmix_engine_waiting_handlers").await == 1.0).then_some(())
+        let there = engine.figure("connmix_engine_servers_clients").await == 3.0;
+        (there && engine.figure("connmix_engine_waiting_handlers{worker=\"0\"}").await == 1.0).then_some(())
     })
     .await;
-    let before = figure(&engine, "connmix_engine_lua_memory_bytes").await;
+    let before = engine.figure("connmix_engine_lua_memory_bytes{worker=\"0\"}").await;
     std::fs::write(engine.path("entry.lua"), FULL.replace("VERSION", "2")).unwrap();
     assert_eq!(second.text().await, "2 hello");
     assert_eq!(third.head().await.status, 418);
     // The first still waits in the VM that was replaced.
     eventually("both are measured", async || {
-        let memory = figure(&engine, "connmix_engine_lua_memory_bytes").await;
-        (memory > before * 1.5 && figure(&engine, "connmix_engine_waiting_handlers").await == 1.0).then_some(())
+        let memory = engine.figure("connmix_engine_lua_memory_bytes{worker=\"0\"}").await;
+        (memory > before * 1.5 && engine.figure("connmix_engine_waiting_handlers{worker=\"0\"}").await == 1.0)
+            .then_some(())
     })
     .await;
     first.close().await;
     eventually("it has ended", async || {
-        let memory = figure(&engine, "connmix_engine_lua_memory_bytes").await;
-        (memory < before * 1.5 && figure(&engine, "connmix_engine_waiting_handlers").await == 0.0).then_some(())
+        let memory = engine.figure("connmix_engine_lua_memory_bytes{worker=\"0\"}").await;
+        (memory < before * 1.5 && engine.figure("connmix_engine_waiting_handlers{worker=\"0\"}").await == 0.0)
+            .then_some(())
     })
     .await;
 }
@@ -551,20 +533,20 @@ async fn a_connection_that_ends_before_on_connect_ran_is_none_for_on_close() {
     let mut watcher = line_watcher(&engine).await;
     let mut first = Raw::dial(engine.ws()).await;
     first.write("wait\n").await;
-    assert_eq!(line(&mut first).await, "waiting");
-    assert_eq!(line(&mut watcher).await, "connect");
+    assert_eq!(first.line().await, "waiting");
+    assert_eq!(watcher.line().await, "connect");
     // There is no place for its on_connect.
     let mut second = Raw::dial(engine.ws()).await;
-    eventually("it is there", async || (figure(&engine, "connmix_engine_servers_clients").await == 3.0).then_some(()))
+    eventually("it is there", async || (engine.figure("connmix_engine_servers_clients").await == 3.0).then_some(()))
         .await;
     second.stream.shutdown().await.unwrap();
     eventually("it has gone", async || {
         first.write("\n").await;
-        (figure(&engine, "connmix_engine_servers_clients").await == 2.0).then_some(())
+        (engine.figure("connmix_engine_servers_clients").await == 2.0).then_some(())
     })
     .await;
     drop(first);
-    assert_eq!(line(&mut watcher).await, "close read timeout");
+    assert_eq!(watcher.line().await, "close read timeout");
     let _third = Raw::dial(engine.ws()).await;
-    assert_eq!(line(&mut watcher).await, "connect");
+    assert_eq!(watcher.line().await, "connect");
 }

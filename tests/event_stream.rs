@@ -140,12 +140,6 @@ impl Stream {
 }
 
 /// The sample of the metrics page that is so called.
-async fn figure(engine: &TestEngine, sample: &str) -> f64 {
-    let (_, page) = get(engine.at.api, "/metrics").await;
-    let line = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("{sample} is not in\n{page}")).parse().unwrap()
-}
-
 #[tokio::test]
 async fn a_client_without_a_websocket_gets_what_others_get_and_is_heard() {
     let engine = engine("");
@@ -202,10 +196,10 @@ async fn a_client_without_a_websocket_gets_what_others_get_and_is_heard() {
     assert_eq!((&info["r"]["in"], &info["r"]["out"]), (&json!(7), &json!(14)));
 
     let by = |name: &str| format!("connmix_engine_{name}{{protocol=\"event_stream\"}}");
-    assert_eq!(figure(&engine, &by("servers_read_messages_total")).await, 7.0);
-    assert_eq!(figure(&engine, &by("servers_send_messages_total")).await, 14.0);
-    assert_eq!(figure(&engine, &by("deliveries_total")).await, 6.0);
-    assert_eq!(figure(&engine, "connmix_engine_servers_clients").await, 2.0);
+    assert_eq!(engine.figure(&by("servers_read_messages_total")).await, 7.0);
+    assert_eq!(engine.figure(&by("servers_send_messages_total")).await, 14.0);
+    assert_eq!(engine.figure(&by("deliveries_total")).await, 6.0);
+    assert_eq!(engine.figure("connmix_engine_servers_clients").await, 2.0);
 }
 
 #[tokio::test]
@@ -370,7 +364,7 @@ async fn a_request_is_refused_as_one_for_a_websocket_is() {
         (raw.head().await.status == 200).then_some(())
     };
     eventually("event streams are on", again).await;
-    assert_eq!(figure(&off, "connmix_engine_deliveries_total{protocol=\"event_stream\"}").await, 0.0);
+    assert_eq!(off.figure("connmix_engine_deliveries_total{protocol=\"event_stream\"}").await, 0.0);
 }
 
 #[tokio::test]
@@ -536,7 +530,7 @@ async fn a_client_that_takes_nothing_is_too_slow_and_the_end_of_its_stream_is_wh
     };
     assert_eq!(close, json!({"code": 3100, "reason": "client too slow: outbox limit reached"}).to_string());
     stream.raw.ends().await;
-    assert!(figure(&engine, "connmix_engine_dropped_messages_total{cause=\"too_slow\"}").await >= 1.0);
+    assert!(engine.figure("connmix_engine_dropped_messages_total{cause=\"too_slow\"}").await >= 1.0);
 }
 
 #[tokio::test]

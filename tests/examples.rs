@@ -322,37 +322,28 @@ async fn the_exchange_sends_quotes_to_all_and_orders_to_their_owner() {
 
 // echo
 
-async fn line(raw: &mut Raw) -> String {
-    let mut line = Vec::new();
-    while line.last() != Some(&b'\n') {
-        line.extend(raw.take(1).await);
-    }
-    line.pop();
-    String::from_utf8(line).unwrap()
-}
-
 #[tokio::test]
 async fn echo_returns_lines_and_brings_news() {
     let echo = Example::start("echo");
     let mut raw = Raw::dial(echo.server(0)).await;
-    assert!(line(&mut raw).await.starts_with("you are "));
+    assert!(raw.line().await.starts_with("you are "));
     for byte in *b"hello\r\n" {
         raw.write([byte]).await;
     }
-    assert_eq!(line(&mut raw).await, "hello");
+    assert_eq!(raw.line().await, "hello");
     echo.publish("news", "it is\nnoon", 1).await;
-    assert_eq!(line(&mut raw).await, "it is noon");
+    assert_eq!(raw.line().await, "it is noon");
     // A line that began before the change ends after it.
     raw.write("half a ").await;
     echo.change("echo.lua", "\"bye\"", "\"good bye\"");
     raw.write("line\nquit\nnobody reads this\n").await;
-    assert_eq!([line(&mut raw).await, line(&mut raw).await], ["half a line", "good bye"]);
+    assert_eq!([raw.line().await, raw.line().await], ["half a line", "good bye"]);
     raw.ends().await;
 
     let mut long = Raw::dial(echo.server(0)).await;
-    line(&mut long).await;
+    long.line().await;
     long.write(format!("{}\n", "x".repeat(4095))).await;
-    assert_eq!(line(&mut long).await.len(), 4095);
+    assert_eq!(long.line().await.len(), 4095);
     long.write_into_the_dark("x".repeat(5000)).await;
     assert_eq!(long.rest().await, b"");
     drop((raw, long));

@@ -83,12 +83,6 @@ async fn answering(bytes: &'static [u8]) -> std::net::SocketAddr {
     addr
 }
 
-async fn metric(process: &Process, name: &str) -> f64 {
-    let page = get(process.api(), "/metrics").await.1;
-    let line = page.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}: {page}"));
-    line.trim().parse().unwrap()
-}
-
 /// The texts of all files of the log.
 fn files(dir: &Path) -> Vec<String> {
     let list = std::fs::read_dir(dir.join("logs")).unwrap().map(|entry| entry.unwrap().path());
@@ -206,10 +200,10 @@ async fn a_disk_that_is_full_costs_lines_and_is_told_once() {
     limit(&mut command, libc::RLIMIT_FSIZE, 20_000, libc::RLIM_INFINITY);
     let process = ready(command);
     let mut client = Client::connect(process.ws(), "/ws").await;
-    let dropped = "connmix_log_dropped_lines_total{output=\"file\"} ";
+    let dropped = "connmix_log_dropped_lines_total{output=\"file\"}";
     client.ask("for i = 1, 100 do mix.log(mix.INFO, 'line ' .. i .. ';' .. ('x'):rep(300)) end").await;
     process.line("the log's file cannot be written: File too large (os error 27); its lines are left out");
-    eventually("they are counted", async || (metric(&process, dropped).await > 40.0).then_some(())).await;
+    eventually("they are counted", async || (figure(process.api(), dropped).await > 40.0).then_some(())).await;
     assert_eq!(client.ask("version").await, "one", "the service goes on");
     process.limit(libc::RLIMIT_FSIZE, libc::RLIM_INFINITY);
     let said = eventually("what was left out is told", async || {
@@ -220,7 +214,7 @@ async fn a_disk_that_is_full_costs_lines_and_is_told_once() {
     .await;
     assert!(said.contains("it could not be written: File too large"), "{said}");
     assert_eq!(told(&process, "cannot be written"), 1);
-    let lost = metric(&process, dropped).await;
+    let lost = figure(process.api(), dropped).await;
     assert!(said.contains(&format!(" {lost} lines")), "{lost}: {said}");
     assert_eq!(process.stop().code, Some(0));
     let file = files(dir.path()).concat();

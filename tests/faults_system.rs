@@ -5,7 +5,7 @@
 mod common;
 
 use common::optional::{Missing, Outcome, need};
-use common::process::Process;
+use common::process::{Process, run};
 use common::raw::{FIN, Raw, TEXT, frame, upgrade};
 use common::redis::Redis;
 use common::*;
@@ -52,14 +52,37 @@ fn unshared(dir: &Path, prepare: &str) -> Process {
     process
 }
 
-fn threads(process: &Process) -> usize {
-    std::fs::read_dir(format!("/proc/{}/task", process.pid())).unwrap().count()
+/// The program as the first process of a namespace of its own, or behind an init: how an upgrade is refused.
+async fn refused(init: &[&str]) -> Outcome {
+    const NAMESPACE: [&str; 4] = ["--pid", "--fork", "--kill-child", "--mount-proc"];
+    need("unshare", &[&NAMESPACE[..], &["true"]].concat())?;
+    let dir = folder("", "workers: 1", "filename: ''");
+    let mut command = Command::new("unshare");
+    command.args(NAMESPACE).args(init).args([env!("CARGO_BIN_EXE_connmix"), "single"]);
+    command.current_dir(dir.path()).stdin(Stdio::null());
+    let process = Process::of(command);
+    process.line(" is ready; ");
+    let mut client = Client::connect(process.ws(), "/ws").await;
+    for args in [&["upgrade", "--dry-run"][..], &["upgrade"]] {
+        let ended = run(dir.path(), args);
+        assert!(ended.code == Some(1) && ended.err.contains("container"), "{ended:?}");
+    }
+    assert_eq!(client.ask("return 'still'").await, "still nil");
+    Ok(())
 }
 
-async fn metric(process: &Process, name: &str) -> f64 {
-    let page = get(process.api(), "/metrics").await.1;
-    let line = page.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}: {page}"));
-    line.trim().parse().unwrap()
+async fn an_upgrade_is_refused_where_the_container_ends_with_its_first_process() -> Outcome {
+    refused(&[]).await
+}
+
+/// As `docker run --init` has it.
+async fn an_upgrade_is_refused_behind_an_init_that_ends_with_its_child() -> Outcome {
+    need("tini", &["--version"])?;
+    refused(&["tini", "--"]).await
+}
+
+fn threads(process: &Process) -> usize {
+    std::fs::read_dir(format!("/proc/{}/task", process.pid())).unwrap().count()
 }
 
 /// An HTTP server that says `good`.
@@ -170,10 +193,10 @@ async fn a_disk_that_is_full_or_read_only_costs_lines_and_is_told_once() -> Outc
         assert!(status.success());
     };
     let mut client = Client::connect(process.ws(), "/ws").await;
-    let dropped = "connmix_log_dropped_lines_total{output=\"file\"} ";
+    let dropped = "connmix_log_dropped_lines_total{output=\"file\"}";
     client.ask("for i = 1, 300 do mix.log(mix.INFO, 'line ' .. i .. ';' .. ('x'):rep(500)) end").await;
     process.line("the log's file cannot be written: No space left on device (os error 28); its lines are left out");
-    eventually("they are counted", async || (metric(&process, dropped).await > 100.0).then_some(())).await;
+    eventually("they are counted", async || (figure(process.api(), dropped).await > 100.0).then_some(())).await;
     remount("size=1m");
     eventually("what was left out is told", async || {
         client.ask("mix.log(mix.INFO, 'there is room')").await;
@@ -384,4 +407,6 @@ optional_tests!(
     a_crowd_in_a_small_control_group_does_not_have_the_process_killed,
     without_proc_it_serves_and_says_what_it_lacks,
     a_clock_that_is_set_closes_nobody_and_repeats_no_id,
+    an_upgrade_is_refused_where_the_container_ends_with_its_first_process,
+    an_upgrade_is_refused_behind_an_init_that_ends_with_its_child,
 );

@@ -34,8 +34,7 @@ async fn publish(engine: &TestEngine, params: Value) -> Value {
 }
 
 async fn figure(engine: &TestEngine, name: &str) -> u64 {
-    let (_, page) = get(engine.at.api, "/metrics").await;
-    page.lines().find_map(|line| line.strip_prefix(&format!("{name} "))).unwrap().parse().unwrap()
+    engine.figure(name).await as u64
 }
 
 /// The windows are so long that a test sees one of them.

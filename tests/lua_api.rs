@@ -46,19 +46,7 @@ const SHOW: &str = r#"
 
 async fn check(rows: &[(&str, &str)]) {
     let engine = TestEngine::with(SHOW, "handlerTimeout: 10s", "workers: 1");
-    let mut client = engine.connect().await;
-    check_on(&mut client, rows).await;
-}
-
-async fn check_on(client: &mut Client, rows: &[(&str, &str)]) {
-    let mut wrong = Vec::new();
-    for (code, result) in rows {
-        let got = client.ask(code).await;
-        if got != *result {
-            wrong.push(format!("{code}\n  gave   {got}\n  wanted {result}"));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    engine.connect().await.ask_all(rows).await;
 }
 
 #[tokio::test]
@@ -147,8 +135,7 @@ async fn modules_are_found_beside_the_entry_file() {
     let not_found = format!(
         "'module 'not.there' not found:\n\tno file '{folder}/not/there.lua'\n\tno file '{folder}/not/there/init.lua''"
     );
-    check_on(
-        &mut client,
+    client.ask_all(
         &[
             ("return require('protocols.websocket'), require('protocols/websocket')", "{n=1, name='protocols.websocket'}, {n=1, name='protocols.websocket'}"),
             ("return require('protocols.websocket') == require('protocols/websocket'), count", "true, 1"),
@@ -366,8 +353,7 @@ async fn the_connection() {
     let id = client.ask("return conn:client_id()").await.trim_matches('\'').to_owned();
     let number: u64 = id.parse().unwrap();
     assert!(number < 1 << 53, "{id}");
-    check_on(
-        &mut client,
+    client.ask_all(
         &[
             ("return mix.websocket() == conn, select('#', mix.websocket()), type(conn)", "true, 1, 'userdata'"),
             ("return type(conn:client_id()), string.format('%d', tonumber(conn:client_id())) == conn:client_id()", "'string', true"),

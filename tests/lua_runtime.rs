@@ -18,15 +18,7 @@ const EVAL: &str = r#"
 /// Runs each code, and compares what it gives.
 async fn check(rows: &[(&str, &str)]) {
     let engine = TestEngine::with(EVAL, "handlerTimeout: 10s", "workers: 1");
-    let mut client = engine.connect().await;
-    let mut wrong = Vec::new();
-    for (code, result) in rows {
-        let got = client.ask(code).await;
-        if got != *result {
-            wrong.push(format!("{code}\n  gave   {got}\n  wanted {result}"));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    engine.connect().await.ask_all(rows).await;
 }
 
 /// What fails in these tests.

@@ -31,28 +31,19 @@ fn engine(module: &str, script: Option<&str>) -> TestEngine {
     TestEngine::start(dir)
 }
 
-async fn line(raw: &mut Raw) -> String {
-    let mut line = Vec::new();
-    while line.last() != Some(&b'\n') {
-        line.extend(raw.take(1).await);
-    }
-    line.pop();
-    String::from_utf8(line).unwrap()
-}
-
 #[tokio::test]
 async fn lines_come_and_go() {
     let engine = engine("text", None);
     let mut raw = Raw::dial(engine.ws()).await;
     raw.write("hello\r\n\nsplit").await;
-    assert_eq!([line(&mut raw).await, line(&mut raw).await], ["hello", ""]);
+    assert_eq!([raw.line().await, raw.line().await], ["hello", ""]);
     raw.write(" in two\nsubscribe room\n").await;
-    assert_eq!([line(&mut raw).await, line(&mut raw).await], ["split in two", "ok"]);
+    assert_eq!([raw.line().await, raw.line().await], ["split in two", "ok"]);
     engine.publish_to("room", "two\nlines", 1).await;
-    assert_eq!(line(&mut raw).await, "two lines");
+    assert_eq!(raw.line().await, "two lines");
     raw.write("subscribe \u{1}\nunsubscribe room\n").await;
-    assert!(line(&mut raw).await.contains("control character"));
-    assert_eq!(line(&mut raw).await, "ok");
+    assert!(raw.line().await.contains("control character"));
+    assert_eq!(raw.line().await, "ok");
     engine.publish_to("room", "x", 0).await;
 }
 
@@ -90,14 +81,14 @@ async fn json_rpc_is_answered_as_its_specification_says() {
     for (request, want) in cases {
         // A notification is not answered: the next answer is the request's.
         raw.write(format!("{{\"jsonrpc\":\"2.0\",\"method\":\"echo\"}}\n{request}\n")).await;
-        let got: Value = serde_json::from_str(&line(&mut raw).await).unwrap();
+        let got: Value = serde_json::from_str(&raw.line().await).unwrap();
         assert_eq!(got, want, "{request}");
     }
     raw.write("no json\n").await;
-    let got: Value = serde_json::from_str(&line(&mut raw).await).unwrap();
+    let got: Value = serde_json::from_str(&raw.line().await).unwrap();
     assert_eq!((&got["id"], &got["error"]["code"]), (&Value::Null, &json!(-32700)));
     engine.publish_to("room", "{\"jsonrpc\":\"2.0\",\n\"method\":\"news\"}", 1).await;
-    let got: Value = serde_json::from_str(&line(&mut raw).await).unwrap();
+    let got: Value = serde_json::from_str(&raw.line().await).unwrap();
     assert_eq!(got, json!({"jsonrpc":"2.0","method":"news"}));
 }
 
@@ -117,7 +108,7 @@ function on_message(msg) jsonrpc.serve(msg, methods) end
     let mut raw = Raw::dial(engine.ws()).await;
     let call = |id: u32, method: &str| json!({"jsonrpc":"2.0","id":id,"method":method});
     raw.write(format!("{}\n{}\n", json!([call(1, "bad"), call(2, "good")]), call(3, "tell"))).await;
-    let got: Value = serde_json::from_str(&line(&mut raw).await).unwrap();
+    let got: Value = serde_json::from_str(&raw.line().await).unwrap();
     let problem = "the result is no JSON: can't encode function at .result[1]";
     let want = json!([
         {"jsonrpc":"2.0","id":1,"error":{"code":-32603,"message":problem}},
@@ -125,7 +116,7 @@ function on_message(msg) jsonrpc.serve(msg, methods) end
     ]);
     assert_eq!(got, want);
     // A notification that can't be encoded is reported to the script, not to the client.
-    let got: Value = serde_json::from_str(&line(&mut raw).await).unwrap();
+    let got: Value = serde_json::from_str(&raw.line().await).unwrap();
     assert_eq!(got, json!({"jsonrpc":"2.0","id":3,"result":"can't encode function at .params"}));
 }
 

@@ -2,20 +2,12 @@
 
 mod common;
 
+use common::scripts::RUN;
 use common::*;
 use serde_json::{Value, json};
 
-/// Each message is Lua, run with `conn`; its results come back, joined by spaces.
-const SCRIPT: &str = r#"
-function on_message(msg, conn)
-  local results = {assert(loadstring("local conn = ...\n" .. msg.data))(conn)}
-  for i = 1, #results do results[i] = tostring(results[i]) end
-  conn:send(#results > 0 and table.concat(results, " ") or "nil")
-end
-"#;
-
 fn engine(rules: &str) -> TestEngine {
-    TestEngine::with(SCRIPT, "", &format!("workers: 2\nchannels: {rules}"))
+    TestEngine::with(RUN, "", &format!("workers: 2\nchannels: {rules}"))
 }
 
 /// A call over HTTP: the status, and the whole reply.

@@ -2,27 +2,13 @@
 
 mod common;
 
+use common::scripts::SHOW;
 use common::*;
 use std::fs;
 
-/// What a message says is run; its results come back.
-const SCRIPT: &str = r#"
-local function shown(ok, ...)
-  local words = {}
-  for i = 1, select('#', ...) do
-    local v = select(i, ...)
-    words[i] = type(v) == "table" and mix.json_encode(v) or tostring(v)
-  end
-  return (ok and "" or "error: ") .. table.concat(words, ", ")
-end
-function on_message(msg, conn)
-  conn:send(shown(pcall(assert(loadstring("local conn = ... " .. msg.data, "=test")), conn)))
-end
-"#;
-
 #[tokio::test]
 async fn all_workers_count_in_one_table() {
-    let engine = TestEngine::with(SCRIPT, "", "workers: 4");
+    let engine = TestEngine::with(SHOW, "", "workers: 4");
     let mut clients = Vec::new();
     for _ in 0..8 {
         clients.push(engine.connect().await);
@@ -60,7 +46,7 @@ async fn all_workers_count_in_one_table() {
 
 #[tokio::test]
 async fn it_outlives_a_reload_and_its_bound_is_live() {
-    let engine = TestEngine::with(SCRIPT, "", "workers: 2\nluavm: {sharedLimit: 4KiB}");
+    let engine = TestEngine::with(SHOW, "", "workers: 2\nluavm: {sharedLimit: 4KiB}");
     let mut client = engine.connect().await;
     assert_eq!(client.ask("return mix.shared.set('a', {1, {b = true}})").await, "nil");
     let full = client.ask("return mix.shared.set('large', ('x'):rep(5000))").await;
@@ -69,7 +55,7 @@ async fn it_outlives_a_reload_and_its_bound_is_live() {
         "{full}"
     );
     assert_eq!(client.ask("return mix.shared.get('large'), mix.shared.get('a')").await, r#"nil, [1,{"b":true}], nil"#);
-    fs::write(engine.path("entry.lua"), format!("{SCRIPT}\nversion = 2")).unwrap();
+    fs::write(engine.path("entry.lua"), format!("{SHOW}\nversion = 2")).unwrap();
     eventually("the reload", async || (client.ask("return version").await == "2").then_some(())).await;
     assert_eq!(client.ask("return mix.shared.get('a')").await, r#"[1,{"b":true}], nil"#);
     let file = engine.path("connmix.yaml");
@@ -83,7 +69,7 @@ async fn it_outlives_a_reload_and_its_bound_is_live() {
 
 #[tokio::test]
 async fn wrong_arguments_are_told() {
-    let engine = TestEngine::new(SCRIPT);
+    let engine = TestEngine::new(SHOW);
     let mut client = engine.connect().await;
     for (call, wanted) in [
         ("get()", "bad argument #1 to 'get' (string expected, got no value)"),

@@ -3,18 +3,10 @@
 mod common;
 
 use common::raw::*;
+use common::scripts::RUN;
 use common::*;
 use flate2::{Decompress, FlushDecompress};
 use serde_json::{Value, json};
-
-/// Each message is Lua, run with `conn`; its results come back, joined by spaces.
-const SCRIPT: &str = r#"
-function on_message(msg, conn)
-  local results = {assert(loadstring("local conn = ...\n" .. msg.data))(conn)}
-  for i = 1, #results do results[i] = tostring(results[i]) end
-  conn:send(#results > 0 and table.concat(results, " ") or "nil")
-end
-"#;
 
 /// Little may wait, with the system too.
 const SMALL: &str = "outboxLimit: 16KiB\nunsentLimit: 4KiB\nwriteTimeout: 0";
@@ -101,7 +93,7 @@ const MANY: usize = 300;
 
 #[tokio::test]
 async fn the_oldest_make_room_for_newer_ones() {
-    let engine = TestEngine::with(SCRIPT, SMALL, RULES);
+    let engine = TestEngine::with(RUN, SMALL, RULES);
     let (mut slow, mut fast) = (stalled(&engine, "drop:1").await, member(&engine, "drop:1").await);
     let id = slow.ask("return conn:client_id()").await;
     assert_eq!(publish(&engine, "drop:1", (MANY, |_| None), &mut fast).await, (2 * MANY as u64, 0));
@@ -119,7 +111,7 @@ async fn the_oldest_make_room_for_newer_ones() {
 
 #[tokio::test]
 async fn a_newer_one_takes_the_place_of_an_older_one_with_its_key() {
-    let engine = TestEngine::with(SCRIPT, SMALL, RULES);
+    let engine = TestEngine::with(RUN, SMALL, RULES);
     let mut replaced = 0;
     for keys in [5, 1] {
         let (mut slow, mut fast) = (stalled(&engine, "latest:1").await, member(&engine, "latest:1").await);
@@ -149,7 +141,7 @@ async fn a_newer_one_takes_the_place_of_an_older_one_with_its_key() {
 
 #[tokio::test]
 async fn the_newest_of_too_many_keys_do_not_take_more_room() {
-    let engine = TestEngine::with(SCRIPT, SMALL, RULES);
+    let engine = TestEngine::with(RUN, SMALL, RULES);
     let (mut slow, mut fast) = (stalled(&engine, "latest:1").await, member(&engine, "latest:1").await);
     let id = slow.ask("return conn:client_id()").await;
     let key = |n: usize| Some((n % 100).to_string());
@@ -162,7 +154,7 @@ async fn the_newest_of_too_many_keys_do_not_take_more_room() {
 
 #[tokio::test]
 async fn what_may_not_be_dropped_is_not_and_closes_a_client_as_ever() {
-    let engine = TestEngine::with(SCRIPT, SMALL, RULES);
+    let engine = TestEngine::with(RUN, SMALL, RULES);
     let mut slow = stalled(&engine, "drop:1").await;
     let mut fast = member(&engine, "drop:1").await;
     let id = slow.ask("return conn:subscribe('latest:1', 'plain:1') or conn:client_id()").await;
@@ -202,7 +194,7 @@ async fn what_may_not_be_dropped_is_not_and_closes_a_client_as_ever() {
 
 #[tokio::test]
 async fn a_client_that_takes_nothing_at_all_is_closed_in_the_end() {
-    let engine = TestEngine::with(SCRIPT, "outboxLimit: 16KiB\nunsentLimit: 4KiB\nwriteTimeout: 300ms", RULES);
+    let engine = TestEngine::with(RUN, "outboxLimit: 16KiB\nunsentLimit: 4KiB\nwriteTimeout: 300ms", RULES);
     let _slow = stalled(&engine, "latest:1").await;
     let full = data(0);
     eventually("it is closed", async || {
@@ -229,7 +221,7 @@ fn noise(n: usize) -> String {
 
 #[tokio::test]
 async fn compressed_and_binary_messages_are_whole_too() {
-    let engine = TestEngine::with(SCRIPT, &format!("{SMALL}\ncompression: on"), RULES);
+    let engine = TestEngine::with(RUN, &format!("{SMALL}\ncompression: on"), RULES);
     let mut slow = Raw::narrow(engine.ws()).await;
     slow.write(upgrade_with("Sec-WebSocket-Extensions: permessage-deflate\r\n")).await;
     assert_eq!(slow.head().await.status, 101);
@@ -300,7 +292,7 @@ async fn packages_of_a_socket_server_are_whole_too() {
 
 #[tokio::test]
 async fn a_key_is_checked_wherever_it_comes_from() {
-    let engine = TestEngine::with(SCRIPT, "", RULES);
+    let engine = TestEngine::with(RUN, "", RULES);
     let mut client = engine.connect().await;
     let publish = |key: &str| format!("return pcall(mix.mesh.publish, 'c', 'x', 'text', {{key = {key}}})");
     assert_eq!(client.ask(&publish("'a'")).await, "true 0 0");

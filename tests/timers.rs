@@ -3,29 +3,19 @@
 mod common;
 
 use common::process::Process;
+use common::scripts::SHOW;
 use common::*;
 use std::fs;
 
-/// What a message says is run; its results come back. `ran(...)` counts a run of a timer, in a table that all workers share.
+/// `ran(...)` counts a run of a timer, in a table that all workers share. Behind it stands [`SHOW`].
 const BASE: &str = r#"
 function ran(what)
   return mix.shared.incr("ran " .. what, 1)
 end
-local function shown(ok, ...)
-  local words = {}
-  for i = 1, select('#', ...) do
-    local v = select(i, ...)
-    words[i] = type(v) == "table" and mix.json_encode(v) or tostring(v)
-  end
-  return (ok and "" or "error: ") .. table.concat(words, ", ")
-end
-function on_message(msg, conn)
-  conn:send(shown(pcall(assert(loadstring("local conn = ... " .. msg.data, "=test")), conn)))
-end
 "#;
 
 fn engine(script: &str, top: &str) -> TestEngine {
-    TestEngine::with(&format!("{BASE}\n{script}"), "", top)
+    TestEngine::with(&format!("{BASE}{SHOW}\n{script}"), "", top)
 }
 
 /// Waits until what is counted is at least that.
@@ -39,9 +29,7 @@ async fn ran(client: &mut Client, what: &str, least: u64) -> u64 {
 
 /// A figure of the metrics.
 async fn figure(engine: &TestEngine, name: &str) -> u64 {
-    let (_, page) = get(engine.at.api, "/metrics").await;
-    let line = page.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
-    line.unwrap_or_else(|| panic!("{name} in {page}")).parse().unwrap()
+    engine.figure(name).await as u64
 }
 
 #[tokio::test]
@@ -57,19 +45,21 @@ async fn on_start_runs_in_each_worker_before_it_serves() {
 #[tokio::test]
 async fn an_on_start_that_fails_refuses_the_script() {
     let dir = tempfile::tempdir().unwrap();
-    let script = format!("{BASE}\nfunction on_start()\n  mix.sleep(0.01)\n  error('no database')\nend");
+    let script = format!("{BASE}{SHOW}\nfunction on_start()\n  mix.sleep(0.01)\n  error('no database')\nend");
     fs::write(dir.path().join("entry.lua"), script).unwrap();
     write_config(&dir.path().join("connmix.yaml"), "", "workers: 2", "");
     let error = TestEngine::try_start(dir).err().unwrap();
-    assert!(error.contains("on_start: ") && error.contains("entry.lua:19: no database"), "{error}");
+    assert!(error.contains("on_start: ") && error.contains("entry.lua:20: no database"), "{error}");
 
     let engine = engine("version = 1", "workers: 2");
     let mut client = engine.connect().await;
-    let failing =
-        format!("{BASE}\nversion = 2 function on_start(worker) if worker == 2 then error('no') end ran('two') end");
+    let failing = format!(
+        "{BASE}{SHOW}\nversion = 2 function on_start(worker) if worker == 2 then error('no') end ran('two') end"
+    );
     fs::write(engine.path("entry.lua"), failing).unwrap();
     ran(&mut client, "two", 1).await;
-    fs::write(engine.path("entry.lua"), format!("{BASE}\nversion = 3 function on_start() ran('three') end")).unwrap();
+    fs::write(engine.path("entry.lua"), format!("{BASE}{SHOW}\nversion = 3 function on_start() ran('three') end"))
+        .unwrap();
     eventually("version 3", async || {
         let version = client.ask("return version").await;
         assert_ne!(version, "2");
@@ -93,7 +83,7 @@ async fn a_timer_runs_once_in_the_process_and_is_not_doubled_by_a_reload() {
     let mut client = engine.connect().await;
     ran(&mut client, "1anil1", 3).await;
     assert_eq!(figure(&engine, "connmix_engine_timers").await, 2);
-    fs::write(engine.path("entry.lua"), format!("{BASE}\n{}", script(2))).unwrap();
+    fs::write(engine.path("entry.lua"), format!("{BASE}{SHOW}\n{}", script(2))).unwrap();
     ran(&mut client, "2anil1", 3).await;
     assert_eq!(figure(&engine, "connmix_engine_timers").await, 2);
     assert!(figure(&engine, "connmix_engine_timer_runs_total").await >= 6);
@@ -108,7 +98,7 @@ async fn what_the_next_on_start_does_not_set_ends() {
     client.ask("return mix.timer.every(60, 'mine')").await;
     assert_eq!(figure(&engine, "connmix_engine_timers").await, 3);
     let next = "version = 2 function on_start() mix.timer.every(60, 'b') end";
-    fs::write(engine.path("entry.lua"), format!("{BASE}\n{next}")).unwrap();
+    fs::write(engine.path("entry.lua"), format!("{BASE}{SHOW}\n{next}")).unwrap();
     eventually("the reload", async || (client.ask("return version").await == "2").then_some(())).await;
     eventually("two timers", async || (figure(&engine, "connmix_engine_timers").await == 2).then_some(())).await;
     assert_eq!(
@@ -123,14 +113,14 @@ async fn a_function_that_is_gone_leaves_the_timer() {
     let mut client = engine.connect().await;
     client.ask("return mix.timer.every(0.02, 'tick')").await;
     ran(&mut client, "before", 1).await;
-    fs::write(engine.path("entry.lua"), format!("{BASE}\nversion = 2")).unwrap();
+    fs::write(engine.path("entry.lua"), format!("{BASE}{SHOW}\nversion = 2")).unwrap();
     eventually("the reload", async || (client.ask("return version").await == "2").then_some(())).await;
     let skipped = figure(&engine, "connmix_engine_timer_skips_total").await;
     eventually("runs that are left out", async || {
         (figure(&engine, "connmix_engine_timer_skips_total").await > skipped).then_some(())
     })
     .await;
-    fs::write(engine.path("entry.lua"), format!("{BASE}\nfunction tick() ran('after') end")).unwrap();
+    fs::write(engine.path("entry.lua"), format!("{BASE}{SHOW}\nfunction tick() ran('after') end")).unwrap();
     ran(&mut client, "after", 2).await;
 }
 
@@ -174,7 +164,7 @@ async fn a_connections_timer_gets_it_and_ends_with_it() {
     // What is set for a connection that has ended is not set.
     let script = "function on_close(id, err, conn) local ok, err = mix.timer.after(1, 'x', {connection = conn}) \
                   mix.shared.set('late', err) end";
-    fs::write(engine.path("entry.lua"), format!("{BASE}\nversion = 2 {script}")).unwrap();
+    fs::write(engine.path("entry.lua"), format!("{BASE}{SHOW}\nversion = 2 {script}")).unwrap();
     eventually("the reload", async || (other.ask("return version").await == "2").then_some(())).await;
     engine.connect().await.close().await;
     eventually("the err", async || {
@@ -186,7 +176,7 @@ async fn a_connections_timer_gets_it_and_ends_with_it() {
 #[tokio::test]
 async fn runaway_functions_are_stopped_and_clients_are_served() {
     let script = "function loop() ran('loop') while true do end end function fails() ran('fails') error('no') end";
-    let engine = TestEngine::with(&format!("{BASE}\n{script}"), "handlerTimeout: 50ms", "workers: 1");
+    let engine = TestEngine::with(&format!("{BASE}{SHOW}\n{script}"), "handlerTimeout: 50ms", "workers: 1");
     let mut client = engine.connect().await;
     client.ask("return mix.timer.every(0.01, 'loop'), mix.timer.every(0.01, 'fails')").await;
     ran(&mut client, "loop", 3).await;
@@ -205,7 +195,9 @@ async fn runaway_functions_are_stopped_and_clients_are_served() {
 async fn two_servers_have_timers_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
     let script = |name: &str| {
-        format!("{BASE}\nfunction on_start() id = mix.timer.every(0.02, 'tick') end function tick() ran('{name}') end")
+        format!(
+            "{BASE}{SHOW}\nfunction on_start() id = mix.timer.every(0.02, 'tick') end function tick() ran('{name}') end"
+        )
     };
     fs::write(dir.path().join("a.lua"), script("a")).unwrap();
     fs::write(dir.path().join("b.lua"), script("b")).unwrap();
@@ -257,7 +249,7 @@ async fn a_stuck_workers_timers_go_to_another() {
     let dir = tempfile::tempdir().unwrap();
     let script = "function tick() ran('tick') end
                   function on_start(worker) if worker == 1 then mix.timer.every(0.05, 'tick') end me = worker end";
-    fs::write(dir.path().join("entry.lua"), format!("{BASE}\n{script}")).unwrap();
+    fs::write(dir.path().join("entry.lua"), format!("{BASE}{SHOW}\n{script}")).unwrap();
     let top = "workers: 2\nluavm: {libraries: [os, io]}";
     write_config(&dir.path().join("connmix.yaml"), "handlerTimeout: 60s", top, "");
     let engine =

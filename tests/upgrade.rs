@@ -7,6 +7,7 @@ mod tls;
 
 use common::process::{Ended, Process, run};
 use common::raw::{self, Raw};
+use common::systemd::Systemd;
 use common::*;
 use serde_json::{Value, json};
 use std::cell::Cell;
@@ -566,18 +567,12 @@ async fn what_can_not_be_taken_over_is_refused_before_anything_moves() {
 #[test]
 fn systemd_is_told_which_process_is_the_service() {
     let dir = tempfile::tempdir().unwrap();
-    let systemd = std::os::unix::net::UnixDatagram::bind(dir.path().join("notify")).unwrap();
-    systemd.set_read_timeout(Some(PATIENCE)).unwrap();
-    let told = || {
-        let mut buffer = [0; 1000];
-        let came = systemd.recv(&mut buffer).unwrap();
-        String::from_utf8(buffer[..came].to_vec()).unwrap()
-    };
-    let running = Running::with(SCRIPT, "", "", "websocket", &[("NOTIFY_SOCKET", &dir.path().join("notify"))]);
-    assert_eq!(told(), "READY=1");
+    let systemd = Systemd::listen(dir.path());
+    let running = Running::with(SCRIPT, "", "", "websocket", &[systemd.variable()]);
+    assert_eq!(systemd.told(), "READY=1");
     running.upgrade();
     let main = format!("MAINPID={}\nREADY=1", running.successor.get().unwrap());
-    assert!([told(), told()].contains(&main), "and the successor tells that it is ready");
+    assert!([systemd.told(), systemd.told()].contains(&main), "and the successor tells that it is ready");
     running.stop();
 }
 

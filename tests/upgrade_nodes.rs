@@ -7,6 +7,7 @@ mod common;
 use common::cluster::*;
 use common::ports::free_port;
 use common::process::{Ended, Process, run};
+use common::systemd::Systemd;
 use common::*;
 use serde_json::{Value, json};
 use std::cell::Cell;
@@ -409,19 +410,13 @@ async fn links_with_certificates_go_along() {
 #[test]
 fn systemd_waits_for_an_engine_that_waits_for_its_center() {
     let dir = tempfile::tempdir().unwrap();
-    let systemd = std::os::unix::net::UnixDatagram::bind(dir.path().join("notify")).unwrap();
-    systemd.set_read_timeout(Some(PATIENCE)).unwrap();
-    let told = || {
-        let mut buffer = [0; 1000];
-        let came = systemd.recv(&mut buffer).unwrap();
-        String::from_utf8(buffer[..came].to_vec()).unwrap()
-    };
+    let systemd = Systemd::listen(dir.path());
     let registry = free_port();
-    let engine = Node::start_with("engine", registry, "", &[("NOTIFY_SOCKET", &dir.path().join("notify"))]);
-    assert_eq!(told(), "EXTEND_TIMEOUT_USEC=30000000");
+    let engine = Node::start_with("engine", registry, "", &[systemd.variable()]);
+    assert_eq!(systemd.told(), "EXTEND_TIMEOUT_USEC=30000000");
     let center = Node::start("center", registry);
     engine.process.line(" is ready; ");
-    assert_eq!(told(), "READY=1");
+    assert_eq!(systemd.told(), "READY=1");
     drop(center);
 }
 

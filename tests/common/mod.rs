@@ -13,6 +13,8 @@ pub mod ports;
 pub mod process;
 pub mod raw;
 pub mod redis;
+pub mod scripts;
+pub mod systemd;
 pub mod tls;
 
 use connmix::config::{Config, Level, load};
@@ -127,6 +129,11 @@ impl TestEngine {
         assert_eq!(reply, serde_json::json!({"E": null, "r": {"s": reached, "f": 0}}), "publish to {channel}");
     }
 
+    /// A figure of its page of metrics: that of a sample, with its labels as the page writes them.
+    pub async fn figure(&self, sample: &str) -> f64 {
+        figure(self.at.api, sample).await
+    }
+
     pub fn engine(&self) -> &Engine {
         self.engine.as_ref().unwrap()
     }
@@ -207,6 +214,18 @@ impl Client {
         self.text().await
     }
 
+    /// Asks all of these and compares each answer with the one beside it.
+    pub async fn ask_all(&mut self, rows: &[(&str, &str)]) {
+        let mut wrong = Vec::new();
+        for (question, answer) in rows {
+            let got = self.ask(question).await;
+            if got != *answer {
+                wrong.push(format!("{question}\n  gave   {got}\n  wanted {answer}"));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
     /// The close frame that comes next: code and reason.
     pub async fn close_frame(&mut self) -> (u16, String) {
         match self.next().await {
@@ -252,6 +271,13 @@ pub async fn post(addr: SocketAddr, path: &str, body: &str) -> (u16, String) {
 
 pub async fn get(addr: SocketAddr, path: &str) -> (u16, String) {
     http(addr, &format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n")).await
+}
+
+/// A figure of a page of metrics, as of [`TestEngine::figure`].
+pub async fn figure(api: SocketAddr, sample: &str) -> f64 {
+    let (_, page) = get(api, "/metrics").await;
+    let value = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("{sample} is not in\n{page}")).parse().unwrap()
 }
 
 /// How generated input is tried: so many cases, or as many as the environment's `PROPTEST_CASES` says.

@@ -162,6 +162,17 @@ impl Raw {
         self.got.drain(..n).collect()
     }
 
+    /// The next line, without its end.
+    pub async fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        loop {
+            match self.take(1).await[0] {
+                b'\n' => return String::from_utf8(line).unwrap(),
+                byte => line.push(byte),
+            }
+        }
+    }
+
     /// A response's head; what follows it stays for later.
     pub async fn head(&mut self) -> Reply {
         let end = loop {

@@ -2,7 +2,8 @@
 //! sections 3.2 and 3.2.2).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::str;
+
+use crate::message::utf8;
 
 /// A host with or without a port, of right form (RFC 3986, section 3.2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +18,7 @@ impl<'a> Host<'a> {
     /// Reads a header's value, without the spaces around it. None: it is not a host. An empty value is none either,
     /// since there is no such URL (RFC 9110, section 4.2.1).
     pub fn parse(value: &'a [u8]) -> Option<Host<'a>> {
-        let value = str::from_utf8(value).ok()?;
+        let value = utf8(value)?;
         let (host, rest) = match value.strip_prefix('[') {
             Some(inner) => {
                 let (address, rest) = inner.split_once(']')?;

@@ -77,7 +77,7 @@ fn read_role(from: &mut Decoder<'_>) -> Result<Role, Damaged> {
     };
     let cursor = from.option(|from| Ok(Position { term: from.u64()?, offset: from.u64()? }))?;
     let stream = |from: &mut Decoder<'_>| from.option(|from| Ok((from.u64()?, from.u32()?)));
-    Ok(Role { leads, complete, cursor, asked: None, copied_to: stream(from)?, copy_of: stream(from)? })
+    Ok(Role { leads, complete, cursor, asked: None, copied_to: stream(from)?, copy_of: stream(from)?, beside: None })
 }
 
 fn write(copy: &LogCopy, out: &mut Encoder) {

@@ -77,8 +77,6 @@ impl Nodes {
             }
             if !self.leads(&publication.channel) {
                 Box::pin(self.lead(&publication.channel, &rule)).await;
-                // Which node is to lead it may have changed meanwhile.
-                continue;
             }
             if !is_admitted && self.hub.limits().offer(Instant::now(), &publication, &rule) != Verdict::Pass {
                 pending_counts.ack().settle(Counts { left_out: 1, ..Counts::default() });

@@ -140,9 +140,10 @@ fn a_message_that_is_not_kept_or_refused_counts_as_not_answered() {
     };
     assert_eq!(unanswered(node.follow(at(1), false)), (Follow::Next, 0));
     assert_eq!(unanswered(node.follow(at(2), true)), (Follow::Next, 1), "it has no copy");
+    let earlier = Position { term: TERM - 1, offset: 9 };
+    assert_eq!(unanswered(node.follow(earlier, false)), (Follow::Stale(at(2)), 1));
     let copy = LogCopy { terms: vec![(TERM, 1)], head: 2, kept: vec![kept(1), kept(2)], complete: true };
     assert_eq!(node.hub.history().keep_copy(&node.channel, copy, (1, 1), (7, now())), None);
     assert_eq!(unanswered(node.follow(at(3), true)), (Follow::Next, 0));
-    let earlier = Position { term: TERM - 1, offset: 9 };
-    assert_eq!(unanswered(node.follow(earlier, false)), (Follow::Stale(at(3)), 1));
+    assert_eq!(unanswered(node.follow(earlier, true)), (Follow::Stale(at(3)), 1));
 }

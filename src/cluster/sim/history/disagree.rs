@@ -35,8 +35,10 @@ struct Schedule {
 
 /// The channel.
 const OF: u64 = 0;
-/// Clients of that channel: two that stay, and one that comes back later.
-const STAY: [usize; 2] = [0, 4];
+/// Clients of that channel: one that stays, one that has seen what the first of the two has led, and one that has seen nothing of
+/// either.
+const STAYS: usize = 0;
+const LEAVES: usize = 4;
 const AWAY: usize = 8;
 
 impl World {
@@ -89,7 +91,7 @@ fn run(Schedule { other_first, on_leader, on_other, learns_early, comes_back_fir
     (0..600).for_each(|_| world.step());
     let in_line = world.in_line(OF);
     let [before, leader, other, one, another] = in_line[..] else { panic!("five nodes") };
-    for (at, run) in STAY.into_iter().zip([one, another]).chain([(AWAY, one)]) {
+    for (at, run) in [(STAYS, one), (LEAVES, another), (AWAY, one)] {
         world.connect_to(run, at);
     }
     world.until(500, "clients are in", |world| world.clients.iter().filter(|client| client.is_in()).count() == 3);
@@ -139,6 +141,7 @@ fn run(Schedule { other_first, on_leader, on_other, learns_early, comes_back_fir
         world.network.held.retain(|(_, to)| *to != run);
         world.until(200, "it has taken it", |_| has_taken(which));
         publish(&mut world, run, count);
+        world.disconnect(LEAVES);
         if comes_back_first && which == order[1] {
             world.connect_to(one, AWAY);
             (0..20).for_each(|_| world.step());

@@ -155,7 +155,9 @@ fn a_leader_that_learns_of_a_later_one_takes_the_channel_again() {
         let first = a.order("1");
         let same = a.give().unwrap();
         [&a, &b].into_iter().for_each(|node| drop(node.lead(vec![same.clone()])));
-        of_first.iter().for_each(|text| drop(a.order(text)));
+        for text in of_first {
+            a.order(text);
+        }
         let later = b.order("2");
         assert_eq!(d.follow(later, "2", (b.run(), 1), false).follow, Follow::Next);
         // It reads of the wrong one.
@@ -338,6 +340,8 @@ fn what_a_node_has_missed_is_delivered_or_told() {
     let nowhere = Position { offset: 9, ..first };
     assert_eq!(catch_up(Some(nowhere), &reading), (false, None), "it was never there");
     assert_eq!(d.follow(second, "2", (1, 1), false).follow, Follow::Next);
+    let gap = Reading { is_whole: false, ..reading.clone() };
+    assert_eq!(catch_up(Some(first), &gap), (false, None), "it may be behind what it has had since");
     assert_eq!(catch_up(Some(first), &reading), (true, Some(whole(&["3"]))));
     assert_eq!(d.cursor(), Some(third));
     // It may lack something.

@@ -103,9 +103,10 @@ pub enum Ordered<'a> {
     },
     /// The receiver keeps no copy of the log any more.
     Release,
-    /// The receiver has sent something of a term that is over.
+    /// Another node has led the channel: if the receiver leads it, that was beside it, and it takes the channel again. If it follows,
+    /// it may have missed something.
     Outdated {
-        /// What the sender has seen.
+        /// How far, as the sender knows.
         later: Place,
     },
     /// The sender has no whole copy of the log any more.

@@ -76,11 +76,22 @@ impl LogCopy {
         Position { term, offset: self.head }
     }
 
+    /// Where the last message stands that it has, or had. None: it has never had one.
+    pub(super) fn last(&self) -> Option<Position> {
+        last(self.terms.iter(), self.head)
+    }
+
     /// Whether it has all that was ordered up to a position, or had it once.
     pub fn extends(&self, other: Position) -> bool {
         let Some(at) = self.terms.iter().position(|(term, _)| *term == other.term) else { return false };
         other.offset <= self.terms.get(at + 1).map_or(self.head, |(_, first)| first - 1)
     }
+}
+
+/// The position of the last message; `head` is its offset. In a term that begins behind it nothing was ordered.
+fn last<'a>(mut terms: impl DoubleEndedIterator<Item = &'a (u64, u64)>, head: u64) -> Option<Position> {
+    let (term, _) = terms.rfind(|(_, first)| *first <= head)?;
+    Some(Position { term: *term, offset: head })
 }
 
 /// A log. See the module.
@@ -158,6 +169,11 @@ impl Log {
     pub(super) fn head(&self) -> Position {
         let (term, _) = self.terms.back().copied().unwrap_or_default();
         Position { term, offset: self.head }
+    }
+
+    /// See [`LogCopy::last`].
+    pub(super) fn last(&self) -> Option<Position> {
+        last(self.terms.iter(), self.head)
     }
 
     /// The bytes that it takes.

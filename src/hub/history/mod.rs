@@ -30,7 +30,7 @@ use tokio::sync::oneshot;
 pub use envelope::{Envelope, gap};
 pub use log::{At, From, Kept, LogCopy, Most};
 pub use position::Position;
-pub use role::{Follow, Reading, Stream};
+pub use role::{Follow, Followed, Reading, Stream};
 
 /// Terms count milliseconds from here on: the beginning of 2026, in milliseconds of Unix time.
 const EPOCH: u64 = 1_767_225_600_000;
@@ -76,8 +76,19 @@ pub struct History {
     swept: AtomicU64,
     /// There are other nodes.
     shared: AtomicBool,
-    /// The channels that this node is about to lead, and who waits for that.
-    taking: Mutex<HashMap<Channel, Vec<oneshot::Sender<()>>>>,
+    /// The channels that this node is about to lead.
+    taking: Mutex<HashMap<Channel, Taking>>,
+}
+
+/// This node is about to lead a channel.
+#[derive(Default)]
+struct Taking {
+    /// Who waits for that.
+    waiting: Vec<oneshot::Sender<()>>,
+    /// Another node has led it meanwhile, up to there.
+    beside: Option<Position>,
+    /// That is news.
+    is_told: bool,
 }
 
 /// Which channel was used when.

@@ -12,9 +12,12 @@ use crate::handover::{Batch, Damaged, Decoder, Encoder};
 use crate::message::{Channel, Kind, Message};
 
 impl History {
-    /// Writes all logs, the one that was used the longest ago first.
+    /// Writes all logs, the one that was used the longest ago first, and how far this node's connections are.
     pub fn save(&self, batch: &mut Batch<'_>) -> io::Result<()> {
-        let entries: Vec<Arc<Entry>> = lock(&self.uses).order.values().cloned().collect();
+        let mut entries: Vec<Arc<Entry>> = lock(&self.uses).order.values().cloned().collect();
+        // Those of which there is no log are not in that order.
+        let all: Vec<Arc<Entry>> = self.logs.iter().map(|entry| entry.value().clone()).collect();
+        entries.extend(all.into_iter().filter(|entry| lock(&entry.state).used.is_none()));
         for entry in entries {
             let (copy, role) = {
                 let state = lock(&entry.state);
@@ -77,7 +80,7 @@ fn read_role(from: &mut Decoder<'_>) -> Result<Role, Damaged> {
     };
     let cursor = from.option(|from| Ok(Position { term: from.u64()?, offset: from.u64()? }))?;
     let stream = |from: &mut Decoder<'_>| from.option(|from| Ok((from.u64()?, from.u32()?)));
-    Ok(Role { leads, complete, cursor, asked: None, copied_to: stream(from)?, copy_of: stream(from)? })
+    Ok(Role { leads, complete, cursor, asked: None, copied_to: stream(from)?, copy_of: stream(from)?, beside: None })
 }
 
 fn write(copy: &LogCopy, out: &mut Encoder) {
@@ -143,5 +146,26 @@ mod tests {
         let (recovered, kept) = read.unwrap();
         let texts: Vec<_> = kept.iter().map(|kept| kept.message.data().to_vec()).collect();
         assert_eq!((recovered, texts), (true, vec![b"5".to_vec(), b"6".to_vec()]));
+    }
+
+    /// Otherwise it would not see that it misses something that comes meanwhile.
+    #[test]
+    fn how_far_the_connections_are_of_a_node_without_a_log_goes_over() {
+        let mut rule = ChannelRule::of("news");
+        rule.history.size = 3;
+        let (before, after) = (History::default(), History::default());
+        for history in [&before, &after] {
+            history.set_rules(std::slice::from_ref(&rule));
+            history.share();
+        }
+        let channel = Channel::parse(b"news").unwrap();
+        let at = Position { term: 1 << 40, offset: 5 };
+        before.follow((&channel, &rule), (at, &[], (1, 1)), None, (7, 1, 1000), |_| true);
+        let (mut one, mut end) = Link::pair().unwrap();
+        let mut batch = Batch::new(&mut one, Of::History);
+        before.save(&mut batch).unwrap();
+        batch.finish().unwrap();
+        items(&end.receive().unwrap().bytes, |from| after.restore(from)).unwrap();
+        assert_eq!((after.cursor(&channel), after.figures()), (Some(at), before.figures()));
     }
 }

@@ -1,6 +1,7 @@
 //! Channel names, messages, and close reasons.
 
 mod close;
+mod counted;
 
 use bytes::Bytes;
 use std::borrow::Borrow;
@@ -8,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use close::{CloseReason, SHUTDOWN, close_code};
+pub use counted::Counted;
 
 /// The longest channel name, in bytes.
 pub const MAX_CHANNEL_LEN: usize = 255;

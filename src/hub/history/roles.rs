@@ -16,7 +16,7 @@ use super::role::{Complete, Follow, Reading, Role, Stream};
 use super::{Entry, History, State, lock, oldest};
 use crate::config::ChannelRule;
 use crate::hub::workers::WorkerSet;
-use crate::message::{Channel, Message};
+use crate::message::{Channel, Counted};
 
 impl History {
     /// There are other nodes: a channel is not led here before it was taken.
@@ -218,7 +218,7 @@ impl History {
         &self,
         (channel, rule): (&Channel, &ChannelRule),
         (at, ended, of): (Position, &[u64], Stream),
-        keep: Option<(Message, u64)>,
+        keep: Option<(Counted, u64)>,
         (node, now, patience): (u16, u64, u64),
         enqueue: impl FnOnce(&mut WorkerSet) -> bool,
     ) -> (Follow, bool) {

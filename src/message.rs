@@ -1,6 +1,7 @@
 //! Channel names, messages, and close reasons.
 
 mod close;
+mod counted;
 
 use bytes::Bytes;
 use std::borrow::Borrow;
@@ -8,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use close::{CloseReason, SHUTDOWN, close_code};
+pub use counted::Counted;
 
 /// The text that bytes are; None if they are not UTF-8. As [`std::str::from_utf8`], but several times as fast for short ASCII texts,
 /// which most messages and names are.

@@ -85,11 +85,9 @@ impl OrderedChannels {
         let Came { from, epoch, request } = came;
         let said = Ordered::read(body)?;
         match &said {
-            Ordered::Published { request, counts: (reached, failed, unanswered), at, left_out } => {
+            Ordered::Published { request, published } => {
                 if let Some(Request::Ordered(ack) | Request::Counts(ack)) = from.take_request(*request) {
-                    let (reached, failed, unanswered) = (*reached, *failed, *unanswered);
-                    let left_out = (*left_out).min(1);
-                    ack.settle(Counts { reached, failed, unanswered, at: at.map(position), left_out });
+                    ack.settle((*published).into());
                 }
                 return None;
             }
@@ -120,10 +118,10 @@ impl OrderedChannels {
                 let publish = self.nodes.clone().publish(rule, publication, (counts, behind), hops);
                 self.publish(channel, publish.map(drop).boxed(), data.len() + WAITING);
             }
-            Ordered::Next { message, except, key, count, keep, ended } => {
+            Ordered::Next { message, except, key, keep, ended } => {
                 let kept = message.kept()?;
-                let publication = Publication::new(channel, kept.message).with(options(except, key)?);
-                let publication = Publication { count, ..publication };
+                let publication = Publication::new(channel, kept.message.message()).with(options(except, key)?);
+                let publication = Publication { count: kept.message.count(), ..publication };
                 let at = (kept.at, kept.when, keep);
                 let counts = counts();
                 let next = next(self.nodes.clone(), (publication, rule), (at, ended), (from, epoch), (counts, behind));

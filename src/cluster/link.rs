@@ -15,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::cluster::interest::others::Slot;
-use crate::cluster::protocol::ordered::{Ordered, place};
+use crate::cluster::protocol::ordered::Ordered;
 use crate::cluster::protocol::{ENVELOPE, FRAME, HEADER, Header, Kind, MAX_MESSAGE, Message, Reply, Run, envelop};
 use crate::cluster::stats::Stats;
 use crate::hub::{Counts, ReplyTo};
@@ -395,9 +395,7 @@ impl Link {
 impl ReplyTo for Link {
     fn counts(&self, request: u64, counts: Counts) {
         if counts.at.is_some() || counts.unanswered > 0 || counts.left_out > 0 {
-            let Counts { reached, failed, unanswered, at, left_out } = counts;
-            let published =
-                Ordered::Published { request, counts: (reached, failed, unanswered), at: at.map(place), left_out };
+            let published = Ordered::Published { request, published: counts.into() };
             return self.force(&published.to_bytes(""), None, 0);
         }
         let mut state = self.lock();

@@ -78,8 +78,13 @@ impl Nodes {
             if !self.leads(&publication.channel) {
                 Box::pin(self.lead(&publication.channel, &rule)).await;
             }
-            if !is_admitted && self.hub.limits().offer(Instant::now(), &publication, &rule) != Verdict::Pass {
-                pending_counts.ack().settle(Counts { left_out: 1, ..Counts::default() });
+            let verdict = match is_admitted {
+                true => Verdict::Pass,
+                false => self.hub.limits().offer(Instant::now(), &publication, &rule),
+            };
+            if verdict != Verdict::Pass {
+                let merged = u64::from(verdict == Verdict::Merged);
+                pending_counts.ack().settle(Counts { left_out: 1, merged, ..Counts::default() });
                 return (WorkerSet::default(), None);
             }
             is_admitted = true;
@@ -168,7 +173,6 @@ impl Nodes {
             leader.force(&outdated(channel, led), None, others.now());
         }
     }
-
 
     /// Has something read where the channel is led. What is read for goes there, or is dropped if that node does not answer.
     pub(super) async fn read(self, Wanted { channel, rule, mut what }: Wanted) {
@@ -304,10 +308,10 @@ impl Others {
             });
         }
         let except = &longs(publication.options.except.iter().map(ClientId::get));
-        let (key, count) = (publication.options.key.as_ref().map(Key::as_str), publication.count);
+        let key = publication.options.key.as_ref().map(Key::as_str);
         let encoded = |keep| {
-            let message = Copied::new(*at, *when, &publication.message);
-            Ordered::Next { message, except, key, count, keep, ended: ended.clone() }.to_bytes(channel)
+            let message = Copied::new(*at, *when, &publication.message, publication.count);
+            Ordered::Next { message, except, key, keep, ended: ended.clone() }.to_bytes(channel)
         };
         // The same for all but one.
         let mut same: Option<Bytes> = None;

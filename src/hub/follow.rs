@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use super::Hub;
 use super::delivery::Publication;
-use super::history::{Envelope as Enveloped, Follow, Followed, Kept, LogCopy, Position, Reading, Stream, gap, now};
-use super::order::enveloped;
+use super::history::{Follow, Followed, Kept, LogCopy, Position, Reading, Stream, gap, now};
+use super::order::enveloped_at;
 use super::pending::{Counts, PendingCounts};
 use super::workers::WorkerSet;
 use crate::config::{ChannelRule, Envelope};
-use crate::message::{Channel, Message};
+use crate::message::{Channel, Counted, Message};
 
 /// The leader is not asked again before so many milliseconds are over.
 const PATIENCE: u64 = 1000;
@@ -26,13 +26,9 @@ impl Hub {
         (pending_counts, behind): (&PendingCounts, &WorkerSet),
     ) -> Followed {
         let channel = publication.channel.clone();
-        let kept = keep.then(|| (publication.message.clone(), when));
-        let message = match publication.count {
-            Some(_) if rule.envelope == Envelope::Json => {
-                Enveloped::new(&channel, &publication.message).counting(publication.count).seal(Some(at))
-            }
-            _ => enveloped(&channel, rule, &publication.message, Some(at)),
-        };
+        let counted = Counted::new(publication.message, publication.count);
+        let message = enveloped_at(&channel, rule, &counted, at);
+        let kept = keep.then_some((counted, when));
         let publication = Arc::new(Publication { message, position: Some(at), ..publication });
         let clock = (self.node().get(), now(), PATIENCE);
         let followed = self.history.follow((&channel, rule), (at, ended, of), kept, clock, |missing| {
@@ -91,7 +87,7 @@ impl Hub {
             force(gap(channel, before), before, behind);
         }
         for kept in missed {
-            force(enveloped(channel, rule, &kept.message, Some(kept.at)), kept.at, behind);
+            force(enveloped_at(channel, rule, &kept.message, kept.at), kept.at, behind);
         }
         workers.first().is_some()
     }

@@ -143,8 +143,7 @@ impl Node {
     fn publish(&self, channel: &Channel) -> (BoxFuture<'static, Option<Position>>, oneshot::Receiver<Counts>) {
         let (pending, counts) = PendingCounts::new();
         let publication = Publication::new(channel.clone(), Message::text("x"));
-        let publish =
-            self.nodes.clone().publish(self.rule.clone(), publication, (pending, WorkerSet::default()), 0);
+        let publish = self.nodes.clone().publish(self.rule.clone(), publication, (pending, WorkerSet::default()), 0);
         (publish.map(|(_, at)| at).boxed(), counts)
     }
 
@@ -246,7 +245,7 @@ fn a_leader_that_is_told_of_another_one_gathers_all_logs() {
     let (mut publish, _counts) = node.publish(&channel);
     assert!(poll(&mut publish).is_none());
     // The log of the other one goes on from this one's.
-    let kept = |term, offset| Kept { at: Position { term, offset }, when: 1, message: Message::text("x") };
+    let kept = |term, offset| Kept { at: Position { term, offset }, when: 1, message: Message::text("x").into() };
     let terms = vec![(first.term, 1), (seen.term, 2)];
     let kept = vec![kept(first.term, 1), kept(seen.term, 2)];
     node.give(2, &channel, Some(&LogCopy { terms, head: 2, kept, complete: true }));
@@ -264,7 +263,7 @@ fn a_node_that_leads_while_another_one_takes_the_channel_is_asked_again() {
     let channel = channel([1, 2, 3]);
     let seen = Position { term: 7, offset: 1 };
     let outdated = Ordered::Outdated { later: place(seen) };
-    let kept = vec![Kept { at: seen, when: 1, message: Message::text("x") }];
+    let kept = vec![Kept { at: seen, when: 1, message: Message::text("x").into() }];
     let log = LogCopy { terms: vec![(7, 1)], head: 1, kept, complete: true };
     for is_asked_again in [false, true] {
         let mut node = node();
@@ -342,9 +341,9 @@ fn logs_that_are_given_away_or_not_taken_are_told_of() {
     let copy = LogCopy { terms: vec![(at.term + 1, 1)], head: 0, kept: Vec::new(), complete: true };
     node.hear(2, &channel, &Ordered::Copy { log: Log::of(&copy) });
     assert_eq!((node.words(2), node.leads(&channel)), (vec!["outdated"], true));
-    let kept = Kept { at: Position { term: at.term + 1, offset: 1 }, when: 1, message: Message::text("x") };
+    let kept = Kept { at: Position { term: at.term + 1, offset: 1 }, when: 1, message: Message::text("x").into() };
     let message = Copied::of(&kept);
-    node.hear(2, &channel, &Ordered::Next { message, except: &[], key: None, count: None, keep: true, ended: vec![] });
+    node.hear(2, &channel, &Ordered::Next { message, except: &[], key: None, keep: true, ended: vec![] });
     assert_eq!((node.words(2), node.leads(&channel)), (vec!["outdated", "lacking", "read"], false));
 }
 

@@ -17,7 +17,7 @@ fn at(offset: u64) -> Position {
 }
 
 fn kept(offset: u64) -> Kept {
-    Kept { at: at(offset), when: now(), message: Message::text(offset.to_string()) }
+    Kept { at: at(offset), when: now(), message: Message::text(offset.to_string()).into() }
 }
 
 struct Node {

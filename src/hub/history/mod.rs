@@ -22,7 +22,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::workers::WorkerSet;
 use crate::config::{ChannelRule, Rules};
-use crate::message::{Channel, Message};
+use crate::message::{Channel, Counted};
 use log::{LOG, Log};
 use role::{Complete, Role};
 use tokio::sync::oneshot;
@@ -205,10 +205,11 @@ impl History {
     pub fn order<R>(
         &self,
         (channel, rule): (&Channel, &ChannelRule),
-        (message, node, now): (Message, u16, u64),
+        (message, node, now): (impl Into<Counted>, u16, u64),
         replica: Option<Stream>,
         enqueue: impl FnOnce(Placed, &mut WorkerSet) -> R,
     ) -> Option<R> {
+        let message: Counted = message.into();
         self.with(channel, node, now, |state| {
             if !state.role.leads {
                 return None;

@@ -17,7 +17,7 @@ use super::role::{Complete, Follow, Followed, Reading, Role, Stream};
 use super::{Entry, History, LAST_TERM, State, Taking, lock, oldest};
 use crate::config::ChannelRule;
 use crate::hub::workers::WorkerSet;
-use crate::message::{Channel, Message};
+use crate::message::{Channel, Counted};
 
 impl History {
     /// There are other nodes: a channel is not led here before it was taken.
@@ -221,13 +221,7 @@ impl History {
 
     /// The leader of a channel keeps a copy of its log here: this one. Some: it lacks something that stands in the log that is here
     /// already, which goes so far; that is not lost before the leader has taken it.
-    pub fn keep_copy(
-        &self,
-        channel: &Channel,
-        copy: LogCopy,
-        of: Stream,
-        (node, now): (u16, u64),
-    ) -> Option<Position> {
+    pub fn keep_copy(&self, channel: &Channel, copy: LogCopy, of: Stream, (node, now): (u16, u64)) -> Option<Position> {
         self.with(channel, node, now, |state| {
             if state.log.last().is_some_and(|last| !copy.extends(last)) {
                 return Some(state.log.head());
@@ -265,7 +259,7 @@ impl History {
         &self,
         (channel, rule): (&Channel, &ChannelRule),
         (at, ended, of): (Position, &[u64], Stream),
-        keep: Option<(Message, u64)>,
+        keep: Option<(Counted, u64)>,
         (node, now, patience): (u16, u64, u64),
         enqueue: impl FnOnce(&mut WorkerSet) -> bool,
     ) -> Followed {

@@ -4,6 +4,7 @@ mod nodes;
 
 use super::*;
 use crate::config::HistoryRule;
+use crate::message::Message;
 use std::time::Duration;
 
 fn channel(name: &str) -> Channel {
@@ -128,7 +129,7 @@ fn the_log_goes_to_the_node_that_leads() {
     assert_eq!(copy.as_ref().map(|copy| copy.head), Some(0));
     c.keep_copy(&name, copy.unwrap(), (1, 1), (3, EPOCH));
     let follow = |history: &History, at: Position, text: &str| {
-        let keep = Some((Message::text(text), EPOCH));
+        let keep = Some((Message::text(text).into(), EPOCH));
         let followed = history.follow((&name, &rule), (at, &[], (1, 1)), keep, (3, EPOCH, 1000), |_| true);
         (followed.follow, followed.is_kept)
     };
@@ -211,7 +212,7 @@ fn a_node_without_room_for_a_copy_gets_another_one_later() {
         a.order((&name, &rule), message, Some((2, 1)), |placed, _| (placed.at, placed.copy)).unwrap()
     };
     let follow = |at: Position| {
-        let keep = Some((Message::text("x"), EPOCH));
+        let keep = Some((Message::text("x").into(), EPOCH));
         let followed = b.follow((&name, &rule), (at, &[], (1, 1)), keep, (2, EPOCH, 1000), |_| true);
         (followed.follow, followed.is_kept)
     };

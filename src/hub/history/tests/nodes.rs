@@ -70,7 +70,7 @@ impl Node {
 
     /// A message of another node comes on that stream, which is to be kept or not. Somebody is there.
     fn follow(&self, at: Position, text: &str, stream: Stream, keep: bool) -> Followed {
-        let keep = keep.then(|| (Message::text(text), EPOCH));
+        let keep = keep.then(|| (Message::text(text).into(), EPOCH));
         let clock = (self.number, EPOCH, 1000);
         self.history.follow((&channel("c"), &rule(100, 0)), (at, &[], stream), keep, clock, |_| true)
     }
@@ -170,7 +170,11 @@ fn a_leader_that_learns_of_a_later_one_takes_the_channel_again() {
     };
     let gap = || (false, Vec::new());
     assert_eq!(beside(&[], false), (whole(&["2"]), whole(&["2"]), true), "it goes on with the log of the later one");
-    assert_eq!(beside(&["beside"], false), (gap(), gap(), false), "both have told publishers that something is published");
+    assert_eq!(
+        beside(&["beside"], false),
+        (gap(), gap(), false),
+        "both have told publishers that something is published"
+    );
     assert_eq!(beside(&[], true), (gap(), gap(), false), "what the later one had is not found");
 }
 

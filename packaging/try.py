@@ -400,8 +400,8 @@ def block(name):
     return re.sub(r"^    ", "", lines, flags=re.M)
 
 
-def contain(tree, args, mounts=(), environment=(), address="127.0.0.1"):
-    """Starts the image's program as its user, with nothing but the root file system, /proc and what is mounted; nothing can be written."""
+def contain(tree, args, mounts=(), environment=(), before=()):
+    """Starts the image's program as its user, with nothing but the root file system, /proc and what is mounted; nothing else can be written."""
     root = tempfile.mkdtemp()
     run("mount", "--bind", tree, root)
     run("mount", "-o", "remount,bind,ro", root)
@@ -410,7 +410,54 @@ def contain(tree, args, mounts=(), environment=(), address="127.0.0.1"):
     for source, target in mounts:
         run("mount", "--bind", source, root + target)
     command = [shutil.which("chroot", path="/usr/sbin:/usr/bin"), "--userspec=65532:65532", "--groups=", root, "/usr/bin/connmix", *args]
-    return Program(*command, env=dict(environment), cwd="/")
+    return Program(*before, *command, env=dict(environment), cwd="/")
+
+
+def containers(tree):
+    """Starts the containers of docs/restart.md, one after the other, with the volumes that stand there. A client notices nothing."""
+    page = (ROOT / "docs/restart.md").read_text().split("### With containers")[1]
+    key, commands = re.search(r"```yaml\n(.*?)```\s+```sh\n(.*?)```", page, re.S).groups()
+    work = Path(tempfile.mkdtemp())
+    os.chmod(work, 0o755)
+    shutil.copytree(f"{tree}/etc/connmix", work / "etc")
+    with open(work / "etc/connmix.yaml", "a") as config:
+        config.write("\n" + key)
+    # A new volume is as the image's folder at its place.
+    (work / "run").mkdir()
+    os.chown(work / "run", 65532, 65532)
+    volumes = {"/etc/connmix": work / "etc", "connmix-run": work / "run"}
+    starts = re.findall(r"^docker run (.*)$", commands.replace("\\\n", " "), re.M)
+
+    def start(command):
+        mounts = [(volumes[volume], target) for volume, target in re.findall(r"-v ([^\s:]+):([^\s:]+)", command)]
+        apart = ["unshare", "--pid", "--fork", "--kill-child"]
+        return contain(tree, ["single", "-f", "/etc/connmix/connmix.yaml"], mounts, {"CONNMIX_TOKEN": TOKEN}, apart)
+
+    async def go():
+        runs = start(starts[0])
+        is_ready(6789)
+        ws = await WebSocket.connect("ws://127.0.0.1:6790/barrage-videos")
+        ws.send(json.dumps({"op": "subscribe", "channel": "8@video"}))
+        assert json.loads(await asyncio.wait_for(ws.receive(), PATIENCE))["result"]
+        for command in starts[1:]:
+            follows = start(command)
+            code = await asyncio.to_thread(runs.process.wait, PATIENCE)
+            assert code == 0 and "took over 1 clients by /run/connmix/single.sock" in follows.said(), runs.said() + follows.said()
+            runs = follows
+            status, reply = await asyncio.to_thread(
+                request, "http://127.0.0.1:6789/v1/mesh/publish", {"c": "video:8", "d": "Hello"}, TOKEN
+            )
+            assert (status, json.loads(reply)) == (200, {"E": None, "r": {"s": 1, "f": 0}}), (status, reply)
+            assert await asyncio.wait_for(ws.receive(), PATIENCE) == "Hello"
+        ws.close()
+        # What has the program as its child passes no signal on.
+        children = Path(f"/proc/{runs.process.pid}/task/{runs.process.pid}/children").read_text()
+        os.kill(int(children), signal.SIGTERM)
+        assert runs.process.wait(PATIENCE) == 0, runs.said()
+
+    assert len(starts) == 2, commands
+    asyncio.run(go())
+    print("the next container takes over")
 
 
 def image(folder):
@@ -427,6 +474,7 @@ def image(folder):
     assert request("http://127.0.0.1:6789/v1/mesh/publish", {"c": "a", "d": "b"})[0] == 401
     deliver(6790, 6789, "/barrage-videos", "video:7", {"op": "subscribe", "channel": "7@video"}, TOKEN)
     program.stop()
+    containers(tree)
 
     # A center and two engines, as packaging/kubernetes has them; each pod has an address of its own there, so here each has its ports.
     work = Path(tempfile.mkdtemp())

@@ -1,15 +1,17 @@
 //! `connmix upgrade` and SIGUSR2: a running process starts the binary that now lies at its path, and hands everything over
-//! to it.
+//! to it. One that was started by somebody else comes by a [`folder`].
 //!
 //! Processes are found by their configuration file: each listens on a Unix socket without a file (unix(7), "abstract"), whose
 //! name is made of the user, the file and the process's part in a cluster: a center and an engine may have one file. Who may ask
 //! is told by the system: the same user, and root.
 
+pub(super) mod folder;
+mod peer;
 mod successor;
 
 use std::ffi::OsString;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::io::{self, Read, Write};
+use std::os::fd::RawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -17,10 +19,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
+use peer::{is_ours, line};
 use successor::Successor;
 
 use crate::config::{Config, NodeRole};
-use crate::engine::{Before, Estate, check_certificates, check_scripts};
+use crate::engine::{Before, Estate, Summary, check_certificates, check_scripts};
 use crate::handover::Link;
 use crate::telemetry::language::{Language, spoken, system};
 use crate::telemetry::log::escape::for_terminal;
@@ -28,12 +31,12 @@ use crate::telemetry::terminal::{complain, say};
 
 /// The option that tells a successor so.
 pub(super) const OPTION: &str = "--succeed";
-/// How long somebody who has connected may take to ask.
-const ASK: Duration = Duration::from_secs(5);
 /// How long a successor waits until the name is free.
 const NAME: Duration = Duration::from_secs(30);
 /// How long it takes at most until a successor has the name.
 const SOON: Duration = Duration::from_secs(1);
+/// What can be done in a container.
+const INSTEAD: &str = "start the next container beside it, with an upgradeFolder for both, or restart the container";
 /// How long systemd is asked to wait for an engine that joins its cluster; it is asked again in time.
 pub(super) const WAITS: Duration = Duration::from_secs(30);
 
@@ -41,14 +44,24 @@ pub(super) const WAITS: Duration = Duration::from_secs(30);
 pub(super) struct Asked {
     /// Only whether it could be done.
     pub dry: bool,
-    /// Who gets the answer, if anybody waits for it.
-    pub by: Option<UnixStream>,
+    /// Who asks.
+    pub by: By,
+}
+
+/// Who asks for an upgrade.
+pub(super) enum By {
+    /// Somebody who waits for no answer, by a signal.
+    Signal,
+    /// Somebody who gets an answer.
+    Caller(UnixStream),
+    /// The process that is to be the successor.
+    Successor(Link),
 }
 
 /// What came of it.
 pub(super) enum Outcome {
-    /// A successor has everything: its process.
-    Done(u32),
+    /// A successor has everything: its process, if this one has started it.
+    Done(Option<u32>),
     /// All is as it was.
     Stays,
 }
@@ -135,7 +148,7 @@ pub(super) fn listen((file, part): (&Path, &'static str), succeeds: bool) -> mps
         };
         for caller in listener.incoming().flatten() {
             let Some(dry) = question(&caller) else { continue };
-            if tell.blocking_send(Asked { dry, by: Some(caller) }).is_err() {
+            if tell.blocking_send(Asked { dry, by: By::Caller(caller) }).is_err() {
                 return;
             }
         }
@@ -147,35 +160,21 @@ pub(super) fn listen((file, part): (&Path, &'static str), succeeds: bool) -> mps
 
 /// Whether somebody who may only asks for an answer. None: nobody who may ask has asked for anything known.
 fn question(caller: &UnixStream) -> Option<bool> {
-    caller.set_read_timeout(Some(ASK)).ok()?;
-    // SAFETY: they take nothing and always succeed.
-    let own = unsafe { libc::geteuid() };
-    if ![Some(own), Some(0)].contains(&user_of(caller)) {
-        return None;
-    }
-    let mut line = String::new();
-    BufReader::new(caller.take(16)).read_line(&mut line).ok()?;
-    match line.trim_end() {
+    match line(caller)?.as_str() {
         "upgrade" => Some(false),
         "check" => Some(true),
         _ => None,
     }
 }
 
-/// The user of the process at the other end (unix(7), SO_PEERCRED).
-fn user_of(socket: &UnixStream) -> Option<u32> {
-    let mut who = libc::ucred { pid: 0, uid: 0, gid: 0 };
-    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
-    let (of, into) = (socket.as_raw_fd(), (&raw mut who).cast());
-    // SAFETY: `who` and `length` are writable for as long as the call lasts.
-    let told = unsafe { libc::getsockopt(of, libc::SOL_SOCKET, libc::SO_PEERCRED, into, &raw mut length) };
-    (told == 0).then_some(who.uid)
-}
-
-/// Starts a successor and hands everything over. The one who asked gets the answer.
+/// Hands everything over, to a successor that is started, or to the one who asks. The one who asked gets the answer.
 pub(super) fn run(program: &Program, estate: &Estate, patience: Duration, asked: Asked) -> Outcome {
-    let Asked { dry, mut by } = asked;
-    let done = hand_over(program, estate, patience, dry);
+    let Asked { dry, by } = asked;
+    let (done, by) = match by {
+        By::Successor(link) => (to_one_that_came(estate, patience, link), None),
+        By::Caller(caller) => (to_one_that_is_started(program, estate, patience, dry), Some(caller)),
+        By::Signal => (to_one_that_is_started(program, estate, patience, dry), None),
+    };
     let (said, outcome) = match done {
         Ok((said, outcome)) => (Ok(said), outcome),
         Err(why) => (Err(why), Outcome::Stays),
@@ -184,7 +183,7 @@ pub(super) fn run(program: &Program, estate: &Estate, patience: Duration, asked:
         Ok(said) => tracing::info!("upgrade: {said}"),
         Err(why) => tracing::error!("upgrade: {}; this process goes on as before", why.replace('\n', " | ")),
     }
-    if let Some(by) = &mut by {
+    if let Some(mut by) = by {
         let _ = match said {
             Ok(said) => writeln!(by, "+{said}"),
             Err(why) => writeln!(by, "-{why}"),
@@ -203,15 +202,38 @@ fn ending_init() -> Option<String> {
     ENDING.contains(&name.trim_end()).then(|| name.trim_end().to_owned())
 }
 
-fn hand_over(program: &Program, estate: &Estate, patience: Duration, dry: bool) -> Result<(String, Outcome), String> {
+/// Hands over to a process that has come by itself.
+fn to_one_that_came(estate: &Estate, patience: Duration, mut link: Link) -> Result<(String, Outcome), String> {
+    if let Err(why) = estate.offer(&mut link, false) {
+        folder::refuse(link, &why);
+        return Err(why);
+    }
+    // It can't be killed: it ends when it finds that the link has ended, and serves never before it was given everything.
+    let given = estate.hand_over(&mut link, patience, || ())?;
+    Ok((handed_over("the process that came by upgradeFolder", &given), Outcome::Done(None)))
+}
+
+fn handed_over(to: &str, given: &Summary) -> String {
+    let Summary { clients, callers, still } = given;
+    let still = still.as_millis();
+    format!("{to} has {clients} clients and {callers} connections of back ends; nobody was served for {still} ms")
+}
+
+/// Starts a process and hands over to it.
+fn to_one_that_is_started(
+    program: &Program,
+    estate: &Estate,
+    patience: Duration,
+    dry: bool,
+) -> Result<(String, Outcome), String> {
     if program.args.iter().any(|arg| arg.as_encoded_bytes().starts_with(b"--home")) {
         return Err("the nodes that connmix dev has started are not upgraded: start that anew".to_owned());
     }
     if std::process::id() == 1 {
-        return Err("this is the first process of its container, which ends with it: restart the container".to_owned());
+        return Err(format!("this is the first process of its container, which ends with it: {INSTEAD}"));
     }
     if let Some(init) = ending_init() {
-        return Err(format!("the init of this container, {init}, ends with this process: restart the container"));
+        return Err(format!("the init of this container, {init}, ends with this process: {INSTEAD}"));
     }
     let (mut link, other) = Link::pair().map_err(|e| format!("no way to a successor: {e}"))?;
     let mut command = Command::new(&program.path);
@@ -224,18 +246,8 @@ fn hand_over(program: &Program, estate: &Estate, patience: Duration, dry: bool) 
         return Ok((if said.is_empty() { "could be done".to_owned() } else { said }, Outcome::Stays));
     }
     let process = child.id();
-    let given = estate.hand_over(&mut link, patience, || child.stop());
-    match given {
-        Ok(given) => {
-            let still = given.still.as_millis();
-            let said = format!(
-                "process {process} has {} clients and {} connections of back ends; nobody was served for {still} ms",
-                given.clients, given.callers
-            );
-            Ok((said, Outcome::Done(process)))
-        }
-        Err(why) => Err(why),
-    }
+    let given = estate.hand_over(&mut link, patience, || child.stop())?;
+    Ok((handed_over(&format!("process {process}"), &given), Outcome::Done(Some(process))))
 }
 
 /// The process before, for one that was started with [`OPTION`].
@@ -327,9 +339,7 @@ fn ask_once(file: &Path, part: &str, dry: bool) -> Result<String, String> {
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => return Ok(String::new()),
         connected => connected.map_err(|e| no_process(file, &e))?,
     };
-    // SAFETY: it takes nothing and always succeeds.
-    let own = unsafe { libc::geteuid() };
-    if ![Some(own), Some(0)].contains(&user_of(&socket)) {
+    if !is_ours(&socket) {
         return Err(spoken!("another user's process has taken the name", "另一个用户的进程占用了这个名称"));
     }
     let mut answer = String::new();

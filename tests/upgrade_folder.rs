@@ -5,7 +5,7 @@ mod common;
 
 use common::optional::{Missing, Outcome, need};
 use common::ports::free_port;
-use common::process::{Ended, Process};
+use common::process::{Ended, Process, run};
 use common::raw::{self, Raw};
 use common::*;
 use std::os::unix::fs::PermissionsExt;
@@ -352,6 +352,32 @@ async fn nobody_but_the_same_user_and_root_is_heard() -> Outcome {
     Ok(())
 }
 
+/// Without containers: an upgrade by the command, and then one by the folder.
+async fn both_ways_may_follow_each_other() -> Outcome {
+    let (dir, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(dir.path().join("entry.lua"), SCRIPT).unwrap();
+    let top = format!("upgradeFolder: {}", folder.path().display());
+    write_config(&dir.path().join("connmix.yaml"), "", "workers: 2", &top);
+    let first = Process::ready(dir.path(), &["single"]);
+    let mut client = Client::connect(first.ws(), "/ws").await;
+    let before = client.ask("state").await;
+    let said = run(dir.path(), &["upgrade"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(client.ask("state").await, before);
+    // Its output is the first one's.
+    let third = Process::ready(dir.path(), &["single"]);
+    third.line("took over 1 clients by ");
+    first.line("the process that came by upgradeFolder has 1 clients");
+    assert_eq!(first.ended().code, Some(0));
+    assert_eq!(client.ask("state").await, before);
+    assert_eq!(run(dir.path(), &["upgrade"]).code, Some(0), "the one that came is found by its file");
+    assert_eq!(client.ask("state").await, before);
+    let fourth = Process::ready(dir.path(), &["single"]);
+    assert_eq!(third.ended().code, Some(0));
+    assert_eq!(fourth.stop().code, Some(0));
+    Ok(())
+}
+
 async fn nodes_of_a_cluster_are_replaced_like_others() -> Outcome {
     can()?;
     if !cfg!(feature = "cluster") {
@@ -400,5 +426,6 @@ optional_tests! {
     what_can_not_be_taken_over_is_refused_by_words,
     the_socket_of_one_that_was_killed_is_taken,
     nobody_but_the_same_user_and_root_is_heard,
+    both_ways_may_follow_each_other,
     nodes_of_a_cluster_are_replaced_like_others,
 }

@@ -19,7 +19,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-use peer::{is_ours, line};
+use peer::{callers, is_ours, line};
 use successor::Successor;
 
 use crate::config::{Config, NodeRole};
@@ -146,7 +146,7 @@ pub(super) fn listen((file, part): (&Path, &'static str), succeeds: bool) -> mps
                 Err(e) => return tracing::debug!("connmix upgrade does not reach this process: {e}"),
             }
         };
-        for caller in listener.incoming().flatten() {
+        for caller in callers(&listener) {
             let Some(dry) = question(&caller) else { continue };
             if tell.blocking_send(Asked { dry, by: By::Caller(caller) }).is_err() {
                 return;

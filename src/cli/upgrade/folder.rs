@@ -6,11 +6,10 @@
 use std::io::{self, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::peer::{is_ours, line};
+use super::peer::{callers, is_ours, line};
 use crate::engine::Before;
 use crate::handover::link::listen_at;
 use crate::handover::{Kind, Link};
@@ -18,8 +17,6 @@ use crate::telemetry::language::{spoken, system};
 
 /// What a successor asks.
 const QUESTION: &str = "succeed";
-/// How long it waits after nobody could be accepted.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Where processes of one part of a cluster find each other.
 pub(in crate::cli) struct Meeting {
@@ -94,12 +91,7 @@ impl Meeting {
             }
         };
         let serve = move || {
-            for caller in listener.incoming() {
-                let Ok(caller) = caller else {
-                    // Out of descriptors, for instance.
-                    std::thread::sleep(PAUSE);
-                    continue;
-                };
+            for caller in callers(&listener) {
                 if line(&caller).as_deref() != Some(QUESTION) {
                     continue;
                 }

@@ -1,12 +1,20 @@
-//! Who is at the other end of a Unix socket, and what it asks.
+//! Who connects to a Unix socket of this process, and what it asks.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 /// How long somebody who has connected may take to ask.
 const ASK: Duration = Duration::from_secs(5);
+/// How long it is waited after nobody could be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Those who connect.
+pub(super) fn callers(listener: &UnixListener) -> impl Iterator<Item = UnixStream> {
+    // Without descriptors, for instance, the next attempt fails at once, too.
+    listener.incoming().filter_map(|caller| caller.inspect_err(|_| std::thread::sleep(PAUSE)).ok())
+}
 
 /// The line that somebody says who may ask.
 pub(super) fn line(caller: &UnixStream) -> Option<String> {

@@ -15,6 +15,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -141,7 +142,7 @@ def overlay(package, *programs):
     return root
 
 
-def across(*reload):
+def across(*reload, token=None):
     """Runs a command that replaces the process, while a client is connected, which notices nothing; returns what the command said."""
 
     async def go():
@@ -150,7 +151,7 @@ def across(*reload):
         assert json.loads(await asyncio.wait_for(ws.receive(), PATIENCE))["result"]
         said = await asyncio.to_thread(run, *reload)
         publish = {"c": "video:8", "d": "still here"}
-        assert await asyncio.to_thread(request, "http://127.0.0.1:6789/v1/mesh/publish", publish)
+        assert await asyncio.to_thread(request, "http://127.0.0.1:6789/v1/mesh/publish", publish, token)
         assert await asyncio.wait_for(ws.receive(), PATIENCE) == "still here"
         return said
 
@@ -401,8 +402,8 @@ def block(name):
     return re.sub(r"^    ", "", lines, flags=re.M)
 
 
-def contain(tree, args, mounts=(), environment=(), before=()):
-    """Starts the image's program as its user, with nothing but the root file system, /proc and what is mounted; nothing else can be written."""
+def contain(tree, args, mounts=(), environment=(), address="127.0.0.1"):
+    """Starts the image's program as its user, with nothing but the root file system, /proc and what is mounted; nothing can be written."""
     root = tempfile.mkdtemp()
     run("mount", "--bind", tree, root)
     run("mount", "-o", "remount,bind,ro", root)
@@ -411,54 +412,7 @@ def contain(tree, args, mounts=(), environment=(), before=()):
     for source, target in mounts:
         run("mount", "--bind", source, root + target)
     command = [shutil.which("chroot", path="/usr/sbin:/usr/bin"), "--userspec=65532:65532", "--groups=", root, "/usr/bin/connmix", *args]
-    return Program(*before, *command, env=dict(environment), cwd="/")
-
-
-def containers(tree):
-    """Starts the containers of docs/restart.md, one after the other, with the volumes that stand there. A client notices nothing."""
-    page = (ROOT / "docs/restart.md").read_text().split("### With containers")[1]
-    key, commands = re.search(r"```yaml\n(.*?)```\s+```sh\n(.*?)```", page, re.S).groups()
-    work = Path(tempfile.mkdtemp())
-    os.chmod(work, 0o755)
-    shutil.copytree(f"{tree}/etc/connmix", work / "etc")
-    with open(work / "etc/connmix.yaml", "a") as config:
-        config.write("\n" + key)
-    # A new volume is as the image's folder at its place.
-    (work / "run").mkdir()
-    os.chown(work / "run", 65532, 65532)
-    volumes = {"/etc/connmix": work / "etc", "connmix-run": work / "run"}
-    starts = re.findall(r"^docker run (.*)$", commands.replace("\\\n", " "), re.M)
-
-    def start(command):
-        mounts = [(volumes[volume], target) for volume, target in re.findall(r"-v ([^\s:]+):([^\s:]+)", command)]
-        apart = ["unshare", "--pid", "--fork", "--kill-child"]
-        return contain(tree, ["single", "-f", "/etc/connmix/connmix.yaml"], mounts, {"CONNMIX_TOKEN": TOKEN}, apart)
-
-    async def go():
-        runs = start(starts[0])
-        is_ready(6789)
-        ws = await WebSocket.connect("ws://127.0.0.1:6790/barrage-videos")
-        ws.send(json.dumps({"op": "subscribe", "channel": "8@video"}))
-        assert json.loads(await asyncio.wait_for(ws.receive(), PATIENCE))["result"]
-        for command in starts[1:]:
-            follows = start(command)
-            code = await asyncio.to_thread(runs.process.wait, PATIENCE)
-            assert code == 0 and "took over 1 clients by /run/connmix/single.sock" in follows.said(), runs.said() + follows.said()
-            runs = follows
-            status, reply = await asyncio.to_thread(
-                request, "http://127.0.0.1:6789/v1/mesh/publish", {"c": "video:8", "d": "Hello"}, TOKEN
-            )
-            assert (status, json.loads(reply)) == (200, {"E": None, "r": {"s": 1, "f": 0}}), (status, reply)
-            assert await asyncio.wait_for(ws.receive(), PATIENCE) == "Hello"
-        ws.close()
-        # What has the program as its child passes no signal on.
-        children = Path(f"/proc/{runs.process.pid}/task/{runs.process.pid}/children").read_text()
-        os.kill(int(children), signal.SIGTERM)
-        assert runs.process.wait(PATIENCE) == 0, runs.said()
-
-    assert len(starts) == 2, commands
-    asyncio.run(go())
-    print("the next container takes over")
+    return Program(*command, env=dict(environment), cwd="/")
 
 
 def image(folder):
@@ -475,7 +429,6 @@ def image(folder):
     assert request("http://127.0.0.1:6789/v1/mesh/publish", {"c": "a", "d": "b"})[0] == 401
     deliver(6790, 6789, "/barrage-videos", "video:7", {"op": "subscribe", "channel": "7@video"}, TOKEN)
     program.stop()
-    containers(tree)
 
     # A center and two engines, as packaging/kubernetes has them; each pod has an address of its own there, so here each has its ports.
     work = Path(tempfile.mkdtemp())
@@ -543,6 +496,28 @@ def container(tree):
     run(*podman, "stop", "--time", "30", trial)
     assert ended(trial) == "0", run(*podman, "logs", trial)
     print("it stops when it is told to")
+
+    # The containers of docs/restart.md, by its own commands.
+    page = (ROOT / "docs/restart.md").read_text().split("### With containers")[1]
+    key, commands = re.search(r"```yaml\n(.*?)```\s+```sh\n(.*?)```", page, re.S).groups()
+    shutil.copytree(f"{tree}/etc/connmix", work / "etc")
+    with open(work / "etc/connmix.yaml", "a") as config:
+        config.write("\n" + key)
+    # The network stands there.
+    more = shlex.join([*alike[2:], "--env", f"CONNMIX_TOKEN={TOKEN}"])
+    command = shlex.join(map(str, podman))
+    docker = f'docker() {{ if [ "$1" = run ]; then shift; {command} run {more} "$@"; else {command} "$@"; fi; }}\n'
+    first, later = commands.replace(" /etc/connmix:", f" {work}/etc:").split("# Later")
+    for version in "12":
+        run(*podman, "tag", name, f"connmix:{version}")
+    run("sh", "-e", "-c", docker + first)
+    is_ready(6789)
+    said = across("sh", "-e", "-c", f"{docker}# Later{later}", token=TOKEN)
+    assert "took over 1 clients by /run/connmix/single.sock" in said, said
+    left = run(*podman, "ps", "--all", "--format", "{{.Names}}").split()
+    assert "connmix-2" in left and "connmix-1" not in left, left
+    run(*podman, "stop", "--time", "30", "connmix-2")
+    print("the next container takes over")
 
 
 def main():

@@ -40,6 +40,14 @@ fn can() -> Outcome {
     need("unshare", &["--pid", "--fork", "--kill-child", "--mount-proc", "mount", "-t", "tmpfs", "none", "/mnt"])
 }
 
+/// For tests of faults.
+fn can_have_faults() -> Outcome {
+    if !cfg!(debug_assertions) {
+        return Err(Missing::because("only a debug build can be told where to crash or wait"));
+    }
+    can()
+}
+
 /// What containers share, and what is the same in all of them unless a test changes it.
 struct Host {
     run: TempDir,
@@ -211,7 +219,7 @@ async fn nothing_is_lost_through_two_containers_that_follow() -> Outcome {
 }
 
 async fn one_that_crashes_changes_nothing() -> Outcome {
-    can()?;
+    can_have_faults()?;
     let host = Host::new();
     let first = host.start().ready();
     let mut client = Client::connect(first.process.ws(), "/ws").await;
@@ -235,7 +243,7 @@ async fn one_that_crashes_changes_nothing() -> Outcome {
 }
 
 async fn one_that_was_given_up_never_serves() -> Outcome {
-    can()?;
+    can_have_faults()?;
     let host = Host::new();
     let first = host.start_with("hurry", &[], &[]).ready();
     let mut client = Client::connect(first.process.ws(), "/ws").await;
@@ -260,7 +268,7 @@ async fn one_that_was_given_up_never_serves() -> Outcome {
 }
 
 async fn both_end_if_the_one_before_is_killed_before_its_last_word() -> Outcome {
-    can()?;
+    can_have_faults()?;
     let host = Host::new();
     let first = host.start().ready();
     let mut client = Client::connect(first.process.ws(), "/ws").await;
@@ -276,7 +284,7 @@ async fn both_end_if_the_one_before_is_killed_before_its_last_word() -> Outcome 
 }
 
 async fn what_can_not_be_taken_over_is_refused_by_words() -> Outcome {
-    can()?;
+    can_have_faults()?;
     let mut host = Host::new();
     let first = host.start().ready();
     let mut client = Client::connect(first.process.ws(), "/ws").await;

@@ -53,7 +53,7 @@ struct Host {
     run: TempDir,
     config: String,
     script: String,
-    role: &'static str,
+    command: &'static [&'static str],
 }
 
 impl Host {
@@ -62,7 +62,7 @@ impl Host {
         let file = dir.path().join("connmix.yaml");
         write_config(&file, "", "workers: 2", "upgradeFolder: /mnt/run");
         let config = std::fs::read_to_string(file).unwrap();
-        Host { run: tempfile::tempdir().unwrap(), config, script: SCRIPT.to_owned(), role: "single" }
+        Host { run: tempfile::tempdir().unwrap(), config, script: SCRIPT.to_owned(), command: &["single"] }
     }
 
     fn start(&self) -> Container {
@@ -81,7 +81,7 @@ impl Host {
         let mut command = Command::new("unshare");
         command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).args(unshare);
         command.args(["sh", "-c", BEGIN, "sh"]).args([dir.path(), self.run.path()]).args(before);
-        command.arg(env!("CARGO_BIN_EXE_connmix")).args([self.role, "-f", "connmix.yaml"]);
+        command.arg(env!("CARGO_BIN_EXE_connmix")).args(self.command).args(["-f", "connmix.yaml"]);
         command.env("CONNMIX_CRASH_AT", "/mnt/etc/crash").stdin(Stdio::null());
         Container { process: Process::of(command), dir }
     }
@@ -300,6 +300,14 @@ async fn what_can_not_be_taken_over_is_refused_by_words() -> Outcome {
     host.config = good;
     // A network of its own would end with the first one's container.
     host.start_with("", &["--net"], &[]).refused(&["it is in another network"]);
+    // Whether it could is said without a change.
+    host.command = &["upgrade", "--dry-run"];
+    let could = host.start().process.ended();
+    assert!(could.code == Some(0) && could.out.contains("could take over"), "{could:?}");
+    host.script = "this is no Lua".to_owned();
+    host.start().refused(&["entry.lua:1", hint]);
+    host.script = SCRIPT.to_owned();
+    host.command = &["single"];
     // Two at once.
     let second = host.start_with("wait listeners", &[], &[]);
     second.waits();
@@ -400,18 +408,18 @@ async fn nodes_of_a_cluster_are_replaced_like_others() -> Outcome {
     );
     let center = format!("center:\n  registry: {{port: {registry}, bind: 127.0.0.1}}");
     host.config = host.config.replacen("engine:", &top, 1).replacen("center:", &center, 1);
-    host.role = "center";
+    host.command = &["center"];
     let center = host.start();
     let center_api = center.process.api();
-    host.role = "engine";
+    host.command = &["engine"];
     let engine = host.start().ready();
     let mut client = Client::connect(engine.process.ws(), "/ws").await;
     client.ask("subscribe news").await;
     let before = client.ask("state").await;
-    host.role = "center";
+    host.command = &["center"];
     let next_center = host.start().ready();
     center.replaced();
-    host.role = "engine";
+    host.command = &["engine"];
     let next = host.start().ready();
     engine.replaced();
     assert_eq!(client.ask("state").await, before);

@@ -85,13 +85,13 @@ pub(super) fn serve(run: &Run, mode: Mode) -> Result<(), String> {
     let mut before = mode.succeed.map(upgrade::before).transpose()?;
     let config = configure(run, &mode).map_err(|why| refused(&mut before, None, why))?;
     if let Some(before) = before.as_mut().filter(|before| before.dry) {
-        return upgrade::could(before, &config);
+        return upgrade::could(before, &config).map(drop);
     }
     let meeting = config.upgrade_folder.as_deref().filter(|_| !mode.dev);
     let meeting = meeting.map(|folder| Meeting::new(folder, program.name().1));
     let mut found = None;
     if let Some(meeting) = meeting.as_ref().filter(|_| before.is_none()) {
-        before = meeting.find()?;
+        before = meeting.find(false)?;
         found = before.is_some().then_some(meeting);
     }
     // Open to the end of this function: what happens during the stop is logged too.
@@ -237,8 +237,8 @@ async fn live(
                 (_, Wish::Upgrade) if upgrading.is_none() => upgrading = Some(upgrade(Asked { dry: false, by: By::Signal })),
                 (name, wish) => answer(log, name, wish),
             },
-            link = successors.next() => match upgrading {
-                None => upgrading = Some(upgrade(Asked { dry: false, by: By::Successor(link) })),
+            (dry, link) = successors.next() => match upgrading {
+                None => upgrading = Some(upgrade(Asked { dry, by: By::Successor(link) })),
                 Some(_) => refuse(link, ANOTHER),
             },
             Some(question) = asked.recv(), if upgrading.is_none() => upgrading = Some(upgrade(question)),

@@ -19,9 +19,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
+use folder::Meeting;
 use peer::{callers, is_ours, line};
 use successor::Successor;
 
+use super::options::{File, load};
 use crate::config::{Config, NodeRole};
 use crate::engine::{Before, Estate, Summary, check_certificates, check_scripts};
 use crate::handover::Link;
@@ -98,14 +100,14 @@ impl Program {
 }
 
 /// The parts of a cluster that a process with one file may be. Centers are replaced first.
-const PARTS: [&str; 3] = ["center", "engine", "single"];
+const PARTS: [(&str, NodeRole); 3] = [
+    ("center", NodeRole { engine: false, center: true }),
+    ("engine", NodeRole { engine: true, center: false }),
+    ("single", NodeRole::SINGLE),
+];
 
 fn part(role: NodeRole) -> &'static str {
-    match (role.center, role.engine) {
-        (true, false) => PARTS[0],
-        (false, _) => PARTS[1],
-        (true, true) => PARTS[2],
-    }
+    PARTS.iter().find(|(_, of)| *of == role).map_or("single", |(part, _)| part)
 }
 
 /// The path of a program that was started by that name. A link stays one: another binary may be behind it next time.
@@ -171,7 +173,7 @@ fn question(caller: &UnixStream) -> Option<bool> {
 pub(super) fn run(program: &Program, estate: &Estate, patience: Duration, asked: Asked) -> Outcome {
     let Asked { dry, by } = asked;
     let (done, by) = match by {
-        By::Successor(link) => (to_one_that_came(estate, patience, link), None),
+        By::Successor(link) => (to_one_that_came(estate, patience, dry, link), None),
         By::Caller(caller) => (to_one_that_is_started(program, estate, patience, dry), Some(caller)),
         By::Signal => (to_one_that_is_started(program, estate, patience, dry), None),
     };
@@ -203,10 +205,21 @@ fn ending_init() -> Option<String> {
 }
 
 /// Hands over to a process that has come by itself.
-fn to_one_that_came(estate: &Estate, patience: Duration, mut link: Link) -> Result<(String, Outcome), String> {
-    if let Err(why) = estate.offer(&mut link, false) {
-        folder::refuse(link, &why);
-        return Err(why);
+fn to_one_that_came(
+    estate: &Estate,
+    patience: Duration,
+    dry: bool,
+    mut link: Link,
+) -> Result<(String, Outcome), String> {
+    let said = match estate.offer(&mut link, dry) {
+        Ok(said) => said,
+        Err(why) => {
+            folder::refuse(link, &why);
+            return Err(why);
+        }
+    };
+    if dry {
+        return Ok((said, Outcome::Stays));
     }
     // It can't be killed: it ends when it finds that the link has ended, and serves never before it was given everything.
     let given = estate.hand_over(&mut link, patience, || ())?;
@@ -257,8 +270,8 @@ pub(super) fn before(descriptor: RawFd) -> Result<Before, String> {
     Before::hear(link.map_err(|e| format!("{OPTION} is for a process that is replaced: {e}"))?)
 }
 
-/// Tells the process before whether this one could take over, and what could not go along.
-pub(super) fn could(before: &mut Before, config: &Config) -> Result<(), String> {
+/// Tells the process before whether this one could take over, and what is amiss with scripts and certificates; gives the same.
+pub(super) fn could(before: &mut Before, config: &Config) -> Result<String, String> {
     let checked = before
         .listeners(config)
         .and_then(|_| check_scripts(config, Language::English))
@@ -266,7 +279,9 @@ pub(super) fn could(before: &mut Before, config: &Config) -> Result<(), String> 
     let (mut said, more) = checked.inspect_err(|why| before.refuse(why))?;
     said.extend(more);
     said.push(format!("connmix {} could take over", env!("CARGO_PKG_VERSION")));
-    before.ready(&said.join("\n"))
+    let said = said.join("\n");
+    before.ready(&said)?;
+    Ok(said)
 }
 
 /// Has a process stop, as a signal to this one asked.
@@ -287,7 +302,7 @@ fn running(file: &Path) -> Result<Vec<&'static str>, String> {
                 false
             }
         };
-        let running: Vec<_> = PARTS.into_iter().filter(|part| is_there(part)).collect();
+        let running: Vec<_> = PARTS.into_iter().map(|(part, _)| part).filter(|part| is_there(part)).collect();
         if !running.is_empty() {
             return Ok(running);
         }
@@ -299,8 +314,27 @@ fn running(file: &Path) -> Result<Vec<&'static str>, String> {
 }
 
 /// `upgrade`: of all processes that run with that file, one after the other.
-pub(super) fn ask(file: &Path, dry: bool) -> Result<(), String> {
+pub(super) fn ask(file: &File, dry: bool) -> Result<(), String> {
+    if dry && could_by_folder(&load(file)?)? {
+        return Ok(());
+    }
+    let file = &file.file;
     running(file)?.into_iter().try_for_each(|part| ask_one(file, part, dry))
+}
+
+/// Asks the processes that are found by the configuration's folder, and says, whether this program could take over. False: there
+/// are none.
+fn could_by_folder(config: &Config) -> Result<bool, String> {
+    let Some(folder) = &config.upgrade_folder else { return Ok(false) };
+    let mut found = false;
+    for (part, role) in PARTS {
+        let meeting = Meeting::new(folder, part);
+        let Some(mut before) = meeting.find(true)? else { continue };
+        let said = could(&mut before, &config.clone().for_role(role)).map_err(|why| meeting.refused(&why))?;
+        say!("{}", for_terminal(&said));
+        found = true;
+    }
+    Ok(found)
 }
 
 fn ask_one(file: &Path, part: &str, dry: bool) -> Result<(), String> {

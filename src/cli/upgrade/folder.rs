@@ -16,7 +16,9 @@ use crate::handover::{Kind, Link};
 use crate::telemetry::language::{spoken, system};
 
 /// What a successor asks.
-const QUESTION: &str = "succeed";
+const SUCCEED: &str = "succeed";
+/// What one asks that only wants to know whether it could be one.
+const COULD: &str = "could";
 
 /// Where processes of one part of a cluster find each other.
 pub(in crate::cli) struct Meeting {
@@ -36,8 +38,8 @@ impl Meeting {
         self.socket.display()
     }
 
-    /// The process that serves, if there is one, which has been asked to hand over.
-    pub(in crate::cli) fn find(&self) -> Result<Option<Before>, String> {
+    /// The process that serves, if there is one, which has been asked to hand over, or, if `dry`, whether it could.
+    pub(in crate::cli) fn find(&self, dry: bool) -> Result<Option<Before>, String> {
         let at = self.socket();
         let mut socket = match UnixStream::connect(&self.socket) {
             Ok(socket) => socket,
@@ -60,7 +62,7 @@ impl Meeting {
             ));
         }
         // Where it can't be asked, it can't be heard either.
-        let _ = writeln!(socket, "{QUESTION}");
+        let _ = writeln!(socket, "{}", if dry { COULD } else { SUCCEED });
         let mut before = Before::hear(Link::over(socket)).map_err(|why| self.refused(&why))?;
         if !before.is_in_this_network() {
             let why = "it is in another network: both containers need the same one";
@@ -92,13 +94,15 @@ impl Meeting {
         };
         let serve = move || {
             for caller in callers(&listener) {
-                if line(&caller).as_deref() != Some(QUESTION) {
-                    continue;
-                }
-                match tell.try_send(Link::over(caller)) {
+                let dry = match line(&caller).as_deref() {
+                    Some(SUCCEED) => false,
+                    Some(COULD) => true,
+                    _ => continue,
+                };
+                match tell.try_send((dry, Link::over(caller))) {
                     Ok(()) => {}
-                    Err(TrySendError::Full(link)) => refuse(link, ANOTHER),
-                    Err(TrySendError::Closed(link)) => refuse(link, "it stops, or has been replaced just now"),
+                    Err(TrySendError::Full((_, link))) => refuse(link, ANOTHER),
+                    Err(TrySendError::Closed((_, link))) => refuse(link, "it stops, or has been replaced just now"),
                 }
             }
         };
@@ -128,8 +132,8 @@ pub(in crate::cli) fn refuse(mut link: Link, why: &str) {
     let _ = link.send(Kind::Refused as u8, why.as_bytes(), &[]);
 }
 
-/// The processes that come to take over.
-pub(in crate::cli) struct Successors(Option<mpsc::Receiver<Link>>);
+/// The processes that come to take over, or only want to know whether they could.
+pub(in crate::cli) struct Successors(Option<mpsc::Receiver<(bool, Link)>>);
 
 impl Successors {
     /// Of a process that is not found.
@@ -137,14 +141,14 @@ impl Successors {
         Successors(None)
     }
 
-    /// The next one.
-    pub(in crate::cli) async fn next(&mut self) -> Link {
+    /// The next one; true: it only wants to know.
+    pub(in crate::cli) async fn next(&mut self) -> (bool, Link) {
         let come = match &mut self.0 {
             Some(come) => come.recv().await,
             None => None,
         };
         match come {
-            Some(link) => link,
+            Some(came) => came,
             None => std::future::pending().await,
         }
     }
@@ -163,10 +167,10 @@ mod tests {
     fn nobody_is_found_where_nobody_listens() {
         let dir = tempfile::tempdir().unwrap();
         let meeting = meeting(dir.path());
-        assert!(meeting.find().unwrap().is_none(), "there is no file");
+        assert!(meeting.find(false).unwrap().is_none(), "there is no file");
         drop(meeting.bind().unwrap());
-        assert!(meeting.socket.exists() && meeting.find().unwrap().is_none(), "the file of one that has ended");
-        let missing = Meeting::new(&dir.path().join("missing"), "single").find().err().unwrap();
+        assert!(meeting.socket.exists() && meeting.find(false).unwrap().is_none(), "the file of one that has ended");
+        let missing = Meeting::new(&dir.path().join("missing"), "single").find(false).err().unwrap();
         assert!(missing.contains("upgradeFolder") && missing.contains("missing/single.sock"), "{missing}");
     }
 
@@ -193,14 +197,14 @@ mod tests {
         let (tell, said) = std::sync::mpsc::channel();
         let ask = || {
             let (mut caller, tell) = (UnixStream::connect(&meeting.socket).unwrap(), tell.clone());
-            writeln!(caller, "{QUESTION}").unwrap();
+            writeln!(caller, "{SUCCEED}").unwrap();
             std::thread::spawn(move || tell.send(Before::hear(Link::over(caller)).err().unwrap()));
         };
         ask();
         ask();
         // The first waits until it is heard, so the other one is answered first.
         assert_eq!(said.recv().unwrap(), ANOTHER);
-        refuse(come.blocking_recv().unwrap(), "not now");
+        refuse(come.blocking_recv().unwrap().1, "not now");
         assert_eq!(said.recv().unwrap(), "not now");
         drop(come);
         ask();

@@ -15,6 +15,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -141,7 +142,7 @@ def overlay(package, *programs):
     return root
 
 
-def across(*reload):
+def across(*reload, token=None):
     """Runs a command that replaces the process, while a client is connected, which notices nothing; returns what the command said."""
 
     async def go():
@@ -150,7 +151,7 @@ def across(*reload):
         assert json.loads(await asyncio.wait_for(ws.receive(), PATIENCE))["result"]
         said = await asyncio.to_thread(run, *reload)
         publish = {"c": "video:8", "d": "still here"}
-        assert await asyncio.to_thread(request, "http://127.0.0.1:6789/v1/mesh/publish", publish)
+        assert await asyncio.to_thread(request, "http://127.0.0.1:6789/v1/mesh/publish", publish, token)
         assert await asyncio.wait_for(ws.receive(), PATIENCE) == "still here"
         return said
 
@@ -495,6 +496,28 @@ def container(tree):
     run(*podman, "stop", "--time", "30", trial)
     assert ended(trial) == "0", run(*podman, "logs", trial)
     print("it stops when it is told to")
+
+    # The containers of docs/restart.md, by its own commands.
+    page = (ROOT / "docs/restart.md").read_text().split("### With containers")[1]
+    key, commands = re.search(r"```yaml\n(.*?)```\s+```sh\n(.*?)```", page, re.S).groups()
+    shutil.copytree(f"{tree}/etc/connmix", work / "etc")
+    with open(work / "etc/connmix.yaml", "a") as config:
+        config.write("\n" + key)
+    # The network stands there.
+    more = shlex.join([*alike[2:], "--env", f"CONNMIX_TOKEN={TOKEN}"])
+    command = shlex.join(map(str, podman))
+    docker = f'docker() {{ if [ "$1" = run ]; then shift; {command} run {more} "$@"; else {command} "$@"; fi; }}\n'
+    first, later = commands.replace(" /etc/connmix:", f" {work}/etc:").split("# Later")
+    for version in "12":
+        run(*podman, "tag", name, f"connmix:{version}")
+    run("sh", "-e", "-c", docker + first)
+    is_ready(6789)
+    said = across("sh", "-e", "-c", f"{docker}# Later{later}", token=TOKEN)
+    assert "took over 1 clients by /run/connmix/single.sock" in said, said
+    left = run(*podman, "ps", "--all", "--format", "{{.Names}}").split()
+    assert "connmix-2" in left and "connmix-1" not in left, left
+    run(*podman, "stop", "--time", "30", "connmix-2")
+    print("the next container takes over")
 
 
 def main():

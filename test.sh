@@ -1,9 +1,9 @@
 #!/bin/sh
 # Runs all tests, with the cluster; arguments go to `cargo test`. What they need besides Rust is installed first where it is missing, through apt,
 # as root or with sudo. Without these the tests can't be built or run: a C compiler and make (LuaJIT is built from its source), a
-# Redis. Without the others the tests that need them are skipped, which the last lines tell: a browser, the languages of
-# docs/clients and clients, Prometheus' checker, Kubernetes' schemas, OpenTelemetry's, nginx, containers, a clock that can be set for one
-# program; and, where this is not root, those that cut a network, fill a disk or install a package.
+# Redis. Without the others the tests that need them are skipped, which the last lines tell: a browser, npm (for a checker of accessibility), the
+# languages of docs/clients and clients, Prometheus' checker, Kubernetes' schemas, OpenTelemetry's, nginx, logrotate, an init, containers, a clock
+# that can be set for one program; and, where this is not root, those that cut a network, fill a disk or install a package.
 set -eu
 cd "$(dirname "$0")"
 tools="$PWD/target/tools"
@@ -32,6 +32,8 @@ missing curl && optional="$optional curl"
 missing nginx && optional="$optional nginx-light"
 missing faketime && optional="$optional faketime"
 missing ip && optional="$optional iproute2"
+missing logrotate && optional="$optional logrotate"
+missing tini && optional="$optional tini"
 missing systemd-nspawn && optional="$optional systemd-container"
 missing podman && optional="$optional podman"
 missing runc && optional="$optional runc"
@@ -95,6 +97,17 @@ fi
 if ! python3 -c 'import kubernetes_validate, yaml' 2>/dev/null; then
     python3 -m pip install --quiet --disable-pip-version-check --target "$tools/python" kubernetes-validate ||
         echo "test.sh: the Python package kubernetes-validate could not be installed" >&2
+fi
+
+# What finds barriers in web pages. Its version stands in tests/common/browser.rs, too.
+axe=axe-core-4.14.1
+if [ ! -e "$tools/$axe" ] && ! missing npm; then
+    fetched=$(mktemp -d)
+    if (cd "$fetched" && npm pack --silent "axe-core@${axe#axe-core-}" && tar -xzf "$axe.tgz"); then
+        mkdir -p "$tools" && mv "$fetched" "$tools/$axe"
+    else
+        echo "test.sh: the npm package axe-core could not be fetched" >&2
+    fi
 fi
 
 mkdir -p target

@@ -11,11 +11,12 @@ const has = (value) => value !== undefined && value !== null;
 
 /** An event in words, without what stands in front of it. */
 export function words(event) {
-  const { client, channel, bytes, kind } = event;
-  const where = [has(channel) && `${t("channel")} ${channel}`, has(client) && `${t("client")} ${client}`].filter(Boolean);
+  const { channel, bytes, kind } = event;
+  const where = [has(channel) && `${t("channel")} ${channel}`].filter(Boolean);
   const data = has(event.data) ? `: ${event.data}${event.cut ? "…" : ""}` : has(event.data64) ? `: base64 ${event.data64}` : "";
   const rest = {
     connect: () => [event.address],
+    refused: () => [event.address, event.status, event.cause, event.text],
     message: () => [`${bytes} B ${kind}${data}`],
     published: () => [`${bytes} B`, has(event.reached) && `→ ${event.reached}${event.failed ? `, ${event.failed} ✗` : ""}${event.unanswered ? `, ${event.unanswered} ?` : ""}`],
     delivered: () => [has(event.reached) && `→ ${event.reached}${event.failed ? `, ${event.failed} ✗` : ""}`, `${bytes} B ${kind}${data}`],
@@ -37,7 +38,10 @@ export function words(event) {
 export function line(event) {
   const kind = event.event === "log" ? { error: "error", warn: "warn" }[event.level] : event.event;
   const what = event.event === "log" ? event.level : event.event;
-  return h("li", { class: kind }, h("time", {}, has(event.at) ? clock(event.at) : ""), h("b", {}, what), h("code", { class: "wrap", title: event.node }, words(event)));
+  // The client's own part tells more of it.
+  const client = has(event.client) ? [`${t("client")} `, h("a", { href: `#client?${query({ c: event.client })}` }, event.client), " · "] : [];
+  const text = h("code", { class: "wrap", title: event.node }, client, words(event));
+  return h("li", { class: kind }, h("time", {}, has(event.at) ? clock(event.at) : ""), h("b", {}, what), text);
 }
 
 export function live({ params, write }) {

@@ -66,6 +66,8 @@ const words = {
   closeIt: ["Close the connection of client %c", "关闭客户端 %c 的连接"],
   sendTo: ["Send to it", "向它发送"],
   whyNot: ["Why does it get nothing?", "为什么它收不到消息？"],
+  whyIn: ["Of the channel", "在这个频道里"],
+  ask: ["Ask", "询问"],
   readOnly: ["You may read, but not publish, send or close: your user lacks the role write.", "您只能查看，不能发布、发送或关闭：您的用户没有 write 角色。"],
   message: ["Message", "消息"],
   kind: ["As", "类型"],

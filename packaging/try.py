@@ -257,6 +257,23 @@ def systemd(package):
         sys.exit(1)
 
 
+def rotate():
+    """logrotate moves the log away as the rule in the package says, and the service goes on with a new file."""
+    config, log = Path("/etc/connmix/connmix.yaml"), Path("/var/log/connmix/connmix.log")
+    config.write_text(config.read_text().replace("logging:\n", "logging:\n  rotate: false\n", 1))
+    run("systemctl", "restart", "connmix")
+    is_ready(6789)
+    rule = shutil.copy("/usr/share/doc/connmix/examples/logrotate", "/etc/logrotate.d/connmix")
+    for count in (1, 2):
+        run("logrotate", "--force", "--state", "/logrotate.state", rule)
+        eventually("the log is opened anew", lambda: log.exists() and "SIGUSR1" in log.read_text())
+        names = sorted(path.name for path in log.parent.glob("connmix.log*"))
+        assert names == ["connmix.log", "connmix.log.1", "connmix.log.2.gz"][: count + 1], names
+        assert log.owner() == "connmix"
+    os.unlink(rule)
+    print("logrotate moves the log away")
+
+
 def documented(page, heading, language):
     """The first block of that language below a heading of the documentation that is installed."""
     text = Path(f"/usr/share/doc/connmix/docs/{page}").read_text()
@@ -386,6 +403,8 @@ def inside(_):
     asyncio.run(stop())
     assert of("Result") == "success" and of("ActiveState") == "inactive"
     print("a stop after a reload tells clients, too")
+    if shutil.which("logrotate"):
+        rotate()
     chat()
     run("dpkg", "--no-triggers", "--purge", "connmix")
     assert of("ActiveState") != "active" and not Path("/etc/connmix").exists()

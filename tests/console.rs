@@ -5,7 +5,7 @@ mod common;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use common::browser::{Page, browser};
+use common::browser::{Page, axe, browser};
 use common::optional::Outcome;
 use common::process::{Process, address};
 use common::{Client, eventually, get, write_config};
@@ -81,6 +81,13 @@ impl Scene {
         self.page.value(&format!("location.hash = {}; 0", json!(hash))).await;
         let name = hash.split('?').next().unwrap();
         self.page.until(&format!("document.querySelector('nav [aria-current]')?.hash === '#{name}'")).await;
+    }
+
+    /// Asks why the client on the page gets nothing in a channel.
+    async fn why(&mut self, channel: &str) {
+        let ask = "const forms = document.querySelectorAll('main form'), form = forms[forms.length - 1];";
+        let ask = format!("{{ {ask} form.querySelector('input').value = '{channel}'; form.requestSubmit(); }} 0");
+        self.page.value(&ask).await;
     }
 
     /// Waits until the page shows a text.
@@ -297,14 +304,21 @@ async fn the_console_shows_nodes_channels_and_clients() -> Outcome {
     scene.page.value("document.querySelector('a[href^=\"#client\"]:not(nav a)').click()").await;
     scene.shows("Subscriptions").await;
     scene.page.until("document.querySelectorAll('.chips a').length === 2").await;
-    // Why it gets nothing, in a sentence.
-    scene.page.value("document.querySelectorAll('.buttons button')[1].click()").await;
-    scene.page.until("document.querySelector('.result').innerText.startsWith('connected: ')").await;
+    // Why it gets nothing, in a sentence; in a channel of its, and in another one.
+    for (channel, begins) in [("", "connected: "), ("room:7", "subscribed: "), ("news", "never subscribed: ")] {
+        scene.why(channel).await;
+        let said = "[...document.querySelectorAll('.result')].at(-1).innerText";
+        scene.page.until(&format!("{said}.startsWith('{begins}')")).await;
+    }
     // It asks before it closes.
     scene.page.value("confirm = () => true; document.querySelector('button.danger').click()").await;
     scene.shows("Connections that were told to close: 1.").await;
     assert_eq!(client.close_frame().await, (1000, "console".into()));
     scene.shows("nodes: 1, clients: 0").await;
+    // Of one that has gone it is known how.
+    scene.why("room:7").await;
+    scene.shows("closed: its connection ended ").await;
+    scene.shows("(requested, code 1000): console; it was in room:7 until then").await;
     scene.end().await;
     Ok(())
 }
@@ -427,6 +441,65 @@ async fn the_console_asks_for_a_login_and_keeps_to_its_roles() -> Outcome {
     Ok(())
 }
 
+impl Scene {
+    /// What axe-core finds in the page as it is: light and dark, on a phone too.
+    async fn barriers(&mut self, axe: &str, name: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        for (width, height, mobile, scheme) in
+            [(1280, 800, false, "light"), (1280, 800, false, "dark"), (390, 780, true, "light")]
+        {
+            self.page.look(width, height, mobile, scheme).await;
+            let barriers = self.page.barriers(axe).await;
+            found.extend(barriers.into_iter().map(|barrier| format!("{name}, {scheme}, {width} wide: {barrier}")));
+        }
+        found
+    }
+}
+
+async fn nothing_keeps_people_from_using_the_demo_and_the_console() -> Outcome {
+    let axe = axe()?;
+    let mut scene = Scene::shipped("/").await?;
+    scene.shows("1 online").await;
+    scene.comment("Good night, all").await;
+    scene.page.until("document.getElementById('heard').children.length === 1").await;
+    let mut found = scene.barriers(&axe, "the demo").await;
+    scene.end().await;
+
+    let mut scene = Scene::own("/console/", RULES, "").await?;
+    let mut client = Client::connect(scene.engine.ws(), "/ws").await;
+    client.ask("room:7").await;
+    scene.page.until("document.querySelector('figure polyline')?.points.length > 1").await;
+    found.extend(scene.barriers(&axe, "the overview").await);
+    scene.part("scripts").await;
+    scene.shows("runs").await;
+    Client::connect(scene.engine.ws(), "/ws").await.send("fail").await;
+    scene.page.until("document.querySelector('.error')?.innerText.includes('failed as asked to')").await;
+    found.extend(scene.barriers(&axe, "scripts and the log").await);
+    scene.part("channels?c=room:7").await;
+    scene.page.until("document.querySelector('a[href^=\"#client\"]:not(nav a)') !== null").await;
+    found.extend(scene.barriers(&axe, "a channel").await);
+    scene.page.value("document.querySelector('a[href^=\"#client\"]:not(nav a)').click()").await;
+    scene.shows("Subscriptions").await;
+    scene.why("room:7").await;
+    scene.shows("subscribed: ").await;
+    found.extend(scene.barriers(&axe, "a client").await);
+    scene.part("live?channel=room:*").await;
+    scene.shows("Watching").await;
+    // The workers know of the watcher a moment later.
+    eventually("an event", async || {
+        client.send("room:7").await;
+        (scene.page.value("document.querySelector('.lines li') !== null").await == true).then_some(())
+    })
+    .await;
+    found.extend(scene.barriers(&axe, "live").await);
+    scene.part("send").await;
+    scene.shows("To one client").await;
+    found.extend(scene.barriers(&axe, "sending").await);
+    assert!(found.is_empty(), "{found:#?}");
+    scene.end().await;
+    Ok(())
+}
+
 async fn the_console_speaks_chinese_where_the_browser_does() -> Outcome {
     let mut scene = Scene::own("/console/", RULES, "").await?;
     scene.shows("Connections").await;
@@ -453,5 +526,6 @@ optional_tests! {
     the_console_publishes_and_talks_as_a_client,
     the_console_follows_what_happens,
     the_console_asks_for_a_login_and_keeps_to_its_roles,
+    nothing_keeps_people_from_using_the_demo_and_the_console,
     the_console_speaks_chinese_where_the_browser_does,
 }

@@ -100,6 +100,7 @@ fn the_help_of_every_command_is_there_in_both_languages() {
         "{}",
         man.out
     );
+    assert!(in_chinese(dir.path(), &["man"]).out.contains("\n配置文件。默认：connmix.yaml。\n"));
     let completions = in_chinese(dir.path(), &["completions", "fish"]).out;
     assert!(completions.contains("-d '打印手册页'"), "{completions}");
 }

@@ -242,6 +242,9 @@ fn a_folder_that_holds_something_is_left_alone() {
     let again = run(dir.path(), &["new", "p", "--template", "chat"]);
     assert_eq!(again.code, Some(1));
     assert!(again.err.contains("not empty"), "{}", again.err);
+    // What it says can be typed.
+    let spaced = run(dir.path(), &["new", "it's a chat"]);
+    assert!(spaced.out.contains("\n    cd 'it'\\''s a chat'\n"), "{}", spaced.out);
     assert_eq!(fs::read_to_string(dir.path().join("p/connmix.yaml")).unwrap(), text);
     assert_eq!(run(dir.path(), &["new", "q", "--template", "x"]).code, Some(2));
     for template in TEMPLATES {
@@ -332,7 +335,7 @@ async fn tail_why_and_top_look_at_a_running_engine() {
     let told: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &told["verdict"]), (Some(0), &"connected".into()));
     let (code, _, err) = ask(&["why", "x"]);
-    assert!(code == Some(1) && err.contains("client_id"), "{err}");
+    assert!(code == Some(2) && err.contains("invalid value 'x' for '<CLIENT>'"), "{err}");
     let (code, _, err) = Piped::start(&["why", "7", "--url", &center]).ended();
     assert!(code == Some(1) && err.contains("credentials"), "{err}");
 
@@ -340,7 +343,7 @@ async fn tail_why_and_top_look_at_a_running_engine() {
     let (code, out, err) = Piped::start(&["top", "--once", "--json", "--url", &api, "--user", "ann:secret"]).ended();
     assert_eq!((code, err.as_str()), (Some(0), ""));
     let figures: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((&figures["clients"], &figures["channels"], &figures["nodes"]), (&1.0.into(), &1.0.into(), &1.0.into()));
+    assert_eq!((&figures["clients"], &figures["channels"], &figures["nodes"]), (&1.into(), &1.into(), &1.into()));
     assert!(figures["memory_bytes"].as_f64().unwrap() > 1e6);
     let (_, out, _) = Piped::start(&["top", "--once", "--url", &api, "--user", "ann:secret"]).ended();
     let lines: Vec<&str> = out.lines().collect();
@@ -419,6 +422,10 @@ fn the_manual_page_has_every_command_and_option() {
             assert!(page.contains(&option.replace('-', "\\-")), "{command} {option}");
         }
     }
+    // What is added to a help text is a sentence of its own.
+    assert!(
+        page.contains("The configuration file. Default: connmix.yaml.") && page.contains("to be. One of: barrage, ")
+    );
     // A reader of such pages finds nothing wrong, where there is one.
     let checked = Command::new("groff")
         .args(["-man", "-Tutf8", "-ww", "-z"])
@@ -457,6 +464,10 @@ fn bash_completes_commands_options_and_values() {
     assert_eq!(completed("connmix bench fanout --ins"), ["--insecure"]);
     let all = completed("connmix ");
     assert!(commands().iter().all(|command| all.contains(command)), "{all:?}");
+    // What one process says to another is for no person.
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(!text(&["completions", shell]).contains("succeed"), "{shell}");
+    }
 }
 
 #[test]

@@ -1,16 +1,18 @@
 //! What is made to be installed: the Debian package, the container image, the tarball, the manifests for Kubernetes; and the clients for back
 //! ends, whose own tests run against the real program. Each needs tools that may be missing.
 
-mod common {
-    pub mod links;
-    pub mod optional;
-}
+mod common;
 
 use common::links::{dead, pages};
 use common::optional::{Missing, Outcome, need};
+use common::process::Process;
+use common::{eventually, get, write_config};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 const CONNMIX: &str = env!("CARGO_BIN_EXE_connmix");
 
@@ -95,6 +97,71 @@ async fn the_image_runs_in_a_container() -> Outcome {
     need("podman", &["--version"])?;
     let dir = tempfile::tempdir().unwrap();
     trial("container", &files_of_the_image(dir.path()))
+}
+
+/// As the rule in the package says, with another path; `systemctl` is the test's own.
+async fn logrotate_moves_the_log_away_and_no_line_is_lost() -> Outcome {
+    need("logrotate", &["--version"])?;
+    need("gzip", &["--version"])?;
+    let dir = tempfile::tempdir().unwrap();
+    let (config, log) = (dir.path().join("connmix.yaml"), dir.path().join("logs/connmix.log"));
+    fs::write(dir.path().join("entry.lua"), "function on_message() end").unwrap();
+    write_config(&config, "", "workers: 1", "");
+    let logging = "logging: {filename: logs/connmix.log, rotate: false, access: true}";
+    fs::write(&config, fs::read_to_string(&config).unwrap().replace("logging: {filename: ''}", logging)).unwrap();
+    let engine = Process::ready(dir.path(), &["single"]);
+
+    let write = |name: &str, text: String, mode| {
+        let file = dir.path().join(name);
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        file
+    };
+    let rule = fs::read_to_string(root().join("packaging/systemd/logrotate")).unwrap();
+    let rule = write("rule", rule.replace("/var/log/connmix/connmix.log", log.to_str().unwrap()), 0o644);
+    fs::create_dir(dir.path().join("bin")).unwrap();
+    let signals = "kill --kill-whom=main --signal=USR1 connmix.service";
+    let systemctl = format!(
+        "#!/bin/sh\ncase \"$*\" in\n'--quiet is-active connmix.service') ;;\n'{signals}') kill -USR1 {} ;;\n*) exit 1 ;;\nesac\n",
+        engine.pid()
+    );
+    write("bin/systemctl", systemctl, 0o755);
+    let path = format!("{}:{}", dir.path().join("bin").display(), std::env::var("PATH").unwrap());
+
+    // While calls go on that have a line each.
+    let api = engine.api();
+    let done = Arc::new(AtomicBool::new(false));
+    let is_done = done.clone();
+    let calls = tokio::spawn(async move {
+        let mut n = 0;
+        while !is_done.load(Relaxed) {
+            get(api, &format!("/{n}")).await;
+            n += 1;
+        }
+        n
+    });
+    for _ in 0..3 {
+        let mut logrotate = command("logrotate", &["--force", "--state"]);
+        logrotate.arg(dir.path().join("state")).arg(&rule).env("PATH", &path);
+        run(logrotate);
+        eventually("the log is opened anew", async || {
+            fs::read_to_string(&log).is_ok_and(|text| text.contains("SIGUSR1")).then_some(())
+        })
+        .await;
+    }
+    done.store(true, Relaxed);
+    let calls: u32 = calls.await.unwrap();
+    assert_eq!(engine.stop().code, Some(0));
+    let mut files: Vec<_> = fs::read_dir(log.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let names: Vec<_> = files.iter().map(|file| file.file_name().unwrap().to_str().unwrap()).collect();
+    assert_eq!(names, ["connmix.log", "connmix.log.1", "connmix.log.2.gz", "connmix.log.3.gz"]);
+    let whole: String = files.iter().map(|file| run(command("gzip", &["-dcf", file.to_str().unwrap()]))).collect();
+    let path = |line: &str| line.split(" access: GET /").nth(1)?.split(' ').next()?.parse().ok();
+    let mut logged: Vec<u32> = whole.lines().filter_map(path).collect();
+    logged.sort();
+    assert!(logged.iter().copied().eq(0..calls), "{calls} calls: {logged:?}");
+    Ok(())
 }
 
 async fn the_images_files_serve_alone_and_as_the_cluster_of_the_manifests() -> Outcome {
@@ -215,6 +282,7 @@ async fn every_client_names_the_version_that_the_engine_has() -> Outcome {
 
 optional_tests! {
     the_debian_package_is_installed_and_serves_and_is_removed,
+    logrotate_moves_the_log_away_and_no_line_is_lost,
     the_images_files_serve_alone_and_as_the_cluster_of_the_manifests,
     the_image_runs_in_a_container,
     the_tarball_runs_as_it_is_and_its_checksum_holds,

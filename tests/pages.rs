@@ -174,7 +174,8 @@ async fn a_listed_page_asks_first_and_then_may_call() {
             assert_eq!(reply.status, 204, "{reply:?}");
             assert_eq!(reply.header("Access-Control-Allow-Origin"), Some(origin));
             assert_eq!(reply.header("Access-Control-Allow-Methods"), Some("GET, HEAD, POST"));
-            assert_eq!(reply.header("Access-Control-Allow-Headers"), Some("authorization, content-type"));
+            let headers = "authorization, content-type, traceparent, tracestate";
+            assert_eq!(reply.header("Access-Control-Allow-Headers"), Some(headers));
             assert_eq!(reply.header("Access-Control-Max-Age"), Some("600"));
             assert_eq!(reply.header("Vary"), Some("origin"));
         }

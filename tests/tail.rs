@@ -163,6 +163,27 @@ async fn what_happens_is_shown_from_the_connection_to_its_end() {
     assert_eq!((&closed["client"], &closed["channels"]), (&json!(id), &json!(["tea"])));
 }
 
+/// A client that gets no connection has no id: who watches one, or a channel, does not see it.
+#[tokio::test]
+async fn a_client_that_is_refused_is_shown_with_the_answer() {
+    let engine = engine("");
+    let mut errors = Tail::open(engine.at.center, "errors=1").await;
+    let mut of_channel = Tail::open(engine.at.center, "channel=room").await;
+    assert!(Client::try_connect(engine.ws(), "/elsewhere").await.is_err());
+    let (refused, others) = errors.until("refused").await;
+    assert_eq!(others, [] as [Value; 0]);
+    assert_eq!(
+        (&refused["server"], &refused["cause"], &refused["status"]),
+        (&json!(0), &json!("request"), &json!(404)),
+        "{refused}"
+    );
+    assert_eq!(refused["text"], "nothing is served at this path");
+    assert!(refused["address"].as_str().unwrap().starts_with("127.0.0.1:"), "{refused}");
+    engine.connect().await.ask("join room").await;
+    let (_, others) = of_channel.until("subscribe").await;
+    assert_eq!(others, [] as [Value; 0]);
+}
+
 #[tokio::test]
 async fn a_script_that_fails_is_shown_with_its_place() {
     let engine = engine("");

@@ -11,6 +11,7 @@ use common::*;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::SocketAddr;
 use tokio::net::TcpListener;
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -183,6 +184,74 @@ async fn a_request_over_websocket_names_its_trace_in_its_json() {
     assert_eq!((deliveries(&spans[0]), &spans[0]["traceState"]), (("1".into(), "0".into()), &json!("a=1")));
     assert_eq!((deliveries(&spans[1]), &spans[1]["traceState"]), (("1".into(), "0".into()), &Value::Null));
     assert_eq!(spans[2]["status"]["code"], 2);
+}
+
+/// An event stream, and what its client sends by.
+struct Stream {
+    raw: Raw,
+    at: SocketAddr,
+    /// The headers that say who it is.
+    who: String,
+}
+
+impl Stream {
+    async fn open(engine: &TestEngine, headers: &str) -> Stream {
+        let mut raw = Raw::dial(engine.ws()).await;
+        let head = "GET /ws HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n";
+        raw.write(format!("{head}{headers}\r\n")).await;
+        assert_eq!(raw.head().await.status, 200);
+        let mut stream = Stream { raw, at: engine.ws(), who: String::new() };
+        let connected = stream.until("}\n\n").await;
+        let word = |name: &str| connected.split(&format!("\"{name}\":\"")).nth(1).unwrap().split('"').next().unwrap();
+        stream.who = format!("Connmix-Client: {}\r\nConnmix-Token: {}\r\n", word("client"), word("token"));
+        stream
+    }
+
+    async fn until(&mut self, end: &str) -> String {
+        let mut got = Vec::new();
+        while !got.ends_with(end.as_bytes()) {
+            got.extend(self.raw.take(1).await);
+        }
+        String::from_utf8(got).unwrap()
+    }
+
+    /// Sends "wait" with these headers; once its handler has ended.
+    async fn wait(&mut self, headers: &str) {
+        let head = format!("POST /ws HTTP/1.1\r\nHost: localhost\r\n{}{headers}", self.who);
+        let reply = Raw::dial(self.at).await.call(format!("{head}Content-Length: 4\r\n\r\nwait")).await;
+        assert_eq!(reply.status, 204, "{reply:?}");
+        self.until("data: ok\n\n").await;
+    }
+}
+
+#[tokio::test]
+async fn a_message_to_an_event_stream_belongs_to_the_trace_of_its_request() {
+    const OTHER: &str = "11111111111111111111111111111111";
+    let collector = Collector::start().await;
+    let engine = |more: &str| {
+        let top = format!("tracing: {{endpoint: 'http://{}', sampleRatio: 0{more}}}", collector.addr);
+        TestEngine::with_top(SCRIPT, "eventStream: on", "workers: 2", &top)
+    };
+    let own = format!("traceparent: {}\r\n", traceparent("01"));
+    let strict = engine(", fromClients: false");
+    Stream::open(&strict, "").await.wait(&own).await;
+
+    let engine = engine("");
+    let mut stream = Stream::open(&engine, &own.replace(TRACE, OTHER)).await;
+    stream.wait(&format!("{own}tracestate: a=1\r\n")).await;
+    // One that says nothing, or nothing valid, belongs to the stream's; one that says no, to none that is recorded.
+    stream.wait("").await;
+    stream.wait("traceparent: x\r\n").await;
+    stream.wait(&format!("traceparent: {}\r\n", traceparent("00"))).await;
+    stream.wait("").await;
+    let spans = collector.all("on_message", 4).await;
+    assert_child(&spans[0]);
+    assert_eq!(spans[0]["traceState"], "a=1");
+    assert!(spans[1..].iter().all(|span| span["traceId"] == OTHER), "{spans:#?}");
+    let publishes = collector.all("publish", 4).await;
+    for (publish, of) in publishes.iter().zip(&spans) {
+        assert_eq!((&publish["traceId"], &publish["parentSpanId"]), (&of["traceId"], &of["spanId"]), "{publish:#}");
+    }
 }
 
 #[tokio::test]

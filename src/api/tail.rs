@@ -146,7 +146,10 @@ impl Telling {
             };
             tokio::select! {
                 biased;
-                _ = stage.wait_for(Stage::interrupts) => break "the engine is shutting down",
+                stage = stage.wait_for(Stage::interrupts) => break match stage.as_deref() {
+                    Ok(Stage::Moving) => "another process takes over: begin anew",
+                    _ => "the engine is shutting down",
+                },
                 _ = changed.changed() => break "the configuration has changed: begin anew",
                 goes_on = next => if !goes_on { return },
             }

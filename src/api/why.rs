@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::call::Outcome;
 use super::error::ApiError;
-use super::fields::{Field, addressee, invalid};
+use super::fields::{CLIENT_ID, Field, client_id, invalid};
 use super::idempotency::Remembered;
 use super::query::pairs;
 use super::state::Api;
@@ -95,7 +95,11 @@ fn read(query: &str) -> Result<Asked, ApiError> {
     for pair in pairs(query) {
         let (name, value) = pair?;
         match name {
-            "client" => client = Some(addressee(&Some(Field::Text(value)))?),
+            "client" => {
+                let number = client_id(&Field::Text(value));
+                let number = number.ok_or_else(|| invalid(format!("parameter \"client\" {CLIENT_ID}")))?;
+                client = Some(ClientId::new(number).ok_or(number));
+            }
             "channel" => {
                 let parsed = Channel::parse(value.as_bytes());
                 channel = Some(parsed.map_err(|e| invalid(format!("parameter \"channel\": {e}")))?);
@@ -221,8 +225,8 @@ fn of_connected(info: &ClientInfo, story: &Story, channels: &[String], published
         waiting.push_str(" It connected after the message was published.");
     }
     if channels.is_empty() {
-        let because =
-            format!("it is connected and in {} channels; name a channel to learn more.{waiting}", info.subscriptions);
+        let (count, s) = (info.subscriptions, if info.subscriptions == 1 { "" } else { "s" });
+        let because = format!("it is connected and in {count} channel{s}; name a channel to learn more.{waiting}");
         return (Verdict::Connected, because);
     }
     if let Some(channel) = channels.iter().find(|channel| info.channels.contains(channel)) {

@@ -148,8 +148,8 @@ fn scheme(tls: &Tls) -> &'static str {
 }
 
 /// A word quoted for a shell.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.@+".contains(c);
+pub(super) fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.@+/".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()
     } else {

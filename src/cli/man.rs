@@ -167,22 +167,26 @@ fn value(arg: &Arg) -> String {
 }
 
 fn option(out: &mut String, arg: &Arg, language: Language) {
-    let (one_of, default, end) = match language {
-        Language::English => ("One of: ", "Default: ", "."),
-        Language::Chinese => ("可选值：", "默认：", "。"),
+    let (one_of, default, end, space) = match language {
+        Language::English => ("One of: ", "Default: ", ".", " "),
+        Language::Chinese => ("可选值：", "默认：", "。", ""),
     };
     let mut head = plain(&spellings(arg).join(", "));
     if takes_value(arg) {
         let _ = write!(head, " {}", plain(&value(arg)));
     }
-    let _ = writeln!(out, ".TP\n\\fB{head}\\fR\n{}", plain(&about(arg.get_help())));
+    let mut help = about(arg.get_help());
     let listed: Vec<String> = arg.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
-    if takes_value(arg) && !listed.is_empty() {
-        let _ = writeln!(out, "{one_of}{}{end}", plain(&listed.join(", ")));
-    }
     let defaults: Vec<String> =
         arg.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect();
-    if takes_value(arg) && !defaults.is_empty() {
-        let _ = writeln!(out, "{default}{}{end}", plain(&defaults.join(" ")));
+    let lists = [(one_of, listed.join(", ")), (default, defaults.join(" "))];
+    for (what, list) in lists.into_iter().filter(|(_, list)| takes_value(arg) && !list.is_empty()) {
+        // Sentences, one behind the other.
+        if !help.is_empty() {
+            help.push_str(if help.ends_with(end) { "" } else { end });
+            help.push_str(space);
+        }
+        let _ = write!(help, "{what}{list}{end}");
     }
+    let _ = writeln!(out, ".TP\n\\fB{head}\\fR\n{}", plain(&help));
 }

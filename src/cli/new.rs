@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use super::greeting::quoted;
 use crate::telemetry::language::spoken;
 use crate::telemetry::terminal::say;
 
@@ -110,7 +111,8 @@ impl Options {
                 "{shown} 已经建好。接下来做什么，写在 {readme} 里"
             )
         );
-        say!("\n    cd {shown}\n    connmix test\n    connmix dev");
+        let folder = quoted(&shown.to_string());
+        say!("\n    cd {folder}\n    connmix test\n    connmix dev");
         Ok(())
     }
 }

@@ -35,6 +35,7 @@ fn open_log(config: &Config, dev: bool) -> Result<Log, String> {
     // In dev, the console at debug is all there is.
     let level = if dev { LevelFilter::DEBUG } else { level_filter(config.logging.level) };
     let rotation = Rotation { keep: config.logging.max_files, size: config.logging.max_size as u64 };
+    let rotation = config.logging.rotate.then_some(rotation);
     let file = config.logging.filename.as_deref().filter(|_| !dev).map(|f| (f, rotation));
     Log::open(level, style, file).map_err(|e| e.to_string())
 }

@@ -40,7 +40,7 @@ pub(super) fn commands(root: &Command) -> Vec<Node<'_>> {
 /// The options of a command that people see, those that hold everywhere among them.
 pub(super) fn options<'a>(root: &'a Command, command: &'a Command) -> Vec<&'a Arg> {
     let own = command.get_arguments().filter(|arg| !arg.is_positional() && !arg.is_hide_set());
-    let everywhere = root.get_arguments().filter(|arg| arg.is_global_set());
+    let everywhere = root.get_arguments().filter(|arg| arg.is_global_set() && !arg.is_hide_set());
     let mut all: Vec<&Arg> = own.collect();
     for arg in everywhere {
         if !all.iter().any(|known| known.get_id() == arg.get_id()) {
@@ -107,13 +107,14 @@ fn bash(root: &Command) -> String {
         for arg in options(root, node.command).into_iter().filter(|arg| takes_value(arg)) {
             let patterns: Vec<String> =
                 spellings(arg).iter().map(|spelling| format!("\"{} {spelling}\"", node.words.join(" "))).collect();
-            let complete = match values(arg) {
-                values if values.is_empty() => "-f".to_owned(),
-                values => format!("-W \"{}\"", values.join(" ")),
+            // A folder is not the end of a path.
+            let (kind, complete) = match values(arg) {
+                values if values.is_empty() => ("compopt -o filenames 2>/dev/null; ", "-f".to_owned()),
+                values => ("", format!("-W \"{}\"", values.join(" "))),
             };
             let _ = writeln!(
                 out,
-                "        {}) mapfile -t COMPREPLY < <(compgen {complete} -- \"$cur\"); return ;;",
+                "        {}) {kind}mapfile -t COMPREPLY < <(compgen {complete} -- \"$cur\"); return ;;",
                 patterns.join(" | ")
             );
         }

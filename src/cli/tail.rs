@@ -103,12 +103,13 @@ fn counts(event: &Value) -> String {
     }
 }
 
-/// An event as people read it; None: it is only a sign of life.
+/// An event as people read it; None: it is of no use to them.
 fn show(event: &Value, out: &Out) -> Option<String> {
     let name = event["event"].as_str().unwrap_or_default();
     let colour = match name {
-        "alive" | "watching" => return None,
-        "error" | "dropped" | "lost" | "unanswered" => 31,
+        // The end is told as the command's own.
+        "alive" | "watching" | "end" => return None,
+        "error" | "dropped" | "refused" | "lost" | "unanswered" => 31,
         "connect" => 32,
         "closed" => 33,
         "delivered" | "published" => 36,
@@ -135,6 +136,10 @@ fn show(event: &Value, out: &Out) -> Option<String> {
     let cut = || if event["cut"] == true { " [cut]" } else { "" };
     let _ = match name {
         "connect" => write!(line, " from {} at server {}", of("address"), of("server")),
+        "refused" => {
+            let (address, server) = (of("address"), of("server"));
+            write!(line, " {address} at server {server} with {} ({}): {}", of("status"), of("cause"), of("text"))
+        }
         "message" => write!(line, " {} {} bytes{}{}", of("kind"), of("bytes"), body(), cut()),
         "handler" => {
             let failed = if event["ok"] == false { ", failed" } else { "" };
@@ -189,6 +194,7 @@ mod tests {
         let out = Out::new();
         for (event, line) in [
             (json!({"event": "alive"}), None),
+            (json!({"event": "end", "text": "the engine stops"}), None),
             (
                 json!({"event": "message", "at": 1000, "client": "7", "kind": "text", "bytes": 3, "data": "a\u{1b}b", "cut": true}),
                 Some("00:00:01.000 message     7 text 3 bytes: a\\u{1b}b [cut]"),
@@ -204,6 +210,10 @@ mod tests {
             (
                 json!({"event": "closed", "at": 86_399_999, "client": "7", "reason": "too_slow", "code": 3100, "text": "x", "channels": ["a", "b"], "more": 2}),
                 Some("23:59:59.999 closed      7 too_slow 3100: x; was in a, b and 2 more"),
+            ),
+            (
+                json!({"event": "refused", "at": 0, "server": 0, "address": "1.2.3.4:5", "cause": "request", "status": 404, "text": "nothing is here"}),
+                Some("00:00:00.000 refused     1.2.3.4:5 at server 0 with 404 (request): nothing is here"),
             ),
             (
                 json!({"event": "lost"}),

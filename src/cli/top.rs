@@ -211,7 +211,13 @@ fn headings(language: Language) -> String {
 }
 
 fn json(before: &Page, now: &Page) -> serde_json::Value {
-    let value = |column: &Column| (column.key.to_owned(), (column.value)(before, now).into());
+    let number = |value: f64| match value as i64 {
+        // Counts and bytes are whole: they are no less where readers expect that.
+        whole if whole as f64 == value => whole.into(),
+        _ => value.into(),
+    };
+    let value =
+        |column: &Column| (column.key.to_owned(), (column.value)(before, now).map_or(serde_json::Value::Null, number));
     COLUMNS.iter().map(value).collect::<serde_json::Map<_, _>>().into()
 }
 
@@ -243,7 +249,7 @@ mod tests {
         );
         before.at = now.at - Duration::from_secs(2);
         let shown = json(&before, &now);
-        assert_eq!((&shown["deliveries_per_second"], &shown["channels"]), (&15.0.into(), &3.0.into()));
+        assert_eq!((&shown["deliveries_per_second"], &shown["channels"]), (&15.into(), &3.into()));
         assert!((shown["handler_mean_ms"].as_f64().unwrap() - 4.0).abs() < 1e-6);
         assert!(shown["cpu_percent"].is_null(), "it is not on the page");
         assert_eq!([whole(7.4), whole(123_456.0), whole(12_345_678.0), bytes(3e6)], ["7", "123k", "12.3M", "3M"]);

@@ -11,8 +11,8 @@ use crate::telemetry::language::{Language, spoken};
 pub(super) struct Options {
     /// The client's id
     /// zh: 客户端的 id
-    #[arg(value_name = "CLIENT")]
-    client: String,
+    #[arg(value_name = "CLIENT", value_parser = clap::value_parser!(u64).range(1..))]
+    client: u64,
     /// The id of a publish: what it came to, and whether the client was there
     /// zh: 一次发布的 id：那次发布的结果，以及客户端当时在不在
     #[arg(value_name = "MESSAGE-ID")]
@@ -33,7 +33,7 @@ impl Options {
     /// Asks, and prints the answer.
     pub(super) fn run(&self) -> Result<(), String> {
         let api = self.remote.api(6787)?;
-        let mut path = format!("/v1/why?client={}", in_query(&self.client));
+        let mut path = format!("/v1/why?client={}", self.client);
         for (name, value) in [("message", &self.message), ("channel", &self.channel)] {
             if let Some(value) = value {
                 path.push_str(&format!("&{name}={}", in_query(value)));
@@ -86,10 +86,13 @@ fn lines(why: &Value, out: &Out, language: Language) -> Vec<String> {
     let now = &why["now"];
     if now.is_object() {
         let (node, address) = (text(&now["node"]), text(&now["address"]));
-        let (count, channels) = (&now["subscriptions"], names(&now["channels"]));
+        let (count, mut channels) = (&now["subscriptions"], names(&now["channels"]));
+        if !channels.is_empty() {
+            channels = say(format!(" ({channels})"), format!("（{channels}）"));
+        }
         lines.push(say(
-            format!("now: node {node}, from {address}, {count} channels: {channels}"),
-            format!("现在：节点 {node}，来自 {address}，{count} 个频道：{channels}"),
+            format!("now: node {node}, from {address}, channels: {count}{channels}"),
+            format!("现在：节点 {node}，来自 {address}，频道数：{count}{channels}"),
         ));
     }
     let message = &why["message"];
@@ -100,7 +103,7 @@ fn lines(why: &Value, out: &Out, language: Language) -> Vec<String> {
         let came = match outcome.is_null() {
             true => say("has not been answered yet".to_owned(), "还没有得到响应".to_owned()),
             false => say(
-                format!("reached {}, and not {}", sum("s"), sum("f")),
+                format!("reached {}, failed {}", sum("s"), sum("f")),
                 format!("到达了 {} 个，没有到达 {} 个", sum("s"), sum("f")),
             ),
         };
@@ -137,8 +140,8 @@ mod tests {
             [
                 "client 7: never subscribed",
                 "it is not in a",
-                "now: node 9, from 1.2.3.4:5, 1 channels: b",
-                "message m: to a, c, reached 3, and not 1; over the limit in 1 of them, added to others in 0",
+                "now: node 9, from 1.2.3.4:5, channels: 1 (b)",
+                "message m: to a, c, reached 3, failed 1; over the limit in 1 of them, added to others in 0",
             ]
         );
         assert_eq!(
@@ -146,7 +149,7 @@ mod tests {
             [
                 "客户端 7：从没订阅过",
                 "it is not in a",
-                "现在：节点 9，来自 1.2.3.4:5，1 个频道：b",
+                "现在：节点 9，来自 1.2.3.4:5，频道数：1（b）",
                 "消息 m：发往 a, c，到达了 3 个，没有到达 1 个；超过了 1 个频道的上限，在其中 0 个里与其他消息合并",
             ]
         );

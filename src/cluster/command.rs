@@ -29,7 +29,8 @@ pub fn encode(command: &ConnCommand) -> Vec<u8> {
             out.extend_from_slice(&code.to_le_bytes());
             bytes(&mut out, reason.as_bytes());
         }
-        ConnCommand::Receive { token, message } => {
+        // Its trace stays here: what nodes say has no place for it.
+        ConnCommand::Receive { token, message, trace: _ } => {
             out.push(4);
             out.extend_from_slice(&token.to_bits().to_le_bytes());
             out.push(u8::from(message.kind() == Kind::Binary));
@@ -103,7 +104,7 @@ pub fn decode(bytes: &[u8]) -> Option<ConnCommand> {
                 _ => return None,
             };
             let message = Message::new(kind, Bytes::copy_from_slice(reader.bytes()?)).ok()?;
-            ConnCommand::Receive { token, message }
+            ConnCommand::Receive { token, message, trace: None }
         }
         _ => return None,
     };
@@ -179,8 +180,8 @@ mod tests {
             ConnCommand::Subscribe(vec![channel("a"), channel("b")]),
             ConnCommand::Unsubscribe(vec![]),
             ConnCommand::Close { code: 4001, reason: "bye".into() },
-            ConnCommand::Receive { token: Token::random(), message: Message::text("hello") },
-            ConnCommand::Receive { token: Token::random(), message: Message::binary(&b"\xff"[..]) },
+            ConnCommand::Receive { token: Token::random(), message: Message::text("hello"), trace: None },
+            ConnCommand::Receive { token: Token::random(), message: Message::binary(&b"\xff"[..]), trace: None },
         ] {
             let bytes = encode(&command);
             assert_eq!(decode(&bytes), Some(command));

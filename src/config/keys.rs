@@ -6,7 +6,7 @@
 use self::bounds::{AGE, BUFFER, GIB, LIMIT, MIB, TIMEOUT, TIMEOUT_NOT_ZERO, seconds};
 use super::changes::{Changes, Effect, Effect::Live, Effect::Restart};
 use super::home::Home;
-use super::kinds::{Leaf, duration, flag, flag_or, list, number, parsed, required, secret, size, text, word, words};
+use super::kinds::{Leaf, duration, flag_or, list, number, parsed, required, secret, size, text, word, words};
 use super::raw::address::{HOST_PORT, ORIGIN, host_pattern, host_port, net, origin};
 use super::raw::known::Known;
 use super::raw::tree::Kind::Scalar;
@@ -14,8 +14,8 @@ use super::raw::value::Value;
 use super::rows::{Head, Kind, Row, Section, section};
 use super::sections::{Entry, address, named, part, positioned};
 use super::types::{
-    ClusterEngine, Format, HostPattern, LOAD_LIMIT, Level, Library, Listen, MAX_SCRIPT, MAX_WAITING, NodeRole,
-    QueueFull, Roles, STUCK_AFTER,
+    ClusterEngine, HostPattern, LOAD_LIMIT, Library, Listen, MAX_SCRIPT, MAX_WAITING, NodeRole, QueueFull, Roles,
+    STUCK_AFTER,
 };
 use crate::ids::MAX_WORKERS;
 use crate::secret::{Secret, digest, password};
@@ -28,11 +28,13 @@ use std::time::Duration;
 
 mod bounds;
 mod channels;
+mod logging;
 mod memory;
 mod server;
 mod tls;
 mod tracing;
 
+pub use self::logging::Logging;
 pub use self::tracing::{Tracing, TracingHeader, is_header_name, read_ratio, value_problem};
 pub use channels::{ChannelRule, HistoryRule, LimitRule, MAX_HISTORY, Online};
 pub use memory::Memory;
@@ -143,37 +145,6 @@ fn upgrade_folder() -> Leaf<Option<PathBuf>> {
 fn unset(expected: &'static str, parse: fn(&str) -> Option<String>) -> Leaf<Option<String>> {
     let read = move |at: &Value<'_>| at.parse(expected, None, |text| parse(text).map(Some));
     Leaf::new("text", expected.to_owned(), Some(None), read, |text: &Option<String>| text.as_deref().into())
-}
-
-section! {
-    /// Where the log goes and how much of it.
-    #[derive(Debug, Clone, PartialEq)]
-    pub struct Logging {
-        /// The log's file, relative to the working directory: a new one each day and when one is full. An empty text is the
-        /// console only.
-        pub filename: Option<PathBuf> = "filename", log_file(), Restart("the log file");
-        /// How many files are kept.
-        pub max_files: usize = "maxFiles", number(1..=10_000, 7), Restart("the log file");
-        /// The most bytes of one file.
-        pub max_size: usize = "maxSize", size(64 * 1024..=1024 * GIB, 100 * MIB), Restart("the log file");
-        /// The least severe level that is written. At debug there are connects, subscriptions, publishes and closes, too.
-        pub level: Level = "level", word(&[Level::Debug, Level::Info, Level::Warn, Level::Error], Level::Info), Live;
-        /// One line for each request to an API and each handshake, at info.
-        pub access: bool = "access", flag(), Live;
-        /// How a line looks: text, or json, one object a line.
-        pub format: Format = "format", word(&[Format::Text, Format::Json], Format::Text), Restart("the log");
-    }
-}
-
-fn log_file() -> Leaf<Option<PathBuf>> {
-    let file = text("logs/connmix.log").map(
-        |name| (!name.is_empty()).then(|| PathBuf::from(name)),
-        |file: &Option<PathBuf>| file.as_ref().map_or_else(String::new, |file| file.display().to_string()),
-    );
-    file.told(|name| match name.as_str() {
-        Some("") | None => "the console only".to_owned(),
-        Some(name) => name.to_owned(),
-    })
 }
 
 section! {

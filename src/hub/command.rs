@@ -6,6 +6,7 @@ use crate::ids::{ClientId, WorkerId};
 use crate::message::close_code::may_be_sent;
 use crate::message::{Channel, Message};
 use crate::secret::token::Token;
+use crate::telemetry::spans::TraceContext;
 use crate::value::Value;
 use crate::wire::frame::MAX_REASON;
 
@@ -31,6 +32,8 @@ pub enum ConnCommand {
         token: Token,
         /// What it sent.
         message: Message,
+        /// The trace that this message belongs to, if its request has named one. It does not go to other nodes.
+        trace: Option<Box<TraceContext>>,
     },
 }
 
@@ -52,7 +55,9 @@ impl ConnCommand {
                 channels.iter().map(|channel| size_of::<Channel>() + channel.as_str().len()).sum()
             }
             ConnCommand::Close { reason, .. } => reason.len(),
-            ConnCommand::Receive { message, .. } => message.data().len(),
+            ConnCommand::Receive { message, trace, .. } => {
+                message.data().len() + trace.as_ref().map_or(0, |trace| trace.bytes())
+            }
         }
     }
 }

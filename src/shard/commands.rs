@@ -65,10 +65,10 @@ impl Shard {
                 Ok(())
             }
             // To who does not know the token there is no such client.
-            ConnCommand::Receive { token, message } => {
+            ConnCommand::Receive { token, message, trace } => {
                 let posted = conn.posted().filter(|posted| posted.token().is(token));
                 let posted = posted.ok_or(CommandError::NotConnected(conn.client_id.get()))?;
-                let taken = posted.push(message);
+                let taken = posted.push(message, trace);
                 conn.wake();
                 taken.then_some(()).ok_or(CommandError::Busy(conn.client_id))
             }

@@ -8,17 +8,21 @@ use std::collections::VecDeque;
 use crate::handover::{Damaged, Decoder, Encoder};
 use crate::message::{Kind, Message};
 use crate::secret::token::Token;
+use crate::telemetry::spans::TraceContext;
 
 /// The bytes that may wait for a connection's handler; at this limit a client is told to wait.
 const POSTED_BYTES: usize = 64 * 1024;
 /// What a message takes besides its bytes, roughly.
 const MESSAGE: usize = 64;
 
+/// A message, and the trace that it belongs to, if that is another one than its connection's.
+type Waiting = (Message, Option<Box<TraceContext>>);
+
 /// The messages of one connection that wait for its handler. One that has none owns no memory for them.
 pub struct Posted {
     /// What the client was told, and nobody else.
     token: Cell<Token>,
-    waiting: RefCell<VecDeque<Message>>,
+    waiting: RefCell<VecDeque<Waiting>>,
     bytes: Cell<usize>,
 }
 
@@ -33,12 +37,12 @@ impl Posted {
         self.token.get()
     }
 
-    /// Writes it for a successor process.
+    /// Writes it for a successor process, but for the traces.
     pub(super) fn save(&self, out: &mut Encoder) {
         out.data(&self.token().to_bits().to_le_bytes());
         let waiting = self.waiting.borrow();
         out.count(waiting.len());
-        for message in waiting.iter() {
+        for (message, _) in waiting.iter() {
             out.byte((message.kind() == Kind::Binary).into());
             out.data(message.data());
         }
@@ -59,25 +63,26 @@ impl Posted {
         self.token.set(token);
         for message in messages {
             // It was within the bound.
-            self.push(message);
+            self.push(message, None);
         }
     }
 
     /// Takes a message; false: too much waits already.
-    pub(super) fn push(&self, message: Message) -> bool {
+    pub(super) fn push(&self, message: Message, trace: Option<Box<TraceContext>>) -> bool {
         if self.bytes.get() >= POSTED_BYTES {
             return false;
         }
-        self.bytes.set(self.bytes.get() + message.data().len() + MESSAGE);
-        self.waiting.borrow_mut().push_back(message);
+        let waiting = (message, trace);
+        self.bytes.set(self.bytes.get() + bytes(&waiting));
+        self.waiting.borrow_mut().push_back(waiting);
         true
     }
 
     /// The next message for the handler.
-    pub fn pop(&self) -> Option<Message> {
+    pub fn pop(&self) -> Option<Waiting> {
         let mut waiting = self.waiting.borrow_mut();
         let message = waiting.pop_front()?;
-        self.bytes.set(self.bytes.get().saturating_sub(message.data().len() + MESSAGE));
+        self.bytes.set(self.bytes.get().saturating_sub(bytes(&message)));
         if waiting.is_empty() {
             *waiting = VecDeque::new();
         }
@@ -101,6 +106,11 @@ impl Posted {
     }
 }
 
+/// What a message takes while it waits.
+fn bytes((message, trace): &Waiting) -> usize {
+    message.data().len() + MESSAGE + trace.as_ref().map_or(0, |trace| trace.bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,14 +119,15 @@ mod tests {
     fn what_waits_is_bounded_and_leaves_nothing_behind() {
         let posted = Posted::new();
         let large = Message::binary(vec![0; POSTED_BYTES]);
-        assert!(posted.push(Message::text("")) && posted.push(large.clone()));
-        assert!(!posted.push(Message::text("")), "too much waits");
-        assert_eq!(posted.bytes(), POSTED_BYTES + 2 * MESSAGE);
-        assert_eq!(posted.pop(), Some(Message::text("")));
-        assert_eq!(posted.pop(), Some(large));
+        let trace = TraceContext { trace_id: 1, span_id: 2, sampled: true, state: Some("a=1".into()) };
+        assert!(posted.push(Message::text(""), Some(trace.clone().into())) && posted.push(large.clone(), None));
+        assert!(!posted.push(Message::text(""), None), "too much waits");
+        assert_eq!(posted.bytes(), POSTED_BYTES + 2 * MESSAGE + trace.bytes());
+        assert_eq!(posted.pop(), Some((Message::text(""), Some(trace.into()))));
+        assert_eq!(posted.pop(), Some((large, None)));
         assert_eq!((posted.pop(), posted.is_empty(), posted.bytes()), (None, true, 0));
         assert_eq!(posted.waiting.borrow().capacity(), 0);
-        assert!(posted.push(Message::text("again")));
+        assert!(posted.push(Message::text("again"), None));
         posted.clear();
         assert!(posted.is_empty() && posted.bytes() == 0);
     }

@@ -1,6 +1,7 @@
 //! What watchers are told of this worker's connections, and which of them. Every function here is called only while somebody
 //! watches ([`Tap::is_on`](super::tap::Tap::is_on)), but for those that ask so themselves.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::Shard;
@@ -11,7 +12,8 @@ use crate::hub::topics::Topics;
 use crate::hub::{ENDED_CHANNELS, Publication, Wanted};
 use crate::ids::ClientId;
 use crate::message::{Channel, Kind};
-use crate::telemetry::metrics::labels::{DropCause, EndReason, Label};
+use crate::telemetry::metrics::labels::{DropCause, EndReason, Label, RefusalCause};
+use crate::wire::handshake::Refusal;
 
 /// What failed in a script.
 pub struct Failed<'a> {
@@ -34,6 +36,15 @@ impl Shard {
         self.see(conn, false, |text, _| {
             text.name("connect").id("client", conn.client_id);
             text.number("server", conn.served.index).text("address", &conn.remote().to_string());
+        });
+    }
+
+    /// A client was refused before it had a connection.
+    #[cold]
+    pub fn see_refused(&self, server: usize, address: SocketAddr, refusal: &Refusal, cause: RefusalCause) {
+        self.tap.keep(Wanted::takes_log, |text, _| {
+            text.name("refused").number("server", server).text("address", &address.to_string());
+            text.text("cause", cause.word()).number("status", refusal.status).text("text", &refusal.text);
         });
     }
 

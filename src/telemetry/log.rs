@@ -1,5 +1,5 @@
-//! The log: one line per event, to the console and to a file. A new file begins each day and whenever one is full. The
-//! level can change while it runs.
+//! The log: one line per event, to the console and to a file. A new file begins each day and whenever one is full, unless
+//! another program sees to that. The level can change while it runs.
 //!
 //! Everything that is logged passes [`line`]: texts of clients, scripts or files are made harmless there ([`escape`]),
 //! in text and in JSON, so callers log texts as they are.
@@ -25,7 +25,7 @@ use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::{Layer, Registry, reload};
 
-use self::file::DailyFile;
+use self::file::LogFile;
 use self::layout::{JsonLine, TextFields};
 use self::queue::{Writing, begin};
 
@@ -68,8 +68,9 @@ pub enum OpenError {
 }
 
 impl Log {
-    /// Opens the log for the whole process. `file`: the file besides the console, and its rotation.
-    pub fn open(level: LevelFilter, style: Style, file: Option<(&Path, Rotation)>) -> Result<Log, OpenError> {
+    /// Opens the log for the whole process. `file`: the file besides the console, and its rotation, unless that is another
+    /// program's.
+    pub fn open(level: LevelFilter, style: Style, file: Option<(&Path, Option<Rotation>)>) -> Result<Log, OpenError> {
         let (filter, level) = reload::Layer::new(Filter { level, overheard: &[], hear: None });
         let file = file.map(|(path, rotation)| open(path, rotation)).transpose()?;
         let shared = file.clone();
@@ -93,7 +94,7 @@ impl Log {
         Ok(Log { level, file: shared, _writers: writers })
     }
 
-    /// Opens the file again under today's name: for programs that move it away. Lines that wait go there, too. Returns
+    /// Opens the file again under its name of today: for programs that move it away. Lines that wait go there, too. Returns
     /// its path; None: there is no file. After an error the previous file stays in use.
     pub fn reopen(&self) -> io::Result<Option<PathBuf>> {
         self.file.as_ref().map(|file| file.lock().reopen()).transpose()
@@ -225,10 +226,10 @@ where
 
 /// The file, shared by the thread that writes it and the thread that reopens it.
 #[derive(Clone)]
-struct Shared(Arc<Mutex<DailyFile>>);
+struct Shared(Arc<Mutex<LogFile>>);
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, DailyFile> {
+    fn lock(&self) -> MutexGuard<'_, LogFile> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -243,8 +244,8 @@ impl io::Write for Shared {
     }
 }
 
-fn open(path: &Path, rotation: Rotation) -> Result<Shared, OpenError> {
-    let file = DailyFile::open(path, rotation)
-        .map_err(|source| OpenError::File { file: path.display().to_string(), source })?;
+fn open(path: &Path, rotation: Option<Rotation>) -> Result<Shared, OpenError> {
+    let file =
+        LogFile::open(path, rotation).map_err(|source| OpenError::File { file: path.display().to_string(), source })?;
     Ok(Shared(Arc::new(Mutex::new(file))))
 }

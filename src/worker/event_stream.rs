@@ -25,12 +25,12 @@ impl ProtocolHandler for EventStream {
     }
 
     fn work(&mut self, state: &mut State) {
-        let Some(message) = state.conn.posted().and_then(|posted| posted.pop()) else { return };
+        let Some((message, trace)) = state.conn.posted().and_then(|posted| posted.pop()) else { return };
         state.charge_frames(1);
         state.worker.shard.count_read(&state.conn);
         state.took_messages(1);
         state.took_bytes(message.data().len());
-        state.start(Hook::Message, HookArgs::message(message.kind(), message.data()));
+        state.start_in(trace, Hook::Message, HookArgs::message(message.kind(), message.data()));
     }
 
     fn returned(&mut self, _: &mut State, _: Returned) {}

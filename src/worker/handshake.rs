@@ -315,7 +315,7 @@ async fn ask(worker: &Worker, server: usize, conn: &Rc<Conn>, request: &Request<
     let args = HookArgs::handshake(ConnRef::of(conn), &head);
     let budget = conn.served.limits.get().handler_timeout;
     let began = Began::now(&vm, Hook::Handshake);
-    let trace = worker.trace(Hook::Handshake, &vm, conn);
+    let trace = worker.trace(Hook::Handshake, &vm, conn, None);
     let entered = worker.enter_trace(trace.as_deref());
     let started = vm.start(Hook::Handshake, Some(ConnRef::of(conn)), args, budget);
     drop(entered);

@@ -19,6 +19,7 @@ use crate::shard::hold::{Counted, UnderWay};
 use crate::shard::transport::Transport;
 use crate::telemetry::metrics::labels::RefusalCause;
 use crate::telemetry::rate_limited::rate_limited;
+use crate::telemetry::spans::TraceContext;
 use crate::wire::event_stream::request::{self as stream, Origin, Post};
 use crate::wire::handshake::{Refusal, Request};
 
@@ -48,6 +49,10 @@ pub(super) async fn serve(
         Ok(Asked::Whether(answer)) => return end(transport, &answer).await,
         Err(refusal) => return refuse(transport, &refusal, origin).await,
     };
+    let trace = match worker.shard.traces.tracer.is_on() && config.tracing.from_clients {
+        true => TraceContext::of_headers(request.headers()).map(Box::new),
+        false => None,
+    };
     let mut stage = worker.stage.clone();
     let body = tokio::select! {
         biased;
@@ -59,7 +64,7 @@ pub(super) async fn serve(
         Ok(Some(_)) if !worker.hold.settled().await => return refuse(transport, &replaced(), origin).await,
         Ok(Some(body)) => {
             let _calling = Counted::new(&worker.hold, UnderWay::Call);
-            hand_over(worker, post, body).await
+            hand_over(worker, post, body, trace).await
         }
         Ok(None) => return None,
         Err(refusal) => return refuse(transport, &refusal, origin).await,
@@ -122,11 +127,11 @@ async fn within(
 }
 
 /// Gives the message to the client's connection.
-async fn hand_over(worker: &Worker, post: Post, body: Bytes) -> Result<(), Refusal> {
+async fn hand_over(worker: &Worker, post: Post, body: Bytes, trace: Option<Box<TraceContext>>) -> Result<(), Refusal> {
     let refused = |status, text: String| Refusal { status, text };
     let message = Message::new(post.kind, body)
         .map_err(|_| refused(400, "a text is not valid UTF-8; send it as application/octet-stream".into()))?;
-    let command = ConnCommand::Receive { token: post.token, message };
+    let command = ConnCommand::Receive { token: post.token, message, trace };
     let done = worker.mesh.command(post.client, command).await.await;
     done.map_err(|error| match error {
         CommandError::NotConnected(client) => {

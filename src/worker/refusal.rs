@@ -53,6 +53,15 @@ pub(super) fn log_access(
     }
 }
 
+/// Counts a client that is refused before there is a connection, and tells the log and those who watch.
+fn count(worker: &Worker, server: usize, refusal: &Refusal, cause: RefusalCause, peer: SocketAddr) {
+    worker.servers[server].served.counts.refused.one(cause);
+    log_refusal(refusal, peer);
+    if worker.shard.tap.is_on() {
+        worker.shard.see_refused(server, peer, refusal, cause);
+    }
+}
+
 /// Refuses a request before there is a connection. `method` is empty if it is not known.
 pub(super) async fn refuse(
     worker: &Worker,
@@ -63,8 +72,7 @@ pub(super) async fn refuse(
     method: &str,
     peer: SocketAddr,
 ) {
-    worker.servers[server].served.counts.refused.one(cause);
-    log_refusal(refusal, peer);
+    count(worker, server, refusal, cause, peer);
     say_and_end(transport, &refusal.response_to(method)).await;
 }
 
@@ -92,16 +100,14 @@ pub(super) async fn turn_away(
     log_access(worker, ("", ""), peer, (refusal.status, None), Instant::now());
     if tls::is_on(worker, server) {
         // A handshake only to say so would cost more than many a client that has a place.
-        worker.servers[server].served.counts.refused.one(cause);
-        log_refusal(&refusal, peer);
+        count(worker, server, &refusal, cause, peer);
         transport.turn_away();
     } else if worker.turned_away.get() < MOST_TURNED_AWAY {
         worker.turned_away.set(worker.turned_away.get() + 1);
         refuse(worker, server, transport, &refusal, cause, "", peer).await;
         worker.turned_away.set(worker.turned_away.get() - 1);
     } else {
-        worker.servers[server].served.counts.refused.one(cause);
-        log_refusal(&refusal, peer);
+        count(worker, server, &refusal, cause, peer);
         let _ = transport.try_write(&refusal.response());
     }
 }

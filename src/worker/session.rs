@@ -22,6 +22,7 @@ use crate::shard::fair::{Account, FRAME, STRETCH, Ticket, nanoseconds};
 use crate::shard::hold::{Held, Offer};
 use crate::shard::server_context::ConnectionPermit;
 use crate::telemetry::metrics::labels::{EndReason, Label};
+use crate::telemetry::spans::TraceContext;
 
 /// A connection that has been let in.
 pub(super) struct Opened {
@@ -224,10 +225,20 @@ impl State {
 
     /// Runs a hook until it returns or waits. Returns the result if the hook has finished without failing.
     pub(super) fn start(&mut self, hook: Hook, args: HookArgs<'_>) -> Option<Returned> {
+        self.start_in(None, hook, args)
+    }
+
+    /// The same for a hook that belongs to a trace of its own, if one is given, and not to its connection's.
+    pub(super) fn start_in(
+        &mut self,
+        parent: Option<Box<TraceContext>>,
+        hook: Hook,
+        args: HookArgs<'_>,
+    ) -> Option<Returned> {
         let budget = self.conn.served.limits.get().handler_timeout;
         let vm = self.vm();
         let began = Began::now(&vm, hook);
-        let trace = self.worker.trace(hook, &vm, &self.conn);
+        let trace = self.worker.trace(hook, &vm, &self.conn, parent);
         let entered = self.worker.enter_trace(trace.as_deref());
         let started = vm.start(hook, Some(ConnRef::of(&self.conn)), args, budget);
         drop(entered);

@@ -14,8 +14,15 @@ pub(super) struct HandlerTrace {
 }
 
 impl Worker {
-    /// Begins the span of a hook of a connection. None: nothing is traced, or not this hook.
-    pub(super) fn trace(&self, hook: Hook, vm: &Vm, conn: &Conn) -> Option<Box<HandlerTrace>> {
+    /// Begins the span of a hook of a connection, in the connection's trace unless another one is given. None: nothing is
+    /// traced, or not this hook.
+    pub(super) fn trace(
+        &self,
+        hook: Hook,
+        vm: &Vm,
+        conn: &Conn,
+        parent: Option<Box<TraceContext>>,
+    ) -> Option<Box<HandlerTrace>> {
         if !self.shard.traces.tracer.is_on() {
             return None;
         }
@@ -26,13 +33,13 @@ impl Worker {
             // Parts of a message, or of no connection.
             Hook::Input | Hook::Decode | Hook::Encode | Hook::Start | Hook::Timer => return None,
         };
-        vm.has(hook).then(|| Box::new(self.begin_trace(hook, kind, conn)))
+        vm.has(hook).then(|| Box::new(self.begin_trace(hook, kind, conn, parent)))
     }
 
     #[cold]
-    fn begin_trace(&self, hook: Hook, kind: SpanKind, conn: &Conn) -> HandlerTrace {
+    fn begin_trace(&self, hook: Hook, kind: SpanKind, conn: &Conn, parent: Option<Box<TraceContext>>) -> HandlerTrace {
         let traces = &self.shard.traces;
-        let parent = traces.of(conn.client_id);
+        let parent = parent.map(|parent| *parent).or_else(|| traces.of(conn.client_id));
         let (context, mut span) = traces.tracer.begin(hook.name(), kind, parent.as_ref());
         if let Some(span) = &mut span {
             span.set("connmix.client_id", conn.client_id.to_string().as_str());

@@ -18,6 +18,15 @@ pub fn browser() -> Result<&'static str, Missing> {
     need("chromium", &["--version"]).map(|()| "chromium").or_else(|missing| other.ok_or(missing))
 }
 
+/// Where `test.sh` puts axe-core, which finds what keeps people from using a page.
+const AXE: &str = "target/tools/axe-core-4.14.1/package/axe.min.js";
+
+/// The program of axe-core, for [`Page::barriers`].
+pub fn axe() -> Result<String, Missing> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(AXE);
+    fs::read_to_string(file).map_err(|_| Missing::because(format!("{AXE} is not there: test.sh fetches it from npm")))
+}
+
 /// A page in a headless browser.
 pub struct Page {
     devtools: Client,
@@ -169,6 +178,24 @@ impl Page {
     pub async fn screenshot(&mut self) -> Vec<u8> {
         let taken = self.call("Page.captureScreenshot", json!({"format": "png", "optimizeForSpeed": false})).await;
         STANDARD.decode(taken["data"].as_str().unwrap()).unwrap()
+    }
+
+    /// What axe-core finds in the page as it is now that is serious or critical, each with its rule and where it is.
+    pub async fn barriers(&mut self, axe: &str) -> Vec<String> {
+        const CHECK: &str = "axe.run(document, { resultTypes: ['violations'] }).then(({ passes, violations }) => ({
+            passes: passes.length,
+            serious: violations
+                .filter(({ impact }) => impact === 'serious' || impact === 'critical')
+                .map(({ id, help, nodes }) => `${id} (${help}): ${nodes.map(({ target, html }) => `${target} ${html}`).join(', ')}`),
+        }))";
+        if self.value("typeof axe").await != "object" {
+            self.value(&format!("{axe}; 0")).await;
+        }
+        // No colour is on its way to another one.
+        self.until("!document.getAnimations().some((animation) => animation instanceof CSSTransition)").await;
+        let found = self.awaited(CHECK).await;
+        assert!(found["passes"].as_u64().unwrap() > 20, "so many rules hold of any page: {found}");
+        serde_json::from_value(found["serious"].clone()).unwrap()
     }
 
     /// Waits until a JavaScript expression is true in the page.

@@ -1,5 +1,6 @@
-//! The log's file: a new one each day (UTC), and when one is full; the newest are kept. It can be opened again under
-//! its name, after another program has moved it away. Only files whose name is exactly one of ours are ever removed.
+//! The log's file: a new one each day (UTC), and when one is full; the newest are kept. Or one that stays, whose rotation is
+//! another program's. It can be opened again under its name, after such a program has moved it away. Only files whose name
+//! is exactly one of ours are ever removed.
 //!
 //! The clock may be set, by days and years, forward and back. A line is in the file of the day that it tells itself, and
 //! the file that is written is never removed, whatever the dates of the others are.
@@ -23,14 +24,16 @@ pub struct Rotation {
     pub size: u64,
 }
 
-/// `logs/connmix.log` is written as `logs/connmix.2026-11-23.log`, then `logs/connmix.2026-11-23-2.log`, and so on.
-pub(super) struct DailyFile {
+/// `logs/connmix.log` is written as `logs/connmix.2026-11-23.log`, then `logs/connmix.2026-11-23-2.log`, and so on; without
+/// rotation under its own name.
+pub(super) struct LogFile {
     folder: PathBuf,
     /// `connmix.`
     before: String,
     /// `.log`
     after: String,
-    rotation: Rotation,
+    /// None: its name stays, and it grows until it is moved away.
+    rotation: Option<Rotation>,
     file: File,
     /// Bytes it has.
     size: u64,
@@ -48,21 +51,21 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-impl DailyFile {
-    /// Opens today's file, with its folder, and removes the oldest beyond what is kept.
-    pub(super) fn open(path: &Path, rotation: Rotation) -> io::Result<DailyFile> {
-        DailyFile::open_at(path, rotation, now)
+impl LogFile {
+    /// Opens today's file, with its folder, and removes the oldest beyond what is kept; without rotation the file itself.
+    pub(super) fn open(path: &Path, rotation: Option<Rotation>) -> io::Result<LogFile> {
+        LogFile::open_at(path, rotation, now)
     }
 
-    fn open_at(path: &Path, rotation: Rotation, clock: fn() -> u64) -> io::Result<DailyFile> {
+    fn open_at(path: &Path, rotation: Option<Rotation>, clock: fn() -> u64) -> io::Result<LogFile> {
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let before = format!("{}.", path.file_stem().unwrap_or_default().to_string_lossy());
         let after = path.extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
         let day = clock() / DAY;
         let part = newest_part(folder, &before, &after, day);
-        let (file, size) = append(folder, &name(&before, day, part, &after))?;
+        let (file, size) = append(folder, &current(rotation.is_some(), &before, day, part, &after))?;
         let folder = folder.to_owned();
-        let opened = DailyFile { folder, before, after, rotation, file, size, day, part, failed: None, clock };
+        let opened = LogFile { folder, before, after, rotation, file, size, day, part, failed: None, clock };
         opened.prune();
         Ok(opened)
     }
@@ -75,7 +78,7 @@ impl DailyFile {
     }
 
     fn go_to(&mut self, day: u64, part: u32) -> io::Result<PathBuf> {
-        let name = name(&self.before, day, part, &self.after);
+        let name = current(self.rotation.is_some(), &self.before, day, part, &self.after);
         (self.file, self.size) = append(&self.folder, &name)?;
         (self.day, self.part, self.failed) = (day, part, None);
         Ok(self.folder.join(name))
@@ -83,11 +86,12 @@ impl DailyFile {
 
     /// Switches to the next file if it is time, or if a line of that length has no room.
     fn roll(&mut self, line: usize) {
+        let Some(Rotation { size: most, .. }) = self.rotation else { return };
         if self.failed.is_some_and(|at| at.elapsed() < RETRY) {
             return;
         }
         let today = (self.clock)() / DAY;
-        let is_full = |size: u64| size > 0 && size + line as u64 > self.rotation.size;
+        let is_full = |size: u64| size > 0 && size + line as u64 > most;
         let next = match today != self.day {
             true => (today, self.newest_part(today)),
             false if is_full(self.size) => (self.day, self.part.saturating_add(1)),
@@ -106,12 +110,13 @@ impl DailyFile {
 
     /// Removes the oldest files until no more are left than are kept, the one that is written among them.
     fn prune(&self) {
+        let Some(Rotation { keep, .. }) = self.rotation else { return };
         let own = (written(self.day), self.part);
         let mut others = parts(&self.folder, &self.before, &self.after);
         others.retain(|other| *other != own);
         // Dates of one length sort as days do.
         others.sort();
-        let keep = self.rotation.keep.saturating_sub(1);
+        let keep = keep.saturating_sub(1);
         for (date, part) in &others[..others.len().saturating_sub(keep)] {
             let _ = std::fs::remove_file(self.folder.join(name_of(&self.before, date, *part, &self.after)));
         }
@@ -147,7 +152,7 @@ fn newest_part(folder: &Path, before: &str, after: &str, day: u64) -> u32 {
     parts(folder, before, after).iter().filter(|(d, _)| *d == date).map(|(_, part)| *part).max().unwrap_or(1)
 }
 
-impl io::Write for DailyFile {
+impl io::Write for LogFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.roll(bytes.len());
         let written = self.file.write(bytes)?;
@@ -175,8 +180,12 @@ fn append(folder: &Path, name: &str) -> io::Result<(File, u64)> {
     Ok((file, about.len()))
 }
 
-fn name(before: &str, day: u64, part: u32, after: &str) -> String {
-    name_of(before, &written(day), part, after)
+/// What the file that is written is called.
+fn current(rotates: bool, before: &str, day: u64, part: u32, after: &str) -> String {
+    match rotates {
+        true => name_of(before, &written(day), part, after),
+        false => format!("{}{after}", before.strip_suffix('.').unwrap_or(before)),
+    }
 }
 
 fn name_of(before: &str, date: &str, part: u32, after: &str) -> String {
@@ -217,7 +226,7 @@ mod tests {
         names
     }
 
-    const DAILY: Rotation = Rotation { keep: 2, size: u64::MAX };
+    const DAILY: Option<Rotation> = Some(Rotation { keep: 2, size: u64::MAX });
 
     #[test]
     fn days_have_their_dates() {
@@ -251,13 +260,13 @@ mod tests {
         ];
         others.iter().for_each(|name| std::fs::write(dir.path().join(name), "").unwrap());
         let path = dir.path().join("app.log");
-        let mut file = DailyFile::open_at(&path, DAILY, || CLOCK.load(Ordering::Relaxed)).unwrap();
+        let mut file = LogFile::open_at(&path, DAILY, || CLOCK.load(Ordering::Relaxed)).unwrap();
         for day in 1..=4 {
             writeln!(file, "on day {day}").unwrap();
             // Opened on the same day again, as by a restart, it loses nothing.
             drop(std::mem::replace(
                 &mut file,
-                DailyFile::open_at(&path, DAILY, || CLOCK.load(Ordering::Relaxed)).unwrap(),
+                LogFile::open_at(&path, DAILY, || CLOCK.load(Ordering::Relaxed)).unwrap(),
             ));
             CLOCK.fetch_add(DAY, Ordering::Relaxed);
         }
@@ -273,15 +282,15 @@ mod tests {
         static CLOCK: AtomicU64 = AtomicU64::new(20_513 * DAY);
         let clock = || CLOCK.load(Ordering::Relaxed);
         let dir = tempfile::tempdir().unwrap();
-        let (path, rotation) = (dir.path().join("app.log"), Rotation { keep: 3, size: 100 });
+        let (path, rotation) = (dir.path().join("app.log"), Some(Rotation { keep: 3, size: 100 }));
         std::fs::write(dir.path().join("app.2026-02-28-9.log"), "").unwrap();
-        let mut file = DailyFile::open_at(&path, rotation, clock).unwrap();
+        let mut file = LogFile::open_at(&path, rotation, clock).unwrap();
         for i in 0..110 {
             // Ten bytes each, written in one piece.
             file.write_all(format!("line {i:04}\n").as_bytes()).unwrap();
             if i == 54 {
                 // A restart goes on in the newest.
-                file = DailyFile::open_at(&path, rotation, clock).unwrap();
+                file = LogFile::open_at(&path, rotation, clock).unwrap();
             }
         }
         let of_the_day = |parts: [u32; 3]| parts.map(|part| format!("app.2026-03-01-{part}.log"));
@@ -307,7 +316,7 @@ mod tests {
         static CLOCK: AtomicU64 = AtomicU64::new(20_513 * DAY);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.log");
-        let mut file = DailyFile::open_at(&path, DAILY, || CLOCK.load(Ordering::Relaxed)).unwrap();
+        let mut file = LogFile::open_at(&path, DAILY, || CLOCK.load(Ordering::Relaxed)).unwrap();
         let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
         writeln!(file, "first").unwrap();
         CLOCK.fetch_add(DAY, Ordering::Relaxed);
@@ -326,8 +335,7 @@ mod tests {
     fn opened_again_it_leaves_a_file_that_was_moved_away() {
         static CLOCK: AtomicU64 = AtomicU64::new(20_513 * DAY);
         let dir = tempfile::tempdir().unwrap();
-        let mut file =
-            DailyFile::open_at(&dir.path().join("logs/app"), DAILY, || CLOCK.load(Ordering::Relaxed)).unwrap();
+        let mut file = LogFile::open_at(&dir.path().join("logs/app"), DAILY, || CLOCK.load(Ordering::Relaxed)).unwrap();
         let logs = dir.path().join("logs");
         writeln!(file, "first").unwrap();
         std::fs::rename(logs.join("app.2026-03-01"), logs.join("app.2026-03-01.1")).unwrap();
@@ -346,11 +354,32 @@ mod tests {
     }
 
     #[test]
+    fn without_rotation_it_is_one_file_until_it_is_moved_away() {
+        static CLOCK: AtomicU64 = AtomicU64::new(20_513 * DAY);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.log");
+        std::fs::write(dir.path().join("app.2026-02-28.log"), "").unwrap();
+        let mut file = LogFile::open_at(&path, None, || CLOCK.load(Ordering::Relaxed)).unwrap();
+        for _ in 0..3 {
+            writeln!(file, "a line").unwrap();
+            CLOCK.fetch_add(DAY, Ordering::Relaxed);
+        }
+        std::fs::rename(&path, dir.path().join("app.log.1")).unwrap();
+        writeln!(file, "still there").unwrap();
+        assert_eq!(file.reopen().unwrap(), path);
+        writeln!(file, "a new one").unwrap();
+        assert_eq!(names(dir.path()), ["app.2026-02-28.log", "app.log", "app.log.1"]);
+        let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        assert_eq!(read("app.log.1"), "a line\na line\na line\nstill there\n");
+        assert_eq!(read("app.log"), "a new one\n");
+    }
+
+    #[test]
     fn a_fifo_in_its_place_holds_nobody_up() {
         static CLOCK: AtomicU64 = AtomicU64::new(20_513 * DAY);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.log");
-        let mut file = DailyFile::open_at(&path, DAILY, || CLOCK.load(Ordering::Relaxed)).unwrap();
+        let mut file = LogFile::open_at(&path, DAILY, || CLOCK.load(Ordering::Relaxed)).unwrap();
         let fifo = |name: &str| {
             let name = std::ffi::CString::new(dir.path().join(name).into_os_string().into_encoded_bytes()).unwrap();
             // SAFETY: the name is a C string.

@@ -67,6 +67,11 @@ impl TraceContext {
         })
     }
 
+    /// The memory that it takes, in bytes.
+    pub fn bytes(&self) -> usize {
+        size_of::<TraceContext>() + self.state.as_ref().map_or(0, |state| state.len())
+    }
+
     /// The `traceparent` of a request that is part of it.
     pub fn traceparent(&self) -> String {
         let TraceContext { trace_id, span_id, sampled, .. } = self;

@@ -175,7 +175,8 @@ pub fn preflight(request: &Request<'_>, rules: &Rules<'_>) -> Result<Vec<u8>, Re
     let origin = Origin::of(request, rules)?;
     let response = format!(
         "HTTP/1.1 204 No Content\r\nAllow: GET, HEAD, POST, OPTIONS\r\nAccess-Control-Allow-Methods: GET, POST\r\n\
-         Access-Control-Allow-Headers: {CLIENT}, {TOKEN}, Content-Type, Last-Event-ID\r\nAccess-Control-Max-Age: 7200\r\n"
+         Access-Control-Allow-Headers: {CLIENT}, {TOKEN}, Content-Type, Last-Event-ID, traceparent, tracestate\r\n\
+         Access-Control-Max-Age: 7200\r\n"
     );
     Ok(finish(response.into_bytes(), origin, false))
 }

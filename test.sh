@@ -2,8 +2,8 @@
 # Runs all tests, with the cluster; arguments go to `cargo test`. What they need besides Rust is installed first where it is missing, through apt,
 # as root or with sudo. Without these the tests can't be built or run: a C compiler and make (LuaJIT is built from its source), a
 # Redis. Without the others the tests that need them are skipped, which the last lines tell: a browser, npm (for a checker of accessibility), the
-# languages of docs/clients and clients, Prometheus' checker, Kubernetes' schemas, OpenTelemetry's, nginx, logrotate, an init and a container for
-# systemd, a clock that can be set for one program; and, where this is not root, those that cut a network, fill a disk or install a package.
+# languages of docs/clients and clients, Prometheus' checker, Kubernetes' schemas, OpenTelemetry's, nginx, logrotate, an init, containers, a clock
+# that can be set for one program; and, where this is not root, those that cut a network, fill a disk or install a package.
 set -eu
 cd "$(dirname "$0")"
 tools="$PWD/target/tools"
@@ -35,6 +35,8 @@ missing ip && optional="$optional iproute2"
 missing logrotate && optional="$optional logrotate"
 missing tini && optional="$optional tini"
 missing systemd-nspawn && optional="$optional systemd-container"
+missing podman && optional="$optional podman"
+missing runc && optional="$optional runc"
 missing python3 && optional="$optional python3"
 python3 -m pip --version >/dev/null 2>&1 || optional="$optional python3-pip"
 missing node && optional="$optional nodejs"

@@ -6,6 +6,7 @@ try.py deb PACKAGE.deb      installs it in a copy of this machine's root that is
 try.py systemd PACKAGE.deb  the same with a systemd that runs in a container of that copy: the service as it is, its sandbox too
 try.py image FOLDER         runs the root file system of the image as its user, read-only, alone and as the cluster of
                             packaging/kubernetes, and sends messages
+try.py container FOLDER     makes the image of that root file system and runs it with Podman
 
 Prints what it did, and exits with 0; with 77 where that can't be tried on this machine, and says why.
 """
@@ -14,6 +15,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -140,7 +142,7 @@ def overlay(package, *programs):
     return root
 
 
-def across(*reload):
+def across(*reload, token=None):
     """Runs a command that replaces the process, while a client is connected, which notices nothing; returns what the command said."""
 
     async def go():
@@ -149,7 +151,7 @@ def across(*reload):
         assert json.loads(await asyncio.wait_for(ws.receive(), PATIENCE))["result"]
         said = await asyncio.to_thread(run, *reload)
         publish = {"c": "video:8", "d": "still here"}
-        assert await asyncio.to_thread(request, "http://127.0.0.1:6789/v1/mesh/publish", publish)
+        assert await asyncio.to_thread(request, "http://127.0.0.1:6789/v1/mesh/publish", publish, token)
         assert await asyncio.wait_for(ws.receive(), PATIENCE) == "still here"
         return said
 
@@ -478,8 +480,67 @@ def image(folder):
     print("it is a cluster")
 
 
+def container(tree):
+    runtime = next((name for name in ("runc", "crun") if shutil.which(name, path="/usr/sbin:/usr/bin")), None)
+    if not shutil.which("podman") or not runtime:
+        skip("no podman, or neither runc nor crun")
+    run("ip", "link", "set", "lo", "up")
+    work = Path(tempfile.mkdtemp())
+    run(sys.executable, ROOT / "packaging/image/oci.py", tree, work / "image.tar", "trial")
+    # Nothing of it stays on this machine.
+    podman = ["podman", "--root", work / "images", "--runroot", work / "run", "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs",
+              "--runtime", runtime]
+    name = run(*podman, "load", "--quiet", "--input", work / "image.tar").strip().removeprefix("Loaded image: ")
+    # The engine's own defaults may be more than this machine allows.
+    alike = ["--network", "host", "--read-only", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"]
+    start = ["run", "--detach", *alike]
+    probe = subprocess.run([*podman, "run", "--rm", *alike, name, "--version"], capture_output=True, text=True)
+    if not probe.stdout.startswith("connmix"):
+        skip(f"no container runs here: {probe.stderr.strip()}")
+
+    def ended(container):
+        return run(*podman, "wait", container).strip()
+
+    lost = run(*podman, *start, name).strip()
+    assert ended(lost) == "1" and "CONNMIX_TOKEN" in run(*podman, "logs", lost)
+    print("without a token it says what is missing")
+    trial = run(*podman, *start, "--env", f"CONNMIX_TOKEN={TOKEN}", name).strip()
+    is_ready(6789)
+    deliver(6790, 6789, "/barrage-videos", "video:7", {"op": "subscribe", "channel": "7@video"}, TOKEN)
+    upgrade = [*podman, "exec", trial, "/usr/bin/connmix", "upgrade", "-f", "/etc/connmix/connmix.yaml"]
+    refused = subprocess.run(upgrade, capture_output=True, text=True)
+    assert refused.returncode == 1 and "container" in refused.stderr, refused
+    deliver(6790, 6789, "/barrage-videos", "video:7", {"op": "subscribe", "channel": "7@video"}, TOKEN)
+    print("an upgrade that would end the container is refused")
+    run(*podman, "stop", "--time", "30", trial)
+    assert ended(trial) == "0", run(*podman, "logs", trial)
+    print("it stops when it is told to")
+
+    # The containers of docs/restart.md, by its own commands.
+    page = (ROOT / "docs/restart.md").read_text().split("### With containers")[1]
+    key, commands = re.search(r"```yaml\n(.*?)```\s+```sh\n(.*?)```", page, re.S).groups()
+    shutil.copytree(f"{tree}/etc/connmix", work / "etc")
+    with open(work / "etc/connmix.yaml", "a") as config:
+        config.write("\n" + key)
+    # The network stands there.
+    more = shlex.join([*alike[2:], "--env", f"CONNMIX_TOKEN={TOKEN}"])
+    command = shlex.join(map(str, podman))
+    docker = f'docker() {{ if [ "$1" = run ]; then shift; {command} run {more} "$@"; else {command} "$@"; fi; }}\n'
+    first, later = commands.replace(" /etc/connmix:", f" {work}/etc:").split("# Later")
+    for version in "12":
+        run(*podman, "tag", name, f"connmix:{version}")
+    run("sh", "-e", "-c", docker + first)
+    is_ready(6789)
+    said = across("sh", "-e", "-c", f"{docker}# Later{later}", token=TOKEN)
+    assert "took over 1 clients by /run/connmix/single.sock" in said, said
+    left = run(*podman, "ps", "--all", "--format", "{{.Names}}").split()
+    assert "connmix-2" in left and "connmix-1" not in left, left
+    run(*podman, "stop", "--time", "30", "connmix-2")
+    print("the next container takes over")
+
+
 def main():
-    trials = {"deb": deb, "systemd": systemd, "image": image, "inside": inside}
+    trials = {"deb": deb, "systemd": systemd, "image": image, "container": container, "inside": inside}
     if len(sys.argv) != 3 or sys.argv[1] not in trials:
         sys.exit(__doc__)
     if os.geteuid() != 0:

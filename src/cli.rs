@@ -192,7 +192,7 @@ pub fn main() -> ExitCode {
         }
         Command::Config(what) => show(&what),
         Command::HashPassword => hash::run(),
-        Command::Upgrade(what) => upgrade::ask(&what.file.file, what.dry_run),
+        Command::Upgrade(what) => upgrade::ask(&what.file, what.dry_run),
         Command::Check(what) => guarded().and_then(|()| check(&what)),
         Command::Test(options) => match guarded() {
             Ok(()) => return options.run(),

@@ -186,6 +186,9 @@ async fn what_is_alike_is_added_up() {
         if data == "word" {
             dropped += left_out;
         }
+        // Who has published it knows whether it is lost.
+        let merged = reply["r"]["m"].as_u64().unwrap_or(0);
+        assert_eq!(merged, if data == "word" { 0 } else { left_out }, "{reply}");
         *offered.entry(data).or_default() += 1;
     }
     let mut got = HashMap::<String, u64>::new();
@@ -201,6 +204,51 @@ async fn what_is_alike_is_added_up() {
     let merged = figure(&engine, "connmix_engine_publishes_merged_total").await;
     assert!(merged > 50, "{merged} of {offered:?}");
     assert_eq!(figure(&engine, "connmix_engine_publishes_left_out_total").await, dropped);
+}
+
+#[tokio::test]
+async fn what_was_added_up_is_kept_with_its_number() {
+    let rule = "{match: room, history: {size: 100}, envelope: json, limit: {rate: 2/200ms, over: merge}}";
+    let engine = engine(rule);
+    let mut reader = member(&engine, "room").await;
+    // As many as it takes until some are added up.
+    let lua = "local n, last = 0 repeat n = n + 1
+                 last = {mix.mesh.publish('room', 'like', 'text', {key = 'k'})}
+               until last[6] and n > 5 return n, unpack(last, 1, 6)";
+    let mut publisher = engine.connect().await;
+    let reply = publisher.ask(lua).await;
+    let (count, last) = reply.split_once(' ').unwrap();
+    assert_eq!(last, "0 0 nil nil 1 1");
+    let count: u64 = count.parse().unwrap();
+    let (mut live, mut sum) = (Vec::<Value>::new(), 0);
+    while sum < count {
+        let message: Value = serde_json::from_str(&reader.text().await).unwrap();
+        sum += message["n"].as_u64().unwrap_or(1);
+        live.push(message);
+    }
+    assert!(live.iter().any(|message| message["n"].is_u64()), "some were added up: {live:?}");
+    let first = live[0]["p"].as_str().unwrap();
+    for (options, want) in [("{last = 100}".to_owned(), &live[..]), (format!("{{since = '{first}'}}"), &live[1..])] {
+        let mut late = engine.connect().await;
+        late.send(&format!("return conn:subscribe('room', {options})")).await;
+        for message in want {
+            assert_eq!(serde_json::from_str::<Value>(&late.text().await).unwrap(), *message);
+        }
+        assert!(late.text().await.starts_with("nil table"));
+    }
+    let (_, page) = post(engine.at.api, "/v1/mesh/history", r#"{"c":"room"}"#).await;
+    let page: Value = serde_json::from_str(&page).unwrap();
+    let numbers: Vec<u64> = live.iter().map(|message| message["n"].as_u64().unwrap_or(0)).collect();
+    let kept: Vec<u64> =
+        page["r"]["m"].as_array().unwrap().iter().map(|message| message["n"].as_u64().unwrap_or(0)).collect();
+    assert_eq!(kept, numbers);
+    let lua =
+        "local all = {} for i, m in ipairs(mix.mesh.history('room').m) do all[i] = m.n or 0 end return unpack(all)";
+    let kept = publisher.ask(lua).await;
+    assert!(numbers.iter().zip(kept.split(' ')).all(|(want, n)| want.to_string() == n), "{kept} {numbers:?}");
+    // Without a key it is lost, which the script is told.
+    let lua = "for i = 1, 5 do mix.mesh.publish('room', 'x') end return mix.mesh.publish('room', 'word')";
+    eventually("one is over", async || (publisher.ask(lua).await == "0 0 nil nil 1 nil").then_some(())).await;
 }
 
 #[test]
@@ -225,6 +273,39 @@ mod mesh {
     use super::figure;
     use crate::common::cluster::*;
     use serde_json::json;
+
+    #[tokio::test]
+    async fn what_is_lost_is_told_from_what_is_added_up_on_all_nodes() {
+        let rules = "workers: 1\nchannels: [{match: room, envelope: json, limit: {rate: 3/300ms, over: merge}}]";
+        let nodes = Nodes::with_engine(3, rules, "cluster: {secret: s3cret}").await;
+        let mut reader = member(nodes.engines[0].ws(), "room").await;
+        let mut back_ends = Vec::new();
+        for node in &nodes.engines {
+            back_ends.push(back_end(node.at.api).await);
+        }
+        let (mut offered, mut lost, mut merged) = (0, 0, 0);
+        while lost < 3 || merged < 3 {
+            // Some of them are carried out where their id belongs, and some have no key.
+            let id = (offered % 2 == 0).then(|| offered.to_string());
+            let params = json!({"c": "room", "d": "x", "k": (offered % 5 > 0).then_some("k"), "id": id});
+            let reply = call(&mut back_ends[offered as usize % 3], "mesh.publish", params).await["r"].take();
+            let [l, m] = ["l", "m"].map(|field| reply[field].as_u64().unwrap_or(0));
+            assert!(m <= l && reply["s"].as_u64().unwrap() + l == 1, "{reply}");
+            (offered, lost, merged) = (offered + 1, lost + l - m, merged + m);
+        }
+        let mut got = 0;
+        while got + lost < offered {
+            let message: serde_json::Value = serde_json::from_str(&reader.text().await).unwrap();
+            got += message["n"].as_u64().unwrap_or(1);
+        }
+        assert_eq!(got + lost, offered);
+        let mut told = (0, 0);
+        for node in &nodes.engines {
+            told.0 += figure(node, "connmix_engine_publishes_left_out_total").await;
+            told.1 += figure(node, "connmix_engine_publishes_merged_total").await;
+        }
+        assert_eq!(told, (lost, merged));
+    }
 
     #[tokio::test]
     async fn one_limit_holds_for_all_nodes() {

@@ -1317,10 +1317,11 @@ end)",
 fn channels_have_their_limits() {
     let config = "
 engine:
-  channels: [{match: room, envelope: json, limit: {rate: 3/1s, reserve: 1, over: merge}}]
+  channels: [{match: room, envelope: json, history: {size: 9}, limit: {rate: 3/1s, reserve: 1, over: merge}}]
   servers: [{port: 6790, protocol: websocket, entry: entry.lua, options: [{name: path, value: /ws}]}]";
     let script = "function on_message(msg, conn)
   if msg.data == 'join' then return conn:subscribe('room') end
+  if msg.data == 'late' then return conn:subscribe('room', {last = 1}) end
   local r, f, err, u, over = mix.mesh.publish('room', msg.data, 'text', {key = 'k', priority = msg.data == 'vip' and 'high' or nil})
   conn:send(tostring(r) .. ' ' .. tostring(over))
 end";
@@ -1335,11 +1336,14 @@ test.it('limits', function()
   for i, reply in ipairs(bob.sent) do replies[i] = reply.data end
   test.equal(replies, {'1 nil', '1 nil', '0 1', '0 1', '0 1', '1 nil'})
   test.equal(#ann.sent, 3)
-  test.equal(app.published[3].left_out, 1)
-  test.equal({test.publish('room', 'like', 'text', {key = 'k'})}, {0, 0, 1})
+  test.equal({app.published[3].left_out, app.published[3].merged}, {1, 1})
+  test.equal({test.publish('room', 'like', 'text', {key = 'k'})}, {0, 0, 1, 1})
   test.advance(1)
   local added = mix.json_decode(ann.sent[4].data)
   test.equal({added.d, added.n}, {'like', 4})
+  local late = app:connect()
+  late:message('late')
+  test.equal(late.sent[1].data, ann.sent[4].data)
   test.equal({test.publish('room', 'word')}, {1, 0})
   test.equal({test.publish('room', 'word')}, {0, 0, 1})
   test.equal({test.publish('other', 'word', 'text', {priority = 'low'})}, {0, 0})

@@ -84,6 +84,21 @@ async fn the_debian_package_is_installed_and_serves_and_is_removed() -> Outcome 
     Ok(())
 }
 
+fn files_of_the_image(dir: &Path) -> PathBuf {
+    let files = dir.join("root");
+    let mut build = command("packaging/image/rootfs.sh", &[CONNMIX]);
+    build.arg(&files).env("THIRD_PARTY", root().join("LICENSE-MIT"));
+    run(build);
+    files
+}
+
+async fn the_image_runs_in_a_container() -> Outcome {
+    need("ldd", &["--version"])?;
+    need("podman", &["--version"])?;
+    let dir = tempfile::tempdir().unwrap();
+    trial("container", &files_of_the_image(dir.path()))
+}
+
 /// As the rule in the package says, with another path; `systemctl` is the test's own.
 async fn logrotate_moves_the_log_away_and_no_line_is_lost() -> Outcome {
     need("logrotate", &["--version"])?;
@@ -153,12 +168,7 @@ async fn the_images_files_serve_alone_and_as_the_cluster_of_the_manifests() -> O
     need("ldd", &["--version"])?;
     need("python3", &["--version"])?;
     let dir = tempfile::tempdir().unwrap();
-    let files = dir.path().join("root");
-    let mut build = command("packaging/image/rootfs.sh", &[CONNMIX]);
-    run({
-        build.arg(&files).env("THIRD_PARTY", root().join("LICENSE-MIT"));
-        build
-    });
+    let files = files_of_the_image(dir.path());
     if cfg!(feature = "cluster") {
         trial("image", &files)?;
     }
@@ -274,6 +284,7 @@ optional_tests! {
     the_debian_package_is_installed_and_serves_and_is_removed,
     logrotate_moves_the_log_away_and_no_line_is_lost,
     the_images_files_serve_alone_and_as_the_cluster_of_the_manifests,
+    the_image_runs_in_a_container,
     the_tarball_runs_as_it_is_and_its_checksum_holds,
     the_manifests_are_valid_for_kubernetes,
     what_workflows_name_is_there,

@@ -481,6 +481,7 @@ async fn what_was_used_of_the_rates_is_known() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(debug_assertions), ignore = "only a debug build can be told where to crash or wait")]
 async fn a_successor_that_crashes_changes_nothing() {
     let running = Running::start(SCRIPT, "", "");
     let mut client = Client::connect(running.process.ws(), "/ws").await;

@@ -357,6 +357,7 @@ async fn commands_ids_and_positions_hold_across_upgrades_of_all_nodes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(debug_assertions), ignore = "only a debug build can be told where to crash or wait")]
 async fn a_successor_that_crashes_changes_nothing_for_the_cluster() {
     let (center, engines) = cluster(2).await;
     let [a, b] = &engines[..] else { unreachable!() };
@@ -457,6 +458,7 @@ async fn upgrading(node: &Node) -> std::thread::JoinHandle<Ended> {
 
 /// The others go on without it, and take it in again.
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(debug_assertions), ignore = "only a debug build can be told where to crash or wait")]
 async fn a_node_that_takes_too_long_to_hand_over_is_taken_in_again() {
     let (center, engines) = cluster(2).await;
     let [a, b] = &engines[..] else { unreachable!() };
@@ -478,6 +480,7 @@ async fn a_node_that_takes_too_long_to_hand_over_is_taken_in_again() {
 
 /// The process before is killed while all is on its way: the successor ends, and the node is gone as any that is killed.
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(debug_assertions), ignore = "only a debug build can be told where to crash or wait")]
 async fn a_node_that_dies_as_it_hands_over_is_gone() {
     let (center, engines) = cluster(2).await;
     let [a, b] = &engines[..] else { unreachable!() };

@@ -494,6 +494,7 @@ mix.mesh = {}
 ---@return string? err
 ---@return integer? unanswered nodes of a cluster that did not answer
 ---@return integer? left_out 1 if it was over the limit of its channel
+---@return integer? merged 1 if it was added to others then, which are delivered with their number
 function mix.mesh.publish(channel, data, type, options) end
 
 ---How many connections are in a channel, on all nodes; delivers nothing. `local n = mix.mesh.count("room:7")`

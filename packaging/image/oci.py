@@ -3,8 +3,8 @@
 
 oci.py FOLDER IMAGE.tar [TAG]      an OCI archive, for `podman load`, `skopeo copy oci-archive:...` and `docker load` (25 or later)
 
-FOLDER is what rootfs.sh has made. The same folder gives the same image, bit by bit: every file is root's, with the date of
-SOURCE_DATE_EPOCH (0 unless set).
+FOLDER is what rootfs.sh has made. The same folder gives the same image, bit by bit: every file is root's but for the folders of
+the program's user, with the date of SOURCE_DATE_EPOCH (0 unless set).
 """
 
 import gzip
@@ -18,6 +18,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 DATE = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
+USER = 65532
+OWNED = {"run/connmix"}
 MACHINES = {62: "amd64", 183: "arm64", 243: "riscv64"}
 
 
@@ -32,8 +34,9 @@ def layer(root):
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for path in sorted(root.rglob("*")):
             entry = tar.gettarinfo(path, str(path.relative_to(root)))
-            entry.uid = entry.gid = 0
-            entry.uname = entry.gname = "root"
+            owned = entry.name in OWNED
+            entry.uid = entry.gid = USER if owned else 0
+            entry.uname = entry.gname = "connmix" if owned else "root"
             entry.mtime = DATE
             with open(path, "rb") if entry.isreg() else io.BytesIO() as data:
                 tar.addfile(entry, data if entry.isreg() else None)
@@ -55,7 +58,7 @@ def main(root, target, tag):
         "architecture": architecture(root / "usr/bin/connmix"),
         "os": "linux",
         "config": {
-            "User": "65532:65532",
+            "User": f"{USER}:{USER}",
             "WorkingDir": "/etc/connmix",
             "Entrypoint": ["/usr/bin/connmix"],
             "Cmd": ["single", "-f", "/etc/connmix/connmix.yaml"],

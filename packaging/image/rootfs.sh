@@ -26,6 +26,8 @@ install -D -m 644 "$root/LICENSE-MIT" "$root/LICENSE-APACHE" -t "$tree/usr/share
 notices "$tree/usr/share/doc/connmix/THIRD-PARTY.txt"
 echo 'connmix:x:65532:65532:connmix:/:/usr/sbin/nologin' >"$tree/etc/passwd"
 echo 'connmix:x:65532:' >"$tree/etc/group"
+# Where processes of two containers find each other, if that is wanted (upgradeFolder). It belongs to that user in the image.
+mkdir -p "$tree/run/connmix"
 # Names of other machines: first the file, then the name server.
 echo 'hosts: files dns' >"$tree/etc/nsswitch.conf"
 # Whom scripts trust for https, where this machine has a list; without one the program's own counts.

@@ -86,6 +86,9 @@ pub struct Published {
     /// 1: it was over the limit of its channel, and left out or added to others; left out where it was not.
     #[serde(skip_serializing_if = "is_none")]
     pub l: u64,
+    /// 1: it was added to others, which are delivered with their number; left out where it was not.
+    #[serde(skip_serializing_if = "is_none")]
+    pub m: u64,
 }
 
 /// Whether the number is zero, so that its field is left out.
@@ -114,8 +117,14 @@ impl Outcome {
 }
 
 impl From<Counts> for Published {
-    fn from(counts: Counts) -> Published {
-        Published { s: counts.reached, f: counts.failed, u: counts.unanswered, p: counts.at, l: counts.left_out }
+    fn from(Counts { reached, failed, unanswered, at, left_out, merged }: Counts) -> Published {
+        Published { s: reached, f: failed, u: unanswered, p: at, l: left_out, m: merged }
+    }
+}
+
+impl From<Published> for Counts {
+    fn from(Published { s, f, u, p, l, m }: Published) -> Counts {
+        Counts { reached: s, failed: f, unanswered: u, at: p, left_out: l, merged: m }
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt;
 use super::error::ApiError;
 use crate::hub::MAX_PAGE;
 use crate::ids::ClientId;
-use crate::message::Channel;
+use crate::message::{Channel, utf8};
 
 /// Entries of a page, unless told.
 const PAGE: usize = 100;
@@ -145,9 +145,9 @@ pub(super) fn object<'a, T: Deserialize<'a>>(text: &'a [u8], what: &str, example
         return Err(invalid(format!("{what} must be a JSON object such as {example}")));
     }
     // One look at the whole is faster than one at each string in it. Where it fails, the parser says where.
-    let object = match std::str::from_utf8(text) {
-        Ok(text) => serde_json::from_str(text),
-        Err(_) => serde_json::from_slice(text),
+    let object = match utf8(text) {
+        Some(text) => serde_json::from_str(text),
+        None => serde_json::from_slice(text),
     };
     object.map_err(|e| invalid(format!("{what} is not valid JSON: {e}")))
 }

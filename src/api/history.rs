@@ -34,6 +34,9 @@ struct Message {
     p: Position,
     d: String,
     t: &'static str,
+    /// So many publishes that were added up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    n: Option<u64>,
 }
 
 #[derive(Default, Deserialize)]
@@ -94,7 +97,7 @@ impl From<(At, Vec<Kept>)> for Page {
                 Kind::Text => String::from_utf8_lossy(message.data()).into_owned(),
                 Kind::Binary => STANDARD.encode(message.data()),
             };
-            Message { p: *at, d, t: message.kind().as_str() }
+            Message { p: *at, d, t: message.kind().as_str(), n: message.count() }
         };
         Page { p: at.position, recovered: at.recovered, m: kept.iter().map(message).collect() }
     }

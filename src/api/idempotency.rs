@@ -220,7 +220,7 @@ mod tests {
     }
 
     fn outcome(s: usize) -> Outcome {
-        Outcome::One(Published { s: s as u64, f: 0, u: 0, p: None, l: 0 })
+        Outcome::One(Published { s: s as u64, f: 0, u: 0, p: None, l: 0, m: 0 })
     }
 
     impl World {

@@ -149,15 +149,7 @@ impl PublishOnce for OnceHere {
         let once = self.repeats.once(id, publish, move |publish| async move {
             enqueue(mesh, publish, Behind::default()).await.outcome().map(Done::Known).boxed()
         });
-        let counts =
-            |one: Published| Counts { reached: one.s, failed: one.f, unanswered: one.u, at: one.p, left_out: one.l };
-        async move {
-            match once.await.await {
-                Outcome::One(one) => vec![counts(one)],
-                Outcome::Each(all) => all.into_iter().map(counts).collect(),
-            }
-        }
-        .boxed()
+        async move { once.await.await.as_slice().iter().copied().map(Counts::from).collect() }.boxed()
     }
 }
 

@@ -63,5 +63,5 @@ pub(super) fn delivered(span: Option<Recording>, outcome: Result<&[Published], &
     };
     let sum = |of: fn(&Published) -> u64| published.iter().map(of).fold(0, u64::saturating_add);
     let (reached, failed) = (sum(|one| one.s), sum(|one| one.f));
-    span.delivered(reached, failed, sum(|one| one.u), sum(|one| one.l));
+    span.delivered((reached, failed), sum(|one| one.u), (sum(|one| one.l), sum(|one| one.m)));
 }

@@ -11,10 +11,11 @@ use super::greeting::Greeting;
 use super::nodes::Report;
 use super::options::{Run, load, without_cluster};
 use super::signals::{Signals, Wish};
-use super::upgrade::{self, Asked, Outcome, Program};
+use super::upgrade::folder::{ANOTHER, Meeting, Successors, refuse};
+use super::upgrade::{self, Asked, By, Outcome, Program};
 use crate::config::{Config, Format, Home, Level, Listen, NodeRole};
 use crate::engine::{Before, BindError, Engine, HAS_CLUSTER, Listeners};
-use crate::telemetry::language::spoken;
+use crate::telemetry::language::{Language, spoken};
 use crate::telemetry::log::{Log, Rotation, Style};
 
 fn level_filter(level: Level) -> LevelFilter {
@@ -83,20 +84,27 @@ pub(super) fn serve(run: &Run, mode: Mode) -> Result<(), String> {
             .map_err(|e| spoken!("the parent can't be watched: {e}", "无法监视父进程：{e}"))?;
     }
     let mut before = mode.succeed.map(upgrade::before).transpose()?;
-    let refuse = |before: &mut Option<Before>, why: String| {
-        before.iter_mut().for_each(|before| before.refuse(&why));
-        why
-    };
-    let config = configure(run, &mode).map_err(|why| refuse(&mut before, why))?;
+    let config = configure(run, &mode).map_err(|why| refused(&mut before, None, why))?;
     if let Some(before) = before.as_mut().filter(|before| before.dry) {
-        return upgrade::could(before, &config);
+        return upgrade::could(before, &config).map(drop);
+    }
+    let meeting = config.upgrade_folder.as_deref().filter(|_| !mode.dev);
+    let meeting = meeting.map(|folder| Meeting::new(folder, program.name().1));
+    let mut found = None;
+    if let Some(meeting) = meeting.as_ref().filter(|_| before.is_none()) {
+        before = meeting.find(false)?;
+        found = before.is_some().then_some(meeting);
     }
     // Open to the end of this function: what happens during the stop is logged too.
-    let log = open_log(&config, mode.dev).map_err(|why| refuse(&mut before, why))?;
-    let mut started = start(run, &mode, config, &log, before.as_mut()).map_err(|why| refuse(&mut before, why))?;
+    let log = open_log(&config, mode.dev).map_err(|why| refused(&mut before, found, why))?;
+    let mut started =
+        start(run, &mode, config, &log, before.as_mut()).map_err(|why| refused(&mut before, found, why))?;
     if let Some(before) = &mut before {
         match started.engine.succeed(before) {
-            Ok(clients) => tracing::info!("took over {clients} clients from process {}", before.process),
+            Ok(clients) => match found {
+                Some(meeting) => tracing::info!("took over {clients} clients by {}", meeting.socket()),
+                None => tracing::info!("took over {clients} clients from process {}", before.process),
+            },
             Err(why) => {
                 tracing::error!("{why}");
                 drop(log);
@@ -105,7 +113,7 @@ pub(super) fn serve(run: &Run, mode: Mode) -> Result<(), String> {
             }
         }
     }
-    let ended = runtime.block_on(live(started, &log, signals, program, before.is_some()));
+    let ended = runtime.block_on(live(started, &log, signals, program, meeting, before.is_some()));
     runtime.shutdown_background();
     match ended {
         Ok(()) => {
@@ -116,6 +124,18 @@ pub(super) fn serve(run: &Run, mode: Mode) -> Result<(), String> {
             Err(spoken!("stopped before all connections had ended: {why}", "没有等所有连接结束就停止了：{why}"))
         }
     }
+}
+
+/// Tells the process before, if there is one, that this one can't take over, and gives what is printed. `found`: by what it was
+/// found.
+fn refused(before: &mut Option<Before>, found: Option<&Meeting>, why: String) -> String {
+    // It goes to the log of that process.
+    let told = match Language::chosen() {
+        Language::English => why.as_str(),
+        Language::Chinese => "it can't take over; what it has printed says why",
+    };
+    before.iter_mut().for_each(|before| before.refuse(told));
+    found.map_or_else(|| why.clone(), |meeting| meeting.refused(&why))
 }
 
 /// The configuration as it is in force for this process.
@@ -169,6 +189,7 @@ async fn live(
     log: &Log,
     mut signals: Signals,
     program: Program,
+    meeting: Option<Meeting>,
     succeeds: bool,
 ) -> Result<(), &'static str> {
     let Started { engine, open, mut report, mut greeting, api } = started;
@@ -185,6 +206,8 @@ async fn live(
         greeting.take().iter().for_each(|greeting| greeting.print(std::slice::from_ref(&at), at.center));
         report.take().iter().for_each(|report| report.print(&at));
     };
+    // Before anybody is told that it is ready, and may start the next one.
+    let mut successors = meeting.map_or_else(Successors::none, |meeting| meeting.listen());
     let mut ready = engine.is_serving();
     match ready {
         true => tell_ready(),
@@ -212,16 +235,22 @@ async fn live(
                 (_, Wish::Stop) if stop.is_some() => return Err("a second signal"),
                 (name, Wish::Stop | Wish::StopOnce) => stop = Some(name),
                 (_, Wish::Reload) => engine.reload(),
-                (_, Wish::Upgrade) if upgrading.is_none() => upgrading = Some(upgrade(Asked { dry: false, by: None })),
+                (_, Wish::Upgrade) if upgrading.is_none() => upgrading = Some(upgrade(Asked { dry: false, by: By::Signal })),
                 (name, wish) => answer(log, name, wish),
+            },
+            (dry, link) = successors.next() => match upgrading {
+                None => upgrading = Some(upgrade(Asked { dry, by: By::Successor(link) })),
+                Some(_) => refuse(link, ANOTHER),
             },
             Some(question) = asked.recv(), if upgrading.is_none() => upgrading = Some(upgrade(question)),
             outcome = ended(&mut upgrading) => {
                 upgrading = None;
                 if let Outcome::Done(process) = outcome {
-                    upgrade::tell_supervisor(Some(process));
-                    if stop.is_some() {
-                        upgrade::stop(process);
+                    if let Some(process) = process {
+                        upgrade::tell_supervisor(Some(process));
+                        if stop.is_some() {
+                            upgrade::stop(process);
+                        }
                     }
                     break None;
                 }
@@ -233,6 +262,7 @@ async fn live(
             }
         }
     };
+    drop(successors);
     tracing::info!("stopping ({})", asked.unwrap_or("a successor serves"));
     let mut stop = tokio::task::spawn_blocking(move || match asked {
         Some(_) => engine.shutdown(),

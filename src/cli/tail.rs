@@ -149,7 +149,12 @@ fn show(event: &Value, out: &Out) -> Option<String> {
             let missing =
                 event["unanswered"].as_u64().map_or_else(String::new, |n| format!(", {n} nodes did not answer"));
             let counts = if event["reached"].is_null() { ", not counted".to_owned() } else { counts(event) };
-            write!(line, " {} {} bytes{counts}{missing}", of("channel"), of("bytes"))
+            let over = match (event["left_out"].is_null(), event["merged"].is_null()) {
+                (true, _) => "",
+                (false, true) => ", left out: over the limit",
+                (false, false) => ", added to others: over the limit",
+            };
+            write!(line, " {} {} bytes{counts}{missing}{over}", of("channel"), of("bytes"))
         }
         "subscribe" | "unsubscribe" => write!(line, " {}", list(&event["channels"])),
         "delivered" if event["channel"].is_string() => {
@@ -197,6 +202,10 @@ mod tests {
             (
                 json!({"event": "delivered", "at": 1000, "channel": "c", "bytes": 3, "reached": 2, "failed": 1}),
                 Some("00:00:01.000 delivered   c 3 bytes to 2, not to 1"),
+            ),
+            (
+                json!({"event": "published", "at": 1000, "channel": "c", "bytes": 3, "reached": 0, "failed": 0, "left_out": 1, "merged": 1}),
+                Some("00:00:01.000 published   c 3 bytes to 0, added to others: over the limit"),
             ),
             (
                 json!({"event": "closed", "at": 86_399_999, "client": "7", "reason": "too_slow", "code": 3100, "text": "x", "channels": ["a", "b"], "more": 2}),

@@ -1,15 +1,17 @@
 //! `connmix upgrade` and SIGUSR2: a running process starts the binary that now lies at its path, and hands everything over
-//! to it.
+//! to it. One that was started by somebody else comes by a [`folder`].
 //!
 //! Processes are found by their configuration file: each listens on a Unix socket without a file (unix(7), "abstract"), whose
 //! name is made of the user, the file and the process's part in a cluster: a center and an engine may have one file. Who may ask
 //! is told by the system: the same user, and root.
 
+pub(super) mod folder;
+mod peer;
 mod successor;
 
 use std::ffi::OsString;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::io::{self, Read, Write};
+use std::os::fd::RawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -17,10 +19,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
+use folder::Meeting;
+use peer::{callers, is_ours, line};
 use successor::Successor;
 
+use super::options::{File, load};
 use crate::config::{Config, NodeRole};
-use crate::engine::{Before, Estate, check_certificates, check_scripts};
+use crate::engine::{Before, Estate, Summary, check_certificates, check_scripts};
 use crate::handover::Link;
 use crate::telemetry::language::{Language, spoken, system};
 use crate::telemetry::log::escape::for_terminal;
@@ -28,12 +33,12 @@ use crate::telemetry::terminal::{complain, say};
 
 /// The option that tells a successor so.
 pub(super) const OPTION: &str = "--succeed";
-/// How long somebody who has connected may take to ask.
-const ASK: Duration = Duration::from_secs(5);
 /// How long a successor waits until the name is free.
 const NAME: Duration = Duration::from_secs(30);
 /// How long it takes at most until a successor has the name.
 const SOON: Duration = Duration::from_secs(1);
+/// What can be done in a container.
+const INSTEAD: &str = "start the next container beside it, with an upgradeFolder for both, or restart the container";
 /// How long systemd is asked to wait for an engine that joins its cluster; it is asked again in time.
 pub(super) const WAITS: Duration = Duration::from_secs(30);
 
@@ -41,14 +46,24 @@ pub(super) const WAITS: Duration = Duration::from_secs(30);
 pub(super) struct Asked {
     /// Only whether it could be done.
     pub dry: bool,
-    /// Who gets the answer, if anybody waits for it.
-    pub by: Option<UnixStream>,
+    /// Who asks.
+    pub by: By,
+}
+
+/// Who asks for an upgrade.
+pub(super) enum By {
+    /// Somebody who waits for no answer, by a signal.
+    Signal,
+    /// Somebody who gets an answer.
+    Caller(UnixStream),
+    /// The process that is to be the successor.
+    Successor(Link),
 }
 
 /// What came of it.
 pub(super) enum Outcome {
-    /// A successor has everything: its process.
-    Done(u32),
+    /// A successor has everything: its process, if this one has started it.
+    Done(Option<u32>),
     /// All is as it was.
     Stays,
 }
@@ -85,14 +100,14 @@ impl Program {
 }
 
 /// The parts of a cluster that a process with one file may be. Centers are replaced first.
-const PARTS: [&str; 3] = ["center", "engine", "single"];
+const PARTS: [(&str, NodeRole); 3] = [
+    ("center", NodeRole { engine: false, center: true }),
+    ("engine", NodeRole { engine: true, center: false }),
+    ("single", NodeRole::SINGLE),
+];
 
 fn part(role: NodeRole) -> &'static str {
-    match (role.center, role.engine) {
-        (true, false) => PARTS[0],
-        (false, _) => PARTS[1],
-        (true, true) => PARTS[2],
-    }
+    PARTS.iter().find(|(_, of)| *of == role).map_or("single", |(part, _)| part)
 }
 
 /// The path of a program that was started by that name. A link stays one: another binary may be behind it next time.
@@ -133,9 +148,9 @@ pub(super) fn listen((file, part): (&Path, &'static str), succeeds: bool) -> mps
                 Err(e) => return tracing::debug!("connmix upgrade does not reach this process: {e}"),
             }
         };
-        for caller in listener.incoming().flatten() {
+        for caller in callers(&listener) {
             let Some(dry) = question(&caller) else { continue };
-            if tell.blocking_send(Asked { dry, by: Some(caller) }).is_err() {
+            if tell.blocking_send(Asked { dry, by: By::Caller(caller) }).is_err() {
                 return;
             }
         }
@@ -147,35 +162,21 @@ pub(super) fn listen((file, part): (&Path, &'static str), succeeds: bool) -> mps
 
 /// Whether somebody who may only asks for an answer. None: nobody who may ask has asked for anything known.
 fn question(caller: &UnixStream) -> Option<bool> {
-    caller.set_read_timeout(Some(ASK)).ok()?;
-    // SAFETY: they take nothing and always succeed.
-    let own = unsafe { libc::geteuid() };
-    if ![Some(own), Some(0)].contains(&user_of(caller)) {
-        return None;
-    }
-    let mut line = String::new();
-    BufReader::new(caller.take(16)).read_line(&mut line).ok()?;
-    match line.trim_end() {
+    match line(caller)?.as_str() {
         "upgrade" => Some(false),
         "check" => Some(true),
         _ => None,
     }
 }
 
-/// The user of the process at the other end (unix(7), SO_PEERCRED).
-fn user_of(socket: &UnixStream) -> Option<u32> {
-    let mut who = libc::ucred { pid: 0, uid: 0, gid: 0 };
-    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
-    let (of, into) = (socket.as_raw_fd(), (&raw mut who).cast());
-    // SAFETY: `who` and `length` are writable for as long as the call lasts.
-    let told = unsafe { libc::getsockopt(of, libc::SOL_SOCKET, libc::SO_PEERCRED, into, &raw mut length) };
-    (told == 0).then_some(who.uid)
-}
-
-/// Starts a successor and hands everything over. The one who asked gets the answer.
+/// Hands everything over, to a successor that is started, or to the one who asks. The one who asked gets the answer.
 pub(super) fn run(program: &Program, estate: &Estate, patience: Duration, asked: Asked) -> Outcome {
-    let Asked { dry, mut by } = asked;
-    let done = hand_over(program, estate, patience, dry);
+    let Asked { dry, by } = asked;
+    let (done, by) = match by {
+        By::Successor(link) => (to_one_that_came(estate, patience, dry, link), None),
+        By::Caller(caller) => (to_one_that_is_started(program, estate, patience, dry), Some(caller)),
+        By::Signal => (to_one_that_is_started(program, estate, patience, dry), None),
+    };
     let (said, outcome) = match done {
         Ok((said, outcome)) => (Ok(said), outcome),
         Err(why) => (Err(why), Outcome::Stays),
@@ -184,7 +185,7 @@ pub(super) fn run(program: &Program, estate: &Estate, patience: Duration, asked:
         Ok(said) => tracing::info!("upgrade: {said}"),
         Err(why) => tracing::error!("upgrade: {}; this process goes on as before", why.replace('\n', " | ")),
     }
-    if let Some(by) = &mut by {
+    if let Some(mut by) = by {
         let _ = match said {
             Ok(said) => writeln!(by, "+{said}"),
             Err(why) => writeln!(by, "-{why}"),
@@ -203,15 +204,49 @@ fn ending_init() -> Option<String> {
     ENDING.contains(&name.trim_end()).then(|| name.trim_end().to_owned())
 }
 
-fn hand_over(program: &Program, estate: &Estate, patience: Duration, dry: bool) -> Result<(String, Outcome), String> {
+/// Hands over to a process that has come by itself.
+fn to_one_that_came(
+    estate: &Estate,
+    patience: Duration,
+    dry: bool,
+    mut link: Link,
+) -> Result<(String, Outcome), String> {
+    let said = match estate.offer(&mut link, dry) {
+        Ok(said) => said,
+        Err(why) => {
+            folder::refuse(link, &why);
+            return Err(why);
+        }
+    };
+    if dry {
+        return Ok((said, Outcome::Stays));
+    }
+    // It can't be killed: it ends when it finds that the link has ended, and serves never before it was given everything.
+    let given = estate.hand_over(&mut link, patience, || ())?;
+    Ok((handed_over("the process that came by upgradeFolder", &given), Outcome::Done(None)))
+}
+
+fn handed_over(to: &str, given: &Summary) -> String {
+    let Summary { clients, callers, still } = given;
+    let still = still.as_millis();
+    format!("{to} has {clients} clients and {callers} connections of back ends; nobody was served for {still} ms")
+}
+
+/// Starts a process and hands over to it.
+fn to_one_that_is_started(
+    program: &Program,
+    estate: &Estate,
+    patience: Duration,
+    dry: bool,
+) -> Result<(String, Outcome), String> {
     if program.args.iter().any(|arg| arg.as_encoded_bytes().starts_with(b"--home")) {
         return Err("the nodes that connmix dev has started are not upgraded: start that anew".to_owned());
     }
     if std::process::id() == 1 {
-        return Err("this is the first process of its container, which ends with it: restart the container".to_owned());
+        return Err(format!("this is the first process of its container, which ends with it: {INSTEAD}"));
     }
     if let Some(init) = ending_init() {
-        return Err(format!("the init of this container, {init}, ends with this process: restart the container"));
+        return Err(format!("the init of this container, {init}, ends with this process: {INSTEAD}"));
     }
     let (mut link, other) = Link::pair().map_err(|e| format!("no way to a successor: {e}"))?;
     let mut command = Command::new(&program.path);
@@ -224,18 +259,8 @@ fn hand_over(program: &Program, estate: &Estate, patience: Duration, dry: bool) 
         return Ok((if said.is_empty() { "could be done".to_owned() } else { said }, Outcome::Stays));
     }
     let process = child.id();
-    let given = estate.hand_over(&mut link, patience, || child.stop());
-    match given {
-        Ok(given) => {
-            let still = given.still.as_millis();
-            let said = format!(
-                "process {process} has {} clients and {} connections of back ends; nobody was served for {still} ms",
-                given.clients, given.callers
-            );
-            Ok((said, Outcome::Done(process)))
-        }
-        Err(why) => Err(why),
-    }
+    let given = estate.hand_over(&mut link, patience, || child.stop())?;
+    Ok((handed_over(&format!("process {process}"), &given), Outcome::Done(Some(process))))
 }
 
 /// The process before, for one that was started with [`OPTION`].
@@ -245,8 +270,8 @@ pub(super) fn before(descriptor: RawFd) -> Result<Before, String> {
     Before::hear(link.map_err(|e| format!("{OPTION} is for a process that is replaced: {e}"))?)
 }
 
-/// Tells the process before whether this one could take over, and what could not go along.
-pub(super) fn could(before: &mut Before, config: &Config) -> Result<(), String> {
+/// Tells the process before whether this one could take over, and what is amiss with scripts and certificates; gives the same.
+pub(super) fn could(before: &mut Before, config: &Config) -> Result<String, String> {
     let checked = before
         .listeners(config)
         .and_then(|_| check_scripts(config, Language::English))
@@ -254,7 +279,9 @@ pub(super) fn could(before: &mut Before, config: &Config) -> Result<(), String> 
     let (mut said, more) = checked.inspect_err(|why| before.refuse(why))?;
     said.extend(more);
     said.push(format!("connmix {} could take over", env!("CARGO_PKG_VERSION")));
-    before.ready(&said.join("\n"))
+    let said = said.join("\n");
+    before.ready(&said)?;
+    Ok(said)
 }
 
 /// Has a process stop, as a signal to this one asked.
@@ -275,7 +302,7 @@ fn running(file: &Path) -> Result<Vec<&'static str>, String> {
                 false
             }
         };
-        let running: Vec<_> = PARTS.into_iter().filter(|part| is_there(part)).collect();
+        let running: Vec<_> = PARTS.into_iter().map(|(part, _)| part).filter(|part| is_there(part)).collect();
         if !running.is_empty() {
             return Ok(running);
         }
@@ -287,8 +314,27 @@ fn running(file: &Path) -> Result<Vec<&'static str>, String> {
 }
 
 /// `upgrade`: of all processes that run with that file, one after the other.
-pub(super) fn ask(file: &Path, dry: bool) -> Result<(), String> {
+pub(super) fn ask(file: &File, dry: bool) -> Result<(), String> {
+    if dry && could_by_folder(&load(file)?)? {
+        return Ok(());
+    }
+    let file = &file.file;
     running(file)?.into_iter().try_for_each(|part| ask_one(file, part, dry))
+}
+
+/// Asks the processes that are found by the configuration's folder, and says, whether this program could take over. False: there
+/// are none.
+fn could_by_folder(config: &Config) -> Result<bool, String> {
+    let Some(folder) = &config.upgrade_folder else { return Ok(false) };
+    let mut found = false;
+    for (part, role) in PARTS {
+        let meeting = Meeting::new(folder, part);
+        let Some(mut before) = meeting.find(true)? else { continue };
+        let said = could(&mut before, &config.clone().for_role(role)).map_err(|why| meeting.refused(&why))?;
+        say!("{}", for_terminal(&said));
+        found = true;
+    }
+    Ok(found)
 }
 
 fn ask_one(file: &Path, part: &str, dry: bool) -> Result<(), String> {
@@ -327,9 +373,7 @@ fn ask_once(file: &Path, part: &str, dry: bool) -> Result<String, String> {
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => return Ok(String::new()),
         connected => connected.map_err(|e| no_process(file, &e))?,
     };
-    // SAFETY: it takes nothing and always succeeds.
-    let own = unsafe { libc::geteuid() };
-    if ![Some(own), Some(0)].contains(&user_of(&socket)) {
+    if !is_ours(&socket) {
         return Err(spoken!("another user's process has taken the name", "另一个用户的进程占用了这个名称"));
     }
     let mut answer = String::new();

@@ -107,8 +107,18 @@ fn lines(why: &Value, out: &Out, language: Language) -> Vec<String> {
                 format!("到达了 {} 个，没有到达 {} 个", sum("s"), sum("f")),
             ),
         };
+        let over = match (sum("l"), sum("m")) {
+            (0, _) => String::new(),
+            (over, merged) => say(
+                format!("; over the limit in {over} of them, added to others in {merged}"),
+                format!("；超过了 {over} 个频道的上限，在其中 {merged} 个里与其他消息合并"),
+            ),
+        };
         let (id, channels) = (text(&message["id"]), names(&message["channels"]));
-        lines.push(say(format!("message {id}: to {channels}, {came}"), format!("消息 {id}：发往 {channels}，{came}")));
+        lines.push(say(
+            format!("message {id}: to {channels}, {came}{over}"),
+            format!("消息 {id}：发往 {channels}，{came}{over}"),
+        ));
     }
     lines
 }
@@ -123,7 +133,7 @@ mod tests {
         let why = json!({
             "client": "7", "verdict": "never_subscribed", "because": "it is not in a",
             "now": {"node": "9", "address": "1.2.3.4:5", "channels": ["b"], "subscriptions": 1},
-            "message": {"id": "m", "channels": ["a", "c"], "outcome": [{"s": 1, "f": 0}, {"s": 2, "f": 1}]},
+            "message": {"id": "m", "channels": ["a", "c"], "outcome": [{"s": 3, "f": 1}, {"s": 0, "f": 0, "l": 1}]},
         });
         assert_eq!(
             lines(&why, &Out::new(), Language::English),
@@ -131,7 +141,7 @@ mod tests {
                 "client 7: never subscribed",
                 "it is not in a",
                 "now: node 9, from 1.2.3.4:5, channels: 1 (b)",
-                "message m: to a, c, reached 3, failed 1",
+                "message m: to a, c, reached 3, failed 1; over the limit in 1 of them, added to others in 0",
             ]
         );
         assert_eq!(
@@ -140,7 +150,7 @@ mod tests {
                 "客户端 7：从没订阅过",
                 "it is not in a",
                 "现在：节点 9，来自 1.2.3.4:5，频道数：1（b）",
-                "消息 m：发往 a, c，到达了 3 个，没有到达 1 个",
+                "消息 m：发往 a, c，到达了 3 个，没有到达 1 个；超过了 1 个频道的上限，在其中 0 个里与其他消息合并",
             ]
         );
     }

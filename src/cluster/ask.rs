@@ -13,7 +13,7 @@ use super::protocol::{self, Asking};
 use super::unanswered::Place;
 use super::{Behind, Mesh};
 use crate::hub::{Answer, Delivery, Hub, Question, WorkerSet};
-use crate::ids::WorkerId;
+use crate::ids::{ClientId, NodeId, WorkerId};
 use crate::message::Channel;
 
 /// A question that the mailboxes have. A worker that is stuck is not waited for, and its part is missing; a node that does not
@@ -103,6 +103,16 @@ impl Mesh {
             }
             asked
         }
+    }
+
+    /// The id of the node that has a client; None: it can't be reached from here.
+    pub fn node_of(&self, client: ClientId) -> Option<NodeId> {
+        let number = client.node()?;
+        if number == self.hub.node() {
+            return Some(self.node);
+        }
+        let links = self.others.as_ref()?.links_of_number(number.get());
+        links.first().map(|link| NodeId(link.peer.0))
     }
 
     /// Whether there are other nodes, which may have taken places, too.

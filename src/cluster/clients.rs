@@ -15,7 +15,7 @@ use super::node::{Clients, CommandReply, Delivery, Payload, Waiting};
 use super::protocol::read_longs;
 use super::{Mesh, look_again};
 use crate::hub::{
-    self, ChannelCommand, ConnCommand, Counts, Except, Hub, MAX_EXCEPT, PendingCounts, Priority, Publication,
+    self, ChannelCommand, ConnCommand, Counts, Except, Hub, MAX_EXCEPT, Moved, PendingCounts, Priority, Publication,
     PublishOptions, WorkerSet,
 };
 use crate::ids::{ClientId, WorkerId};
@@ -121,6 +121,14 @@ impl Clients for LocalClients {
                 let channel = Channel::parse(channel.as_bytes()).ok()?;
                 let (message, options) = publication(message)?;
                 self.put(ToChannel::Publish(Arc::new(Publication::new(channel, message).with(options))), counts)
+            }
+            Delivery::Moved { channel, data, client, came } => {
+                let channel = Channel::parse(channel.as_bytes()).ok()?;
+                let options =
+                    PublishOptions { except: Except::new(ClientId::new(client)), ..PublishOptions::default() };
+                let moved = Some(if came { Moved::Came } else { Moved::Went });
+                let publication = Publication::new(channel, message(false, data)?).with(options);
+                self.put(ToChannel::Publish(Arc::new(Publication { moved, ..publication })), None)
             }
             Delivery::ChannelCommand { channel, action, counts } => {
                 let channel = Channel::parse(channel.as_bytes()).ok()?;

@@ -10,7 +10,8 @@ use super::link::{Full, Link, Request};
 use super::members::Shared;
 use super::protocol;
 use crate::hub::{
-    Ack, ChannelAction, ChannelCommand, Delivery, Hub, Line, Mailbox, PendingCounts, Publication, Refused, WorkerSet,
+    Ack, ChannelAction, ChannelCommand, Delivery, Hub, Line, Mailbox, Moved, PendingCounts, Publication, Refused,
+    WorkerSet,
 };
 use crate::ids::{ClientId, WorkerId};
 use crate::message::{Channel, Key, Kind};
@@ -108,8 +109,12 @@ impl ToChannel {
     fn message(&self) -> Bytes {
         match self {
             ToChannel::Publish(publication) => {
-                let Publication { channel, message, options, .. } = &**publication;
+                let Publication { channel, message, options, moved, .. } = &**publication;
                 let (binary, data) = (message.kind() == Kind::Binary, message.data());
+                if let (Some(moved), Some(client)) = (moved, options.except.iter().next()) {
+                    let (channel, client, came) = (channel.as_str(), client.get(), *moved == Moved::Came);
+                    return protocol::Message::Moved { channel, data, client, came }.to_bytes();
+                }
                 let except = &protocol::longs(options.except.iter().map(ClientId::get));
                 let key = options.key.as_ref().map(Key::as_str);
                 protocol::Message::Publish { channel: channel.as_str(), binary, data, except, key }.to_bytes()

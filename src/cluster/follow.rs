@@ -11,11 +11,11 @@ use std::task::Context;
 use super::link::{Link, ReadFor, Request};
 use super::members::Shared;
 use super::node::Waiting;
-use super::ordered::{Nodes, Wanted};
-use super::protocol::ordered::{Log, Ordered, Read, place, position};
+use super::ordered::{Nodes, Wanted, outdated, release};
+use super::protocol::ordered::{Log, Ordered, Read, position};
 use super::protocol::read_longs;
 use crate::config::ChannelRule;
-use crate::hub::history::{Follow, From, Most, Position, Stream};
+use crate::hub::history::{Follow, Followed, From, Most, Position, Stream};
 use crate::hub::{Counts, Except, MAX_EXCEPT, PendingCounts, Priority, Publication, PublishOptions, WorkerSet};
 use crate::ids::ClientId;
 use crate::message::{Channel, Key, Kind, Message};
@@ -85,16 +85,14 @@ impl OrderedChannels {
         let Came { from, epoch, request } = came;
         let said = Ordered::read(body)?;
         match &said {
-            Ordered::Published { request, counts: (reached, failed, unanswered), at, left_out } => {
+            Ordered::Published { request, published } => {
                 if let Some(Request::Ordered(ack) | Request::Counts(ack)) = from.take_request(*request) {
-                    let (reached, failed, unanswered) = (*reached, *failed, *unanswered);
-                    let left_out = (*left_out).min(1);
-                    ack.settle(Counts { reached, failed, unanswered, at: at.map(position), left_out });
+                    ack.settle((*published).into());
                 }
                 return None;
             }
             Ordered::Taken { request, log } => {
-                if let Some(Request::Taken(answer)) = from.take_request(*request) {
+                if let Some(Request::Taken(_, answer)) = from.take_request(*request) {
                     // One that waits no more needs no answer.
                     let _ = answer.send(log.as_ref().and_then(Log::copy));
                 }
@@ -120,10 +118,10 @@ impl OrderedChannels {
                 let publish = self.nodes.clone().publish(rule, publication, (counts, behind), hops);
                 self.publish(channel, publish.map(drop).boxed(), data.len() + WAITING);
             }
-            Ordered::Next { message, except, key, count, keep, ended } => {
+            Ordered::Next { message, except, key, keep, ended } => {
                 let kept = message.kept()?;
-                let publication = Publication::new(channel, kept.message).with(options(except, key)?);
-                let publication = Publication { count, ..publication };
+                let publication = Publication::new(channel, kept.message.message()).with(options(except, key)?);
+                let publication = Publication { count: kept.message.count(), ..publication };
                 let at = (kept.at, kept.when, keep);
                 let counts = counts();
                 let next = next(self.nodes.clone(), (publication, rule), (at, ended), (from, epoch), (counts, behind));
@@ -153,13 +151,21 @@ impl OrderedChannels {
                 }
             }
             Ordered::Take => {
-                let copy = self.nodes.hub.history().give(&channel);
-                let answer = Ordered::Taken { request, log: copy.as_ref().map(Log::of) };
+                let given = self.nodes.hub.history().give(&channel);
+                let answer = Ordered::Taken { request, log: given.as_ref().map(|(log, _)| Log::of(log)) };
                 from.force(&answer.to_bytes(channel.as_str()), None, self.now());
+                // A copy that is on its way to another node must not pass for the whole there.
+                let copied_to = given.and_then(|(_, copied_to)| copied_to).filter(|run| *run != from.peer.0);
+                if let Some((shared, run)) = self.shared().zip(copied_to) {
+                    release(shared, channel.as_str(), run, || None);
+                }
             }
             Ordered::Copy { log } => {
                 let clock = (self.nodes.hub.node().get(), crate::hub::history::now());
-                self.nodes.hub.history().keep_copy(&channel, log.copy()?, (from.peer.0, epoch), clock);
+                let beside = self.nodes.hub.history().keep_copy(&channel, log.copy()?, (from.peer.0, epoch), clock);
+                if let Some(beside) = beside {
+                    from.force(&outdated(&channel, beside), None, self.now());
+                }
             }
             // Its counts are the reply: nobody was reached.
             Ordered::Release => {
@@ -167,10 +173,21 @@ impl OrderedChannels {
                 self.nodes.hub.history().release(&channel, from.peer.0);
             }
             Ordered::Lacking => self.nodes.hub.history().lacks(&channel, from.peer.0),
-            Ordered::Outdated { later } => {
-                let is_own = self.nodes.leader(&channel).is_none();
-                let clock = (self.nodes.hub.node().get(), crate::hub::history::now());
-                self.nodes.hub.history().outdated(&channel, position(later), is_own, clock);
+            Ordered::Outdated { later: seen } => {
+                let (seen, history, leader) = (position(seen), self.nodes.hub.history(), self.nodes.leader(&channel));
+                match (history.outdated(&channel, seen, leader.is_none()), leader) {
+                    (Some(_), None) => {
+                        let nodes = self.nodes.clone();
+                        later(async move { nodes.lead(&channel, &rule).await }.boxed());
+                    }
+                    (Some(led), Some(leader)) => leader.force(&outdated(&channel, led), None, self.now()),
+                    // What its sender has given to the one that takes the channel was all before.
+                    (None, None) if !from.is_asked_for(&channel) && history.told(&channel, seen) => {}
+                    (None, _) if history.cursor(&channel).is_some_and(|cursor| cursor.term < seen.term) => {
+                        later(self.nodes.clone().read(Wanted { channel, rule, what: ReadFor::Node }).boxed());
+                    }
+                    _ => {}
+                }
             }
             Ordered::Published { .. } | Ordered::Taken { .. } => {}
         }
@@ -237,7 +254,12 @@ impl OrderedChannels {
         if changes != self.changes {
             self.changes = changes;
             let history = self.nodes.hub.history();
-            history.contest(|channel| self.nodes.leader(channel).is_none());
+            let run = |channel: &Channel| self.nodes.leader(channel).map(|leader| leader.peer.0);
+            for (channel, led) in history.contest(run) {
+                if let Some(leader) = self.nodes.leader(&channel) {
+                    leader.force(&outdated(&channel, led), None, shared.now());
+                }
+            }
             self.resync = history.followed().into_iter().map(|(channel, _)| channel).collect();
         }
         for _ in 0..RESYNC.min(self.resync.len()) {
@@ -278,8 +300,11 @@ async fn next(
     behind.iter().for_each(|worker| workers.add(worker));
     nodes.hub.room_for(&publication, &workers).await;
     let now = nodes.others.as_ref().map_or(0, |others| others.now());
-    let (follow, is_kept) =
+    let Followed { follow, is_kept, beside } =
         nodes.hub.follow(publication, &rule, at, (&ended, (from.peer.0, epoch)), (&counts, &behind));
+    if let Some(beside) = beside {
+        from.force(&outdated(&channel, beside), None, now);
+    }
     if !is_kept {
         from.force(&Ordered::Lacking.to_bytes(channel.as_str()), None, now);
     }
@@ -289,10 +314,7 @@ async fn next(
             let message = ReadFor::Node.message(Some(cursor)).to_bytes(channel.as_str());
             from.force(&message, Some(Request::Read(channel, Some(cursor), ReadFor::Node)), now);
         }
-        Follow::Stale(later) => {
-            let message = Ordered::Outdated { later: place(later) }.to_bytes(channel.as_str());
-            from.force(&message, None, now);
-        }
+        Follow::Stale(later) => from.force(&outdated(&channel, later), None, now),
     }
 }
 
@@ -343,3 +365,6 @@ fn publication(channel: Channel, binary: bool, data: &[u8], options: PublishOpti
     let message = Message::new(kind, Bytes::copy_from_slice(data)).ok()?;
     Some(Publication::new(channel, message).with(options))
 }
+
+#[cfg(test)]
+mod tests;

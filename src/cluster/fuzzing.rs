@@ -163,7 +163,7 @@ impl Clients for Nobody {
             // What counts it says that nobody was reached, when it is dropped.
             Delivery::Publish { .. } | Delivery::ChannelCommand { .. } | Delivery::Send { .. } => {}
             Delivery::Once { channels, reply, .. } => reply.answer(&vec![Counts::default(); channels.len()]),
-            Delivery::Stirred { .. } | Delivery::Online { .. } | Delivery::Ordered { .. } => {}
+            Delivery::Stirred { .. } | Delivery::Online { .. } | Delivery::Ordered { .. } | Delivery::Moved { .. } => {}
             Delivery::Ask { reply, .. } => reply.answer(&Answer::default()),
             Delivery::Command { command, reply, .. } => {
                 let known = command::decode(&command).is_some();

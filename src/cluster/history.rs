@@ -56,7 +56,7 @@ impl Mesh {
         behind: Behind,
         pending_counts: PendingCounts,
     ) -> BoxFuture<'static, (WorkerSet, Option<Position>)> {
-        if publication.is_event || !rule.is_ordered() {
+        if publication.moved.is_some() || !rule.is_ordered() {
             publication.message = enveloped(&publication.channel, &rule, &publication.message, None);
             let what = ToChannel::Publish(Arc::new(publication));
             return self.enqueue(what, behind, pending_counts).map(|workers| (workers, None)).boxed();

@@ -15,10 +15,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::cluster::interest::others::Slot;
-use crate::cluster::protocol::ordered::{Ordered, place};
+use crate::cluster::protocol::ordered::Ordered;
 use crate::cluster::protocol::{ENVELOPE, FRAME, HEADER, Header, Kind, MAX_MESSAGE, Message, Reply, Run, envelop};
 use crate::cluster::stats::Stats;
 use crate::hub::{Counts, ReplyTo};
+use crate::message::Channel;
 
 pub use request::{ReadFor, Request};
 
@@ -227,6 +228,12 @@ impl Link {
         Some(request)
     }
 
+    /// Whether the node is asked for its log of a channel, and has not answered.
+    pub fn is_asked_for(&self, channel: &Channel) -> bool {
+        let asked = |(_, request): &(u64, Request)| matches!(request, Request::Taken(of, _) if of == channel);
+        self.lock().requests.iter().flatten().any(asked)
+    }
+
     /// Gives up waiting for the counts of what was asked before `since`, and for commands and publishes that are done once, which were
     /// asked before `commands`.
     /// How many there were.
@@ -237,7 +244,7 @@ impl Link {
             for place in &mut state.requests {
                 match place {
                     Some((asked, _)) if *asked >= since.max(commands) => break,
-                    Some((asked, Request::Counts(_) | Request::Answer(_) | Request::Taken(_))) if *asked < since => {
+                    Some((asked, Request::Counts(_) | Request::Answer(_) | Request::Taken(..))) if *asked < since => {
                         expired.extend(place.take())
                     }
                     Some((asked, request)) if *asked < commands && request.waits_for_others() => {
@@ -388,9 +395,7 @@ impl Link {
 impl ReplyTo for Link {
     fn counts(&self, request: u64, counts: Counts) {
         if counts.at.is_some() || counts.unanswered > 0 || counts.left_out > 0 {
-            let Counts { reached, failed, unanswered, at, left_out } = counts;
-            let published =
-                Ordered::Published { request, counts: (reached, failed, unanswered), at: at.map(place), left_out };
+            let published = Ordered::Published { request, published: counts.into() };
             return self.force(&published.to_bytes(""), None, 0);
         }
         let mut state = self.lock();

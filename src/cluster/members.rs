@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::cluster::interest::others::{Others, Slot, Slots};
 use crate::cluster::interest::own::Own;
 use crate::cluster::link::Link;
-use crate::cluster::protocol::Hello;
+use crate::cluster::protocol::{Hello, Run};
 use crate::cluster::stats::Stats;
 
 /// The most nodes of a mesh.
@@ -49,6 +49,23 @@ struct Directory {
     links: Vec<Option<Arc<Link>>>,
     numbers: HashMap<u16, SmallVec<[Slot; 1]>>,
     members: Arc<[Hello]>,
+}
+
+impl Directory {
+    fn link_to(&self, run: Run) -> Option<&Arc<Link>> {
+        self.links.iter().flatten().find(|link| link.peer == run)
+    }
+
+    /// The engine with the largest hash of node and id, of those that serve.
+    fn first_of(&self, id: &str, except: Option<Run>) -> Option<Run> {
+        let own = self.members.first()?.run;
+        let rank = |run: &Run| xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), run.0);
+        let serving = || self.members.iter().filter(|hello| hello.engine && hello.serving).map(|hello| hello.run);
+        let others = || serving().filter(|run| Some(*run) != except);
+        // The link to a node that has just gone ends a moment before it is no member any more.
+        let is_there = |run: &Run| *run == own || self.link_to(*run).is_some();
+        others().max_by_key(rank).filter(is_there).or_else(|| others().filter(is_there).max_by_key(rank))
+    }
 }
 
 impl Default for Shared {
@@ -130,22 +147,14 @@ impl Shared {
     /// nodes that serve, by the largest hash of node and id: so it stays the same for most ids when nodes come and go.
     pub fn owner_of(&self, id: &str) -> Option<Arc<Link>> {
         let directory = self.read();
-        let rank = |hello: &&Hello| xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), hello.run.0);
-        let own = directory.members.first()?.run;
-        let owner = directory.members.iter().filter(|hello| hello.engine && hello.serving).max_by_key(rank)?.run;
-        if owner == own {
-            return None;
-        }
-        directory.links.iter().flatten().find(|link| link.peer == owner).cloned()
+        directory.link_to(directory.first_of(id, None)?).cloned()
     }
 
     /// The link to the node that is next in line to lead a channel which this node leads; None: there is no other.
     pub fn second_of(&self, channel: &str) -> Option<Arc<Link>> {
         let directory = self.read();
-        let rank = |hello: &&Hello| xxhash_rust::xxh3::xxh3_64_with_seed(channel.as_bytes(), hello.run.0);
-        let others = directory.members.iter().skip(1).filter(|hello| hello.engine && hello.serving);
-        let second = others.max_by_key(rank)?.run;
-        directory.links.iter().flatten().find(|link| link.peer == second).cloned()
+        let own = directory.members.first()?.run;
+        directory.link_to(directory.first_of(channel, Some(own))?).cloned()
     }
 
     /// How often the engines that serve have changed.

@@ -78,8 +78,13 @@ impl Nodes {
             if !self.leads(&publication.channel) {
                 Box::pin(self.lead(&publication.channel, &rule)).await;
             }
-            if !is_admitted && self.hub.limits().offer(Instant::now(), &publication, &rule) != Verdict::Pass {
-                pending_counts.ack().settle(Counts { left_out: 1, ..Counts::default() });
+            let verdict = match is_admitted {
+                true => Verdict::Pass,
+                false => self.hub.limits().offer(Instant::now(), &publication, &rule),
+            };
+            if verdict != Verdict::Pass {
+                let merged = u64::from(verdict == Verdict::Merged);
+                pending_counts.ack().settle(Counts { left_out: 1, merged, ..Counts::default() });
                 return (WorkerSet::default(), None);
             }
             is_admitted = true;
@@ -128,20 +133,45 @@ impl Nodes {
         }
         let taking = Taking { hub: &self.hub, channel };
         if !history.leads(channel) {
-            let message = Ordered::Take.to_bytes(channel.as_str());
-            let ask = |link: Arc<Link>| {
-                let (answer, copy) = oneshot::channel();
-                link.force(&message, Some(Request::Taken(answer)), others.now());
-                copy
-            };
-            let answers: Vec<oneshot::Receiver<Option<LogCopy>>> = others.all_links().into_iter().map(ask).collect();
-            let mut copies = Vec::new();
-            for answer in answers {
-                copies.extend(answer.await.ok().flatten());
+            let mut copies = self.gather(channel, others).await;
+            for _ in 0..ATTEMPTS {
+                if !history.was_told(channel) {
+                    break;
+                }
+                // One that had answered already has led it since.
+                copies.extend(self.gather(channel, others).await);
             }
-            self.hub.lead(channel, rule, copies);
+            if let Some(head) = self.hub.lead(channel, rule, copies) {
+                let links = others.links_of(hash(channel.as_str()));
+                links.iter().for_each(|link| link.force(&outdated(channel, head), None, others.now()));
+            }
+            self.contest(channel);
         }
         drop(taking);
+    }
+
+    /// All that other nodes have of a channel's log. They have it no more.
+    async fn gather(&self, channel: &Channel, others: &Shared) -> Vec<LogCopy> {
+        let message = Ordered::Take.to_bytes(channel.as_str());
+        let ask = |link: Arc<Link>| {
+            let (answer, copy) = oneshot::channel();
+            link.force(&message, Some(Request::Taken(channel.clone(), answer)), others.now());
+            copy
+        };
+        let answers: Vec<oneshot::Receiver<Option<LogCopy>>> = others.all_links().into_iter().map(ask).collect();
+        let mut copies = Vec::new();
+        for answer in answers {
+            copies.extend(answer.await.ok().flatten());
+        }
+        copies
+    }
+
+    /// A channel that another node is to lead by now was taken too late: that node may lead it already.
+    fn contest(&self, channel: &Channel) {
+        let (Some(leader), Some(others)) = (self.leader(channel), &self.others) else { return };
+        if let Some(led) = self.hub.history().contest_one(channel, leader.peer.0) {
+            leader.force(&outdated(channel, led), None, others.now());
+        }
     }
 
     /// Has something read where the channel is led. What is read for goes there, or is dropped if that node does not answer.
@@ -194,6 +224,18 @@ impl Nodes {
         let (node, now) = self.clock();
         self.hub.history().read_for((channel, rule), (from, most, page), (cursor, node, now), enqueue).is_some()
     }
+}
+
+/// A node is to keep no copy of a channel's log any more, unless it is gone.
+pub(super) fn release(shared: &Shared, channel: &str, run: u64, request: impl FnOnce() -> Option<Request>) {
+    if let Some(link) = shared.all_links().into_iter().find(|link| link.peer.0 == run) {
+        link.force(&Ordered::Release.to_bytes(channel), request(), shared.now());
+    }
+}
+
+/// Tells a node that leads a channel of what it may know nothing of: another one has led it up to there.
+pub(super) fn outdated(channel: &Channel, seen: Position) -> Bytes {
+    Ordered::Outdated { later: place(seen) }.to_bytes(channel.as_str())
 }
 
 /// A channel is being taken, until this is dropped.
@@ -260,17 +302,16 @@ impl Others {
             replica.force(&Ordered::Copy { log: Log::of(copy) }.to_bytes(channel), None, now);
         }
         // Until it knows, it would take itself for one that has all: so no publish is answered before.
-        if let Some((run, shared)) = released.as_ref().zip(self.shared.as_ref())
-            && let Some(link) = shared.all_links().into_iter().find(|link| link.peer.0 == *run)
-        {
-            let request = pending_counts.is_counted().then(|| Request::Counts(pending_counts.ack()));
-            link.force(&Ordered::Release.to_bytes(channel), request, now);
+        if let Some((run, shared)) = released.as_ref().zip(self.shared.as_ref()) {
+            release(shared, channel, *run, || {
+                pending_counts.is_counted().then(|| Request::Counts(pending_counts.ack()))
+            });
         }
         let except = &longs(publication.options.except.iter().map(ClientId::get));
-        let (key, count) = (publication.options.key.as_ref().map(Key::as_str), publication.count);
+        let key = publication.options.key.as_ref().map(Key::as_str);
         let encoded = |keep| {
-            let message = Copied::new(*at, *when, &publication.message);
-            Ordered::Next { message, except, key, count, keep, ended: ended.clone() }.to_bytes(channel)
+            let message = Copied::new(*at, *when, &publication.message, publication.count);
+            Ordered::Next { message, except, key, keep, ended: ended.clone() }.to_bytes(channel)
         };
         // The same for all but one.
         let mut same: Option<Bytes> = None;

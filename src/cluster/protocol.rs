@@ -10,6 +10,7 @@ mod asking;
 mod header;
 mod lists;
 pub mod ordered;
+mod published;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,9 +18,10 @@ use append::append;
 
 pub use asking::{Asking, read_answer, write_answer};
 pub use header::{HEADER, Header, Kind, Malformed, Run};
+pub use published::Published;
 
 /// The protocol's major version: nodes of different ones do not work together.
-pub const MAJOR: u16 = 1;
+pub const MAJOR: u16 = 2;
 /// The minor version: a newer one adds kinds of messages, which older nodes skip.
 pub const MINOR: u16 = 1;
 /// From this minor version on a node knows that another one hands over to a successor process.
@@ -176,12 +178,13 @@ pub enum Message<'a> {
         /// How much it matters.
         priority: u8,
     },
-    /// What that came to, for each channel in their order: [`Published`] after [`Published`].
+    /// What that came to, for each channel in their order.
     OnceReply {
         /// The number of the request.
         request: u64,
         /// The counts.
-        counts: &'a [u8],
+        #[serde(deserialize_with = "lists::read::<_, _, { lists::MOST_CHANNELS }>")]
+        counts: Vec<Published>,
     },
     /// The nodes that the sender, a center, has a link to, and itself.
     Nodes {
@@ -259,6 +262,17 @@ pub enum Message<'a> {
         /// As it was asked.
         token: u64,
     },
+    /// To all subscribers of a channel on the receiving node: a connection came to it, or went.
+    Moved {
+        /// The channel's name.
+        channel: &'a str,
+        /// What they are told; UTF-8.
+        data: &'a [u8],
+        /// The id of the client, which is left out.
+        client: u64,
+        /// It came; else it went.
+        came: bool,
+    },
 }
 
 /// A node as a center knows it.
@@ -281,37 +295,6 @@ pub const MAX_ADDRESSES: usize = 16;
 /// The addresses that are kept of those that came: neither too many nor too long ones.
 pub fn read_addresses<'a>(at: &[&'a str]) -> impl Iterator<Item = &'a str> + Clone {
     at.iter().copied().filter(|at| !at.is_empty() && at.len() <= MAX_TEXT).take(MAX_ADDRESSES)
-}
-
-/// What a publish to one channel came to on all nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Published {
-    /// Connections that took it.
-    pub reached: u64,
-    /// Connections that could not.
-    pub failed: u64,
-    /// Nodes that did not answer.
-    pub unanswered: u64,
-    /// 1: it was over the channel's limit.
-    pub left_out: u64,
-}
-
-impl Published {
-    /// Appends it.
-    pub fn write(&self, out: &mut Vec<u8>) {
-        let numbers = [self.reached, self.failed, self.unanswered, self.left_out];
-        numbers.iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
-    }
-
-    /// Reads all that `bytes` holds.
-    pub fn read_all(bytes: &[u8]) -> impl Iterator<Item = Published> {
-        let (numbers, _) = bytes.as_chunks::<8>();
-        let (all, _) = numbers.as_chunks::<4>();
-        all.iter().map(|numbers| {
-            let [reached, failed, unanswered, left_out] = numbers.map(u64::from_le_bytes);
-            Published { reached, failed, unanswered, left_out }
-        })
-    }
 }
 
 /// What a publish or a send came to on a node.
@@ -426,7 +409,7 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 /// How many kinds of messages this version knows.
-const KINDS: u8 = 27;
+const KINDS: u8 = 28;
 
 #[cfg(test)]
 mod tests;

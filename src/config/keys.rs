@@ -10,12 +10,11 @@ use super::kinds::{Leaf, duration, flag_or, list, number, parsed, required, secr
 use super::raw::address::{HOST_PORT, ORIGIN, host_pattern, host_port, net, origin};
 use super::raw::known::Known;
 use super::raw::tree::Kind::Scalar;
-use super::raw::units::{self, Quantity, parse_size};
 use super::raw::value::Value;
 use super::rows::{Head, Kind, Row, Section, section};
 use super::sections::{Entry, address, named, part, positioned};
 use super::types::{
-    ClusterEngine, High, HostPattern, LOAD_LIMIT, Library, Listen, MAX_SCRIPT, MAX_WAITING, NodeRole, QueueFull, Roles,
+    ClusterEngine, HostPattern, LOAD_LIMIT, Library, Listen, MAX_SCRIPT, MAX_WAITING, NodeRole, QueueFull, Roles,
     STUCK_AFTER,
 };
 use crate::ids::MAX_WORKERS;
@@ -30,6 +29,7 @@ use std::time::Duration;
 mod bounds;
 mod channels;
 mod logging;
+mod memory;
 mod server;
 mod tls;
 mod tracing;
@@ -37,6 +37,7 @@ mod tracing;
 pub use self::logging::Logging;
 pub use self::tracing::{Tracing, TracingHeader, is_header_name, read_ratio, value_problem};
 pub use channels::{ChannelRule, HistoryRule, LimitRule, MAX_HISTORY, Online};
+pub use memory::Memory;
 pub use server::{Limits, Rates, Server};
 pub use tls::Tls;
 
@@ -99,6 +100,9 @@ section! {
         pub drain_spread: Duration = "drainSpread", duration(TIMEOUT, seconds(5)), Live;
         /// How long handlers that wait may go on when a successor process takes over; then their waits end with an err.
         pub upgrade_timeout: Duration = "upgradeTimeout", duration(TIMEOUT, seconds(10)), Live;
+        /// A folder that this process shares with one in another container, which takes over when it is started: both find each
+        /// other by a socket there. Unset: no process is found.
+        pub upgrade_folder: Option<PathBuf> = "upgradeFolder", upgrade_folder(), Restart("the socket of upgrades");
         /// How long a stop waits for clients to leave, after drainDelay.
         pub shutdown_timeout: Duration = "shutdownTimeout", duration(TIMEOUT, seconds(10)), Live;
         /// This node among others.
@@ -126,6 +130,15 @@ section! {
         /// Things worth a line in the log: keys that are read and not used, and the like.
         pub notes: Vec<Both> = Vec::new();
     }
+}
+
+fn upgrade_folder() -> Leaf<Option<PathBuf>> {
+    // The path of a socket has 107 bytes at most (unix(7)), and its name stands behind the folder.
+    let folder = text("").checked(|folder| (folder.len() > 90).then_some("must have at most 90 bytes"));
+    folder.map(
+        |folder| (!folder.is_empty()).then(|| PathBuf::from(folder)),
+        |folder: &Option<PathBuf>| folder.as_ref().map_or_else(String::new, |folder| folder.display().to_string()),
+    )
 }
 
 /// A text that is unset unless it is given.
@@ -236,44 +249,6 @@ section! {
         "readBufferSize", size(BUFFER, 0);
         /// One buffer a thread serves all its connections.
         "writeBufferSize", size(BUFFER, 0);
-    }
-}
-
-section! {
-    /// When there is too little memory for more clients.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub struct Memory {
-        /// Above it, new clients are refused and those that hold the most are closed; 0 = no bound.
-        pub high: High = "high", parsed(
-            "a part such as \"80%\" or a size such as \"1GiB\"",
-            High::Percent(80),
-            high,
-            |high| high.to_string().into(),
-        ), Live;
-        /// What a part is a part of. auto: the least of the machine's memory and the limits of the process and its control groups.
-        pub of: Option<usize> = "of", parsed(
-            "auto or a size such as \"1GiB\"",
-            None,
-            of,
-            |of| of.map_or_else(|| "auto".to_owned(), units::size).into(),
-        ), Live;
-    }
-}
-
-fn high(text: &str) -> Option<High> {
-    let percent = text.trim().strip_suffix('%').map(|number| number.trim().parse().ok());
-    match (percent, parse_size(text)) {
-        (Some(percent), _) => percent.filter(|percent| (1..=100).contains(percent)).map(High::Percent),
-        (None, Quantity::Is(bytes)) => Some(High::Bytes(bytes)),
-        _ => None,
-    }
-}
-
-fn of(text: &str) -> Option<Option<usize>> {
-    match (text, parse_size(text)) {
-        ("auto", _) => Some(None),
-        (_, Quantity::Is(bytes @ 1..)) => Some(Some(bytes)),
-        _ => None,
     }
 }
 

@@ -4,8 +4,10 @@
 //! Of a node of a cluster the successor first reaches all others, beside this process. Then this node finishes what it does for
 //! them, is still, and goes over as the rest: see `cluster/node/moving`.
 //!
-//! Until the successor says that it has taken them, nothing here is given up: if anything fails before, this process goes
-//! on where it stood. The successor touches no connection before it has said so. So each is always one's alone.
+//! The successor says that it has everything, and waits; then this process says that it is given ([`Kind::Given`]), and gives
+//! all up. If anything fails before, it ends the link instead, and goes on where it stood. The successor touches no
+//! connection before it has heard that word, and ends without it. So each is always one's alone, also where a successor that
+//! hangs can't be killed, as in another container.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,6 +19,7 @@ use tokio::sync::{oneshot, watch};
 use zeroize::Zeroize;
 
 use super::counted;
+use super::faults::hurries;
 use super::member::Member;
 use crate::admission::Admission;
 use crate::api::Stage;
@@ -123,17 +126,21 @@ impl Estate {
     }
 
     /// Hands everything over to a successor that is ready; handlers that wait are let finish for `patience`. After an error
-    /// all is as it was, once `stop` has ended the successor; unless that had taken everything before.
+    /// all is as it was: the successor serves never, and `stop` has it end soon, where that can be done.
     pub fn hand_over(&self, link: &mut Link, patience: Duration, stop: impl FnOnce()) -> Result<Summary, String> {
+        let stop = |link: &Link| {
+            link.end();
+            stop();
+        };
         self.let_finish(patience);
         if let Some(stuck) = self.peers.stuck() {
-            stop();
+            stop(link);
             return Err(format!("worker {stuck} is stuck"));
         }
         if let Some((orders, _)) = &self.mesh
             && let Err(why) = reach(link, orders)
         {
-            stop();
+            stop(link);
             orders.go_on();
             return Err(why);
         }
@@ -144,16 +151,13 @@ impl Estate {
             (Kind::Taken, _) => Ok(counts),
             _ => Err("the successor answered something else".to_owned()),
         });
-        let still = began.elapsed();
-        let taken = taken.or_else(|why| {
-            stop();
-            // It may have said so with its last breath.
-            match receive(link) {
-                Ok((Kind::Taken, _)) => Ok((0, 0)),
-                _ => Err(why),
-            }
+        // What could not be sent is not heard either.
+        let given = taken.and_then(|counts| match link.send(Kind::Given as u8, &[], &[]) {
+            Ok(()) => Ok(counts),
+            Err(_) => Err("the successor has ended".to_owned()),
         });
-        match taken {
+        let still = began.elapsed();
+        match given {
             Ok((clients, callers)) => {
                 self.mesh.iter().for_each(|(orders, _)| orders.give_way());
                 std::thread::sleep(FIRST);
@@ -161,6 +165,7 @@ impl Estate {
                 Ok(Summary { clients, callers, still })
             }
             Err(why) => {
+                stop(link);
                 self.mesh.iter().for_each(|(orders, _)| orders.go_on());
                 self.tell(|| Step::Lift);
                 self.stage.send_replace(Stage::Serving);
@@ -195,7 +200,7 @@ impl Estate {
         let counts = (count(|offers| &offers.clients), count(|offers| &offers.callers));
         let mesh = self.mesh.as_ref().map(|(orders, _)| orders.save()).transpose()?.unwrap_or_default();
         let offered = began.elapsed();
-        link.patience(Some(TAKING))
+        link.patience(Some(taking()))
             .and_then(|()| self.send(link, &offers, &mesh))
             .map_err(|e| format!("the successor could not be given everything: {e}"))?;
         tracing::debug!(
@@ -332,6 +337,11 @@ impl<T> Answer<T> {
             }
         }
     }
+}
+
+/// [`TAKING`]; for tests, a moment.
+fn taking() -> Duration {
+    if hurries() { Duration::from_millis(300) } else { TAKING }
 }
 
 /// Has the successor reach all other nodes.

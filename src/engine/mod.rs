@@ -4,6 +4,7 @@ mod certificates;
 mod counted;
 mod error;
 mod exporter;
+mod faults;
 mod figures;
 mod handover;
 mod listeners;

@@ -7,9 +7,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::faults::crash_point;
 use super::handover::{Answer, REACHING};
 use super::mesh::{self, Following};
-use super::successor::{Before, crash_point};
+use super::successor::Before;
 use super::{Engine, counted};
 use crate::cluster::node::Reach;
 use crate::handover::{Damaged, Decoder, Kind, Link, items};
@@ -51,8 +52,7 @@ impl Engine {
         let clients: Vec<usize> = self.clients.iter().map(|clients| clients.load(Relaxed)).collect();
         self.estate.metrics.arrived(&clients);
         crash_point("arrived");
-        let taken = before.link.send(Kind::Taken as u8, &[], &[]);
-        taken.map_err(|e| format!("the process before has ended: {e}"))?;
+        before.take()?;
         if let Some((driver, member)) = node.map(mesh::Restored::begin) {
             (self.mesh, self.member) = (Some(driver), Some(member));
         }

@@ -1,9 +1,11 @@
 //! The process before, as its successor knows it: what it offers, and whether this one can take it.
 
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
+use super::faults::crash_point;
 use super::handover::name;
 use super::listeners::Listeners;
 use super::member::Member;
@@ -30,31 +32,15 @@ pub struct Before {
     listeners: Vec<(String, String, OwnedFd)>,
 }
 
-/// For tests: the process ends here, as if it had crashed, if the file that this variable names holds the point's name. While
-/// it holds `wait ` and the name, it stops here, and says so in a second file.
-#[cfg(debug_assertions)]
-pub(super) fn crash_point(point: &str) {
-    let Some(file) = std::env::var_os("CONNMIX_CRASH_AT").map(std::path::PathBuf::from) else { return };
-    let wanted = || std::fs::read_to_string(&file).unwrap_or_default();
-    while wanted().trim().strip_prefix("wait ") == Some(point) {
-        let _ = std::fs::write(file.with_extension("waits"), point);
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    if wanted().trim() == point {
-        std::process::abort();
-    }
-}
-
-#[cfg(not(debug_assertions))]
-pub(super) fn crash_point(_: &str) {}
-
 impl Before {
     /// Hears what the process before offers.
     pub fn hear(mut link: Link) -> Result<Before, String> {
         let heard = link.patience(Some(NEXT)).and_then(|()| link.receive());
         let frame = heard.map_err(|e| format!("the process before can't be heard: {e}"))?;
-        if Kind::of(frame.kind) != Some(Kind::Offer) {
-            return Err("the process before offers nothing".to_owned());
+        match Kind::of(frame.kind) {
+            Some(Kind::Offer) => {}
+            Some(Kind::Refused) => return Err(String::from_utf8_lossy(&frame.bytes).into_owned()),
+            _ => return Err("the process before offers nothing".to_owned()),
         }
         let mut from = Decoder::new(&frame.bytes);
         let damaged = |e: Damaged| e.to_string();
@@ -112,6 +98,28 @@ impl Before {
         }
     }
 
+    /// Whether its listeners are in this process's network (network_namespaces(7)). In another one they end with it. The system
+    /// may be too old to say.
+    pub fn is_in_this_network(&self) -> bool {
+        let own = UnixDatagram::unbound().ok().and_then(|socket| network(&socket));
+        let is_here = |there: Option<u64>| own.is_none() || there.is_none() || there == own;
+        self.listeners.iter().all(|(.., socket)| is_here(network(socket)))
+    }
+
+    /// Tells it that everything has come, and waits until that is this process's own.
+    pub(super) fn take(&mut self) -> Result<(), String> {
+        let heard = self.link.send(Kind::Taken as u8, &[], &[]).and_then(|()| {
+            crash_point("taken");
+            // As long as it takes: when a bound is over, the process before may have said so just now.
+            self.link.patience(None)?;
+            self.link.receive()
+        });
+        match heard.map(|frame| Kind::of(frame.kind)) {
+            Ok(Some(Kind::Given)) => Ok(()),
+            _ => Err("nothing was taken over: the process before has ended, or did not wait any longer".to_owned()),
+        }
+    }
+
     /// Tells it that this process can't take over.
     pub fn refuse(&mut self, why: &str) {
         let _ = self.link.send(Kind::Refused as u8, why.as_bytes(), &[]);
@@ -123,4 +131,13 @@ impl Before {
             .send(Kind::Ready as u8, said.as_bytes(), &[])
             .map_err(|e| format!("the process before has ended: {e}"))
     }
+}
+
+/// Which network a socket is in (SO_NETNS_COOKIE, since Linux 5.14).
+fn network(socket: &impl AsRawFd) -> Option<u64> {
+    let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
+    let (of, into) = (socket.as_raw_fd(), (&raw mut cookie).cast());
+    // SAFETY: `cookie` and `length` are writable for as long as the call lasts.
+    let told = unsafe { libc::getsockopt(of, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, into, &raw mut length) };
+    (told == 0).then_some(cookie)
 }

@@ -1,9 +1,11 @@
-//! The way between a process and its successor: a pair of Unix sockets, over which frames go, some of them with open files
-//! (unix(7), SCM_RIGHTS).
+//! The way between a process and its successor: a pair of Unix sockets, or a connection of such a socket, over which frames
+//! go, some of them with open files (unix(7), SCM_RIGHTS).
 
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
@@ -13,6 +15,9 @@ pub const FILES: usize = 200;
 const LONGEST: u32 = 1 << 30;
 /// The kind of a frame, the number of its files, and its length.
 const HEAD: usize = 8;
+
+/// Connections that may wait to be heard.
+const BACKLOG: i32 = 16;
 
 /// A frame that came.
 pub struct Frame {
@@ -51,6 +56,17 @@ impl Link {
         unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
         // SAFETY: it is an open socket, and the caller's alone.
         Ok(Link(unsafe { UnixStream::from_raw_fd(descriptor) }))
+    }
+
+    /// Over a connection that one of both has made.
+    pub fn over(socket: UnixStream) -> Link {
+        Link(socket)
+    }
+
+    /// Nothing more goes over it, in either direction: the other end finds what has gone, and then the end.
+    pub fn end(&self) {
+        // One that has gone by itself needs none.
+        let _ = self.0.shutdown(Shutdown::Both);
     }
 
     /// Bounds how long the other end may take for the next part of anything; None: without a bound.
@@ -99,6 +115,19 @@ impl AsRawFd for Link {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
+}
+
+/// Listens at that path, where nothing may be yet. Nobody but this process's user, and root, may connect there.
+pub fn listen_at(path: &Path) -> io::Result<UnixListener> {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    // The file gets the mode that the socket has (Linux, unix_bind). The mode of a path could be that of another file by then.
+    // SAFETY: it takes two numbers.
+    if unsafe { libc::fchmod(socket.as_raw_fd(), 0o600) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    socket.bind(&socket2::SockAddr::unix(path)?)?;
+    socket.listen(BACKLOG)?;
+    Ok(UnixListener::from(OwnedFd::from(socket)))
 }
 
 /// Has a program that is about to be started in this process inherit a descriptor. May be called between fork and exec.

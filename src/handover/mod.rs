@@ -13,7 +13,7 @@ pub use codec::{Damaged, Decoder, Encoder};
 pub use link::{FILES, Frame, Link};
 
 /// The version of the form. A successor takes this one alone.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// From this many bytes on a frame is sent.
 const ENOUGH: usize = 1 << 20;
@@ -26,7 +26,7 @@ pub enum Kind {
     Offer,
     /// From the successor: it is ready to take over, or, where that was all that was asked, could.
     Ready,
-    /// From the successor: why it can't.
+    /// From the successor: why it can't. To one that came by itself: why it is not given anything.
     Refused,
     /// To the successor: the frames that wait for a worker's connections, of which some come twice or more often.
     Frames,
@@ -52,7 +52,7 @@ pub enum Kind {
     Metrics,
     /// That was all.
     All,
-    /// From the successor: all of it is its own from now on. Until then it has touched no connection.
+    /// From the successor: it has all of it, and has touched no connection yet.
     Taken,
     /// To the successor of a node of a cluster: these nodes are to be reached.
     Reach,
@@ -60,10 +60,12 @@ pub enum Kind {
     Reached,
     /// Where the node stands among the others.
     Mesh,
+    /// To the successor, last: all of it is its own from now on.
+    Given,
 }
 
 impl Kind {
-    const ALL: [Kind; 19] = [
+    const ALL: [Kind; 20] = [
         Kind::Offer,
         Kind::Ready,
         Kind::Refused,
@@ -83,6 +85,7 @@ impl Kind {
         Kind::Reach,
         Kind::Reached,
         Kind::Mesh,
+        Kind::Given,
     ];
 
     /// The kind of that number.

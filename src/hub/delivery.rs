@@ -19,12 +19,21 @@ pub struct Publication {
     pub message: Message,
     /// What its publisher wants besides.
     pub options: PublishOptions,
-    /// It tells of the channel itself: it is not among the channel's messages.
-    pub is_event: bool,
+    /// It tells that the one connection that it leaves out came to the channel, or went: it is not among the channel's messages.
+    pub moved: Option<Moved>,
     /// Where it stands among the channel's messages, if they have an order.
     pub position: Option<Position>,
     /// So many publishes that were alike and over the channel's limit: they were added up. None: it is a single one.
     pub count: Option<u64>,
+}
+
+/// What a connection did in a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moved {
+    /// It came.
+    Came,
+    /// It went.
+    Went,
 }
 
 /// What the publisher of a message may want besides.
@@ -72,14 +81,7 @@ impl Priority {
 impl Publication {
     /// A message to all connections of a channel.
     pub fn new(channel: Channel, message: Message) -> Publication {
-        Publication {
-            channel,
-            message,
-            options: PublishOptions::default(),
-            is_event: false,
-            count: None,
-            position: None,
-        }
+        Publication { channel, message, options: PublishOptions::default(), moved: None, count: None, position: None }
     }
 
     /// The same with these options.

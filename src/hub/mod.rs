@@ -37,12 +37,12 @@ use rooms::Rooms;
 
 pub use channel::{Joined, Left};
 pub use command::{ChannelAction, ChannelCommand, CommandError, CommandReply, ConnCommand};
-pub use delivery::{Backlog, Delivery, Except, MAX_EXCEPT, Priority, Publication, PublishOptions};
+pub use delivery::{Backlog, Delivery, Except, MAX_EXCEPT, Moved, Priority, Publication, PublishOptions};
 pub use figures::{MAX_FIGURE_TEXT, NodeFigures, ScriptFigures, ServerFigures};
 pub use interest::InterestSink;
 pub use limit::{PublishLimits, Verdict};
 pub use mailbox::{Line, MAILBOX_BYTES, Mailbox, Refused};
-pub use order::{Ordered, Recipient, enveloped};
+pub use order::{Ordered, Recipient, enveloped, enveloped_at};
 pub use pending::{Ack, Counts, PendingCounts, ReplyTo, Scenario, SoFar};
 pub use question::{Answer, AnswerTo, ClientInfo, Crowd, MAX_INFO, MAX_PAGE, Present, Question};
 pub use story::{ENDED_CHANNELS, Ended, MAX_TURNS, Story, Turn};

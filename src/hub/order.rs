@@ -12,7 +12,7 @@ use super::workers::WorkerSet;
 use super::{Ack, Hub};
 use crate::config::{ChannelRule, Envelope as EnvelopeKind};
 use crate::ids::{ClientId, WorkerId};
-use crate::message::{Channel, Message};
+use crate::message::{Channel, Counted, Message};
 
 /// A connection that waits for what a channel has kept.
 #[derive(Debug, Clone)]
@@ -45,6 +45,15 @@ pub fn enveloped(channel: &Channel, rule: &ChannelRule, message: &Message, posit
     }
 }
 
+/// One that stands in the channel's order, and may stand for several publishes.
+pub fn enveloped_at(channel: &Channel, rule: &ChannelRule, message: &Counted, position: Position) -> Message {
+    let (whole, count) = (message.message(), message.count());
+    match rule.envelope {
+        EnvelopeKind::None => whole,
+        EnvelopeKind::Json => Envelope::new(channel, &whole).counting(count).seal(Some(position)),
+    }
+}
+
 impl Hub {
     /// Waits until the mailboxes of these workers have room for a publication. A publisher that has ordered a message can't wait any
     /// more: so this comes before, and is what slows publishers down.
@@ -66,7 +75,7 @@ impl Hub {
     ) -> Option<Ordered> {
         let Publication { channel, message, count, .. } = publication;
         let envelope = (rule.envelope == EnvelopeKind::Json).then(|| Envelope::new(channel, message).counting(*count));
-        let kept = (message.clone(), self.node().get(), now());
+        let kept = (Counted::new(message.clone(), *count), self.node().get(), now());
         self.history.order((channel, rule), kept, replica, |placed, missing| {
             let position = placed.at;
             pending_counts.place(position);
@@ -143,7 +152,7 @@ impl Hub {
         (at, kept): (At, Vec<Kept>),
         done: oneshot::Sender<At>,
     ) {
-        let shown = |Kept { at, message, .. }: &Kept| enveloped(channel, rule, message, Some(*at));
+        let shown = |Kept { at, message, .. }: &Kept| enveloped_at(channel, rule, message, *at);
         let mut messages: Vec<Message> = kept.iter().map(shown).collect();
         let mailbox = self.mailbox(recipient.worker);
         // A script encodes one message at a time.

@@ -1,7 +1,7 @@
 //! Pending counts of a publication: one ack for each worker that it went to. When the last ack is gone, the counts
 //! reach the caller.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -21,6 +21,8 @@ pub struct Counts {
     pub at: Option<Position>,
     /// 1: it was over the limit of its channel, and left out or added to others.
     pub left_out: u64,
+    /// 1: of these, it was added to others.
+    pub merged: u64,
 }
 
 impl Counts {
@@ -40,6 +42,7 @@ impl std::ops::AddAssign for Counts {
         self.unanswered += other.unanswered;
         self.at = self.at.max(other.at);
         self.left_out += other.left_out;
+        self.merged += other.merged;
     }
 }
 
@@ -63,7 +66,9 @@ struct Sum {
     unanswered: AtomicU64,
     /// Where the publication stands in the order of its channel.
     at: OnceLock<Position>,
-    left_out: AtomicU64,
+    /// A publish is left out once.
+    left_out: AtomicBool,
+    merged: AtomicBool,
     waiter: Option<Waiter>,
 }
 
@@ -72,7 +77,8 @@ impl Drop for Sum {
     fn drop(&mut self) {
         let reached = *self.reached.get_mut();
         let (failed, unanswered) = (*self.failed.get_mut(), *self.unanswered.get_mut());
-        let counts = Counts { reached, failed, unanswered, at: self.at.take(), left_out: *self.left_out.get_mut() };
+        let (left_out, merged) = (u64::from(*self.left_out.get_mut()), u64::from(*self.merged.get_mut()));
+        let counts = Counts { reached, failed, unanswered, at: self.at.take(), left_out, merged };
         match self.waiter.take() {
             // If the caller has gone, the counts are not needed.
             Some(Waiter::Caller(caller)) => drop(caller.send(counts)),
@@ -111,9 +117,9 @@ impl PendingCounts {
     }
 
     fn told_to(waiter: Waiter) -> PendingCounts {
-        let (at, left_out, waiter) = (OnceLock::new(), 0.into(), Some(waiter));
-        let sum = Sum { reached: 0.into(), failed: 0.into(), unanswered: 0.into(), at, left_out, waiter };
-        let sum = Arc::new(sum);
+        let (at, left_out, merged) = (OnceLock::new(), false.into(), false.into());
+        let (reached, failed, unanswered, waiter) = (0.into(), 0.into(), 0.into(), Some(waiter));
+        let sum = Arc::new(Sum { reached, failed, unanswered, at, left_out, merged, waiter });
         PendingCounts { sum: Some(sum), ..PendingCounts::ignored() }
     }
 
@@ -165,7 +171,8 @@ impl SoFar {
             failed: sum.failed.load(Relaxed) + out as u64,
             unanswered: sum.unanswered.load(Relaxed),
             at: sum.at.get().copied(),
-            left_out: sum.left_out.load(Relaxed),
+            left_out: sum.left_out.load(Relaxed).into(),
+            merged: sum.merged.load(Relaxed).into(),
         };
         (out <= missing).then_some(counts)
     }
@@ -197,7 +204,8 @@ impl Ack {
             sum.reached.fetch_add(counts.reached, Relaxed);
             sum.failed.fetch_add(counts.failed, Relaxed);
             if counts.left_out > 0 {
-                sum.left_out.fetch_add(counts.left_out, Relaxed);
+                sum.left_out.store(true, Relaxed);
+                sum.merged.store(counts.merged > 0, Relaxed);
             }
             if counts.unanswered > 0 {
                 sum.unanswered.fetch_add(counts.unanswered, Relaxed);

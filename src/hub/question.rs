@@ -165,6 +165,11 @@ impl Answer {
         self.page(limit);
     }
 
+    /// The last client on this page, if there is more behind it.
+    pub fn end(&self) -> Option<u64> {
+        self.clients.last().filter(|_| self.more).map(|last| last.client)
+    }
+
     /// Sorts it, and keeps the first page of it.
     pub fn page(&mut self, limit: usize) {
         self.clients.sort_unstable();

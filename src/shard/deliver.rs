@@ -23,6 +23,9 @@ impl Shard {
         let (rest, ack) = match delivery {
             Delivery::Publish(publication, ack) => {
                 let (scripted, policy) = self.fan_out(&publication, &ack, &mut counts);
+                if let Some(moved) = publication.moved {
+                    self.told_move(&publication, moved);
+                }
                 if self.tap.is_on() {
                     self.see_publication(&publication, (counts.reached + scripted.len() as u64, counts.failed));
                 }
@@ -137,6 +140,8 @@ impl Shard {
         let policy = match rule.map_or(Slow::Close, |rule| rule.slow) {
             Slow::Close => Policy::Keep,
             Slow::DropOldest => Policy::DropOldest,
+            // In the place of an older one it might come before a list of who is there, which is older than it.
+            Slow::Latest if publication.moved.is_some() => Policy::DropOldest,
             Slow::Latest => {
                 let (channel, key) = (publication.channel.clone(), publication.options.key.clone());
                 Policy::Latest(Rc::new(Subject { channel, key }))

@@ -17,6 +17,7 @@ pub mod framing;
 pub mod hold;
 mod holding;
 mod leaving;
+mod meanwhile;
 pub mod meter;
 pub mod moves;
 mod moving;
@@ -25,6 +26,7 @@ mod past;
 pub mod peer;
 pub mod places;
 mod posted;
+mod presence;
 mod rooms;
 mod see;
 pub mod server_context;
@@ -59,6 +61,7 @@ use compression::{Compression, MessageFrames};
 use conn::{Conn, Pushed};
 use encoding::Encoding;
 use framing::Framing;
+use meanwhile::Meanwhile;
 use moves::Moves;
 pub use moving::Moved;
 use outbox::shelf::OnTheWay;
@@ -99,6 +102,8 @@ pub struct Shard {
     leaver: RefCell<Option<Waker>>,
     /// Who came to channels that are told so, or went.
     moves: Moves,
+    /// The same as it was told, while scripts ask who is there.
+    meanwhile: RefCell<Meanwhile>,
     /// Those for which other nodes have to be asked.
     unsettled: AllUnsettled,
     /// The message that scripts are encoding.
@@ -152,6 +157,7 @@ impl Shard {
             leaving: RefCell::default(),
             leaver: RefCell::default(),
             moves: Moves::default(),
+            meanwhile: RefCell::default(),
             unsettled: AllUnsettled::default(),
             turn: RefCell::default(),
             turn_waits: Cell::default(),

@@ -155,6 +155,12 @@ fn publish_event(note: &Published) -> Event {
         if counts.unanswered > 0 {
             text.number("unanswered", counts.unanswered);
         }
+        if counts.left_out > 0 {
+            text.number("left_out", counts.left_out);
+        }
+        if counts.merged > 0 {
+            text.number("merged", counts.merged);
+        }
     }
     Event { at: note.at, text: text.0 }
 }

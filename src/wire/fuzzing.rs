@@ -9,7 +9,7 @@ use super::event_stream::request as stream;
 use super::handshake::{self, Parsed, Refusal, Request, Rules};
 use super::proxy;
 use super::reader::{Event, Input, Reader, Violation};
-use crate::message::Kind;
+use crate::message::{Kind, close_code};
 
 /// An upgrade request: each part of it is judged as the whole is, and no answer can be made to hold another header.
 pub fn handshake(bytes: &[u8]) {
@@ -227,8 +227,13 @@ impl Write for Wire<'_> {
 
 /// tungstenite reads the same messages from these bytes, and takes none that we refuse. It sees text that is not UTF-8
 /// before the message is whole, so that it may stop earlier there. It takes lengths that are not in their shortest form,
-/// and answers close codes that must not be sent.
+/// and answers close codes that must not be sent. It does not know 1014 of IANA's registry, and answers it like those.
 fn like_tungstenite(frames: &[u8], ours: &[Said], violation: Option<&Violation>) {
+    let known = |said: &Said| match said {
+        Said::Close(Some((1014, _))) => Said::Close(Some((close_code::PROTOCOL, "Protocol violation".to_owned()))),
+        said => said.clone(),
+    };
+    let ours: &[Said] = &ours.iter().map(known).collect::<Vec<_>>();
     let config =
         WebSocketConfig::default().read_buffer_size(1024).max_message_size(Some(LIMIT)).max_frame_size(Some(LIMIT));
     let mut socket = WebSocket::from_raw_socket(Wire(frames), Role::Server, Some(config));

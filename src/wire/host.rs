@@ -2,7 +2,11 @@
 //! sections 3.2 and 3.2.2).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::str;
+
+use crate::message::utf8;
+
+/// The name of the local machine.
+const LOCALHOST: &[u8] = b"localhost";
 
 /// A host with or without a port, of right form (RFC 3986, section 3.2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +21,7 @@ impl<'a> Host<'a> {
     /// Reads a header's value, without the spaces around it. None: it is not a host. An empty value is none either,
     /// since there is no such URL (RFC 9110, section 4.2.1).
     pub fn parse(value: &'a [u8]) -> Option<Host<'a>> {
-        let value = str::from_utf8(value).ok()?;
+        let value = utf8(value)?;
         let (host, rest) = match value.strip_prefix('[') {
             Some(inner) => {
                 let (address, rest) = inner.split_once(']')?;
@@ -49,9 +53,9 @@ impl<'a> Host<'a> {
         match self {
             Host::Address => true,
             Host::Name(name) => {
-                let name = name.strip_suffix('.').unwrap_or(name);
-                let dot = name.bytes().rposition(|b| b == b'.');
-                name[dot.map_or(0, |dot| dot + 1)..].eq_ignore_ascii_case("localhost")
+                let name = name.strip_suffix('.').unwrap_or(name).as_bytes();
+                let (before, last) = name.split_at(name.len().saturating_sub(LOCALHOST.len()));
+                last.eq_ignore_ascii_case(LOCALHOST) && before.last().is_none_or(|&b| b == b'.')
             }
         }
     }
@@ -62,17 +66,33 @@ impl<'a> Host<'a> {
     }
 }
 
+/// Whether a byte is an unreserved character or a sub-delimiter.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        plain[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"-._~!$&'()*+,;=";
+    let mut at = 0;
+    while at < others.len() {
+        plain[others[at] as usize] = true;
+        at += 1;
+    }
+    plain
+};
+
 /// Unreserved characters, sub-delimiters, and percent-encoded bytes.
-fn is_reg_name(name: &[u8]) -> bool {
-    let mut rest = name;
-    while let Some((&first, after)) = rest.split_first() {
-        rest = match (first, after) {
-            (b'%', [a, b, after @ ..]) if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => after,
-            _ if first.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&first) => after,
+fn is_reg_name(mut name: &[u8]) -> bool {
+    loop {
+        let plain = name.iter().position(|&b| !PLAIN[usize::from(b)]).unwrap_or(name.len());
+        name = match &name[plain..] {
+            [] => return true,
+            [b'%', a, b, after @ ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => after,
             _ => return false,
         };
     }
-    true
 }
 
 /// The host that a request is for. `minor` is its version's: HTTP/1.0 may do without a host. `headers` are the values

@@ -14,7 +14,7 @@ mod input;
 mod saved;
 mod violation;
 
-use crate::message::{Kind, close_code};
+use crate::message::{Kind, close_code, utf8};
 use std::io::Cursor;
 use std::ops::Range;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
@@ -316,9 +316,9 @@ fn event(opcode: OpCode, compressed: bool, payload: &[u8]) -> Result<Event<'_>, 
     match opcode {
         OpCode::Data(Data::Text) if compressed => Ok(Event::Compressed(Kind::Text, payload)),
         OpCode::Data(_) if compressed => Ok(Event::Compressed(Kind::Binary, payload)),
-        OpCode::Data(Data::Text) => match std::str::from_utf8(payload) {
-            Ok(_) => Ok(Event::Text(payload)),
-            Err(_) => Err(Violation::invalid("text message is not UTF-8")),
+        OpCode::Data(Data::Text) => match utf8(payload) {
+            Some(_) => Ok(Event::Text(payload)),
+            None => Err(Violation::invalid("text message is not UTF-8")),
         },
         OpCode::Data(_) => Ok(Event::Binary(payload)),
         OpCode::Control(Control::Ping) => Ok(Event::Ping(payload)),

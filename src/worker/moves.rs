@@ -5,19 +5,18 @@ use std::future::poll_fn;
 use std::rc::Rc;
 
 use super::Worker;
-use crate::hub::{Except, Publication, PublishOptions};
-use crate::message::{Key, Message};
+use crate::hub::{Except, Moved, Publication, PublishOptions};
+use crate::message::Message;
 
 /// Runs as long as the worker.
 pub(super) async fn run(worker: Rc<Worker>) {
     loop {
         let told = poll_fn(|cx| worker.shard.poll_move(cx)).await;
         let text = told.text();
-        // For a client that is slow, it counts whether this one is there.
-        let key = Key::parse(format!("@{}", told.client).as_bytes()).ok();
-        let options = PublishOptions { except: Except::new([told.client]), key, ..PublishOptions::default() };
+        let options = PublishOptions { except: Except::new([told.client]), ..PublishOptions::default() };
+        let moved = Some(if told.came { Moved::Came } else { Moved::Went });
         let publication = Publication::new(told.channel, Message::text(text)).with(options);
-        let publication = Publication { is_event: true, ..publication };
+        let publication = Publication { moved, ..publication };
         worker.mesh.publish_uncounted(publication).await;
     }
 }

@@ -334,6 +334,7 @@ async fn a_connection_stays_as_it_is_whatever_the_port_has_then() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(debug_assertions), ignore = "only a debug build can be told where to crash or wait")]
 async fn keys_stay_where_a_successor_crashes() {
     let own = Enciphered::start(SCRIPT, "", "websocket");
     let mut caller = Caller::connect(own.running.process.api(), &own.trusting[1]);

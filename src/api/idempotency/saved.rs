@@ -34,8 +34,8 @@ impl IdempotencyTable {
                 };
                 out.byte(is_list.into());
                 out.count(counts.len());
-                for Published { s, f, u, l, p } in counts {
-                    [*s, *f, *u, *l].into_iter().for_each(|n| Encoder::u64(out, n));
+                for Published { s, f, u, l, m, p } in counts {
+                    [*s, *f, *u, *l, *m].into_iter().for_each(|n| Encoder::u64(out, n));
                     out.option(*p, |out, at| [at.term, at.offset].into_iter().for_each(|n| Encoder::u64(out, n)));
                 }
             })?;
@@ -52,8 +52,8 @@ impl IdempotencyTable {
         let is_list = from.flag()?;
         let position = |from: &mut Decoder<'_>| Ok(Position { term: from.u64()?, offset: from.u64()? });
         let mut counts = from.list(|from| {
-            let (s, f, u, l) = (from.u64()?, from.u64()?, from.u64()?, from.u64()?);
-            Ok(Published { s, f, u, l, p: from.option(position)? })
+            let (s, f, u, l, m) = (from.u64()?, from.u64()?, from.u64()?, from.u64()?, from.u64()?);
+            Ok(Published { s, f, u, l, m, p: from.option(position)? })
         })?;
         let outcome = match is_list {
             true => Outcome::Each(counts),
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn a_publish_that_is_known_is_known_to_the_successor() {
         let (before, now) = (IdempotencyTable::default(), Instant::now());
-        let counts = |s| Published { s, f: 1, u: 0, l: 2, p: Some(Position { term: s, offset: 7 }) };
+        let counts = |s| Published { s, f: 1, u: 0, l: 2, m: 3, p: Some(Position { term: s, offset: 7 }) };
         let begin = |outcome: Outcome| move || ready(ready(Done::Known(outcome)));
         let asked = |table: &IdempotencyTable, id: &str, outcome: Outcome| {
             let enqueued =

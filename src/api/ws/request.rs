@@ -55,6 +55,9 @@ pub(super) enum Reply {
         /// It was over the limit of its channel.
         #[serde(skip_serializing_if = "is_none")]
         l: u64,
+        /// It was added to others.
+        #[serde(skip_serializing_if = "is_none")]
+        m: u64,
     },
     /// `mesh.publish` to several channels.
     Each(Vec<Published>),
@@ -67,8 +70,8 @@ pub(super) enum Reply {
 }
 
 impl From<Published> for Reply {
-    fn from(Published { s, f, u, p, l }: Published) -> Reply {
-        Reply::Published { s, f, t: s.saturating_add(f), u, p, l }
+    fn from(Published { s, f, u, p, l, m }: Published) -> Reply {
+        Reply::Published { s, f, t: s.saturating_add(f), u, p, l, m }
     }
 }
 

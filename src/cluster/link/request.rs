@@ -20,7 +20,7 @@ pub enum Request {
     /// What is read of a channel that the node leads; this node was there. Dropped if no answer comes.
     Read(Channel, Option<Position>, ReadFor),
     /// The log of a channel that this node is to lead. Dropped if no answer comes.
-    Taken(oneshot::Sender<Option<LogCopy>>),
+    Taken(Channel, oneshot::Sender<Option<LogCopy>>),
     /// A command to that client.
     Command(ClientId, oneshot::Sender<Result<(), CommandError>>),
 }
@@ -61,7 +61,7 @@ impl Request {
             Request::Counts(ack) | Request::Ordered(ack) => {
                 ack.settle(Counts { unanswered: 1, ..Counts::default() });
             }
-            Request::Once(_) | Request::Answer(_) | Request::Read(..) | Request::Taken(_) => {}
+            Request::Once(_) | Request::Answer(_) | Request::Read(..) | Request::Taken(..) => {}
             // One that waits no more needs no answer.
             Request::Command(client, reply) => drop(reply.send(Err(CommandError::Unanswered(client)))),
         }

@@ -35,6 +35,17 @@ pub enum Delivery {
         /// Where it is counted.
         counts: Option<PendingCounts>,
     },
+    /// To all subscribers of a channel: a connection came to it, or went.
+    Moved {
+        /// Its name, as it came.
+        channel: String,
+        /// What they are told, a text.
+        data: Bytes,
+        /// The client's id, which is left out.
+        client: u64,
+        /// It came; else it went.
+        came: bool,
+    },
     /// For all subscribers of a channel to do.
     ChannelCommand {
         /// Its name, as it came.
@@ -144,11 +155,8 @@ impl OnceReply {
 
     /// The counts for each channel, in their order.
     pub fn answer(self, all: &[Counts]) {
-        let mut counts = Vec::new();
-        for Counts { reached, failed, unanswered, left_out, .. } in all.iter().copied() {
-            Published { reached, failed, unanswered, left_out }.write(&mut counts);
-        }
-        let reply = Message::OnceReply { request: self.request, counts: &counts };
+        let counts = all.iter().copied().map(Published::from).collect();
+        let reply = Message::OnceReply { request: self.request, counts };
         self.link.force(&reply.to_bytes(), None, 0);
     }
 }

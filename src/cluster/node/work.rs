@@ -8,7 +8,7 @@ use super::pace::Pace;
 use super::peer::suspect;
 use super::{AnswerReply, Clients, CommandReply, Delivery, Node, OnceReply, Payload, Telling};
 use crate::cluster::link::Request;
-use crate::cluster::protocol::{self, Message, Messages, Published, Reply, Run, read_addresses, read_answer};
+use crate::cluster::protocol::{self, Message, Messages, Reply, Run, read_addresses, read_answer};
 use crate::hub::{ChannelAction, CommandError, Counts, PendingCounts, Priority, Question};
 
 /// A message as it stands in a frame; with who is left out, its key and its priority.
@@ -81,135 +81,133 @@ impl<C: Clients> Node<C> {
         }
         let Some(peer) = self.peers.get_mut(&run) else { return };
         let counts = || (request > 0).then(|| PendingCounts::of_request(peer.link.clone(), request));
-        let delivery =
-            match message {
-                Message::Publish { channel, binary, data, except, key } => {
-                    let message = payload(frame, binary, data, (except, key, Priority::Normal as u8));
-                    Delivery::Publish { channel: channel.to_owned(), message, counts: counts() }
+        let delivery = match message {
+            Message::Publish { channel, binary, data, except, key } => {
+                let message = payload(frame, binary, data, (except, key, Priority::Normal as u8));
+                Delivery::Publish { channel: channel.to_owned(), message, counts: counts() }
+            }
+            Message::Moved { channel, data, client, came } => {
+                Delivery::Moved { channel: channel.to_owned(), data: frame.slice_ref(data), client, came }
+            }
+            Message::Count { channel } => {
+                let action = ChannelAction::Count;
+                Delivery::ChannelCommand { channel: channel.to_owned(), action, counts: counts() }
+            }
+            Message::Close { channel, code, reason } => {
+                let action = ChannelAction::Close { code, reason: reason.into() };
+                Delivery::ChannelCommand { channel: channel.to_owned(), action, counts: counts() }
+            }
+            Message::Send { client, binary, data } => {
+                Delivery::Send { client, binary, data: frame.slice_ref(data), counts: counts() }
+            }
+            Message::Command { client, command } => {
+                let reply = CommandReply::new(peer.link.clone(), request);
+                Delivery::Command { client, command: frame.slice_ref(command), reply }
+            }
+            Message::PublishOnce { id, channels, list, binary, data, except, key, priority } => {
+                let reply = OnceReply::new(peer.link.clone(), request);
+                let channels = channels.into_iter().map(str::to_owned).collect();
+                let message = payload(frame, binary, data, (except, key, priority));
+                Delivery::Once { id: id.to_owned(), channels, list, message, reply }
+            }
+            Message::OnceReply { request, counts } => {
+                if let Some(Request::Once(reply)) = peer.link.take_request(request) {
+                    // One that waits no more needs no answer.
+                    let _ = reply.send(counts.into_iter().map(Counts::from).collect());
                 }
-                Message::Count { channel } => {
-                    let action = ChannelAction::Count;
-                    Delivery::ChannelCommand { channel: channel.to_owned(), action, counts: counts() }
-                }
-                Message::Close { channel, code, reason } => {
-                    let action = ChannelAction::Close { code, reason: reason.into() };
-                    Delivery::ChannelCommand { channel: channel.to_owned(), action, counts: counts() }
-                }
-                Message::Send { client, binary, data } => {
-                    Delivery::Send { client, binary, data: frame.slice_ref(data), counts: counts() }
-                }
-                Message::Command { client, command } => {
-                    let reply = CommandReply::new(peer.link.clone(), request);
-                    Delivery::Command { client, command: frame.slice_ref(command), reply }
-                }
-                Message::PublishOnce { id, channels, list, binary, data, except, key, priority } => {
-                    let reply = OnceReply::new(peer.link.clone(), request);
-                    let channels = channels.into_iter().map(str::to_owned).collect();
-                    let message = payload(frame, binary, data, (except, key, priority));
-                    Delivery::Once { id: id.to_owned(), channels, list, message, reply }
-                }
-                Message::OnceReply { request, counts } => {
-                    if let Some(Request::Once(reply)) = peer.link.take_request(request) {
-                        let counts =
-                            Published::read_all(counts).map(|Published { reached, failed, unanswered, left_out }| {
-                                Counts { reached, failed, unanswered, at: None, left_out }
-                            });
-                        // One that waits no more needs no answer.
-                        let _ = reply.send(counts.collect());
+                return;
+            }
+            Message::Replies(bytes) => {
+                for Reply { request, reached, failed } in Reply::read_all(bytes) {
+                    if let Some(Request::Counts(ack) | Request::Ordered(ack)) = peer.link.take_request(request) {
+                        self.shared.stats.replied(ack.age().1);
+                        ack.settle(Counts { reached: reached.into(), failed: failed.into(), ..Counts::default() });
                     }
-                    return;
                 }
-                Message::Replies(bytes) => {
-                    for Reply { request, reached, failed } in Reply::read_all(bytes) {
-                        if let Some(Request::Counts(ack) | Request::Ordered(ack)) = peer.link.take_request(request) {
-                            self.shared.stats.replied(ack.age().1);
-                            ack.settle(Counts { reached: reached.into(), failed: failed.into(), ..Counts::default() });
-                        }
+                return;
+            }
+            Message::CommandReply { request, problem } => {
+                if let Some(Request::Command(client, reply)) = peer.link.take_request(request) {
+                    // One that waits no more needs no answer.
+                    let _ = reply.send(match problem {
+                        None => Ok(()),
+                        Some(problem) => Err(CommandError::read(client, problem)),
+                    });
+                }
+                return;
+            }
+            Message::Snapshot { version, hashes, last } => {
+                peer.incoming.snapshot.extend(protocol::read_longs(hashes));
+                if last {
+                    let all = std::mem::take(&mut peer.incoming.snapshot);
+                    if std::mem::replace(&mut peer.complete, true) {
+                        self.shared.others.retain(peer.link.slot, &all.iter().copied().collect());
                     }
-                    return;
-                }
-                Message::CommandReply { request, problem } => {
-                    if let Some(Request::Command(client, reply)) = peer.link.take_request(request) {
-                        // One that waits no more needs no answer.
-                        let _ = reply.send(match problem {
-                            None => Ok(()),
-                            Some(problem) => Err(CommandError::read(client, problem)),
-                        });
-                    }
-                    return;
-                }
-                Message::Snapshot { version, hashes, last } => {
-                    peer.incoming.snapshot.extend(protocol::read_longs(hashes));
-                    if last {
-                        let all = std::mem::take(&mut peer.incoming.snapshot);
-                        if std::mem::replace(&mut peer.complete, true) {
-                            self.shared.others.retain(peer.link.slot, &all.iter().copied().collect());
-                        }
-                        self.shared.others.come(peer.link.slot, all.into_iter());
-                        peer.knows_ours(version, now);
-                    }
-                    return;
-                }
-                Message::Interest { version, gone, come } => {
-                    self.shared.others.gone(peer.link.slot, protocol::read_longs(gone));
-                    self.shared.others.come(peer.link.slot, protocol::read_longs(come));
+                    self.shared.others.come(peer.link.slot, all.into_iter());
                     peer.knows_ours(version, now);
-                    return;
                 }
-                Message::InterestKnown { version } => {
-                    peer.knows = peer.knows.max(Some(version));
-                    if let Some(telling) = self.telling.as_mut().filter(|telling| version >= telling.version) {
-                        telling.left.remove(&run);
-                    }
-                    return;
+                return;
+            }
+            Message::Interest { version, gone, come } => {
+                self.shared.others.gone(peer.link.slot, protocol::read_longs(gone));
+                self.shared.others.come(peer.link.slot, protocol::read_longs(come));
+                peer.knows_ours(version, now);
+                return;
+            }
+            Message::InterestKnown { version } => {
+                peer.knows = peer.knows.max(Some(version));
+                if let Some(telling) = self.telling.as_mut().filter(|telling| version >= telling.version) {
+                    telling.left.remove(&run);
                 }
-                Message::Nodes { nodes } => {
-                    if peer.hello.center {
-                        self.center_knows(run, &nodes, now);
-                    }
-                    return;
+                return;
+            }
+            Message::Nodes { nodes } => {
+                if peer.hello.center {
+                    self.center_knows(run, &nodes, now);
                 }
-                Message::Reached { at } => {
-                    let center = peer.hello.center;
-                    peer.reached = read_addresses(&at).map(str::to_owned).collect();
-                    self.dials.know(run, center, &at, now);
-                    self.changed = true;
-                    return;
+                return;
+            }
+            Message::Reached { at } => {
+                let center = peer.hello.center;
+                peer.reached = read_addresses(&at).map(str::to_owned).collect();
+                self.dials.know(run, center, &at, now);
+                self.changed = true;
+                return;
+            }
+            Message::Stirred { channel, ago } => Delivery::Stirred { channel: channel.to_owned(), ago },
+            Message::Online { channel, count } => Delivery::Online { channel: channel.to_owned(), count },
+            Message::Ordered { channel, body } => Delivery::Ordered {
+                channel: channel.to_owned(),
+                body: frame.slice_ref(body),
+                from: peer.link.clone(),
+                epoch: peer.incoming.epoch,
+                request,
+            },
+            Message::Ask { asking } => {
+                // What is no question is not answered.
+                let Some(question) = asking.question() else { return };
+                Delivery::Ask { question, reply: AnswerReply::new(peer.link.clone(), request) }
+            }
+            Message::Figures => {
+                Delivery::Ask { question: Question::Figures, reply: AnswerReply::new(peer.link.clone(), request) }
+            }
+            Message::Answer { request, answer } => {
+                if let Some(Request::Answer(reply)) = peer.link.take_request(request)
+                    && let Some(answer) = read_answer(answer)
+                {
+                    // One that waits no more needs no answer.
+                    let _ = reply.send(answer);
                 }
-                Message::Stirred { channel, ago } => Delivery::Stirred { channel: channel.to_owned(), ago },
-                Message::Online { channel, count } => Delivery::Online { channel: channel.to_owned(), count },
-                Message::Ordered { channel, body } => Delivery::Ordered {
-                    channel: channel.to_owned(),
-                    body: frame.slice_ref(body),
-                    from: peer.link.clone(),
-                    epoch: peer.incoming.epoch,
-                    request,
-                },
-                Message::Ask { asking } => {
-                    // What is no question is not answered.
-                    let Some(question) = asking.question() else { return };
-                    Delivery::Ask { question, reply: AnswerReply::new(peer.link.clone(), request) }
-                }
-                Message::Figures => {
-                    Delivery::Ask { question: Question::Figures, reply: AnswerReply::new(peer.link.clone(), request) }
-                }
-                Message::Answer { request, answer } => {
-                    if let Some(Request::Answer(reply)) = peer.link.take_request(request)
-                        && let Some(answer) = read_answer(answer)
-                    {
-                        // One that waits no more needs no answer.
-                        let _ = reply.send(answer);
-                    }
-                    return;
-                }
-                Message::Begin { .. }
-                | Message::Lost { .. }
-                | Message::Leave
-                | Message::Moving
-                | Message::Back
-                | Message::Probe { .. }
-                | Message::Probed { .. } => return,
-            };
+                return;
+            }
+            Message::Begin { .. }
+            | Message::Lost { .. }
+            | Message::Leave
+            | Message::Moving
+            | Message::Back
+            | Message::Probe { .. }
+            | Message::Probed { .. } => return,
+        };
         peer.incoming.waiting = self.clients.deliver(delivery);
     }
 

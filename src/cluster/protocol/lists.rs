@@ -45,6 +45,7 @@ pub(super) fn read<'de, T: Deserialize<'de>, D: Deserializer<'de>, const MOST: u
 mod tests {
     use super::*;
     use crate::cluster::protocol::{Listed, Malformed, Message, Messages, Run, envelop};
+    use crate::hub::Counts;
 
     fn read_back(message: &Message<'_>) -> Option<Malformed> {
         let mut bytes = Vec::new();
@@ -67,8 +68,10 @@ mod tests {
         let listed = |at| Listed { run: Run(1), center: false, serving: true, at };
         let nodes = |many| Message::Nodes { nodes: vec![listed(vec!["a:1"]); many] };
         let reached = |many| Message::Reached { at: vec!["a:1"; many] };
+        let done = |many| Message::OnceReply { request: 1, counts: vec![Counts::default().into(); many] };
         for (longest, longer) in [
             (once(MOST_CHANNELS), once(MOST_CHANNELS + 1)),
+            (done(MOST_CHANNELS), done(MOST_CHANNELS + 1)),
             (nodes(MOST_NODES), nodes(MOST_NODES + 1)),
             (reached(MOST_ADDRESSES), reached(MOST_ADDRESSES + 1)),
             (

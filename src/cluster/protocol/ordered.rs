@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::append::append;
 use super::lists;
+use super::published::Published;
 use crate::config::MAX_HISTORY;
 use crate::hub::history::{At, Kept, LogCopy, Position, Reading};
-use crate::message::{Kind, Message};
+use crate::message::{Counted, Kind, Message};
 use bytes::Bytes;
 
 /// A position: its term and its offset.
@@ -40,12 +41,8 @@ pub enum Ordered<'a> {
     Published {
         /// The number of the request.
         request: u64,
-        /// Connections reached, not reached, and nodes that did not answer.
-        counts: (u64, u64, u64),
-        /// Where the message stands, if it has been ordered.
-        at: Option<Place>,
-        /// 1: it was over the channel's limit.
-        left_out: u64,
+        /// Its counts.
+        published: Published,
     },
     /// A message of the node that leads the channel.
     Next {
@@ -56,8 +53,6 @@ pub enum Ordered<'a> {
         except: &'a [u8],
         /// What it is about, if its publisher said so.
         key: Option<&'a str>,
-        /// So many publishes that were added up; none: it is a single one.
-        count: Option<u64>,
         /// It goes into the copy of the receiver.
         keep: bool,
         /// The terms that ended just before it, if it is the first of its own.
@@ -103,9 +98,10 @@ pub enum Ordered<'a> {
     },
     /// The receiver keeps no copy of the log any more.
     Release,
-    /// The receiver has sent something of a term that is over.
+    /// Another node has led the channel: if the receiver leads it, that was beside it, and it takes the channel again. If it follows,
+    /// it may have missed something.
     Outdated {
-        /// What the sender has seen.
+        /// How far, as the sender knows.
         later: Place,
     },
     /// The sender has no whole copy of the log any more.
@@ -119,6 +115,8 @@ pub struct Copied<'a> {
     when: u64,
     binary: bool,
     data: &'a [u8],
+    /// So many publishes that were added up; none: it is a single one.
+    count: Option<u64>,
 }
 
 /// A log.
@@ -158,19 +156,21 @@ pub fn position((term, offset): Place) -> Position {
 impl<'a> Copied<'a> {
     /// As it travels.
     pub fn of(kept: &'a Kept) -> Copied<'a> {
-        Copied::new(kept.at, kept.when, &kept.message)
+        let Kept { at, when, message } = kept;
+        let (binary, count) = (message.kind() == Kind::Binary, message.count());
+        Copied { at: place(*at), when: *when, binary, data: message.data(), count }
     }
 
     /// The same of its parts.
-    pub fn new(at: Position, when: u64, message: &'a Message) -> Copied<'a> {
-        Copied { at: place(at), when, binary: message.kind() == Kind::Binary, data: message.data() }
+    pub fn new(at: Position, when: u64, message: &'a Message, count: Option<u64>) -> Copied<'a> {
+        Copied { at: place(at), when, binary: message.kind() == Kind::Binary, data: message.data(), count }
     }
 
     /// As it is kept, with data of its own. None: it is no message.
     pub fn kept(&self) -> Option<Kept> {
         let kind = if self.binary { Kind::Binary } else { Kind::Text };
         let message = Message::new(kind, Bytes::copy_from_slice(self.data)).ok()?;
-        Some(Kept { at: position(self.at), when: self.when, message })
+        Some(Kept { at: position(self.at), when: self.when, message: Counted::new(message, self.count) })
     }
 }
 
@@ -230,11 +230,13 @@ impl Ordered<'_> {
 mod tests {
     use super::*;
     use crate::cluster::protocol::{Message as Whole, Messages, envelop};
+    use crate::hub::Counts;
 
     #[test]
     fn what_is_said_of_ordered_channels_is_read_as_it_is_written() {
         let kept = |offset, message| Kept { at: Position { term: 7, offset }, when: 5, message };
-        let messages = vec![kept(1, Message::text("a")), kept(2, Message::binary(vec![255]))];
+        let counted = Counted::new(Message::binary(vec![255]), Some(5));
+        let messages = vec![kept(1, Message::text("a").into()), kept(2, counted)];
         let at = At { position: Position { term: 7, offset: 2 }, recovered: true, count: 2 };
         let (kept, missed) = (messages.clone(), messages.clone());
         let reading = Reading { head: at.position, at, kept, is_whole: false, missed };
@@ -249,15 +251,8 @@ mod tests {
                 count: Some(3),
                 hops: 1,
             },
-            Ordered::Published { request: 7, counts: (1, 2, 3), at: Some((7, 1)), left_out: 0 },
-            Ordered::Next {
-                message: Copied::of(&messages[0]),
-                except: &[],
-                key: None,
-                count: Some(5),
-                keep: true,
-                ended: vec![5, 6],
-            },
+            Ordered::Published { request: 7, published: Counts { merged: 1, ..Counts::default() }.into() },
+            Ordered::Next { message: Copied::of(&messages[1]), except: &[], key: None, keep: true, ended: vec![5, 6] },
             Ordered::Read { cursor: None, since: Some((7, 1)), last: Some(3), most: (5, 6), page: true },
             Ordered::Reading { request: 3, reading: Some(Read::of(&reading)) },
             Ordered::Take,
@@ -277,7 +272,7 @@ mod tests {
         }
         assert_eq!(Log::of(&copy).copy(), Some(copy));
         assert_eq!(Read::of(&reading).reading(), Some(reading));
-        let wrong = Copied { at: (7, 1), when: 0, binary: false, data: &[255] };
+        let wrong = Copied { at: (7, 1), when: 0, binary: false, data: &[255], count: None };
         assert_eq!((wrong.kept(), Ordered::read(&[99])), (None, None));
     }
 }

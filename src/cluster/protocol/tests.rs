@@ -69,7 +69,7 @@ fn what_is_written_is_read_and_what_is_unknown_is_passed_over() {
             key: None,
             priority: 1,
         },
-        Message::OnceReply { request: 4, counts: &[0; 24] },
+        Message::OnceReply { request: 4, counts: vec![crate::hub::Counts::default().into(); 2] },
         Message::Nodes { nodes: vec![Listed { run: Run(4), center: true, serving: false, at: vec!["a:1", "b:2"] }] },
         Message::Reached { at: vec!["a:1"] },
         Message::Count { channel: "a" },
@@ -84,6 +84,7 @@ fn what_is_written_is_read_and_what_is_unknown_is_passed_over() {
         Message::Back,
         Message::Probe { token: u64::MAX },
         Message::Probed { token: 1 },
+        Message::Moved { channel: "a", data: b"x", client: 7, came: true },
     ];
     let kinds: std::collections::BTreeSet<u8> = all.iter().map(|message| message.to_bytes()[0]).collect();
     assert!(kinds.into_iter().eq(0..KINDS), "each kind there is, and no other");

@@ -87,6 +87,7 @@ impl Clients for SimClients {
             Delivery::Publish { channel, message: Payload { data, .. }, counts } => (channel, data, counts),
             // Nobody publishes these; a hostile node sends them.
             Delivery::Send { .. }
+            | Delivery::Moved { .. }
             | Delivery::ChannelCommand { .. }
             | Delivery::Stirred { .. }
             | Delivery::Ordered { .. }

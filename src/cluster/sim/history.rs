@@ -5,6 +5,7 @@
 //! tried, and for how long.
 
 mod clients;
+mod disagree;
 mod faults;
 mod moves;
 mod world;
@@ -12,11 +13,21 @@ mod world;
 use clients::CLIENTS;
 use world::World;
 
-fn run(seed: u64, steps: u64, splits: bool) -> String {
+/// What happens besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    None,
+    /// Nodes freeze, and links are cut.
+    Splits,
+    /// Nodes do not agree which of them there are.
+    Disagreement,
+}
+
+fn run(seed: u64, steps: u64, trouble: Trouble) -> String {
     let mut world = World::new(seed);
     (0..3).for_each(|_| world.start());
     (0..600).for_each(|_| world.step());
-    (world.faults, world.splits) = (true, splits);
+    (world.faults, world.splits) = (true, trouble == Trouble::Splits);
     for _ in 0..steps {
         for _ in 0..world.random.below(3) {
             world.publish();
@@ -30,6 +41,9 @@ fn run(seed: u64, steps: u64, splits: bool) -> String {
         }
         if world.random.below(150) == 0 {
             world.fault();
+        }
+        if trouble == Trouble::Disagreement && world.random.below(100) == 0 {
+            world.mislead();
         }
         // Seldom during a plan: what is published then is to be answered in time.
         let pause = if world.plans.is_empty() { 250 } else { 1500 };
@@ -48,12 +62,12 @@ fn run(seed: u64, steps: u64, splits: bool) -> String {
     )
 }
 
-fn run_all(splits: bool) {
+fn run_all(trouble: Trouble) {
     let number = |name: &str, usual| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual);
     // Among these are some whose plans meet every condition: a takeover from what is not whole is found at seeds 9, 11 and 12.
     let (first, seeds, steps) = (number("MESH_SEED", 9), number("MESH_SEEDS", 4), number("MESH_STEPS", 5000));
     for seed in first..first + seeds {
-        match std::panic::catch_unwind(|| run(seed, steps, splits)) {
+        match std::panic::catch_unwind(|| run(seed, steps, trouble)) {
             Ok(what) => println!("seed {seed}: {what}"),
             Err(_) => panic!("MESH_SEED={seed} (MESH_STEPS={steps})"),
         }
@@ -62,7 +76,13 @@ fn run_all(splits: bool) {
 
 #[test]
 fn clients_miss_nothing_unknowingly() {
-    run_all(false);
+    run_all(Trouble::None);
+}
+
+/// Each of them may lead a channel for a moment, and tell publishers that something is published.
+#[test]
+fn clients_miss_nothing_unknowingly_though_nodes_disagree() {
+    run_all(Trouble::Disagreement);
 }
 
 /// No node dies, and nothing is lost on the way: so nobody is told of a gap, and every publish is answered, whichever nodes hand
@@ -93,5 +113,5 @@ fn nobody_is_told_of_a_gap_since_a_node_handed_over() {
 /// While nodes don't see each other, each of them may lead a channel: what was published on one side is not known on the other.
 #[test]
 fn clients_get_nothing_twice_however_nodes_lose_each_other() {
-    run_all(true);
+    run_all(Trouble::Splits);
 }

@@ -2,7 +2,7 @@
 //! numbers that are none of theirs, messages of every kind with made-up content.
 
 use super::clients::Random;
-use crate::cluster::protocol::{HEADER, Hello, Message, Published, Reply, envelop};
+use crate::cluster::protocol::{HEADER, Hello, MAJOR, Message, Published, Reply, envelop};
 
 /// Numbers at the ends of what there is, and between.
 fn number(random: &mut Random) -> u64 {
@@ -106,14 +106,14 @@ fn made_up(random: &mut Random) -> Vec<u8> {
             priority: one as u8,
         },
         10 => {
-            let mut counts = Vec::new();
             let (reached, failed, unanswered) = (number(random), number(random), number(random));
-            Published { reached, failed, unanswered, left_out: one }.write(&mut counts);
-            return Message::OnceReply { request: one, counts: &counts }.to_bytes().to_vec();
+            let published =
+                Published { reached, failed, unanswered, at: Some((one, one)), left_out: flag, merged: flag };
+            Message::OnceReply { request: one, counts: vec![published; data.len()] }
         }
         11 => {
             let mut hello = Vec::new();
-            let [major, minor, number] = [1, one as u16, one as u16];
+            let [major, minor, number] = [MAJOR, one as u16, one as u16];
             let (run, api) = (super::Run(one), text.clone());
             let (started, clients, nonce) = (one, one, [7; 16]);
             let (engine, center, serving) = (flag, !flag, flag);

@@ -21,6 +21,8 @@ pub(super) struct Network {
     before: Vec<((Run, Run), UnderWay)>,
     /// What the first sends to the second is lost.
     pub(super) cut: HashSet<(Run, Run)>,
+    /// What the first sends to the second stays on its way.
+    pub(super) held: HashSet<(Run, Run)>,
 }
 
 impl Network {
@@ -42,8 +44,8 @@ impl Network {
             }
             node.frame(bytes, now);
         };
-        for ((_, whom), queue) in &mut self.under_way {
-            while *whom == to && queue.front().is_some_and(|(at, ..)| *at <= now) {
+        for (pair, queue) in &mut self.under_way {
+            while pair.1 == to && !self.held.contains(pair) && queue.front().is_some_and(|(at, ..)| *at <= now) {
                 let Some((_, bytes, hello)) = queue.pop_front() else { break };
                 take(bytes, hello);
             }

@@ -23,7 +23,7 @@ fn shown(node: &Node) -> Both {
 }
 
 /// What is expected, and what is wrong with a value, in Chinese. What is not here is told in English.
-const CHINESE: [(&str, &str); 27] = [
+const CHINESE: [(&str, &str); 28] = [
     ("text", "文本"),
     ("a list", "列表"),
     ("a section of keys", "一组配置项"),
@@ -50,6 +50,7 @@ const CHINESE: [(&str, &str); 27] = [
     ),
     ("this hash needs more than 1GiB of memory or 64 passes", "这个散列值需要超过 1GiB 的内存或 64 次迭代"),
     ("must not contain a colon", "不能含有冒号"),
+    ("must have at most 90 bytes", "最多 90 字节"),
     ("must not be empty", "不能为空"),
     ("must hold %n, in whose place the number is put", "必须含有 %n，人数会写在那里"),
     (

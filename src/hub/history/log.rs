@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::position::Position;
-use crate::message::Message;
+use crate::message::Counted;
 
 /// What a message takes besides its bytes, roughly.
 const MESSAGE: usize = 96;
@@ -23,8 +23,8 @@ pub struct Kept {
     pub at: Position,
     /// When it was published, in milliseconds of Unix time.
     pub when: u64,
-    /// The message as it was published.
-    pub message: Message,
+    /// The message as it was published, with the count of those that were added up.
+    pub message: Counted,
 }
 
 /// What a reader wants of a log.
@@ -76,11 +76,22 @@ impl LogCopy {
         Position { term, offset: self.head }
     }
 
+    /// Where the last message stands that it has, or had. None: it has never had one.
+    pub(super) fn last(&self) -> Option<Position> {
+        last(self.terms.iter(), self.head)
+    }
+
     /// Whether it has all that was ordered up to a position, or had it once.
     pub fn extends(&self, other: Position) -> bool {
         let Some(at) = self.terms.iter().position(|(term, _)| *term == other.term) else { return false };
         other.offset <= self.terms.get(at + 1).map_or(self.head, |(_, first)| first - 1)
     }
+}
+
+/// The position of the last message; `head` is its offset. In a term that begins behind it nothing was ordered.
+fn last<'a>(mut terms: impl DoubleEndedIterator<Item = &'a (u64, u64)>, head: u64) -> Option<Position> {
+    let (term, _) = terms.rfind(|(_, first)| *first <= head)?;
+    Some(Position { term: *term, offset: head })
 }
 
 /// A log. See the module.
@@ -160,6 +171,11 @@ impl Log {
         Position { term, offset: self.head }
     }
 
+    /// See [`LogCopy::last`].
+    pub(super) fn last(&self) -> Option<Position> {
+        last(self.terms.iter(), self.head)
+    }
+
     /// The bytes that it takes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
@@ -167,7 +183,7 @@ impl Log {
 
     /// Gives the next message its position, and keeps it. None: it is not kept, nor is what was before it, since what is
     /// kept has no gaps.
-    pub(super) fn append(&mut self, message: Option<Message>, when: u64) -> Position {
+    pub(super) fn append(&mut self, message: Option<Counted>, when: u64) -> Position {
         self.head += 1;
         let at = self.head();
         match message {
@@ -271,6 +287,7 @@ fn size(kept: &Kept) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Message;
     use proptest::prelude::*;
 
     const ALL: Most = Most { messages: usize::MAX, bytes: usize::MAX };
@@ -282,7 +299,7 @@ mod tests {
     fn filled(term: u64, count: u64, most: usize) -> Log {
         let mut log = Log::new(term);
         for n in 1..=count {
-            log.append(Some(Message::text(n.to_string())), n);
+            log.append(Some(Message::text(n.to_string()).into()), n);
             log.trim(most, 0);
         }
         log
@@ -321,6 +338,19 @@ mod tests {
     }
 
     #[test]
+    fn what_was_added_up_keeps_its_count_and_takes_no_more_room() {
+        assert_eq!(size_of::<Kept>(), size_of::<(Position, u64, Message)>());
+        let mut log = Log::new(7);
+        for count in [None, Some(5)] {
+            log.append(Some(Counted::new(Message::text("x"), count)), 1);
+        }
+        let log = Log::of(log.copy()).unwrap();
+        let counts = |kept: Vec<Kept>| kept.iter().map(|kept| kept.message.count()).collect::<Vec<_>>();
+        assert_eq!(counts(log.read(since(7, 0), ALL).1), [None, Some(5)]);
+        assert_eq!(counts(log.page(None, ALL).1), [None, Some(5)]);
+    }
+
+    #[test]
     fn what_is_more_than_a_reader_takes_is_missing() {
         let log = filled(7, 10, 10);
         let (at, kept) = log.read(since(7, 2), Most { messages: 3, bytes: 100 });
@@ -351,7 +381,7 @@ mod tests {
     fn a_later_term_goes_on_where_the_one_before_has_ended() {
         let mut log = filled(7, 5, 10);
         log.go_on(9);
-        log.append(Some(Message::text("6")), 6);
+        log.append(Some(Message::text("6").into()), 6);
         let log = Log::of(log.copy()).unwrap();
         let read = |from| {
             let (at, kept) = log.read(from, ALL);
@@ -394,7 +424,7 @@ mod tests {
             log.read(since(7, 3), ALL).0,
             At { position: Position { term: 7, offset: 4 }, recovered: false, count: 0 }
         );
-        log.append(Some(Message::text("5")), 5);
+        log.append(Some(Message::text("5").into()), 5);
         let (at, kept) = log.read(since(7, 3), ALL);
         assert_eq!((texts(&kept), at.recovered), (vec!["5".into()], false));
         while log.forget_first() {}
@@ -412,7 +442,7 @@ mod tests {
                 match step {
                     0 | 1 => for _ in 0..number {
                         let offset = log.head().offset + 1;
-                        log.append(Some(Message::text(offset.to_string())), offset);
+                        log.append(Some(Message::text(offset.to_string()).into()), offset);
                     },
                     2 => log.trim(number, 0),
                     _ => {

@@ -22,7 +22,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::workers::WorkerSet;
 use crate::config::{ChannelRule, Rules};
-use crate::message::{Channel, Message};
+use crate::message::{Channel, Counted};
 use log::{LOG, Log};
 use role::{Complete, Role};
 use tokio::sync::oneshot;
@@ -30,7 +30,7 @@ use tokio::sync::oneshot;
 pub use envelope::{Envelope, gap};
 pub use log::{At, From, Kept, LogCopy, Most};
 pub use position::Position;
-pub use role::{Follow, Reading, Stream};
+pub use role::{Follow, Followed, Reading, Stream};
 
 /// Terms count milliseconds from here on: the beginning of 2026, in milliseconds of Unix time.
 const EPOCH: u64 = 1_767_225_600_000;
@@ -76,8 +76,19 @@ pub struct History {
     swept: AtomicU64,
     /// There are other nodes.
     shared: AtomicBool,
-    /// The channels that this node is about to lead, and who waits for that.
-    taking: Mutex<HashMap<Channel, Vec<oneshot::Sender<()>>>>,
+    /// The channels that this node is about to lead.
+    taking: Mutex<HashMap<Channel, Taking>>,
+}
+
+/// This node is about to lead a channel.
+#[derive(Default)]
+struct Taking {
+    /// Who waits for that.
+    waiting: Vec<oneshot::Sender<()>>,
+    /// Another node has led it meanwhile, up to there.
+    beside: Option<Position>,
+    /// That is news.
+    is_told: bool,
 }
 
 /// Which channel was used when.
@@ -194,10 +205,11 @@ impl History {
     pub fn order<R>(
         &self,
         (channel, rule): (&Channel, &ChannelRule),
-        (message, node, now): (Message, u16, u64),
+        (message, node, now): (impl Into<Counted>, u16, u64),
         replica: Option<Stream>,
         enqueue: impl FnOnce(Placed, &mut WorkerSet) -> R,
     ) -> Option<R> {
+        let message: Counted = message.into();
         self.with(channel, node, now, |state| {
             if !state.role.leads {
                 return None;

@@ -30,13 +30,15 @@ pub(super) struct Role {
     pub(super) copied_to: Option<Stream>,
     /// The log is a copy of what came on that stream.
     pub(super) copy_of: Option<Stream>,
+    /// Another node has led the channel beside this one, up to there: its log is to be found before this node leads again.
+    pub(super) beside: Option<Position>,
 }
 
 impl Role {
     /// That of a node by itself, or of one that knows nothing of the channel.
     pub(super) fn new(leads: bool) -> Role {
         let complete = if leads { Complete::Yes } else { Complete::No };
-        Role { leads, complete, cursor: None, asked: None, copied_to: None, copy_of: None }
+        Role { leads, complete, cursor: None, asked: None, copied_to: None, copy_of: None, beside: None }
     }
 }
 
@@ -51,6 +53,17 @@ pub enum Follow {
     Ask(Position),
     /// Its sender leads no more: there is a later term.
     Stale(Position),
+}
+
+/// What has come of a message of the node that leads its channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Followed {
+    /// What comes of it.
+    pub follow: Follow,
+    /// False: it was to go into the copy that this node has, and there is no whole one.
+    pub is_kept: bool,
+    /// This node has led the channel itself up to there, or has a copy of what another node has led: its sender may know nothing of it.
+    pub beside: Option<Position>,
 }
 
 /// What a reader on another node gets, and what that node itself has missed.

@@ -3,7 +3,8 @@
 //!
 //! The node that is to lead takes the log from all who have something of it, and goes on with the longest if that has all that
 //! publishers were told is published; otherwise the log begins anew, so that readers can tell. Each leader begins a term of its
-//! own. So two nodes that both lead for a moment, since they do not know of each other, never give the same position.
+//! own. So two nodes that both lead for a moment, since they do not know of each other, never give the same position. When the one
+//! that goes on learns of the other, it takes the channel again, with the logs of both.
 
 use std::collections::hash_map::Entry as Slot;
 use std::sync::Arc;
@@ -12,11 +13,11 @@ use tokio::sync::oneshot;
 
 use super::log::{From, Kept, Log, LogCopy, Most};
 use super::position::Position;
-use super::role::{Complete, Follow, Reading, Role, Stream};
-use super::{Entry, History, State, lock, oldest};
+use super::role::{Complete, Follow, Followed, Reading, Role, Stream};
+use super::{Entry, History, LAST_TERM, State, Taking, lock, oldest};
 use crate::config::ChannelRule;
 use crate::hub::workers::WorkerSet;
-use crate::message::{Channel, Message};
+use crate::message::{Channel, Counted};
 
 impl History {
     /// There are other nodes: a channel is not led here before it was taken.
@@ -40,12 +41,12 @@ impl History {
     pub fn begin_taking(&self, channel: &Channel) -> Result<(), oneshot::Receiver<()>> {
         match lock(&self.taking).entry(channel.clone()) {
             Slot::Vacant(slot) => {
-                slot.insert(Vec::new());
+                slot.insert(Taking::default());
                 Ok(())
             }
             Slot::Occupied(mut waiting) => {
                 let (done, over) = oneshot::channel();
-                waiting.get_mut().push(done);
+                waiting.get_mut().waiting.push(done);
                 Err(over)
             }
         }
@@ -57,29 +58,47 @@ impl History {
         lock(&self.taking).remove(channel);
     }
 
-    /// This node leads a channel from now on, with the best of its own log and these copies. `deliver` gets what its connections have
-    /// missed, and whether that is all of it; it must not wait.
+    /// A node has led a channel up to there, while this one takes it. False: it does not.
+    pub fn told(&self, channel: &Channel, beside: Position) -> bool {
+        let mut taking = lock(&self.taking);
+        let Some(taking) = taking.get_mut(channel) else { return false };
+        (taking.beside, taking.is_told) = (taking.beside.max(Some(beside)), true);
+        true
+    }
+
+    /// Whether a node has said so since this was asked the last time.
+    pub fn was_told(&self, channel: &Channel) -> bool {
+        lock(&self.taking).get_mut(channel).is_some_and(|taking| std::mem::take(&mut taking.is_told))
+    }
+
+    /// This node leads a channel from now on, with the best of its own log and these copies. `deliver` gets the workers that have not got all,
+    /// to be changed, what its connections have missed, and whether that is all of it; it must not wait. Some: it has led before, and another node beside it; from there on others
+    /// may have missed something.
     pub fn lead(
         &self,
         (channel, rule): (&Channel, &ChannelRule),
         copies: Vec<LogCopy>,
         (node, now): (u16, u64),
-        deliver: impl FnOnce(Position, bool, &[Kept]),
-    ) {
+        deliver: impl FnOnce(&mut WorkerSet, Position, bool, &[Kept]),
+    ) -> Option<Position> {
         self.with(channel, node, now, |state| {
             if state.role.leads {
-                return;
+                return None;
             }
+            let beside = lock(&self.taking).get(channel).and_then(|taking| taking.beside).max(state.role.beside);
             let own = (!state.log.is_unused()).then(|| (state.log.copy(), state.role.complete == Complete::Yes));
             let all: Vec<(LogCopy, bool)> =
                 copies.into_iter().map(|copy| (copy.clone(), copy.complete)).chain(own).collect();
             let latest = all.iter().map(|(copy, _)| copy.head().term).max().unwrap_or_default();
-            let latest = latest.max(state.role.cursor.map_or(0, |cursor| cursor.term));
+            let latest = latest.max(state.role.cursor.max(beside).map_or(0, |seen| seen.term));
             let term = self.new_term(node, now, latest);
-            let best = all.iter().max_by_key(|(copy, complete)| (copy.head(), *complete));
-            let goes_on =
-                best.filter(|(best, complete)| *complete && all.iter().all(|(other, _)| best.extends(other.head())));
-            let log = goes_on.and_then(|(best, _)| Log::of(best.clone()));
+            // One that was led beside others, and in which something was ordered, is no beginning of theirs.
+            let extends_all =
+                |log: &LogCopy| all.iter().filter_map(|(other, _)| other.last()).all(|last| log.extends(last));
+            let whole = all.iter().filter(|(log, complete)| *complete && extends_all(log)).map(|(log, _)| log);
+            let is_found = beside.is_none_or(|beside| all.iter().any(|(log, _)| log.extends(beside)));
+            let best = whole.max_by_key(|log| log.head()).filter(|_| is_found);
+            let log = best.and_then(|best| Log::of(best.clone()));
             state.log = match log {
                 Some(mut log) => {
                     log.go_on(term);
@@ -91,14 +110,15 @@ impl History {
             if let Some(cursor) = state.role.cursor {
                 let all = Most { messages: usize::MAX, bytes: usize::MAX };
                 let (at, missed) = state.log.read(From::Since(cursor, None), all);
-                deliver(state.log.head(), at.recovered, &missed);
+                deliver(&mut state.behind, state.log.head(), at.recovered, &missed);
             }
             state.role = Role::new(true);
-        });
+            beside.map(|_| state.log.head())
+        })
     }
 
-    /// Another node takes a channel: what this one has of it. It follows from now on.
-    pub fn give(&self, channel: &Channel) -> Option<LogCopy> {
+    /// Another node takes a channel: what this one has of it. It follows from now on. Gives besides which run has a copy of its log.
+    pub fn give(&self, channel: &Channel) -> Option<(LogCopy, Option<u64>)> {
         let entry = self.logs.get(channel).map(|entry| entry.value().clone())?;
         let mut state = lock(&entry.state);
         if state.evicted || state.log.is_unused() {
@@ -106,35 +126,54 @@ impl History {
         }
         let mut copy = state.log.copy();
         copy.complete = state.role.complete != Complete::No;
+        let copied_to = state.role.copied_to.map(|(run, _)| run);
         self.follow_on(&mut state);
         state.role = Role { cursor: state.role.cursor, ..Role::new(false) };
         // It is the other node's from now on: what is left here would only be older.
         state.log = Log::unused();
         self.count(&entry, &mut state, false);
-        Some(copy)
+        Some((copy, copied_to))
     }
 
     /// A node that led a channel follows.
     fn follow_on(&self, state: &mut State) {
         if state.role.leads {
-            let head = state.log.head();
-            state.role = Role { cursor: Some(head), complete: state.role.complete, ..Role::new(false) };
+            // In a term in which nothing was ordered, its connections are where the one before has ended.
+            let last = state.log.last().unwrap_or(state.log.head());
+            state.role = Role { cursor: Some(last), complete: state.role.complete, ..Role::new(false) };
         }
     }
 
-    /// Other nodes have come: a channel that one of them is to lead is not led here any more, and if none takes it, what that
-    /// node may have done is unknown.
-    pub fn contest(&self, is_own: impl Fn(&Channel) -> bool) {
+    /// Nodes have come or gone: a channel that another one is to lead is not led here any more, and if none takes it, what that
+    /// node may have done is unknown. `leader` says which run is to lead a channel; None: this node. Gives the channels of which this node has
+    /// a log that is not from there, and how far it goes: a node that leads already may know nothing of it.
+    pub fn contest(&self, leader: impl Fn(&Channel) -> Option<u64>) -> Vec<(Channel, Position)> {
         let entries: Vec<Arc<Entry>> = self.logs.iter().map(|entry| entry.value().clone()).collect();
-        for entry in entries {
-            let mut state = lock(&entry.state);
-            if state.role.complete == Complete::Yes && !is_own(&entry.channel) {
-                self.follow_on(&mut state);
-                if state.role.copy_of.is_none() {
-                    state.role.complete = Complete::ForOthers;
-                }
-            }
+        let contested = |entry: Arc<Entry>| Some((entry.channel.clone(), self.contested(&entry, &leader)?));
+        let mut all: Vec<(Channel, Position)> = entries.into_iter().filter_map(contested).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// The same of one channel, which that run is to lead.
+    pub fn contest_one(&self, channel: &Channel, leader: u64) -> Option<Position> {
+        let entry = self.logs.get(channel).map(|entry| entry.value().clone())?;
+        self.contested(&entry, |_| Some(leader))
+    }
+
+    fn contested(&self, entry: &Entry, leader: impl Fn(&Channel) -> Option<u64>) -> Option<Position> {
+        let state = &mut *lock(&entry.state);
+        if state.evicted || state.role.complete == Complete::No {
+            return None;
         }
+        let leader = leader(&entry.channel)?;
+        self.follow_on(state);
+        match state.role.copy_of {
+            Some((run, _)) if run == leader => return None,
+            Some(_) => {}
+            None => state.role.complete = Complete::ForOthers,
+        }
+        Some(state.log.head())
     }
 
     /// A node begins a new stream: what came on the ones before may not be all.
@@ -180,16 +219,19 @@ impl History {
         }
     }
 
-    /// The leader of a channel keeps a copy of its log here: this one.
-    pub fn keep_copy(&self, channel: &Channel, copy: LogCopy, of: Stream, (node, now): (u16, u64)) {
-        let Some(log) = Log::of(copy) else { return };
+    /// The leader of a channel keeps a copy of its log here: this one. Some: it lacks something that stands in the log that is here
+    /// already, which goes so far; that is not lost before the leader has taken it.
+    pub fn keep_copy(&self, channel: &Channel, copy: LogCopy, of: Stream, (node, now): (u16, u64)) -> Option<Position> {
         self.with(channel, node, now, |state| {
-            let is_later = state.log.is_unused() || log.head().term >= state.log.head().term;
-            if !state.role.leads && is_later {
+            if state.log.last().is_some_and(|last| !copy.extends(last)) {
+                return Some(state.log.head());
+            }
+            if let Some(log) = Log::of(copy).filter(|_| !state.role.leads) {
                 state.log = log;
                 (state.role.copy_of, state.role.complete) = (Some(of), Complete::Yes);
             }
-        });
+            None
+        })
     }
 
     /// The node that has the copy of a log that this one leads lacks something of it: it gets another one with the next message.
@@ -212,38 +254,40 @@ impl History {
 
     /// A message of the node that leads its channel has come, before which the terms `ended`, if it is the first of its own. `keep`: it goes into the copy that this node has. With
     /// [`Follow::Next`] it is enqueued by `enqueue`, which gets the workers that have not got all, to be changed. It must not wait, and says
-    /// whether anybody is there. Gives besides whether it
-    /// was kept, if it was to be.
+    /// whether anybody is there.
     pub fn follow(
         &self,
         (channel, rule): (&Channel, &ChannelRule),
         (at, ended, of): (Position, &[u64], Stream),
-        keep: Option<(Message, u64)>,
+        keep: Option<(Counted, u64)>,
         (node, now, patience): (u16, u64, u64),
         enqueue: impl FnOnce(&mut WorkerSet) -> bool,
-    ) -> (Follow, bool) {
+    ) -> Followed {
         self.with(channel, node, now, |state| {
             let head = state.log.head();
-            if state.role.leads && at.term < head.term {
-                return (Follow::Stale(head), false);
+            if at.term < head.term {
+                return Followed { follow: Follow::Stale(head), is_kept: false, beside: None };
             }
+            let is_copy = state.role.copy_of == Some(of);
+            let beside = (!is_copy && state.role.complete != Complete::No).then_some(head);
             self.follow_on(state);
+            if beside.is_some() {
+                // Its sender has ordered what is not in it.
+                (state.role.copy_of, state.role.complete) = (None, Complete::No);
+            }
             let mut is_kept = true;
             if let Some((message, when)) = keep {
-                let is_next = state.role.copy_of == Some(of) && at.term == head.term && at.offset == head.offset + 1;
-                match is_next {
-                    true => {
-                        state.log.append((rule.history.size > 0).then_some(message), when);
-                        state.log.trim(rule.history.size, oldest(rule, now));
-                    }
-                    false if at > head => {
-                        (state.role.copy_of, state.role.complete) = (None, Complete::No);
-                        is_kept = false;
-                    }
-                    false => {}
+                let is_next = at.term == head.term && at.offset == head.offset + 1;
+                if is_copy && is_next {
+                    state.log.append((rule.history.size > 0).then_some(message), when);
+                    state.log.trim(rule.history.size, oldest(rule, now));
+                } else if !is_copy || at > head {
+                    (state.role.copy_of, state.role.complete) = (None, Complete::No);
+                    is_kept = false;
                 }
             }
-            (self.follow_at(state, (at, ended, of), (now, patience), enqueue), is_kept)
+            let follow = self.follow_at(state, (at, ended, of), (now, patience), enqueue);
+            Followed { follow, is_kept, beside }
         })
     }
 
@@ -273,8 +317,8 @@ impl History {
         Follow::Next
     }
 
-    /// What a reader on another node gets, and that node itself, which is at `cursor`. None: this node does not lead the channel.
-    /// `enqueue` sends it, and must not wait.
+    /// What a reader on another node gets, and that node itself, which is at `cursor`. None: this node does not lead the channel, or not any
+    /// more, since that node has followed a later one. `enqueue` sends it, and must not wait.
     pub fn read_for(
         &self,
         (channel, rule): (&Channel, &ChannelRule),
@@ -287,10 +331,11 @@ impl History {
                 return None;
             }
             state.log.trim(rule.history.size, oldest(rule, now));
-            if cursor.is_some_and(|cursor| cursor.term > state.log.head().term) {
-                // The node has followed one whose clock is ahead: what comes from here is later all the same.
-                let term = self.new_term(node, now, cursor.map_or(0, |cursor| cursor.term));
-                state.log.go_on(term);
+            let later = |cursor: &Position| cursor.term.min(LAST_TERM) > state.log.head().term;
+            if let Some(beside) = cursor.filter(later) {
+                // The node has followed one that has led beside this one.
+                self.step_aside(state, beside);
+                return None;
             }
             let (at, kept) = match (page, from) {
                 (true, From::Since(since, _)) => state.log.page(Some(since), most),
@@ -305,15 +350,15 @@ impl History {
         })
     }
 
-    /// What the leader has said has come: this node was at `asked`. `deliver` gets what its connections have missed, and whether that is
-    /// all of it; it must not wait, and says whether anybody is there. False: it does not fit to where the node is now, and the
+    /// What the leader has said has come: this node was at `asked`. `deliver` gets the workers that have not got all, to be changed, what its
+    /// connections have missed, and whether that is all of it; it must not wait, and says whether anybody is there. False: it does not fit to where the node is now, and the
     /// leader is to be asked again.
     pub fn catch_up_to(
         &self,
         channel: &Channel,
         (asked, reading): (Option<Position>, &Reading),
         (node, now): (u16, u64),
-        deliver: impl FnOnce(bool, &[Kept]) -> bool,
+        deliver: impl FnOnce(&mut WorkerSet, bool, &[Kept]) -> bool,
     ) -> bool {
         self.with(channel, node, now, |state| {
             let head = reading.head;
@@ -335,23 +380,30 @@ impl History {
             if state.role.cursor.is_some_and(|cursor| cursor.term > head.term) {
                 return false;
             }
-            state.role.cursor = deliver(is_whole, missed).then_some(head);
+            state.role.cursor = deliver(&mut state.behind, is_whole, missed).then_some(head);
             true
         })
     }
 
-    /// Another node has seen a later term of a channel that this node leads. If it still is to lead it, its own next term is later.
-    pub fn outdated(&self, channel: &Channel, later: Position, is_own: bool, (node, now): (u16, u64)) {
-        self.with(channel, node, now, |state| {
-            if state.role.leads && later.term > state.log.head().term {
-                match is_own {
-                    true => state.log.go_on(self.new_term(node, now, later.term)),
-                    false => {
-                        self.follow_on(state);
-                        state.role.complete = Complete::No;
-                    }
-                }
-            }
-        });
+    /// Another node has seen something of a channel that this node may know nothing of: up to there. If this node leads the channel,
+    /// it does so no more before it has taken it again: Some, with how far its log goes. `is_own`: it is to lead it.
+    pub fn outdated(&self, channel: &Channel, seen: Position, is_own: bool) -> Option<Position> {
+        let entry = self.logs.get(channel).map(|entry| entry.value().clone())?;
+        let state = &mut *lock(&entry.state);
+        if state.evicted || !state.role.leads {
+            return None;
+        }
+        let head = state.log.head();
+        self.step_aside(state, seen);
+        if !is_own {
+            state.role.complete = Complete::No;
+        }
+        Some(head)
+    }
+
+    /// A node that leads follows, until it has found the log of the one that has led beside it.
+    fn step_aside(&self, state: &mut State, beside: Position) {
+        self.follow_on(state);
+        state.role.beside = Some(beside);
     }
 }

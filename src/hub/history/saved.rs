@@ -9,12 +9,15 @@ use super::log::Log;
 use super::role::{Complete, Role};
 use super::{Entry, History, Kept, LogCopy, Position, State, WorkerSet, lock};
 use crate::handover::{Batch, Damaged, Decoder, Encoder};
-use crate::message::{Channel, Kind, Message};
+use crate::message::{Channel, Counted, Kind, Message};
 
 impl History {
-    /// Writes all logs, the one that was used the longest ago first.
+    /// Writes all logs, the one that was used the longest ago first, and how far this node's connections are.
     pub fn save(&self, batch: &mut Batch<'_>) -> io::Result<()> {
-        let entries: Vec<Arc<Entry>> = lock(&self.uses).order.values().cloned().collect();
+        let mut entries: Vec<Arc<Entry>> = lock(&self.uses).order.values().cloned().collect();
+        // Those of which there is no log are not in that order.
+        let all: Vec<Arc<Entry>> = self.logs.iter().map(|entry| entry.value().clone()).collect();
+        entries.extend(all.into_iter().filter(|entry| lock(&entry.state).used.is_none()));
         for entry in entries {
             let (copy, role) = {
                 let state = lock(&entry.state);
@@ -77,7 +80,7 @@ fn read_role(from: &mut Decoder<'_>) -> Result<Role, Damaged> {
     };
     let cursor = from.option(|from| Ok(Position { term: from.u64()?, offset: from.u64()? }))?;
     let stream = |from: &mut Decoder<'_>| from.option(|from| Ok((from.u64()?, from.u32()?)));
-    Ok(Role { leads, complete, cursor, asked: None, copied_to: stream(from)?, copy_of: stream(from)? })
+    Ok(Role { leads, complete, cursor, asked: None, copied_to: stream(from)?, copy_of: stream(from)?, beside: None })
 }
 
 fn write(copy: &LogCopy, out: &mut Encoder) {
@@ -94,6 +97,7 @@ fn write(copy: &LogCopy, out: &mut Encoder) {
         out.u64(*when);
         out.byte((message.kind() == Kind::Binary).into());
         out.data(message.data());
+        out.option(message.count(), Encoder::u64);
     }
 }
 
@@ -105,7 +109,8 @@ fn read(from: &mut Decoder<'_>) -> Result<LogCopy, Damaged> {
         let when = from.u64()?;
         let kind = if from.flag()? { Kind::Binary } else { Kind::Text };
         let message = Message::new(kind, bytes::Bytes::copy_from_slice(from.data()?));
-        Ok(Kept { at, when, message: message.map_err(|_| Damaged("a text"))? })
+        let message = message.map_err(|_| Damaged("a text"))?;
+        Ok(Kept { at, when, message: Counted::new(message, from.option(Decoder::u64)?) })
     })?;
     Ok(LogCopy { terms, head, kept, complete: true })
 }
@@ -125,8 +130,8 @@ mod tests {
         [&before, &after].into_iter().for_each(|history| history.set_rules(std::slice::from_ref(&rule)));
         let channel = Channel::parse(b"news").unwrap();
         let publish = |history: &History, text: &str, now| {
-            let placed = history.order((&channel, &rule), (Message::text(text), 7, now), None, |placed, _| placed.at);
-            placed.unwrap()
+            let message = Counted::new(Message::text(text), (text == "5").then_some(9));
+            history.order((&channel, &rule), (message, 7, now), None, |placed, _| placed.at).unwrap()
         };
         let last = (1..=5).map(|n| publish(&before, &n.to_string(), n)).last().unwrap();
         let (mut one, mut end) = Link::pair().unwrap();
@@ -141,7 +146,28 @@ mod tests {
         let since = From::Since(Position { offset: 4, ..last }, None);
         let read = after.read((&channel, &rule), (since, most), (7, 6), |at, kept| (at.recovered, kept));
         let (recovered, kept) = read.unwrap();
-        let texts: Vec<_> = kept.iter().map(|kept| kept.message.data().to_vec()).collect();
-        assert_eq!((recovered, texts), (true, vec![b"5".to_vec(), b"6".to_vec()]));
+        let texts: Vec<_> = kept.iter().map(|kept| (kept.message.data(), kept.message.count())).collect();
+        assert_eq!((recovered, texts), (true, vec![(&b"5"[..], Some(9)), (b"6", None)]));
+    }
+
+    /// Otherwise it would not see that it misses something that comes meanwhile.
+    #[test]
+    fn how_far_the_connections_are_of_a_node_without_a_log_goes_over() {
+        let mut rule = ChannelRule::of("news");
+        rule.history.size = 3;
+        let (before, after) = (History::default(), History::default());
+        for history in [&before, &after] {
+            history.set_rules(std::slice::from_ref(&rule));
+            history.share();
+        }
+        let channel = Channel::parse(b"news").unwrap();
+        let at = Position { term: 1 << 40, offset: 5 };
+        before.follow((&channel, &rule), (at, &[], (1, 1)), None, (7, 1, 1000), |_| true);
+        let (mut one, mut end) = Link::pair().unwrap();
+        let mut batch = Batch::new(&mut one, Of::History);
+        before.save(&mut batch).unwrap();
+        batch.finish().unwrap();
+        items(&end.receive().unwrap().bytes, |from| after.restore(from)).unwrap();
+        assert_eq!((after.cursor(&channel), after.figures()), (Some(at), before.figures()));
     }
 }

@@ -1,7 +1,10 @@
 //! Tests of `history`: what is kept, for how long, and what goes when there is no room.
 
+mod nodes;
+
 use super::*;
 use crate::config::HistoryRule;
+use crate::message::Message;
 use std::time::Duration;
 
 fn channel(name: &str) -> Channel {
@@ -115,7 +118,7 @@ fn the_log_goes_to_the_node_that_leads() {
         history.share();
         assert!(!history.leads(&name));
     }
-    let ignore = |_: Position, _: bool, _: &[Kept]| {};
+    let ignore = |_: &mut WorkerSet, _: Position, _: bool, _: &[Kept]| {};
     a.lead((&name, &rule), Vec::new(), (1, EPOCH), ignore);
     let order = |history: &History, text: &str, replica| {
         let message = (Message::text(text), 1, EPOCH);
@@ -126,8 +129,9 @@ fn the_log_goes_to_the_node_that_leads() {
     assert_eq!(copy.as_ref().map(|copy| copy.head), Some(0));
     c.keep_copy(&name, copy.unwrap(), (1, 1), (3, EPOCH));
     let follow = |history: &History, at: Position, text: &str| {
-        let keep = Some((Message::text(text), EPOCH));
-        history.follow((&name, &rule), (at, &[], (1, 1)), keep, (3, EPOCH, 1000), |_| true)
+        let keep = Some((Message::text(text).into(), EPOCH));
+        let followed = history.follow((&name, &rule), (at, &[], (1, 1)), keep, (3, EPOCH, 1000), |_| true);
+        (followed.follow, followed.is_kept)
     };
     assert_eq!(follow(&c, first, "1"), (Follow::Next, true));
     let (second, copy) = order(&a, "2", Some((3, 1))).unwrap();
@@ -135,7 +139,7 @@ fn the_log_goes_to_the_node_that_leads() {
     assert_eq!((follow(&c, second, "2"), follow(&c, second, "2")), ((Follow::Next, true), (Follow::Known, true)));
     let third = Position { offset: second.offset + 2, ..second };
     // The leader is gone: the copy has all. A reader misses nothing.
-    let copy = c.give(&name).unwrap();
+    let (copy, _) = c.give(&name).unwrap();
     assert!(copy.complete && c.give(&name).is_none());
     b.lead((&name, &rule), vec![copy], (2, EPOCH), ignore);
     let read = |history: &History, from| {
@@ -148,22 +152,22 @@ fn the_log_goes_to_the_node_that_leads() {
     assert!(later.term > second.term && later.offset == 3);
     assert_eq!(c.cursor(&name), Some(second));
     let next = c.follow((&name, &rule), (later, &[], (2, 1)), None, (3, EPOCH, 1000), |_| true);
-    assert_eq!(next, (Follow::Ask(second), true));
+    assert_eq!(next, Followed { follow: Follow::Ask(second), is_kept: true, beside: None });
     let mut reading = None;
     let nothing = (From::Last(0), Most { messages: 0, bytes: 0 }, false);
     b.read_for((&name, &rule), nothing, (Some(second), 2, EPOCH), |read| reading = Some(read)).unwrap();
     let reading = reading.unwrap();
     assert_eq!((reading.is_whole, reading.missed.len(), reading.head), (true, 1, later));
     let mut delivered = 0;
-    assert!(c.catch_up_to(&name, (Some(second), &reading), (3, EPOCH), |is_whole, missed| {
+    assert!(c.catch_up_to(&name, (Some(second), &reading), (3, EPOCH), |_, is_whole, missed| {
         delivered = missed.len();
         is_whole
     }));
     assert_eq!((delivered, c.cursor(&name)), (1, Some(later)));
     // The one before still leads in its own eyes: nobody follows it.
     let stale = c.follow((&name, &rule), (third, &[], (1, 1)), None, (3, EPOCH, 1000), |_| true);
-    assert_eq!(stale.0, Follow::Stale(later));
-    a.outdated(&name, later, false, (1, EPOCH));
+    assert_eq!(stale.follow, Follow::Stale(later));
+    assert_eq!(a.outdated(&name, later, false), Some(second));
     assert!(!a.leads(&name));
 }
 
@@ -173,7 +177,7 @@ fn who_keeps_the_copy_no_more_has_none() {
     let [a, b, c] = [(); 3].map(|()| history(&rule(100, 0)));
     let (name, rule) = (channel("c"), rule(100, 0));
     [&a, &b, &c].into_iter().for_each(History::share);
-    a.lead((&name, &rule), Vec::new(), (1, EPOCH), |_, _, _| {});
+    a.lead((&name, &rule), Vec::new(), (1, EPOCH), |_, _, _, _| {});
     let order = |replica| {
         let message = (Message::text("x"), 1, EPOCH);
         a.order((&name, &rule), message, replica, |placed, _| (placed.copy, placed.released)).unwrap()
@@ -186,7 +190,7 @@ fn who_keeps_the_copy_no_more_has_none() {
     c.keep_copy(&name, copy.unwrap(), (1, 1), (3, EPOCH));
     // Only the node that has sent the copy can say so.
     b.release(&name, 3);
-    let stale = b.give(&name).unwrap();
+    let (stale, _) = b.give(&name).unwrap();
     assert!(stale.complete, "it does not know of the message that it lacks");
     b.keep_copy(&name, stale, (1, 1), (2, EPOCH));
     b.release(&name, 1);
@@ -202,14 +206,15 @@ fn a_node_without_room_for_a_copy_gets_another_one_later() {
     let [a, b] = [(); 2].map(|()| history(&rule(100, 0)));
     let (name, rule) = (channel("c"), rule(100, 0));
     [&a, &b].into_iter().for_each(History::share);
-    a.lead((&name, &rule), Vec::new(), (1, EPOCH), |_, _, _| {});
+    a.lead((&name, &rule), Vec::new(), (1, EPOCH), |_, _, _, _| {});
     let order = || {
         let message = (Message::text("x"), 1, EPOCH);
         a.order((&name, &rule), message, Some((2, 1)), |placed, _| (placed.at, placed.copy)).unwrap()
     };
     let follow = |at: Position| {
-        let keep = Some((Message::text("x"), EPOCH));
-        b.follow((&name, &rule), (at, &[], (1, 1)), keep, (2, EPOCH, 1000), |_| true)
+        let keep = Some((Message::text("x").into(), EPOCH));
+        let followed = b.follow((&name, &rule), (at, &[], (1, 1)), keep, (2, EPOCH, 1000), |_| true);
+        (followed.follow, followed.is_kept)
     };
     let (first, copy) = order();
     b.keep_copy(&name, copy.unwrap(), (1, 1), (2, EPOCH));
@@ -228,13 +233,13 @@ fn a_node_without_room_for_a_copy_gets_another_one_later() {
     let at = b.cursor(&name).unwrap();
     assert_eq!((at, follow(last)), (second, (Follow::Ask(second), true)), "it has that in its copy");
     b.unfollow("c");
-    assert!(b.cursor(&name).is_none() && b.give(&name).unwrap().head() == last);
+    assert!(b.cursor(&name).is_none() && b.give(&name).unwrap().0.head() == last);
 }
 
 /// Another channel is used.
 fn publish_elsewhere(history: &History) {
     let rule = history.rule_of("c:other").unwrap();
-    history.lead((&channel("c:other"), &rule), Vec::new(), (2, EPOCH), |_, _, _| {});
+    history.lead((&channel("c:other"), &rule), Vec::new(), (2, EPOCH), |_, _, _, _| {});
     publish(history, "c:other", 1, EPOCH);
 }
 
@@ -242,15 +247,15 @@ fn publish_elsewhere(history: &History) {
 fn a_log_that_may_lack_something_begins_anew() {
     let (a, name, rule) = (history(&rule(100, 0)), channel("c"), rule(100, 0));
     a.share();
-    a.lead((&name, &rule), Vec::new(), (1, EPOCH), |_, _, _| {});
+    a.lead((&name, &rule), Vec::new(), (1, EPOCH), |_, _, _, _| {});
     let order =
         |text: &str| a.order((&name, &rule), (Message::text(text), 1, EPOCH), None, |placed, _| placed.at).unwrap();
     let before = order("1");
     // Another node may have led it for a while.
-    a.contest(|_| false);
+    assert_eq!(a.contest(|_| Some(2)), [(name.clone(), before)]);
     assert!(!a.leads(&name) && a.cursor(&name) == Some(before));
     let mut missed = None;
-    a.lead((&name, &rule), Vec::new(), (1, EPOCH), |_, is_whole, kept| missed = Some((is_whole, kept.len())));
+    a.lead((&name, &rule), Vec::new(), (1, EPOCH), |_, _, is_whole, kept| missed = Some((is_whole, kept.len())));
     assert_eq!(missed, Some((false, 0)), "its connections are told");
     assert!(order("2").term > before.term);
     let most = Most { messages: 100, bytes: 1000 };

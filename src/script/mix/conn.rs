@@ -6,7 +6,7 @@ use std::ffi::{CStr, c_int};
 use std::rc::Rc;
 
 use super::subscribe::{Subscribed, Subscription, names, subscribe_args, subscribe_from};
-use crate::message::{Channel, CloseReason, Kind, close_code};
+use crate::message::{Channel, CloseReason, Kind, close_code, utf8};
 use crate::script::current::{self, ConnRef, Host};
 use crate::script::push::{One, PushOne, Pushed, Stack, Table, table, with};
 use crate::script::slots::Handle;
@@ -217,7 +217,7 @@ pub(super) fn subscribe_to(
     (host, conn): (Rc<Host>, Rc<Conn>),
     subscription: Subscription,
 ) -> Outcome<Subscribed> {
-    let subscription = match subscribe_when_asked(args, &(host.clone(), conn.clone()), subscription) {
+    let subscription = match subscribe_when_asked(args, (&host, &conn), subscription) {
         Ok(asked) => return asked,
         Err(subscription) => subscription,
     };
@@ -253,11 +253,11 @@ fn subscribe(args: &Args) -> Result<Outcome<Subscribed>, Raise> {
 /// them; Err: nobody has to be asked.
 fn subscribe_when_asked(
     args: &Args,
-    (host, conn): &(Rc<Host>, Rc<Conn>),
+    (host, conn): (&Rc<Host>, &Rc<Conn>),
     subscription: Subscription,
 ) -> Result<Outcome<Subscribed>, Subscription> {
-    let is_bounded = !host.shard.bounded(conn, &subscription.channels).is_empty();
-    if !is_bounded || !host.mesh.has_peers() || !can_wait(args) {
+    let is_bounded = || !host.shard.bounded(conn, &subscription.channels).is_empty();
+    if !host.mesh.has_peers() || !is_bounded() || !can_wait(args) {
         return Err(subscription);
     }
     let reserved = match host.shard.reserve(conn, &subscription.channels) {
@@ -315,7 +315,7 @@ fn send(args: &Args) -> Fallible<()> {
         Err(e) => return Ok(Err(e)),
     };
     let kind = if conn.framing.has_kinds() { kind_arg(args, 2)? } else { Kind::Binary };
-    if kind == Kind::Text && std::str::from_utf8(&data).is_err() {
+    if kind == Kind::Text && utf8(&data).is_none() {
         return Ok(Err(crate::message::NotUtf8.to_string()));
     }
     Ok(if host.shard.send(&conn, kind, &data) {

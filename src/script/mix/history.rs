@@ -35,11 +35,12 @@ pub(super) fn history(args: &Args) -> Result<Outcome<Result<Value, String>>, Rai
 /// A page as the server API has it; binary data as they are.
 pub(crate) fn page_of(at: &At, kept: &[Kept]) -> Value {
     let message = |(at, kept): (usize, &Kept)| {
-        let fields = [
+        let mut fields = vec![
             (Value::str("p"), Value::str(kept.at.to_string())),
             (Value::str("d"), Value::Str(kept.message.data().into())),
             (Value::str("t"), Value::str(Kind::as_str(kept.message.kind()))),
         ];
+        fields.extend(kept.message.count().map(|count| (Value::str("n"), Value::Number(count as f64))));
         (Value::Number(at as f64 + 1.0), Value::Table(fields.into()))
     };
     let fields = [

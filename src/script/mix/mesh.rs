@@ -50,23 +50,26 @@ struct Published {
     unanswered: Option<f64>,
     /// 1 if it was over the limit of its channel.
     left_out: Option<f64>,
+    /// 1 if it was added to others then.
+    merged: Option<f64>,
 }
 
 impl Published {
     fn failed(err: String) -> Published {
-        Published { counts: Err(err), unanswered: None, left_out: None }
+        Published { counts: Err(err), ..Published::uncounted() }
     }
 
     fn uncounted() -> Published {
-        Published { counts: Ok((None, None)), unanswered: None, left_out: None }
+        Published { counts: Ok((None, None)), unanswered: None, left_out: None, merged: None }
     }
 }
 
 impl Push for Published {
-    type Pushed = (<Result<(Option<f64>, Option<f64>), String> as Push>::Pushed, (One, One));
+    type Pushed = (<Result<(Option<f64>, Option<f64>), String> as Push>::Pushed, (One, (One, One)));
 
     fn push_to(self, stack: Stack<'_>) -> Self::Pushed {
-        (self.counts.push_to(stack), (self.unanswered.push_to(stack), self.left_out.push_to(stack)))
+        let over = (self.left_out, self.merged);
+        (self.counts.push_to(stack), (self.unanswered.push_to(stack), over.push_to(stack)))
     }
 
     fn err(&self) -> Option<&str> {
@@ -76,7 +79,7 @@ impl Push for Published {
 
 impl Interruptible for Published {
     fn interrupted(why: &'static str) -> Published {
-        Published { counts: Interruptible::interrupted(why), unanswered: None, left_out: None }
+        Published { counts: Interruptible::interrupted(why), ..Published::uncounted() }
     }
 }
 
@@ -158,11 +161,13 @@ fn publish(args: &Args) -> Result<Outcome<Published>, Raise> {
         let enqueued = host.mesh.publish(publication, Behind::default());
         return Ok(Outcome::enqueue(enqueued, |counts: Counts| {
             if let Some(mut span) = span {
-                span.delivered(counts.reached, counts.failed, counts.unanswered, counts.left_out);
+                let Counts { reached, failed, unanswered, left_out, merged, .. } = counts;
+                span.delivered((reached, failed), unanswered, (left_out, merged));
             }
             let some = |number: u64| (number > 0).then_some(number as f64);
-            let (unanswered, left_out) = (some(counts.unanswered), some(counts.left_out));
-            Published { counts: Ok((Some(counts.reached as f64), Some(counts.failed as f64))), unanswered, left_out }
+            let (unanswered, left_out, merged) = (some(counts.unanswered), some(counts.left_out), some(counts.merged));
+            let counts = Ok((Some(counts.reached as f64), Some(counts.failed as f64)));
+            Published { counts, unanswered, left_out, merged }
         }));
     }
     let mut enqueued = Box::pin(host.mesh.publish_uncounted(publication));

@@ -94,8 +94,18 @@ pub(super) fn presence(args: &Args) -> Result<Outcome<Page>, Raise> {
     if !host.shard.has_presence(&channel) {
         return Ok(Outcome::Now(Err(no_presence(&channel))));
     }
+    // Before the question: what connections are told from here on is newer than the answer.
+    let asking = host.shard.ask_who_is_in(&channel);
     let asked = host.mesh.ask(Question::Presence { channel, after, limit }, Behind::default());
-    Ok(Outcome::enqueue(asked, |answer| Ok(page(answer))))
+    let mesh = host.mesh.clone();
+    Ok(Outcome::enqueue(asked, move |mut answer| {
+        let node_of = |client| mesh.node_of(client).map(|node| node.0);
+        let end = match asking {
+            Some(asking) => asking.bring_up_to_date(&mut answer, (after, limit), node_of)?,
+            None => answer.end(),
+        };
+        Ok(page(answer, end))
+    }))
 }
 
 /// What to do where it is not told who is in a channel.
@@ -103,9 +113,9 @@ pub(crate) fn no_presence(channel: &Channel) -> String {
     format!("no rule of engine.channels says \"presence: true\" for channel {channel}")
 }
 
-/// A page as the server API has it.
-fn page(Answer { clients, count, more, unanswered, .. }: Answer) -> Value {
-    let after = clients.last().filter(|_| more).map(|last| last.client.to_string());
+/// A page as the server API has it. The next one begins behind `end`.
+fn page(Answer { clients, count, unanswered, .. }: Answer, end: Option<u64>) -> Value {
+    let after = end.map(|end| end.to_string());
     let client = |(at, present): (usize, crate::hub::Present)| {
         let mut fields = vec![
             (Value::str("c"), Value::str(present.client.to_string())),

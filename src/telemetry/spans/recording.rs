@@ -48,10 +48,10 @@ impl Recording {
     }
 
     /// The messages of a publish have been put into outboxes: of so many connections, and not of so many; of so many nodes it
-    /// is not known. So many publishes were over a limit.
-    pub fn delivered(&mut self, reached: u64, failed: u64, unanswered: u64, left_out: u64) {
+    /// is not known. So many publishes were over a limit, and so many of these were added to others.
+    pub fn delivered(&mut self, (reached, failed): (u64, u64), unanswered: u64, (left_out, merged): (u64, u64)) {
         let mut attributes = vec![("connmix.reached", reached.into()), ("connmix.failed", failed.into())];
-        let rare = [("connmix.unanswered", unanswered), ("connmix.left_out", left_out)];
+        let rare = [("connmix.unanswered", unanswered), ("connmix.left_out", left_out), ("connmix.merged", merged)];
         attributes.extend(rare.into_iter().filter(|(_, many)| *many > 0).map(|(name, many)| (name, many.into())));
         self.event("deliveries", attributes);
     }

@@ -114,9 +114,9 @@ function engine.publish(channel, data, kind, options)
     left_out[id] = true
   end
   options = { left_out = left_out, key = key, priority = priority }
-  local success, fail, over = engine.deliver_to_channel(channel, data, kind, options)
+  local success, fail, over, merged = engine.deliver_to_channel(channel, data, kind, options)
   act()
-  return success, fail, over
+  return success, fail, over, merged
 end
 
 function engine.send(id, data, kind)

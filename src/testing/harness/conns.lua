@@ -119,7 +119,7 @@ local function send_added_up()
   end
 end
 
--- How many connections got it, how many did not, and 1 if it was over the channel's limit.
+-- How many connections got it, how many did not, 1 if it was over the channel's limit, and 1 if it was added to others then.
 local function publish(channel, data, kind, options)
   local left_out = options and options.left_out
   -- One that leaves clients out is not added up with others.
@@ -128,12 +128,12 @@ local function publish(channel, data, kind, options)
   if verdict then
     send_added_up()
     if verdict ~= "pass" then
-      return 0, 0, 1
+      return 0, 0, 1, verdict == "merged" and 1 or nil
     end
   end
   data, kind = native.order(channel, data, kind)
   local reached, failed = deliver(members_of(channel, left_out), data, kind)
-  return reached, failed, nil
+  return reached, failed, nil, nil
 end
 
 local function send(id, data, kind)

@@ -5,10 +5,10 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use super::natives::Checked;
-use crate::config::{ChannelRule, Envelope as EnvelopeKind, HistoryRule};
-use crate::hub::enveloped;
-use crate::hub::history::{At, Envelope, From, History, Kept, Most, Position};
-use crate::message::{Channel, Kind, Message};
+use crate::config::{ChannelRule, HistoryRule};
+use crate::hub::history::{At, From, History, Kept, Most, Position};
+use crate::hub::{enveloped, enveloped_at};
+use crate::message::{Channel, Counted, Kind, Message};
 use crate::script::harness::{self as runtime, One, Table};
 use crate::script::stack::{Args, Push, Raise, Stack};
 use crate::shard::context::Value;
@@ -69,13 +69,10 @@ fn order(args: &Args) -> Result<((Vec<u8>, &'static str), ()), Raise> {
         if !rule.is_ordered() {
             return enveloped(&channel, &rule, &message, None);
         }
-        let envelope = Envelope::new(&channel, &message).counting(count);
-        let kept = (message.clone(), NODE, NOW.with_borrow(|now| *now));
-        let shown = |position| match rule.envelope {
-            EnvelopeKind::Json => envelope.seal(Some(position)),
-            EnvelopeKind::None => message.clone(),
-        };
-        history.order((&channel, &rule), kept, None, |placed, _| shown(placed.at)).unwrap_or(message.clone())
+        let counted = Counted::new(message.clone(), count);
+        let kept = (counted.clone(), NODE, NOW.with_borrow(|now| *now));
+        let shown = |position| enveloped_at(&channel, &rule, &counted, position);
+        history.order((&channel, &rule), kept, None, |placed, _| shown(placed.at)).unwrap_or(message)
     });
     // A text that is not UTF-8 stays what it was said to be.
     let kind = if shown.data() == &*args.bytes(2)? { kind } else { shown.kind() };
@@ -119,7 +116,7 @@ fn kept(args: &Args) -> Result<Given, Raise> {
         let rule = history.rule_of(channel.as_str()).ok_or_else(|| runtime::keeps_nothing(&channel))?;
         let clock = (NODE, NOW.with_borrow(|now| *now));
         let given = history.read((&channel, &rule), (from, most), clock, |at, kept| {
-            let shown = |Kept { at, message, .. }: &Kept| enveloped(&channel, &rule, message, Some(*at));
+            let shown = |Kept { at, message, .. }: &Kept| enveloped_at(&channel, &rule, message, *at);
             Given(at, kept.iter().map(shown).collect())
         });
         given.ok_or_else(|| runtime::keeps_nothing(&channel).into())

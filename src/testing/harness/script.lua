@@ -189,7 +189,7 @@ mix.mesh = {}
 function mix.mesh.publish(...)
   local channel, data, kind, counted, err, except, key, priority = checked("publish", native.publish_args(...))
   if err then
-    return nil, nil, err, nil, nil
+    return nil, nil, err, nil, nil, nil
   end
   local left_out = {}
   for _, id in ipairs(except) do
@@ -198,19 +198,19 @@ function mix.mesh.publish(...)
   local record = { channel = channel, data = data, type = kind, key = key, priority = priority }
   local function work()
     local options = { left_out = left_out, key = key, priority = priority }
-    record.success, record.fail, record.left_out = deliver_to_channel(channel, data, kind, options)
-    return record.success, record.fail, record.left_out
+    record.success, record.fail, record.left_out, record.merged = deliver_to_channel(channel, data, kind, options)
+    return record.success, record.fail, record.left_out, record.merged
   end
   if not counted then
     seen.published[#seen.published + 1] = record
     post(work)
-    return nil, nil, nil, nil, nil
+    return nil, nil, nil, nil, nil, nil
   end
-  return later({ n = 5, nil, nil, GONE, nil, nil }, function(give)
+  return later({ n = 6, nil, nil, GONE, nil, nil, nil }, function(give)
     seen.published[#seen.published + 1] = record
     post(function()
-      local success, fail, over = work()
-      give(success, fail, nil, nil, over)
+      local success, fail, over, merged = work()
+      give(success, fail, nil, nil, over, merged)
     end)
   end)
 end

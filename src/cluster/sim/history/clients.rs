@@ -68,7 +68,13 @@ impl World {
 
     /// A client comes to some node, with its position if it has one.
     pub(super) fn connect(&mut self, at: usize) {
-        let Some(run) = self.any_serving() else { return };
+        if let Some(run) = self.any_serving() {
+            self.connect_to(run, at);
+        }
+    }
+
+    /// A client comes to that node, with its position if it has one.
+    pub(super) fn connect_to(&mut self, run: Run, at: usize) {
         let (client, node) = (&mut self.clients[at], self.nodes.get_mut(&run).unwrap());
         let name = channel(client.channel);
         client.member = at as Member;

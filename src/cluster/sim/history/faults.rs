@@ -69,7 +69,7 @@ impl World {
     }
 
     /// The nodes that serve a channel, in line.
-    fn in_line(&self, of: u64) -> Vec<Run> {
+    pub(super) fn in_line(&self, of: u64) -> Vec<Run> {
         let name = channel(of);
         let mut runs: Vec<Run> = self.nodes.keys().copied().collect();
         runs.sort_by_key(|run| Reverse(xxh3_64_with_seed(name.as_str().as_bytes(), run.0)));

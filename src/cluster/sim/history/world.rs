@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use super::clients::{Client, clients};
+use super::disagree::Misled;
 use super::faults::Plan;
 use super::moves::Move;
 use crate::cluster::clients::{Channels, LocalClients, PublishOnce};
@@ -96,6 +97,8 @@ pub(super) struct World {
     /// Until then nothing is published to a channel.
     pub(super) rests: [u64; CHANNELS as usize],
     pub(super) plans: Vec<Plan>,
+    /// Nodes that believe for a moment that there are fewer than there are.
+    pub(super) misled: Vec<Misled>,
     /// Until then nothing else happens to the nodes.
     pub(super) calm: u64,
     pub(super) killed: usize,
@@ -126,6 +129,7 @@ impl World {
             losing: 0,
             rests: [0; CHANNELS as usize],
             plans: Vec::new(),
+            misled: Vec::new(),
             calm: 0,
             killed: 0,
             moved: 0,
@@ -161,7 +165,13 @@ impl World {
     }
 
     fn publish_to(&mut self, of: u64) {
-        let Some(by) = self.any_serving() else { return };
+        if let Some(by) = self.any_serving() {
+            self.publish_on(by, of);
+        }
+    }
+
+    /// Publishes on that node.
+    pub(super) fn publish_on(&mut self, by: Run, of: u64) {
         let number = self.next_number;
         self.next_number += 1;
         let mesh = self.nodes[&by].mesh.clone();
@@ -173,6 +183,7 @@ impl World {
     pub(super) fn step(&mut self) {
         self.now += 1 + self.random.below(4);
         history::set_clock(BEGAN + self.now);
+        self.enlighten();
         let runs: Vec<Run> = self.nodes.keys().copied().collect();
         for &run in &runs {
             self.arrive(run);
@@ -243,6 +254,7 @@ impl World {
     pub(super) fn check(&mut self) {
         self.faults = false;
         self.network.cut.clear();
+        self.misled.iter_mut().for_each(|misled| misled.until = 0);
         self.nodes.values_mut().for_each(|node| node.frozen_until = 0);
         for _ in 0..4000 {
             self.step();

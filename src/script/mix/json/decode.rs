@@ -84,7 +84,9 @@ impl Parser<'_> {
     /// The whole text: pushes one value.
     fn document(&mut self) -> Result<(), Problem> {
         // Checked at once for the whole text: a byte beyond ASCII outside a string is wrong anyway.
-        if let Err(e) = str::from_utf8(self.text) {
+        if !self.text.is_ascii()
+            && let Err(e) = str::from_utf8(self.text)
+        {
             self.at = e.valid_up_to();
             return Err(c"invalid UTF-8");
         }

@@ -9,6 +9,7 @@ use std::str;
 
 use super::trouble::EncodeError;
 use super::{MAX_DEPTH, MAX_EXACT, give_scratch, is_marked_array, plain_run, take_scratch};
+use crate::message::utf8;
 use crate::script::push::{One, Pushed, Stack};
 use crate::script::slots::{Plain, Slots};
 use crate::script::stack::{Args, BYTES_PER_LOOK, State, number_text};
@@ -157,7 +158,7 @@ impl Encoder<'_> {
         if text.len() > BYTES_PER_LOOK {
             return self.long_string(text);
         }
-        if !text.is_ascii() && str::from_utf8(text).is_err() {
+        if utf8(text).is_none() {
             return Ok(false);
         }
         // One check of the capacity for the usual string, which needs no escapes.

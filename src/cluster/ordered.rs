@@ -169,7 +169,6 @@ impl Nodes {
         }
     }
 
-
     /// Has something read where the channel is led. What is read for goes there, or is dropped if that node does not answer.
     pub(super) async fn read(self, Wanted { channel, rule, mut what }: Wanted) {
         for _ in 0..ATTEMPTS {

@@ -143,8 +143,7 @@ impl Node {
     fn publish(&self, channel: &Channel) -> (BoxFuture<'static, Option<Position>>, oneshot::Receiver<Counts>) {
         let (pending, counts) = PendingCounts::new();
         let publication = Publication::new(channel.clone(), Message::text("x"));
-        let publish =
-            self.nodes.clone().publish(self.rule.clone(), publication, (pending, WorkerSet::default()), 0);
+        let publish = self.nodes.clone().publish(self.rule.clone(), publication, (pending, WorkerSet::default()), 0);
         (publish.map(|(_, at)| at).boxed(), counts)
     }
 

@@ -221,13 +221,7 @@ impl History {
 
     /// The leader of a channel keeps a copy of its log here: this one. Some: it lacks something that stands in the log that is here
     /// already, which goes so far; that is not lost before the leader has taken it.
-    pub fn keep_copy(
-        &self,
-        channel: &Channel,
-        copy: LogCopy,
-        of: Stream,
-        (node, now): (u16, u64),
-    ) -> Option<Position> {
+    pub fn keep_copy(&self, channel: &Channel, copy: LogCopy, of: Stream, (node, now): (u16, u64)) -> Option<Position> {
         self.with(channel, node, now, |state| {
             if state.log.last().is_some_and(|last| !copy.extends(last)) {
                 return Some(state.log.head());

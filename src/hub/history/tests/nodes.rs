@@ -170,7 +170,11 @@ fn a_leader_that_learns_of_a_later_one_takes_the_channel_again() {
     };
     let gap = || (false, Vec::new());
     assert_eq!(beside(&[], false), (whole(&["2"]), whole(&["2"]), true), "it goes on with the log of the later one");
-    assert_eq!(beside(&["beside"], false), (gap(), gap(), false), "both have told publishers that something is published");
+    assert_eq!(
+        beside(&["beside"], false),
+        (gap(), gap(), false),
+        "both have told publishers that something is published"
+    );
     assert_eq!(beside(&[], true), (gap(), gap(), false), "what the later one had is not found");
 }
 

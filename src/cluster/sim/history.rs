@@ -19,6 +19,8 @@ enum Trouble {
     None,
     /// Nodes freeze, and links are cut.
     Splits,
+    /// The same, and no node dies.
+    SplitsAlone,
     /// Nodes do not agree which of them there are.
     Disagreement,
 }
@@ -27,7 +29,8 @@ fn run(seed: u64, steps: u64, trouble: Trouble) -> String {
     let mut world = World::new(seed);
     (0..3).for_each(|_| world.start());
     (0..600).for_each(|_| world.step());
-    (world.faults, world.splits) = (true, trouble == Trouble::Splits);
+    (world.faults, world.mortal) = (true, trouble != Trouble::SplitsAlone);
+    world.splits = matches!(trouble, Trouble::Splits | Trouble::SplitsAlone);
     for _ in 0..steps {
         for _ in 0..world.random.below(3) {
             world.publish();
@@ -110,8 +113,15 @@ fn nobody_is_told_of_a_gap_since_a_node_handed_over() {
     assert!(world.moved > 10 && world.told == 0, "{} moved", world.moved);
 }
 
-/// While nodes don't see each other, each of them may lead a channel: what was published on one side is not known on the other.
+/// While nodes don't see each other, each of them may lead a channel: what was published on one side is not known on the other. If all
+/// who know of it die before they see each other again, nobody can be told.
 #[test]
 fn clients_get_nothing_twice_however_nodes_lose_each_other() {
     run_all(Trouble::Splits);
+}
+
+/// When they see each other again, all who miss something are told.
+#[test]
+fn clients_miss_nothing_unknowingly_though_nodes_lose_each_other() {
+    run_all(Trouble::SplitsAlone);
 }

@@ -31,7 +31,7 @@ impl World {
             return;
         }
         let runs: Vec<Run> = self.nodes.keys().copied().collect();
-        if self.splits && self.random.chance(60) {
+        if self.splits && (self.random.chance(60) || !self.mortal) {
             let pick = |random: &mut Random| runs[random.below(runs.len() as u64) as usize];
             match self.random.below(3) {
                 0 => {
@@ -41,7 +41,11 @@ impl World {
                 1 => self.network.cut.clear(),
                 _ => {
                     let until = self.now + self.random.below(8000);
-                    self.nodes.get_mut(&pick(&mut self.random)).unwrap().frozen_until = until;
+                    let node = self.nodes.get_mut(&pick(&mut self.random)).unwrap();
+                    // One that hands over is waited for, and given up soon.
+                    if node.moving.is_none() {
+                        node.frozen_until = until;
+                    }
                 }
             }
             return;

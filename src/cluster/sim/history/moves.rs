@@ -33,6 +33,9 @@ impl World {
     pub(super) fn begin_move(&mut self) {
         let Some(run) = self.any_serving() else { return };
         let node = self.nodes.get_mut(&run).unwrap();
+        if node.frozen_until > self.now {
+            return;
+        }
         if let Ok(others) = node.core.precede() {
             node.moving = Some(Move { heir: Heir::new(run, 1, others), stage: Stage::Ending });
         }

@@ -92,6 +92,8 @@ pub(super) struct World {
     pub(super) faults: bool,
     /// Nodes freeze and links are cut, so that several nodes lead a channel for a while: then there is no one order.
     pub(super) splits: bool,
+    /// Nodes die.
+    pub(super) mortal: bool,
     /// Until then many frames are lost.
     pub(super) losing: u64,
     /// Until then nothing is published to a channel.
@@ -126,6 +128,7 @@ impl World {
             next_number: 1,
             faults: false,
             splits: false,
+            mortal: true,
             losing: 0,
             rests: [0; CHANNELS as usize],
             plans: Vec::new(),
@@ -279,7 +282,7 @@ impl World {
         }
         for (at, client) in self.clients.iter().enumerate() {
             assert!(client.subscribing.is_none(), "client {at} waits without an end");
-            if self.splits {
+            if self.splits && self.mortal {
                 continue;
             }
             let clean = client.clean.unwrap();

@@ -223,7 +223,7 @@ async fn a_wait_ends_when_its_connection_does() {
         (
             "sleep",
             format!(
-                "sleep {GONE}, again {GONE}, value nil, publish 0 0 nil nil nil, send {GONE}, conn:send {GONE}, close nil"
+                "sleep {GONE}, again {GONE}, value nil, publish 0 0 nil nil nil nil, send {GONE}, conn:send {GONE}, close nil"
             ),
         ),
         ("value", format!("value nil, sleep {GONE}, close nil")),

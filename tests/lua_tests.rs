@@ -1344,7 +1344,7 @@ test.it('limits', function()
   local late = app:connect()
   late:message('late')
   test.equal(late.sent[1].data, ann.sent[4].data)
-  test.equal({test.publish('room', 'word')}, {1, 0})
+  test.equal({test.publish('room', 'word')}, {2, 0})
   test.equal({test.publish('room', 'word')}, {0, 0, 1})
   test.equal({test.publish('other', 'word', 'text', {priority = 'low'})}, {0, 0})
 end)";

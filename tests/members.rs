@@ -167,12 +167,12 @@ async fn those_that_are_left_out_do_not_get_it_and_do_not_count() {
         room[who].0.expect_only_reply("return 'no more'", "no more").await;
     }
     let publish = "return mix.mesh.publish('room', 'lua', 'text', {except = conn:client_id()})";
-    assert_eq!(room[0].0.ask(publish).await, "3 0 nil nil nil");
+    assert_eq!(room[0].0.ask(publish).await, "3 0 nil nil nil nil");
     let list = format!(
         "return mix.mesh.publish('room', 'lua', 'text', {{except = {{'{}', {number}}}, counts = false}})",
         ids[0]
     );
-    assert_eq!(room[0].0.ask(&list).await, "nil nil nil nil nil");
+    assert_eq!(room[0].0.ask(&list).await, "nil nil nil nil nil nil");
     for (who, many) in [(1, 1), (2, 2), (3, 2)] {
         for _ in 0..many {
             assert_eq!(room[who].0.text().await, "lua");

@@ -139,6 +139,39 @@ async fn a_newer_one_takes_the_place_of_an_older_one_with_its_key() {
     }
 }
 
+/// Otherwise the list would still have who has been told to be gone.
+#[tokio::test]
+async fn who_goes_does_not_come_before_a_list_that_is_older() {
+    let rules = "workers: 1\nchannels: [{match: 'latest:', slow: latest, joinLeave: true, presence: true}]";
+    let engine = TestEngine::with(SCRIPT, SMALL, rules);
+    let mut slow = stalled(&engine, "latest:1").await;
+    let slow_id = slow.ask("return conn:client_id()").await;
+    let mut fast = member(&engine, "latest:1").await;
+    let fast_id = fast.ask("return conn:client_id()").await;
+    publish(&engine, "latest:1", (MANY, |_| None), &mut fast).await;
+    assert!(waiting(&engine, &slow_id).await > 0);
+    let mut other = member(&engine, "latest:1").await;
+    let other_id = other.ask("return conn:client_id()").await;
+    let event = |name: &str| format!(r#"{{"event":"{name}","data":{{"c":"{other_id}"}}}}"#);
+    assert_eq!(fast.text().await, event("@join"));
+    let list = "conn:send(mix.json_encode(mix.mesh.presence('latest:1')))";
+    slow.write(text(&format!("{list} mix.mesh.send('{fast_id}', 'listed') return 'end'"))).await;
+    assert_eq!(fast.text().await, "listed");
+    assert_eq!(other.ask("return conn:unsubscribe('latest:1')").await, "nil");
+    assert_eq!(fast.text().await, event("@leave"));
+    let mut told = Vec::new();
+    while !told.iter().any(|text| text == "end") || !told.contains(&event("@leave")) {
+        let (_, payload) = slow.frame().await.expect("it is still connected");
+        let text = String::from_utf8(payload).unwrap();
+        if !text.ends_with("xxx") {
+            told.push(text);
+        }
+    }
+    let at = |wanted: &str| told.iter().position(|text| text.contains(wanted)).unwrap();
+    let places = [at(&event("@join")), at("\"clients\""), at(&event("@leave"))];
+    assert!(places.is_sorted() && told[places[1]].contains(&other_id), "{told:?}");
+}
+
 #[tokio::test]
 async fn the_newest_of_too_many_keys_do_not_take_more_room() {
     let engine = TestEngine::with(RUN, SMALL, RULES);

@@ -133,9 +133,13 @@ impl Shaking {
     /// so it sees none of those that follow the handshake.
     fn read(&mut self, input: &mut [u8], out: &mut Vec<u8>) -> (usize, Result<bool, Failure>) {
         let Shaking { connection, secrets, taken_in } = self;
-        // It is shown all that it keeps, even where there is nothing new.
-        let (mut used, mut whole, mut shown) = (0, *taken_in, *taken_in);
+        let (mut used, mut whole, mut shown, mut is_blocked) = (0, *taken_in, *taken_in, true);
         loop {
+            if std::mem::take(&mut is_blocked) {
+                let (length, is_whole) = record(&input[shown..]);
+                shown += length;
+                whole = if is_whole { shown } else { whole };
+            }
             let (discard, step) = secrets.heard(|| step(connection, &mut input[used..shown], out));
             used += discard;
             match step {
@@ -148,11 +152,7 @@ impl Shaking {
                     *taken_in = whole - used;
                     return (used, Ok(false));
                 }
-                Ok(Step::Blocked) => {
-                    let (length, is_whole) = record(&input[shown..]);
-                    shown += length;
-                    whole = if is_whole { shown } else { whole };
-                }
+                Ok(Step::Blocked) => is_blocked = true,
                 Err(failure) => {
                     tell(connection, &mut input[used..shown], out);
                     return (used, Err(failure));

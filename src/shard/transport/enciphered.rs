@@ -24,9 +24,10 @@ use crate::tls::{Failure, Session};
 
 /// The most that is enciphered for one write, and so the most that is owed for long: two records.
 const WRITE: usize = 32 * 1024;
-/// How many bytes that came count as one step of the task that reads: after some steps (of tokio's budget) others run.
-/// Otherwise a client that sends faster than it is deciphered would have the thread for itself.
-const STEP: usize = 1024;
+/// How many bytes that came count as one step of the task that reads. A task has 128 steps (tokio's budget) until others
+/// run, and so the largest read of the socket. A client that sends faster than it is deciphered would have the thread for
+/// itself otherwise.
+const STEP: usize = 256;
 /// The reads in a row that may give nothing: records may hold no byte at all, and others wait for the worker.
 const FRUITLESS: usize = 2;
 /// No more is deciphered to be only looked at when so much has been read for that.

@@ -197,7 +197,9 @@ impl AsyncWrite for Dribble {
 #[tokio::test]
 async fn records_may_come_byte_by_byte() {
     let (engine, trusted) = engine();
-    for client in [trusted.clone(), trusted.by_tls12()] {
+    // With messages of the handshake in one record, and in many.
+    let by_both = [trusted.clone(), trusted.by_tls12()];
+    for client in by_both.iter().cloned().chain(by_both.iter().map(|client| client.clone().in_records_of(64))) {
         let stream = TcpStream::connect(engine.ws()).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let mut client = open(client.over(Dribble(stream), "localhost").await.unwrap()).await;

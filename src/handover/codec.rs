@@ -1,6 +1,8 @@
 //! Plain data as bytes: numbers in little-endian order, texts and lists behind their length. What is read is bounded by the
 //! bytes that are there: nothing is allocated because a length says so.
 
+use zeroize::Zeroize;
+
 use crate::value::Value;
 
 /// How deep tables of a value may be inside one another. Scripts can't make deeper ones.
@@ -11,33 +13,43 @@ const DEPTH: u8 = 64;
 #[error("what the process before has sent is damaged: {0}")]
 pub struct Damaged(pub &'static str);
 
-/// Writes plain data.
-#[derive(Debug, Default)]
+/// Writes plain data, keys among it: what is to be written grows without leaving copies behind. It can't be printed.
+#[derive(Default)]
 pub struct Encoder {
     /// What has been written.
     pub bytes: Vec<u8>,
 }
 
 impl Encoder {
+    fn put(&mut self, bytes: &[u8]) {
+        let length = self.bytes.len() + bytes.len();
+        if length > self.bytes.capacity() {
+            let mut larger = Vec::with_capacity(length.next_power_of_two().max(64));
+            larger.extend_from_slice(&self.bytes);
+            std::mem::replace(&mut self.bytes, larger).zeroize();
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
     /// A truth value or a small number.
     pub fn byte(&mut self, n: u8) {
-        self.bytes.push(n);
+        self.put(&[n]);
     }
 
     /// A number of 32 bits.
     pub fn u32(&mut self, n: u32) {
-        self.bytes.extend(n.to_le_bytes());
+        self.put(&n.to_le_bytes());
     }
 
     /// A number of 64 bits.
     pub fn u64(&mut self, n: u64) {
-        self.bytes.extend(n.to_le_bytes());
+        self.put(&n.to_le_bytes());
     }
 
     /// Bytes, behind their number: less than 4 GiB, as everything that waits anywhere.
     pub fn data(&mut self, data: &[u8]) {
         self.u32(data.len() as u32);
-        self.bytes.extend(data);
+        self.put(data);
     }
 
     /// The number of items that follow.
@@ -57,7 +69,7 @@ impl Encoder {
     pub fn value(&mut self, value: &Value) {
         match value {
             Value::Nil => self.byte(0),
-            Value::Bool(b) => self.bytes.extend([1, u8::from(*b)]),
+            Value::Bool(b) => self.put(&[1, u8::from(*b)]),
             Value::Number(n) => {
                 self.byte(2);
                 self.u64(n.to_bits());
@@ -226,6 +238,17 @@ mod tests {
             let _ = Decoder::new(&bytes).value();
             let _ = Decoder::new(&bytes).list(Decoder::text);
         }
+    }
+
+    #[test]
+    fn what_is_written_stays_whole_as_it_grows() {
+        let mut out = Encoder::default();
+        for n in 0..5000u32 {
+            out.u32(n);
+        }
+        let mut read = Decoder::new(&out.bytes);
+        assert!((0..5000).all(|n| read.u32() == Ok(n)) && read.is_empty());
+        assert!(out.bytes.capacity() < 2 * out.bytes.len());
     }
 
     #[test]

@@ -102,12 +102,14 @@ impl Link {
         if usize::from(head[1]) != files.len() || length > LONGEST {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame without its files"));
         }
-        let mut bytes = Vec::new();
+        // At its whole length from the start: growing would leave copies of the keys that are in it.
+        let mut bytes = Zeroizing::new(Vec::new());
+        bytes.try_reserve_exact(length as usize).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         (&self.0).take(length.into()).read_to_end(&mut bytes)?;
         if bytes.len() != length as usize {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(Frame { kind: head[0], bytes: bytes.into(), files })
+        Ok(Frame { kind: head[0], bytes, files })
     }
 }
 

@@ -9,6 +9,17 @@ const BARE: u8 = 255;
 /// The type of a record with content.
 const DATA: u8 = 23;
 
+/// Two ends of a connection whose handshake is over, by TLS 1.3.
+#[cfg(test)]
+pub fn open_pair() -> [super::Session; 2] {
+    let keys = |of: u8| Keys::made_of(Cipher::Aes128Gcm, &[of; 32]).unwrap();
+    [(1, 2), (2, 1)].map(|(sends, receives)| {
+        let mut out = Encoder::default();
+        Records::new(Version::Tls13, keys(sends), keys(receives)).save(&mut out);
+        super::Session::restore(&mut Decoder::new(&out.bytes)).unwrap()
+    })
+}
+
 /// Records of any types with any content, and bytes that are none. Each comes at once and in pieces, in one process and in
 /// many: it makes no difference. Content arrives as it was sent, and the client learns in a few bytes why it is not let go on.
 pub fn records(bytes: &[u8]) {

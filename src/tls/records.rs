@@ -173,6 +173,10 @@ impl Records {
             return Err(Broken::by(AlertDescription::UnexpectedMessage, error));
         }
         match kind {
+            ALERT | HANDSHAKE if content.is_empty() => {
+                // RFC 8446, sections 5.1 and 5.4; RFC 5246, section 6.2.1
+                return Err(Broken::by(AlertDescription::UnexpectedMessage, InvalidMessage::InvalidEmptyPayload));
+            }
             DATA if !content.is_empty() => {
                 self.fruitless = 0;
                 plain(content);
@@ -267,10 +271,6 @@ impl Records {
     /// A message of the handshake by TLS 1.3, or a part of one; true: the keys have changed.
     fn update(&mut self, content: &[u8]) -> Result<bool, Broken> {
         let begun = usize::from(self.begun);
-        if content.is_empty() {
-            // RFC 8446, section 5.1
-            return Err(Broken::by(AlertDescription::UnexpectedMessage, InvalidMessage::InvalidEmptyPayload));
-        }
         for (into, byte) in self.message[begun..].iter_mut().zip(content) {
             *into = *byte;
             self.begun += 1;

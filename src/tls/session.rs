@@ -33,6 +33,9 @@ enum State {
 struct Shaking {
     connection: UnbufferedServerConnection,
     secrets: Secrets,
+    /// The bytes at the beginning of what has come that the library has taken in, and keeps there: whole records with parts
+    /// of a message (RFC 8446, section 5.1). It puts those parts together where they lie, so the heads between them are lost.
+    taken_in: usize,
 }
 
 /// How far the library has come with what it was shown.
@@ -49,7 +52,7 @@ impl Session {
     /// A connection whose handshake is to come.
     pub fn new(acceptor: &Acceptor) -> Result<Session, Failure> {
         let connection = UnbufferedServerConnection::new(acceptor.config.clone())?;
-        Ok(Session(State::Shaking(Box::new(Shaking { connection, secrets: Secrets::default() }))))
+        Ok(Session(State::Shaking(Box::new(Shaking { connection, secrets: Secrets::default(), taken_in: 0 }))))
     }
 
     /// Whether the handshake is over.
@@ -129,9 +132,14 @@ impl Shaking {
     /// Takes records until the handshake is over (true), or more must come. The library is shown one record more at a time:
     /// so it sees none of those that follow the handshake.
     fn read(&mut self, input: &mut [u8], out: &mut Vec<u8>) -> (usize, Result<bool, Failure>) {
-        let Shaking { connection, secrets } = self;
-        let (mut used, mut shown) = (0, record(input));
+        let Shaking { connection, secrets, taken_in } = self;
+        let (mut used, mut whole, mut shown, mut is_blocked) = (0, *taken_in, *taken_in, true);
         loop {
+            if std::mem::take(&mut is_blocked) {
+                let (length, is_whole) = record(&input[shown..]);
+                shown += length;
+                whole = if is_whole { shown } else { whole };
+            }
             let (discard, step) = secrets.heard(|| step(connection, &mut input[used..shown], out));
             used += discard;
             match step {
@@ -140,8 +148,11 @@ impl Shaking {
                     return (used, Err(unexpected(&"something left of the handshake")));
                 }
                 Ok(Step::Over) => return (used, Ok(true)),
-                Ok(Step::Blocked) if shown == input.len() => return (used, Ok(false)),
-                Ok(Step::Blocked) => shown += record(&input[shown..]),
+                Ok(Step::Blocked) if shown == input.len() => {
+                    *taken_in = whole - used;
+                    return (used, Ok(false));
+                }
+                Ok(Step::Blocked) => is_blocked = true,
                 Err(failure) => {
                     tell(connection, &mut input[used..shown], out);
                     return (used, Err(failure));
@@ -152,7 +163,7 @@ impl Shaking {
 
     /// The keys that it has come to.
     fn records(self) -> Result<Records, Failure> {
-        let Shaking { connection, secrets } = self;
+        let Shaking { connection, secrets, .. } = self;
         let version = connection.protocol_version();
         let (agreed, _) = connection.dangerous_into_kernel_connection()?;
         let (version, client, server) = match (version, &secrets.client, &secrets.server) {
@@ -169,10 +180,13 @@ impl Shaking {
     }
 }
 
-/// The length of the record at the beginning, or of what there is of it.
-fn record(input: &[u8]) -> usize {
+/// The length of the record at the beginning, or of what there is of it; whether it is whole.
+fn record(input: &[u8]) -> (usize, bool) {
     let length = |head: &[u8; HEAD]| HEAD + usize::from(u16::from_be_bytes([head[3], head[4]]));
-    input.first_chunk().map_or(input.len(), length).min(input.len())
+    match input.first_chunk().map(length) {
+        Some(length) if length <= input.len() => (length, true),
+        _ => (input.len(), false),
+    }
 }
 
 /// One step of the library; how many bytes at the beginning of `input` are done with.

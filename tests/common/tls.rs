@@ -56,7 +56,13 @@ impl Authority {
     pub fn trusted(&self) -> Trusting {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
-        Trusting { roots, versions: vec![&version::TLS13, &version::TLS12], own: None, protocols: Vec::new() }
+        Trusting {
+            roots,
+            versions: vec![&version::TLS13, &version::TLS12],
+            own: None,
+            protocols: Vec::new(),
+            longest: None,
+        }
     }
 }
 
@@ -67,6 +73,7 @@ pub struct Trusting {
     versions: Vec<&'static SupportedProtocolVersion>,
     own: Option<(Vec<u8>, Vec<u8>)>,
     protocols: Vec<Vec<u8>>,
+    longest: Option<usize>,
 }
 
 impl Trusting {
@@ -89,6 +96,12 @@ impl Trusting {
         self
     }
 
+    /// In records that are no longer than that.
+    pub fn in_records_of(mut self, bytes: usize) -> Trusting {
+        self.longest = Some(bytes);
+        self
+    }
+
     pub fn config(&self) -> ClientConfig {
         let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
         let builder =
@@ -101,6 +114,7 @@ impl Trusting {
             }
         };
         config.alpn_protocols = self.protocols.clone();
+        config.max_fragment_size = self.longest;
         config
     }
 

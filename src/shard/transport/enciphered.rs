@@ -14,6 +14,7 @@ use std::io;
 use std::task::{Context, Poll, ready};
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
+use tokio::task::coop;
 
 pub use self::state::Moved;
 use self::state::{BUFFERS, Came, READ, State, Trouble, Writing};
@@ -23,6 +24,10 @@ use crate::tls::{Failure, Session};
 
 /// The most that is enciphered for one write, and so the most that is owed for long: two records.
 const WRITE: usize = 32 * 1024;
+/// How many bytes that came count as one step of the task that reads. A task has 128 steps (tokio's budget) until others
+/// run, and so the largest read of the socket. A client that sends faster than it is deciphered would have the thread for
+/// itself otherwise.
+const STEP: usize = 256;
 /// The reads in a row that may give nothing: records may hold no byte at all, and others wait for the worker.
 const FRUITLESS: usize = 2;
 /// No more is deciphered to be only looked at when so much has been read for that.
@@ -128,6 +133,7 @@ impl Enciphered {
     }
 
     pub(super) fn poll_read(&self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let first = ready!(coop::poll_proceed(cx));
         loop {
             match self.read(into) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready!(self.socket.poll_read_ready(cx))?,
@@ -136,7 +142,14 @@ impl Enciphered {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                read => return Poll::Ready(read),
+                read => {
+                    first.made_progress();
+                    for _ in 0..read.as_ref().map_or(0, |came| came / STEP) {
+                        let Poll::Ready(step) = coop::poll_proceed(cx) else { break };
+                        step.made_progress();
+                    }
+                    return Poll::Ready(read.map(drop));
+                }
             }
         }
     }
@@ -148,9 +161,10 @@ impl Enciphered {
     }
 
     /// Reads what is there: at least something, or the end. `WouldBlock`: nothing is. `Interrupted`: only records
-    /// without content, so far.
-    fn read(&self, into: &mut ReadBuf<'_>) -> io::Result<()> {
+    /// without content, so far. Returns how many bytes the system had for it.
+    fn read(&self, into: &mut ReadBuf<'_>) -> io::Result<usize> {
         let mut state = self.state.borrow_mut();
+        let mut read = 0;
         for _ in 0..FRUITLESS {
             if !state.plain.is_empty() {
                 let most = state.plain.len().min(into.remaining());
@@ -160,11 +174,11 @@ impl Enciphered {
                     state.plain = BytesMut::new();
                     state.looked_at = 0;
                 }
-                return Ok(());
+                return Ok(read);
             }
             state.looked_at = 0;
             if state.session.has_ended() || into.remaining() == 0 {
-                return Ok(());
+                return Ok(read);
             }
             let before = into.filled().len();
             let came = state.receive(&self.socket, into.remaining(), |plain, bytes| {
@@ -172,9 +186,12 @@ impl Enciphered {
                 into.put_slice(now);
                 plain.extend_from_slice(later);
             });
+            if let Ok(Came::Bytes(came)) = came {
+                read += came;
+            }
             if into.filled().len() > before {
                 // A failure behind these bytes is told by the next read.
-                return Ok(());
+                return Ok(read);
             }
             match came {
                 Ok(Came::Bytes(_)) => {}

@@ -105,3 +105,66 @@ fn a_socket_moves_from_one_thread_to_another() {
 fn it_is_no_larger_than_its_socket() {
     assert_eq!(size_of::<Transport>(), size_of::<TcpStream>());
 }
+
+/// Both ends of a connection with TLS.
+async fn enciphered_pair() -> [Transport; 2] {
+    let (transport, client) = pair().await;
+    let Transport::Tcp(socket) = transport else { unreachable!() };
+    let [own, other] = crate::tls::fuzzing::open_pair();
+    [(socket, own), (client, other)].map(|(socket, tls)| Transport::Tls(Box::new(Enciphered::new(socket, tls))))
+}
+
+/// A reader that never stops by itself lets others run, though more has come.
+#[tokio::test]
+async fn deciphering_makes_way_for_others() {
+    let [mut from, to] = enciphered_pair().await;
+    to.make_receive_room();
+    let mut sent = 0;
+    // In small records, as much as the sockets take.
+    while let Ok(written) = from.try_write(&[7; 100]) {
+        sent += written;
+    }
+    to.readable().await.unwrap();
+    let (mut came, mut buffer) = (0, vec![0; 64 * 1024]);
+    let pauses = poll_fn(|cx| {
+        loop {
+            let mut into = ReadBuf::new(&mut buffer);
+            match to.poll_read(cx, &mut into) {
+                Poll::Pending => return Poll::Ready((came, to.unread())),
+                Poll::Ready(read) => read.unwrap(),
+            }
+            came += into.filled().len();
+        }
+    });
+    let (first, unread) = pauses.await;
+    assert!(0 < first && first < 100_000 && unread > 300_000, "{first} of {sent}, {unread} unread");
+    let rest = async {
+        while came < sent {
+            came += read(&to, 64 * 1024).await.unwrap().len();
+        }
+    };
+    let (flushed, ()) = tokio::join!(from.flush(), rest);
+    flushed.unwrap();
+}
+
+/// After its close_notify, and when it has dropped what it owed, an end says nothing more, whatever comes.
+#[tokio::test]
+async fn nothing_follows_the_end() {
+    for ends in [Transport::shutdown_write, Transport::forget] {
+        let (transport, mut client) = pair().await;
+        let Transport::Tcp(socket) = transport else { unreachable!() };
+        let [session, _] = crate::tls::fuzzing::open_pair();
+        let transport = Transport::Tls(Box::new(Enciphered::new(socket, session)));
+        ends(&transport);
+        // No key deciphers it.
+        client.write_all(&[&[23, 3, 3, 0, 32][..], &[7; 32]].concat()).await.unwrap();
+        let failure = read(&transport, 10).await.unwrap_err();
+        assert_eq!((failure.kind(), transport.owes()), (io::ErrorKind::InvalidData, 0));
+        transport.shutdown_write();
+        drop(transport);
+        let mut told = Vec::new();
+        client.read_to_end(&mut told).await.unwrap();
+        // Nothing, or the close_notify alone.
+        assert!(told.is_empty() || told.len() == 5 + 2 + 1 + 16, "{told:?}");
+    }
+}

@@ -49,9 +49,10 @@ fn what_may_not_come_ends_the_connection_with_its_alert() {
     /// A record's version, type and content, and the alerts that follow.
     type Case = (Version, u8, &'static [u8], Vec<[u8; 2]>);
     let cases: Vec<Case> = vec![
-        // Alerts: half of one, two, one that can't be a warning.
+        // Alerts: half of one, none, two, one that can't be a warning.
         (Version::Tls13, ALERT, &[1], decode()),
-        (Version::Tls12, ALERT, &[], decode()),
+        (Version::Tls13, ALERT, &[], unexpected()),
+        (Version::Tls12, ALERT, &[], unexpected()),
         (Version::Tls12, ALERT, &[1, 0, 1, 0], decode()),
         (Version::Tls13, ALERT, &[FATAL, 40], vec![]),
         (Version::Tls13, ALERT, &[WARNING, 41], vec![]),

@@ -96,7 +96,7 @@ impl Moved {
         for bytes in [&mut state.partial, &mut state.plain, &mut state.owed] {
             *bytes = BytesMut::from(from.data()?);
         }
-        (state.looked_at, state.begun) = (from.u32()?, true);
+        state.looked_at = from.u32()?;
         Ok(Moved(state))
     }
 }
@@ -104,12 +104,12 @@ impl Moved {
 impl State {
     pub(super) fn new(session: Session) -> State {
         State {
+            begun: session.is_open(),
             session,
             partial: BytesMut::new(),
             plain: BytesMut::new(),
             looked_at: 0,
             owed: BytesMut::new(),
-            begun: false,
             writing: Writing::Open,
             offered: false,
             failed: None,
@@ -169,7 +169,7 @@ impl State {
             self.failed = Some(Box::new(failure.clone()));
             // The protocol takes the record that broke it for a new one if it is shown again.
             self.partial = BytesMut::new();
-            if self.session.is_open() {
+            if self.session.is_open() && self.writing == Writing::Open {
                 // Nothing follows the alert.
                 self.writing = Writing::Ending;
             }
@@ -204,7 +204,10 @@ impl State {
             }
             outgoing.clear();
             let (used, read) = self.session.read(input, |bytes| take(&mut self.plain, bytes), outgoing);
-            self.owed.extend_from_slice(outgoing);
+            // Nothing follows a close_notify (RFC 8446, section 6.1), nor what was cut off.
+            if self.writing == Writing::Open {
+                self.owed.extend_from_slice(outgoing);
+            }
             if !outgoing.is_empty() && self.session.is_open() {
                 // What can't be sent now is sent before anything else.
                 let _ = self.send_owed(socket, |bytes| socket.try_write(bytes));

@@ -143,7 +143,7 @@ async fn a_newer_one_takes_the_place_of_an_older_one_with_its_key() {
 #[tokio::test]
 async fn who_goes_does_not_come_before_a_list_that_is_older() {
     let rules = "workers: 1\nchannels: [{match: 'latest:', slow: latest, joinLeave: true, presence: true}]";
-    let engine = TestEngine::with(SCRIPT, SMALL, rules);
+    let engine = TestEngine::with(RUN, SMALL, rules);
     let mut slow = stalled(&engine, "latest:1").await;
     let slow_id = slow.ask("return conn:client_id()").await;
     let mut fast = member(&engine, "latest:1").await;

@@ -47,7 +47,7 @@ pub(super) struct OrderedChannels {
     waiting: usize,
     /// What is to be read again, and when.
     again: Vec<(u64, Wanted)>,
-    /// Channels whose leader may be another now, or may have said something that was lost.
+    /// Channels whose leader or next in line may be another now, or may have said something that was lost.
     resync: VecDeque<Channel>,
     /// The count of changes of the members that this has seen.
     changes: u64,
@@ -172,17 +172,17 @@ impl OrderedChannels {
                 let _counts = counts();
                 self.nodes.hub.history().release(&channel, from.peer.0);
             }
-            Ordered::Lacking => self.nodes.hub.history().lacks(&channel, from.peer.0),
+            Ordered::Lacking => {
+                self.nodes.hub.history().lacks(&channel, from.peer.0);
+                self.resync.push_back(channel);
+            }
             Ordered::Outdated { later: seen } => {
                 let (seen, history, leader) = (position(seen), self.nodes.hub.history(), self.nodes.leader(&channel));
                 match (history.outdated(&channel, seen, leader.is_none()), leader) {
-                    (Some(_), None) => {
-                        let nodes = self.nodes.clone();
-                        later(async move { nodes.lead(&channel, &rule).await }.boxed());
-                    }
                     (Some(led), Some(leader)) => leader.force(&outdated(&channel, led), None, self.now()),
                     // What its sender has given to the one that takes the channel was all before.
                     (None, None) if !from.is_asked_for(&channel) && history.told(&channel, seen) => {}
+                    (Some(_), None) => later(self.nodes.clone().settle(channel, rule).boxed()),
                     (None, _) if history.cursor(&channel).is_some_and(|cursor| cursor.term < seen.term) => {
                         later(self.nodes.clone().read(Wanted { channel, rule, what: ReadFor::Node }).boxed());
                     }
@@ -222,8 +222,15 @@ impl OrderedChannels {
 
     /// A node begins a stream anew: what it sent before may be lost.
     pub(super) fn began(&mut self, stream: Stream) {
-        self.nodes.hub.history().began(stream);
-        self.resync = self.nodes.hub.history().followed().into_iter().map(|(channel, _)| channel).collect();
+        let history = self.nodes.hub.history();
+        let broken = history.began(stream);
+        self.resync.extend(history.followed().into_iter().map(|(channel, _)| channel));
+        let Some(shared) = self.shared() else { return };
+        if let Some(link) = shared.all_links().into_iter().find(|link| link.peer.0 == stream.0) {
+            broken
+                .iter()
+                .for_each(|channel| link.force(&Ordered::Lacking.to_bytes(channel.as_str()), None, shared.now()));
+        }
     }
 
     /// Reads nothing anew from now on, or does so again.
@@ -260,12 +267,17 @@ impl OrderedChannels {
                     leader.force(&outdated(&channel, led), None, shared.now());
                 }
             }
-            self.resync = history.followed().into_iter().map(|(channel, _)| channel).collect();
+            self.resync = history.channels().into();
         }
         for _ in 0..RESYNC.min(self.resync.len()) {
             let Some(channel) = self.resync.pop_front() else { break };
-            if let Some(rule) = self.rule(&channel) {
-                later(self.nodes.clone().read(Wanted { channel, rule, what: ReadFor::Node }).boxed());
+            let (Some(rule), nodes) = (self.rule(&channel), self.nodes.clone()) else { continue };
+            let history = nodes.hub.history();
+            let follows = history.cursor(&channel).is_some();
+            match nodes.leader(&channel) {
+                None if follows || history.has_log(&channel) => later(nodes.settle(channel, rule).boxed()),
+                Some(_) if follows => later(nodes.read(Wanted { channel, rule, what: ReadFor::Node }).boxed()),
+                _ => {}
             }
         }
         let now = shared.now();

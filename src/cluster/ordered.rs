@@ -148,6 +148,27 @@ impl Nodes {
             self.contest(channel);
         }
         drop(taking);
+        self.copy(channel).await;
+    }
+
+    /// A channel that this node is to lead, and has something of, is led here from now on, and the next in line has a copy of its log: though
+    /// nothing is published to it.
+    pub(super) async fn settle(self, channel: Channel, rule: Arc<ChannelRule>) {
+        match self.leads(&channel) {
+            true => self.copy(&channel).await,
+            false => self.lead(&channel, &rule).await,
+        }
+    }
+
+    /// The next in line gets a copy of a log that this node alone has.
+    async fn copy(&self, channel: &Channel) {
+        let Some(others) = &self.others else { return };
+        let Some(replica) = others.second_of(channel.as_str()) else { return };
+        poll_fn(|cx| replica.poll_room(0, cx)).await;
+        let is_there = |run| others.all_links().iter().any(|link| link.peer.0 == run);
+        self.hub.history().copy_to(channel, (replica.peer.0, replica.epoch()), is_there, |copy| {
+            replica.force(&Ordered::Copy { log: Log::of(&copy) }.to_bytes(channel.as_str()), None, others.now());
+        });
     }
 
     /// All that other nodes have of a channel's log. They have it no more.

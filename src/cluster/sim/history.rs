@@ -8,6 +8,7 @@ mod clients;
 mod disagree;
 mod faults;
 mod moves;
+mod quiet;
 mod world;
 
 use clients::CLIENTS;

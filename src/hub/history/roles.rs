@@ -176,14 +176,57 @@ impl History {
         Some(state.log.head())
     }
 
-    /// A node begins a new stream: what came on the ones before may not be all.
-    pub fn began(&self, stream: Stream) {
+    /// A node begins a new stream: what came on the ones before may not be all. Gives the channels whose logs this node has kept a copy of
+    /// for it, and does no more.
+    pub fn began(&self, stream: Stream) -> Vec<Channel> {
         let entries: Vec<Arc<Entry>> = self.logs.iter().map(|entry| entry.value().clone()).collect();
-        for entry in entries {
+        let broken = |entry: &Arc<Entry>| {
             let mut state = lock(&entry.state);
-            if state.role.copy_of.is_some_and(|of| of.0 == stream.0 && of.1 < stream.1) {
+            let is_broken = state.role.copy_of.is_some_and(|of| of.0 == stream.0 && of.1 < stream.1);
+            if is_broken {
                 (state.role.copy_of, state.role.complete) = (None, Complete::No);
             }
+            is_broken
+        };
+        let mut all: Vec<Channel> = entries.iter().filter(|e| broken(e)).map(|entry| entry.channel.clone()).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// The channels that this node has something of: a log, or how far its connections are.
+    pub fn channels(&self) -> Vec<Channel> {
+        let mut all: Vec<Channel> = self.logs.iter().map(|entry| entry.key().clone()).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// Whether this node has a log of a channel.
+    pub fn has_log(&self, channel: &Channel) -> bool {
+        let entry = self.logs.get(channel).map(|entry| entry.value().clone());
+        entry.is_some_and(|entry| !lock(&entry.state).log.is_unused())
+    }
+
+    /// Has the log of a channel that this node leads sent to the node on that stream, if no node has a copy; `is_there` tells
+    /// whether a run is. `send` must not wait.
+    pub fn copy_to(
+        &self,
+        channel: &Channel,
+        replica: Stream,
+        is_there: impl FnOnce(u64) -> bool,
+        send: impl FnOnce(LogCopy),
+    ) {
+        let Some(entry) = self.logs.get(channel).map(|entry| entry.value().clone()) else { return };
+        let state = &mut *lock(&entry.state);
+        let has_copy = state.role.copied_to.is_some_and(|(run, epoch)| match run == replica.0 {
+            true => epoch == replica.1,
+            // It would have to be told that it is relieved, before anything else is published.
+            false => is_there(run),
+        });
+        if state.evicted || !state.role.leads || has_copy || state.log.last().is_none() {
+            return;
+        }
+        if let (Some(copy), _) = state.copy_for(Some(replica)) {
+            send(copy);
         }
     }
 

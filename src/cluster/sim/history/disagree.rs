@@ -76,7 +76,7 @@ impl World {
     }
 
     /// Steps until something holds, within that many milliseconds.
-    fn until(&mut self, within: u64, what: &str, mut holds: impl FnMut(&World) -> bool) {
+    pub(super) fn until(&mut self, within: u64, what: &str, mut holds: impl FnMut(&World) -> bool) {
         let end = self.now + within;
         while !holds(self) {
             assert!(self.now < end, "{what}");

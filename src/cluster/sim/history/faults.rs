@@ -123,7 +123,7 @@ impl World {
         }
     }
 
-    fn kill(&mut self, run: Run) {
+    pub(super) fn kill(&mut self, run: Run) {
         for at in 0..self.clients.len() {
             if self.clients[at].node == Some(run) {
                 self.disconnect(at);

@@ -238,7 +238,7 @@ fn a_copy_that_may_lack_something_passes_for_no_whole_log() {
         let log = b.give().unwrap();
         (log.complete, log.head)
     };
-    let began = |run, epoch| copied(&|b, _| b.history.began((run, epoch)));
+    let began = |run, epoch| copied(&|b, _| drop(b.history.began((run, epoch))));
     assert_eq!((began(1, 2), began(1, 1), began(2, 9)), ((false, 1), (true, 1), (true, 1)));
     // The next one; one that is not the next one; one of another stream; one that is not for the copy.
     let followed = |skipped, stream, keep| {

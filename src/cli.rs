@@ -240,8 +240,15 @@ fn parse(language: Language) -> Cli {
 fn definitions() -> clap::Command {
     let mut command = Cli::command();
     command.build();
-    command
+    // Taken everywhere, and told of where there are scripts.
+    command.mut_subcommands(|below| match GUARDED.contains(&below.get_name()) {
+        true => below,
+        false => below.mut_args(|arg| if arg.get_id() == "allow_unguarded" { arg.hide(true) } else { arg }),
+    })
 }
+
+/// The commands that run scripts.
+const GUARDED: [&str; 5] = ["dev", "single", "engine", "check", "test"];
 
 fn print_text(text: &str) -> Result<(), String> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {

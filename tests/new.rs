@@ -464,6 +464,8 @@ fn bash_completes_commands_options_and_values() {
     assert_eq!(completed("connmix bench fanout --ins"), ["--insecure"]);
     let all = completed("connmix ");
     assert!(commands().iter().all(|command| all.contains(command)), "{all:?}");
+    assert_eq!(completed("connmix test --allow"), ["--allow-unguarded"]);
+    assert_eq!(completed("connmix top --allow"), [""; 0], "it runs no script");
     // What one process says to another is for no person.
     for shell in ["bash", "zsh", "fish"] {
         assert!(!text(&["completions", shell]).contains("succeed"), "{shell}");

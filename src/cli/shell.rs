@@ -43,7 +43,7 @@ pub(super) fn options<'a>(root: &'a Command, command: &'a Command) -> Vec<&'a Ar
     let everywhere = root.get_arguments().filter(|arg| arg.is_global_set() && !arg.is_hide_set());
     let mut all: Vec<&Arg> = own.collect();
     for arg in everywhere {
-        if !all.iter().any(|known| known.get_id() == arg.get_id()) {
+        if !command.get_arguments().any(|known| known.get_id() == arg.get_id()) {
             all.push(arg);
         }
     }

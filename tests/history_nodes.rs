@@ -154,14 +154,12 @@ async fn what_was_added_up_keeps_its_number_wherever_it_is_kept() {
             let page: Value = serde_json::from_str(&reply).unwrap();
             assert_eq!(numbers(page["r"]["m"].as_array().unwrap()), numbers(&live), "{page}");
         }
-        // Whichever leads the channel: the next one takes over what it has, and the one behind that gets a copy with the next message.
+        // Whichever leads the channel: the next one takes over what it has, and the one behind that gets a copy, though nothing is published.
         if nodes.engines.len() == 1 {
             break;
         }
         assert!(nodes.engines.remove(0).shutdown().await);
         nodes.settled().await;
-        publish(nodes.engines[0].at.api, "room", "next").await;
-        live.push(envelope(&mut reader).await);
     }
 }
 

@@ -177,3 +177,35 @@ async fn each_call_and_each_handshake_has_a_line_where_that_is_wished() {
     assert!(!ended.out.contains("s3cret") && !ended.out.contains("secret\""), "{}", ended.out);
     assert!(ended.out.lines().skip(lines).all(|line| !line.contains("access:")), "{}", ended.out);
 }
+
+#[tokio::test]
+async fn no_line_has_the_name_of_a_user_whose_password_nobody_has_looked_at() {
+    use base64::Engine as _;
+    let dir = folder("filename: '', access: true");
+    let file = dir.path().join("connmix.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    // Of "sesame", a quick one.
+    let hash = "$argon2id$v=19$m=64,t=1,p=1$T1huQ0phL2NWM09UMm43Uw$yKSZEmUSaPDlJHBgYcpWUvJtTE5qD5HdvNBHoofbIXY";
+    let users = format!("access: {{users: [{{username: ann, passwordHash: '{hash}', roles: [read], host: '*'}}]}}");
+    std::fs::write(&file, format!("{users}\n{text}")).unwrap();
+    let process = Process::ready(dir.path(), &["single"]);
+    let api = process.api();
+    let ask = async |path: &str, password: &str, headers: &str| {
+        let login = base64::engine::general_purpose::STANDARD.encode(format!("ann:{password}"));
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {api}\r\nConnection: close\r\nAuthorization: Basic {login}\r\n{headers}\r\n"
+        );
+        http(api, &request).await.0
+    };
+    // What anybody may ask, and what is refused before.
+    assert_eq!(ask("/healthz", "wrong", "").await, 200);
+    assert_eq!(ask("/readyz", "wrong", "Origin: http://a.example\r\n").await, 403);
+    assert_eq!(ask("/metrics", "wrong", "Host: other\r\n").await, 400);
+    for said in ["/healthz ", "/readyz ", "/metrics "] {
+        let line = process.line(&format!(" access: GET {said}"));
+        assert!(!line.contains("user="), "{line}");
+    }
+    assert_eq!(ask("/metrics", "sesame", "").await, 200);
+    assert!(process.line("user=\"ann\"").contains(" access: GET /metrics "));
+    process.stop();
+}

@@ -495,4 +495,9 @@ async fn the_console_is_there_unless_it_is_switched_off_or_everybody_could_use_i
         let own = local("Origin: http://localhost\r\n");
         refused(at, &ask(method, path, &own), 403, "may not call here").await;
     }
+    // What the console reads tells as much.
+    for path in ["/v1/tail", "/v1/tail?bodies=1", "/v1/why?client=7"] {
+        refused(at, &ask("GET", path, &local("")), 403, "the console is off").await;
+    }
+    assert_eq!(reply(at, &ask("GET", "/v1/nodes", &local(""))).await.status, 200);
 }

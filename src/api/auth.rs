@@ -119,9 +119,7 @@ impl Api {
             return Some(Ok(()));
         }
         let seat = &taken.seat;
-        let is_known =
-            || config.users.iter().any(|user| user.host != HostPattern::Any && user.host.matches(caller.peer));
-        if authorization.is_some() && !self.logins.may_try(caller.peer, seat, is_known) {
+        if authorization.is_some() && !self.logins.may_try(caller.peer, seat, || is_named(&config.users, caller.peer)) {
             rate_limited!(WARN, "credentials are not looked at", "";
                 target: "connmix::api", peer = %caller.peer, "wrong credentials come faster than answers wait: those of this address are not looked at");
             return Some(Err(ApiError::TooMany));
@@ -150,7 +148,8 @@ impl Api {
         let checked = match (find(&config.users, authorization), authorization) {
             (Login::Hashed(user, hash), Some(header)) => {
                 let Some(Credentials::Basic(_, password)) = decode(header) else { return Err(ApiError::Unauthorized) };
-                match (self.verifier.verify(hash, header, password, caller.peer).await, user) {
+                let expected = is_named(&config.users, caller.peer) || self.logins.has_proven(caller.peer);
+                match (self.verifier.verify(hash, header, password, caller.peer, expected).await, user) {
                     (None, _) => Err(ApiError::Busy),
                     (Some(true), Some(user)) => authorize(user, caller.peer, right),
                     (Some(_), _) => Err(ApiError::Unauthorized),
@@ -210,6 +209,11 @@ impl Api {
         }
         answer
     }
+}
+
+/// Whether the configuration names the address as that of a user.
+fn is_named(users: &[User], caller: IpAddr) -> bool {
+    users.iter().any(|user| user.host != HostPattern::Any && user.host.matches(caller))
 }
 
 /// Whether the caller has tried to log in: there are credentials, right or wrong.

@@ -134,10 +134,11 @@ impl Page {
     }
 }
 
-/// Refuses the console where everybody on the network could use it.
+/// Refuses the console, and what it reads, where everybody on the network could use it.
 pub(super) fn check_open(config: &Config) -> Result<(), ApiError> {
     if config.users.is_empty() && config.center.is_beyond_loopback() {
-        let why = "the console is off: center.apiServer listens on more than loopback, and there are no access.users";
+        let why = "the console is off, and so are /v1/tail and /v1/why at this port: center.apiServer listens on more than \
+                   loopback, and there are no access.users";
         return Err(ApiError::Forbidden(why.into()));
     }
     Ok(())

@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
-use super::access_log::Line;
 use super::auth::Right;
 use super::call::Call;
 use super::callers::{Caller, Taken};
@@ -122,7 +121,7 @@ impl Api {
                     Parsed::Whole(request) => {
                         let right = self.check(&config, request.authorization, caller, Right::to(request.call), taken);
                         let access = config.logging.access;
-                        let line = access.then(|| Line::of_call(&config, request.call, request.authorization));
+                        let line = access.then(|| self.line_of_call(&config, request.call, request.authorization));
                         drop(config);
                         let right = match right {
                             Some(right) => right,
@@ -143,7 +142,7 @@ impl Api {
                         answer.ends |= leaving;
                         self.counts.called(request.call.label(), answer.result);
                         if let Some(line) = line {
-                            line.end(caller, answer.status());
+                            self.end_line(*line, caller, answer.status());
                         }
                         since = Instant::now();
                         answer.write_http(date.at(since), &mut output);

@@ -85,7 +85,7 @@ impl Api {
                 let line = api.begin_line(&request);
                 let mut response = api.answer(request, caller, timeout_after, on).await;
                 if let Some(line) = line {
-                    line.end(caller, response.status());
+                    api.end_line(*line, caller, response.status());
                 }
                 if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     // A caller that does not read the answer counts as idle, too.
@@ -223,7 +223,7 @@ impl Api {
         if !route.takes(request.method()) {
             return Err(ApiError::MethodNotAllowed(route.methods()));
         }
-        if caller.center && route.is_of_console() {
+        if caller.center && route.tells_of_clients() {
             console::check_open(&self.config.load())?;
         }
         let limit = self.config.load().api.max_body_size;

@@ -53,6 +53,12 @@ struct Table {
     waiting: u32,
 }
 
+impl Table {
+    fn has_proven(&self, address: IpAddr, now: Instant) -> bool {
+        self.proven.get(&address).is_some_and(|then| now.saturating_duration_since(*then) < PROVEN)
+    }
+}
+
 struct Entry {
     failed: u32,
     last: Instant,
@@ -111,8 +117,12 @@ impl LoginThrottle {
         if beyond {
             entry.last = now;
         }
-        let proven = table.proven.get(&address).is_some_and(|then| now.saturating_duration_since(*then) < PROVEN);
-        !beyond || proven && !guessed
+        !beyond || table.has_proven(address, now) && !guessed
+    }
+
+    /// Whether right credentials have lately come from there.
+    pub(super) fn has_proven(&self, from: IpAddr) -> bool {
+        self.table().has_proven(network(from), Instant::now())
     }
 
     /// The first right credentials of a connection came from there.

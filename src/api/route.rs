@@ -70,6 +70,12 @@ impl Route {
         }
     }
 
+    /// Whether at the center's port it tells of clients and what they say, or does something: then that port must not be
+    /// open to a whole network.
+    pub(super) fn tells_of_clients(self) -> bool {
+        self.is_of_console() || matches!(self, Route::Tail | Route::Why)
+    }
+
     /// Whether that configuration has it at that port.
     pub(super) fn is_there(self, config: &Config, center: bool) -> bool {
         match self {

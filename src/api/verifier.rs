@@ -22,11 +22,13 @@ use crate::secret::{Secret, password};
 const REMEMBERED: usize = 1024;
 /// The most credentials that are computed, or wait for it; repeats of one count once.
 const UNDER_WAY: usize = 64;
+/// The same where it is a caller at an address of back ends that asks: guessers elsewhere do not lock it out.
+const UNDER_WAY_EXPECTED: usize = 2 * UNDER_WAY;
 /// The same for one address.
 const UNDER_WAY_OF_ADDRESS: usize = 8;
 
 /// Names credentials without telling them.
-type Key = [u8; 32];
+pub(super) type Key = [u8; 32];
 
 /// The computations of the process.
 pub struct Verifier {
@@ -68,7 +70,8 @@ impl Verifier {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn key(&self, hash: &Secret, authorization: &[u8]) -> Key {
+    /// What the credentials of this header are known by, for a user whose password has that hash.
+    pub(super) fn key(&self, hash: &Secret, authorization: &[u8]) -> Key {
         // A key of any length will do: the library's error has no cause here.
         let mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&self.secret);
         let mut mac = mac.unwrap_or_else(|_| Hmac::new(&Default::default()));
@@ -80,21 +83,26 @@ impl Verifier {
 
     /// Whether this header is known to have the password with that hash.
     pub(super) fn is_known(&self, hash: &Secret, authorization: &[u8]) -> bool {
-        let key = self.key(hash, authorization);
-        let table = self.table();
-        table.young.contains(&key) || table.old.contains(&key)
+        self.knows(&self.key(hash, authorization))
     }
 
-    /// Whether the password of this header has that hash. None: too many others wait for such an answer. The computation
-    /// goes on if the caller leaves.
+    /// Whether the credentials with that key are known to be right.
+    pub(super) fn knows(&self, key: &Key) -> bool {
+        let table = self.table();
+        table.young.contains(key) || table.old.contains(key)
+    }
+
+    /// Whether the password of this header has that hash. None: too many others wait for such an answer; `expected`: back
+    /// ends call from that address. The computation goes on if the caller leaves.
     pub(super) async fn verify(
         self: &Arc<Self>,
         hash: &Secret,
         authorization: &[u8],
         password: Zeroizing<Vec<u8>>,
         from: IpAddr,
+        expected: bool,
     ) -> Option<bool> {
-        let mut result = self.begin(hash, authorization, password, network(from))?;
+        let mut result = self.begin(hash, authorization, password, network(from), expected)?;
         let known = result.wait_for(Option::is_some).await.ok()?;
         *known
     }
@@ -105,6 +113,7 @@ impl Verifier {
         authorization: &[u8],
         password: Zeroizing<Vec<u8>>,
         address: IpAddr,
+        expected: bool,
     ) -> Option<watch::Receiver<Option<bool>>> {
         let key = self.key(hash, authorization);
         let mut table = self.table();
@@ -112,7 +121,8 @@ impl Verifier {
             return Some(same.result.clone());
         }
         let of_address = table.under_way.values().filter(|other| other.address == address).count();
-        if table.under_way.len() >= UNDER_WAY || of_address >= UNDER_WAY_OF_ADDRESS {
+        let most = if expected { UNDER_WAY_EXPECTED } else { UNDER_WAY };
+        if table.under_way.len() >= most || of_address >= UNDER_WAY_OF_ADDRESS {
             return None;
         }
         let (tell, result) = watch::channel(None);
@@ -175,8 +185,8 @@ mod tests {
         local(async {
             let (verifier, hash, ip) = (Arc::new(Verifier::default()), hash(), IpAddr::from([10, 0, 0, 1]));
             assert!(!verifier.is_known(&hash, b"right"));
-            assert_eq!(verifier.verify(&hash, b"right", given("sesame"), ip).await, Some(true));
-            assert_eq!(verifier.verify(&hash, b"wrong", given("sesam"), ip).await, Some(false));
+            assert_eq!(verifier.verify(&hash, b"right", given("sesame"), ip, false).await, Some(true));
+            assert_eq!(verifier.verify(&hash, b"wrong", given("sesam"), ip, false).await, Some(false));
             assert!(verifier.is_known(&hash, b"right") && !verifier.is_known(&hash, b"wrong"));
             assert!(!verifier.is_known(&"another hash".into(), b"right"));
             assert!(verifier.table().under_way.is_empty());
@@ -187,15 +197,20 @@ mod tests {
     fn what_is_under_way_is_bounded_for_an_address_and_in_all_and_repeats_share_it() {
         local(async {
             let (verifier, hash) = (Arc::new(Verifier::default()), hash());
-            let begin = |n: u8, header: u8| {
-                verifier.begin(&hash, &[n, header], given("x"), IpAddr::from([10, 0, 0, n])).is_some()
+            let begin_as = |expected: bool, n: u8, header: u8| {
+                verifier.begin(&hash, &[n, header], given("x"), IpAddr::from([10, 0, 0, n]), expected).is_some()
             };
+            let begin = |n: u8, header: u8| begin_as(false, n, header);
             let many = UNDER_WAY_OF_ADDRESS as u8;
             assert_eq!((0..many + 5).filter(|header| begin(1, *header)).count(), UNDER_WAY_OF_ADDRESS);
             assert!(begin(1, 0), "the same once more");
             let others = (2..100).filter(|n| begin(*n, 0)).count();
             assert_eq!(others, UNDER_WAY - UNDER_WAY_OF_ADDRESS);
             assert_eq!(verifier.table().under_way.len(), UNDER_WAY);
+            // Where back ends are expected there is room left, as much again.
+            assert_eq!((0..many + 5).filter(|header| begin_as(true, 200, *header)).count(), UNDER_WAY_OF_ADDRESS);
+            let others = (100..200).filter(|n| begin_as(true, *n, 0)).count();
+            assert_eq!(others, UNDER_WAY_EXPECTED - UNDER_WAY - UNDER_WAY_OF_ADDRESS);
             while !verifier.table().under_way.is_empty() {
                 tokio::time::sleep(std::time::Duration::from_millis(1)).await;
             }

@@ -16,6 +16,8 @@ use super::target::Target;
 use crate::dial::stream::{Stream, Tls};
 
 const READ_BUFFER: usize = 256 * 1024;
+/// The longest frame that is waited for, in bytes.
+const MAX_FRAME: usize = 64 * 1024 * 1024;
 /// Connections that are opened at once.
 const OPENING: usize = 256;
 /// A time stamp in a payload: this, then 16 hexadecimal digits of nanoseconds.
@@ -161,6 +163,9 @@ impl Client {
                 _ => {}
             }
             rest = &rest[len..];
+        }
+        if rest.len() > MAX_FRAME {
+            return Err(io::Error::other("the server sends a frame that is too long"));
         }
         self.partial.extend_from_slice(rest);
         Ok(count)

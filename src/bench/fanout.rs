@@ -17,6 +17,9 @@ use crate::dial::stream::Stream;
 /// A measurement fails after that long without any delivery.
 const STALLED: Duration = Duration::from_secs(10);
 
+/// The longest response to a publish, head and body, in bytes.
+const MAX_REPLY: usize = 1024 * 1024;
+
 /// Options of `connmix bench fanout`.
 #[derive(Debug, Args)]
 pub struct Options {
@@ -230,6 +233,9 @@ async fn read_reply(stream: &mut Stream, reply: &mut Vec<u8>) -> io::Result<()> 
         if stream.read_buf(reply).await? == 0 {
             return Err(io::Error::other("the server ended the connection"));
         }
+        if reply.len() > MAX_REPLY {
+            return Err(io::Error::other("the server's response is too long"));
+        }
         let Some(end) = memchr::memmem::find(reply, b"\r\n\r\n") else { continue };
         let head = String::from_utf8_lossy(&reply[..end]).to_ascii_lowercase();
         // Other servers answer 201 or 202.
@@ -241,7 +247,7 @@ async fn read_reply(stream: &mut Stream, reply: &mut Vec<u8>) -> io::Result<()> 
             .find_map(|line| line.strip_prefix("content-length:"))
             .and_then(|value| value.trim().parse().ok())
             .ok_or_else(|| io::Error::other("a response without Content-Length"))?;
-        if reply.len() >= end + 4 + length {
+        if reply.len() - (end + 4) >= length {
             return Ok(());
         }
     }

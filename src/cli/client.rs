@@ -19,6 +19,7 @@ use super::remote::{one_line, wait_for};
 use crate::dial::Place;
 use crate::dial::stream::{Stream, Trust};
 use crate::telemetry::language::spoken;
+use crate::telemetry::log::escape::for_terminal;
 use crate::telemetry::terminal::complain;
 
 /// Where to connect, and how.
@@ -146,12 +147,13 @@ impl Options {
         }
     }
 
-    /// Lines are sent with their ends, and bytes are printed as they come.
+    /// Lines are sent with their ends. Bytes are printed as they come, but on a terminal only their text.
     async fn socket(&self, mut stream: Stream, wait: Duration) -> Result<End, String> {
         if self.verbose {
             complain!("{}", spoken!("connected", "已连接"));
         }
         let (mut input, mut buffer) = (Some(lines()), vec![0; 16 * 1024]);
+        let (mut shown, is_terminal) = (Shown::default(), std::io::stdout().is_terminal());
         loop {
             let is_over = input.is_none();
             let typed = async {
@@ -163,6 +165,7 @@ impl Options {
             tokio::select! {
                 come = stream.read(&mut buffer) => match come.map_err(|e| lost(&e))? {
                     0 => return Ok(End::Clean),
+                    n if is_terminal => print(shown.next(&buffer[..n]).as_bytes(), false)?,
                     n => print(&buffer[..n], false)?,
                 },
                 line = typed => match line {
@@ -209,6 +212,26 @@ fn print(bytes: &[u8], line: bool) -> Result<(), String> {
     let bytes = harmless.as_ref().map_or(bytes, |text| text.as_bytes());
     let written = out.write_all(bytes).and_then(|()| out.write_all(end)).and_then(|()| out.flush());
     written.map_err(|e| spoken!("standard output: {e}", "标准输出：{e}"))
+}
+
+/// Bytes as text that steers no terminal. Ends of lines stay.
+#[derive(Default)]
+struct Shown {
+    /// The beginning of a character, or of an end of a line, whose rest is to come: 3 bytes at most.
+    rest: Vec<u8>,
+}
+
+impl Shown {
+    fn next(&mut self, bytes: &[u8]) -> String {
+        let mut whole = std::mem::take(&mut self.rest);
+        whole.extend_from_slice(bytes);
+        let last = whole.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
+        // What can't become a character is shown as such at once.
+        let is_begun = std::str::from_utf8(last).is_err_and(|e| e.error_len().is_none());
+        let waits = if is_begun { last.len() } else { usize::from(whole.ends_with(b"\r")) };
+        self.rest = whole.split_off(whole.len() - waits);
+        for_terminal(&String::from_utf8_lossy(&whole).replace("\r\n", "\n"))
+    }
 }
 
 fn closed(frame: Option<CloseFrame>) -> End {
@@ -273,4 +296,24 @@ fn lines() -> mpsc::Receiver<Vec<u8>> {
     // Without it, there is no input.
     let _ = std::thread::Builder::new().name("input".into()).spawn(read);
     come
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_text_on_a_terminal_in_whatever_pieces_they_come() {
+        let shown = |pieces: &[&[u8]]| {
+            let mut shown = Shown::default();
+            pieces.iter().map(|piece| shown.next(piece)).collect::<String>()
+        };
+        assert_eq!(shown(&[b"a\x1b[2Jb\r\nc\n"]), "a\\u{1b}[2Jb\nc\n");
+        assert_eq!(shown(&["a\u{9b}31m\tb\rc".as_bytes()]), "a\\u{9b}31m\tb\\rc");
+        assert_eq!(shown(&[b"\xff\x9b31m"]), "\u{fffd}\u{fffd}31m");
+        let text = "弹幕\r\n\u{9b}é\n".as_bytes();
+        for at in 0..=text.len() {
+            assert_eq!(shown(&[&text[..at], &text[at..]]), "弹幕\n\\u{9b}é\n", "{at}");
+        }
+    }
 }

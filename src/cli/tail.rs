@@ -6,6 +6,7 @@ use std::fmt::Write;
 
 use super::remote::{Out, Remote, in_query, one_line, wait_for};
 use crate::telemetry::language::spoken;
+use crate::telemetry::log::escape::json_for_terminal;
 
 /// What to show.
 #[derive(Debug, Args)]
@@ -64,7 +65,7 @@ impl Options {
                 let event: Value = serde_json::from_str(&line)
                     .map_err(|_| spoken!("this is no stream of events", "收到的不是事件流"))?;
                 let shown = match self.json {
-                    true => Some(line),
+                    true => Some(json_for_terminal(&line)),
                     false => show(&event, &out),
                 };
                 if shown.is_some_and(|line| out.line(&line).is_err()) {
@@ -86,11 +87,12 @@ fn time_of_day(ms: u64) -> String {
     format!("{:02}:{:02}:{:02}.{ms:03}", second / 3600, second / 60 % 60, second % 60)
 }
 
+/// A value of an event, harmless on a terminal whatever it is: the other end may be no engine.
 fn text(value: &Value) -> String {
     match value {
         Value::String(text) => one_line(text),
         Value::Null => String::new(),
-        other => other.to_string(),
+        other => one_line(&other.to_string()),
     }
 }
 
@@ -98,8 +100,8 @@ fn text(value: &Value) -> String {
 fn counts(event: &Value) -> String {
     match (&event["reached"], &event["failed"]) {
         (Value::Null, _) => String::new(),
-        (reached, failed) if *failed == 0 => format!(" to {reached}"),
-        (reached, failed) => format!(" to {reached}, not to {failed}"),
+        (reached, failed) if *failed == 0 => format!(" to {}", text(reached)),
+        (reached, failed) => format!(" to {}, not to {}", text(reached), text(failed)),
     }
 }
 
@@ -187,6 +189,7 @@ fn show(event: &Value, out: &Out) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::log::escape::is_harmful;
     use serde_json::json;
 
     #[test]
@@ -221,6 +224,52 @@ mod tests {
             ),
         ] {
             assert_eq!(show(&event, &out).as_deref(), line);
+        }
+    }
+
+    #[test]
+    fn whatever_stands_where_nothing_else_is_expected_steers_no_terminal() {
+        let (out, bad) = (Out::new(), json!({"x\u{9b}": ["\u{9b}31m\u{202e}\u{1b}\n"]}));
+        let keys = [
+            "at",
+            "client",
+            "kind",
+            "bytes",
+            "data",
+            "data64",
+            "cut",
+            "channel",
+            "channels",
+            "more",
+            "reached",
+            "failed",
+            "unanswered",
+            "cause",
+            "reason",
+            "code",
+            "text",
+            "hook",
+            "timer",
+            "traceback",
+            "level",
+            "target",
+            "count",
+            "nodes",
+            "ms",
+            "ok",
+            "address",
+            "server",
+        ];
+        let names =
+            ["connect", "message", "handler", "published", "subscribe", "delivered", "dropped", "closed", "error"];
+        for name in names.into_iter().chain(["log", "lost", "unanswered", "\u{9b}2J"]) {
+            for channel in [bad.clone(), "c".into()] {
+                let mut event: Value = keys.map(|key| (key.to_owned(), bad.clone())).into_iter().collect();
+                event["event"] = name.into();
+                event["channel"] = channel;
+                let line = show(&event, &out).unwrap();
+                assert!(!line.chars().any(is_harmful), "{line:?}");
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::remote::{Out, Remote, in_query, one_line, wait_for};
 use crate::telemetry::language::{Language, spoken};
+use crate::telemetry::log::escape::json_for_terminal;
 
 /// Of whom, and of what.
 #[derive(Debug, Args)]
@@ -44,7 +45,7 @@ impl Options {
             serde_json::from_str(&text).map_err(|_| spoken!("the answer is no JSON", "答复不是 JSON"))?;
         let (why, out) = (&answer["r"], Out::new());
         if self.json {
-            let _ = out.line(&why.to_string());
+            let _ = out.line(&json_for_terminal(&why.to_string()));
             return Ok(());
         }
         for line in lines(why, &out, Language::chosen()) {
@@ -86,7 +87,7 @@ fn lines(why: &Value, out: &Out, language: Language) -> Vec<String> {
     let now = &why["now"];
     if now.is_object() {
         let (node, address) = (text(&now["node"]), text(&now["address"]));
-        let (count, mut channels) = (&now["subscriptions"], names(&now["channels"]));
+        let (count, mut channels) = (one_line(&now["subscriptions"].to_string()), names(&now["channels"]));
         if !channels.is_empty() {
             channels = say(format!(" ({channels})"), format!("（{channels}）"));
         }

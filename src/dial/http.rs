@@ -12,6 +12,8 @@ use crate::telemetry::language::spoken;
 
 /// The longest line of a head and of an answer, in bytes.
 const LONGEST_LINE: usize = 1024 * 1024;
+/// The most headers of an answer.
+const MOST_HEADERS: usize = 100;
 /// The longest answer that is read whole, in bytes.
 const LONGEST: usize = 64 * 1024 * 1024;
 /// Where the password of `--user` stands, if it is not given there.
@@ -104,7 +106,10 @@ impl Api {
         let line = read_line(&mut reader).await.map_err(failed)?;
         let status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)?.parse().ok()).ok_or_else(no_http)?;
         let mut body = Body::End;
-        loop {
+        for headers in 0.. {
+            if headers > MOST_HEADERS {
+                return Err(no_http());
+            }
             let line = read_line(&mut reader).await.map_err(failed)?;
             let Some((name, value)) = line.split_once(':') else {
                 match line.is_empty() {

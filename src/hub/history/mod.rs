@@ -5,6 +5,7 @@
 //! All logs together are bounded in bytes. Where that is exceeded, the channel that was used the longest ago loses its
 //! log; a later one of that channel has another term, so that readers can tell.
 
+mod copies;
 mod envelope;
 mod log;
 mod position;

@@ -217,6 +217,19 @@ pub(super) fn subscribe_to(
     (host, conn): (Rc<Host>, Rc<Conn>),
     subscription: Subscription,
 ) -> Outcome<Subscribed> {
+    if subscription.from.is_none() && !host.mesh.has_peers() {
+        return subscribe_now(args, (&host, &conn), &subscription);
+    }
+    subscribe_and_wait(args, (host, conn), subscription)
+}
+
+/// Apart, since what it waits for makes its frame large.
+#[inline(never)]
+fn subscribe_and_wait(
+    args: &Args,
+    (host, conn): (Rc<Host>, Rc<Conn>),
+    subscription: Subscription,
+) -> Outcome<Subscribed> {
     let subscription = match subscribe_when_asked(args, (&host, &conn), subscription) {
         Ok(asked) => return asked,
         Err(subscription) => subscription,
@@ -231,14 +244,27 @@ pub(super) fn subscribe_to(
             Err(problem) => Outcome::Now(Subscribed(Err(problem))),
         };
     }
-    let Subscription { channels, info, .. } = subscription;
-    if let Err(too_many) = host.shard.subscribe_with(&conn, &channels, info.as_ref()) {
+    subscribe_now(args, (&host, &conn), &subscription)
+}
+
+/// Nobody has to be asked.
+fn subscribe_now(
+    args: &Args,
+    (host, conn): (&Rc<Host>, &Rc<Conn>),
+    Subscription { channels, info, .. }: &Subscription,
+) -> Outcome<Subscribed> {
+    if let Err(too_many) = host.shard.subscribe_with(conn, channels, info.as_ref()) {
         return Outcome::Now(Subscribed(Err(too_many.to_string())));
     }
-    match host.mesh.told(&channels).filter(|_| can_wait(args)) {
-        Some(told) => Outcome::later(told.map(|()| Subscribed(Ok(Vec::new())))),
+    match host.mesh.told(channels).filter(|_| can_wait(args)) {
+        Some(told) => until_told(told),
         None => Outcome::Now(Subscribed(Ok(Vec::new()))),
     }
+}
+
+#[cold]
+fn until_told(told: impl Future<Output = ()> + 'static) -> Outcome<Subscribed> {
+    Outcome::later(told.map(|()| Subscribed(Ok(Vec::new()))))
 }
 
 fn subscribe(args: &Args) -> Result<Outcome<Subscribed>, Raise> {

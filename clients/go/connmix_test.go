@@ -180,7 +180,13 @@ func TestAMessageReachesItsChannelAsItIs(t *testing.T) {
 	check(t, err)
 	second, err := p.Publish(soon(t), "limited:1", "b")
 	check(t, err)
-	equal(t, []bool{first.Position != "", first.LeftOut, second.LeftOut}, []bool{true, false, true})
+	equal(t, []bool{first.Position != "", first.LeftOut, second.LeftOut, second.Merged}, []bool{true, false, true, false})
+	var alike Published
+	for i := 0; i < 3; i++ {
+		alike, err = p.PublishMessage(soon(t), Message{Channel: "merged:1", Text: "a", Key: "a"})
+		check(t, err)
+	}
+	equal(t, alike.Merged, true)
 	there, err := p.Send(soon(t), c.id, "only you")
 	check(t, err)
 	equal(t, there, true)

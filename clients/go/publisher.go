@@ -19,6 +19,8 @@ type Published struct {
 	LeftOut bool
 	// Position is its place in a channel that keeps messages.
 	Position string
+	// Merged: over the limit, it was added to others with the same key, and is not lost.
+	Merged bool
 }
 
 // Publisher keeps one connection, and makes it again when it must. One for the whole program; any number of goroutines may publish.
@@ -83,11 +85,11 @@ func (p *Publisher) PublishMessage(ctx context.Context, m Message) (Published, e
 		params["pr"] = m.Priority
 	}
 	var r struct {
-		S, F, U, L int
-		P          string
+		S, F, U, L, M int
+		P             string
 	}
 	err := p.call(ctx, "mesh.publish", params, &r, true)
-	return Published{r.S, r.F, r.U, r.L != 0, r.P}, err
+	return Published{r.S, r.F, r.U, r.L != 0, r.P, r.M != 0}, err
 }
 
 // Send sends a text to one client, and returns whether it is there. It is not repeated: after another error it may have been sent.

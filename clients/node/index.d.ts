@@ -26,6 +26,8 @@ export interface Published {
   leftOut: boolean;
   /** Its place in a channel that keeps messages. */
   position: string | null;
+  /** It was over the limit, and was added to others with the same key: it is not lost. */
+  merged: boolean;
 }
 
 export interface PublishOptions {

@@ -25,7 +25,7 @@ export class Publisher {
     const params = { c: channel, ...encoded(data), id, k: key, pr: priority };
     if (exclude.length > 0) params.x = exclude;
     const r = await this.#call("mesh.publish", params, timeout, true);
-    return { reached: r.s, failed: r.f, unanswered: r.u ?? 0, leftOut: "l" in r, position: r.p ?? null };
+    return { reached: r.s, failed: r.f, unanswered: r.u ?? 0, leftOut: "l" in r, position: r.p ?? null, merged: "m" in r };
   }
 
   async send(client, data, { timeout = 10000 } = {}) {

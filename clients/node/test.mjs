@@ -93,7 +93,7 @@ test("a message reaches its channel as it is", async () => {
   const publisher = new Publisher(engine.url, backend);
   const client = await engine.client("news");
   for (const data of ["Hello", '{"quoted":"\\"back\\\\slash\\"\ttab"}', "视频 😀 é", "x".repeat(70000)]) {
-    assert.deepEqual(await publisher.publish("news", data), { reached: 1, failed: 0, unanswered: 0, leftOut: false, position: null });
+    assert.deepEqual(await publisher.publish("news", data), { reached: 1, failed: 0, unanswered: 0, leftOut: false, position: null, merged: false });
     assert.equal(await client.next(), data);
   }
   await publisher.publish("news", new Uint8Array([0, 255]));
@@ -101,7 +101,9 @@ test("a message reaches its channel as it is", async () => {
   assert.equal((await publisher.publish("news", "not you", { exclude: [client.id] })).reached, 0);
   const first = await publisher.publish("limited:1", "a", { key: "a", priority: "normal" });
   assert.ok(first.position && !first.leftOut);
-  assert.equal((await publisher.publish("limited:1", "b")).leftOut, true);
+  const second = await publisher.publish("limited:1", "b");
+  assert.ok(second.leftOut && !second.merged);
+  for (let alike = 0; !(await publisher.publish("merged:1", "a", { key: "a" })).merged; alike++) assert.ok(alike < 3);
   assert.equal(await publisher.send(client.id, "only you"), true);
   assert.equal(await client.next(), "only you");
   assert.equal(await publisher.send("7", "nobody"), false);

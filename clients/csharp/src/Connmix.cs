@@ -22,9 +22,10 @@ public sealed class ClosedException(int code, string reason) : IOException($"clo
 
 /// <summary>
 /// Whom a message reached: connections that took it, that could not, and nodes of a cluster that did not answer in time. `LeftOut`: it was over
-/// the limit of its channel's rule. `Position`: its place in a channel that keeps messages.
+/// the limit of its channel's rule. `Position`: its place in a channel that keeps messages. `Merged`: over the limit, it was added to
+/// others with the same key, and is not lost.
 /// </summary>
-public sealed record Published(int Reached, int Failed, int Unanswered, bool LeftOut = false, string? Position = null);
+public sealed record Published(int Reached, int Failed, int Unanswered, bool LeftOut = false, string? Position = null, bool Merged = false);
 
 /// <summary>Who calls. Without anything: nobody in particular, for an engine without users.</summary>
 public sealed record Credentials

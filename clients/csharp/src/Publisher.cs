@@ -87,7 +87,8 @@ public sealed class Publisher(Uri address, Credentials? who = null) : IAsyncDisp
         var unanswered = r.TryGetProperty("u", out var u) ? u.GetInt32() : 0;
         var position = r.TryGetProperty("p", out var p) ? p.GetString() : null;
         return new Published(
-            r.GetProperty("s").GetInt32(), r.GetProperty("f").GetInt32(), unanswered, r.TryGetProperty("l", out _), position);
+            r.GetProperty("s").GetInt32(), r.GetProperty("f").GetInt32(), unanswered, r.TryGetProperty("l", out _), position,
+            r.TryGetProperty("m", out _));
     }
 
     private async Task<JsonElement> CallAsync(string method, object parameters, TimeSpan? timeout, bool again, CancellationToken cancel)

@@ -53,7 +53,11 @@ static class Tests
         Equal((await publisher.PublishAsync("news", "not you", exclude: [client.Id])).Reached, 0);
         var first = await publisher.PublishAsync("limited:1", "a", key: "a", priority: "normal");
         Equal((first.Position is not null, first.LeftOut), (true, false));
-        Equal((await publisher.PublishAsync("limited:1", "b")).LeftOut, true);
+        var second = await publisher.PublishAsync("limited:1", "b");
+        Equal((second.LeftOut, second.Merged), (true, false));
+        var alike = second;
+        for (var n = 0; n < 3; n++) alike = await publisher.PublishAsync("merged:1", "a", key: "a");
+        Equal(alike.Merged, true);
         Equal(await publisher.SendAsync(client.Id, "only you"), true);
         Equal(await client.NextAsync(), "only you");
         Equal(await publisher.SendAsync("7", "nobody"), false);

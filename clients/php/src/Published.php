@@ -15,6 +15,8 @@ final class Published
         public readonly bool $leftOut = false,
         /** Its place in a channel that keeps messages. */
         public readonly ?string $position = null,
+        /** It was over the limit, and was added to others with the same key: it is not lost. */
+        public readonly bool $merged = false,
     ) {
     }
 }

@@ -42,7 +42,7 @@ final class Publisher
             }
         }
         $r = $this->ask('mesh.publish', $params, $options, true);
-        return new Published($r['s'], $r['f'], $r['u'] ?? 0, isset($r['l']), $r['p'] ?? null);
+        return new Published($r['s'], $r['f'], $r['u'] ?? 0, isset($r['l']), $r['p'] ?? null, isset($r['m']));
     }
 
     /**

@@ -178,7 +178,9 @@ $tests = [
         equal($publisher->publish('news', 'not you', ['exclude' => [$client->id]])->reached, 0);
         $first = $publisher->publish('limited:1', 'a', ['key' => 'a', 'priority' => 'normal']);
         $second = $publisher->publish('limited:1', 'b');
-        equal([$first->position !== null, $first->leftOut, $second->leftOut], [true, false, true]);
+        equal([$first->position !== null, $first->leftOut, $second->leftOut, $second->merged], [true, false, true, false]);
+        $alike = array_map(fn () => $publisher->publish('merged:1', 'a', ['key' => 'a'])->merged, range(1, 3));
+        equal(end($alike), true);
         equal($publisher->send($client->id, 'only you'), true);
         equal($client->next(), 'only you');
         equal($publisher->send('7', 'nobody'), false);

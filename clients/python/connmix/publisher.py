@@ -18,6 +18,7 @@ class Published:
     """Whom a message reached: connections that took it, that could not, and nodes of a cluster that did not answer in time.
 
     `left_out`: it was over the limit of its channel's rule. `position`: its place in a channel that keeps messages.
+    `merged`: over the limit, it was added to others with the same key, and is not lost.
     """
 
     reached: int
@@ -25,6 +26,7 @@ class Published:
     unanswered: int = 0
     left_out: bool = False
     position: Optional[str] = None
+    merged: bool = False
 
 
 class AsyncPublisher:
@@ -55,7 +57,7 @@ class AsyncPublisher:
             if value:
                 params[name] = value
         r = await self._call("mesh.publish", params, timeout)
-        return Published(r["s"], r["f"], r.get("u", 0), "l" in r, r.get("p"))
+        return Published(r["s"], r["f"], r.get("u", 0), "l" in r, r.get("p"), "m" in r)
 
     async def send(self, client, data, *, timeout=10.0):
         """Sends to one client, and returns whether it is there. What breaks the connection is raised: it may have been sent."""

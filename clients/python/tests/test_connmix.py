@@ -33,7 +33,9 @@ class Publishing(WithEngine):
         self.assertEqual(await publisher.publish("news", "not you", exclude=[client.id]), Published(0, 0))
         first = await publisher.publish("limited:1", "a", key="a", priority="normal")
         second = await publisher.publish("limited:1", "b")
-        self.assertTrue(first.position and not first.left_out and second.left_out)
+        self.assertTrue(first.position and not first.left_out and second.left_out and not second.merged)
+        alike = [await publisher.publish("merged:1", "a", key="a") for _ in range(3)]
+        self.assertTrue(alike[-1].left_out and alike[-1].merged)
         self.assertTrue(await publisher.send(client.id, "only you"))
         self.assertEqual(await client.next(), "only you")
         self.assertFalse(await publisher.send("7", "nobody"))

@@ -146,10 +146,10 @@ async fn what_was_added_up_keeps_its_number_wherever_it_is_kept() {
     assert!(live.iter().any(|envelope| envelope["n"].is_u64()), "{live:?}");
     let numbers = |messages: &[Value]| messages.iter().map(|message| message["n"].as_u64()).collect::<Vec<_>>();
     loop {
-        for engine in &nodes.engines {
+        for (at, engine) in nodes.engines.iter().enumerate() {
             let mut late = engine.connect().await;
             let (first, _, recovered) = since(&mut late, "room", "").await;
-            assert_eq!((&first, recovered), (&live, true));
+            assert_eq!((&first, recovered), (&live, true), "node {at} of {}", nodes.engines.len());
             let (_, reply) = post(engine.at.api, "/v1/mesh/history", r#"{"c":"room"}"#).await;
             let page: Value = serde_json::from_str(&reply).unwrap();
             assert_eq!(numbers(page["r"]["m"].as_array().unwrap()), numbers(&live), "{page}");

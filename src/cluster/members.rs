@@ -40,7 +40,7 @@ pub struct Shared {
     /// Engines that a center knows and this node has no link to.
     missed: AtomicUsize,
     draining: AtomicBool,
-    /// How often the engines that serve have changed.
+    /// How often the engines have changed that there are, or that serve.
     changes: AtomicU64,
 }
 
@@ -157,7 +157,7 @@ impl Shared {
         directory.link_to(directory.first_of(channel, Some(own))?).cloned()
     }
 
-    /// How often the engines that serve have changed.
+    /// How often the engines have changed that there are, or that serve.
     pub fn changes(&self) -> u64 {
         self.changes.load(Relaxed)
     }
@@ -175,10 +175,11 @@ impl Shared {
     /// The nodes are those, and these the numbers of those that have clients.
     pub fn set_members(&self, members: Vec<Hello>, numbers: impl Iterator<Item = (u16, Slot)>) {
         let directory = &mut *self.write();
-        let serving = |members: &[Hello]| -> Vec<_> {
-            members.iter().filter(|hello| hello.engine && hello.serving).map(|hello| hello.run).collect()
+        // One that stops does not serve any more, and goes later: only then is lost what it has a copy of.
+        let engines = |members: &[Hello]| -> Vec<_> {
+            members.iter().filter(|hello| hello.engine).map(|hello| (hello.run, hello.serving)).collect()
         };
-        if serving(&directory.members) != serving(&members) {
+        if engines(&directory.members) != engines(&members) {
             self.changes.fetch_add(1, Relaxed);
         }
         directory.members = members.into();

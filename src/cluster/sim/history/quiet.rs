@@ -45,7 +45,7 @@ fn run(seed: u64, course: Course) {
     (0..CLIENTS).for_each(|at| world.disconnect(at));
     world.publish_to_all(3);
     let go = |world: &mut World, run: Run| {
-        if seed % 2 == 0 {
+        if seed.is_multiple_of(2) {
             // In order: it does not serve any more, and goes later.
             world.nodes[&run].shared.drain();
             (0..500).for_each(|_| world.step());

@@ -69,3 +69,37 @@ unsafe impl GlobalAlloc for Allocator {
 fn main() -> std::process::ExitCode {
     connmix::cli::main()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZES: [usize; 15] = [1, 7, 8, 15, 16, 17, 24, 33, 40, 72, 200, 1000, 5000, 70_000, 1 << 20];
+
+    #[test]
+    fn every_block_is_aligned_and_keeps_its_bytes_when_it_grows_or_shrinks() {
+        for align in [1, 2, 4, 8, 16, 32, 64, 4096] {
+            for from in SIZES {
+                for to in SIZES {
+                    let layout = Layout::from_size_align(from, align).unwrap();
+                    let kept = from.min(to);
+                    // SAFETY: the sizes are not 0, and each block is used to its end and freed once, with its own layout.
+                    let grown = unsafe {
+                        // A neighbor, so that not every block is the first of its page.
+                        let neighbor = ALLOCATOR.alloc(layout);
+                        let place = ALLOCATOR.alloc(layout);
+                        assert!(!place.is_null() && place.addr().is_multiple_of(align), "{from} by {align}");
+                        place.write_bytes(0xa5, from);
+                        let place = ALLOCATOR.realloc(place, layout, to);
+                        assert!(!place.is_null() && place.addr().is_multiple_of(align), "{from} to {to} by {align}");
+                        let bytes = std::slice::from_raw_parts(place, kept).to_vec();
+                        ALLOCATOR.dealloc(place, Layout::from_size_align(to, align).unwrap());
+                        ALLOCATOR.dealloc(neighbor, layout);
+                        bytes
+                    };
+                    assert!(grown.iter().all(|byte| *byte == 0xa5), "{from} to {to} by {align}");
+                }
+            }
+        }
+    }
+}

@@ -223,9 +223,9 @@ struct Group {
 }
 
 impl Group {
-    fn new(limit: u64) -> Result<Group, Missing> {
+    fn new(name: &str, limit: u64) -> Result<Group, Missing> {
         let missing = |why: String| Missing::because(format!("no control group for memory: {why}"));
-        let name = format!("connmix-test-{}", std::process::id());
+        let name = format!("connmix-test-{name}-{}", std::process::id());
         for (root, file) in [("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")] {
             let folder = Path::new(root).join(&name);
             if std::fs::create_dir(&folder).is_err() {
@@ -258,11 +258,10 @@ impl Drop for Group {
     }
 }
 
-async fn a_crowd_in_a_small_control_group_does_not_have_the_process_killed() -> Outcome {
-    let group = Group::new(400 << 20)?;
-    let dir = folder("", "workers: 2", "filename: ''");
+/// The program in that control group, with two workers.
+fn grouped(dir: &Path, group: &Group) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_connmix"));
-    command.arg("single").current_dir(dir.path()).stdin(Stdio::null());
+    command.arg("single").current_dir(dir).stdin(Stdio::null());
     let procs = std::ffi::CString::new(group.folder.join("cgroup.procs").to_str().unwrap()).unwrap();
     // SAFETY: only calls that may be made between fork and exec.
     unsafe {
@@ -276,6 +275,13 @@ async fn a_crowd_in_a_small_control_group_does_not_have_the_process_killed() -> 
     }
     let process = Process::of(command);
     process.line(" is ready; ");
+    process
+}
+
+async fn a_crowd_in_a_small_control_group_does_not_have_the_process_killed() -> Outcome {
+    let group = Group::new("crowd", 400 << 20)?;
+    let dir = folder("", "workers: 2", "filename: ''");
+    let process = grouped(dir.path(), &group);
     let mut client = Client::connect(process.ws(), "/ws").await;
     let mut message = frame(FIN | TEXT, &vec![b'x'; 1 << 20]);
     message.truncate((1 << 20) - 100);
@@ -306,6 +312,37 @@ async fn a_crowd_in_a_small_control_group_does_not_have_the_process_killed() -> 
     drop(raws);
     eventually("new clients come in", async || Client::try_connect(process.ws(), "/ws").await.ok()).await;
     drop(client);
+    assert_eq!(process.stop().code, Some(0));
+    Ok(())
+}
+
+async fn what_a_crowd_sends_at_once_is_not_read_at_once() -> Outcome {
+    let group = Group::new("at-once", 400 << 20)?;
+    let dir = folder("", "workers: 2", "filename: ''");
+    let process = grouped(dir.path(), &group);
+    let mut crowd = Vec::new();
+    for _ in 0..4000 {
+        crowd.push(Raw::open(process.ws()).await);
+    }
+    let rest = group.peak();
+    // All that it may read at once is there.
+    let mut message = frame(FIN | TEXT, &vec![b'x'; 1 << 20]);
+    message.truncate(64 << 10);
+    let pid = process.pid() as libc::pid_t;
+    // SAFETY: a signal to a process of this test.
+    unsafe { libc::kill(pid, libc::SIGSTOP) };
+    for raw in &mut crowd {
+        raw.write_into_the_dark(&message).await;
+    }
+    // SAFETY: as above.
+    unsafe { libc::kill(pid, libc::SIGCONT) };
+    process.line("clients have sent more than 80 MiB that is unfinished");
+    let mut client = Client::connect(process.ws(), "/ws").await;
+    assert_eq!(client.ask("return 1").await, "1 nil");
+    let peak = group.peak();
+    assert!(peak.zip(rest).is_none_or(|(peak, rest)| peak < rest + (150 << 20)), "{peak:?} bytes, {rest:?} before");
+    drop(client);
+    drop(crowd);
     assert_eq!(process.stop().code, Some(0));
     Ok(())
 }
@@ -422,6 +459,7 @@ optional_tests!(
     name_servers_that_never_answer_hold_up_only_their_own_names,
     a_disk_that_is_full_or_read_only_costs_lines_and_is_told_once,
     a_crowd_in_a_small_control_group_does_not_have_the_process_killed,
+    what_a_crowd_sends_at_once_is_not_read_at_once,
     without_proc_it_serves_and_says_what_it_lacks,
     a_clock_that_is_set_closes_nobody_and_repeats_no_id,
     an_upgrade_is_refused_where_the_container_ends_with_its_first_process,

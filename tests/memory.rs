@@ -73,6 +73,15 @@ fn process(high: &str) -> (tempfile::TempDir, Process) {
     (dir, process)
 }
 
+/// Changes its high mark.
+fn set_high(dir: &tempfile::TempDir, high: &str) {
+    let file = dir.path().join("connmix.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    let at = text.find("high: ").unwrap() + 6;
+    let end = at + text[at..].find('}').unwrap();
+    fs::write(&file, format!("{}{high}{}", &text[..at], &text[end..])).unwrap();
+}
+
 #[tokio::test]
 async fn what_clients_leave_unfinished_is_bounded_and_the_largest_of_them_go_first() {
     // A quarter of it is 24 MiB.
@@ -117,14 +126,7 @@ async fn what_clients_leave_unfinished_is_bounded_and_the_largest_of_them_go_fir
 async fn above_the_mark_new_clients_are_refused_and_those_that_are_there_stay() {
     let (dir, process) = process("1GiB");
     let mut before = Raw::open(process.ws()).await;
-    let set = |high: &str| {
-        let file = dir.path().join("connmix.yaml");
-        let text = fs::read_to_string(&file).unwrap();
-        let at = text.find("high: ").unwrap() + 6;
-        let end = at + text[at..].find('}').unwrap();
-        fs::write(&file, format!("{}{high}{}", &text[..at], &text[end..])).unwrap();
-    };
-    set("4MiB");
+    set_high(&dir, "4MiB");
     let refused = eventually("new clients are refused", async || {
         let mut raw = Raw::dial(process.ws()).await;
         raw.write_into_the_dark(common::raw::upgrade()).await;
@@ -138,13 +140,39 @@ async fn above_the_mark_new_clients_are_refused_and_those_that_are_there_stay() 
     assert_eq!(before.ask("hello").await, "5 bytes");
     assert_eq!(get(process.api(), "/healthz").await.0, 200);
     // The high mark is switched off.
-    set("0");
+    set_high(&dir, "0");
     eventually("new clients come in", async || {
         let mut raw = Raw::dial(process.ws()).await;
         raw.write_into_the_dark(common::raw::upgrade()).await;
         (raw.head().await.status == 101).then_some(())
     })
     .await;
+    assert_eq!(process.stop().code, Some(0));
+}
+
+#[tokio::test]
+async fn above_the_mark_too_many_small_beginnings_are_closed_too_and_the_others_are_read_on() {
+    let (dir, process) = process("1GiB");
+    let message = frame(FIN | TEXT, &[b'x'; 8000]);
+    let (begins, ends) = message.split_at(7900);
+    let mut clients = Vec::new();
+    for _ in 0..400 {
+        let mut raw = Raw::open(process.ws()).await;
+        raw.write(begins).await;
+        clients.push(raw);
+    }
+    // They hold 3 MiB; 2.5 MiB are full. The program alone is above the mark.
+    set_high(&dir, "8MiB");
+    process.line("memory is short: ");
+    let (mut answered, mut closed) = (0, 0);
+    for mut raw in clients {
+        raw.write_into_the_dark(ends).await;
+        match timeout(PATIENCE, raw.frame()).await.expect("it is neither read nor closed") {
+            Some((TEXT, _)) => answered += 1,
+            _ => closed += 1,
+        }
+    }
+    assert!(answered > 100 && closed > 50, "{answered} answered, {closed} closed");
     assert_eq!(process.stop().code, Some(0));
 }
 

@@ -411,6 +411,49 @@ async fn shown(trusted: &Trusting, addr: SocketAddr, name: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
+async fn who_is_not_read_while_clients_hold_too_much_is_read_on_afterwards() {
+    let (engine, trusted) = engine();
+    let large = raw::frame(raw::FIN | raw::TEXT, &[b'x'; 15_900]);
+    let mut crowd = Vec::new();
+    for _ in 0..150 {
+        let mut raw = Raw::open(engine.at.servers[2]).await;
+        raw.write(&large[..15_800]).await;
+        crowd.push(raw);
+    }
+    // Both have begun something, and hold more than 1 KiB of it.
+    let long = "x".repeat(1500);
+    let text = raw::frame(raw::FIN | raw::TEXT, long.as_bytes());
+    let mut client = trusted.websocket(engine.ws(), "localhost").await;
+    assert_eq!(ask(&mut client, "hello").await, "hello");
+    let mut lines = trusted.dial(engine.at.servers[1], "localhost").await.unwrap();
+    let inner = client.get_mut();
+    inner.write_all(&text[..1400]).await.unwrap();
+    inner.flush().await.unwrap();
+    lines.write_all(&long.as_bytes()[..1400]).await.unwrap();
+    lines.flush().await.unwrap();
+    // The crowd holds more than a quarter over the bound of 1.5 MiB.
+    let file = engine.dir.path().join("connmix.yaml");
+    let config = fs::read_to_string(&file).unwrap();
+    fs::write(&file, config.replace("workers: 1", "workers: 1\n  memory: {high: 6MiB}")).unwrap();
+    eventually("memory is short", async || {
+        let mut raw = Raw::dial(engine.at.servers[2]).await;
+        raw.write_into_the_dark(raw::upgrade()).await;
+        (raw.head().await.status == 503).then_some(())
+    })
+    .await;
+    let inner = client.get_mut();
+    inner.write_all(&text[1400..]).await.unwrap();
+    inner.flush().await.unwrap();
+    lines.write_all(&[&long.as_bytes()[1400..], b"\nnext\n"].concat()).await.unwrap();
+    lines.flush().await.unwrap();
+    assert!(matches!(next(&mut client).await, Some(Message::Text(text)) if text.as_str() == long));
+    let mut got = vec![0; long.len() + 6];
+    timeout(PATIENCE, lines.read_exact(&mut got)).await.unwrap().unwrap();
+    assert!(got.ends_with(b"x\nnext\n"));
+    assert_eq!(ask(&mut client, "still here").await, "still here");
+}
+
+#[tokio::test]
 async fn each_name_has_its_certificate() {
     let authority = Authority::new();
     let more = ", certificates: [{cert: org.pem, key: org.key}, {cert: wild.pem, key: wild.key}]";

@@ -186,11 +186,11 @@ impl Watcher {
         let was_above = self.memory.above.load(Relaxed);
         let above = resident > if was_above { mark - mark / 32 } else { mark };
         self.memory.above.store(above, Relaxed);
-        let order = if resident > mark {
-            Order { bytes: resident - mark, unread: true }
-        } else {
-            Order { bytes: held.saturating_sub(bound), unread: false }
-        };
+        // Above the mark the two orders take turns: the one for all that is used spares those who hold little, but they are
+        // not read until what is unfinished has fallen.
+        let unread = resident > mark && (held <= bound || !self.memory.orders.borrow().unread);
+        let bytes = if unread { resident - mark } else { held.saturating_sub(bound) };
+        let order = Order { bytes, unread };
         let effect = if order.unread { EFFECT } else { EFFECT_HELD };
         if (above || order.bytes > 0) && self.ordered.is_none_or(|at| now.duration_since(at) >= effect) {
             self.ordered = Some(now);

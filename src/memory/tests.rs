@@ -75,3 +75,25 @@ fn what_clients_hold_has_a_bound_of_its_own() {
     counts[0].held.set(0);
     assert!(!memory.is_full());
 }
+
+#[test]
+fn above_the_mark_what_is_unfinished_is_still_bounded() {
+    let mut watcher = watcher(1);
+    let memory = watcher.memory.clone();
+    let counts = Arc::new(ShardCounts::default());
+    memory.add(WorkerId(0), counts.clone());
+    counts.held.set(40 * MIB as u64);
+    let mut next = || {
+        watcher.ordered = None;
+        watcher.look(Some(110 * MIB));
+        *memory.orders().borrow()
+    };
+    let (all, unfinished) = (Order { bytes: 10 * MIB, unread: true }, Order { bytes: 15 * MIB, unread: false });
+    assert_eq!(
+        [next(), next(), next()],
+        [all, unfinished, all],
+        "in turn: who holds too little to be closed does not hinder the other"
+    );
+    counts.held.set(20 * MIB as u64);
+    assert_eq!([next(), next()], [all, all]);
+}

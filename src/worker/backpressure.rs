@@ -1,7 +1,7 @@
 //! Clients that are not read for now because all clients together hold too much of what they have sent.
 //!
 //! The watching thread of [`Memory`] closes those that hold the most; a crowd may send faster than it looks. Who holds
-//! nothing is read as ever: a whole small message costs nothing.
+//! nothing is read on, but little at once: a whole small message costs nothing.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -19,6 +19,9 @@ use crate::shard::conn::Conn;
 
 /// How often the worker checks whether they may be read again.
 const CHECK: Duration = Duration::from_millis(10);
+
+/// The most that is read at once of a client while others wait.
+const READ: usize = 4096;
 
 /// The clients of a worker that wait for memory.
 pub(super) struct Backpressure {
@@ -47,6 +50,17 @@ impl Backpressure {
             self.came.notify_one();
         }
         full
+    }
+
+    /// How many bytes may be read at once: of very many clients that hold nothing yet, each could bring a whole buffer. TLS
+    /// reads whole records, two at most: what is not handed out would only be held there.
+    pub(super) fn most(&self, conn: &Conn) -> usize {
+        if self.waiting.borrow().is_empty() || conn.transport.deciphers() { usize::MAX } else { READ }
+    }
+
+    /// The client has ended. What is full may stay so for long, while others come and go.
+    pub(super) fn forget(&self, conn: &Conn) {
+        self.waiting.borrow_mut().remove(&conn.client_id);
     }
 
     /// Wakes those that may be read again. Never returns.

@@ -318,6 +318,7 @@ impl State {
     fn leave(&self) {
         let by = self.conn.ended_by().filter(|_| !self.broken).unwrap_or(EndReason::InternalError);
         self.worker.shard.ends(&self.conn, by);
+        self.worker.backpressure.forget(&self.conn);
         if self.worker.remove(&self.conn) {
             self.conn.served.counts.closed.one(by);
             let told = || self.conn.close_reason().and_then(|reason| reason.error());

@@ -204,7 +204,8 @@ impl<I: ProtocolHandler> Session<I> {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let worker = self.state.worker.clone();
         let mut buffer = worker.take_read_buffer();
-        let most = usize::try_from(self.state.bytes_left()).unwrap_or(usize::MAX).clamp(1, buffer.len());
+        let most = usize::try_from(self.state.bytes_left()).unwrap_or(usize::MAX);
+        let most = most.min(worker.backpressure.most(&self.state.conn)).clamp(1, buffer.len());
         let mut chunk = ReadBuf::new(&mut buffer[..most]);
         let began = self.state.conn.transport.deciphers().then(Instant::now);
         let result = self.state.conn.transport.poll_read(cx, &mut chunk);

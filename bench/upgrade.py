@@ -426,6 +426,9 @@ def main():
     options = parser.parse_args()
     if options.moves is None:
         options.moves = 1 if options.crash else 20
+    most = options.connections - WAITING - HALF
+    if options.subscribers is not None and not 1 <= options.subscribers <= most:
+        parser.error(f"--subscribers: from 1 to {most} of {options.connections} connections")
     needed = options.connections * 8 // 7 + 500
     if room_for(needed) < needed:
         sys.exit(f"{options.connections} connections need {needed} descriptors (ulimit -n), and there are {room_for(needed)}")

@@ -8,7 +8,7 @@ use common::*;
 use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -348,6 +348,75 @@ async fn tail_why_and_top_look_at_a_running_engine() {
     let (_, out, _) = Piped::start(&["top", "--once", "--url", &api, "--user", "ann:secret"]).ended();
     let lines: Vec<&str> = out.lines().collect();
     assert!(lines.len() == 2 && lines[0].contains("deliv/s") && lines[0].len() == lines[1].len(), "{out}");
+}
+
+/// The next event of that kind.
+fn event(json: &mut Piped, kind: &str) -> Value {
+    loop {
+        let event: Value = serde_json::from_str(&json.line()).unwrap();
+        if event["event"] == kind {
+            return event;
+        }
+    }
+}
+
+#[tokio::test]
+async fn tail_goes_on_after_a_reload_and_ends_with_the_engine() {
+    let engine = TestEngine::with_top(SCRIPT, "", "workers: 1", "");
+    let mut json = Piped::start(&["tail", "--json", "--url", &format!("http://{}", engine.at.center)]);
+    event(&mut json, "watching");
+    let file = engine.path("connmix.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("center:", "trustedProxies: [10.0.0.1]\ncenter:")).unwrap();
+    // Read here, where the engine's threads go on meanwhile.
+    let mut json = tokio::task::spawn_blocking(move || {
+        event(&mut json, "end");
+        assert_eq!(json.told(), "the engine has ended it: the configuration has changed; connecting again");
+        event(&mut json, "watching");
+        json
+    })
+    .await
+    .unwrap();
+    let id = engine.connect().await.ask("id").await;
+    assert_eq!(event(&mut json, "connect")["client"], id);
+    engine.shutdown().await;
+    let (code, _, err) = json.ended();
+    assert_eq!((code, err.as_str()), (Some(1), "the engine has ended it: the engine is shutting down\n"));
+}
+
+/// Answers one request.
+fn answer(at: &TcpListener, status: &str, body: &str) {
+    let (mut stream, _) = at.accept().unwrap();
+    while !read_line(&mut stream).trim().is_empty() {}
+    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+}
+
+#[test]
+fn top_and_tail_come_back_to_an_engine_that_starts_anew() {
+    let at = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", at.local_addr().unwrap());
+    let mut top = Piped::start(&["top", "--json", "--url", &url]);
+    for (status, body) in [("200 OK", "connmix_engine_channels 1\n"), ("503 -", "{}"), ("503 -", "{}")] {
+        answer(&at, status, body);
+    }
+    answer(&at, "200 OK", "connmix_engine_channels 2\n");
+    assert!(top.line().contains("\"channels\":2"));
+    assert!(top.told().ends_with("no reason was given (status 503); connecting again"));
+    answer(&at, "503 -", "{}");
+    answer(&at, "403 -", r#"{"E":{"c":403,"m":"this user lacks the role read"}}"#);
+    let (code, _, err) = top.ended();
+    assert!(code == Some(1) && err.ends_with("this user lacks the role read (status 403)\n"), "{err}");
+
+    let mut tail = Piped::start(&["tail", "--url", &url]);
+    let event = "{\"event\":\"dropped\",\"at\":1,\"client\":\"7\",\"cause\":\"x\"}\n";
+    for _ in 0..2 {
+        answer(&at, "200 OK", event);
+        assert_eq!(tail.line(), "00:00:00.001 dropped     7 a message: x");
+        assert_eq!(tail.told(), "the connection has ended; connecting again");
+    }
+    answer(&at, "200 OK", "{\"event\":\"end\",\"text\":\"too many watch\",\"again\":false}\n");
+    let (code, _, err) = tail.ended();
+    assert_eq!((code, err.as_str()), (Some(1), "the engine has ended it: too many watch\n"));
 }
 
 #[tokio::test]

@@ -6,11 +6,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use common::cluster::{Nodes, SCRIPT as NODE_SCRIPT};
 use common::*;
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 
 /// A word and what follows it, besides those that the clusters' tests know.
 fn script() -> String {
@@ -299,6 +301,30 @@ async fn so_many_may_watch_and_those_that_go_make_room() {
     assert_eq!((refused, tails.len()), (503, 16));
 }
 
+/// A user that has taken all places does not keep another one from watching.
+#[tokio::test]
+async fn no_user_keeps_all_places_from_others() {
+    let users = "access: {users: [{username: r, password: r, roles: [read], host: '*'}, {username: w, token: secret, roles: [read, write], host: '*'}]}";
+    let engine = engine(users);
+    let (at, login) = (engine.at.center, format!("Authorization: Basic {}\r\n", STANDARD.encode("r:r")));
+    let mut tails = Vec::new();
+    for _ in 0..16 {
+        let mut tail = Tail::ask(at, "", &login).await;
+        assert_eq!(tail.head().await.0, 200);
+        tails.push(tail);
+    }
+    assert_eq!(Tail::ask(at, "", &login).await.head().await.0, 503);
+    let mut operator = Tail::ask(at, "", "Authorization: Bearer secret\r\n").await;
+    assert_eq!(operator.head().await.0, 200);
+    let end = tails[0].next("end").await;
+    assert_eq!((&end["text"], &end["again"]), (&json!("too many watch"), &json!(false)));
+    assert_eq!(Tail::ask(at, "", &login).await.head().await.0, 503, "it has more places than anybody");
+    let _client = engine.connect().await;
+    for tail in [&mut operator, &mut tails[1]] {
+        tail.next("connect").await;
+    }
+}
+
 #[tokio::test]
 async fn a_stream_ends_when_the_configuration_changes() {
     let engine = engine("");
@@ -306,7 +332,8 @@ async fn a_stream_ends_when_the_configuration_changes() {
     let file = engine.path("connmix.yaml");
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replace("center:", "trustedProxies: [10.0.0.1]\ncenter:")).unwrap();
-    assert_eq!(tail.next("end").await["text"], "the configuration has changed: begin anew");
+    let end = tail.next("end").await;
+    assert_eq!((&end["text"], &end["again"]), (&json!("the configuration has changed"), &json!(true)));
 }
 
 #[tokio::test]
@@ -314,7 +341,8 @@ async fn a_stream_ends_when_the_engine_stops() {
     let engine = engine("");
     let mut tail = Tail::open(engine.at.api, "").await;
     let stop = tokio::spawn(engine.shutdown());
-    assert_eq!(tail.next("end").await["text"], "the engine is shutting down");
+    let end = tail.next("end").await;
+    assert_eq!((&end["text"], &end["again"]), (&json!("the engine is shutting down"), &json!(false)));
     while tail.line().await.is_some() {}
     assert!(stop.await.unwrap());
 }
@@ -442,6 +470,18 @@ async fn why_tells_how_a_client_ended_and_what_a_message_with_an_id_came_to() {
     let after = told("message=after").await;
     assert!(after["because"].as_str().unwrap().contains("before the message was published"), "{after}");
     assert_eq!(after["message"]["outcome"], json!({"s": 0, "f": 0}));
+    // What a client says steers no terminal, whoever asks.
+    let mut rude = engine.connect().await;
+    let id = rude.ask("id").await;
+    let frame = CloseFrame { code: CloseCode::from(4001), reason: "\u{9b}31m\u{202e}".into() };
+    rude.0.close(Some(frame)).await.unwrap();
+    while let Some(Ok(_)) = rude.0.next().await {}
+    let closed = eventually("it has ended", async || {
+        let (_, body) = get(engine.at.api, &format!("/v1/why?client={id}")).await;
+        body.contains("\"closed\"").then_some(body)
+    })
+    .await;
+    assert!(!closed.contains(['\u{9b}', '\u{202e}']) && closed.contains(r"\u009b31m\u202e"), "{closed}");
     let unknown = told("message=nothing").await;
     assert!(unknown["because"].as_str().unwrap().contains("knows of no publish with that id"), "{unknown}");
     // Ids that nobody has.

@@ -4,7 +4,8 @@ use clap::Args;
 use serde_json::Value;
 use std::fmt::Write;
 
-use super::remote::{Out, Remote, in_query, one_line, wait_for};
+use super::remote::{Out, Remote, ask_again, in_query, one_line, tell_gap, wait_for};
+use crate::dial::http::Reply;
 use crate::telemetry::language::spoken;
 use crate::telemetry::log::escape::json_for_terminal;
 
@@ -52,7 +53,7 @@ impl Options {
         path
     }
 
-    /// Shows events until the engine or the reader ends it.
+    /// Shows events until the engine stops or nobody reads them. An engine that goes on, or starts anew, is watched again.
     pub(super) fn run(&self) -> Result<(), String> {
         let (api, out) = (self.remote.api(6787)?, Out::new());
         wait_for(async {
@@ -61,24 +62,60 @@ impl Options {
                 let text = reply.text().await?;
                 return Err(api.refusal(reply.status, &text));
             }
-            while let Some(line) = reply.line().await? {
-                let event: Value = serde_json::from_str(&line)
-                    .map_err(|_| spoken!("this is no stream of events", "收到的不是事件流"))?;
-                let shown = match self.json {
-                    true => Some(json_for_terminal(&line)),
-                    false => show(&event, &out),
+            loop {
+                let (why, is_over) = match self.read(&mut reply, &out).await? {
+                    End::NobodyReads => return Ok(()),
+                    End::Told { why, again } => {
+                        (spoken!("the engine has ended it: {why}", "引擎结束了它：{why}"), !again)
+                    }
+                    End::Lost(why) => (why, false),
                 };
-                if shown.is_some_and(|line| out.line(&line).is_err()) {
-                    return Ok(());
+                if is_over {
+                    return Err(why);
                 }
-                if event["event"] == "end" {
-                    let why = text(&event["text"]);
-                    return Err(spoken!("the engine has ended it: {why}", "引擎结束了它：{why}"));
-                }
+                tell_gap(&why);
+                reply = ask_again(&api, &self.path()).await?;
             }
-            Err(spoken!("the engine has ended it", "引擎结束了它"))
         })
     }
+
+    /// Shows what comes, to its end.
+    async fn read(&self, reply: &mut Reply, out: &Out) -> Result<End, String> {
+        loop {
+            let line = match reply.line().await {
+                Ok(Some(line)) => line,
+                Ok(None) => return Ok(End::Lost(spoken!("the connection has ended", "连接结束了"))),
+                Err(why) => return Ok(End::Lost(spoken!("the connection is lost: {why}", "连接断了：{why}"))),
+            };
+            let event: Value =
+                serde_json::from_str(&line).map_err(|_| spoken!("this is no stream of events", "收到的不是事件流"))?;
+            let shown = match self.json {
+                true => Some(json_for_terminal(&line)),
+                false => show(&event, out),
+            };
+            if shown.is_some_and(|line| out.line(&line).is_err()) {
+                return Ok(End::NobodyReads);
+            }
+            if event["event"] == "end" {
+                return Ok(End::Told { why: text(&event["text"]), again: event["again"] == true });
+            }
+        }
+    }
+}
+
+/// How a stream of events has ended.
+enum End {
+    /// Nobody reads what is printed.
+    NobodyReads,
+    /// The engine has ended it.
+    Told {
+        /// Its words.
+        why: String,
+        /// The engine goes on, or another process in its place.
+        again: bool,
+    },
+    /// The connection has; how, in words.
+    Lost(String),
 }
 
 /// The time of day in UTC.

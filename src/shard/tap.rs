@@ -15,7 +15,7 @@ use crate::message::Kind;
 use crate::telemetry::log::escape::is_harmful;
 use crate::telemetry::log::recent;
 
-/// The most watchers that a worker keeps events for.
+/// The most watchers that a worker keeps events for. When all places are taken, users share them ([`make_room`]).
 pub const MAX_WATCHES: usize = 16;
 /// A watcher that has not asked for so long is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(10);
@@ -77,7 +77,7 @@ impl Tap {
             Some(at) => at,
             None => {
                 forget(&mut all, now);
-                if all.len() >= MAX_WATCHES {
+                if all.len() >= MAX_WATCHES && !make_room(&mut all, user_of(watch.id)) {
                     return Seen { refused: true, ..Seen::default() };
                 }
                 new = 1;
@@ -130,6 +130,26 @@ impl Tap {
 
 fn forget(all: &mut Vec<Watching>, now: Instant) {
     all.retain(|watching| now.saturating_duration_since(watching.asked) < FORGOTTEN);
+}
+
+/// The user whose watcher has that number.
+fn user_of(id: u64) -> u64 {
+    id >> 32
+}
+
+/// The oldest watcher of the user that has the most makes way, where the new one's user has fewer even with it. It is told when it
+/// asks again. False: nobody makes way.
+fn make_room(all: &mut Vec<Watching>, user: u64) -> bool {
+    let places = |user| all.iter().filter(|watching| user_of(watching.id) == user).count();
+    // Of several with the same, the last one is found: the oldest, from behind.
+    let most = all.iter().map(|watching| places(user_of(watching.id))).enumerate().rev().max_by_key(|&(_, most)| most);
+    match most {
+        Some((oldest, most)) if most > places(user) + 1 => {
+            all.remove(oldest);
+            true
+        }
+        _ => false,
+    }
 }
 
 /// Keeps what this worker has published since the last call, for all who want it.
@@ -318,6 +338,22 @@ mod tests {
         assert_eq!(event["at"].as_u64(), Some(seen.events[0].at / 1000));
         (2..=MAX_WATCHES as u64).for_each(|id| assert!(!tap.ask(&watch(id), NodeId(9), false).refused));
         assert!(tap.ask(&watch(99), NodeId(9), false).refused);
+    }
+
+    #[test]
+    fn who_has_many_places_makes_way_for_who_has_few() {
+        let tap = Tap::default();
+        let is_let_in = |user: u64, number: u64| !tap.ask(&watch(user << 32 | number), NodeId(9), false).refused;
+        assert!((1..=MAX_WATCHES as u64).all(|number| is_let_in(1, number)));
+        assert!(!is_let_in(1, 99), "nobody has more than this user");
+        assert!((1..=8).all(|number| is_let_in(2, number)), "half of the places");
+        assert!(!is_let_in(2, 9) && !is_let_in(1, 1), "both have the same: nobody makes way");
+        assert!((9..=16).all(|number| is_let_in(1, number)), "the oldest have made way");
+        assert!(is_let_in(3, 1));
+        let kept: Vec<u64> = tap.watching.borrow().iter().map(|watching| watching.id).collect();
+        let want: Vec<u64> =
+            (10..=16).map(|id| 1 << 32 | id).chain((1..=8).map(|id| 2 << 32 | id)).chain([3 << 32 | 1]).collect();
+        assert_eq!(kept, want, "of two with the same, who has watched for longer");
     }
 
     #[test]

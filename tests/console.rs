@@ -173,7 +173,11 @@ impl Scene {
     /// Publishes a comment as a back end does.
     async fn comment(&mut self, comment: &str) {
         let event = json!({"event": "@video", "data": {"uid": 1001, "video_id": 100001, "msg": comment}});
-        let body = json!({"c": "video:100001", "d": event.to_string()}).to_string();
+        self.publish(&event.to_string()).await;
+    }
+
+    async fn publish(&self, data: &str) {
+        let body = json!({"c": "video:100001", "d": data}).to_string();
         let (status, reply) = common::post(self.engine.api(), "/v1/mesh/publish", &body).await;
         assert_eq!(status, 200, "{reply}");
         assert!(reply.starts_with(r#"{"E":null,"r":{"s":1,"f":0"#), "{reply}");
@@ -203,6 +207,11 @@ async fn the_demo_shows_comments_and_follows_an_edit() -> Outcome {
         scene.comment(comment).await;
     }
     scene.page.until("document.getElementById('heard').children.length === 6").await;
+    // What `dev` tells to try is no JSON.
+    scene.publish("Hello, World!").await;
+    scene.page.until("document.querySelector('#heard p').textContent === 'Hello, World!'").await;
+    let edges = "const edge = (id) => document.getElementById(id).getBoundingClientRect(); edge('online').bottom <= edge('screen').top";
+    assert_eq!(scene.page.value(edges).await, true, "no comment flies over the count");
     if pictures().is_some() {
         for variant in DEMO {
             // They fly as far as the screen is wide.

@@ -24,8 +24,8 @@ const WORDS = {
     send: "Send",
     how: "What happens",
     steps: [
-      `This page has a WebSocket to the engine, and has sent {"op":"subscribe","channel":"${VIDEO}@video"}.`,
-      `The script below has put the connection into the channel ${CHANNEL}.`,
+      `This page has a WebSocket to the engine, and has sent \`{"op":"subscribe","channel":"${VIDEO}@video"}\`.`,
+      `The script below has put the connection into the channel \`${CHANNEL}\`.`,
       "When you send, the page plays the back end: one HTTP request publishes to the channel.",
       "All that are in it get the comment. Open this page twice.",
     ],
@@ -57,8 +57,8 @@ const WORDS = {
     send: "发送",
     how: "发生了什么",
     steps: [
-      `本页与引擎之间有一个 WebSocket 连接，并已发送 {"op":"subscribe","channel":"${VIDEO}@video"}。`,
-      `下面的脚本把这个连接放进了频道 ${CHANNEL}。`,
+      `本页与引擎之间有一个 WebSocket 连接，并已发送 \`{"op":"subscribe","channel":"${VIDEO}@video"}\`。`,
+      `下面的脚本把这个连接放进了频道 \`${CHANNEL}\`。`,
       "您点击发送时，本页扮演后端：用一个 HTTP 请求向频道发布。",
       "频道里的所有连接都会收到。请把本页打开两次试试。",
     ],
@@ -87,6 +87,12 @@ const $ = (id) => document.getElementById(id);
 const words = () => WORDS[document.documentElement.lang];
 const code = (text) => Object.assign(document.createElement("code"), { textContent: text });
 const item = (text) => Object.assign(document.createElement("li"), { textContent: text });
+/** A text of ours with code between backticks. */
+function step(text) {
+  const li = document.createElement("li");
+  li.append(...text.split("`").map((part, n) => (n % 2 ? code(part) : part)));
+  return li;
+}
 
 let state = () => "";
 let script = null;
@@ -115,7 +121,7 @@ function write() {
   $("text-label").textContent = $("text").placeholder = w.text;
   $("send").textContent = w.send;
   $("how-title").textContent = w.how;
-  $("how").replaceChildren(...w.steps.map(item));
+  $("how").replaceChildren(...w.steps.map(step));
   $("heard-title").textContent = w.heard;
   $("heard").setAttribute("aria-label", w.heard);
   $("edit-title").textContent = w.edit;
@@ -180,7 +186,8 @@ function heard(data, kind = "") {
   try {
     message = JSON.parse(data);
   } catch {
-    return;
+    // A back end may publish anything.
+    return fly(data, kind);
   }
   if (message?.event === "@video") {
     const { msg, uid } = message.data ?? {};

@@ -294,7 +294,6 @@ async fn the_console_shows_nodes_channels_and_clients() -> Outcome {
     scene.page.until("document.querySelector('figure polyline').points.length > 1").await;
 
     scene.pictured("console").await;
-
     // By keyboard, from the list of channels to one of them.
     scene.part("channels").await;
     scene.shows(HOSTILE).await;
@@ -385,6 +384,13 @@ async fn the_console_follows_what_happens() -> Outcome {
     scene.page.until("document.querySelector('main pre')?.innerText.includes('entry.lua:9')").await;
     fs::write(scene.dir.path().join("entry.lua"), format!("{SCRIPT}\n")).unwrap();
     scene.page.until("document.querySelector('main tbody')?.innerText.includes('runs')").await;
+    // On a phone tables scroll, and no word of them is cut in two.
+    scene.page.look(390, 780, true, "light").await;
+    let whole = "[...document.querySelectorAll('td, td code')].flatMap((cell) => [...cell.childNodes]) \
+        .filter((node) => node.nodeType === Node.TEXT_NODE && !/\\s/.test(node.data)) \
+        .every((word) => { const range = document.createRange(); range.selectNode(word); return range.getClientRects().length < 2 })";
+    assert_eq!(scene.page.value(whole).await, true);
+    scene.page.look(1280, 800, false, "light").await;
 
     let mut client = Client::connect(scene.engine.ws(), "/ws").await;
     assert_eq!(client.ask("room:7").await, "ok");

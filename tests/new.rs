@@ -362,24 +362,32 @@ fn event(json: &mut Piped, kind: &str) -> Value {
 
 #[tokio::test]
 async fn tail_goes_on_after_a_reload_and_ends_with_the_engine() {
-    let engine = TestEngine::with_top(SCRIPT, "", "workers: 1", "");
-    let mut json = Piped::start(&["tail", "--json", "--url", &format!("http://{}", engine.at.center)]);
-    event(&mut json, "watching");
-    let file = engine.path("connmix.yaml");
+    let project = Project::start("chat");
+    let lines = project.process.lines();
+    let center = address(lines.iter().find(|line| line.contains("  Center")).unwrap(), "http://");
+    let mut json = Piped::start(&["tail", "--json", "--url", &format!("http://{center}")]);
+    let (mut log, mut next) = (Vec::new(), json.line());
+    assert_eq!(next, r#"{"event":"watching"}"#);
+    let file = project.dir.path().join("p/connmix.yaml");
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, text.replace("center:", "trustedProxies: [10.0.0.1]\ncenter:")).unwrap();
-    // Read here, where the engine's threads go on meanwhile.
-    let mut json = tokio::task::spawn_blocking(move || {
-        event(&mut json, "end");
-        assert_eq!(json.told(), "the engine has ended it: the configuration has changed; connecting again");
-        event(&mut json, "watching");
-        json
-    })
-    .await
-    .unwrap();
-    let id = engine.connect().await.ask("id").await;
-    assert_eq!(event(&mut json, "connect")["client"], id);
-    engine.shutdown().await;
+    while !next.contains(r#""event":"end""#) {
+        next = json.line();
+        assert_ne!(next, "", "tail has ended");
+        log.extend(next.contains(r#""event":"log""#).then(|| next.clone()));
+    }
+    assert!(log.iter().any(|line| line.contains(" is ready; API on ")), "{log:?}");
+    assert_eq!(json.told(), "the engine has ended it: the configuration has changed; connecting again");
+    event(&mut json, "watching");
+    let mut client = Client::connect(project.server(0), "/chat?name=Ann").await;
+    client.send("x").await;
+    while !next.contains(r#""event":"connect""#) {
+        next = json.line();
+        assert_ne!(next, "", "tail has ended");
+        assert!(!log.contains(&next), "told twice: {next}");
+    }
+    let ended = project.process.stop();
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
     let (code, _, err) = json.ended();
     assert_eq!((code, err.as_str()), (Some(1), "the engine has ended it: the engine is shutting down\n"));
 }

@@ -287,10 +287,11 @@ async fn a_client_prints_what_comes_and_its_exit_code_tells_the_end() {
     for (url, more, says) in [
         ("ws://127.0.0.1:1/", &[][..], "refused"),
         ("http://127.0.0.1:1/", &[], "expected ws:// or wss://"),
+        (&format!("ws://{}/", engine.at.center), &[], "no WebSocket is served at this address"),
         (&url, &["--header", "x"], "NAME: VALUE"),
     ] {
         let (code, _, err) = Piped::client(url, &[], more).ended();
-        assert!(code == Some(1) && err.contains(says), "{url}: {code:?} {err}");
+        assert!(code == Some(1) && err.contains(says) && err.lines().count() == 1, "{url}: {code:?} {err}");
     }
 }
 

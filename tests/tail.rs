@@ -396,6 +396,41 @@ async fn a_center_shows_all_nodes_and_every_node_knows_of_the_others() {
     assert_eq!((&told["ended"]["reason"], &told["ended"]["channels"]), (&json!("peer"), &json!(["room"])));
 }
 
+/// What is published with an id is done by the node that knows of that id. Who was given it tells of it, and every node what it
+/// came to.
+#[tokio::test]
+async fn publishes_with_an_id_are_known_in_the_whole_cluster() {
+    let nodes = Nodes::start(2).await;
+    let mut client = nodes.engines[0].connect().await;
+    let id = client.ask("id").await;
+    client.ask("join room").await;
+    for n in 0..6 {
+        // Each of these nodes may read its file once more, which ends what watches.
+        let mut tail = loop {
+            let mut tail = Tail::ask(nodes.center.at.center, "channel=room", "").await;
+            assert_eq!(tail.head().await.0, 200);
+            if tail.next_or_end("watching").await.is_some() {
+                break tail;
+            }
+        };
+        let (from, body) = (&nodes.engines[n % 2], json!({"c": "room", "d": "x", "id": format!("m{n}")}));
+        let (status, reply) = post(from.at.api, "/v1/mesh/publish", &body.to_string()).await;
+        assert_eq!((status, reply.as_str()), (200, r#"{"E":null,"r":{"s":1,"f":0}}"#));
+        assert_eq!(client.text().await, "x");
+        if let Some(published) = tail.next_or_end("published").await {
+            assert_eq!((&published["channel"], &published["reached"]), (&json!("room"), &json!(1)), "{published}");
+            assert_eq!(published["node"], json!(nodes.run(n % 2).await.0.to_string()));
+        }
+        for at in [nodes.center.at.center, nodes.engines[0].at.api, nodes.engines[1].at.api] {
+            let told = why(at, &format!("client={id}&message=m{n}")).await;
+            assert_eq!(told["verdict"], "subscribed", "{told}");
+            assert_eq!(told["message"]["outcome"], json!({"s": 1, "f": 0}), "{told}");
+        }
+    }
+    let unknown = why(nodes.center.at.center, &format!("client={id}&message=nothing")).await;
+    assert!(unknown["because"].as_str().unwrap().contains("no publish with that id is known"), "{unknown}");
+}
+
 // Why.
 
 #[tokio::test]
@@ -483,7 +518,7 @@ async fn why_tells_how_a_client_ended_and_what_a_message_with_an_id_came_to() {
     .await;
     assert!(!closed.contains(['\u{9b}', '\u{202e}']) && closed.contains(r"\u009b31m\u202e"), "{closed}");
     let unknown = told("message=nothing").await;
-    assert!(unknown["because"].as_str().unwrap().contains("knows of no publish with that id"), "{unknown}");
+    assert!(unknown["because"].as_str().unwrap().contains("no publish with that id is known"), "{unknown}");
     // Ids that nobody has.
     let number: u64 = id.parse().unwrap();
     for (id, verdict) in [

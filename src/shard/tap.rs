@@ -72,6 +72,8 @@ impl Tap {
     /// What a watcher has to see. It is known from its first question on. `log`: with lines of the log.
     pub(super) fn ask(&self, watch: &Watch, node: NodeId, log: bool) -> Seen {
         let (now, mut all) = (Instant::now(), self.watching.borrow_mut());
+        // Who comes now has not seen them.
+        keep_publishes(&mut all);
         let (mut new, at) = (0, all.iter().position(|watching| watching.id == watch.id));
         let at = match at {
             Some(at) => at,
@@ -94,7 +96,6 @@ impl Tap {
             }
         };
         self.turn(true);
-        keep_publishes(&mut all);
         let watching = &mut all[at];
         watching.asked = now;
         if log && watching.wanted.takes_log() {
@@ -308,6 +309,7 @@ impl Text {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Channel;
     use serde_json::Value;
 
     fn watch(id: u64) -> Watch {
@@ -338,6 +340,20 @@ mod tests {
         assert_eq!(event["at"].as_u64(), Some(seen.events[0].at / 1000));
         (2..=MAX_WATCHES as u64).for_each(|id| assert!(!tap.ask(&watch(id), NodeId(9), false).refused));
         assert!(tap.ask(&watch(99), NodeId(9), false).refused);
+    }
+
+    #[test]
+    fn a_watcher_sees_publishes_from_its_beginning_on() {
+        let tap = Tap::default();
+        let published = |id| {
+            let seen = tap.ask(&watch(id), NodeId(9), false);
+            seen.events.iter().filter(|event| event.text.contains("published")).count()
+        };
+        assert_eq!(published(1), 0);
+        publishes::note(Channel::parse(b"c").unwrap(), 1, None);
+        assert_eq!((published(2), published(1)), (0, 1));
+        publishes::note(Channel::parse(b"c").unwrap(), 1, None);
+        assert_eq!((published(2), published(1)), (1, 1));
     }
 
     #[test]

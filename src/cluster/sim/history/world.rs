@@ -21,7 +21,7 @@ use crate::cluster::{Behind, Interest, Mesh};
 use crate::config::{ChannelRule, Envelope, HistoryRule};
 use crate::hub::history::{self, Position};
 use crate::hub::topics::Topics;
-use crate::hub::{Counts, Delivery, Hub, Publication, PublishOptions};
+use crate::hub::{Counts, Delivery, Hub, PastPublish, Publication, PublishOptions};
 use crate::ids::{NodeId, NodeNumber};
 use crate::message::{Channel, Message};
 
@@ -36,6 +36,10 @@ struct Once;
 impl PublishOnce for Once {
     fn publish(&self, _: Arc<str>, _: Channels, _: Message, _: PublishOptions) -> BoxFuture<'static, Vec<Counts>> {
         std::future::ready(Vec::new()).boxed()
+    }
+
+    fn find(&self, _: &str) -> Option<PastPublish> {
+        None
     }
 }
 

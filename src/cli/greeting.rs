@@ -62,50 +62,52 @@ impl Greeting {
         }
     }
 
-    /// Prints the addresses of the engines, in their order, and of the center.
+    /// Prints the addresses of the engines, in their order, and of the center. At once: the log has the same terminal.
     pub(super) fn print(&self, engines: &[Addresses], center: SocketAddr) {
+        say!("{}", self.lines(engines, center).join("\n"));
+    }
+
+    fn lines(&self, engines: &[Addresses], center: SocketAddr) -> Vec<String> {
+        let mut lines = Vec::new();
         for (i, at) in engines.iter().enumerate() {
-            say!("");
+            lines.push(String::new());
             if engines.len() > 1 {
                 let number = i + 1;
-                say!("  {}", spoken!("Node {number}", "节点 {number}"));
+                lines.push(spoken!("  Node {number}", "  节点 {number}"));
             }
             for ((addr, (what, scheme, path)), entry) in at.servers.iter().zip(&self.servers).zip(&self.entries) {
                 let place = format!("{scheme}{}{path}", reachable(*addr));
                 let handled =
                     spoken!("handled by {entry} (save it, and it is live)", "由 {entry} 处理（保存后立即生效）");
-                say!("{}", for_terminal(&row(what, &format!("{place}    {handled}"))));
+                lines.push(for_terminal(&row(what, &format!("{place}    {handled}"))));
             }
-            say!("{}", row("API", &format!("{}{}/v1/mesh/publish", self.api, reachable(at.api))));
+            lines.push(row("API", &format!("{}{}/v1/mesh/publish", self.api, reachable(at.api))));
         }
         if engines.len() > 1 {
-            say!("");
+            lines.push(String::new());
         }
         let center = format!("{}{}", self.center, reachable(center));
-        say!("{}", row(&spoken!("Center", "中心"), &format!("{center}/v1/nodes")));
+        lines.push(row(&spoken!("Center", "中心"), &format!("{center}/v1/nodes")));
         if self.console {
-            say!("{}", row(&spoken!("Console", "控制台"), &format!("{center}/console/")));
-            say!("{}", row(&spoken!("Demo", "演示"), &format!("{center}/")));
+            lines.push(row(&spoken!("Console", "控制台"), &format!("{center}/console/")));
+            lines.push(row(&spoken!("Demo", "演示"), &format!("{center}/")));
         }
-        say!("");
+        lines.push(String::new());
         let channel = if self.shipped { "video:100001" } else { "CHANNEL" };
         if self.shipped {
             let message = r#"{"op":"subscribe","channel":"100001@video"}"#;
-            say!(
-                "  {}",
-                spoken!("Connect, send {message}, then publish to it:", "连接，发送 {message}，然后向它发布：")
-            );
+            lines.push(spoken!(
+                "  Connect, send {message}, then publish to it:",
+                "  连接，发送 {message}，然后向它发布："
+            ));
         } else {
-            say!(
-                "  {}",
-                spoken!(
-                    "Publish to those that a script has subscribed to CHANNEL:",
-                    "向脚本为其订阅了 CHANNEL 的客户端发布："
-                )
-            );
+            lines.push(spoken!(
+                "  Publish to those that a script has subscribed to CHANNEL:",
+                "  向脚本为其订阅了 CHANNEL 的客户端发布："
+            ));
         }
         // Any of them will do; the last one shows that the nodes are connected.
-        let Some(api) = engines.last().map(|at| reachable(at.api)) else { return };
+        let Some(api) = engines.last().map(|at| reachable(at.api)) else { return lines };
         let (user, note) = match &self.access {
             Access::Everybody => (String::new(), None),
             Access::User(name) => {
@@ -122,9 +124,12 @@ impl Greeting {
         };
         let user = for_terminal(&user);
         let scheme = self.api;
-        say!("  curl{user} {scheme}{api}/v1/mesh/publish -d '{{\"c\":\"{channel}\",\"d\":\"Hello, World!\"}}'");
-        note.iter().for_each(|note| say!("  {note}"));
-        say!("");
+        lines.push(format!(
+            "  curl{user} {scheme}{api}/v1/mesh/publish -d '{{\"c\":\"{channel}\",\"d\":\"Hello, World!\"}}'"
+        ));
+        lines.extend(note.map(|note| format!("  {note}")));
+        lines.push(String::new());
+        lines
     }
 }
 

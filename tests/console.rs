@@ -358,6 +358,13 @@ async fn the_console_publishes_and_talks_as_a_client() -> Outcome {
         .page
         .until("[...document.querySelectorAll('.lines li.in code')].some((line) => line.textContent === 'ok')")
         .await;
+    // The demo does not speak to a script that is no barrage: it leads here.
+    scene.page.goto(&format!("http://{}/", scene.center)).await;
+    scene.shows("no comments fly here").await;
+    assert_eq!(scene.page.value("document.getElementById('form').offsetHeight").await, 0);
+    assert_eq!(scene.page.value("document.getElementById('state').textContent").await, "");
+    scene.page.value("document.querySelector('#other a').click()").await;
+    scene.shows("To one client").await;
     scene.end().await;
     Ok(())
 }

@@ -142,6 +142,7 @@ async fn a_barrage_works_as_it_stands() {
     assert_eq!(viewer.ended().0, Some(0));
     // The page of its first steps, and what that shows to those who come late.
     let center = address(&project.process.line("Center "), "http://");
+    project.process.line("  Demo");
     assert!(project.readme().contains("http://127.0.0.1:6787/`"));
     assert_eq!(get(center, "/").await.0, 200);
     let kept = call(&project, "/v1/mesh/history", serde_json::json!({"c": "video:100001", "limit": 20})).await;
@@ -170,6 +171,9 @@ async fn a_chat_works_as_it_stands() {
     let (code, _, err) = Piped::client(&format!("ws://{}/chat", project.server(0)), &[], &[]).ended();
     assert_eq!(code, Some(1));
     assert!(err.contains("400"), "{err}");
+    // The demo speaks to a barrage alone.
+    project.process.line("  Console");
+    assert!(!project.process.lines().iter().any(|line| line.contains("  Demo")));
     project.stop();
 }
 

@@ -47,6 +47,8 @@ const WORDS = {
     closed: (why) => `Closed with ${why}`,
     failed: (why) => `It was not sent: ${why}`,
     nowhere: "The configuration has no WebSocket server.",
+    other: "The script of this project is no barrage, and its clients send something else: no comments fly here. Talk to it in the console, with the",
+    talk: "WebSocket client",
   },
   zh: {
     title: "飞过画面的弹幕",
@@ -80,11 +82,15 @@ const WORDS = {
     closed: (why) => `连接已关闭：${why}`,
     failed: (why) => `没有发出：${why}`,
     nowhere: "配置中没有 WebSocket 服务。",
+    other: "这个项目的脚本不是弹幕，它的客户端发送的是别的内容，所以这里没有弹幕可看。请在控制台里与它对话：",
+    talk: "WebSocket 客户端",
   },
 };
 
 const $ = (id) => document.getElementById(id);
 const words = () => WORDS[document.documentElement.lang];
+/** Whether the script takes what this page sends; one that is not shown here may. */
+const isBarrage = () => !shown || shown.text.includes("@video");
 const code = (text) => Object.assign(document.createElement("code"), { textContent: text });
 const item = (text) => Object.assign(document.createElement("li"), { textContent: text });
 /** A text of ours with code between backticks. */
@@ -136,6 +142,10 @@ function write() {
 
 function writeScript() {
   const w = words();
+  const talk = Object.assign(document.createElement("a"), { href: "/console/#send", textContent: w.talk });
+  $("other").replaceChildren(w.other, " ", talk);
+  $("other").hidden = isBarrage();
+  for (const id of ["stage", "form", "state", "barrage"]) $(id).hidden = !isBarrage();
   const shipped = shown && (shown.text.includes(FROM) || shown.text.includes(TO));
   if (shown) $("edit").replaceChildren(shipped ? w.open : w.own, " ", code(shown.file));
   else $("edit").replaceChildren(w.none, " ", code(script?.entry ?? ""));
@@ -241,14 +251,6 @@ async function look() {
   try {
     const figures = await call("/console/v1/figures");
     const of = figures.nodes.flatMap(({ servers }) => servers).find(({ protocol }) => protocol === "websocket");
-    if (!client) {
-      const [url] = urls(figures);
-      if (url) {
-        connect(url);
-        await past();
-      }
-      else tell(() => words().nowhere, true);
-    }
     const changed = script && of && (script.version !== of.script.version || script.error !== of.script.error);
     if (changed) subscribe();
     const first = !script;
@@ -256,6 +258,14 @@ async function look() {
     if (first || changed) {
       shown = await call("/console/v1/script").catch(() => null);
       writeScript();
+    }
+    if (!client && isBarrage()) {
+      const [url] = urls(figures);
+      if (url) {
+        connect(url);
+        await past();
+      }
+      else tell(() => words().nowhere, true);
     }
     online = (await call("/console/v1/mesh/count", { c: CHANNEL })).n;
     $("online").textContent = words().online(online);

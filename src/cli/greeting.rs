@@ -13,6 +13,9 @@ use crate::telemetry::terminal::say;
 /// The handler that ships: the greeting knows the messages that it takes.
 const SHIPPED: &str = include_str!("../../lua/entry.websocket.lua");
 
+/// The most bytes of a script that are looked at.
+const MOST: u64 = 1024 * 1024;
+
 /// The parts of the configuration that are kept for the greeting.
 pub(super) struct Greeting {
     /// For each server what it speaks, what goes before its address and what behind.
@@ -25,6 +28,8 @@ pub(super) struct Greeting {
     access: Access,
     /// The center serves its pages.
     console: bool,
+    /// A script takes what the demo sends.
+    demo: bool,
 }
 
 /// Who may publish from this machine.
@@ -51,7 +56,11 @@ impl Greeting {
         let is_shipped = |server: &Server| {
             read(&server.entry, SHIPPED.len() as u64 + 1).is_ok_and(|text| text == SHIPPED.as_bytes())
         };
+        let takes_comments = |server: &Server| {
+            read(&server.entry, MOST).is_ok_and(|text| String::from_utf8_lossy(&text).contains("@video"))
+        };
         Greeting {
+            demo: config.servers.iter().any(takes_comments),
             servers: config.servers.iter().map(place).collect(),
             api: scheme(&config.api.tls),
             center: scheme(&config.center_tls),
@@ -90,6 +99,8 @@ impl Greeting {
         lines.push(row(&spoken!("Center", "中心"), &format!("{center}/v1/nodes")));
         if self.console {
             lines.push(row(&spoken!("Console", "控制台"), &format!("{center}/console/")));
+        }
+        if self.console && self.demo {
             lines.push(row(&spoken!("Demo", "演示"), &format!("{center}/")));
         }
         lines.push(String::new());

@@ -47,7 +47,7 @@ const WORDS = {
     closed: (why) => `Closed with ${why}`,
     failed: (why) => `It was not sent: ${why}`,
     nowhere: "The configuration has no WebSocket server.",
-    other: "The script of this project is no barrage, and its clients send something else: no comments fly here. Talk to it in the console, with the",
+    other: "The script of this project is no barrage, and its clients send something else: no comments fly here. The console has, for any script, a",
     talk: "WebSocket client",
   },
   zh: {

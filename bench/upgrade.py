@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The binary of a loaded engine is replaced again and again: what its clients notice of it.
 
-    cargo build --release && python3 bench/upgrade.py [--connections N] [--moves N] [--every SECONDS] [--workers N] [--crash]
+    cargo build --release && python3 bench/upgrade.py [--connections N] [--moves N] [--every SECONDS] [--workers N] [--subscribers N]
+                                                      [--rate N] [--crash]
 
 Half of N (20,000) connections are in a channel and check every message of a publisher that never pauses; the others are silent, and some
 of them ask something each second. Besides, WAITING clients always have a handler that waits, HALF clients of a socket server are
@@ -9,6 +10,9 @@ always within a package, and somebody connects all the time. Every SECONDS (10) 
 upgraded, MOVES (20) times. Prints how long each move took and how long nobody was served, the longest time between two deliveries to a client
 while moves were under way and otherwise, and what must be 0: connections that were closed, connects that failed, messages that were
 lost, doubled or out of order, wrong answers, wrong counts. Exits with 1 where any of these is not 0.
+
+--subscribers says how many are in the channel instead of a half, and --rate lets the publisher send so many messages a second and no more:
+where the clients have time to spare, the longest time is the engine's.
 
 --crash: the new process ends at each of the points of its start at which a debug build can be told to (CONNMIX names one), MOVES times all of
 them; the old one has to go on.
@@ -279,16 +283,18 @@ class Crowd:
 
 
 class Publisher:
-    """Publishes one number after the other, without a pause."""
+    """Publishes one number after the other: so many a second, or without a pause (0)."""
 
-    def __init__(self, api, subscribers):
-        self.api, self.subscribers = api, subscribers
+    def __init__(self, api, subscribers, rate):
+        self.api, self.subscribers, self.rate = api, subscribers, rate
         self.published, self.wrong, self.example = 0, 0, None
         self.slowest, self.ends = {}, False
 
     def run(self):
-        made = None
+        made, first = None, time.monotonic()
         while not self.ends:
+            if self.rate:
+                time.sleep(max(0, first + self.published / self.rate - time.monotonic()))
             body = b'{"c":"numbers","d":"%020d"}' % self.published
             begun = time.monotonic()
             try:
@@ -414,6 +420,8 @@ def main():
     parser.add_argument("--moves", type=int, default=None)
     parser.add_argument("--every", type=float, default=10)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--subscribers", type=int, default=None)
+    parser.add_argument("--rate", type=float, default=0)
     parser.add_argument("--crash", action="store_true")
     options = parser.parse_args()
     if options.moves is None:
@@ -438,7 +446,7 @@ def main():
 
 
 def judge(engine, options):
-    fan = options.connections // 2
+    fan = options.connections // 2 if options.subscribers is None else options.subscribers
     left = options.connections - fan - WAITING - HALF
     share = lambda many, number: many // CROWDS + (number < many % CROWDS)
     parts = [{"fan": share(fan, n), "idle": share(left, n), "wait": share(WAITING, n), "half": share(HALF, n)} for n in range(CROWDS)]
@@ -454,7 +462,7 @@ def judge(engine, options):
     for told, _ in crowds:
         told.send("go")
     told, end = multiprocessing.Pipe()
-    multiprocessing.Process(target=publisher, args=(end, engine.api, fan), daemon=True).start()
+    multiprocessing.Process(target=publisher, args=(end, engine.api, fan, options.rate), daemon=True).start()
     newcomer = Newcomer(engine.ports[0])
     newcomer.start()
     began = time.monotonic()

@@ -434,7 +434,7 @@ async fn a_body_over_the_limit_is_refused() {
 }
 
 #[tokio::test]
-async fn whoever_writes_a_large_body_to_its_end_still_hears_why_it_was_refused() {
+async fn a_client_that_writes_a_large_body_to_its_end_still_hears_why_it_was_refused() {
     let engine = rig_with_api("maxBodySize: 64KiB", "");
     let body = "x".repeat(8 << 20);
     for (path, status, part) in [(PUBLISH, 413, "65536 bytes"), ("/other", 404, "no such path")] {

@@ -15,7 +15,7 @@ async fn any(client: &mut Client) -> Message {
 }
 
 /// Asks until the answer is `wanted`.
-async fn ask_till(client: &mut Client, question: &str, wanted: &str) {
+async fn ask_until(client: &mut Client, question: &str, wanted: &str) {
     let mut last = String::new();
     let found = timeout(PATIENCE, async {
         while last != wanted {
@@ -127,7 +127,7 @@ async fn handlers_that_wait_delay_nobody_and_keep_their_connection() {
     for _ in 0..40 {
         assert!(other.ask("ping").await.starts_with("pong "));
     }
-    ask_till(&mut other, "ping", "pong 20").await;
+    ask_until(&mut other, "ping", "pong 20").await;
     other.send("go").await;
     for (i, client) in sleepers.iter_mut().enumerate() {
         assert_eq!(client.text().await, format!("c{i} 2 6 false mine mine! 123 go"));
@@ -233,9 +233,9 @@ async fn a_wait_ends_when_its_connection_does() {
         let mut other = engine.connect().await;
         let mut client = engine.connect().await;
         client.send(how).await;
-        ask_till(&mut other, "report", "1: ").await;
+        ask_until(&mut other, "report", "1: ").await;
         client.close().await;
-        ask_till(&mut other, "report", &format!("1: {events}")).await;
+        ask_until(&mut other, "report", &format!("1: {events}")).await;
         // Once, and not again.
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert_eq!(other.ask("report").await, format!("1: {events}"));
@@ -248,11 +248,11 @@ async fn a_wait_ends_when_the_socket_just_ends() {
     let mut other = engine.connect().await;
     let mut client = engine.connect().await;
     client.send("value").await;
-    ask_till(&mut other, "report", "1: ").await;
+    ask_until(&mut other, "report", "1: ").await;
     drop(client);
     let events = "1: value nil, sleep the connection has closed, \
                   close the client ended the connection without a close frame";
-    ask_till(&mut other, "report", events).await;
+    ask_until(&mut other, "report", events).await;
 }
 
 #[tokio::test]
@@ -289,9 +289,9 @@ async fn a_loop_that_waits_without_looking_ends_soon_after_its_connection() {
     let mut other = engine.connect().await;
     let mut client = engine.connect().await;
     client.send("heartbeat").await;
-    ask_till(&mut other, "report", "1: ").await;
+    ask_until(&mut other, "report", "1: ").await;
     client.close().await;
-    ask_till(&mut other, "report", "1: close nil").await;
+    ask_until(&mut other, "report", "1: close nil").await;
 }
 
 #[tokio::test]
@@ -509,7 +509,7 @@ async fn a_connection_whose_handler_failed_handles_nothing_more() {
     }
     assert_eq!(client.close_frame().await.0, 1011);
     let mut other = engine.connect().await;
-    ask_till(&mut other, "count", "1,1").await;
+    ask_until(&mut other, "count", "1,1").await;
 }
 
 // Publishing and sending.
@@ -558,7 +558,7 @@ async fn a_publish_counts_whom_it_reached() {
     assert_eq!(a.ask(publish).await, "1 0 nil");
     assert_eq!(b.text().await, "hello");
     b.close().await;
-    ask_till(&mut a, publish, "0 0 nil").await;
+    ask_until(&mut a, publish, "0 0 nil").await;
 }
 
 #[tokio::test]
@@ -613,7 +613,7 @@ async fn a_client_can_be_sent_to_by_its_number() {
         "a text message must be valid UTF-8; send it as \"binary\""
     );
     b.close().await;
-    ask_till(
+    ask_until(
         &mut a,
         &format!("local e = mix.mesh.send('{id}', 'x') return e"),
         &format!("client {id} is not connected, or can't take the message"),
@@ -767,7 +767,7 @@ async fn a_connection_that_has_gone_gives_errors() {
         gone.ask("held.gone = conn conn:subscribe('x') conn:set_context_value('k', 1) return conn:client_id()").await;
     let mut client = engine.connect().await;
     gone.close().await;
-    ask_till(&mut client, "return (held.gone:send('x'))", "the connection has closed").await;
+    ask_until(&mut client, "return (held.gone:send('x'))", "the connection has closed").await;
     for (code, result) in [
         ("return held.gone:client_id()", id.as_str()),
         ("return tostring(held.gone)", &format!("connection {id}")),

@@ -125,7 +125,7 @@ async fn what_makes_no_package_is_bounded() {
 }
 
 #[tokio::test]
-async fn whoever_only_stops_sending_still_gets_the_answers() {
+async fn a_client_that_only_stops_sending_still_gets_the_answers() {
     let engine = engine(COUNTED, "");
     let mut raw = Raw::dial(engine.at.servers[0]).await;
     raw.write(counted("sleep") + &counted("last") + "00").await;

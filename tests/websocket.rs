@@ -231,7 +231,7 @@ async fn foreign_origins_are_refused_where_some_are_named() {
 }
 
 #[tokio::test]
-async fn a_full_server_refuses_till_somebody_leaves() {
+async fn a_full_server_refuses_until_somebody_leaves() {
     let engine = engine_with("maxConnections: 2");
     let first = engine.connect().await;
     let mut second = engine.connect().await;

@@ -81,6 +81,8 @@ pub(super) struct Client {
     stream: Stream,
     /// Bytes of an incomplete frame.
     partial: Vec<u8>,
+    /// Frames that answer pings.
+    pongs: Vec<u8>,
     sampled: bool,
 }
 
@@ -107,7 +109,7 @@ impl Client {
             let line = String::from_utf8_lossy(head.split(|&b| b == b'\r').next().unwrap_or_default()).into_owned();
             return Err(io::Error::other(format!("the server refused the handshake: {line}")));
         }
-        Ok(Client { stream, partial: head.split_off(end), sampled: false })
+        Ok(Client { stream, partial: head.split_off(end), pongs: Vec::new(), sampled: false })
     }
 
     /// Its socket.
@@ -121,9 +123,19 @@ impl Client {
         self.stream.flush().await
     }
 
-    /// Reads once, counts the frames, and says how many there were; an error when the server ends the connection.
+    /// Reads once, counts the frames, and says how many there were; an error when the server ends the connection. Answers
+    /// pings.
     pub(super) async fn read(&mut self, counters: &Counters) -> io::Result<u64> {
-        std::future::poll_fn(|cx| self.poll_read(cx, counters)).await
+        // Frames may have come right behind the handshake.
+        let count = match frame(&self.partial) {
+            Some(_) => self.count(&[], counters)?,
+            None => std::future::poll_fn(|cx| self.poll_read(cx, counters)).await?,
+        };
+        if !self.pongs.is_empty() {
+            let pongs = std::mem::take(&mut self.pongs);
+            self.send(&pongs).await?;
+        }
+        Ok(count)
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, counters: &Counters) -> Poll<io::Result<u64>> {
@@ -159,7 +171,7 @@ impl Client {
                     count += 1;
                 }
                 8 => return Err(io::Error::other("the server closed the connection")),
-                // The server's pings go unanswered: a measurement is shorter than any timeout.
+                9 => self.pongs.extend_from_slice(&masked_frame(10, payload)),
                 _ => {}
             }
             rest = &rest[len..];
@@ -183,11 +195,16 @@ fn frame(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
     Some((first & 15, bytes.get(start..start.checked_add(len)?)?, start + len))
 }
 
-/// A client's text frame. The mask is fixed: nothing between here and the server needs protecting from it.
+/// A client's text frame.
 pub(super) fn text_frame(text: &str) -> Vec<u8> {
+    masked_frame(1, text.as_bytes())
+}
+
+/// A client's frame. The mask is fixed: nothing between here and the server needs protecting from it.
+fn masked_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
-    let mut frame = vec![0x81];
-    match text.len() {
+    let mut frame = vec![0x80 | opcode];
+    match payload.len() {
         len @ 0..126 => frame.push(0x80 | len as u8),
         len @ 126..65536 => {
             frame.push(0x80 | 126);
@@ -199,7 +216,7 @@ pub(super) fn text_frame(text: &str) -> Vec<u8> {
         }
     }
     frame.extend_from_slice(&MASK);
-    frame.extend(text.bytes().zip(MASK.iter().cycle()).map(|(b, m)| b ^ m));
+    frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(b, m)| b ^ m));
     frame
 }
 
@@ -270,4 +287,36 @@ pub(super) async fn side_by_side<F: Future<Output = io::Result<()>>>(all: impl I
         outcome?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn pings_are_answered_so_that_a_long_measurement_is_no_silence() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let server = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                stream.read_buf(&mut head).await.unwrap();
+            }
+            stream.write_all(b"HTTP/1.1 101 \r\n\r\n\x89\x02hi\x81\x01x").await.unwrap();
+            let mut pong = [0; 8];
+            stream.read_exact(&mut pong).await.unwrap();
+            pong
+        };
+        let counters = Counters::new();
+        let client = async {
+            let mut client = Client::open(addr, None, "/").await.unwrap();
+            while client.read(&counters).await.is_ok_and(|frames| frames == 0) {}
+        };
+        let (pong, ()) = tokio::join!(server, client);
+        assert_eq!(pong, [0x8a, 0x82, 0x12, 0x34, 0x56, 0x78, b'h' ^ 0x12, b'i' ^ 0x34]);
+        assert_eq!(counters.frames.get(), 1, "a ping is no message");
+    }
 }

@@ -240,7 +240,7 @@ fn callers(bytes: &[u8], files: Vec<OwnedFd>, estate: &mut Estate) -> Result<(),
         let mut own = Decoder::new(from.data()?);
         let read = own.data()?.to_vec();
         let socket = TcpStream::from(files.next().ok_or(Damaged("a socket"))?);
-        estate.callers.push(ArrivedCaller { socket, read, tls: own.option(MovedTls::read)? });
+        estate.callers.push(ArrivedCaller { socket, read, tls: own.option(MovedTls::read)?.map(Box::new) });
         Ok(())
     })
 }

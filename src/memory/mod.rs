@@ -4,17 +4,21 @@
 //! and the workers close the clients that hold the most of what is unfinished or unread. Each worker first reports how
 //! much its clients hold, by size ([`Sizes`]), so that the largest clients of all workers are closed, not the largest
 //! of each.
+//!
+//! A crowd may send faster than a thread looks. So the workers ask [`Memory::is_full`] before they read more of a client
+//! that has something unfinished already, and leave it unread until others have been closed.
 
 mod sizes;
 mod system;
 
 use arc_swap::ArcSwap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::ids::WorkerId;
 use crate::telemetry::metrics::counters::ShardCounts;
 pub use sizes::{Cut, LEAST, Sizes};
 pub use system::give_back;
@@ -34,6 +38,8 @@ const LINE: Duration = Duration::from_secs(1);
 const ASK: Duration = Duration::from_secs(10);
 /// Client data that is not handled yet may take this part of the mark.
 const UNFINISHED_PART: usize = 4;
+/// From so many times that part on, what is unfinished gets no longer.
+const FULL: f64 = 1.25;
 
 /// What the workers should free. They also give back what is free already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -62,7 +68,10 @@ pub struct Memory {
     refused: AtomicU64,
     orders: watch::Sender<Order>,
     told: Box<[Told]>,
-    counts: Mutex<Vec<Arc<ShardCounts>>>,
+    /// By worker, once it has started.
+    counts: Box<[OnceLock<Arc<ShardCounts>>]>,
+    /// The bytes of unhandled data from which on no more is read of those that have sent some.
+    full: AtomicUsize,
 }
 
 impl Memory {
@@ -73,13 +82,22 @@ impl Memory {
             refused: AtomicU64::new(0),
             orders: watch::Sender::new(Order::default()),
             told: (0..workers).map(|_| Told::default()).collect(),
-            counts: Mutex::default(),
+            counts: (0..workers).map(|_| OnceLock::new()).collect(),
+            full: AtomicUsize::new(usize::MAX),
         }
     }
 
     /// Registers a worker; `counts` says what its clients hold.
-    pub fn add(&self, counts: Arc<ShardCounts>) {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).push(counts);
+    pub fn add(&self, worker: WorkerId, counts: Arc<ShardCounts>) {
+        if let Some(place) = self.counts.get(usize::from(worker.0)) {
+            let _ = place.set(counts);
+        }
+    }
+
+    /// Whether clients have sent so much that is unfinished or waits for handlers that no more is to be read of those
+    /// who hold some of it. The watching thread then has the largest of them closed.
+    pub fn is_full(&self) -> bool {
+        self.held() > self.full.load(Relaxed)
     }
 
     /// Whether a new client is to be refused; if so, it counts as refused.
@@ -108,8 +126,7 @@ impl Memory {
 
     /// The bytes of unhandled data that clients have sent.
     fn held(&self) -> usize {
-        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.iter().map(|counts| counts.held.get() as usize).sum()
+        self.counts.iter().filter_map(OnceLock::get).map(|counts| counts.held.get() as usize).sum()
     }
 }
 
@@ -160,9 +177,11 @@ impl Watcher {
         };
         let Some((mark, resident)) = settings.mark(all).zip(resident) else {
             self.memory.above.store(false, Relaxed);
+            self.memory.full.store(usize::MAX, Relaxed);
             return LOOK;
         };
         let (held, bound) = (self.memory.held(), mark / UNFINISHED_PART);
+        self.memory.full.store((bound as f64 * FULL) as usize, Relaxed);
         // Once above the mark, memory must fall a little below it before clients are let in again.
         let was_above = self.memory.above.load(Relaxed);
         let above = resident > if was_above { mark - mark / 32 } else { mark };

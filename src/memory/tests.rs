@@ -60,7 +60,7 @@ fn what_clients_hold_has_a_bound_of_its_own() {
     let mut watcher = watcher(2);
     let memory = watcher.memory.clone();
     let counts = [Arc::new(ShardCounts::default()), Arc::new(ShardCounts::default())];
-    counts.iter().for_each(|counts| memory.add(counts.clone()));
+    counts.iter().zip(0..).for_each(|(counts, id)| memory.add(WorkerId(id), counts.clone()));
     counts[0].held.set(20 * MIB as u64);
     watcher.look(Some(50 * MIB));
     assert_eq!(*memory.orders().borrow(), Order::default());
@@ -68,4 +68,10 @@ fn what_clients_hold_has_a_bound_of_its_own() {
     watcher.look(Some(50 * MIB));
     assert_eq!(*memory.orders().borrow(), Order { bytes: MIB, unread: false });
     assert!(!memory.refuses());
+    // No more of it is read from a quarter above the bound on, without waiting for the next look.
+    assert!(!memory.is_full());
+    counts[1].held.set(12 * MIB as u64);
+    assert!(memory.is_full());
+    counts[0].held.set(0);
+    assert!(!memory.is_full());
 }

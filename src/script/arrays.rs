@@ -1,15 +1,11 @@
 //! What marks a table as an array even while it is empty: a metatable that all arrays of a VM share.
 
 use mlua::ffi;
-use std::ffi::{c_int, c_void};
+use std::ffi::c_int;
 
-/// The registry keeps the metatable of arrays under this address. A text as key would have to be pushed, which may
-/// raise.
-static METATABLE: u8 = 0;
-
-fn key() -> *mut c_void {
-    (&raw const METATABLE).cast_mut().cast()
-}
+/// The registry keeps the metatable of arrays under this number; references (`luaL_ref`) are above 0. A text as key would have
+/// to be pushed, which may raise.
+const METATABLE: c_int = -0x0a77a1;
 
 /// Pops the table at the top of the stack and makes it the metatable of tables that are arrays even while they are
 /// empty.
@@ -18,11 +14,7 @@ fn key() -> *mut c_void {
 /// `state` must be alive and in a protected call, with a table at the top of its stack.
 pub unsafe fn set_metatable(state: *mut ffi::lua_State) {
     // SAFETY: the caller's.
-    unsafe {
-        ffi::lua_pushlightuserdata(state, key());
-        ffi::lua_insert(state, -2);
-        ffi::lua_rawset(state, ffi::LUA_REGISTRYINDEX);
-    }
+    unsafe { ffi::lua_rawseti(state, ffi::LUA_REGISTRYINDEX, METATABLE.into()) }
 }
 
 /// Pushes that metatable; nil in a VM without [`crate::script::mix`].
@@ -31,10 +23,7 @@ pub unsafe fn set_metatable(state: *mut ffi::lua_State) {
 /// `state` must be alive, and in a protected call unless its stack has a free slot.
 pub unsafe fn push_metatable(state: *mut ffi::lua_State) {
     // SAFETY: the caller's.
-    unsafe {
-        ffi::lua_pushlightuserdata(state, key());
-        ffi::lua_rawget(state, ffi::LUA_REGISTRYINDEX);
-    }
+    unsafe { ffi::lua_rawgeti_(state, ffi::LUA_REGISTRYINDEX, METATABLE) }
 }
 
 /// Whether the table at a stack index, which must be absolute, is marked as an array. Raises nothing.

@@ -299,7 +299,9 @@ impl<'call> Table<'call> {
 
     /// Marks it as an array, so that JSON shows it as one while it is empty, too.
     pub fn mark_array(&self) {
-        self.set_metatable(with(|stack| stack.push_array_metatable()));
+        let One(_) = self.stack.push_array_metatable();
+        // SAFETY: the table is in its slot. What has just been pushed is taken: a table or nil.
+        unsafe { ffi::lua_setmetatable(self.stack.state(), self.slot) };
     }
 }
 

@@ -187,12 +187,11 @@ impl<'call> Slots<'call> {
         // aligns all of them (to 8 bytes: asserted where one is made). Any bytes are a pointer to compare; what follows the tag of
         // a type is one of it, by the promise of `Handle`, and it is there while the value is on the stack.
         unsafe {
-            if ffi::lua_type(self.state, index) != ffi::LUA_TUSERDATA
-                || ffi::lua_objlen(self.state, index) != size_of::<Tagged<T>>()
-            {
+            // Null for what is no userdata. A light one has no length.
+            let tagged = ffi::lua_touserdata(self.state, index).cast::<Tagged<T>>();
+            if tagged.is_null() || ffi::lua_objlen(self.state, index) != size_of::<Tagged<T>>() {
                 return None;
             }
-            let tagged = ffi::lua_touserdata(self.state, index).cast::<Tagged<T>>();
             std::ptr::eq((*tagged).tag, T::tag()).then(|| &(*tagged).value)
         }
     }

@@ -183,8 +183,8 @@ impl Vm {
         // stack: an unprotected error would end the process. `args` is there until `resume` returns; the prelude hands the pointer
         // to `fill` before anything of the script runs, and to nobody else.
         unsafe {
-            ffi::lua_rawgeti(co, ffi::LUA_REGISTRYINDEX, entry.enter.into());
-            ffi::lua_rawgeti(co, ffi::LUA_REGISTRYINDEX, entry.hook.into());
+            ffi::lua_rawgeti_(co, ffi::LUA_REGISTRYINDEX, entry.enter);
+            ffi::lua_rawgeti_(co, ffi::LUA_REGISTRYINDEX, entry.hook);
             ffi::lua_pushlightuserdata(co, (&raw const args).cast_mut().cast());
         }
         let mut current = Current::new(conn, self.program.server, hook.may_wait());

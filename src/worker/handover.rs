@@ -223,7 +223,7 @@ fn take_up(worker: &Rc<Worker>, mut moved: Moved, mut protocol: Decoder<'_>, soc
 fn take_caller(worker: &Rc<Worker>, caller: ArrivedCaller) {
     let load = LoadPermit::take(&worker.peers.loads[usize::from(worker.id.0)]);
     let ArrivedCaller { socket, read, tls } = caller;
-    let adopted = socket.peer_addr().and_then(|peer| Ok((Transport::take_up(socket, tls)?, peer)));
+    let adopted = socket.peer_addr().and_then(|peer| Ok((Transport::take_up(socket, tls.map(|tls| *tls))?, peer)));
     match adopted {
         Ok((transport, peer)) => worker.api.adopt_with(transport, peer, read, load),
         Err(e) => tracing::debug!("a caller's connection was lost in the handover: {e}"),

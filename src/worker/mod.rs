@@ -5,6 +5,7 @@
 mod accept;
 mod admit;
 mod arrivals;
+mod backpressure;
 mod control;
 mod defect;
 mod drain;
@@ -74,6 +75,7 @@ use crate::telemetry::spans::SpanQueue;
 use crate::timers::Timers;
 use crate::tls::Ports;
 
+use backpressure::Backpressure;
 pub use peers::{Control, Peers};
 pub use reserve::Reserve;
 pub use role::{Listener, Role};
@@ -123,6 +125,7 @@ pub(crate) struct Worker {
     api: Rc<Api>,
     peers: Arc<Peers>,
     memory: Arc<Memory>,
+    backpressure: Rc<Backpressure>,
     shared: Arc<Shared>,
     timers: Arc<Timers>,
     /// The TLS of all ports.

@@ -38,8 +38,8 @@ pub struct ArrivedCaller {
     pub socket: TcpStream,
     /// What has come and is no whole request.
     pub read: Vec<u8>,
-    /// What its TLS was.
-    pub tls: Option<MovedTls>,
+    /// What its TLS was. Boxed, so that no list leaves copies of keys behind when it grows.
+    pub tls: Option<Box<MovedTls>>,
 }
 
 /// A worker, and in which slot each of the connections is that it has taken up.

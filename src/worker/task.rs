@@ -93,9 +93,13 @@ impl<I: ProtocolHandler> Session<I> {
         // A grant is for one stretch.
         self.state.ticket = None;
         self.state.account.end_stretch(self.state.stretch);
-        let held = self.incoming.held(&self.state) + self.state.conn.transport.holds();
-        self.state.worker.shard.hold(&self.state.conn, held);
+        self.state.worker.shard.hold(&self.state.conn, self.held());
         polled
+    }
+
+    /// The memory for what has come and is not handled.
+    fn held(&self) -> usize {
+        self.incoming.held(&self.state) + self.state.conn.transport.holds()
     }
 
     fn poll_phases(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -168,7 +172,9 @@ impl<I: ProtocolHandler> Session<I> {
             state.conn.close(state.conn.lost_by().unwrap_or_else(silently));
             return Poll::Ready(());
         }
-        if state.conn.is_closed() || over_rate || !incoming.has_room(state) {
+        let has_room = !over_rate && incoming.has_room(state);
+        let (state, held) = (&self.state, self.held());
+        if state.conn.is_closed() || !has_room || state.worker.backpressure.holds_back(&state.conn, held, cx) {
             return self.pause(cx);
         }
         state.conn.resume_reading(state.worker.shard.now());

@@ -11,6 +11,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::spawn_local;
 
+use super::backpressure::Backpressure;
 use super::tied::Tied;
 use super::{Control, Listener, Peers, Reserve, Server, Worker};
 use super::{control, leaving, memory, moves, places, renew, starting, sweep, timers, turn};
@@ -158,7 +159,7 @@ fn start(spec: Spec) -> Result<Started, String> {
             renewed: Cell::default(),
         });
     }
-    spec.memory.add(shard.counts.clone());
+    spec.memory.add(spec.id, shard.counts.clone());
     let clients = spec.clients.clone();
     let fair: Rc<Fair> = Rc::default();
     let hold = Rc::new(if spec.succeeds { Hold::arriving() } else { Hold::default() });
@@ -186,6 +187,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         api: api.counts(),
         runtime: tokio::runtime::Handle::current().metrics(),
     });
+    let backpressure = Backpressure::new(spec.memory.clone(), shard.clone());
     let worker = Rc::new(Worker {
         mesh,
         id: spec.id,
@@ -196,6 +198,7 @@ fn start(spec: Spec) -> Result<Started, String> {
         api,
         peers: spec.peers,
         memory: spec.memory,
+        backpressure,
         tls: spec.tls,
         shared: spec.shared,
         timers: spec.timers,
@@ -226,6 +229,7 @@ fn spawn_tasks(worker: &Rc<Worker>) {
     spawn_local(beat(worker.clone()));
     spawn_local(leaving::run(worker.clone()));
     spawn_local(memory::run(worker.clone()));
+    spawn_local(worker.backpressure.clone().run());
     spawn_local(renew::run(worker.clone()));
     spawn_local(timers::run(worker.clone()));
     spawn_local(moves::run(worker.clone()));

@@ -16,12 +16,12 @@ end
 function on_handshake(client_id, headers, server, conn)
   local url = mix.parse_url(server.RequestUri)
   local query = url and url.query or {}
-  local uid, till, sign = query.uid, query["until"], query.sign
-  if type(uid) ~= "string" or not uid:find("^%d+$") or #uid > 20 or type(till) ~= "string" or not till:find("^%d+$") then
+  local uid, expires, sign = query.uid, query["until"], query.sign
+  if type(uid) ~= "string" or not uid:find("^%d+$") or #uid > 20 or type(expires) ~= "string" or not expires:find("^%d+$") then
     return false, 401, "uid, until and sign are needed"
-  elseif sign ~= mix.hmac_sha256(SECRET, uid .. ":" .. till) then
+  elseif sign ~= mix.hmac_sha256(SECRET, uid .. ":" .. expires) then
     return false, 401, "sign is wrong"
-  elseif tonumber(till) < mix.now() then
+  elseif tonumber(expires) < mix.now() then
     return false, 401, "that login has ended"
   end
   local err = conn:set_context_value("uid", uid) or conn:subscribe("user:" .. uid)

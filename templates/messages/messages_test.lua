@@ -5,10 +5,10 @@ test.before_each(function()
   app = test.load("messages.lua", { options = { path = "/messages", secret = "s" } })
 end)
 
-local function connect(uid, till, sign)
-  till = string.format("%d", till or mix.now() + 60)
-  sign = sign or mix.hmac_sha256("s", uid .. ":" .. till)
-  return app:connect({ uri = "/messages?uid=" .. uid .. "&until=" .. till .. "&sign=" .. sign })
+local function connect(uid, expires, sign)
+  expires = string.format("%d", expires or mix.now() + 60)
+  sign = sign or mix.hmac_sha256("s", uid .. ":" .. expires)
+  return app:connect({ uri = "/messages?uid=" .. uid .. "&until=" .. expires .. "&sign=" .. sign })
 end
 
 test.describe("a login", function()

@@ -5,8 +5,8 @@ use mlua::ffi;
 use std::ffi::{CStr, c_int};
 use std::rc::Rc;
 
-use super::subscribe::{Subscribed, Subscription, names, subscribe_args, subscribe_from};
-use crate::message::{Channel, CloseReason, Kind, close_code, utf8};
+use super::subscribe::{Named, Subscribed, Subscription, names, subscribe_args, subscribe_from};
+use crate::message::{CloseReason, Kind, close_code, utf8};
 use crate::script::current::{self, ConnRef, Host};
 use crate::script::push::{One, PushOne, Pushed, Stack, Table, table, with};
 use crate::script::slots::Handle;
@@ -33,18 +33,18 @@ pub const GONE: &str = "the connection has closed";
 /// To be called by a native function of [`with_conn`].
 pub unsafe fn push_conn(stack: Stack<'_>, conn: ConnRef) -> One {
     let (state, metatable, cache) = (stack.state(), ffi::lua_upvalueindex(2), ffi::lua_upvalueindex(3));
-    let place = i64::from(conn.slot) as ffi::lua_Integer + 1;
+    let place = (conn.slot as c_int).wrapping_add(1);
     // SAFETY: the upvalues are those tables. The first value that is pushed is the result, or is taken off; then the new handle is.
     unsafe {
         stack.by_hand(|_| {
-            ffi::lua_rawgeti(state, cache, place);
+            ffi::lua_rawgeti_(state, cache, place);
             if stack.handle_at::<ConnRef>(-1).is_some_and(|known| *known == conn) {
                 return;
             }
             ffi::lua_pop(state, 1);
             _ = stack.push_handle(conn, with(|stack| stack.by_hand(|state| ffi::lua_pushvalue(state, metatable))));
             ffi::lua_pushvalue(state, -1);
-            ffi::lua_rawseti(state, cache, place);
+            ffi::lua_rawseti(state, cache, place.into());
         })
     }
 }
@@ -205,7 +205,7 @@ fn wait_context_value(args: &Args) -> Result<Outcome<Value>, Raise> {
 }
 
 /// The channel names from argument 1 on.
-pub(crate) fn channel_args(args: &Args) -> Fallible<Vec<Channel>> {
+pub(crate) fn channel_args(args: &Args) -> Fallible<Named> {
     names(args, args.count())
 }
 

@@ -1,6 +1,7 @@
 //! How a connection comes into channels: the options of `conn:subscribe`, and the wait for what the channels have kept.
 
 use mlua::ffi;
+use smallvec::SmallVec;
 use std::ffi::c_int;
 use std::rc::Rc;
 
@@ -18,10 +19,13 @@ use crate::script::wait::Interruptible;
 use crate::shard::conn::Conn;
 use crate::shard::context::Value;
 
+/// Channels that a script names: mostly one.
+pub(crate) type Named = SmallVec<[Channel; 1]>;
+
 /// What a script wants of a subscribe.
 pub(crate) struct Subscription {
     /// The channels.
-    pub(crate) channels: Vec<Channel>,
+    pub(crate) channels: Named,
     /// What is told of the connection in them.
     pub(crate) info: Option<Info>,
     /// What it gets first of what they have kept.
@@ -55,11 +59,11 @@ pub(crate) fn subscribe_args(args: &Args) -> Fallible<Subscription> {
 }
 
 /// The first arguments, up to that one, as names of channels.
-pub(super) fn names(args: &Args, last: i32) -> Fallible<Vec<Channel>> {
+pub(super) fn names(args: &Args, last: i32) -> Fallible<Named> {
     if last == 0 {
         return Err(args.wrong(1, "string"));
     }
-    let mut channels = Vec::with_capacity(last as usize);
+    let mut channels = Named::with_capacity(last as usize);
     for i in 1..=last {
         match Channel::from_script(&args.bytes(i)?) {
             Ok(channel) => channels.push(channel),

@@ -28,7 +28,7 @@ pub(super) unsafe extern "C-unwind" fn json_decode(state: State) -> c_int {
             ffi::LUA_TNONE | ffi::LUA_TNIL => false,
             ffi::LUA_TTABLE => {
                 push_bytes(state, b"null");
-                ffi::lua_rawget(state, 2);
+                ffi::lua_rawget_(state, 2);
                 ffi::lua_toboolean(state, -1) != 0
             }
             _ => throw(state, Args::new(state, 0).wrong(2, "table")),

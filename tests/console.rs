@@ -363,8 +363,8 @@ async fn the_console_publishes_and_talks_as_a_client() -> Outcome {
     scene.shows("no comments fly here").await;
     assert_eq!(scene.page.value("document.getElementById('form').offsetHeight").await, 0);
     assert_eq!(scene.page.value("document.getElementById('state').textContent").await, "");
-    scene.page.value("document.querySelector('#other a').click()").await;
-    scene.shows("To one client").await;
+    let leads = scene.page.value("document.querySelector('#other a').href").await;
+    assert_eq!(leads, format!("http://{}/console/#send", scene.center));
     scene.end().await;
     Ok(())
 }

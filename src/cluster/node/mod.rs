@@ -134,6 +134,8 @@ pub struct Node<C> {
     pace: Pace,
     /// What has come since it is still.
     kept: Kept,
+    /// The streams of nodes that were dropped while a successor keeps what they send: see [`moving`].
+    dropped: BTreeMap<Run, u32>,
 }
 
 /// Nodes that were refused, each of which the log names once.
@@ -179,6 +181,7 @@ impl<C: Clients> Node<C> {
             dials: Dials::default(),
             pace: Pace::default(),
             kept: Kept::default(),
+            dropped: BTreeMap::new(),
         }
     }
 

@@ -215,7 +215,10 @@ impl OrderedChannels {
         if !self.nodes.hub.catch_up_to((&channel, &rule), cursor, &reading) {
             return self.again.push((self.now() + AGAIN, Wanted { channel, rule, what }));
         }
-        if let ReadFor::Backlog { recipient, done, .. } = what {
+        if let ReadFor::Backlog { from, recipient, done } = what {
+            if let From::Since(since, _) = from {
+                self.nodes.hub.history().has_read(&channel, &rule, since, &reading);
+            }
             self.nodes.hub.put_backlog((&channel, &rule), &recipient, (reading.at, reading.kept), done);
         }
     }

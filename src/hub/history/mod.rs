@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::workers::WorkerSet;
-use crate::config::{ChannelRule, Rules};
+use crate::config::{ChannelRule, Envelope as ChannelEnvelope, Rules};
 use crate::message::{Channel, Counted};
 use log::{LOG, Log};
 use role::{Complete, Role};
@@ -237,6 +237,9 @@ impl History {
                 return None;
             }
             state.log.trim(rule.history.size, oldest(rule, now));
+            if let From::Since(since, _) = from {
+                state.look_ahead(rule, since);
+            }
             let (at, kept) = state.log.read(from, most);
             Some(enqueue(at, kept))
         })
@@ -410,6 +413,12 @@ impl History {
 }
 
 impl State {
+    /// A connection has read up to there, or all of this node have: perhaps further than the log goes. That counts only where connections can
+    /// be told of a gap.
+    fn look_ahead(&mut self, rule: &ChannelRule, position: Position) {
+        self.role.ahead |= rule.envelope == ChannelEnvelope::Json && self.log.ends_before(position);
+    }
+
     /// The copy for the node on that stream, if it has none yet; and the run that has had one so far, if that is another.
     fn copy_for(&mut self, replica: Option<Stream>) -> (Option<LogCopy>, Option<u64>) {
         let before = self.role.copied_to;

@@ -59,10 +59,13 @@ impl History {
 fn write_role(role: &Role, out: &mut Encoder) {
     out.byte(role.leads.into());
     out.byte(role.complete as u8);
-    out.option(role.cursor, |out, cursor| {
-        out.u64(cursor.term);
-        out.u64(cursor.offset);
-    });
+    for position in [role.cursor, role.beside] {
+        out.option(position, |out, position| {
+            out.u64(position.term);
+            out.u64(position.offset);
+        });
+    }
+    out.byte(role.ahead.into());
     for stream in [role.copied_to, role.copy_of] {
         out.option(stream, |out, (run, epoch)| {
             out.u64(run);
@@ -78,9 +81,11 @@ fn read_role(from: &mut Decoder<'_>) -> Result<Role, Damaged> {
         1 => Complete::ForOthers,
         _ => Complete::Yes,
     };
-    let cursor = from.option(|from| Ok(Position { term: from.u64()?, offset: from.u64()? }))?;
+    let position = |from: &mut Decoder<'_>| from.option(|from| Ok(Position { term: from.u64()?, offset: from.u64()? }));
+    let (cursor, beside, ahead) = (position(from)?, position(from)?, from.flag()?);
     let stream = |from: &mut Decoder<'_>| from.option(|from| Ok((from.u64()?, from.u32()?)));
-    Ok(Role { leads, complete, cursor, asked: None, copied_to: stream(from)?, copy_of: stream(from)?, beside: None })
+    let (copied_to, copy_of) = (stream(from)?, stream(from)?);
+    Ok(Role { leads, complete, cursor, asked: None, copied_to, copy_of, beside, ahead })
 }
 
 fn write(copy: &LogCopy, out: &mut Encoder) {

@@ -12,7 +12,8 @@ fn channel(name: &str) -> Channel {
 }
 
 fn rule(size: usize, age: u64) -> ChannelRule {
-    ChannelRule { history: HistoryRule { size, age: Duration::from_millis(age) }, ..ChannelRule::of("c") }
+    let history = HistoryRule { size, age: Duration::from_millis(age) };
+    ChannelRule { history, envelope: crate::config::Envelope::Json, ..ChannelRule::of("c") }
 }
 
 fn history(rule: &ChannelRule) -> History {

@@ -106,9 +106,9 @@ impl History {
                 }
                 None => {
                     let mut log = Log::new(term);
-                    // What publishers were told is published is given up. Should there be a third log, it must not pass for the whole: so this
-                    // one is not empty.
-                    if all.iter().any(|(log, complete)| *complete && log.last().is_some()) {
+                    // What some publishers were told is published is given up. Another log that comes to light must not pass for the whole: so
+                    // this one is not empty.
+                    if all.iter().any(|(log, _)| log.last().is_some()) {
                         log.append(None, now);
                     }
                     log

@@ -130,9 +130,11 @@ impl World {
         self.killed += 1;
         // Its publishers are not told what came of it.
         self.published.retain(|published| published.by != run);
-        let mut node = self.nodes.remove(&run).unwrap();
-        if self.random.chance(30) {
+        let (is_told, node) = (self.random.chance(30), self.nodes.get_mut(&run).unwrap());
+        if is_told && node.frozen_until <= self.now {
             node.core.leave();
+            self.say(run);
         }
+        self.nodes.remove(&run);
     }
 }

@@ -241,6 +241,12 @@ impl World {
             node.ticked = self.now;
             node.core.tick(self.now);
         }
+        self.say(run);
+    }
+
+    /// Sends what a node has to say.
+    pub(super) fn say(&mut self, run: Run) {
+        let Some(node) = self.nodes.get_mut(&run) else { return };
         let sent = said(&mut node.core, &mut node.links, self.now, |output| {
             if let Output::Number(number) = output {
                 node.hub.set_node(NodeNumber::new(number).unwrap());

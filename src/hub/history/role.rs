@@ -45,7 +45,7 @@ impl Role {
 
     /// What the connections of this node get of what it has missed, and whether that is all of it. Nobody gets anything twice: so they are told
     /// of a gap instead, if one of them may have had some of it.
-    pub(super) fn to_make_good<'a>(&mut self, is_whole: bool, missed: &'a [Kept]) -> (bool, &'a [Kept]) {
+    pub(super) fn make_good<'a>(&mut self, is_whole: bool, missed: &'a [Kept]) -> (bool, &'a [Kept]) {
         let is_anything = !is_whole || !missed.is_empty();
         match is_anything && std::mem::take(&mut self.ahead) {
             true => (false, &[]),

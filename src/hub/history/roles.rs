@@ -118,7 +118,7 @@ impl History {
             if let Some(cursor) = state.role.cursor {
                 let all = Most { messages: usize::MAX, bytes: usize::MAX };
                 let (at, missed) = state.log.read(From::Since(cursor, None), all);
-                let (is_whole, missed) = state.role.to_make_good(at.recovered, &missed);
+                let (is_whole, missed) = state.role.make_good(at.recovered, &missed);
                 deliver(&mut state.behind, state.log.head(), is_whole, missed);
                 state.look_ahead(rule, cursor);
             }
@@ -361,7 +361,7 @@ impl History {
             if state.role.cursor.is_some_and(|cursor| cursor.term > head.term) {
                 return false;
             }
-            let (is_whole, missed) = state.role.to_make_good(is_whole, missed);
+            let (is_whole, missed) = state.role.make_good(is_whole, missed);
             state.role.cursor = deliver(&mut state.behind, is_whole, missed).then_some(head);
             true
         })

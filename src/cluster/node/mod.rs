@@ -134,7 +134,7 @@ pub struct Node<C> {
     pace: Pace,
     /// What has come since it is still.
     kept: Kept,
-    /// The streams of nodes that were dropped while a successor keeps what they send: see [`moving`].
+    /// The nodes to which a successor listens, with the epoch of the last stream of each that was dropped since; else 0: see [`moving`].
     dropped: BTreeMap<Run, u32>,
 }
 

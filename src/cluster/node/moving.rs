@@ -57,7 +57,7 @@ impl<C: Clients> Node<C> {
     pub fn precede(&mut self) -> Result<Vec<Reach>, String> {
         let reach = self.reach()?;
         self.pace = Pace::Preceding;
-        self.dropped.clear();
+        self.dropped = reach.iter().map(|other| (other.run, 0)).collect();
         Ok(reach)
     }
 

@@ -214,8 +214,7 @@ impl<C: Clients> Node<C> {
     /// A node has ended: it has said so, or is gone for that reason.
     pub(super) fn remove(&mut self, run: Run, why: Option<&str>) {
         let Some(peer) = self.peers.remove(&run) else { return };
-        if self.pace != Pace::Serving {
-            let last = self.dropped.entry(run).or_default();
+        if let Some(last) = self.dropped.get_mut(&run) {
             *last = peer.incoming.epoch.max(*last);
         }
         let api = peer.hello.api.escape_debug();

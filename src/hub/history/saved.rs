@@ -155,6 +155,33 @@ mod tests {
         assert_eq!((recovered, texts), (true, vec![(&b"5"[..], Some(9)), (b"6", None)]));
     }
 
+    /// The log of another one is still to be found, and what this node has missed, some connection has had.
+    #[test]
+    fn what_a_node_knows_of_another_one_that_has_led_goes_over() {
+        let mut rule = ChannelRule { envelope: crate::config::Envelope::Json, ..ChannelRule::of("news") };
+        rule.history.size = 3;
+        let (before, after) = (History::default(), History::default());
+        for history in [&before, &after] {
+            history.set_rules(std::slice::from_ref(&rule));
+            history.share();
+        }
+        let channel = Channel::parse(b"news").unwrap();
+        before.lead((&channel, &rule), Vec::new(), (7, 1), |_, _, _, _| {});
+        let message = Counted::new(Message::text("1"), None);
+        let at = before.order((&channel, &rule), (message, 7, 1), None, |placed, _| placed.at).unwrap();
+        let (later, most) = (Position { term: at.term + 1, ..at }, Most { messages: 9, bytes: 999 });
+        before.read((&channel, &rule), (From::Since(later, None), most), (7, 1), |_, _| {});
+        before.read_for((&channel, &rule), (From::Last(0), most, false), (Some(later), 7, 1), |_| {});
+        let (mut one, mut end) = Link::pair().unwrap();
+        let mut batch = Batch::new(&mut one, Of::History);
+        before.save(&mut batch).unwrap();
+        batch.finish().unwrap();
+        items(&end.receive().unwrap().bytes, |from| after.restore(from)).unwrap();
+        let role = |history: &History| lock(&history.logs.get(&channel).unwrap().state).role;
+        assert_eq!((role(&before).beside, role(&before).ahead), (Some(later), true));
+        assert_eq!((role(&after).beside, role(&after).ahead), (Some(later), true));
+    }
+
     /// Otherwise it would not see that it misses something that comes meanwhile.
     #[test]
     fn how_far_the_connections_are_of_a_node_without_a_log_goes_over() {

@@ -123,6 +123,7 @@ impl History {
                 state.look_ahead(rule, cursor);
             }
             state.role = Role { ahead: state.role.ahead, ..Role::new(true) };
+            state.released.clear();
             beside.map(|_| state.log.head())
         })
     }

@@ -19,18 +19,20 @@ impl History {
         let all: Vec<Arc<Entry>> = self.logs.iter().map(|entry| entry.value().clone()).collect();
         entries.extend(all.into_iter().filter(|entry| lock(&entry.state).used.is_none()));
         for entry in entries {
-            let (copy, role) = {
+            let (copy, role, released) = {
                 let state = lock(&entry.state);
                 let is_used = !state.log.is_unused();
                 if state.evicted || (!is_used && state.role.cursor.is_none()) {
                     continue;
                 }
-                (is_used.then(|| state.log.copy()), Role { asked: None, ..state.role })
+                (is_used.then(|| state.log.copy()), Role { asked: None, ..state.role }, state.released.clone())
             };
             batch.item(|out| {
                 out.data(entry.channel.as_str().as_bytes());
                 out.option(copy.as_ref(), |out, copy| write(copy, out));
                 write_role(&role, out);
+                out.count(released.len());
+                released.iter().for_each(|run| out.u64(*run));
             })?;
         }
         Ok(())
@@ -41,10 +43,11 @@ impl History {
         let channel = Channel::parse(from.data()?).map_err(|_| Damaged("a channel's name"))?;
         let log = from.option(|from| Log::of(read(from)?).ok_or(Damaged("what a channel keeps")))?;
         let (log, role) = (log.unwrap_or_else(Log::unused), read_role(from)?);
+        let released = from.list(Decoder::u64)?;
         // Terms that are given later are larger.
         self.terms.fetch_max(log.head().term, Relaxed);
         let behind = WorkerSet::default();
-        let state = State { log, used: None, counted: 0, evicted: false, behind, role };
+        let state = State { log, used: None, counted: 0, evicted: false, behind, role, released };
         let entry = Arc::new(Entry { channel: channel.clone(), state: Mutex::new(state) });
         if let Some(before) = self.logs.get(&channel).map(|entry| entry.value().clone()) {
             self.evict(&before, None);

@@ -36,7 +36,17 @@ export const query = (values) => {
 export function tail(filter, { onevent, onstate }) {
   const stop = new AbortController();
   let delay = 1000;
+  // Every stream begins with the last lines of the log: those that were handed out are not again.
+  let [before, newest] = [[0, []], [0, []]];
+  const isNew = (event, line) => {
+    if (event.event !== "log") return true;
+    if (event.at < before[0] || (event.at === before[0] && before[1].includes(line))) return false;
+    if (event.at > newest[0]) newest = [event.at, []];
+    if (event.at === newest[0]) newest[1].push(line);
+    return true;
+  };
   const read = async () => {
+    before = [newest[0], [...newest[1]]];
     const reply = await fetch(at(`/v1/tail?${query(filter)}`), { signal: stop.signal });
     if (!reply.ok) throw await problem(reply);
     onstate(null);
@@ -48,7 +58,7 @@ export function tail(filter, { onevent, onstate }) {
       if (done) return;
       const lines = (rest + value).split("\n");
       rest = lines.pop();
-      const events = lines.filter(Boolean).map((line) => JSON.parse(line));
+      const events = lines.filter(Boolean).map((line) => [JSON.parse(line), line]).filter(([event, line]) => isNew(event, line)).map(([event]) => event);
       if (events.length) onevent(events);
     }
   };

@@ -73,6 +73,7 @@ export function client({ params, write, go, figures }) {
   const element = h(
     "div",
     {},
+    h("p", { class: "dim" }, t("clientHelp")),
     h("form", { submit }, field(t("clientId"), id), h("p", { class: "narrow" }, h("button", {}, t("look")))),
     said.element,
     known,

@@ -93,6 +93,7 @@ const words = {
   stopped: ["Stopped", "已停止"],
   again: ["Interrupted, trying again: %e", "已中断，正在重试：%e"],
   noTail: ["This center does not have it.", "这个中心没有此功能。"],
+  clientHelp: ["Ids are in the part Live, in the log, and in channels whose rule says presence: true. The client may have gone.", "id 见于“实时”、日志，以及规则中写有 presence: true 的频道。已经离开的客户端也可以查询。"],
   liveHelp: ["Events of all nodes as they happen. A channel's name may end in *.", "所有节点上正在发生的事件。频道名可以 * 结尾。"],
   script: ["Script", "脚本"],
   since: ["Since", "生效于"],

@@ -173,7 +173,11 @@ impl Scene {
     /// Publishes a comment as a back end does.
     async fn comment(&mut self, comment: &str) {
         let event = json!({"event": "@video", "data": {"uid": 1001, "video_id": 100001, "msg": comment}});
-        let body = json!({"c": "video:100001", "d": event.to_string()}).to_string();
+        self.publish(&event.to_string()).await;
+    }
+
+    async fn publish(&self, data: &str) {
+        let body = json!({"c": "video:100001", "d": data}).to_string();
         let (status, reply) = common::post(self.engine.api(), "/v1/mesh/publish", &body).await;
         assert_eq!(status, 200, "{reply}");
         assert!(reply.starts_with(r#"{"E":null,"r":{"s":1,"f":0"#), "{reply}");
@@ -203,6 +207,11 @@ async fn the_demo_shows_comments_and_follows_an_edit() -> Outcome {
         scene.comment(comment).await;
     }
     scene.page.until("document.getElementById('heard').children.length === 6").await;
+    // What `dev` tells to try is no JSON.
+    scene.publish("Hello, World!").await;
+    scene.page.until("document.querySelector('#heard p').textContent === 'Hello, World!'").await;
+    let edges = "const edge = (id) => document.getElementById(id).getBoundingClientRect(); edge('online').bottom <= edge('screen').top";
+    assert_eq!(scene.page.value(edges).await, true, "no comment flies over the count");
     if pictures().is_some() {
         for variant in DEMO {
             // They fly as far as the screen is wide.
@@ -285,7 +294,6 @@ async fn the_console_shows_nodes_channels_and_clients() -> Outcome {
     scene.page.until("document.querySelector('figure polyline').points.length > 1").await;
 
     scene.pictured("console").await;
-
     // By keyboard, from the list of channels to one of them.
     scene.part("channels").await;
     scene.shows(HOSTILE).await;
@@ -350,6 +358,13 @@ async fn the_console_publishes_and_talks_as_a_client() -> Outcome {
         .page
         .until("[...document.querySelectorAll('.lines li.in code')].some((line) => line.textContent === 'ok')")
         .await;
+    // The demo does not speak to a script that is no barrage: it leads here.
+    scene.page.goto(&format!("http://{}/", scene.center)).await;
+    scene.shows("no comments fly here").await;
+    assert_eq!(scene.page.value("document.getElementById('form').offsetHeight").await, 0);
+    assert_eq!(scene.page.value("document.getElementById('state').textContent").await, "");
+    let leads = scene.page.value("document.querySelector('#other a').href").await;
+    assert_eq!(leads, format!("http://{}/console/#send", scene.center));
     scene.end().await;
     Ok(())
 }
@@ -376,6 +391,13 @@ async fn the_console_follows_what_happens() -> Outcome {
     scene.page.until("document.querySelector('main pre')?.innerText.includes('entry.lua:9')").await;
     fs::write(scene.dir.path().join("entry.lua"), format!("{SCRIPT}\n")).unwrap();
     scene.page.until("document.querySelector('main tbody')?.innerText.includes('runs')").await;
+    // On a phone tables scroll, and no word of them is cut in two.
+    scene.page.look(390, 780, true, "light").await;
+    let whole = "[...document.querySelectorAll('td, td code')].flatMap((cell) => [...cell.childNodes]) \
+        .filter((node) => node.nodeType === Node.TEXT_NODE && !/\\s/.test(node.data)) \
+        .every((word) => { const range = document.createRange(); range.selectNode(word); return range.getClientRects().length < 2 })";
+    assert_eq!(scene.page.value(whole).await, true);
+    scene.page.look(1280, 800, false, "light").await;
 
     let mut client = Client::connect(scene.engine.ws(), "/ws").await;
     assert_eq!(client.ask("room:7").await, "ok");

@@ -1,6 +1,7 @@
 //! The Chinese pages say what the English ones say, as far as a program can tell: the same headings, the same blocks of code but
 //! for comments, tables of the same shape; and each pair is linked both ways.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -103,6 +104,23 @@ fn each_page_has_the_shape_of_its_english_one() {
         assert_eq!(ours.blocks, theirs.blocks, "blocks of code in {name}");
         assert_eq!(ours.tables, theirs.tables, "columns of each row of each table in {name}");
         assert_eq!(ours.items, theirs.items, "items of lists in {name}");
+    }
+}
+
+/// What `connmix new` writes is in the language of its user.
+#[test]
+fn each_readme_of_a_template_has_the_shape_of_its_english_one() {
+    let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates");
+    let folders: Vec<PathBuf> = fs::read_dir(templates).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let folders: Vec<_> = folders.iter().filter(|path| path.is_dir()).collect();
+    assert_eq!(folders.len(), 5);
+    for folder in folders {
+        let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+        let (ours, theirs) = (read("README.zh-CN.md"), read("README.md"));
+        assert_eq!(shape(&ours), shape(&theirs), "{}", folder.display());
+        // What stands between backticks is typed as it is.
+        let typed = |page: &str| page.split('`').skip(1).step_by(2).map(code).collect::<BTreeSet<String>>();
+        assert_eq!(typed(&ours), typed(&theirs), "{}", folder.display());
     }
 }
 

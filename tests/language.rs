@@ -57,6 +57,22 @@ fn the_locale_decides() {
 }
 
 #[test]
+fn a_project_has_its_readme_in_the_language_of_its_maker() {
+    for template in ["barrage", "chat", "messages", "quotes", "device"] {
+        for (locale, chinese) in [("zh_CN.UTF-8", true), ("C.UTF-8", false)] {
+            let dir = tempfile::tempdir().unwrap();
+            let made = run_under(dir.path(), &[("LANG", locale)], &["new", "p", "--template", template]);
+            assert_eq!((made.code, made.err.as_str()), (Some(0), ""));
+            let readme = std::fs::read_to_string(dir.path().join("p/README.md")).unwrap();
+            assert_eq!(has_chinese(&readme), chinese, "{template} {locale}");
+            let pages = std::fs::read_dir(dir.path().join("p")).unwrap();
+            let pages = pages.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|end| end == "md"));
+            assert_eq!(pages.count(), 1);
+        }
+    }
+}
+
+#[test]
 fn the_help_of_every_command_is_there_in_both_languages() {
     let dir = tempfile::tempdir().unwrap();
     let english = run_under(dir.path(), &[], &["help"]);

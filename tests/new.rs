@@ -8,7 +8,7 @@ use common::*;
 use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -142,6 +142,7 @@ async fn a_barrage_works_as_it_stands() {
     assert_eq!(viewer.ended().0, Some(0));
     // The page of its first steps, and what that shows to those who come late.
     let center = address(&project.process.line("Center "), "http://");
+    project.process.line("  Demo");
     assert!(project.readme().contains("http://127.0.0.1:6787/`"));
     assert_eq!(get(center, "/").await.0, 200);
     let kept = call(&project, "/v1/mesh/history", serde_json::json!({"c": "video:100001", "limit": 20})).await;
@@ -170,6 +171,9 @@ async fn a_chat_works_as_it_stands() {
     let (code, _, err) = Piped::client(&format!("ws://{}/chat", project.server(0)), &[], &[]).ended();
     assert_eq!(code, Some(1));
     assert!(err.contains("400"), "{err}");
+    // The demo speaks to a barrage alone.
+    project.process.line("  Console");
+    assert!(!project.process.lines().iter().any(|line| line.contains("  Demo")));
     project.stop();
 }
 
@@ -287,10 +291,11 @@ async fn a_client_prints_what_comes_and_its_exit_code_tells_the_end() {
     for (url, more, says) in [
         ("ws://127.0.0.1:1/", &[][..], "refused"),
         ("http://127.0.0.1:1/", &[], "expected ws:// or wss://"),
+        (&format!("ws://{}/", engine.at.center), &[], "no WebSocket is served at this address"),
         (&url, &["--header", "x"], "NAME: VALUE"),
     ] {
         let (code, _, err) = Piped::client(url, &[], more).ended();
-        assert!(code == Some(1) && err.contains(says), "{url}: {code:?} {err}");
+        assert!(code == Some(1) && err.contains(says) && err.lines().count() == 1, "{url}: {code:?} {err}");
     }
 }
 
@@ -348,6 +353,83 @@ async fn tail_why_and_top_look_at_a_running_engine() {
     let (_, out, _) = Piped::start(&["top", "--once", "--url", &api, "--user", "ann:secret"]).ended();
     let lines: Vec<&str> = out.lines().collect();
     assert!(lines.len() == 2 && lines[0].contains("deliv/s") && lines[0].len() == lines[1].len(), "{out}");
+}
+
+/// The next event of that kind.
+fn event(json: &mut Piped, kind: &str) -> Value {
+    loop {
+        let event: Value = serde_json::from_str(&json.line()).unwrap();
+        if event["event"] == kind {
+            return event;
+        }
+    }
+}
+
+#[tokio::test]
+async fn tail_goes_on_after_a_reload_and_ends_with_the_engine() {
+    let project = Project::start("chat");
+    let lines = project.process.lines();
+    let center = address(lines.iter().find(|line| line.contains("  Center")).unwrap(), "http://");
+    let mut json = Piped::start(&["tail", "--json", "--url", &format!("http://{center}")]);
+    let (mut log, mut next) = (Vec::new(), json.line());
+    assert_eq!(next, r#"{"event":"watching"}"#);
+    let file = project.dir.path().join("p/connmix.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("center:", "trustedProxies: [10.0.0.1]\ncenter:")).unwrap();
+    while !next.contains(r#""event":"end""#) {
+        next = json.line();
+        assert_ne!(next, "", "tail has ended");
+        log.extend(next.contains(r#""event":"log""#).then(|| next.clone()));
+    }
+    assert!(log.iter().any(|line| line.contains(" is ready; API on ")), "{log:?}");
+    assert_eq!(json.told(), "the engine has ended it: the configuration has changed; connecting again");
+    event(&mut json, "watching");
+    let mut client = Client::connect(project.server(0), "/chat?name=Ann").await;
+    client.send("x").await;
+    while !next.contains(r#""event":"connect""#) {
+        next = json.line();
+        assert_ne!(next, "", "tail has ended");
+        assert!(!log.contains(&next), "told twice: {next}");
+    }
+    let ended = project.process.stop();
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    let (code, _, err) = json.ended();
+    assert_eq!((code, err.as_str()), (Some(1), "the engine has ended it: the engine is shutting down\n"));
+}
+
+/// Answers one request.
+fn answer(at: &TcpListener, status: &str, body: &str) {
+    let (mut stream, _) = at.accept().unwrap();
+    while !read_line(&mut stream).trim().is_empty() {}
+    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+}
+
+#[test]
+fn top_and_tail_come_back_to_an_engine_that_starts_anew() {
+    let at = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", at.local_addr().unwrap());
+    let mut top = Piped::start(&["top", "--json", "--url", &url]);
+    for (status, body) in [("200 OK", "connmix_engine_channels 1\n"), ("503 -", "{}"), ("503 -", "{}")] {
+        answer(&at, status, body);
+    }
+    answer(&at, "200 OK", "connmix_engine_channels 2\n");
+    assert!(top.line().contains("\"channels\":2"));
+    assert!(top.told().ends_with("no reason was given (status 503); connecting again"));
+    answer(&at, "503 -", "{}");
+    answer(&at, "403 -", r#"{"E":{"c":403,"m":"this user lacks the role read"}}"#);
+    let (code, _, err) = top.ended();
+    assert!(code == Some(1) && err.ends_with("this user lacks the role read (status 403)\n"), "{err}");
+
+    let mut tail = Piped::start(&["tail", "--url", &url]);
+    let event = "{\"event\":\"dropped\",\"at\":1,\"client\":\"7\",\"cause\":\"x\"}\n";
+    for _ in 0..2 {
+        answer(&at, "200 OK", event);
+        assert_eq!(tail.line(), "00:00:00.001 dropped     7 a message: x");
+        assert_eq!(tail.told(), "the connection has ended; connecting again");
+    }
+    answer(&at, "200 OK", "{\"event\":\"end\",\"text\":\"too many watch\",\"again\":false}\n");
+    let (code, _, err) = tail.ended();
+    assert_eq!((code, err.as_str()), (Some(1), "the engine has ended it: too many watch\n"));
 }
 
 #[tokio::test]

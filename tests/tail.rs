@@ -6,11 +6,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use common::cluster::{Nodes, SCRIPT as NODE_SCRIPT};
 use common::*;
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 
 /// A word and what follows it, besides those that the clusters' tests know.
 fn script() -> String {
@@ -36,12 +38,18 @@ struct Tail(BufReader<TcpStream>);
 impl Tail {
     /// One that has begun.
     async fn open(at: SocketAddr, query: &str) -> Tail {
-        let mut tail = Tail::ask(at, query, "").await;
-        let (status, head) = tail.head().await;
-        assert_eq!(status, 200, "{head}");
-        assert!(head.contains("content-type: application/x-ndjson\r\n"), "{head}");
-        assert_eq!(tail.event().await, json!({"event": "watching"}));
-        tail
+        loop {
+            let mut tail = Tail::ask(at, query, "").await;
+            let (status, head) = tail.head().await;
+            assert_eq!(status, 200, "{head}");
+            assert!(head.contains("content-type: application/x-ndjson\r\n"), "{head}");
+            let first = tail.event().await;
+            if first == json!({"event": "watching"}) {
+                return tail;
+            }
+            // A node that has just begun may read its file once more.
+            assert_eq!((&first["event"], &first["again"]), (&json!("end"), &json!(true)), "{first}");
+        }
     }
 
     async fn ask(at: SocketAddr, query: &str, headers: &str) -> Tail {
@@ -299,6 +307,30 @@ async fn so_many_may_watch_and_those_that_go_make_room() {
     assert_eq!((refused, tails.len()), (503, 16));
 }
 
+/// A user that has taken all places does not keep another one from watching.
+#[tokio::test]
+async fn no_user_keeps_all_places_from_others() {
+    let users = "access: {users: [{username: r, password: r, roles: [read], host: '*'}, {username: w, token: secret, roles: [read, write], host: '*'}]}";
+    let engine = engine(users);
+    let (at, login) = (engine.at.center, format!("Authorization: Basic {}\r\n", STANDARD.encode("r:r")));
+    let mut tails = Vec::new();
+    for _ in 0..16 {
+        let mut tail = Tail::ask(at, "", &login).await;
+        assert_eq!(tail.head().await.0, 200);
+        tails.push(tail);
+    }
+    assert_eq!(Tail::ask(at, "", &login).await.head().await.0, 503);
+    let mut operator = Tail::ask(at, "", "Authorization: Bearer secret\r\n").await;
+    assert_eq!(operator.head().await.0, 200);
+    let end = tails[0].next("end").await;
+    assert_eq!((&end["text"], &end["again"]), (&json!("too many watch"), &json!(false)));
+    assert_eq!(Tail::ask(at, "", &login).await.head().await.0, 503, "it has more places than anybody");
+    let _client = engine.connect().await;
+    for tail in [&mut operator, &mut tails[1]] {
+        tail.next("connect").await;
+    }
+}
+
 #[tokio::test]
 async fn a_stream_ends_when_the_configuration_changes() {
     let engine = engine("");
@@ -306,7 +338,8 @@ async fn a_stream_ends_when_the_configuration_changes() {
     let file = engine.path("connmix.yaml");
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replace("center:", "trustedProxies: [10.0.0.1]\ncenter:")).unwrap();
-    assert_eq!(tail.next("end").await["text"], "the configuration has changed: begin anew");
+    let end = tail.next("end").await;
+    assert_eq!((&end["text"], &end["again"]), (&json!("the configuration has changed"), &json!(true)));
 }
 
 #[tokio::test]
@@ -314,7 +347,8 @@ async fn a_stream_ends_when_the_engine_stops() {
     let engine = engine("");
     let mut tail = Tail::open(engine.at.api, "").await;
     let stop = tokio::spawn(engine.shutdown());
-    assert_eq!(tail.next("end").await["text"], "the engine is shutting down");
+    let end = tail.next("end").await;
+    assert_eq!((&end["text"], &end["again"]), (&json!("the engine is shutting down"), &json!(false)));
     while tail.line().await.is_some() {}
     assert!(stop.await.unwrap());
 }
@@ -366,6 +400,34 @@ async fn a_center_shows_all_nodes_and_every_node_knows_of_the_others() {
     })
     .await;
     assert_eq!((&told["ended"]["reason"], &told["ended"]["channels"]), (&json!("peer"), &json!(["room"])));
+}
+
+/// What is published with an id is done by the node that knows of that id. Who was given it tells of it, and every node what it
+/// came to.
+#[tokio::test]
+async fn publishes_with_an_id_are_known_in_the_whole_cluster() {
+    let nodes = Nodes::start(2).await;
+    let mut client = nodes.engines[0].connect().await;
+    let id = client.ask("id").await;
+    client.ask("join room").await;
+    for n in 0..6 {
+        let mut tail = Tail::open(nodes.center.at.center, "channel=room").await;
+        let (from, body) = (&nodes.engines[n % 2], json!({"c": "room", "d": "x", "id": format!("m{n}")}));
+        let (status, reply) = post(from.at.api, "/v1/mesh/publish", &body.to_string()).await;
+        assert_eq!((status, reply.as_str()), (200, r#"{"E":null,"r":{"s":1,"f":0}}"#));
+        assert_eq!(client.text().await, "x");
+        if let Some(published) = tail.next_or_end("published").await {
+            assert_eq!((&published["channel"], &published["reached"]), (&json!("room"), &json!(1)), "{published}");
+            assert_eq!(published["node"], json!(nodes.run(n % 2).await.0.to_string()));
+        }
+        for at in [nodes.center.at.center, nodes.engines[0].at.api, nodes.engines[1].at.api] {
+            let told = why(at, &format!("client={id}&message=m{n}")).await;
+            assert_eq!(told["verdict"], "subscribed", "{told}");
+            assert_eq!(told["message"]["outcome"], json!({"s": 1, "f": 0}), "{told}");
+        }
+    }
+    let unknown = why(nodes.center.at.center, &format!("client={id}&message=nothing")).await;
+    assert!(unknown["because"].as_str().unwrap().contains("no publish with that id is known"), "{unknown}");
 }
 
 // Why.
@@ -442,8 +504,20 @@ async fn why_tells_how_a_client_ended_and_what_a_message_with_an_id_came_to() {
     let after = told("message=after").await;
     assert!(after["because"].as_str().unwrap().contains("before the message was published"), "{after}");
     assert_eq!(after["message"]["outcome"], json!({"s": 0, "f": 0}));
+    // What a client says steers no terminal, whoever asks.
+    let mut rude = engine.connect().await;
+    let id = rude.ask("id").await;
+    let frame = CloseFrame { code: CloseCode::from(4001), reason: "\u{9b}31m\u{202e}".into() };
+    rude.0.close(Some(frame)).await.unwrap();
+    while let Some(Ok(_)) = rude.0.next().await {}
+    let closed = eventually("it has ended", async || {
+        let (_, body) = get(engine.at.api, &format!("/v1/why?client={id}")).await;
+        body.contains("\"closed\"").then_some(body)
+    })
+    .await;
+    assert!(!closed.contains(['\u{9b}', '\u{202e}']) && closed.contains(r"\u009b31m\u202e"), "{closed}");
     let unknown = told("message=nothing").await;
-    assert!(unknown["because"].as_str().unwrap().contains("knows of no publish with that id"), "{unknown}");
+    assert!(unknown["because"].as_str().unwrap().contains("no publish with that id is known"), "{unknown}");
     // Ids that nobody has.
     let number: u64 = id.parse().unwrap();
     for (id, verdict) in [

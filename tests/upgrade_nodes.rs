@@ -99,13 +99,18 @@ impl Node {
         self.successor.get().unwrap_or(self.process.pid())
     }
 
+    /// The command has said so.
+    fn succeeded(&self, ended: &Ended) {
+        assert_eq!(ended.code, Some(0), "{ended:?}\n{}", self.process.lines().join("\n"));
+        let pid = ended.out.split("process ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+        self.successor.set(Some(pid.unwrap_or_else(|| panic!("{ended:?}"))));
+    }
+
     /// Upgrades; gives what the command said.
     fn upgrade(&self) -> String {
         let before = self.pid();
         let ended = self.ask(&[]);
-        assert_eq!(ended.code, Some(0), "{ended:?}\n{}", self.process.lines().join("\n"));
-        let pid = ended.out.split("process ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
-        self.successor.set(Some(pid.unwrap_or_else(|| panic!("{ended:?}"))));
+        self.succeeded(&ended);
         let began = Instant::now();
         while is_there(before) {
             assert!(began.elapsed() < PATIENCE, "the process before does not end");
@@ -447,9 +452,9 @@ async fn what_a_cluster_can_not_keep_is_told_before_anything_moves() {
     assert_eq!(nodes(center.api).await.len(), 1);
 }
 
-/// Upgrades a node whose successor stops in the midst of what comes, as soon as it has come so far.
-async fn upgrading(node: &Node) -> std::thread::JoinHandle<Ended> {
-    node.write("crash", "wait connections");
+/// Upgrades a node whose successor waits at that point, as soon as it has come so far.
+async fn upgrading(node: &Node, point: &str) -> std::thread::JoinHandle<Ended> {
+    node.write("crash", &format!("wait {point}"));
     let dir = node.dir.path().to_owned();
     let asking = std::thread::spawn(move || run(&dir, &["upgrade"]));
     eventually("it waits", async || node.dir.path().join("crash.waits").exists().then_some(())).await;
@@ -463,14 +468,12 @@ async fn a_node_that_takes_too_long_to_hand_over_is_taken_in_again() {
     let (center, engines) = cluster(2).await;
     let [a, b] = &engines[..] else { unreachable!() };
     let mut client = member(a.ws(), "news").await;
-    let asking = upgrading(a).await;
+    let asking = upgrading(a, "connections").await;
     listed(center.api, &[b.api]).await;
     // What was for it until it was gone may still come to it.
     publish_until(b.api, "news", "nobody", reached(0)).await;
     a.write("crash", "");
-    let ended = asking.join().unwrap();
-    assert_eq!(ended.code, Some(0), "{ended:?}");
-    a.successor.set(ended.out.split("process ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()));
+    a.succeeded(&asking.join().unwrap());
     listed(center.api, &[a.api, b.api]).await;
     publish_until(b.api, "news", "again", reached(1)).await;
     read_to(&mut client, "again").await;
@@ -485,7 +488,7 @@ async fn a_node_that_dies_as_it_hands_over_is_gone() {
     let (center, engines) = cluster(2).await;
     let [a, b] = &engines[..] else { unreachable!() };
     let mut client = member(a.ws(), "news").await;
-    let asking = upgrading(a).await;
+    let asking = upgrading(a, "connections").await;
     a.process.signal(libc::SIGKILL);
     // Not before its sockets are closed: with everything that it has sent, a successor could serve.
     eventually("it has ended", async || (!is_there(a.process.pid())).then_some(())).await;
@@ -494,4 +497,89 @@ async fn a_node_that_dies_as_it_hands_over_is_gone() {
     assert!(client.next().await.is_err(), "its socket has ended");
     listed(center.api, &[b.api]).await;
     publish_until(b.api, "news", "x", reached(0)).await;
+}
+
+/// What a client gets until `end` comes; enveloped, without what tells it of a gap.
+async fn texts(mut client: Client, enveloped: bool) -> Vec<String> {
+    let mut texts = Vec::new();
+    loop {
+        let mut text = client.text().await;
+        if enveloped {
+            let envelope: Value = serde_json::from_str(&text).unwrap();
+            let Some(data) = envelope["d"].as_str() else { continue };
+            text = data.to_owned();
+        }
+        if text == "end" {
+            return texts;
+        }
+        texts.push(text);
+    }
+}
+
+/// The numbers behind that name.
+fn numbers_of(name: &str, texts: &[String]) -> Vec<u64> {
+    texts.iter().filter_map(|text| text.strip_prefix(name)?.trim().parse().ok()).collect()
+}
+
+/// The process before stands still in the middle of it, for longer than others wait for a node. They go on without it, and begin anew when it
+/// is back; and of one of them nothing is heard any more when it hands over. Meanwhile something is published all the time.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(debug_assertions), ignore = "only a debug build can be told where to crash or wait")]
+async fn nothing_comes_twice_though_the_process_before_stands_still_for_a_while() {
+    let (center, engines) = cluster(3).await;
+    let [a, b, c] = &engines[..] else { unreachable!() };
+    let all = [a.api, b.api, c.api];
+    let mut clients = Vec::new();
+    for (node, channel) in [(a, "plain"), (a, "kept"), (c, "kept")] {
+        clients.push(tokio::spawn(texts(member(node.ws(), channel).await, channel == "kept")));
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let (told, api) = (stop.clone(), c.api);
+    let publisher = tokio::spawn(async move {
+        for n in 0.. {
+            if told.load(Relaxed) {
+                return n;
+            }
+            publish(api, "kept", &format!("c {n}")).await;
+        }
+        unreachable!()
+    });
+    let asking = upgrading(a, "reached").await;
+    a.process.signal(libc::SIGSTOP);
+    listed(center.api, &[b.api, c.api]).await;
+    a.process.signal(libc::SIGCONT);
+    listed(center.api, &all).await;
+    publish_until(b.api, "plain", "back", reached(1)).await;
+    for n in 0..20 {
+        assert_eq!(publish_on(b.api, "plain", &format!("b {n}")).await, reached(1));
+        publish(b.api, "kept", &format!("b {n}")).await;
+    }
+    let before = a.process.lines().len();
+    b.process.signal(libc::SIGSTOP);
+    let name = b.api.to_string();
+    let is_told = |line: &String| line.contains("a node is gone") && line.contains(&name);
+    let gone = || a.process.lines().iter().skip(before).any(is_told).then_some(());
+    eventually("it hears nothing of the other one", async || gone()).await;
+    a.write("crash", "");
+    a.succeeded(&asking.join().unwrap());
+    b.process.signal(libc::SIGCONT);
+    listed(center.api, &all).await;
+    publish_until(b.api, "plain", "again", reached(1)).await;
+    stop.store(true, Relaxed);
+    let published = publisher.await.unwrap();
+    let is_end = async || (publish_on(c.api, "kept", "end").await == reached(2)).then_some(());
+    eventually("it comes to both", is_end).await;
+    publish_until(b.api, "plain", "end", reached(1)).await;
+    let mut came = Vec::new();
+    for client in clients {
+        came.push(client.await.unwrap());
+    }
+    assert_eq!(numbers_of("b ", &came[0]), (0..20).collect::<Vec<_>>());
+    for texts in &came[1..] {
+        for name in ["b ", "c "] {
+            let numbers = numbers_of(name, texts);
+            assert!(numbers.is_sorted_by(|one, next| one < next), "{name}: {numbers:?}");
+        }
+    }
+    println!("{published} published, {} came to the node, {} to another", came[1].len(), came[2].len());
 }

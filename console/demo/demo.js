@@ -24,8 +24,8 @@ const WORDS = {
     send: "Send",
     how: "What happens",
     steps: [
-      `This page has a WebSocket to the engine, and has sent {"op":"subscribe","channel":"${VIDEO}@video"}.`,
-      `The script below has put the connection into the channel ${CHANNEL}.`,
+      `This page has a WebSocket to the engine, and has sent \`{"op":"subscribe","channel":"${VIDEO}@video"}\`.`,
+      `The script below has put the connection into the channel \`${CHANNEL}\`.`,
       "When you send, the page plays the back end: one HTTP request publishes to the channel.",
       "All that are in it get the comment. Open this page twice.",
     ],
@@ -47,6 +47,8 @@ const WORDS = {
     closed: (why) => `Closed with ${why}`,
     failed: (why) => `It was not sent: ${why}`,
     nowhere: "The configuration has no WebSocket server.",
+    other: "The script of this project is no barrage, and its clients send something else: no comments fly here. The console has, for any script, a",
+    talk: "WebSocket client",
   },
   zh: {
     title: "飞过画面的弹幕",
@@ -57,8 +59,8 @@ const WORDS = {
     send: "发送",
     how: "发生了什么",
     steps: [
-      `本页与引擎之间有一个 WebSocket 连接，并已发送 {"op":"subscribe","channel":"${VIDEO}@video"}。`,
-      `下面的脚本把这个连接放进了频道 ${CHANNEL}。`,
+      `本页与引擎之间有一个 WebSocket 连接，并已发送 \`{"op":"subscribe","channel":"${VIDEO}@video"}\`。`,
+      `下面的脚本把这个连接放进了频道 \`${CHANNEL}\`。`,
       "您点击发送时，本页扮演后端：用一个 HTTP 请求向频道发布。",
       "频道里的所有连接都会收到。请把本页打开两次试试。",
     ],
@@ -80,13 +82,23 @@ const WORDS = {
     closed: (why) => `连接已关闭：${why}`,
     failed: (why) => `没有发出：${why}`,
     nowhere: "配置中没有 WebSocket 服务。",
+    other: "这个项目的脚本不是弹幕，它的客户端发送的是别的内容，所以这里没有弹幕可看。请在控制台里与它对话：",
+    talk: "WebSocket 客户端",
   },
 };
 
 const $ = (id) => document.getElementById(id);
 const words = () => WORDS[document.documentElement.lang];
+/** Whether the script takes what this page sends; one that is not shown here may. */
+const isBarrage = () => !shown || shown.text.includes("@video");
 const code = (text) => Object.assign(document.createElement("code"), { textContent: text });
 const item = (text) => Object.assign(document.createElement("li"), { textContent: text });
+/** A text of ours with code between backticks. */
+function step(text) {
+  const li = document.createElement("li");
+  li.append(...text.split("`").map((part, n) => (n % 2 ? code(part) : part)));
+  return li;
+}
 
 let state = () => "";
 let script = null;
@@ -115,7 +127,7 @@ function write() {
   $("text-label").textContent = $("text").placeholder = w.text;
   $("send").textContent = w.send;
   $("how-title").textContent = w.how;
-  $("how").replaceChildren(...w.steps.map(item));
+  $("how").replaceChildren(...w.steps.map(step));
   $("heard-title").textContent = w.heard;
   $("heard").setAttribute("aria-label", w.heard);
   $("edit-title").textContent = w.edit;
@@ -130,6 +142,10 @@ function write() {
 
 function writeScript() {
   const w = words();
+  const talk = Object.assign(document.createElement("a"), { href: "/console/#send", textContent: w.talk });
+  $("other").replaceChildren(w.other, " ", talk);
+  $("other").hidden = isBarrage();
+  for (const id of ["stage", "form", "state", "barrage"]) $(id).hidden = !isBarrage();
   const shipped = shown && (shown.text.includes(FROM) || shown.text.includes(TO));
   if (shown) $("edit").replaceChildren(shipped ? w.open : w.own, " ", code(shown.file));
   else $("edit").replaceChildren(w.none, " ", code(script?.entry ?? ""));
@@ -180,7 +196,8 @@ function heard(data, kind = "") {
   try {
     message = JSON.parse(data);
   } catch {
-    return;
+    // A back end may publish anything.
+    return fly(data, kind);
   }
   if (message?.event === "@video") {
     const { msg, uid } = message.data ?? {};
@@ -234,14 +251,6 @@ async function look() {
   try {
     const figures = await call("/console/v1/figures");
     const of = figures.nodes.flatMap(({ servers }) => servers).find(({ protocol }) => protocol === "websocket");
-    if (!client) {
-      const [url] = urls(figures);
-      if (url) {
-        connect(url);
-        await past();
-      }
-      else tell(() => words().nowhere, true);
-    }
     const changed = script && of && (script.version !== of.script.version || script.error !== of.script.error);
     if (changed) subscribe();
     const first = !script;
@@ -249,6 +258,14 @@ async function look() {
     if (first || changed) {
       shown = await call("/console/v1/script").catch(() => null);
       writeScript();
+    }
+    if (!client && isBarrage()) {
+      const [url] = urls(figures);
+      if (url) {
+        connect(url);
+        await past();
+      }
+      else tell(() => words().nowhere, true);
     }
     online = (await call("/console/v1/mesh/count", { c: CHANNEL })).n;
     $("online").textContent = words().online(online);

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::error::ApiError;
 use super::fields::RequestId;
 use crate::ids::WorkerId;
+use crate::telemetry::log::escape::json_for_terminal;
 use crate::telemetry::metrics::labels::CallResult;
 
 const JSON: &str = "application/json";
@@ -59,6 +60,14 @@ impl Answer {
     pub(super) fn text(content_type: &'static str, text: String) -> Answer {
         let status = StatusCode::OK;
         Answer { status, extra: Vec::new(), content_type, body: text.into_bytes(), result: CallResult::Ok, ends: false }
+    }
+
+    /// The same JSON, with what would steer a terminal as `\u009b`: people read it with `curl`, too.
+    pub(super) fn harmless(mut self) -> Answer {
+        if let Ok(text) = str::from_utf8(&self.body) {
+            self.body = json_for_terminal(text).into_bytes();
+        }
+        self
     }
 
     /// The same with these headers.

@@ -104,6 +104,14 @@ pub(super) fn authorize(user: &User, caller: IpAddr, right: Right) -> Result<(),
     }
 }
 
+/// The name of the user whose credentials these are, once they have been found right; empty: nobody in particular.
+pub(super) fn name_of<'a>(users: &'a [User], authorization: Option<&[u8]>) -> &'a str {
+    match find(users, authorization) {
+        Login::User(user) | Login::Hashed(Some(user), _) => &user.username,
+        Login::Hashed(None, _) | Login::Nobody => "",
+    }
+}
+
 impl Api {
     /// Lets a call with that `Authorization` pass, or says why not. None: only [`Api::verify`] can tell. Without configured
     /// users, everybody may do everything.

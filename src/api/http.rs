@@ -25,7 +25,7 @@ use super::state::{Api, DRAIN};
 use super::tail::{LINES, Tail};
 use super::trace::Parent;
 use super::ws::{self, Access};
-use super::{center, console, pages};
+use super::{auth, center, console, pages};
 use crate::shard::hold::{Counted, UnderWay};
 use crate::shard::transport::Transport;
 use crate::telemetry::metrics::labels::{ApiCall, CallResult};
@@ -274,13 +274,15 @@ impl Api {
                 Box::pin(self.console(part, query, matches!(write, Some(Ok(()))))).await?
             }
             Route::Tail => {
-                let tail = Box::pin(self.tail(request.uri().query().unwrap_or_default())).await?;
+                let config = self.config.load_full();
+                let user = auth::name_of(&config.users, authorization);
+                let tail = Box::pin(self.tail(query, user)).await?;
                 if request.method() == Method::GET {
                     on.tail.set(Some(tail));
                 }
                 Answer::text(LINES, String::new())
             }
-            Route::Why => Answer::to_call(Box::pin(self.why(request.uri().query().unwrap_or_default())).await, None),
+            Route::Why => Answer::to_call(Box::pin(self.why(query)).await, None).harmless(),
             Route::Channels => Box::pin(self.channels(request.uri().query().unwrap_or_default())).await?,
             Route::Client => Box::pin(self.client(client_of(request.uri().path()))).await?,
         };

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::call::Outcome;
 use super::params::Publish;
+use crate::hub::PastPublish;
 use crate::message::Channel;
 
 /// How long an id is known, counted from its first publish.
@@ -63,23 +64,17 @@ struct Entry {
     under_way: Enqueuing,
 }
 
-/// A publish that is known by its id.
-pub(super) struct Remembered {
-    /// When it came, in milliseconds of Unix time.
-    pub(super) at: u64,
-    /// Its channels.
-    pub(super) channels: Vec<Channel>,
-    /// What it came to, if that is known already.
-    pub(super) outcome: Option<Outcome>,
-}
-
 impl IdempotencyTable {
     /// The publish with that id.
-    pub(super) fn find(&self, id: &str) -> Option<Remembered> {
+    pub(super) fn find(&self, id: &str) -> Option<PastPublish> {
         let table = lock(&self.0);
         let entry = table.known.get(id)?;
-        let outcome = entry.under_way.peek().and_then(|enqueued| enqueued.peek()).cloned();
-        Some(Remembered { at: entry.at, channels: entry.channels.clone(), outcome })
+        let outcome = entry.under_way.peek().and_then(|enqueued| enqueued.peek());
+        Some(PastPublish {
+            at: entry.at,
+            channels: entry.channels.iter().map(|channel| channel.as_str().to_owned()).collect(),
+            outcome: outcome.and_then(|outcome| serde_json::to_string(outcome).ok()),
+        })
     }
 
     /// The publish with that id: the earlier one if the id is known, else the one that `begin` begins. Its first stage

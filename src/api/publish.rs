@@ -14,7 +14,7 @@ use super::state::Api;
 use super::trace::{Parent, delivered};
 use crate::cluster::clients::{Channels, PublishOnce};
 use crate::cluster::{Behind, Mesh, Receipt};
-use crate::hub::{Counts, Publication, PublishOptions};
+use crate::hub::{Counts, PastPublish, Publication, PublishOptions};
 use crate::message::Message;
 use crate::telemetry::spans::Recording;
 
@@ -136,6 +136,10 @@ pub struct OnceHere {
 }
 
 impl PublishOnce for OnceHere {
+    fn find(&self, id: &str) -> Option<PastPublish> {
+        self.repeats.find(id)
+    }
+
     fn publish(
         &self,
         id: Arc<str>,

@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
+use sha2::{Digest, Sha256};
 use std::convert::Infallible;
 use std::fmt::Write;
 use std::pin::Pin;
@@ -23,7 +24,7 @@ use super::stage::Stage;
 use super::state::Api;
 use crate::cluster::{Behind, Mesh};
 use crate::hub::{Answer, Question, Wanted, Watch};
-use crate::ids::{ClientId, NodeId};
+use crate::ids::ClientId;
 use crate::message::Channel;
 
 /// The content type.
@@ -80,16 +81,17 @@ impl Body for Tail {
 }
 
 impl Api {
-    /// Begins to watch.
-    pub(super) async fn tail(&self, query: &str) -> Result<Tail, ApiError> {
+    /// Begins to watch, for the user with that name.
+    pub(super) async fn tail(&self, query: &str, user: &str) -> Result<Tail, ApiError> {
         if self.stage().is_draining() {
             return Err(ApiError::Unavailable);
         }
         if !self.mesh.is_serving() {
             return Err(ApiError::Joining);
         }
-        // A number that no other watcher has.
-        let watch = Watch { id: NodeId::random().0, wanted: wanted(query)? };
+        // On all nodes the same.
+        let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(user).into();
+        let watch = Watch::new(u32::from_be_bytes([a, b, c, d]), wanted(query)?);
         let (mesh, stage, changed) = (self.mesh.clone(), self.stage.clone(), self.reconfigured.subscribe());
         let first = ask(&mesh, &watch).await;
         if first.seen.refused {
@@ -121,9 +123,9 @@ impl Telling {
         let mut lines = String::from("{\"event\":\"watching\"}\n");
         let (mut answer, mut asked, mut late, mut missing) = (first, Instant::now(), false, 0);
         let mut told = asked;
-        let why = loop {
+        let (why, again) = loop {
             if answer.seen.refused {
-                break "too many watch";
+                break ("too many watch", false);
             }
             write(&mut lines, &answer, late, &mut missing);
             if lines.is_empty() && told.elapsed() >= ALIVE {
@@ -147,17 +149,17 @@ impl Telling {
             tokio::select! {
                 biased;
                 stage = stage.wait_for(Stage::interrupts) => break match stage.as_deref() {
-                    Ok(Stage::Moving) => "another process takes over: begin anew",
-                    _ => "the engine is shutting down",
+                    Ok(Stage::Moving) => ("another process takes over", true),
+                    _ => ("the engine is shutting down", false),
                 },
-                _ = changed.changed() => break "the configuration has changed: begin anew",
+                _ = changed.changed() => break ("the configuration has changed", true),
                 goes_on = next => if !goes_on { return },
             }
             late = asked.elapsed() >= FORGOTTEN;
             answer = ask(&self.mesh, &self.watch).await;
             asked = Instant::now();
         };
-        let end = format!("{{\"event\":\"end\",\"text\":\"{why}\"}}\n");
+        let end = format!("{{\"event\":\"end\",\"text\":\"{why}\",\"again\":{again}}}\n");
         let _ = tokio::time::timeout(END, self.tell.send(end.into())).await;
     }
 }

@@ -4,14 +4,12 @@
 use serde::Serialize;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::call::Outcome;
 use super::error::ApiError;
 use super::fields::{CLIENT_ID, Field, client_id, invalid};
-use super::idempotency::Remembered;
 use super::query::pairs;
 use super::state::Api;
 use crate::cluster::{Behind, Home};
-use crate::hub::{Answer, ClientInfo, CommandError, Ended, Question, Story, Turn};
+use crate::hub::{Answer, ClientInfo, CommandError, Ended, PastPublish, Question, Story, Turn};
 use crate::ids::{ClientId, Issued};
 use crate::message::Channel;
 
@@ -83,11 +81,11 @@ struct Now {
 #[derive(Debug, Serialize)]
 struct Message {
     id: String,
-    /// When this node was given it, in milliseconds of Unix time.
+    /// When it came, in milliseconds of Unix time.
     at: u64,
     channels: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    outcome: Option<Outcome>,
+    outcome: Option<serde_json::Value>,
 }
 
 fn read(query: &str) -> Result<Asked, ApiError> {
@@ -126,7 +124,10 @@ impl Api {
                 return Ok(Why::new(number.to_string(), Verdict::NeverConnected, because));
             }
         };
-        let remembered = asked.message.as_deref().and_then(|id| self.repeats.find(id));
+        let remembered = match &asked.message {
+            Some(id) => self.remembered(id).await,
+            None => None,
+        };
         let mut why = match self.mesh.home_of(client) {
             Home::Elsewhere => {
                 let number = client.node().map_or(0, |node| node.get());
@@ -141,9 +142,7 @@ impl Api {
                 let story = self.known(Question::Story(client), client).await?.story.unwrap_or_default();
                 let channels = match (asked.channel, &remembered) {
                     (Some(channel), _) => vec![channel.as_str().to_owned()],
-                    (None, Some(publish)) => {
-                        publish.channels.iter().map(|channel| channel.as_str().to_owned()).collect()
-                    }
+                    (None, Some(publish)) => publish.channels.clone(),
                     (None, None) => Vec::new(),
                 };
                 tell(
@@ -157,6 +156,17 @@ impl Api {
         };
         why.add_message(asked.message, remembered);
         Ok(why)
+    }
+
+    /// The publish with that id, as this node remembers it, or the one that knows whether there has been one.
+    async fn remembered(&self, id: &str) -> Option<PastPublish> {
+        match self.repeats.find(id) {
+            Some(publish) => Some(publish),
+            None => {
+                let answer = self.mesh.ask(Question::Publish(id.into()), Behind::default()).await.await;
+                answer.publish.map(|publish| *publish)
+            }
+        }
     }
 
     async fn known(&self, question: Question, client: ClientId) -> Result<Answer, ApiError> {
@@ -173,15 +183,17 @@ impl Why {
         Why { client, verdict, because, now: None, ended: None, turns: Vec::new(), message: None }
     }
 
-    fn add_message(&mut self, id: Option<String>, remembered: Option<Remembered>) {
+    fn add_message(&mut self, id: Option<String>, remembered: Option<PastPublish>) {
         match (id, remembered) {
-            (Some(id), Some(Remembered { at, channels, outcome })) => {
-                let channels = channels.iter().map(|channel| channel.as_str().to_owned()).collect();
+            (Some(id), Some(PastPublish { at, channels, outcome })) => {
+                let outcome = outcome.and_then(|outcome| serde_json::from_str(&outcome).ok());
                 self.message = Some(Message { id, at, channels, outcome });
             }
-            (Some(_), None) => self.because.push_str(
-                "; this node knows of no publish with that id: it is older than five minutes, had no id, or went to another node",
-            ),
+            (Some(_), None) => {
+                self.because.truncate(self.because.trim_end_matches('.').len());
+                self.because
+                    .push_str("; no publish with that id is known: it is older than five minutes, or had no id");
+            }
             (None, _) => {}
         }
     }

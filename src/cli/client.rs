@@ -52,6 +52,9 @@ const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// Lines that are read ahead of what is sent.
 const AHEAD: usize = 64;
 
+/// The most characters that are shown of why a server refuses.
+const REASON: usize = 200;
+
 /// How it ended.
 enum End {
     /// Both ends agree, or this one has left.
@@ -259,8 +262,19 @@ fn refused(e: Error) -> String {
     match e {
         Error::Http(response) => {
             let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
-            let body = if body.trim().is_empty() { String::new() } else { format!(": {}", body.trim()) };
+            let line = body.trim().lines().next().unwrap_or_default();
+            // A web page says nothing that people read here.
+            let body = match line.is_empty() || line.starts_with('<') {
+                true => String::new(),
+                false => format!(": {}", line.chars().take(REASON).collect::<String>()),
+            };
             let status = response.status();
+            if !status.is_client_error() && !status.is_server_error() {
+                return spoken!(
+                    "no WebSocket is served at this address: the answer is {status}",
+                    "这个地址没有提供 WebSocket：应答是 {status}"
+                );
+            }
             spoken!("the server refused the connection with {status}{body}", "服务器以 {status} 拒绝了连接{body}")
         }
         e => spoken!(

@@ -13,6 +13,9 @@ use crate::telemetry::terminal::say;
 /// The handler that ships: the greeting knows the messages that it takes.
 const SHIPPED: &str = include_str!("../../lua/entry.websocket.lua");
 
+/// The most bytes of a script that are looked at.
+const MOST: u64 = 1024 * 1024;
+
 /// The parts of the configuration that are kept for the greeting.
 pub(super) struct Greeting {
     /// For each server what it speaks, what goes before its address and what behind.
@@ -25,6 +28,8 @@ pub(super) struct Greeting {
     access: Access,
     /// The center serves its pages.
     console: bool,
+    /// A script takes what the demo sends.
+    demo: bool,
 }
 
 /// Who may publish from this machine.
@@ -51,7 +56,11 @@ impl Greeting {
         let is_shipped = |server: &Server| {
             read(&server.entry, SHIPPED.len() as u64 + 1).is_ok_and(|text| text == SHIPPED.as_bytes())
         };
+        let takes_comments = |server: &Server| {
+            read(&server.entry, MOST).is_ok_and(|text| String::from_utf8_lossy(&text).contains("@video"))
+        };
         Greeting {
+            demo: config.servers.iter().any(takes_comments),
             servers: config.servers.iter().map(place).collect(),
             api: scheme(&config.api.tls),
             center: scheme(&config.center_tls),
@@ -62,50 +71,54 @@ impl Greeting {
         }
     }
 
-    /// Prints the addresses of the engines, in their order, and of the center.
+    /// Prints the addresses of the engines, in their order, and of the center. At once: the log has the same terminal.
     pub(super) fn print(&self, engines: &[Addresses], center: SocketAddr) {
+        say!("{}", self.lines(engines, center).join("\n"));
+    }
+
+    fn lines(&self, engines: &[Addresses], center: SocketAddr) -> Vec<String> {
+        let mut lines = Vec::new();
         for (i, at) in engines.iter().enumerate() {
-            say!("");
+            lines.push(String::new());
             if engines.len() > 1 {
                 let number = i + 1;
-                say!("  {}", spoken!("Node {number}", "节点 {number}"));
+                lines.push(spoken!("  Node {number}", "  节点 {number}"));
             }
             for ((addr, (what, scheme, path)), entry) in at.servers.iter().zip(&self.servers).zip(&self.entries) {
                 let place = format!("{scheme}{}{path}", reachable(*addr));
                 let handled =
                     spoken!("handled by {entry} (save it, and it is live)", "由 {entry} 处理（保存后立即生效）");
-                say!("{}", for_terminal(&row(what, &format!("{place}    {handled}"))));
+                lines.push(for_terminal(&row(what, &format!("{place}    {handled}"))));
             }
-            say!("{}", row("API", &format!("{}{}/v1/mesh/publish", self.api, reachable(at.api))));
+            lines.push(row("API", &format!("{}{}/v1/mesh/publish", self.api, reachable(at.api))));
         }
         if engines.len() > 1 {
-            say!("");
+            lines.push(String::new());
         }
         let center = format!("{}{}", self.center, reachable(center));
-        say!("{}", row(&spoken!("Center", "中心"), &format!("{center}/v1/nodes")));
+        lines.push(row(&spoken!("Center", "中心"), &format!("{center}/v1/nodes")));
         if self.console {
-            say!("{}", row(&spoken!("Console", "控制台"), &format!("{center}/console/")));
-            say!("{}", row(&spoken!("Demo", "演示"), &format!("{center}/")));
+            lines.push(row(&spoken!("Console", "控制台"), &format!("{center}/console/")));
         }
-        say!("");
+        if self.console && self.demo {
+            lines.push(row(&spoken!("Demo", "演示"), &format!("{center}/")));
+        }
+        lines.push(String::new());
         let channel = if self.shipped { "video:100001" } else { "CHANNEL" };
         if self.shipped {
             let message = r#"{"op":"subscribe","channel":"100001@video"}"#;
-            say!(
-                "  {}",
-                spoken!("Connect, send {message}, then publish to it:", "连接，发送 {message}，然后向它发布：")
-            );
+            lines.push(spoken!(
+                "  Connect, send {message}, then publish to it:",
+                "  连接，发送 {message}，然后向它发布："
+            ));
         } else {
-            say!(
-                "  {}",
-                spoken!(
-                    "Publish to those that a script has subscribed to CHANNEL:",
-                    "向脚本为其订阅了 CHANNEL 的客户端发布："
-                )
-            );
+            lines.push(spoken!(
+                "  Publish to those that a script has subscribed to CHANNEL:",
+                "  向脚本为其订阅了 CHANNEL 的客户端发布："
+            ));
         }
         // Any of them will do; the last one shows that the nodes are connected.
-        let Some(api) = engines.last().map(|at| reachable(at.api)) else { return };
+        let Some(api) = engines.last().map(|at| reachable(at.api)) else { return lines };
         let (user, note) = match &self.access {
             Access::Everybody => (String::new(), None),
             Access::User(name) => {
@@ -122,9 +135,12 @@ impl Greeting {
         };
         let user = for_terminal(&user);
         let scheme = self.api;
-        say!("  curl{user} {scheme}{api}/v1/mesh/publish -d '{{\"c\":\"{channel}\",\"d\":\"Hello, World!\"}}'");
-        note.iter().for_each(|note| say!("  {note}"));
-        say!("");
+        lines.push(format!(
+            "  curl{user} {scheme}{api}/v1/mesh/publish -d '{{\"c\":\"{channel}\",\"d\":\"Hello, World!\"}}'"
+        ));
+        lines.extend(note.map(|note| format!("  {note}")));
+        lines.push(String::new());
+        lines
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::greeting::quoted;
-use crate::telemetry::language::spoken;
+use crate::telemetry::language::{Language, spoken};
 use crate::telemetry::terminal::say;
 
 /// What to make.
@@ -42,11 +42,16 @@ enum Template {
     Device,
 }
 
+/// What to do with a project; in it there is one, in the language of its maker.
+const README: &str = "README.md";
+const CHINESE: &str = "README.zh-CN.md";
+
 macro_rules! template {
     ($folder:literal: $($to:literal = $from:literal),+) => {
         &[
             ("connmix.yaml", include_str!(concat!("../../templates/", $folder, "/connmix.yaml"))),
-            ("README.md", include_str!(concat!("../../templates/", $folder, "/README.md"))),
+            (README, include_str!(concat!("../../templates/", $folder, "/README.md"))),
+            (CHINESE, include_str!(concat!("../../templates/", $folder, "/README.zh-CN.md"))),
             $(($to, include_str!(concat!("../../", $from)))),+
         ]
     };
@@ -98,11 +103,15 @@ impl Options {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(format!("{shown}: {e}")),
         }
-        for (to, text) in self.template.files() {
-            let file = self.name.join(to);
+        let (taken, left_out) = match Language::chosen() {
+            Language::English => (README, CHINESE),
+            Language::Chinese => (CHINESE, README),
+        };
+        for (to, text) in self.template.files().iter().filter(|(to, _)| *to != left_out) {
+            let file = self.name.join(if *to == taken { README } else { to });
             write(&file, &self.template.text(text)).map_err(|e| format!("{}: {e}", file.display()))?;
         }
-        let readme = self.name.join("README.md");
+        let readme = self.name.join(README);
         let readme = readme.display();
         say!(
             "{}",

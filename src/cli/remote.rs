@@ -4,11 +4,14 @@ use clap::Args;
 use std::fmt;
 use std::future::Future;
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
-use crate::dial::http::{Api, Login};
+use crate::dial::http::{Api, Login, Reply};
 use crate::dial::stream::Trust;
 use crate::telemetry::language::spoken;
-use crate::telemetry::log::escape::Escaping;
+use crate::telemetry::log::escape::{Escaping, for_terminal};
+use crate::telemetry::terminal::complain;
 
 /// Where an engine is.
 #[derive(Debug, Args)]
@@ -29,6 +32,33 @@ impl Remote {
         let default = format!("http://127.0.0.1:{port}");
         Api::at(self.url.as_ref().unwrap_or(&default), &self.login, &self.trust)
     }
+}
+
+/// How long a lost engine is looked for.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The pause between two attempts.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Asks with GET what came off before; while the engine can't be reached or does not serve yet, again. What it refuses is an error
+/// at once.
+pub(super) async fn ask_again(api: &Api, path: &str) -> Result<Reply, String> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let (failed, is_final) = match api.get(path).await {
+            Ok(reply) if reply.status == 200 => return Ok(reply),
+            Ok(mut reply) => (api.refusal(reply.status, &reply.text().await?), reply.status < 500),
+            Err(failed) => (failed, false),
+        };
+        if is_final || Instant::now() >= until {
+            return Err(failed);
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Tells why a stream of lines has a gap, beside them.
+pub(super) fn tell_gap(why: &str) {
+    complain!("{}", for_terminal(&spoken!("{why}; connecting again", "{why}；正在重新连接")));
 }
 
 /// A text of others for one line of a terminal.

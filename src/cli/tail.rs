@@ -4,7 +4,8 @@ use clap::Args;
 use serde_json::Value;
 use std::fmt::Write;
 
-use super::remote::{Out, Remote, in_query, one_line, wait_for};
+use super::remote::{Out, Remote, ask_again, in_query, one_line, tell_gap, wait_for};
+use crate::dial::http::Reply;
 use crate::telemetry::language::spoken;
 use crate::telemetry::log::escape::json_for_terminal;
 
@@ -52,7 +53,7 @@ impl Options {
         path
     }
 
-    /// Shows events until the engine or the reader ends it.
+    /// Shows events until the engine stops or nobody reads them. An engine that goes on, or starts anew, is watched again.
     pub(super) fn run(&self) -> Result<(), String> {
         let (api, out) = (self.remote.api(6787)?, Out::new());
         wait_for(async {
@@ -61,24 +62,91 @@ impl Options {
                 let text = reply.text().await?;
                 return Err(api.refusal(reply.status, &text));
             }
-            while let Some(line) = reply.line().await? {
-                let event: Value = serde_json::from_str(&line)
-                    .map_err(|_| spoken!("this is no stream of events", "收到的不是事件流"))?;
-                let shown = match self.json {
-                    true => Some(json_for_terminal(&line)),
-                    false => show(&event, &out),
+            let mut log = Log::default();
+            loop {
+                let (why, is_over) = match self.read(&mut reply, &out, &mut log).await? {
+                    End::NobodyReads => return Ok(()),
+                    End::Told { why, again } => {
+                        (spoken!("the engine has ended it: {why}", "引擎结束了它：{why}"), !again)
+                    }
+                    End::Lost(why) => (why, false),
                 };
-                if shown.is_some_and(|line| out.line(&line).is_err()) {
-                    return Ok(());
+                if is_over {
+                    return Err(why);
                 }
-                if event["event"] == "end" {
-                    let why = text(&event["text"]);
-                    return Err(spoken!("the engine has ended it: {why}", "引擎结束了它：{why}"));
-                }
+                tell_gap(&why);
+                log.before = log.newest.clone();
+                reply = ask_again(&api, &self.path()).await?;
             }
-            Err(spoken!("the engine has ended it", "引擎结束了它"))
         })
     }
+
+    /// Shows what comes, to its end.
+    async fn read(&self, reply: &mut Reply, out: &Out, log: &mut Log) -> Result<End, String> {
+        loop {
+            let line = match reply.line().await {
+                Ok(Some(line)) => line,
+                Ok(None) => return Ok(End::Lost(spoken!("the connection has ended", "连接结束了"))),
+                Err(why) => return Ok(End::Lost(spoken!("the connection is lost: {why}", "连接断了：{why}"))),
+            };
+            let event: Value =
+                serde_json::from_str(&line).map_err(|_| spoken!("this is no stream of events", "收到的不是事件流"))?;
+            if event["event"] == "log" && !log.is_new(event["at"].as_u64().unwrap_or(0), &line) {
+                continue;
+            }
+            let shown = match self.json {
+                true => Some(json_for_terminal(&line)),
+                false => show(&event, out),
+            };
+            if shown.is_some_and(|line| out.line(&line).is_err()) {
+                return Ok(End::NobodyReads);
+            }
+            if event["event"] == "end" {
+                return Ok(End::Told { why: text(&event["text"]), again: event["again"] == true });
+            }
+        }
+    }
+}
+
+/// Which lines of the log were shown: every stream begins with the last ones.
+#[derive(Default)]
+struct Log {
+    /// The newest time of a line, and the lines of that time, as events.
+    newest: (u64, Vec<String>),
+    /// The same as it was when this stream began.
+    before: (u64, Vec<String>),
+}
+
+impl Log {
+    /// Whether a line of the log was not shown by a stream before; it is noted.
+    fn is_new(&mut self, at: u64, line: &str) -> bool {
+        let (until, lines) = &self.before;
+        if at < *until || (at == *until && lines.iter().any(|shown| shown == line)) {
+            return false;
+        }
+        if at > self.newest.0 {
+            self.newest = (at, Vec::new());
+        }
+        if at == self.newest.0 {
+            self.newest.1.push(line.to_owned());
+        }
+        true
+    }
+}
+
+/// How a stream of events has ended.
+enum End {
+    /// Nobody reads what is printed.
+    NobodyReads,
+    /// The engine has ended it.
+    Told {
+        /// Its words.
+        why: String,
+        /// The engine goes on, or another process in its place.
+        again: bool,
+    },
+    /// The connection has; how, in words.
+    Lost(String),
 }
 
 /// The time of day in UTC.
@@ -225,6 +293,18 @@ mod tests {
         ] {
             assert_eq!(show(&event, &out).as_deref(), line);
         }
+    }
+
+    #[test]
+    fn no_line_of_the_log_is_shown_twice_when_a_stream_begins_anew() {
+        let mut log = Log::default();
+        let lines = [(1, "a"), (3, "b"), (2, "of another node"), (3, "c")];
+        assert!(lines.iter().all(|(at, line)| log.is_new(*at, line)));
+        log.before = log.newest.clone();
+        assert!(!lines.iter().any(|(at, line)| log.is_new(*at, line)));
+        assert!(log.is_new(3, "d") && log.is_new(4, "e"));
+        log.before = log.newest.clone();
+        assert!(!log.is_new(3, "d") && !log.is_new(4, "e") && log.is_new(4, "f"));
     }
 
     #[test]

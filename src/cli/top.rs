@@ -4,8 +4,7 @@ use clap::Args;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::remote::{NobodyReads, Out, Remote, wait_for};
-use crate::dial::http::Api;
+use super::remote::{NobodyReads, Out, Remote, ask_again, tell_gap, wait_for};
 use crate::telemetry::language::{Language, padding};
 
 /// What to watch.
@@ -27,6 +26,8 @@ pub(super) struct Options {
     remote: Remote,
 }
 
+/// The page of metrics.
+const PATH: &str = "/metrics";
 /// Lines between two headings.
 const HEADING: usize = 20;
 
@@ -176,10 +177,16 @@ impl Options {
         // The engine's page has everything.
         let (api, out) = (self.remote.api(6789)?, Out::new());
         wait_for(async {
-            let mut before = page(&api).await?;
+            let mut before = Page::read(&api.read(PATH).await?);
             for at in 0.. {
                 tokio::time::sleep(Duration::from_secs(self.every.into())).await;
-                let now = page(&api).await?;
+                let now = match api.read(PATH).await {
+                    Ok(text) => Page::read(&text),
+                    Err(why) => {
+                        tell_gap(&why);
+                        Page::read(&ask_again(&api, PATH).await?.text().await?)
+                    }
+                };
                 if self.print(&out, at, &before, &now).is_err() || self.once {
                     break;
                 }
@@ -219,10 +226,6 @@ fn json(before: &Page, now: &Page) -> serde_json::Value {
     let value =
         |column: &Column| (column.key.to_owned(), (column.value)(before, now).map_or(serde_json::Value::Null, number));
     COLUMNS.iter().map(value).collect::<serde_json::Map<_, _>>().into()
-}
-
-async fn page(api: &Api) -> Result<Page, String> {
-    api.read("/metrics").await.map(|text| Page::read(&text))
 }
 
 #[cfg(test)]

@@ -67,12 +67,13 @@ impl Mesh {
             (_, _, None) => Remote::default(),
             (_, Some(client), _) => self.other_of(client),
             (Question::Presence { channel, .. }, _, Some(_)) => self.others_of(channel),
+            (Question::Publish(id), _, Some(others)) => Remote::new(others.owner_of(id).into_iter().collect(), others),
             (_, None, Some(others)) => Remote::new(all(), others),
         };
         let mut here = self.knowing(&question);
         match (&question, question.client()) {
             (_, Some(_)) if !others.is_nobody() => here = WorkerSet::default(),
-            (_, Some(_)) | (Question::Figures | Question::Places(_), None) => {}
+            (_, Some(_)) | (Question::Figures | Question::Places(_) | Question::Publish(_), None) => {}
             (_, None) => {
                 behind.workers.iter().for_each(|worker| here.add(worker));
                 if let Some(shared) = self.others.as_ref().filter(|_| !behind.others.is_empty()) {
@@ -89,10 +90,12 @@ impl Mesh {
             let mut asked = here.await;
             asked.answer.unanswered += missed;
             if !others.is_nobody() {
-                let message = match Asking::of(&question) {
-                    Some(asking) => protocol::Message::Ask { asking }.to_bytes(),
-                    None => protocol::Message::Figures.to_bytes(),
+                let message = match (&question, Asking::of(&question)) {
+                    (_, Some(asking)) => protocol::Message::Ask { asking },
+                    (Question::Publish(id), None) => protocol::Message::Remember { id },
+                    (_, None) => protocol::Message::Figures,
                 };
+                let message = message.to_bytes();
                 let parts = &mut asked.parts;
                 let request = || {
                     let (to, part) = Part::new(None);
@@ -152,7 +155,7 @@ impl Mesh {
         match (question, question.client()) {
             (_, Some(client)) => workers.add(self.hub.worker_of(client)),
             (Question::Presence { channel, .. }, None) => return self.hub.workers_of(channel.as_str()),
-            (Question::Figures | Question::Places(_), None) => {}
+            (Question::Figures | Question::Places(_) | Question::Publish(_), None) => {}
             (_, None) => (0..self.hub.workers()).for_each(|at| workers.add(WorkerId(at as u16))),
         }
         workers

@@ -15,8 +15,8 @@ use super::node::{Clients, CommandReply, Delivery, Payload, Waiting};
 use super::protocol::read_longs;
 use super::{Mesh, look_again};
 use crate::hub::{
-    self, ChannelCommand, ConnCommand, Counts, Except, Hub, MAX_EXCEPT, Moved, PendingCounts, Priority, Publication,
-    PublishOptions, WorkerSet,
+    self, Answer, ChannelCommand, ConnCommand, Counts, Except, Hub, MAX_EXCEPT, Moved, PastPublish, PendingCounts,
+    Priority, Publication, PublishOptions, Question, WorkerSet,
 };
 use crate::ids::{ClientId, WorkerId};
 use crate::message::{Channel, Key, Kind, Message};
@@ -43,6 +43,9 @@ pub trait PublishOnce: Send + Sync {
         message: Message,
         options: PublishOptions,
     ) -> BoxFuture<'static, Vec<Counts>>;
+
+    /// What came of the publish with that id, as far as this node remembers.
+    fn find(&self, id: &str) -> Option<PastPublish>;
 }
 
 /// This node's clients, as the mesh sees them.
@@ -179,6 +182,10 @@ impl Clients for LocalClients {
             Delivery::Online { channel, count } => {
                 let channel = Channel::parse(channel.as_bytes()).ok()?;
                 begun(self.mesh.tell_here(&channel, count)?)
+            }
+            Delivery::Ask { question: Question::Publish(id), reply } => {
+                reply.answer(&Answer { publish: self.once.find(&id).map(Box::new), ..Answer::default() });
+                None
             }
             Delivery::Ask { question, reply } => {
                 let asked = self.mesh.ask_here(question);

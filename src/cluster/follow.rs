@@ -171,10 +171,15 @@ impl OrderedChannels {
             Ordered::Release => {
                 let _counts = counts();
                 self.nodes.hub.history().release(&channel, from.peer.0);
+                if request > 0 {
+                    // It is asked again until it has said so.
+                    from.force(&Ordered::Lacking.to_bytes(channel.as_str()), None, self.now());
+                }
             }
             Ordered::Lacking => {
-                self.nodes.hub.history().lacks(&channel, from.peer.0);
-                self.resync.push_back(channel);
+                if self.nodes.hub.history().lacks(&channel, from.peer.0) {
+                    self.resync.push_back(channel);
+                }
             }
             Ordered::Outdated { later: seen } => {
                 let (seen, history, leader) = (position(seen), self.nodes.hub.history(), self.nodes.leader(&channel));
@@ -215,7 +220,10 @@ impl OrderedChannels {
         if !self.nodes.hub.catch_up_to((&channel, &rule), cursor, &reading) {
             return self.again.push((self.now() + AGAIN, Wanted { channel, rule, what }));
         }
-        if let ReadFor::Backlog { recipient, done, .. } = what {
+        if let ReadFor::Backlog { from, recipient, done } = what {
+            if let From::Since(since, _) = from {
+                self.nodes.hub.history().has_read(&channel, &rule, since, &reading);
+            }
             self.nodes.hub.put_backlog((&channel, &rule), &recipient, (reading.at, reading.kept), done);
         }
     }

@@ -46,6 +46,7 @@ use self::link::{Link, Request};
 use self::members::{Phase, Shared};
 use self::ordered::Nodes;
 use self::receipt::{Subscribed, Told};
+use crate::hub::publishes;
 use crate::hub::{
     ChannelAction, ChannelCommand, ConnCommand, Counts, Delivery, Hub, InterestSink, NodeFigures, PendingCounts,
     Publication, PublishOptions, WorkerSet,
@@ -167,23 +168,31 @@ impl Mesh {
     pub fn publish_once_elsewhere(
         &self,
         id: &str,
-        (channels, list): (&[Channel], bool),
+        (to, list): (&[Channel], bool),
         (message, options): (&Message, &PublishOptions),
     ) -> Option<impl Future<Output = Option<Vec<Counts>>> + Send + use<>> {
         let others = self.others.as_ref()?;
         let owner = others.owner_of(id)?;
-        let channels = channels.iter().map(Channel::as_str).collect();
+        let channels = to.iter().map(Channel::as_str).collect();
         let (binary, data) = (message.kind() == Kind::Binary, message.data());
         let except = &protocol::longs(options.except.iter().map(ClientId::get));
         let (key, priority) = (options.key.as_ref().map(Key::as_str), options.priority as u8);
         let once = protocol::Message::PublishOnce { id, channels, list, binary, data, except, key, priority };
         let message = once.to_bytes();
         let mut owner = Remote::new(smallvec::smallvec![owner], others);
+        // Who watches sees it where it was given, and not where it is done.
+        let (told, bytes) = (publishes::are_watched().then(|| to.to_vec()), data.len());
         Some(async move {
             let (reply, counts) = oneshot::channel();
             let mut reply = Some(reply);
             owner.put(&message, || reply.take().map(Request::Once)).await;
-            counts.await.ok()
+            let counts: Option<Vec<Counts>> = counts.await.ok();
+            for (at, channel) in told.into_iter().flatten().enumerate() {
+                let missing = Counts { unanswered: 1, ..Counts::default() };
+                let counts = counts.as_ref().and_then(|counts| counts.get(at)).copied().unwrap_or(missing);
+                publishes::note(channel, bytes, Some(counts));
+            }
+            counts
         })
     }
 

@@ -322,8 +322,7 @@ impl Others {
         if let Some((copy, replica)) = copy.as_ref().zip(self.replica.as_ref()) {
             replica.force(&Ordered::Copy { log: Log::of(copy) }.to_bytes(channel), None, now);
         }
-        // Until it knows, it would take itself for one that has all: so no publish is answered before.
-        if let Some((run, shared)) = released.as_ref().zip(self.shared.as_ref()) {
+        for (run, shared) in released.iter().zip(self.shared.iter().cycle()) {
             release(shared, channel, *run, || {
                 pending_counts.is_counted().then(|| Request::Counts(pending_counts.ack()))
             });

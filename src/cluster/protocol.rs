@@ -273,6 +273,11 @@ pub enum Message<'a> {
         /// It came; else it went.
         came: bool,
     },
+    /// What came of the publish with that id? Answered by [`Message::Answer`].
+    Remember {
+        /// The id.
+        id: &'a str,
+    },
 }
 
 /// A node as a center knows it.
@@ -409,7 +414,7 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 /// How many kinds of messages this version knows.
-const KINDS: u8 = 28;
+const KINDS: u8 = 29;
 
 #[cfg(test)]
 mod tests;

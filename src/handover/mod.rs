@@ -13,7 +13,7 @@ pub use codec::{Damaged, Decoder, Encoder};
 pub use link::{FILES, Frame, Link};
 
 /// The version of the form. A successor takes this one alone.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// From this many bytes on a frame is sent.
 const ENOUGH: usize = 1 << 20;

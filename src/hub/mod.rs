@@ -44,7 +44,7 @@ pub use limit::{PublishLimits, Verdict};
 pub use mailbox::{Line, MAILBOX_BYTES, Mailbox, Refused};
 pub use order::{Ordered, Recipient, enveloped, enveloped_at};
 pub use pending::{Ack, Counts, PendingCounts, ReplyTo, Scenario, SoFar};
-pub use question::{Answer, AnswerTo, ClientInfo, Crowd, MAX_INFO, MAX_PAGE, Present, Question};
+pub use question::{Answer, AnswerTo, ClientInfo, Crowd, MAX_INFO, MAX_PAGE, PastPublish, Present, Question};
 pub use story::{ENDED_CHANNELS, Ended, MAX_TURNS, Story, Turn};
 pub use tail::{Event, MAX_EVENT, MAX_EVENT_BYTES, MAX_EVENTS, Seen, Wanted, Watch};
 pub use workers::WorkerSet;

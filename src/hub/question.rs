@@ -47,6 +47,9 @@ pub enum Question {
     /// How many connections have a place in a channel with a bound, those that are about to come among them? No worker is
     /// asked.
     Places(Channel),
+    /// What came of the publish with that id, as far as the node remembers that knows whether there has been one? No worker is
+    /// asked.
+    Publish(Box<str>),
 }
 
 impl Question {
@@ -55,7 +58,8 @@ impl Question {
         match self {
             Question::Client(client) | Question::Story(client) => Some(*client),
             Question::Tail(watch) => watch.wanted.client,
-            Question::Presence { .. } | Question::Channels { .. } | Question::Figures | Question::Places(_) => None,
+            Question::Presence { .. } | Question::Channels { .. } => None,
+            Question::Figures | Question::Places(_) | Question::Publish(_) => None,
         }
     }
 
@@ -63,7 +67,8 @@ impl Question {
     pub fn limit(&self) -> usize {
         match self {
             Question::Presence { limit, .. } | Question::Channels { limit, .. } => (*limit).min(MAX_PAGE),
-            Question::Client(_) | Question::Story(_) | Question::Figures | Question::Places(_) => 1,
+            Question::Client(_) | Question::Story(_) => 1,
+            Question::Figures | Question::Places(_) | Question::Publish(_) => 1,
             Question::Tail(_) => MAX_EVENTS,
         }
     }
@@ -76,6 +81,7 @@ impl Question {
             Question::Client(_) | Question::Story(_) | Question::Figures => 0,
             Question::Tail(watch) => watch.wanted.channel.as_ref().map_or(0, |channel| channel.len()),
             Question::Places(channel) => channel.as_str().len(),
+            Question::Publish(id) => id.len(),
         }
     }
 }
@@ -145,6 +151,20 @@ pub struct Answer {
     /// Of [`Question::Figures`].
     #[serde(skip)]
     pub nodes: Vec<NodeFigures>,
+    /// Of [`Question::Publish`]; None where it is not remembered.
+    #[serde(skip)]
+    pub publish: Option<Box<PastPublish>>,
+}
+
+/// A publish with an id, as a node remembers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastPublish {
+    /// When it came, in milliseconds of Unix time.
+    pub at: u64,
+    /// Its channels.
+    pub channels: Vec<String>,
+    /// What it came to, as JSON; None: that is not known yet.
+    pub outcome: Option<String>,
 }
 
 /// Where an answer goes. Dropped unused, there is none.
@@ -162,6 +182,7 @@ impl Answer {
         self.seen.add(other.seen);
         self.unanswered = self.unanswered.saturating_add(other.unanswered);
         self.nodes.extend(other.nodes);
+        self.publish = self.publish.take().or(other.publish);
         self.page(limit);
     }
 

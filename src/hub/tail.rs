@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::ClientId;
+use crate::ids::{ClientId, NodeId};
 
 /// The most events that one answer has; so many are kept for a watcher by each worker, too.
 pub const MAX_EVENTS: usize = 1000;
@@ -15,10 +15,18 @@ pub const MAX_EVENT: usize = 8 * 1024;
 /// A watcher, and what it wants to see.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Watch {
-    /// A random number that tells it from others.
+    /// A number that no other watcher has; the upper half is that of the user whose watcher it is.
     pub id: u64,
     /// What it wants to see.
     pub wanted: Wanted,
+}
+
+impl Watch {
+    /// A watcher of that user, by a number that all nodes have for it.
+    pub fn new(user: u32, wanted: Wanted) -> Watch {
+        let random = NodeId::random().0 & u64::from(u32::MAX);
+        Watch { id: u64::from(user) << 32 | random, wanted }
+    }
 }
 
 /// Which events a watcher wants; an event must fit all of it.

@@ -15,7 +15,7 @@ impl Shard {
             Question::Channels { prefix, after, .. } => self.crowds(prefix, after, question.limit()),
             Question::Client(client) => (self.client(*client, node), 1),
             // The node answers.
-            Question::Figures | Question::Places(_) => (Answer::default(), 0),
+            Question::Figures | Question::Places(_) | Question::Publish(_) => (Answer::default(), 0),
             Question::Story(client) => (Answer { story: Some(self.story(*client)), ..Answer::default() }, 1),
             Question::Tail(watch) => {
                 let seen = self.tap.ask(watch, node, self.worker == WorkerId(0));

@@ -15,7 +15,7 @@ use crate::message::Kind;
 use crate::telemetry::log::escape::is_harmful;
 use crate::telemetry::log::recent;
 
-/// The most watchers that a worker keeps events for.
+/// The most watchers that a worker keeps events for. When all places are taken, users share them ([`make_room`]).
 pub const MAX_WATCHES: usize = 16;
 /// A watcher that has not asked for so long is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(10);
@@ -72,12 +72,14 @@ impl Tap {
     /// What a watcher has to see. It is known from its first question on. `log`: with lines of the log.
     pub(super) fn ask(&self, watch: &Watch, node: NodeId, log: bool) -> Seen {
         let (now, mut all) = (Instant::now(), self.watching.borrow_mut());
+        // Who comes now has not seen them.
+        keep_publishes(&mut all);
         let (mut new, at) = (0, all.iter().position(|watching| watching.id == watch.id));
         let at = match at {
             Some(at) => at,
             None => {
                 forget(&mut all, now);
-                if all.len() >= MAX_WATCHES {
+                if all.len() >= MAX_WATCHES && !make_room(&mut all, user_of(watch.id)) {
                     return Seen { refused: true, ..Seen::default() };
                 }
                 new = 1;
@@ -94,7 +96,6 @@ impl Tap {
             }
         };
         self.turn(true);
-        keep_publishes(&mut all);
         let watching = &mut all[at];
         watching.asked = now;
         if log && watching.wanted.takes_log() {
@@ -130,6 +131,26 @@ impl Tap {
 
 fn forget(all: &mut Vec<Watching>, now: Instant) {
     all.retain(|watching| now.saturating_duration_since(watching.asked) < FORGOTTEN);
+}
+
+/// The user whose watcher has that number.
+fn user_of(id: u64) -> u64 {
+    id >> 32
+}
+
+/// The oldest watcher of the user that has the most makes way, where the new one's user has fewer even with it. It is told when it
+/// asks again. False: nobody makes way.
+fn make_room(all: &mut Vec<Watching>, user: u64) -> bool {
+    let places = |user| all.iter().filter(|watching| user_of(watching.id) == user).count();
+    // Of several with the same, the last one is found: the oldest, from behind.
+    let most = all.iter().map(|watching| places(user_of(watching.id))).enumerate().rev().max_by_key(|&(_, most)| most);
+    match most {
+        Some((oldest, most)) if most > places(user) + 1 => {
+            all.remove(oldest);
+            true
+        }
+        _ => false,
+    }
 }
 
 /// Keeps what this worker has published since the last call, for all who want it.
@@ -288,6 +309,7 @@ impl Text {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Channel;
     use serde_json::Value;
 
     fn watch(id: u64) -> Watch {
@@ -318,6 +340,36 @@ mod tests {
         assert_eq!(event["at"].as_u64(), Some(seen.events[0].at / 1000));
         (2..=MAX_WATCHES as u64).for_each(|id| assert!(!tap.ask(&watch(id), NodeId(9), false).refused));
         assert!(tap.ask(&watch(99), NodeId(9), false).refused);
+    }
+
+    #[test]
+    fn a_watcher_sees_publishes_from_its_beginning_on() {
+        let tap = Tap::default();
+        let published = |id| {
+            let seen = tap.ask(&watch(id), NodeId(9), false);
+            seen.events.iter().filter(|event| event.text.contains("published")).count()
+        };
+        assert_eq!(published(1), 0);
+        publishes::note(Channel::parse(b"c").unwrap(), 1, None);
+        assert_eq!((published(2), published(1)), (0, 1));
+        publishes::note(Channel::parse(b"c").unwrap(), 1, None);
+        assert_eq!((published(2), published(1)), (1, 1));
+    }
+
+    #[test]
+    fn who_has_many_places_makes_way_for_who_has_few() {
+        let tap = Tap::default();
+        let is_let_in = |user: u64, number: u64| !tap.ask(&watch(user << 32 | number), NodeId(9), false).refused;
+        assert!((1..=MAX_WATCHES as u64).all(|number| is_let_in(1, number)));
+        assert!(!is_let_in(1, 99), "nobody has more than this user");
+        assert!((1..=8).all(|number| is_let_in(2, number)), "half of the places");
+        assert!(!is_let_in(2, 9) && !is_let_in(1, 1), "both have the same: nobody makes way");
+        assert!((9..=16).all(|number| is_let_in(1, number)), "the oldest have made way");
+        assert!(is_let_in(3, 1));
+        let kept: Vec<u64> = tap.watching.borrow().iter().map(|watching| watching.id).collect();
+        let want: Vec<u64> =
+            (10..=16).map(|id| 1 << 32 | id).chain((1..=8).map(|id| 2 << 32 | id)).chain([3 << 32 | 1]).collect();
+        assert_eq!(kept, want, "of two with the same, who has watched for longer");
     }
 
     #[test]

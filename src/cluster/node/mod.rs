@@ -134,6 +134,8 @@ pub struct Node<C> {
     pace: Pace,
     /// What has come since it is still.
     kept: Kept,
+    /// The nodes to which a successor listens, with the epoch of the last stream of each that was dropped since; else 0: see [`moving`].
+    dropped: BTreeMap<Run, u32>,
 }
 
 /// Nodes that were refused, each of which the log names once.
@@ -179,6 +181,7 @@ impl<C: Clients> Node<C> {
             dials: Dials::default(),
             pace: Pace::default(),
             kept: Kept::default(),
+            dropped: BTreeMap::new(),
         }
     }
 

@@ -5,6 +5,10 @@
 //! off before the rest. It may overtake that: replies are told by their numbers, and messages of a channel that this node
 //! follows by their positions. Then it is still ([`Pace::Still`]): nothing changes any more, so that all of it can be written
 //! ([`super::saved`]); what comes is kept, in case that the successor fails.
+//!
+//! The successor keeps all that others have sent since it listens, and finds by the numbers of each stream what was worked off before. A
+//! node that was dropped meanwhile has no stream any more: so the epoch of its last one goes along, or the successor would take what it
+//! has kept of that for a stream that begins, and work it off again.
 
 use bytes::BytesMut;
 
@@ -53,6 +57,7 @@ impl<C: Clients> Node<C> {
     pub fn precede(&mut self) -> Result<Vec<Reach>, String> {
         let reach = self.reach()?;
         self.pace = Pace::Preceding;
+        self.dropped = reach.iter().map(|other| (other.run, 0)).collect();
         Ok(reach)
     }
 

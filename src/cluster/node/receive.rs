@@ -78,8 +78,9 @@ impl<C: Clients> Node<C> {
             // For a run before this one.
             return Ok(());
         }
-        let newer = self.peers.get(&from).is_none_or(|peer| epoch > peer.incoming.epoch);
-        if header.kind == Kind::Stream && header.seq == 0 && newer {
+        let known = self.peers.get(&from).map(|peer| peer.incoming.epoch).max(self.dropped.get(&from).copied());
+        let is_newer = known.is_none_or(|known| epoch > known);
+        if header.kind == Kind::Stream && header.seq == 0 && is_newer {
             let Some((_, Message::Begin { hello, proof })) = Messages::new(body).next().transpose()? else {
                 return Err(Malformed::Message);
             };
@@ -213,6 +214,9 @@ impl<C: Clients> Node<C> {
     /// A node has ended: it has said so, or is gone for that reason.
     pub(super) fn remove(&mut self, run: Run, why: Option<&str>) {
         let Some(peer) = self.peers.remove(&run) else { return };
+        if let Some(last) = self.dropped.get_mut(&run) {
+            *last = peer.incoming.epoch.max(*last);
+        }
         let api = peer.hello.api.escape_debug();
         match why {
             None => tracing::info!(node = %api, "a node has left the mesh"),

@@ -74,6 +74,11 @@ impl<C: Clients> Node<C> {
             out.byte((*center).into());
             texts(at, &mut out);
         }
+        out.count(self.dropped.len());
+        for (run, epoch) in &self.dropped {
+            out.u64(run.0);
+            out.u32(*epoch);
+        }
         out.bytes
     }
 
@@ -141,6 +146,7 @@ impl<C: Clients> Node<C> {
             Ok((run, Known { center, at, seen: now, unlinked: None, next: now, pause: FIRST_PAUSE }))
         })?;
         self.dials.0 = known.into_iter().collect();
+        self.dropped = from.list(|from| Ok((run(from)?, from.u32()?)))?.into_iter().collect();
         Ok(())
     }
 

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use super::*;
+use crate::cluster::heir::Heir;
 use crate::cluster::proof;
 use crate::cluster::protocol::{Header, Kind, MINOR, envelop};
-use crate::cluster::sim::clients::SimClients;
+use crate::cluster::sim::clients::{SimClients, data};
 
 const SECRET: &[u8] = b"s";
 
-fn node() -> (Node<SimClients>, Arc<Shared>) {
-    let shared = Arc::new(Shared::default());
-    let settings = Settings {
+fn settings() -> Settings {
+    Settings {
         run: Run(1),
         secret: "s".into(),
         nonce: [1; 16],
@@ -27,8 +27,12 @@ fn node() -> (Node<SimClients>, Arc<Shared>) {
         hello: HELLO,
         reply_timeout: 500,
         leave: 3000,
-    };
-    (Node::new(settings, shared.clone(), SimClients::default(), 1), shared)
+    }
+}
+
+fn node() -> (Node<SimClients>, Arc<Shared>) {
+    let shared = Arc::new(Shared::default());
+    (Node::new(settings(), shared.clone(), SimClients::default(), 1), shared)
 }
 
 fn hello(run: u64) -> Hello {
@@ -55,10 +59,19 @@ fn bytes_of(hello: &Hello) -> Vec<u8> {
 
 /// The beginning of a stream, with these messages behind its first one.
 fn stream(node: &Node<SimClients>, from: &Hello, secret: &[u8], more: &[Bytes]) -> Bytes {
+    begin(node, (from, secret), (Kind::Stream, 1), more)
+}
+
+/// The same of any epoch; or a greeting, outside of a stream.
+fn begin(
+    node: &Node<SimClients>,
+    (from, secret): (&Hello, &[u8]),
+    (kind, epoch): (Kind, u32),
+    more: &[Bytes],
+) -> Bytes {
     let mut frame = Vec::new();
-    let header = Header { kind: Kind::Stream, from: from.run, to: Run(1), epoch: 1, seq: 0, read_epoch: 0, read: 0 };
-    header.write(&mut frame);
-    let proof = proof::of(secret, from, &node.hello(), 1);
+    Header { kind, from: from.run, to: Run(1), epoch, seq: 0, read_epoch: 0, read: 0 }.write(&mut frame);
+    let proof = proof::of(secret, from, &node.hello(), epoch);
     envelop(&Message::Begin { hello: from.clone(), proof }.to_bytes(), 0, &mut frame);
     more.iter().for_each(|message| envelop(message, 0, &mut frame));
     frame.into()
@@ -148,13 +161,8 @@ fn a_peer_that_greets_is_told_all_anew() {
     work(&mut node, 10);
     let epoch = shared.all_links()[0].epoch();
     let greet = |node: &mut Node<SimClients>, epoch: u32, now: u64| {
-        let mut frame = Vec::new();
-        let from = hello(2);
-        Header { kind: Kind::Aside, from: from.run, to: Run(1), epoch, seq: 0, read_epoch: 0, read: 0 }
-            .write(&mut frame);
-        let proof = proof::of(SECRET, &from, &node.hello(), epoch);
-        envelop(&Message::Begin { hello: from, proof }.to_bytes(), 0, &mut frame);
-        node.frame(frame.into(), now);
+        let frame = begin(node, (&hello(2), SECRET), (Kind::Aside, epoch), &[]);
+        node.frame(frame, now);
     };
     // The beginning of our stream is on its way.
     greet(&mut node, 5, 100);
@@ -165,4 +173,47 @@ fn a_peer_that_greets_is_told_all_anew() {
     // Who repeats what was heard changes nothing.
     greet(&mut node, 6, 3000);
     assert_eq!(shared.all_links()[0].epoch(), anew);
+}
+
+/// A node has begun a stream anew while a successor listens, and was dropped before the process before handed over.
+#[test]
+fn a_successor_does_not_work_off_again_what_came_of_a_node_that_was_dropped() {
+    let publish = |number: u64| {
+        let data = &data("c", Run(2), number)[..];
+        Message::Publish { channel: "c", binary: true, data, except: &[], key: None }.to_bytes()
+    };
+    for comes_back in [false, true] {
+        let (mut before, _) = node();
+        before.tick(2000);
+        before.clients().local().subscribers.insert("c".into(), 1);
+        before.frame(stream(&before, &hello(2), SECRET, &[snapshot()]), 2000);
+        work(&mut before, 2000);
+        let mut heir = Heir::new(Run(1), 7, before.precede().unwrap());
+        let anew = begin(&before, (&hello(2), SECRET), (Kind::Stream, 2), &[snapshot(), publish(1)]);
+        heir.frame(anew.clone());
+        before.frame(anew, 2010);
+        work(&mut before, 2010);
+        // It stood still for too long.
+        before.tick(6000);
+        assert!(!before.is_complete(Run(2)));
+        if comes_back {
+            // As a peer without a stream.
+            let greeting = begin(&before, (&hello(2), SECRET), (Kind::Aside, 3), &[]);
+            heir.frame(greeting.clone());
+            before.frame(greeting, 6000);
+        }
+        before.finish();
+        assert!(before.is_at_rest());
+        before.be_still();
+        let (clients, shared) = (before.clients().clone(), Arc::new(Shared::default()));
+        let mut node = Node::restore(settings(), shared, clients, &before.save(), 1).unwrap();
+        heir.into_frames().for_each(|frame| node.frame(frame, 1));
+        work(&mut node, 1);
+        let came = |node: &mut Node<SimClients>| node.clients().local().came["c"].clone();
+        assert_eq!((node.is_complete(Run(2)), came(&mut node)), (false, vec![(Run(2), 1)]), "{comes_back}");
+        // What it begins then is heard.
+        node.frame(begin(&node, (&hello(2), SECRET), (Kind::Stream, 4), &[snapshot(), publish(2)]), 1);
+        work(&mut node, 1);
+        assert_eq!((node.is_complete(Run(2)), came(&mut node).len()), (true, 2), "{comes_back}");
+    }
 }

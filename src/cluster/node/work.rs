@@ -191,6 +191,10 @@ impl<C: Clients> Node<C> {
             Message::Figures => {
                 Delivery::Ask { question: Question::Figures, reply: AnswerReply::new(peer.link.clone(), request) }
             }
+            Message::Remember { id } => {
+                let (question, reply) = (Question::Publish(id.into()), AnswerReply::new(peer.link.clone(), request));
+                Delivery::Ask { question, reply }
+            }
             Message::Answer { request, answer } => {
                 if let Some(Request::Answer(reply)) = peer.link.take_request(request)
                     && let Some(answer) = read_answer(answer)

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::append::append;
-use crate::hub::{Answer, MAX_INFO, MAX_PAGE, NodeFigures, Question, Wanted, Watch};
+use super::lists::MOST_CHANNELS;
+use crate::hub::{Answer, MAX_INFO, MAX_PAGE, NodeFigures, PastPublish, Question, Wanted, Watch};
 use crate::ids::ClientId;
 use crate::message::{Channel, MAX_CHANNEL_LEN};
 
@@ -80,7 +81,7 @@ impl Asking<'_> {
                 bodies: wanted.bodies,
             },
             Question::Places(channel) => Asking::Places { channel: channel.as_str() },
-            Question::Figures => return None,
+            Question::Figures | Question::Publish(_) => return None,
         })
     }
 
@@ -110,23 +111,37 @@ impl Asking<'_> {
     }
 }
 
-/// The bytes of an answer. Figures stand behind all else, and only where there are any: so that nodes which do not know them
-/// read the rest.
+/// The bytes of an answer. Figures stand behind all else, and a publish behind these, and only where there are any: so that nodes
+/// which do not know them read the rest.
 pub fn write_answer(answer: &Answer) -> Vec<u8> {
     let mut out = Vec::new();
     append(&mut out, answer);
-    if !answer.nodes.is_empty() {
+    if !answer.nodes.is_empty() || answer.publish.is_some() {
         append(&mut out, &answer.nodes);
     }
+    if let Some(publish) = &answer.publish {
+        append(&mut out, publish);
+    }
     out
+}
+
+/// Whether it is what a node may remember of a publish.
+fn is_publish(publish: &PastPublish) -> bool {
+    publish.channels.len() <= MOST_CHANNELS
+        && publish.channels.iter().all(|name| Channel::parse(name.as_bytes()).is_ok())
+        && publish.outcome.as_ref().is_none_or(|json| serde_json::from_str::<serde::de::IgnoredAny>(json).is_ok())
 }
 
 /// The answer that such bytes are; None: they are none, or more than there may be.
 pub fn read_answer(bytes: &[u8]) -> Option<Answer> {
     let (mut answer, rest) = postcard::take_from_bytes::<Answer>(bytes).ok().filter(|_| bytes.len() <= MAX_ANSWER)?;
     if !rest.is_empty() {
+        let (nodes, rest) = postcard::take_from_bytes::<Vec<NodeFigures>>(rest).ok()?;
+        if !rest.is_empty() {
+            answer.publish = Some(postcard::from_bytes(rest).ok()?);
+        }
         // A node tells of itself alone.
-        answer.nodes = postcard::from_bytes(rest).ok().filter(|nodes: &Vec<NodeFigures>| nodes.len() == 1)?;
+        answer.nodes = Some(nodes).filter(|nodes| nodes.len() == usize::from(answer.publish.is_none()))?;
     }
     let infos = answer.clients.iter().filter_map(|present| present.info.as_deref());
     let channels = answer.channels.iter().map(|crowd| crowd.channel.as_str());
@@ -138,6 +153,7 @@ pub fn read_answer(bytes: &[u8]) -> Option<Answer> {
         && infos
             .clone()
             .all(|info| info.len() <= MAX_INFO && serde_json::from_str::<serde::de::IgnoredAny>(info).is_ok())
+        && answer.publish.as_deref().is_none_or(is_publish)
         && answer.seen.is_valid()
         && answer.story.as_ref().is_none_or(|story| story.is_valid());
     is_page.then_some(answer)

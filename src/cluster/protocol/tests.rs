@@ -79,6 +79,7 @@ fn what_is_written_is_read_and_what_is_unknown_is_passed_over() {
         Message::Online { channel: "a", count: 3 },
         Message::Answer { request: 5, answer: &write_answer(&crate::hub::Answer::default()) },
         Message::Figures,
+        Message::Remember { id: "order-1" },
         Message::Ordered { channel: "a", body: &[5] },
         Message::Moving,
         Message::Back,
@@ -103,7 +104,7 @@ fn what_is_written_is_read_and_what_is_unknown_is_passed_over() {
 
 #[test]
 fn an_answer_that_is_more_than_a_page_is_not_read() {
-    use crate::hub::{Answer, Crowd, MAX_INFO, MAX_PAGE, Present};
+    use crate::hub::{Answer, Crowd, MAX_INFO, MAX_PAGE, PastPublish, Present};
     let crowd = |n: usize| Crowd { channel: format!("c{n}"), count: 1 };
     let page = |many| Answer { channels: (0..many).map(crowd).collect(), ..Answer::default() };
     let info =
@@ -117,6 +118,15 @@ fn an_answer_that_is_more_than_a_page_is_not_read() {
         assert_eq!(read_answer(&write_answer(&wrong)), None);
     }
     assert_eq!(read_answer(b"no answer"), None);
+    let publish = |channel: &str, outcome: &str| {
+        let publish = PastPublish { at: 7, channels: vec![channel.into()], outcome: Some(outcome.into()) };
+        Answer { publish: Some(Box::new(publish)), ..Answer::default() }
+    };
+    let right = publish("a", r#"{"s":1}"#);
+    assert_eq!(read_answer(&write_answer(&right)), Some(right));
+    for wrong in [publish("a b", "{}"), publish("a", "no json")] {
+        assert_eq!(read_answer(&write_answer(&wrong)), None);
+    }
 }
 
 #[test]

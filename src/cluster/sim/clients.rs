@@ -36,10 +36,10 @@ impl Random {
 
 /// What the clients of a node have: subscribers of each channel, and what came to them.
 #[derive(Default)]
-pub(super) struct Local {
-    pub(super) subscribers: HashMap<String, u64>,
+pub(in crate::cluster) struct Local {
+    pub(in crate::cluster) subscribers: HashMap<String, u64>,
     /// Publication numbers, with who published them, for each channel in the order in which they came.
-    pub(super) came: HashMap<String, Vec<(Run, u64)>>,
+    pub(in crate::cluster) came: HashMap<String, Vec<(Run, u64)>>,
     /// No room for so many tries.
     pub(super) busy: u64,
 }
@@ -49,7 +49,7 @@ pub(in crate::cluster) struct SimClients(Arc<Mutex<Local>>);
 
 impl SimClients {
     /// What they have.
-    pub(super) fn local(&self) -> MutexGuard<'_, Local> {
+    pub(in crate::cluster) fn local(&self) -> MutexGuard<'_, Local> {
         self.0.lock().unwrap()
     }
 
@@ -67,7 +67,7 @@ impl SimClients {
 }
 
 /// What a publication carries: who published it, its number, and what tells if they were altered.
-pub(super) fn data(channel: &str, from: Run, number: u64) -> Vec<u8> {
+pub(in crate::cluster) fn data(channel: &str, from: Run, number: u64) -> Vec<u8> {
     let head = [from.0.to_le_bytes(), number.to_le_bytes()].concat();
     let check = hash(&format!("{channel} {head:?}"));
     [head, check.to_le_bytes().to_vec()].concat()

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::HashSet;
 
 use super::clients;
+use super::moves::Who;
 use super::world::{Node, Published, Subscription, World};
 use crate::cluster::interest::hash;
 use crate::cluster::link::{Full, Request};
@@ -168,7 +169,7 @@ impl World {
     pub(super) fn check_quiet(&mut self) {
         self.network.cut.clear();
         self.faults = false;
-        self.nodes.values_mut().for_each(|node| node.frozen_until = 0);
+        self.nodes.values_mut().for_each(|node| node.freeze(0, Who::Both));
         for _ in 0..4000 {
             self.step();
         }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::clients::Random;
 use super::network::settings;
 use super::world::{Node, World, number};
 use crate::cluster::heir::Heir;
@@ -14,7 +15,32 @@ use crate::cluster::protocol::Run;
 /// How far a handover has come.
 pub(super) struct Move {
     pub(super) heir: Heir,
+    /// The successor stands still.
+    pub(super) frozen_until: u64,
     stage: Stage,
+}
+
+/// Which process of a node that hands over stands still.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Who {
+    Process,
+    Successor,
+    /// Both, as their machine.
+    Both,
+}
+
+impl Who {
+    pub(super) fn any(random: &mut Random) -> Who {
+        [Who::Process, Who::Successor, Who::Both][random.below(3) as usize]
+    }
+
+    pub(super) fn freeze(self, process: &mut u64, successor: Option<&mut u64>, until: u64) {
+        match (self, successor) {
+            (Who::Successor, Some(successor)) => *successor = until,
+            (Who::Both, Some(successor)) => (*process, *successor) = (until, until),
+            (Who::Process, _) | (_, None) => *process = until,
+        }
+    }
 }
 
 enum Stage {
@@ -29,6 +55,11 @@ enum Stage {
 }
 
 impl Node {
+    /// It stands still until then; or its successor, if it hands over.
+    pub(super) fn freeze(&mut self, until: u64, who: Who) {
+        who.freeze(&mut self.frozen_until, self.moving.as_mut().map(|moving| &mut moving.frozen_until), until);
+    }
+
     /// Whether its clients do nothing, since it hands over.
     pub(super) fn holds_still(&self) -> bool {
         self.moving.as_ref().is_some_and(|moving| !matches!(moving.stage, Stage::Reaching(_)))
@@ -44,7 +75,8 @@ impl World {
         if node.moving.is_none()
             && let Ok(others) = node.core.precede()
         {
-            node.moving = Some(Move { heir: Heir::new(run, token, others), stage: Stage::Reaching(now + 3000) });
+            let (heir, stage) = (Heir::new(run, token, others), Stage::Reaching(now + 3000));
+            node.moving = Some(Move { heir, frozen_until: 0, stage });
         }
     }
 
@@ -58,6 +90,7 @@ impl World {
         }
         let mut sent = Vec::new();
         moving.stage = match moving.stage {
+            Stage::Reaching(until) if moving.frozen_until > now && now < until => Stage::Reaching(until),
             Stage::Reaching(until) => {
                 sent.extend(moving.heir.tick(now).into_iter().filter_map(|output| match output {
                     Output::Greet(to, frame) => Some((to, frame)),
@@ -83,7 +116,7 @@ impl World {
             Stage::Finishing(until) if now < until => Stage::Finishing(until),
             Stage::Finishing(_) => return self.stay(run),
             Stage::Still { until, fails: true, .. } if now >= until => return self.stay(run),
-            Stage::Still { parts, until, fails: false } if now >= until => {
+            Stage::Still { parts, until, fails: false } if now >= until && moving.frozen_until <= now => {
                 return self.succeed(run, moving.heir, &parts);
             }
             still => still,

@@ -19,10 +19,19 @@ pub(super) struct Network {
     pub(super) under_way: BTreeMap<(Run, Run), VecDeque<UnderWay>>,
     /// The same of processes that have handed over: what their successors send goes another way.
     before: Vec<((Run, Run), UnderWay)>,
+    /// What has come to a process and to its successor, as far as they have not taken it.
+    came: BTreeMap<Run, Came>,
     /// What the first sends to the second is lost.
     pub(super) cut: HashSet<(Run, Run)>,
     /// What the first sends to the second stays on its way.
     pub(super) held: HashSet<(Run, Run)>,
+}
+
+/// What has come to a node, with whether it is a hello.
+#[derive(Default)]
+struct Came {
+    node: VecDeque<(Bytes, bool)>,
+    heir: VecDeque<Bytes>,
 }
 
 impl Network {
@@ -33,16 +42,21 @@ impl Network {
         queue.push_back((at, bytes, hello));
     }
 
-    /// What has come to a node by now is heard by it, and by the successor of its process if it hands over.
-    pub(super) fn arrive<C: Clients>(&mut self, to: Run, node: &mut Node<C>, mut heir: Option<&mut Heir>, now: u64) {
+    /// What has come to a node by now is heard by it, and by the successor of its process if it hands over: by each if it is awake, or
+    /// when it is.
+    pub(super) fn arrive<C: Clients>(
+        &mut self,
+        to: Run,
+        (node, is_awake): (&mut Node<C>, bool),
+        heir: Option<(&mut Heir, bool)>,
+        now: u64,
+    ) {
+        let came = self.came.entry(to).or_default();
         let mut take = |bytes: Bytes, hello: bool| {
-            if hello {
-                return node.hear(&bytes, now);
+            if heir.is_some() && !hello {
+                came.heir.push_back(bytes.clone());
             }
-            if let Some(heir) = &mut heir {
-                heir.frame(bytes.clone());
-            }
-            node.frame(bytes, now);
+            came.node.push_back((bytes, hello));
         };
         for (pair, queue) in &mut self.under_way {
             while pair.1 == to && !self.held.contains(pair) && queue.front().is_some_and(|(at, ..)| *at <= now) {
@@ -53,10 +67,22 @@ impl Network {
         for (_, (_, bytes, hello)) in self.before.extract_if(.., |((_, whom), (at, ..))| *whom == to && *at <= now) {
             take(bytes, hello);
         }
+        if is_awake {
+            for (bytes, hello) in came.node.drain(..) {
+                if hello { node.hear(&bytes, now) } else { node.frame(bytes, now) }
+            }
+        }
+        match heir {
+            Some((heir, true)) => came.heir.drain(..).for_each(|frame| heir.frame(frame)),
+            Some((_, false)) => {}
+            None => came.heir.clear(),
+        }
     }
 
     /// A node is another process now: what that one sends may overtake what the one before has sent.
     pub(super) fn succeed(&mut self, run: Run) {
+        let came = self.came.entry(run).or_default();
+        came.node = came.heir.drain(..).map(|frame| (frame, false)).collect();
         let under_way = self.under_way.iter_mut().filter(|((from, _), _)| *from == run);
         self.before.extend(under_way.flat_map(|(pair, queue)| queue.drain(..).map(|frame| (*pair, frame))));
     }

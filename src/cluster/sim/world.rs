@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::clients::{Random, SimClients};
 use super::hostile;
-use super::moves::Move;
+use super::moves::{Move, Who};
 use super::network::{Network, said, settings};
 use crate::cluster::link::{Full, Link, Request};
 use crate::cluster::members::Shared;
@@ -143,9 +143,9 @@ impl World {
 
     /// Frames and hellos that have come to a node.
     pub(super) fn arrive(&mut self, to: Run) {
-        if let Some(node) = self.nodes.get_mut(&to).filter(|node| node.frozen_until <= self.now) {
-            let heir = node.moving.as_mut().map(|moving| &mut moving.heir);
-            self.network.arrive(to, &mut node.core, heir, self.now);
+        if let Some(node) = self.nodes.get_mut(&to) {
+            let heir = node.moving.as_mut().map(|moving| (&mut moving.heir, moving.frozen_until <= self.now));
+            self.network.arrive(to, (&mut node.core, node.frozen_until <= self.now), heir, self.now);
         }
     }
 
@@ -241,7 +241,9 @@ impl World {
             _ => {
                 let run = pick(&mut self.random);
                 let long = if self.random.chance(20) { 8000 } else { 1500 };
-                self.nodes.get_mut(&run).unwrap().frozen_until = self.now + self.random.below(long);
+                let until = self.now + self.random.below(long);
+                let who = Who::any(&mut self.random);
+                self.nodes.get_mut(&run).unwrap().freeze(until, who);
             }
         }
     }

@@ -33,11 +33,12 @@ impl History {
         &self,
         channel: &Channel,
         replica: Stream,
-        is_there: impl FnOnce(u64) -> bool,
+        is_there: impl Fn(u64) -> bool,
         send: impl FnOnce(LogCopy),
     ) {
         let Some(entry) = self.logs.get(channel).map(|entry| entry.value().clone()) else { return };
         let state = &mut *lock(&entry.state);
+        state.released.retain(|run| is_there(*run));
         let has_copy = state.role.copied_to.is_some_and(|(run, epoch)| match run == replica.0 {
             true => epoch == replica.1,
             // It would have to be told that it is relieved, before anything else is published.
@@ -46,7 +47,7 @@ impl History {
         if state.evicted || !state.role.leads || has_copy || state.log.last().is_none() {
             return;
         }
-        if let (Some(copy), _) = state.copy_for(Some(replica)) {
+        if let Some(copy) = state.copy_for(Some(replica)) {
             send(copy);
         }
     }
@@ -66,11 +67,13 @@ impl History {
         })
     }
 
-    /// The node that has the copy of a log that this one leads lacks something of it: it gets another one with the next message.
-    pub fn lacks(&self, channel: &Channel, run: u64) {
-        let Some(entry) = self.logs.get(channel).map(|entry| entry.value().clone()) else { return };
-        let role = &mut lock(&entry.state).role;
-        role.copied_to.take_if(|(to, _)| *to == run);
+    /// A node has no whole copy of a log that this one leads. If it is to have one, it gets another one with the next message.
+    /// True: it is.
+    pub fn lacks(&self, channel: &Channel, run: u64) -> bool {
+        let Some(entry) = self.logs.get(channel).map(|entry| entry.value().clone()) else { return false };
+        let state = &mut *lock(&entry.state);
+        state.released.retain(|released| *released != run);
+        state.role.copied_to.take_if(|(to, _)| *to == run).is_some()
     }
 
     /// The leader of a channel keeps the copy of its log elsewhere from now on.

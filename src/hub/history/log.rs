@@ -214,15 +214,26 @@ impl Log {
         }
     }
 
+    /// A term's last offset here: another node may have given more of them, which nobody has any more.
+    fn end_of(&self, term: usize) -> u64 {
+        self.terms.get(term + 1).map_or(self.head, |(_, first)| first - 1)
+    }
+
+    /// Whether a reader with that position has read further elsewhere: in one of these terms, or in one that is later than the first of them.
+    pub(super) fn ends_before(&self, position: Position) -> bool {
+        match self.terms.iter().position(|(term, _)| *term == position.term) {
+            Some(at) => position.offset > self.end_of(at),
+            None => self.terms.front().is_some_and(|(first, _)| position.term > *first),
+        }
+    }
+
     /// The messages that a reader with that position has not had, from which index on, and whether these are all.
     fn after(&self, position: Position) -> (usize, bool) {
         let Some(at) = self.terms.iter().position(|(term, _)| *term == position.term) else {
             // What came in later terms is new to it in any case.
             return (self.kept.partition_point(|kept| kept.at.term <= position.term), false);
         };
-        // A term's last offset here: another node may have given more of them, which nobody has any more.
-        let end = self.terms.get(at + 1).map_or(self.head, |(_, first)| first - 1);
-        if position.offset > end {
+        if position.offset > self.end_of(at) {
             // What came here instead it may have had by another way.
             return (self.kept.len(), false);
         }

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::workers::WorkerSet;
-use crate::config::{ChannelRule, Rules};
+use crate::config::{ChannelRule, Envelope as ChannelEnvelope, Rules};
 use crate::message::{Channel, Counted};
 use log::{LOG, Log};
 use role::{Complete, Role};
@@ -118,6 +118,8 @@ struct State {
     /// Workers that have not got all of it.
     behind: WorkerSet,
     role: Role,
+    /// See [`Placed::released`]. Until one knows, it would pass for one that has all: so no publish is answered before.
+    released: Vec<u64>,
 }
 
 /// A message that was ordered.
@@ -130,8 +132,8 @@ pub struct Placed {
     pub ended: Vec<u64>,
     /// The log as it was before, for the node that is to keep a copy and has none yet.
     pub copy: Option<LogCopy>,
-    /// The run that has kept the copy so far, and is to keep it no more.
-    pub released: Option<u64>,
+    /// The runs that have kept the copy before, and have not said yet that they keep it no more.
+    pub released: Vec<u64>,
 }
 
 /// Figures of [`History`].
@@ -215,11 +217,17 @@ impl History {
             if !state.role.leads {
                 return None;
             }
-            let (copy, released) = state.copy_for(replica);
+            let copy = state.copy_for(replica);
             let is_kept = rule.history.size > 0 && message.data().len() <= self.limit.load(Relaxed);
             let position = state.log.append(is_kept.then_some(message), now);
             state.log.trim(rule.history.size, oldest(rule, now));
-            let placed = Placed { at: position, when: now, ended: state.log.ended_before_last(), copy, released };
+            let placed = Placed {
+                at: position,
+                when: now,
+                ended: state.log.ended_before_last(),
+                copy,
+                released: state.released.clone(),
+            };
             Some(enqueue(placed, &mut state.behind))
         })
     }
@@ -237,6 +245,9 @@ impl History {
                 return None;
             }
             state.log.trim(rule.history.size, oldest(rule, now));
+            if let From::Since(since, _) = from {
+                state.look_ahead(rule, since);
+            }
             let (at, kept) = state.log.read(from, most);
             Some(enqueue(at, kept))
         })
@@ -306,7 +317,7 @@ impl History {
             let leads = !self.shared.load(Relaxed);
             let log = if leads { Log::new(self.new_term(node, now, 0)) } else { Log::unused() };
             let (behind, role) = (WorkerSet::default(), Role::new(leads));
-            let state = State { log, used: None, counted: 0, evicted: false, behind, role };
+            let state = State { log, used: None, counted: 0, evicted: false, behind, role, released: Vec::new() };
             Arc::new(Entry { channel: channel.clone(), state: Mutex::new(state) })
         };
         self.logs.entry(channel.clone()).or_insert_with(open).clone()
@@ -410,15 +421,22 @@ impl History {
 }
 
 impl State {
-    /// The copy for the node on that stream, if it has none yet; and the run that has had one so far, if that is another.
-    fn copy_for(&mut self, replica: Option<Stream>) -> (Option<LogCopy>, Option<u64>) {
-        let before = self.role.copied_to;
-        if before == replica {
-            return (None, None);
+    /// A connection has read up to there, or all of this node have: perhaps further than the log goes. That counts only where connections can
+    /// be told of a gap.
+    fn look_ahead(&mut self, rule: &ChannelRule, position: Position) {
+        self.role.ahead |= rule.envelope == ChannelEnvelope::Json && self.log.ends_before(position);
+    }
+
+    /// The copy for the node on that stream, if it has none yet. Another one that has had one so far is released.
+    fn copy_for(&mut self, replica: Option<Stream>) -> Option<LogCopy> {
+        if self.role.copied_to == replica {
+            return None;
         }
-        self.role.copied_to = replica;
-        let released = before.map(|(run, _)| run).filter(|run| replica.is_none_or(|(other, _)| other != *run));
-        (replica.map(|_| self.log.copy()), released)
+        let before = std::mem::replace(&mut self.role.copied_to, replica);
+        let before = before.map(|(run, _)| run).filter(|run| !self.released.contains(run));
+        self.released.extend(before);
+        self.released.retain(|run| replica.is_none_or(|(other, _)| other != *run));
+        replica.map(|_| self.log.copy())
     }
 }
 

@@ -32,13 +32,25 @@ pub(super) struct Role {
     pub(super) copy_of: Option<Stream>,
     /// Another node has led the channel beside this one, up to there: its log is to be found before this node leads again.
     pub(super) beside: Option<Position>,
+    /// A connection has come here that has read further elsewhere: what this node has missed, it may have had.
+    pub(super) ahead: bool,
 }
 
 impl Role {
     /// That of a node by itself, or of one that knows nothing of the channel.
     pub(super) fn new(leads: bool) -> Role {
         let complete = if leads { Complete::Yes } else { Complete::No };
-        Role { leads, complete, cursor: None, asked: None, copied_to: None, copy_of: None, beside: None }
+        Role { leads, complete, cursor: None, asked: None, copied_to: None, copy_of: None, beside: None, ahead: false }
+    }
+
+    /// What the connections of this node get of what it has missed, and whether that is all of it. Nobody gets anything twice: so they are told
+    /// of a gap instead, if one of them may have had some of it.
+    pub(super) fn make_good<'a>(&mut self, is_whole: bool, missed: &'a [Kept]) -> (bool, &'a [Kept]) {
+        let is_anything = !is_whole || !missed.is_empty();
+        match is_anything && std::mem::take(&mut self.ahead) {
+            true => (false, &[]),
+            false => (is_whole, missed),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use super::log::{From, Kept, Log, LogCopy, Most};
 use super::position::Position;
 use super::role::{Complete, Follow, Followed, Reading, Role, Stream};
 use super::{Entry, History, LAST_TERM, State, Taking, lock, oldest};
-use crate::config::ChannelRule;
+use crate::config::{ChannelRule, Envelope};
 use crate::hub::workers::WorkerSet;
 use crate::message::{Channel, Counted};
 
@@ -104,15 +104,26 @@ impl History {
                     log.go_on(term);
                     log
                 }
-                None => Log::new(term),
+                None => {
+                    let mut log = Log::new(term);
+                    // What some publishers were told is published is given up. Another log that comes to light must not pass for the whole: so
+                    // this one is not empty.
+                    if all.iter().any(|(log, _)| log.last().is_some()) {
+                        log.append(None, now);
+                    }
+                    log
+                }
             };
             state.log.trim(rule.history.size, oldest(rule, now));
             if let Some(cursor) = state.role.cursor {
                 let all = Most { messages: usize::MAX, bytes: usize::MAX };
                 let (at, missed) = state.log.read(From::Since(cursor, None), all);
-                deliver(&mut state.behind, state.log.head(), at.recovered, &missed);
+                let (is_whole, missed) = state.role.make_good(at.recovered, &missed);
+                deliver(&mut state.behind, state.log.head(), is_whole, missed);
+                state.look_ahead(rule, cursor);
             }
-            state.role = Role::new(true);
+            state.role = Role { ahead: state.role.ahead, ..Role::new(true) };
+            state.released.clear();
             beside.map(|_| state.log.head())
         })
     }
@@ -128,7 +139,8 @@ impl History {
         copy.complete = state.role.complete != Complete::No;
         let copied_to = state.role.copied_to.map(|(run, _)| run);
         self.follow_on(&mut state);
-        state.role = Role { cursor: state.role.cursor, ..Role::new(false) };
+        let Role { cursor, ahead, .. } = state.role;
+        state.role = Role { cursor, ahead, ..Role::new(false) };
         // It is the other node's from now on: what is left here would only be older.
         state.log = Log::unused();
         self.count(&entry, &mut state, false);
@@ -140,7 +152,8 @@ impl History {
         if state.role.leads {
             // In a term in which nothing was ordered, its connections are where the one before has ended.
             let last = state.log.last().unwrap_or(state.log.head());
-            state.role = Role { cursor: Some(last), complete: state.role.complete, ..Role::new(false) };
+            let Role { complete, ahead, .. } = state.role;
+            state.role = Role { cursor: Some(last), complete, ahead, ..Role::new(false) };
         }
     }
 
@@ -214,7 +227,7 @@ impl History {
             && let Some(entry) = self.logs.get(channel).map(|entry| entry.value().clone())
         {
             let mut state = lock(&entry.state);
-            (state.role.cursor, state.role.asked) = (None, None);
+            (state.role.cursor, state.role.asked, state.role.ahead) = (None, None, false);
             if !state.evicted {
                 self.count(&entry, &mut state, false);
             }
@@ -349,9 +362,18 @@ impl History {
             if state.role.cursor.is_some_and(|cursor| cursor.term > head.term) {
                 return false;
             }
+            let (is_whole, missed) = state.role.make_good(is_whole, missed);
             state.role.cursor = deliver(&mut state.behind, is_whole, missed).then_some(head);
             true
         })
+    }
+
+    /// A connection that had read up to there has got this of the node that leads.
+    pub fn has_read(&self, channel: &Channel, rule: &ChannelRule, since: Position, reading: &Reading) {
+        let is_ahead = since > reading.head && rule.envelope == Envelope::Json;
+        if let Some(entry) = self.logs.get(channel).map(|entry| entry.value().clone()).filter(|_| is_ahead) {
+            lock(&entry.state).role.ahead = true;
+        }
     }
 
     /// Another node has seen something of a channel that this node may know nothing of: up to there. If this node leads the channel,

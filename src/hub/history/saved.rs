@@ -19,18 +19,20 @@ impl History {
         let all: Vec<Arc<Entry>> = self.logs.iter().map(|entry| entry.value().clone()).collect();
         entries.extend(all.into_iter().filter(|entry| lock(&entry.state).used.is_none()));
         for entry in entries {
-            let (copy, role) = {
+            let (copy, role, released) = {
                 let state = lock(&entry.state);
                 let is_used = !state.log.is_unused();
                 if state.evicted || (!is_used && state.role.cursor.is_none()) {
                     continue;
                 }
-                (is_used.then(|| state.log.copy()), Role { asked: None, ..state.role })
+                (is_used.then(|| state.log.copy()), Role { asked: None, ..state.role }, state.released.clone())
             };
             batch.item(|out| {
                 out.data(entry.channel.as_str().as_bytes());
                 out.option(copy.as_ref(), |out, copy| write(copy, out));
                 write_role(&role, out);
+                out.count(released.len());
+                released.iter().for_each(|run| out.u64(*run));
             })?;
         }
         Ok(())
@@ -41,10 +43,11 @@ impl History {
         let channel = Channel::parse(from.data()?).map_err(|_| Damaged("a channel's name"))?;
         let log = from.option(|from| Log::of(read(from)?).ok_or(Damaged("what a channel keeps")))?;
         let (log, role) = (log.unwrap_or_else(Log::unused), read_role(from)?);
+        let released = from.list(Decoder::u64)?;
         // Terms that are given later are larger.
         self.terms.fetch_max(log.head().term, Relaxed);
         let behind = WorkerSet::default();
-        let state = State { log, used: None, counted: 0, evicted: false, behind, role };
+        let state = State { log, used: None, counted: 0, evicted: false, behind, role, released };
         let entry = Arc::new(Entry { channel: channel.clone(), state: Mutex::new(state) });
         if let Some(before) = self.logs.get(&channel).map(|entry| entry.value().clone()) {
             self.evict(&before, None);
@@ -59,10 +62,13 @@ impl History {
 fn write_role(role: &Role, out: &mut Encoder) {
     out.byte(role.leads.into());
     out.byte(role.complete as u8);
-    out.option(role.cursor, |out, cursor| {
-        out.u64(cursor.term);
-        out.u64(cursor.offset);
-    });
+    for position in [role.cursor, role.beside] {
+        out.option(position, |out, position| {
+            out.u64(position.term);
+            out.u64(position.offset);
+        });
+    }
+    out.byte(role.ahead.into());
     for stream in [role.copied_to, role.copy_of] {
         out.option(stream, |out, (run, epoch)| {
             out.u64(run);
@@ -78,9 +84,11 @@ fn read_role(from: &mut Decoder<'_>) -> Result<Role, Damaged> {
         1 => Complete::ForOthers,
         _ => Complete::Yes,
     };
-    let cursor = from.option(|from| Ok(Position { term: from.u64()?, offset: from.u64()? }))?;
+    let position = |from: &mut Decoder<'_>| from.option(|from| Ok(Position { term: from.u64()?, offset: from.u64()? }));
+    let (cursor, beside, ahead) = (position(from)?, position(from)?, from.flag()?);
     let stream = |from: &mut Decoder<'_>| from.option(|from| Ok((from.u64()?, from.u32()?)));
-    Ok(Role { leads, complete, cursor, asked: None, copied_to: stream(from)?, copy_of: stream(from)?, beside: None })
+    let (copied_to, copy_of) = (stream(from)?, stream(from)?);
+    Ok(Role { leads, complete, cursor, asked: None, copied_to, copy_of, beside, ahead })
 }
 
 fn write(copy: &LogCopy, out: &mut Encoder) {
@@ -148,6 +156,33 @@ mod tests {
         let (recovered, kept) = read.unwrap();
         let texts: Vec<_> = kept.iter().map(|kept| (kept.message.data(), kept.message.count())).collect();
         assert_eq!((recovered, texts), (true, vec![(&b"5"[..], Some(9)), (b"6", None)]));
+    }
+
+    /// The log of another one is still to be found, and what this node has missed, some connection has had.
+    #[test]
+    fn what_a_node_knows_of_another_one_that_has_led_goes_over() {
+        let mut rule = ChannelRule { envelope: crate::config::Envelope::Json, ..ChannelRule::of("news") };
+        rule.history.size = 3;
+        let (before, after) = (History::default(), History::default());
+        for history in [&before, &after] {
+            history.set_rules(std::slice::from_ref(&rule));
+            history.share();
+        }
+        let channel = Channel::parse(b"news").unwrap();
+        before.lead((&channel, &rule), Vec::new(), (7, 1), |_, _, _, _| {});
+        let message = Counted::new(Message::text("1"), None);
+        let at = before.order((&channel, &rule), (message, 7, 1), None, |placed, _| placed.at).unwrap();
+        let (later, most) = (Position { term: at.term + 1, ..at }, Most { messages: 9, bytes: 999 });
+        before.read((&channel, &rule), (From::Since(later, None), most), (7, 1), |_, _| {});
+        before.read_for((&channel, &rule), (From::Last(0), most, false), (Some(later), 7, 1), |_| {});
+        let (mut one, mut end) = Link::pair().unwrap();
+        let mut batch = Batch::new(&mut one, Of::History);
+        before.save(&mut batch).unwrap();
+        batch.finish().unwrap();
+        items(&end.receive().unwrap().bytes, |from| after.restore(from)).unwrap();
+        let role = |history: &History| lock(&history.logs.get(&channel).unwrap().state).role;
+        assert_eq!((role(&before).beside, role(&before).ahead), (Some(later), true));
+        assert_eq!((role(&after).beside, role(&after).ahead), (Some(later), true));
     }
 
     /// Otherwise it would not see that it misses something that comes meanwhile.

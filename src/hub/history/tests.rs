@@ -12,7 +12,8 @@ fn channel(name: &str) -> Channel {
 }
 
 fn rule(size: usize, age: u64) -> ChannelRule {
-    ChannelRule { history: HistoryRule { size, age: Duration::from_millis(age) }, ..ChannelRule::of("c") }
+    let history = HistoryRule { size, age: Duration::from_millis(age) };
+    ChannelRule { history, envelope: crate::config::Envelope::Json, ..ChannelRule::of("c") }
 }
 
 fn history(rule: &ChannelRule) -> History {
@@ -183,10 +184,10 @@ fn who_keeps_the_copy_no_more_has_none() {
         a.order((&name, &rule), message, replica, |placed, _| (placed.copy, placed.released)).unwrap()
     };
     let (copy, released) = order(Some((2, 1)));
-    assert_eq!(released, None, "nobody had one");
+    assert!(released.is_empty(), "nobody had one");
     b.keep_copy(&name, copy.unwrap(), (1, 1), (2, EPOCH));
     let (copy, released) = order(Some((3, 1)));
-    assert_eq!(released, Some(2));
+    assert_eq!(released, [2]);
     c.keep_copy(&name, copy.unwrap(), (1, 1), (3, EPOCH));
     // Only the node that has sent the copy can say so.
     b.release(&name, 3);
@@ -196,8 +197,12 @@ fn who_keeps_the_copy_no_more_has_none() {
     b.release(&name, 1);
     assert!(b.give(&name).is_none());
     let (copy, released) = order(Some((3, 2)));
-    assert!(copy.is_some() && released.is_none(), "the same node, on a new stream");
-    assert_eq!(order(None), (None, Some(3)), "there is no other node any more");
+    assert!(copy.is_some(), "the same node, on a new stream");
+    // Until it has said so: what was published first may be under way, and this is not answered before, either.
+    assert_eq!(released, [2]);
+    assert!(!a.lacks(&name, 2), "it was not to have one");
+    assert_eq!(order(None), (None, vec![3]), "there is no other node any more");
+    assert!(order(Some((3, 3))).1.is_empty(), "it has one again");
 }
 
 /// There is no room: a node keeps nothing, but knows how far its connections are, and gets a copy again.

@@ -127,8 +127,11 @@ impl World {
             return;
         };
         let number: u64 = data.parse().unwrap();
-        assert!(client.strays || !client.seen.contains(&number), "client {at} gets {number} twice");
         let place = *self.places.entry(number).or_insert(position);
+        assert!(
+            client.strays || !client.seen.contains(&number),
+            "client {at} gets {number} twice, at {place:?} and {position:?}"
+        );
         assert_eq!(place, position, "{number} stands in two places");
         if let Some(before) = client.seen.last().map(|last| self.places[last]) {
             client.strays |= position < before;
@@ -139,7 +142,7 @@ impl World {
     }
 
     pub(super) fn deliver(&mut self, run: Run) {
-        let Some(node) = self.nodes.get_mut(&run) else { return };
+        let Some(node) = self.nodes.get_mut(&run).filter(|node| node.frozen_until <= self.now) else { return };
         let mut mailbox = std::mem::take(&mut node.mailbox);
         node.hub.mailbox(WorkerId(0)).take(&mut mailbox, 0, Waker::noop());
         for delivery in mailbox.drain(..) {

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::clients::CLIENTS;
+use super::moves::Who;
 use super::world::{CHANNELS, World, channel};
 use crate::cluster::protocol::Run;
 use crate::cluster::sim::clients::Random;
@@ -41,11 +42,8 @@ impl World {
                 1 => self.network.cut.clear(),
                 _ => {
                     let until = self.now + self.random.below(8000);
-                    let node = self.nodes.get_mut(&pick(&mut self.random)).unwrap();
-                    // One that hands over is waited for, and given up soon.
-                    if node.moving.is_none() {
-                        node.frozen_until = until;
-                    }
+                    let who = Who::any(&mut self.random);
+                    self.nodes.get_mut(&pick(&mut self.random)).unwrap().freeze(until, who);
                 }
             }
             return;
@@ -132,9 +130,11 @@ impl World {
         self.killed += 1;
         // Its publishers are not told what came of it.
         self.published.retain(|published| published.by != run);
-        let mut node = self.nodes.remove(&run).unwrap();
-        if self.random.chance(30) {
+        let (is_told, node) = (self.random.chance(30), self.nodes.get_mut(&run).unwrap());
+        if is_told && node.frozen_until <= self.now {
             node.core.leave();
+            self.say(run);
         }
+        self.nodes.remove(&run);
     }
 }

@@ -8,6 +8,7 @@ use crate::cluster::heir::Heir;
 use crate::cluster::members::Phase;
 use crate::cluster::node::Node as Core;
 use crate::cluster::protocol::Run;
+pub(super) use crate::cluster::sim::moves::Who;
 use crate::cluster::sim::network::settings;
 use crate::handover::{Batch, Kind, Link, items};
 use crate::hub::Hub;
@@ -16,6 +17,8 @@ use crate::ids::WorkerId;
 /// How far a handover has come.
 pub(super) struct Move {
     pub(super) heir: Heir,
+    /// The successor stands still.
+    pub(super) frozen_until: u64,
     stage: Stage,
 }
 
@@ -37,7 +40,7 @@ impl World {
             return;
         }
         if let Ok(others) = node.core.precede() {
-            node.moving = Some(Move { heir: Heir::new(run, 1, others), stage: Stage::Ending });
+            node.moving = Some(Move { heir: Heir::new(run, 1, others), frozen_until: 0, stage: Stage::Ending });
         }
     }
 
@@ -61,6 +64,7 @@ impl World {
                 Stage::Still { until: now + self.random.below(200), fails: self.random.chance(25) }
             }
             Stage::Finishing(until) if now < until => Stage::Finishing(until),
+            Stage::Still { until, fails: false } if moving.frozen_until > now => Stage::Still { until, fails: false },
             // Not while something waits to be delivered.
             Stage::Still { until, fails: false } if now >= until && node.hub.mailbox(WorkerId(0)).is_empty() => {
                 self.moved += 1;
@@ -76,6 +80,11 @@ impl World {
 }
 
 impl Node {
+    /// It stands still until then; or its successor, if it hands over.
+    pub(super) fn freeze(&mut self, until: u64, who: Who) {
+        who.freeze(&mut self.frozen_until, self.moving.as_mut().map(|moving| &mut moving.frozen_until), until);
+    }
+
     /// Another process is the node from now on.
     fn succeed(&mut self, run: Run, heir: Heir, now: u64) {
         let saved = self.core.save();

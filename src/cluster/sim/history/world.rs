@@ -9,7 +9,7 @@ use std::task::{Context, Waker};
 use super::clients::{Client, clients};
 use super::disagree::Misled;
 use super::faults::Plan;
-use super::moves::Move;
+use super::moves::{Move, Who};
 use crate::cluster::clients::{Channels, LocalClients, PublishOnce};
 use crate::cluster::link::Link;
 use crate::cluster::members::{Phase, Shared};
@@ -21,7 +21,7 @@ use crate::cluster::{Behind, Interest, Mesh};
 use crate::config::{ChannelRule, Envelope, HistoryRule};
 use crate::hub::history::{self, Position};
 use crate::hub::topics::Topics;
-use crate::hub::{Counts, Delivery, Hub, Publication, PublishOptions};
+use crate::hub::{Counts, Delivery, Hub, PastPublish, Publication, PublishOptions};
 use crate::ids::{NodeId, NodeNumber};
 use crate::message::{Channel, Message};
 
@@ -36,6 +36,10 @@ struct Once;
 impl PublishOnce for Once {
     fn publish(&self, _: Arc<str>, _: Channels, _: Message, _: PublishOptions) -> BoxFuture<'static, Vec<Counts>> {
         std::future::ready(Vec::new()).boxed()
+    }
+
+    fn find(&self, _: &str) -> Option<PastPublish> {
+        None
     }
 }
 
@@ -195,7 +199,12 @@ impl World {
             self.go_on_moving(run);
         }
         let mut cx = Context::from_waker(Waker::noop());
+        let frozen: Vec<Run> =
+            self.nodes.iter().filter(|(_, node)| node.frozen_until > self.now).map(|(run, _)| *run).collect();
         for at in 0..self.clients.len() {
+            if self.clients[at].node.is_some_and(|run| frozen.contains(&run)) {
+                continue;
+            }
             let Some(subscribing) = &mut self.clients[at].subscribing else { continue };
             match subscribing.poll_unpin(&mut cx) {
                 std::task::Poll::Ready(Ok(_)) => self.clients[at].subscribing = None,
@@ -205,6 +214,10 @@ impl World {
         }
         let mut left = Vec::new();
         for mut published in std::mem::take(&mut self.published) {
+            if frozen.contains(&published.by) {
+                left.push(published);
+                continue;
+            }
             match published.receipt.poll_unpin(&mut cx) {
                 std::task::Poll::Ready(counts) => {
                     if counts.unanswered == 0 && counts.at.is_some() {
@@ -218,9 +231,9 @@ impl World {
     }
 
     fn arrive(&mut self, to: Run) {
-        if let Some(node) = self.nodes.get_mut(&to).filter(|node| node.frozen_until <= self.now) {
-            let heir = node.moving.as_mut().map(|moving| &mut moving.heir);
-            self.network.arrive(to, &mut node.core, heir, self.now);
+        if let Some(node) = self.nodes.get_mut(&to) {
+            let heir = node.moving.as_mut().map(|moving| (&mut moving.heir, moving.frozen_until <= self.now));
+            self.network.arrive(to, (&mut node.core, node.frozen_until <= self.now), heir, self.now);
         }
     }
 
@@ -232,6 +245,12 @@ impl World {
             node.ticked = self.now;
             node.core.tick(self.now);
         }
+        self.say(run);
+    }
+
+    /// Sends what a node has to say.
+    pub(super) fn say(&mut self, run: Run) {
+        let Some(node) = self.nodes.get_mut(&run) else { return };
         let sent = said(&mut node.core, &mut node.links, self.now, |output| {
             if let Output::Number(number) = output {
                 node.hub.set_node(NodeNumber::new(number).unwrap());
@@ -258,7 +277,7 @@ impl World {
         self.faults = false;
         self.network.cut.clear();
         self.misled.iter_mut().for_each(|misled| misled.until = 0);
-        self.nodes.values_mut().for_each(|node| node.frozen_until = 0);
+        self.nodes.values_mut().for_each(|node| node.freeze(0, Who::Both));
         for _ in 0..4000 {
             self.step();
             for at in 0..self.clients.len() {

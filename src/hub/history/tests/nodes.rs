@@ -130,6 +130,20 @@ fn of_two_logs_that_were_led_beside_each_other_none_goes_on() {
     }
 }
 
+/// A third one is not the whole, either, though nothing was ordered since.
+#[test]
+fn a_log_that_has_taken_the_place_of_two_does_not_give_way_to_a_third() {
+    let [a, b, third, taken, d] = nodes();
+    a.lead(Vec::new());
+    a.order("1");
+    let same = a.give().unwrap();
+    [&a, &b, &third].into_iter().for_each(|node| drop(node.lead(vec![same.clone()])));
+    let [_, _, at] = [&a, &b, &third].map(|node| node.order("2"));
+    taken.take(&[&a, &b]);
+    d.take(&[&third, &taken]);
+    assert_eq!(d.since(at), Some((false, Vec::new())));
+}
+
 /// Where nothing was ordered, nothing is lost: nobody is told of a gap.
 #[test]
 fn a_log_that_was_begun_beside_another_one_and_not_used_gives_way() {
@@ -353,4 +367,35 @@ fn what_a_node_has_missed_is_delivered_or_told() {
     let gap = Reading { is_whole: false, ..a.read_for(third).unwrap() };
     assert_eq!(catch_up(Some(third), &gap), (true, Some((false, vec!["4".into()]))));
     assert_eq!(d.cursor(), Some(last));
+}
+
+/// A connection has read further elsewhere, or all of the node have: they are told of a gap instead of getting some of it again.
+#[test]
+fn nobody_gets_again_what_it_has_had_of_another_node() {
+    let gap = || Some((false, Vec::new()));
+    for (at, want) in [(0, Some(whole(&["2", "3"]))), (1, gap()), (2, gap())] {
+        let [a, b, c, d] = nodes();
+        a.lead(Vec::new());
+        let first = a.order_and_copy("1", &b).0;
+        let same = b.give().unwrap();
+        b.lead(vec![same.clone()]);
+        d.follow(first, "1", (a.run(), 1), false);
+        let had = [first, b.order("2"), b.order("3")][at];
+        // It comes from there to the node that has missed it, and leads beside; or to one that follows that.
+        assert_eq!(a.since(had), if at == 0 { Some(whole(&[])) } else { gap() });
+        let reading = a.read_for(first).unwrap();
+        assert!(d.history.catch_up_to(&channel("c"), (Some(first), &reading), d.clock(), |_, _, _| true));
+        d.history.has_read(&channel("c"), &rule(100, 0), had, &reading);
+        a.history.contest(|_| Some(b.run()));
+        let log = b.give().unwrap();
+        assert_eq!(a.lead(vec![log.clone()]).1, want, "{at}");
+        assert_eq!(d.lead(vec![log.clone()]).1, want, "{at}");
+        // All of a node have followed the later one, and it leads with the log before.
+        c.follow(had, "x", (b.run(), 1), false);
+        let missed = if at == 0 { whole(&[]) } else { (false, Vec::new()) };
+        assert_eq!(c.lead(vec![same]).1, Some(missed));
+        c.history.contest(|_| Some(b.run()));
+        let want = if at == 0 { Some(whole(&["2", "3"])) } else { gap() };
+        assert_eq!(c.lead(vec![log]).1, want, "{at}");
+    }
 }

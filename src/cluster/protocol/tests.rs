@@ -161,7 +161,7 @@ proptest! {
     fn any_bytes_are_read_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = Hello::read(&bytes);
         let _ = Header::read(&bytes);
-        prop_assert!(Messages::new(&bytes).count() <= bytes.len());
+        prop_assert!(Messages::new(&bytes).count() <= bytes.len().div_ceil(ENVELOPE));
     }
 
     #[test]
@@ -172,6 +172,7 @@ proptest! {
         let at = at % bytes.len();
         bytes[at] = byte;
         bytes.truncate(bytes.len() - cut % bytes.len());
-        prop_assert!(Messages::new(&bytes).count() <= 2);
+        // A length that has become less leaves the rest of its message for more of them.
+        prop_assert!(Messages::new(&bytes).count() <= bytes.len().div_ceil(ENVELOPE));
     }
 }

@@ -5,18 +5,21 @@ namespace Connmix;
 /// <summary>The engine's own no: the code is that of the server API's tables, such as 101 for a wrong argument.</summary>
 public sealed class CallException(int code, string message) : Exception($"{code}: {message}")
 {
+    /// <summary>The code of the error.</summary>
     public int Code { get; } = code;
 }
 
 /// <summary>The engine's no to this caller: the HTTP status that its handshake was answered with.</summary>
 public sealed class RefusedException(int status) : Exception($"refused with HTTP {status}")
 {
+    /// <summary>The HTTP status.</summary>
     public int Status { get; } = status;
 }
 
 /// <summary>The connection has ended, or could not be made; the code is that of its close frame, 1006 where there was none.</summary>
 public sealed class ClosedException(int code, string reason) : IOException($"closed with {code} {reason}".TrimEnd())
 {
+    /// <summary>The code of the close frame.</summary>
     public int Code { get; } = code;
 }
 

@@ -21,13 +21,16 @@ public sealed class Message
         Key = p.GetProperty("k").GetInt64();
     }
 
+    /// <summary>The topic that it was in.</summary>
     public string Topic { get; }
 
+    /// <summary>What the handler pushed.</summary>
     public JsonElement Data { get; }
 
     /// <summary>The id of the client whose handler it was.</summary>
     public string Client { get; }
 
+    /// <summary>The node that the client is connected to.</summary>
     public string Node { get; }
 
     internal long Key { get; }
@@ -36,15 +39,19 @@ public sealed class Message
     public void Call(string function, params object[] arguments) =>
         Later("conn.call", new { c = Client, f = function, a = arguments });
 
+    /// <summary>Subscribes the client to channels.</summary>
     public void Subscribe(params string[] channels) => Call("subscribe", [.. channels]);
 
+    /// <summary>Takes the client out of channels.</summary>
     public void Unsubscribe(params string[] channels) => Call("unsubscribe", [.. channels]);
 
     /// <summary>Sets values of the client's context: a handler in `conn:wait_context_value` goes on.</summary>
     public void SetContext(IReadOnlyDictionary<string, object?> values) => Call("set_context", values);
 
+    /// <summary>Closes the client's connection.</summary>
     public void Close(int code = 1000, string reason = "") => Call("close", code, reason);
 
+    /// <summary>Sends a text to the client.</summary>
     public void Send(string text) => Later("mesh.send", new { c = Client, d = text });
 
     internal void Later(string method, object parameters) =>

@@ -20,11 +20,14 @@ public sealed class Publisher(Uri address, Credentials? who = null) : IAsyncDisp
     /// <summary>
     /// Publishes a text to a channel. One whose reply is lost with the connection is published again by its id: it is delivered once.
     /// </summary>
+    /// <param name="channel">the channel</param>
+    /// <param name="text">the text</param>
     /// <param name="id">by it the engine knows a publish that is asked for again; a random one unless given</param>
     /// <param name="exclude">ids of clients that do not get it</param>
     /// <param name="key">what it is about, for channels whose rule asks for it</param>
     /// <param name="priority">"high", "normal" or "low": how much it matters, likewise</param>
     /// <param name="timeout">for all attempts, 10 s unless given</param>
+    /// <param name="cancel">ends the attempts</param>
     /// <exception cref="CallException">the engine refuses it</exception>
     /// <exception cref="RefusedException">the engine refuses this caller</exception>
     /// <exception cref="TimeoutException">it could not be reached for so long: the message may have been published or not</exception>

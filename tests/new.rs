@@ -368,8 +368,7 @@ fn event(json: &mut Piped, kind: &str) -> Value {
 #[tokio::test]
 async fn tail_goes_on_after_a_reload_and_ends_with_the_engine() {
     let project = Project::start("chat");
-    let lines = project.process.lines();
-    let center = address(lines.iter().find(|line| line.contains("  Center")).unwrap(), "http://");
+    let center = address(&project.process.line("  Center"), "http://");
     let mut json = Piped::start(&["tail", "--json", "--url", &format!("http://{center}")]);
     let (mut log, mut next) = (Vec::new(), json.line());
     assert_eq!(next, r#"{"event":"watching"}"#);

@@ -8,6 +8,7 @@ use super::remote::{Out, Remote, ask_again, in_query, one_line, tell_gap, wait_f
 use crate::dial::http::Reply;
 use crate::telemetry::language::spoken;
 use crate::telemetry::log::escape::json_for_terminal;
+use crate::telemetry::log::recent::KEPT;
 
 /// What to show.
 #[derive(Debug, Args)]
@@ -111,7 +112,7 @@ impl Options {
 /// Which lines of the log were shown: every stream begins with the last ones.
 #[derive(Default)]
 struct Log {
-    /// The newest time of a line, and the lines of that time, as events.
+    /// The newest time of a line, and the lines of that time, as events: as many as begin a stream at most.
     newest: (u64, Vec<String>),
     /// The same as it was when this stream began.
     before: (u64, Vec<String>),
@@ -127,7 +128,7 @@ impl Log {
         if at > self.newest.0 {
             self.newest = (at, Vec::new());
         }
-        if at == self.newest.0 {
+        if at == self.newest.0 && self.newest.1.len() < KEPT {
             self.newest.1.push(line.to_owned());
         }
         true

@@ -130,6 +130,25 @@ mod tests {
     use crate::config::ChannelRule;
     use crate::handover::{Kind as Of, Link, items};
 
+    /// Two nodes of a cluster with that rule.
+    fn two(rule: &ChannelRule) -> (History, History) {
+        let node = || {
+            let history = History::default();
+            history.set_rules(std::slice::from_ref(rule));
+            history.share();
+            history
+        };
+        (node(), node())
+    }
+
+    fn go_over(before: &History, after: &History) {
+        let (mut one, mut end) = Link::pair().unwrap();
+        let mut batch = Batch::new(&mut one, Of::History);
+        before.save(&mut batch).unwrap();
+        batch.finish().unwrap();
+        items(&end.receive().unwrap().bytes, |from| after.restore(from)).unwrap();
+    }
+
     #[test]
     fn what_is_kept_goes_over_with_its_positions() {
         let mut rule = ChannelRule::of("news");
@@ -142,11 +161,7 @@ mod tests {
             history.order((&channel, &rule), (message, 7, now), None, |placed, _| placed.at).unwrap()
         };
         let last = (1..=5).map(|n| publish(&before, &n.to_string(), n)).last().unwrap();
-        let (mut one, mut end) = Link::pair().unwrap();
-        let mut batch = Batch::new(&mut one, Of::History);
-        before.save(&mut batch).unwrap();
-        batch.finish().unwrap();
-        items(&end.receive().unwrap().bytes, |from| after.restore(from)).unwrap();
+        go_over(&before, &after);
         assert_eq!(after.figures(), before.figures());
         let next = publish(&after, "6", 6);
         assert_eq!(next, Position { offset: last.offset + 1, ..last });
@@ -163,11 +178,7 @@ mod tests {
     fn what_a_node_knows_of_another_one_that_has_led_goes_over() {
         let mut rule = ChannelRule { envelope: crate::config::Envelope::Json, ..ChannelRule::of("news") };
         rule.history.size = 3;
-        let (before, after) = (History::default(), History::default());
-        for history in [&before, &after] {
-            history.set_rules(std::slice::from_ref(&rule));
-            history.share();
-        }
+        let (before, after) = two(&rule);
         let channel = Channel::parse(b"news").unwrap();
         before.lead((&channel, &rule), Vec::new(), (7, 1), |_, _, _, _| {});
         let message = Counted::new(Message::text("1"), None);
@@ -175,11 +186,7 @@ mod tests {
         let (later, most) = (Position { term: at.term + 1, ..at }, Most { messages: 9, bytes: 999 });
         before.read((&channel, &rule), (From::Since(later, None), most), (7, 1), |_, _| {});
         before.read_for((&channel, &rule), (From::Last(0), most, false), (Some(later), 7, 1), |_| {});
-        let (mut one, mut end) = Link::pair().unwrap();
-        let mut batch = Batch::new(&mut one, Of::History);
-        before.save(&mut batch).unwrap();
-        batch.finish().unwrap();
-        items(&end.receive().unwrap().bytes, |from| after.restore(from)).unwrap();
+        go_over(&before, &after);
         let role = |history: &History| lock(&history.logs.get(&channel).unwrap().state).role;
         assert_eq!((role(&before).beside, role(&before).ahead), (Some(later), true));
         assert_eq!((role(&after).beside, role(&after).ahead), (Some(later), true));
@@ -190,19 +197,11 @@ mod tests {
     fn how_far_the_connections_are_of_a_node_without_a_log_goes_over() {
         let mut rule = ChannelRule::of("news");
         rule.history.size = 3;
-        let (before, after) = (History::default(), History::default());
-        for history in [&before, &after] {
-            history.set_rules(std::slice::from_ref(&rule));
-            history.share();
-        }
+        let (before, after) = two(&rule);
         let channel = Channel::parse(b"news").unwrap();
         let at = Position { term: 1 << 40, offset: 5 };
         before.follow((&channel, &rule), (at, &[], (1, 1)), None, (7, 1, 1000), |_| true);
-        let (mut one, mut end) = Link::pair().unwrap();
-        let mut batch = Batch::new(&mut one, Of::History);
-        before.save(&mut batch).unwrap();
-        batch.finish().unwrap();
-        items(&end.receive().unwrap().bytes, |from| after.restore(from)).unwrap();
+        go_over(&before, &after);
         assert_eq!((after.cursor(&channel), after.figures()), (Some(at), before.figures()));
     }
 }

@@ -322,7 +322,8 @@ impl Others {
         if let Some((copy, replica)) = copy.as_ref().zip(self.replica.as_ref()) {
             replica.force(&Ordered::Copy { log: Log::of(copy) }.to_bytes(channel), None, now);
         }
-        for (run, shared) in released.iter().zip(self.shared.iter().cycle()) {
+        for run in released {
+            let Some(shared) = &self.shared else { break };
             release(shared, channel, *run, || {
                 pending_counts.is_counted().then(|| Request::Counts(pending_counts.ack()))
             });

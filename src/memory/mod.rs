@@ -38,8 +38,8 @@ const LINE: Duration = Duration::from_secs(1);
 const ASK: Duration = Duration::from_secs(10);
 /// Client data that is not handled yet may take this part of the mark.
 const UNFINISHED_PART: usize = 4;
-/// From so many times that part on, what is unfinished gets no longer.
-const FULL: f64 = 1.25;
+/// Over that part by this part of it, what is unfinished gets no longer.
+const OVER_PART: usize = 4;
 
 /// What the workers should free. They also give back what is free already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -181,7 +181,7 @@ impl Watcher {
             return LOOK;
         };
         let (held, bound) = (self.memory.held(), mark / UNFINISHED_PART);
-        self.memory.full.store((bound as f64 * FULL) as usize, Relaxed);
+        self.memory.full.store(bound.saturating_add(bound / OVER_PART), Relaxed);
         // Once above the mark, memory must fall a little below it before clients are let in again.
         let was_above = self.memory.above.load(Relaxed);
         let above = resident > if was_above { mark - mark / 32 } else { mark };

@@ -263,6 +263,8 @@ def rotate():
     config.write_text(config.read_text().replace("logging:\n", "logging:\n  rotate: false\n", 1))
     run("systemctl", "restart", "connmix")
     is_ready(6789)
+    # It says so after its port has. Before that the log may be empty, and logrotate leaves empty ones where they are.
+    eventually("the log has lines", lambda: log.exists() and "is ready" in log.read_text())
     rule = shutil.copy("/usr/share/doc/connmix/examples/logrotate", "/etc/logrotate.d/connmix")
     for count in (1, 2):
         run("logrotate", "--force", "--state", "/logrotate.state", rule)

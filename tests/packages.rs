@@ -128,6 +128,11 @@ async fn logrotate_moves_the_log_away_and_no_line_is_lost() -> Outcome {
     write("bin/systemctl", systemctl, 0o755);
     let path = format!("{}:{}", dir.path().join("bin").display(), std::env::var("PATH").unwrap());
 
+    // logrotate leaves an empty file where it is.
+    eventually("the file has lines, too", async || {
+        fs::read_to_string(&log).is_ok_and(|text| text.contains(" is ready; ")).then_some(())
+    })
+    .await;
     // While calls go on that have a line each.
     let api = engine.api();
     let done = Arc::new(AtomicBool::new(false));

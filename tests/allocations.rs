@@ -5,6 +5,8 @@
 mod heap;
 
 use heap::{Counting, allocations};
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -46,6 +48,7 @@ struct TestEngine {
     hub: Arc<Hub>,
     shard: Rc<Shard>,
     conns: Vec<Rc<Conn>>,
+    waiting: RefCell<VecDeque<Delivery>>,
     _clients: Vec<TcpStream>,
 }
 
@@ -75,7 +78,8 @@ impl TestEngine {
             shard.open(&conn, Some(b"HTTP/1.1 101\r\n\r\n".to_vec().into()));
             conns.push(conn);
         }
-        let engine = TestEngine { hub, shard, conns, _clients: clients };
+        let waiting = RefCell::new(VecDeque::with_capacity(100));
+        let engine = TestEngine { hub, shard, conns, waiting, _clients: clients };
         engine.write_all();
         engine
     }
@@ -85,8 +89,17 @@ impl TestEngine {
     }
 
     fn publish(&self, publication: &Arc<Publication>) {
-        self.shard.deliver(Delivery::Publish(publication.clone(), PendingCounts::ignored().ack()));
+        self.deliver([publication]);
         self.write_all();
+    }
+
+    /// Delivers these publishes, which wait one behind the other, as far as they go together.
+    fn deliver<'a>(&self, publications: impl IntoIterator<Item = &'a Arc<Publication>>) -> usize {
+        let mut waiting = self.waiting.borrow_mut();
+        for publication in publications {
+            waiting.push_back(Delivery::Publish(publication.clone(), PendingCounts::ignored().ack()));
+        }
+        self.shard.deliver(&mut waiting).unwrap()
     }
 }
 
@@ -127,9 +140,55 @@ async fn a_publish_is_compressed_once_however_many_get_it() {
     assert_eq!((counts.messages.get(), counts.plain.get()), (11, 11 * text.len() as u64));
     assert!(counts.compressed.get() < 11 * 200, "{}", counts.compressed.get());
     // Its price is told along with the connections.
-    let ack = PendingCounts::ignored().ack();
-    let work = engine.shard.deliver(Delivery::Publish(publication, ack));
+    let work = engine.deliver([&publication]);
     assert!(work > 200 + text.len() / 10, "{work}");
+}
+
+/// What a frame that waits counts for besides its bytes.
+const FRAME: usize = 32;
+
+#[tokio::test]
+async fn publishes_that_wait_one_behind_the_other_cost_a_connection_one_frame() {
+    let mut allocated = Vec::new();
+    for connections in [20, 200] {
+        let engine = TestEngine::new(connections).await;
+        for conn in &engine.conns {
+            assert!(engine.shard.subscribe(conn, &[channel("all")]).is_ok());
+        }
+        let burst: Vec<_> = (10..50)
+            .map(|n| Arc::new(Publication::new(channel("all"), Message::text(format!("message {n}").as_str()))))
+            .collect();
+        // Twice: the first one makes room for all that are to be written.
+        for _ in 0..2 {
+            let mut done = 0;
+            let count = allocations(|| done = engine.deliver(&burst));
+            assert!(engine.waiting.borrow().is_empty());
+            assert_eq!(done, 40 * connections);
+            for conn in &engine.conns {
+                assert_eq!(conn.waiting(), 40 * "12message 10".len() + FRAME);
+            }
+            engine.write_all();
+            allocated.push(count);
+        }
+        let sent = &engine.shard.counts.protocols[0].sent;
+        assert_eq!(sent.get(), 2 * 40 * connections as u64);
+    }
+    assert_eq!(allocated[1], allocated[3], "{allocated:?}");
+}
+
+#[tokio::test]
+async fn what_many_get_and_nobody_waits_for_is_written_last() {
+    let engine = TestEngine::new(100).await;
+    let frame = |text: &str| Rc::<[u8]>::from(text.as_bytes());
+    for conn in &engine.conns {
+        assert!(engine.shard.push_unhurried(conn, frame("ping")));
+    }
+    assert!(engine.shard.push(&engine.conns[99], frame("message")));
+    assert!(engine.shard.flush(2));
+    let written = |conn: &Rc<Conn>| conn.waiting() == 0;
+    assert!(written(&engine.conns[99]) && written(&engine.conns[0]) && !written(&engine.conns[1]));
+    engine.write_all();
+    assert!(engine.conns.iter().all(written));
 }
 
 /// What the call of a back end that publishes to nobody allocates: the channel's name, the text, the publication, and

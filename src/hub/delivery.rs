@@ -115,6 +115,11 @@ impl Except {
         Except(clients)
     }
 
+    /// Whether nobody is left out.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether a client is left out.
     pub fn contains(&self, client: ClientId) -> bool {
         !self.0.is_empty() && self.0.binary_search(&client).is_ok()

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::conn::Conn;
 use super::outbox::{Frame, Policy};
+use super::unwritten::CROWD;
 use crate::hub::{Ack, Counts};
 use crate::message::Message;
 
@@ -34,4 +35,12 @@ pub(super) struct Encoding {
     pub(super) counts: Counts,
     /// The connections among `counts` that scripts encode for.
     pub(super) reached: u64,
+}
+
+impl Encoding {
+    /// A message for these connections. `counts`: what it has come to with others.
+    pub(super) fn new(conns: Vec<Rc<Conn>>, message: Message, policy: Policy, ack: Ack, counts: Counts) -> Encoding {
+        let (is_for_crowd, encoded) = (conns.len() > CROWD, Encoded::default());
+        Encoding { conns: conns.into_iter(), message, policy, is_for_crowd, encoded, ack, counts, reached: 0 }
+    }
 }

@@ -13,6 +13,7 @@ pub mod encoding;
 mod end_reason;
 mod endings;
 pub mod fair;
+mod fan_out;
 pub mod framing;
 pub mod hold;
 mod holding;
@@ -106,8 +107,8 @@ pub struct Shard {
     meanwhile: RefCell<Meanwhile>,
     /// Those for which other nodes have to be asked.
     unsettled: AllUnsettled,
-    /// The message that scripts are encoding.
-    encoding: RefCell<Option<Encoding>>,
+    /// The messages that scripts are encoding, one after the other.
+    encoding: RefCell<VecDeque<Encoding>>,
     /// Wakes the worker's event loop turn, if it waits.
     turn: RefCell<Option<Waker>>,
     turn_waits: Cell<bool>,
@@ -290,6 +291,12 @@ impl Shard {
         self.push_as(conn, frame, &Policy::Keep, false)
     }
 
+    /// The same for a frame that nobody waits for, and that very many connections may get at the same time: what is for few is
+    /// written first.
+    pub fn push_unhurried(&self, conn: &Rc<Conn>, frame: Frame) -> bool {
+        self.push_as(conn, frame, &Policy::Keep, true)
+    }
+
     /// The same for a message with that policy, which may be for a crowd.
     fn push_as(&self, conn: &Rc<Conn>, frame: Frame, policy: &Policy, is_for_crowd: bool) -> bool {
         let taken = conn.push(frame, policy, &self.scratch, self.now(), &self.counts) == Pushed::Taken;
@@ -323,7 +330,7 @@ impl Shard {
         let sent = !conn.is_closing() && self.push(conn, self.frame(conn, kind, data));
         match sent {
             true => {
-                conn.traffic.count_sent();
+                conn.traffic.count_sent(1);
                 self.counts_of(conn).sent.add(1);
                 if self.tap.is_on() {
                     self.see_sent(conn, kind, data);

@@ -54,8 +54,8 @@ impl Traffic {
         self.read.set(self.read.get().saturating_add(1));
     }
 
-    /// Its outbox has got a message.
-    pub(super) fn count_sent(&self) {
-        self.sent.set(self.sent.get().saturating_add(1));
+    /// Its outbox has got so many messages.
+    pub(super) fn count_sent(&self, messages: u32) {
+        self.sent.set(self.sent.get().saturating_add(messages));
     }
 }

@@ -103,7 +103,7 @@ fn visit(worker: &Worker, conn: &Rc<Conn>, now: u32) {
         && let Some(ping) = conn.framing.ping()
     {
         conn.last_ping.set(now);
-        worker.shard.push(conn, ping);
+        worker.shard.push_unhurried(conn, ping);
     }
 }
 

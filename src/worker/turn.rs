@@ -81,9 +81,10 @@ fn slice(worker: &Worker, deliveries: &mut VecDeque<Delivery>, writes: usize) ->
             if enough() {
                 break;
             }
+            continue;
         }
-        let Some(delivery) = deliveries.pop_front() else { break };
-        pushed += 1 + worker.shard.deliver(delivery);
+        let Some(done) = worker.shard.deliver(deliveries) else { break };
+        pushed += 1 + done;
     }
     let more_writes = worker.shard.flush(writes);
     (pushed, more_writes || !deliveries.is_empty() || worker.shard.is_encoding())

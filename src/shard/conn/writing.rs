@@ -52,7 +52,7 @@ impl Conn {
     }
 
     /// Whether there is room for a frame. One that is larger than the limit still gets in when nothing else waits.
-    fn fits(&self, frame: &Frame) -> bool {
+    pub(in crate::shard) fn fits(&self, frame: &Frame) -> bool {
         let waiting = self.waiting();
         waiting == 0 || waiting + frame.len() + FRAME <= self.served.limits.get().outbox_limit
     }

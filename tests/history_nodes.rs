@@ -5,7 +5,6 @@ mod common;
 use common::cluster::*;
 use common::*;
 use serde_json::{Value, json};
-use std::net::SocketAddr;
 use tokio::task::JoinSet;
 
 const RULES: &str = "workers: 2\nchannels: [{match: 'room', history: {size: 100}, envelope: json}]";
@@ -197,6 +196,7 @@ mod processes {
     use super::*;
     use crate::common::ports::free_port;
     use crate::common::process::Process;
+    use std::net::SocketAddr;
     use tempfile::TempDir;
 
     struct Node {

@@ -85,7 +85,7 @@ impl TestEngine {
     }
 
     fn write_all(&self) {
-        while self.shard.flush(64) {}
+        while self.shard.flush(64, Duration::MAX) {}
     }
 
     fn publish(&self, publication: &Arc<Publication>) {
@@ -184,7 +184,7 @@ async fn what_many_get_and_nobody_waits_for_is_written_last() {
         assert!(engine.shard.push_unhurried(conn, frame("ping")));
     }
     assert!(engine.shard.push(&engine.conns[99], frame("message")));
-    assert!(engine.shard.flush(2));
+    assert!(engine.shard.flush(2, Duration::MAX));
     let written = |conn: &Rc<Conn>| conn.waiting() == 0;
     assert!(written(&engine.conns[99]) && written(&engine.conns[0]) && !written(&engine.conns[1]));
     engine.write_all();

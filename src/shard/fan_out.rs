@@ -21,8 +21,8 @@ use crate::hub::{Ack, Counts, Delivery, Publication};
 const MEMBERS: usize = 16;
 /// The most bytes of messages in a piece, [`FRAME`] for each of them besides its own.
 const PIECE: usize = 16 * 1024;
-/// The most bytes that one piece is for all connections together. An outbox that grows large is written at once, and that is to
-/// take no longer than a slice may (`worker/turn`).
+/// The most bytes that one piece is for all connections together while others wait to be written. An outbox that grows large is
+/// written at once, and that is to take no longer than a slice may (`worker/turn`).
 const AT_ONCE: usize = 8 * 1024 * 1024;
 
 /// Publishes to one channel that go together, in their order.
@@ -115,7 +115,9 @@ impl Shard {
             return 0;
         }
         let size = |publication: &Publication| publication.message.data().len() + FRAME;
-        let mut room = PIECE.min(AT_ONCE / members.len()).saturating_sub(size(first));
+        // What has just been written has room for any piece.
+        let most = if self.unwritten.has_no_crowd() { PIECE } else { PIECE.min(AT_ONCE / members.len()) };
+        let mut room = most.saturating_sub(size(first));
         let fits = |delivery: &&Delivery| {
             let Delivery::Publish(next, _) = delivery else { return false };
             let left = room.checked_sub(size(next));

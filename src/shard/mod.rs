@@ -361,15 +361,16 @@ impl Shard {
         !self.unwritten.is_empty()
     }
 
-    /// Writes some `most` of the connections that have something to be written; true if some are left for the next
-    /// event loop turn.
-    pub fn flush(&self, most: usize) -> bool {
-        let now = self.now();
-        self.unwritten.take(most, |conn| {
+    /// Writes at most so many of the connections that have something to be written, and those of a crowd for no longer than that;
+    /// true if some are left for the next event loop turn.
+    pub fn flush(&self, most: usize, longest: Duration) -> bool {
+        let (now, mut began) = (self.now(), None);
+        let write = |conn: &Rc<Conn>| {
             if !conn.is_blocked() {
                 conn.flush(&self.scratch, now);
             }
-        });
+        };
+        self.unwritten.take(most, || began.get_or_insert_with(Instant::now).elapsed() >= longest, write);
         self.is_dirty()
     }
 

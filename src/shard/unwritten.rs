@@ -1,8 +1,8 @@
 //! Which connections have something to be written at the end of the event loop turn, and in which order.
 //!
 //! Writing a message to ten thousand sockets takes tens of milliseconds. So that nobody else waits for that, connections
-//! that have only messages for crowds stand in a queue of their own. It gets what the others leave of each slice, and a
-//! part of the slice in any case.
+//! that have only messages for crowds stand in a queue of their own. It gets what the others leave of each slice, and now and
+//! then a slice of its own.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -10,8 +10,11 @@ use std::rc::Rc;
 
 /// A message for more connections of one worker than this is one for a crowd.
 pub(super) const CROWD: usize = 256;
-/// The part of a slice that crowds get in any case.
-const CROWDS_SHARE: usize = 4;
+/// So many slices of others may pass a crowd. Then it has one, so that it gets a fifth of all in any case; what is written for a
+/// few is seldom so long that it is interrupted.
+const PASS: usize = 4;
+/// How many connections of a crowd are written before the time is looked at.
+const UNTIMED: usize = 4;
 
 /// What may stand in the queues: a connection.
 pub(super) trait Writable {
@@ -30,11 +33,13 @@ pub(super) struct Queued {
 pub(super) struct Unwritten<C> {
     prompt: RefCell<VecDeque<Rc<C>>>,
     crowd: RefCell<VecDeque<Rc<C>>>,
+    /// The slices that others have had since the crowd had the last one.
+    passed: Cell<usize>,
 }
 
 impl<C> Default for Unwritten<C> {
     fn default() -> Unwritten<C> {
-        Unwritten { prompt: RefCell::default(), crowd: RefCell::default() }
+        Unwritten { prompt: RefCell::default(), crowd: RefCell::default(), passed: Cell::default() }
     }
 }
 
@@ -61,20 +66,29 @@ impl<C: Writable> Unwritten<C> {
         self.prompt.borrow().is_empty() && self.crowd.borrow().is_empty()
     }
 
-    /// Hands out the next connections, `most` of them or a part more.
-    pub(super) fn take(&self, most: usize, mut write: impl FnMut(&Rc<C>)) {
+    /// Whether no connection waits for the message of a crowd alone.
+    pub(super) fn has_no_crowd(&self) -> bool {
+        self.crowd.borrow().is_empty()
+    }
+
+    /// Hands out the next connections, at most so many. Those of a crowd only until `enough` says so, which is asked now and then.
+    pub(super) fn take(&self, most: usize, mut enough: impl FnMut() -> bool, mut write: impl FnMut(&Rc<C>)) {
         let mut left = most;
-        while left > 0 {
+        while left > 0 && (self.passed.get() < PASS || self.has_no_crowd()) {
             let Some(conn) = self.prompt.borrow_mut().pop_front() else { break };
             conn.queued().prompt.set(false);
             write(&conn);
             left -= 1;
         }
-        for _ in 0..left.max(most / CROWDS_SHARE) {
+        self.passed.set(if left > 0 { 0 } else { self.passed.get() + 1 });
+        for n in 1..=left {
             let Some(conn) = self.crowd.borrow_mut().pop_front() else { break };
             conn.queued().crowd.set(false);
             // It may have been written in the other queue: then nothing waits.
             write(&conn);
+            if n % UNTIMED == 0 && enough() {
+                break;
+            }
         }
     }
 
@@ -108,20 +122,41 @@ mod tests {
 
     fn take(unwritten: &Unwritten<Numbered>, most: usize) -> Vec<usize> {
         let mut taken = Vec::new();
-        unwritten.take(most, |conn| taken.push(conn.0));
+        unwritten.take(most, || false, |conn| taken.push(conn.0));
         taken
     }
 
     #[test]
     fn a_crowd_lets_others_pass_and_gets_its_share() {
-        let (unwritten, crowd, others) = (Unwritten::default(), numbered(0..100), numbered(100..120));
+        let (unwritten, crowd, others) = (Unwritten::default(), numbered(0..100), numbered(100..150));
         crowd.iter().for_each(|conn| assert!(unwritten.add(conn, true)));
         others.iter().for_each(|conn| assert!(unwritten.add(conn, false)));
-        assert_eq!(take(&unwritten, 8), [100, 101, 102, 103, 104, 105, 106, 107, 0, 1]);
-        assert_eq!(take(&unwritten, 16), [108, 109, 110, 111, 112, 113, 114, 115, 116, 117, 118, 119, 2, 3, 4, 5]);
-        assert_eq!(take(&unwritten, 8), [6, 7, 8, 9, 10, 11, 12, 13]);
+        assert_eq!(take(&unwritten, 8), (100..108).collect::<Vec<_>>());
+        for first in [108, 116, 124] {
+            assert_eq!(take(&unwritten, 8), (first..first + 8).collect::<Vec<_>>());
+        }
+        assert_eq!(take(&unwritten, 8), (0..8).collect::<Vec<_>>());
+        assert_eq!(take(&unwritten, 16), (132..148).collect::<Vec<_>>());
+        assert_eq!(take(&unwritten, 8), [148, 149, 8, 9, 10, 11, 12, 13]);
         assert_eq!(take(&unwritten, 1000), (14..100).collect::<Vec<_>>());
         assert!(unwritten.is_empty());
+    }
+
+    #[test]
+    fn without_a_crowd_nobody_waits_for_it() {
+        let (unwritten, few) = (Unwritten::default(), numbered(0..100));
+        few.iter().for_each(|conn| assert!(unwritten.add(conn, false)));
+        (0..10).for_each(|n| assert_eq!(take(&unwritten, 10), (n * 10..n * 10 + 10).collect::<Vec<_>>()));
+    }
+
+    #[test]
+    fn a_slice_of_a_crowd_ends_in_time() {
+        let (unwritten, crowd, few) = (Unwritten::default(), numbered(0..100), numbered(100..110));
+        crowd.iter().for_each(|conn| assert!(unwritten.add(conn, true)));
+        few.iter().for_each(|conn| assert!(unwritten.add(conn, false)));
+        let mut taken = Vec::new();
+        unwritten.take(64, || true, |conn| taken.push(conn.0));
+        assert_eq!(taken, (100..110).chain(0..UNTIMED).collect::<Vec<_>>());
     }
 
     #[test]

@@ -21,6 +21,8 @@ const PUSHES: usize = 8192;
 const WRITES: usize = 32;
 /// The connections written in one slice by each worker, at least.
 const MIN_WRITES: usize = 8;
+/// How long connections of a crowd are written in one slice: much may wait for each of them.
+const WRITING: Duration = Duration::from_micros(250);
 
 /// How long scripts may encode in one slice, give or take one call.
 const ENCODING: Duration = Duration::from_millis(1);
@@ -38,7 +40,8 @@ pub(super) async fn run(worker: Rc<Worker>) {
         }
         // Nobody else is served while the worker holds still, and all wait until everything is written.
         let still = worker.hold.is_on();
-        let (pushed, more) = slice(&worker, &mut deliveries, if still { usize::MAX } else { writes });
+        let writing = if still { (usize::MAX, Duration::MAX) } else { (writes, WRITING) };
+        let (pushed, more) = slice(&worker, &mut deliveries, writing);
         pushes += pushed;
         worker.fair.delivers(more);
         if more {
@@ -70,7 +73,7 @@ fn poll_work(
 }
 
 /// Does a slice of the work. Returns how many frames were put into outboxes, and whether there is more to do.
-fn slice(worker: &Worker, deliveries: &mut VecDeque<Delivery>, writes: usize) -> (usize, bool) {
+fn slice(worker: &Worker, deliveries: &mut VecDeque<Delivery>, (writes, longest): (usize, Duration)) -> (usize, bool) {
     let mut pushed = 0;
     let mut began = None;
     // Encoding in scripts may take any time, so it is measured.
@@ -86,6 +89,6 @@ fn slice(worker: &Worker, deliveries: &mut VecDeque<Delivery>, writes: usize) ->
         let Some(done) = worker.shard.deliver(deliveries) else { break };
         pushed += 1 + done;
     }
-    let more_writes = worker.shard.flush(writes);
+    let more_writes = worker.shard.flush(writes, longest);
     (pushed, more_writes || !deliveries.is_empty() || worker.shard.is_encoding())
 }

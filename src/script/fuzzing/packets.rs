@@ -56,7 +56,7 @@ pub fn packets(bytes: &[u8]) {
         let reason = CloseReason::Peer(None);
         packets.run(Hook::Close, HookArgs::close(ConnRef::of(&conn), &reason));
         conn.close(reason);
-        servers.shard.flush(usize::MAX);
+        servers.shard.flush(usize::MAX, Duration::MAX);
         servers.shard.remove(&conn);
     });
 }

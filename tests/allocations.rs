@@ -177,6 +177,37 @@ async fn publishes_that_wait_one_behind_the_other_cost_a_connection_one_frame() 
 }
 
 #[tokio::test]
+async fn who_has_no_room_for_a_burst_gets_what_there_is_room_for() {
+    let engine = TestEngine::new(20).await;
+    for conn in &engine.conns {
+        assert!(engine.shard.subscribe(conn, &[channel("all")]).is_ok());
+    }
+    // Its client does not read.
+    let full = &engine.conns[7];
+    while !full.is_blocked() {
+        assert!(engine.shard.push(full, vec![0; 64 * 1024].into()));
+        engine.write_all();
+    }
+    let mut limits = full.served.limits.get();
+    limits.outbox_limit = full.waiting() + 5 * ("12message 10".len() + FRAME);
+    full.served.limits.set(limits);
+    let mut results = Vec::new();
+    for n in 0..30 {
+        let publication = Publication::new(channel("all"), Message::text(format!("message {}", 10 + n).as_str()));
+        let (pending, counts) = PendingCounts::new();
+        engine.waiting.borrow_mut().push_back(Delivery::Publish(Arc::new(publication), pending.ack()));
+        results.push(counts);
+    }
+    assert_eq!(engine.deliver([]), 30 * 20);
+    for (n, counts) in results.into_iter().enumerate() {
+        let counts = counts.await.unwrap();
+        assert_eq!((counts.reached, counts.failed), if n < 5 { (20, 0) } else { (19, 1) }, "{n}");
+    }
+    assert!(full.is_closing() && engine.conns.iter().filter(|conn| conn.is_closing()).count() == 1);
+    assert_eq!(engine.conns[8].waiting(), 30 * "12message 10".len() + FRAME);
+}
+
+#[tokio::test]
 async fn what_many_get_and_nobody_waits_for_is_written_last() {
     let engine = TestEngine::new(100).await;
     let frame = |text: &str| Rc::<[u8]>::from(text.as_bytes());

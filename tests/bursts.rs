@@ -229,6 +229,84 @@ async fn a_burst_closes_who_takes_nothing_and_misses_nobody_else() {
     }
 }
 
+/// A limit that a burst goes beyond is no reason to close a client that reads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_closes_nobody_who_reads() {
+    let engine = TestEngine::with(RUN, "outboxLimit: 4KiB\npingInterval: 0", "workers: 1");
+    let mut reading = JoinSet::new();
+    for _ in 0..60 {
+        let mut raw = Raw::open(engine.ws()).await;
+        assert_eq!(raw.ask("return conn:subscribe('room')").await, "nil");
+        reading.spawn(async move {
+            let (mut got, mut pongs) = (Vec::new(), 0);
+            while got.last() != Some(&LAST) {
+                match raw.frame().await {
+                    Some((TEXT, payload)) => {
+                        got.push(number(std::str::from_utf8(&payload).unwrap()));
+                        if got.len() % 100 == 1 {
+                            raw.write(frame(FIN | PING, b"")).await;
+                        }
+                    }
+                    Some((PONG, _)) => pongs += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+            (got, pongs)
+        });
+    }
+    let mut back_end = back_end(&engine).await;
+    back_end.write((0..MANY).map(|n| publish("room", n, None)).collect::<Vec<_>>().concat()).await;
+    for n in 0..MANY {
+        assert_eq!(answer(&mut back_end).await, (n, 60, 0));
+    }
+    for (got, pongs) in reading.join_all().await {
+        assert_eq!(got, (0..MANY).collect::<Vec<_>>());
+        assert!(pongs > 0);
+    }
+}
+
+/// Where a script encodes, it may change who is in the channel.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_during_a_burst_gets_no_more_of_it() {
+    let script = "
+        function on_connect(id, conn) conn:subscribe('room') conn:send('hello\\n') end
+        function protocol_input(buf) return buf:find('\\n') or 0 end
+        function protocol_decode(s) return s:sub(1, -2) end
+        function protocol_encode(s, conn)
+          local t = mix.now()
+          while mix.now() - t < 0.0002 do end
+          return s .. '\\n'
+        end
+        function on_message(line, conn) conn:unsubscribe('room') conn:send('left\\n') end";
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("entry.lua"), script).unwrap();
+    let file = dir.path().join("connmix.yaml");
+    write_config(&file, "outboxLimit: 64MiB", "workers: 1", "");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("protocol: websocket", "protocol: socket")).unwrap();
+    let engine = TestEngine::start(dir);
+    let mut members = Vec::new();
+    for _ in 0..20 {
+        let mut raw = Raw::dial(engine.at.servers[0]).await;
+        assert_eq!(raw.line().await, "hello");
+        members.push(raw);
+    }
+    let mut back_end = back_end(&engine).await;
+    back_end.write((0..300).map(|n| publish("room", n, None)).collect::<Vec<_>>().concat()).await;
+    let leaves = &mut members[0];
+    assert_eq!(number(&leaves.line().await), 0);
+    leaves.write("leave\n").await;
+    while leaves.line().await != "left" {}
+    let mut reached = Vec::new();
+    for n in 0..300 {
+        let (number, to, failed) = answer(&mut back_end).await;
+        assert_eq!((number, failed), (n, 0));
+        reached.push(to);
+    }
+    let with_it = reached.iter().filter(|to| **to == 20).count();
+    assert!(with_it < 300 && reached.is_sorted_by(|a, b| a >= b), "{reached:?}");
+}
+
 /// Of a channel that keeps its messages, somebody comes in the middle of a burst and gets what was before, and what follows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_comes_during_a_burst_misses_nothing() {

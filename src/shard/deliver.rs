@@ -69,21 +69,20 @@ impl Shard {
         1 + self.compression.work().wrapping_sub(compressed)
     }
 
-    /// Leaves a message to [`Shard::encode_on`], behind others.
+    /// Leaves a message to [`Shard::encode_on`].
     pub(super) fn encode_later(&self, encoding: Encoding) {
-        self.encoding.borrow_mut().push_back(encoding);
+        self.encoding.replace(Some(encoding));
     }
 
-    /// Whether messages are on their way to connections of socket servers.
+    /// Whether a message is on its way to connections of socket servers.
     pub fn is_encoding(&self) -> bool {
-        !self.encoding.borrow().is_empty()
+        self.encoding.borrow().is_some()
     }
 
-    /// Goes on with the next message for connections of socket servers, until all have it or `enough`, which is asked after
+    /// Goes on with the message for connections of socket servers, until all have it or `enough`, which is asked after
     /// each, says to stop. Returns for how many connections that was.
     pub fn encode_on(&self, encode: &dyn Encode, mut enough: impl FnMut() -> bool) -> usize {
-        let next = self.encoding.borrow_mut().pop_front();
-        let Some(mut encoding) = next else { return 0 };
+        let Some(mut encoding) = self.encoding.take() else { return 0 };
         let mut done = 0;
         while let Some(conn) = encoding.conns.next() {
             let frame = encode.encode(&encoding.message, &conn, &mut encoding.encoded);
@@ -104,7 +103,7 @@ impl Shard {
             }
             done += 1;
             if enough() && !encoding.conns.as_slice().is_empty() {
-                self.encoding.borrow_mut().push_front(encoding);
+                self.encoding.replace(Some(encoding));
                 return done;
             }
         }

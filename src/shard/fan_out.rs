@@ -1,7 +1,8 @@
 //! Puts publishes into the outboxes of a channel's connections.
 //!
 //! When many publishes to one channel wait one behind the other, small ones go as one piece: each connection is looked at once
-//! for all of them, its outbox holds one frame instead of many, and nothing needs to be copied when it is written.
+//! for all of them, its outbox holds one frame instead of many, and nothing needs to be copied when it is written. Not where a
+//! script has to encode for one of them: it may change who is in the channel between two messages.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -19,8 +20,10 @@ use crate::hub::{Ack, Counts, Delivery, Publication};
 
 /// A channel with fewer members on this worker gets each message for itself: to put a piece together would take longer.
 const MEMBERS: usize = 16;
+/// The most messages in a piece: each may have to be compressed.
+const MESSAGES: usize = 128;
 /// The most bytes of messages in a piece, [`FRAME`] for each of them besides its own.
-const PIECE: usize = 16 * 1024;
+const PIECE: usize = 8 * 1024;
 /// The most bytes that one piece is for all connections together while others wait to be written. An outbox that grows large is
 /// written at once, and that is to take no longer than a slice may (`worker/turn`).
 const AT_ONCE: usize = 8 * 1024 * 1024;
@@ -31,6 +34,11 @@ type Run = Vec<(Arc<Publication>, Ack)>;
 /// Whether a publish may be part of a piece: all connections of its channel get it, and nothing follows from it.
 fn is_plain(publication: &Publication) -> bool {
     publication.options.except.is_empty() && publication.moved.is_none()
+}
+
+/// The most bytes in a piece for so many members. What is all written has room for any.
+fn most_bytes(members: usize, all_written: bool) -> usize {
+    if all_written { PIECE } else { PIECE.min(AT_ONCE / members) }
 }
 
 /// How many connections a publish has reached.
@@ -52,8 +60,8 @@ impl Reach {
 struct Pieces<'a> {
     /// The frames of each publish.
     frames: Vec<MessageFrames<'a>>,
-    /// By framing and server, whose limits say what is compressed.
-    pieces: Vec<(Framing, usize, Frame)>,
+    /// By framing, and where messages are compressed by server: its limits say which.
+    pieces: Vec<(Framing, Option<usize>, Frame)>,
 }
 
 impl<'a> Pieces<'a> {
@@ -63,7 +71,8 @@ impl<'a> Pieces<'a> {
 
     /// All of the run for a connection, which must not be one of a script.
     fn piece(&mut self, shard: &Shard, conn: &Conn) -> Frame {
-        let (framing, server) = (conn.framing, conn.served.index);
+        let framing = conn.framing;
+        let server = matches!(framing, Framing::WebSocket(Some(_))).then_some(conn.served.index);
         if let Some((.., piece)) = self.pieces.iter().find(|(of, by, _)| *of == framing && *by == server) {
             return piece.clone();
         }
@@ -108,15 +117,17 @@ impl Shard {
         if !is_plain(first) || !behind.front().is_some_and(|next| follows(&next)) {
             return 0;
         }
-        let topics = self.topics.borrow();
-        let (members, muted, rule) = topics.audience(first.channel.as_str());
+        let (topics, conns) = (self.topics.borrow(), self.conns.borrow());
+        let (members, _, rule) = topics.audience(first.channel.as_str());
         let is_kept = rule.is_none_or(|rule| rule.slow == Slow::Close);
-        if members.len() < MEMBERS || muted.is_some() || !is_kept {
+        let those = || members.iter().filter_map(|&member| conns.get(member as usize));
+        if members.len() < MEMBERS || !is_kept || those().any(|conn| conn.framing == Framing::Script) {
             return 0;
         }
+        // Who has no room for a piece gets each message for itself. Nearly always all are of one server.
+        let limit = those().next().map_or(usize::MAX, |conn| conn.served.limits.get().outbox_limit);
+        let most = most_bytes(members.len(), self.unwritten.has_no_crowd()).min(limit / 2);
         let size = |publication: &Publication| publication.message.data().len() + FRAME;
-        // What has just been written has room for any piece.
-        let most = if self.unwritten.has_no_crowd() { PIECE } else { PIECE.min(AT_ONCE / members.len()) };
         let mut room = most.saturating_sub(size(first));
         let fits = |delivery: &&Delivery| {
             let Delivery::Publish(next, _) = delivery else { return false };
@@ -124,7 +135,7 @@ impl Shard {
             room = left.unwrap_or(room);
             left.is_some()
         };
-        behind.iter().take_while(follows).take_while(fits).count()
+        behind.iter().take(MESSAGES - 1).take_while(follows).take_while(fits).count()
     }
 
     fn deliver_alone(&self, (publication, ack): (Arc<Publication>, Ack)) -> usize {
@@ -148,7 +159,7 @@ impl Shard {
         let rest = self.fan_out(&run[0].0, |conn, policy, is_for_crowd| {
             let Some(conn) = conn else { return all.counts.add(false) };
             let piece = pieces.piece(self, conn);
-            if conn.fits(&piece) {
+            if conn.has_room_for(&piece) {
                 let reached = self.push_as(conn, piece, policy, is_for_crowd);
                 all.add(conn, reached);
                 return self.count_fan_out(conn, reached, run.len() as u32);
@@ -163,6 +174,7 @@ impl Shard {
         for ((publication, ack), mut reach) in run.into_iter().zip(reaches) {
             reach.counts += all.counts;
             reach.streams += all.streams;
+            // There is no script among them.
             done += self.end_fan_out(&publication, ack, reach, rest.clone());
         }
         done
@@ -247,19 +259,18 @@ mod tests {
         Channel::parse(name.as_bytes()).unwrap()
     }
 
-    /// With members of all channels but `few`.
+    /// With members of channels.
     fn shard() -> Shard {
         let shard = Shard::new(WorkerId(0), Arc::new(Hub::new(NodeNumber::new(1).unwrap(), 1)));
         shard.set_rules(&[ChannelRule { slow: Slow::Latest, ..ChannelRule::of("latest") }]);
         for member in 0..MEMBERS as u32 {
-            for name in ["room", "latest", "muted"] {
+            for name in ["room", "latest"] {
                 shard.topics.borrow_mut().insert(member, &channel(name));
             }
             if member > 0 {
                 shard.topics.borrow_mut().insert(member, &channel("few"));
             }
         }
-        shard.topics.borrow_mut().mute(3, "muted", 1);
         shard
     }
 
@@ -292,25 +303,20 @@ mod tests {
         let half = PIECE / 2 - FRAME;
         assert_eq!(companions(&shard, room(half), [room(half / 2), room(half / 2 - FRAME), room(0)]), 2);
         assert_eq!(companions(&shard, room(PIECE), [room(0)]), 0);
-        assert_eq!(companions(&shard, room(0), (0..1000).map(|_| room(0))), PIECE / FRAME - 1);
+        assert_eq!(companions(&shard, room(0), (0..1000).map(|_| room(0))), MESSAGES - 1);
     }
 
     #[test]
     fn a_channel_with_few_members_or_a_policy_gets_each_for_itself() {
         let shard = shard();
-        for name in ["few", "latest", "muted", "nobody"] {
+        for name in ["few", "latest", "nobody"] {
             assert_eq!(companions(&shard, publication(name, 1), [publication(name, 1)]), 0, "{name}");
         }
     }
 
     #[test]
-    fn a_piece_for_very_many_is_small() {
-        let shard = shard();
-        let members = (AT_ONCE / 1000) as u32;
-        for member in 0..members {
-            shard.topics.borrow_mut().insert(member, &channel("crowd"));
-        }
-        let burst = |length| (0..100).map(move |_| publication("crowd", length));
-        assert_eq!(companions(&shard, publication("crowd", 100), burst(100)), 1000 / (100 + FRAME) - 1);
+    fn a_piece_for_very_many_is_small_while_others_wait_to_be_written() {
+        assert_eq!(most_bytes(20, false), PIECE);
+        assert_eq!((most_bytes(AT_ONCE / 1000, false), most_bytes(AT_ONCE / 1000, true)), (1000, PIECE));
     }
 }

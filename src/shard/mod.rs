@@ -107,8 +107,8 @@ pub struct Shard {
     meanwhile: RefCell<Meanwhile>,
     /// Those for which other nodes have to be asked.
     unsettled: AllUnsettled,
-    /// The messages that scripts are encoding, one after the other.
-    encoding: RefCell<VecDeque<Encoding>>,
+    /// The message that scripts are encoding.
+    encoding: RefCell<Option<Encoding>>,
     /// Wakes the worker's event loop turn, if it waits.
     turn: RefCell<Option<Waker>>,
     turn_waits: Cell<bool>,

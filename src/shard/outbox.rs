@@ -196,7 +196,8 @@ impl Outbox {
         if let Some(lag) = &mut self.lag {
             lag.begun(done + usize::from(self.offset > 0));
         }
-        if done >= 32 && done * 2 > self.frames.len() {
+        // What is done is not kept for long: it may be much more than what waits.
+        if done * 2 > self.frames.len() {
             self.frames.drain(..done);
             self.done = 0;
             if let Some(lag) = &mut self.lag {

@@ -84,7 +84,6 @@ fn slice(worker: &Worker, deliveries: &mut VecDeque<Delivery>, (writes, longest)
             if enough() {
                 break;
             }
-            continue;
         }
         let Some(done) = worker.shard.deliver(deliveries) else { break };
         pushed += 1 + done;

@@ -52,9 +52,13 @@ impl Conn {
     }
 
     /// Whether there is room for a frame. One that is larger than the limit still gets in when nothing else waits.
-    pub(in crate::shard) fn fits(&self, frame: &Frame) -> bool {
-        let waiting = self.waiting();
-        waiting == 0 || waiting + frame.len() + FRAME <= self.served.limits.get().outbox_limit
+    fn fits(&self, frame: &Frame) -> bool {
+        self.waiting() == 0 || self.has_room_for(frame)
+    }
+
+    /// Whether what waits stays within the limit with that frame.
+    pub(in crate::shard) fn has_room_for(&self, frame: &Frame) -> bool {
+        self.waiting() + frame.len() + FRAME <= self.served.limits.get().outbox_limit
     }
 
     /// Looks for room in a full outbox. Returns what becomes of the frame, if there is none.

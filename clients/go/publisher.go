@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 )
@@ -135,7 +136,11 @@ func (p *Publisher) call(ctx context.Context, method string, params, result inte
 			if ctx.Err() != nil {
 				return late()
 			}
-			last = err
+			// An attempt may run into the deadline a moment before the context does: what was said before tells more.
+			var timeout net.Error
+			if last == nil || !errors.As(err, &timeout) || !timeout.Timeout() {
+				last = err
+			}
 			continue // the pause is in front of the next attempt
 		}
 		select {

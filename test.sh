@@ -2,7 +2,7 @@
 # Runs all tests, with the cluster; arguments go to `cargo test`. What they need besides Rust is installed first where it is missing, through apt,
 # as root or with sudo. Without these the tests can't be built or run: a C compiler and make (LuaJIT is built from its source), a
 # Redis. Without the others the tests that need them are skipped, which the last lines tell: a browser, npm (for a checker of accessibility), the
-# languages of docs/clients and clients, Prometheus' checker, Kubernetes' schemas, OpenTelemetry's, nginx, logrotate, an init, containers, a clock
+# languages of docs/clients and clients, Prometheus' checker, Kubernetes' schemas, OpenTelemetry's, nginx with its stream module, logrotate, an init, containers, a clock
 # that can be set for one program; and, where this is not root, those that cut a network, fill a disk or install a package.
 set -eu
 cd "$(dirname "$0")"
@@ -30,6 +30,7 @@ missing redis-server && required="$required redis-server"
 missing chromium && optional="$optional chromium"
 missing curl && optional="$optional curl"
 missing nginx && optional="$optional nginx-light"
+[ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || optional="$optional libnginx-mod-stream"
 missing faketime && optional="$optional faketime"
 missing ip && optional="$optional iproute2"
 missing logrotate && optional="$optional logrotate"

@@ -32,6 +32,7 @@ fn run(seed: u64, steps: u64, trouble: Trouble) -> String {
     (0..600).for_each(|_| world.step());
     (world.faults, world.mortal) = (true, trouble != Trouble::SplitsAlone);
     world.splits = matches!(trouble, Trouble::Splits | Trouble::SplitsAlone);
+    world.misleads = trouble == Trouble::Disagreement;
     for _ in 0..steps {
         for _ in 0..world.random.below(3) {
             world.publish();
@@ -46,7 +47,7 @@ fn run(seed: u64, steps: u64, trouble: Trouble) -> String {
         if world.random.below(150) == 0 {
             world.fault();
         }
-        if trouble == Trouble::Disagreement && world.random.below(100) == 0 {
+        if world.misleads && world.random.below(100) == 0 {
             world.mislead();
         }
         // Seldom during a plan: what is published then is to be answered in time.

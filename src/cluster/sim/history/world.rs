@@ -96,6 +96,8 @@ pub(super) struct World {
     pub(super) faults: bool,
     /// Nodes freeze and links are cut, so that several nodes lead a channel for a while: then there is no one order.
     pub(super) splits: bool,
+    /// Nodes do not agree which of them there are, so that two of them lead a channel for a moment.
+    pub(super) misleads: bool,
     /// Nodes die.
     pub(super) mortal: bool,
     /// Until then many frames are lost.
@@ -132,6 +134,7 @@ impl World {
             next_number: 1,
             faults: false,
             splits: false,
+            misleads: false,
             mortal: true,
             losing: 0,
             rests: [0; CHANNELS as usize],

@@ -8,6 +8,8 @@
 //! LuaJIT looks at hooks inside compiled loops only when built with `LUAJIT_ENABLE_CHECKHOOK` (`build.rs` sees to it).
 //! Losing that define would be silent, so [`self_test`] says at the start whether the watchdog works.
 
+mod held;
+
 use mlua::ffi::{self, lua_Debug, lua_State};
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -15,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering::*
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use self::held::{Held, Task};
 use super::doing::Doing;
 use super::push::push_bytes;
 use super::slots::Slots;
@@ -51,8 +54,7 @@ struct Watched {
     /// What it does there, as [`Doing::bits`].
     doing: AtomicU64,
     snapshot: Snapshot,
-    thread: libc::pthread_t,
-    ended: AtomicBool,
+    task: Task,
 }
 
 thread_local! {
@@ -69,14 +71,16 @@ impl Drop for Owner {
         WATCHED.with(|w| w.set(std::ptr::null()));
         if let Some(watched) = self.0.take() {
             let mut threads = threads().lock().unwrap_or_else(PoisonError::into_inner);
-            watched.ended.store(true, Relaxed);
-            threads.retain(|t| !Arc::ptr_eq(t, &watched));
+            threads.retain(|(w, _)| !Arc::ptr_eq(w, &watched));
         }
     }
 }
 
-fn threads() -> &'static Mutex<Vec<Arc<Watched>>> {
-    static THREADS: OnceLock<Mutex<Vec<Arc<Watched>>>> = OnceLock::new();
+/// The threads that run Lua, each with how long it does.
+type Threads = Mutex<Vec<(Arc<Watched>, Held)>>;
+
+fn threads() -> &'static Threads {
+    static THREADS: OnceLock<Threads> = OnceLock::new();
     THREADS.get_or_init(|| {
         install_handler();
         let spawned = std::thread::Builder::new().name("watchdog".into()).spawn(watch);
@@ -180,11 +184,9 @@ fn watched() -> *const Watched {
         budget_ms: AtomicU32::new(0),
         doing: AtomicU64::new(0),
         snapshot: Snapshot::new(),
-        // SAFETY: the call has no conditions.
-        thread: unsafe { libc::pthread_self() },
-        ended: AtomicBool::new(false),
+        task: Task::this(),
     });
-    threads().lock().unwrap_or_else(PoisonError::into_inner).push(watched.clone());
+    threads().lock().unwrap_or_else(PoisonError::into_inner).push((watched.clone(), Held::default()));
     let pointer = Arc::as_ptr(&watched);
     OWNER.with(|o| o.0.set(Some(watched)));
     WATCHED.with(|w| w.set(pointer));
@@ -299,38 +301,29 @@ impl Thread {
     fn signal(&self) {
         // Locked, so that the thread does not end meanwhile.
         let list = threads().lock().unwrap_or_else(PoisonError::into_inner);
-        if list.iter().any(|watched| Arc::ptr_eq(watched, &self.0)) {
+        if list.iter().any(|(watched, _)| Arc::ptr_eq(watched, &self.0)) {
             // SAFETY: the thread has not ended: before it does, it takes itself off the list, which is locked.
-            unsafe { libc::pthread_kill(self.0.thread, SIGNAL) };
+            unsafe { self.0.task.alive() }.signal(SIGNAL);
         }
     }
 }
 
 /// The watchdog thread.
 fn watch() {
-    let mut seen: Vec<(*const Watched, u64, Duration)> = Vec::new();
-    let (mut looked, mut now) = (Instant::now(), Duration::ZERO);
+    let mut looked = Instant::now();
     loop {
         std::thread::sleep(SAMPLE);
         let before = std::mem::replace(&mut looked, Instant::now());
-        now += (looked - before).min(LONGEST);
-        // Held while signalling: a thread takes itself off the list under the same lock before it ends.
-        let list = threads().lock().unwrap_or_else(PoisonError::into_inner);
-        seen.retain(|(p, _, _)| list.iter().any(|w| Arc::as_ptr(w) == *p));
-        for w in list.iter() {
-            let pointer = Arc::as_ptr(w);
-            let epoch = w.epoch.load(Relaxed);
-            match seen.iter_mut().find(|(p, _, _)| *p == pointer) {
-                None => seen.push((pointer, epoch, now)),
-                Some(entry) if epoch & 1 == 0 || entry.1 != epoch => (entry.1, entry.2) = (epoch, now),
-                Some(entry) => {
-                    let over = now - entry.2 >= Duration::from_millis(w.budget_ms.load(Relaxed).into());
-                    if over && !w.ended.load(Relaxed) {
-                        w.kill.store(epoch, Relaxed);
-                        // SAFETY: the thread has not ended: before it does, it takes itself off the list, which is locked.
-                        unsafe { libc::pthread_kill(w.thread, SIGNAL) };
-                    }
-                }
+        let passed = (looked - before).min(LONGEST);
+        let mut list = threads().lock().unwrap_or_else(PoisonError::into_inner);
+        for (watched, held) in list.iter_mut() {
+            // SAFETY: the thread has not ended: before it does, it takes itself off the list, which is locked.
+            let thread = unsafe { watched.task.alive() };
+            let epoch = watched.epoch.load(Relaxed);
+            let time = held.look(epoch, passed, &thread);
+            if epoch & 1 == 1 && time >= Duration::from_millis(watched.budget_ms.load(Relaxed).into()) {
+                watched.kill.store(epoch, Relaxed);
+                thread.signal(SIGNAL);
             }
         }
     }

@@ -29,18 +29,20 @@ fn protected_calls_catch_again_after_a_stop() {
     assert!(caught);
 }
 
-fn stopped(script: &str) -> String {
-    let lua = mlua::Lua::new();
+/// Runs a script with that budget.
+fn run(lua: &mlua::Lua, script: &str, budget: Duration) -> Result<(), String> {
     let f = lua.load(script).set_name("@busy.lua").into_function().unwrap();
     let mut state = std::ptr::null_mut();
     // SAFETY: the closure only takes the pointer.
     unsafe { lua.exec_raw::<()>((), |s| state = s) }.unwrap();
-    let result = {
-        // SAFETY: `lua` lives until the end of this function.
-        let _run = unsafe { enter(state, Duration::from_millis(30), Doing::TESTING) };
-        f.call::<()>(())
-    };
-    let error = result.expect_err(script).to_string();
+    // SAFETY: `lua` lives until the end of this function.
+    let _run = unsafe { enter(state, budget, Doing::TESTING) };
+    f.call::<()>(()).map_err(|e| e.to_string())
+}
+
+fn stopped(script: &str) -> String {
+    let lua = mlua::Lua::new();
+    let error = run(&lua, script, Duration::from_millis(30)).expect_err(script);
     lua.load("local x = 0 for i = 1, 1e6 do x = x + 1 end").exec().expect("the VM is usable afterwards");
     error
 }
@@ -92,4 +94,61 @@ fn a_quick_script_is_left_alone() {
         assert!(!expired());
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// This thread runs on that processor alone from now on.
+fn pin(processor: usize) {
+    // SAFETY: plain data, of which all zeroes are a value, and a processor that there is.
+    let pinned = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(processor, &mut set);
+        libc::sched_setaffinity(0, size_of_val(&set), &set)
+    };
+    assert_eq!(pinned, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// How long this thread has waited for a processor in all; None: the system does not say.
+fn waited() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split(' ').nth(1)?.parse().ok().map(Duration::from_nanos)
+}
+
+/// It shares a processor with threads that get nearly all of it.
+#[test]
+fn a_script_is_not_stopped_because_others_run() {
+    let Some(before) = waited() else { return println!("this system does not count how long threads wait") };
+    // SAFETY: the call has no conditions.
+    let processor = usize::try_from(unsafe { libc::sched_getcpu() }).unwrap();
+    let (busy, is_over) = (AtomicU32::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                pin(processor);
+                busy.fetch_add(1, Relaxed);
+                while !is_over.load(Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        let script = scope.spawn(|| {
+            pin(processor);
+            while busy.load(Relaxed) < 8 {
+                std::thread::yield_now();
+            }
+            // SAFETY: the call has no conditions; a lower priority is open to all.
+            unsafe { libc::nice(5) };
+            let lua = mlua::Lua::new();
+            let wait = move |_: &mlua::Lua, (): ()| {
+                let deadline = Instant::now() + Duration::from_secs(60);
+                let before = waited().unwrap_or(before);
+                while waited() < Some(before + Duration::from_millis(400)) && Instant::now() < deadline {}
+                Ok(Instant::now() < deadline)
+            };
+            lua.globals().set("wait", lua.create_function(wait).unwrap()).unwrap();
+            run(&lua, "assert(wait()) local x = 0 for i = 1, 1000 do x = x + i end", Duration::from_millis(100))
+        });
+        let result = script.join();
+        is_over.store(true, Relaxed);
+        result.unwrap().expect("it is not stopped");
+    });
 }
